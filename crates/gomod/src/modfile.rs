@@ -1,0 +1,178 @@
+//! The little that a proxy reads of a go.mod, and the one that is made up where there is none.
+//!
+//! No full parser: the module path is found as `golang.org/x/mod/modfile.ModulePath` finds it, line by line,
+//! and the `go` line likewise. The bytes of a go.mod are hashed by everybody and are never changed here.
+
+use crate::path::ModulePath;
+use std::borrow::Cow;
+
+/// Returns the module path that a go.mod declares; `None` if it declares none or one that is malformed.
+///
+/// The path is what is written there; it need not be valid.
+pub fn module_path(body: &[u8]) -> Option<String> {
+    for line in lines(body) {
+        let Some(rest) = line.strip_prefix("module") else { continue };
+        let path = rest.trim();
+        if path.len() == rest.len() || path.is_empty() {
+            continue;
+        }
+        let path = match path.starts_with(['"', '`']) {
+            true => unquote(path)?,
+            false => path.to_owned(),
+        };
+        return (!path.is_empty()).then_some(path);
+    }
+    None
+}
+
+/// Says whether some line begins with the word `module`, as every go.mod has one.
+///
+/// Wider than [`module_path`]: a block (`module (`) and a byte order mark in front pass as well.
+pub fn has_module_directive(body: &[u8]) -> bool {
+    lines(body).any(|line| {
+        let rest = line.trim_start_matches('\u{feff}').trim_start().strip_prefix("module");
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '(', '"', '`']))
+    })
+}
+
+/// Returns the Go version of the `go` line, as it is written (`1.21`, `1.24.3`, `1.24rc1`).
+pub fn go_version(body: &[u8]) -> Option<String> {
+    let mut within_block = false;
+    for line in lines(body) {
+        if within_block {
+            within_block = !line.starts_with(')');
+            continue;
+        }
+        let mut words = line.split_whitespace();
+        if words.next() == Some("go")
+            && let Some(version) = words.next()
+            && version.starts_with(|c: char| c.is_ascii_digit())
+        {
+            return Some(version.to_owned());
+        }
+        within_block = line.ends_with('(');
+    }
+    None
+}
+
+/// Returns the go.mod that stands for a version without one: the module line and nothing else.
+///
+/// Clients know it by exactly these bytes. No valid module path needs quoting.
+pub fn synthesize(path: &ModulePath) -> String {
+    format!("module {path}\n")
+}
+
+/// Yields the lines without comments and without white space around them.
+fn lines(body: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
+    body.split(|&b| b == b'\n').map(|line| {
+        let code = line.windows(2).position(|pair| pair == b"//").map_or(line, |at| &line[..at]);
+        match String::from_utf8_lossy(code) {
+            Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+            Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+        }
+    })
+}
+
+/// Reads a quoted string of Go; `None` if it is not one from end to end.
+fn unquote(quoted: &str) -> Option<String> {
+    if let Some(rest) = quoted.strip_prefix('`') {
+        let raw = rest.strip_suffix('`')?;
+        // Go drops carriage returns from raw strings.
+        return (!raw.contains('`')).then(|| raw.replace('\r', ""));
+    }
+    let inner = quoted.strip_prefix('"')?.strip_suffix('"')?;
+    let mut bytes = Vec::with_capacity(inner.len());
+    let mut rest = inner.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' | '\n' => return None,
+            '\\' => unescape(&mut rest, &mut bytes)?,
+            _ => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Reads what follows a backslash in an interpreted string.
+fn unescape(rest: &mut std::str::Chars<'_>, bytes: &mut Vec<u8>) -> Option<()> {
+    let simple = match rest.next()? {
+        'a' => 7,
+        'b' => 8,
+        'f' => 12,
+        'n' => b'\n',
+        'r' => b'\r',
+        't' => b'\t',
+        'v' => 11,
+        '\\' => b'\\',
+        '"' => b'"',
+        'x' => u8::try_from(digits(rest, 16, 2, 0)?).ok()?,
+        first @ '0'..='7' => u8::try_from(digits(rest, 8, 2, first.to_digit(8)?)?).ok()?,
+        long @ ('u' | 'U') => {
+            let code = digits(rest, 16, if long == 'u' { 4 } else { 8 }, 0)?;
+            bytes.extend_from_slice(char::from_u32(code)?.encode_utf8(&mut [0; 4]).as_bytes());
+            return Some(());
+        }
+        _ => return None,
+    };
+    bytes.push(simple);
+    Some(())
+}
+
+fn digits(rest: &mut std::str::Chars<'_>, radix: u32, count: usize, start: u32) -> Option<u32> {
+    (0..count).try_fold(start, |value, _| {
+        value.checked_mul(radix)?.checked_add(rest.next()?.to_digit(radix)?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn quoted_paths_may_hold_escapes() {
+        let path = |line: &str| module_path(line.as_bytes());
+        assert_eq!(path(r#"module "a\x2eb/\u0063""#).as_deref(), Some("a.b/c"));
+        assert_eq!(path(r#"module "\141""#).as_deref(), Some("a"));
+        assert_eq!(path(r#"module "a\q""#), None);
+        assert_eq!(path(r#"module "a" b"#), None);
+        assert_eq!(path("module `a`b`"), None);
+        assert_eq!(path(r#"module "\xff""#), None);
+    }
+
+    #[test]
+    fn the_go_line_is_found_outside_of_blocks() {
+        let go = |text: &str| go_version(text.as_bytes());
+        assert_eq!(go("module a.b\n\ngo 1.24.3 // now\n").as_deref(), Some("1.24.3"));
+        assert_eq!(go("require (\n\tgo 1.2\n)\ngo 1.20\r\n").as_deref(), Some("1.20"));
+        assert_eq!(go("module a.b\n"), None);
+        assert_eq!(go("go\n"), None);
+        assert_eq!(go("gopher 1.2\n"), None);
+    }
+
+    #[test]
+    fn a_module_directive_is_a_word_at_the_start_of_a_line() {
+        for good in ["module a.b", "\u{feff}module a.b\n", "// x\n  module \"a.b\"\r\n", "module (\n\ta.b\n)\n"] {
+            assert!(has_module_directive(good.as_bytes()), "{good}");
+        }
+        for bad in ["", "\0\0\0", "// module a.b", "modulea.b", "<html>module</html>"] {
+            assert!(!has_module_directive(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_made_up_declares_its_path(path in "[a-z]\\.[a-z]{1,3}(/[a-zA-Z0-9._~-]{1,5}){0,2}") {
+            if let Ok(path) = ModulePath::new(&path) {
+                let body = synthesize(&path);
+                prop_assert_eq!(module_path(body.as_bytes()), Some(path.to_string()));
+                prop_assert!(has_module_directive(body.as_bytes()));
+            }
+        }
+
+        #[test]
+        fn any_bytes_get_an_answer(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = (module_path(&body), go_version(&body), has_module_directive(&body));
+        }
+    }
+}

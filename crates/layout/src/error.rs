@@ -1,0 +1,98 @@
+//! The error of an operation on a path: what was tried, where, why it failed, what to do next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::Exit;
+
+/// An operation on a path failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}: {source}{hint}", path = path.display(), hint = hint(source))]
+pub struct PathError {
+    /// What was tried, as a verb: "create", "sync".
+    pub action: &'static str,
+    /// On which path.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl PathError {
+    /// Puts what was tried and where to an error of the system.
+    pub fn new(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self { action, path: path.into(), source: source.into() }
+    }
+
+    /// Whether the file or folder was not there.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether the file system is mounted read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
+    }
+
+    /// Is the system's number of the error, where it has one.
+    pub fn errno(&self) -> Option<Errno> {
+        Errno::from_io_error(&self.source)
+    }
+
+    /// Is the code that a program ends with for this error.
+    pub fn exit(&self) -> Exit {
+        match self.source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::PERMISSION,
+            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => Exit::CANT_CREATE,
+            io::ErrorKind::NotADirectory => Exit::NOT_A_STORE,
+            _ => Exit::IO,
+        }
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match Errno::from_io_error(source) {
+        Some(Errno::NOSPC) => "; free space on that file system, then run again",
+        Some(Errno::DQUOT) => "; raise the quota or free space, then run again",
+        Some(Errno::IO) => "; check the disk and the system's log, then run again",
+        Some(Errno::ACCESS | Errno::PERM) => "; mend its permissions or run as its owner, then run again",
+        Some(Errno::ROFS) => "; mount the file system writable, then run again",
+        Some(Errno::NOTDIR) => "; a file stands where a folder is needed, move it away",
+        Some(Errno::MFILE | Errno::NFILE) => "; raise the limit of open files, then run again",
+        _ => "",
+    }
+}
+
+/// Puts a path to the errors of the system.
+pub trait PathContext<T> {
+    /// Says what was tried and on which path.
+    fn at(self, action: &'static str, path: &Path) -> Result<T, PathError>;
+}
+
+impl<T, E: Into<io::Error>> PathContext<T> for Result<T, E> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, PathError> {
+        self.map_err(|source| PathError::new(action, path, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_where_why_and_what_next() {
+        let error = PathError::new("create", "/s/store.lock", Errno::NOSPC);
+        let text = error.to_string();
+        assert!(text.starts_with("cannot create /s/store.lock: No space left on device"), "{text}");
+        assert!(text.ends_with("free space on that file system, then run again"), "{text}");
+        assert_eq!(error.exit(), Exit::IO);
+    }
+
+    #[test]
+    fn permission_and_read_only_are_77() {
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS] {
+            assert_eq!(PathError::new("write", "/s", errno).exit(), Exit::PERMISSION);
+        }
+    }
+}

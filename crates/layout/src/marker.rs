@@ -1,0 +1,339 @@
+//! The marker: one small file in the root whose name is the state of the store.
+//!
+//! | name | meaning |
+//! | --- | --- |
+//! | `layout.vN` | the store is at layout N, complete, artefacts included |
+//! | `migrating.A-B` | the step from A to B has begun and not ended; back is `migrating.v2-v1`, regeneration alone `migrating.v2-v2` |
+//! | `creating.vN` | an empty store is being made |
+//!
+//! Exactly one exists once a store has begun, and every change of it is one rename under the exclusive lock
+//! (the first is the rename of a finished, synced `.marker.*` temporary). The name alone decides. The content
+//! is history: a damaged one is a warning, never a refusal.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::durable::{self, Durable};
+use crate::error::PathContext;
+use crate::lock::{ExclusiveLock, LOCK_NAME};
+use crate::{LayoutId, PathError};
+
+/// What the names of finished, not yet renamed markers begin with.
+pub const TEMPORARY_PREFIX: &str = ".marker.";
+
+/// The name of a marker, which is the state of the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Marker {
+    /// `layout.vN`: complete at this layout.
+    At(LayoutId),
+    /// `migrating.A-B`: in the step from A to B.
+    Migrating {
+        /// The layout that the step began at.
+        from: LayoutId,
+        /// The layout that it ends at.
+        to: LayoutId,
+    },
+    /// `creating.vN`: being made.
+    Creating(LayoutId),
+}
+
+impl Marker {
+    /// Reads a file name; `None` if it is not of a marker's form.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (form, rest) = name.split_once('.')?;
+        let numbered = || LayoutId::parse(rest).ok().filter(LayoutId::is_numbered);
+        match form {
+            "layout" => numbered().map(Self::At),
+            "creating" => numbered().map(Self::Creating),
+            "migrating" => {
+                let (from, to) = rest.split_once('-')?;
+                Some(Self::Migrating { from: LayoutId::parse(from).ok()?, to: LayoutId::parse(to).ok()? })
+            }
+            _ => None,
+        }
+    }
+
+    /// Is where the marker lies below a root.
+    pub fn path(&self, root: &Path) -> PathBuf {
+        root.join(self.to_string())
+    }
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(layout) => write!(f, "layout.{layout}"),
+            Self::Migrating { from, to } => write!(f, "migrating.{from}-{to}"),
+            Self::Creating(layout) => write!(f, "creating.{layout}"),
+        }
+    }
+}
+
+/// What the top of a root holds, sorted by what it means.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Top {
+    /// The markers, by name.
+    pub markers: Vec<Marker>,
+    /// Folders, symlinks and the like under the names of markers.
+    pub blocked: Vec<String>,
+    /// Whether the lock file is there.
+    pub has_lock: bool,
+    /// Some of the other names, sorted; not those that an empty root may hold.
+    pub others: Vec<OsString>,
+    /// How many other names there are.
+    pub others_count: u64,
+}
+
+/// How many of the other names a [`Top`] keeps, for messages.
+const OTHERS_KEPT: usize = 5;
+
+/// Names that do not make a root anything: what file systems and desktops put into folders of their own.
+const IGNORED: [&str; 2] = ["lost+found", ".DS_Store"];
+
+impl Top {
+    /// Reads the names in a root; `None` if the root is not there.
+    pub fn read(root: &Path) -> Result<Option<Self>, PathError> {
+        let entries = match fs::read_dir(root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(PathError::new("list", root, error)),
+        };
+        let mut top = Self::default();
+        for entry in entries {
+            let entry = entry.at("list", root)?;
+            let name = entry.file_name();
+            let text = name.to_str().unwrap_or_default();
+            if text == LOCK_NAME {
+                top.has_lock = true;
+            } else if let Some(marker) = Marker::parse(text) {
+                if entry.file_type().at("look at", &entry.path())?.is_file() {
+                    top.markers.push(marker);
+                } else {
+                    top.blocked.push(text.to_owned());
+                }
+            } else if !IGNORED.contains(&text) && !text.starts_with(TEMPORARY_PREFIX) {
+                top.others_count += 1;
+                let at = top.others.partition_point(|other| *other < name);
+                if at < OTHERS_KEPT {
+                    top.others.insert(at, name);
+                    top.others.truncate(OTHERS_KEPT);
+                }
+            }
+        }
+        top.markers.sort();
+        top.blocked.sort();
+        Ok(Some(top))
+    }
+
+    /// Whether the root holds nothing that counts.
+    pub fn is_empty(&self) -> bool {
+        self.markers.is_empty() && self.blocked.is_empty() && self.others_count == 0
+    }
+}
+
+/// The content of a marker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// The program that wrote it, with its version.
+    pub written_by: String,
+    /// When, RFC 3339 in UTC.
+    pub written_at: String,
+    /// What happened to the store, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryEntry>,
+}
+
+/// One step that ended, or the creation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The layout before, or `empty`.
+    pub from: String,
+    /// The layout after.
+    pub to: String,
+    /// When the step began, RFC 3339 in UTC. Of an interrupted one, when it was taken up last.
+    pub started: String,
+    /// When it ended, RFC 3339 in UTC.
+    pub finished: String,
+    /// Items moved.
+    #[serde(default)]
+    pub moved: u64,
+    /// Leftovers told.
+    #[serde(default)]
+    pub leftovers: u64,
+    /// Bytes of the items moved.
+    #[serde(default)]
+    pub bytes: u64,
+}
+
+impl Content {
+    /// Begins a content.
+    pub fn new(program: &str) -> Self {
+        Self { written_by: program.to_owned(), written_at: now(), history: Vec::new() }
+    }
+
+    /// Reads the content of a marker. What is damaged is left out, and said in the second value.
+    pub fn read(root: &Path, marker: &Marker, program: &str) -> (Self, Option<String>) {
+        let path = marker.path(root);
+        let damaged = |why: String| {
+            let text = format!("{}: the history in it cannot be read and begins anew: {why}", path.display());
+            (Self::new(program), Some(text))
+        };
+        match fs::read_to_string(&path) {
+            Ok(text) => match toml::from_str(&text) {
+                Ok(content) => (content, None),
+                Err(error) => damaged(error.message().to_owned()),
+            },
+            Err(error) => damaged(error.to_string()),
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        // Only strings and numbers: there is nothing in it that TOML could not say.
+        toml::to_string(self).unwrap_or_default().into_bytes()
+    }
+}
+
+/// Is the time now in RFC 3339, UTC, whole seconds.
+pub fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
+}
+
+/// Writes the first marker of a store: a finished temporary, renamed.
+pub fn write_first(lock: &ExclusiveLock, marker: &Marker, content: &Content) -> Result<(), PathError> {
+    let root = lock.root();
+    let temporary = lock.durable().temporary(root, TEMPORARY_PREFIX, &content.to_bytes())?;
+    durable::rename_noreplace(&temporary, &marker.path(root)).inspect_err(|_| {
+        // Of no use any more; the next holder of the lock sweeps it if this fails too.
+        let _ = durable::remove_file(&temporary);
+    })?;
+    durable::sync_dir(root)
+}
+
+/// Changes the state of a store: one rename of its marker, then the root is synced.
+///
+/// The content is replaced under the old name before; on a full disk only the name must succeed, so that a
+/// failure there is handed back as a warning.
+pub fn change(
+    lock: &ExclusiveLock,
+    old: &Marker,
+    new: &Marker,
+    content: &Content,
+) -> Result<Option<PathError>, PathError> {
+    let root = lock.root();
+    let warning = replace_content(lock.durable(), root, old, content).err();
+    if old != new {
+        durable::rename_noreplace(&old.path(root), &new.path(root))?;
+    }
+    durable::sync_dir(root)?;
+    Ok(warning)
+}
+
+fn replace_content(
+    durable: &Durable,
+    root: &Path,
+    marker: &Marker,
+    content: &Content,
+) -> Result<(), PathError> {
+    durable.replace_file(&marker.path(root), TEMPORARY_PREFIX, &content.to_bytes())
+}
+
+/// Removes the marker of a store that went back to a layout from before there were markers.
+pub fn remove(lock: &ExclusiveLock, marker: &Marker) -> Result<(), PathError> {
+    durable::remove_file(&marker.path(lock.root()))?;
+    durable::sync_dir(lock.root())
+}
+
+/// Removes the temporaries of markers that a killed process left.
+pub fn sweep_temporaries(lock: &ExclusiveLock) -> Result<(), PathError> {
+    let root = lock.root();
+    for entry in fs::read_dir(root).at("list", root)? {
+        let entry = entry.at("list", root)?;
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
+        if is_ours && entry.file_type().at("look at", &entry.path())?.is_file() {
+            durable::remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_of_markers() {
+        let v = LayoutId::numbered;
+        for (name, marker) in [
+            ("layout.v2", Some(Marker::At(v(2)))),
+            ("creating.v2", Some(Marker::Creating(v(2)))),
+            ("migrating.tree-v1", Some(Marker::Migrating { from: LayoutId::fixed("tree"), to: v(1) })),
+            ("migrating.v2-v2", Some(Marker::Migrating { from: v(2), to: v(2) })),
+            ("layout.tree", None),
+            ("layout.v02", None),
+            ("layout.v2.bak", None),
+            ("layout.", None),
+            ("migrating.v1", None),
+            ("migrating.v1-v2-v3", None),
+            ("layouts.v2", None),
+        ] {
+            assert_eq!(Marker::parse(name), marker, "{name}");
+        }
+    }
+
+    #[test]
+    fn top_sorts_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Top::read(&dir.path().join("missing")).unwrap(), None);
+        for name in ["lost+found", ".DS_Store", "store.lock", ".marker.abc"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert!(Top::read(dir.path()).unwrap().unwrap().is_empty());
+        fs::create_dir(dir.path().join("layout.v7")).unwrap();
+        for name in ["layout.v1", "zeta", "alpha", "1", "2", "3", "4"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let top = Top::read(dir.path()).unwrap().unwrap();
+        assert_eq!(top.markers, [Marker::At(LayoutId::numbered(1))]);
+        assert_eq!(top.blocked, ["layout.v7"]);
+        assert_eq!(
+            (top.others_count, top.others),
+            (6, ["1", "2", "3", "4", "alpha"].map(OsString::from).to_vec())
+        );
+    }
+
+    #[test]
+    fn damaged_content_is_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = Marker::At(LayoutId::numbered(1));
+        fs::write(marker.path(dir.path()), [0xff, 0, 1]).unwrap();
+        let (content, warning) = Content::read(dir.path(), &marker, "p 1");
+        assert_eq!(content.history, []);
+        assert!(warning.unwrap().contains("layout.v1"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_reads_back(form in 0..3, a in "[a-z][a-z0-9]{0,8}", n in 0u64..2000) {
+            let id = LayoutId::parse(&a).unwrap();
+            let marker = match form {
+                0 => Marker::At(LayoutId::numbered(n)),
+                1 => Marker::Creating(LayoutId::numbered(n)),
+                _ => Marker::Migrating { from: id, to: LayoutId::numbered(n) },
+            };
+            prop_assert_eq!(Marker::parse(&marker.to_string()), Some(marker));
+        }
+
+        #[test]
+        fn any_name_is_read_without_harm(name in "\\PC*") {
+            let _ = Marker::parse(&name);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Stopping at the next safe place when asked to by a signal.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Whether the work should stop, and which signal asked for it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicUsize>);
+
+/// The work was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stopped by signal {0}")]
+pub struct Cancelled(pub i32);
+
+impl Cancel {
+    /// Is never asked to stop but by [`Cancel::cancel`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Is asked to stop by SIGINT and SIGTERM, from now on and for the life of the process.
+    pub fn on_signals() -> io::Result<Self> {
+        let cancel = Self::default();
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_usize(
+                signal,
+                Arc::clone(&cancel.0),
+                usize::try_from(signal).unwrap_or(1),
+            )?;
+        }
+        Ok(cancel)
+    }
+
+    /// Asks to stop as if by this signal.
+    pub fn cancel(&self, signal: i32) {
+        self.0.store(usize::try_from(signal).unwrap_or(1), Ordering::SeqCst);
+    }
+
+    /// Fails if the work should stop.
+    pub fn check(&self) -> Result<(), Cancelled> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            signal => Err(Cancelled(i32::try_from(signal).unwrap_or(SIGTERM))),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Stoa: a Go module proxy whose store upgrades itself.
+//!
+//! The library holds what the two programs are made of; `src/main.rs` and `src/bin/stoa-migrate.rs` only
+//! translate. Which layout is current and which steps there are is handed in as values, so a program with one
+//! layout more runs the same code.
+
+pub mod cli;
+pub mod config;
+pub mod fill;
+pub mod migrate;
+pub mod proxy;
+pub mod serve;
+pub mod status;
+pub mod upstream;
