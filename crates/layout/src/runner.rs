@@ -158,8 +158,8 @@ impl Runner<'_> {
         // at it, and the look under the lock counts.
         if !self.root.join(LOCK_NAME).exists() {
             self.refuse(&first)?;
+            self.action(&first, &target, false)?;
         }
-        self.action(&first, &target, false)?;
         durable::create_root(self.root)?;
         let lock = match self.wait_for_turn(&target, &first)? {
             Turn::Ours(lock) => lock,
