@@ -435,10 +435,12 @@ impl Runner<'_> {
         loop {
             let state = self.look()?;
             self.refuse(&state)?;
-            if !done {
+            let action = self.action(&state, target, regenerated)?;
+            if !done && !matches!(action, Action::Finished) {
+                lock.sign();
                 marker::sweep_temporaries(lock)?;
             }
-            match self.action(&state, target, regenerated)? {
+            match action {
                 Action::Finished if done => return Ok(Outcome::Done(target.clone())),
                 Action::Finished => return Ok(Outcome::Nothing(target.clone())),
                 Action::Create => self.create(lock, &state)?,
