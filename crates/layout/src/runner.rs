@@ -301,6 +301,9 @@ impl Runner<'_> {
         let begun = Some(Marker::Migrating { from: from.clone(), to: to.clone() });
         let onward = self.layouts.way(to, target).ok_or_else(unknown)?;
         if onward.first() == Some(from) {
+            if self.options.auto {
+                return Err(self.only_a_person_goes_back(to, target));
+            }
             let turned = if direction == Direction::Up { Direction::Back } else { Direction::Up };
             return Ok(Action::Step { step, direction: turned, begun });
         }
@@ -317,14 +320,18 @@ impl Runner<'_> {
         let found = way.first().and_then(|next| self.layouts.between(layout, next));
         let (step, direction) = found.ok_or_else(|| self.no_way(layout, target))?;
         if self.options.auto && direction == Direction::Back {
-            let message = format!(
-                "{} is at layout {layout}, above {target}, and only a person takes a store back: run the migrator by \
-                 hand with --to {target}",
-                self.root.display()
-            );
-            return Err(RunError::refused(Exit::NEWER, message));
+            return Err(self.only_a_person_goes_back(layout, target));
         }
         Ok(Action::Step { step, direction, begun })
+    }
+
+    fn only_a_person_goes_back(&self, layout: &LayoutId, target: &LayoutId) -> RunError {
+        let message = format!(
+            "{} is at layout {layout} or on its way there, above {target}, and only a person takes a store back: run \
+             the migrator by hand with --to {target}",
+            self.root.display()
+        );
+        RunError::refused(Exit::NEWER, message)
     }
 
     fn no_way(&self, from: &LayoutId, to: &LayoutId) -> RunError {
