@@ -158,6 +158,7 @@ impl Runner<'_> {
         // at it, and the look under the lock counts.
         if !self.root.join(LOCK_NAME).exists() {
             self.refuse(&first)?;
+            self.refuse_assumption(&first)?;
             self.action(&first, &target, false)?;
         }
         durable::create_root(self.root)?;
@@ -173,6 +174,7 @@ impl Runner<'_> {
         let target = self.target()?;
         let state = self.look()?;
         self.refuse(&state)?;
+        self.refuse_assumption(&state)?;
         let creates = match self.action(&state, &target, false)? {
             Action::Create if self.options.no_create => None,
             Action::Create => Some(&target),
@@ -254,17 +256,22 @@ impl Runner<'_> {
         Work { threads: self.options.threads.max(1), events: self.events, cancel: self.cancel }
     }
 
+    /// Refuses to be told what a store is that says so itself.
+    fn refuse_assumption(&self, first: &State) -> Result<(), RunError> {
+        let (Some(assumed), State::At(_) | State::Migrating { .. } | State::Creating(_)) =
+            (&self.options.assumed, first)
+        else {
+            return Ok(());
+        };
+        let marker = first.marker().map(|marker| marker.to_string()).unwrap_or_default();
+        let root = self.root.display();
+        let message = format!("{root} says itself what it is, {marker}; run again without --from {assumed}");
+        Err(RunError::refused(Exit::USAGE, message))
+    }
+
     /// Decides what comes next from a state, or refuses it.
     fn action(&self, state: &State, target: &LayoutId, regenerated: bool) -> Result<Action<'_>, RunError> {
         let root = self.root.display();
-        if let (Some(assumed), State::At(_) | State::Migrating { .. } | State::Creating(_)) =
-            (&self.options.assumed, state)
-        {
-            let marker = state.marker().map(|marker| marker.to_string()).unwrap_or_default();
-            let message =
-                format!("{root} says itself what it is, {marker}; run again without --from {assumed}");
-            return Err(RunError::refused(Exit::USAGE, message));
-        }
         match state {
             State::Empty | State::Creating(_) => {
                 if *target != self.layouts.current {
@@ -442,6 +449,9 @@ impl Runner<'_> {
         loop {
             let state = self.look()?;
             self.refuse(&state)?;
+            if !done {
+                self.refuse_assumption(&state)?;
+            }
             let action = self.action(&state, target, regenerated)?;
             if !done && !matches!(action, Action::Finished) {
                 lock.sign();
