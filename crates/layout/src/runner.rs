@@ -197,7 +197,10 @@ impl Runner<'_> {
             let regenerated = steps.iter().any(|step| step.from == step.to);
             let planned = match self.action(&at, target, regenerated)? {
                 Action::Finished | Action::Create => return Ok(steps),
-                Action::Regenerate { begun } => self.planned_regeneration(target, begun),
+                Action::Regenerate { begun } => match &at {
+                    State::Migrating { to, .. } => self.planned_regeneration(to, begun),
+                    _ => self.planned_regeneration(target, begun),
+                },
                 Action::Step { step, direction, begun } => {
                     let mut planned = planned(step, direction, begun.is_some());
                     if steps.is_empty() {
