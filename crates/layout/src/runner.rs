@@ -547,6 +547,7 @@ impl Runner<'_> {
         let begin = Marker::Migrating { from: from.clone(), to: to.clone() };
         let started = marker::now();
         let (mut content, warning) = match state.marker() {
+            Some(old) if old == begin => self.history_without(&begin, &from, &to),
             Some(old) => self.history(&old),
             None => (Content::new(&self.layouts.program), None),
         };
@@ -638,6 +639,14 @@ impl Runner<'_> {
         let (mut content, warning) = Content::read(self.root, marker, &self.layouts.program);
         content.written_by.clone_from(&self.layouts.program);
         content.written_at = marker::now();
+        (content, warning)
+    }
+
+    /// Is the history in the marker of a step that is taken up again. Its own entry, written and then killed
+    /// before the marker's name changed, is left out: it comes when the step ends.
+    fn history_without(&self, begin: &Marker, from: &LayoutId, to: &LayoutId) -> (Content, Option<String>) {
+        let (mut content, warning) = self.history(begin);
+        content.history.pop_if(|last| last.from == from.as_str() && last.to == to.as_str());
         (content, warning)
     }
 
