@@ -191,7 +191,9 @@ mod tests {
 
     #[test]
     fn bad_percent_escapes_are_not_found() {
-        for bad in ["/a.b/@v/list%", "/a.b/@v/lis%7", "/a.b/@v/%zzlist", "/a.b/@v/%fflist", "/a.b/%2500/@v/list"] {
+        for bad in
+            ["/a.b/@v/list%", "/a.b/@v/lis%7", "/a.b/@v/%zzlist", "/a.b/@v/%fflist", "/a.b/%2500/@v/list"]
+        {
             assert_eq!(get(bad), Route::NotFound, "{bad}");
         }
         assert_eq!(get("/a.b%2fc/@v/list"), get("/a.b/c/@v/list"));
@@ -223,7 +225,9 @@ mod tests {
 
     #[test]
     fn a_version_of_another_major_is_a_query() {
-        assert!(matches!(get("/a.b/@v/v2.0.0.info"), Route::Query(_, revision) if revision.as_str() == "v2.0.0"));
+        assert!(
+            matches!(get("/a.b/@v/v2.0.0.info"), Route::Query(_, revision) if revision.as_str() == "v2.0.0")
+        );
         assert!(matches!(get("/a.b/@v/v1.0.0+meta.info"), Route::Query(..)));
         assert_eq!(get("/a.b/@v/v2.0.0.zip"), Route::NotFound);
     }

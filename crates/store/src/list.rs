@@ -63,3 +63,48 @@ impl Store {
         Ok(Some(versions).filter(|versions| !versions.is_empty()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fixture, put_unsealed, version, zip};
+
+    #[test]
+    fn canonical_folders_are_versions() {
+        let fixture = Fixture::new();
+        for pair in ["example.com/m@v1.10.0", "example.com/m@v1.2.0-RC1", "example.com/m@v1.9.0"] {
+            put_unsealed(&fixture.store, &version(pair), b"");
+        }
+        let folder = fixture.store.paths.versions(&ModulePath::new("example.com/m").unwrap());
+        for odd in ["v1", "master", "v1.0.0-RC1", "v2.0.0", "v1.0.0+meta"] {
+            fs::create_dir(folder.join(odd)).unwrap();
+        }
+        fs::write(folder.join("v1.0.0"), "").unwrap();
+        let listed = fixture.store.list(&ModulePath::new("example.com/m").unwrap()).unwrap().unwrap();
+        assert_eq!(
+            listed.iter().map(Version::as_str).collect::<Vec<_>>(),
+            ["v1.2.0-RC1", "v1.9.0", "v1.10.0"]
+        );
+        assert!(fixture.store.list(&ModulePath::new("example.com").unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_publish_shows_at_once_and_a_settled_list_is_kept() {
+        let fixture = Fixture::new();
+        let module = ModulePath::new("example.com/m").unwrap();
+        let folder = fixture.store.paths.versions(&module);
+        for n in 0..3 {
+            let v = version(&format!("example.com/m@v1.0.{n}"));
+            fixture.publish(&v, &zip(&v, "package a\n"));
+            assert_eq!(fixture.store.list(&module).unwrap().unwrap().len(), n + 1);
+        }
+        let past = SystemTime::now() - 2 * SETTLED;
+        fs::File::open(&folder).unwrap().set_modified(past).unwrap();
+        assert!(fixture.store.lists.get(&module).is_none());
+        fixture.store.list(&module).unwrap();
+        assert!(fixture.store.lists.get(&module).is_some());
+        let v = version("example.com/m@v1.1.0");
+        fixture.publish(&v, &zip(&v, "package a\n"));
+        assert_eq!(fixture.store.list(&module).unwrap().unwrap().len(), 4);
+    }
+}

@@ -128,3 +128,44 @@ fn is_abandoned(paths: &Paths, durable: &Durable, entry: &Path) -> Result<bool, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fixture, open, put_unsealed, quarantined, version};
+    use stoa_layout::gate::Mode;
+
+    #[test]
+    fn an_entry_says_what_where_when_and_why() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        put_unsealed(&fixture.store, &v, b"no zip");
+        fixture.store.seal(&v).unwrap();
+        let entry = fs::read_dir(fixture.store.paths.quarantine()).unwrap().next().unwrap().unwrap().path();
+        let why: Quarantined = toml::from_str(&fs::read_to_string(entry.join(REASON)).unwrap()).unwrap();
+        assert_eq!((why.module.as_str(), why.version.as_str()), ("example.com/m", "v1.0.0"));
+        assert_eq!(why.path, Path::new("modules/example.com/m/@v/v1.0.0"));
+        assert!(why.reason.starts_with("its zip: "), "{}", why.reason);
+        assert_eq!(fs::read(entry.join(CONTENT).join("zip")).unwrap(), b"no zip");
+    }
+
+    #[test]
+    fn a_reason_without_a_version_is_swept() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        put_unsealed(&fixture.store, &v, b"no zip");
+        fixture.store.seal(&v).unwrap();
+        let quarantine = fixture.store.paths.quarantine();
+        let kept = fs::read_dir(&quarantine).unwrap().next().unwrap().unwrap().path();
+        let abandoned = quarantine.join("abandoned");
+        fs::create_dir(&abandoned).unwrap();
+        fs::copy(kept.join(REASON), abandoned.join(REASON)).unwrap();
+        let claim = fixture.store.claim(&v).unwrap();
+        drop(open(fixture.dir.path(), Mode::ReadWrite));
+        assert!(abandoned.exists(), "its owner is alive");
+        drop(claim);
+        drop(open(fixture.dir.path(), Mode::ReadWrite));
+        assert!(!abandoned.exists());
+        assert_eq!(quarantined(fixture.dir.path()).len(), 1);
+    }
+}

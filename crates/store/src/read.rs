@@ -265,3 +265,93 @@ pub(crate) fn open_file(path: &Path) -> Result<Option<(File, Metadata)>, PathErr
 pub(crate) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::{Fixture, put_unsealed, quarantined, version, zip};
+
+    /// A look counts for a second; then the folder is looked at again.
+    fn forget_the_look(fixture: &Fixture, version: &ModuleVersion) {
+        let past = Instant::now() - 2 * LOOK_COUNTS;
+        for file in [SmallFile::Info, SmallFile::Mod] {
+            let key = (version.clone(), file);
+            if let Some(known) = fixture.store.smalls.get(&key) {
+                fixture.store.smalls.insert(key, KnownSmall { looked: past, ..known });
+            }
+        }
+        if let Some(known) = fixture.store.seals.get(version) {
+            fixture.store.seals.insert(version.clone(), KnownSeal { looked: past, ..known });
+        }
+    }
+
+    #[test]
+    fn what_another_process_removed_is_gone() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        fixture.publish(&v, &zip(&v, "package a\n"));
+        assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_some());
+        forget_the_look(&fixture, &v);
+        assert!(
+            fixture.store.small(&v, SmallFile::Info).unwrap().is_some(),
+            "looked at again, and still there"
+        );
+        fs::remove_dir_all(fixture.store.paths.version(&v)).unwrap();
+        forget_the_look(&fixture, &v);
+        assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
+        assert!(fixture.store.open_zip(&v).unwrap().is_none());
+    }
+
+    #[test]
+    fn nothing_is_there_without_its_info() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        fs::remove_file(folder.join("info")).unwrap();
+        assert!(fixture.store.small(&v, SmallFile::Mod).unwrap().is_none());
+        assert!(fixture.store.open_zip(&v).unwrap().is_none());
+        assert!(folder.exists(), "a leftover stays where it is");
+    }
+
+    #[test]
+    fn an_info_alone_goes_to_quarantine() {
+        for file in ["zip", "mod"] {
+            let fixture = Fixture::new();
+            let v = version("example.com/m@v1.0.0");
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            fs::remove_file(folder.join(file)).unwrap();
+            match file {
+                "zip" => assert!(fixture.store.open_zip(&v).unwrap().is_none()),
+                _ => assert!(fixture.store.small(&v, SmallFile::Mod).unwrap().is_none()),
+            }
+            assert_eq!(quarantined(fixture.dir.path()).len(), 1, "{file}");
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        fs::rename(folder.join("info"), folder.join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", folder.join("info")).unwrap();
+        assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
+    }
+
+    #[test]
+    fn zips_are_read_at_any_offset() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let bytes = zip(&v, "package a\n");
+        fixture.publish(&v, &bytes);
+        let open = fixture.store.open_zip(&v).unwrap().unwrap();
+        let mut buffer = vec![0; bytes.len()];
+        assert_eq!(open.read(3, &mut buffer).unwrap(), bytes.len() - 3);
+        assert_eq!(&buffer[..bytes.len() - 3], &bytes[3..]);
+        if let Some(read) = open.read_now(0, &mut buffer).unwrap() {
+            assert_eq!(&buffer[..read], &bytes[..read]);
+        }
+    }
+}

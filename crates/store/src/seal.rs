@@ -190,3 +190,113 @@ impl ReadAt for Source<'_> {
 pub(crate) fn examine_zip(source: &Source<'_>, version: &ModuleVersion) -> Result<Examined, ExamineError> {
     examine(source, version)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use stoa_layout::gate::Mode;
+
+    use super::*;
+    use crate::testing::{Fixture, open, put_unsealed, quarantined, staged, version, zip};
+
+    #[test]
+    fn a_whole_version_gets_its_seal_once() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        assert_eq!(fixture.store.open_zip(&v).unwrap().unwrap().seal, None);
+        let h1 = fixture.store.seal(&v).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(folder.join("ziphash")).unwrap(), h1.as_str());
+        let written = fs::metadata(folder.join("ziphash")).unwrap();
+        assert_eq!(fixture.store.seal(&v).unwrap(), Some(h1.clone()));
+        let again = fs::metadata(folder.join("ziphash")).unwrap();
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::ino(&written),
+            std::os::unix::fs::MetadataExt::ino(&again)
+        );
+        assert_eq!(fixture.store.open_zip(&v).unwrap().unwrap().seal, Some(h1));
+        assert!(staged(fixture.dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_seal_is_not_believed() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        fs::write(folder.join("ziphash"), "h1:short").unwrap();
+        assert_eq!(fixture.store.open_zip(&v).unwrap().unwrap().seal, None);
+        let h1 = fixture.store.seal(&v).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(folder.join("ziphash")).unwrap(), h1.as_str());
+    }
+
+    #[test]
+    fn every_kind_of_damage_ends_in_quarantine() {
+        let v = version("example.com/m@v1.0.0");
+        let other = version("example.com/other@v1.0.0");
+        type Damage = Box<dyn Fn(&Path)>;
+        let mut damages: Vec<(String, Damage)> = Vec::new();
+        for file in ["mod", "zip"] {
+            damages.push((
+                format!("{file} removed"),
+                Box::new(move |at| fs::remove_file(at.join(file)).unwrap()),
+            ));
+        }
+        for file in ["mod", "zip", "info"] {
+            damages
+                .push((format!("{file} emptied"), Box::new(move |at| fs::write(at.join(file), "").unwrap())));
+            damages.push((
+                format!("{file} cut"),
+                Box::new(move |at| {
+                    let bytes = fs::read(at.join(file)).unwrap();
+                    fs::write(at.join(file), &bytes[..bytes.len() - 3]).unwrap();
+                }),
+            ));
+        }
+        let bytes = zip(&v, "package a\n");
+        for at in [0, 26, 40, bytes.len() / 2, bytes.len() - 10] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            damages.push((
+                format!("bit flipped at {at}"),
+                Box::new(move |folder| fs::write(folder.join("zip"), &flipped).unwrap()),
+            ));
+        }
+        let foreign = zip(&other, "package a\n");
+        damages.push((
+            "wrong prefix".to_owned(),
+            Box::new(move |at| fs::write(at.join("zip"), &foreign).unwrap()),
+        ));
+        damages.push((
+            "wrong mod".to_owned(),
+            Box::new(|at| fs::write(at.join("mod"), "module example.com/m // other\n").unwrap()),
+        ));
+        damages.push((
+            "wrong info".to_owned(),
+            Box::new(|at| fs::write(at.join("info"), "{\"Version\":\"v1.0.1\"}").unwrap()),
+        ));
+        for (name, damage) in damages {
+            let fixture = Fixture::new();
+            let folder = put_unsealed(&fixture.store, &v, &bytes);
+            damage(&folder);
+            assert_eq!(fixture.store.seal(&v).unwrap(), None, "{name}");
+            assert!(!folder.exists(), "{name}");
+            assert!(fixture.store.open_zip(&v).unwrap().is_none(), "{name}");
+            assert_eq!(quarantined(fixture.dir.path()).len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_read_only_store_keeps_seals_in_memory() {
+        let fixture = Fixture::new();
+        let [whole, broken] = ["example.com/m@v1.0.0", "example.com/m@v1.0.1"].map(version);
+        let folder = put_unsealed(&fixture.store, &whole, &zip(&whole, "package a\n"));
+        let broken_folder = put_unsealed(&fixture.store, &broken, b"no zip");
+        let reader = open(fixture.dir.path(), Mode::ReadOnly);
+        let h1 = reader.seal(&whole).unwrap().unwrap();
+        assert_eq!(reader.open_zip(&whole).unwrap().unwrap().seal, Some(h1));
+        assert_eq!(reader.seal(&broken).unwrap(), None);
+        assert!(broken_folder.exists() && !folder.join("ziphash").exists());
+        assert!(matches!(reader.draft(&whole), Err(StoreError::ReadOnly(_))));
+    }
+}

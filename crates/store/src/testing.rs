@@ -71,3 +71,55 @@ pub(crate) fn modfile(version: &ModuleVersion) -> String {
 pub(crate) fn info(version: &ModuleVersion) -> String {
     format!("{{\"Version\":\"{}\",\"Time\":\"2024-01-02T03:04:05Z\"}}", version.version())
 }
+
+pub(crate) fn zip(version: &ModuleVersion, content: &str) -> Vec<u8> {
+    let modfile = modfile(version);
+    let files = [("go.mod", modfile.as_bytes()), ("a.go", content.as_bytes())];
+    stoa_gomod::zip::create(version, files).unwrap()
+}
+
+/// Puts a version into a store as a migration does: whole, and not sealed.
+pub(crate) fn put_unsealed(store: &Store, version: &ModuleVersion, zip: &[u8]) -> std::path::PathBuf {
+    let folder = store.paths.version(version);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("mod"), modfile(version)).unwrap();
+    std::fs::write(folder.join("zip"), zip).unwrap();
+    std::fs::write(folder.join("info"), info(version)).unwrap();
+    folder
+}
+
+/// Is the reasons in quarantine, with the names of what is kept.
+pub(crate) fn quarantined(root: &Path) -> Vec<(String, Vec<String>)> {
+    let mut entries: Vec<_> =
+        std::fs::read_dir(root.join("quarantine")).unwrap().map(|e| e.unwrap().path()).collect();
+    entries.sort();
+    entries
+        .iter()
+        .map(|entry| {
+            let text = std::fs::read_to_string(entry.join("reason.toml")).unwrap();
+            let why: crate::Quarantined = toml::from_str(&text).unwrap();
+            let content = entry.join("version");
+            let mut names: Vec<String> = match std::fs::read_dir(&content) {
+                Ok(files) => files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect(),
+                Err(_) => vec![if content.is_symlink() { "symlink" } else { "file" }.to_owned()],
+            };
+            names.sort();
+            (why.reason, names)
+        })
+        .collect()
+}
+
+/// Is what lies in staging besides the file for claims and the lock of a run.
+pub(crate) fn staged(root: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for run in std::fs::read_dir(root.join("staging")).unwrap() {
+        let run = run.unwrap().path();
+        if run.is_dir() {
+            names.extend(
+                std::fs::read_dir(run).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()),
+            );
+        }
+    }
+    names.retain(|name| name != "lock");
+    names
+}

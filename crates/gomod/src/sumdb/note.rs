@@ -150,13 +150,12 @@ mod tests {
         let verifier = Verifier::parse(&key).unwrap();
         let text = "a\n\nb\n";
         let (mine, theirs) = (sign(text, "db.example", &signing), sign(text, "other.example", &other));
-        assert_eq!(verifier.verify(format!("{text}\n{theirs}{mine}").as_bytes()), Ok(text));
-        let unsigned = verifier.verify(format!("{text}\n{theirs}").as_bytes());
-        assert_eq!(unsigned, Err(NoteError::Unsigned("db.example".into())));
-        let altered = verifier.verify(format!("A{text}\n{mine}").as_bytes());
-        assert_eq!(altered, Err(NoteError::Invalid("db.example".into())));
-        let flood = verifier.verify(format!("{text}\n{}", theirs.repeat(101)).as_bytes());
-        assert_eq!(flood, Err(NoteError::Malformed));
+        let verify = |note: String| verifier.verify(note.as_bytes()).map(str::to_owned);
+        assert_eq!(verify(format!("{text}\n{theirs}{mine}")), Ok(text.to_owned()));
+        assert_eq!(verify(format!("{text}\n{theirs}")), Err(NoteError::Unsigned("db.example".into())));
+        assert_eq!(verify(format!("A{text}\n{mine}")), Err(NoteError::Invalid("db.example".into())));
+        assert_eq!(verify(format!("{text}\n{}", theirs.repeat(101))), Err(NoteError::Malformed));
+        assert_eq!(verify(format!("{text}\n")), Err(NoteError::Malformed));
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl Tile {
             break;
         }
         // Needless zero groups and a partial tile that is whole have another spelling.
-        (groups.next().is_none() && (1..=1 << height).contains(&tile.width) && tile.path() == path).then_some(tile)
+        (groups.next().is_none() && (1..=1 << height).contains(&tile.width) && tile.path() == path)
+            .then_some(tile)
     }
 
     /// Returns the path of the tile.
@@ -90,7 +91,13 @@ mod tests {
     #[test]
     fn a_partial_tile_is_narrower_than_a_whole_one() {
         assert!(Tile::parse("tile/8/0/000.p/255").is_some_and(|tile| !tile.is_whole()));
-        for bad in ["tile/8/0/000.p/0", "tile/8/0/000.p/257", "tile/8/0/000.p/05", "tile/8/0/000.p/+5", "tile/8/0/x000/001"] {
+        for bad in [
+            "tile/8/0/000.p/0",
+            "tile/8/0/000.p/257",
+            "tile/8/0/000.p/05",
+            "tile/8/0/000.p/+5",
+            "tile/8/0/x000/001",
+        ] {
             assert_eq!(Tile::parse(bad), None, "{bad}");
         }
     }

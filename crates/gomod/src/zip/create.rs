@@ -1,7 +1,7 @@
 //! Making a module's zip from its files.
 
-use super::rules::{self, FileKind, Reason};
 use super::MAX_ZIP_SIZE;
+use super::rules::{self, FileKind, Reason};
 use crate::modfile;
 use crate::module_version::ModuleVersion;
 use flate2::Compression;
@@ -70,7 +70,11 @@ pub fn create_from(module: &ModuleVersion, files: &[SourceFile<'_>]) -> Result<V
     Ok(archive.finish()?)
 }
 
-fn write_file(archive: &mut ZipArchiveWriter<Vec<u8>>, name: &str, content: &[u8]) -> Result<(), rawzip::Error> {
+fn write_file(
+    archive: &mut ZipArchiveWriter<Vec<u8>>,
+    name: &str,
+    content: &[u8],
+) -> Result<(), rawzip::Error> {
     let (mut entry, config) =
         archive.new_file(name).compression_method(CompressionMethod::DEFLATE).start()?;
     let mut writer = config.wrap(DeflateEncoder::new(&mut entry, Compression::default()));

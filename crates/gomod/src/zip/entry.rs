@@ -120,7 +120,12 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
         }
     }
 
-    fn inflate_in_pieces(&mut self, entry: &Entry, data: u64, sink: &mut Sink<'_>) -> Result<(), ExamineError> {
+    fn inflate_in_pieces(
+        &mut self,
+        entry: &Entry,
+        data: u64,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ExamineError> {
         let mut inflater = Decompress::new(false);
         let mut piece = vec![0; PIECE];
         loop {

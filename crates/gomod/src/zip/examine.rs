@@ -45,7 +45,8 @@ pub fn check_structure<R: ReadAt + ?Sized>(
     let directory = Directory::read(&source)?;
     let prefix = module.zip_prefix();
     let mut seen = HashSet::with_capacity(directory.entries.len());
-    let mut structure = Structure { entries: directory.entries.len() as u64, content_size: 0, has_go_mod: false };
+    let mut structure =
+        Structure { entries: directory.entries.len() as u64, content_size: 0, has_go_mod: false };
     for entry in &directory.entries {
         let path = entry.name.strip_prefix(&prefix).ok_or_else(|| refused(&entry.name, Reason::BadPrefix))?;
         if !entry.is_dir() && !seen.insert(path) {
