@@ -39,7 +39,10 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
 
-const FAULTS: [(&str, fn(usize) -> Act); 5] = [
+/// Is what happens at the Nth call.
+type At = fn(usize) -> Act;
+
+const FAULTS: [(&str, At); 5] = [
     ("SIGKILL", Act::Kill),
     ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
     ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
@@ -50,16 +53,20 @@ const FAULTS: [(&str, fn(usize) -> Act); 5] = [
 /// What a program is made to do, and what must be so afterwards.
 struct Scenario {
     /// Brings the folder that the root will be in to its state before.
-    prepare: Box<dyn Fn(&Path)>,
+    prepare: Prepare,
     /// Is the command that is disturbed.
     command: Box<dyn Fn(&Path) -> Command>,
     /// Runs beside it.
     drive: Box<dyn Fn(&mut Child) -> Told + Sync>,
     /// Checks what a disturbed run left, and what it said.
-    check: Box<dyn Fn(&Path, &Traced, &Told, bool)>,
+    check: Check,
     /// Does the same undisturbed.
     again: Box<dyn Fn(&Path)>,
 }
+
+type Prepare = Box<dyn Fn(&Path)>;
+type Check = Box<dyn Fn(&Path, &Traced, &Told, bool)>;
+type CheckTree = Box<dyn Fn(&Path, &Traced)>;
 
 #[derive(Debug, Default)]
 struct Told {
@@ -212,7 +219,7 @@ const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const ZIP: &str = "/example.com/!cap/m/@v/v1.0.0.zip";
 
 /// A server that is asked once for the zip, and then to stop.
-fn serving(upstream: Option<Upstream>, prepare: Box<dyn Fn(&Path)>, expected: (u16, Vec<u8>), check: Box<dyn Fn(&Path, &Traced)>) -> Scenario {
+fn serving(upstream: Option<Upstream>, prepare: Prepare, expected: (u16, Vec<u8>), check: CheckTree) -> Scenario {
     let url = upstream.as_ref().map_or("off".to_owned(), |upstream| upstream.url().to_owned());
     let (again_url, expected_again) = (url.clone(), expected.clone());
     Scenario {
@@ -260,7 +267,7 @@ fn serving(upstream: Option<Upstream>, prepare: Box<dyn Fn(&Path)>, expected: (u
     }
 }
 
-fn whole_or_absent(module: &Module) -> Box<dyn Fn(&Path, &Traced)> {
+fn whole_or_absent(module: &Module) -> CheckTree {
     let (info, modfile, zip) = (module.info.clone(), module.modfile.clone(), module.zip.clone());
     Box::new(move |root, traced| {
         let folder = root.join(FOLDER);
