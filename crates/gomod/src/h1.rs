@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn only_the_exact_form_is_a_hash() {
         assert_eq!(H1::new(EXAMPLE).unwrap().to_string(), EXAMPLE);
-        for bad in ["", "h1:", "h2:dJmeSrJpmDbUBaBgAhrw5uDIeaBwxX0oy0IIx0F+Cok=", "h1:dJme", &format!("{EXAMPLE}\n")] {
+        for bad in
+            ["", "h1:", "h2:dJmeSrJpmDbUBaBgAhrw5uDIeaBwxX0oy0IIx0F+Cok=", "h1:dJme", &format!("{EXAMPLE}\n")]
+        {
             assert!(H1::new(bad).is_err(), "{bad}");
         }
     }

@@ -81,10 +81,8 @@ pub fn encode(version: &Version, time: Option<OffsetDateTime>) -> String {
 pub(crate) fn parse_time(text: &str) -> Option<OffsetDateTime> {
     let bytes = text.as_bytes();
     // Go wants capital letters and knows no leap second.
-    let strict = bytes.len() >= 20
-        && bytes[10] == b'T'
-        && &bytes[17..19] < b"60".as_slice()
-        && !text.ends_with('z');
+    let strict =
+        bytes.len() >= 20 && bytes[10] == b'T' && &bytes[17..19] < b"60".as_slice() && !text.ends_with('z');
     strict.then(|| OffsetDateTime::parse(text, &Rfc3339).ok()).flatten()
 }
 
@@ -118,8 +116,9 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 }
             } else if key.eq_ignore_ascii_case("time") {
                 if let Some(text) = map.next_value::<Option<String>>()? {
-                    let time = parse_time(&text)
-                        .ok_or_else(|| de::Error::custom(format_args!("{text:?} is not a time of RFC 3339")))?;
+                    let time = parse_time(&text).ok_or_else(|| {
+                        de::Error::custom(format_args!("{text:?} is not a time of RFC 3339"))
+                    })?;
                     fields.time = Some(time);
                 }
             } else {

@@ -29,7 +29,7 @@ pub mod zip;
 
 pub use escape::EscapeError;
 pub use h1::H1;
-pub use module_version::{ModuleVersion, PairError};
+pub use module_version::{ModuleVersion, PairError, check as check_pair};
 pub use path::{ModulePath, PathError, PathReason};
 pub use revision::{Revision, RevisionError};
 pub use route::Route;

@@ -76,7 +76,13 @@ mod tests {
     fn the_newest_is_found_by_time() {
         let body = b"v0.0.0-20191109021931-daa7c04131f5\nv0.0.0-20201109021931-aaa7c04131f5\njunk\n";
         assert_eq!(newest(body).unwrap().0.as_str(), "v0.0.0-20201109021931-aaa7c04131f5");
-        assert_eq!(newest(b"v1.0.0 2024-01-01T00:00:00Z\nv2.0.0+incompatible 2023-01-01T00:00:00Z").unwrap().0.as_str(), "v1.0.0");
+        assert_eq!(
+            newest(b"v1.0.0 2024-01-01T00:00:00Z\nv2.0.0+incompatible 2023-01-01T00:00:00Z")
+                .unwrap()
+                .0
+                .as_str(),
+            "v1.0.0"
+        );
         assert!(newest(b"v1.0.0\n").is_none());
     }
 

@@ -119,9 +119,8 @@ fn unescape(rest: &mut std::str::Chars<'_>, bytes: &mut Vec<u8>) -> Option<()> {
 }
 
 fn digits(rest: &mut std::str::Chars<'_>, radix: u32, count: usize, start: u32) -> Option<u32> {
-    (0..count).try_fold(start, |value, _| {
-        value.checked_mul(radix)?.checked_add(rest.next()?.to_digit(radix)?)
-    })
+    (0..count)
+        .try_fold(start, |value, _| value.checked_mul(radix)?.checked_add(rest.next()?.to_digit(radix)?))
 }
 
 #[cfg(test)]
@@ -152,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_module_directive_is_a_word_at_the_start_of_a_line() {
-        for good in ["module a.b", "\u{feff}module a.b\n", "// x\n  module \"a.b\"\r\n", "module (\n\ta.b\n)\n"] {
+        for good in
+            ["module a.b", "\u{feff}module a.b\n", "// x\n  module \"a.b\"\r\n", "module (\n\ta.b\n)\n"]
+        {
             assert!(has_module_directive(good.as_bytes()), "{good}");
         }
         for bad in ["", "\0\0\0", "// module a.b", "modulea.b", "<html>module</html>"] {

@@ -17,7 +17,7 @@ impl ModuleVersion {
     /// Checks that path and version agree.
     pub fn new(path: ModulePath, version: Version) -> Result<Self, PairError> {
         match agree(&path, version.as_str()) {
-            true => Ok(Self { path, version }),
+            true => Ok(Self::of_agreeing(path, version)),
             false => Err(PairError::Major { path: path.to_string(), version: version.to_string() }),
         }
     }
@@ -26,6 +26,11 @@ impl ModuleVersion {
     pub fn parse(pair: &str) -> Result<Self, PairError> {
         let (path, version) = pair.split_once('@').ok_or_else(|| PairError::NoAt(pair.to_owned()))?;
         Self::new(ModulePath::new(path)?, Version::new(version)?)
+    }
+
+    /// Makes a pair of a path and a version that are known to agree.
+    pub(crate) fn of_agreeing(path: ModulePath, version: Version) -> Self {
+        Self { path, version }
     }
 
     /// Returns the module path.

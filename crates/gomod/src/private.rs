@@ -173,7 +173,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_path_matches_itself_and_its_parents(path in "[a-z.]{1,4}(/[a-z.]{1,4}){0,3}", below in "(/[a-z]{1,3}){0,2}") {
-            prop_assert!(Patterns::parse(&path).matches(&format!("{path}{below}")));
+            let child = path.clone() + &below;
+            prop_assert!(Patterns::parse(&path).matches(&child));
         }
 
         #[test]

@@ -75,7 +75,11 @@ pub fn parse(version: &str) -> Option<Pseudo> {
         (Some(dot), _) => (&rest[..dot], &rest[dot + 1..]),
         (None, _) => return None,
     };
-    Some(Pseudo { base: base_of(front, build), timestamp: timestamp.to_owned(), revision: revision.to_owned() })
+    Some(Pseudo {
+        base: base_of(front, build),
+        timestamp: timestamp.to_owned(),
+        revision: revision.to_owned(),
+    })
 }
 
 fn base_of(front: &str, build: &str) -> Result<Option<String>, BaseError> {

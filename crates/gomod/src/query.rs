@@ -129,10 +129,10 @@ mod tests {
     #[test]
     fn a_prefix_of_another_major_takes_incompatible_versions() {
         let path = ModulePath::new("example.com/m").unwrap();
-        let list = versions(&["v1.0.0", "v2.0.0+incompatible", "v2.1.0-rc+incompatible"]);
+        let list = versions(&["v1.0.0", "v2.0.0+incompatible", "v2.1.1-rc+incompatible"]);
         let resolve = |query| resolve(&path, query, &list, |_| Ok::<_, Infallible>(true)).unwrap();
         assert_eq!(resolve("v2").unwrap().as_str(), "v2.0.0+incompatible");
-        assert_eq!(resolve("v2.1").unwrap().as_str(), "v2.1.0-rc+incompatible");
+        assert_eq!(resolve("v2.1").unwrap().as_str(), "v2.1.1-rc+incompatible");
         assert_eq!(resolve("latest").unwrap().as_str(), "v1.0.0");
         assert_eq!(resolve("v1.0.0"), None);
         assert_eq!(resolve("master"), None);

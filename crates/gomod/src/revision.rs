@@ -50,7 +50,9 @@ as_text!(Revision, RevisionError);
 
 /// A text that can't stand in the place of a version in a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot be asked for as a version: it must be one file name of plain ASCII, without '!' or '/'")]
+#[error(
+    "{0:?} cannot be asked for as a version: it must be one file name of plain ASCII, without '!' or '/'"
+)]
 pub struct RevisionError(String);
 
 #[cfg(test)]

@@ -43,6 +43,18 @@ impl Durable {
         self.give_away(path)
     }
 
+    /// Creates an empty folder of a name that nobody has: `prefix` and six random characters.
+    pub fn create_dir_named(&self, parent: &Path, prefix: &str) -> Result<PathBuf, PathError> {
+        let made = tempfile::Builder::new()
+            .prefix(prefix)
+            .make_in(parent, |path| Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o777))?))
+            .at("create a folder in", parent)?;
+        // It would be removed as a file otherwise.
+        let path = made.into_temp_path().keep().map_err(|e| PathError::new("keep", parent, e.error))?;
+        self.give_away(&path)?;
+        Ok(path)
+    }
+
     /// Creates a folder unless one is there, and says whether it did.
     pub fn ensure_dir(&self, path: &Path) -> Result<bool, PathError> {
         match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {

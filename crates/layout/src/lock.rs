@@ -132,6 +132,32 @@ impl ExclusiveLock {
     }
 }
 
+/// A lock file of one process, or of one moment: who has it excludes all others; freed when dropped.
+///
+/// For what lies below a root beside `store.lock`, which is always taken first.
+#[derive(Debug)]
+pub struct FileLock {
+    file: File,
+}
+
+impl FileLock {
+    /// Takes the lock if nobody has it, and makes the file if it is missing. `None` if somebody has it.
+    pub fn try_acquire(path: &Path, durable: &Durable) -> Result<Option<Self>, LockError> {
+        let file = durable.open_or_create(path)?;
+        let taken = outcome(fs2::FileExt::try_lock_exclusive(&file), path)?;
+        Ok(taken.then_some(Self { file }))
+    }
+
+    /// Whether `path` still names the file that is locked: another process may have removed it between
+    /// opening and locking.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let (Ok(own), Ok(named)) = (self.file.metadata(), std::fs::symlink_metadata(path)) else {
+            return false;
+        };
+        (own.dev(), own.ino()) == (named.dev(), named.ino())
+    }
+}
+
 fn outcome(result: io::Result<()>, path: &Path) -> Result<bool, LockError> {
     match result {
         Ok(()) => Ok(true),

@@ -1,1 +1,60 @@
-//! stub
+//! The store of module versions at its current layout, and only that one.
+//!
+//! ```text
+//! ROOT/
+//!   layout.v2                                  the marker
+//!   store.lock                                 shared by whoever keeps the store open
+//!   modules/ESCAPED/@v/VERSION/{info,mod,zip}  one folder a version, published by one rename
+//!   modules/ESCAPED/@v/VERSION/ziphash         the seal
+//!   staging/RUN/                               work in progress of one process
+//!   staging/claims                             one byte to lock a version
+//!   quarantine/UNIQUE/{reason.toml,version}    what proved broken, with the reason
+//!   index/  cache/  records/                   derived; may be lost; not derivable
+//! ```
+//!
+//! A version is there if its `info` opens. It comes into being by one rename, whole, and never changes
+//! afterwards, except that its seal may be added. So a reader opens one file and needs no lock.
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`read`](Store::small), [`list`](Store::list) | what readers ask |
+//! | [`draft`](Draft), [`publish`](Store::publish) | how a version comes into being |
+//! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
+//! | [`quarantine`](Quarantined) | where what proved broken goes |
+//! | [`claim`](Claim) | who may do one of these to a version |
+//!
+//! Old layouts are no business of this crate: the gate's [`Pass`](stoa_layout::Pass) or
+//! [`Held`](stoa_layout::Held), without which no [`Store`] opens, says that the layout is the current one.
+
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests break stores by hand"))]
+
+mod claim;
+mod draft;
+mod error;
+mod list;
+mod open;
+mod paths;
+mod publish;
+mod quarantine;
+mod read;
+mod seal;
+mod staging;
+#[cfg(test)]
+mod testing;
+
+use stoa_layout::LayoutId;
+
+pub use claim::Claim;
+pub use draft::{Draft, SealError, SealedDraft};
+pub use error::StoreError;
+pub use open::Store;
+pub use paths::VersionFile;
+pub use publish::Published;
+pub use quarantine::Quarantined;
+pub use read::{Small, SmallFile, ZipFile};
+
+/// The layout that this crate reads and writes.
+pub const LAYOUT: LayoutId = LayoutId::fixed("v2");
+
+/// The folders of an empty store.
+pub const FOLDERS: [&str; 6] = ["modules", "staging", "quarantine", "index", "cache", "records"];

@@ -1,0 +1,105 @@
+//! The texts of a checksum database: tile paths, signed tree heads and records.
+//!
+//! The formats are those of `golang.org/x/mod/sumdb`. A proxy forwards them unchanged and clients verify them
+//! themselves; what is here lets a proxy refuse malformed requests and check answers if it wants to.
+
+mod note;
+mod tile;
+
+pub use note::{KeyError, NoteError, Verifier, key_hash};
+pub use tile::{Level, Tile};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+/// A hash of the tree.
+pub type Hash = [u8; 32];
+
+/// The head of a tree: how many records it has, and the hash of its root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The number of records.
+    pub size: u64,
+    /// The hash of the root.
+    pub hash: Hash,
+}
+
+/// Reads the text of a tree head; further lines are left for later versions of the format.
+pub fn parse_tree(text: &[u8]) -> Option<Tree> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut lines = text.strip_prefix("go.sum database tree\n")?.split('\n');
+    let (size, hash) = (number(lines.next()?)?, lines.next()?);
+    lines.next()?; // the hash, too, ends in a newline
+    Some(Tree { size, hash: STANDARD.decode(hash).ok()?.try_into().ok()? })
+}
+
+/// One record of the database: its number and its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The number of the record.
+    pub id: u64,
+    /// The text, which ends in a newline.
+    pub text: &'a str,
+    /// What follows the record.
+    pub rest: &'a [u8],
+}
+
+/// Reads a record off the front of a message.
+pub fn parse_record(message: &[u8]) -> Option<Record<'_>> {
+    let id_end = message.iter().position(|&b| b == b'\n')?;
+    let id = number(std::str::from_utf8(&message[..id_end]).ok()?)?;
+    let body = &message[id_end + 1..];
+    let end = body.windows(2).position(|pair| pair == b"\n\n")?;
+    let text = std::str::from_utf8(&body[..end + 1]).ok()?;
+    is_record_text(text).then(|| Record { id, text, rest: &body[end + 2..] })
+}
+
+/// Writes a record; `None` if the text is none that a record can have.
+pub fn format_record(id: u64, text: &str) -> Option<String> {
+    is_record_text(text).then(|| format!("{id}\n{text}\n"))
+}
+
+/// Returns the hash of a record as a leaf of the tree.
+pub fn record_hash(data: &[u8]) -> Hash {
+    Sha256::new().chain_update([0]).chain_update(data).finalize().into()
+}
+
+/// Returns the hash of an inner node of the tree.
+pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
+    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+}
+
+fn is_record_text(text: &str) -> bool {
+    text.ends_with('\n') && !text.contains("\n\n") && has_no_control_but_newline(text)
+}
+
+fn has_no_control_but_newline(text: &str) -> bool {
+    text.bytes().all(|b| b >= 0x20 || b == b'\n')
+}
+
+/// Reads a decimal number in its one spelling, within what Go's signed numbers hold.
+fn number(text: &str) -> Option<u64> {
+    let exact = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|&n| exact && i64::try_from(n).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_as_written(id in 0..=i64::MAX as u64, text in "([a-zé ]{1,5}\n){1,3}", rest in "[\na]{0,4}") {
+            let message = format_record(id, &text).unwrap() + &rest;
+            let expected = Record { id, text: &text, rest: rest.as_bytes() };
+            prop_assert_eq!(parse_record(message.as_bytes()), Some(expected));
+        }
+
+        #[test]
+        fn any_bytes_get_an_answer(message in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = (parse_record(&message), parse_tree(&message));
+        }
+    }
+}

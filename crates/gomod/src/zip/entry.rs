@@ -1,0 +1,236 @@
+//! One entry of an archive: its local header held against the directory, its content inflated and hashed.
+
+use super::directory::{Entry, LOCAL_HEADER_SIZE};
+use super::source::{ReadAt, Source, Window};
+use super::{EntryFault, ExamineError};
+use flate2::{Decompress, FlushDecompress, Status};
+use libdeflater::{DecompressionError, Decompressor};
+use sha2::{Digest, Sha256};
+
+/// Up to this size, compressed and not, an entry is inflated in one piece, which is faster.
+const WHOLE_MAX: u64 = 16 << 20;
+
+/// How much of a larger entry is worked on at once.
+const PIECE: usize = 64 << 10;
+
+/// The flags of an entry, as far as they matter: encrypted in either way or masked, sizes behind the data.
+const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
+const HAS_DESCRIPTOR: u16 = 1 << 3;
+
+const STORED: u16 = 0;
+const DEFLATED: u16 = 8;
+
+/// Reads the entries of an archive, best in the order in which they lie there.
+pub(super) struct Entries<'s, 'r, R: ?Sized> {
+    window: Window<'s, 'r, R>,
+    /// Where the directory begins, so the data of every entry has ended.
+    limit: u64,
+    whole: Decompressor,
+    content: Vec<u8>,
+}
+
+/// What was read of an entry.
+pub(super) struct Content {
+    pub(super) sha256: [u8; 32],
+    /// Where the data ends.
+    pub(super) end: u64,
+    /// The content itself, if it was asked for.
+    pub(super) kept: Option<Vec<u8>>,
+}
+
+impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
+    pub(super) fn new(source: &'s Source<'r, R>, limit: u64) -> Self {
+        Self { window: Window::new(source), limit, whole: Decompressor::new(), content: Vec::new() }
+    }
+
+    /// Checks the local header of an entry and returns where its data begins.
+    pub(super) fn check_header(&mut self, entry: &Entry) -> Result<u64, ExamineError> {
+        if entry.flags & ENCRYPTED != 0 {
+            return Err(entry.fault(EntryFault::Encrypted));
+        }
+        if !matches!(entry.method, STORED | DEFLATED) {
+            return Err(entry.fault(EntryFault::Method(entry.method)));
+        }
+        let header = self.window.get(entry.offset, LOCAL_HEADER_SIZE + entry.name.len())?;
+        if !header.starts_with(b"PK\x03\x04") {
+            return Err(entry.fault(EntryFault::NoHeader));
+        }
+        if let Some(field) = first_difference(header, entry) {
+            return Err(entry.fault(EntryFault::HeaderDiffers(field)));
+        }
+        let data = entry.offset + header.len() as u64 + u64::from(u16_at(header, 28));
+        if data + entry.compressed > self.limit {
+            return Err(entry.fault(EntryFault::Overlap));
+        }
+        Ok(data)
+    }
+
+    /// Reads an entry whole, checks all that is declared of it and hashes its content.
+    pub(super) fn read(&mut self, entry: &Entry, keep: bool) -> Result<Content, ExamineError> {
+        let data = self.check_header(entry)?;
+        let end = data + entry.compressed;
+        let mut sink = Sink::new(entry, keep && entry.size <= WHOLE_MAX);
+        if entry.is_dir() {
+            // Readers never open a directory; whatever data it has stands for nothing.
+            if entry.size != 0 {
+                return Err(entry.fault(EntryFault::Size(0)));
+            }
+        } else if entry.method == STORED {
+            self.copy(entry, data, &mut sink)?;
+        } else if entry.size <= WHOLE_MAX && entry.compressed <= WHOLE_MAX {
+            self.inflate_whole(entry, data, &mut sink)?;
+        } else {
+            self.inflate_in_pieces(entry, data, &mut sink)?;
+        }
+        let (checksum, sha256, kept) = sink.finish()?;
+        if checksum != entry.checksum && !entry.is_dir() {
+            return Err(entry.fault(EntryFault::Checksum));
+        }
+        if entry.flags & HAS_DESCRIPTOR != 0 && !entry.is_dir() {
+            self.check_descriptor(entry, end)?;
+        }
+        Ok(Content { sha256, end, kept })
+    }
+
+    fn copy(&mut self, entry: &Entry, data: u64, sink: &mut Sink<'_>) -> Result<(), ExamineError> {
+        if entry.compressed != entry.size {
+            return Err(entry.fault(EntryFault::Size(entry.size)));
+        }
+        let mut done = 0;
+        while done < entry.size {
+            let count = (entry.size - done).min(PIECE as u64);
+            sink.write(self.window.get(data + done, count as usize)?)?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn inflate_whole(&mut self, entry: &Entry, data: u64, sink: &mut Sink<'_>) -> Result<(), ExamineError> {
+        let compressed = self.window.get(data, entry.compressed as usize)?;
+        // Room for one byte more than declared, so that a longer content shows.
+        let room = entry.size as usize + 1;
+        if self.content.len() < room {
+            self.content.resize(room, 0);
+        }
+        let content = &mut self.content[..room];
+        match self.whole.deflate_decompress(compressed, content) {
+            Ok(count) => sink.write(&content[..count]),
+            Err(DecompressionError::InsufficientSpace) => Err(entry.fault(EntryFault::Size(entry.size))),
+            Err(DecompressionError::BadData) => Err(entry.fault(EntryFault::Deflate)),
+        }
+    }
+
+    fn inflate_in_pieces(
+        &mut self,
+        entry: &Entry,
+        data: u64,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ExamineError> {
+        let mut inflater = Decompress::new(false);
+        let mut piece = vec![0; PIECE];
+        loop {
+            let (consumed, produced) = (inflater.total_in(), inflater.total_out());
+            let count = (entry.compressed - consumed).min(PIECE as u64);
+            let input = self.window.get(data + consumed, count as usize)?;
+            let status = inflater
+                .decompress(input, &mut piece, FlushDecompress::None)
+                .map_err(|_| entry.fault(EntryFault::Deflate))?;
+            let output = inflater.total_out() - produced;
+            sink.write(&piece[..output as usize])?;
+            if status == Status::StreamEnd {
+                return Ok(());
+            }
+            // No way on: the data has ended without its last block.
+            if output == 0 && inflater.total_in() == consumed {
+                return Err(entry.fault(EntryFault::Deflate));
+            }
+        }
+    }
+
+    /// Checks the checksum behind the data; its sizes are looked at by nobody.
+    fn check_descriptor(&mut self, entry: &Entry, end: u64) -> Result<(), ExamineError> {
+        // The end record follows somewhere, so there are as many bytes.
+        let descriptor = self.window.get(end, 8)?;
+        let at = if descriptor.starts_with(b"PK\x07\x08") { 4 } else { 0 };
+        match u32_at(descriptor, at) == entry.checksum {
+            true => Ok(()),
+            false => Err(entry.fault(EntryFault::HeaderDiffers("the checksum behind the data"))),
+        }
+    }
+}
+
+/// Names the first field in which a local header, with the name behind it, differs from the directory.
+fn first_difference(header: &[u8], entry: &Entry) -> Option<&'static str> {
+    let (flags, name_length) = (u16_at(header, 6), usize::from(u16_at(header, 26)));
+    if (flags ^ entry.flags) & (ENCRYPTED | HAS_DESCRIPTOR) != 0 {
+        return Some("flags");
+    }
+    if u16_at(header, 8) != entry.method {
+        return Some("method");
+    }
+    if name_length != entry.name.len() || &header[LOCAL_HEADER_SIZE..] != entry.name.as_bytes() {
+        return Some("name");
+    }
+    // With a descriptor behind the data, checksum and sizes need not be known yet.
+    if flags & HAS_DESCRIPTOR != 0 {
+        return None;
+    }
+    // A size of all ones stands in an extra field of zip64, which the directory is believed on.
+    let differs = |at, size: u64| u32_at(header, at) != u32::MAX && u64::from(u32_at(header, at)) != size;
+    if u32_at(header, 14) != entry.checksum {
+        return Some("checksum");
+    }
+    if differs(18, entry.compressed) {
+        return Some("compressed size");
+    }
+    differs(22, entry.size).then_some("size")
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u16::from_le_bytes(*chunk))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+/// Takes the content of an entry, up to its declared size.
+struct Sink<'e> {
+    entry: &'e Entry,
+    size: u64,
+    checksum: crc32fast::Hasher,
+    sha256: Sha256,
+    kept: Option<Vec<u8>>,
+}
+
+impl<'e> Sink<'e> {
+    fn new(entry: &'e Entry, keep: bool) -> Self {
+        Self {
+            entry,
+            size: 0,
+            checksum: crc32fast::Hasher::new(),
+            sha256: Sha256::new(),
+            kept: keep.then(Vec::new),
+        }
+    }
+
+    fn write(&mut self, piece: &[u8]) -> Result<(), ExamineError> {
+        self.size += piece.len() as u64;
+        if self.size > self.entry.size {
+            return Err(self.entry.fault(EntryFault::Size(self.entry.size)));
+        }
+        self.checksum.update(piece);
+        self.sha256.update(piece);
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(piece);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(u32, [u8; 32], Option<Vec<u8>>), ExamineError> {
+        match self.size == self.entry.size {
+            true => Ok((self.checksum.finalize(), self.sha256.finalize().into(), self.kept)),
+            false => Err(self.entry.fault(EntryFault::Size(self.entry.size))),
+        }
+    }
+}

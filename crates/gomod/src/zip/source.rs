@@ -1,0 +1,148 @@
+//! Reading an archive: the caller's bytes, the border between "could not read" and "is broken", a window.
+
+use super::{ExamineError, ZipFault};
+use std::cell::RefCell;
+use std::io;
+
+/// Random access to an archive's bytes; the caller does the I/O.
+///
+/// An error says that the bytes could not be had and nothing of what they are. Returning 0 for a buffer that
+/// is not empty says that the archive ends there.
+pub trait ReadAt {
+    /// Reads some bytes at an offset and returns how many.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Returns the size of the archive.
+    fn size(&self) -> u64;
+}
+
+impl ReadAt for [u8] {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|at| self.get(at..)).unwrap_or_default();
+        let count = rest.len().min(buf.len());
+        buf[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.as_slice().read_at(buf, offset)
+    }
+
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for &T {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read_at(buf, offset)
+    }
+
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+}
+
+/// An archive being read, which remembers the reader's own error.
+///
+/// What parses the directory turns every fault into an error of its own, and swallows some; the reader's
+/// errors are kept aside so that they are never mistaken for broken content.
+pub(super) struct Source<'r, R: ?Sized> {
+    reader: &'r R,
+    size: u64,
+    failed: RefCell<Option<io::Error>>,
+}
+
+impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
+    pub(super) fn new(reader: &'r R) -> Self {
+        Self { reader, size: reader.size(), failed: RefCell::new(None) }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns the reader's error, if it had one since the last call.
+    pub(super) fn ok(&self) -> Result<(), ExamineError> {
+        match self.failed.take() {
+            Some(error) => Err(ExamineError::Read(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn read_some(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.reader.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A reader that counts more than it was given room for is not believed.
+                result => return result.map(|count| count.min(buf.len())),
+            }
+        }
+    }
+
+    /// Fills the buffer, at least up to `needed` bytes, and returns how many there are.
+    fn fill(&self, buf: &mut [u8], needed: usize, offset: u64) -> Result<usize, ExamineError> {
+        let mut filled = 0;
+        while filled < needed {
+            match self.read_some(&mut buf[filled..], offset + filled as u64) {
+                Ok(0) => return Err(ZipFault::Truncated.into()),
+                Ok(count) => filled += count,
+                Err(error) => return Err(ExamineError::Read(error)),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl<R: ReadAt + ?Sized> rawzip::ReaderAt for &Source<'_, R> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_some(buf, offset).map_err(|error| {
+            let stand_in = io::Error::from(error.kind());
+            self.failed.replace(Some(error));
+            stand_in
+        })
+    }
+}
+
+/// How much is read at once.
+const CHUNK: usize = 256 << 10;
+
+/// A part of the archive in memory that moves along with what is asked for.
+pub(super) struct Window<'s, 'r, R: ?Sized> {
+    source: &'s Source<'r, R>,
+    buffer: Vec<u8>,
+    start: u64,
+    filled: usize,
+}
+
+impl<'s, 'r, R: ReadAt + ?Sized> Window<'s, 'r, R> {
+    pub(super) fn new(source: &'s Source<'r, R>) -> Self {
+        Self { source, buffer: Vec::new(), start: 0, filled: 0 }
+    }
+
+    /// Returns `length` bytes at an offset; the caller bounds the length.
+    pub(super) fn get(&mut self, offset: u64, length: usize) -> Result<&[u8], ExamineError> {
+        let held = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        if let Some(at) = held.filter(|at| at.checked_add(length).is_some_and(|end| end <= self.filled)) {
+            return Ok(&self.buffer[at..at + length]);
+        }
+        let left = self.source.size.saturating_sub(offset);
+        if left < length as u64 {
+            return Err(ZipFault::Truncated.into());
+        }
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(length.max(CHUNK));
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
+        self.filled = 0; // whatever the read leaves behind is no longer the old content
+        self.filled = self.source.fill(&mut self.buffer[..wanted], length, offset)?;
+        self.start = offset;
+        Ok(&self.buffer[..length])
+    }
+}

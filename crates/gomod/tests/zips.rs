@@ -1,0 +1,530 @@
+//! Examines archives that are good, cut short, damaged, lying or hostile.
+
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
+use proptest::prelude::*;
+use std::cell::Cell;
+use std::io::{self, Write};
+use stoa_gomod::zip::{
+    self, EntryFault, ExamineError, Examined, ReadAt, Reason, ZipFault, check_structure, examine,
+};
+use stoa_gomod::{ModuleVersion, h1};
+
+fn module() -> ModuleVersion {
+    ModuleVersion::parse("example.com/Mod@v1.2.3").unwrap()
+}
+
+fn good() -> Vec<u8> {
+    let go_mod = b"module example.com/Mod\n".as_slice();
+    let text = "package m // compresses well\n".repeat(50);
+    let files = [("go.mod", go_mod), ("a/b.go", text.as_bytes()), ("a/empty", b""), ("LICENSE", b"free")];
+    zip::create(&module(), files).unwrap()
+}
+
+fn fault(result: Result<Examined, ExamineError>) -> ZipFault {
+    match result {
+        Err(ExamineError::Broken(fault)) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn entry_fault(archive: &[u8]) -> EntryFault {
+    match fault(examine(archive, &module())) {
+        ZipFault::Entry { fault, .. } => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One entry as an archive under test spells it, which need not be true.
+#[derive(Clone)]
+struct Raw {
+    name: Vec<u8>,
+    data: Vec<u8>,
+    flags: u16,
+    method: u16,
+    checksum: u32,
+    size: u32,
+    compressed: u32,
+    /// The place of the local header, if not the true one.
+    offset: Option<u32>,
+    /// What the local header has in the place of the name.
+    local_name: Option<Vec<u8>>,
+    descriptor: Vec<u8>,
+    /// The extra field of the directory's record.
+    extra: Vec<u8>,
+}
+
+impl Raw {
+    fn stored(path: &str, content: &[u8]) -> Self {
+        let size = content.len().try_into().unwrap();
+        Self {
+            name: format!("{}{path}", module().zip_prefix()).into_bytes(),
+            data: content.to_vec(),
+            flags: 0,
+            method: 0,
+            checksum: crc32fast::hash(content),
+            size,
+            compressed: size,
+            offset: None,
+            local_name: None,
+            descriptor: Vec::new(),
+            extra: Vec::new(),
+        }
+    }
+
+    fn deflated(path: &str, content: &[u8]) -> Self {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(content).unwrap();
+        let data = encoder.finish().unwrap();
+        let compressed = data.len().try_into().unwrap();
+        Self { data, method: 8, compressed, ..Self::stored(path, content) }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, fields: &[(u64, usize)]) {
+    for &(value, width) in fields {
+        bytes.extend_from_slice(&value.to_le_bytes()[..width]);
+    }
+}
+
+fn header_fields(entry: &Raw, name: &[u8]) -> Vec<(u64, usize)> {
+    vec![
+        (20, 2),
+        (entry.flags.into(), 2),
+        (entry.method.into(), 2),
+        (0, 4),
+        (entry.checksum.into(), 4),
+        (entry.compressed.into(), 4),
+        (entry.size.into(), 4),
+        (name.len() as u64, 2),
+    ]
+}
+
+/// Writes an archive of these entries, with whatever is put behind the directory.
+fn write(entries: &[Raw]) -> Vec<u8> {
+    let (mut archive, offsets) = write_locals(entries);
+    let start = archive.len();
+    write_directory(&mut archive, entries, &offsets);
+    let size = archive.len() - start;
+    write_end(&mut archive, entries.len() as u64, size as u64, start as u64);
+    archive
+}
+
+fn write_locals(entries: &[Raw]) -> (Vec<u8>, Vec<usize>) {
+    let (mut archive, mut offsets) = (Vec::new(), Vec::new());
+    for entry in entries {
+        offsets.push(archive.len());
+        let name = entry.local_name.as_ref().unwrap_or(&entry.name);
+        archive.extend(b"PK\x03\x04");
+        put(&mut archive, &header_fields(entry, name));
+        put(&mut archive, &[(0, 2)]);
+        archive.extend(name);
+        archive.extend(&entry.data);
+        archive.extend(&entry.descriptor);
+    }
+    (archive, offsets)
+}
+
+fn write_directory(archive: &mut Vec<u8>, entries: &[Raw], offsets: &[usize]) {
+    for (entry, &offset) in entries.iter().zip(offsets) {
+        archive.extend(b"PK\x01\x02");
+        put(archive, &[(20, 2)]);
+        put(archive, &header_fields(entry, &entry.name));
+        put(archive, &[(entry.extra.len() as u64, 2), (0, 2), (0, 2), (0, 2), (0, 4)]);
+        put(archive, &[(entry.offset.unwrap_or(offset as u32).into(), 4)]);
+        archive.extend(&entry.name);
+        archive.extend(&entry.extra);
+    }
+}
+
+fn write_end(archive: &mut Vec<u8>, count: u64, size: u64, start: u64) {
+    archive.extend(b"PK\x05\x06");
+    put(archive, &[(0, 4), (count, 2), (count, 2), (size, 4), (start, 4), (0, 2)]);
+}
+
+/// Reads like the slice, and fails, stops short or dribbles as told.
+struct Odd<'a> {
+    bytes: &'a [u8],
+    /// After this many reads each one fails.
+    fail_after: Option<u64>,
+    /// The file ends here, whatever its size said.
+    end: u64,
+    /// No read gives more than this.
+    at_most: usize,
+    reads: Cell<u64>,
+}
+
+impl<'a> Odd<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, fail_after: None, end: bytes.len() as u64, at_most: usize::MAX, reads: Cell::new(0) }
+    }
+}
+
+impl ReadAt for Odd<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.reads.set(self.reads.get() + 1);
+        if self.fail_after.is_some_and(|limit| self.reads.get() > limit) {
+            // The kind that a parser would take for the end of the file.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let room = buf.len().min(self.at_most).min(self.end.saturating_sub(offset) as usize);
+        self.bytes.read_at(&mut buf[..room], offset)
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+#[test]
+fn a_good_archive_is_examined() {
+    let archive = good();
+    let examined = examine(&archive, &module()).unwrap();
+    assert_eq!(examined.entries, 4);
+    assert_eq!(examined.go_mod.as_deref(), Some(b"module example.com/Mod\n".as_slice()));
+    let structure = check_structure(&archive, &module()).unwrap();
+    assert_eq!(structure.entries, 4);
+    assert_eq!(structure.content_size, examined.content_size);
+    assert!(structure.has_go_mod);
+}
+
+#[test]
+fn an_empty_archive_has_a_hash_too() {
+    let examined = examine(&zip::create(&module(), []).unwrap(), &module()).unwrap();
+    assert_eq!(examined.h1, h1::Builder::new().finish());
+    assert_eq!(examined.go_mod, None);
+}
+
+#[test]
+fn an_archive_of_another_version_is_refused() {
+    let other = ModuleVersion::parse("example.com/Mod@v1.2.4").unwrap();
+    for result in [examine(&good(), &other).err(), check_structure(&good(), &other).err()] {
+        let refused =
+            matches!(result, Some(ExamineError::Broken(ZipFault::Name { reason: Reason::BadPrefix, .. })));
+        assert!(refused, "{result:?}");
+    }
+}
+
+#[test]
+fn an_archive_cut_short_anywhere_is_broken() {
+    let archive = good();
+    for end in 0..archive.len() {
+        fault(examine(&archive[..end], &module()));
+        assert!(matches!(check_structure(&archive[..end], &module()), Err(ExamineError::Broken(_))), "{end}");
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_read_is_broken() {
+    let archive = good();
+    for end in 0..archive.len() as u64 {
+        fault(examine(&Odd { end, ..Odd::new(&archive) }, &module()));
+    }
+}
+
+#[test]
+fn a_hole_of_zeros_is_found() {
+    let archive = good();
+    let directory = archive.windows(4).position(|bytes| bytes == b"PK\x01\x02").unwrap();
+    let names: Vec<_> = (0..directory).filter(|&at| archive[at] != 0).collect();
+    for at in names {
+        let mut holed = archive.clone();
+        holed[at] = 0;
+        // Flags, times and the like may be anything; what is found good must be the same content.
+        if let Ok(examined) = examine(&holed, &module()) {
+            assert_eq!(examined, examine(&archive, &module()).unwrap(), "{at}");
+        }
+    }
+    let mut holed = archive.clone();
+    holed[200..directory].fill(0);
+    fault(examine(&holed, &module()));
+}
+
+#[test]
+fn an_error_of_the_reader_says_nothing_of_the_content() {
+    let archive = good();
+    let count = |look: &dyn Fn(&Odd<'_>)| {
+        let odd = Odd::new(&archive);
+        look(&odd);
+        odd.reads.get()
+    };
+    let all = count(&|odd| drop(examine(odd, &module()).unwrap()));
+    for limit in 0..all {
+        let failing = Odd { fail_after: Some(limit), ..Odd::new(&archive) };
+        let result = examine(&failing, &module());
+        assert!(matches!(result, Err(ExamineError::Read(_))), "{limit} {result:?}");
+    }
+    let few = count(&|odd| drop(check_structure(odd, &module()).unwrap()));
+    assert!(few <= 6, "{few} reads");
+    for limit in 0..few {
+        let failing = Odd { fail_after: Some(limit), ..Odd::new(&archive) };
+        let result = check_structure(&failing, &module());
+        assert!(matches!(result, Err(ExamineError::Read(_))), "{limit} {result:?}");
+    }
+}
+
+#[test]
+fn a_reader_may_give_a_byte_at_a_time() {
+    let archive = good();
+    let dribbling = Odd { at_most: 1, ..Odd::new(&archive) };
+    assert_eq!(examine(&dribbling, &module()).unwrap(), examine(&archive, &module()).unwrap());
+}
+
+#[test]
+fn nothing_may_stand_before_or_behind_the_archive() {
+    let mut behind = good();
+    behind.push(0);
+    fault(examine(&behind, &module()));
+    let mut before = b"#!/bin/sh\n".to_vec();
+    before.extend(good());
+    fault(examine(&before, &module()));
+}
+
+#[test]
+fn a_comment_is_allowed() {
+    let mut archive = good();
+    let at = archive.len() - 2;
+    archive[at] = 5;
+    archive.extend(b"hello");
+    assert_eq!(examine(&archive, &module()).unwrap(), examine(&good(), &module()).unwrap());
+}
+
+#[test]
+fn duplicates_are_seen() {
+    let archive = write(&[Raw::stored("a", b"1"), Raw::stored("a", b"2")]);
+    for result in [examine(&archive, &module()).err(), check_structure(&archive, &module()).err()] {
+        let refused =
+            matches!(result, Some(ExamineError::Broken(ZipFault::Name { reason: Reason::Duplicate, .. })));
+        assert!(refused, "{result:?}");
+    }
+}
+
+#[test]
+fn directories_may_be_there_and_count_in_the_hash() {
+    let entries =
+        [Raw::stored("d/", b""), Raw::stored("d/f", b"x"), Raw::stored("d/", b""), Raw::stored("", b"")];
+    let examined = examine(&write(&entries), &module()).unwrap();
+    assert_eq!(examined.entries, 4);
+    let mut hash = h1::Builder::new();
+    for (path, content) in [("", ""), ("d/", ""), ("d/", ""), ("d/f", "x")] {
+        hash.add_content(module().zip_prefix() + path, content.as_bytes()).unwrap();
+    }
+    assert_eq!(examined.h1, hash.finish());
+    assert_eq!(entry_fault(&write(&[Raw::stored("d/", b"x")])), EntryFault::Size(0));
+}
+
+#[test]
+fn names_that_are_not_text_are_refused() {
+    let mut entry = Raw::stored("a", b"");
+    entry.name.push(0xff);
+    assert!(matches!(fault(examine(&write(&[entry]), &module())), ZipFault::Name { .. }));
+    let newline = write(&[Raw::stored("a\nb", b"")]);
+    assert!(matches!(fault(examine(&newline, &module())), ZipFault::Name { .. }));
+}
+
+#[test]
+fn what_the_go_command_cannot_read_is_refused() {
+    assert_eq!(entry_fault(&write(&[Raw { flags: 1, ..Raw::stored("a", b"x") }])), EntryFault::Encrypted);
+    assert_eq!(entry_fault(&write(&[Raw { method: 12, ..Raw::stored("a", b"x") }])), EntryFault::Method(12));
+}
+
+#[test]
+fn a_local_header_must_agree() {
+    let local = |name: &[u8]| Raw { local_name: Some(name.to_vec()), ..Raw::stored("a", b"x") };
+    let longer = write(&[local(b"example.com/Mod@v1.2.3/other")]);
+    assert_eq!(entry_fault(&longer), EntryFault::HeaderDiffers("name"));
+    let same_length = write(&[local(b"example.com/Mod@v1.2.3/b")]);
+    assert_eq!(entry_fault(&same_length), EntryFault::HeaderDiffers("name"));
+    // The length of the directory's name is what is read, so a shorter one shows as well.
+    let shorter = write(&[local(b"x")]);
+    assert_eq!(entry_fault(&shorter), EntryFault::HeaderDiffers("name"));
+    let mut other = write(&[Raw::stored("a", b"x")]);
+    for (at, field) in [(8, "method"), (14, "checksum"), (18, "compressed size"), (22, "size")] {
+        other[at] ^= 1;
+        assert_eq!(entry_fault(&other), EntryFault::HeaderDiffers(field));
+        other[at] ^= 1;
+    }
+    other[0] = b'X';
+    assert_eq!(entry_fault(&other), EntryFault::NoHeader);
+}
+
+#[test]
+fn contents_must_be_as_declared() {
+    let wrong = |change: fn(&mut Raw)| {
+        [Raw::stored("a", b"content"), Raw::deflated("a", b"content")].map(|mut entry| {
+            change(&mut entry);
+            entry_fault(&write(&[entry]))
+        })
+    };
+    assert_eq!(wrong(|entry| entry.checksum ^= 1), [EntryFault::Checksum, EntryFault::Checksum]);
+    assert_eq!(wrong(|entry| entry.size += 1), [EntryFault::Size(8), EntryFault::Size(8)]);
+    assert_eq!(wrong(|entry| entry.size -= 1), [EntryFault::Size(6), EntryFault::Size(6)]);
+    assert_eq!(wrong(|entry| entry.size = 0), [EntryFault::Size(0), EntryFault::Size(0)]);
+    let cut = wrong(|entry| entry.compressed -= 3);
+    assert_eq!(cut, [EntryFault::Size(7), EntryFault::Deflate]);
+    let garbage = Raw { data: vec![0xff; 9], compressed: 9, ..Raw::deflated("a", b"content") };
+    assert_eq!(entry_fault(&write(&[garbage])), EntryFault::Deflate);
+}
+
+#[test]
+fn a_checksum_behind_the_data_must_agree() {
+    let described = |checksum: u32, signature: &[u8]| {
+        let entry = Raw { flags: 8, ..Raw::deflated("a", b"content") };
+        let mut descriptor = signature.to_vec();
+        put(&mut descriptor, &[(checksum.into(), 4), (entry.compressed.into(), 4), (entry.size.into(), 4)]);
+        write(&[Raw { descriptor, ..entry }])
+    };
+    let checksum = crc32fast::hash(b"content");
+    for signature in [b"PK\x07\x08".as_slice(), b""] {
+        examine(&described(checksum, signature), &module()).unwrap();
+        let fault = entry_fault(&described(checksum ^ 1, signature));
+        assert_eq!(fault, EntryFault::HeaderDiffers("the checksum behind the data"));
+    }
+}
+
+#[test]
+fn entries_may_not_overlap() {
+    let bomb = Raw::deflated("a", &vec![0; 100_000]);
+    let shared: Vec<_> = (0..50)
+        .map(|n| Raw {
+            name: format!("{}{n:02}", module().zip_prefix()).into_bytes(),
+            data: Vec::new(),
+            offset: Some(0),
+            ..bomb.clone()
+        })
+        .collect();
+    let first = Raw { data: bomb.data.clone(), ..shared[0].clone() };
+    let archive = write(&[[first].as_slice(), &shared[1..]].concat());
+    fault(examine(&archive, &module()));
+    // A quine of the directory: data that reaches into it, or far behind.
+    for compressed in [2, 60, u32::MAX - 1] {
+        let reaching = Raw { compressed, ..Raw::stored("a", b"x") };
+        assert_eq!(entry_fault(&write(&[reaching])), EntryFault::Overlap);
+    }
+    let far = Raw { offset: Some(u32::MAX - 1), ..Raw::stored("a", b"x") };
+    assert_eq!(entry_fault(&write(&[far])), EntryFault::Overlap);
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_is_inflated() {
+    let huge = |n: u32| Raw { size: 400 << 20, ..Raw::deflated(&n.to_string(), b"x") };
+    assert_eq!(fault(examine(&write(&[huge(1), huge(2)]), &module())), ZipFault::ContentTooLarge);
+    // Within the limit a lie costs no more than what there is.
+    assert_eq!(entry_fault(&write(&[huge(1)])), EntryFault::Size(400 << 20));
+    let small = Raw { size: 10, ..Raw::deflated("a", &vec![0; 30 << 20]) };
+    assert_eq!(entry_fault(&write(&[small])), EntryFault::Size(10));
+    let streamed = Raw { size: 17 << 20, ..Raw::deflated("a", &vec![0; 30 << 20]) };
+    assert_eq!(entry_fault(&write(&[streamed])), EntryFault::Size(17 << 20));
+}
+
+#[test]
+fn an_archive_that_is_too_large_is_not_read() {
+    struct Huge;
+    impl ReadAt for Huge {
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+            panic!("read")
+        }
+
+        fn size(&self) -> u64 {
+            zip::MAX_ZIP_SIZE + 1
+        }
+    }
+    assert_eq!(fault(examine(&Huge, &module())), ZipFault::ArchiveTooLarge(zip::MAX_ZIP_SIZE + 1));
+}
+
+#[test]
+fn large_entries_are_streamed() {
+    let mut content: Vec<u8> =
+        (0..20u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    content[..8 << 20].fill(7);
+    let expected = {
+        let mut hash = h1::Builder::new();
+        hash.add_content(module().zip_prefix() + "a", &content).unwrap();
+        hash.finish()
+    };
+    for entry in [Raw::stored("a", &content), Raw::deflated("a", &content)] {
+        let archive = write(std::slice::from_ref(&entry));
+        assert_eq!(examine(&archive, &module()).unwrap().h1, expected);
+        let wrong = write(&[Raw { checksum: 1, ..entry.clone() }]);
+        assert_eq!(entry_fault(&wrong), EntryFault::Checksum);
+        let longer = write(&[Raw { size: entry.size + 1, ..entry.clone() }]);
+        assert_eq!(entry_fault(&longer), EntryFault::Size(u64::from(entry.size) + 1));
+        let shorter = write(&[Raw { size: entry.size - 1, ..entry.clone() }]);
+        assert_eq!(entry_fault(&shorter), EntryFault::Size(u64::from(entry.size) - 1));
+    }
+    let mut damaged = Raw::deflated("a", &content);
+    let cut = damaged.compressed / 2;
+    damaged.data.truncate(cut as usize);
+    damaged.compressed = cut;
+    assert_eq!(entry_fault(&write(&[damaged])), EntryFault::Deflate);
+}
+
+#[test]
+fn zip64_is_read() {
+    // The directory's record has all ones, and the true sizes in its extra field.
+    let mut entry = Raw::stored("a", b"content");
+    put(&mut entry.extra, &[(1, 2), (16, 2), (7, 8), (7, 8)]);
+    let entry = Raw { size: u32::MAX, compressed: u32::MAX, ..entry };
+    let entries = [entry];
+    let (mut archive, offsets) = write_locals(&entries);
+    let start = archive.len() as u64;
+    write_directory(&mut archive, &entries, &offsets);
+    let end = archive.len() as u64;
+    let size = end - start;
+    archive.extend(b"PK\x06\x06");
+    put(&mut archive, &[(44, 8), (45, 2), (45, 2), (0, 8), (1, 8), (1, 8), (size, 8), (start, 8)]);
+    archive.extend(b"PK\x06\x07");
+    put(&mut archive, &[(0, 4), (end, 8), (1, 4)]);
+    write_end(&mut archive, 0xffff, u32::MAX.into(), u32::MAX.into());
+    // The count of the end record says "look at zip64".
+    let examined = examine(&archive, &module()).unwrap();
+    assert_eq!((examined.entries, examined.content_size), (1, 7));
+}
+
+#[test]
+fn the_directory_must_be_what_the_end_record_says() {
+    let entries = [Raw::stored("a", b"x"), Raw::stored("b", b"y")];
+    let (locals, offsets) = write_locals(&entries);
+    let with_end = |count: u64, shift: i64| {
+        let mut archive = locals.clone();
+        write_directory(&mut archive, &entries, &offsets);
+        let size = (archive.len() - locals.len()) as u64;
+        write_end(&mut archive, count, size, locals.len() as u64);
+        let at = archive.len() - 6;
+        archive[at] = archive[at].wrapping_add_signed(shift as i8);
+        archive
+    };
+    examine(&with_end(2, 0), &module()).unwrap();
+    for wrong in [with_end(1, 0), with_end(3, 0), with_end(2, 1), with_end(2, 70)] {
+        assert!(matches!(examine(&wrong, &module()), Err(ExamineError::Broken(_))));
+    }
+}
+
+#[test]
+fn many_entries_take_their_time_and_no_more() {
+    let entries: Vec<_> = (0..30_000).map(|n| Raw::stored(&format!("d{}/{n}", n % 100), b"x")).collect();
+    assert_eq!(examine(&write(&entries), &module()).unwrap().entries, 30_000);
+}
+
+proptest! {
+    #[test]
+    fn what_is_created_passes(files in proptest::collection::btree_map("[a-z]{1,4}(/[a-z]{1,4}){0,2}", ".{0,40}", 0..6)) {
+        let listed = files.iter().map(|(path, content)| (path.as_str(), content.as_bytes()));
+        // Names that are a file here and a directory there are refused, and some are vendored.
+        if let Ok(archive) = zip::create(&module(), listed) {
+            let examined = examine(&archive, &module()).unwrap();
+            prop_assert_eq!(examined.go_mod, None);
+            prop_assert!(check_structure(&archive, &module()).is_ok());
+        }
+    }
+
+    #[test]
+    fn damage_is_found_or_harmless(at in any::<proptest::sample::Index>(), bit in 0u8..8) {
+        let archive = good();
+        let mut damaged = archive.clone();
+        damaged[at.index(archive.len())] ^= 1 << bit;
+        if let Ok(examined) = examine(&damaged, &module()) {
+            prop_assert_eq!(examined, examine(&archive, &module()).unwrap());
+        }
+    }
+}

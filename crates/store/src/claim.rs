@@ -1,0 +1,124 @@
+//! The claim of a version: who publishes, seals, quarantines or removes it holds it.
+//!
+//! An open-file-description lock on one byte of `staging/claims`, at an offset of 62 bits of the SHA-256 of
+//! `path@version`, one descriptor a claim. There is nothing to create, to delete or to sweep for a version,
+//! and the kernel frees a dead owner's claim at once. Two versions share a byte once in 2^31 or so; they
+//! then merely wait for each other.
+//!
+//! Readers take none. Order: `store.lock`, then a claim, never two claims at once.
+
+use std::fs::File;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use stoa_gomod::ModuleVersion;
+use stoa_layout::durable::Durable;
+use stoa_layout::error::PathContext;
+
+use crate::StoreError;
+
+/// The right to change what is at a version's place; freed when dropped, or when the process dies.
+#[derive(Debug)]
+pub struct Claim {
+    _file: File,
+    version: ModuleVersion,
+}
+
+impl Claim {
+    /// Is the version that is claimed.
+    pub fn version(&self) -> &ModuleVersion {
+        &self.version
+    }
+
+    pub(crate) fn try_take(
+        claims: &Path,
+        durable: &Durable,
+        version: &ModuleVersion,
+    ) -> Result<Option<Self>, StoreError> {
+        let file = durable.open_or_create(claims)?;
+        let taken = lock_byte(&file, offset(version), false).at("lock", claims)?;
+        Ok(taken.then(|| Self { _file: file, version: version.clone() }))
+    }
+
+    pub(crate) fn take(
+        claims: &Path,
+        durable: &Durable,
+        version: &ModuleVersion,
+    ) -> Result<Self, StoreError> {
+        let file = durable.open_or_create(claims)?;
+        lock_byte(&file, offset(version), true).at("lock", claims)?;
+        Ok(Self { _file: file, version: version.clone() })
+    }
+}
+
+fn offset(version: &ModuleVersion) -> i64 {
+    let digest = Sha256::digest(version.to_string());
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    // 62 bits: the end of the range must not overflow either.
+    i64::try_from(u64::from_be_bytes(first) >> 2).unwrap_or(0)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn lock_byte(file: &File, offset: i64, wait: bool) -> std::io::Result<bool> {
+    use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc::{F_WRLCK, SEEK_SET, flock};
+
+    let byte =
+        flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: offset, l_len: 1, l_pid: 0 };
+    loop {
+        let argument = if wait { FcntlArg::F_OFD_SETLKW(&byte) } else { FcntlArg::F_OFD_SETLK(&byte) };
+        match fcntl(file, argument) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) if !wait => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Without locks on parts of a file, all versions share one lock.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn lock_byte(file: &File, _: i64, wait: bool) -> std::io::Result<bool> {
+    use rustix::fs::{FlockOperation, flock};
+    use rustix::io::Errno;
+
+    let operation =
+        if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
+    loop {
+        match flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if !wait => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_owner_a_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = dir.path().join("claims");
+        let durable = Durable::default();
+        let [a, b] =
+            ["example.com/a@v1.0.0", "example.com/b@v1.0.0"].map(|pair| ModuleVersion::parse(pair).unwrap());
+        let first = Claim::try_take(&claims, &durable, &a).unwrap().unwrap();
+        assert!(Claim::try_take(&claims, &durable, &a).unwrap().is_none());
+        assert!(Claim::try_take(&claims, &durable, &b).unwrap().is_some());
+        drop(first);
+        assert!(Claim::try_take(&claims, &durable, &a).unwrap().is_some());
+    }
+
+    #[test]
+    fn offsets_are_in_range() {
+        for n in 0..200 {
+            let version = ModuleVersion::parse(&format!("example.com/a@v1.0.{n}")).unwrap();
+            assert!((0..1 << 62).contains(&offset(&version)));
+        }
+    }
+}

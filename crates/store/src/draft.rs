@@ -1,0 +1,160 @@
+//! A version that is being written, in the staging folder of this process.
+//!
+//! Its zip is written piece by piece, and may be read while it grows. Sealing examines all of it; only what
+//! is sealed can be published. A draft that is dropped is removed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use stoa_gomod::zip::ExamineError;
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_layout::PathError;
+use stoa_layout::durable::{self, Durable};
+use stoa_layout::error::PathContext;
+
+use crate::paths::VersionFile;
+use crate::seal::{Source, examine_zip, find_fault};
+use crate::{Store, StoreError, staging};
+
+/// A version that is being written.
+#[derive(Debug)]
+pub struct Draft {
+    folder: Folder,
+    version: ModuleVersion,
+    durable: Durable,
+    zip: Arc<File>,
+    modfile: Option<Vec<u8>>,
+}
+
+/// A version that is written, examined and synced, and waits to be published.
+#[derive(Debug)]
+pub struct SealedDraft {
+    pub(crate) folder: Folder,
+    version: ModuleVersion,
+    h1: H1,
+    info: File,
+}
+
+/// A draft was not sealed, and is removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// What was written is not a whole version.
+    #[error("{version} is broken: {reason}")]
+    Broken {
+        /// The version.
+        version: ModuleVersion,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The disk said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<PathError> for SealError {
+    fn from(error: PathError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// A folder of staging, removed when dropped unless it has moved on.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    pub(crate) moved: bool,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.moved
+            && let Err(error) = durable::remove_tree(&self.path)
+        {
+            log::warn!("a draft stays until the next start: {error}");
+        }
+    }
+}
+
+impl Store {
+    /// Begins a version.
+    pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
+        let folder = Folder { path: self.staging()?.fresh(), moved: false };
+        self.durable.create_dir(&folder.path)?;
+        let zip = Arc::new(self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?);
+        Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None })
+    }
+}
+
+impl Draft {
+    /// Is the version.
+    pub fn version(&self) -> &ModuleVersion {
+        &self.version
+    }
+
+    /// Is the file of the zip, to be written from its start to its end. What was written may be read at any
+    /// offset meanwhile.
+    pub fn zip(&self) -> Arc<File> {
+        Arc::clone(&self.zip)
+    }
+
+    /// Is where the zip lies, for messages.
+    pub fn zip_path(&self) -> PathBuf {
+        self.folder.path.join(VersionFile::Zip.name())
+    }
+
+    /// Sets the mod.
+    pub fn write_mod(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        staging::write(&self.durable, &self.folder.path.join(VersionFile::Mod.name()), body)?;
+        self.modfile = Some(body.to_vec());
+        Ok(())
+    }
+
+    /// Examines everything, writes the info and the seal, and syncs. Reads the whole zip.
+    pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
+        let Self { folder, version, durable, zip, modfile } = self;
+        let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
+        let path = |file: VersionFile| folder.path.join(file.name());
+        let modfile = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
+        let source = Source::new(&zip).at("look at", &path(VersionFile::Zip))?;
+        let examined = match examine_zip(&source, &version) {
+            Ok(examined) => examined,
+            Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),
+            Err(ExamineError::Read(error)) => {
+                return Err(PathError::new("read", path(VersionFile::Zip), error).into());
+            }
+        };
+        if let Some(fault) = find_fault(&version, info, &modfile, &examined) {
+            return Err(broken(fault));
+        }
+        durable::sync_file(&zip, &path(VersionFile::Zip))?;
+        staging::write(&durable, &path(VersionFile::Seal), examined.h1.as_str().as_bytes())?;
+        let info_file = write_info(&durable, &path(VersionFile::Info), info)?;
+        durable::sync_dir(&folder.path)?;
+        Ok(SealedDraft { folder, version, h1: examined.h1, info: info_file })
+    }
+}
+
+fn write_info(durable: &Durable, path: &Path, body: &[u8]) -> Result<File, PathError> {
+    use std::io::Write;
+    let mut file = durable.create_file(path)?;
+    file.write_all(body).at("write", path)?;
+    durable::sync_file(&file, path)?;
+    Ok(file)
+}
+
+impl SealedDraft {
+    /// Is the version.
+    pub fn version(&self) -> &ModuleVersion {
+        &self.version
+    }
+
+    /// Is the hash of the zip.
+    pub fn h1(&self) -> &H1 {
+        &self.h1
+    }
+
+    /// Sets the time of publishing, which is the info's.
+    pub(crate) fn stamp(&self) -> Result<(), PathError> {
+        durable::touch(&self.info, &self.folder.path.join(VersionFile::Info.name()))
+    }
+}

@@ -1,0 +1,35 @@
+//! What can go wrong with a store, as far as a caller may want to tell it apart.
+
+use std::path::PathBuf;
+
+use stoa_layout::lock::LockError;
+use stoa_layout::{Exit, PathError};
+
+/// An operation on the store failed. Nothing is visible half-done.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk said no.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// A lock below the root was not had.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store was opened to be read only.
+    #[error("{root} is open for reading only, so nothing can be stored in it; start without --read-only and on a writable file system", root = .0.display())]
+    ReadOnly(PathBuf),
+    /// Something else keeps appearing at the place of a version.
+    #[error("{path} cannot be published: something else keeps appearing there; find out what else writes below the store", path = .0.display())]
+    Contended(PathBuf),
+}
+
+impl StoreError {
+    /// Is the code that a program ends with for this error.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Path(error) => error.exit(),
+            Self::Lock(error) => error.exit(),
+            Self::ReadOnly(_) => Exit::PERMISSION,
+            Self::Contended(_) => Exit::CANT_CREATE,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Listing the versions of a module: the folders in its `@v` that have canonical names.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use stoa_gomod::{ModulePath, ModuleVersion, Version};
+use stoa_layout::PathError;
+use stoa_layout::error::PathContext;
+
+use crate::read::{Stamp, is_absence};
+use crate::{Store, StoreError};
+
+/// A list that was read, and the state of the folder that it was read from.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownList {
+    versions: Arc<[Version]>,
+    folder: Stamp,
+    modified: (i64, i64),
+}
+
+/// Two publishes can fall into one tick of the clock: a folder that changed just now may change again
+/// without showing it.
+const SETTLED: Duration = Duration::from_secs(2);
+
+impl Store {
+    /// Lists the versions of a module, sorted, pseudo-versions included. `None` if there is none.
+    pub fn list(&self, module: &ModulePath) -> Result<Option<Arc<[Version]>>, StoreError> {
+        let path = self.paths.versions(module);
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => meta,
+            Ok(_) => return Ok(None),
+            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) => return Err(PathError::new("look at", path, error).into()),
+        };
+        let (folder, modified) = (Stamp::of(&meta), (meta.mtime(), meta.mtime_nsec()));
+        if let Some(known) = self.lists.get(module)
+            && known.folder == folder
+            && known.modified == modified
+        {
+            return Ok(Some(known.versions).filter(|versions| !versions.is_empty()));
+        }
+        let mut versions = Vec::new();
+        for entry in fs::read_dir(&path).at("list", &path)? {
+            let entry = entry.at("list", &path)?;
+            let Some(version) = entry.file_name().to_str().and_then(|name| Version::unescape(name).ok())
+            else {
+                continue;
+            };
+            let is_folder = entry.file_type().at("look at", &entry.path())?.is_dir();
+            if is_folder && ModuleVersion::new(module.clone(), version.clone()).is_ok() {
+                versions.push(version);
+            }
+        }
+        versions.sort();
+        let versions: Arc<[Version]> = versions.into();
+        let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+        if age.is_some_and(|age| age > SETTLED) {
+            self.lists
+                .insert(module.clone(), KnownList { versions: Arc::clone(&versions), folder, modified });
+        }
+        Ok(Some(versions).filter(|versions| !versions.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fixture, put_unsealed, version, zip};
+
+    #[test]
+    fn canonical_folders_are_versions() {
+        let fixture = Fixture::new();
+        for pair in ["example.com/m@v1.10.0", "example.com/m@v1.2.0-RC1", "example.com/m@v1.9.0"] {
+            put_unsealed(&fixture.store, &version(pair), b"");
+        }
+        let folder = fixture.store.paths.versions(&ModulePath::new("example.com/m").unwrap());
+        for odd in ["v1", "master", "v1.0.0-RC1", "v2.0.0", "v1.0.0+meta"] {
+            fs::create_dir(folder.join(odd)).unwrap();
+        }
+        fs::write(folder.join("v1.0.0"), "").unwrap();
+        let listed = fixture.store.list(&ModulePath::new("example.com/m").unwrap()).unwrap().unwrap();
+        assert_eq!(
+            listed.iter().map(Version::as_str).collect::<Vec<_>>(),
+            ["v1.2.0-RC1", "v1.9.0", "v1.10.0"]
+        );
+        assert!(fixture.store.list(&ModulePath::new("example.com").unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_publish_shows_at_once_and_a_settled_list_is_kept() {
+        let fixture = Fixture::new();
+        let module = ModulePath::new("example.com/m").unwrap();
+        let folder = fixture.store.paths.versions(&module);
+        for n in 0..3 {
+            let v = version(&format!("example.com/m@v1.0.{n}"));
+            fixture.publish(&v, &zip(&v, "package a\n"));
+            assert_eq!(fixture.store.list(&module).unwrap().unwrap().len(), n + 1);
+        }
+        let past = SystemTime::now() - 2 * SETTLED;
+        fs::File::open(&folder).unwrap().set_modified(past).unwrap();
+        assert!(fixture.store.lists.get(&module).is_none());
+        fixture.store.list(&module).unwrap();
+        assert!(fixture.store.lists.get(&module).is_some());
+        let v = version("example.com/m@v1.1.0");
+        fixture.publish(&v, &zip(&v, "package a\n"));
+        assert_eq!(fixture.store.list(&module).unwrap().unwrap().len(), 4);
+    }
+}

@@ -1,0 +1,149 @@
+//! Opening a store, and what is kept while it is open.
+
+use std::path::{Path, PathBuf};
+
+use quick_cache::sync::Cache;
+use rustix::fs::{Access, AtFlags, CWD};
+use stoa_gomod::{ModulePath, ModuleVersion};
+use stoa_layout::durable::Durable;
+use stoa_layout::gate::Mode;
+use stoa_layout::marker::Marker;
+use stoa_layout::{Held, LayoutId, Pass, PathError};
+
+use crate::list::KnownList;
+use crate::paths::Paths;
+use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight};
+use crate::staging::{self, Run};
+use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
+
+/// An open store. Share one among threads.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) paths: Paths,
+    pub(crate) durable: Durable,
+    pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
+    pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
+    pub(crate) lists: Cache<ModulePath, KnownList>,
+    layout: LayoutId,
+    run: Option<Run>,
+    // Last: the lock goes after the staging folder.
+    _held: Option<Held>,
+}
+
+/// How many bytes of info and mod files are kept in memory.
+const SMALL_BYTES: u64 = 64 << 20;
+
+/// How many seals and lists are kept in memory.
+const ENTRIES: usize = 20_000;
+
+impl Store {
+    /// Opens a store for a look: without the lock, and nothing can be written.
+    pub fn look(pass: &Pass) -> Self {
+        Self::new(pass, None, None, Durable::default())
+    }
+
+    /// Opens a store for as long as this value lives, and sweeps what dead processes left.
+    ///
+    /// Where the file system turns out to be read-only the store is opened to be read only.
+    pub fn open(held: Held, mode: Mode) -> Result<Self, StoreError> {
+        let root = held.pass().root().to_owned();
+        if mode == Mode::ReadOnly {
+            return Ok(Self::new_held(held, None, Durable::default()));
+        }
+        let durable = Durable::for_root(&root)?;
+        match Self::prepare(&root, &durable) {
+            Ok(run) => Ok(Self::new_held(held, Some(run), durable)),
+            Err(StoreError::Path(error)) if error.is_read_only() => {
+                log::warn!(
+                    "{} is on a read-only file system: it is served as it is, and nothing is stored",
+                    root.display()
+                );
+                Ok(Self::new_held(held, None, durable))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Is the root.
+    pub fn root(&self) -> &Path {
+        self.paths.root()
+    }
+
+    /// Whether nothing can be stored.
+    pub fn is_read_only(&self) -> bool {
+        self.run.is_none()
+    }
+
+    /// Looks whether the marker is still there.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let marker = Marker::At(self.layout.clone()).path(self.root());
+        rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty())
+            .map_err(|errno| PathError::new("look for", marker, errno).into())
+    }
+
+    /// Finds where a file of a version lies. `None` if the version or the file is not there.
+    pub fn locate(&self, version: &ModuleVersion, file: VersionFile) -> Result<Option<PathBuf>, StoreError> {
+        let path = self.paths.file(version, file);
+        let there = self.has_info(version)? && (file == VersionFile::Info || is_there(&path)?);
+        Ok(there.then_some(path))
+    }
+
+    /// Takes the claim of a version, waiting for whoever has it.
+    pub fn claim(&self, version: &ModuleVersion) -> Result<Claim, StoreError> {
+        self.staging()?;
+        Claim::take(&self.paths.claims(), &self.durable, version)
+    }
+
+    /// Takes the claim of a version. `None` if somebody has it, here or in another process.
+    pub fn try_claim(&self, version: &ModuleVersion) -> Result<Option<Claim>, StoreError> {
+        self.staging()?;
+        Claim::try_take(&self.paths.claims(), &self.durable, version)
+    }
+
+    pub(crate) fn staging(&self) -> Result<&Run, StoreError> {
+        self.run.as_ref().ok_or_else(|| StoreError::ReadOnly(self.root().to_owned()))
+    }
+
+    pub(crate) fn has_info(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
+        Ok(is_there(&self.paths.file(version, VersionFile::Info))?)
+    }
+
+    fn prepare(root: &Path, durable: &Durable) -> Result<Run, StoreError> {
+        for folder in FOLDERS {
+            durable.ensure_dir(&root.join(folder))?;
+        }
+        let paths = Paths::new(root);
+        let run = Run::begin(&paths.staging(), durable)?;
+        staging::sweep(&paths.staging(), durable)?;
+        quarantine::sweep(&paths, durable)?;
+        Ok(run)
+    }
+
+    fn new_held(held: Held, run: Option<Run>, durable: Durable) -> Self {
+        let mut store = Self::new(held.pass(), run, None, durable);
+        store._held = Some(held);
+        store
+    }
+
+    fn new(pass: &Pass, run: Option<Run>, held: Option<Held>, durable: Durable) -> Self {
+        Self {
+            paths: Paths::new(pass.root()),
+            durable,
+            smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
+            seals: Cache::new(ENTRIES),
+            lists: Cache::new(ENTRIES),
+            layout: pass.layout().clone(),
+            run,
+            _held: held,
+        }
+    }
+}
+
+/// Whether something is at a path. Only "not there" is a no; any other error is handed on.
+pub(crate) fn is_there(path: &Path) -> Result<bool, PathError> {
+    match rustix::fs::accessat(CWD, path, Access::EXISTS, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
+        Err(errno) => Err(PathError::new("look for", path, errno)),
+    }
+}

@@ -1,0 +1,357 @@
+//! Reading published versions: one open below the version's folder.
+//!
+//! Files are immutable, so small ones and seals are kept in memory. A folder may still be removed or
+//! quarantined by another process, or damaged by hand, so that what was looked at more than a second ago is
+//! looked at again: the inode and the change time of its folder, one system call.
+
+use std::fs::{File, Metadata};
+use std::io::{self, IoSliceMut, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_layout::PathError;
+use stoa_layout::error::PathContext;
+
+use crate::{Store, StoreError, VersionFile};
+
+/// A file that is small enough to be kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SmallFile {
+    /// The info body.
+    Info,
+    /// The go.mod body.
+    Mod,
+}
+
+impl From<SmallFile> for VersionFile {
+    fn from(file: SmallFile) -> Self {
+        match file {
+            SmallFile::Info => Self::Info,
+            SmallFile::Mod => Self::Mod,
+        }
+    }
+}
+
+/// The content of a small file; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Small {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// When the file was written last.
+    pub modified: SystemTime,
+}
+
+/// An open zip.
+#[derive(Debug)]
+pub struct ZipFile {
+    file: File,
+    /// Its size in bytes.
+    pub length: u64,
+    /// When the file was written last.
+    pub modified: SystemTime,
+    /// Its seal. Without one nobody has read the zip whole yet: [`Store::seal`] comes before the first byte
+    /// that goes out.
+    pub seal: Option<H1>,
+}
+
+impl ZipFile {
+    /// Reads at an offset, and may wait for the disk.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    /// Reads at an offset what is in memory. `None` if that would wait for the disk.
+    pub fn read_now(&self, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        read_now(&self.file, offset, buffer)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    match preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+        Ok(read) => Ok(Some(read)),
+        // Not in memory, or a file system that cannot tell.
+        Err(Errno::AGAIN | Errno::NOTSUP) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_now(_: &File, _: u64, _: &mut [u8]) -> io::Result<Option<usize>> {
+    Ok(None)
+}
+
+/// What tells one folder at a path from another, and from itself after a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(meta: &Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino(), changed: (meta.ctime(), meta.ctime_nsec()) }
+    }
+
+    /// Looks at a folder itself, not at what a symlink points to. `None` if no folder is there.
+    pub(crate) fn at(path: &Path) -> Result<Option<Self>, PathError> {
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) => Ok(meta.is_dir().then(|| Self::of(&meta))),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(PathError::new("look at", path, error)),
+        }
+    }
+
+    /// Whether both are of one folder, changed or not.
+    pub(crate) fn is_same_folder(self, other: Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+/// How long a look at a folder counts.
+const LOOK_COUNTS: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub(crate) struct KnownSmall {
+    small: Small,
+    folder: Stamp,
+    looked: Instant,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct KnownSeal {
+    h1: H1,
+    folder: Stamp,
+    looked: Instant,
+}
+
+/// Weighs a small file in bytes of memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SmallWeight;
+
+impl Weighter<(ModuleVersion, SmallFile), KnownSmall> for SmallWeight {
+    fn weight(&self, _: &(ModuleVersion, SmallFile), known: &KnownSmall) -> u64 {
+        known.small.bytes.len() as u64 + 256
+    }
+}
+
+impl Store {
+    /// Reads the info or the mod of a version, from memory if it was read before. `None` if the version is
+    /// not there.
+    pub fn small(&self, version: &ModuleVersion, file: SmallFile) -> Result<Option<Small>, StoreError> {
+        let key = (version.clone(), file);
+        if let Some(mut known) = self.smalls.get(&key) {
+            if known.looked.elapsed() < LOOK_COUNTS {
+                return Ok(Some(known.small));
+            }
+            if Stamp::at(&self.paths.version(version))? == Some(known.folder) {
+                known.looked = Instant::now();
+                let small = known.small.clone();
+                self.smalls.insert(key, known);
+                return Ok(Some(small));
+            }
+            self.smalls.remove(&key);
+        }
+        self.read_small(key)
+    }
+
+    fn read_small(&self, key: (ModuleVersion, SmallFile)) -> Result<Option<Small>, StoreError> {
+        let (version, file) = &key;
+        let looked = Instant::now();
+        let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
+        let path = self.paths.file(version, VersionFile::from(*file));
+        let Some((mut open, meta)) = open_file(&path)? else {
+            return self.put_away_if_incomplete(version).map(|()| None);
+        };
+        if *file != SmallFile::Info && !self.has_info(version)? {
+            return Ok(None);
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+        open.read_to_end(&mut bytes).at("read", &path)?;
+        let modified = meta.modified().at("look at", &path)?;
+        let small = Small { bytes: Bytes::from(bytes), modified };
+        self.smalls.insert(key, KnownSmall { small: small.clone(), folder, looked });
+        Ok(Some(small))
+    }
+
+    /// Opens the zip of a version. `None` if the version is not there.
+    pub fn open_zip(&self, version: &ModuleVersion) -> Result<Option<ZipFile>, StoreError> {
+        let path = self.paths.file(version, VersionFile::Zip);
+        let Some((file, meta)) = open_file(&path)? else {
+            return self.put_away_if_incomplete(version).map(|()| None);
+        };
+        let Some(seal) = self.known_seal(version)? else { return Ok(None) };
+        let modified = meta.modified().at("look at", &path)?;
+        Ok(Some(ZipFile { file, length: meta.len(), modified, seal }))
+    }
+
+    /// Is the seal of a version as far as it is known; the outer `None` if the version is not there.
+    pub(crate) fn known_seal(&self, version: &ModuleVersion) -> Result<Option<Option<H1>>, StoreError> {
+        let now = Instant::now();
+        let known = self.seals.get(version);
+        if let Some(known) = known.as_ref().filter(|known| known.looked.elapsed() < LOOK_COUNTS) {
+            return Ok(Some(Some(known.h1.clone())));
+        }
+        let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
+        if let Some(known) = known.filter(|known| known.folder == folder) {
+            let h1 = known.h1.clone();
+            self.seals.insert(version.clone(), KnownSeal { looked: now, ..known });
+            return Ok(Some(Some(h1)));
+        }
+        if !self.has_info(version)? {
+            return Ok(None);
+        }
+        let seal = self.read_seal(version)?;
+        if let Some(h1) = &seal {
+            self.seals.insert(version.clone(), KnownSeal { h1: h1.clone(), folder, looked: now });
+        }
+        Ok(Some(seal))
+    }
+
+    /// Keeps a seal in memory, for a store that cannot be written to.
+    pub(crate) fn remember_seal(&self, version: &ModuleVersion, h1: &H1, folder: Stamp) {
+        let known = KnownSeal { h1: h1.clone(), folder, looked: Instant::now() };
+        self.seals.insert(version.clone(), known);
+    }
+
+    pub(crate) fn forget(&self, version: &ModuleVersion) {
+        self.seals.remove(version);
+        for file in [SmallFile::Info, SmallFile::Mod] {
+            self.smalls.remove(&(version.clone(), file));
+        }
+    }
+
+    /// Reads the seal in a version's folder. One that is not an `h1:` is none.
+    pub(crate) fn read_seal(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
+        let path = self.paths.file(version, VersionFile::Seal);
+        let Some((open, _)) = open_file(&path)? else { return Ok(None) };
+        let mut text = Vec::new();
+        open.take(128).read_to_end(&mut text).at("read", &path)?;
+        Ok(std::str::from_utf8(&text).ok().and_then(|text| H1::new(text.trim()).ok()))
+    }
+
+    /// A version whose info is there and whose mod or zip is not is broken, and goes to quarantine.
+    fn put_away_if_incomplete(&self, version: &ModuleVersion) -> Result<(), StoreError> {
+        if !self.is_read_only() && self.has_info(version)? {
+            self.seal(version)?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a regular file for reading; a symlink is not followed. `None` if there is none.
+pub(crate) fn open_file(path: &Path) -> Result<Option<(File, Metadata)>, PathError> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+    // NONBLOCK: what stands there may be a pipe, put there by hand.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => {
+            let file = File::from(fd);
+            let meta = file.metadata().at("look at", path)?;
+            Ok(meta.is_file().then_some((file, meta)))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(errno) => Err(PathError::new("open", path, errno)),
+    }
+}
+
+pub(crate) fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::{Fixture, put_unsealed, quarantined, version, zip};
+
+    /// A look counts for a second; then the folder is looked at again.
+    fn forget_the_look(fixture: &Fixture, version: &ModuleVersion) {
+        let past = Instant::now() - 2 * LOOK_COUNTS;
+        for file in [SmallFile::Info, SmallFile::Mod] {
+            let key = (version.clone(), file);
+            if let Some(known) = fixture.store.smalls.get(&key) {
+                fixture.store.smalls.insert(key, KnownSmall { looked: past, ..known });
+            }
+        }
+        if let Some(known) = fixture.store.seals.get(version) {
+            fixture.store.seals.insert(version.clone(), KnownSeal { looked: past, ..known });
+        }
+    }
+
+    #[test]
+    fn what_another_process_removed_is_gone() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        fixture.publish(&v, &zip(&v, "package a\n"));
+        assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_some());
+        forget_the_look(&fixture, &v);
+        assert!(
+            fixture.store.small(&v, SmallFile::Info).unwrap().is_some(),
+            "looked at again, and still there"
+        );
+        fs::remove_dir_all(fixture.store.paths.version(&v)).unwrap();
+        forget_the_look(&fixture, &v);
+        assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
+        assert!(fixture.store.open_zip(&v).unwrap().is_none());
+    }
+
+    #[test]
+    fn nothing_is_there_without_its_info() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        fs::remove_file(folder.join("info")).unwrap();
+        assert!(fixture.store.small(&v, SmallFile::Mod).unwrap().is_none());
+        assert!(fixture.store.open_zip(&v).unwrap().is_none());
+        assert!(folder.exists(), "a leftover stays where it is");
+    }
+
+    #[test]
+    fn an_info_alone_goes_to_quarantine() {
+        for file in ["zip", "mod"] {
+            let fixture = Fixture::new();
+            let v = version("example.com/m@v1.0.0");
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            fs::remove_file(folder.join(file)).unwrap();
+            match file {
+                "zip" => assert!(fixture.store.open_zip(&v).unwrap().is_none()),
+                _ => assert!(fixture.store.small(&v, SmallFile::Mod).unwrap().is_none()),
+            }
+            assert_eq!(quarantined(fixture.dir.path()).len(), 1, "{file}");
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        fs::rename(folder.join("info"), folder.join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", folder.join("info")).unwrap();
+        assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
+    }
+
+    #[test]
+    fn zips_are_read_at_any_offset() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let bytes = zip(&v, "package a\n");
+        fixture.publish(&v, &bytes);
+        let open = fixture.store.open_zip(&v).unwrap().unwrap();
+        let mut buffer = vec![0; bytes.len()];
+        assert_eq!(open.read(3, &mut buffer).unwrap(), bytes.len() - 3);
+        assert_eq!(&buffer[..bytes.len() - 3], &bytes[3..]);
+        if let Some(read) = open.read_now(0, &mut buffer).unwrap() {
+            assert_eq!(&buffer[..read], &bytes[..read]);
+        }
+    }
+}

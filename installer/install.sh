@@ -1,0 +1,83 @@
+#!/bin/sh
+# Builds Stoa and installs both programs side by side, then brings a store that is there to the layout of this
+# release. It makes no store where there is none.
+#
+#   installer/install.sh [--prefix DIR] [--from DIR] [--store DIR] [--no-migrate]
+#
+#   --prefix DIR   install into DIR/bin (default: /usr/local for root, else ~/.local)
+#   --from DIR     take the two programs from DIR instead of building them
+#   --store DIR    the store to bring along (default: where stoa itself looks)
+#   --no-migrate   leave the store to the first start of stoa
+set -eu
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "install.sh: $1"; exit "${2:-1}"; }
+
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
+
+default_prefix() {
+    if [ "$(id -u)" = 0 ]; then echo /usr/local; else echo "$HOME/.local"; fi
+}
+
+build() { # SOURCE
+    command -v cargo >/dev/null 2>&1 || fail "cargo is not there; install Rust, or name built programs with --from" 69
+    cargo build --release --locked --manifest-path "$1/Cargo.toml" || fail "the build failed; see above"
+}
+
+# Copies to a name of its own and renames: whoever starts the program meanwhile gets the old one or the new one.
+put() { # FROM TO
+    [ -f "$1" ] || fail "$1 is not there; build it first, or name another folder with --from" 66
+    cp "$1" "$2.new.$$" && chmod 755 "$2.new.$$" && mv -f "$2.new.$$" "$2" || {
+        rm -f "$2.new.$$"
+        fail "cannot install $2; name a folder that you may write to with --prefix" 73
+    }
+}
+
+migrate() { # BIN STORE
+    if [ -n "$2" ]; then set -- "$1" --store "$2"; else set -- "$1"; fi
+    program=$1/stoa-migrate
+    shift
+    if "$program" "$@" --no-create; then return; else code=$?; fi
+    say "install.sh: both programs are installed, and the store was not brought along (exit code $code, see above)."
+    say "install.sh: once that is mended, run: $program $*"
+    exit "$code"
+}
+
+main() {
+    prefix= from= store= migrate=yes
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --prefix | --from | --store)
+                [ $# -ge 2 ] || fail "$1 needs a folder; see --help" 64
+                case $1 in
+                    --prefix) prefix=$2 ;;
+                    --from) from=$2 ;;
+                    --store) store=$2 ;;
+                esac
+                shift 2
+                ;;
+            --no-migrate) migrate=no; shift ;;
+            -h | --help) usage; exit 0 ;;
+            *) fail "unknown option $1; see --help" 64 ;;
+        esac
+    done
+
+    if [ -z "$from" ]; then
+        source=$(cd "$(dirname "$0")/.." && pwd)
+        build "$source"
+        from=${CARGO_TARGET_DIR:-$source/target}/release
+    fi
+    bin=${prefix:-$(default_prefix)}/bin
+    mkdir -p "$bin" || fail "cannot make $bin; name a folder that you may write to with --prefix" 73
+    # The migrator first: an old stoa never calls a new one, a new stoa may call it at once.
+    put "$from/stoa-migrate" "$bin/stoa-migrate"
+    put "$from/stoa" "$bin/stoa"
+    if [ "$migrate" = yes ]; then migrate "$bin" "$store"; fi
+    say "installed $bin/stoa and $bin/stoa-migrate"
+    case ":$PATH:" in
+        *":$bin:"*) ;;
+        *) say "$bin is not in PATH" ;;
+    esac
+}
+
+main "$@"

@@ -1,0 +1,317 @@
+//! Runs a real program under ptrace and kills it, or fails one of its system calls, at the Nth call that
+//! would change something below a folder. One counter is shared by all its threads and child processes.
+//!
+//! Threads interleave freely, so N names a moment rather than a fixed call; the call that was really hit is
+//! reported.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Child, Command};
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// What to do at a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Only count.
+    Count,
+    /// Kill the program and its children before the Nth call runs.
+    Kill(usize),
+    /// Fail the Nth call, and with `sticky` every later one that needs room too.
+    Fail { at: usize, errno: Errno, sticky: bool },
+}
+
+/// What a run did.
+#[derive(Debug)]
+pub struct Traced {
+    /// The calls that counted, in order.
+    pub calls: Vec<String>,
+    /// The call that was hit.
+    pub hit: Option<String>,
+    /// How the program ended: its exit code, or minus the signal's number.
+    pub code: i32,
+}
+
+/// Whether this machine can trace: Linux on x86-64 with ptrace allowed.
+pub fn missing() -> Option<String> {
+    if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
+        return Some("system calls are traced on Linux on x86-64 only".to_owned());
+    }
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    (scope.trim() == "3").then(|| "ptrace is switched off on this machine".to_owned())
+}
+
+/// Starts the command and traces it to its end; `drive` runs beside it with its child handle's pipes taken.
+pub fn run<T: Send>(
+    command: &mut Command,
+    below: &Path,
+    act: Act,
+    drive: impl FnOnce(&mut Child) -> T + Send,
+) -> (Traced, T) {
+    // A shell that stops itself gives the tracer the time to attach before the program begins.
+    let mut stopped = Command::new("sh");
+    stopped.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => stopped.env(name, value),
+            None => stopped.env_remove(name),
+        };
+    }
+    stopped.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    stopped.stderr(std::process::Stdio::piped()).process_group(0);
+    // What is waited for by thread must be started by it: the whole trace happens on this one.
+    let mut child = stopped.spawn().expect("a shell starts");
+    let root = Pid::from_raw(child.id() as i32);
+    let mut tracer = Tracer::new(root, fs::canonicalize(below.parent().unwrap()).unwrap().join(below.file_name().unwrap()), act);
+    tracer.attach();
+    std::thread::scope(|scope| {
+        let driver = scope.spawn(|| drive(&mut child));
+        let code = tracer.follow();
+        let Tracer { calls, hit, .. } = tracer;
+        (Traced { calls, hit, code }, driver.join().expect("the driver does not panic"))
+    })
+}
+
+struct Tracer {
+    root: Pid,
+    below: PathBuf,
+    act: Act,
+    calls: Vec<String>,
+    hit: Option<String>,
+    threads: HashSet<Pid>,
+    failing: HashSet<Pid>,
+    armed: bool,
+    killing: bool,
+}
+
+const WALL: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
+
+impl Tracer {
+    fn new(root: Pid, below: PathBuf, act: Act) -> Self {
+        let threads = HashSet::from([root]);
+        let (calls, hit, failing) = (Vec::new(), None, HashSet::new());
+        Self { root, below, act, calls, hit, threads, failing, armed: false, killing: false }
+    }
+
+    fn attach(&mut self) {
+        let stopped = waitpid(self.root, Some(WALL | WaitPidFlag::WUNTRACED)).expect("the shell stops");
+        assert!(matches!(stopped, WaitStatus::Stopped(_, Signal::SIGSTOP)), "{stopped:?}");
+        let options = ptrace::Options::PTRACE_O_TRACESYSGOOD
+            | ptrace::Options::PTRACE_O_TRACECLONE
+            | ptrace::Options::PTRACE_O_TRACEFORK
+            | ptrace::Options::PTRACE_O_TRACEVFORK
+            | ptrace::Options::PTRACE_O_TRACEEXEC
+            | ptrace::Options::PTRACE_O_EXITKILL;
+        ptrace::seize(self.root, options).expect("ptrace is allowed");
+        kill(self.root, Signal::SIGCONT).expect("the shell goes on");
+    }
+
+    fn follow(&mut self) -> i32 {
+        let mut code = i32::MIN;
+        loop {
+            let status = match waitpid(Pid::from_raw(-1), Some(WALL)) {
+                Ok(status) => status,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return code,
+            };
+            match status {
+                WaitStatus::Exited(pid, status) => {
+                    self.threads.remove(&pid);
+                    if pid == self.root {
+                        code = status;
+                    }
+                }
+                WaitStatus::Signaled(pid, signal, _) => {
+                    self.threads.remove(&pid);
+                    if pid == self.root {
+                        code = -(signal as i32);
+                    }
+                }
+                WaitStatus::PtraceSyscall(pid) => {
+                    self.at_call(pid);
+                    self.go_on(pid, None);
+                }
+                WaitStatus::PtraceEvent(pid, signal, event) => {
+                    self.threads.insert(pid);
+                    if event == nix::libc::PTRACE_EVENT_EXEC && pid == self.root {
+                        self.armed = true;
+                    }
+                    // A group stop of a seized process is told as an event of its signal.
+                    let is_stop = event == nix::libc::PTRACE_EVENT_STOP && signal != Signal::SIGTRAP;
+                    if is_stop && !self.killing { self.go_on(pid, None) } else { self.go_on(pid, None) }
+                }
+                WaitStatus::Stopped(pid, signal) => {
+                    self.threads.insert(pid);
+                    self.go_on(pid, Some(signal));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn go_on(&mut self, pid: Pid, signal: Option<Signal>) {
+        if self.killing {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        // It may be dead by now.
+        let _ = ptrace::syscall(pid, signal);
+    }
+
+    fn at_call(&mut self, pid: Pid) {
+        let Ok(info) = ptrace::syscall_info(pid) else { return };
+        if info.op == nix::libc::PTRACE_SYSCALL_INFO_EXIT {
+            if self.failing.remove(&pid)
+                && let (Act::Fail { errno, .. }, Ok(mut registers)) = (self.act, ptrace::getregs(pid))
+            {
+                registers.rax = (-(errno as i64)) as u64;
+                let _ = ptrace::setregs(pid, registers);
+            }
+            return;
+        }
+        if info.op != nix::libc::PTRACE_SYSCALL_INFO_ENTRY || !self.armed || self.killing {
+            return;
+        }
+        let Ok(mut registers) = ptrace::getregs(pid) else { return };
+        let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8];
+        let Some(call) = Call::read(pid, registers.orig_rax as i64, arguments) else { return };
+        let with_sync = matches!(self.act, Act::Fail { .. });
+        let Some(path) = call.paths.iter().find(|path| path.starts_with(&self.below)) else { return };
+        if (call.is_sync && !with_sync) || (call.is_idle && !with_sync) {
+            return;
+        }
+        let text = format!("{} {}", call.name, path.strip_prefix(&self.below).unwrap_or(path).display());
+        self.calls.push(text.clone());
+        let n = self.calls.len();
+        match self.act {
+            Act::Count => {}
+            Act::Kill(at) if n == at => {
+                self.hit = Some(text);
+                self.killing = true;
+                for thread in &self.threads {
+                    let _ = kill(*thread, Signal::SIGKILL);
+                }
+            }
+            Act::Kill(_) => {}
+            Act::Fail { at, sticky, .. } => {
+                if n == at {
+                    self.hit = Some(text);
+                }
+                if n == at || (sticky && n > at && !call.frees) {
+                    registers.orig_rax = u64::MAX;
+                    let _ = ptrace::setregs(pid, registers);
+                    self.failing.insert(pid);
+                }
+            }
+        }
+    }
+}
+
+/// A system call that changes something, or makes a change last.
+struct Call {
+    name: &'static str,
+    paths: Vec<PathBuf>,
+    /// Makes a change last.
+    is_sync: bool,
+    /// Changes nothing: what it makes is there, what it removes is not.
+    is_idle: bool,
+    /// Needs no room on the disk.
+    frees: bool,
+}
+
+impl Call {
+    fn read(pid: Pid, number: i64, a: [u64; 5]) -> Option<Self> {
+        use nix::libc as c;
+        let here = c::AT_FDCWD as u64;
+        let path = |folder: u64, at: u64| resolve(pid, folder as i32, at);
+        let open = |fd: u64| fs::read_link(format!("/proc/{pid}/fd/{}", fd as i32)).unwrap_or_default();
+        let creates = |flags: u64| flags & (c::O_CREAT | c::O_TRUNC) as u64 != 0;
+        let (name, paths, kind) = match number {
+            c::SYS_open if creates(a[1]) => ("open", vec![path(here, a[0])], Kind::Makes),
+            c::SYS_openat if creates(a[2]) => ("openat", vec![path(a[0], a[1])], Kind::Makes),
+            c::SYS_write => ("write", vec![open(a[0])], Kind::Changes),
+            c::SYS_pwrite64 => ("pwrite64", vec![open(a[0])], Kind::Changes),
+            c::SYS_writev => ("writev", vec![open(a[0])], Kind::Changes),
+            c::SYS_copy_file_range => ("copy_file_range", vec![open(a[2])], Kind::Changes),
+            c::SYS_ftruncate => ("ftruncate", vec![open(a[0])], Kind::Frees),
+            c::SYS_rename => ("rename", vec![path(here, a[1]), path(here, a[0])], Kind::Changes),
+            c::SYS_renameat | c::SYS_renameat2 => ("renameat", vec![path(a[2], a[3]), path(a[0], a[1])], Kind::Changes),
+            c::SYS_mkdir => ("mkdir", vec![path(here, a[0])], Kind::Makes),
+            c::SYS_mkdirat => ("mkdirat", vec![path(a[0], a[1])], Kind::Makes),
+            c::SYS_unlink => ("unlink", vec![path(here, a[0])], Kind::Removes),
+            c::SYS_unlinkat => ("unlinkat", vec![path(a[0], a[1])], Kind::Removes),
+            c::SYS_rmdir => ("rmdir", vec![path(here, a[0])], Kind::Removes),
+            c::SYS_link => ("link", vec![path(here, a[1])], Kind::Changes),
+            c::SYS_linkat => ("linkat", vec![path(a[2], a[3])], Kind::Changes),
+            c::SYS_symlink => ("symlink", vec![path(here, a[1])], Kind::Changes),
+            c::SYS_symlinkat => ("symlinkat", vec![path(a[1], a[2])], Kind::Changes),
+            c::SYS_fchmod => ("fchmod", vec![open(a[0])], Kind::Frees),
+            c::SYS_fchown => ("fchown", vec![open(a[0])], Kind::Frees),
+            c::SYS_fchownat => ("fchownat", vec![path(a[0], a[1])], Kind::Frees),
+            c::SYS_utimensat if a[1] == 0 => ("utimensat", vec![open(a[0])], Kind::Frees),
+            c::SYS_utimensat => ("utimensat", vec![path(a[0], a[1])], Kind::Frees),
+            c::SYS_fsync => ("fsync", vec![open(a[0])], Kind::Syncs),
+            c::SYS_fdatasync => ("fdatasync", vec![open(a[0])], Kind::Syncs),
+            c::SYS_syncfs => ("syncfs", vec![open(a[0])], Kind::Syncs),
+            _ => return None,
+        };
+        let is_idle = match kind {
+            Kind::Makes => fs::symlink_metadata(&paths[0]).is_ok(),
+            Kind::Removes => fs::symlink_metadata(&paths[0]).is_err(),
+            _ => false,
+        };
+        let frees = matches!(kind, Kind::Removes | Kind::Frees);
+        Some(Self { name, paths, is_sync: matches!(kind, Kind::Syncs), is_idle, frees })
+    }
+}
+
+enum Kind {
+    Makes,
+    Removes,
+    Changes,
+    Frees,
+    Syncs,
+}
+
+fn resolve(pid: Pid, folder: i32, at: u64) -> PathBuf {
+    let text = read_string(pid, at);
+    let base = match folder {
+        nix::libc::AT_FDCWD => fs::read_link(format!("/proc/{pid}/cwd")),
+        fd => fs::read_link(format!("/proc/{pid}/fd/{fd}")),
+    };
+    let joined = base.unwrap_or_default().join(text);
+    let mut clean = PathBuf::new();
+    for component in joined.components() {
+        match component {
+            Component::ParentDir => drop(clean.pop()),
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    match (clean.parent().and_then(|parent| fs::canonicalize(parent).ok()), clean.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => clean,
+    }
+}
+
+fn read_string(pid: Pid, at: u64) -> String {
+    use std::os::unix::fs::FileExt;
+    let Ok(memory) = fs::File::open(format!("/proc/{pid}/mem")) else { return String::new() };
+    let mut text = Vec::new();
+    while text.len() < 4096 {
+        let from = at + text.len() as u64;
+        let mut chunk = vec![0; 256 - (from % 256) as usize];
+        let Ok(read @ 1..) = memory.read_at(&mut chunk, from) else { break };
+        let end = chunk[..read].iter().position(|byte| *byte == 0);
+        text.extend_from_slice(&chunk[..end.unwrap_or(read)]);
+        if end.is_some() {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}

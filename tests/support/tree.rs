@@ -1,0 +1,55 @@
+//! A folder as a value, to see what changed in it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// One entry: what it is, its mode, when it was changed last, and its content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    pub mode: u32,
+    pub modified: (i64, i64),
+    pub content: Vec<u8>,
+}
+
+/// Everything below a folder, the folder itself included.
+pub fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
+    let mut tree = BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        let content = if meta.is_symlink() {
+            fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+        } else if meta.is_file() {
+            fs::read(&path).unwrap()
+        } else {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            Vec::new()
+        };
+        let modified = (meta.mtime(), meta.mtime_nsec());
+        tree.insert(path.strip_prefix(root).unwrap().to_owned(), Entry { mode: meta.mode(), modified, content });
+    }
+    tree
+}
+
+/// Names and contents alone, without what differs from run to run: times, the content of the marker and of
+/// the lock, the unique part of names in quarantine.
+pub fn shape(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    snapshot(root)
+        .into_iter()
+        .map(|(path, entry)| {
+            let top = path.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
+            match top {
+                "store.lock" => (path, Vec::new()),
+                "quarantine" => {
+                    let below: PathBuf = path.iter().skip(2).collect();
+                    let content = if below.ends_with("reason.toml") { Vec::new() } else { entry.content };
+                    (Path::new("quarantine").join(below), content)
+                }
+                _ if top.starts_with("layout.") => (path, Vec::new()),
+                _ => (path, entry.content),
+            }
+        })
+        .collect()
+}
