@@ -321,5 +321,5 @@ fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Re
     })?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    crate::serve_command::run(&gate, pass, &config)
+    crate::listen::run(&gate, pass, &config)
 }
