@@ -137,14 +137,12 @@ impl Tracer {
                     self.at_call(pid);
                     self.go_on(pid, None);
                 }
-                WaitStatus::PtraceEvent(pid, signal, event) => {
+                WaitStatus::PtraceEvent(pid, _, event) => {
                     self.threads.insert(pid);
                     if event == nix::libc::PTRACE_EVENT_EXEC && pid == self.root {
                         self.armed = true;
                     }
-                    // A group stop of a seized process is told as an event of its signal.
-                    let is_stop = event == nix::libc::PTRACE_EVENT_STOP && signal != Signal::SIGTRAP;
-                    if is_stop && !self.killing { self.go_on(pid, None) } else { self.go_on(pid, None) }
+                    self.go_on(pid, None);
                 }
                 WaitStatus::Stopped(pid, signal) => {
                     self.threads.insert(pid);

@@ -3,6 +3,8 @@
 //! The files are data that other implementations share; their booleans and outputs are normative, reasons
 //! are compared too. A family without a runner, a runner without a family and a case that went missing fail.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may fail loudly")]
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -18,8 +20,11 @@ use stoa_gomod::{
     h1, info, list, modfile, path, private::Patterns, pseudo, query, route, semver,
 };
 
+/// Runs one case.
+type Runner = fn(&Value);
+
 /// Family, number of cases, runner.
-const FAMILIES: &[(&str, usize, fn(&Value))] = &[
+const FAMILIES: &[(&str, usize, Runner)] = &[
     ("escape", 41, escape),
     ("gomod", 20, gomod),
     ("goproxy-list", 18, goproxy_list),

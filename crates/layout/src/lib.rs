@@ -3,7 +3,7 @@
 //!
 //! Nothing in here knows what the folder holds. A tool hands in a [`Layouts`] value: its current layout, the
 //! [`Step`]s between layouts, how to [`Detect`] folders from before there were markers, and the [`Artefact`]s
-//! that are derived from the rest. `examples/tool_home.rs` does so for a tool manager.
+//! that are derived from the rest. `examples/tool_home` does so for a tool manager.
 //!
 //! Two principles hold everywhere:
 //!

@@ -34,6 +34,7 @@ pub struct SharedLock {
 pub struct ExclusiveLock {
     file: File,
     root: PathBuf,
+    program: String,
     durable: Durable,
 }
 
@@ -102,6 +103,8 @@ impl SharedLock {
 
 impl ExclusiveLock {
     /// Takes the lock if nobody holds it, and makes the lock file if it is missing. `None` if somebody does.
+    ///
+    /// Nothing is written into it yet: who finds nothing to do leaves it as it is ([`Self::sign`]).
     pub fn try_acquire(root: &Path, program: &str) -> Result<Option<Self>, LockError> {
         let durable = Durable::for_root(root)?;
         let path = root.join(LOCK_NAME);
@@ -109,16 +112,20 @@ impl ExclusiveLock {
         if !outcome(fs2::FileExt::try_lock_exclusive(&file), &path)? {
             return Ok(None);
         }
-        let mut lock = Self { file, root: root.to_owned(), durable };
-        // For messages only; a full disk must not keep anybody from going back.
-        let _ = lock.sign(program);
-        Ok(Some(lock))
+        Ok(Some(Self { file, root: root.to_owned(), program: program.to_owned(), durable }))
     }
 
-    fn sign(&mut self, program: &str) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        writeln!(self.file, "pid = {}\nprogram = {program:?}\nstarted = {:?}", std::process::id(), now())
+    /// Writes into the lock file who holds it, before the first change below the root.
+    pub fn sign(&self) {
+        // For messages only; a full disk must not keep anybody from going back.
+        let _ = self.try_sign();
+    }
+
+    fn try_sign(&self) -> io::Result<()> {
+        let (mut file, program) = (&self.file, &self.program);
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "pid = {}\nprogram = {program:?}\nstarted = {:?}", std::process::id(), now())
     }
 
     /// Is the root that the lock is of.

@@ -158,8 +158,9 @@ impl Runner<'_> {
         // at it, and the look under the lock counts.
         if !self.root.join(LOCK_NAME).exists() {
             self.refuse(&first)?;
+            self.refuse_assumption(&first)?;
+            self.action(&first, &target, false)?;
         }
-        self.action(&first, &target, false)?;
         durable::create_root(self.root)?;
         let lock = match self.wait_for_turn(&target, &first)? {
             Turn::Ours(lock) => lock,
@@ -173,6 +174,7 @@ impl Runner<'_> {
         let target = self.target()?;
         let state = self.look()?;
         self.refuse(&state)?;
+        self.refuse_assumption(&state)?;
         let creates = match self.action(&state, &target, false)? {
             Action::Create if self.options.no_create => None,
             Action::Create => Some(&target),
@@ -195,7 +197,10 @@ impl Runner<'_> {
             let regenerated = steps.iter().any(|step| step.from == step.to);
             let planned = match self.action(&at, target, regenerated)? {
                 Action::Finished | Action::Create => return Ok(steps),
-                Action::Regenerate { begun } => self.planned_regeneration(target, begun),
+                Action::Regenerate { begun } => match &at {
+                    State::Migrating { to, .. } => self.planned_regeneration(to, begun),
+                    _ => self.planned_regeneration(target, begun),
+                },
                 Action::Step { step, direction, begun } => {
                     let mut planned = planned(step, direction, begun.is_some());
                     if steps.is_empty() {
@@ -254,17 +259,22 @@ impl Runner<'_> {
         Work { threads: self.options.threads.max(1), events: self.events, cancel: self.cancel }
     }
 
+    /// Refuses to be told what a store is that says so itself.
+    fn refuse_assumption(&self, first: &State) -> Result<(), RunError> {
+        let (Some(assumed), State::At(_) | State::Migrating { .. } | State::Creating(_)) =
+            (&self.options.assumed, first)
+        else {
+            return Ok(());
+        };
+        let marker = first.marker().map(|marker| marker.to_string()).unwrap_or_default();
+        let root = self.root.display();
+        let message = format!("{root} says itself what it is, {marker}; run again without --from {assumed}");
+        Err(RunError::refused(Exit::USAGE, message))
+    }
+
     /// Decides what comes next from a state, or refuses it.
     fn action(&self, state: &State, target: &LayoutId, regenerated: bool) -> Result<Action<'_>, RunError> {
         let root = self.root.display();
-        if let (Some(assumed), State::At(_) | State::Migrating { .. } | State::Creating(_)) =
-            (&self.options.assumed, state)
-        {
-            let marker = state.marker().map(|marker| marker.to_string()).unwrap_or_default();
-            let message =
-                format!("{root} says itself what it is, {marker}; run again without --from {assumed}");
-            return Err(RunError::refused(Exit::USAGE, message));
-        }
         match state {
             State::Empty | State::Creating(_) => {
                 if *target != self.layouts.current {
@@ -301,6 +311,9 @@ impl Runner<'_> {
         let begun = Some(Marker::Migrating { from: from.clone(), to: to.clone() });
         let onward = self.layouts.way(to, target).ok_or_else(unknown)?;
         if onward.first() == Some(from) {
+            if self.options.auto {
+                return Err(self.only_a_person_goes_back(to, target));
+            }
             let turned = if direction == Direction::Up { Direction::Back } else { Direction::Up };
             return Ok(Action::Step { step, direction: turned, begun });
         }
@@ -317,14 +330,18 @@ impl Runner<'_> {
         let found = way.first().and_then(|next| self.layouts.between(layout, next));
         let (step, direction) = found.ok_or_else(|| self.no_way(layout, target))?;
         if self.options.auto && direction == Direction::Back {
-            let message = format!(
-                "{} is at layout {layout}, above {target}, and only a person takes a store back: run the migrator by \
-                 hand with --to {target}",
-                self.root.display()
-            );
-            return Err(RunError::refused(Exit::NEWER, message));
+            return Err(self.only_a_person_goes_back(layout, target));
         }
         Ok(Action::Step { step, direction, begun })
+    }
+
+    fn only_a_person_goes_back(&self, layout: &LayoutId, target: &LayoutId) -> RunError {
+        let message = format!(
+            "{} is at layout {layout} or on its way there, above {target}, and only a person takes a store back: run \
+             the migrator by hand with --to {target}",
+            self.root.display()
+        );
+        RunError::refused(Exit::NEWER, message)
     }
 
     fn no_way(&self, from: &LayoutId, to: &LayoutId) -> RunError {
@@ -436,9 +453,14 @@ impl Runner<'_> {
             let state = self.look()?;
             self.refuse(&state)?;
             if !done {
+                self.refuse_assumption(&state)?;
+            }
+            let action = self.action(&state, target, regenerated)?;
+            if !done && !matches!(action, Action::Finished) {
+                lock.sign();
                 marker::sweep_temporaries(lock)?;
             }
-            match self.action(&state, target, regenerated)? {
+            match action {
                 Action::Finished if done => return Ok(Outcome::Done(target.clone())),
                 Action::Finished => return Ok(Outcome::Nothing(target.clone())),
                 Action::Create => self.create(lock, &state)?,
@@ -525,6 +547,7 @@ impl Runner<'_> {
         let begin = Marker::Migrating { from: from.clone(), to: to.clone() };
         let started = marker::now();
         let (mut content, warning) = match state.marker() {
+            Some(old) if old == begin => self.history_without(&begin, &from, &to),
             Some(old) => self.history(&old),
             None => (Content::new(&self.layouts.program), None),
         };
@@ -616,6 +639,14 @@ impl Runner<'_> {
         let (mut content, warning) = Content::read(self.root, marker, &self.layouts.program);
         content.written_by.clone_from(&self.layouts.program);
         content.written_at = marker::now();
+        (content, warning)
+    }
+
+    /// Is the history in the marker of a step that is taken up again. Its own entry, written and then killed
+    /// before the marker's name changed, is left out: it comes when the step ends.
+    fn history_without(&self, begin: &Marker, from: &LayoutId, to: &LayoutId) -> (Content, Option<String>) {
+        let (mut content, warning) = self.history(begin);
+        content.history.pop_if(|last| last.from == from.as_str() && last.to == to.as_str());
         (content, warning)
     }
 

@@ -1,6 +1,6 @@
 //! The central directory of an archive: every entry in its order, duplicates included.
 
-use super::source::{ReadAt, Source};
+use super::source::{ReadAt, Source, u32_at};
 use super::{EntryFault, ExamineError, MAX_ZIP_SIZE, Reason, ZipFault};
 use crate::path::PathReason;
 use rawzip::{ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, RECOMMENDED_BUFFER_SIZE, ZipLocator};
@@ -93,14 +93,35 @@ impl Directory {
         if entries.len() as u64 & 0xffff != archive.entries_hint() & 0xffff {
             return Err(broken("it has not as many entries as the end record says"));
         }
-        // Between the two there may be the records of zip64, 56 and 20 bytes.
-        if !matches!(archive.eocd_offset().checked_sub(end), Some(0 | 76)) {
-            return Err(broken("it does not end where the end record begins"));
+        if declared(source, end, archive.eocd_offset())? != (start, end - start) {
+            return Err(broken("it is not where the end record says"));
         }
         if entries.iter().map(|entry| entry.offset).min().is_some_and(|first| first != 0) {
             return Err(broken("the first entry is not where the file begins"));
         }
         Ok(Self { entries, start })
+    }
+}
+
+/// Reads offset and size of the directory as the end record has them, which the parser may have put right.
+fn declared<R: ReadAt + ?Sized>(
+    source: &Source<'_, R>,
+    directory_end: u64,
+    end_record: u64,
+) -> Result<(u64, u64), ExamineError> {
+    match end_record.checked_sub(directory_end) {
+        Some(0) => {
+            let record: [u8; 22] = source.read_array(end_record)?;
+            let field = |at: usize| u64::from(u32_at(&record, at));
+            Ok((field(16), field(12)))
+        }
+        // Between the two lie the records of zip64, of 56 and 20 bytes.
+        Some(76) => {
+            let record: [u8; 56] = source.read_array(directory_end)?;
+            let field = |at: usize| u64::from(u32_at(&record, at)) | u64::from(u32_at(&record, at + 4)) << 32;
+            Ok((field(48), field(40)))
+        }
+        _ => Err(broken("it does not end where the end record begins")),
     }
 }
 

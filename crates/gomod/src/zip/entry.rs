@@ -1,7 +1,7 @@
 //! One entry of an archive: its local header held against the directory, its content inflated and hashed.
 
 use super::directory::{Entry, LOCAL_HEADER_SIZE};
-use super::source::{ReadAt, Source, Window};
+use super::source::{ReadAt, Source, Window, u16_at, u32_at};
 use super::{EntryFault, ExamineError};
 use flate2::{Decompress, FlushDecompress, Status};
 use libdeflater::{DecompressionError, Decompressor};
@@ -69,24 +69,23 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
     pub(super) fn read(&mut self, entry: &Entry, keep: bool) -> Result<Content, ExamineError> {
         let data = self.check_header(entry)?;
         let end = data + entry.compressed;
-        let mut sink = Sink::new(entry, keep && entry.size <= WHOLE_MAX);
         if entry.is_dir() {
             // Readers never open a directory; whatever data it has stands for nothing.
-            if entry.size != 0 {
-                return Err(entry.fault(EntryFault::Size(0)));
-            }
-        } else if entry.method == STORED {
+            return match entry.size {
+                0 => Ok(Content { sha256: Sha256::digest([]).into(), end, kept: None }),
+                _ => Err(entry.fault(EntryFault::Size(0))),
+            };
+        }
+        let mut sink = Sink::new(entry, keep && entry.size <= WHOLE_MAX);
+        if entry.method == STORED {
             self.copy(entry, data, &mut sink)?;
         } else if entry.size <= WHOLE_MAX && entry.compressed <= WHOLE_MAX {
             self.inflate_whole(entry, data, &mut sink)?;
         } else {
             self.inflate_in_pieces(entry, data, &mut sink)?;
         }
-        let (checksum, sha256, kept) = sink.finish()?;
-        if checksum != entry.checksum && !entry.is_dir() {
-            return Err(entry.fault(EntryFault::Checksum));
-        }
-        if entry.flags & HAS_DESCRIPTOR != 0 && !entry.is_dir() {
+        let (sha256, kept) = sink.finish()?;
+        if entry.flags & HAS_DESCRIPTOR != 0 {
             self.check_descriptor(entry, end)?;
         }
         Ok(Content { sha256, end, kept })
@@ -186,14 +185,6 @@ fn first_difference(header: &[u8], entry: &Entry) -> Option<&'static str> {
     differs(22, entry.size).then_some("size")
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u16::from_le_bytes(*chunk))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
-}
-
 /// Takes the content of an entry, up to its declared size.
 struct Sink<'e> {
     entry: &'e Entry,
@@ -227,10 +218,14 @@ impl<'e> Sink<'e> {
         Ok(())
     }
 
-    fn finish(self) -> Result<(u32, [u8; 32], Option<Vec<u8>>), ExamineError> {
-        match self.size == self.entry.size {
-            true => Ok((self.checksum.finalize(), self.sha256.finalize().into(), self.kept)),
-            false => Err(self.entry.fault(EntryFault::Size(self.entry.size))),
+    /// Checks what the directory declares of the whole content.
+    fn finish(self) -> Result<([u8; 32], Option<Vec<u8>>), ExamineError> {
+        if self.size != self.entry.size {
+            return Err(self.entry.fault(EntryFault::Size(self.entry.size)));
         }
+        if self.checksum.finalize() != self.entry.checksum {
+            return Err(self.entry.fault(EntryFault::Checksum));
+        }
+        Ok((self.sha256.finalize().into(), self.kept))
     }
 }

@@ -86,6 +86,13 @@ impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
         }
     }
 
+    /// Reads as many bytes as the array has.
+    pub(super) fn read_array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ExamineError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes, N, offset)?;
+        Ok(bytes)
+    }
+
     /// Fills the buffer, at least up to `needed` bytes, and returns how many there are.
     fn fill(&self, buf: &mut [u8], needed: usize, offset: u64) -> Result<usize, ExamineError> {
         let mut filled = 0;
@@ -145,4 +152,14 @@ impl<'s, 'r, R: ReadAt + ?Sized> Window<'s, 'r, R> {
         self.start = offset;
         Ok(&self.buffer[..length])
     }
+}
+
+/// Reads a number of a record; beyond its end there are zeros.
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u16::from_le_bytes(*chunk))
+}
+
+/// Reads a number of a record; beyond its end there are zeros.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }

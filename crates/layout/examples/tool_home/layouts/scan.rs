@@ -1,0 +1,122 @@
+//! Reads which toolchains lie below a folder, and what else does.
+//!
+//! Only whole toolchains are ours: a folder in the right place that holds the regular file `bin/NAME`. All
+//! else is a leftover, with the reason. The lists are sorted, so that two runs do the same in the same order;
+//! a home is small enough to keep them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stoa_layout::error::PathContext;
+use stoa_layout::{Leftover, PathError};
+
+use super::toolchain::{Toolchain, is_tool_name};
+
+/// What lies below a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The whole toolchains.
+    pub(crate) toolchains: Vec<Toolchain>,
+    /// What is not ours in the folder itself.
+    pub(crate) beside: Vec<Leftover>,
+    /// What is not ours in the folders of tools, one level deeper.
+    pub(crate) inside: Vec<Leftover>,
+}
+
+/// Reads `TOP/NAME-VERSION/bin/NAME`. Folders of the form `TOP/NAME` are passed by: [`nested`] reads them.
+pub(crate) fn flat(top: &Path) -> Result<Found, PathError> {
+    let mut found = Found::default();
+    for (name, path) in entries(top)? {
+        match Toolchain::parse_joined(&name) {
+            Some(toolchain) if is_whole(&path, toolchain.name())? => found.toolchains.push(toolchain),
+            Some(toolchain) => found.beside.push(incomplete(path, toolchain.name())),
+            None if is_folder_of_a_tool(&name, &path) => {}
+            None => found.beside.push(leftover(path, "it is named as no toolchain is")),
+        }
+    }
+    found.toolchains.sort();
+    Ok(found)
+}
+
+/// Reads `TOP/NAME/VERSION/bin/NAME`.
+pub(crate) fn nested(top: &Path) -> Result<Found, PathError> {
+    let mut found = Found::default();
+    for (name, path) in entries(top)? {
+        if !is_folder_of_a_tool(&name, &path) {
+            found.beside.push(leftover(path, "it is named as no tool is, or is no folder"));
+            continue;
+        }
+        for (version, path) in entries(&path)? {
+            match Toolchain::parse(&name, &version) {
+                Some(toolchain) if is_whole(&path, &name)? => found.toolchains.push(toolchain),
+                Some(_) => found.inside.push(incomplete(path, &name)),
+                None => found.inside.push(leftover(path, "it is named as no version is")),
+            }
+        }
+    }
+    found.toolchains.sort();
+    Ok(found)
+}
+
+/// Is the folders `TOP/NAME`.
+pub(crate) fn folders_of_tools(top: &Path) -> Result<Vec<String>, PathError> {
+    let mut all = entries(top)?;
+    all.retain(|(name, path)| is_folder_of_a_tool(name, path));
+    Ok(all.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Is the size of all files below a path.
+pub(crate) fn bytes_below(path: &Path) -> Result<u64, PathError> {
+    let meta = fs::symlink_metadata(path).at("look at", path)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
+    }
+    let mut bytes = 0;
+    for (_, path) in entries(path)? {
+        bytes += bytes_below(&path)?;
+    }
+    Ok(bytes)
+}
+
+/// Says that something stays where it is. Its size is for people to see; one that can't be told is 0.
+pub(crate) fn leftover(path: PathBuf, reason: &str) -> Leftover {
+    Leftover { bytes: bytes_below(&path).unwrap_or(0), path, reason: reason.to_owned() }
+}
+
+/// Is the entries of a folder, sorted; none if it is not there. A name that is not Unicode reads as one that
+/// nothing of ours has, while the path stays true.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, PathError> {
+    let listing = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing.at("list", folder)?,
+    };
+    let mut entries = Vec::new();
+    for entry in listing {
+        let entry = entry.at("list", folder)?;
+        entries.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+fn is_folder_of_a_tool(name: &str, path: &Path) -> bool {
+    is_tool_name(name) && fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
+}
+
+fn is_whole(folder: &Path, tool: &str) -> Result<bool, PathError> {
+    if !fs::symlink_metadata(folder).at("look at", folder)?.is_dir() {
+        return Ok(false);
+    }
+    let program = folder.join("bin").join(tool);
+    match fs::symlink_metadata(&program) {
+        Ok(meta) => Ok(meta.is_file()),
+        Err(error) => match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(false),
+            _ => Err(PathError::new("look at", program, error)),
+        },
+    }
+}
+
+fn incomplete(path: PathBuf, tool: &str) -> Leftover {
+    leftover(path, &format!("it is incomplete: there is no file bin/{tool} in it"))
+}

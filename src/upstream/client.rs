@@ -1,0 +1,264 @@
+//! The HTTP client: what it trusts, where it follows to, and when it asks once more.
+//!
+//! TLS is rustls with ring and the certificates of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` instead,
+//! where they are set). Redirects are followed ten times and never from https to http. A request that could
+//! not reach the upstream, or that the upstream was too busy for, is sent twice more, as long as no body has
+//! begun. What the statuses mean is for the callers.
+
+use super::error::{UpstreamConfigError, UpstreamError};
+use super::netrc::Credentials;
+use super::{UpstreamOptions, place};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, RETRY_AFTER, VIA};
+use reqwest::{Response, Url, redirect};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+const MAX_REDIRECTS: usize = 10;
+
+/// How long to wait before each further try, where the upstream does not say.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+
+/// An upstream that wants us to wait longer is not asked again for this request.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The client for every upstream of a list.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    /// By the proxy that the environment names, if it names one.
+    outside: reqwest::Client,
+    /// For hosts of this machine: never by a proxy, as in the go command.
+    loopback: reqwest::Client,
+    patience: Patience,
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    connect: Duration,
+    pub(super) idle: Duration,
+}
+
+impl Client {
+    /// Makes the client; `needs_roots` is an upstream that can't do without certificates.
+    pub(super) fn new(
+        options: &UpstreamOptions,
+        needs_roots: Option<&str>,
+    ) -> Result<Self, UpstreamConfigError> {
+        let user_agent = HeaderValue::from_str(&options.user_agent)
+            .map_err(|_| UpstreamConfigError::UserAgent(options.user_agent.clone()))?;
+        let tls = tls_config(needs_roots)?;
+        let builder = || {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .connect_timeout(options.connect_timeout)
+                .user_agent(user_agent.clone())
+                .default_headers(HeaderMap::from_iter([(
+                    ACCEPT_ENCODING,
+                    HeaderValue::from_static("identity"),
+                )]))
+                .redirect(redirect::Policy::custom(follow))
+                .referer(false)
+        };
+        let build = |builder: reqwest::ClientBuilder| {
+            builder.build().map_err(|error| UpstreamConfigError::Client(causes(&error.without_url())))
+        };
+        Ok(Self {
+            outside: build(builder())?,
+            loopback: build(builder().no_proxy())?,
+            patience: Patience { connect: options.connect_timeout, idle: options.idle_timeout },
+        })
+    }
+
+    /// Returns how long to wait for each part of a body.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Sends a GET and waits for the head of the answer, whatever its status.
+    pub(super) async fn get(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        via: Option<&HeaderValue>,
+    ) -> Result<Response, UpstreamError> {
+        let mut waits = BACKOFF.iter();
+        loop {
+            let sent = self.send(url, credentials, via).await;
+            let wait = waits.next().and_then(|&backoff| match &sent {
+                Ok(response) => wait_for_better(response, backoff),
+                Err(Unsent::NoConnection(_)) => Some(backoff),
+                Err(_) => None,
+            });
+            let Some(wait) = wait else { return sent.map_err(Unsent::into_error) };
+            log::debug!("asking {} again in {wait:?}", place::shown(url));
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn send(
+        &self,
+        url: &Url,
+        credentials: Option<&Credentials>,
+        via: Option<&HeaderValue>,
+    ) -> Result<Response, Unsent> {
+        let client = if is_loopback(url) { &self.loopback } else { &self.outside };
+        let mut request = client.get(url.clone());
+        if let Some(Credentials { login, password }) = credentials {
+            request = request.basic_auth(login, Some(password));
+        }
+        if let Some(via) = via {
+            request = request.header(VIA, via);
+        }
+        let patience = self.patience.connect.saturating_add(self.patience.idle);
+        match tokio::time::timeout(patience, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_connect() && !error.is_timeout() => {
+                Err(Unsent::NoConnection(broken(place::shown(url), error)))
+            }
+            Ok(Err(error)) => Err(Unsent::Failed(broken(place::shown(url), error))),
+            Err(_) => Err(Unsent::Failed(UpstreamError::Timeout {
+                url: place::shown(url),
+                reason: format!("no answer within {patience:?}"),
+            })),
+        }
+    }
+}
+
+/// Turns an error of the HTTP library into ours.
+pub(super) fn broken(url: String, error: reqwest::Error) -> UpstreamError {
+    // The library's own words hold the URL as it was sent, or where a redirect led to, signatures included.
+    let error = error.without_url();
+    let reason = causes(&error);
+    if error.is_timeout() {
+        UpstreamError::Timeout { url, reason }
+    } else if error.is_redirect() {
+        UpstreamError::BadAnswer { url, reason }
+    } else {
+        UpstreamError::Transport { url, reason }
+    }
+}
+
+/// A request without an answer; the first kind is worth another try.
+enum Unsent {
+    NoConnection(UpstreamError),
+    Failed(UpstreamError),
+}
+
+impl Unsent {
+    fn into_error(self) -> UpstreamError {
+        match self {
+            Self::NoConnection(error) | Self::Failed(error) => error,
+        }
+    }
+}
+
+/// Says how long to wait before asking again, if the answer may become a better one.
+fn wait_for_better(response: &Response, backoff: Duration) -> Option<Duration> {
+    if !matches!(response.status().as_u16(), 429 | 502 | 503 | 504) {
+        return None;
+    }
+    let Some(wish) = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else {
+        return Some(backoff);
+    };
+    let wish = match wish.trim().parse::<u64>() {
+        Ok(secs) => Duration::from_secs(secs),
+        Err(_) => match httpdate::parse_http_date(wish.trim()) {
+            Ok(time) => time.duration_since(SystemTime::now()).unwrap_or_default(),
+            Err(_) => backoff,
+        },
+    };
+    (wish <= MAX_RETRY_AFTER).then_some(wish.max(backoff))
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    match refusal(attempt.previous(), attempt.url()) {
+        Some(reason) => attempt.error(reason),
+        None => attempt.follow(),
+    }
+}
+
+/// Says why a redirect is not followed; the first of `previous` is the request itself.
+fn refusal(previous: &[Url], next: &Url) -> Option<String> {
+    if previous.len() > MAX_REDIRECTS {
+        return Some(format!("redirected more than {MAX_REDIRECTS} times"));
+    }
+    let from_https = previous.last().is_some_and(|url| url.scheme() == "https");
+    (from_https && next.scheme() != "https").then(|| "redirected from https to http".to_owned())
+}
+
+/// Says whether a URL leads to this machine.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = rustls::RootCertStore::empty();
+    // Systems carry some certificates that rustls does not take; the others count.
+    let (taken, _) = roots.add_parsable_certificates(found.certs);
+    let trouble = found.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    match needs_roots {
+        Some(url) if taken == 0 => {
+            return Err(UpstreamConfigError::NoRoots { url: url.to_owned(), reason: trouble });
+        }
+        Some(_) if !trouble.is_empty() => log::warn!("some root certificates could not be read: {trouble}"),
+        _ => {}
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| UpstreamConfigError::Client(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // A config that reqwest gets from outside says itself what it speaks.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Lists what led to an error, from the outermost cause inwards.
+fn causes(error: &reqwest::Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Many a wrapper repeats what it wraps.
+        if !texts.iter().any(|known| known.contains(&text)) {
+            texts.push(text);
+        }
+        cause = error.source();
+    }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_never_leaves_https_and_ends() {
+        let (http, https) =
+            (Url::parse("http://a.example").unwrap(), Url::parse("https://a.example").unwrap());
+        let refused = |previous: &[&Url], next| {
+            refusal(&previous.iter().map(|&url| url.clone()).collect::<Vec<_>>(), next).is_some()
+        };
+        assert!(refused(&[&https], &http));
+        assert!(refused(&[&http, &https], &http));
+        assert!(!refused(&[&https], &https) && !refused(&[&http], &https) && !refused(&[&http], &http));
+        assert!(!refused(&[&https; 10], &https) && refused(&[&https; 11], &https));
+    }
+
+    #[test]
+    fn this_machine_is_known() {
+        for (url, loopback) in [
+            ("http://localhost:3000/x", true),
+            ("http://127.8.0.1/", true),
+            ("http://[::1]:80/", true),
+            ("http://localhost.example/", false),
+            ("http://10.0.0.1/", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), loopback, "{url}");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Where an entry of the list leads to: a proxy, a tree of files, or nowhere.
+//!
+//! Names arrive escaped as they stand in URLs and file names, `!` included, which is sent as it is. From an
+//! entry's URL the credentials are taken off here, and they, or those of the netrc file, go out over https
+//! alone.
+
+use super::client::Client;
+use super::download::Download;
+use super::error::{UpstreamConfigError, UpstreamError};
+use super::netrc::{Credentials, Netrc};
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::Duration;
+use stoa_gomod::goproxy::Source;
+
+/// How much of an error's body is looked at, and how long; and how much of that is told.
+const MAX_ERROR_BODY_BYTES: usize = 4096;
+const MAX_ERROR_BODY_WAIT: Duration = Duration::from_secs(5);
+const MAX_MESSAGE_BYTES: usize = 650;
+const MAX_MESSAGE_LINES: usize = 8;
+
+/// Where an entry leads to.
+pub(super) enum Place {
+    /// A proxy.
+    Http(Proxy),
+    /// A tree of files laid out like a proxy.
+    File(PathBuf),
+    /// Version control, which is not asked.
+    Direct,
+    /// Nowhere.
+    Off,
+}
+
+/// A proxy.
+pub(super) struct Proxy {
+    base: Url,
+    credentials: Option<Credentials>,
+}
+
+/// An answer, whatever its status.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) content_type: Option<String>,
+    pub(super) body: Download,
+}
+
+impl Place {
+    pub(super) fn new(source: &Source, netrc: &Netrc) -> Result<Self, UpstreamConfigError> {
+        let text = match source {
+            Source::Url(text) => text,
+            Source::Direct => return Ok(Self::Direct),
+            Source::Off => return Ok(Self::Off),
+        };
+        let refused =
+            |reason: &str| UpstreamConfigError::List { reason: format!("{:?} {reason}", redact(text)) };
+        let url = Url::parse(text).map_err(|error| refused(&format!("is not a valid URL ({error})")))?;
+        if url.scheme() == "file" {
+            let root = url.to_file_path().map_err(|()| refused("names no path of this machine"))?;
+            return Ok(Self::File(root));
+        }
+        Ok(Self::Http(Proxy::new(url, netrc)))
+    }
+
+    /// Returns the URL that can't be asked without certificates to check it by.
+    pub(super) fn needs_roots(&self) -> Option<String> {
+        match self {
+            Self::Http(proxy) if proxy.base.scheme() == "https" => Some(shown(&proxy.base)),
+            _ => None,
+        }
+    }
+
+    /// Returns the base of the place, fit to be shown.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Http(proxy) => shown(&proxy.base),
+            Self::File(root) => format!("file://{}", root.display()),
+            Self::Direct => "direct".to_owned(),
+            Self::Off => "off".to_owned(),
+        }
+    }
+
+    /// Asks for `path`, which is relative to the place and escaped; an answer is of status 200.
+    pub(super) async fn open(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+    ) -> Result<Download, UpstreamError> {
+        let mut answer = self.ask(client, path, limit, via).await?;
+        if answer.status == 200 {
+            return Ok(answer.body);
+        }
+        let message = message(&mut answer).await;
+        Err(UpstreamError::of_status(answer.status, answer.body.url, message))
+    }
+
+    /// Asks for `path` and returns the answer as it is.
+    pub(super) async fn ask(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+    ) -> Result<Answer, UpstreamError> {
+        match (self, client) {
+            (Self::Http(proxy), Some(client)) => proxy.ask(client, path, limit, via).await,
+            (Self::File(root), _) => read_file(root.join(path), limit).await,
+            (Self::Direct, _) => Err(UpstreamError::DirectUnsupported { asked: path.to_owned() }),
+            (Self::Off, _) | (Self::Http(_), None) => Err(UpstreamError::Offline),
+        }
+    }
+}
+
+impl Proxy {
+    fn new(mut base: Url, netrc: &Netrc) -> Self {
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let named = !base.username().is_empty() || base.password().is_some();
+        let own = named.then(|| Credentials {
+            login: decode(base.username()),
+            password: decode(base.password().unwrap_or_default()),
+        });
+        // Both can fail only for URLs without a host, which no proxy has.
+        let _ = base.set_username("");
+        let _ = base.set_password(None);
+        base.set_fragment(None);
+        let credentials = match base.scheme() {
+            "https" => own.or_else(|| netrc.find(&base)),
+            _ => {
+                if own.is_some() {
+                    log::warn!("the credentials for {} are not sent: its URL is not https", shown(&base));
+                }
+                None
+            }
+        };
+        Self { base, credentials }
+    }
+
+    async fn ask(
+        &self,
+        client: &Client,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+    ) -> Result<Answer, UpstreamError> {
+        let url = self.url(path);
+        let response = client.get(&url, self.credentials.as_ref(), via).await?;
+        let status = response.status().as_u16();
+        let content_type = header(response.headers(), CONTENT_TYPE.as_str());
+        if let Some(coding) = header(response.headers(), CONTENT_ENCODING.as_str())
+            && status == 200
+            && !coding.eq_ignore_ascii_case("identity")
+        {
+            let reason = format!("it is encoded as {coding:?}, which was not asked for");
+            return Err(UpstreamError::BadAnswer { url: shown(&url), reason });
+        }
+        let body = Download::http(shown(&url), response, client.patience(), limit);
+        Ok(Answer { status, content_type, body })
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/'));
+        }
+        url
+    }
+}
+
+/// As it may be shown, since a `{:?}` gets into logs as well.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+/// Returns a URL without what may be secret in it.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+/// Returns a text that may be a URL without what may be secret in it.
+pub(super) fn redact(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    match text.rsplit_once('@') {
+        // Whatever is wrong with it, what precedes an `@` may be a password.
+        Some((before, after)) => match before.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://{after}"),
+            None => after.to_owned(),
+        },
+        None => text.to_owned(),
+    }
+}
+
+async fn read_file(path: PathBuf, limit: u64) -> Result<Answer, UpstreamError> {
+    let url = format!("file://{}", path.display());
+    let absent = || UpstreamError::NotFound { url: url.clone(), message: String::new() };
+    let failed = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => absent(),
+        _ => UpstreamError::Transport { url: url.clone(), reason: error.to_string() },
+    };
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    if !tokio::fs::metadata(&path).await.map_err(failed)?.is_file() {
+        return Err(absent());
+    }
+    let file = tokio::fs::File::open(&path).await.map_err(failed)?;
+    let length = file.metadata().await.map_err(failed)?.len();
+    let body = Download::file(url.clone(), file, length, limit);
+    Ok(Answer { status: 200, content_type: None, body })
+}
+
+/// Reads what an upstream says of its refusal, as the go command would show it: text that can be printed, up
+/// to the first blank line, and not much of it.
+async fn message(answer: &mut Answer) -> String {
+    if !answer.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/plain")) {
+        return String::new();
+    }
+    let mut body = Vec::new();
+    let reading = async {
+        // The status has been told; what is missing of the words matters little.
+        while body.len() < MAX_ERROR_BODY_BYTES
+            && let Ok(Some(chunk)) = answer.body.chunk().await
+        {
+            body.extend_from_slice(&chunk);
+        }
+    };
+    let _ = tokio::time::timeout(MAX_ERROR_BODY_WAIT, reading).await;
+    fit_to_print(&String::from_utf8_lossy(&body))
+}
+
+fn fit_to_print(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty()).take(MAX_MESSAGE_LINES);
+    let mut message = lines.collect::<Vec<_>>().join("; ");
+    if message.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+        return String::new();
+    }
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+    message.strip_prefix("not found: ").map(str::to_owned).unwrap_or(message)
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(url: &str, netrc: &Netrc) -> Proxy {
+        match Place::new(&Source::Url(url.to_owned()), netrc).unwrap() {
+            Place::Http(proxy) => proxy,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn names_are_put_behind_the_base() {
+        let none = Netrc::default();
+        let url = |base: &str, path: &str| proxy(base, &none).url(path).to_string();
+        assert_eq!(
+            url("https://a.example", "m.io/!a/@v/v1.0.0.mod"),
+            "https://a.example/m.io/!a/@v/v1.0.0.mod"
+        );
+        assert_eq!(url("https://a.example/p/", "m.io/@v/list"), "https://a.example/p/m.io/@v/list");
+        assert_eq!(
+            url("https://a.example/p%2Fq?k=v", "m.io/@latest"),
+            "https://a.example/p%2Fq/m.io/@latest?k=v"
+        );
+        assert_eq!(
+            url("https://a.example", "m.io/@v/v1.0.0+x y%#.info"),
+            "https://a.example/m.io/@v/v1.0.0+x%20y%25%23.info"
+        );
+    }
+
+    #[test]
+    fn credentials_are_for_https_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("netrc");
+        #[expect(clippy::disallowed_methods, reason = "a scratch file of a test, no store")]
+        std::fs::write(&path, "machine a.example login net password rc").unwrap();
+        let netrc = Netrc::read(Some(&path));
+        let of = |url| proxy(url, &netrc).credentials.map(|found| (found.login, found.password));
+        let pair = |login: &str, password: &str| Some((login.to_owned(), password.to_owned()));
+        assert_eq!(of("https://u%40x:p%3Aw@a.example/p"), pair("u@x", "p:w"));
+        assert_eq!(of("https://token@b.example"), pair("token", ""));
+        assert_eq!(of("https://a.example/p"), pair("net", "rc"));
+        assert_eq!(of("https://b.example"), None);
+        assert_eq!(of("http://u:p@a.example"), None);
+        assert_eq!(of("http://a.example"), None);
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let url = "https://user:secret@a.example/p?token=secret#secret";
+        let place = Place::new(&Source::Url(url.to_owned()), &Netrc::default()).unwrap();
+        assert_eq!(place.shown(), "https://a.example/p");
+        assert_eq!(format!("{place:?}"), "https://a.example/p");
+        for bad in [
+            "https://user:secret@",
+            "user:secret@host",
+            "https://user:sec@ret@host/?secret",
+            "ftp://u:secret@h",
+        ] {
+            assert!(!redact(bad).contains("sec"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_upstreams_words_are_cut_to_what_can_be_shown() {
+        assert_eq!(fit_to_print("not found: no such\nmodule\n\nat all"), "no such; module");
+        assert_eq!(fit_to_print("\u{1b}[31mred"), "");
+        assert_eq!(fit_to_print(&"é".repeat(1000)).len(), 650);
+        assert_eq!(fit_to_print(&"x\n".repeat(20)).matches('x').count(), 8);
+    }
+}

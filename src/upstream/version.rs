@@ -1,0 +1,93 @@
+//! The files of one version, from one upstream.
+//!
+//! Two upstreams may have different bytes under one name, and a version made of both would be neither. So the
+//! entry of the list that gives the first file is asked for the others too. Only if it does not have one of
+//! them (or, behind a `|`, fails) does the walk go on from there, as the go command's would: a module cache
+//! that is served as a tree of files often has an info and a mod without the zip. Then
+//! [`switched`](VersionSource::switched) tells, and what was got before ought to be got again.
+
+use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload};
+use bytes::Bytes;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use stoa_gomod::ModuleVersion;
+
+/// The files of one version, from one entry of the list. For one fill: it remembers who answered.
+#[derive(Debug)]
+pub struct VersionSource {
+    upstream: Upstream,
+    version: ModuleVersion,
+    pin: Mutex<Pin>,
+}
+
+#[derive(Debug, Default)]
+struct Pin {
+    /// The entry that answered last.
+    entry: Option<usize>,
+    switched: bool,
+}
+
+impl VersionSource {
+    pub(super) fn new(upstream: Upstream, version: ModuleVersion) -> Self {
+        Self { upstream, version, pin: Mutex::default() }
+    }
+
+    /// Fetches the info, which names this version.
+    pub async fn info(&self, via: &Via) -> Result<Bytes, UpstreamError> {
+        let check = Check::Info(self.version.path(), self.version.version().as_str());
+        self.body("info", MAX_INFO_BYTES, &check, via).await
+    }
+
+    /// Fetches the mod, which has a module directive.
+    pub async fn modfile(&self, via: &Via) -> Result<Bytes, UpstreamError> {
+        self.body("mod", MAX_MOD_BYTES, &Check::Mod, via).await
+    }
+
+    /// Begins to fetch the zip, which begins like one. Once it has begun, no other entry takes over.
+    pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
+        let (entry, zip) = self.upstream.begin_zip(self.first(), &self.path("zip"), via).await?;
+        self.note(entry);
+        Ok(zip)
+    }
+
+    /// Says whether the files that were got came from more than one entry.
+    pub fn switched(&self) -> bool {
+        self.pin().switched
+    }
+
+    /// Returns the entry that answered last, fit to be shown; `None` if none did.
+    pub fn origin(&self) -> Option<String> {
+        let entry = self.pin().entry?;
+        self.upstream.inner.places.get(entry).map(|place| place.shown())
+    }
+
+    async fn body(
+        &self,
+        extension: &str,
+        limit: u64,
+        check: &Check<'_>,
+        via: &Via,
+    ) -> Result<Bytes, UpstreamError> {
+        let (entry, body) =
+            self.upstream.body(self.first(), &self.path(extension), limit, check, via).await?;
+        self.note(entry);
+        Ok(body)
+    }
+
+    fn path(&self, extension: &str) -> String {
+        format!("{}/@v/{}.{extension}", self.version.path().escaped(), self.version.version().escaped())
+    }
+
+    fn first(&self) -> usize {
+        self.pin().entry.unwrap_or(0)
+    }
+
+    fn note(&self, entry: usize) {
+        let mut pin = self.pin();
+        pin.switched |= pin.entry.is_some_and(|before| before != entry);
+        pin.entry = Some(entry);
+    }
+
+    fn pin(&self) -> MutexGuard<'_, Pin> {
+        self.pin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,167 @@
+//! A real `go` client builds a real program through the real proxy, then again with the upstream cut off.
+//!
+//! Needs a go toolchain and the upstream that it is set up with.
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use libtest_mimic::Arguments;
+use support::server::{self, Server};
+use support::{STOA, go::Go, missing_tool, trial};
+
+fn main() {
+    let missing = missing_tool("go", &["version"]);
+    let tests = vec![
+        trial("a real program builds through the proxy, and again offline", missing.clone(), program),
+        trial("versions that are not there, queries and lists", missing, questions),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+}
+
+/// Packages of the program; their modules and what these need make more than 40.
+const PACKAGES: [&str; 24] = [
+    "github.com/Azure/go-autorest/autorest/to",
+    "github.com/BurntSushi/toml",
+    "github.com/Masterminds/semver/v3",
+    "github.com/Masterminds/sprig/v3",
+    "github.com/cespare/xxhash/v2",
+    "github.com/dgrijalva/jwt-go",
+    "github.com/evanphx/json-patch",
+    "github.com/go-chi/chi/v5",
+    "github.com/gofrs/uuid",
+    "github.com/golang/snappy",
+    "github.com/jackc/pgx/v5",
+    "github.com/mitchellh/go-homedir",
+    "github.com/opencontainers/go-digest",
+    "github.com/pkg/errors",
+    "github.com/rcrowley/go-metrics",
+    "github.com/spf13/cobra",
+    "github.com/ulikunitz/xz",
+    "go.opentelemetry.io/otel",
+    "go.uber.org/zap",
+    "golang.org/x/text/language",
+    "gopkg.in/ini.v1",
+    "gopkg.in/yaml.v3",
+    "k8s.io/apimachinery/pkg/api/resource",
+    "sigs.k8s.io/yaml",
+];
+
+const REQUIRED: &str = "\
+	github.com/Azure/go-autorest/autorest/to v0.4.0
+	github.com/BurntSushi/toml v1.3.2
+	github.com/Masterminds/semver/v3 v3.2.1
+	github.com/Masterminds/sprig/v3 v3.2.3
+	github.com/cespare/xxhash/v2 v2.2.0
+	github.com/dgrijalva/jwt-go v3.2.0+incompatible
+	github.com/evanphx/json-patch v5.7.0+incompatible
+	github.com/go-chi/chi/v5 v5.0.10
+	github.com/gofrs/uuid v4.4.0+incompatible
+	github.com/golang/snappy v0.0.4
+	github.com/jackc/pgx/v5 v5.5.0
+	github.com/mitchellh/go-homedir v1.1.0
+	github.com/opencontainers/go-digest v1.0.0
+	github.com/pkg/errors v0.9.1
+	github.com/rcrowley/go-metrics v0.0.0-20201227073835-cf1acfcdf475
+	github.com/spf13/cobra v1.8.0
+	github.com/ulikunitz/xz v0.5.11
+	go.opentelemetry.io/otel v1.19.0
+	go.uber.org/zap v1.26.0
+	golang.org/x/text v0.14.0
+	gopkg.in/ini.v1 v1.67.0
+	gopkg.in/yaml.v3 v3.0.1
+	k8s.io/apimachinery v0.28.4
+	sigs.k8s.io/yaml v1.4.0
+";
+
+fn write_program(folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    fs::write(folder.join("go.mod"), format!("module example.com/program\n\ngo 1.21\n\nrequire (\n{REQUIRED})\n")).unwrap();
+    let imports: String = PACKAGES.iter().map(|package| format!("\t_ {package:?}\n")).collect();
+    fs::write(
+        folder.join("main.go"),
+        format!("package main\n\nimport (\n\t\"fmt\"\n\n{imports})\n\nfunc main() {{ fmt.Println(\"built\") }}\n"),
+    )
+    .unwrap();
+}
+
+fn program() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, folder) = (dir.path().join("store"), dir.path().join("program"));
+    write_program(&folder);
+
+    // The upstream is what the go command is set up with: nothing is named here.
+    let mut command = server::command(&store);
+    if let Some(list) = std::env::var_os("GOPROXY") {
+        command.env("GOPROXY", list);
+    }
+    let online = Server::start_with(&mut command);
+    let go = Go::new(dir.path(), &online.url);
+    go.run(&folder, "first", &["mod", "tidy"]);
+    go.run(&folder, "first", &["mod", "download", "all"]);
+    go.run(&folder, "first", &["mod", "verify"]);
+    go.run(&folder, "first", &["build", "-o", "program", "."]);
+    let said = Command::new(folder.join("program")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "built\n");
+    let modules = go.run(&folder, "first", &["list", "-m", "all"]).stdout;
+    let modules = String::from_utf8_lossy(&modules).lines().count() - 1;
+    assert!(modules >= 40, "the program has {modules} dependencies");
+    assert!(online.stop().success());
+
+    let zips = walk(&store.join("modules")).into_iter().filter(|path| path.ends_with("zip")).count();
+    assert!(zips >= 40, "{zips} versions are stored");
+    println!("{modules} modules in the build list, {zips} versions stored");
+
+    let offline = Server::start(&store, "off");
+    let go = Go::new(dir.path(), &offline.url);
+    go.run(&folder, "second", &["mod", "download", "all"]);
+    go.run(&folder, "second", &["mod", "verify"]);
+    go.run(&folder, "second", &["build", "-o", "again", "."]);
+    assert_eq!(fs::read(folder.join("program")).unwrap(), fs::read(folder.join("again")).unwrap());
+    let path = Command::new(STOA).args(["path", "github.com/BurntSushi/toml@v1.3.2", "--store"]).arg(&store).output().unwrap();
+    let path = String::from_utf8(path.stdout).unwrap();
+    assert!(Path::new(path.trim()).is_file(), "{path}");
+    assert!(offline.stop().success());
+}
+
+fn questions() {
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = support::upstream::Upstream::start();
+    for pair in ["example.com/one@v1.0.0", "example.com/one@v1.1.0", "example.com/one@v1.2.0-rc.1", "example.com/Cap/two@v0.1.0"] {
+        upstream.offer(pair, 2000);
+    }
+    let server = Server::start(&dir.path().join("store"), upstream.url());
+    let go = Go::new(dir.path(), &server.url);
+    let run = |arguments: &[&str]| {
+        let mut command = go.command(dir.path(), "cache", arguments);
+        command.env("GONOSUMDB", "example.com").env("GOFLAGS", "-modcacherw");
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned(), support::told(&output))
+    };
+    let (good, out, told) = run(&["list", "-m", "-versions", "example.com/one"]);
+    assert!(good && out.trim() == "example.com/one v1.0.0 v1.1.0 v1.2.0-rc.1", "{told}");
+    let (good, out, told) = run(&["list", "-m", "example.com/one@latest"]);
+    assert!(good && out.trim() == "example.com/one v1.1.0", "{told}");
+    let (good, _, told) = run(&["mod", "download", "example.com/Cap/two@v0.1.0"]);
+    assert!(good, "{told}");
+    let (good, _, told) = run(&["mod", "download", "example.com/one@v9.9.9"]);
+    assert!(!good && told.contains("404"), "{told}");
+    let (good, _, told) = run(&["mod", "download", "example.com/none@v1.0.0"]);
+    assert!(!good && told.contains("404"), "{told}");
+}
+
+fn walk(root: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(walk(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}

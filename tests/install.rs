@@ -1,0 +1,76 @@
+//! The installer, run as a user would with programs that are built already.
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn install(home: &Path, arguments: &[&str]) -> Output {
+    let built = Path::new(env!("CARGO_BIN_EXE_stoa")).parent().unwrap();
+    Command::new("sh")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/installer/install.sh"))
+        .arg("--from")
+        .arg(built)
+        .arg("--prefix")
+        .arg(home.join("prefix"))
+        .args(arguments)
+        .env("HOME", home)
+        .env("XDG_DATA_HOME", home.join("data"))
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env_remove("STOA_STORE")
+        .env_remove("STOA_CONFIG")
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn installs_both_side_by_side_and_makes_no_store() {
+    let home = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let output = install(home.path(), &[]);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let mut names: Vec<_> = fs::read_dir(home.path().join("prefix/bin")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["stoa", "stoa-migrate"]);
+    assert!(!home.path().join("data").exists(), "the installer made a store");
+    let version = Command::new(home.path().join("prefix/bin/stoa")).arg("--version").output().unwrap();
+    assert!(version.status.success());
+}
+
+#[test]
+fn an_installed_stoa_finds_its_migrator_through_a_symlink() {
+    let home = tempfile::tempdir().unwrap();
+    assert!(install(home.path(), &[]).status.success());
+    let link = home.path().join("stoa");
+    std::os::unix::fs::symlink(home.path().join("prefix/bin/stoa"), &link).unwrap();
+    let store = home.path().join("store");
+    let output = Command::new(link).args(["path", "example.com/m@v1.0.0", "--store"]).arg(&store).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(store.join("layout.v2").is_file());
+}
+
+#[test]
+fn a_store_that_is_refused_is_said_and_the_programs_are_there() {
+    let home = tempfile::tempdir().unwrap();
+    let store = home.path().join("store");
+    fs::create_dir(&store).unwrap();
+    fs::write(store.join("letter.txt"), "dear").unwrap();
+    let output = install(home.path(), &["--store", store.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(65), "{}", text(&output));
+    assert!(text(&output).contains("stoa-migrate --store"), "{}", text(&output));
+    assert!(home.path().join("prefix/bin/stoa").is_file());
+    assert_eq!(fs::read_dir(&store).unwrap().count(), 1);
+}
+
+#[test]
+fn bad_usage_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [["--wrong"].as_slice(), ["--prefix"].as_slice()] {
+        assert_eq!(install(home.path(), arguments).status.code(), Some(64));
+    }
+}

@@ -1,0 +1,319 @@
+//! The real programs, killed at every system call that changes the store, and with each of them failing:
+//! while a store is made, a version published, sealed, and put into quarantine.
+//!
+//! After each: the marker tells the truth, no version is visible that is not whole, and a second run ends
+//! with the tree of an undisturbed one. Each sweep prints the calls found, the calls hit and the number of
+//! distinct trees at the end, and fails if it hit fewer than it found, or found none.
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use libtest_mimic::Arguments;
+use nix::errno::Errno;
+use support::server::{self, Server};
+use support::tracer::{self, Act, Traced};
+use support::tree::{shape, snapshot};
+use support::upstream::{Module, Upstream};
+use support::{MIGRATE, STOA, create, told, trial};
+
+fn main() {
+    let mut tests = Vec::new();
+    for (scenario, start) in [
+        ("creation", creation as fn() -> Scenario),
+        ("creation through the gate", creation_through_the_gate),
+        ("publish", publish),
+        ("seal", seal),
+        ("quarantine", quarantine),
+    ] {
+        for (fault, act) in FAULTS {
+            let name = format!("{scenario}: {fault}");
+            tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, &start(), act)));
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+}
+
+const FAULTS: [(&str, fn(usize) -> Act); 5] = [
+    ("SIGKILL", Act::Kill),
+    ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
+    ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
+    ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
+    ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
+];
+
+/// What a program is made to do, and what must be so afterwards.
+struct Scenario {
+    /// Brings the folder that the root will be in to its state before.
+    prepare: Box<dyn Fn(&Path)>,
+    /// Is the command that is disturbed.
+    command: Box<dyn Fn(&Path) -> Command>,
+    /// Runs beside it.
+    drive: Box<dyn Fn(&mut Child) -> Told + Sync>,
+    /// Checks what a disturbed run left, and what it said.
+    check: Box<dyn Fn(&Path, &Traced, &Told, bool)>,
+    /// Does the same undisturbed.
+    again: Box<dyn Fn(&Path)>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    stderr: String,
+    answers: Vec<Result<(u16, Vec<u8>), String>>,
+}
+
+fn sweep(name: &str, scenario: &Scenario, act: fn(usize) -> Act) {
+    let undisturbed = {
+        let dir = tempfile::tempdir().unwrap();
+        let root = prepare(scenario, dir.path());
+        (scenario.again)(&root);
+        shape(&root)
+    };
+    let is_kill = matches!(act(1), Act::Kill(_));
+    let found = {
+        let dir = tempfile::tempdir().unwrap();
+        let root = prepare(scenario, dir.path());
+        // Counted the way they are hit: a fault may strike a sync, a kill at one is a kill at the next call.
+        let count = if is_kill { Act::Count } else { act(usize::MAX) };
+        let (traced, _) = tracer::run(&mut (scenario.command)(&root), &root, count, &scenario.drive);
+        traced.calls.len()
+    };
+    assert!(found > 0, "{name}: no call was found");
+    let (mut hit, mut trees) = (0, BTreeSet::new());
+    for n in 1.. {
+        // Threads interleave: a run may be a call shorter than another.
+        let reached = (0..3).any(|_| {
+            let dir = tempfile::tempdir().unwrap();
+            let root = prepare(scenario, dir.path());
+            let (traced, told) = tracer::run(&mut (scenario.command)(&root), &root, act(n), &scenario.drive);
+            if traced.hit.is_none() {
+                return false;
+            }
+            markers_tell_the_truth(&root, &traced);
+            trees.insert(format!("{:?}", shape(&root).keys().map(|path| anonymous(path)).collect::<Vec<_>>()));
+            (scenario.check)(&root, &traced, &told, is_kill);
+            (scenario.again)(&root);
+            assert_eq!(shape(&root), undisturbed, "{name}: the second run after {:?} ended otherwise", traced.hit);
+            true
+        });
+        if !reached {
+            break;
+        }
+        hit += 1;
+    }
+    println!("{name}: {found} calls found, {hit} hit, {} distinct trees", trees.len());
+    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
+}
+
+fn prepare(scenario: &Scenario, dir: &Path) -> PathBuf {
+    (scenario.prepare)(dir);
+    dir.join("store")
+}
+
+/// A path without the random parts of names.
+fn anonymous(path: &Path) -> String {
+    let parts = path.iter().map(|part| {
+        let part = part.to_string_lossy();
+        match ["run-", ".marker."].into_iter().find(|prefix| part.starts_with(prefix)) {
+            Some(prefix) => prefix.to_owned(),
+            None => part.into_owned(),
+        }
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// Exactly one marker once the store has begun, and `layout.v2` only on a complete one.
+fn markers_tell_the_truth(root: &Path, traced: &Traced) {
+    let names: Vec<String> = match fs::read_dir(root) {
+        Ok(entries) => entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect(),
+        Err(_) => return,
+    };
+    let markers: Vec<&String> = names.iter().filter(|name| name.starts_with("layout.") || name.starts_with("creating.") || name.starts_with("migrating.")).collect();
+    assert!(markers.len() <= 1, "{markers:?} after {:?}", traced.hit);
+    let has_folders = stoa_store::FOLDERS.iter().all(|folder| root.join(folder).is_dir());
+    if markers.iter().any(|name| *name == "layout.v2") {
+        assert!(has_folders, "layout.v2 on an incomplete store after {:?}", traced.hit);
+    }
+    if markers.is_empty() {
+        let others = names.iter().filter(|name| *name != "store.lock" && !name.starts_with(".marker."));
+        assert_eq!(others.count(), 0, "no marker and {names:?} after {:?}", traced.hit);
+    }
+}
+
+/// An exit of a program whose call failed: documented, and with a message that names a path.
+fn failed_clearly(traced: &Traced, told: &Told) {
+    if traced.code == 0 {
+        return;
+    }
+    assert!([73, 74, 77].contains(&traced.code), "exit code {} after {:?}: {}", traced.code, traced.hit, told.stderr);
+    assert!(told.stderr.contains("store"), "no path in the message after {:?}: {}", traced.hit, told.stderr);
+    assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
+}
+
+fn only_stderr(child: &mut Child) -> Told {
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    Told { stderr, answers: Vec::new() }
+}
+
+fn creation() -> Scenario {
+    Scenario {
+        prepare: Box::new(|_| {}),
+        command: Box::new(|root| {
+            let mut command = Command::new(MIGRATE);
+            command.arg("--store").arg(root);
+            command
+        }),
+        drive: Box::new(only_stderr),
+        check: Box::new(|_, traced, told, is_kill| {
+            if !is_kill {
+                failed_clearly(traced, told);
+            }
+        }),
+        again: Box::new(|root| {
+            create(root);
+            let before = snapshot(root);
+            create(root);
+            assert_eq!(snapshot(root), before, "a run with nothing to do wrote something");
+        }),
+    }
+}
+
+fn creation_through_the_gate() -> Scenario {
+    let path = |root: &Path| {
+        let mut command = Command::new(STOA);
+        command.args(["path", "example.com/m@v1.0.0", "--store"]).arg(root);
+        command
+    };
+    Scenario {
+        prepare: Box::new(|_| {}),
+        command: Box::new(path),
+        drive: Box::new(only_stderr),
+        check: Box::new(|_, traced, told, is_kill| {
+            // 1: the gate was passed, and the version is not there.
+            if !is_kill && traced.code != 1 {
+                failed_clearly(traced, told);
+            }
+        }),
+        again: Box::new(move |root| {
+            let output = path(root).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{}", self::told(&output));
+        }),
+    }
+}
+
+const PAIR: &str = "example.com/Cap/m@v1.0.0";
+const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
+const ZIP: &str = "/example.com/!cap/m/@v/v1.0.0.zip";
+
+/// A server that is asked once for the zip, and then to stop.
+fn serving(upstream: Option<Upstream>, prepare: Box<dyn Fn(&Path)>, expected: (u16, Vec<u8>), check: Box<dyn Fn(&Path, &Traced)>) -> Scenario {
+    let url = upstream.as_ref().map_or("off".to_owned(), |upstream| upstream.url().to_owned());
+    let (again_url, expected_again) = (url.clone(), expected.clone());
+    Scenario {
+        prepare,
+        command: Box::new(move |root| {
+            // The upstream lives as long as the scenario.
+            let _ = &upstream;
+            let mut command = server::command(root);
+            command.args(["--upstream", &url]);
+            command
+        }),
+        drive: Box::new(|child| {
+            let mut told = Told::default();
+            if let Some(url) = server::listening(child) {
+                told.answers.push(server::get(&url, ZIP).map_err(|error| error.to_string()));
+                server::terminate(child);
+            }
+            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
+            told
+        }),
+        check: Box::new(move |root, traced, told, is_kill| {
+            for answer in &told.answers {
+                match answer {
+                    Ok((200, body)) => assert!(*body == expected.1, "wrong bytes after {:?}", traced.hit),
+                    Ok((404, _)) if expected.0 == 404 => {}
+                    Ok((status, body)) => {
+                        assert_eq!(*status, 500, "after {:?}: {}", traced.hit, String::from_utf8_lossy(body));
+                        assert!(told.stderr.contains("cannot "), "no reason in the log after {:?}: {}", traced.hit, told.stderr);
+                    }
+                    Err(_) => {}
+                }
+            }
+            if !is_kill {
+                failed_clearly(traced, told);
+            }
+            check(root, traced);
+        }),
+        again: Box::new(move |root| {
+            let server = Server::start(root, &again_url);
+            let (status, body) = server.get(ZIP);
+            assert_eq!(status, expected_again.0, "{}", String::from_utf8_lossy(&body));
+            assert!(status != 200 || body == expected_again.1, "the second run serves wrong bytes");
+            assert!(server.stop().success());
+        }),
+    }
+}
+
+fn whole_or_absent(module: &Module) -> Box<dyn Fn(&Path, &Traced)> {
+    let (info, modfile, zip) = (module.info.clone(), module.modfile.clone(), module.zip.clone());
+    Box::new(move |root, traced| {
+        let folder = root.join(FOLDER);
+        if !folder.exists() {
+            return;
+        }
+        for (name, content) in [("info", &info), ("mod", &modfile), ("zip", &zip)] {
+            let is = fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name} after {:?}: {error}", traced.hit));
+            assert!(is == *content, "{name} is not whole after {:?}", traced.hit);
+        }
+    })
+}
+
+fn publish() -> Scenario {
+    let upstream = Upstream::start();
+    let module = upstream.offer(PAIR, 200_000);
+    let check = whole_or_absent(&module);
+    serving(Some(upstream), Box::new(|dir| create(&dir.join("store"))), (200, module.zip), check)
+}
+
+fn seal() -> Scenario {
+    let module = Module::new(PAIR, 20_000);
+    let check = whole_or_absent(&module);
+    let expected = (200, module.zip.clone());
+    let prepare = Box::new(move |dir: &Path| {
+        create(&dir.join("store"));
+        module.put_unsealed(&dir.join("store"));
+    });
+    serving(None, prepare, expected, check)
+}
+
+fn quarantine() -> Scenario {
+    let module = Module::new(PAIR, 20_000);
+    let cut = module.zip[..module.zip.len() - 100].to_vec();
+    let kept = cut.clone();
+    let prepare = Box::new(move |dir: &Path| {
+        create(&dir.join("store"));
+        let folder = module.put_unsealed(&dir.join("store"));
+        fs::write(folder.join("zip"), &cut).unwrap();
+    });
+    let check = Box::new(move |root: &Path, traced: &Traced| {
+        // Nothing is lost: the broken version is at its place or in quarantine, with its reason.
+        let mut places = vec![root.join(FOLDER)];
+        for entry in fs::read_dir(root.join("quarantine")).unwrap() {
+            let entry = entry.unwrap().path();
+            if entry.join("version").exists() {
+                let reason = fs::read_to_string(entry.join("reason.toml")).unwrap_or_default();
+                assert!(reason.contains("example.com/Cap/m"), "no reason after {:?}: {reason}", traced.hit);
+            }
+            places.push(entry.join("version"));
+        }
+        let found = places.iter().filter(|place| fs::read(place.join("zip")).is_ok_and(|zip| zip == kept)).count();
+        assert_eq!(found, 1, "the broken version is {found} times there after {:?}", traced.hit);
+    });
+    serving(None, prepare, (404, Vec::new()), check)
+}
