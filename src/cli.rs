@@ -14,7 +14,8 @@ use stoa_layout::{Exit, Gate, LayoutId, Migrator, Pass, gate::GateError};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
-use crate::config::{ConfigError, ServeOptions, Settings, World, parse_switch};
+use crate::config::{ConfigError, TypedServe, Settings, World, parse_switch};
+use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
 use crate::status;
@@ -131,11 +132,19 @@ struct Serve {
     #[arg(long, value_name = "BOOL", value_parser = parse_switch, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     offline: Option<bool>,
 
-    /// Let requests go on for so long after a signal to stop [default: 10] [key: grace]
+    /// Answer below this path [default: /] [key: base_path]
+    #[arg(long, value_name = "PATH")]
+    base_path: Option<String>,
+
+    /// Serve at most so many connections at once [default: 4096] [key: max_connections]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+
+    /// Let requests go on for so long after a signal to stop [default: 30] [key: grace]
     #[arg(long, value_name = "SECONDS")]
     grace: Option<u64>,
 
-    /// Fetch at most so many versions at once [default: 32] [key: fill.max_concurrent]
+    /// Fetch at most so many versions at once [default: 16] [key: fill.max_concurrent]
     #[arg(long, value_name = "N")]
     fill_max_concurrent: Option<usize>,
 }
@@ -310,16 +319,18 @@ fn handed_on(common: &Common) -> impl Iterator<Item = OsString> {
 fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Result<Exit, Failure> {
     let root = settings.store(typed.common.store.clone())?;
     let pass = pass(app, typed, settings, &root)?;
-    let config = settings.serve(ServeOptions {
+    let config = settings.serve(TypedServe {
         listen: serve.listen.clone(),
         upstream: serve.upstream.clone(),
         sumdbs: serve.sumdbs.clone(),
         read_only: serve.read_only,
         offline: serve.offline,
+        base_path: serve.base_path.clone(),
+        max_connections: serve.max_connections,
         grace: serve.grace,
         fill_max_concurrent: serve.fill_max_concurrent,
     })?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    crate::listen::run(&gate, pass, &config)
+    listen::run(&gate, pass, config, settings.world())
 }
