@@ -1,1 +1,336 @@
-//! (being written)
+//! The command line of `stoa`, as typed, and what each command does.
+//!
+//! What touches the store passes the gate before any thread is started, and before any config file is read
+//! that finding the store does not need. What only looks (`status`, `migrate`, help) passes none, and so works
+//! on every state.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use stoa_gomod::ModuleVersion;
+use stoa_layout::{Exit, Gate, LayoutId, Migrator, Pass, gate::GateError};
+use stoa_store::{Store, VersionFile};
+
+use crate::beside::{self, MIGRATOR};
+use crate::config::{ConfigError, TypedServe, Settings, World, parse_switch};
+use crate::listen;
+use crate::logging::{self, Style};
+use crate::output::{self, Format};
+use crate::status;
+
+/// What the program was built for, as a value: a program with one layout more runs the same code.
+#[derive(Debug)]
+pub struct App {
+    /// The layout of the stores that it works with.
+    pub layout: LayoutId,
+    /// The folders of such a store.
+    pub folders: &'static [&'static str],
+}
+
+/// What both programs take.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Common {
+    /// The store [default: $XDG_DATA_HOME/stoa] [key: store] [variable: STOA_STORE]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// The config file [default: $XDG_CONFIG_HOME/stoa/config.toml, else /etc/stoa/config.toml] [variable: STOA_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Log more; twice, still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "stoa",
+    version,
+    about = "A Go module proxy whose store upgrades itself",
+    after_help = "An option goes before its variable, that before the config file. The variable of the key `fill.max_concurrent` is \
+                  STOA_FILL_MAX_CONCURRENT.\n\
+                  Exit codes: 0 done; 1 what was asked for is not so; 64 usage, configuration; 65 not a store; 69 an upstream is \
+                  not available; 73 can't create; 74 input/output; 75 busy; 77 permission; 78 the store is newer; 130, 143 stopped.",
+    infer_long_args = false
+)]
+struct Typed {
+    #[command(flatten)]
+    common: Common,
+
+    /// Do not run stoa-migrate by itself; the same as --auto-migrate=false
+    #[arg(long, global = true)]
+    no_migrate: bool,
+
+    /// Whether stoa-migrate is run by itself where the store needs it [default: true] [key: auto_migrate]
+    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate")]
+    auto_migrate: Option<bool>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+impl Typed {
+    fn auto_migrate(&self) -> Option<bool> {
+        if self.no_migrate { Some(false) } else { self.auto_migrate }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve modules to the go command
+    Serve(Serve),
+    /// Print where a file of a module's version lies in the store; exit code 1 if it isn't there
+    Path {
+        /// The module and its version, as in example.org/module@v1.2.3
+        #[arg(value_name = "MODULE@VERSION")]
+        module: String,
+        /// Which file
+        #[arg(long, value_enum, default_value_t)]
+        file: FileKind,
+    },
+    /// Say what the store is, whatever state it is in; changes nothing
+    Status {
+        /// Write it for people, or as JSON
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Run stoa-migrate with all further arguments
+    #[command(disable_help_flag = true)]
+    Migrate {
+        /// Handed on as they are
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Listen here; port 0 takes a free one [default: 127.0.0.1:3000] [key: listen]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+
+    /// Fetch from there, in the syntax of GOPROXY [default: what the go command uses] [key: upstream]
+    #[arg(long, value_name = "LIST")]
+    upstream: Option<String>,
+
+    /// Forward these checksum databases, with commas between [default: the one that the go command uses] [key: sumdbs]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    sumdbs: Option<Vec<String>>,
+
+    /// Write nothing to the store [key: read_only]
+    #[arg(long, value_name = "BOOL", value_parser = parse_switch, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    read_only: Option<bool>,
+
+    /// Fetch nothing [key: offline]
+    #[arg(long, value_name = "BOOL", value_parser = parse_switch, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    offline: Option<bool>,
+
+    /// Answer below this path [default: /] [key: base_path]
+    #[arg(long, value_name = "PATH")]
+    base_path: Option<String>,
+
+    /// Serve at most so many connections at once [default: 4096] [key: max_connections]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+
+    /// Let requests go on for so long after a signal to stop [default: 30] [key: grace]
+    #[arg(long, value_name = "SECONDS")]
+    grace: Option<u64>,
+
+    /// Fetch at most so many versions at once [default: 16] [key: fill.max_concurrent]
+    #[arg(long, value_name = "N")]
+    fill_max_concurrent: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum FileKind {
+    #[default]
+    Zip,
+    Mod,
+    Info,
+}
+
+impl From<FileKind> for VersionFile {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::Zip => Self::Zip,
+            FileKind::Mod => Self::Mod,
+            FileKind::Info => Self::Info,
+        }
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main(app: &App) -> ExitCode {
+    run(app, &World::of_process(), std::env::args_os().collect()).into()
+}
+
+/// Tells what clap has to say about a command line, and hands back the code that the program ends with.
+pub(crate) fn tell(error: &clap::Error) -> Exit {
+    // If nobody listens the code says it still.
+    let _ = error.print();
+    if error.use_stderr() { Exit::USAGE } else { Exit::DONE }
+}
+
+fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
+    let typed = match parse(arguments) {
+        Ok(typed) => typed,
+        Err(error) => return tell(&error),
+    };
+    let style = if matches!(typed.command, Command::Serve(_)) { Style::Service } else { Style::Command };
+    let filter = world.variable("STOA_LOG");
+    let filter = filter.as_deref().and_then(OsStr::to_str);
+    logging::init(style, typed.common.verbose, typed.common.quiet, filter);
+    let settings = Settings::new(world, typed.common.config.clone());
+    let result = match &typed.command {
+        Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
+        Command::Path { module, file } => path(app, &typed, &settings, module, *file),
+        Command::Status { format } => look(app, &typed, &settings, *format),
+        Command::Migrate { arguments } => {
+            let error = beside::become_migrator(handed_on(&typed.common).chain(arguments.iter().cloned()));
+            Err(Failure::new(error.exit(), error))
+        }
+    };
+    result.unwrap_or_else(|failure| match failure.message {
+        Some(message) => output::fail(failure.exit, message),
+        None => failure.exit,
+    })
+}
+
+/// Parses the command line. Everything behind `migrate` is left as it is, for the migrator to parse.
+fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
+    for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| *argument == "migrate") {
+        let (head, tail) = arguments.split_at(at + 1);
+        if let Ok(mut typed) = Typed::try_parse_from(head)
+            && let Command::Migrate { arguments } = &mut typed.command
+        {
+            *arguments = tail.to_vec();
+            return Ok(typed);
+        }
+    }
+    Typed::try_parse_from(arguments)
+}
+
+/// Why a command fails, and whether that must still be told.
+pub(crate) struct Failure {
+    exit: Exit,
+    message: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl ToString) -> Self {
+        Self { exit, message: Some(message.to_string()) }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<GateError> for Failure {
+    fn from(error: GateError) -> Self {
+        let message = (!error.is_told()).then(|| error.to_string());
+        Self { exit: error.exit(), message }
+    }
+}
+
+/// What the gate of a command needs, found with as little as possible.
+fn migrator(typed: &Typed, settings: &Settings<'_>) -> Result<Migrator, ConfigError> {
+    Ok(if settings.auto_migrate(typed.auto_migrate())? {
+        let mut common = typed.common.clone();
+        // The gate names the store itself.
+        common.store = None;
+        Migrator::Beside { name: MIGRATOR, arguments: handed_on(&common).collect() }
+    } else {
+        Migrator::Forbidden { name: MIGRATOR }
+    })
+}
+
+fn pass(app: &App, typed: &Typed, settings: &Settings<'_>, root: &Path) -> Result<Pass, Failure> {
+    // On a current store nobody asks whether the migrator may be run, so no config file is read for it.
+    let nobody = Migrator::Forbidden { name: MIGRATOR };
+    match (Gate { root, current: &app.layout, migrator: &nobody }).pass() {
+        Err(GateError::Forbidden { .. }) => {
+            settings.check_named()?;
+            let migrator = migrator(typed, settings)?;
+            Ok(Gate { root, current: &app.layout, migrator: &migrator }.pass()?)
+        }
+        passed => {
+            settings.check_named()?;
+            Ok(passed?)
+        }
+    }
+}
+
+fn path(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    module: &str,
+    file: FileKind,
+) -> Result<Exit, Failure> {
+    let version = ModuleVersion::parse(module).map_err(|error| Failure::new(Exit::USAGE, error))?;
+    let root = settings.store(typed.common.store.clone())?;
+    let pass = pass(app, typed, settings, &root)?;
+    match Store::look(&pass).locate(&version, file.into()) {
+        Ok(Some(path)) => Ok(output::last_line(path.display())),
+        Ok(None) => {
+            let message = format!("{version} is not in {}", root.display());
+            Err(Failure::new(Exit::NOT_SO, message))
+        }
+        Err(error) => Err(Failure::new(error.exit(), error)),
+    }
+}
+
+fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {
+    let root = settings.store(typed.common.store.clone())?;
+    settings.check_named()?;
+    if let Some(exit) = status::of_current(&root, app, format) {
+        return Ok(exit);
+    }
+    let common = Common { store: Some(root), ..typed.common.clone() };
+    let more = ["status", "--format", format.name()].map(OsString::from);
+    let error = beside::become_migrator(handed_on(&common).chain(more));
+    Err(Failure::new(error.exit(), error))
+}
+
+/// Is what both programs take, for the one beside.
+fn handed_on(common: &Common) -> impl Iterator<Item = OsString> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    for (name, value) in [("--store", &common.store), ("--config", &common.config)] {
+        if let Some(value) = value {
+            arguments.extend([OsString::from(name), value.clone().into()]);
+        }
+    }
+    arguments.extend((0..common.verbose).map(|_| OsString::from("-v")));
+    arguments.extend(common.quiet.then(|| OsString::from("-q")));
+    arguments.into_iter()
+}
+
+fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Result<Exit, Failure> {
+    let root = settings.store(typed.common.store.clone())?;
+    let pass = pass(app, typed, settings, &root)?;
+    let config = settings.serve(TypedServe {
+        listen: serve.listen.clone(),
+        upstream: serve.upstream.clone(),
+        sumdbs: serve.sumdbs.clone(),
+        read_only: serve.read_only,
+        offline: serve.offline,
+        base_path: serve.base_path.clone(),
+        max_connections: serve.max_connections,
+        grace: serve.grace,
+        fill_max_concurrent: serve.fill_max_concurrent,
+    })?;
+    let migrator = migrator(typed, settings)?;
+    let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
+    listen::run(&gate, pass, config, settings.world())
+}

@@ -4,10 +4,15 @@
 //! translate. Which layout is current and which steps there are is handed in as values, so a program with one
 //! layout more runs the same code.
 
+mod beside;
 pub mod cli;
 pub mod config;
 pub mod fill;
+mod go_env;
+mod listen;
+mod logging;
 pub mod migrate;
+mod output;
 pub mod proxy;
 pub mod serve;
 pub mod status;

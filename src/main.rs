@@ -1,1 +1,9 @@
-fn main() {}
+//! `stoa`: a Go module proxy whose store upgrades itself.
+
+use std::process::ExitCode;
+
+use stoa::cli::{self, App};
+
+fn main() -> ExitCode {
+    cli::main(&App { layout: stoa_store::LAYOUT, folders: &stoa_store::FOLDERS })
+}

@@ -1,0 +1,276 @@
+//! The task that fetches one version and publishes it.
+//!
+//! The claim comes first, then a look at the store, since another process may have published in between. The
+//! info is fetched next, then the mod and the zip side by side, all three from the upstream that had the info.
+//! Those who wait for the info or the mod have it as soon as it parses; the zip goes to a draft in staging,
+//! which is sealed and published when it is complete. While a flight waits for its turn to fetch a zip it
+//! holds no claim.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use stoa_gomod::ModuleVersion;
+use stoa_layout::PathError;
+use stoa_store::{Claim, Draft, Published, SealError, SmallFile, StoreError};
+use tokio::sync::{mpsc, watch};
+
+use super::flight::{Arriving, End, Progress};
+use super::slots::Slot;
+use super::{Fill, FillError, Phase};
+use crate::upstream::{UpstreamError, VersionSource, Via, ZipDownload};
+
+/// How many chunks of a download may wait for the disk.
+const CHUNKS_AHEAD: usize = 16;
+
+/// How long to wait between looks at a claim that another process holds: first, and at most.
+const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+pub(super) struct Fetch {
+    pub(super) fill: Arc<Fill>,
+    pub(super) version: ModuleVersion,
+    pub(super) via: Via,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) wanted: watch::Receiver<bool>,
+}
+
+/// Who may fetch a version.
+enum Turn {
+    Ours(Claim),
+    /// Nobody needs to: it is in the store.
+    Stored,
+    /// Somebody else is about to.
+    Theirs,
+}
+
+impl Fetch {
+    /// Fetches, publishes, and tells those who wait how it ended.
+    pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
+        let landing = Landing { fill: Arc::clone(&self.fill), version: self.version.clone() };
+        let result = tokio::select! {
+            result = self.fetch(phase.clone()) => result,
+            _ = phase.wait_for(|phase| *phase == Phase::Ending) => {
+                Err(FillError::Stopping(self.version.to_string()))
+            }
+        };
+        self.report(&result);
+        // Whoever comes between these two lines begins a flight that finds the version in the store.
+        drop(landing);
+        self.progress.send_modify(|now| now.end = Some(result));
+    }
+
+    fn report(&self, result: &Result<End, FillError>) {
+        match result {
+            Ok(_) => {}
+            Err(FillError::Absent(reason)) => log::info!("not filled: {reason}"),
+            Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
+            Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
+            Err(error) => log::warn!("cannot fill {}: {error}", self.version),
+        }
+    }
+
+    async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, FillError> {
+        let began = Instant::now();
+        let Some(claim) = self.claim().await? else { return Ok(End::Theirs) };
+        let source = self.fill.upstream.version(&self.version);
+        let mut info = self.fetch_info(&source).await?;
+        let (mut modfile, fetched) =
+            tokio::try_join!(self.fetch_mod(&source), self.fetch_zip(&source, claim, phase))?;
+        let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
+        if source.switched() {
+            // Not all came from one upstream, so the small files are got again from the one that had the zip.
+            info = self.fetch_info(&source).await?;
+            modfile = self.fetch_mod(&source).await?;
+        }
+        let end = self.publish(draft, claim, info, modfile).await;
+        drop(slot);
+        if end.is_ok() {
+            log::info!("filled {}: {bytes} bytes from {origin} in {:.1?}", self.version, began.elapsed());
+        }
+        end
+    }
+
+    /// Waits for the claim. `None` if the version is in the store.
+    async fn claim(&self) -> Result<Option<Claim>, FillError> {
+        let mut pause = CLAIM_POLL.0;
+        loop {
+            let version = self.version.clone();
+            let turn = self.fill.blocking(&self.version, move |store| {
+                let claim = store.try_claim(&version)?;
+                // After the claim: what was published before it was had is seen.
+                let stored = store.small(&version, SmallFile::Info)?.is_some();
+                Ok(match (claim, stored) {
+                    (_, true) => Turn::Stored,
+                    (Some(claim), false) => Turn::Ours(claim),
+                    (None, false) => Turn::Theirs,
+                })
+            });
+            match turn.await? {
+                Turn::Ours(claim) => return Ok(Some(claim)),
+                Turn::Stored => return Ok(None),
+                Turn::Theirs => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(CLAIM_POLL.1);
+        }
+    }
+
+    async fn fetch_info(&self, source: &VersionSource) -> Result<Bytes, FillError> {
+        let _permit = self.fill.smalls.acquire().await.map_err(|_| self.stopping())?;
+        let info = source.info(&self.via).await.map_err(|e| self.failed(&e))?;
+        self.progress.send_modify(|now| now.info = Some(info.clone()));
+        Ok(info)
+    }
+
+    async fn fetch_mod(&self, source: &VersionSource) -> Result<Bytes, FillError> {
+        let _permit = self.fill.smalls.acquire().await.map_err(|_| self.stopping())?;
+        let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
+        self.progress.send_modify(|now| now.modfile = Some(body.clone()));
+        Ok(body)
+    }
+
+    /// Fetches the zip into a draft. `None` if another process has published the version in the meantime.
+    async fn fetch_zip(
+        &self,
+        source: &VersionSource,
+        claim: Claim,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Option<FetchedZip>, FillError> {
+        let (slot, claim) = match self.fill.slots.try_take(&self.wanted) {
+            Some(slot) => (slot, claim),
+            None => {
+                drop(claim);
+                let slot = self.wait_for_slot(phase).await?;
+                let Some(claim) = self.claim().await? else { return Ok(None) };
+                (slot, claim)
+            }
+        };
+        let download = source.zip(&self.via).await.map_err(|e| self.failed(&e))?;
+        let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
+        let version = self.version.clone();
+        let draft = self.fill.blocking(&self.version, move |store| store.draft(&version)).await?;
+        let arriving = Arriving { file: draft.zip(), length: download.length };
+        self.progress.send_modify(|now| now.zip = Some(arriving));
+        let bytes = self.receive(download, &draft).await?;
+        Ok(Some(FetchedZip { draft, claim, bytes, origin, slot }))
+    }
+
+    async fn wait_for_slot(&self, mut phase: watch::Receiver<Phase>) -> Result<Slot, FillError> {
+        let (mut wanted, mut still_wanted) = (self.wanted.clone(), self.wanted.clone());
+        let closing = async {
+            // Who waits for the zip is let wait; the rest can as well be asked for another day.
+            let _ = phase.wait_for(|phase| *phase != Phase::Running).await;
+            if *still_wanted.borrow_and_update() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            slot = self.fill.slots.take(&mut wanted) => slot.ok_or_else(|| FillError::Busy(self.version.to_string())),
+            () = closing => Err(self.stopping()),
+        }
+    }
+
+    /// Writes a download to the draft's file, on one thread of the blocking pool, and says how much it was.
+    async fn receive(&self, mut download: ZipDownload, draft: &Draft) -> Result<u64, FillError> {
+        let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
+        let (file, progress) = (draft.zip(), self.progress.clone());
+        let writing = tokio::task::spawn_blocking(move || write(&file, arrivals, &progress));
+        let length = download.length;
+        let received = loop {
+            match download.chunk().await {
+                Ok(Some(chunk)) => match chunks.send(chunk).await {
+                    Ok(()) => {}
+                    // The writer has failed, and says below how.
+                    Err(_) => break Ok(()),
+                },
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(self.failed(&error)),
+            }
+        };
+        drop(chunks);
+        let written = writing.await.map_err(|error| {
+            log::error!("writing {}: {error}", self.version);
+            FillError::Broken(self.version.to_string())
+        })?;
+        received?;
+        let written = written
+            .map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
+        match length {
+            Some(length) if length != written => {
+                Err(self.broken(&format!("its zip should have {length} bytes and {written} came")))
+            }
+            _ => Ok(written),
+        }
+    }
+
+    async fn publish(
+        &self,
+        mut draft: Draft,
+        claim: Claim,
+        info: Bytes,
+        modfile: Bytes,
+    ) -> Result<End, FillError> {
+        let published = self.fill.blocking(&self.version, move |store| {
+            draft.write_mod(&modfile)?;
+            match draft.seal(&info) {
+                Ok(sealed) => Ok(Ok(store.publish(sealed, &claim)?)),
+                Err(SealError::Store(error)) => Err(error),
+                Err(broken) => Ok(Err(broken.to_string())),
+            }
+        });
+        match published.await? {
+            Ok(Published::Ours(_)) => Ok(End::Ours),
+            Ok(Published::Theirs { same: true, .. }) => Ok(End::Ours),
+            Ok(Published::Theirs { same: false, .. }) => Ok(End::Theirs),
+            Err(reason) => Err(FillError::Upstream(format!("what the upstream sent is of no use: {reason}"))),
+        }
+    }
+
+    fn failed(&self, error: &UpstreamError) -> FillError {
+        FillError::upstream(&self.version, error)
+    }
+
+    fn broken(&self, reason: &str) -> FillError {
+        FillError::Upstream(format!("{}: what the upstream sent is of no use: {reason}", self.version))
+    }
+
+    fn stopping(&self) -> FillError {
+        FillError::Stopping(self.version.to_string())
+    }
+}
+
+/// A zip that has arrived, unexamined.
+struct FetchedZip {
+    draft: Draft,
+    claim: Claim,
+    bytes: u64,
+    origin: String,
+    slot: Slot,
+}
+
+fn write(
+    mut file: &File,
+    mut chunks: mpsc::Receiver<Bytes>,
+    progress: &watch::Sender<Progress>,
+) -> std::io::Result<u64> {
+    let mut written = 0;
+    while let Some(chunk) = chunks.blocking_recv() {
+        file.write_all(&chunk)?;
+        written += chunk.len() as u64;
+        progress.send_modify(|now| now.written = written);
+    }
+    Ok(written)
+}
+
+/// Takes a flight off the map, also if its task panics or is dropped.
+struct Landing {
+    fill: Arc<Fill>,
+    version: ModuleVersion,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.fill.flights().remove(&self.version);
+    }
+}

@@ -1,0 +1,160 @@
+//! The one place where upstream meets store.
+//!
+//! A version that is not in the store is fetched by one flight, however many ask for it: within the process by
+//! a map, across processes by the store's claim. A flight goes on when those who began it have gone away. A
+//! flight that fails is forgotten at once, so that the next request tries again: no failure is ever taken for
+//! absence.
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | `flight` | what is known of a version on its way, and waiting for it |
+//! | `fetch` | the task that fetches one version and publishes it |
+//! | `slots` | how many zips are fetched at a time |
+//! | `seals` | sealing what came into the store without a seal, once for all who wait |
+//! | `questions` | lists, queries and checksum databases: answered from both, stored nowhere |
+//!
+//! Statuses, headers and bodies are the proxy's.
+
+mod error;
+mod fetch;
+mod flight;
+mod questions;
+mod seals;
+mod slots;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use stoa_gomod::ModuleVersion;
+use stoa_store::{Store, StoreError};
+use tokio::sync::{Semaphore, watch};
+
+use self::flight::{Flight, Progress};
+use self::seals::Seals;
+use self::slots::Slots;
+use crate::upstream::Upstream;
+
+pub use self::error::FillError;
+pub use self::flight::{Arrival, Transfer, Waiter};
+pub use crate::upstream::{SumdbAnswer, Via};
+
+/// Fills the store from an upstream.
+#[derive(Debug)]
+pub struct Fill {
+    store: Arc<Store>,
+    upstream: Upstream,
+    flights: Mutex<HashMap<ModuleVersion, Arc<Flight>>>,
+    slots: Slots,
+    /// How many infos and mods are fetched at a time.
+    smalls: Semaphore,
+    seals: Seals,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where this program is in its life, as the flights need to know it. Each flight holds a receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// What nobody waits for is not begun any more.
+    Closing,
+    /// Everything is dropped.
+    Ending,
+}
+
+impl Fill {
+    /// Begins without a flight; at most `max_fills` zips are fetched at a time.
+    pub fn new(store: Arc<Store>, upstream: Upstream, max_fills: usize) -> Arc<Self> {
+        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / 8);
+        Arc::new(Self {
+            store,
+            upstream,
+            flights: Mutex::default(),
+            slots: Slots::new(max_fills),
+            smalls: Semaphore::new(max_fills * 4),
+            seals: Seals::new(),
+            phase: watch::Sender::new(Phase::Running),
+        })
+    }
+
+    /// Is the store that is filled.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Joins the flight of a version that is not in the store, or begins it.
+    ///
+    /// `via` is what the request came through; `wants_zip` says that somebody waits for the zip, not only for
+    /// what comes before it.
+    pub fn join(
+        self: &Arc<Self>,
+        version: &ModuleVersion,
+        via: &Via,
+        wants_zip: bool,
+    ) -> Result<Waiter, FillError> {
+        if self.upstream.is_offline() || self.store.is_read_only() {
+            return Err(FillError::Offline(version.to_string()));
+        }
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(version) {
+            if wants_zip {
+                flight.wanted.send_replace(true);
+            }
+            return Ok(Waiter::new(Arc::clone(flight)));
+        }
+        // Under the lock of the map: who ends this program looks at the phase after emptying the map.
+        let phase = self.phase.subscribe();
+        if *phase.borrow() == Phase::Ending {
+            return Err(FillError::Stopping(version.to_string()));
+        }
+        let (progress, watched) = watch::channel(Progress::default());
+        let flight =
+            Arc::new(Flight { version: version.clone(), progress: watched, wanted: watch::Sender::new(wants_zip) });
+        flights.insert(version.clone(), Arc::clone(&flight));
+        let fetch = fetch::Fetch {
+            fill: Arc::clone(self),
+            version: version.clone(),
+            via: via.clone(),
+            progress,
+            wanted: flight.wanted.subscribe(),
+        };
+        tokio::spawn(fetch.run(phase));
+        Ok(Waiter::new(flight))
+    }
+
+    /// Begins to end: flights that nobody waits for and that wait for their turn are dropped.
+    pub fn close(&self) {
+        self.phase.send_replace(Phase::Closing);
+    }
+
+    /// Waits until no flight is left.
+    pub async fn closed(&self) {
+        self.phase.closed().await;
+    }
+
+    /// Drops what is left of flights, and waits until it is gone.
+    pub async fn end(&self) {
+        self.phase.send_replace(Phase::Ending);
+        self.phase.closed().await;
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<ModuleVersion, Arc<Flight>>> {
+        // Nothing that can panic is done under this lock.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does on the blocking pool what may wait for the disk.
+    async fn blocking<T, F>(&self, what: impl std::fmt::Display, work: F) -> Result<T, FillError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => Ok(result?),
+            Err(error) => {
+                log::error!("{what}: {error}");
+                Err(FillError::Broken(what.to_string()))
+            }
+        }
+    }
+}

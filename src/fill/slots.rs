@@ -1,0 +1,119 @@
+//! How many zips are fetched at a time.
+//!
+//! Nobody waits for the zip that follows an asked-for `.mod`, so these get at most half of the slots, and a
+//! flight that somebody begins to wait for moves to the head of them. What waits is bounded too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// How many flights may wait for a slot.
+const MAX_WAITING: usize = 4096;
+
+#[derive(Debug)]
+pub(super) struct Slots {
+    all: Arc<Semaphore>,
+    background: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+/// The right to fetch one zip; freed when dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    _slot: OwnedSemaphorePermit,
+    _background: Option<OwnedSemaphorePermit>,
+}
+
+impl Slots {
+    pub(super) fn new(count: usize) -> Self {
+        let count = count.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            all: Arc::new(Semaphore::new(count)),
+            background: Arc::new(Semaphore::new(count.div_ceil(2))),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a slot if one is free.
+    pub(super) fn try_take(&self, wanted: &watch::Receiver<bool>) -> Option<Slot> {
+        let background = match *wanted.borrow() {
+            true => None,
+            false => Some(Arc::clone(&self.background).try_acquire_owned().ok()?),
+        };
+        let slot = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Slot { _slot: slot, _background: background })
+    }
+
+    /// Waits for a slot. `None` if too many wait already and nobody waits for this zip.
+    pub(super) async fn take(&self, wanted: &mut watch::Receiver<bool>) -> Option<Slot> {
+        let _waiting = Waiting::begin(&self.waiting);
+        if self.waiting.load(Ordering::Relaxed) > MAX_WAITING && !*wanted.borrow() {
+            return None;
+        }
+        // An error of either semaphore or of the channel says that it was closed, which nobody does.
+        let background = tokio::select! {
+            biased;
+            _ = wanted.wait_for(|wanted| *wanted) => None,
+            permit = Arc::clone(&self.background).acquire_owned() => Some(permit.ok()?),
+        };
+        let slot = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        Some(Slot { _slot: slot, _background: background })
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_background_gets_half() {
+        let slots = Slots::new(2);
+        let (_keep, idle) = watch::channel(false);
+        let (_keep, asked) = watch::channel(true);
+        let background = slots.try_take(&idle).unwrap();
+        assert!(slots.try_take(&idle).is_none());
+        let _foreground = slots.try_take(&asked).unwrap();
+        assert!(slots.try_take(&asked).is_none());
+        drop(background);
+        assert!(slots.take(&mut idle.clone()).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn who_is_waited_for_passes_the_background() {
+        let slots = Slots::new(2);
+        let (_keep, idle) = watch::channel(false);
+        let _background = slots.try_take(&idle).unwrap();
+        let (want, mut wanted) = watch::channel(false);
+        let take = slots.take(&mut wanted);
+        tokio::pin!(take);
+        assert!(futures_poll(take.as_mut()).await.is_none());
+        want.send_replace(true);
+        assert!(take.await.is_some());
+    }
+
+    async fn futures_poll<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(match future.as_mut().poll(context) {
+                std::task::Poll::Ready(output) => Some(output),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+    }
+}

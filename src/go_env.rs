@@ -1,0 +1,97 @@
+//! Asking the go command how it is configured, for what nobody told the proxy itself.
+
+use std::io::{self, Read};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+/// How long the go command may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the go command says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct GoEnv {
+    /// Where it fetches modules from.
+    #[serde(rename = "GOPROXY", default)]
+    pub(crate) goproxy: String,
+    /// The checksum database that it asks.
+    #[serde(rename = "GOSUMDB", default)]
+    pub(crate) gosumdb: String,
+}
+
+/// The go command did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GoEnvError {
+    /// It cannot be run.
+    #[error("cannot run `go env`: {0}")]
+    NotRun(#[from] io::Error),
+    /// It takes too long.
+    #[error("`go env` did not answer within {} s", PATIENCE.as_secs())]
+    TooLong,
+    /// It failed.
+    #[error("`go env` failed: {0}")]
+    Failed(String),
+    /// What it says is not understood.
+    #[error("`go env` gave an answer that is not understood: {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+/// Asks once. No module of the folder that the proxy was started in has a say, and no other toolchain is
+/// fetched.
+pub(crate) fn ask() -> Result<GoEnv, GoEnvError> {
+    let mut command = Command::new("go");
+    command.args(["env", "-json", "GOPROXY", "GOSUMDB"]).current_dir("/");
+    command.env("GO111MODULE", "off").env("GOTOOLCHAIN", "local").env("GOWORK", "off");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let begun = Instant::now();
+    // The answer fits into the pipe, so it need not be read while it is written.
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            return Err(GoEnvError::TooLong);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    if !status.success() {
+        let mut why = String::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            stderr.read_to_string(&mut why)?;
+        }
+        return Err(GoEnvError::Failed(format!("{status} {}", why.trim())));
+    }
+    let mut answer = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_string(&mut answer)?;
+    }
+    Ok(serde_json::from_str(&answer)?)
+}
+
+/// Is the name of the checksum database in a value of `GOSUMDB`; `None` if there is none.
+pub(crate) fn sumdb_name(gosumdb: &str) -> Option<&str> {
+    let name = gosumdb.trim().split([' ', '+']).next().unwrap_or_default();
+    (!name.is_empty() && name != "off").then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_checksum_databases() {
+        for (value, name) in [
+            ("sumdb.example", Some("sumdb.example")),
+            ("sumdb.example+1234abcd+AbC= https://mirror.example", Some("sumdb.example")),
+            ("sumdb.example https://mirror.example", Some("sumdb.example")),
+            ("off", None),
+            ("", None),
+        ] {
+            assert_eq!(sumdb_name(value), name, "{value}");
+        }
+    }
+}

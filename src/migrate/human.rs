@@ -1,0 +1,268 @@
+//! Tells people what happens: results on standard output, progress on standard error.
+//!
+//! Under the gate the standard output belongs to the command that waits, so everything goes to standard
+//! error, and little of it: one line when something was done.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use stoa_layout::events::PlannedStep;
+use stoa_layout::lock::Holder;
+use stoa_layout::{Direction, Event, Events, LayoutId, Leftover, Outcome};
+
+use super::options::{Progress, Typed};
+
+/// How much time passes between two lines on progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) struct Human {
+    auto: bool,
+    quiet: bool,
+    progress: Shown,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Bar,
+    Lines,
+    Nothing,
+}
+
+#[derive(Default)]
+struct State {
+    step: Option<InStep>,
+    created: bool,
+    moved: u64,
+    leftovers: u64,
+}
+
+struct InStep {
+    name: String,
+    of: Option<(u64, u64)>,
+    bar: Option<ProgressBar>,
+    told: Instant,
+}
+
+impl Human {
+    pub(super) fn new(typed: &Typed) -> Self {
+        let quiet = typed.common.quiet;
+        let progress = match typed.progress {
+            Progress::Never => Shown::Nothing,
+            Progress::Auto if quiet => Shown::Nothing,
+            Progress::Auto if io::stderr().is_terminal() => Shown::Bar,
+            Progress::Auto => Shown::Lines,
+        };
+        Self { auto: typed.auto, quiet, progress, state: Mutex::default() }
+    }
+
+    pub(super) fn planned(&self, root: &Path, pending: bool) {
+        if !pending {
+            self.result(format_args!("{}: nothing to do", root.display()));
+        }
+    }
+
+    pub(super) fn done(&self, root: &Path, outcome: &Outcome) {
+        let root = root.display();
+        match outcome {
+            Outcome::Nothing(_) | Outcome::NoStore if self.auto => {}
+            Outcome::Nothing(layout) => {
+                self.result(format_args!("{root} is at layout {layout} already; nothing to do"));
+            }
+            Outcome::NoStore => self.result(format_args!("{root} holds no store; nothing was done")),
+            Outcome::Done(layout) if self.auto => {
+                let Ok(state) = self.state.lock().map(|state| (state.created, state.moved, state.leftovers))
+                else {
+                    return;
+                };
+                let (versions, left) = (HumanCount(state.1), HumanCount(state.2));
+                match state {
+                    (true, ..) => self.result(format_args!("made a new store in {root}, at layout {layout}")),
+                    (_, _, 0) => self.result(format_args!(
+                        "upgraded {root} to layout {layout}: {versions} versions moved"
+                    )),
+                    _ => self.result(format_args!(
+                        "upgraded {root} to layout {layout}: {versions} versions moved, {left} leftovers stay where they are"
+                    )),
+                }
+            }
+            Outcome::Done(layout) => self.result(format_args!("{root} is at layout {layout}")),
+        }
+    }
+
+    pub(super) fn error(&self, message: &str) {
+        self.end_bar();
+        for line in message.lines() {
+            self.note(format_args!("error: {line}"));
+        }
+    }
+
+    /// Writes a result, above the bar if there is one.
+    fn result(&self, line: impl Display) {
+        if self.quiet {
+            return;
+        }
+        if self.auto {
+            return self.note(line);
+        }
+        // A reader that went away must not stop the work half-way.
+        self.above_bar(|| {
+            let mut out = io::stdout().lock();
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        });
+    }
+
+    /// Writes to standard error, above the bar if there is one.
+    fn note(&self, line: impl Display) {
+        self.above_bar(|| {
+            let _ = writeln!(io::stderr().lock(), "{line}");
+        });
+    }
+
+    fn above_bar(&self, write: impl FnOnce()) {
+        let bar = self.state.lock().ok().and_then(|state| state.step.as_ref()?.bar.clone());
+        match bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn plan(&self, root: &Path, creates: Option<&LayoutId>, steps: &[PlannedStep]) {
+        let root = root.display();
+        if let Some(layout) = creates {
+            self.result(format_args!("{root} holds no store; a new one would be made at layout {layout}"));
+        }
+        for step in steps {
+            let (name, description) = (name_of(step), &step.description);
+            let resumes = if step.resumes { " (begun, goes on)" } else { "" };
+            self.result(format_args!("{root}: {name}{resumes}: {description}"));
+            if let Some(survey) = step.survey.as_ref().filter(|_| step.from != step.to) {
+                self.result(format_args!(
+                    "    {} versions, {} to move; {} leftovers stay where they are",
+                    HumanCount(survey.items),
+                    BinaryBytes(survey.bytes),
+                    HumanCount(survey.leftovers)
+                ));
+            }
+        }
+    }
+
+    fn waiting(&self, holders: &[Holder]) {
+        if self.quiet {
+            return;
+        }
+        let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+        let names = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
+        self.note(format_args!("waiting for {names}, which uses the store"));
+    }
+
+    fn begin(&self, step: &PlannedStep) {
+        let of = step.survey.as_ref().map(|survey| (survey.items, survey.bytes));
+        let name = name_of(step);
+        let bar = (self.progress == Shown::Bar).then(|| bar(&name, of.map_or(0, |of| of.0)));
+        if self.progress == Shown::Lines && !self.auto {
+            let resumes = if step.resumes { " goes on" } else { "" };
+            self.note(format_args!("{name}{resumes}: {}", step.description));
+        }
+        if let Ok(mut state) = self.state.lock() {
+            state.step = Some(InStep { name, of, bar, told: Instant::now() });
+        }
+    }
+
+    fn advance(&self, items: u64, bytes: u64) {
+        let Ok(mut state) = self.state.lock() else { return };
+        let Some(step) = &mut state.step else { return };
+        if let Some(bar) = &step.bar {
+            bar.set_position(items);
+            bar.set_message(BinaryBytes(bytes).to_string());
+        } else if self.progress == Shown::Lines && step.told.elapsed() >= LINE_EVERY {
+            step.told = Instant::now();
+            let of = step.of.map_or_else(String::new, |(items, _)| format!(" of {}", HumanCount(items)));
+            let name = &step.name;
+            let line = format!("{name}: {}{of} versions, {}", HumanCount(items), BinaryBytes(bytes));
+            let _ = writeln!(io::stderr().lock(), "{line}");
+        }
+    }
+
+    fn end_bar(&self) {
+        let step = self.state.lock().ok().and_then(|mut state| state.step.take());
+        if let Some(bar) = step.and_then(|step| step.bar) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn leftover(&self, leftover: &Leftover) {
+        // The survey has told them; the passes meet them again.
+        if self.auto || self.state.lock().is_ok_and(|state| state.step.is_some()) {
+            return;
+        }
+        let Leftover { path, bytes, reason } = leftover;
+        self.result(format_args!("leftover {} ({}): {reason}", path.display(), BinaryBytes(*bytes)));
+    }
+
+    fn end(&self, name: &str, items: u64, bytes: u64, leftovers: u64) {
+        self.end_bar();
+        if let Ok(mut state) = self.state.lock() {
+            state.moved = state.moved.max(items);
+            state.leftovers = state.leftovers.max(leftovers);
+        }
+        if !self.auto {
+            self.result(format_args!(
+                "{name}: {} versions moved, {}; {} leftovers stay where they are",
+                HumanCount(items),
+                BinaryBytes(bytes),
+                HumanCount(leftovers)
+            ));
+        }
+    }
+}
+
+impl Events for Human {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Plan { root, creates, steps } => self.plan(root, creates, steps),
+            Event::Waiting { holders } => self.waiting(holders),
+            Event::StepBegin(step) => self.begin(step),
+            Event::Progress { items, bytes } => self.advance(items, bytes),
+            Event::Leftover(leftover) => self.leftover(leftover),
+            Event::Warning(message) if !self.quiet => self.note(format_args!("warning: {message}")),
+            Event::Warning(_) => {}
+            Event::StepEnd { from, to, .. } if from == to => {
+                self.end_bar();
+                if !self.auto {
+                    self.result(format_args!("what is derived was built again for layout {to}"));
+                }
+            }
+            Event::StepEnd { from, to, items, bytes, leftovers } => {
+                self.end(&format!("{from} to {to}"), items, bytes, leftovers);
+            }
+            Event::Created(layout) => {
+                if let Ok(mut state) = self.state.lock() {
+                    state.created = true;
+                }
+                if !self.auto {
+                    self.result(format_args!("made a new store at layout {layout}"));
+                }
+            }
+        }
+    }
+}
+
+fn name_of(step: &PlannedStep) -> String {
+    let back = if step.direction == Direction::Back { "back, " } else { "" };
+    format!("{back}{} to {}", step.from, step.to)
+}
+
+fn bar(name: &str, items: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(items), ProgressDrawTarget::stderr());
+    let template = "{prefix} [{bar:30}] {human_pos}/{human_len} versions, {msg}, {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(name.to_owned());
+    bar
+}

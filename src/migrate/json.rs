@@ -1,0 +1,160 @@
+//! Tells what happens as JSON lines: one object a line, with `event` in each.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use stoa_layout::events::PlannedStep;
+use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Outcome};
+
+use super::options::Typed;
+
+/// How much time passes at least between two lines on progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+pub(super) struct Json {
+    /// Under the gate the standard output is another program's.
+    to_stderr: bool,
+    current: LayoutId,
+    state: Mutex<InStep>,
+}
+
+#[derive(Default)]
+struct InStep {
+    step: Option<(LayoutId, LayoutId)>,
+    of: Option<(u64, u64)>,
+    told: Option<Instant>,
+}
+
+impl Json {
+    pub(super) fn new(typed: &Typed, current: &LayoutId) -> Self {
+        Self { to_stderr: typed.auto, current: current.clone(), state: Mutex::default() }
+    }
+
+    pub(super) fn planned(&self, root: &Path, pending: bool) {
+        self.line(&json!({
+            "event": "done", "store": text(root), "layout": null, "changed": false, "pending": pending,
+        }));
+    }
+
+    pub(super) fn done(&self, root: &Path, outcome: &Outcome) {
+        let (layout, changed) = match outcome {
+            Outcome::Nothing(layout) => (Some(layout.as_str()), false),
+            Outcome::NoStore => (None, false),
+            Outcome::Done(layout) => (Some(layout.as_str()), true),
+        };
+        self.line(&json!({
+            "event": "done", "store": text(root), "layout": layout, "changed": changed, "pending": false,
+        }));
+    }
+
+    pub(super) fn error(&self, exit: Exit, message: &str) {
+        self.line(&json!({ "event": "error", "code": exit.code(), "message": message }));
+    }
+
+    fn line(&self, value: &Value) {
+        let line = format!("{value}\n");
+        // A reader that went away must not stop the work half-way.
+        let _ = if self.to_stderr {
+            io::stderr().lock().write_all(line.as_bytes())
+        } else {
+            let mut out = io::stdout().lock();
+            out.write_all(line.as_bytes()).and_then(|()| out.flush())
+        };
+    }
+
+    fn progress(&self, items: u64, bytes: u64) {
+        let Ok(mut state) = self.state.lock() else { return };
+        if state.told.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) {
+            return;
+        }
+        state.told = Some(Instant::now());
+        let (from, to) = match &state.step {
+            Some((from, to)) => (Some(from.as_str()), Some(to.as_str())),
+            None => (None, None),
+        };
+        self.line(&json!({
+            "event": "progress", "from": from, "to": to, "versions": items, "bytes": bytes,
+            "of_versions": state.of.map(|of| of.0), "of_bytes": state.of.map(|of| of.1),
+        }));
+    }
+
+    fn enter(&self, step: Option<&PlannedStep>) {
+        let Ok(mut state) = self.state.lock() else { return };
+        *state = match step {
+            Some(step) => InStep {
+                step: Some((step.from.clone(), step.to.clone())),
+                of: step.survey.as_ref().map(|survey| (survey.items, survey.bytes)),
+                told: None,
+            },
+            None => InStep::default(),
+        };
+    }
+
+    fn is_in_step(&self) -> bool {
+        self.state.lock().is_ok_and(|state| state.step.is_some())
+    }
+}
+
+impl Events for Json {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Plan { root, creates, steps } => {
+                let steps: Vec<Value> = steps.iter().map(step_value).collect();
+                self.line(&json!({
+                    "event": "plan", "store": text(root), "layout": self.current.as_str(),
+                    "creates": creates.map(LayoutId::as_str), "steps": steps,
+                }));
+            }
+            Event::Waiting { holders } => self.line(&json!({ "event": "waiting", "holders": holders })),
+            Event::StepBegin(step) => {
+                self.enter(Some(step));
+                let mut value = step_value(step);
+                value["event"] = "step".into();
+                value["state"] = "begun".into();
+                self.line(&value);
+            }
+            Event::Progress { items, bytes } => self.progress(items, bytes),
+            // The survey has told them; the passes meet them again.
+            Event::Leftover(_) if self.is_in_step() => {}
+            Event::Leftover(leftover) => self.line(&json!({
+                "event": "leftover", "path": text(&leftover.path), "bytes": leftover.bytes,
+                "reason": leftover.reason,
+            })),
+            Event::Warning(message) => self.line(&json!({ "event": "warning", "message": message })),
+            Event::StepEnd { from, to, items, bytes, leftovers } => {
+                self.enter(None);
+                self.line(&json!({
+                    "event": "step", "state": "done", "from": from.as_str(), "to": to.as_str(),
+                    "versions": items, "bytes": bytes, "leftovers": leftovers,
+                }));
+            }
+            Event::Created(layout) => {
+                self.line(&json!({ "event": "step", "state": "done", "from": null, "to": layout.as_str() }));
+            }
+        }
+    }
+}
+
+fn step_value(step: &PlannedStep) -> Value {
+    let survey = step.survey.as_ref();
+    json!({
+        "from": step.from.as_str(),
+        "to": step.to.as_str(),
+        "direction": match step.direction {
+            Direction::Up => "up",
+            Direction::Back => "back",
+        },
+        "description": step.description,
+        "resumes": step.resumes,
+        "versions": survey.map(|survey| survey.items),
+        "bytes": survey.map(|survey| survey.bytes),
+        "leftovers": survey.map(|survey| survey.leftovers),
+    })
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

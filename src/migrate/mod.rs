@@ -1,0 +1,188 @@
+//! The program `stoa-migrate`: brings a store to a layout and says what it did.
+//!
+//! The work is [`stoa_layout::Runner`]'s; here the command line is translated for it, and its events are told
+//! to people or as JSON lines. Which layouts there are is handed in.
+
+mod human;
+mod json;
+mod options;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use stoa_layout::{Cancel, Events, Exit, Layouts, LayoutId, Options, Outcome, PathError, RunError, Runner, StepError};
+
+use crate::config::{Settings, World};
+use crate::logging::{self, Style};
+use crate::output::Format;
+use crate::status;
+
+use human::Human;
+use json::Json;
+use options::{Command, Typed};
+
+/// Runs the program with the arguments of the process.
+pub fn main(layouts: &Layouts) -> ExitCode {
+    run(layouts, &World::of_process(), std::env::args_os()).into()
+}
+
+fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let typed = match Typed::try_parse_from(arguments) {
+        Ok(typed) => typed,
+        Err(error) => return crate::cli::tell(&error),
+    };
+    let filter = world.variable("STOA_LOG");
+    let filter = filter.as_deref().and_then(std::ffi::OsStr::to_str);
+    logging::init(Style::Command, typed.common.verbose, typed.common.quiet, filter);
+    let reporter = Reporter::new(&typed, &layouts.current);
+    let resolved = resolve(&typed, world);
+    let result = match (resolved, &typed.command) {
+        (Err(failure), _) => Err(failure),
+        (Ok((root, _)), Some(Command::Status)) => {
+            return status::of_any(&root, layouts, typed.format);
+        }
+        (Ok((root, options)), None) => migrate(layouts, &typed, &root, &options, &reporter),
+    };
+    match result {
+        Ok(()) => Exit::DONE,
+        Err(failure) => {
+            reporter.error(&failure);
+            failure.exit
+        }
+    }
+}
+
+/// How the program fails.
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+fn resolve(typed: &Typed, world: &World) -> Result<(PathBuf, Options), Failure> {
+    let settings = Settings::new(world, typed.common.config.clone());
+    let resolved = settings.store(typed.common.store.clone()).and_then(|root| {
+        let meant = settings.migrate(typed.lock_timeout, typed.threads)?;
+        settings.check_named()?;
+        Ok((root, meant))
+    });
+    let (root, meant) =
+        resolved.map_err(|error| Failure { exit: error.exit(), message: error.to_string() })?;
+    let options = Options {
+        target: typed.to.clone(),
+        assumed: typed.from.clone(),
+        auto: typed.auto,
+        no_create: typed.no_create,
+        regenerate: typed.regenerate,
+        lock_timeout: meant.lock_timeout,
+        threads: meant.threads,
+    };
+    Ok((root, options))
+}
+
+fn migrate(
+    layouts: &Layouts,
+    typed: &Typed,
+    root: &Path,
+    options: &Options,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    if typed.auto {
+        follow_the_parent();
+    }
+    let cancel = Cancel::on_signals().map_err(|error| Failure {
+        exit: Exit::IO,
+        message: format!("cannot listen for signals: {error}; nothing was changed"),
+    })?;
+    let runner = Runner { root, layouts, options, events: reporter.events(), cancel: &cancel };
+    if typed.dry_run {
+        let pending = runner.plan().map_err(|error| failure(root, layouts, &error))?;
+        reporter.planned(root, pending);
+    } else {
+        let outcome = runner.run().map_err(|error| failure(root, layouts, &error))?;
+        reporter.done(root, &outcome);
+    }
+    Ok(())
+}
+
+/// Whoever started this under the gate waits for it: if it dies, nobody wants the result any more.
+fn follow_the_parent() {
+    #[cfg(target_os = "linux")]
+    if let Err(errno) =
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    {
+        log::debug!("the end of the parent process will not be noticed: {errno}");
+    }
+}
+
+fn failure(root: &Path, layouts: &Layouts, error: &RunError) -> Failure {
+    let exit = error.exit();
+    let message = match error {
+        _ if path_error(error).is_some_and(PathError::is_read_only) => {
+            format!(
+                "{error}. If the file system is to stay read-only, make a store at layout {} elsewhere: \
+                 stoa import {} --store FOLDER",
+                layouts.current,
+                root.display()
+            )
+        }
+        RunError::Outside(StepError::Cancelled(cancelled)) => {
+            format!("{cancelled}; {} is as it was or resumable: run again to resume", root.display())
+        }
+        _ => error.to_string(),
+    };
+    Failure { exit, message }
+}
+
+fn path_error(error: &RunError) -> Option<&PathError> {
+    match error {
+        RunError::Lock(stoa_layout::lock::LockError::Path(error)) => Some(error),
+        RunError::Step { source: StepError::Path(error), .. } => Some(error),
+        RunError::Outside(StepError::Path(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// Tells what happens, in the format that was asked for.
+enum Reporter {
+    Human(Human),
+    Json(Json),
+}
+
+impl Reporter {
+    fn new(typed: &Typed, current: &LayoutId) -> Self {
+        match typed.format {
+            Format::Human => Self::Human(Human::new(typed)),
+            Format::Json => Self::Json(Json::new(typed, current)),
+        }
+    }
+
+    fn events(&self) -> &dyn Events {
+        match self {
+            Self::Human(human) => human,
+            Self::Json(json) => json,
+        }
+    }
+
+    fn planned(&self, root: &Path, pending: bool) {
+        match self {
+            Self::Human(human) => human.planned(root, pending),
+            Self::Json(json) => json.planned(root, pending),
+        }
+    }
+
+    fn done(&self, root: &Path, outcome: &Outcome) {
+        match self {
+            Self::Human(human) => human.done(root, outcome),
+            Self::Json(json) => json.done(root, outcome),
+        }
+    }
+
+    fn error(&self, failure: &Failure) {
+        match self {
+            Self::Human(human) => human.error(&failure.message),
+            Self::Json(json) => json.error(failure.exit, &failure.message),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The command line of `stoa-migrate`, as typed.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use stoa_layout::LayoutId;
+
+use crate::cli::Common;
+use crate::output::Format;
+
+/// Brings a store to a layout.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stoa-migrate",
+    version,
+    about = "Bring the store of stoa to another layout, step by step",
+    long_about = "Bring the store of stoa to another layout, step by step.\n\n\
+                  Finds out what the folder holds, takes the steps to the current layout (or to the one named with --to, \
+                  back as well), and writes the marker last. It may be stopped at any instant and run again.",
+    after_help = "Exit codes: 0 done or nothing to do; 64 usage, configuration; 65 not a store; 73 a name is in the way; \
+                  74 input/output; 75 busy; 77 permission; 78 newer than this program; 130, 143 stopped, run again to resume.",
+    subcommand_negates_reqs = true
+)]
+pub(super) struct Typed {
+    #[command(flatten)]
+    pub(super) common: Common,
+
+    /// Bring the store to this layout: v0, v1, v2, …, tree [default: the current one]
+    #[arg(long, value_name = "LAYOUT")]
+    pub(super) to: Option<LayoutId>,
+
+    /// Say by hand which layout a folder without a marker has
+    #[arg(long, value_name = "LAYOUT")]
+    pub(super) from: Option<LayoutId>,
+
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// Do nothing, successfully, where there is no store yet
+    #[arg(long)]
+    pub(super) no_create: bool,
+
+    /// Build what is derived again, even if nothing else is to be done
+    #[arg(long)]
+    pub(super) regenerate: bool,
+
+    /// Wait so long for those who use the store [default: 30] [key: lock_timeout]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) lock_timeout: Option<u64>,
+
+    /// Work with so many threads [default: one a processor] [key: threads]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+
+    /// Write results for people, or as JSON lines
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(super) format: Format,
+
+    /// Show how far the work is: on a terminal by a bar, else by a line now and then
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) progress: Progress,
+
+    /// Started by another program before it begins: go up only, and say little
+    #[arg(long)]
+    pub(super) auto: bool,
+
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// When to show progress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Progress {
+    /// While there is something to wait for.
+    #[default]
+    Auto,
+    /// Not at all.
+    Never,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Say what a store is, for `stoa status`
+    #[command(hide = true)]
+    Status,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn a_word_that_is_no_sub_command_is_refused() {
+        for bad in [&["x"][..], &["--to", "V2"], &["--lock-timeout", "soon"], &["--verify", "full"]] {
+            assert!(Typed::try_parse_from(["stoa-migrate"].iter().chain(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

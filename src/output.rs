@@ -1,0 +1,51 @@
+//! How results and errors reach the one who called: results on standard output, errors on standard error.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use stoa_layout::Exit;
+
+/// What the format of a result is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Human,
+    /// JSON.
+    Json,
+}
+
+impl Format {
+    /// Is its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// Writes a line of a result at once.
+pub(crate) fn result_line(line: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Writes the last line of a result, and says with which code the program ends.
+///
+/// Where the reader went away there is nobody left to tell.
+pub(crate) fn last_line(line: impl Display) -> Exit {
+    match result_line(line) {
+        Ok(()) => Exit::DONE,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::IO,
+        Err(error) => fail(Exit::IO, format!("cannot write the result to standard output: {error}")),
+    }
+}
+
+/// Writes an error, and hands back the code that the program ends with.
+pub(crate) fn fail(exit: Exit, message: impl Display) -> Exit {
+    // If standard error is gone, the code says it still.
+    let _ = writeln!(io::stderr().lock(), "error: {message}");
+    exit
+}

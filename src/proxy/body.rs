@@ -1,0 +1,220 @@
+//! The bodies of answers.
+//!
+//! A zip is read when the connection asks for more of it, so a slow client holds one chunk and no more. What
+//! is in the page cache is read at once on the worker; what would wait for the disk, on the blocking pool. A
+//! body that fails makes hyper break the connection off: it never looks like one that has ended.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use stoa_gomod::ModuleVersion;
+use stoa_store::ZipFile;
+use tokio::task::JoinHandle;
+
+use super::buffers::{Buffer, Buffers, CHUNK};
+use crate::fill::Transfer;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Nothing, or nothing any more.
+    Empty,
+    /// What is in memory.
+    Whole(Bytes),
+    /// A published zip, or a part of one.
+    Zip(ZipBody),
+    /// A zip on its way.
+    Transfer(TransferBody),
+}
+
+impl Body {
+    /// Is the part of a published zip from `start` to before `end`.
+    pub(super) fn zip(
+        version: &ModuleVersion,
+        file: ZipFile,
+        range: std::ops::Range<u64>,
+        buffers: &Arc<Buffers>,
+    ) -> Self {
+        Self::Zip(ZipBody {
+            version: version.clone(),
+            file: Arc::new(file),
+            at: range.start,
+            end: range.end,
+            buffers: Arc::clone(buffers),
+            reading: None,
+        })
+    }
+
+    /// Is a zip on its way.
+    pub(super) fn transfer(transfer: Transfer, buffers: &Arc<Buffers>) -> Self {
+        let left = transfer.length();
+        Self::Transfer(TransferBody { state: State::Idle(transfer), left, buffers: Arc::clone(buffers) })
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let chunk = match &mut *self {
+            Self::Empty => None,
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                (!bytes.is_empty()).then_some(Ok(bytes))
+            }
+            Self::Zip(zip) => ready!(zip.poll(context)),
+            Self::Transfer(transfer) => ready!(transfer.poll(context)),
+        };
+        if let Some(Err(error)) = &chunk {
+            log::debug!("{error}");
+        }
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Zip(zip) => zip.at == zip.end,
+            // The end of it is known only when it was published.
+            Self::Transfer(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Zip(zip) => SizeHint::with_exact(zip.end - zip.at),
+            Self::Transfer(transfer) => transfer.left.map_or_else(SizeHint::new, SizeHint::with_exact),
+        }
+    }
+}
+
+/// A published zip, or a part of one.
+#[derive(Debug)]
+pub(crate) struct ZipBody {
+    version: ModuleVersion,
+    file: Arc<ZipFile>,
+    at: u64,
+    end: u64,
+    buffers: Arc<Buffers>,
+    reading: Option<JoinHandle<(Buffer, io::Result<usize>)>>,
+}
+
+impl ZipBody {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if self.at == self.end {
+            return Poll::Ready(None);
+        }
+        let (buffer, read) = match self.reading.as_mut() {
+            Some(reading) => {
+                let read = ready!(Pin::new(reading).poll(context));
+                self.reading = None;
+                match read {
+                    Ok(read) => read,
+                    Err(error) => return Poll::Ready(Some(Err(self.failed(&error)))),
+                }
+            }
+            None => {
+                let mut buffer = self.buffers.take();
+                let wanted = usize::try_from(self.end - self.at).map_or(CHUNK, |left| left.min(CHUNK));
+                match self.file.read_now(self.at, &mut buffer.as_mut()[..wanted]) {
+                    Ok(Some(read)) => (buffer, Ok(read)),
+                    Ok(None) => {
+                        let (file, at) = (Arc::clone(&self.file), self.at);
+                        self.reading = Some(tokio::task::spawn_blocking(move || {
+                            let read = file.read(at, &mut buffer.as_mut()[..wanted]);
+                            (buffer, read)
+                        }));
+                        return self.poll(context);
+                    }
+                    Err(error) => (buffer, Err(error)),
+                }
+            }
+        };
+        Poll::Ready(Some(match read {
+            Ok(0) => Err(self.failed(&"it is shorter than it was when it was opened")),
+            Ok(read) => {
+                self.at += read as u64;
+                Ok(buffer.into_bytes(read))
+            }
+            Err(error) => Err(self.failed(&error)),
+        }))
+    }
+
+    fn failed(&self, reason: &dyn std::fmt::Display) -> io::Error {
+        let version = &self.version;
+        log::error!("cannot read the zip of {version} at {}: {reason}; the answer is broken off", self.at);
+        io::Error::other(format!("the zip of {version} cannot be read: {reason}"))
+    }
+}
+
+/// A zip on its way.
+#[derive(Debug)]
+pub(crate) struct TransferBody {
+    state: State,
+    /// How much is still to come, if that is known.
+    left: Option<u64>,
+    buffers: Arc<Buffers>,
+}
+
+type Next = Pin<Box<dyn Future<Output = (Transfer, io::Result<(Buffer, usize)>)> + Send>>;
+
+enum State {
+    Idle(Transfer),
+    Waiting(Next),
+    Ended,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Idle(_) => "Idle",
+            Self::Waiting(_) => "Waiting",
+            Self::Ended => "Ended",
+        })
+    }
+}
+
+impl TransferBody {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let mut next: Next = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Ended => return Poll::Ready(None),
+            State::Waiting(next) => next,
+            State::Idle(mut transfer) => {
+                let buffers = Arc::clone(&self.buffers);
+                Box::pin(async move {
+                    let read = match transfer.ready().await {
+                        Ok(()) => transfer.next(buffers.take()).await,
+                        Err(error) => Err(error),
+                    };
+                    (transfer, read)
+                })
+            }
+        };
+        let Poll::Ready((transfer, read)) = next.as_mut().poll(context) else {
+            self.state = State::Waiting(next);
+            return Poll::Pending;
+        };
+        Poll::Ready(match read {
+            Ok((_, 0)) => None,
+            Ok((buffer, read)) => {
+                self.state = State::Idle(transfer);
+                self.left = self.left.map(|left| left.saturating_sub(read as u64));
+                Some(Ok(buffer.into_bytes(read)))
+            }
+            Err(error) => Some(Err(error)),
+        })
+    }
+}

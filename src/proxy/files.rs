@@ -1,0 +1,202 @@
+//! The files of a version: info, mod and zip.
+//!
+//! What is in the store is answered at once on the worker, see [`Proxy::stored_small`] and
+//! [`Proxy::stored_zip`]; the rest waits for a fill, or for the seal of a zip that came without one.
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED};
+use sha2::{Digest, Sha256};
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_store::{SmallFile, ZipFile};
+
+use super::answer::{self, JSON, Kind, Response, TEXT, WEEK, ZIP};
+use super::body::Body;
+use super::conditional::{self, Validators, Verdict};
+use super::{Asked, Proxy};
+use crate::fill::{Arrival, FillError};
+
+/// How often a version may come and go while somebody asks for it, before that is an error.
+const ATTEMPTS: usize = 4;
+
+impl Proxy {
+    /// Answers for an info or a mod that is in the store. `None` if it is not.
+    pub(super) fn stored_small(
+        &self,
+        asked: Asked<'_>,
+        version: &ModuleVersion,
+        file: SmallFile,
+    ) -> Option<Response> {
+        match self.store().small(version, file) {
+            Ok(Some(small)) => Some(small_answer(asked, file, small.bytes, Some(small.modified))),
+            Ok(None) => None,
+            Err(error) => Some(answer::store_failed(version, &error)),
+        }
+    }
+
+    /// Answers for an info or a mod.
+    pub(super) async fn small(&self, asked: Asked<'_>, version: &ModuleVersion, file: SmallFile) -> Response {
+        for _ in 0..ATTEMPTS {
+            if let Some(response) = self.stored_small(asked, version, file) {
+                return response;
+            }
+            if asked.is_local {
+                return answer::not_fetched();
+            }
+            let arrival = match self.fill.join(version, &asked.via(), false) {
+                Ok(waiter) => waiter.small(file).await,
+                Err(error) => Err(error),
+            };
+            match arrival {
+                Ok(Arrival::Early(bytes)) => return small_answer(asked, file, bytes, None),
+                Ok(Arrival::Stored) => {}
+                Err(error) => return answer::failed(&error, Kind::File),
+            }
+        }
+        unsteady(version)
+    }
+
+    /// Answers for a zip that is in the store and sealed. `None` if it is not.
+    pub(super) fn stored_zip(&self, asked: Asked<'_>, version: &ModuleVersion) -> Option<Response> {
+        match self.store().open_zip(version) {
+            Ok(Some(mut zip)) => zip.seal.take().map(|seal| self.zip_answer(asked, version, zip, &seal)),
+            Ok(None) => None,
+            Err(error) => Some(answer::store_failed(version, &error)),
+        }
+    }
+
+    /// Answers for a zip.
+    pub(super) async fn zip(&self, asked: Asked<'_>, version: &ModuleVersion) -> Response {
+        for _ in 0..ATTEMPTS {
+            match self.store().open_zip(version) {
+                Ok(Some(mut zip)) => {
+                    if let Some(seal) = zip.seal.take() {
+                        return self.zip_answer(asked, version, zip, &seal);
+                    }
+                    // Sealed or in quarantine: either way it is opened again, since what is at that name now
+                    // need not be what was sealed.
+                    match self.fill.seal(version).await {
+                        Ok(_) => continue,
+                        Err(error) => return log_failed(version, &error),
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => return answer::store_failed(version, &error),
+            }
+            if asked.is_local {
+                return answer::not_fetched();
+            }
+            let waiter = match self.fill.join(version, &asked.via(), true) {
+                Ok(waiter) => waiter,
+                Err(error) => return answer::failed(&error, Kind::File),
+            };
+            if asked.wants_whole() {
+                match waiter.stored().await {
+                    Ok(()) => continue,
+                    Err(error) => return answer::failed(&error, Kind::File),
+                }
+            }
+            match waiter.zip().await {
+                Ok(Arrival::Early(transfer)) => {
+                    let body = Body::transfer(transfer, &self.buffers);
+                    return answer::module(StatusCode::OK, ZIP, WEEK, body);
+                }
+                Ok(Arrival::Stored) => {}
+                Err(error) => return answer::failed(&error, Kind::File),
+            }
+        }
+        unsteady(version)
+    }
+
+    fn zip_answer(&self, asked: Asked<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
+        let etag = quoted(seal.as_str());
+        let (length, modified) = (zip.length, zip.modified);
+        let body = |range| Body::zip(version, zip, range, &self.buffers);
+        entity(asked, ZIP, Validators { etag, modified: Some(modified) }, length, body)
+    }
+}
+
+fn small_answer(asked: Asked<'_>, file: SmallFile, bytes: Bytes, modified: Option<SystemTime>) -> Response {
+    let content_type = match file {
+        SmallFile::Info => JSON,
+        SmallFile::Mod => TEXT,
+    };
+    let validators = Validators { etag: etag_of(&bytes), modified };
+    entity(asked, content_type, validators, bytes.len() as u64, |range| {
+        // A length of something in memory.
+        let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
+        Body::Whole(bytes.slice(place(range.start)..place(range.end)))
+    })
+}
+
+/// Answers with the whole, a part or nothing of what a version has for good.
+fn entity(
+    asked: Asked<'_>,
+    content_type: HeaderValue,
+    validators: Validators,
+    length: u64,
+    body: impl FnOnce(Range<u64>) -> Body,
+) -> Response {
+    let verdict = match conditional::is_conditional(asked.headers) {
+        true => conditional::judge(asked.headers, asked.is_head, &validators, length),
+        false => Verdict::Whole,
+    };
+    let (status, body, range) = match verdict {
+        Verdict::Whole => (StatusCode::OK, body(0..length), None),
+        Verdict::Part(part) => {
+            let range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+            (StatusCode::PARTIAL_CONTENT, body(part), Some(range))
+        }
+        Verdict::NotModified => (StatusCode::NOT_MODIFIED, Body::Empty, None),
+        Verdict::Failed => (StatusCode::PRECONDITION_FAILED, Body::Empty, None),
+        Verdict::Unsatisfiable => {
+            (StatusCode::RANGE_NOT_SATISFIABLE, Body::Empty, Some(format!("bytes */{length}")))
+        }
+    };
+    let mut response = answer::module(status, content_type, WEEK, body);
+    let headers = response.headers_mut();
+    if status == StatusCode::NOT_MODIFIED {
+        headers.remove(CONTENT_TYPE);
+    }
+    headers.insert(ETAG, validators.etag);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(modified) = validators.modified
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(modified))
+    {
+        headers.insert(LAST_MODIFIED, date);
+    }
+    if let Some(range) = range.and_then(|range| HeaderValue::try_from(range).ok()) {
+        headers.insert(CONTENT_RANGE, range);
+    }
+    response
+}
+
+/// Makes a strong entity tag of the content.
+fn etag_of(bytes: &[u8]) -> HeaderValue {
+    let hash = Sha256::digest(bytes);
+    let mut text = String::with_capacity(32);
+    for byte in &hash[..16] {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    quoted(&text)
+}
+
+fn quoted(text: &str) -> HeaderValue {
+    // Hex digits, or the base64 of a seal: nothing that a header cannot hold.
+    HeaderValue::try_from(format!("\"{text}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+fn log_failed(version: &ModuleVersion, error: &FillError) -> Response {
+    log::error!("cannot seal {version}: {error}");
+    answer::failed(error, Kind::File)
+}
+
+fn unsteady(version: &ModuleVersion) -> Response {
+    log::error!("{version} comes and goes in the store; find out what else writes below it");
+    answer::failed(&FillError::Broken(version.to_string()), Kind::File)
+}
