@@ -191,13 +191,8 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
         Err(Errno::EXIST) if is_second_name(from, to)? => return remove_file(from),
         result => return result.at("move to", to),
     }
-    let meta = fs::symlink_metadata(from).at("look at", from)?;
-    if meta.is_dir() {
-        return match fs::symlink_metadata(to) {
-            Ok(_) => Err(PathError::new("move to", to, Errno::EXIST)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
-            Err(error) => Err(PathError::new("look at", to, error)),
-        };
+    if fs::symlink_metadata(from).at("look at", from)?.is_dir() {
+        return rename_after_look(from, to);
     }
     match rustix::fs::link(from, to) {
         Ok(()) => {}
@@ -205,6 +200,25 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
         Err(errno) => return Err(PathError::new("move to", to, errno)),
     }
     remove_file(from)
+}
+
+/// Renames in one call on every file system, so that no crash leaves both names, and does not overwrite.
+///
+/// Where the file system cannot do both in one call it is renamed after a look, so this is for names that
+/// nobody else makes, under the exclusive lock.
+pub fn rename_at_once(from: &Path, to: &Path) -> Result<(), PathError> {
+    match rename_noreplace_once(from, to) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_after_look(from, to),
+        result => result.at("rename to", to),
+    }
+}
+
+fn rename_after_look(from: &Path, to: &Path) -> Result<(), PathError> {
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(PathError::new("move to", to, Errno::EXIST)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
+        Err(error) => Err(PathError::new("look at", to, error)),
+    }
 }
 
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
