@@ -10,7 +10,7 @@ use stoa_layout::{Artefact, Context, Exit, LayoutId, Layouts, PathError, StepErr
 use crate::layouts::layouts;
 use crate::run::{self, Options, Recorder, auto, done, markers, plan, run_recorded, to};
 use crate::support::homes;
-use crate::support::tree::{self, settled};
+use crate::support::tree::settled;
 
 fn regenerate() -> Options {
     Options { regenerate: true, ..to("v2") }
@@ -26,7 +26,7 @@ fn regenerating_mends_the_shims() {
     fs::remove_file(bin.join("zig")).unwrap();
     std::os::unix::fs::symlink("../toolchains/gone/1.0/bin/gone", bin.join("gone")).unwrap();
     assert_eq!(run::run(dir.path(), &regenerate()), done("v2"));
-    tree::assert_same(&whole, &settled(dir.path()), "regenerated");
+    run::assert_same(&whole, &settled(dir.path()), "regenerated");
     // What leads elsewhere, or is a file, is the user's.
     std::os::unix::fs::symlink("/usr/bin/env", bin.join("env")).unwrap();
     fs::remove_file(bin.join("zig")).unwrap();

@@ -81,6 +81,6 @@ fn fresh_equals_migrated() {
     }
     let regenerate = run::Options { regenerate: true, ..to("v2") };
     assert_eq!(run::run(&new, &regenerate), done("v2"));
-    tree::assert_same(&tree::settled(&old), &tree::settled(&new), "fresh equals migrated");
+    run::assert_same(&tree::settled(&old), &tree::settled(&new), "fresh equals migrated");
     assert_eq!(markers(&new), ["layout.v2"]);
 }

@@ -7,9 +7,10 @@ use std::process::{Command, Output};
 use stoa_layout::marker::Marker;
 
 use crate::layouts;
+use crate::run::{self, code, stderr};
 use crate::support::homes;
-use crate::support::programs::{code, example, stderr};
-use crate::support::tree::{self, everything};
+use crate::support::programs::example;
+use crate::support::tree::everything;
 
 fn tool_home(home: &Path, arguments: &[&str]) -> Output {
     tool_home_at(&example("tool_home"), home, arguments)
@@ -49,7 +50,7 @@ fn the_migrators_code_and_message_stand() {
     let output = tool_home(dir.path(), &["which", "node"]);
     assert_eq!(code(&output), 78, "{output:?}");
     assert_eq!(stderr(&output).matches("layout.v9").count(), 2, "told once, by the migrator: {output:?}");
-    tree::assert_same(&before, &everything(dir.path()), "a newer home");
+    run::assert_same(&before, &everything(dir.path()), "a newer home");
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn a_migration_may_be_forbidden() {
     let output = tool_home(dir.path(), &["--no-migrate", "which", "node"]);
     assert_eq!(code(&output), 78);
     assert!(stderr(&output).contains("run `tool_home_migrate --store "), "{output:?}");
-    tree::assert_same(&before, &everything(dir.path()), "a forbidden migration");
+    run::assert_same(&before, &everything(dir.path()), "a forbidden migration");
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn looking_changes_nothing() {
     let output = tool_home(dir.path(), &["status"]);
     assert_eq!(code(&output), 0);
     assert!(stderr(&output).contains("v0 to v1: would give each tool"), "{output:?}");
-    tree::assert_same(&before, &everything(dir.path()), "a look");
+    run::assert_same(&before, &everything(dir.path()), "a look");
 }
 
 /// One that is opened for longer looks for a second marker as well.

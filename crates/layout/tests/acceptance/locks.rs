@@ -13,9 +13,10 @@ use stoa_layout::{Cancel, Event, Events, ExclusiveLock, Exit, Runner};
 
 use crate::layouts::layouts;
 use crate::run::{self, Options, auto, done, markers, nothing, to};
+use crate::run::{code, stderr};
 use crate::support::homes;
-use crate::support::programs::{code, example, migrator, stderr};
-use crate::support::tree::{self, settled};
+use crate::support::programs::{example, migrator};
+use crate::support::tree::settled;
 
 /// A program that uses the home until its input ends.
 struct User(Child);
@@ -61,7 +62,7 @@ fn one_that_is_in_use_is_busy_and_names_who_uses_it() {
     let output = migrator(dir.path()).args(["--to", "v1", "--lock-timeout", "0.1"]).output().unwrap();
     assert_eq!(code(&output), 75, "{output:?}");
     assert!(stderr(&output).contains(&format!("process {}", user.0.id())), "{output:?}");
-    tree::assert_same(&before, &settled(dir.path()), "a home in use");
+    run::assert_same(&before, &settled(dir.path()), "a home in use");
     user.stop();
     assert_eq!(run::run(dir.path(), &to("v0")), done("v0"));
 }
@@ -180,7 +181,7 @@ fn a_waiter_can_be_stopped() {
         cancel.cancel(15);
         assert_eq!(waiter.join().unwrap(), 143);
     });
-    tree::assert_same(&before, &settled(dir.path()), "stopped while waiting");
+    run::assert_same(&before, &settled(dir.path()), "stopped while waiting");
 }
 
 /// Tells a test how far a run is, and holds it there.

@@ -94,7 +94,7 @@ proptest! {
         let before = settled(dir.path());
         prop_assert_eq!(run::run(dir.path(), &to("v2")), done("v2"));
         prop_assert_eq!(run::run(dir.path(), &to("v0")), done("v0"));
-        tree::assert_same(&before, &settled(dir.path()), "up and back");
+        run::assert_same(&before, &settled(dir.path()), "up and back");
     }
 
     #[test]
@@ -122,6 +122,6 @@ proptest! {
             _ => fs::rename(root.join("layout.v1"), marker).unwrap(),
         }
         prop_assert_eq!(run::run(root, &to(end)), done(end));
-        tree::assert_same(&undisturbed(&home, end), &settled(root), "a mixture");
+        run::assert_same(&undisturbed(&home, end), &settled(root), "a mixture");
     }
 }

@@ -1,6 +1,7 @@
 //! Runs the engine in-process, keeps what it tells, and stops it where a test says.
 
 use std::path::Path;
+use std::process::Output;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use stoa_layout::{Cancel, Event, Events, Exit, LayoutId, Layouts, Outcome, Runne
 pub(crate) use stoa_layout::Options;
 
 use crate::layouts::layouts;
+use crate::support::tree;
 
 /// Keeps what was told, and may ask for an end at the n-th moved item.
 #[derive(Default)]
@@ -124,4 +126,21 @@ pub(crate) fn plan(root: &Path, options: &Options, events: &Recorder) -> Result<
 /// Is the markers in a root.
 pub(crate) fn markers(root: &Path) -> Vec<String> {
     Top::read(root).unwrap().unwrap_or_default().markers.iter().map(ToString::to_string).collect()
+}
+
+/// Is the code that a program ended with.
+#[track_caller]
+pub(crate) fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"))
+}
+
+/// Is what a program said on stderr.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Checks that two trees are the same, and says what differs.
+#[track_caller]
+pub(crate) fn assert_same(left: &tree::Tree, right: &tree::Tree, what: &str) {
+    assert!(left == right, "{what}:\n{}", tree::difference(left, right));
 }

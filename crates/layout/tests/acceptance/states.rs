@@ -17,7 +17,7 @@ fn assert_refused(root: &Path, code: Exit, words: &[&str]) {
         run::run(root, &options).assert_failed(code, words);
         let (got, text) = plan(root, &options, &Recorder::default()).unwrap_err();
         assert_eq!(got, code.code(), "{text}");
-        tree::assert_same(&before, &tree::everything(root), "a refused folder");
+        run::assert_same(&before, &tree::everything(root), "a refused folder");
     }
 }
 
@@ -29,7 +29,7 @@ fn current_is_nothing_to_do() {
     let before = tree::everything(dir.path());
     assert_eq!(run::run(dir.path(), &auto()), nothing("v2"));
     assert_eq!(plan(dir.path(), &auto(), &Recorder::default()), Ok(false));
-    tree::assert_same(&before, &tree::everything(dir.path()), "a current home");
+    run::assert_same(&before, &tree::everything(dir.path()), "a current home");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn an_unknown_layout_is_78() {
     homes::v0(dir.path());
     let before = tree::everything(dir.path());
     run::run(dir.path(), &to("v7")).assert_failed(Exit::NEWER, &["v7", "another release"]);
-    tree::assert_same(&before, &tree::everything(dir.path()), "an unknown target");
+    run::assert_same(&before, &tree::everything(dir.path()), "an unknown target");
 }
 
 #[test]
@@ -137,14 +137,14 @@ fn dry_run_writes_nothing() {
     events.assert_told("items: 3");
     events.assert_told("half-1.0 it is incomplete");
     events.assert_told("README it is named as no toolchain is");
-    tree::assert_same(&before, &tree::everything(&home), "a planned home");
+    run::assert_same(&before, &tree::everything(&home), "a planned home");
     // In the middle of a step too.
     run::run_and_stop(&home, &to("v1"), 1, 15);
     let before = tree::everything(&home);
     let events = Recorder::default();
     assert_eq!(plan(&home, &to("v2"), &events), Ok(true));
     events.assert_told("resumes: true");
-    tree::assert_same(&before, &tree::everything(&home), "a planned home in a step");
+    run::assert_same(&before, &tree::everything(&home), "a planned home in a step");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn what_can_be_refused_is_refused_before_anything_moves() {
     run::run(dir.path(), &to("v0"))
         .assert_failed(Exit::CANT_CREATE, &["tools/zig/0.13.0", "tools/zig-0.13.0", "nothing was moved"]);
     assert_eq!(plan(dir.path(), &to("v0"), &Recorder::default()).unwrap_err().0, 73);
-    tree::assert_same(&before, &tree::settled(dir.path()), "a refused way back");
+    run::assert_same(&before, &tree::settled(dir.path()), "a refused way back");
     fs::remove_dir_all(blocking).unwrap();
     assert_eq!(run::run(dir.path(), &to("v0")), run::done("v0"));
     assert!(markers(dir.path()).is_empty());

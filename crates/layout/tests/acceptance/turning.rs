@@ -23,7 +23,7 @@ fn undisturbed(layout: &str) -> Tree {
 
 #[track_caller]
 fn assert_undisturbed(root: &Path, layout: &str, what: &str) {
-    tree::assert_same(&undisturbed(layout), &settled(root), what);
+    run::assert_same(&undisturbed(layout), &settled(root), what);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn up_and_back_is_the_same_tree() {
         Path::new("../toolchains/node/1.10/bin/node")
     );
     assert_eq!(run::run(dir.path(), &to("v0")), done("v0"));
-    tree::assert_same(&before, &settled(dir.path()), "up and back");
+    run::assert_same(&before, &settled(dir.path()), "up and back");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn auto_leaves_a_step_back_to_a_person() {
         run::run(dir.path(), &auto()).assert_failed(Exit::NEWER, &[&on, &up, "person"]);
         let (code, _) = plan(dir.path(), &auto(), &Recorder::default()).unwrap_err();
         assert_eq!(code, 78);
-        tree::assert_same(&before, &tree::settled(dir.path()), "refused by auto");
+        run::assert_same(&before, &tree::settled(dir.path()), "refused by auto");
         assert_eq!(run::run(dir.path(), &to(start)), done(start));
     }
 }
@@ -95,13 +95,13 @@ fn auto_never_goes_back() {
     run::run(dir.path(), &to("v2"));
     let before = tree::everything(dir.path());
     run::run(dir.path(), &older).assert_failed(Exit::NEWER, &["only a person", "--to v1"]);
-    tree::assert_same(&before.clone(), &tree::everything(dir.path()), "refused by auto");
+    run::assert_same(&before.clone(), &tree::everything(dir.path()), "refused by auto");
     run::run(dir.path(), &to("v1"));
     run_and_stop(dir.path(), &to("v2"), 2, SIGINT);
     let before = tree::everything(dir.path());
     run::run(dir.path(), &older).assert_failed(Exit::NEWER, &["only a person", "--to v1"]);
     assert_eq!(plan(dir.path(), &older, &Recorder::default()).unwrap_err().0, 78);
-    tree::assert_same(&before, &tree::everything(dir.path()), "refused by auto in a step");
+    run::assert_same(&before, &tree::everything(dir.path()), "refused by auto in a step");
 }
 
 #[test]

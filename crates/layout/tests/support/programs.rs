@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 /// Is the path of an example program. `cargo test` builds them all before it runs a test; `cargo test --test`
 /// does not, and must not test an old one.
@@ -34,15 +34,4 @@ pub(crate) fn migrator(home: &Path) -> Command {
     let mut command = Command::new(example("tool_home_migrate"));
     command.env_remove("TOOL_HOME").arg("--store").arg(home);
     command
-}
-
-/// Is the code that a program ended with.
-#[track_caller]
-pub(crate) fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"))
-}
-
-/// Is what a program said on stderr.
-pub(crate) fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }

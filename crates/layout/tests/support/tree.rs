@@ -6,16 +6,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use stoa_layout::lock::LOCK_NAME;
-use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
+use stoa_layout::marker::Marker;
 
 /// One name in a tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Entry {
-    mode: u32,
+    pub(crate) mode: u32,
     /// Nanoseconds. Of folders and symlinks only in a picture of everything.
-    mtime: Option<i128>,
+    pub(crate) mtime: Option<i128>,
     /// A file's bytes, a symlink's target.
-    content: Option<Vec<u8>>,
+    pub(crate) content: Option<Vec<u8>>,
 }
 
 /// All names below a folder.
@@ -47,13 +47,6 @@ pub(crate) fn settled(root: &Path) -> Tree {
     tree
 }
 
-/// The same without what a killed run may leave beside a marker that tells the truth.
-pub(crate) fn told_by_the_marker(root: &Path) -> Tree {
-    let mut tree = settled(root);
-    tree.retain(|path, _| !path.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX)));
-    tree
-}
-
 /// Says what differs, a line each, for messages.
 pub(crate) fn difference(left: &Tree, right: &Tree) -> String {
     let only = |a: &Tree, b: &Tree, sign: char| -> String {
@@ -66,11 +59,6 @@ pub(crate) fn difference(left: &Tree, right: &Tree) -> String {
             .collect()
     };
     only(left, right, '-') + &only(right, left, '+')
-}
-
-#[track_caller]
-pub(crate) fn assert_same(left: &Tree, right: &Tree, what: &str) {
-    assert!(left == right, "{what}:\n{}", difference(left, right));
 }
 
 /// The types of files, as in `st_mode`.
