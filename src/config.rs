@@ -17,10 +17,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use stoa_layout::{Exit, PathError};
 
+/// Looks a name up.
+pub type Lookup = dyn Fn(&str) -> Option<OsString>;
+
 /// What lies outside of the program and says what it should do.
 pub struct World {
     /// Looks a variable of the environment up.
-    pub variable: Box<dyn Fn(&str) -> Option<OsString>>,
+    pub variable: Box<Lookup>,
     /// The config file of the system.
     pub system_file: PathBuf,
 }
@@ -244,12 +247,8 @@ impl<'a> Settings<'a> {
         if !matches!(port, Some(Ok(_))) {
             return Err(value("listen", listen, "it takes an address and a port, as in 127.0.0.1:3000"));
         }
-        let fill_max_concurrent = self.pick(
-            "fill.max_concurrent",
-            typed.fill_max_concurrent,
-            |file| file.fill.max_concurrent,
-            16,
-        )?;
+        let fill_max_concurrent =
+            self.pick("fill.max_concurrent", typed.fill_max_concurrent, |file| file.fill.max_concurrent, 16)?;
         let base_path =
             self.pick("base_path", typed.base_path, |file| file.base_path.clone(), "/".to_owned())?;
         if !base_path.starts_with('/') {
@@ -358,9 +357,7 @@ impl<'a> Settings<'a> {
     }
 
     fn config_home(&self) -> Option<PathBuf> {
-        self.world
-            .absolute("XDG_CONFIG_HOME")
-            .or_else(|| Some(self.world.absolute("HOME")?.join(".config")))
+        self.world.absolute("XDG_CONFIG_HOME").or_else(|| Some(self.world.absolute("HOME")?.join(".config")))
     }
 
     fn data_home(&self) -> Option<PathBuf> {
@@ -571,11 +568,9 @@ mod tests {
     #[test]
     fn variables_that_cannot_be_meant_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [
-            ("STOA_READ_ONLY", "perhaps"),
-            ("STOA_FILL_MAX_CONCURRENT", "many"),
-            ("STOA_GRACE", "-1"),
-        ] {
+        for (name, text) in
+            [("STOA_READ_ONLY", "perhaps"), ("STOA_FILL_MAX_CONCURRENT", "many"), ("STOA_GRACE", "-1")]
+        {
             let world = world(dir.path(), &[(name, text)]);
             let error = Settings::new(&world, None).serve(TypedServe::default()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");

@@ -211,7 +211,9 @@ impl Status {
     fn for_people(&self) -> String {
         let state = match self.state {
             Kind::Current => "current",
-            Kind::Old => "old: stoa-migrate brings it to the current layout, and so does stoa at its next start",
+            Kind::Old => {
+                "old: stoa-migrate brings it to the current layout, and so does stoa at its next start"
+            }
             Kind::Migrating => "migrating: stoa-migrate goes on with it",
             Kind::Newer => "newer than this program",
             Kind::Empty => "empty: there is no store yet",

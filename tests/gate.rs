@@ -1,13 +1,15 @@
 //! The gate and the migrator behind it, with the real programs: which states of a folder they make something
 //! of, which they refuse, and that what is refused is left as it was.
 
-#![expect(clippy::disallowed_methods, reason = "tests make stores and folders by hand")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
-#[path = "support/programs.rs"]
-mod programs;
-#[path = "support/tree.rs"]
-#[expect(unreachable_pub, reason = "shared by several tests")]
-mod tree;
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,52 +19,47 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::Arguments;
 use stoa_layout::SharedLock;
 
-use programs::{Ended, Programs};
-use tree::snapshot;
+use support::programs::{Ended, Programs};
+use support::tree::{self, snapshot};
+use support::{MIGRATE, missing_tool, trial};
 
 const PAIR: &str = "example.org/m@v1.0.0";
 
 fn main() {
-    let test = |name: &str, test: fn()| {
-        Trial::test(name, move || {
-            test();
-            Ok(())
-        })
-    };
-    let trials = vec![
-        test("a_missing_store_is_made", a_missing_store_is_made),
-        test("a_current_store_is_left_alone", a_current_store_is_left_alone),
-        test("of_fifty_starters_one_makes_the_store", of_fifty_starters_one_makes_the_store),
-        test("an_interrupted_creation_is_finished", an_interrupted_creation_is_finished),
-        test("an_older_interrupted_creation_is_finished", an_older_interrupted_creation_is_finished),
-        test("an_older_store_is_brought_up", an_older_store_is_brought_up),
-        test("up_and_back_gives_the_same_store", up_and_back_gives_the_same_store),
-        test("what_is_foreign_is_refused_untouched", what_is_foreign_is_refused_untouched),
-        test("two_markers_are_refused_untouched", two_markers_are_refused_untouched),
-        test("a_newer_store_is_refused_untouched", a_newer_store_is_refused_untouched),
-        test("an_older_release_refuses_a_newer_store", an_older_release_refuses_a_newer_store),
-        test("a_step_back_is_a_persons_decision", a_step_back_is_a_persons_decision),
-        test("a_store_in_use_is_not_migrated", a_store_in_use_is_not_migrated),
-        test("a_signal_stops_a_waiter", a_signal_stops_a_waiter),
-        test("the_end_of_the_starter_stops_the_migrator", the_end_of_the_starter_stops_the_migrator),
-        test("a_name_in_the_way_is_refused", a_name_in_the_way_is_refused),
-        test("a_folder_that_cannot_be_written_is_refused", a_folder_that_cannot_be_written_is_refused),
-        test("a_missing_migrator_is_named", a_missing_migrator_is_named),
-        test("a_migrator_of_another_release_is_told", a_migrator_of_another_release_is_told),
-        test("the_migrator_can_be_forbidden", the_migrator_can_be_forbidden),
-        Trial::ignorable_test("the_gate_is_one_system_call", the_gate_is_one_system_call),
+    let traces = missing_tool("strace", &["-o", "/dev/null", "true"]);
+    let tests = vec![
+        trial("a missing store is made", None, a_missing_store_is_made),
+        trial("a current store is left alone", None, a_current_store_is_left_alone),
+        trial("of fifty starters one makes the store", None, of_fifty_starters_one_makes_the_store),
+        trial("an interrupted creation is finished", None, an_interrupted_creation_is_finished),
+        trial("an older interrupted creation is finished", None, an_older_interrupted_creation_is_finished),
+        trial("an older store is brought up", None, an_older_store_is_brought_up),
+        trial("up and back gives the same store", None, up_and_back_gives_the_same_store),
+        trial("what is foreign is refused untouched", None, what_is_foreign_is_refused_untouched),
+        trial("two markers are refused untouched", None, two_markers_are_refused_untouched),
+        trial("a newer store is refused untouched", None, a_newer_store_is_refused_untouched),
+        trial("an older release refuses a newer store", None, an_older_release_refuses_a_newer_store),
+        trial("a step back is a persons decision", None, a_step_back_is_a_persons_decision),
+        trial("a store in use is not migrated", None, a_store_in_use_is_not_migrated),
+        trial("a signal stops a waiter", None, a_signal_stops_a_waiter),
+        trial("the end of the starter stops the migrator", None, the_end_of_the_starter_stops_the_migrator),
+        trial("a name in the way is refused", None, a_name_in_the_way_is_refused),
+        trial("a folder that cannot be written is refused", None, a_folder_that_cannot_be_written_is_refused),
+        trial("a missing migrator is named", None, a_missing_migrator_is_named),
+        trial("a migrator of another release is told", None, a_migrator_of_another_release_is_told),
+        trial("the migrator can be forbidden", None, the_migrator_can_be_forbidden),
+        trial("the gate is one system call", None, the_gate_is_one_system_call),
+        trial("the gate is one system call", traces, the_gate_is_one_system_call),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
 
 fn names(root: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(root)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -362,7 +359,9 @@ fn a_missing_migrator_is_named() {
     fs::set_permissions(&migrator, fs::Permissions::from_mode(0o644)).unwrap();
     let closed = programs.stoa(["path", PAIR]);
     let closed_migrate = programs.stoa(["migrate"]);
-    for (ended, why) in [(missing, "is not there"), (closed, "is not executable"), (closed_migrate, "is not executable")] {
+    for (ended, why) in
+        [(missing, "is not there"), (closed, "is not executable"), (closed_migrate, "is not executable")]
+    {
         assert_eq!(ended.code, 78, "{ended:?}");
         assert!(ended.err.contains(migrator.to_str().unwrap()) && ended.err.contains(why), "{ended:?}");
     }
@@ -377,7 +376,7 @@ fn a_migrator_of_another_release_is_told() {
     assert_eq!(useless.code, 78, "{useless:?}");
     assert!(useless.err.contains("of another release"), "{useless:?}");
     fs::remove_file(next.program("stoa-migrate")).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_stoa-migrate"), next.program("stoa-migrate")).unwrap();
+    fs::copy(MIGRATE, next.program("stoa-migrate")).unwrap();
     let older = next.stoa(["path", PAIR]);
     assert_eq!(older.code, 78, "{older:?}");
     assert!(older.err.contains("does not know the layout v3"), "{older:?}");
@@ -404,16 +403,7 @@ fn the_migrator_can_be_forbidden() {
     assert!(programs.store().exists());
 }
 
-/// Ignored where strace is not there, or may not trace; not where `CI` says that everything must be there.
-fn the_gate_is_one_system_call() -> Result<Completion, Failed> {
-    let traces = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
-    if !traces.is_ok_and(|output| output.status.success()) {
-        let reason = "strace is not here or cannot trace";
-        if std::env::var_os("CI").is_some_and(|value| value == "true") {
-            return Err(reason.into());
-        }
-        return Ok(Completion::ignored_with(reason));
-    }
+fn the_gate_is_one_system_call() {
     let programs = Programs::current();
     let root = programs.make_store();
     let version = put_version(&root);
@@ -426,7 +416,9 @@ fn the_gate_is_one_system_call() -> Result<Completion, Failed> {
     let calls = fs::read_to_string(log).unwrap();
     let on_store: Vec<&str> = calls
         .lines()
-        .filter(|line| line.contains(root.to_str().unwrap()) && !line.contains("execve(") && !line.contains("write("))
+        .filter(|line| {
+            line.contains(root.to_str().unwrap()) && !line.contains("execve(") && !line.contains("write(")
+        })
         .collect();
     let (gate, lookup) = on_store.split_first().expect("the marker is looked for");
     assert!(gate.contains("faccessat") && gate.contains("layout.v2"), "{on_store:#?}");
@@ -438,5 +430,4 @@ fn the_gate_is_one_system_call() -> Result<Completion, Failed> {
     for unwanted in ["clone", "config.toml"] {
         assert!(!before_gate.contains(unwanted), "{unwanted}: {before_gate}");
     }
-    Ok(Completion::Completed)
 }

@@ -128,7 +128,6 @@ fn each(
     Ok(())
 }
 
-
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests make stores by hand")]
 mod tests {

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test crate uses a part")]
 
 pub mod go;
+pub mod programs;
 pub mod server;
 pub mod tracer;
 pub mod tree;

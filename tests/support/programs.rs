@@ -8,27 +8,29 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+use super::{MIGRATE, STOA};
+
 /// The two programs of one release, a home for them, and a folder for a store that is not there yet.
-pub(crate) struct Programs {
+pub struct Programs {
     folder: TempDir,
 }
 
 /// How a program ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
+pub struct Ended {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Programs {
     /// Is this release.
-    pub(crate) fn current() -> Self {
-        Self::of(Path::new(env!("CARGO_BIN_EXE_stoa")), Path::new(env!("CARGO_BIN_EXE_stoa-migrate")))
+    pub fn current() -> Self {
+        Self::of(Path::new(STOA), Path::new(MIGRATE))
     }
 
     /// Is the release with one layout more.
-    pub(crate) fn next() -> Self {
+    pub fn next() -> Self {
         let (stoa, migrate) = built_next();
         Self::of(stoa, migrate)
     }
@@ -49,23 +51,23 @@ impl Programs {
     }
 
     /// Is the folder that everything is in.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// Is the path of a program.
-    pub(crate) fn program(&self, name: &str) -> PathBuf {
+    pub fn program(&self, name: &str) -> PathBuf {
         self.folder().join("bin").join(name)
     }
 
     /// Is where the store is, or will be.
-    pub(crate) fn store(&self) -> PathBuf {
+    pub fn store(&self) -> PathBuf {
         self.folder().join("store")
     }
 
     /// Prepares a program with its home in this folder, that nothing of the environment reaches and that
     /// fetches nothing.
-    pub(crate) fn command<A: AsRef<OsStr>>(&self, name: &str, arguments: impl IntoIterator<Item = A>) -> Command {
+    pub fn command<A: AsRef<OsStr>>(&self, name: &str, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(self.program(name));
         command.args(arguments).env_clear().env("HOME", self.folder().join("home"));
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -76,17 +78,17 @@ impl Programs {
     }
 
     /// Runs `stoa` to its end.
-    pub(crate) fn stoa<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ended {
+    pub fn stoa<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ended {
         Ended::of(self.command("stoa", arguments))
     }
 
     /// Runs `stoa-migrate` to its end.
-    pub(crate) fn migrate<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ended {
+    pub fn migrate<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ended {
         Ended::of(self.command("stoa-migrate", arguments))
     }
 
     /// Makes an empty store.
-    pub(crate) fn make_store(&self) -> PathBuf {
+    pub fn make_store(&self) -> PathBuf {
         let made = self.migrate::<&str>([]);
         assert_eq!(made.code, 0, "{made:?}");
         self.store()
@@ -95,12 +97,12 @@ impl Programs {
 
 impl Ended {
     /// Runs a command to its end.
-    pub(crate) fn of(mut command: Command) -> Self {
+    pub fn of(mut command: Command) -> Self {
         Self::from_child(command.spawn().expect("the program starts"))
     }
 
     /// Waits for the end of a command.
-    pub(crate) fn from_child(child: Child) -> Self {
+    pub fn from_child(child: Child) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let output = child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("programs write UTF-8");
@@ -113,7 +115,7 @@ impl Ended {
 fn built_next() -> &'static (PathBuf, PathBuf) {
     static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let own = Path::new(env!("CARGO_BIN_EXE_stoa"));
+        let own = Path::new(STOA);
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--package", "next-layout", "--bins", "--message-format", "json"]);
         build.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
@@ -126,11 +128,11 @@ fn built_next() -> &'static (PathBuf, PathBuf) {
         assert!(output.status.success(), "the fixture with one layout more is built");
         let executable = |name: &str| {
             let messages = String::from_utf8_lossy(&output.stdout);
-            let executables = messages.lines().filter_map(|line| {
+            let mut executables = messages.lines().filter_map(|line| {
                 let message: serde_json::Value = serde_json::from_str(line).ok()?;
                 Some(PathBuf::from(message["executable"].as_str()?))
             });
-            executables.filter(|path| path.ends_with(name)).last().expect("cargo names the program")
+            executables.rfind(|path| path.ends_with(name)).expect("cargo names the program")
         };
         (executable("next-stoa"), executable("next-stoa-migrate"))
     })

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use stoa_layout::error::PathContext;
 use stoa_layout::step::{Refusal, Work};
-use stoa_layout::{
-    Context, Direction, Exit, LayoutId, Layouts, Moved, Step, StepError, Survey, durable,
-};
+use stoa_layout::{Context, Direction, Exit, LayoutId, Layouts, Moved, Step, StepError, Survey, durable};
 
 /// The layout.
 pub const LAYOUT: LayoutId = LayoutId::fixed("v3");
