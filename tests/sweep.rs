@@ -177,9 +177,10 @@ fn creation() -> Scenario {
             command
         }),
         drive: Box::new(only_stderr),
-        check: Box::new(|_, traced, told, is_kill| {
+        check: Box::new(|root, traced, told, is_kill| {
             if !is_kill {
                 failed_clearly(traced, told);
+                assert!(traced.code != 0 || root.join("layout.v2").exists(), "success was told after {:?}", traced.hit);
             }
         }),
         again: Box::new(|root| {
@@ -201,11 +202,13 @@ fn creation_through_the_gate() -> Scenario {
         prepare: Box::new(|_| {}),
         command: Box::new(path),
         drive: Box::new(only_stderr),
-        check: Box::new(|_, traced, told, is_kill| {
+        check: Box::new(|root, traced, told, is_kill| {
             // 1: the gate was passed, and the version is not there.
             if !is_kill && traced.code != 1 {
+                assert_ne!(traced.code, 0, "a version was found after {:?}", traced.hit);
                 failed_clearly(traced, told);
             }
+            assert!(traced.code != 1 || root.join("layout.v2").exists(), "the gate was passed after {:?}", traced.hit);
         }),
         again: Box::new(move |root| {
             let output = path(root).output().unwrap();
