@@ -194,8 +194,8 @@ impl Fetch {
             FillError::Broken(self.version.to_string())
         })?;
         received?;
-        let written = written
-            .map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
+        let written =
+            written.map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
         match length {
             Some(length) if length != written => {
                 Err(self.broken(&format!("its zip should have {length} bytes and {written} came")))

@@ -12,8 +12,7 @@ use super::{Fill, FillError, SumdbAnswer, Via};
 impl Fill {
     /// Lists the tagged versions of a module, those upstream and those in the store, as the body of an answer.
     pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, FillError> {
-        let (stored, upstream) =
-            tokio::join!(self.stored_versions(module), self.upstream.list(module, via));
+        let (stored, upstream) = tokio::join!(self.stored_versions(module), self.upstream.list(module, via));
         let mut versions = match upstream {
             Ok(body) => list::versions(&body),
             Err(error) => {
@@ -83,7 +82,9 @@ impl Fill {
     /// Asks a checksum database; `rest` is the path below its name.
     pub async fn sumdb(&self, name: &str, rest: &str, via: &Via) -> Result<SumdbAnswer, FillError> {
         let answer = self.upstream.sumdb(name, rest, via).await;
-        answer.map_err(|error| FillError::upstream(format_args!("{rest} of the checksum database {name}"), &error))
+        answer.map_err(|error| {
+            FillError::upstream(format_args!("{rest} of the checksum database {name}"), &error)
+        })
     }
 
     async fn or_local(&self, module: &ModulePath, query: &str, error: FillError) -> Result<Bytes, FillError> {
