@@ -461,8 +461,10 @@ impl Runner<'_> {
                 self.refuse_assumption(&state)?;
             }
             let action = self.action(&state, target, regenerated)?;
-            if !done && !matches!(action, Action::Finished) {
-                lock.sign();
+            if !done {
+                if !matches!(action, Action::Finished) {
+                    lock.sign();
+                }
                 marker::sweep_temporaries(lock)?;
             }
             match action {
