@@ -145,24 +145,25 @@ impl Runner<'_> {
     /// Does it.
     pub fn run(&self) -> Result<Outcome, RunError> {
         let target = self.target()?;
-        let first = self.look()?;
-        self.refuse_what_cannot_change(&first)?;
-        match &first {
-            State::At(layout) if *layout == target && !self.options.regenerate => {
-                return Ok(Outcome::Nothing(target));
+        let first = self.look_unlocked()?;
+        if let Some(first) = &first {
+            self.refuse_what_cannot_change(first)?;
+            match first {
+                State::At(layout) if *layout == target && !self.options.regenerate => {
+                    return Ok(Outcome::Nothing(target));
+                }
+                State::Empty if self.options.no_create => return Ok(Outcome::NoStore),
+                _ => {}
             }
-            State::Empty if self.options.no_create => return Ok(Outcome::NoStore),
-            _ => {}
-        }
-        // Without the lock the names may be read while they change; where there is a lock file, somebody may be
-        // at it, and the look under the lock counts.
-        if !self.root.join(LOCK_NAME).exists() {
-            self.refuse(&first)?;
-            self.refuse_assumption(&first)?;
-            self.action(&first, &target, false)?;
+            // Where there is a lock file, somebody may be at it, and the look under the lock counts.
+            if !self.root.join(LOCK_NAME).exists() {
+                self.refuse(first)?;
+                self.refuse_assumption(first)?;
+                self.action(first, &target, false)?;
+            }
         }
         durable::create_root(self.root)?;
-        let lock = match self.wait_for_turn(&target, &first)? {
+        let lock = match self.wait_for_turn(&target, first.as_ref())? {
             Turn::Ours(lock) => lock,
             Turn::OthersDid => return Ok(Outcome::Nothing(target)),
         };
@@ -241,6 +242,15 @@ impl Runner<'_> {
 
     fn look(&self) -> Result<State, RunError> {
         Ok(State::look_assuming(self.root, self.layouts, self.options.assumed.as_ref())?)
+    }
+
+    /// Looks without the lock: what is read may change meanwhile, be moved away even. So where there is a lock
+    /// file a look that fails says nothing, and the one under the lock counts.
+    fn look_unlocked(&self) -> Result<Option<State>, RunError> {
+        match self.look() {
+            Err(_) if self.root.join(LOCK_NAME).exists() => Ok(None),
+            result => result.map(Some),
+        }
     }
 
     fn refuse(&self, state: &State) -> Result<(), RunError> {
@@ -362,7 +372,7 @@ impl Runner<'_> {
         RunError::refused(Exit::NEWER, message)
     }
 
-    fn wait_for_turn(&self, target: &LayoutId, first: &State) -> Result<Turn, RunError> {
+    fn wait_for_turn(&self, target: &LayoutId, first: Option<&State>) -> Result<Turn, RunError> {
         let must_act = self.options.regenerate;
         let mut shared_since: Option<Instant> = None;
         let mut told: Option<Instant> = None;
@@ -371,13 +381,14 @@ impl Runner<'_> {
             if let Some(lock) = ExclusiveLock::try_acquire(self.root, &self.layouts.program)? {
                 return Ok(Turn::Ours(lock));
             }
-            let state = self.look()?;
-            self.refuse_what_cannot_change(&state)?;
-            if state == State::At(target.clone()) && !must_act {
-                return Ok(Turn::OthersDid);
-            }
-            if self.options.auto {
-                self.stop_if_going_back(first, &state)?;
+            if let Some(state) = self.look_unlocked()? {
+                self.refuse_what_cannot_change(&state)?;
+                if state == State::At(target.clone()) && !must_act {
+                    return Ok(Turn::OthersDid);
+                }
+                if self.options.auto {
+                    self.stop_if_going_back(first, &state)?;
+                }
             }
             match SharedLock::try_acquire(self.root) {
                 // Nobody changes the names while it is held, so what is refused now is refused for good.
@@ -417,14 +428,16 @@ impl Runner<'_> {
     }
 
     /// A waiter that the gate started makes way for a person who takes the store back.
-    fn stop_if_going_back(&self, first: &State, now: &State) -> Result<(), RunError> {
+    fn stop_if_going_back(&self, first: Option<&State>, now: &State) -> Result<(), RunError> {
         let back = match now {
             State::Migrating { from, to } => {
                 matches!(self.layouts.between(from, to), Some((_, Direction::Back)))
             }
             State::At(layout) | State::Untagged(layout) => match first {
-                State::At(before) | State::Untagged(before) => self.is_below(layout, before),
-                State::Migrating { from, to } => self.is_below(layout, from) && self.is_below(layout, to),
+                Some(State::At(before) | State::Untagged(before)) => self.is_below(layout, before),
+                Some(State::Migrating { from, to }) => {
+                    self.is_below(layout, from) && self.is_below(layout, to)
+                }
                 _ => false,
             },
             _ => false,
@@ -461,8 +474,10 @@ impl Runner<'_> {
                 self.refuse_assumption(&state)?;
             }
             let action = self.action(&state, target, regenerated)?;
-            if !done && !matches!(action, Action::Finished) {
-                lock.sign();
+            if !done {
+                if !matches!(action, Action::Finished) {
+                    lock.sign();
+                }
                 marker::sweep_temporaries(lock)?;
             }
             match action {

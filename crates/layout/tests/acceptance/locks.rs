@@ -71,7 +71,7 @@ fn one_that_is_in_use_is_busy_and_names_who_uses_it() {
 fn who_waits_goes_on_when_the_user_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let user = home_with_a_user(dir.path());
-    let patient = Options { lock_timeout: Duration::from_secs(600), ..to("v1") };
+    let patient = Options { lock_timeout: Duration::from_secs(30), ..to("v1") };
     thread::scope(|scope| {
         let (told, waits) = mpsc::channel();
         let waiter = scope.spawn(|| run_telling(dir.path(), &patient, Teller::when_waiting(told)));
