@@ -1,10 +1,9 @@
 //! The task that fetches one version and publishes it.
 //!
 //! The claim comes first, then a look at the store, since another process may have published in between. The
-//! info is fetched next, then the mod and the zip side by side, all three from the upstream that had the info.
-//! Those who wait for the info or the mod have it as soon as it parses; the zip goes to a draft in staging,
-//! which is sealed and published when it is complete. While a flight waits for its turn to fetch a zip it
-//! holds no claim.
+//! info and the mod are fetched next, side by side, then the zip, all three from one upstream. Those who wait
+//! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
+//! and published when it is complete. While a flight waits for its turn to fetch a zip it holds no claim.
 
 use std::fs::File;
 use std::io::Write;
@@ -75,12 +74,14 @@ impl Fetch {
         let began = Instant::now();
         let Some(claim) = self.claim().await? else { return Ok(End::Theirs) };
         let source = self.fill.upstream.version(&self.version);
-        let mut info = self.fetch_info(&source).await?;
-        let (mut modfile, fetched) =
-            tokio::try_join!(self.fetch_mod(&source), self.fetch_zip(&source, claim, phase))?;
+        let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source));
+        // Which of two errors counts must not hang on which came first.
+        let (mut info, mut modfile) = (info?, modfile?);
+        let fetched = self.fetch_zip(&source, claim, phase).await?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
-            // Not all came from one upstream, so the small files are got again from the one that had the zip.
+            // Not all came from one upstream: the small files are got again from the one that had the zip,
+            // which is the one that is asked first by now.
             info = self.fetch_info(&source).await?;
             modfile = self.fetch_mod(&source).await?;
         }
@@ -194,8 +195,8 @@ impl Fetch {
             FillError::Broken(self.version.to_string())
         })?;
         received?;
-        let written = written
-            .map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
+        let written =
+            written.map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
         match length {
             Some(length) if length != written => {
                 Err(self.broken(&format!("its zip should have {length} bytes and {written} came")))

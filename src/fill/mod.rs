@@ -107,8 +107,11 @@ impl Fill {
             return Err(FillError::Stopping(version.to_string()));
         }
         let (progress, watched) = watch::channel(Progress::default());
-        let flight =
-            Arc::new(Flight { version: version.clone(), progress: watched, wanted: watch::Sender::new(wants_zip) });
+        let flight = Arc::new(Flight {
+            version: version.clone(),
+            progress: watched,
+            wanted: watch::Sender::new(wants_zip),
+        });
         flights.insert(version.clone(), Arc::clone(&flight));
         let fetch = fetch::Fetch {
             fill: Arc::clone(self),

@@ -12,8 +12,7 @@ use super::{Fill, FillError, SumdbAnswer, Via};
 impl Fill {
     /// Lists the tagged versions of a module, those upstream and those in the store, as the body of an answer.
     pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, FillError> {
-        let (stored, upstream) =
-            tokio::join!(self.stored_versions(module), self.upstream.list(module, via));
+        let (stored, upstream) = tokio::join!(self.stored_versions(module), self.upstream.list(module, via));
         let mut versions = match upstream {
             Ok(body) => list::versions(&body),
             Err(error) => {
@@ -46,6 +45,11 @@ impl Fill {
         match self.upstream.latest(module, via).await {
             Ok(info) => Ok(info),
             Err(error) => {
+                if error.is_absent()
+                    && let Some(info) = self.latest_of_tree(module, via).await
+                {
+                    return Ok(info);
+                }
                 let error = FillError::upstream(format_args!("the latest version of {module}"), &error);
                 self.or_local(module, "latest", error).await
             }
@@ -68,6 +72,17 @@ impl Fill {
         }
     }
 
+    /// Finds the latest version by the list of an upstream that has no `@latest`, such as a tree of files.
+    ///
+    /// A client would do so by itself, were it not that a list which comes from here has no pseudo-versions.
+    async fn latest_of_tree(&self, module: &ModulePath, via: &Via) -> Option<Bytes> {
+        let body = self.upstream.list(module, via).await.ok()?;
+        let version = query::latest_known(&list::versions(&body))
+            .or_else(|| list::newest(&body).map(|(version, _)| version))?;
+        let version = ModuleVersion::new(module.clone(), version).ok()?;
+        self.upstream.info(&version, via).await.ok()
+    }
+
     /// Resolves `latest` or a prefix among what is in the store.
     pub async fn resolve_local(&self, module: &ModulePath, query: &str) -> Result<Option<Bytes>, FillError> {
         let (path, query) = (module.clone(), query.to_owned());
@@ -83,7 +98,9 @@ impl Fill {
     /// Asks a checksum database; `rest` is the path below its name.
     pub async fn sumdb(&self, name: &str, rest: &str, via: &Via) -> Result<SumdbAnswer, FillError> {
         let answer = self.upstream.sumdb(name, rest, via).await;
-        answer.map_err(|error| FillError::upstream(format_args!("{rest} of the checksum database {name}"), &error))
+        answer.map_err(|error| {
+            FillError::upstream(format_args!("{rest} of the checksum database {name}"), &error)
+        })
     }
 
     async fn or_local(&self, module: &ModulePath, query: &str, error: FillError) -> Result<Bytes, FillError> {

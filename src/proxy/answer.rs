@@ -44,14 +44,24 @@ pub(super) enum Kind {
 }
 
 /// Makes an answer of a module's.
-pub(super) fn module(status: StatusCode, content_type: HeaderValue, cache: HeaderValue, body: Body) -> Response {
+pub(super) fn module(
+    status: StatusCode,
+    content_type: HeaderValue,
+    cache: HeaderValue,
+    body: Body,
+) -> Response {
     let mut response = plain(status, content_type, cache, body);
     response.headers_mut().insert(VARY, VARY_BY_FETCH);
     response
 }
 
 /// Makes an answer.
-pub(super) fn plain(status: StatusCode, content_type: HeaderValue, cache: HeaderValue, body: Body) -> Response {
+pub(super) fn plain(
+    status: StatusCode,
+    content_type: HeaderValue,
+    cache: HeaderValue,
+    body: Body,
+) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let mut headers = HeaderMap::with_capacity(10);
@@ -122,7 +132,9 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
     };
     let text = match error {
         FillError::Absent(_) | FillError::Offline(_) => format!("not found: {error}\n"),
-        FillError::Store(_) => "internal error: the store failed; the log of this proxy says more\n".to_owned(),
+        FillError::Store(_) => {
+            "internal error: the store failed; the log of this proxy says more\n".to_owned()
+        }
         FillError::Broken(_) => format!("internal error: {error}\n"),
         FillError::Refused(_) => format!("refused by the upstream: {error}\n"),
         FillError::Timeout(_) => format!("upstream timeout: {error}\n"),
