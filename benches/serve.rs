@@ -182,15 +182,15 @@ impl Nginx {
             user = if rustix::process::geteuid().is_root() { "user root;" } else { "" },
         );
         fs::write(own.join("nginx.conf"), text).expect("a file");
-        let child = Command::new("nginx").arg("-c").arg(own.join("nginx.conf")).stderr(Stdio::null()).spawn().expect("nginx runs");
-        let url = format!("http://127.0.0.1:{port}");
-        for _ in 0..100 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { child, url };
-            }
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(own.join("nginx.conf")).stderr(Stdio::null());
+        let server = Self { child: command.spawn().expect("nginx runs"), url: format!("http://127.0.0.1:{port}") };
+        let listens = (0..100).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        panic!("nginx does not listen; see {}", own.display());
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        assert!(listens, "nginx does not listen; see {}", own.display());
+        server
     }
 }
 

@@ -11,12 +11,12 @@ use stoa_layout::gate::beside_this_program;
 use stoa_layout::{Exit, durable};
 
 /// The migrator's file name.
-pub const MIGRATOR: &str = "stoa-migrate";
+pub(crate) const MIGRATOR: &str = "stoa-migrate";
 
 /// The program beside this one cannot be run.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot run {program}: {why}; install both programs of one release side by side", program = program.display())]
-pub struct NotRun {
+pub(crate) struct NotRun {
     /// The path looked at.
     program: PathBuf,
     /// Why it cannot be run.
@@ -25,13 +25,13 @@ pub struct NotRun {
 
 impl NotRun {
     /// Is the code that a program ends with for this error: the same as the gate's.
-    pub fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         Exit::NEWER
     }
 }
 
 /// Becomes the migrator. Comes back only if that fails.
-pub fn become_migrator(arguments: impl IntoIterator<Item = OsString>) -> NotRun {
+pub(crate) fn become_migrator(arguments: impl IntoIterator<Item = OsString>) -> NotRun {
     let program = beside_this_program(MIGRATOR);
     let error = Command::new(&program).args(arguments).exec();
     let why = match error.kind() {

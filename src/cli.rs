@@ -14,7 +14,8 @@ use stoa_layout::{Exit, Gate, LayoutId, Migrator, Pass, gate::GateError};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
-use crate::config::{ConfigError, ServeOptions, Settings, World, parse_switch};
+use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
+use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
 use crate::status;
@@ -28,23 +29,26 @@ pub struct App {
     pub folders: &'static [&'static str],
 }
 
+/// What options are called in the help that have to do with the store and the log rather than one command.
+const COMMON: &str = "General options";
+
 /// What both programs take.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Common {
     /// The store [default: $XDG_DATA_HOME/stoa] [key: store] [variable: STOA_STORE]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = COMMON)]
     pub store: Option<PathBuf>,
 
     /// The config file [default: $XDG_CONFIG_HOME/stoa/config.toml, else /etc/stoa/config.toml] [variable: STOA_CONFIG]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = COMMON)]
     pub config: Option<PathBuf>,
 
     /// Log more; twice, still more
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = COMMON)]
     pub verbose: u8,
 
     /// Say nothing but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = COMMON)]
     pub quiet: bool,
 }
 
@@ -56,19 +60,18 @@ pub struct Common {
     after_help = "An option goes before its variable, that before the config file. The variable of the key `fill.max_concurrent` is \
                   STOA_FILL_MAX_CONCURRENT.\n\
                   Exit codes: 0 done; 1 what was asked for is not so; 64 usage, configuration; 65 not a store; 69 an upstream is \
-                  not available; 73 can't create; 74 input/output; 75 busy; 77 permission; 78 the store is newer; 130, 143 stopped.",
-    infer_long_args = false
+                  not available; 73 can't create; 74 input/output; 75 busy; 77 permission; 78 the store is newer; 130, 143 stopped."
 )]
 struct Typed {
     #[command(flatten)]
     common: Common,
 
     /// Do not run stoa-migrate by itself; the same as --auto-migrate=false
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     no_migrate: bool,
 
     /// Whether stoa-migrate is run by itself where the store needs it [default: true] [key: auto_migrate]
-    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate")]
+    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate", help_heading = COMMON)]
     auto_migrate: Option<bool>,
 
     #[command(subcommand)]
@@ -131,13 +134,37 @@ struct Serve {
     #[arg(long, value_name = "BOOL", value_parser = parse_switch, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     offline: Option<bool>,
 
-    /// Let requests go on for so long after a signal to stop [default: 10] [key: grace]
+    /// Answer below this path [default: /] [key: base_path]
+    #[arg(long, value_name = "PATH")]
+    base_path: Option<String>,
+
+    /// Serve at most so many connections at once [default: 4096] [key: max_connections]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+
+    /// Let requests go on for so long after a signal to stop [default: 30] [key: grace]
     #[arg(long, value_name = "SECONDS")]
     grace: Option<u64>,
 
-    /// Fetch at most so many versions at once [default: 32] [key: fill.max_concurrent]
+    /// Fetch at most so many versions at once [default: 16] [key: fill.max_concurrent]
     #[arg(long, value_name = "N")]
     fill_max_concurrent: Option<usize>,
+}
+
+impl Serve {
+    fn typed(&self) -> TypedServe {
+        TypedServe {
+            listen: self.listen.clone(),
+            upstream: self.upstream.clone(),
+            sumdbs: self.sumdbs.clone(),
+            read_only: self.read_only,
+            offline: self.offline,
+            base_path: self.base_path.clone(),
+            max_connections: self.max_connections,
+            grace: self.grace,
+            fill_max_concurrent: self.fill_max_concurrent,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -234,32 +261,40 @@ impl From<GateError> for Failure {
     }
 }
 
-/// What the gate of a command needs, found with as little as possible.
+/// Passes the gate, with as little as possible where the store is current. `check` looks at the configuration
+/// of the command: before a store is made or migrated for it, else after the gate.
+fn pass(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    root: &Path,
+    check: impl Fn() -> Result<(), ConfigError>,
+) -> Result<Pass, Failure> {
+    // On a current store nobody asks whether the migrator may be run, so no config file is read for it.
+    let nobody = Migrator::Forbidden { name: MIGRATOR };
+    let passed = match (Gate { root, current: &app.layout, migrator: &nobody }).pass() {
+        Err(GateError::Forbidden { .. }) => {
+            check()?;
+            let migrator = migrator(typed, settings)?;
+            Gate { root, current: &app.layout, migrator: &migrator }.pass()?
+        }
+        passed => {
+            let passed = passed?;
+            check()?;
+            passed
+        }
+    };
+    Ok(passed)
+}
+
 fn migrator(typed: &Typed, settings: &Settings<'_>) -> Result<Migrator, ConfigError> {
     Ok(if settings.auto_migrate(typed.auto_migrate())? {
-        let mut common = typed.common.clone();
         // The gate names the store itself.
-        common.store = None;
+        let common = Common { store: None, ..typed.common.clone() };
         Migrator::Beside { name: MIGRATOR, arguments: handed_on(&common).collect() }
     } else {
         Migrator::Forbidden { name: MIGRATOR }
     })
-}
-
-fn pass(app: &App, typed: &Typed, settings: &Settings<'_>, root: &Path) -> Result<Pass, Failure> {
-    // On a current store nobody asks whether the migrator may be run, so no config file is read for it.
-    let nobody = Migrator::Forbidden { name: MIGRATOR };
-    match (Gate { root, current: &app.layout, migrator: &nobody }).pass() {
-        Err(GateError::Forbidden { .. }) => {
-            settings.check_named()?;
-            let migrator = migrator(typed, settings)?;
-            Ok(Gate { root, current: &app.layout, migrator: &migrator }.pass()?)
-        }
-        passed => {
-            settings.check_named()?;
-            Ok(passed?)
-        }
-    }
 }
 
 fn path(
@@ -271,7 +306,7 @@ fn path(
 ) -> Result<Exit, Failure> {
     let version = ModuleVersion::parse(module).map_err(|error| Failure::new(Exit::USAGE, error))?;
     let root = settings.store(typed.common.store.clone())?;
-    let pass = pass(app, typed, settings, &root)?;
+    let pass = pass(app, typed, settings, &root, || settings.check_named())?;
     match Store::look(&pass).locate(&version, file.into()) {
         Ok(Some(path)) => Ok(output::last_line(path.display())),
         Ok(None) => {
@@ -309,17 +344,9 @@ fn handed_on(common: &Common) -> impl Iterator<Item = OsString> {
 
 fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Result<Exit, Failure> {
     let root = settings.store(typed.common.store.clone())?;
-    let pass = pass(app, typed, settings, &root)?;
-    let config = settings.serve(ServeOptions {
-        listen: serve.listen.clone(),
-        upstream: serve.upstream.clone(),
-        sumdbs: serve.sumdbs.clone(),
-        read_only: serve.read_only,
-        offline: serve.offline,
-        grace: serve.grace,
-        fill_max_concurrent: serve.fill_max_concurrent,
-    })?;
+    let config = || settings.serve(serve.typed());
+    let pass = pass(app, typed, settings, &root, || config().map(drop))?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    crate::serve_command::run(&gate, pass, &config)
+    listen::run(&gate, pass, config()?, settings.world())
 }

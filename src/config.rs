@@ -17,10 +17,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use stoa_layout::{Exit, PathError};
 
+/// Looks a name up.
+pub type Lookup = dyn Fn(&str) -> Option<OsString>;
+
 /// What lies outside of the program and says what it should do.
 pub struct World {
     /// Looks a variable of the environment up.
-    pub variable: Box<dyn Fn(&str) -> Option<OsString>>,
+    pub variable: Box<Lookup>,
     /// The config file of the system.
     pub system_file: PathBuf,
 }
@@ -111,7 +114,7 @@ impl ConfigError {
 
 /// What was typed for the proxy. `None` where nothing was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServeOptions {
+pub struct TypedServe {
     /// The key `listen`.
     pub listen: Option<String>,
     /// The key `upstream`.
@@ -122,6 +125,10 @@ pub struct ServeOptions {
     pub read_only: Option<bool>,
     /// The key `offline`.
     pub offline: Option<bool>,
+    /// The key `base_path`.
+    pub base_path: Option<String>,
+    /// The key `max_connections`.
+    pub max_connections: Option<usize>,
     /// The key `grace`.
     pub grace: Option<u64>,
     /// The key `fill.max_concurrent`.
@@ -141,6 +148,10 @@ pub struct ServeConfig {
     pub read_only: bool,
     /// Whether nothing is to be fetched.
     pub offline: bool,
+    /// The path that everything is answered below.
+    pub base_path: String,
+    /// How many connections may be open at once.
+    pub max_connections: usize,
     /// How long requests may go on after the proxy was asked to stop.
     pub grace: Duration,
     /// How many versions may be fetched at once.
@@ -169,6 +180,8 @@ struct File {
     sumdbs: Option<Vec<String>>,
     read_only: Option<bool>,
     offline: Option<bool>,
+    base_path: Option<String>,
+    max_connections: Option<usize>,
     grace: Option<u64>,
     #[serde(default)]
     fill: FillTable,
@@ -200,6 +213,11 @@ impl<'a> Settings<'a> {
         Self { world, named, file: OnceCell::new() }
     }
 
+    /// Is the world that it resolves against.
+    pub fn world(&self) -> &World {
+        self.world
+    }
+
     /// Finds the store; an absolute path.
     pub fn store(&self, typed: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
         let said = match self.above_file("store", typed)? {
@@ -222,26 +240,31 @@ impl<'a> Settings<'a> {
     }
 
     /// Resolves what is meant for the proxy.
-    pub fn serve(&self, typed: ServeOptions) -> Result<ServeConfig, ConfigError> {
+    pub fn serve(&self, typed: TypedServe) -> Result<ServeConfig, ConfigError> {
         let listen =
             self.pick("listen", typed.listen, |file| file.listen.clone(), "127.0.0.1:3000".to_owned())?;
         let port = listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(_))) {
             return Err(value("listen", listen, "it takes an address and a port, as in 127.0.0.1:3000"));
         }
-        let fill_max_concurrent = self.pick(
-            "fill.max_concurrent",
-            typed.fill_max_concurrent,
-            |file| file.fill.max_concurrent,
-            32,
-        )?;
+        let fill_max_concurrent =
+            self.pick("fill.max_concurrent", typed.fill_max_concurrent, |file| file.fill.max_concurrent, 16)?;
+        let base_path =
+            self.pick("base_path", typed.base_path, |file| file.base_path.clone(), "/".to_owned())?;
+        if !base_path.starts_with('/') {
+            return Err(value("base_path", base_path, "it takes a path, as in / or /go"));
+        }
+        let max_connections =
+            self.pick("max_connections", typed.max_connections, |file| file.max_connections, 4096)?;
         Ok(ServeConfig {
             listen,
+            base_path,
+            max_connections: at_least_one("max_connections", max_connections)?,
             upstream: self.maybe("upstream", typed.upstream, |file| file.upstream.clone())?,
             sumdbs: self.maybe("sumdbs", typed.sumdbs, |file| file.sumdbs.clone())?,
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
-            grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 10)?),
+            grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),
             fill_max_concurrent: at_least_one("fill.max_concurrent", fill_max_concurrent)?,
         })
     }
@@ -334,9 +357,7 @@ impl<'a> Settings<'a> {
     }
 
     fn config_home(&self) -> Option<PathBuf> {
-        self.world
-            .absolute("XDG_CONFIG_HOME")
-            .or_else(|| Some(self.world.absolute("HOME")?.join(".config")))
+        self.world.absolute("XDG_CONFIG_HOME").or_else(|| Some(self.world.absolute("HOME")?.join(".config")))
     }
 
     fn data_home(&self) -> Option<PathBuf> {
@@ -462,7 +483,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bare = world(dir.path(), &[]);
         let listen = |world: &World, typed: Option<&str>| {
-            let options = ServeOptions { listen: typed.map(str::to_owned), ..Default::default() };
+            let options = TypedServe { listen: typed.map(str::to_owned), ..Default::default() };
             Settings::new(world, None).serve(options).unwrap().listen
         };
         assert_eq!(listen(&bare, None), "127.0.0.1:3000");
@@ -547,19 +568,17 @@ mod tests {
     #[test]
     fn variables_that_cannot_be_meant_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [
-            ("STOA_READ_ONLY", "perhaps"),
-            ("STOA_FILL_MAX_CONCURRENT", "many"),
-            ("STOA_GRACE", "-1"),
-        ] {
+        for (name, text) in
+            [("STOA_READ_ONLY", "perhaps"), ("STOA_FILL_MAX_CONCURRENT", "many"), ("STOA_GRACE", "-1")]
+        {
             let world = world(dir.path(), &[(name, text)]);
-            let error = Settings::new(&world, None).serve(ServeOptions::default()).unwrap_err();
+            let error = Settings::new(&world, None).serve(TypedServe::default()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
             assert_eq!(error.exit(), Exit::USAGE);
         }
         for (name, text) in [("STOA_LISTEN", "localhost"), ("STOA_FILL_MAX_CONCURRENT", "0")] {
             let world = world(dir.path(), &[(name, text)]);
-            assert!(Settings::new(&world, None).serve(ServeOptions::default()).is_err(), "{name}");
+            assert!(Settings::new(&world, None).serve(TypedServe::default()).is_err(), "{name}");
         }
     }
 
@@ -567,7 +586,7 @@ mod tests {
     fn lists_are_split_at_commas() {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path(), &[("STOA_SUMDBS", "a.example, b.example,")]);
-        let config = Settings::new(&world, None).serve(ServeOptions::default()).unwrap();
+        let config = Settings::new(&world, None).serve(TypedServe::default()).unwrap();
         assert_eq!(config.sumdbs, Some(vec!["a.example".to_owned(), "b.example".to_owned()]));
     }
 }

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod fill;
 mod go_env;
+mod listen;
 mod logging;
 pub mod migrate;
 mod output;

@@ -7,7 +7,7 @@ use std::io::Write;
 
 /// How the lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// Of a command that somebody waits for: `warning: …`.
     Command,
     /// Of a service: with time and origin.
@@ -15,7 +15,7 @@ pub enum Style {
 }
 
 /// Begins to log. More than one call does nothing.
-pub fn init(style: Style, verbose: u8, quiet: bool, filter: Option<&str>) {
+pub(crate) fn init(style: Style, verbose: u8, quiet: bool, filter: Option<&str>) {
     let mut builder = env_logger::Builder::new();
     let usual = match style {
         Style::Command => LevelFilter::Warn,

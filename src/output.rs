@@ -7,7 +7,7 @@ use stoa_layout::Exit;
 
 /// What the format of a result is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     #[default]
     Human,
@@ -15,8 +15,18 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// Is its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Writes a line of a result at once.
-pub fn result_line(line: impl Display) -> io::Result<()> {
+pub(crate) fn result_line(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -25,7 +35,7 @@ pub fn result_line(line: impl Display) -> io::Result<()> {
 /// Writes the last line of a result, and says with which code the program ends.
 ///
 /// Where the reader went away there is nobody left to tell.
-pub fn last_line(line: impl Display) -> Exit {
+pub(crate) fn last_line(line: impl Display) -> Exit {
     match result_line(line) {
         Ok(()) => Exit::DONE,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::IO,
@@ -34,7 +44,7 @@ pub fn last_line(line: impl Display) -> Exit {
 }
 
 /// Writes an error, and hands back the code that the program ends with.
-pub fn fail(exit: Exit, message: impl Display) -> Exit {
+pub(crate) fn fail(exit: Exit, message: impl Display) -> Exit {
     // If standard error is gone, the code says it still.
     let _ = writeln!(io::stderr().lock(), "error: {message}");
     exit

@@ -1,1 +1,255 @@
-//! (being written)
+//! What a store is, told without changing it and without passing the gate.
+//!
+//! A current store and an empty folder are told here, by either program. Whatever has another marker, or
+//! none, is told by `stoa-migrate`, which alone knows what older layouts look like: `stoa status` turns into
+//! it. What is counted is what is there to be seen while it may change; nothing is locked.
+
+mod count;
+
+use std::path::Path;
+
+use serde::Serialize;
+use stoa_layout::lock::{self, Holder};
+use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
+use stoa_layout::step::Work;
+use stoa_layout::{Cancel, Direction, Exit, LayoutId, Layouts, PathError, State, StepError, Survey, events};
+
+use crate::cli::App;
+use crate::output::{self, Format};
+use count::Count;
+
+/// What is told; the keys of the JSON format.
+#[derive(Debug, Serialize)]
+struct Status {
+    /// The version of this format.
+    format: u32,
+    store: String,
+    state: Kind,
+    /// The layout, the one before a step in the middle of one; `None` where there is none, or an unknown one.
+    layout: Option<String>,
+    program_layout: String,
+    /// `None` where they cannot be counted: in the middle of a step, in a newer store.
+    versions: Option<u64>,
+    modules: Option<u64>,
+    bytes: Option<u64>,
+    leftovers: Option<u64>,
+    quarantined: Option<u64>,
+    last_migration: Option<HistoryEntry>,
+    holders: Vec<Holder>,
+    /// What people are told besides.
+    #[serde(skip)]
+    remark: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Current,
+    Old,
+    Migrating,
+    Newer,
+    Empty,
+    Foreign,
+}
+
+/// Tells of a store that is at the layout of the program, or of an empty folder. `None` if it is neither.
+pub(crate) fn of_current(root: &Path, app: &App, format: Format) -> Option<Exit> {
+    let status = match Top::read(root) {
+        Ok(top) => current_or_empty(root, &app.layout, app.folders, top.as_ref())?,
+        Err(error) => Err(error),
+    };
+    Some(match status {
+        Ok(status) => status.tell(format),
+        Err(error) => output::fail(error.exit(), error),
+    })
+}
+
+/// Tells of a store in any state.
+pub(crate) fn of_any(root: &Path, layouts: &Layouts, format: Format) -> Exit {
+    match look(root, layouts) {
+        Ok(status) => status.tell(format),
+        Err(error) => output::fail(error.exit(), error),
+    }
+}
+
+fn current_or_empty(
+    root: &Path,
+    current: &LayoutId,
+    folders: &[&str],
+    top: Option<&Top>,
+) -> Option<Result<Status, PathError>> {
+    let here = Marker::At(current.clone());
+    match top {
+        Some(top) if top.blocked.is_empty() && top.markers == [here.clone()] => Some({
+            count::modules(root, current, folders).map(|count| {
+                let mut status = Status::new(root, Kind::Current, current);
+                status.layout = Some(current.to_string());
+                status.set_counts(&count);
+                status.read_history(root, &here);
+                status
+            })
+        }),
+        Some(top) if !top.is_empty() => None,
+        _ => Some(Ok({
+            let mut status = Status::new(root, Kind::Empty, current);
+            status.set_counts(&Count::default());
+            status
+        })),
+    }
+}
+
+fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
+    let current = &layouts.current;
+    let state = State::look(root, layouts)?;
+    if let State::Empty | State::At(_) = &state
+        && let Some(status) = current_or_empty(root, current, &layouts.folders, Top::read(root)?.as_ref())
+    {
+        return Ok(status?);
+    }
+    let kind = match &state {
+        State::At(_) | State::Untagged(_) => Kind::Old,
+        State::Migrating { .. } | State::Creating(_) => Kind::Migrating,
+        State::Newer(_) => Kind::Newer,
+        State::Empty => Kind::Empty,
+        State::TwoMarkers(_) | State::Blocked(_) | State::Foreign(_) => Kind::Foreign,
+    };
+    let mut status = Status::new(root, kind, current);
+    status.layout = match &state {
+        State::At(layout) | State::Untagged(layout) => Some(layout.to_string()),
+        State::Newer(Marker::At(layout)) => Some(layout.to_string()),
+        State::Migrating { from, .. } | State::Newer(Marker::Migrating { from, .. }) => {
+            Some(from.to_string())
+        }
+        _ => None,
+    };
+    if let Some(marker) = state.marker() {
+        status.read_history(root, &marker);
+        status.remark = Some(match &marker {
+            Marker::Migrating { from, to } => format!("in the step from {from} to {to}"),
+            Marker::Creating(layout) => format!("being made at layout {layout}"),
+            Marker::At(layout) => format!("at layout {layout}"),
+        });
+    }
+    if let Some((_, why)) = state.refusal(root, layouts) {
+        status.remark = Some(why);
+    }
+    if let State::At(layout) | State::Untagged(layout) = &state {
+        // Not an error of the look: what cannot be surveyed cannot be counted.
+        match survey(root, layouts, layout) {
+            Ok(Some(survey)) => {
+                status.versions = Some(survey.items);
+                status.bytes = Some(survey.bytes);
+                status.leftovers = Some(survey.leftovers);
+                if let Some(refusal) = survey.refusals.first() {
+                    status.remark = Some(refusal.message.clone());
+                }
+            }
+            Ok(None) => {}
+            Err(error) => status.remark = Some(format!("it could not be counted: {error}")),
+        }
+    }
+    Ok(status)
+}
+
+/// Surveys the first step from an older layout on, which counts what is there.
+fn survey(root: &Path, layouts: &Layouts, layout: &LayoutId) -> Result<Option<Survey>, StepError> {
+    let next = layouts.way(layout, &layouts.current).and_then(|way| way.into_iter().next());
+    let step = next.and_then(|next| layouts.between(layout, &next));
+    let Some((step, direction @ Direction::Up)) = step else { return Ok(None) };
+    let cancel = Cancel::new();
+    let work = Work { threads: 1, events: &events::Silent, cancel: &cancel };
+    step.survey(root, direction, &work).map(Some)
+}
+
+impl Status {
+    fn new(root: &Path, state: Kind, current: &LayoutId) -> Self {
+        Self {
+            format: 1,
+            store: root.to_string_lossy().into_owned(),
+            state,
+            layout: None,
+            program_layout: current.to_string(),
+            versions: None,
+            modules: None,
+            bytes: None,
+            leftovers: None,
+            quarantined: None,
+            last_migration: None,
+            holders: lock::holders(root),
+            remark: None,
+        }
+    }
+
+    fn set_counts(&mut self, count: &Count) {
+        self.versions = Some(count.versions);
+        self.modules = Some(count.modules);
+        self.bytes = Some(count.bytes);
+        self.leftovers = Some(count.leftovers);
+        self.quarantined = Some(count.quarantined);
+    }
+
+    /// Takes the last migration from the marker. Neither the making of a store nor a regeneration is one.
+    fn read_history(&mut self, root: &Path, marker: &Marker) {
+        let (content, warning) = Content::read(root, marker, "");
+        if let Some(warning) = warning {
+            log::warn!("{warning}");
+        }
+        let is_migration = |entry: &HistoryEntry| entry.from != "empty" && entry.from != entry.to;
+        self.last_migration = content.history.into_iter().rev().find(is_migration);
+    }
+
+    fn tell(&self, format: Format) -> Exit {
+        match format {
+            Format::Json => match serde_json::to_string(self) {
+                Ok(line) => output::last_line(line),
+                Err(error) => output::fail(Exit::IO, error),
+            },
+            Format::Human => output::last_line(self.for_people()),
+        }
+    }
+
+    fn for_people(&self) -> String {
+        let state = match self.state {
+            Kind::Current => "current",
+            Kind::Old => {
+                "old: stoa-migrate brings it to the current layout, and so does stoa at its next start"
+            }
+            Kind::Migrating => "migrating: stoa-migrate goes on with it",
+            Kind::Newer => "newer than this program",
+            Kind::Empty => "empty: there is no store yet",
+            Kind::Foreign => "foreign: not a store",
+        };
+        let mut lines = vec![line("store", &self.store), line("state", state)];
+        if let (Some(remark), Kind::Migrating | Kind::Newer | Kind::Foreign | Kind::Old) =
+            (&self.remark, self.state)
+        {
+            lines.push(line("", remark));
+        }
+        let layout = self.layout.as_deref().unwrap_or("none");
+        lines.push(line("layout", &format!("{layout} (this program: {})", self.program_layout)));
+        let count = |n: u64| indicatif::HumanCount(n).to_string();
+        if let Some(versions) = self.versions {
+            let of = self.modules.map_or_else(String::new, |n| format!(" of {} modules", count(n)));
+            let bytes = indicatif::BinaryBytes(self.bytes.unwrap_or_default());
+            lines.push(line("versions", &format!("{}{of}, {bytes}", count(versions))));
+        }
+        for (name, number) in [("leftovers", self.leftovers), ("quarantined", self.quarantined)] {
+            lines.extend(number.map(|number| line(name, &count(number))));
+        }
+        if let Some(last) = &self.last_migration {
+            let HistoryEntry { from, to, finished, moved, leftovers, .. } = last;
+            let text = format!(
+                "{from} to {to}, {finished}: {} versions moved, {} leftovers",
+                count(*moved),
+                count(*leftovers)
+            );
+            lines.push(line("last migration", &text));
+        }
+        lines.extend(self.holders.iter().map(|holder| line("in use by", &holder.to_string())));
+        lines.join("\n")
+    }
+}
+
+fn line(name: &str, value: &str) -> String {
+    format!("{name:16}{value}").trim_end().to_owned()
+}

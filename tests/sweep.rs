@@ -39,7 +39,10 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
 
-const FAULTS: [(&str, fn(usize) -> Act); 5] = [
+/// Is what happens at the Nth call.
+type At = fn(usize) -> Act;
+
+const FAULTS: [(&str, At); 5] = [
     ("SIGKILL", Act::Kill),
     ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
     ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
@@ -50,16 +53,20 @@ const FAULTS: [(&str, fn(usize) -> Act); 5] = [
 /// What a program is made to do, and what must be so afterwards.
 struct Scenario {
     /// Brings the folder that the root will be in to its state before.
-    prepare: Box<dyn Fn(&Path)>,
+    prepare: Prepare,
     /// Is the command that is disturbed.
     command: Box<dyn Fn(&Path) -> Command>,
     /// Runs beside it.
     drive: Box<dyn Fn(&mut Child) -> Told + Sync>,
     /// Checks what a disturbed run left, and what it said.
-    check: Box<dyn Fn(&Path, &Traced, &Told, bool)>,
+    check: Check,
     /// Does the same undisturbed.
     again: Box<dyn Fn(&Path)>,
 }
+
+type Prepare = Box<dyn Fn(&Path)>;
+type Check = Box<dyn Fn(&Path, &Traced, &Told, bool)>;
+type CheckTree = Box<dyn Fn(&Path, &Traced)>;
 
 #[derive(Debug, Default)]
 struct Told {
@@ -170,9 +177,10 @@ fn creation() -> Scenario {
             command
         }),
         drive: Box::new(only_stderr),
-        check: Box::new(|_, traced, told, is_kill| {
+        check: Box::new(|root, traced, told, is_kill| {
             if !is_kill {
                 failed_clearly(traced, told);
+                assert!(traced.code != 0 || root.join("layout.v2").exists(), "success was told after {:?}", traced.hit);
             }
         }),
         again: Box::new(|root| {
@@ -194,11 +202,13 @@ fn creation_through_the_gate() -> Scenario {
         prepare: Box::new(|_| {}),
         command: Box::new(path),
         drive: Box::new(only_stderr),
-        check: Box::new(|_, traced, told, is_kill| {
+        check: Box::new(|root, traced, told, is_kill| {
             // 1: the gate was passed, and the version is not there.
             if !is_kill && traced.code != 1 {
+                assert_ne!(traced.code, 0, "a version was found after {:?}", traced.hit);
                 failed_clearly(traced, told);
             }
+            assert!(traced.code != 1 || root.join("layout.v2").exists(), "the gate was passed after {:?}", traced.hit);
         }),
         again: Box::new(move |root| {
             let output = path(root).output().unwrap();
@@ -212,7 +222,7 @@ const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const ZIP: &str = "/example.com/!cap/m/@v/v1.0.0.zip";
 
 /// A server that is asked once for the zip, and then to stop.
-fn serving(upstream: Option<Upstream>, prepare: Box<dyn Fn(&Path)>, expected: (u16, Vec<u8>), check: Box<dyn Fn(&Path, &Traced)>) -> Scenario {
+fn serving(upstream: Option<Upstream>, prepare: Prepare, expected: (u16, Vec<u8>), check: CheckTree) -> Scenario {
     let url = upstream.as_ref().map_or("off".to_owned(), |upstream| upstream.url().to_owned());
     let (again_url, expected_again) = (url.clone(), expected.clone());
     Scenario {
@@ -260,7 +270,7 @@ fn serving(upstream: Option<Upstream>, prepare: Box<dyn Fn(&Path)>, expected: (u
     }
 }
 
-fn whole_or_absent(module: &Module) -> Box<dyn Fn(&Path, &Traced)> {
+fn whole_or_absent(module: &Module) -> CheckTree {
     let (info, modfile, zip) = (module.info.clone(), module.modfile.clone(), module.zip.clone());
     Box::new(move |root, traced| {
         let folder = root.join(FOLDER);

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stoa_layout::{Cancel, Events, Exit, Layouts, LayoutId, Options, Outcome, PathError, RunError, Runner, StepError};
+use stoa_layout::{
+    Cancel, Events, Exit, LayoutId, Layouts, Options, Outcome, PathError, RunError, Runner, StepError,
+};
 
 use crate::config::{Settings, World};
 use crate::logging::{self, Style};
@@ -109,8 +111,7 @@ fn migrate(
 /// Whoever started this under the gate waits for it: if it dies, nobody wants the result any more.
 fn follow_the_parent() {
     #[cfg(target_os = "linux")]
-    if let Err(errno) =
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    if let Err(errno) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
     {
         log::debug!("the end of the parent process will not be noticed: {errno}");
     }

@@ -1,7 +1,8 @@
 //! What the acceptance tests share. Each test crate uses a part of it.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test crate uses a part")]
+#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test crate uses a part")]
 
 pub mod go;
+pub mod programs;
 pub mod server;
 pub mod tracer;
 pub mod tree;

@@ -180,7 +180,7 @@ impl Tracer {
         let Some(call) = Call::read(pid, registers.orig_rax as i64, arguments) else { return };
         let with_sync = matches!(self.act, Act::Fail { .. });
         let Some(path) = call.paths.iter().find(|path| path.starts_with(&self.below)) else { return };
-        if (call.is_sync && !with_sync) || (call.is_idle && !with_sync) {
+        if !with_sync && (call.is_sync || call.is_idle) {
             return;
         }
         let text = format!("{} {}", call.name, path.strip_prefix(&self.below).unwrap_or(path).display());

@@ -31,7 +31,10 @@ pub fn module_path(body: &[u8]) -> Option<String> {
 pub fn has_module_directive(body: &[u8]) -> bool {
     lines(body).any(|line| {
         let rest = line.trim_start_matches('\u{feff}').trim_start().strip_prefix("module");
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '(', '"', '`']))
+        rest.is_some_and(|rest| match rest.chars().next() {
+            Some(next) => next.is_whitespace() || matches!(next, '(' | '"' | '`'),
+            None => true,
+        })
     })
 }
 

@@ -45,7 +45,7 @@ pub enum Route {
         sumdb: String,
         /// The version looked up.
         module: ModuleVersion,
-        /// The escaped `path@version`, as it goes upstream.
+        /// The path below the database, `lookup/` and the escaped `path@version`, as it goes upstream.
         rest: String,
     },
     /// A tile of a checksum database.
@@ -54,7 +54,7 @@ pub enum Route {
         sumdb: String,
         /// The tile.
         tile: Tile,
-        /// The tile's path, as it goes upstream.
+        /// The path below the database, `tile/` and the tile, as it goes upstream.
         rest: String,
     },
     /// Nothing of the protocol.
@@ -145,9 +145,9 @@ fn sumdb_route(path: &str, sumdbs: &[impl AsRef<str>]) -> Option<Route> {
         "supported" => Some(Route::SumdbSupported { sumdb }),
         "latest" => Some(Route::SumdbLatest { sumdb }),
         _ => match request.strip_prefix("lookup/") {
-            Some(rest) => {
-                let module = lookup(rest)?;
-                Some(Route::SumdbLookup { sumdb, module, rest: rest.to_owned() })
+            Some(pair) => {
+                let module = lookup(pair)?;
+                Some(Route::SumdbLookup { sumdb, module, rest: request.to_owned() })
             }
             None => Some(Route::SumdbTile { sumdb, tile: Tile::parse(request)?, rest: request.to_owned() }),
         },
@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn only_canonical_versions_are_looked_up() {
         let lookup = |pair: &str| get(&format!("/sumdb/db.example/lookup/{pair}"));
-        assert!(matches!(lookup("a.b/!c@v1.0.0-!r!c1"), Route::SumdbLookup { module, .. }
-            if module.to_string() == "a.b/C@v1.0.0-RC1"));
+        assert!(matches!(lookup("a.b/!c@v1.0.0-!r!c1"), Route::SumdbLookup { module, rest, .. }
+            if module.to_string() == "a.b/C@v1.0.0-RC1" && rest == "lookup/a.b/!c@v1.0.0-!r!c1"));
         for bad in ["a.b@v1.0.0/go.mod", "a.b@v1", "a.b@master", "a.b", "a.b/C@v1.0.0", "a.b@v2.0.0"] {
             assert_eq!(lookup(bad), Route::NotFound, "{bad}");
         }

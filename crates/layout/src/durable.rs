@@ -192,30 +192,45 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), PathError> {
     rustix::fs::rename(from, to).at("rename to", to)
 }
 
-/// Renames, and never overwrites: that something is at the new name is an error (`EEXIST`).
+/// Renames, and never overwrites: that something else is at the new name is an error (`EEXIST`).
 ///
 /// Where the file system cannot do so in one call, a file is linked and then unlinked, so a crash may leave
-/// one file under both names; running it again then unlinks the old one. A folder cannot be linked and cannot
+/// one file under both names; running it again, be it with a kernel that can, then unlinks the old one. A folder cannot be linked and cannot
 /// replace anything but an empty folder, so it is renamed plainly after a look.
 pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
     match rename_noreplace_once(from, to) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        Err(Errno::EXIST) if is_second_name(from, to)? => return remove_file(from),
         result => return result.at("move to", to),
     }
-    let meta = fs::symlink_metadata(from).at("look at", from)?;
-    if meta.is_dir() {
-        return match fs::symlink_metadata(to) {
-            Ok(_) => Err(PathError::new("move to", to, Errno::EXIST)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
-            Err(error) => Err(PathError::new("look at", to, error)),
-        };
+    if fs::symlink_metadata(from).at("look at", from)?.is_dir() {
+        return rename_after_look(from, to);
     }
     match rustix::fs::link(from, to) {
         Ok(()) => {}
-        Err(Errno::EXIST) if is_same_file(&meta, to)? => {}
+        Err(Errno::EXIST) if is_second_name(from, to)? => {}
         Err(errno) => return Err(PathError::new("move to", to, errno)),
     }
     remove_file(from)
+}
+
+/// Renames in one call on every file system, so that no crash leaves both names, and does not overwrite.
+///
+/// Where the file system cannot do both in one call it is renamed after a look, so this is for names that
+/// nobody else makes, under the exclusive lock.
+pub fn rename_at_once(from: &Path, to: &Path) -> Result<(), PathError> {
+    match rename_noreplace_once(from, to) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_after_look(from, to),
+        result => result.at("rename to", to),
+    }
+}
+
+fn rename_after_look(from: &Path, to: &Path) -> Result<(), PathError> {
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(PathError::new("move to", to, Errno::EXIST)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
+        Err(error) => Err(PathError::new("look at", to, error)),
+    }
 }
 
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
@@ -228,9 +243,13 @@ fn rename_noreplace_once(_: &Path, _: &Path) -> Result<(), Errno> {
     Err(Errno::NOSYS)
 }
 
-fn is_same_file(meta: &fs::Metadata, other: &Path) -> Result<bool, PathError> {
-    let other_meta = fs::symlink_metadata(other).at("look at", other)?;
-    Ok((meta.dev(), meta.ino()) == (other_meta.dev(), other_meta.ino()))
+/// Whether both are names of one file that has more than one. A name that differs in case only, where the
+/// file system takes that for the same, is not a second one.
+fn is_second_name(from: &Path, to: &Path) -> Result<bool, PathError> {
+    let (old, new) =
+        (fs::symlink_metadata(from).at("look at", from)?, fs::symlink_metadata(to).at("look at", to)?);
+    let is_same = (old.dev(), old.ino()) == (new.dev(), new.ino());
+    Ok(from != to && is_same && !old.is_dir() && old.nlink() > 1)
 }
 
 /// Removes a file or a symlink.
@@ -333,6 +352,20 @@ mod tests {
         assert_eq!((fs::read(&a).unwrap(), fs::read(&b).unwrap()), (b"a".to_vec(), b"b".to_vec()));
         fs::remove_file(&b).unwrap();
         rename_noreplace(&a, &b).unwrap();
+        assert_eq!(fs::read(&b).unwrap(), b"a");
+    }
+
+    #[test]
+    fn a_move_killed_between_link_and_unlink_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "a").unwrap();
+        fs::hard_link(&a, &b).unwrap();
+        assert_eq!(rename_noreplace(&a, &a).unwrap_err().errno(), Some(Errno::EXIST));
+        rename_noreplace(&a, &b).unwrap();
+        assert!(!a.exists());
+        assert_eq!(fs::read(&b).unwrap(), b"a");
+        assert_eq!(rename_noreplace(&b, &b).unwrap_err().errno(), Some(Errno::EXIST));
         assert_eq!(fs::read(&b).unwrap(), b"a");
     }
 

@@ -209,7 +209,7 @@ pub fn now() -> String {
 pub fn write_first(lock: &ExclusiveLock, marker: &Marker, content: &Content) -> Result<(), PathError> {
     let root = lock.root();
     let temporary = lock.durable().temporary(root, TEMPORARY_PREFIX, &content.to_bytes())?;
-    durable::rename_noreplace(&temporary, &marker.path(root)).inspect_err(|_| {
+    durable::rename_at_once(&temporary, &marker.path(root)).inspect_err(|_| {
         // Of no use any more; the next holder of the lock sweeps it if this fails too.
         let _ = durable::remove_file(&temporary);
     })?;
@@ -229,7 +229,7 @@ pub fn change(
     let root = lock.root();
     let warning = replace_content(lock.durable(), root, old, content).err();
     if old != new {
-        durable::rename_noreplace(&old.path(root), &new.path(root))?;
+        durable::rename_at_once(&old.path(root), &new.path(root))?;
     }
     durable::sync_dir(root)?;
     Ok(warning)

@@ -449,8 +449,13 @@ impl Runner<'_> {
     fn act(&self, lock: &ExclusiveLock, target: &LayoutId) -> Result<Outcome, RunError> {
         let mut done = false;
         let mut regenerated = false;
+        // A layout without a marker need not be known again by what it holds: that may be next to nothing.
+        let mut reached: Option<State> = None;
         loop {
-            let state = self.look()?;
+            let state = match reached.take() {
+                Some(state) => state,
+                None => self.look()?,
+            };
             self.refuse(&state)?;
             if !done {
                 self.refuse_assumption(&state)?;
@@ -465,7 +470,9 @@ impl Runner<'_> {
                 Action::Finished => return Ok(Outcome::Nothing(target.clone())),
                 Action::Create => self.create(lock, &state)?,
                 Action::Step { step, direction, begun } => {
-                    self.take(lock, step, direction, begun.as_ref(), &state)?
+                    self.take(lock, step, direction, begun.as_ref(), &state)?;
+                    let (_, to) = ends(step, direction);
+                    reached = (!self.layouts.is_tagged(&to)).then_some(State::Untagged(to));
                 }
                 Action::Regenerate { begun } => {
                     let layout = match &state {
@@ -657,11 +664,15 @@ impl Runner<'_> {
     }
 }
 
-fn planned(step: &dyn Step, direction: Direction, resumes: bool) -> PlannedStep {
-    let (from, to) = match direction {
+fn ends(step: &dyn Step, direction: Direction) -> (LayoutId, LayoutId) {
+    match direction {
         Direction::Up => (step.from(), step.to()),
         Direction::Back => (step.to(), step.from()),
-    };
+    }
+}
+
+fn planned(step: &dyn Step, direction: Direction, resumes: bool) -> PlannedStep {
+    let (from, to) = ends(step, direction);
     PlannedStep { from, to, direction, description: step.description().to_owned(), resumes, survey: None }
 }
 

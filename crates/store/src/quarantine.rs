@@ -1,7 +1,8 @@
 //! Quarantine: `quarantine/UNIQUE/` holds what proved broken while the store was in use, with the reason.
 //!
-//! `reason.toml` is written whole before anything is moved in beside it, as `version`. A crash in between
-//! leaves a reason without a version, which the next start removes.
+//! An entry is made in staging with `reason.toml` in it, whole, and renamed to its place; then what it is about
+//! is moved in, as `version`. A crash in between leaves a reason without a version, which the next start
+//! removes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, marker};
 
+use crate::draft::Folder;
 use crate::paths::Paths;
 use crate::{Claim, Store, StoreError, staging};
 
@@ -48,8 +50,6 @@ impl Store {
         reason: &str,
     ) -> Result<(), StoreError> {
         let version = claim.version();
-        let quarantine = self.paths.quarantine();
-        let entry = self.durable.create_dir_named(&quarantine, &stem())?;
         let why = Quarantined {
             module: version.path().to_string(),
             version: version.version().to_string(),
@@ -57,8 +57,9 @@ impl Store {
             at: marker::now(),
             reason: reason.to_owned(),
         };
-        let moved = self.fill_entry(&entry, &why, path);
-        if moved.is_err() && !entry.join(CONTENT).exists() {
+        let entry = self.new_entry(&why)?;
+        let moved = self.move_in(path, &entry);
+        if moved.is_err() && fs::symlink_metadata(entry.join(CONTENT)).is_err() {
             // Nothing was moved: take back what was made for it. Swept at the next start if this fails too.
             let _ = durable::remove_tree(&entry);
         }
@@ -66,32 +67,41 @@ impl Store {
         moved.map_err(StoreError::from)
     }
 
-    fn fill_entry(&self, entry: &Path, why: &Quarantined, from: &Path) -> Result<(), PathError> {
+    /// Makes an entry with its reason aside and renames it: no entry is ever seen without its reason.
+    fn new_entry(&self, why: &Quarantined) -> Result<PathBuf, StoreError> {
         // Only strings: there is nothing in it that TOML could not say.
         let text = toml::to_string(why).unwrap_or_default();
-        let temporary = entry.join(".reason");
-        staging::write(&self.durable, &temporary, text.as_bytes())?;
-        durable::rename(&temporary, &entry.join(REASON))?;
-        durable::sync_dir(entry)?;
-        durable::sync_dir(&self.paths.quarantine())?;
-        match durable::rename_noreplace(from, &entry.join(CONTENT)) {
-            // Gone already: a removal by another process.
-            Err(error) if error.is_not_found() => return Err(error),
-            result => result?,
-        }
-        durable::sync_dir(entry)?;
-        match from.parent() {
-            Some(parent) => durable::sync_dir(parent),
-            None => Ok(()),
-        }
+        let staged = Folder { path: self.staging()?.fresh(), moved: false };
+        self.durable.create_dir(&staged.path)?;
+        staging::write(&self.durable, &staged.path.join(REASON), text.as_bytes())?;
+        durable::sync_dir(&staged.path)?;
+        self.enter(staged, &why.at)
     }
-}
 
-/// Names that sort by time are easier on people.
-fn stem() -> String {
-    let mut stem: String = marker::now().chars().filter(|c| *c != '-' && *c != ':').collect();
-    stem.push('-');
-    stem
+    fn enter(&self, mut staged: Folder, at: &str) -> Result<PathBuf, StoreError> {
+        let quarantine = self.paths.quarantine();
+        // Names that sort by time are easier on people; the rest makes them unique.
+        let time: String = at.chars().filter(|c| *c != '-' && *c != ':').collect();
+        for n in 0u32.. {
+            let entry = quarantine.join(format!("{time}-{}-{n}", std::process::id()));
+            match durable::rename_noreplace(&staged.path, &entry) {
+                Ok(()) => {
+                    staged.moved = true;
+                    durable::sync_dir(&quarantine)?;
+                    return Ok(entry);
+                }
+                Err(error) if error.errno() == Some(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Contended(quarantine))
+    }
+
+    fn move_in(&self, from: &Path, entry: &Path) -> Result<(), PathError> {
+        durable::rename_noreplace(from, &entry.join(CONTENT))?;
+        durable::sync_dir(entry)?;
+        from.parent().map_or(Ok(()), durable::sync_dir)
+    }
 }
 
 /// Removes entries that a process died over before it moved anything in. One that another process is at just
@@ -113,20 +123,10 @@ fn is_abandoned(paths: &Paths, durable: &Durable, entry: &Path) -> Result<bool, 
     let version = toml::from_str::<Quarantined>(&text)
         .ok()
         .and_then(|why| ModuleVersion::parse(&format!("{}@{}", why.module, why.version)).ok());
-    match version {
-        Some(version) => {
-            let claim = Claim::try_take(&paths.claims(), durable, &version)?;
-            Ok(claim.is_some() && fs::symlink_metadata(entry.join(CONTENT)).is_err())
-        }
-        // No reason yet: its owner, if it lives, has just made the folder. Only old ones are abandoned.
-        None => {
-            let age = fs::metadata(entry)
-                .and_then(|meta| meta.modified())
-                .ok()
-                .and_then(|time| time.elapsed().ok());
-            Ok(age.is_some_and(|age| age > std::time::Duration::from_secs(60)))
-        }
-    }
+    // What has no reason of ours is not ours.
+    let Some(version) = version else { return Ok(false) };
+    let claim = Claim::try_take(&paths.claims(), durable, &version)?;
+    Ok(claim.is_some() && fs::symlink_metadata(entry.join(CONTENT)).is_err())
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ pub struct Tree {
 pub fn parse_tree(text: &[u8]) -> Option<Tree> {
     let text = std::str::from_utf8(text).ok()?;
     let mut lines = text.strip_prefix("go.sum database tree\n")?.split('\n');
-    let (size, hash) = (number(lines.next()?)?, lines.next()?);
+    let size = lines.next().filter(|size| *size == "0" || !size.starts_with('0'))?;
+    let (size, hash) = (number(size)?, lines.next()?);
     lines.next()?; // the hash, too, ends in a newline
     Some(Tree { size, hash: STANDARD.decode(hash).ok()?.try_into().ok()? })
 }
@@ -78,10 +79,10 @@ fn has_no_control_but_newline(text: &str) -> bool {
     text.bytes().all(|b| b >= 0x20 || b == b'\n')
 }
 
-/// Reads a decimal number in its one spelling, within what Go's signed numbers hold.
+/// Reads a decimal number, within what Go's signed numbers hold.
 fn number(text: &str) -> Option<u64> {
-    let exact = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    text.parse().ok().filter(|&n| exact && i64::try_from(n).is_ok())
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|&n| digits && i64::try_from(n).is_ok())
 }
 
 #[cfg(test)]

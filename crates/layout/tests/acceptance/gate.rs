@@ -1,0 +1,117 @@
+//! The gate, with the two programs as they are installed: side by side.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use stoa_layout::marker::Marker;
+
+use crate::layouts;
+use crate::run::{self, code, stderr};
+use crate::support::homes;
+use crate::support::programs::example;
+use crate::support::tree::everything;
+
+fn tool_home(home: &Path, arguments: &[&str]) -> Output {
+    tool_home_at(&example("tool_home"), home, arguments)
+}
+
+fn tool_home_at(program: &Path, home: &Path, arguments: &[&str]) -> Output {
+    Command::new(program).env_remove("TOOL_HOME").arg("--store").arg(home).args(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn an_old_home_is_brought_up_and_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().canonicalize().unwrap();
+    homes::v0(&home);
+    let output = tool_home(&home, &["which", "node"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(stdout(&output), format!("{}\n", home.join("toolchains/node/1.10/bin/node").display()));
+    assert!(stderr(&output).contains("v1 to v2: done"), "{output:?}");
+    assert!(Marker::At(layouts::CURRENT).path(&home).exists());
+    // Once there, the migrator isn't run any more.
+    let output = tool_home(&home, &["run", "zig"]);
+    assert_eq!((code(&output), stdout(&output)), (0, "zig 0.13.0\n".to_owned()));
+    assert_eq!(stderr(&output), "");
+    assert_eq!(code(&tool_home(&home, &["which", "gone"])), 1);
+}
+
+#[test]
+fn the_migrators_code_and_message_stand() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    homes::file(&dir.path().join("layout.v9"), "", 0o644);
+    let before = everything(dir.path());
+    let output = tool_home(dir.path(), &["which", "node"]);
+    assert_eq!(code(&output), 78, "{output:?}");
+    assert_eq!(stderr(&output).matches("layout.v9").count(), 2, "told once, by the migrator: {output:?}");
+    run::assert_same(&before, &everything(dir.path()), "a newer home");
+}
+
+#[test]
+fn without_a_migrator_it_says_where_it_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bin, home) = (dir.path().join("programs"), dir.path().join("home"));
+    fs::create_dir(&bin).unwrap();
+    let program = bin.join("tool_home");
+    fs::copy(example("tool_home"), &program).unwrap();
+    homes::v0(&home);
+    let before = everything(&home);
+    let output = tool_home_at(&program, &home, &["which", "node"]);
+    assert_eq!(code(&output), 78);
+    let beside = bin.canonicalize().unwrap().join("tool_home_migrate");
+    assert!(
+        stderr(&output).contains(&format!("{}, which would bring it there, is not there", beside.display()))
+    );
+    homes::file(&beside, "", 0o644);
+    assert!(stderr(&tool_home_at(&program, &home, &["which", "node"])).contains("is not executable"));
+    // One that does nothing must not lead into a loop.
+    homes::file(&beside, "#!/bin/sh\n", 0o755);
+    let output = tool_home_at(&program, &home, &["which", "node"]);
+    assert_eq!(code(&output), 78);
+    assert!(stderr(&output).contains("still not there"), "{output:?}");
+    // A program behind a symlink finds what lies beside the program itself.
+    fs::remove_file(&beside).unwrap();
+    std::os::unix::fs::symlink(example("tool_home"), dir.path().join("link")).unwrap();
+    assert_eq!(code(&tool_home_at(&dir.path().join("link"), &home, &["which", "zig"])), 0);
+    assert_ne!(before, everything(&home));
+}
+
+#[test]
+fn a_migration_may_be_forbidden() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    let before = everything(dir.path());
+    let output = tool_home(dir.path(), &["--no-migrate", "which", "node"]);
+    assert_eq!(code(&output), 78);
+    assert!(stderr(&output).contains("run `tool_home_migrate --store "), "{output:?}");
+    run::assert_same(&before, &everything(dir.path()), "a forbidden migration");
+}
+
+#[test]
+fn looking_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    let before = everything(dir.path());
+    let output = tool_home(dir.path(), &["status"]);
+    assert_eq!(code(&output), 0);
+    assert!(stderr(&output).contains("v0 to v1: would give each tool"), "{output:?}");
+    run::assert_same(&before, &everything(dir.path()), "a look");
+}
+
+/// One that is opened for longer looks for a second marker as well.
+#[test]
+fn a_second_marker_is_refused_by_who_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    assert_eq!(code(&tool_home(dir.path(), &["which", "zig"])), 0);
+    homes::file(&dir.path().join("layout.v1"), "", 0o644);
+    let output = tool_home(dir.path(), &["run", "zig"]);
+    assert_eq!(code(&output), 65, "{output:?}");
+    assert!(stderr(&output).contains("layout.v2 and layout.v1"), "{output:?}");
+}

@@ -1,0 +1,195 @@
+//! What a folder is found to be, and that what is refused is not touched.
+
+use std::fs;
+use std::path::Path;
+
+use stoa_layout::{Exit, Outcome, State};
+
+use crate::layouts::layouts;
+use crate::run::{self, End, Recorder, auto, markers, nothing, plan, to};
+use crate::support::{homes, tree};
+
+/// Every way in must refuse it, and leave it as it is to the byte and the time.
+#[track_caller]
+fn assert_refused(root: &Path, code: Exit, words: &[&str]) {
+    let before = tree::everything(root);
+    for options in [auto(), to("v2"), to("v1"), to("v0")] {
+        run::run(root, &options).assert_failed(code, words);
+        let (got, text) = plan(root, &options, &Recorder::default()).unwrap_err();
+        assert_eq!(got, code.code(), "{text}");
+        run::assert_same(&before, &tree::everything(root), "a refused folder");
+    }
+}
+
+#[test]
+fn current_is_nothing_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    run::run(dir.path(), &auto());
+    let before = tree::everything(dir.path());
+    assert_eq!(run::run(dir.path(), &auto()), nothing("v2"));
+    assert_eq!(plan(dir.path(), &auto(), &Recorder::default()), Ok(false));
+    run::assert_same(&before, &tree::everything(dir.path()), "a current home");
+}
+
+#[test]
+fn newer_is_78() {
+    for name in ["layout.v9", "creating.v9", "migrating.v2-v3", "migrating.v9-v8", "migrating.v0-v2"] {
+        let dir = tempfile::tempdir().unwrap();
+        homes::v0(dir.path());
+        homes::file(&dir.path().join(name), "written_by = \"x 9\"\n", 0o644);
+        assert_refused(dir.path(), Exit::NEWER, &[name, "nothing was changed"]);
+        homes::file(&dir.path().join("store.lock"), "", 0o644);
+        assert_refused(dir.path(), Exit::NEWER, &[name]);
+    }
+}
+
+#[test]
+fn two_markers_are_65() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    for name in ["layout.v1", "migrating.v1-v2"] {
+        homes::file(&dir.path().join(name), "", 0o644);
+    }
+    assert_refused(dir.path(), Exit::NOT_A_STORE, &["layout.v1", "migrating.v1-v2", "nothing was changed"]);
+    homes::file(&dir.path().join("store.lock"), "kept\n", 0o644);
+    assert_refused(dir.path(), Exit::NOT_A_STORE, &["layout.v1", "migrating.v1-v2"]);
+}
+
+#[test]
+fn something_else_under_a_markers_name_is_65() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    fs::create_dir(dir.path().join("layout.v2")).unwrap();
+    assert_refused(dir.path(), Exit::NOT_A_STORE, &["layout.v2", "not a file"]);
+    fs::remove_dir(dir.path().join("layout.v2")).unwrap();
+    std::os::unix::fs::symlink("settings", dir.path().join("layout.v2")).unwrap();
+    assert_refused(dir.path(), Exit::NOT_A_STORE, &["layout.v2", "not a file"]);
+}
+
+#[test]
+fn foreign_is_65() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::file(&dir.path().join("bin/ls"), "", 0o755);
+    homes::file(&dir.path().join("tools/saw"), "", 0o644);
+    assert_refused(dir.path(), Exit::NOT_A_STORE, &["bin, tools", "not a store"]);
+    // The folder above a home is none, nor is one below it.
+    let above = tempfile::tempdir().unwrap();
+    homes::v0(&above.path().join("home"));
+    assert_refused(above.path(), Exit::NOT_A_STORE, &["home"]);
+    assert_refused(&above.path().join("home/tools"), Exit::NOT_A_STORE, &["node-1.2"]);
+}
+
+#[test]
+fn a_file_is_65() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    homes::file(&path, "x", 0o644);
+    run::run(&path, &auto()).assert_failed(Exit::NOT_A_STORE, &["cannot list", "f"]);
+}
+
+#[test]
+fn an_unknown_layout_is_78() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    let before = tree::everything(dir.path());
+    run::run(dir.path(), &to("v7")).assert_failed(Exit::NEWER, &["v7", "another release"]);
+    run::assert_same(&before, &tree::everything(dir.path()), "an unknown target");
+}
+
+#[test]
+fn by_hand_a_home_may_be_said_to_be_v0() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::file(&dir.path().join("tools/half-1.0/x"), "", 0o644);
+    let assumed = run::Options { assumed: to("v0").target, ..to("v2") };
+    assert_eq!(run::run(dir.path(), &assumed), run::done("v2"));
+    assert!(dir.path().join("tools/half-1.0/x").exists());
+    let wrong = run::Options { assumed: to("v0").target, ..to("v1") };
+    run::run(dir.path(), &wrong).assert_failed(Exit::USAGE, &["layout.v2", "--from v0"]);
+}
+
+#[test]
+fn no_create_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = run::Options { no_create: true, ..auto() };
+    for root in [dir.path().join("missing"), dir.path().to_owned()] {
+        assert_eq!(run::run(&root, &options), End::Done(Outcome::NoStore));
+        assert_eq!(plan(&root, &options, &Recorder::default()), Ok(false));
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    homes::v0(dir.path());
+    assert_eq!(run::run(dir.path(), &options), run::done("v2"));
+}
+
+#[test]
+fn dry_run_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let events = Recorder::default();
+    assert_eq!(plan(&missing, &to("v2"), &events), Ok(true));
+    events.assert_told("creates: Some");
+    assert!(!missing.exists());
+    let home = dir.path().join("home");
+    homes::v0(&home);
+    let before = tree::everything(&home);
+    let events = Recorder::default();
+    assert_eq!(plan(&home, &to("v2"), &events), Ok(true));
+    events.assert_told("items: 3");
+    events.assert_told("half-1.0 it is incomplete");
+    events.assert_told("README it is named as no toolchain is");
+    run::assert_same(&before, &tree::everything(&home), "a planned home");
+    // In the middle of a step too.
+    run::run_and_stop(&home, &to("v1"), 1, 15);
+    let before = tree::everything(&home);
+    let events = Recorder::default();
+    assert_eq!(plan(&home, &to("v2"), &events), Ok(true));
+    events.assert_told("resumes: true");
+    run::assert_same(&before, &tree::everything(&home), "a planned home in a step");
+}
+
+#[test]
+fn what_can_be_refused_is_refused_before_anything_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    run::run(dir.path(), &to("v1"));
+    let blocking = dir.path().join("tools/zig-0.13.0");
+    homes::file(&blocking.join("x"), "filled since", 0o644);
+    let before = tree::settled(dir.path());
+    run::run(dir.path(), &to("v0"))
+        .assert_failed(Exit::CANT_CREATE, &["tools/zig/0.13.0", "tools/zig-0.13.0", "nothing was moved"]);
+    assert_eq!(plan(dir.path(), &to("v0"), &Recorder::default()).unwrap_err().0, 73);
+    run::assert_same(&before, &tree::settled(dir.path()), "a refused way back");
+    fs::remove_dir_all(blocking).unwrap();
+    assert_eq!(run::run(dir.path(), &to("v0")), run::done("v0"));
+    assert!(markers(dir.path()).is_empty());
+}
+
+#[test]
+fn a_taken_place_on_the_way_up_is_a_leftover() {
+    let dir = tempfile::tempdir().unwrap();
+    homes::v0(dir.path());
+    homes::file(&dir.path().join("tools/zig/0.13.0"), "in the way", 0o644);
+    let events = Recorder::default();
+    assert_eq!(run::run_recorded(dir.path(), &to("v2"), &layouts(), &events), run::done("v2"));
+    events.assert_told("tools/zig-0.13.0 its place is taken");
+    assert!(dir.path().join("tools/zig-0.13.0/bin/zig").exists());
+    assert_eq!(fs::read_to_string(dir.path().join("tools/zig/0.13.0")).unwrap(), "in the way");
+    assert!(dir.path().join("toolchains/node/1.10/bin/node").exists());
+}
+
+#[test]
+fn states_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("home");
+    let look = || State::look(&root, &layouts()).unwrap();
+    assert_eq!(look(), State::Empty);
+    homes::v0(&root);
+    let v = stoa_layout::LayoutId::numbered;
+    assert_eq!(look(), State::Untagged(v(0)));
+    run::run_and_stop(&root, &to("v2"), 2, 2);
+    assert_eq!(look(), State::Migrating { from: v(0), to: v(1) });
+    run::run(&root, &to("v1"));
+    assert_eq!(look(), State::At(v(1)));
+    fs::rename(root.join("layout.v1"), root.join("creating.v1")).unwrap();
+    assert_eq!(look(), State::Creating(v(1)));
+}

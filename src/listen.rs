@@ -1,0 +1,160 @@
+//! `stoa serve`: from a passed gate to a proxy that listens, and to its end.
+//!
+//! The store is opened and the address taken before the first thread is started, so that whatever forbids
+//! serving is told at once, with the code that names it.
+
+use std::cell::OnceCell;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use stoa_layout::gate::Mode;
+use stoa_layout::{Exit, Gate, Pass};
+use stoa_store::Store;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::Failure;
+use crate::config::{ServeConfig, World};
+use crate::go_env::{self, GoEnv};
+use crate::output;
+use crate::serve::{self, ServeOptions};
+use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
+
+/// Serves until a signal asks to stop.
+pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &World) -> Result<Exit, Failure> {
+    let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
+    let held = gate.hold(pass, mode)?;
+    let store = Store::open(held, mode).map_err(|error| Failure::new(error.exit(), error))?;
+    let listener = bind(&config.listen)?;
+    let go = Go::default();
+    let upstream = upstream(&config, store.is_read_only(), world, &go)?;
+    let sumdbs = match config.sumdbs {
+        Some(names) => names,
+        None => sumdbs(world, upstream.is_offline(), &go),
+    };
+    let options = ServeOptions {
+        sumdbs,
+        base_path: config.base_path,
+        max_fills: config.fill_max_concurrent,
+        max_connections: config.max_connections,
+        grace: config.grace,
+        ..ServeOptions::default()
+    };
+    log::info!("serving {}, at layout {}", store.root().display(), gate.current);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to serve with: {error}")))?;
+    runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options))
+}
+
+fn bind(address: &str) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
+        let (exit, next) = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                (Exit::CANT_CREATE, "stop what listens there, or name another one with --listen")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                (Exit::CANT_CREATE, "name an address of this machine with --listen")
+            }
+            io::ErrorKind::PermissionDenied => {
+                (Exit::PERMISSION, "name a port from 1024 on with --listen, or allow this program to use it")
+            }
+            _ => (Exit::USAGE, "name an address and a port with --listen, as in 127.0.0.1:3000"),
+        };
+        Failure::new(exit, format!("cannot listen on {address}: {error}; {next}"))
+    })
+}
+
+/// What the go command says, asked once, and only if somebody wants to know.
+#[derive(Default)]
+struct Go(OnceCell<Option<GoEnv>>);
+
+impl Go {
+    fn env(&self) -> Option<&GoEnv> {
+        let asked = self.0.get_or_init(|| match go_env::ask() {
+            Ok(env) => Some(env),
+            Err(error) => {
+                log::warn!("{error}");
+                None
+            }
+        });
+        asked.as_ref()
+    }
+}
+
+fn upstream(config: &ServeConfig, read_only: bool, world: &World, go: &Go) -> Result<Upstream, Failure> {
+    if config.offline || read_only {
+        let why = if config.offline { "it was told so" } else { "the store cannot be written to" };
+        log::info!("offline, because {why}: only what is in the store is served");
+        return Ok(Upstream::offline());
+    }
+    // The list itself may hold credentials, so only where it comes from is told.
+    let (list, whence) = match (&config.upstream, text(world, "GOPROXY")) {
+        (Some(list), _) => (list.clone(), "the configuration"),
+        (None, Some(list)) => (list, "the variable GOPROXY"),
+        (None, None) => match go.env() {
+            Some(env) => (env.goproxy.clone(), "`go env GOPROXY`"),
+            None => {
+                log::warn!(
+                    "offline, because nothing says where to fetch from: name it with --upstream, STOA_UPSTREAM or GOPROXY"
+                );
+                return Ok(Upstream::offline());
+            }
+        },
+    };
+    let variable = |name: &str| world.variable(name);
+    let options = UpstreamOptions { netrc: netrc_path(variable), ..UpstreamOptions::default() };
+    let upstream = Upstream::new(&list, options)
+        .map_err(|error| Failure::new(Exit::USAGE, format!("the upstream, from {whence}: {error}")))?;
+    if upstream.is_offline() {
+        log::info!("offline, as {whence} says: only what is in the store is served");
+    } else {
+        log::info!("what is missing is fetched from where {whence} says");
+    }
+    Ok(upstream)
+}
+
+fn sumdbs(world: &World, is_offline: bool, go: &Go) -> Vec<String> {
+    let value = text(world, "GOSUMDB").or_else(|| {
+        // Nothing could be asked for on its behalf.
+        if is_offline { None } else { Some(go.env()?.gosumdb.clone()) }
+    });
+    value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
+}
+
+fn text(world: &World, name: &str) -> Option<String> {
+    world.variable(name)?.into_string().ok()
+}
+
+async fn serve_until_asked_to_stop(
+    listener: TcpListener,
+    store: Store,
+    upstream: Upstream,
+    options: ServeOptions,
+) -> Result<Exit, Failure> {
+    let io = |error: io::Error| Failure::new(Exit::IO, format!("cannot begin to serve: {error}"));
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    let [interrupt, terminate] = signals.map(|signal| signal.map_err(io));
+    let (interrupt, terminate) = (interrupt?, terminate?);
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(io)?;
+    let address = listener.local_addr().map_err(io)?;
+    // Who reads it may have gone; who serves goes on.
+    let _ = output::result_line(format_args!("listening on http://{address}"));
+    serve::run(listener, Arc::new(store), upstream, options, asked_to_stop(interrupt, terminate))
+        .await
+        .map_err(|error| Failure::new(Exit::IO, error))?;
+    log::info!("stopped");
+    Ok(Exit::DONE)
+}
+
+async fn asked_to_stop(mut interrupt: Signal, mut terminate: Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => log::info!("asked to stop by SIGINT"),
+        _ = terminate.recv() => log::info!("asked to stop by SIGTERM"),
+    }
+}

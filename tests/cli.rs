@@ -1,0 +1,561 @@
+//! The command lines of both programs: what they print, where, and the codes that they end with.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use libtest_mimic::Arguments;
+use serde_json::Value;
+use stoa_layout::SharedLock;
+
+use support::programs::{Ended, Programs};
+use support::server;
+use support::tree::snapshot;
+use support::upstream::{Module, Upstream};
+use support::{missing_tool, trial};
+
+const PAIR: &str = "example.org/m@v1.0.0";
+
+fn main() {
+    let go = missing_tool("go", &["version"]);
+    let tests = vec![
+        trial("help and version end with 0", None, help_and_version_end_with_0),
+        trial("what cannot be meant ends with 64", None, what_cannot_be_meant_ends_with_64),
+        trial("every scalar key is an option", None, every_scalar_key_is_an_option),
+        trial(
+            "a wrong config file names file line and key",
+            None,
+            a_wrong_config_file_names_file_line_and_key,
+        ),
+        trial("the sample config means what it says", None, the_sample_config_means_what_it_says),
+        trial("both programs find the same store", None, both_programs_find_the_same_store),
+        trial("path prints where a file lies", None, path_prints_where_a_file_lies),
+        trial("migrate hands everything on", None, migrate_hands_everything_on),
+        trial("a new store is told in both formats", None, a_new_store_is_told_in_both_formats),
+        trial("a dry run writes nothing", None, a_dry_run_writes_nothing),
+        trial("no create makes no store", None, no_create_makes_no_store),
+        trial("regenerate leaves the same store", None, regenerate_leaves_the_same_store),
+        trial("unknown layouts are 78", None, unknown_layouts_are_78),
+        trial("status works on every state and changes none", None, status_works_on_every_state),
+        trial("status counts versions", None, status_counts_versions),
+        trial("status names who uses the store", None, status_names_who_uses_the_store),
+        trial("a reader that goes away is no panic", None, a_reader_that_goes_away_is_no_panic),
+        trial("serve listens and stops when asked to", None, serve_listens_and_stops_when_asked_to),
+        trial("serve holds the store", None, serve_holds_the_store),
+        trial("serve tells what keeps it from listening", None, serve_tells_what_keeps_it_from_listening),
+        trial("serve refuses a wrong upstream", None, serve_refuses_a_wrong_upstream),
+        trial("serve is offline without a go command", None, serve_is_offline_without_a_go_command),
+        trial("serve fetches from where go says", go, serve_fetches_from_where_go_says),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+fn config(programs: &Programs, text: &str) -> PathBuf {
+    let path = programs.folder().join("home/.config/stoa/config.toml");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn help_and_version_end_with_0() {
+    let programs = Programs::current();
+    for name in ["stoa", "stoa-migrate"] {
+        for option in ["--help", "--version", "-h", "-V"] {
+            let ended = Ended::of(programs.command(name, [option]));
+            assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{name} {option}");
+            assert!(ended.out.contains("stoa"), "{ended:?}");
+        }
+    }
+    assert_eq!(programs.stoa(["serve", "--help"]).code, 0);
+    assert!(!programs.store().exists());
+}
+
+fn what_cannot_be_meant_ends_with_64() {
+    let programs = Programs::current();
+    for arguments in [
+        &[][..],
+        &["server"],
+        &["serve", "--listen"],
+        &["serve", "--listen", "here"],
+        &["serve", "--unknown"],
+        &["serve", "--read-only=perhaps"],
+        &["serve", "--base-path", "go"],
+        &["serve", "--fill-max-concurrent", "0"],
+        &["path"],
+        &["path", "example.org/m"],
+        &["path", "example.org/m@latest"],
+        &["path", "Not a path@v1.0.0"],
+        &["path", PAIR, "--file", "exe"],
+        &["path", PAIR, "--config", "missing.toml"],
+        &["path", PAIR, "--store", ""],
+        &["path", PAIR, "-v", "-q"],
+        &["status", "--format", "xml"],
+    ] {
+        let ended = programs.stoa(arguments);
+        assert_eq!((ended.code, ended.out.as_str()), (64, ""), "{arguments:?}: {ended:?}");
+        assert!(ended.err.contains("error: ") || arguments.is_empty(), "{arguments:?}: {ended:?}");
+    }
+    assert!(!programs.store().exists());
+    for arguments in [
+        &["leftovers"][..],
+        &["import", "x"],
+        &["unknown"],
+        &["--to", "V2"],
+        &["--from", ""],
+        &["--lock-timeout", "soon"],
+        &["--threads", "0"],
+        &["--format", "xml"],
+        &["--config", "missing.toml"],
+        &["--to", "v2", "--to", "v2"],
+    ] {
+        let ended = programs.migrate(arguments);
+        assert_eq!((ended.code, ended.out.as_str()), (64, ""), "{arguments:?}: {ended:?}");
+        assert!(ended.err.contains("error: "), "{arguments:?}: {ended:?}");
+    }
+}
+
+fn every_scalar_key_is_an_option() {
+    let programs = Programs::current();
+    let help = programs.stoa(["serve", "--help"]).out + &programs.migrate(["--help"]).out;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let sample: toml::Table = toml::from_str(&uncommented(&sample())).unwrap();
+    let keys = sample.iter().flat_map(|(key, value)| match value.as_table() {
+        Some(table) => table.keys().map(|name| format!("{key}.{name}")).collect(),
+        None => vec![key.clone()],
+    });
+    let keys: Vec<String> = keys.collect();
+    assert!(keys.len() >= 13, "{keys:?}");
+    for key in keys {
+        let option = format!("--{}", key.replace(['_', '.'], "-"));
+        assert!(
+            help.contains(&format!("{option} ")) || help.contains(&format!("{option}[")),
+            "{option}: {help}"
+        );
+        assert!(help.contains(&format!("[key: {key}]")), "{key}: {help}");
+    }
+}
+
+fn sample() -> String {
+    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/installer/sample-config.toml")).unwrap()
+}
+
+/// The sample with each of its keys switched on.
+fn uncommented(sample: &str) -> String {
+    let switch_on = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    sample.lines().map(switch_on).collect::<Vec<_>>().join("\n")
+}
+
+fn a_wrong_config_file_names_file_line_and_key() {
+    let programs = Programs::current();
+    for (text, line, key) in [
+        ("# first\nstor = '/x'\n", 2, "stor"),
+        ("threads = 1\n\n[fill]\nmaximum = 1\n", 4, "maximum"),
+        ("offline = 'yes'\n", 1, "offline"),
+    ] {
+        let path = config(&programs, text);
+        for ended in
+            [programs.stoa(["path", PAIR]), programs.migrate(["--dry-run"]), programs.stoa(["serve"])]
+        {
+            assert_eq!(ended.code, 64, "{ended:?}");
+            for part in [path.to_str().unwrap(), &format!("line {line}"), key] {
+                assert!(ended.err.contains(part), "{part}: {ended:?}");
+            }
+        }
+    }
+    assert!(!programs.store().exists());
+}
+
+fn the_sample_config_means_what_it_says() {
+    let programs = Programs::current();
+    let sample = sample();
+    for text in [sample.clone(), uncommented(&sample)] {
+        config(&programs, &text);
+        let ended = programs.migrate(["--dry-run"]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+}
+
+fn both_programs_find_the_same_store() {
+    let programs = Programs::current();
+    let found = |name: &str, prepare: &dyn Fn(&mut Command)| {
+        let mut command = programs.command(name, ["status", "--format", "json"]);
+        command.env_remove("STOA_STORE");
+        prepare(&mut command);
+        let ended = Ended::of(command);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        lines(&ended.out)[0]["store"].as_str().unwrap().to_owned()
+    };
+    let (home, here) = (programs.folder().join("home"), programs.folder());
+    let assert_found = |expected: &Path, prepare: &dyn Fn(&mut Command)| {
+        for name in ["stoa", "stoa-migrate"] {
+            assert_eq!(Path::new(&found(name, prepare)), expected, "{name}");
+        }
+    };
+    assert_found(&home.join(".local/share/stoa"), &|_| {});
+    assert_found(&here.join("data/stoa"), &|command| {
+        command.env("XDG_DATA_HOME", here.join("data"));
+    });
+    let file = config(&programs, "store = 'in-file'\n");
+    assert_found(&file.with_file_name("in-file"), &|_| {});
+    assert_found(&here.join("in-variable"), &|command| {
+        command.env("STOA_STORE", here.join("in-variable"));
+    });
+    assert_found(&here.join("typed"), &|command| {
+        command.env("STOA_STORE", "/in-variable").args(["--store", "typed"]);
+    });
+    let other = here.join("other.toml");
+    fs::write(&other, "store = '/other'\n").unwrap();
+    assert_found(Path::new("/other"), &|command| {
+        command.env("STOA_CONFIG", &other);
+    });
+}
+
+fn path_prints_where_a_file_lies() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let module = Module::new("example.org/Cased@v1.0.0-RC1", 10);
+    let folder = module.put_unsealed(&root);
+    for file in ["info", "mod", "zip"] {
+        let ended = programs.stoa(["path", "example.org/Cased@v1.0.0-RC1", "--file", file]);
+        assert_eq!((ended.code, ended.out), (0, format!("{}\n", folder.join(file).display())));
+        assert_eq!(ended.err, "");
+    }
+    let absent = programs.stoa(["path", "example.org/Cased@v1.0.1"]);
+    assert_eq!((absent.code, absent.out.as_str()), (1, ""));
+    assert!(
+        absent.err.starts_with("error: ") && absent.err.contains("example.org/Cased@v1.0.1"),
+        "{absent:?}"
+    );
+}
+
+fn migrate_hands_everything_on() {
+    let programs = Programs::current();
+    let store = programs.folder().join("migrate");
+    let store = store.to_str().unwrap();
+    let help = programs.stoa(["migrate", "--help"]);
+    assert_eq!(help.out, programs.migrate(["--help"]).out);
+    let typed_before = programs.stoa(["--store", store, "migrate", "--dry-run", "--format=json"]);
+    let typed_after = programs.stoa(["migrate", "--dry-run", "--store", store, "--format", "json"]);
+    assert_eq!(typed_before.out, typed_after.out);
+    assert!(typed_before.out.contains(store), "{typed_before:?}");
+    assert_eq!(programs.stoa(["migrate", "--unknown"]).code, 64);
+    assert_eq!(programs.stoa(["migrate", "--to", "v9"]).code, 78);
+    assert!(!Path::new(store).exists());
+    assert_eq!(programs.stoa(["--store", "migrate", "migrate"]).code, 0);
+    assert!(Path::new(store).join("layout.v2").exists());
+}
+
+fn a_new_store_is_told_in_both_formats() {
+    let programs = Programs::current();
+    let store = programs.store();
+    let made = programs.migrate::<&str>([]);
+    assert_eq!((made.code, made.err.as_str()), (0, ""));
+    assert!(made.out.contains(store.to_str().unwrap()) && made.out.contains("layout v2"), "{made:?}");
+    let json = lines(&programs.migrate(["--format", "json"]).out);
+    assert_eq!(json.len(), 1);
+    let expected = serde_json::json!({
+        "event": "done", "store": store, "layout": "v2", "changed": false, "pending": false,
+    });
+    assert_eq!(json[0], expected);
+    fs::remove_dir_all(&store).unwrap();
+    let json = lines(&programs.migrate(["--format", "json"]).out);
+    assert_eq!(json.last().unwrap()["changed"], true);
+    assert!(json.iter().all(|line| line["event"].is_string()), "{json:?}");
+    assert_eq!(programs.migrate(["-q", "--regenerate"]).out, "");
+}
+
+fn a_dry_run_writes_nothing() {
+    let programs = Programs::next();
+    let human = programs.migrate(["--dry-run"]);
+    assert_eq!(human.code, 0);
+    assert!(human.out.contains("a new one would be made at layout v3"), "{human:?}");
+    let json = lines(&programs.migrate(["--dry-run", "--format", "json"]).out);
+    assert_eq!((&json[0]["event"], &json[0]["creates"]), (&"plan".into(), &"v3".into()));
+    assert_eq!(json.last().unwrap()["pending"], true);
+    assert!(!programs.store().exists());
+
+    let made = Programs::current().migrate(["--store", programs.store().to_str().unwrap()]);
+    assert_eq!(made.code, 0);
+    fs::remove_file(programs.store().join("store.lock")).unwrap();
+    let before = snapshot(&programs.store());
+    let human = programs.migrate(["--dry-run"]);
+    assert!(human.out.contains("v2 to v3: make a folder for labels"), "{human:?}");
+    let json = lines(&programs.migrate(["--dry-run", "--format", "json"]).out);
+    let step = &json[0]["steps"][0];
+    assert_eq!((&step["from"], &step["to"], &step["direction"]), (&"v2".into(), &"v3".into(), &"up".into()));
+    assert_eq!(json.last().unwrap()["pending"], true);
+    assert_eq!(snapshot(&programs.store()), before);
+
+    assert_eq!(programs.migrate::<&str>([]).code, 0);
+    let json = lines(&programs.migrate(["--dry-run", "--format", "json"]).out);
+    assert_eq!(json.last().unwrap()["pending"], false);
+}
+
+fn no_create_makes_no_store() {
+    let programs = Programs::current();
+    for arguments in [&["--no-create"][..], &["--no-create", "--dry-run"]] {
+        let ended = programs.migrate(arguments);
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
+    }
+    assert!(!programs.store().exists());
+}
+
+fn regenerate_leaves_the_same_store() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    Module::new(PAIR, 10).put_unsealed(&root);
+    let before = support::tree::shape(&root);
+    let ended = programs.migrate(["--regenerate"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(support::tree::shape(&root), before);
+    let marker = fs::read_to_string(root.join("layout.v2")).unwrap();
+    assert_eq!(marker.matches("[[history]]").count(), 2, "{marker}");
+    fs::rename(root.join("layout.v2"), root.join("migrating.v2-v2")).unwrap();
+    assert_eq!(programs.stoa(["path", PAIR]).code, 0);
+    assert_eq!(support::tree::shape(&root), before);
+}
+
+fn unknown_layouts_are_78() {
+    let programs = Programs::current();
+    for arguments in [["--to", "v9"], ["--from", "v9"]] {
+        let human = programs.migrate(arguments);
+        assert_eq!(human.code, 78, "{human:?}");
+        assert!(human.err.starts_with("error: ") && human.err.contains("v9"), "{human:?}");
+        let json = programs.migrate(arguments.iter().chain(&["--format", "json"]));
+        let last = lines(&json.out).pop().unwrap();
+        assert_eq!((json.code, &last["event"], &last["code"]), (78, &"error".into(), &78.into()));
+        assert_eq!(json.err, "");
+    }
+    assert!(!programs.store().exists());
+}
+
+fn status_works_on_every_state() {
+    let programs = Programs::next();
+    let root = programs.store();
+    let status = || {
+        let before = root.exists().then(|| snapshot(&root));
+        let human = programs.stoa(["status"]);
+        let json = programs.stoa(["status", "--format", "json"]);
+        assert_eq!((human.code, json.code), (0, 0), "{human:?} {json:?}");
+        assert_eq!(root.exists().then(|| snapshot(&root)), before);
+        let value = lines(&json.out).pop().unwrap();
+        let mut keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+        keys.sort();
+        let expected = [
+            "bytes",
+            "format",
+            "holders",
+            "last_migration",
+            "layout",
+            "leftovers",
+            "modules",
+            "program_layout",
+            "quarantined",
+            "state",
+            "store",
+            "versions",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!((&value["format"], &value["program_layout"]), (&1.into(), &"v3".into()));
+        assert!(human.out.contains(value["state"].as_str().unwrap()), "{human:?}");
+        (value["state"].as_str().unwrap().to_owned(), value["layout"].as_str().map(str::to_owned))
+    };
+    let is = |state: &str, layout: Option<&str>| {
+        assert_eq!(status(), (state.to_owned(), layout.map(str::to_owned)));
+    };
+    is("empty", None);
+    fs::create_dir(&root).unwrap();
+    is("empty", None);
+    for (marker, state, layout) in [
+        ("creating.v3", "migrating", None),
+        ("creating.v2", "migrating", None),
+        ("layout.v2", "old", Some("v2")),
+        ("migrating.v2-v3", "migrating", Some("v2")),
+        ("migrating.v3-v2", "migrating", Some("v3")),
+        ("migrating.v3-v3", "migrating", Some("v3")),
+        ("layout.v3", "current", Some("v3")),
+        ("layout.v4", "newer", Some("v4")),
+        ("migrating.v3-v4", "newer", Some("v3")),
+        ("creating.v4", "newer", None),
+    ] {
+        fs::write(root.join(marker), "").unwrap();
+        is(state, layout);
+        fs::remove_file(root.join(marker)).unwrap();
+    }
+    fs::write(root.join("notes.txt"), "mine").unwrap();
+    is("foreign", None);
+    fs::write(root.join("layout.v2"), "").unwrap();
+    fs::write(root.join("layout.v3"), "").unwrap();
+    is("foreign", None);
+}
+
+fn status_counts_versions() {
+    let programs = Programs::next();
+    let root = programs.store();
+    Programs::current().migrate(["--store", root.to_str().unwrap()]);
+    for pair in ["example.org/a@v1.0.0", "example.org/a@v1.1.0", "example.org/B@v0.1.0"] {
+        Module::new(pair, 10).put_unsealed(&root);
+    }
+    fs::write(root.join("notes.txt"), "mine").unwrap();
+    assert_eq!(programs.migrate::<&str>([]).code, 0);
+    let value = lines(&programs.stoa(["status", "--format", "json"]).out).pop().unwrap();
+    for (key, number) in [("versions", 3), ("modules", 2), ("leftovers", 1), ("quarantined", 0)] {
+        assert_eq!(value[key], number, "{key}: {value}");
+    }
+    let last = &value["last_migration"];
+    assert_eq!((&last["from"], &last["to"]), (&"v2".into(), &"v3".into()), "{value}");
+    assert!(last["finished"].as_str().unwrap().ends_with('Z'), "{value}");
+    let human = programs.stoa(["status"]).out;
+    assert!(human.contains("3 of 2 modules") && human.contains("v2 to v3"), "{human}");
+}
+
+fn status_names_who_uses_the_store() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let _user = SharedLock::acquire(&root).unwrap();
+    let value = lines(&programs.stoa(["status", "--format", "json"]).out).pop().unwrap();
+    let holder = &value["holders"][0];
+    assert_eq!(holder["pid"], std::process::id(), "{value}");
+    let mut keys: Vec<&String> = holder.as_object().unwrap().keys().collect();
+    keys.sort();
+    assert_eq!(keys, ["pid", "program", "since"]);
+}
+
+fn a_reader_that_goes_away_is_no_panic() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    Module::new(PAIR, 10).put_unsealed(&root);
+    for (name, arguments) in
+        [("stoa", &["path", PAIR][..]), ("stoa", &["status"]), ("stoa-migrate", &["--regenerate"])]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = programs.command(name, arguments);
+        command.stdout(writer);
+        let ended = Ended::of(command);
+        assert!(!ended.err.contains("panicked"), "{ended:?}");
+        assert!([0, 74].contains(&ended.code), "{ended:?}");
+    }
+    assert!(root.join("layout.v2").exists());
+}
+
+/// Starts `stoa serve` on a free port, and waits until it listens.
+fn serving(programs: &Programs, prepare: impl FnOnce(&mut Command)) -> (Child, String) {
+    let mut command = programs.command("stoa", ["serve", "--listen", "127.0.0.1:0"]);
+    prepare(&mut command);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    match server::listening(&mut child) {
+        Some(url) => (child, url),
+        None => panic!("{:?}", Ended::from_child(child)),
+    }
+}
+
+fn stopped(child: Child) -> Ended {
+    server::terminate(&child);
+    Ended::from_child(child)
+}
+
+fn serve_listens_and_stops_when_asked_to() {
+    let programs = Programs::current();
+    let module = Module::new(PAIR, 10);
+    let (child, url) = serving(&programs, |_| {});
+    module.put_unsealed(&programs.store());
+    let (status, body) = server::get(&url, "/example.org/m/@v/v1.0.0.mod").unwrap();
+    assert_eq!((status, body), (200, module.modfile));
+    let ended = stopped(child);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.err.contains("INFO") && ended.err.contains("asked to stop by SIGTERM"), "{ended:?}");
+    let (child, _) = serving(&programs, |command| {
+        command.args(["-q"]);
+    });
+    let interrupt = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let ended = Ended::from_child(child);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
+}
+
+fn serve_holds_the_store() {
+    let (current, next) = (Programs::current(), Programs::next());
+    let root = current.store();
+    let (child, _) = serving(&current, |_| {});
+    let pid = child.id();
+    let busy = next.migrate(["--store", root.to_str().unwrap(), "--lock-timeout", "1"]);
+    assert_eq!(busy.code, 75, "{busy:?}");
+    assert!(busy.err.contains(&format!("stoa serve (process {pid}")), "{busy:?}");
+    let value = lines(&current.stoa(["status", "--format", "json"]).out).pop().unwrap();
+    assert_eq!(
+        (&value["holders"][0]["pid"], &value["holders"][0]["program"]),
+        (&pid.into(), &"stoa serve".into())
+    );
+    assert_eq!(stopped(child).code, 0);
+    assert_eq!(next.migrate(["--store", root.to_str().unwrap(), "--lock-timeout", "1"]).code, 0);
+}
+
+fn serve_tells_what_keeps_it_from_listening() {
+    let programs = Programs::current();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (address, code) in [(address.as_str(), 73), ("192.0.2.1:1", 73), ("not an address:1", 64)] {
+        let ended = programs.stoa(["serve", "--listen", address]);
+        assert_eq!((ended.code, ended.out.as_str()), (code, ""), "{ended:?}");
+        assert!(ended.err.contains(address), "{ended:?}");
+    }
+}
+
+fn serve_refuses_a_wrong_upstream() {
+    let programs = Programs::current();
+    let ended = programs.stoa(["serve", "--listen", "127.0.0.1:0", "--upstream", "word"]);
+    assert_eq!((ended.code, ended.out.as_str()), (64, ""), "{ended:?}");
+    assert!(ended.err.contains("upstream"), "{ended:?}");
+}
+
+fn serve_is_offline_without_a_go_command() {
+    let programs = Programs::current();
+    let (child, url) = serving(&programs, |command| {
+        command.env_remove("STOA_UPSTREAM").env("PATH", programs.folder());
+    });
+    assert_eq!(server::get(&url, "/example.org/m/@v/v1.0.0.info").unwrap().0, 404);
+    let ended = stopped(child);
+    assert!(ended.err.contains("go env") && ended.err.contains("offline, because"), "{ended:?}");
+}
+
+fn serve_fetches_from_where_go_says() {
+    let upstream = Upstream::start();
+    let module = upstream.offer(PAIR, 100);
+    for by_variable in [true, false] {
+        let programs = Programs::current();
+        let (child, url) = serving(&programs, |command| {
+            command.env_remove("STOA_UPSTREAM");
+            if by_variable {
+                command.env("GOPROXY", upstream.url()).env("GOSUMDB", "off").env("PATH", programs.folder());
+            } else {
+                let env = programs.folder().join("go.env");
+                let mut file = fs::File::create(&env).unwrap();
+                write!(file, "GOPROXY={}\nGOSUMDB=off\n", upstream.url()).unwrap();
+                command.env("GOENV", env);
+            }
+        });
+        let (status, body) = server::get(&url, "/example.org/m/@v/v1.0.0.zip").unwrap();
+        assert!(status == 200 && body == module.zip, "{status}");
+        assert_eq!(stopped(child).code, 0);
+        assert_eq!(programs.stoa(["path", PAIR]).code, 0);
+    }
+}

@@ -1,0 +1,9 @@
+//! `stoa` with one layout more.
+
+use std::process::ExitCode;
+
+use stoa::cli::{self, App};
+
+fn main() -> ExitCode {
+    cli::main(&App { layout: next_layout::LAYOUT, folders: &next_layout::FOLDERS })
+}
