@@ -63,7 +63,7 @@ impl Fetch {
     fn report(&self, result: &Result<End, FillError>) {
         match result {
             Ok(_) => {}
-            Err(FillError::Absent(reason)) => log::info!("not filled: {reason}"),
+            Err(FillError::Absent(reason)) => log::debug!("not filled: {reason}"),
             Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
             Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
             Err(error) => log::warn!("cannot fill {}: {error}", self.version),

@@ -133,10 +133,9 @@ impl Proxy {
             Route::Query(module, revision) => self.query(asked, &module, &revision).await,
             Route::SumdbSupported { sumdb } => self.sumdb_supported(asked, &sumdb).await,
             Route::SumdbLatest { sumdb } => self.sumdb(asked, &sumdb, "latest").await,
-            Route::SumdbLookup { sumdb, rest, .. } => {
-                self.sumdb(asked, &sumdb, &format!("lookup/{rest}")).await
+            Route::SumdbLookup { sumdb, rest, .. } | Route::SumdbTile { sumdb, rest, .. } => {
+                self.sumdb(asked, &sumdb, &rest).await
             }
-            Route::SumdbTile { sumdb, rest, .. } => self.sumdb(asked, &sumdb, &rest).await,
             Route::NotFound => answer::no_such_address(),
             Route::MethodNotAllowed => answer::method_not_allowed(),
         }

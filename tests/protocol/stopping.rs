@@ -1,5 +1,6 @@
 //! The way it stops: what is under way ends, within bounds.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use stoa::serve::ServeOptions;
@@ -75,7 +76,11 @@ fn an_idle_connection_does_not_hold_it_up() {
     let options = ServeOptions { grace: Duration::from_secs(3600), ..ServeOptions::default() };
     let mut site = Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream("off"), options);
     let _silent = std::net::TcpStream::connect(site.address).unwrap();
-    assert_eq!(site.get("/healthz").status, 200);
+    let mut idle = std::net::TcpStream::connect(site.address).unwrap();
+    write!(idle, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    idle.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
     site.begin_stop();
     site.join();
 }
