@@ -224,7 +224,9 @@ impl Fetch {
             Ok(Published::Ours(_)) => Ok(End::Ours),
             Ok(Published::Theirs { same: true, .. }) => Ok(End::Ours),
             Ok(Published::Theirs { same: false, .. }) => Ok(End::Theirs),
-            Err(reason) => Err(FillError::Upstream(format!("what the upstream sent is of no use: {reason}"))),
+            Err(reason) => {
+                Err(FillError::Upstream(format!("what the upstream sent is of no use: {reason}").into()))
+            }
         }
     }
 
@@ -233,7 +235,7 @@ impl Fetch {
     }
 
     fn broken(&self, reason: &str) -> FillError {
-        FillError::Upstream(format!("{}: what the upstream sent is of no use: {reason}", self.version))
+        FillError::Upstream(format!("{}: what the upstream sent is of no use: {reason}", self.version).into())
     }
 
     fn stopping(&self) -> FillError {

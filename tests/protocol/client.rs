@@ -7,6 +7,9 @@ use std::time::Duration;
 /// So that a test which would wait for ever fails instead.
 const NEVER: Duration = Duration::from_secs(60);
 
+/// The status of an answer that ended before it had one: what went out of it was not flushed yet.
+pub(crate) const BROKEN_OFF: u16 = 0;
+
 /// An answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -73,9 +76,13 @@ impl Conversation {
         Self { reader: BufReader::new(stream), is_head: method == "HEAD" }
     }
 
-    /// Reads the status and the headers.
+    /// Reads the status and the headers. The status is [`BROKEN_OFF`] if the connection ends before them.
     pub(crate) fn head(&mut self) -> Reply {
-        let status = self.line().split(' ').nth(1).expect("a status line").parse().unwrap();
+        let mut line = String::new();
+        if !matches!(self.reader.read_line(&mut line), Ok(read) if read > 0) {
+            return Reply { status: BROKEN_OFF, headers: Vec::new(), body: Vec::new(), is_whole: false };
+        }
+        let status = line.split(' ').nth(1).expect("a status line").parse().unwrap();
         let mut headers = Vec::new();
         loop {
             let line = self.line();
@@ -101,6 +108,9 @@ impl Conversation {
 
     /// Reads what is left of the body; `head` holds what of it was read by [`raw`](Self::raw).
     pub(crate) fn body(mut self, mut head: Reply) -> Reply {
+        if head.status == BROKEN_OFF {
+            return head;
+        }
         if self.is_head || head.status == 304 {
             head.is_whole = self.rest().is_empty();
         } else if let Some(length) = head.header("content-length").map(|text| text.parse::<usize>().unwrap())

@@ -274,3 +274,24 @@ fn a_version_comes_whole_from_one_upstream() {
     assert_eq!(site.get(&right.path("zip")).body, right.zip);
     assert_eq!(site.get(&right.path("info")).body, right.info);
 }
+
+#[test]
+fn a_transfer_that_is_not_what_is_stored_is_broken_off() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let (ours, theirs) =
+        (Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.0.0", 5000));
+    upstream.offer(&ours);
+    let gate = Gate::default();
+    upstream.set(&ours.path("zip"), Script::Gated(ours.zip.clone(), 500_000, gate.clone()));
+    let mut client = Conversation::begin(site.address, "GET", &ours.path("zip"), "HTTP/1.1", &[]);
+    let head = client.head();
+    // Somebody who holds no claim: a hand, a restored backup.
+    site.put_unsealed(&theirs);
+    gate.open();
+    let broken = client.body(head);
+    assert!(!broken.is_whole && broken.body.len() < ours.zip.len());
+    let stored = site.get(&ours.path("zip"));
+    assert!(stored.is_whole && stored.body == theirs.zip);
+}
