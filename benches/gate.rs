@@ -26,7 +26,9 @@ fn main() {
     let gate = Gate { root: dir.path(), current: &stoa_store::LAYOUT, migrator: &migrator };
     let (mut raw, mut passed) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        raw.push(each(calls, || rustix::fs::accessat(CWD, black_box(&marker), Access::EXISTS, AtFlags::empty()).is_ok()));
+        raw.push(each(calls, || {
+            rustix::fs::accessat(CWD, black_box(&marker), Access::EXISTS, AtFlags::empty()).is_ok()
+        }));
         passed.push(each(calls, || black_box(&gate).pass().is_ok()));
     }
     let (raw, passed) = (median(raw), median(passed));
@@ -64,7 +66,8 @@ fn create(root: &Path) {
         lock_timeout: Duration::from_secs(1),
         threads: 1,
     };
-    let runner = Runner { root, layouts: &layouts, options: &options, events: &Silent, cancel: &Cancel::new() };
+    let runner =
+        Runner { root, layouts: &layouts, options: &options, events: &Silent, cancel: &Cancel::new() };
     runner.run().expect("a store");
 }
 
@@ -90,7 +93,12 @@ fn calls_on_the_store(stoa: &str, root: &Path) -> Option<Vec<String>> {
         .ok()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let name = root.to_string_lossy().into_owned();
-    Some(text.lines().filter(|line| line.contains(&name) && !line.contains("execve")).map(str::to_owned).collect())
+    Some(
+        text.lines()
+            .filter(|line| line.contains(&name) && !line.contains("execve"))
+            .map(str::to_owned)
+            .collect(),
+    )
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -3,7 +3,12 @@
 //!
 //! Needs nginx and wrk; says so and ends well where they are not there. `--brief` takes fewer, shorter rounds.
 
-#![expect(clippy::disallowed_methods, clippy::expect_used, clippy::panic, reason = "a bench makes its own files, and one that cannot run says why and ends")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench makes its own files, and one that cannot run says why and ends"
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -32,7 +37,13 @@ fn main() {
     let without = Nginx::start(dir.path(), &store, "off");
     // The first request seals the zip.
     let zip = "example.com/large/@v/v1.0.0";
-    assert!(Command::new("curl").args(["-sf", "-o", "/dev/null", &format!("{}/{zip}.zip", stoa.url)]).status().expect("curl").success());
+    assert!(
+        Command::new("curl")
+            .args(["-sf", "-o", "/dev/null", &format!("{}/{zip}.zip", stoa.url)])
+            .status()
+            .expect("curl")
+            .success()
+    );
 
     println!("small files, {SMALL_FILES} at random, requests a second");
     let small = |url: &str, ending: &str| {
@@ -44,19 +55,26 @@ fn main() {
         fs::write(&script, text).expect("a script");
         wrk(url, seconds, 32, Some(&script), "Requests/sec:")
     };
-    compare(rounds, &[
-        ("stoa", &|| small(&stoa.url, ".info")),
-        ("nginx, sendfile on", &|| small(&with.url, "/info")),
-        ("nginx, sendfile off", &|| small(&without.url, "/info")),
-    ]);
+    compare(
+        rounds,
+        &[
+            ("stoa", &|| small(&stoa.url, ".info")),
+            ("nginx, sendfile on", &|| small(&with.url, "/info")),
+            ("nginx, sendfile off", &|| small(&without.url, "/info")),
+        ],
+    );
 
     println!("one zip of 50 MB, bytes a second");
-    let large = |url: &str, ending: &str| wrk(&format!("{url}/{zip}{ending}"), seconds, 4, None, "Transfer/sec:");
-    compare(rounds, &[
-        ("stoa", &|| large(&stoa.url, ".zip")),
-        ("nginx, sendfile on", &|| large(&with.url, "/zip")),
-        ("nginx, sendfile off", &|| large(&without.url, "/zip")),
-    ]);
+    let large =
+        |url: &str, ending: &str| wrk(&format!("{url}/{zip}{ending}"), seconds, 4, None, "Transfer/sec:");
+    compare(
+        rounds,
+        &[
+            ("stoa", &|| large(&stoa.url, ".zip")),
+            ("nginx, sendfile on", &|| large(&with.url, "/zip")),
+            ("nginx, sendfile off", &|| large(&without.url, "/zip")),
+        ],
+    );
     println!("resident memory of stoa: {} MiB", stoa.resident_mib());
 }
 
@@ -121,9 +139,14 @@ fn wrk(url: &str, seconds: u32, connections: u32, script: Option<&Path>, figure:
     let output = command.arg(url).output().expect("wrk runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!text.contains("Non-2xx"), "{url} is not served:\n{text}");
-    let line = text.lines().find(|line| line.starts_with(figure)).unwrap_or_else(|| panic!("no {figure} in:\n{text}"));
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(figure))
+        .unwrap_or_else(|| panic!("no {figure} in:\n{text}"));
     let value = line.rsplit(' ').next().unwrap_or_default();
-    let unit = [("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0)].into_iter().find(|(unit, _)| value.ends_with(unit));
+    let unit = [("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0)]
+        .into_iter()
+        .find(|(unit, _)| value.ends_with(unit));
     let (number, factor) = unit.map_or((value, 1.0), |(unit, factor)| (value.trim_end_matches(unit), factor));
     number.parse::<f64>().expect("a number") * factor
 }
@@ -168,7 +191,8 @@ struct Nginx {
 
 impl Nginx {
     fn start(dir: &Path, store: &Path, sendfile: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let own = dir.join(format!("nginx-{sendfile}"));
         fs::create_dir(&own).expect("a folder");
         let text = format!(
@@ -184,7 +208,8 @@ impl Nginx {
         fs::write(own.join("nginx.conf"), text).expect("a file");
         let mut command = Command::new("nginx");
         command.arg("-c").arg(own.join("nginx.conf")).stderr(Stdio::null());
-        let server = Self { child: command.spawn().expect("nginx runs"), url: format!("http://127.0.0.1:{port}") };
+        let server =
+            Self { child: command.spawn().expect("nginx runs"), url: format!("http://127.0.0.1:{port}") };
         let listens = (0..100).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(50));
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()

@@ -44,6 +44,7 @@ fn main() {
         trial("migrate hands everything on", None, migrate_hands_everything_on),
         trial("a new store is told in both formats", None, a_new_store_is_told_in_both_formats),
         trial("a dry run writes nothing", None, a_dry_run_writes_nothing),
+        trial("a migration is told in both formats", None, a_migration_is_told_in_both_formats),
         trial("no create makes no store", None, no_create_makes_no_store),
         trial("regenerate leaves the same store", None, regenerate_leaves_the_same_store),
         trial("unknown layouts are 78", None, unknown_layouts_are_78),
@@ -307,6 +308,28 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(programs.migrate::<&str>([]).code, 0);
     let json = lines(&programs.migrate(["--dry-run", "--format", "json"]).out);
     assert_eq!(json.last().unwrap()["pending"], false);
+}
+
+fn a_migration_is_told_in_both_formats() {
+    let programs = Programs::next();
+    let made = Programs::current().migrate(["--store", programs.store().to_str().unwrap()]);
+    assert_eq!(made.code, 0);
+    let up = lines(&programs.migrate(["--format", "json"]).out);
+    let told: Vec<(&str, &str)> = up
+        .iter()
+        .map(|line| (line["event"].as_str().unwrap(), line["state"].as_str().unwrap_or("")))
+        .collect();
+    assert_eq!(told, [("step", "begun"), ("step", "done"), ("done", "")]);
+    for step in &up[..2] {
+        assert_eq!((&step["from"], &step["to"]), (&"v2".into(), &"v3".into()), "{step}");
+    }
+    assert_eq!((&up[2]["layout"], &up[2]["changed"]), (&"v3".into(), &true.into()));
+    let back = programs.migrate(["--to", "v2", "--progress", "never"]);
+    assert_eq!((back.code, back.err.as_str()), (0, ""));
+    assert!(back.out.contains("v3 to v2") && back.out.contains("is at layout v2"), "{back:?}");
+    let quiet = programs.migrate(["-q"]);
+    assert_eq!((quiet.code, quiet.out.as_str(), quiet.err.as_str()), (0, "", ""));
+    assert!(programs.store().join("layout.v3").exists());
 }
 
 fn no_create_makes_no_store() {

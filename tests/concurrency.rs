@@ -1,5 +1,11 @@
 //! Many processes at once on one store: one creates it, one publishes a version.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod support;
 
@@ -37,9 +43,13 @@ fn fifty_starters() {
     }
     let marker = fs::read_to_string(root.join("layout.v2")).unwrap();
     assert_eq!(marker.matches("[[history]]").count(), 1, "{marker}");
-    let mut names: Vec<String> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["cache", "index", "layout.v2", "modules", "quarantine", "records", "staging", "store.lock"]);
+    assert_eq!(
+        names,
+        ["cache", "index", "layout.v2", "modules", "quarantine", "records", "staging", "store.lock"]
+    );
 }
 
 fn one_fetch() {
@@ -47,8 +57,9 @@ fn one_fetch() {
     let root = dir.path().join("store");
     let upstream = Upstream::start();
     let module = upstream.offer("example.com/large@v1.0.0", 8 << 20);
-    let servers: Vec<Server> =
-        (0..2).map(|_| Server::start_with(server::command(&root).args(["--upstream", upstream.url()]))).collect();
+    let servers: Vec<Server> = (0..2)
+        .map(|_| Server::start_with(server::command(&root).args(["--upstream", upstream.url()])))
+        .collect();
     let start = Barrier::new(50);
     std::thread::scope(|scope| {
         for n in 0..50 {
@@ -68,6 +79,7 @@ fn one_fetch() {
     let folder = root.join("modules/example.com/large/@v/v1.0.0");
     assert_eq!(fs::read(folder.join("zip")).unwrap(), module.zip);
     assert_eq!(fs::read_dir(root.join("quarantine")).unwrap().count(), 0);
-    let staged: Vec<_> = fs::read_dir(root.join("staging")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let staged: Vec<_> =
+        fs::read_dir(root.join("staging")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(staged, ["claims"]);
 }

@@ -13,23 +13,27 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use libtest_mimic::Arguments;
+use nix::errno::Errno;
 use stoa_layout::SharedLock;
 
 use support::programs::{Ended, Programs};
+use support::tracer::{self, Act};
 use support::tree::{self, snapshot};
-use support::{MIGRATE, missing_tool, trial};
+use support::upstream::Module;
+use support::{MIGRATE, missing_tool, server, trial};
 
 const PAIR: &str = "example.org/m@v1.0.0";
 
 fn main() {
     let traces = missing_tool("strace", &["-o", "/dev/null", "true"]);
+    let mounts = missing_tool("unshare", &["--map-root-user", "--mount", "true"]);
     let tests = vec![
         trial("a missing store is made", None, a_missing_store_is_made),
         trial("a current store is left alone", None, a_current_store_is_left_alone),
@@ -51,6 +55,13 @@ fn main() {
         trial("a missing migrator is named", None, a_missing_migrator_is_named),
         trial("a migrator of another release is told", None, a_migrator_of_another_release_is_told),
         trial("the migrator can be forbidden", None, the_migrator_can_be_forbidden),
+        trial(
+            "a read only file system is refused with a way out",
+            mounts.clone(),
+            a_read_only_file_system_is_refused,
+        ),
+        trial("a read only current store is served", mounts, a_read_only_current_store_is_served),
+        trial("an error of the disk is 74", tracer::missing(), an_error_of_the_disk_is_74),
         trial("the gate is one system call", None, the_gate_is_one_system_call),
         trial("the gate is one system call", traces, the_gate_is_one_system_call),
     ];
@@ -346,6 +357,73 @@ fn a_folder_that_cannot_be_written_is_refused() {
         }
         let said = assert_refused(&folder, 77, || Ended::of(command));
         assert!(said.contains(store.to_str().unwrap()), "{said}");
+    }
+}
+
+/// Puts a command where the store lies on a file system that is mounted read-only.
+fn read_only(programs: &Programs, name: &str, arguments: &[&str]) -> Command {
+    let plain = programs.command(name, arguments);
+    let script = "mount --bind \"$STOA_STORE\" \"$STOA_STORE\" && \
+                  mount -o remount,bind,ro \"$STOA_STORE\" && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn a_read_only_file_system_is_refused() {
+    let next = Programs::next();
+    let root = older_store(&next);
+    let way_out = format!("stoa import {}", root.display());
+    for (name, arguments) in [("stoa-migrate", &[][..]), ("stoa", &["path", PAIR])] {
+        let said = assert_refused(&root, 77, || Ended::of(read_only(&next, name, arguments)));
+        assert!(said.contains("Read-only file system") && said.contains(&way_out), "{said}");
+    }
+}
+
+fn a_read_only_current_store_is_served() {
+    for with_lock in [true, false] {
+        let programs = Programs::current();
+        let root = programs.make_store();
+        let module = Module::new(PAIR, 10);
+        module.put_unsealed(&root);
+        if !with_lock {
+            fs::remove_file(root.join("store.lock")).unwrap();
+        }
+        let before = snapshot(&root);
+        let arguments = ["serve", "--listen", "127.0.0.1:0"];
+        let mut child = read_only(&programs, "stoa", &arguments).spawn().unwrap();
+        let url = server::listening(&mut child);
+        let answer = url.map(|url| server::get(&url, "/example.org/m/@v/v1.0.0.zip").unwrap());
+        server::terminate(&child);
+        let ended = Ended::from_child(child);
+        assert_eq!((ended.code, answer), (0, Some((200, module.zip))), "{ended:?}");
+        assert_same(&before, &snapshot(&root));
+    }
+}
+
+fn an_error_of_the_disk_is_74() {
+    for (name, arguments) in [("stoa-migrate", &[][..]), ("stoa", &["path", PAIR])] {
+        let traced = |programs: &Programs, act: Act| {
+            tracer::run(&mut programs.command(name, arguments), &programs.store(), act, |child| {
+                let mut said = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                said
+            })
+        };
+        let fail = |at: usize| Act::Fail { at, errno: Errno::EIO, sticky: false };
+        // Fails none, and counts the calls that it could fail.
+        let (counted, _) = traced(&Programs::current(), fail(usize::MAX));
+        let at = counted.calls.iter().position(|call| call.ends_with(" modules")).unwrap() + 1;
+        let programs = Programs::current();
+        let (failed, said) = traced(&programs, fail(at));
+        assert_eq!(failed.code, 74, "{failed:?} {said}");
+        assert!(said.starts_with("error: ") && said.contains("Input/output error"), "{said}");
+        assert!(said.contains(programs.store().join("modules").to_str().unwrap()), "{said}");
+        assert_eq!(programs.stoa(["path", PAIR]).code, 1);
+        assert!(programs.store().join("layout.v2").exists());
     }
 }
 

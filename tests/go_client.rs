@@ -1,7 +1,13 @@
 //! A real `go` client builds a real program through the real proxy, then again with the upstream cut off.
 //!
 //! Needs a go toolchain and the upstream that it is set up with.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod support;
 
@@ -79,11 +85,17 @@ const REQUIRED: &str = "\
 
 fn write_program(folder: &Path) {
     fs::create_dir(folder).unwrap();
-    fs::write(folder.join("go.mod"), format!("module example.com/program\n\ngo 1.21\n\nrequire (\n{REQUIRED})\n")).unwrap();
+    fs::write(
+        folder.join("go.mod"),
+        format!("module example.com/program\n\ngo 1.21\n\nrequire (\n{REQUIRED})\n"),
+    )
+    .unwrap();
     let imports: String = PACKAGES.iter().map(|package| format!("\t_ {package:?}\n")).collect();
     fs::write(
         folder.join("main.go"),
-        format!("package main\n\nimport (\n\t\"fmt\"\n\n{imports})\n\nfunc main() {{ fmt.Println(\"built\") }}\n"),
+        format!(
+            "package main\n\nimport (\n\t\"fmt\"\n\n{imports})\n\nfunc main() {{ fmt.Println(\"built\") }}\n"
+        ),
     )
     .unwrap();
 }
@@ -122,7 +134,11 @@ fn program() {
     go.run(&folder, "second", &["build", "-trimpath", "-o", "again", "."]);
     let same = fs::read(folder.join("program")).unwrap() == fs::read(folder.join("again")).unwrap();
     assert!(same, "the program built offline is another one");
-    let path = Command::new(STOA).args(["path", "github.com/BurntSushi/toml@v1.3.2", "--store"]).arg(&store).output().unwrap();
+    let path = Command::new(STOA)
+        .args(["path", "github.com/BurntSushi/toml@v1.3.2", "--store"])
+        .arg(&store)
+        .output()
+        .unwrap();
     let path = String::from_utf8(path.stdout).unwrap();
     assert!(Path::new(path.trim()).is_file(), "{path}");
     assert!(offline.stop().success());
@@ -131,7 +147,12 @@ fn program() {
 fn questions() {
     let dir = tempfile::tempdir().unwrap();
     let upstream = support::upstream::Upstream::start();
-    for pair in ["example.com/one@v1.0.0", "example.com/one@v1.1.0", "example.com/one@v1.2.0-rc.1", "example.com/Cap/two@v0.1.0"] {
+    for pair in [
+        "example.com/one@v1.0.0",
+        "example.com/one@v1.1.0",
+        "example.com/one@v1.2.0-rc.1",
+        "example.com/Cap/two@v0.1.0",
+    ] {
         upstream.offer(pair, 2000);
     }
     let server = Server::start(&dir.path().join("store"), upstream.url());
@@ -140,7 +161,11 @@ fn questions() {
         let mut command = go.command(dir.path(), "cache", arguments);
         command.env("GONOSUMDB", "example.com").env("GOFLAGS", "-modcacherw");
         let output = command.output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned(), support::told(&output))
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            support::told(&output),
+        )
     };
     let (good, out, told) = run(&["list", "-m", "-versions", "example.com/one"]);
     assert!(good && out.trim() == "example.com/one v1.0.0 v1.1.0 v1.2.0-rc.1", "{told}");

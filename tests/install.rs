@@ -34,7 +34,10 @@ fn installs_both_side_by_side_and_makes_no_store() {
         let output = install(home.path(), &[]);
         assert!(output.status.success(), "{}", text(&output));
     }
-    let mut names: Vec<_> = fs::read_dir(home.path().join("prefix/bin")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(home.path().join("prefix/bin"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     names.sort();
     assert_eq!(names, ["stoa", "stoa-migrate"]);
     assert!(!home.path().join("data").exists(), "the installer made a store");
@@ -49,7 +52,8 @@ fn an_installed_stoa_finds_its_migrator_through_a_symlink() {
     let link = home.path().join("stoa");
     std::os::unix::fs::symlink(home.path().join("prefix/bin/stoa"), &link).unwrap();
     let store = home.path().join("store");
-    let output = Command::new(link).args(["path", "example.com/m@v1.0.0", "--store"]).arg(&store).output().unwrap();
+    let output =
+        Command::new(link).args(["path", "example.com/m@v1.0.0", "--store"]).arg(&store).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(store.join("layout.v2").is_file());
 }

@@ -4,7 +4,13 @@
 //! After each: the marker tells the truth, no version is visible that is not whole, and a second run ends
 //! with the tree of an undisturbed one. Each sweep prints the calls found, the calls hit and the number of
 //! distinct trees at the end, and fails if it hit fewer than it found, or found none.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod support;
 
@@ -102,10 +108,16 @@ fn sweep(name: &str, scenario: &Scenario, act: fn(usize) -> Act) {
                 return false;
             }
             markers_tell_the_truth(&root, &traced);
-            trees.insert(format!("{:?}", shape(&root).keys().map(|path| anonymous(path)).collect::<Vec<_>>()));
+            trees
+                .insert(format!("{:?}", shape(&root).keys().map(|path| anonymous(path)).collect::<Vec<_>>()));
             (scenario.check)(&root, &traced, &told, is_kill);
             (scenario.again)(&root);
-            assert_eq!(shape(&root), undisturbed, "{name}: the second run after {:?} ended otherwise", traced.hit);
+            assert_eq!(
+                shape(&root),
+                undisturbed,
+                "{name}: the second run after {:?} ended otherwise",
+                traced.hit
+            );
             true
         });
         if !reached {
@@ -140,7 +152,12 @@ fn markers_tell_the_truth(root: &Path, traced: &Traced) {
         Ok(entries) => entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect(),
         Err(_) => return,
     };
-    let markers: Vec<&String> = names.iter().filter(|name| name.starts_with("layout.") || name.starts_with("creating.") || name.starts_with("migrating.")).collect();
+    let markers: Vec<&String> = names
+        .iter()
+        .filter(|name| {
+            name.starts_with("layout.") || name.starts_with("creating.") || name.starts_with("migrating.")
+        })
+        .collect();
     assert!(markers.len() <= 1, "{markers:?} after {:?}", traced.hit);
     let has_folders = stoa_store::FOLDERS.iter().all(|folder| root.join(folder).is_dir());
     if markers.iter().any(|name| *name == "layout.v2") {
@@ -157,7 +174,13 @@ fn failed_clearly(traced: &Traced, told: &Told) {
     if traced.code == 0 {
         return;
     }
-    assert!([73, 74, 77].contains(&traced.code), "exit code {} after {:?}: {}", traced.code, traced.hit, told.stderr);
+    assert!(
+        [73, 74, 77].contains(&traced.code),
+        "exit code {} after {:?}: {}",
+        traced.code,
+        traced.hit,
+        told.stderr
+    );
     assert!(told.stderr.contains("store"), "no path in the message after {:?}: {}", traced.hit, told.stderr);
     assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
 }
@@ -180,7 +203,11 @@ fn creation() -> Scenario {
         check: Box::new(|root, traced, told, is_kill| {
             if !is_kill {
                 failed_clearly(traced, told);
-                assert!(traced.code != 0 || root.join("layout.v2").exists(), "success was told after {:?}", traced.hit);
+                assert!(
+                    traced.code != 0 || root.join("layout.v2").exists(),
+                    "success was told after {:?}",
+                    traced.hit
+                );
             }
         }),
         again: Box::new(|root| {
@@ -208,7 +235,11 @@ fn creation_through_the_gate() -> Scenario {
                 assert_ne!(traced.code, 0, "a version was found after {:?}", traced.hit);
                 failed_clearly(traced, told);
             }
-            assert!(traced.code != 1 || root.join("layout.v2").exists(), "the gate was passed after {:?}", traced.hit);
+            assert!(
+                traced.code != 1 || root.join("layout.v2").exists(),
+                "the gate was passed after {:?}",
+                traced.hit
+            );
         }),
         again: Box::new(move |root| {
             let output = path(root).output().unwrap();
@@ -222,7 +253,12 @@ const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const ZIP: &str = "/example.com/!cap/m/@v/v1.0.0.zip";
 
 /// A server that is asked once for the zip, and then to stop.
-fn serving(upstream: Option<Upstream>, prepare: Prepare, expected: (u16, Vec<u8>), check: CheckTree) -> Scenario {
+fn serving(
+    upstream: Option<Upstream>,
+    prepare: Prepare,
+    expected: (u16, Vec<u8>),
+    check: CheckTree,
+) -> Scenario {
     let url = upstream.as_ref().map_or("off".to_owned(), |upstream| upstream.url().to_owned());
     let (again_url, expected_again) = (url.clone(), expected.clone());
     Scenario {
@@ -250,7 +286,12 @@ fn serving(upstream: Option<Upstream>, prepare: Prepare, expected: (u16, Vec<u8>
                     Ok((404, _)) if expected.0 == 404 => {}
                     Ok((status, body)) => {
                         assert_eq!(*status, 500, "after {:?}: {}", traced.hit, String::from_utf8_lossy(body));
-                        assert!(told.stderr.contains("cannot "), "no reason in the log after {:?}: {}", traced.hit, told.stderr);
+                        assert!(
+                            told.stderr.contains("cannot "),
+                            "no reason in the log after {:?}: {}",
+                            traced.hit,
+                            told.stderr
+                        );
                     }
                     Err(_) => {}
                 }
@@ -278,7 +319,8 @@ fn whole_or_absent(module: &Module) -> CheckTree {
             return;
         }
         for (name, content) in [("info", &info), ("mod", &modfile), ("zip", &zip)] {
-            let is = fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name} after {:?}: {error}", traced.hit));
+            let is = fs::read(folder.join(name))
+                .unwrap_or_else(|error| panic!("{name} after {:?}: {error}", traced.hit));
             assert!(is == *content, "{name} is not whole after {:?}", traced.hit);
         }
     })
@@ -322,7 +364,8 @@ fn quarantine() -> Scenario {
             }
             places.push(entry.join("version"));
         }
-        let found = places.iter().filter(|place| fs::read(place.join("zip")).is_ok_and(|zip| zip == kept)).count();
+        let found =
+            places.iter().filter(|place| fs::read(place.join("zip")).is_ok_and(|zip| zip == kept)).count();
         assert_eq!(found, 1, "the broken version is {found} times there after {:?}", traced.hit);
     });
     serving(None, prepare, (404, Vec::new()), check)

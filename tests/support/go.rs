@@ -20,7 +20,9 @@ impl Go {
     pub fn command(&self, folder: &Path, module_cache: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("go");
         command.args(arguments).current_dir(folder);
-        for name in ["GONOSUMDB", "GONOSUMCHECK", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOFLAGS", "GOSUMDB"] {
+        for name in
+            ["GONOSUMDB", "GONOSUMCHECK", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOFLAGS", "GOSUMDB"]
+        {
             command.env_remove(name);
         }
         command

@@ -28,7 +28,9 @@ pub fn trial(name: &str, missing: Option<String>, test: impl FnOnce() + Send + '
             test();
             Ok(())
         }),
-        Some(reason) if in_ci => Trial::test(name, move || Err(Failed::from(format!("in CI nothing may be missing: {reason}")))),
+        Some(reason) if in_ci => {
+            Trial::test(name, move || Err(Failed::from(format!("in CI nothing may be missing: {reason}"))))
+        }
         Some(reason) => Trial::test(format!("{name} ({reason})"), || Ok(())).with_ignored_flag(true),
     }
 }
@@ -37,7 +39,9 @@ pub fn trial(name: &str, missing: Option<String>, test: impl FnOnce() + Send + '
 pub fn missing_tool(name: &str, probe: &[&str]) -> Option<String> {
     match Command::new(name).args(probe).output() {
         Ok(output) if output.status.success() => None,
-        Ok(output) => Some(format!("{name} does not work: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Ok(output) => {
+            Some(format!("{name} does not work: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
         Err(_) => Some(format!("{name} is not installed")),
     }
 }

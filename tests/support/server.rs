@@ -89,7 +89,9 @@ pub fn get(url: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
     match length {
         Some(length) if length == body.len() => Ok((status, body.to_vec())),
         Some(_) => Err(broken()),
-        None if head.contains("transfer-encoding: chunked") => Ok((status, unchunk(body).ok_or_else(broken)?)),
+        None if head.contains("transfer-encoding: chunked") => {
+            Ok((status, unchunk(body).ok_or_else(broken)?))
+        }
         None => Ok((status, body.to_vec())),
     }
 }

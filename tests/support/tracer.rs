@@ -56,7 +56,10 @@ pub fn run<T: Send>(
 ) -> (Traced, T) {
     // A shell that stops itself gives the tracer the time to attach before the program begins.
     let mut stopped = Command::new("sh");
-    stopped.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    stopped
+        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => stopped.env(name, value),
@@ -68,7 +71,11 @@ pub fn run<T: Send>(
     // What is waited for by thread must be started by it: the whole trace happens on this one.
     let mut child = stopped.spawn().expect("a shell starts");
     let root = Pid::from_raw(child.id() as i32);
-    let mut tracer = Tracer::new(root, fs::canonicalize(below.parent().unwrap()).unwrap().join(below.file_name().unwrap()), act);
+    let mut tracer = Tracer::new(
+        root,
+        fs::canonicalize(below.parent().unwrap()).unwrap().join(below.file_name().unwrap()),
+        act,
+    );
     tracer.attach();
     std::thread::scope(|scope| {
         let driver = scope.spawn(|| drive(&mut child));
@@ -238,7 +245,9 @@ impl Call {
             c::SYS_copy_file_range => ("copy_file_range", vec![open(a[2])], Kind::Changes),
             c::SYS_ftruncate => ("ftruncate", vec![open(a[0])], Kind::Frees),
             c::SYS_rename => ("rename", vec![path(here, a[1]), path(here, a[0])], Kind::Changes),
-            c::SYS_renameat | c::SYS_renameat2 => ("renameat", vec![path(a[2], a[3]), path(a[0], a[1])], Kind::Changes),
+            c::SYS_renameat | c::SYS_renameat2 => {
+                ("renameat", vec![path(a[2], a[3]), path(a[0], a[1])], Kind::Changes)
+            }
             c::SYS_mkdir => ("mkdir", vec![path(here, a[0])], Kind::Makes),
             c::SYS_mkdirat => ("mkdirat", vec![path(a[0], a[1])], Kind::Makes),
             c::SYS_unlink => ("unlink", vec![path(here, a[0])], Kind::Removes),

@@ -28,7 +28,10 @@ pub fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
             Vec::new()
         };
         let modified = (meta.mtime(), meta.mtime_nsec());
-        tree.insert(path.strip_prefix(root).unwrap().to_owned(), Entry { mode: meta.mode(), modified, content });
+        tree.insert(
+            path.strip_prefix(root).unwrap().to_owned(),
+            Entry { mode: meta.mode(), modified, content },
+        );
     }
     tree
 }

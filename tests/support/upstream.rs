@@ -55,7 +55,14 @@ impl Upstream {
 
     /// Is how often a path was asked for.
     pub fn asked(&self, ending: &str) -> usize {
-        self.state.asked.lock().unwrap().iter().filter(|(path, _)| path.ends_with(ending)).map(|(_, n)| n).sum()
+        self.state
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(path, _)| path.ends_with(ending))
+            .map(|(_, n)| n)
+            .sum()
     }
 }
 
@@ -125,7 +132,9 @@ impl Module {
 
 /// Bytes that do not compress, the same for the same seed.
 fn noise(seed: &str, bytes: usize) -> Vec<u8> {
-    let mut state = seed.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let mut state = seed.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| {
+        (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
     let mut noise = Vec::with_capacity(bytes + 8);
     while noise.len() < bytes {
         state ^= state << 13;

@@ -27,7 +27,7 @@ pub fn module_path(body: &[u8]) -> Option<String> {
 
 /// Says whether some line begins with the word `module`, as every go.mod has one.
 ///
-/// Wider than [`module_path`]: a block (`module (`) and a byte order mark in front pass as well.
+/// Wider than [`module_path()`]: a block (`module (`) and a byte order mark in front pass as well.
 pub fn has_module_directive(body: &[u8]) -> bool {
     lines(body).any(|line| {
         let rest = line.trim_start_matches('\u{feff}').trim_start().strip_prefix("module");

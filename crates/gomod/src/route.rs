@@ -2,7 +2,7 @@
 //!
 //! The rules are those of the module proxy protocol and of the checksum database's proxy protocol in the Go
 //! Modules Reference. A target is percent-decoded exactly once, then names are decoded by the strict rule of
-//! [`escape`](crate::escape); whatever is not a well-formed name is not found. This runs for every request:
+//! [`escape`]; whatever is not a well-formed name is not found. This runs for every request:
 //! a target without escapes is not copied but for the names in it. Answering is the server's.
 
 use crate::escape;

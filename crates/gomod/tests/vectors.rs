@@ -316,7 +316,8 @@ fn routes(case: &Value) {
         }
         Route::SumdbLookup { sumdb, rest, .. } => {
             field("sumdb", sumdb);
-            field("rest", rest);
+            // The vectors leave out what comes in front of the pair; upstream wants it.
+            field("rest", rest.strip_prefix("lookup/").unwrap());
             "sumdb_lookup"
         }
         Route::SumdbTile { sumdb, rest, .. } => {
