@@ -1,5 +1,6 @@
 //! Why something could not be had, in the terms that an answer is chosen by.
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use stoa_store::StoreError;
@@ -13,22 +14,22 @@ use crate::upstream::UpstreamError;
 pub enum FillError {
     /// An upstream answered that there is no such thing.
     #[error("{0}")]
-    Absent(String),
+    Absent(Reason),
     /// It is not in the store, and no upstream may be asked.
     #[error("{0} is not in the store, and this proxy is offline")]
     Offline(String),
     /// An upstream does not want to give it to us.
     #[error("{0}")]
-    Refused(String),
+    Refused(Reason),
     /// An upstream did not answer in time.
     #[error("{0}")]
-    Timeout(String),
+    Timeout(Reason),
     /// An upstream failed, or what it answered is broken.
     #[error("{0}")]
-    Upstream(String),
+    Upstream(Reason),
     /// The request comes back to us.
     #[error("{0}")]
-    Loop(String),
+    Loop(Reason),
     /// The store failed.
     #[error("{0}")]
     Store(Arc<StoreError>),
@@ -51,14 +52,90 @@ impl From<StoreError> for FillError {
 
 impl FillError {
     /// Puts what an upstream said into these terms; `what` names what was asked for.
-    pub(super) fn upstream(what: impl std::fmt::Display, error: &UpstreamError) -> Self {
+    pub(super) fn upstream(what: impl Display, error: &UpstreamError) -> Self {
+        let reason = || Reason::new(&what, error);
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
-            UpstreamError::Loop { .. } => Self::Loop(format!("{what}: {error}")),
-            UpstreamError::Refused { .. } => Self::Refused(format!("{what}: {error}")),
-            _ if error.is_absent() => Self::Absent(format!("{what}: {error}")),
-            _ if error.is_timeout() => Self::Timeout(format!("{what}: {error}")),
-            _ => Self::Upstream(format!("{what}: {error}")),
+            UpstreamError::Loop { .. } => Self::Loop(reason()),
+            UpstreamError::Refused { .. } => Self::Refused(reason()),
+            _ if error.is_absent() => Self::Absent(reason()),
+            _ if error.is_timeout() => Self::Timeout(reason()),
+            _ => Self::Upstream(reason()),
         }
+    }
+
+    /// Is what a client may know of it: not where things lie on this machine.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Absent(reason)
+            | Self::Refused(reason)
+            | Self::Timeout(reason)
+            | Self::Upstream(reason)
+            | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
+            Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
+            Self::Offline(_) | Self::Broken(_) | Self::Busy(_) | Self::Stopping(_) => self.to_string(),
+        }
+    }
+}
+
+/// What went wrong, for the log; and for a client, where that differs.
+#[derive(Debug, Clone)]
+pub struct Reason {
+    text: String,
+    told: Option<String>,
+}
+
+impl Reason {
+    fn new(what: &dyn Display, error: &UpstreamError) -> Self {
+        let text = format!("{what}: {error}");
+        // A tree of files as an upstream: the path says nothing to a client.
+        let path = url_of(error).filter(|url| url.starts_with("file:"));
+        let told = path.map(|path| text.replace(path, "a file of the upstream"));
+        Self { text, told }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self { text, told: None }
+    }
+}
+
+impl Display for Reason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn url_of(error: &UpstreamError) -> Option<&str> {
+    match error {
+        UpstreamError::NotFound { url, .. }
+        | UpstreamError::Gone { url, .. }
+        | UpstreamError::Refused { url, .. }
+        | UpstreamError::Status { url, .. }
+        | UpstreamError::Timeout { url, .. }
+        | UpstreamError::Transport { url, .. }
+        | UpstreamError::BadAnswer { url, .. }
+        | UpstreamError::TooLarge { url, .. }
+        | UpstreamError::Loop { url } => Some(url),
+        UpstreamError::Offline | UpstreamError::DirectUnsupported { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_learns_no_path_of_this_machine() {
+        let absent = |url: &str| {
+            let error = UpstreamError::NotFound { url: url.to_owned(), message: String::new() };
+            FillError::upstream("a.b@v1.0.0", &error)
+        };
+        let local = absent("file:///srv/go modules/a.b/@v/v1.0.0.info");
+        assert!(local.to_string().contains("/srv/go modules/"));
+        assert_eq!(local.told(), "a.b@v1.0.0: a file of the upstream was not found");
+        let remote = absent("https://proxy.example/a.b/@v/v1.0.0.info");
+        assert_eq!(remote.told(), remote.to_string());
     }
 }

@@ -1,10 +1,9 @@
 //! The task that fetches one version and publishes it.
 //!
 //! The claim comes first, then a look at the store, since another process may have published in between. The
-//! info is fetched next, then the mod and the zip side by side, all three from the upstream that had the info.
-//! Those who wait for the info or the mod have it as soon as it parses; the zip goes to a draft in staging,
-//! which is sealed and published when it is complete. While a flight waits for its turn to fetch a zip it
-//! holds no claim.
+//! info and the mod are fetched next, side by side, then the zip, all three from one upstream. Those who wait
+//! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
+//! and published when it is complete. While a flight waits for its turn to fetch a zip it holds no claim.
 
 use std::fs::File;
 use std::io::Write;
@@ -64,7 +63,7 @@ impl Fetch {
     fn report(&self, result: &Result<End, FillError>) {
         match result {
             Ok(_) => {}
-            Err(FillError::Absent(reason)) => log::info!("not filled: {reason}"),
+            Err(FillError::Absent(reason)) => log::debug!("not filled: {reason}"),
             Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
             Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
             Err(error) => log::warn!("cannot fill {}: {error}", self.version),
@@ -75,12 +74,14 @@ impl Fetch {
         let began = Instant::now();
         let Some(claim) = self.claim().await? else { return Ok(End::Theirs) };
         let source = self.fill.upstream.version(&self.version);
-        let mut info = self.fetch_info(&source).await?;
-        let (mut modfile, fetched) =
-            tokio::try_join!(self.fetch_mod(&source), self.fetch_zip(&source, claim, phase))?;
+        let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source));
+        // Which of two errors counts must not hang on which came first.
+        let (mut info, mut modfile) = (info?, modfile?);
+        let fetched = self.fetch_zip(&source, claim, phase).await?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
-            // Not all came from one upstream, so the small files are got again from the one that had the zip.
+            // Not all came from one upstream: the small files are got again from the one that had the zip,
+            // which is the one that is asked first by now.
             info = self.fetch_info(&source).await?;
             modfile = self.fetch_mod(&source).await?;
         }
@@ -223,7 +224,9 @@ impl Fetch {
             Ok(Published::Ours(_)) => Ok(End::Ours),
             Ok(Published::Theirs { same: true, .. }) => Ok(End::Ours),
             Ok(Published::Theirs { same: false, .. }) => Ok(End::Theirs),
-            Err(reason) => Err(FillError::Upstream(format!("what the upstream sent is of no use: {reason}"))),
+            Err(reason) => {
+                Err(FillError::Upstream(format!("what the upstream sent is of no use: {reason}").into()))
+            }
         }
     }
 
@@ -232,7 +235,7 @@ impl Fetch {
     }
 
     fn broken(&self, reason: &str) -> FillError {
-        FillError::Upstream(format!("{}: what the upstream sent is of no use: {reason}", self.version))
+        FillError::Upstream(format!("{}: what the upstream sent is of no use: {reason}", self.version).into())
     }
 
     fn stopping(&self) -> FillError {

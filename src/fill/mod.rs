@@ -34,7 +34,7 @@ use self::seals::Seals;
 use self::slots::Slots;
 use crate::upstream::Upstream;
 
-pub use self::error::FillError;
+pub use self::error::{FillError, Reason};
 pub use self::flight::{Arrival, Transfer, Waiter};
 pub use crate::upstream::{SumdbAnswer, Via};
 

@@ -45,6 +45,11 @@ impl Fill {
         match self.upstream.latest(module, via).await {
             Ok(info) => Ok(info),
             Err(error) => {
+                if error.is_absent()
+                    && let Some(info) = self.latest_of_tree(module, via).await
+                {
+                    return Ok(info);
+                }
                 let error = FillError::upstream(format_args!("the latest version of {module}"), &error);
                 self.or_local(module, "latest", error).await
             }
@@ -65,6 +70,17 @@ impl Fill {
                 self.or_local(module, revision.as_str(), error).await
             }
         }
+    }
+
+    /// Finds the latest version by the list of an upstream that has no `@latest`, such as a tree of files.
+    ///
+    /// A client would do so by itself, were it not that a list which comes from here has no pseudo-versions.
+    async fn latest_of_tree(&self, module: &ModulePath, via: &Via) -> Option<Bytes> {
+        let body = self.upstream.list(module, via).await.ok()?;
+        let version = query::latest_known(&list::versions(&body))
+            .or_else(|| list::newest(&body).map(|(version, _)| version))?;
+        let version = ModuleVersion::new(module.clone(), version).ok()?;
+        self.upstream.info(&version, via).await.ok()
     }
 
     /// Resolves `latest` or a prefix among what is in the store.

@@ -110,9 +110,9 @@ pub(super) fn not_fetched() -> Response {
 }
 
 /// Answers that the store failed. What it said is for the log: it names paths of this machine.
-pub(super) fn store_failed(what: &dyn std::fmt::Display, error: &StoreError) -> Response {
+pub(super) fn store_failed(what: &dyn std::fmt::Display, error: StoreError) -> Response {
     log::error!("cannot answer for {what}: {error}");
-    failed(&FillError::Broken(what.to_string()), Kind::File)
+    failed(&FillError::from(error), Kind::File)
 }
 
 /// Answers that something could not be had. This is the one place where errors become statuses.
@@ -130,18 +130,16 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         (FillError::Store(_) | FillError::Broken(_), _) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         (FillError::Busy(_) | FillError::Stopping(_), _) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
     };
-    let text = match error {
-        FillError::Absent(_) | FillError::Offline(_) => format!("not found: {error}\n"),
-        FillError::Store(_) => {
-            "internal error: the store failed; the log of this proxy says more\n".to_owned()
-        }
-        FillError::Broken(_) => format!("internal error: {error}\n"),
-        FillError::Refused(_) => format!("refused by the upstream: {error}\n"),
-        FillError::Timeout(_) => format!("upstream timeout: {error}\n"),
-        FillError::Upstream(_) => format!("upstream failure: {error}\n"),
-        FillError::Loop(_) => format!("loop detected: {error}\n"),
-        FillError::Busy(_) | FillError::Stopping(_) => format!("not now: {error}\n"),
+    let class = match error {
+        FillError::Absent(_) | FillError::Offline(_) => "not found",
+        FillError::Store(_) | FillError::Broken(_) => "internal error",
+        FillError::Refused(_) => "refused by the upstream",
+        FillError::Timeout(_) => "upstream timeout",
+        FillError::Upstream(_) => "upstream failure",
+        FillError::Loop(_) => "loop detected",
+        FillError::Busy(_) | FillError::Stopping(_) => "not now",
     };
+    let text = format!("{class}: {}\n", error.told());
     let mut response = module(status, TEXT, cache, Body::Whole(text.into()));
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
@@ -157,12 +155,12 @@ mod tests {
     fn only_absence_may_be_stored() {
         let text = || "x".to_owned();
         for (error, status, cache) in [
-            (FillError::Absent(text()), 404, "max-age=600"),
+            (FillError::Absent(text().into()), 404, "max-age=600"),
             (FillError::Offline(text()), 404, "no-store"),
-            (FillError::Refused(text()), 403, "no-store"),
-            (FillError::Timeout(text()), 504, "no-store"),
-            (FillError::Upstream(text()), 502, "no-store"),
-            (FillError::Loop(text()), 508, "no-store"),
+            (FillError::Refused(text().into()), 403, "no-store"),
+            (FillError::Timeout(text().into()), 504, "no-store"),
+            (FillError::Upstream(text().into()), 502, "no-store"),
+            (FillError::Loop(text().into()), 508, "no-store"),
             (FillError::Broken(text()), 500, "no-store"),
             (FillError::Busy(text()), 503, "no-store"),
             (FillError::Stopping(text()), 503, "no-store"),
@@ -172,6 +170,9 @@ mod tests {
             assert_eq!(response.headers()[CACHE_CONTROL], cache, "{error}");
             assert_eq!(response.headers()[VARY], "Disable-Module-Fetch");
         }
-        assert_eq!(failed(&FillError::Absent(text()), Kind::Question).headers()[CACHE_CONTROL], "max-age=60");
+        assert_eq!(
+            failed(&FillError::Absent(text().into()), Kind::Question).headers()[CACHE_CONTROL],
+            "max-age=60"
+        );
     }
 }

@@ -34,7 +34,7 @@ impl Proxy {
         match self.store().small(version, file) {
             Ok(Some(small)) => Some(small_answer(asked, file, small.bytes, Some(small.modified))),
             Ok(None) => None,
-            Err(error) => Some(answer::store_failed(version, &error)),
+            Err(error) => Some(answer::store_failed(version, error)),
         }
     }
 
@@ -65,7 +65,7 @@ impl Proxy {
         match self.store().open_zip(version) {
             Ok(Some(mut zip)) => zip.seal.take().map(|seal| self.zip_answer(asked, version, zip, &seal)),
             Ok(None) => None,
-            Err(error) => Some(answer::store_failed(version, &error)),
+            Err(error) => Some(answer::store_failed(version, error)),
         }
     }
 
@@ -85,7 +85,7 @@ impl Proxy {
                     }
                 }
                 Ok(None) => {}
-                Err(error) => return answer::store_failed(version, &error),
+                Err(error) => return answer::store_failed(version, error),
             }
             if asked.is_local {
                 return answer::not_fetched();

@@ -43,7 +43,7 @@ impl Proxy {
             Ok(true) => answer::plain(StatusCode::OK, TEXT, SUMDB_DAY, Body::Empty),
             Ok(false) => {
                 let reason = format!("no upstream passes the checksum database {name} on");
-                answer::failed(&FillError::Absent(reason), Kind::Sumdb)
+                answer::failed(&FillError::Absent(reason.into()), Kind::Sumdb)
             }
             Err(error) => logged(&error, Kind::Sumdb),
         }

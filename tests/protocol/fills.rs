@@ -1,0 +1,297 @@
+//! What is not in the store is fetched once, sent on while it arrives, and stored.
+
+use stoa::serve::ServeOptions;
+use stoa_layout::gate::Mode;
+
+use super::client::Conversation;
+use super::site::{self, INSTANCE, Site};
+use super::upstream::{Gate, Module, Script, Upstream};
+
+const LARGE: usize = 2_000_000;
+/// What no client gets before the zip is published.
+const KEPT_BACK: usize = 64 * 1024;
+
+#[test]
+fn many_clients_of_one_version_are_one_fetch() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let module = Module::new("example.com/m@v1.0.0", LARGE);
+    upstream.offer(&module);
+    let gate = Gate::default();
+    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 100_000, gate.clone()));
+    std::thread::scope(|scope| {
+        let mut asking = Vec::new();
+        for number in 0..50 {
+            let (site, module) = (&site, &module);
+            asking.push(scope.spawn(move || {
+                let extension = ["zip", "zip", "mod", "zip", "info"][number % 5];
+                let reply = site.get(&module.path(extension));
+                let expected = match extension {
+                    "zip" => &module.zip,
+                    "mod" => &module.modfile,
+                    _ => &module.info,
+                };
+                assert!(reply.status == 200 && reply.is_whole && &reply.body == expected, "{number}");
+            }));
+        }
+        gate.open();
+        for asking in asking {
+            asking.join().unwrap();
+        }
+    });
+    for extension in ["info", "mod", "zip"] {
+        assert_eq!(upstream.count(&module.path(extension)), 1, "{extension}");
+    }
+    assert_eq!(site.get(&module.path("zip")).body, module.zip);
+    assert_eq!(upstream.asked().len(), 3);
+    assert!(
+        upstream.asked().iter().all(|request| {
+            request.headers.to_ascii_lowercase().contains(&format!("via: 1.1 {INSTANCE}"))
+        })
+    );
+}
+
+#[test]
+fn two_proxies_on_one_store_fetch_once() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let sites = [Site::start(folder.path(), upstream.url()), Site::start(folder.path(), upstream.url())];
+    let module = Module::new("example.com/m@v1.0.0", LARGE);
+    upstream.offer(&module);
+    let gate = Gate::default();
+    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 100_000, gate.clone()));
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8)
+            .map(|number| {
+                scope.spawn({
+                    let (sites, module) = (&sites, &module);
+                    move || sites[number % 2].get(&module.path("zip"))
+                })
+            })
+            .collect();
+        gate.open();
+        for asking in asking {
+            let reply = asking.join().unwrap();
+            assert!(reply.status == 200 && reply.is_whole && reply.body == module.zip);
+        }
+    });
+    assert_eq!(upstream.count(&module.path("zip")), 1);
+}
+
+#[test]
+fn who_dies_over_a_fill_is_succeeded() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let module = Module::new("example.com/m@v1.0.0", LARGE);
+    upstream.offer(&module);
+    // Another process's claim, as far as this one can tell.
+    let store = site::open(folder.path(), Mode::ReadWrite);
+    let claim = store.claim(&module.version).unwrap();
+    let site = Site::start(folder.path(), upstream.url());
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| site.get(&module.path("zip")));
+        assert!(upstream.asked().is_empty());
+        drop(claim);
+        assert_eq!(asking.join().unwrap().body, module.zip);
+    });
+}
+
+#[test]
+fn a_zip_is_sent_on_while_it_arrives() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let module = Module::new("example.com/m@v1.0.0", LARGE);
+    upstream.offer(&module);
+    let gate = Gate::default();
+    let arrived = 1_000_000;
+    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), arrived, gate.clone()));
+
+    let mut client = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
+    let mut head = client.head();
+    assert_eq!(head.status, 200);
+    assert_eq!(head.header("content-length"), Some(module.zip.len().to_string().as_str()));
+    assert_eq!(head.header("content-type"), Some("application/zip"));
+    // The upstream has not sent the rest, and does not before the gate is opened below.
+    head.body = client.raw(arrived - KEPT_BACK);
+    assert_eq!(head.body, module.zip[..arrived - KEPT_BACK]);
+    assert!(!site.has(&module.version));
+
+    // What came before the zip is to be had meanwhile.
+    assert_eq!(site.get(&module.path("info")).body, module.info);
+    assert_eq!(site.get(&module.path("mod")).body, module.modfile);
+    gate.open();
+    let reply = client.body(head);
+    assert!(reply.is_whole && reply.body == module.zip);
+    assert!(site.has(&module.version));
+}
+
+#[test]
+fn a_zip_without_a_length_is_sent_in_chunks() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let module = Module::new("example.com/m@v1.0.0", LARGE);
+    upstream.offer(&module);
+    upstream.set(&module.path("zip"), Script::Chunked(module.zip.clone()));
+    let reply = site.get(&module.path("zip"));
+    assert!(reply.is_whole && reply.body == module.zip);
+    assert_eq!(
+        site.get(&module.path("zip")).header("content-length"),
+        Some(module.zip.len().to_string().as_str())
+    );
+}
+
+#[test]
+fn who_wants_a_part_or_only_the_head_waits_for_the_whole() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    for (number, (method, headers, status)) in [
+        ("HEAD", [("X", "y")], 200),
+        ("GET", [("Range", "bytes=10-19")], 206),
+        ("GET", [("If-None-Match", "*")], 304),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let module = Module::new(&format!("example.com/m@v1.0.{number}"), LARGE);
+        upstream.offer(&module);
+        let reply = site.ask(method, &module.path("zip"), &headers);
+        assert_eq!((reply.status, reply.is_whole), (status, true), "{method} {headers:?}");
+        assert!(site.has(&module.version));
+        match status {
+            206 => assert_eq!(reply.body, module.zip[10..20]),
+            200 => assert_eq!(reply.header("content-length"), Some(module.zip.len().to_string().as_str())),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_was_asked_for_once_works_offline_later() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let modules = [Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.1.0", LARGE)];
+    let site = Site::start(folder.path(), upstream.url());
+    for (module, extension) in modules.iter().zip(["info", "mod"]) {
+        upstream.offer(module);
+        let gate = Gate::default();
+        upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 0, gate.clone()));
+        // Answered although the zip is not there.
+        assert_eq!(site.get(&module.path(extension)).status, 200);
+        assert!(!site.has(&module.version));
+        gate.open();
+        site.wait_for(&module.version);
+    }
+    drop(site);
+    let site = Site::start(folder.path(), "off");
+    for module in &modules {
+        assert_eq!(site.get(&module.path("zip")).body, module.zip);
+    }
+    assert_eq!(site.get("/example.com/m/@v/list").text(), "v1.0.0\nv1.1.0\n");
+}
+
+#[test]
+fn zips_that_nobody_waits_for_are_bounded() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let options = ServeOptions { max_fills: 2, ..ServeOptions::default() };
+    let site =
+        Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream(upstream.url()), options);
+    let gate = Gate::default();
+    let modules: Vec<_> =
+        (0..6).map(|number| Module::new(&format!("example.com/m@v1.{number}.0"), 1000)).collect();
+    for module in &modules {
+        upstream.offer(module);
+        upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 0, gate.clone()));
+        assert_eq!(site.get(&module.path("mod")).body, module.modfile);
+    }
+    let zips = || upstream.asked().iter().filter(|request| request.path.ends_with(".zip")).count();
+    // One of the two slots is for those whom somebody waits for.
+    assert!(zips() <= 1, "{}", zips());
+    let wanted = Module::new("example.com/m@v2.0.0+incompatible", 1000);
+    upstream.offer(&wanted);
+    assert_eq!(site.get(&wanted.path("zip")).body, wanted.zip);
+    upstream.offer(&modules[5]);
+    assert_eq!(site.get(&modules[5].path("zip")).body, modules[5].zip);
+    gate.open();
+    for module in &modules {
+        site.wait_for(&module.version);
+        assert_eq!(upstream.count(&module.path("zip")), 1);
+    }
+}
+
+#[test]
+fn a_fill_outlives_who_began_it() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let module = Module::new("example.com/m@v1.0.0", LARGE);
+    upstream.offer(&module);
+    let gate = Gate::default();
+    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 500_000, gate.clone()));
+    let mut client = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
+    client.head();
+    client.raw(1000);
+    drop(client);
+    gate.open();
+    site.wait_for(&module.version);
+    assert_eq!(site.get(&module.path("zip")).body, module.zip);
+    assert_eq!(upstream.count(&module.path("zip")), 1);
+}
+
+#[test]
+fn a_client_that_takes_nothing_holds_up_nobody() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    // More than the sockets on the way can hold.
+    let module = Module::new("example.com/m@v1.0.0", 16_000_000);
+    upstream.offer(&module);
+    let mut slow = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
+    let head = slow.head();
+    let quick = site.get(&module.path("zip"));
+    assert!(quick.is_whole && quick.body == module.zip);
+    let late = slow.body(head);
+    assert!(late.is_whole && late.body == module.zip);
+    assert_eq!(upstream.count(&module.path("zip")), 1);
+}
+
+#[test]
+fn a_version_comes_whole_from_one_upstream() {
+    let folder = site::folder();
+    let (first, second) = (Upstream::start(), Upstream::start());
+    let site = Site::start(folder.path(), &format!("{},{}", first.url(), second.url()));
+    // The same names, other bytes; the first has no zip.
+    let (mut wrong, right) =
+        (Module::new("example.com/m@v1.0.0", 100), Module::new("example.com/m@v1.0.0", 5000));
+    wrong.info = br#"{"Version":"v1.0.0","Time":"2001-01-01T00:00:00Z"}"#.to_vec();
+    first.offer(&wrong);
+    first.set(&wrong.path("zip"), Script::Status(404, "text/plain", b"no"));
+    second.offer(&right);
+    assert_eq!(site.get(&right.path("zip")).body, right.zip);
+    assert_eq!(site.get(&right.path("info")).body, right.info);
+}
+
+#[test]
+fn a_transfer_that_is_not_what_is_stored_is_broken_off() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let (ours, theirs) =
+        (Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.0.0", 5000));
+    upstream.offer(&ours);
+    let gate = Gate::default();
+    upstream.set(&ours.path("zip"), Script::Gated(ours.zip.clone(), 500_000, gate.clone()));
+    let mut client = Conversation::begin(site.address, "GET", &ours.path("zip"), "HTTP/1.1", &[]);
+    let head = client.head();
+    // Somebody who holds no claim: a hand, a restored backup.
+    site.put_unsealed(&theirs);
+    gate.open();
+    let broken = client.body(head);
+    assert!(!broken.is_whole && broken.body.len() < ours.zip.len());
+    let stored = site.get(&ours.path("zip"));
+    assert!(stored.is_whole && stored.body == theirs.zip);
+}

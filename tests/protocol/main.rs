@@ -1,0 +1,18 @@
+//! The protocol over real sockets: `stoa::serve` in this process, and a loopback upstream that does what a
+//! test tells it to.
+
+#![expect(clippy::disallowed_methods, reason = "tests break stores by hand")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "this is a test from end to end, helpers included"
+)]
+
+mod client;
+mod endpoints;
+mod fills;
+mod hostile;
+mod questions;
+mod site;
+mod stopping;
+mod upstream;

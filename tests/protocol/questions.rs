@@ -1,0 +1,237 @@
+//! Lists, `@latest`, queries and checksum databases.
+
+use std::time::Duration;
+
+use stoa::serve::ServeOptions;
+use stoa_layout::gate::Mode;
+
+use super::site::{self, Site};
+use super::upstream::{Gate, Module, Script, Upstream};
+
+const LIST: &str = "/example.com/m/@v/list";
+const LATEST: &str = "/example.com/m/@latest";
+const PSEUDO: &str = "v0.0.0-20191109021931-daa7c04131f5";
+
+fn body(text: &str) -> Script {
+    Script::Body(text.as_bytes().to_vec())
+}
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn a_list_is_what_both_have() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    site.publish(&Module::new("example.com/m@v1.10.0", 10));
+    site.publish(&Module::new("example.com/m@v1.2.0", 10));
+    site.publish(&Module::new(&format!("example.com/m@{PSEUDO}"), 10));
+    upstream
+        .set(LIST, body(&format!("v1.9.0\nv1.2.0 2020-01-02T03:04:05Z\n{PSEUDO}\nnonsense\nv1.0.0-rc.1")));
+    let reply = site.get(LIST);
+    assert_eq!(reply.text(), "v1.0.0-rc.1\nv1.2.0\nv1.9.0\nv1.10.0\n");
+    assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(reply.header("cache-control"), Some("public, max-age=60"));
+    assert_eq!(reply.header("vary"), Some("Disable-Module-Fetch"));
+    let head = site.ask("HEAD", LIST, &[]);
+    assert_eq!((head.status, head.is_whole), (200, true));
+    assert_eq!(head.lasting_headers(), reply.lasting_headers());
+}
+
+#[test]
+fn an_unknown_module_is_no_empty_list() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let reply = site.get(LIST);
+    assert_eq!((reply.status, reply.header("cache-control")), (404, Some("max-age=60")));
+    assert!(reply.text().starts_with("not found: "));
+    upstream.set(LIST, Script::Status(410, "text/plain", b"removed"));
+    assert_eq!(site.get(LIST).status, 404);
+    upstream.set(LIST, body(""));
+    let known = site.get(LIST);
+    assert_eq!((known.status, known.text(), known.header("content-length")), (200, "", Some("0")));
+}
+
+#[test]
+fn an_outage_hides_nothing_that_is_stored() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let module = Module::new("example.com/m@v1.0.0", 10);
+    for (status, answered) in [(500, 502), (404, 404), (403, 403), (504, 504), (508, 508)] {
+        for path in [LIST, LATEST, "/example.com/m/@v/v1.info", "/example.com/m/@v/master.info"] {
+            upstream.set(path, Script::Status(status, "text/plain", b"no"));
+        }
+        for path in [LIST, LATEST, "/example.com/m/@v/v1.info"] {
+            let reply = site.get(path);
+            assert_eq!(reply.status, answered, "{path}");
+            assert_eq!(reply.header("cache-control") == Some("no-store"), status != 404, "{path}");
+        }
+    }
+    site.publish(&module);
+    for status in [500, 404, 403] {
+        for path in [LIST, LATEST, "/example.com/m/@v/v1.info", "/example.com/m/@v/master.info"] {
+            upstream.set(path, Script::Status(status, "text/plain", b"no"));
+        }
+        assert_eq!(site.get(LIST).text(), "v1.0.0\n", "{status}");
+        assert_eq!(site.get(LATEST).body, module.info, "{status}");
+        assert_eq!(site.get("/example.com/m/@v/v1.info").body, module.info, "{status}");
+        assert_ne!(site.get("/example.com/m/@v/master.info").status, 200, "{status}");
+    }
+    let site = Site::start(folder.path(), &nobody());
+    assert_eq!(site.get(LIST).text(), "v1.0.0\n");
+    assert_eq!(site.get("/example.com/n/@v/list").status, 502);
+}
+
+#[test]
+fn latest_is_what_upstream_says_or_go_would() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    assert_eq!(site.get(LATEST).status, 404);
+    let pseudo = Module::new(&format!("example.com/m@{PSEUDO}"), 10);
+    site.publish(&pseudo);
+    assert_eq!(site.get(LATEST).body, pseudo.info);
+    let older = Module::new("example.com/m@v0.0.0-20181109021931-daa7c04131f5", 10);
+    site.publish(&older);
+    assert_eq!(site.get(LATEST).body, pseudo.info);
+    let rc = Module::new("example.com/m@v2.0.0-rc.1+incompatible", 10);
+    site.publish(&rc);
+    assert_eq!(site.get(LATEST).body, rc.info);
+    let release = Module::new("example.com/m@v1.0.0", 10);
+    site.publish(&release);
+    site.publish(&Module::new("example.com/m@v1.1.0-rc.1", 10));
+    let reply = site.get(LATEST);
+    assert_eq!(reply.body, release.info);
+    assert_eq!(reply.header("content-type"), Some("application/json; charset=utf-8"));
+    assert_eq!(reply.header("cache-control"), Some("public, max-age=60"));
+    let answer = r#"{"Version":"v1.7.0","Time":"2024-01-02T03:04:05Z","Origin":{"VCS":"git"}}"#;
+    upstream.set(LATEST, body(answer));
+    assert_eq!(site.get(LATEST).text(), answer);
+}
+
+#[test]
+fn latest_of_a_plain_tree_is_found_in_its_list() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let pseudo = Module::new(&format!("example.com/m@{PSEUDO}"), 10);
+    upstream.offer(&pseudo);
+    upstream.set(LIST, body(&format!("{PSEUDO}\n")));
+    assert_eq!(site.get(LIST).text(), "");
+    assert_eq!(site.get(LATEST).body, pseudo.info);
+    let tagged = Module::new("example.com/m@v1.0.0", 10);
+    upstream.offer(&tagged);
+    upstream.set(LIST, body(&format!("v1.0.0\n{PSEUDO}\n")));
+    assert_eq!(site.get(LATEST).body, tagged.info);
+}
+
+#[test]
+fn a_query_is_answered_by_a_canonical_version() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let path = "/example.com/m/@v/!h!e!a!d^2.info";
+    upstream.set("/example.com/m/@v/!h!e!a!d%5E2.info", body(r#"{"Version":"v1.0.0"}"#));
+    upstream.set(path, body(r#"{"Version":"v1.0.0"}"#));
+    let reply = site.get("/example.com/m/@v/!h!e!a!d%5e2.info");
+    assert_eq!((reply.status, reply.text()), (200, r#"{"Version":"v1.0.0"}"#));
+    assert_eq!(reply.header("cache-control"), Some("public, max-age=60"));
+    let path = "/example.com/m/@v/master.info";
+    for bad in ["<html>", r#"{"Version":"master"}"#, "{}", ""] {
+        upstream.set(path, body(bad));
+        assert_eq!(site.get(path).status, 502, "{bad}");
+    }
+    // A version of another major is a query.
+    upstream.set("/example.com/m/@v/v2.0.0.info", body(r#"{"Version":"v2.0.0+incompatible"}"#));
+    assert_eq!(site.get("/example.com/m/@v/v2.0.0.info").status, 200);
+    assert_eq!(site.get("/example.com/m/@v/v2.0.0.mod").status, 404);
+    assert_eq!(site.get("/example.com/m/@v/master.zip").status, 404);
+    site.assert_holds_nothing();
+}
+
+#[test]
+fn an_upstream_that_is_silent_is_a_timeout() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let patience = Duration::from_millis(100);
+    let store = site::open(folder.path(), Mode::ReadWrite);
+    let site = Site::with(store, site::upstream_with(upstream.url(), patience), ServeOptions::default());
+    let gate = Gate::default();
+    let module = Module::new("example.com/m@v1.0.0", 10);
+    upstream.set(LIST, Script::Gated(b"v1.0.0\n".to_vec(), 3, gate.clone()));
+    upstream.set(&module.path("info"), Script::Gated(module.info.clone(), 0, gate.clone()));
+    for path in [LIST, &module.path("info"), &module.path("zip")] {
+        let reply = site.get(path);
+        assert_eq!((reply.status, reply.header("cache-control")), (504, Some("no-store")), "{path}");
+    }
+    gate.open();
+    upstream.offer(&module);
+    assert_eq!(site.get(&module.path("zip")).body, module.zip);
+}
+
+fn with_sumdb(root: &std::path::Path, upstream: &Upstream) -> Site {
+    let options = ServeOptions { sumdbs: vec!["sum.example".to_owned()], ..ServeOptions::default() };
+    Site::with(site::open(root, Mode::ReadWrite), site::upstream(upstream.url()), options)
+}
+
+#[test]
+fn a_checksum_database_is_passed_on_where_upstream_does() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    upstream.set("/sumdb/sum.example/supported", body(""));
+    upstream.set(
+        "/sumdb/sum.example/latest",
+        Script::Status(200, "text/plain; charset=UTF-8", b"go.sum database tree\n"),
+    );
+    upstream.set("/sumdb/sum.example/lookup/example.com/!m@v1.0.0", body("1\nrecord\n"));
+    upstream
+        .set("/sumdb/sum.example/lookup/example.com/gone@v1.0.0", Script::Status(410, "text/plain", b"gone"));
+    upstream.set("/sumdb/sum.example/tile/8/0/x001/234.p/5", body("\u{1}\u{2}"));
+    upstream.set("/sumdb/other.example/supported", body(""));
+    let site = with_sumdb(folder.path(), &upstream);
+    for (path, status, content_type, cache, text) in [
+        ("supported", 200, "text/plain; charset=utf-8", "max-age=86400", ""),
+        ("latest", 200, "text/plain; charset=UTF-8", "max-age=3600", "go.sum database tree\n"),
+        ("lookup/example.com/!m@v1.0.0", 200, "text/plain; charset=utf-8", "max-age=86400", "1\nrecord\n"),
+        ("lookup/example.com/gone@v1.0.0", 410, "text/plain", "max-age=60", "gone"),
+        ("tile/8/0/x001/234.p/5", 200, "application/octet-stream", "max-age=86400", "\u{1}\u{2}"),
+    ] {
+        let reply = site.get(&format!("/sumdb/sum.example/{path}"));
+        assert_eq!((reply.status, reply.text()), (status, text), "{path}");
+        assert_eq!(reply.header("content-type"), Some(content_type), "{path}");
+        assert_eq!(reply.header("cache-control"), Some(cache), "{path}");
+    }
+    for path in [
+        "/sumdb/sum.example/lookup/example.com/m@master",
+        "/sumdb/sum.example/tile/8/0/1",
+        "/sumdb/sum.example/../other.example/supported",
+        "/sumdb/sum.example",
+        "/sumdb/other.example/supported",
+        "/sumdb/other.example/latest",
+    ] {
+        assert_eq!(site.get(path).status, 404, "{path}");
+    }
+    assert_eq!(upstream.asked().iter().filter(|request| request.path.contains("other.example")).count(), 0);
+}
+
+#[test]
+fn a_checksum_database_that_is_not_passed_on_is_not_claimed() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = with_sumdb(folder.path(), &upstream);
+    assert_eq!(site.get("/sumdb/sum.example/supported").status, 404);
+    assert_eq!(site.get("/sumdb/sum.example/latest").status, 404);
+    drop(site);
+    upstream.set("/sumdb/sum.example/supported", Script::Status(500, "text/plain", b"no"));
+    let site = with_sumdb(folder.path(), &upstream);
+    let reply = site.get("/sumdb/sum.example/supported");
+    assert_eq!((reply.status, reply.header("cache-control")), (502, Some("no-store")));
+    upstream.set("/sumdb/sum.example/supported", body(""));
+    assert_eq!(site.get("/sumdb/sum.example/supported").status, 200);
+}

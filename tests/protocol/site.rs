@@ -1,0 +1,179 @@
+//! A store and a proxy in front of it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use stoa::serve::{self, ServeError, ServeOptions};
+use stoa::upstream::{Upstream, UpstreamOptions};
+use stoa_gomod::ModuleVersion;
+use stoa_layout::gate::Mode;
+use stoa_layout::{Cancel, Gate, LayoutId, Layouts, Migrator, Options, Runner, events::Silent};
+use stoa_store::{FOLDERS, LAYOUT, SmallFile, Store};
+use tokio::sync::oneshot;
+
+use super::client::{self, Reply};
+use super::upstream::Module;
+
+/// The name of every proxy here in `Via`.
+pub(crate) const INSTANCE: &str = "stoa-under-test";
+
+/// A running proxy; it is stopped when dropped.
+pub(crate) struct Site {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<Store>,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+/// A folder with an empty store.
+pub(crate) fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let layouts = Layouts::new("test 1", LAYOUT, FOLDERS.to_vec());
+    let options = Options {
+        target: None,
+        assumed: None,
+        auto: false,
+        no_create: false,
+        regenerate: false,
+        lock_timeout: Duration::from_secs(1),
+        threads: 1,
+    };
+    let (root, cancel) = (folder.path(), Cancel::new());
+    Runner { root, layouts: &layouts, options: &options, events: &Silent, cancel: &cancel }.run().unwrap();
+    folder
+}
+
+pub(crate) fn open(root: &Path, mode: Mode) -> Arc<Store> {
+    let current: LayoutId = LAYOUT;
+    let gate = Gate { root, current: &current, migrator: &Migrator::Forbidden { name: "none" } };
+    let pass = gate.pass().unwrap();
+    Arc::new(Store::open(gate.hold(pass, mode).unwrap(), mode).unwrap())
+}
+
+/// Reads a list of upstreams, with patience that a test can outwait.
+pub(crate) fn upstream(list: &str) -> Upstream {
+    upstream_with(list, Duration::from_secs(30))
+}
+
+pub(crate) fn upstream_with(list: &str, idle_timeout: Duration) -> Upstream {
+    let options =
+        UpstreamOptions { idle_timeout, instance: INSTANCE.to_owned(), ..UpstreamOptions::default() };
+    Upstream::new(list, options).unwrap()
+}
+
+impl Site {
+    pub(crate) fn start(root: &Path, list: &str) -> Self {
+        Self::with(open(root, Mode::ReadWrite), upstream(list), ServeOptions::default())
+    }
+
+    pub(crate) fn with(store: Arc<Store>, upstream: Upstream, options: ServeOptions) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (tell, address) = std::sync::mpsc::channel();
+        let served = Arc::clone(&store);
+        let ended = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                let shutdown = async {
+                    let _ = stopped.await;
+                };
+                serve::run(listener, served, upstream, options, shutdown).await
+            })
+        });
+        Self { address: address.recv().unwrap(), store, stop: Some(stop), ended: Some(ended) }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        client::get(self.address, path)
+    }
+
+    pub(crate) fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        client::ask(self.address, method, path, headers)
+    }
+
+    /// Puts a version into the store as a fill does.
+    pub(crate) fn publish(&self, module: &Module) {
+        use std::io::Write;
+        let claim = self.store.claim(&module.version).unwrap();
+        let mut draft = self.store.draft(&module.version).unwrap();
+        (&*draft.zip()).write_all(&module.zip).unwrap();
+        draft.write_mod(&module.modfile).unwrap();
+        self.store.publish(draft.seal(&module.info).unwrap(), &claim).unwrap();
+    }
+
+    /// Puts a version into the store as a migration does: nobody has read its zip.
+    pub(crate) fn put_unsealed(&self, module: &Module) -> PathBuf {
+        let (path, version) = (module.version.path().escaped(), module.version.version().escaped());
+        let folder = self.store.root().join("modules").join(path).join("@v").join(version);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (name, content) in [("mod", &module.modfile), ("zip", &module.zip), ("info", &module.info)] {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+        folder
+    }
+
+    pub(crate) fn has(&self, version: &ModuleVersion) -> bool {
+        self.store.small(version, SmallFile::Info).unwrap().is_some()
+    }
+
+    /// Waits until a fill in the background has ended well.
+    pub(crate) fn wait_for(&self, version: &ModuleVersion) {
+        while !self.has(version) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Fails if a version or a piece of one is anywhere below the root.
+    pub(crate) fn assert_holds_nothing(&self) {
+        let pieces = files_below(self.store.root())
+            .into_iter()
+            .filter(|path| ["info", "mod", "zip", "ziphash"].iter().any(|name| path.ends_with(name)))
+            .collect::<Vec<_>>();
+        assert_eq!(pieces, Vec::<PathBuf>::new());
+    }
+
+    /// Asks it to stop; it may take its time.
+    pub(crate) fn begin_stop(&mut self) {
+        let _ = self.stop.take().expect("not stopped yet").send(());
+    }
+
+    /// Waits until it has stopped.
+    pub(crate) fn join(&mut self) {
+        self.ended.take().expect("not joined yet").join().unwrap().unwrap();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(ended) = self.ended.take() {
+            let ended = ended.join();
+            if !std::thread::panicking() {
+                ended.unwrap().unwrap();
+            }
+        }
+    }
+}
+
+fn files_below(root: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(folder) = open.pop() {
+        // It may go away while it is looked at.
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => open.push(entry.path()),
+                _ => files.push(entry.path()),
+            }
+        }
+    }
+    files
+}
