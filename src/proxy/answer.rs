@@ -1,8 +1,8 @@
 //! Answers: statuses, headers that are always the same, and the texts of errors.
 //!
-//! What may be cached for how long follows section 6.8 of `spec/goproxy-protocol.md`'s conventions, which
-//! other proxies share. An upstream's failure is a 5xx that nobody may store: a client that reads 404 looks
-//! elsewhere, and what was down a moment ago would count as absent.
+//! What may be cached for how long follows the conventions that other module proxies share. An upstream's
+//! failure is a 5xx that nobody may store: a client that reads 404 looks elsewhere, and what was down a moment
+//! ago would count as absent.
 
 use bytes::Bytes;
 use hyper::StatusCode;
