@@ -8,8 +8,9 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use stoa_layout::gate::Mode;
+use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::{Exit, Gate, Pass};
+
 use stoa_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -24,6 +25,7 @@ use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &World) -> Result<Exit, Failure> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let held = gate.hold(pass, mode)?;
+    let after_migration = held.pass().signals();
     let store = Store::open(held, mode).map_err(|error| Failure::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
     let go = Go::default();
@@ -45,7 +47,7 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to serve with: {error}")))?;
-    runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options))
+    runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options, &after_migration))
 }
 
 fn bind(address: &str) -> Result<TcpListener, Failure> {
@@ -136,11 +138,13 @@ async fn serve_until_asked_to_stop(
     store: Store,
     upstream: Upstream,
     options: ServeOptions,
+    after_migration: &SignalsAfter,
 ) -> Result<Exit, Failure> {
     let io = |error: io::Error| Failure::new(Exit::IO, format!("cannot begin to serve: {error}"));
     let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
     let [interrupt, terminate] = signals.map(|signal| signal.map_err(io));
     let (interrupt, terminate) = (interrupt?, terminate?);
+    after_migration.handled_by_program();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(io)?;
     let address = listener.local_addr().map_err(io)?;
     // Who reads it may have gone; who serves goes on.

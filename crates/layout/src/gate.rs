@@ -14,10 +14,12 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::durable::Durable;
 use crate::lock::{self, LOCK_NAME, LockError, SharedLock};
@@ -58,6 +60,7 @@ pub enum Migrator {
 pub struct Pass {
     root: PathBuf,
     layout: LayoutId,
+    signals: SignalsAfter,
 }
 
 /// Says that the marker of the current layout is there alone, and that the lock keeps it so.
@@ -77,7 +80,35 @@ impl Pass {
     pub fn layout(&self) -> &LayoutId {
         &self.layout
     }
+
+    /// Is what signals do to this process after a migrator ran, for a program that handles them itself.
+    pub fn signals(&self) -> SignalsAfter {
+        self.signals.clone()
+    }
 }
+
+/// What SIGINT and SIGTERM do to this process after a migrator ran, to which they were handed on: they
+/// end it, as by default, until the program says that it handles them itself.
+#[derive(Debug, Clone, Default)]
+pub struct SignalsAfter(Arc<AtomicBool>);
+
+impl SignalsAfter {
+    /// Says that the program handles these signals itself from now on.
+    pub fn handled_by_program(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    fn end_the_process(&self) -> std::io::Result<()> {
+        for signal in HANDED_ON {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&self.0))?;
+        }
+        self.0.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Signals that the migrator gets too while it runs.
+const HANDED_ON: [i32; 2] = [SIGINT, SIGTERM];
 
 impl Held {
     /// Is what the check said.
@@ -195,13 +226,16 @@ impl GateError {
 impl Gate<'_> {
     /// Checks for the marker, and runs the migrator if it is missing.
     pub fn pass(&self) -> Result<Pass, GateError> {
+        let signals = SignalsAfter::default();
         if !self.is_there()? {
             let program = self.migrate()?;
+            // Without it the process would merely be deaf to them for the rest of its life.
+            let _ = signals.end_the_process();
             if !self.is_there()? {
                 return Err(GateError::StillMissing { program, marker: self.marker() });
             }
         }
-        Ok(Pass { root: self.root.to_owned(), layout: self.current.clone() })
+        Ok(Pass { root: self.root.to_owned(), layout: self.current.clone(), signals })
     }
 
     /// Shares the lock and looks under it; if the store went away from the current layout between the check
@@ -226,6 +260,7 @@ impl Gate<'_> {
                 break;
             }
             drop(lock);
+            pass.signals.handled_by_program();
             pass = self.pass()?;
         }
         Err(GateError::StillMissing { program: PathBuf::from("the migrator"), marker: self.marker() })
@@ -314,7 +349,7 @@ pub fn beside_this_program(name: impl AsRef<OsStr>) -> PathBuf {
 /// Runs a program to its end. A signal that asks this process to stop is handed on, and the program says how
 /// the work ended: it stops at a safe place.
 fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let mut signals = signal_hook::iterator::Signals::new(HANDED_ON)?;
     let handle = signals.handle();
     let mut child = command.spawn().inspect_err(|_| handle.close())?;
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);

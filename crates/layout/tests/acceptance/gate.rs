@@ -1,8 +1,10 @@
 //! The gate, with the two programs as they are installed: side by side.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use stoa_layout::marker::Marker;
 
@@ -114,4 +116,30 @@ fn a_second_marker_is_refused_by_who_stays() {
     let output = tool_home(dir.path(), &["run", "zig"]);
     assert_eq!(code(&output), 65, "{output:?}");
     assert!(stderr(&output).contains("layout.v2 and layout.v1"), "{output:?}");
+}
+
+#[test]
+fn after_a_migration_a_signal_ends_the_program_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().canonicalize().unwrap();
+    homes::v0(&home);
+    homes::file(&home.join("tools/slow-1.0/bin/slow"), "#!/bin/sh\necho begun\nexec sleep 60\n", 0o755);
+    let mut child = Command::new(example("tool_home"))
+        .arg("--store")
+        .arg(&home)
+        .args(["run", "slow"])
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "begun\n");
+    assert!(Marker::At(layouts::CURRENT).path(&home).exists());
+    let kill = |target: String| Command::new("kill").args(["-TERM", "--", &target]).status().unwrap();
+    assert!(kill(child.id().to_string()).success());
+    let status = child.wait().unwrap();
+    // What it ran is still there.
+    kill(format!("-{}", child.id()));
+    assert_eq!(status.signal(), Some(15), "{status}");
 }
