@@ -76,6 +76,21 @@ impl Durable {
 
     /// Creates the folders of `relative` below `base` that are missing, and syncs the parent of each new one.
     pub fn ensure_dirs(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
+        self.make_dirs(base, relative, sync_dir)
+    }
+
+    /// Creates the folders of `relative` below `base` that are missing; a later sync of the whole file system
+    /// makes them last.
+    pub fn ensure_dirs_unsynced(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
+        self.make_dirs(base, relative, |_| Ok(()))
+    }
+
+    fn make_dirs(
+        &self,
+        base: &Path,
+        relative: &Path,
+        made_in: impl Fn(&Path) -> Result<(), PathError>,
+    ) -> Result<(), PathError> {
         let whole = base.join(relative);
         // Nearly always all of them, or all but the last, are there: begin at the end.
         let mut missing = Vec::new();
@@ -83,7 +98,7 @@ impl Durable {
         loop {
             match self.ensure_dir(at) {
                 Ok(true) => {
-                    sync_dir(at.parent().unwrap_or(base))?;
+                    made_in(at.parent().unwrap_or(base))?;
                     break;
                 }
                 Ok(false) => break,
@@ -96,7 +111,7 @@ impl Durable {
         }
         for path in missing.iter().rev() {
             self.ensure_dir(path)?;
-            sync_dir(path.parent().unwrap_or(base))?;
+            made_in(path.parent().unwrap_or(base))?;
         }
         Ok(())
     }

@@ -1,0 +1,91 @@
+//! Knowing stores from before there were markers. Never a guess: at least one whole version lies in the folder
+//! at the path that its own zip names.
+
+use std::path::Path;
+
+use stoa_layout::signals::Cancelled;
+use stoa_layout::{Detect, Detection, LayoutId, StepError};
+
+use crate::flat::{self, Flat};
+use crate::picture::{Candidate, Found, Picture};
+use crate::{v0, whole};
+
+/// Knows v0.
+pub(crate) struct IsV0;
+
+/// Knows a tree, and the go command's own cache, which is one that must not be touched.
+pub(crate) struct IsTree;
+
+impl Detect for IsV0 {
+    fn layout(&self) -> LayoutId {
+        v0::ID
+    }
+
+    fn detect(&self, root: &Path) -> Result<Detection, StepError> {
+        Ok(if holds_a_whole_version(&v0::V0, root)? { Detection::Yes } else { Detection::No })
+    }
+}
+
+impl Detect for IsTree {
+    fn layout(&self) -> LayoutId {
+        flat::TREE
+    }
+
+    fn detect(&self, root: &Path) -> Result<Detection, StepError> {
+        for below in ["", "cache/download", "pkg/mod/cache/download"] {
+            let cache = root.join(below);
+            if (below.is_empty() || cache.is_dir()) && is_go_cache(&cache)? {
+                return Ok(Detection::Refuse(format!(
+                    "{} is the go command's own module cache, which go uses: `stoa import {}` copies what is in it into \
+                     a store and leaves it as it is",
+                    cache.display(),
+                    cache.display()
+                )));
+            }
+        }
+        Ok(if holds_a_whole_version(&Flat::Tree, root)? { Detection::Yes } else { Detection::No })
+    }
+}
+
+/// Stops a walk; never seen outside.
+const ENOUGH: StepError = StepError::Cancelled(Cancelled(0));
+
+fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, StepError> {
+    let is_whole = |candidate: &Candidate| {
+        candidate.fault.is_none()
+            && candidate.has == [true; 3]
+            && whole::fault(&candidate.version, &candidate.files).is_none()
+    };
+    let mut found = false;
+    let walked = picture.walk(root, &mut |what| match what {
+        Found::Versions(candidates) if candidates.iter().any(is_whole) => {
+            found = true;
+            Err(ENOUGH)
+        }
+        _ => Ok(()),
+    });
+    match walked {
+        _ if found => Ok(true),
+        Err(error) => Err(error),
+        Ok(()) => Ok(false),
+    }
+}
+
+/// The go command leaves a lock and a hash beside what it downloads, and a list.
+fn is_go_cache(root: &Path) -> Result<bool, StepError> {
+    let (mut has_lock, mut has_hash) = (false, false);
+    let walked = Flat::Tree.walk(root, &mut |what| {
+        if let Found::Leftover(leftover) = what
+            && leftover.path.parent().is_some_and(|folder| folder.ends_with("@v"))
+        {
+            has_lock |= leftover.path.extension().is_some_and(|ending| ending == "lock");
+            has_hash |= leftover.path.extension().is_some_and(|ending| ending == "ziphash");
+        }
+        if has_lock && has_hash { Err(ENOUGH) } else { Ok(()) }
+    });
+    match walked {
+        _ if has_lock && has_hash => Ok(true),
+        Err(error) => Err(error),
+        Ok(()) => Ok(false),
+    }
+}

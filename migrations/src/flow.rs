@@ -1,0 +1,391 @@
+//! How every step moves versions from one layout to the other: streamed, in parallel, by renames.
+//!
+//! The source side is walked and judged; of a version `mod` and `zip` move first and the info last, so that a
+//! version whose files are at two places still has its info at the old one, where the next pass finds it.
+//! After a turn in the middle of a step it is the other way round, which is why a version is judged by the
+//! union of both sides.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use stoa_layout::step::{Refusal, Work};
+use stoa_layout::{
+    Context, Direction, Durable, Event, Exit, LayoutId, Leftover, Moved, PathError, Step, StepError, Survey,
+    durable,
+};
+
+use crate::picture::{Candidate, Files, Found, Picture};
+use crate::{refuse, whole};
+
+/// What a folder hook does after all versions moved.
+pub(crate) type Folders = fn(&Path, &Durable) -> Result<(), PathError>;
+
+/// A step that moves versions from one picture to another.
+pub(crate) struct Flow {
+    pub(crate) from: LayoutId,
+    pub(crate) to: LayoutId,
+    pub(crate) description: &'static str,
+    pub(crate) old: &'static dyn Picture,
+    pub(crate) new: &'static dyn Picture,
+    /// Whether the old layout is one of others: it is judged by content, and looked at for what forbids to begin.
+    pub(crate) is_foreign: bool,
+    /// Makes the folders of the new layout.
+    pub(crate) folders_up: Folders,
+    /// Removes what only the new layout has.
+    pub(crate) folders_back: Folders,
+}
+
+/// What is to be done with a version.
+enum Verdict {
+    /// Nothing of it is on this side.
+    Elsewhere,
+    Moves {
+        bytes: u64,
+    },
+    Stays(String),
+    /// Its place on the other side is taken.
+    Taken(String),
+}
+
+/// How many refusals of one kind are told by name.
+const TOLD: usize = 20;
+
+/// How many batches may wait for a thread.
+const AHEAD: usize = 8;
+
+/// After how many versions progress is told.
+const TELL_EVERY: u64 = 64;
+
+impl Flow {
+    fn sides(&self, direction: Direction) -> (&'static dyn Picture, &'static dyn Picture) {
+        match direction {
+            Direction::Up => (self.old, self.new),
+            Direction::Back => (self.new, self.old),
+        }
+    }
+
+    fn judge(&self, root: &Path, direction: Direction, candidate: &Candidate) -> Result<Verdict, StepError> {
+        let there = self.sides(direction).1.files(root, &candidate.version);
+        let mut union = Files { ..candidate.files.clone() };
+        let mut bytes = 0;
+        let mut missing = None;
+        let parts =
+            candidate.files.in_order().into_iter().zip(there.in_order()).zip(candidate.has).enumerate();
+        for (part, ((here, there), has)) in parts {
+            let name = ["go.mod", "zip", "info"][part];
+            let other = match fs::symlink_metadata(there) {
+                Ok(meta) => Some(meta),
+                Err(error) if is_absence(&error) => None,
+                Err(error) => return Ok(Verdict::Stays(format!("unreadable: {}: {error}", there.display()))),
+            };
+            match (has, other) {
+                (true, None) => {}
+                (true, Some(other)) => match fs::symlink_metadata(here) {
+                    // Linked there and not yet unlinked here: the move finishes it.
+                    Ok(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
+                    Ok(_) => return Ok(Verdict::Taken(format!("its {name} is at {} too", there.display()))),
+                    Err(error) if is_absence(&error) => {}
+                    Err(error) => {
+                        return Ok(Verdict::Stays(format!("unreadable: {}: {error}", here.display())));
+                    }
+                },
+                (false, Some(other)) if other.is_file() => union.put(part, there),
+                (false, Some(_)) => return Ok(Verdict::Taken(format!("{} is no file", there.display()))),
+                (false, None) => missing = missing.or(Some(name)),
+            }
+        }
+        if candidate.has == [false; 3] {
+            return Ok(Verdict::Elsewhere);
+        }
+        if let Some(fault) = &candidate.fault {
+            return Ok(Verdict::Stays(fault.clone()));
+        }
+        if let Some(missing) = missing {
+            return Ok(Verdict::Stays(format!("incomplete: it has no {missing}")));
+        }
+        if self.is_foreign
+            && direction == Direction::Up
+            && let Some(fault) = whole::fault(&candidate.version, &union)
+        {
+            return Ok(Verdict::Stays(fault));
+        }
+        for (here, has) in candidate.files.in_order().into_iter().zip(candidate.has) {
+            if has {
+                bytes += fs::symlink_metadata(here).map_or(0, |meta| meta.len());
+            }
+        }
+        Ok(Verdict::Moves { bytes })
+    }
+
+    fn carry(
+        &self,
+        context: &Context<'_>,
+        direction: Direction,
+        candidate: &Candidate,
+    ) -> Result<(), StepError> {
+        let root = context.root();
+        let there = self.sides(direction).1.files(root, &candidate.version);
+        let mut folders: Vec<&Path> = there.in_order().into_iter().filter_map(Path::parent).collect();
+        folders.dedup();
+        for folder in folders {
+            let relative = folder.strip_prefix(root).unwrap_or(folder);
+            context.lock.durable().ensure_dirs_unsynced(root, relative)?;
+        }
+        let own = &candidate.files;
+        match (&own.seal, &there.seal) {
+            (Some(own), Some(there)) => move_if_there(own, there)?,
+            // Derived, and of no layout on the other side.
+            (Some(own), None) if own.symlink_metadata().is_ok() => durable::remove_file(own)?,
+            _ => {}
+        }
+        for ((here, there), has) in own.in_order().into_iter().zip(there.in_order()).zip(candidate.has) {
+            if has {
+                durable::rename_noreplace(here, there)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&self, context: &Context<'_>, direction: Direction) -> Result<Moved, StepError> {
+        let (from, to) = self.sides(direction);
+        let root = context.root();
+        let tally = Tally::default();
+        let work = context.work;
+        let each = |candidate: &Candidate| -> Result<(), StepError> {
+            work.cancel.check()?;
+            match self.judge(root, direction, candidate)? {
+                Verdict::Elsewhere => {}
+                Verdict::Moves { bytes } => {
+                    self.carry(context, direction, candidate)?;
+                    tally.moved(bytes, &work);
+                }
+                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(&work, candidate, reason),
+            }
+            Ok(())
+        };
+        in_parallel(
+            work.threads,
+            |batches| {
+                from.walk(root, &mut |found| match found {
+                    Found::Versions(batch) => batches(batch),
+                    Found::Leftover(leftover) => {
+                        tally.leftover(&work, &leftover);
+                        Ok(())
+                    }
+                })
+            },
+            &each,
+        )?;
+        let moved = tally.sum();
+        if moved.items == 0 {
+            from.remove_emptied(root, to)?;
+            let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
+            folders(root, context.lock.durable())?;
+        }
+        Ok(moved)
+    }
+}
+
+impl Step for Flow {
+    fn from(&self) -> LayoutId {
+        self.from.clone()
+    }
+
+    fn to(&self) -> LayoutId {
+        self.to.clone()
+    }
+
+    fn description(&self) -> &str {
+        self.description
+    }
+
+    fn survey(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
+        let tally = Tally::default();
+        let taken = Mutex::new(Vec::new());
+        let taken_count = AtomicU64::new(0);
+        let each = |candidate: &Candidate| -> Result<(), StepError> {
+            work.cancel.check()?;
+            match self.judge(root, direction, candidate)? {
+                Verdict::Elsewhere => {}
+                Verdict::Moves { bytes } => tally.count(bytes),
+                Verdict::Taken(reason) if direction == Direction::Back => {
+                    taken_count.fetch_add(1, Ordering::Relaxed);
+                    if let Ok(mut taken) = taken.lock()
+                        && taken.len() < TOLD
+                    {
+                        taken.push(format!("{}: {reason}", candidate.version));
+                    }
+                }
+                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(work, candidate, reason),
+            }
+            Ok(())
+        };
+        let from = self.sides(direction).0;
+        in_parallel(
+            work.threads,
+            |batches| {
+                from.walk(root, &mut |found| match found {
+                    Found::Versions(batch) => batches(batch),
+                    Found::Leftover(leftover) => {
+                        tally.leftover(work, &leftover);
+                        Ok(())
+                    }
+                })
+            },
+            &each,
+        )?;
+        let mut refusals = Vec::new();
+        let mut taken = taken.into_inner().unwrap_or_default();
+        if !taken.is_empty() {
+            let more = taken_count.into_inner().saturating_sub(taken.len() as u64);
+            if more > 0 {
+                taken.push(format!("and {more} more"));
+            }
+            let message = format!(
+                "{} cannot go back to {}: something is in the way of\n    {}\nMove what is in the way out of the store \
+                 first (stoa leftovers move DIR); nothing was changed",
+                root.display(),
+                self.from,
+                taken.join("\n    ")
+            );
+            refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
+        }
+        if self.is_foreign && direction == Direction::Up {
+            refusals.extend(refuse::to_begin(root)?);
+        }
+        let Moved { items, bytes, leftovers } = tally.sum();
+        Ok(Survey { items, bytes, leftovers, refusals })
+    }
+
+    fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError> {
+        self.pass(context, Direction::Up)
+    }
+
+    fn revert(&self, context: &Context<'_>) -> Result<Moved, StepError> {
+        self.pass(context, Direction::Back)
+    }
+
+    fn check(&self, context: &Context<'_>, direction: Direction) -> Result<(), StepError> {
+        let root = context.root();
+        let from = self.sides(direction).0;
+        from.walk(root, &mut |found| {
+            let Found::Versions(candidates) = found else { return Ok(()) };
+            for candidate in candidates {
+                if let Verdict::Moves { .. } = self.judge(root, direction, &candidate)? {
+                    let message = format!("{} was not moved; run again to resume", candidate.shown.display());
+                    return Err(StepError::Refused(Refusal { exit: Exit::IO, message }));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn move_if_there(from: &Path, to: &Path) -> Result<(), StepError> {
+    match durable::rename_noreplace(from, to) {
+        Err(error) if error.is_not_found() => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+impl Files {
+    fn put(&mut self, part: usize, path: &Path) {
+        match part {
+            0 => self.modfile = path.to_owned(),
+            1 => self.zip = path.to_owned(),
+            _ => self.info = path.to_owned(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    items: AtomicU64,
+    bytes: AtomicU64,
+    leftovers: AtomicU64,
+}
+
+impl Tally {
+    fn count(&self, bytes: u64) {
+        self.items.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn moved(&self, bytes: u64, work: &Work<'_>) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let items = self.items.fetch_add(1, Ordering::Relaxed) + 1;
+        if items.is_multiple_of(TELL_EVERY) {
+            work.events.event(Event::Progress { items, bytes: self.bytes.load(Ordering::Relaxed) });
+        }
+    }
+
+    fn left(&self, work: &Work<'_>, candidate: &Candidate, reason: String) {
+        self.leftover(work, &crate::picture::leftover(&candidate.shown, reason));
+    }
+
+    fn leftover(&self, work: &Work<'_>, leftover: &Leftover) {
+        self.leftovers.fetch_add(1, Ordering::Relaxed);
+        work.leftover(leftover);
+    }
+
+    fn sum(&self) -> Moved {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Moved { items: of(&self.items), bytes: of(&self.bytes), leftovers: of(&self.leftovers) }
+    }
+}
+
+type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
+
+/// Walks on this thread and works on others; the first error ends both.
+fn in_parallel(
+    threads: usize,
+    walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
+    each: &(dyn Fn(&Candidate) -> Result<(), StepError> + Sync),
+) -> Result<(), StepError> {
+    let (sender, receiver) = sync_channel::<Vec<Candidate>>(AHEAD);
+    let receiver = Mutex::new(receiver);
+    let failed: Mutex<Option<StepError>> = Mutex::new(None);
+    let has_failed = || failed.lock().is_ok_and(|failed| failed.is_some());
+    let walked = std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while let Some(batch) = next(&receiver) {
+                    // After a failure what is still sent is taken and dropped.
+                    for candidate in batch.iter().take_while(|_| !has_failed()) {
+                        if let Err(error) = each(candidate)
+                            && let Ok(mut failed) = failed.lock()
+                        {
+                            failed.get_or_insert(error);
+                        }
+                    }
+                }
+            });
+        }
+        let mut stopped = false;
+        let walked = walk(&mut |batch| {
+            if has_failed() || sender.send(batch).is_err() {
+                stopped = true;
+                return Err(StepError::Cancelled(stoa_layout::signals::Cancelled(0)));
+            }
+            Ok(())
+        });
+        drop(sender);
+        if stopped { Ok(()) } else { walked }
+    });
+    match failed.into_inner().ok().flatten() {
+        Some(error) => Err(error),
+        None => walked,
+    }
+}
+
+fn next(receiver: &Mutex<Receiver<Vec<Candidate>>>) -> Option<Vec<Candidate>> {
+    receiver.lock().ok()?.recv().ok()
+}

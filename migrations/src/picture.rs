@@ -1,0 +1,184 @@
+//! What a layout looks like, as a frozen step sees it: where a version's files lie, and how to find what is
+//! there.
+
+use std::fs::{self, FileType};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use stoa_gomod::ModuleVersion;
+use stoa_layout::error::PathContext;
+use stoa_layout::{Leftover, PathError, StepError};
+
+/// The files of a version on one side of a step.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    pub(crate) modfile: PathBuf,
+    pub(crate) zip: PathBuf,
+    pub(crate) info: PathBuf,
+    /// Where the layout keeps the seal, if it keeps any.
+    pub(crate) seal: Option<PathBuf>,
+}
+
+impl Files {
+    /// Is the three in the order in which they move: the info last.
+    pub(crate) fn in_order(&self) -> [&Path; 3] {
+        [&self.modfile, &self.zip, &self.info]
+    }
+}
+
+/// Something of a version on one side.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) version: ModuleVersion,
+    pub(crate) files: Files,
+    /// Which of the three are there as regular files, in the order in which they move.
+    pub(crate) has: [bool; 3],
+    /// Why it must stay, whatever else is there.
+    pub(crate) fault: Option<String>,
+    /// What names it in a report.
+    pub(crate) shown: PathBuf,
+}
+
+/// What a walk hands out.
+pub(crate) enum Found {
+    /// Versions of one module, or some of them.
+    Versions(Vec<Candidate>),
+    /// Something that is of no version.
+    Leftover(Leftover),
+}
+
+/// Takes what a walk finds.
+pub(crate) type Visit<'a> = dyn FnMut(Found) -> Result<(), StepError> + 'a;
+
+/// One layout.
+pub(crate) trait Picture: Sync {
+    /// Is where a version's files lie.
+    fn files(&self, root: &Path, version: &ModuleVersion) -> Files;
+    /// Finds what is there. A folder that cannot be read is a leftover.
+    fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError>;
+    /// Whether there is a folder for modules whose plain paths begin with these elements.
+    fn has_folder_for(&self, root: &Path, plain: &str) -> bool;
+    /// Removes the folders that the moves to `other` have emptied.
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture) -> Result<(), StepError>;
+}
+
+/// How many versions are handed out at a time.
+pub(crate) const BATCH: usize = 256;
+
+/// The names in a folder.
+pub(crate) struct Names(fs::ReadDir, PathBuf);
+
+/// One name in a folder.
+pub(crate) struct Name {
+    pub(crate) path: PathBuf,
+    /// The name, if it is UTF-8.
+    pub(crate) text: Option<String>,
+    pub(crate) kind: FileType,
+}
+
+impl Names {
+    /// Opens a folder. `None` if there is none.
+    pub(crate) fn of(folder: &Path) -> Result<Option<Self>, PathError> {
+        match fs::read_dir(folder) {
+            Ok(entries) => Ok(Some(Self(entries, folder.to_owned()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PathError::new("list", folder, error)),
+        }
+    }
+}
+
+impl Iterator for Names {
+    type Item = Result<Name, PathError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let entry = match self.0.next()? {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(PathError::new("list", &self.1, error))),
+            };
+            let path = entry.path();
+            return match entry.file_type() {
+                Ok(kind) => Some(Ok(Name { text: entry.file_name().into_string().ok(), path, kind })),
+                // Gone meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => Some(Err(error).at("look at", &path)),
+            };
+        }
+    }
+}
+
+/// Tells of a file, a symlink or the like, or a whole folder, that stays.
+pub(crate) fn leftover(path: &Path, reason: impl Into<String>) -> Leftover {
+    Leftover { path: path.to_owned(), bytes: size(path), reason: reason.into() }
+}
+
+/// Is the size of a file, or of the files in a folder, not below it. What cannot be looked at counts nothing.
+fn size(path: &Path) -> u64 {
+    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
+    if !meta.is_dir() {
+        return meta.len();
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(fs::Metadata::is_file)
+        .map(|meta| meta.len())
+        .sum()
+}
+
+/// Names at the top that layouts with a marker use.
+pub(crate) const OURS: [&str; 6] = ["modules", "staging", "quarantine", "index", "cache", "records"];
+
+/// Whether a name at the top is none of a store's without a marker.
+pub(crate) fn is_ours_at_the_top(name: &str) -> bool {
+    OURS.contains(&name) || is_ignored(name)
+}
+
+/// Whether a name says nothing about a folder.
+pub(crate) fn is_ignored(name: &str) -> bool {
+    use stoa_layout::lock::LOCK_NAME;
+    use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
+    name == LOCK_NAME
+        || name == "lost+found"
+        || name == ".DS_Store"
+        || name.starts_with(TEMPORARY_PREFIX)
+        || Marker::parse(name).is_some()
+}
+
+/// Why a path element cannot be a file name.
+pub(crate) fn too_long(escaped: &str) -> Option<String> {
+    let longest = escaped.split('/').map(str::len).max().unwrap_or(0);
+    (longest > 255).then(|| format!("its name has {longest} bytes once escaped, and a file system takes 255"))
+}
+
+/// Removes empty folders below `folder`, deepest first; `may_go` says of each whether it may.
+pub(crate) fn remove_empty_below(
+    folder: &Path,
+    may_go: &dyn Fn(&Path) -> bool,
+    skip: &dyn Fn(&str) -> bool,
+) -> Result<(), StepError> {
+    let Some(names) = Names::of(folder)? else { return Ok(()) };
+    for name in names {
+        let name = name?;
+        if !name.kind.is_dir() || name.text.as_deref().is_some_and(skip) {
+            continue;
+        }
+        remove_empty_below(&name.path, may_go, &|_| false)?;
+        if may_go(&name.path) {
+            stoa_layout::durable::remove_empty_dir(&name.path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes capitals as Go's file names do: `!` and the small letter.
+pub(crate) fn escaped(plain: &str) -> String {
+    let mut escaped = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        if c.is_ascii_uppercase() {
+            escaped.push('!');
+        }
+        escaped.push(c.to_ascii_lowercase());
+    }
+    escaped
+}

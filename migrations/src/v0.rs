@@ -1,0 +1,194 @@
+//! Layout v0: an Athens disk store. `MODULE/VERSION/{go.mod,source.zip,VERSION.info}`, nothing escaped.
+//!
+//! A folder is a version if it holds `NAME.info`, or its name is a canonical version and it holds `go.mod` or
+//! `source.zip`. In either case what lies deeper is looked at too: an element in the middle of a module path
+//! may look like a version.
+
+use std::path::Path;
+
+use stoa_gomod::{ModulePath, ModuleVersion, Version};
+use stoa_layout::{LayoutId, StepError};
+
+use crate::picture::{
+    BATCH, Candidate, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
+    remove_empty_below, too_long,
+};
+
+/// The layout.
+pub(crate) const ID: LayoutId = LayoutId::fixed("v0");
+
+/// How it looks.
+pub(crate) struct V0;
+
+impl Picture for V0 {
+    fn files(&self, root: &Path, version: &ModuleVersion) -> Files {
+        files_in(
+            &root.join(version.path().as_str()).join(version.version().as_str()),
+            version.version().as_str(),
+        )
+    }
+
+    fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
+        walk_from(root, visit)
+    }
+
+    fn has_folder_for(&self, root: &Path, plain: &str) -> bool {
+        root.join(plain).is_dir()
+    }
+
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture) -> Result<(), StepError> {
+        // A folder may go if what it stood for is on the other side: its version, or a version of its module
+        // or of one below.
+        let may_go = |folder: &Path| stands_on(root, folder, other);
+        remove_empty_below(root, &may_go, &is_ours_at_the_top)
+    }
+}
+
+/// Walks below a root, our own names at the top left out.
+fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
+    let Some(names) = Names::of(root)? else { return Ok(()) };
+    for name in names {
+        let name = name?;
+        match name.text.as_deref() {
+            Some(text) if is_ours_at_the_top(text) => {}
+            _ if name.kind.is_dir() => walk_folder(root, &name.path, visit)?,
+            _ => visit(Found::Leftover(leftover(&name.path, reason_of_file(name.kind))))?,
+        }
+    }
+    Ok(())
+}
+
+/// Walks below one of our own names at the top, as if it were none.
+pub(crate) fn walk_below_name(root: &Path, name: &str, visit: &mut Visit<'_>) -> Result<(), StepError> {
+    walk_folder(root, &root.join(name), visit)
+}
+
+/// Looks at a folder that is no version of anything, and at the versions in it.
+fn walk_folder(root: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
+    let names = match Names::of(folder) {
+        Ok(Some(names)) => names,
+        Ok(None) => return Ok(()),
+        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+    };
+    let mut versions = Vec::new();
+    for name in names {
+        let name = name?;
+        if !name.kind.is_dir() {
+            if name.text.as_deref().is_none_or(|text| !is_ignored(text)) {
+                visit(Found::Leftover(leftover(&name.path, reason_of_file(name.kind))))?;
+            }
+            continue;
+        }
+        look(root, &name.path, name.text.as_deref(), &mut versions, visit)?;
+        if versions.len() >= BATCH {
+            visit(Found::Versions(std::mem::take(&mut versions)))?;
+        }
+    }
+    if versions.is_empty() { Ok(()) } else { visit(Found::Versions(versions)) }
+}
+
+/// Looks at a folder that may be a version, and descends.
+fn look(
+    root: &Path,
+    folder: &Path,
+    name: Option<&str>,
+    versions: &mut Vec<Candidate>,
+    visit: &mut Visit<'_>,
+) -> Result<(), StepError> {
+    let Some(name) = name else { return walk_folder(root, folder, visit) };
+    let names = match Names::of(folder) {
+        Ok(Some(names)) => names,
+        Ok(None) => return Ok(()),
+        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+    };
+    let files = files_in(folder, name);
+    let (mut has, mut symlinks, mut others, mut folders) = ([false; 3], Vec::new(), Vec::new(), Vec::new());
+    let mut prefilled = false;
+    for found in names {
+        let found = found?;
+        let part = files.in_order().iter().position(|path| *path == found.path);
+        match part {
+            Some(part) if found.kind.is_file() => has[part] = true,
+            Some(_) if found.kind.is_symlink() => symlinks.push(found.path),
+            _ if found.kind.is_dir() => folders.push((found.path, found.text)),
+            _ => {
+                prefilled |= found.text.as_deref().and_then(|text| text.strip_suffix(".zip")) == Some(name);
+                others.push((found.path, found.kind));
+            }
+        }
+    }
+    let canonical = Version::new(name).ok();
+    let is_version = has[2] || canonical.is_some() && (has[0] || has[1]);
+    if is_version {
+        let module = folder.parent().and_then(|parent| parent.strip_prefix(root).ok()).and_then(Path::to_str);
+        let fault = match (has, prefilled) {
+            _ if !symlinks.is_empty() => Some("symlink: one of its files is one".to_owned()),
+            ([_, false, _], true) => Some(format!("prefilled: it has {name}.zip and no source.zip")),
+            _ => None,
+        };
+        match name_of(module, name, canonical) {
+            Ok(version) => {
+                let fault = fault.or_else(|| too_long(&version.path().escaped()));
+                versions.push(Candidate { version, files, has, fault, shown: folder.to_owned() });
+            }
+            Err(reason) => visit(Found::Leftover(leftover(folder, reason)))?,
+        }
+    } else {
+        for (path, has) in files.in_order().into_iter().zip(has) {
+            if has {
+                others.push((
+                    path.to_owned(),
+                    std::fs::symlink_metadata(path)
+                        .map_err(|error| stoa_layout::PathError::new("look at", path, error))?
+                        .file_type(),
+                ));
+            }
+        }
+    }
+    for path in symlinks.iter().filter(|_| !is_version) {
+        visit(Found::Leftover(leftover(path, "symlink")))?;
+    }
+    for (path, kind) in others {
+        visit(Found::Leftover(leftover(&path, reason_of_file(kind))))?;
+    }
+    let mut below = Vec::new();
+    for (path, text) in folders {
+        look(root, &path, text.as_deref(), &mut below, visit)?;
+        if below.len() >= BATCH {
+            visit(Found::Versions(std::mem::take(&mut below)))?;
+        }
+    }
+    if below.is_empty() { Ok(()) } else { visit(Found::Versions(below)) }
+}
+
+fn name_of(module: Option<&str>, name: &str, canonical: Option<Version>) -> Result<ModuleVersion, String> {
+    let Some(version) = canonical else { return Err(format!("alias: {name} is no canonical version")) };
+    let module = module.ok_or_else(|| "foreign: its path is not UTF-8".to_owned())?;
+    let module = ModulePath::new(module).map_err(|error| format!("foreign: {error}"))?;
+    ModuleVersion::new(module, version).map_err(|error| format!("foreign: {error}"))
+}
+
+fn files_in(folder: &Path, version: &str) -> Files {
+    Files {
+        modfile: folder.join("go.mod"),
+        zip: folder.join("source.zip"),
+        info: folder.join(format!("{version}.info")),
+        seal: None,
+    }
+}
+
+fn reason_of_file(kind: std::fs::FileType) -> &'static str {
+    if kind.is_symlink() { "symlink" } else { "foreign file" }
+}
+
+/// Whether what a folder stood for is on the other side.
+fn stands_on(root: &Path, folder: &Path, other: &dyn Picture) -> bool {
+    let Some(path) = folder.strip_prefix(root).ok().and_then(Path::to_str) else { return false };
+    let as_version = path.rsplit_once('/').and_then(|(module, version)| {
+        ModuleVersion::new(ModulePath::new(module).ok()?, Version::new(version).ok()?).ok()
+    });
+    if as_version.is_some_and(|version| other.files(root, &version).info.is_file()) {
+        return true;
+    }
+    other.has_folder_for(root, path)
+}

@@ -1,0 +1,49 @@
+//! v1 → v2: one folder a version, which one rename can publish.
+//!
+//! ```text
+//! before                                   after
+//! modules/ESCAPED/@v/v1.0.0.mod            modules/ESCAPED/@v/v1.0.0/mod
+//! modules/ESCAPED/@v/v1.0.0.zip            modules/ESCAPED/@v/v1.0.0/zip
+//! modules/ESCAPED/@v/v1.0.0.info           modules/ESCAPED/@v/v1.0.0/info
+//! modules/ESCAPED/@v/v1.0.0.ziphash        modules/ESCAPED/@v/v1.0.0/ziphash
+//! ```
+//!
+//! Up, the folders for work in progress and the rest are made; back, those that may be lost are removed.
+
+use std::path::Path;
+
+use stoa_layout::{Durable, PathError, durable};
+
+use crate::flat::{self, Flat};
+use crate::flow::Flow;
+use crate::v2;
+
+pub(crate) fn step() -> Flow {
+    Flow {
+        from: flat::V1,
+        to: v2::ID,
+        description: "keep each version in a folder of its own",
+        old: &Flat::V1,
+        new: &v2::V2,
+        is_foreign: false,
+        folders_up: make_folders,
+        folders_back: remove_folders,
+    }
+}
+
+fn make_folders(root: &Path, durable: &Durable) -> Result<(), PathError> {
+    for folder in v2::FOLDERS {
+        durable.ensure_dir(&root.join(folder))?;
+    }
+    Ok(())
+}
+
+fn remove_folders(root: &Path, _: &Durable) -> Result<(), PathError> {
+    for folder in ["staging", "index", "cache"] {
+        durable::remove_tree(&root.join(folder))?;
+    }
+    for folder in ["quarantine", "records"] {
+        durable::remove_empty_dir(&root.join(folder))?;
+    }
+    Ok(())
+}

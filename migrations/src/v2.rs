@@ -1,0 +1,138 @@
+//! Layout v2: `modules/ESCAPED/@v/VERSION/{info,mod,zip}` and optionally `ziphash`, one folder a version.
+
+use std::path::{Path, PathBuf};
+
+use stoa_gomod::{ModulePath, ModuleVersion, Version};
+use stoa_layout::{LayoutId, StepError};
+
+use crate::picture::{
+    BATCH, Candidate, Files, Found, Names, Picture, Visit, escaped, is_ignored, leftover, remove_empty_below,
+};
+
+/// The layout.
+pub(crate) const ID: LayoutId = LayoutId::fixed("v2");
+
+/// The folders that a store at this layout has beside the modules.
+pub(crate) const FOLDERS: [&str; 6] = ["modules", "staging", "quarantine", "index", "cache", "records"];
+
+/// How it looks.
+pub(crate) struct V2;
+
+const VERSIONS: &str = "@v";
+
+impl Picture for V2 {
+    fn files(&self, root: &Path, version: &ModuleVersion) -> Files {
+        let folder = root.join("modules").join(version.path().escaped()).join(VERSIONS);
+        files_in(&folder.join(version.version().escaped()))
+    }
+
+    fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
+        let base = root.join("modules");
+        walk_folder(&base, &base, visit)
+    }
+
+    fn has_folder_for(&self, root: &Path, plain: &str) -> bool {
+        root.join("modules").join(escaped(plain)).is_dir()
+    }
+
+    fn remove_emptied(&self, root: &Path, _: &dyn Picture) -> Result<(), StepError> {
+        remove_empty_below(&root.join("modules"), &|_| true, &|_| false)
+    }
+}
+
+fn files_in(folder: &Path) -> Files {
+    Files {
+        modfile: folder.join("mod"),
+        zip: folder.join("zip"),
+        info: folder.join("info"),
+        seal: Some(folder.join("ziphash")),
+    }
+}
+
+fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
+    let names = match Names::of(folder) {
+        Ok(Some(names)) => names,
+        Ok(None) => return Ok(()),
+        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+    };
+    for name in names {
+        let name = name?;
+        let text = name.text.as_deref().unwrap_or_default();
+        if name.kind.is_dir() && text == VERSIONS && folder != base {
+            walk_versions(base, folder, &name.path, visit)?;
+        } else if name.kind.is_dir() {
+            walk_folder(base, &name.path, visit)?;
+        } else if !is_ignored(text) {
+            visit(Found::Leftover(leftover(&name.path, "foreign file")))?;
+        }
+    }
+    Ok(())
+}
+
+fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
+    let names = match Names::of(folder) {
+        Ok(Some(names)) => names,
+        Ok(None) => return Ok(()),
+        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+    };
+    let module = module
+        .strip_prefix(base)
+        .ok()
+        .and_then(Path::to_str)
+        .and_then(|path| ModulePath::unescape(path).ok());
+    let mut candidates = Vec::new();
+    for name in names {
+        let name = name?;
+        let version = name.text.as_deref().and_then(|text| Version::unescape(text).ok());
+        let pair = match (&module, version) {
+            (Some(module), Some(version)) if name.kind.is_dir() => {
+                ModuleVersion::new(module.clone(), version).ok()
+            }
+            _ => None,
+        };
+        match pair {
+            Some(pair) => look(pair, name.path, &mut candidates, visit)?,
+            // A file of a flat layout: the other side of a step, or what it left.
+            None if is_flat(name.text.as_deref().unwrap_or_default()) => {}
+            None => visit(Found::Leftover(leftover(&name.path, "foreign file")))?,
+        }
+        if candidates.len() >= BATCH {
+            visit(Found::Versions(std::mem::take(&mut candidates)))?;
+        }
+    }
+    if candidates.is_empty() { Ok(()) } else { visit(Found::Versions(candidates)) }
+}
+
+fn look(
+    version: ModuleVersion,
+    folder: PathBuf,
+    candidates: &mut Vec<Candidate>,
+    visit: &mut Visit<'_>,
+) -> Result<(), StepError> {
+    let names = match Names::of(&folder) {
+        Ok(Some(names)) => names,
+        Ok(None) => return Ok(()),
+        Err(error) => return visit(Found::Leftover(leftover(&folder, format!("unreadable: {error}")))),
+    };
+    let files = files_in(&folder);
+    let (mut has, mut fault) = ([false; 3], None);
+    for name in names {
+        let name = name?;
+        match files.in_order().iter().position(|path| *path == name.path) {
+            Some(part) if name.kind.is_file() => has[part] = true,
+            Some(_) => fault = Some("symlink: one of its files is no regular file".to_owned()),
+            None if files.seal.as_deref() == Some(&name.path) => {}
+            None => visit(Found::Leftover(leftover(&name.path, "foreign file")))?,
+        }
+    }
+    if has == [false; 3] && fault.is_none() {
+        return Ok(());
+    }
+    candidates.push(Candidate { version, files, has, fault, shown: folder });
+    Ok(())
+}
+
+fn is_flat(name: &str) -> bool {
+    let is_ours = |ending: &str| ["mod", "zip", "info", "ziphash"].contains(&ending);
+    name.rsplit_once('.').is_some_and(|(stem, ending)| is_ours(ending) && Version::unescape(stem).is_ok())
+}
