@@ -18,12 +18,13 @@ use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
-use crate::read::{Stamp, open_file};
+use crate::read::{Sealing, Stamp, open_file};
 use crate::{Claim, Store, StoreError, staging};
 
 /// What reading a version found.
 enum Verdict {
-    Whole(H1),
+    /// The seal, and the zip that was read.
+    Whole(H1, Stamp),
     Broken(String),
 }
 
@@ -51,7 +52,7 @@ impl Store {
             return Ok(Some(h1));
         }
         match self.examine(version)? {
-            Verdict::Whole(h1) => {
+            Verdict::Whole(h1, _) => {
                 self.add_seal(version, &h1, folder)?;
                 Ok(Some(h1))
             }
@@ -66,18 +67,24 @@ impl Store {
     }
 
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
-        match self.known_seal(version)? {
-            None => return Ok(None),
-            Some(Some(h1)) => return Ok(Some(h1)),
-            Some(None) => {}
+        if let Some((_, meta)) = open_file(&self.paths.file(version, VersionFile::Zip))? {
+            match self.sealing(version, Stamp::of(&meta))? {
+                Sealing::Absent => return Ok(None),
+                Sealing::Sealed(h1) => return Ok(Some(h1)),
+                Sealing::Unsealed | Sealing::Replaced => {}
+            }
         }
         let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
+        if !self.has_info(version)? {
+            return Ok(None);
+        }
         match self.examine(version)? {
-            Verdict::Whole(h1) => {
-                self.remember_seal(version, &h1, folder);
+            Verdict::Whole(h1, zip) => {
+                self.remember_seal(version, Some((h1.clone(), zip)), folder);
                 Ok(Some(h1))
             }
             Verdict::Broken(reason) => {
+                self.remember_seal(version, None, folder);
                 log::error!(
                     "{version} is broken and is not served: {reason}; nothing can be moved in a read-only store"
                 );
@@ -114,13 +121,13 @@ impl Store {
             return Ok(Verdict::Broken("it has no mod".to_owned()));
         };
         let path = self.paths.file(version, VersionFile::Zip);
-        let Some((zip, _)) = open_file(&path)? else {
+        let Some((zip, meta)) = open_file(&path)? else {
             return Ok(Verdict::Broken("it has no zip".to_owned()));
         };
         let source = Source::new(&zip).at("look at", &path)?;
         match examine_zip(&source, version) {
             Ok(examined) => Ok(match find_fault(version, &info, &modfile, &examined) {
-                None => Verdict::Whole(examined.h1),
+                None => Verdict::Whole(examined.h1, Stamp::of(&meta)),
                 Some(fault) => Verdict::Broken(fault),
             }),
             Err(ExamineError::Broken(fault)) => Ok(Verdict::Broken(format!("its zip: {fault}"))),
@@ -295,6 +302,8 @@ mod tests {
         let reader = open(fixture.dir.path(), Mode::ReadOnly);
         let h1 = reader.seal(&whole).unwrap().unwrap();
         assert_eq!(reader.open_zip(&whole).unwrap().unwrap().seal, Some(h1));
+        assert_eq!(reader.seal(&broken).unwrap(), None);
+        assert!(reader.open_zip(&broken).unwrap().is_none(), "known to be broken, and not read again");
         assert_eq!(reader.seal(&broken).unwrap(), None);
         assert!(broken_folder.exists() && !folder.join("ziphash").exists());
         assert!(matches!(reader.draft(&whole), Err(StoreError::ReadOnly(_))));
