@@ -360,6 +360,14 @@ fn no_create_makes_no_store() {
         assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
     }
     assert!(!programs.store().exists());
+    // What was begun is finished, and a plan says so.
+    let store = programs.store();
+    fs::create_dir_all(&store).unwrap();
+    fs::write(store.join("creating.v2"), "").unwrap();
+    let planned = programs.migrate(["--no-create", "--dry-run"]);
+    assert!(planned.code == 0 && planned.out.contains("would be made"), "{planned:?}");
+    let made = programs.migrate(["--no-create"]);
+    assert!(made.code == 0 && store.join("layout.v2").is_file(), "{made:?}");
 }
 
 fn regenerate_leaves_the_same_store() {

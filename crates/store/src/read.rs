@@ -117,6 +117,9 @@ impl Stamp {
 /// How often a version may be replaced while it is opened, before that is an error.
 const ATTEMPTS: usize = 8;
 
+/// The longest that an info or a go.mod may be, as Go has it for a go.mod.
+pub(crate) const SMALL_LIMIT: u64 = 16 << 20;
+
 /// How long a look at a folder counts.
 const LOOK_COUNTS: Duration = Duration::from_secs(1);
 
@@ -194,17 +197,16 @@ impl Store {
         let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
         let path = self.paths.file(version, VersionFile::from(*file));
         let Some((mut open, meta)) = open_file(&path)? else {
-            // Without its info there is no version that could be broken.
-            return match file {
-                SmallFile::Info => Ok(None),
-                SmallFile::Mod => self.put_away_if_incomplete(version).map(|()| None),
-            };
+            return self.put_away_if_broken(version).map(|()| None);
         };
         if *file != SmallFile::Info && !self.has_info(version)? {
             return Ok(None);
         }
+        if meta.len() > SMALL_LIMIT {
+            return self.put_away_if_broken(version).map(|()| None);
+        }
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
-        open.read_to_end(&mut bytes).at("read", &path)?;
+        (&mut open).take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", &path)?;
         let modified = meta.modified().at("look at", &path)?;
         let small = Small { bytes: Bytes::from(bytes), modified };
         self.smalls.insert(key, KnownSmall { small: small.clone(), folder, looked });
@@ -216,7 +218,7 @@ impl Store {
         let path = self.paths.file(version, VersionFile::Zip);
         for _ in 0..ATTEMPTS {
             let Some((file, meta)) = open_file(&path)? else {
-                return self.put_away_if_incomplete(version).map(|()| None);
+                return self.put_away_if_broken(version).map(|()| None);
             };
             let seal = match self.sealing(version, Stamp::of(&meta))? {
                 Sealing::Absent => return Ok(None),
@@ -281,10 +283,16 @@ impl Store {
         Ok(std::str::from_utf8(&text).ok().and_then(|text| H1::new(text.trim()).ok()))
     }
 
-    /// A version whose info is there and whose mod or zip is not is broken, and goes to quarantine.
-    fn put_away_if_incomplete(&self, version: &ModuleVersion) -> Result<(), StoreError> {
-        if !self.is_read_only() && self.has_info(version)? {
-            self.seal(version)?;
+    /// A version whose info is there and whose mod or zip is not, or is too long, is broken, and goes to
+    /// quarantine.
+    ///
+    /// Where somebody has the claim it is theirs to find out: this must not wait, perhaps for its own caller.
+    fn put_away_if_broken(&self, version: &ModuleVersion) -> Result<(), StoreError> {
+        if !self.is_read_only()
+            && self.has_info(version)?
+            && let Some(claim) = self.try_claim(version)?
+        {
+            self.seal_claimed(&claim)?;
         }
         Ok(())
     }
@@ -438,6 +446,23 @@ mod tests {
             assert!(fixture.store.open_zip(&v).unwrap().is_none());
             assert!(fixture.store.locate(&v, VersionFile::Zip).unwrap().is_none());
             assert!(quarantined(fixture.dir.path()).is_empty() && folder.exists(), "a leftover stays");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_read() {
+        for file in ["info", "mod"] {
+            let fixture = Fixture::new();
+            let v = version("example.com/m@v1.0.0");
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            fs::OpenOptions::new().write(true).open(folder.join(file)).unwrap().set_len(1 << 40).unwrap();
+            let small = if file == "info" { SmallFile::Info } else { SmallFile::Mod };
+            let claim = fixture.store.claim(&v).unwrap();
+            assert!(fixture.store.small(&v, small).unwrap().is_none());
+            assert!(folder.exists(), "whoever has the claim finds out");
+            drop(claim);
+            assert!(fixture.store.small(&v, small).unwrap().is_none());
+            assert_eq!(quarantined(fixture.dir.path()).len(), 1, "{file}");
         }
     }
 

@@ -18,7 +18,7 @@ use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
-use crate::read::{Sealing, Stamp, open_file};
+use crate::read::{SMALL_LIMIT, Sealing, Stamp, open_file};
 use crate::{Claim, Store, StoreError, staging};
 
 /// What reading a version found.
@@ -146,12 +146,10 @@ impl Store {
     }
 }
 
-/// More than any info or go.mod may have (16 MiB for a go.mod in a zip): what is longer is wrong anyway.
-const SMALL_LIMIT: u64 = (16 << 20) + 1;
-
+/// Reads a byte more than may be there: what is longer is wrong anyway.
 fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
-    file.take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", path)?;
+    file.take(SMALL_LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
     Ok(bytes)
 }
 
