@@ -10,11 +10,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use stoa_gomod::ModuleVersion;
 use stoa_layout::events::PlannedStep;
 use stoa_layout::lock::Holder;
 use stoa_layout::{Direction, Event, Events, LayoutId, Leftover, Outcome};
 
 use super::options::{Progress, Typed};
+use super::verify::Verified;
 
 /// How much time passes between two lines on progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -92,6 +94,15 @@ impl Human {
             }
             Outcome::Done(layout) => self.result(format_args!("{root} is at layout {layout}")),
         }
+    }
+
+    pub(super) fn broken(&self, version: &ModuleVersion, fault: &str) {
+        self.result(format_args!("broken {version}: {fault}"));
+    }
+
+    pub(super) fn verified(&self, root: &Path, found: Verified) {
+        let (versions, broken) = (HumanCount(found.versions), HumanCount(found.broken));
+        self.result(format_args!("{}: {versions} versions verified, {broken} broken", root.display()));
     }
 
     pub(super) fn error(&self, message: &str) {

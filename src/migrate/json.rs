@@ -6,10 +6,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use stoa_gomod::ModuleVersion;
 use stoa_layout::events::PlannedStep;
 use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Outcome};
 
 use super::options::Typed;
+use super::verify::Verified;
 
 /// How much time passes at least between two lines on progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -48,6 +50,18 @@ impl Json {
         self.line(&json!({
             "event": "done", "store": text(root), "layout": layout, "changed": changed, "pending": false,
         }));
+    }
+
+    pub(super) fn broken(&self, version: &ModuleVersion, fault: &str) {
+        let (module, version) = (version.path().as_str(), version.version().as_str());
+        self.line(&json!({ "event": "broken", "module": module, "version": version, "reason": fault }));
+    }
+
+    pub(super) fn verified(&self, root: &Path, found: Verified) {
+        let Verified { versions, broken } = found;
+        self.line(
+            &json!({ "event": "verified", "store": text(root), "versions": versions, "broken": broken }),
+        );
     }
 
     pub(super) fn error(&self, exit: Exit, message: &str) {

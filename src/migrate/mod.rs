@@ -6,12 +6,14 @@
 mod human;
 mod json;
 mod options;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use stoa_gomod::ModuleVersion;
 use stoa_layout::{
     Cancel, Events, Exit, LayoutId, Layouts, Options, Outcome, PathError, RunError, Runner, StepError,
 };
@@ -24,6 +26,7 @@ use crate::status;
 use human::Human;
 use json::Json;
 use options::{Command, Typed};
+use verify::{Verified, Verify};
 
 /// Runs the program with the arguments of the process.
 pub fn main(layouts: &Layouts) -> ExitCode {
@@ -93,6 +96,11 @@ fn migrate(
     if typed.auto {
         follow_the_parent();
     }
+    if typed.verify.is_some() && options.target.as_ref().is_some_and(|target| *target != layouts.current) {
+        let message =
+            format!("--verify looks at stores at layout {} only; run without --to", layouts.current);
+        return Err(Failure { exit: Exit::USAGE, message });
+    }
     let cancel = Cancel::on_signals().map_err(|error| Failure {
         exit: Exit::IO,
         message: format!("cannot listen for signals: {error}; nothing was changed"),
@@ -104,8 +112,38 @@ fn migrate(
     } else {
         let outcome = runner.run().map_err(|error| failure(root, layouts, &error))?;
         reporter.done(root, &outcome);
+        if let (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) = (typed.verify, &outcome) {
+            return verify(layouts, how, root, options, &cancel, reporter);
+        }
     }
     Ok(())
+}
+
+fn verify(
+    layouts: &Layouts,
+    how: Verify,
+    root: &Path,
+    options: &Options,
+    cancel: &Cancel,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    let tell = |version: &ModuleVersion, fault: &str| reporter.broken(version, fault);
+    let found =
+        verify::run(root, &layouts.current, how, options.threads, cancel, &tell).map_err(|error| {
+            let message = format!("cannot verify {}: {error}; run again to go on", root.display());
+            Failure { exit: error.exit(), message }
+        })?;
+    reporter.verified(root, found);
+    if found.broken == 0 {
+        return Ok(());
+    }
+    let message = format!(
+        "{} of {} versions in {} are broken, see above",
+        found.broken,
+        found.versions,
+        root.display()
+    );
+    Err(Failure { exit: Exit::NOT_SO, message })
 }
 
 /// Whoever started this under the gate waits for it: if it dies, nobody wants the result any more.
@@ -177,6 +215,20 @@ impl Reporter {
         match self {
             Self::Human(human) => human.done(root, outcome),
             Self::Json(json) => json.done(root, outcome),
+        }
+    }
+
+    fn broken(&self, version: &ModuleVersion, fault: &str) {
+        match self {
+            Self::Human(human) => human.broken(version, fault),
+            Self::Json(json) => json.broken(version, fault),
+        }
+    }
+
+    fn verified(&self, root: &Path, found: Verified) {
+        match self {
+            Self::Human(human) => human.verified(root, found),
+            Self::Json(json) => json.verified(root, found),
         }
     }
 

@@ -6,6 +6,8 @@ use stoa_layout::LayoutId;
 use crate::cli::Common;
 use crate::output::Format;
 
+use super::verify::Verify;
+
 /// Brings a store to a layout.
 #[derive(Debug, Parser)]
 #[command(
@@ -15,7 +17,7 @@ use crate::output::Format;
     long_about = "Bring the store of stoa to another layout, step by step.\n\n\
                   Finds out what the folder holds, takes the steps to the current layout (or to the one named with --to, \
                   back as well), and writes the marker last. It may be stopped at any instant and run again.",
-    after_help = "Exit codes: 0 done or nothing to do; 64 usage, configuration; 65 not a store; 73 a name is in the way; \
+    after_help = "Exit codes: 0 done or nothing to do; 1 --verify found something broken; 64 usage, configuration; 65 not a store; 73 a name is in the way; \
                   74 input/output; 75 busy; 77 permission; 78 newer than this program; 130, 143 stopped, run again to resume.",
     subcommand_negates_reqs = true
 )]
@@ -42,6 +44,10 @@ pub(super) struct Typed {
     /// Build what is derived again, even if nothing else is to be done
     #[arg(long)]
     pub(super) regenerate: bool,
+
+    /// Look at every version once the store is at the current layout; exit code 1 if one is broken
+    #[arg(long, value_enum, conflicts_with = "dry_run")]
+    pub(super) verify: Option<Verify>,
 
     /// Wait so long for those who use the store [default: 30] [key: lock_timeout]
     #[arg(long, value_name = "SECONDS")]
@@ -97,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_sub_command_is_refused() {
-        for bad in [&["x"][..], &["--to", "V2"], &["--lock-timeout", "soon"], &["--verify", "full"]] {
+        for bad in [&["x"][..], &["--to", "V2"], &["--lock-timeout", "soon"], &["--verify", "all"]] {
             assert!(Typed::try_parse_from(["stoa-migrate"].iter().chain(bad)).is_err(), "{bad:?}");
         }
     }

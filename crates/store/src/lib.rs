@@ -41,6 +41,7 @@ mod seal;
 mod staging;
 #[cfg(test)]
 mod testing;
+mod walk;
 
 use stoa_layout::LayoutId;
 

@@ -1,0 +1,131 @@
+//! Walking over all versions of a store, streamed: memory is that of the names in the folders on the way.
+
+use std::fs;
+use std::ops::ControlFlow;
+
+use stoa_gomod::zip::{ExamineError, check_structure};
+use stoa_gomod::{ModulePath, ModuleVersion};
+use stoa_layout::PathError;
+use stoa_layout::error::PathContext;
+
+use crate::paths::VersionFile;
+use crate::read::{is_absence, open_file};
+use crate::seal::Source;
+use crate::{Store, StoreError};
+
+impl Store {
+    /// Hands out every version, module by module, until told to stop. What comes or goes meanwhile may be
+    /// among them or not.
+    pub fn each_version(
+        &self,
+        mut found: impl FnMut(ModuleVersion) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let modules = self.paths.modules();
+        let mut open = vec![modules.clone()];
+        while let Some(folder) = open.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if is_absence(&error) => continue,
+                entries => entries.at("list", &folder)?,
+            };
+            for entry in entries {
+                let entry = entry.at("list", &folder)?;
+                let path = entry.path();
+                let is_folder = match entry.file_type() {
+                    Err(error) if is_absence(&error) => continue,
+                    kind => kind.at("look at", &path)?.is_dir(),
+                };
+                if !is_folder {
+                    continue;
+                }
+                if entry.file_name() != "@v" {
+                    open.push(path);
+                    continue;
+                }
+                let module = folder.strip_prefix(&modules).ok().and_then(|path| path.to_str());
+                let Some(module) = module.and_then(|module| ModulePath::unescape(module).ok()) else {
+                    continue;
+                };
+                for version in self.list(&module)?.iter().flat_map(|versions| versions.iter()) {
+                    let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { continue };
+                    if self.has_info(&version)? && found(version).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the structure of a version's zip, a few reads, and says what is wrong with it. `None` if
+    /// nothing is, or the version is gone.
+    pub fn find_structural_fault(&self, version: &ModuleVersion) -> Result<Option<String>, StoreError> {
+        for file in [VersionFile::Mod, VersionFile::Zip] {
+            if self.locate(version, file)?.is_none() {
+                let fault = format!("it has no {}", file.name());
+                return Ok(self.has_info(version)?.then_some(fault));
+            }
+        }
+        let path = self.paths.file(version, VersionFile::Zip);
+        let Some((zip, _)) = open_file(&path)? else { return Ok(Some("its zip is no file".to_owned())) };
+        match check_structure(&Source::new(&zip).at("look at", &path)?, version) {
+            Ok(_) => Ok(None),
+            Err(ExamineError::Broken(fault)) => Ok(Some(format!("its zip: {fault}"))),
+            Err(ExamineError::Read(error)) => Err(PathError::new("read", path, error).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fixture, put_unsealed, version, zip};
+
+    #[test]
+    fn every_version_is_handed_out_once() {
+        let fixture = Fixture::new();
+        let pairs = [
+            "example.com/a@v1.0.0",
+            "example.com/a/b@v0.1.0",
+            "example.com/a/v2@v2.0.0",
+            "example.com/C@v1.0.0",
+        ];
+        for pair in pairs {
+            let v = version(pair);
+            put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        }
+        fs::create_dir_all(fixture.dir.path().join("modules/example.com/a/@v/v9.9.9")).unwrap();
+        let mut found = Vec::new();
+        let all = |found: &mut Vec<String>, v: ModuleVersion| {
+            found.push(v.to_string());
+            ControlFlow::Continue(())
+        };
+        fixture.store.each_version(|v| all(&mut found, v)).unwrap();
+        found.sort();
+        let mut expected = pairs.map(str::to_owned);
+        expected.sort();
+        assert_eq!(found, expected);
+        let mut first = Vec::new();
+        fixture
+            .store
+            .each_version(|v| {
+                first.push(v);
+                ControlFlow::Break(())
+            })
+            .unwrap();
+        assert_eq!(first.len(), 1);
+    }
+
+    #[test]
+    fn structure_is_looked_at_without_touching_anything() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let bytes = zip(&v, "package a\n");
+        let folder = put_unsealed(&fixture.store, &v, &bytes);
+        assert_eq!(fixture.store.find_structural_fault(&v).unwrap(), None);
+        fs::write(folder.join("zip"), &bytes[..bytes.len() - 5]).unwrap();
+        assert!(fixture.store.find_structural_fault(&v).unwrap().unwrap().starts_with("its zip: "));
+        fs::remove_file(folder.join("mod")).unwrap();
+        assert_eq!(fixture.store.find_structural_fault(&v).unwrap().unwrap(), "it has no mod");
+        assert!(folder.exists());
+    }
+}
