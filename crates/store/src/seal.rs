@@ -66,6 +66,39 @@ impl Store {
         }
     }
 
+    /// Reads a version whole, whether it has a seal or not, and adds its seal. Says what is wrong with it:
+    /// unless the store is open for reading only it is in quarantine then. `None` if nothing is wrong, or the
+    /// version is not there.
+    pub fn verify(&self, version: &ModuleVersion) -> Result<Option<String>, StoreError> {
+        let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
+        let path = self.paths.version(version);
+        let Some(folder) = Stamp::at(&path)? else { return Ok(None) };
+        if !self.has_info(version)? {
+            return Ok(None);
+        }
+        let fault = match (self.examine(version)?, self.read_seal(version)?) {
+            (Verdict::Broken(reason), _) => reason,
+            (Verdict::Whole(h1, _), Some(sealed)) if h1 != sealed => {
+                format!("it was sealed as {sealed}, and its zip is {h1}")
+            }
+            (Verdict::Whole(..), Some(_)) => return Ok(None),
+            (Verdict::Whole(h1, _), None) => {
+                if claim.is_some() {
+                    self.add_seal(version, &h1, folder)?;
+                }
+                return Ok(None);
+            }
+        };
+        if !Stamp::at(&path)?.is_some_and(|now| now.is_same_folder(folder)) {
+            // What was read is not there any more.
+            return Ok(None);
+        }
+        if let Some(claim) = claim {
+            self.quarantine(&claim, &fault)?;
+        }
+        Ok(Some(fault))
+    }
+
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
         if let Some((_, meta)) = open_file(&self.paths.file(version, VersionFile::Zip))? {
             match self.sealing(version, Stamp::of(&meta))? {
@@ -289,6 +322,33 @@ mod tests {
             assert!(fixture.store.open_zip(&v).unwrap().is_none(), "{name}");
             assert_eq!(quarantined(fixture.dir.path()).len(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn verifying_reads_what_is_sealed_too() {
+        let fixture = Fixture::new();
+        let [good, rotten, swapped, bare] =
+            ["v1.0.0", "v1.0.1", "v1.0.2", "v1.0.3"].map(|v| version(&format!("example.com/m@{v}")));
+        for v in [&good, &rotten, &swapped] {
+            fixture.publish(v, &zip(v, "package a\n"));
+        }
+        let bare_folder = put_unsealed(&fixture.store, &bare, &zip(&bare, "package a\n"));
+        let mut bytes = zip(&rotten, "package a\n");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(fixture.store.paths.file(&rotten, VersionFile::Zip), bytes).unwrap();
+        fs::write(fixture.store.paths.file(&swapped, VersionFile::Zip), zip(&swapped, "package b\n"))
+            .unwrap();
+        let reader = open(fixture.dir.path(), Mode::ReadOnly);
+        for (store, kept) in [(&reader, 0), (&fixture.store, 2)] {
+            assert_eq!(store.verify(&good).unwrap(), None);
+            assert_eq!(store.verify(&bare).unwrap(), None);
+            assert!(store.verify(&rotten).unwrap().is_some());
+            assert!(store.verify(&swapped).unwrap().unwrap().contains("sealed as"));
+            assert_eq!(quarantined(fixture.dir.path()).len(), kept);
+            assert_eq!(bare_folder.join("ziphash").exists(), kept > 0);
+        }
+        assert_eq!(fixture.store.verify(&rotten).unwrap(), None, "gone");
     }
 
     #[test]
