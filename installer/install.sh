@@ -63,7 +63,7 @@ main() {
     done
 
     if [ -z "$from" ]; then
-        source=$(cd "$(dirname "$0")/.." && pwd)
+        source=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
         build "$source"
         from=${CARGO_TARGET_DIR:-$source/target}/release
     fi
