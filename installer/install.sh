@@ -78,7 +78,7 @@ main() {
     done
 
     if [ -z "$from" ]; then
-        source=$(cd "$(dirname "$0")/.." && pwd)
+        source=$(cd -- "$(dirname -- "$0")/.." && pwd)
         target=${CARGO_TARGET_DIR:-$source/target}
         build "$source" "$target"
         from=$target/release

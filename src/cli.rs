@@ -312,7 +312,7 @@ fn path(
     let root = settings.store(typed.common.store.clone())?;
     let pass = pass(app, typed, settings, &root, || settings.check_named())?;
     match Store::look(&pass).locate(&version, file.into()) {
-        Ok(Some(path)) => Ok(output::last_line(path.display())),
+        Ok(Some(path)) => Ok(output::path_line(&path)),
         Ok(None) => {
             let message = format!("{version} is not in {}", root.display());
             Err(Failure::new(Exit::NOT_SO, message))

@@ -52,6 +52,11 @@ fn main() {
         trial("the end of the starter stops the migrator", None, the_end_of_the_starter_stops_the_migrator),
         trial("a name in the way is refused", None, a_name_in_the_way_is_refused),
         trial("a folder that cannot be written is refused", None, a_folder_that_cannot_be_written_is_refused),
+        trial(
+            "a lock file that may only be read is locked",
+            None,
+            a_lock_file_that_may_only_be_read_is_locked,
+        ),
         trial("a missing migrator is named", None, a_missing_migrator_is_named),
         trial("a migrator of another release is told", None, a_migrator_of_another_release_is_told),
         trial("the migrator can be forbidden", None, the_migrator_can_be_forbidden),
@@ -358,6 +363,29 @@ fn a_folder_that_cannot_be_written_is_refused() {
         let said = assert_refused(&folder, 77, || Ended::of(command));
         assert!(said.contains(store.to_str().unwrap()), "{said}");
     }
+}
+
+/// As root leaves it that is killed before it gives the file to the owner of the store.
+fn a_lock_file_that_may_only_be_read_is_locked() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let mut command = programs.command("stoa-migrate", ["--regenerate"]);
+    let lock = root.join("store.lock");
+    if rustix::process::geteuid().is_root() {
+        for path in [programs.folder(), &programs.folder().join("bin")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for entry in fs::read_dir(&root).unwrap() {
+            std::os::unix::fs::lchown(entry.unwrap().path(), Some(65534), Some(65534)).unwrap();
+        }
+        std::os::unix::fs::lchown(&root, Some(65534), Some(65534)).unwrap();
+        std::os::unix::fs::lchown(&lock, Some(0), Some(0)).unwrap();
+        command.uid(65534).gid(65534);
+    }
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o444)).unwrap();
+    let ended = Ended::of(command);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(root.join("layout.v2").is_file());
 }
 
 /// Puts a command where the store lies on a file system that is mounted read-only.

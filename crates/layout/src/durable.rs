@@ -56,11 +56,13 @@ impl Durable {
     }
 
     /// Creates a folder unless one is there, and says whether it did.
+    ///
+    /// A symlink is no folder, wherever it points: what is made and swept below would be somebody else's.
     pub fn ensure_dir(&self, path: &Path) -> Result<bool, PathError> {
         match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
             Ok(()) => self.give_away(path).map(|()| true),
             Err(Errno::EXIST) => {
-                let meta = fs::metadata(path).at("look at", path)?;
+                let meta = fs::symlink_metadata(path).at("look at", path)?;
                 if !meta.is_dir() {
                     return Err(PathError::new("create the folder", path, Errno::NOTDIR));
                 }
@@ -403,6 +405,19 @@ mod tests {
         assert!(dir.path().join("a/b/c").is_dir() && dir.path().join("a/b/d").is_dir());
         fs::write(dir.path().join("f"), "").unwrap();
         assert!(Durable::default().ensure_dirs(dir.path(), Path::new("f/x")).is_err());
+    }
+
+    #[test]
+    fn a_symlink_is_no_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for target in [".", "nowhere"] {
+            let link = dir.path().join("link");
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let error = Durable::default().ensure_dir(&link).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::NOTDIR), "{target}");
+            assert!(error.to_string().contains("move it away"), "{error}");
+            fs::remove_file(&link).unwrap();
+        }
     }
 
     #[test]
