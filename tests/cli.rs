@@ -59,6 +59,7 @@ fn main() {
         trial("serve holds the store", None, serve_holds_the_store),
         trial("serve tells what keeps it from listening", None, serve_tells_what_keeps_it_from_listening),
         trial("serve refuses a wrong upstream", None, serve_refuses_a_wrong_upstream),
+        trial("serve says when its upstream is itself", None, serve_says_when_its_upstream_is_itself),
         trial("serve is offline without a go command", None, serve_is_offline_without_a_go_command),
         trial("serve fetches from where go says", go, serve_fetches_from_where_go_says),
     ];
@@ -99,6 +100,9 @@ fn what_cannot_be_meant_ends_with_64() {
         &["serve", "--unknown"],
         &["serve", "--read-only=perhaps"],
         &["serve", "--base-path", "go"],
+        &["serve", "--base-path", "/go/../x"],
+        &["serve", "--listen", ":3000"],
+        &["serve", "--upstream", ""],
         &["serve", "--fill-max-concurrent", "0"],
         &["path"],
         &["path", "example.org/m"],
@@ -123,6 +127,7 @@ fn what_cannot_be_meant_ends_with_64() {
         &["--from", ""],
         &["--lock-timeout", "soon"],
         &["--threads", "0"],
+        &["--threads", "99999999", "--verify", "full"],
         &["--format", "xml"],
         &["--config", "missing.toml"],
         &["--to", "v2", "--to", "v2"],
@@ -577,6 +582,18 @@ fn serve_refuses_a_wrong_upstream() {
     let ended = programs.stoa(["serve", "--listen", "127.0.0.1:0", "--upstream", "word"]);
     assert_eq!((ended.code, ended.out.as_str()), (64, ""), "{ended:?}");
     assert!(ended.err.contains("upstream"), "{ended:?}");
+}
+
+fn serve_says_when_its_upstream_is_itself() {
+    let programs = Programs::current();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let itself = format!("http://{free}");
+    let mut command = programs.command("stoa", ["serve", "--listen", &free, "--upstream", &itself]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let url = server::listening(&mut child).unwrap();
+    assert_eq!(server::get(&url, "/example.org/m/@v/v1.0.0.info").unwrap().0, 508);
+    let ended = stopped(child);
+    assert!(ended.err.contains("is this proxy itself"), "{ended:?}");
 }
 
 fn serve_is_offline_without_a_go_command() {

@@ -14,7 +14,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,6 +33,7 @@ const PAIR: &str = "example.org/m@v1.0.0";
 
 fn main() {
     let traces = missing_tool("strace", &["-o", "/dev/null", "true"]);
+    let is_root = rustix::process::geteuid().is_root();
     let mounts = missing_tool("unshare", &["--map-root-user", "--mount", "true"]);
     let tests = vec![
         trial("a missing store is made", None, a_missing_store_is_made),
@@ -57,6 +58,13 @@ fn main() {
             None,
             a_lock_file_that_may_only_be_read_is_locked,
         ),
+        trial(
+            "a folder that root did not give away is made again",
+            None,
+            a_folder_that_root_did_not_give_away_is_made_again,
+        )
+        // Root is no tool that a machine could be missing.
+        .with_ignored_flag(!is_root),
         trial("a missing migrator is named", None, a_missing_migrator_is_named),
         trial("a migrator of another release is told", None, a_migrator_of_another_release_is_told),
         trial("the migrator can be forbidden", None, the_migrator_can_be_forbidden),
@@ -386,6 +394,24 @@ fn a_lock_file_that_may_only_be_read_is_locked() {
     let ended = Ended::of(command);
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(root.join("layout.v2").is_file());
+}
+
+/// Root was killed while it made a store for somebody else.
+fn a_folder_that_root_did_not_give_away_is_made_again() {
+    let programs = Programs::current();
+    for path in [programs.folder(), &programs.folder().join("bin")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let root = programs.store();
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("creating.v2"), "").unwrap();
+    std::os::unix::fs::lchown(&root, Some(65534), Some(65534)).unwrap();
+    fs::create_dir(root.join("modules")).unwrap();
+    let mut command = programs.command::<&str>("stoa-migrate", []);
+    command.uid(65534).gid(65534);
+    let ended = Ended::of(command);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(fs::metadata(root.join("modules")).unwrap().uid(), 65534);
 }
 
 /// Puts a command where the store lies on a file system that is mounted read-only.

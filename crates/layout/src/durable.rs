@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::PathError;
@@ -69,6 +69,10 @@ impl Durable {
                 // Killed between making it and giving it away: make up for it.
                 if self.owner.is_some() && meta.uid() == 0 {
                     self.give_away(path)?;
+                }
+                if meta.uid() == 0 && is_closed_to_us(path) && rustix::fs::rmdir(path).is_ok() {
+                    // The same, met by the owner of the root: empty, so it can be made again.
+                    return self.ensure_dir(path);
                 }
                 Ok(false)
             }
@@ -202,6 +206,13 @@ impl Durable {
         rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .at("give to the owner of the root", path)
     }
+}
+
+/// Whether this process may not write into a folder, for want of permission and nothing else.
+fn is_closed_to_us(path: &Path) -> bool {
+    // By the effective user, as it would be when writing.
+    let asked = rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS);
+    matches!(asked, Err(Errno::ACCESS))
 }
 
 /// Renames; an existing file or empty folder at the new name is replaced.
