@@ -11,7 +11,7 @@ use stoa_layout::{LayoutId, StepError};
 
 use crate::picture::{
     BATCH, Candidate, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
-    remove_empty_below, too_long,
+    remove_empty_below,
 };
 
 /// The layout.
@@ -56,11 +56,6 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         }
     }
     Ok(())
-}
-
-/// Walks below one of our own names at the top, as if it were none.
-pub(crate) fn walk_below_name(root: &Path, name: &str, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    walk_folder(root, &root.join(name), visit)
 }
 
 /// Looks at a folder that is no version of anything, and at the versions in it.
@@ -128,8 +123,14 @@ fn look(
         };
         match name_of(module, name, canonical) {
             Ok(version) => {
-                let fault = fault.or_else(|| too_long(&version.path().escaped()));
-                versions.push(Candidate { version, files, has, fault, shown: folder.to_owned() });
+                versions.push(Candidate {
+                    version,
+                    files,
+                    has,
+                    has_seal: false,
+                    fault,
+                    shown: folder.to_owned(),
+                });
             }
             Err(reason) => visit(Found::Leftover(leftover(folder, reason)))?,
         }
