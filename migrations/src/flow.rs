@@ -116,7 +116,8 @@ impl Flow {
             return Ok(Verdict::Stays("foreign: a seal without its version".to_owned()));
         }
         if let Some(missing) = missing {
-            return Ok(Verdict::Stays(format!("incomplete: it has no {missing}")));
+            let known = candidate.without_zip.clone().filter(|_| !union.zip.is_file());
+            return Ok(Verdict::Stays(known.unwrap_or_else(|| format!("incomplete: it has no {missing}"))));
         }
         if self.is_foreign
             && direction == Direction::Up

@@ -37,6 +37,8 @@ pub(crate) struct Candidate {
     pub(crate) has_seal: bool,
     /// Why it must stay, whatever else is there.
     pub(crate) fault: Option<String>,
+    /// What is said if its zip is on neither side, where more is known than that.
+    pub(crate) without_zip: Option<String>,
     /// What names it in a report.
     pub(crate) shown: PathBuf,
 }

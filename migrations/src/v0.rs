@@ -116,11 +116,9 @@ fn look(
     let is_version = has[2] || canonical.is_some() && (has[0] || has[1]);
     if is_version {
         let module = folder.parent().and_then(|parent| parent.strip_prefix(root).ok()).and_then(Path::to_str);
-        let fault = match (has, prefilled) {
-            _ if !symlinks.is_empty() => Some("symlink: one of its files is one".to_owned()),
-            ([_, false, _], true) => Some(format!("prefilled: it has {name}.zip and no source.zip")),
-            _ => None,
-        };
+        let fault = (!symlinks.is_empty()).then(|| "symlink: one of its files is one".to_owned());
+        // Whether it has a zip is judged with the other side, where that may be already.
+        let without_zip = prefilled.then(|| format!("prefilled: it has {name}.zip and no source.zip"));
         match name_of(module, name, canonical) {
             Ok(version) => {
                 versions.push(Candidate {
@@ -129,6 +127,7 @@ fn look(
                     has,
                     has_seal: false,
                     fault,
+                    without_zip,
                     shown: folder.to_owned(),
                 });
             }

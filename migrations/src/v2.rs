@@ -126,7 +126,7 @@ fn look(
         }
     }
     if has != [false; 3] || has_seal || fault.is_some() {
-        candidates.push(Candidate { version, files, has, has_seal, fault, shown: folder });
+        candidates.push(Candidate { version, files, has, has_seal, fault, without_zip: None, shown: folder });
     }
     Ok(())
 }
