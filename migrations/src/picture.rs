@@ -33,8 +33,12 @@ pub(crate) struct Candidate {
     pub(crate) files: Files,
     /// Which of the three are there as regular files, in the order in which they move.
     pub(crate) has: [bool; 3],
+    /// Whether the seal is there.
+    pub(crate) has_seal: bool,
     /// Why it must stay, whatever else is there.
     pub(crate) fault: Option<String>,
+    /// What is said if its zip is on neither side, where more is known than that.
+    pub(crate) without_zip: Option<String>,
     /// What names it in a report.
     pub(crate) shown: PathBuf,
 }
@@ -145,10 +149,20 @@ pub(crate) fn is_ignored(name: &str) -> bool {
         || Marker::parse(name).is_some()
 }
 
-/// Why a path element cannot be a file name.
-pub(crate) fn too_long(escaped: &str) -> Option<String> {
-    let longest = escaped.split('/').map(str::len).max().unwrap_or(0);
-    (longest > 255).then(|| format!("its name has {longest} bytes once escaped, and a file system takes 255"))
+/// The longest name that file systems take, and the longest path that the system takes.
+const LONGEST: (usize, usize) = (255, 4095);
+
+/// Why there can be no file of this path below a root.
+pub(crate) fn too_long(root: &Path, path: &Path) -> Option<String> {
+    let whole = path.as_os_str().len();
+    let longest = path.strip_prefix(root).unwrap_or(path).iter().map(std::ffi::OsStr::len).max().unwrap_or(0);
+    if longest > LONGEST.0 {
+        Some(format!("its name has {longest} bytes once escaped, and a file system takes {}", LONGEST.0))
+    } else if whole > LONGEST.1 {
+        Some(format!("its name makes a path of {whole} bytes once escaped, and {} is the limit", LONGEST.1))
+    } else {
+        None
+    }
 }
 
 /// Removes empty folders below `folder`, deepest first; `may_go` says of each whether it may.

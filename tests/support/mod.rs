@@ -4,6 +4,7 @@
 pub mod go;
 pub mod programs;
 pub mod server;
+pub mod stores;
 pub mod tracer;
 pub mod tree;
 pub mod upstream;
