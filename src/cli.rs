@@ -18,7 +18,7 @@ use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
-use crate::status;
+use crate::status::{self, Leftovers};
 
 /// What the program was built for, as a value: a program with one layout more runs the same code.
 #[derive(Debug)]
@@ -103,6 +103,13 @@ enum Command {
         /// Write it for people, or as JSON
         #[arg(long, value_enum, default_value_t)]
         format: Format,
+    },
+    /// List what the store holds that is no part of it, or move it out
+    #[command(disable_help_flag = true)]
+    Leftovers {
+        /// Nothing or `list`, or `move DIR`
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
@@ -215,10 +222,8 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
         Command::Status { format } => look(app, &typed, &settings, *format),
-        Command::Migrate { arguments } => {
-            let error = beside::become_migrator(handed_on(&typed.common).chain(arguments.iter().cloned()));
-            Err(Failure::new(error.exit(), error))
-        }
+        Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
+        Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
     };
     result.unwrap_or_else(|failure| match failure.message {
         Some(message) => output::fail(failure.exit, message),
@@ -226,12 +231,23 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
     })
 }
 
-/// Parses the command line. Everything behind `migrate` is left as it is, for the migrator to parse.
+/// Becomes the migrator, for one of its sub-commands or for all that it does. Comes back only if that fails.
+fn become_migrator(typed: &Typed, command: Option<&str>, arguments: &[OsString]) -> Failure {
+    let more = command.map(OsString::from).into_iter().chain(arguments.iter().cloned());
+    let error = beside::become_migrator(handed_on(&typed.common).chain(more));
+    Failure::new(error.exit(), error)
+}
+
+/// Commands of the migrator: everything behind them is left as it is, for the migrator to parse.
+const OF_THE_MIGRATOR: [&str; 2] = ["migrate", "leftovers"];
+
+/// Parses the command line.
 fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
-    for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| *argument == "migrate") {
+    let is_of_the_migrator = |argument: &OsString| OF_THE_MIGRATOR.iter().any(|name| argument == name);
+    for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| is_of_the_migrator(argument)) {
         let (head, tail) = arguments.split_at(at + 1);
         if let Ok(mut typed) = Typed::try_parse_from(head)
-            && let Command::Migrate { arguments } = &mut typed.command
+            && let Command::Migrate { arguments } | Command::Leftovers { arguments } = &mut typed.command
         {
             *arguments = tail.to_vec();
             return Ok(typed);
@@ -324,13 +340,14 @@ fn path(
 fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {
     let root = settings.store(typed.common.store.clone())?;
     settings.check_named()?;
-    if let Some(exit) = status::of_current(&root, app, format) {
+    if let Some(exit) = status::of_current(&root, app, format, Leftovers::AreForOthers) {
         return Ok(exit);
     }
-    let common = Common { store: Some(root), ..typed.common.clone() };
+    let common = Common { store: Some(root.clone()), ..typed.common.clone() };
     let more = ["status", "--format", format.name()].map(OsString::from);
     let error = beside::become_migrator(handed_on(&common).chain(more));
-    Err(Failure::new(error.exit(), error))
+    status::of_current(&root, app, format, Leftovers::AreOurs)
+        .ok_or_else(|| Failure::new(error.exit(), error))
 }
 
 /// Is what both programs take, for the one beside.
