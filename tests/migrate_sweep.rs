@@ -122,7 +122,8 @@ impl Undisturbed {
     fn judge(&self, root: &Path, what: &str) {
         let (found, markers) = (files(root), markers(root));
         assert!(markers.len() <= 1, "{markers:?} {what}");
-        let untagged = self.way.layouts.iter().find(|layout| !layout.starts_with('v') || **layout == "v0").unwrap();
+        let untagged =
+            self.way.layouts.iter().find(|layout| !layout.starts_with('v') || **layout == "v0").unwrap();
         match markers.first().map(|marker| marker.split_once('.').unwrap()) {
             None => self.is_at(untagged, &found, "no marker", what),
             Some(("layout", layout)) => self.is_at(layout, &found, layout, what),
@@ -137,7 +138,11 @@ impl Undisturbed {
             Some(other) => panic!("{other:?} {what}"),
         }
         let (had, has) = (multiset(&self.at[self.way.layouts[0]].0), multiset(&found));
-        assert!(had == has, "lost, or twice: {what}\n{}", difference(&self.at[self.way.layouts[0]].0, &found));
+        assert!(
+            had == has,
+            "lost, or twice: {what}\n{}",
+            difference(&self.at[self.way.layouts[0]].0, &found)
+        );
     }
 
     fn is_at(&self, layout: &str, found: &Files, says: &str, what: &str) {
@@ -158,13 +163,18 @@ impl Undisturbed {
         };
         assert_eq!(below(&folders(root)), below(expected_folders), "to {layout} {what}");
         let markers = markers(root);
-        let expected = if layout == "v0" || layout == "tree" { vec![] } else { vec![format!("layout.{layout}")] };
+        let expected =
+            if layout == "v0" || layout == "tree" { vec![] } else { vec![format!("layout.{layout}")] };
         assert_eq!(markers, expected, "to {layout} {what}");
     }
 }
 
 fn sealless(files: &Files) -> Files {
-    files.iter().filter(|(_, kept)| kept.content != DERIVED).map(|(path, kept)| (path.clone(), kept.clone())).collect()
+    files
+        .iter()
+        .filter(|(_, kept)| kept.content != DERIVED)
+        .map(|(path, kept)| (path.clone(), kept.clone()))
+        .collect()
 }
 
 /// The files, wherever they are.
@@ -244,7 +254,10 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
         }
         hit += 1;
     }
-    println!("{name}: {found} calls found, {hit} hit, {killed_again} second runs killed, {} distinct trees", trees.len());
+    println!(
+        "{name}: {found} calls found, {hit} hit, {killed_again} second runs killed, {} distinct trees",
+        trees.len()
+    );
     assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
     assert!(!is_kill || killed_again > 0, "{name}: no second run was killed");
 }
@@ -307,7 +320,11 @@ fn stop(name: &str, way: Way, signal: Signal, code: i32) {
         undisturbed.ends(&turned, first, false, &what);
         undisturbed.ends(&root, last, true, &what);
     }
-    println!("{name}: {found} calls found, {} sampled, {hit} hit, {stopped} stopped, {} distinct trees", points.len(), trees.len());
+    println!(
+        "{name}: {found} calls found, {} sampled, {hit} hit, {stopped} stopped, {} distinct trees",
+        points.len(),
+        trees.len()
+    );
     assert_eq!(hit, points.len());
     // What comes when all is moved no longer stops it.
     assert!(stopped * 4 > points.len() * 3, "only {stopped} of {} were stopped", points.len());
@@ -322,16 +339,22 @@ fn barriers(way: Way) {
     assert_eq!(run.code, 0);
     let calls: Vec<(&str, &str)> = run.calls.iter().map(|call| call.split_once(' ').unwrap()).collect();
     let is_marker = |path: &str| {
-        path.is_empty() || path == "store.lock" || [".marker.", "migrating.", "layout."].iter().any(|form| path.starts_with(form))
+        path.is_empty()
+            || path == "store.lock"
+            || [".marker.", "migrating.", "layout."].iter().any(|form| path.starts_with(form))
     };
     let is_move = |call: &(&str, &str)| !is_marker(call.1) && !call.0.contains("sync");
     let mut at = 0;
     for step in way.layouts.windows(2) {
         let begin = format!("migrating.{}-{}", step[0], step[1]);
-        let begun = at + calls[at..].iter().position(|call| *call == ("renameat", &begin)).expect("it begins");
+        let begun =
+            at + calls[at..].iter().position(|call| *call == ("renameat", &begin)).expect("it begins");
         assert!(!calls[at..begun].iter().any(is_move), "something moves before {begin}");
         let first = begun + calls[begun..].iter().position(is_move).expect("something moves");
-        assert!(calls[begun..first].contains(&("fsync", "")), "the root is not synced before the first move of {begin}");
+        assert!(
+            calls[begun..first].contains(&("fsync", "")),
+            "the root is not synced before the first move of {begin}"
+        );
         let end = match step[1] {
             "v0" | "tree" => ("unlink", begin.clone()),
             layout => ("renameat", format!("layout.{layout}")),
@@ -339,7 +362,10 @@ fn barriers(way: Way) {
         let is_end = |call: &(&str, &str)| call.0.starts_with(end.0) && call.1 == end.1;
         let ended = first + calls[first..].iter().position(is_end).expect("it ends");
         let last = first + calls[first..ended].iter().rposition(is_move).unwrap();
-        assert!(calls[last..ended].contains(&("syncfs", "")), "the moves of {begin} are not synced before its end");
+        assert!(
+            calls[last..ended].contains(&("syncfs", "")),
+            "the moves of {begin} are not synced before its end"
+        );
         assert_eq!(calls[ended + 1], ("fsync", ""), "the root is not synced right after the end of {begin}");
         at = ended + 1;
     }

@@ -68,7 +68,12 @@ impl Flow {
         }
     }
 
-    pub(crate) fn judge(&self, root: &Path, direction: Direction, candidate: &Candidate) -> Result<Verdict, StepError> {
+    pub(crate) fn judge(
+        &self,
+        root: &Path,
+        direction: Direction,
+        candidate: &Candidate,
+    ) -> Result<Verdict, StepError> {
         let there = self.sides(direction).1.files(root, &candidate.version);
         if let Some(why) = there.in_order().into_iter().find_map(|path| too_long(root, path)) {
             return Ok(Verdict::Stays(why));
@@ -307,7 +312,9 @@ impl Step for Flow {
 
 /// Whether there is something at both paths, and it is not one file.
 fn is_another_file(here: &Path, there: &Path) -> bool {
-    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else { return false };
+    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else {
+        return false;
+    };
     (here.dev(), here.ino()) != (there.dev(), there.ino())
 }
 

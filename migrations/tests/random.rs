@@ -130,7 +130,8 @@ fn moves(plan: &Plan, from: Shape, to: Shape) -> Vec<(PathBuf, PathBuf)> {
 /// Is the files as if all versions were escaped; the three files of each must be in one spelling.
 fn escaped(plan: &Plan, mut found: Files) -> Files {
     for (module, version, shape) in plan.whole.iter().filter(|version| version.2 == Shape::Plain) {
-        let plain: Vec<_> = shape.paths(module, version).into_iter().map(|path| found.remove(&path)).collect();
+        let plain: Vec<_> =
+            shape.paths(module, version).into_iter().map(|path| found.remove(&path)).collect();
         let is_plain = plain.iter().all(Option::is_some);
         for (file, path) in plain.into_iter().zip(Shape::Tree.paths(module, version)) {
             let other = found.get(&path).cloned();

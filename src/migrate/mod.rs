@@ -144,7 +144,7 @@ fn leftovers(
         Some(LeftoversCommand::Move { to }) => (leftovers.take_out(to, &mut tell), true),
         Some(LeftoversCommand::List) | None => (leftovers.list(&mut tell), false),
     };
-    let sum = sum.map_err(|error| failure(root, layouts, &error))?;
+    let sum = sum.map_err(|error| failure(root, &error))?;
     reporter.leftovers(root, sum, moved);
     Ok(())
 }
