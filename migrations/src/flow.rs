@@ -68,7 +68,12 @@ impl Flow {
         }
     }
 
-    pub(crate) fn judge(&self, root: &Path, direction: Direction, candidate: &Candidate) -> Result<Verdict, StepError> {
+    pub(crate) fn judge(
+        &self,
+        root: &Path,
+        direction: Direction,
+        candidate: &Candidate,
+    ) -> Result<Verdict, StepError> {
         let there = self.sides(direction).1.files(root, &candidate.version);
         let mut union = Files { ..candidate.files.clone() };
         let mut bytes = 0;

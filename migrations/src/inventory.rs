@@ -101,7 +101,9 @@ impl Sides {
 
 /// What is to be told of a version that a picture found.
 enum Told {
-    Whole { bytes: u64 },
+    Whole {
+        bytes: u64,
+    },
     /// The other side tells it.
     Nothing,
     Leftover(String),
@@ -162,7 +164,11 @@ fn bytes(one: &Candidate, others: &[&Path]) -> u64 {
     let size = |path: &Path| path.symlink_metadata().map_or(0, |meta| meta.len());
     let own = one.files.in_order().into_iter().zip(one.has).enumerate();
     let three: u64 = own
-        .map(|(part, (here, has))| if has { size(here) } else { others.get(part).map_or(0, |path| size(path)) })
+        .map(
+            |(part, (here, has))| {
+                if has { size(here) } else { others.get(part).map_or(0, |path| size(path)) }
+            },
+        )
         .sum();
     three + one.files.seal.as_deref().map_or(0, size)
 }
@@ -204,9 +210,7 @@ impl Look<'_, '_> {
         self.some(&Flat::V1, flat, &|_| true)?;
         let root = self.root;
         v2::V2.walk(root, &mut |found| match found {
-            Found::Versions(versions) => {
-                self.versions(versions.iter(), versions.len() < BATCH, folders)
-            }
+            Found::Versions(versions) => self.versions(versions.iter(), versions.len() < BATCH, folders),
             Found::Leftover(leftover) if is_of_a_version_folder(&leftover.path) => self.leftover(&leftover),
             Found::Leftover(_) => Ok(()),
         })

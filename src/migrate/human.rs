@@ -63,7 +63,14 @@ impl Human {
             Progress::Auto if io::stderr().is_terminal() => Shown::Bar,
             Progress::Auto => Shown::Lines,
         };
-        Self { auto: typed.auto, dry_run: typed.dry_run, told: Told::default(), quiet, progress, state: Mutex::default() }
+        Self {
+            auto: typed.auto,
+            dry_run: typed.dry_run,
+            told: Told::default(),
+            quiet,
+            progress,
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn planned(&self, root: &Path, pending: bool) {

@@ -117,11 +117,7 @@ impl Leftovers<'_> {
         Err(refused(Exit::NEWER, message))
     }
 
-    fn each(
-        &self,
-        state: &State,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), RunError> {
+    fn each(&self, state: &State, visit: &mut Visit<'_>) -> Result<(), RunError> {
         let Some(inventory) = self.layouts.inventory.as_deref().filter(|_| *state != State::Empty) else {
             return Ok(());
         };
