@@ -147,13 +147,15 @@ fn versions_of(peer: Peer, manifest: &BTreeMap<PathBuf, Was>) -> BTreeMap<Module
             }
             Peer::Goproxy => {
                 let module = folder.parent().unwrap().to_str().unwrap();
-                let others = [path.with_file_name(format!("{stem}.mod")), path.with_file_name(format!("{stem}.zip"))];
+                let others =
+                    [path.with_file_name(format!("{stem}.mod")), path.with_file_name(format!("{stem}.zip"))];
                 // What it keeps of a query (`latest.info`, a branch) is no version.
                 let Ok(version) = Version::unescape(stem) else { continue };
                 (ModulePath::unescape(module).unwrap(), version, others)
             }
         };
-        if let [Some(info), Some(modfile), Some(zip)] = [digest(path), digest(&others[0]), digest(&others[1])] {
+        if let [Some(info), Some(modfile), Some(zip)] = [digest(path), digest(&others[0]), digest(&others[1])]
+        {
             versions.insert(ModuleVersion::new(module, version).unwrap(), [info, modfile, zip]);
         }
     }

@@ -18,7 +18,7 @@ use stoa_layout::{
     durable,
 };
 
-use crate::picture::{Candidate, Files, Found, Picture};
+use crate::picture::{Candidate, Files, Found, Picture, too_long};
 use crate::{refuse, whole};
 
 /// What a folder hook does after all versions moved.
@@ -40,7 +40,7 @@ pub(crate) struct Flow {
 }
 
 /// What is to be done with a version.
-enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing of it is on this side.
     Elsewhere,
     Moves {
@@ -68,8 +68,16 @@ impl Flow {
         }
     }
 
-    fn judge(&self, root: &Path, direction: Direction, candidate: &Candidate) -> Result<Verdict, StepError> {
+    pub(crate) fn judge(
+        &self,
+        root: &Path,
+        direction: Direction,
+        candidate: &Candidate,
+    ) -> Result<Verdict, StepError> {
         let there = self.sides(direction).1.files(root, &candidate.version);
+        if let Some(why) = there.in_order().into_iter().find_map(|path| too_long(root, path)) {
+            return Ok(Verdict::Stays(why));
+        }
         let mut union = Files { ..candidate.files.clone() };
         let mut bytes = 0;
         let mut missing = None;
@@ -98,14 +106,23 @@ impl Flow {
                 (false, None) => missing = missing.or(Some(name)),
             }
         }
-        if candidate.has == [false; 3] {
-            return Ok(Verdict::Elsewhere);
-        }
         if let Some(fault) = &candidate.fault {
             return Ok(Verdict::Stays(fault.clone()));
         }
+        if candidate.has == [false; 3] && !candidate.has_seal {
+            return Ok(Verdict::Elsewhere);
+        }
+        if let (true, Some(own), Some(there)) = (candidate.has_seal, &candidate.files.seal, &there.seal)
+            && is_another_file(own, there)
+        {
+            return Ok(Verdict::Taken(format!("its seal is at {} too", there.display())));
+        }
+        if candidate.has == [false; 3] && missing.is_some() {
+            return Ok(Verdict::Stays("foreign: a seal without its version".to_owned()));
+        }
         if let Some(missing) = missing {
-            return Ok(Verdict::Stays(format!("incomplete: it has no {missing}")));
+            let known = candidate.without_zip.clone().filter(|_| !union.zip.is_file());
+            return Ok(Verdict::Stays(known.unwrap_or_else(|| format!("incomplete: it has no {missing}"))));
         }
         if self.is_foreign
             && direction == Direction::Up
@@ -136,11 +153,12 @@ impl Flow {
             context.lock.durable().ensure_dirs_unsynced(root, relative)?;
         }
         let own = &candidate.files;
-        match (&own.seal, &there.seal) {
-            (Some(own), Some(there)) => move_if_there(own, there)?,
-            // Derived, and of no layout on the other side.
-            (Some(own), None) if own.symlink_metadata().is_ok() => durable::remove_file(own)?,
-            _ => {}
+        if let Some(own) = own.seal.as_deref().filter(|_| candidate.has_seal) {
+            match there.seal.as_deref().filter(|there| too_long(root, there).is_none()) {
+                Some(there) => durable::rename_noreplace(own, there)?,
+                // Derived, and the other side has no place for it.
+                None => durable::remove_file(own)?,
+            }
         }
         for ((here, there), has) in own.in_order().into_iter().zip(there.in_order()).zip(candidate.has) {
             if has {
@@ -207,11 +225,17 @@ impl Step for Flow {
         let tally = Tally::default();
         let taken = Mutex::new(Vec::new());
         let taken_count = AtomicU64::new(0);
+        let writable = (self.is_foreign && direction == Direction::Up).then(|| refuse::Writable::below(root));
         let each = |candidate: &Candidate| -> Result<(), StepError> {
             work.cancel.check()?;
             match self.judge(root, direction, candidate)? {
                 Verdict::Elsewhere => {}
-                Verdict::Moves { bytes } => tally.count(bytes),
+                Verdict::Moves { bytes } => {
+                    if let Some(writable) = &writable {
+                        writable.look(&candidate.files.modfile)?;
+                    }
+                    tally.count(bytes);
+                }
                 Verdict::Taken(reason) if direction == Direction::Back => {
                     taken_count.fetch_add(1, Ordering::Relaxed);
                     if let Ok(mut taken) = taken.lock()
@@ -256,6 +280,7 @@ impl Step for Flow {
         }
         if self.is_foreign && direction == Direction::Up {
             refusals.extend(refuse::to_begin(root)?);
+            refusals.extend(writable.and_then(refuse::Writable::refusal));
         }
         let Moved { items, bytes, leftovers } = tally.sum();
         Ok(Survey { items, bytes, leftovers, refusals })
@@ -285,11 +310,12 @@ impl Step for Flow {
     }
 }
 
-fn move_if_there(from: &Path, to: &Path) -> Result<(), StepError> {
-    match durable::rename_noreplace(from, to) {
-        Err(error) if error.is_not_found() => Ok(()),
-        result => Ok(result?),
-    }
+/// Whether there is something at both paths, and it is not one file.
+fn is_another_file(here: &Path, there: &Path) -> bool {
+    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else {
+        return false;
+    };
+    (here.dev(), here.ino()) != (there.dev(), there.ino())
 }
 
 fn is_absence(error: &std::io::Error) -> bool {
@@ -328,7 +354,7 @@ impl Tally {
     }
 
     fn left(&self, work: &Work<'_>, candidate: &Candidate, reason: String) {
-        self.leftover(work, &crate::picture::leftover(&candidate.shown, reason));
+        self.leftover(work, &candidate.leftover(reason));
     }
 
     fn leftover(&self, work: &Work<'_>, leftover: &Leftover) {

@@ -33,10 +33,33 @@ pub(crate) struct Candidate {
     pub(crate) files: Files,
     /// Which of the three are there as regular files, in the order in which they move.
     pub(crate) has: [bool; 3],
+    /// Whether the seal is there.
+    pub(crate) has_seal: bool,
     /// Why it must stay, whatever else is there.
     pub(crate) fault: Option<String>,
+    /// What is said if its zip is on neither side, where more is known than that.
+    pub(crate) without_zip: Option<String>,
     /// What names it in a report.
     pub(crate) shown: PathBuf,
+}
+
+impl Candidate {
+    /// Tells of it as something that stays: named by what is there of it.
+    pub(crate) fn leftover(&self, reason: impl Into<String>) -> Leftover {
+        let there = self.pieces();
+        let path = match there.first() {
+            Some(first) if self.shown.symlink_metadata().is_err() => first.clone(),
+            _ => self.shown.clone(),
+        };
+        let bytes = there.iter().map(|piece| size(piece)).sum();
+        Leftover { path, bytes, reason: reason.into() }
+    }
+
+    /// Is what is there under the names of its files, whatever it is; not what else lies beside them.
+    pub(crate) fn pieces(&self) -> Vec<PathBuf> {
+        let files = self.files.in_order().into_iter().chain(self.files.seal.as_deref());
+        files.filter(|file| file.symlink_metadata().is_ok()).map(Path::to_owned).collect()
+    }
 }
 
 /// What a walk hands out.
@@ -112,18 +135,14 @@ pub(crate) fn leftover(path: &Path, reason: impl Into<String>) -> Leftover {
     Leftover { path: path.to_owned(), bytes: size(path), reason: reason.into() }
 }
 
-/// Is the size of a file, or of the files in a folder, not below it. What cannot be looked at counts nothing.
+/// Is the size of a file, or of all files below a folder. What cannot be looked at counts nothing.
 fn size(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     if !meta.is_dir() {
         return meta.len();
     }
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.metadata().ok())
-        .filter(fs::Metadata::is_file)
-        .map(|meta| meta.len())
-        .sum()
+    entries.map(|entry| size(&entry.path())).sum()
 }
 
 /// Names at the top that layouts with a marker use.
@@ -145,10 +164,20 @@ pub(crate) fn is_ignored(name: &str) -> bool {
         || Marker::parse(name).is_some()
 }
 
-/// Why a path element cannot be a file name.
-pub(crate) fn too_long(escaped: &str) -> Option<String> {
-    let longest = escaped.split('/').map(str::len).max().unwrap_or(0);
-    (longest > 255).then(|| format!("its name has {longest} bytes once escaped, and a file system takes 255"))
+/// The longest name that file systems take, and the longest path that the system takes.
+const LONGEST: (usize, usize) = (255, 4095);
+
+/// Why there can be no file of this path below a root.
+pub(crate) fn too_long(root: &Path, path: &Path) -> Option<String> {
+    let whole = path.as_os_str().len();
+    let longest = path.strip_prefix(root).unwrap_or(path).iter().map(std::ffi::OsStr::len).max().unwrap_or(0);
+    if longest > LONGEST.0 {
+        Some(format!("its name has {longest} bytes once escaped, and a file system takes {}", LONGEST.0))
+    } else if whole > LONGEST.1 {
+        Some(format!("its name makes a path of {whole} bytes once escaped, and {} is the limit", LONGEST.1))
+    } else {
+        None
+    }
 }
 
 /// Removes empty folders below `folder`, deepest first; `may_go` says of each whether it may.

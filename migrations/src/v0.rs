@@ -4,14 +4,14 @@
 //! `source.zip`. In either case what lies deeper is looked at too: an element in the middle of a module path
 //! may look like a version.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
-use stoa_layout::{LayoutId, StepError};
+use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
     BATCH, Candidate, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
-    remove_empty_below, too_long,
+    remove_empty_below,
 };
 
 /// The layout.
@@ -58,9 +58,13 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Walks below one of our own names at the top, as if it were none.
-pub(crate) fn walk_below_name(root: &Path, name: &str, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    walk_folder(root, &root.join(name), visit)
+/// Is what makes a folder a version of something that has no valid name, and no more: what else is in it is
+/// told by itself. Empty for anything else.
+pub(crate) fn pieces_of_alias(folder: &Path) -> Vec<PathBuf> {
+    let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
+    let files = files_in(folder, name);
+    let is_there = |file: &&Path| file.symlink_metadata().is_ok_and(|meta| !meta.is_dir());
+    files.in_order().into_iter().filter(is_there).map(Path::to_owned).collect()
 }
 
 /// Looks at a folder that is no version of anything, and at the versions in it.
@@ -121,17 +125,25 @@ fn look(
     let is_version = has[2] || canonical.is_some() && (has[0] || has[1]);
     if is_version {
         let module = folder.parent().and_then(|parent| parent.strip_prefix(root).ok()).and_then(Path::to_str);
-        let fault = match (has, prefilled) {
-            _ if !symlinks.is_empty() => Some("symlink: one of its files is one".to_owned()),
-            ([_, false, _], true) => Some(format!("prefilled: it has {name}.zip and no source.zip")),
-            _ => None,
-        };
+        let fault = (!symlinks.is_empty()).then(|| "symlink: one of its files is one".to_owned());
+        // Whether it has a zip is judged with the other side, where that may be already.
+        let without_zip = prefilled.then(|| format!("prefilled: it has {name}.zip and no source.zip"));
         match name_of(module, name, canonical) {
             Ok(version) => {
-                let fault = fault.or_else(|| too_long(&version.path().escaped()));
-                versions.push(Candidate { version, files, has, fault, shown: folder.to_owned() });
+                versions.push(Candidate {
+                    version,
+                    files,
+                    has,
+                    has_seal: false,
+                    fault,
+                    without_zip,
+                    shown: folder.to_owned(),
+                });
             }
-            Err(reason) => visit(Found::Leftover(leftover(folder, reason)))?,
+            Err(reason) => {
+                let bytes = pieces_of_alias(folder).iter().map(|piece| leftover(piece, "").bytes).sum();
+                visit(Found::Leftover(Leftover { path: folder.to_owned(), bytes, reason }))?;
+            }
         }
     } else {
         for (path, has) in files.in_order().into_iter().zip(has) {

@@ -7,6 +7,7 @@ pub mod peer;
 pub mod program;
 pub mod programs;
 pub mod server;
+pub mod stores;
 pub mod tracer;
 pub mod tree;
 pub mod upstream;

@@ -1,0 +1,2 @@
+//! The real migrator on old stores.
+fn main() {}
