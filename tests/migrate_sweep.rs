@@ -83,6 +83,7 @@ const DERIVED: &[u8] = b"h1:derived";
 /// The store at each layout of a way, undisturbed.
 struct Undisturbed {
     way: Way,
+    plan: Plan,
     dir: TempDir,
     at: BTreeMap<&'static str, (Files, Vec<PathBuf>)>,
 }
@@ -91,7 +92,8 @@ impl Undisturbed {
     fn new(way: Way) -> Self {
         let dir = scratch();
         let (root, first) = (dir.path().join("walk"), way.layouts[0]);
-        (way.plan)().write(&root);
+        let plan = (way.plan)();
+        plan.write(&root);
         if first == "v2" {
             migrate(&root, "v2");
             // A version that is sealed, what was used, and what is kept for good.
@@ -108,7 +110,7 @@ impl Undisturbed {
             migrate(&root, layout);
             at.insert(layout, (files(&root), folders(&root)));
         }
-        Self { way, dir, at }
+        Self { way, plan, dir, at }
     }
 
     /// Makes the store as it is before.
@@ -122,13 +124,18 @@ impl Undisturbed {
     fn judge(&self, root: &Path, what: &str) {
         let (found, markers) = (files(root), markers(root));
         assert!(markers.len() <= 1, "{markers:?} {what}");
-        let untagged = self.way.layouts.iter().find(|layout| !layout.starts_with('v') || **layout == "v0").unwrap();
+        let untagged =
+            self.way.layouts.iter().find(|layout| !layout.starts_with('v') || **layout == "v0").unwrap();
         match markers.first().map(|marker| marker.split_once('.').unwrap()) {
             None => self.is_at(untagged, &found, "no marker", what),
             Some(("layout", layout)) => self.is_at(layout, &found, layout, what),
             Some(("migrating", step)) => {
                 let (from, to) = step.split_once('-').unwrap();
-                let sides = [&self.at[from].0, &self.at[to].0];
+                let mut sides = vec![self.at[from].0.clone(), self.at[to].0.clone()];
+                if [from, to].contains(&"tree") {
+                    // What a way back wrote is escaped.
+                    sides.push(self.plan.escaped(self.at["tree"].0.clone()));
+                }
                 for (path, kept) in &found {
                     let known = sides.iter().any(|side| side.get(path) == Some(kept));
                     assert!(known, "{} is on no side of {step}, {what}", path.display());
@@ -137,34 +144,54 @@ impl Undisturbed {
             Some(other) => panic!("{other:?} {what}"),
         }
         let (had, has) = (multiset(&self.at[self.way.layouts[0]].0), multiset(&found));
-        assert!(had == has, "lost, or twice: {what}\n{}", difference(&self.at[self.way.layouts[0]].0, &found));
+        assert!(
+            had == has,
+            "lost, or twice: {what}\n{}",
+            difference(&self.at[self.way.layouts[0]].0, &found)
+        );
     }
 
     fn is_at(&self, layout: &str, found: &Files, says: &str, what: &str) {
-        let expected = &self.at[layout].0;
-        // Until the marker says otherwise the step has not begun: the tree is the old one in all but seals.
-        assert!(sealless(expected) == sealless(found), "{says} {what}:\n{}", difference(expected, found));
+        let (expected, found) = (self.comparable(layout, &self.at[layout].0), self.comparable(layout, found));
+        // Seals do not survive a way back that was turned around.
+        assert!(sealless(&expected) == sealless(&found), "{says} {what}:\n{}", difference(&expected, &found));
+    }
+
+    /// A way back to a tree writes the escaped spelling.
+    fn comparable(&self, layout: &str, files: &Files) -> Files {
+        if layout == "tree" { self.plan.escaped(files.clone()) } else { files.clone() }
     }
 
     /// Runs to a layout and compares with the undisturbed store there.
     fn ends(&self, root: &Path, layout: &'static str, with_seals: bool, what: &str) {
         migrate(root, layout);
         let (expected, expected_folders) = &self.at[layout];
-        let found = files(root);
-        let same = if with_seals { *expected == found } else { sealless(expected) == sealless(&found) };
-        assert!(same, "to {layout} {what}:\n{}", difference(expected, &found));
-        let below = |folders: &[PathBuf]| -> Vec<PathBuf> {
-            folders.iter().filter(|folder| !folder.starts_with("staging")).cloned().collect()
+        let (expected, found) = (self.comparable(layout, expected), self.comparable(layout, &files(root)));
+        let same = if with_seals { expected == found } else { sealless(&expected) == sealless(&found) };
+        assert!(same, "to {layout} {what}:\n{}", difference(&expected, &found));
+        let below = |folders: &[PathBuf]| -> BTreeSet<PathBuf> {
+            let kept = folders.iter().filter(|folder| !folder.starts_with("staging"));
+            kept.map(|folder| if layout == "tree" { unspelled(folder) } else { folder.clone() }).collect()
         };
         assert_eq!(below(&folders(root)), below(expected_folders), "to {layout} {what}");
         let markers = markers(root);
-        let expected = if layout == "v0" || layout == "tree" { vec![] } else { vec![format!("layout.{layout}")] };
+        let expected =
+            if layout == "v0" || layout == "tree" { vec![] } else { vec![format!("layout.{layout}")] };
         assert_eq!(markers, expected, "to {layout} {what}");
     }
 }
 
+/// A path in whatever spelling.
+fn unspelled(path: &Path) -> PathBuf {
+    PathBuf::from(path.to_string_lossy().to_lowercase().replace('!', ""))
+}
+
 fn sealless(files: &Files) -> Files {
-    files.iter().filter(|(_, kept)| kept.content != DERIVED).map(|(path, kept)| (path.clone(), kept.clone())).collect()
+    files
+        .iter()
+        .filter(|(_, kept)| kept.content != DERIVED)
+        .map(|(path, kept)| (path.clone(), kept.clone()))
+        .collect()
 }
 
 /// The files, wherever they are.
@@ -244,7 +271,10 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
         }
         hit += 1;
     }
-    println!("{name}: {found} calls found, {hit} hit, {killed_again} second runs killed, {} distinct trees", trees.len());
+    println!(
+        "{name}: {found} calls found, {hit} hit, {killed_again} second runs killed, {} distinct trees",
+        trees.len()
+    );
     assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
     assert!(!is_kill || killed_again > 0, "{name}: no second run was killed");
 }
@@ -307,7 +337,11 @@ fn stop(name: &str, way: Way, signal: Signal, code: i32) {
         undisturbed.ends(&turned, first, false, &what);
         undisturbed.ends(&root, last, true, &what);
     }
-    println!("{name}: {found} calls found, {} sampled, {hit} hit, {stopped} stopped, {} distinct trees", points.len(), trees.len());
+    println!(
+        "{name}: {found} calls found, {} sampled, {hit} hit, {stopped} stopped, {} distinct trees",
+        points.len(),
+        trees.len()
+    );
     assert_eq!(hit, points.len());
     // What comes when all is moved no longer stops it.
     assert!(stopped * 4 > points.len() * 3, "only {stopped} of {} were stopped", points.len());
@@ -322,16 +356,22 @@ fn barriers(way: Way) {
     assert_eq!(run.code, 0);
     let calls: Vec<(&str, &str)> = run.calls.iter().map(|call| call.split_once(' ').unwrap()).collect();
     let is_marker = |path: &str| {
-        path.is_empty() || path == "store.lock" || [".marker.", "migrating.", "layout."].iter().any(|form| path.starts_with(form))
+        path.is_empty()
+            || path == "store.lock"
+            || [".marker.", "migrating.", "layout."].iter().any(|form| path.starts_with(form))
     };
     let is_move = |call: &(&str, &str)| !is_marker(call.1) && !call.0.contains("sync");
     let mut at = 0;
     for step in way.layouts.windows(2) {
         let begin = format!("migrating.{}-{}", step[0], step[1]);
-        let begun = at + calls[at..].iter().position(|call| *call == ("renameat", &begin)).expect("it begins");
+        let begun =
+            at + calls[at..].iter().position(|call| *call == ("renameat", &begin)).expect("it begins");
         assert!(!calls[at..begun].iter().any(is_move), "something moves before {begin}");
         let first = begun + calls[begun..].iter().position(is_move).expect("something moves");
-        assert!(calls[begun..first].contains(&("fsync", "")), "the root is not synced before the first move of {begin}");
+        assert!(
+            calls[begun..first].contains(&("fsync", "")),
+            "the root is not synced before the first move of {begin}"
+        );
         let end = match step[1] {
             "v0" | "tree" => ("unlink", begin.clone()),
             layout => ("renameat", format!("layout.{layout}")),
@@ -339,7 +379,10 @@ fn barriers(way: Way) {
         let is_end = |call: &(&str, &str)| call.0.starts_with(end.0) && call.1 == end.1;
         let ended = first + calls[first..].iter().position(is_end).expect("it ends");
         let last = first + calls[first..ended].iter().rposition(is_move).unwrap();
-        assert!(calls[last..ended].contains(&("syncfs", "")), "the moves of {begin} are not synced before its end");
+        assert!(
+            calls[last..ended].contains(&("syncfs", "")),
+            "the moves of {begin} are not synced before its end"
+        );
         assert_eq!(calls[ended + 1], ("fsync", ""), "the root is not synced right after the end of {begin}");
         at = ended + 1;
     }

@@ -146,7 +146,15 @@ impl Flat {
                 fault = fault.or_else(|| Some("two spellings of this version are in the tree".to_owned()));
             }
             let shown = files.info.clone();
-            candidates.push(Candidate { version: pair, files, has, has_seal, fault, without_zip: None, shown });
+            candidates.push(Candidate {
+                version: pair,
+                files,
+                has,
+                has_seal,
+                fault,
+                without_zip: None,
+                shown,
+            });
         }
         if candidates.is_empty() { Ok(()) } else { visit(Found::Versions(candidates)) }
     }

@@ -307,7 +307,9 @@ impl Step for Flow {
 
 /// Whether there is something at both paths, and it is not one file.
 fn is_another_file(here: &Path, there: &Path) -> bool {
-    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else { return false };
+    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else {
+        return false;
+    };
     (here.dev(), here.ino()) != (there.dev(), there.ino())
 }
 

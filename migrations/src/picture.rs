@@ -171,9 +171,10 @@ pub(crate) fn remove_empty_below(
     may_go: &dyn Fn(&Path) -> bool,
     skip: &dyn Fn(&str) -> bool,
 ) -> Result<(), StepError> {
-    let Some(names) = Names::of(folder)? else { return Ok(()) };
+    // What cannot be read is a leftover, told by the walk, and stays.
+    let Ok(Some(names)) = Names::of(folder) else { return Ok(()) };
     for name in names {
-        let name = name?;
+        let Ok(name) = name else { return Ok(()) };
         if !name.kind.is_dir() || name.text.as_deref().is_some_and(skip) {
             continue;
         }

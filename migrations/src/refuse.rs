@@ -185,7 +185,8 @@ fn open_files(root: &Path) -> Option<Refusal> {
         let pid = process.file_name();
         let is_process = pid.as_bytes().iter().all(u8::is_ascii_digit);
         let program = fs::read_link(process.path().join("exe")).unwrap_or_default();
-        let is_ours = program.file_name().and_then(OsStr::to_str).is_some_and(|name| OUR_PROGRAMS.contains(&name));
+        let is_ours =
+            program.file_name().and_then(OsStr::to_str).is_some_and(|name| OUR_PROGRAMS.contains(&name));
         if !is_process || is_ours || pid.to_str() == Some(&own) {
             continue;
         }

@@ -33,7 +33,8 @@ impl Shape {
     /// Is where mod, zip and info lie, whether or not the names are valid.
     pub fn paths(self, module: &str, version: &str) -> [PathBuf; 3] {
         let flat = |base: &str, module: &str, version: &str| {
-            ["mod", "zip", "info"].map(|ending| PathBuf::from(format!("{base}{module}/@v/{version}.{ending}")))
+            ["mod", "zip", "info"]
+                .map(|ending| PathBuf::from(format!("{base}{module}/@v/{version}.{ending}")))
         };
         match self {
             Self::V0 => ["go.mod", "source.zip", &format!("{version}.info")]
@@ -63,7 +64,8 @@ pub fn escape(plain: &str) -> String {
 /// Is mod, zip and info of a version. A name that is not valid gets the zip of another.
 pub fn contents(module: &str, version: &str) -> [Vec<u8>; 3] {
     let modfile = format!("module {module}\n\ngo 1.21\n").into_bytes();
-    let source = format!("package m\n\n// Version is what this is.\nconst Version = \"{module} {version}\"\n");
+    let source =
+        format!("package m\n\n// Version is what this is.\nconst Version = \"{module} {version}\"\n");
     let pair = ModuleVersion::parse(&format!("{module}@{version}"))
         .unwrap_or_else(|_| ModuleVersion::parse("example.com/other@v1.0.0").unwrap());
     let files = [("go.mod", modfile.as_slice()), ("m.go", source.as_bytes())];
@@ -200,6 +202,25 @@ impl Plan {
         }
         files
     }
+
+    /// Is the files of a tree as if all versions were escaped, as a way back writes them. The three files of each
+    /// must be in one spelling.
+    pub fn escaped(&self, mut found: Files) -> Files {
+        for (module, version, shape) in &self.whole {
+            let (plain, escaped) = (shape.paths(module, version), Shape::Tree.paths(module, version));
+            if *shape != Shape::Plain || plain == escaped {
+                continue;
+            }
+            let there = plain.iter().filter(|path| found.contains_key(*path)).count();
+            assert!([0, 3].contains(&there), "{module}@{version} is torn apart between two spellings");
+            for (plain, escaped) in plain.iter().zip(escaped) {
+                if let Some(file) = found.remove(plain) {
+                    assert!(found.insert(escaped, file).is_none(), "{module}@{version} is in two spellings");
+                }
+            }
+        }
+        found
+    }
 }
 
 const ALL: &[usize] = &[MOD, ZIP, INFO];
@@ -208,12 +229,20 @@ fn same(_: usize, _: &mut Vec<u8>) {}
 
 /// Empties one part.
 fn empty(part: usize) -> impl Fn(usize, &mut Vec<u8>) {
-    move |at, content| if at == part { content.clear() }
+    move |at, content| {
+        if at == part {
+            content.clear()
+        }
+    }
 }
 
 /// Cuts one part in half.
 fn half(part: usize) -> impl Fn(usize, &mut Vec<u8>) {
-    move |at, content| if at == part { content.truncate(content.len() / 2) }
+    move |at, content| {
+        if at == part {
+            content.truncate(content.len() / 2)
+        }
+    }
 }
 
 /// The versions that are whole, in one shape.
@@ -289,7 +318,8 @@ pub fn v0() -> Plan {
     broken(&mut plan, shape);
     plan.folder("example.com/part/v0.0.1");
     // Others in the folder of a whole version do not hold it back.
-    plan.stray("example.com/x/v1.2.3/v1.2.3.zip", "prefilled beside").stray("example.com/x/v1.2.3/notes", "mine");
+    plan.stray("example.com/x/v1.2.3/v1.2.3.zip", "prefilled beside")
+        .stray("example.com/x/v1.2.3/notes", "mine");
     for alias in ["master", "0123456789ab", "v1", "v1.2"] {
         let folder = format!("example.com/part/{alias}");
         plan.left(folder, "alias").parts(shape, "example.com/part", alias, ALL, same);
@@ -308,7 +338,9 @@ pub fn v0() -> Plan {
     }
     let strange = Path::new("example.com").join(OsStr::from_bytes(b"b\xff")).join("v1.0.0");
     plan.left(&strange, "foreign");
-    for (name, content) in ["go.mod", "source.zip", "v1.0.0.info"].into_iter().zip(contents("example.com/b", "v1.0.0")) {
+    for (name, content) in
+        ["go.mod", "source.zip", "v1.0.0.info"].into_iter().zip(contents("example.com/b", "v1.0.0"))
+    {
         plan.file(strange.join(name), content);
     }
     let long = format!("example.com/{}", "A".repeat(200));
@@ -334,7 +366,8 @@ pub fn tree(shape: Shape) -> Plan {
         let paths = spelling.paths("github.com/Two/two", "v1.0.0");
         plan.left(&paths[INFO], "two spellings").parts(spelling, "github.com/Two/two", "v1.0.0", ALL, same);
     }
-    plan.stray("example.com/x/@v/list", "v1.2.3\n").stray("example.com/x/@v/v1.2.3.ziphash", "h1:not believed");
+    plan.stray("example.com/x/@v/list", "v1.2.3\n")
+        .stray("example.com/x/@v/v1.2.3.ziphash", "h1:not believed");
     plan.stray("example.com/x/@v/v1.2.3.txt", "mine").stray("@v/v1.0.0.info", "{}");
     for alias in ["master", "0123456789ab", "v1", "v1.2"] {
         for (part, path) in shape.paths("example.com/part", alias).into_iter().enumerate() {
@@ -409,7 +442,8 @@ fn walk(root: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap_or_default();
-            let is_ours = name == "store.lock" || name.starts_with(TEMPORARY_PREFIX) || Marker::parse(name).is_some();
+            let is_ours =
+                name == "store.lock" || name.starts_with(TEMPORARY_PREFIX) || Marker::parse(name).is_some();
             if folder == root && is_ours {
                 continue;
             }
@@ -463,7 +497,9 @@ pub fn difference(expected: &Files, found: &Files) -> String {
             Some(_) => {}
         }
     }
-    lines.extend(found.keys().filter(|path| !expected.contains_key(*path)).map(|path| format!("+ {}", path.display())));
+    lines.extend(
+        found.keys().filter(|path| !expected.contains_key(*path)).map(|path| format!("+ {}", path.display())),
+    );
     lines.join("\n")
 }
 
