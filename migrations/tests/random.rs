@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use stoa_gomod::ModuleVersion;
-use support::stores::{self, Files, INFO, MOD, Plan, Shape, ZIP, assert_same, files, folders, scratch};
+use support::stores::{self, INFO, MOD, Plan, Shape, ZIP, assert_same, files, folders, scratch};
 use support::{run, run_from};
 
 /// A module's folder elements, so few that modules lie in and beside each other.
@@ -127,22 +127,6 @@ fn moves(plan: &Plan, from: Shape, to: Shape) -> Vec<(PathBuf, PathBuf)> {
     plan.whole.iter().flat_map(|(module, version, own)| of(module, version, *own)).collect()
 }
 
-/// Is the files as if all versions were escaped; the three files of each must be in one spelling.
-fn escaped(plan: &Plan, mut found: Files) -> Files {
-    for (module, version, shape) in plan.whole.iter().filter(|version| version.2 == Shape::Plain) {
-        let plain: Vec<_> =
-            shape.paths(module, version).into_iter().map(|path| found.remove(&path)).collect();
-        let is_plain = plain.iter().all(Option::is_some);
-        for (file, path) in plain.into_iter().zip(Shape::Tree.paths(module, version)) {
-            let other = found.get(&path).cloned();
-            let Some(file) = file.or(other) else { panic!("{module}@{version} has lost {}", path.display()) };
-            let torn = found.insert(path, file).is_some() && is_plain;
-            assert!(!torn || module.to_lowercase() == *module && version.to_lowercase() == *version);
-        }
-    }
-    found
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -184,7 +168,7 @@ proptest! {
         assert_same(&plan.expected(&before, Shape::V2), &files(&root), "up");
         run(&turned, old).unwrap();
         let expected = plan.expected(&before, back(shape));
-        assert_same(&expected, &escaped(&plan, files(&turned)), "back");
+        assert_same(&expected, &plan.escaped(files(&turned)), "back");
         if shape != Shape::Plain {
             prop_assert_eq!(folders(&turned), folders_before);
         }

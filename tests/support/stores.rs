@@ -202,6 +202,25 @@ impl Plan {
         }
         files
     }
+
+    /// Is the files of a tree as if all versions were escaped, as a way back writes them. The three files of each
+    /// must be in one spelling.
+    pub fn escaped(&self, mut found: Files) -> Files {
+        for (module, version, shape) in &self.whole {
+            let (plain, escaped) = (shape.paths(module, version), Shape::Tree.paths(module, version));
+            if *shape != Shape::Plain || plain == escaped {
+                continue;
+            }
+            let there = plain.iter().filter(|path| found.contains_key(*path)).count();
+            assert!([0, 3].contains(&there), "{module}@{version} is torn apart between two spellings");
+            for (plain, escaped) in plain.iter().zip(escaped) {
+                if let Some(file) = found.remove(plain) {
+                    assert!(found.insert(escaped, file).is_none(), "{module}@{version} is in two spellings");
+                }
+            }
+        }
+        found
+    }
 }
 
 const ALL: &[usize] = &[MOD, ZIP, INFO];
