@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
+use rustix::io::Errno;
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::durable::Durable;
 use stoa_layout::gate::Mode;
@@ -35,6 +36,10 @@ const SMALL_BYTES: u64 = 64 << 20;
 
 /// How many seals and lists are kept in memory.
 const ENTRIES: usize = 20_000;
+
+/// How long a path may be (`PATH_MAX`, its last zero included), and each of its elements (`NAME_MAX`).
+const MAX_PATH: usize = 4096;
+const MAX_ELEMENT: usize = 255;
 
 impl Store {
     /// Opens a store for a look: without the lock, and nothing can be written.
@@ -86,6 +91,12 @@ impl Store {
         let path = self.paths.file(version, file);
         let there = self.has_info(version)? && (file == VersionFile::Info || is_there(&path)?);
         Ok(there.then_some(path))
+    }
+
+    /// Whether the file system can hold a version of this name.
+    pub fn can_hold(&self, version: &ModuleVersion) -> bool {
+        let path = self.paths.file(version, VersionFile::Seal);
+        path.as_os_str().len() < MAX_PATH && path.iter().all(|element| element.len() <= MAX_ELEMENT)
     }
 
     /// Takes the claim of a version, waiting for whoever has it.
@@ -143,7 +154,7 @@ impl Store {
 pub(crate) fn is_there(path: &Path) -> Result<bool, PathError> {
     match rustix::fs::accessat(CWD, path, Access::EXISTS, AtFlags::empty()) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(false),
         Err(errno) => Err(PathError::new("look for", path, errno)),
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
+use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
@@ -43,6 +44,8 @@ pub struct Small {
     pub bytes: Bytes,
     /// When the file was written last.
     pub modified: SystemTime,
+    /// The SHA-256 of the bytes.
+    pub digest: [u8; 32],
 }
 
 /// An open zip.
@@ -175,7 +178,8 @@ impl Store {
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
         open.read_to_end(&mut bytes).at("read", &path)?;
         let modified = meta.modified().at("look at", &path)?;
-        let small = Small { bytes: Bytes::from(bytes), modified };
+        let digest = Sha256::digest(&bytes).into();
+        let small = Small { bytes: Bytes::from(bytes), modified, digest };
         self.smalls.insert(key, KnownSmall { small: small.clone(), folder, looked });
         Ok(Some(small))
     }
@@ -257,13 +261,15 @@ pub(crate) fn open_file(path: &Path) -> Result<Option<(File, Metadata)>, PathErr
             let meta = file.metadata().at("look at", path)?;
             Ok(meta.is_file().then_some((file, meta)))
         }
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
         Err(errno) => Err(PathError::new("open", path, errno)),
     }
 }
 
+/// Whether an error says that nothing is there. At a name that no file system can hold nothing ever is.
 pub(crate) fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidFilename)
 }
 
 #[cfg(test)]
