@@ -152,7 +152,7 @@ impl Runner<'_> {
                 State::At(layout) if *layout == target && !self.options.regenerate => {
                     return Ok(Outcome::Nothing(target));
                 }
-                State::Empty if self.options.no_create => return Ok(Outcome::NoStore),
+                state if self.is_left_uncreated(state) => return Ok(Outcome::NoStore),
                 _ => {}
             }
             // Where there is a lock file, somebody may be at it, and the look under the lock counts.
@@ -177,7 +177,7 @@ impl Runner<'_> {
         self.refuse(&state)?;
         self.refuse_assumption(&state)?;
         let creates = match self.action(&state, &target, false)? {
-            Action::Create if self.options.no_create => None,
+            Action::Create if self.is_left_uncreated(&state) => None,
             Action::Create => Some(&target),
             _ => None,
         };
@@ -263,6 +263,11 @@ impl Runner<'_> {
     /// A marker that this program does not know stays unknown however long it waits.
     fn refuse_what_cannot_change(&self, state: &State) -> Result<(), RunError> {
         if matches!(state, State::Newer(_)) { self.refuse(state) } else { Ok(()) }
+    }
+
+    /// Whether there is no store and none is to be made. One whose making was begun is finished.
+    fn is_left_uncreated(&self, state: &State) -> bool {
+        self.options.no_create && *state == State::Empty
     }
 
     fn work(&self) -> Work<'_> {
@@ -483,6 +488,8 @@ impl Runner<'_> {
             match action {
                 Action::Finished if done => return Ok(Outcome::Done(target.clone())),
                 Action::Finished => return Ok(Outcome::Nothing(target.clone())),
+                // The look without the lock may have failed, or have seen what is gone by now.
+                Action::Create if self.is_left_uncreated(&state) => return Ok(Outcome::NoStore),
                 Action::Create => self.create(lock, &state)?,
                 Action::Step { step, direction, begun } => {
                     self.take(lock, step, direction, begun.as_ref(), &state)?;
