@@ -1,13 +1,7 @@
 //! The gate and the migrator behind it, with the real programs: which states of a folder they make something
 //! of, which they refuse, and that what is refused is left as it was.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod support;
 

@@ -1,5 +1,11 @@
 //! What a store holds that is no part of it: listed in every state, moved out, and counted.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 mod support;
 
