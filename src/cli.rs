@@ -18,7 +18,7 @@ use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
-use crate::status;
+use crate::status::{self, Leftovers};
 
 /// What the program was built for, as a value: a program with one layout more runs the same code.
 #[derive(Debug)]
@@ -58,9 +58,10 @@ pub struct Common {
     version,
     about = "A Go module proxy whose store upgrades itself",
     after_help = "An option goes before its variable, that before the config file. The variable of the key `fill.max_concurrent` is \
-                  STOA_FILL_MAX_CONCURRENT.\n\
+                  STOA_FILL_MAX_CONCURRENT. STOA_LOG says what to log, in the syntax of env_logger; -v and -q go before it.\n\
                   Exit codes: 0 done; 1 what was asked for is not so; 64 usage, configuration; 65 not a store; 69 an upstream is \
-                  not available; 73 can't create; 74 input/output; 75 busy; 77 permission; 78 the store is newer; 130, 143 stopped."
+                  not available; 73 can't create; 74 input/output; 75 busy; 77 permission; 78 the store is newer, or \
+                  stoa-migrate cannot or must not be run; 130, 143 stopped."
 )]
 struct Typed {
     #[command(flatten)]
@@ -103,6 +104,13 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// List what the store holds that is no part of it, or move it out
+    #[command(disable_help_flag = true)]
+    Leftovers {
+        /// Nothing or `list`, or `move DIR`
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
     Migrate {
@@ -113,6 +121,9 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Each key is a key of the config file and a variable: STOA_LISTEN is that of `listen`."
+)]
 struct Serve {
     /// Listen here; port 0 takes a free one [default: 127.0.0.1:3000] [key: listen]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -211,10 +222,8 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
         Command::Status { format } => look(app, &typed, &settings, *format),
-        Command::Migrate { arguments } => {
-            let error = beside::become_migrator(handed_on(&typed.common).chain(arguments.iter().cloned()));
-            Err(Failure::new(error.exit(), error))
-        }
+        Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
+        Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
     };
     result.unwrap_or_else(|failure| match failure.message {
         Some(message) => output::fail(failure.exit, message),
@@ -222,12 +231,23 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
     })
 }
 
-/// Parses the command line. Everything behind `migrate` is left as it is, for the migrator to parse.
+/// Becomes the migrator, for one of its sub-commands or for all that it does. Comes back only if that fails.
+fn become_migrator(typed: &Typed, command: Option<&str>, arguments: &[OsString]) -> Failure {
+    let more = command.map(OsString::from).into_iter().chain(arguments.iter().cloned());
+    let error = beside::become_migrator(handed_on(&typed.common).chain(more));
+    Failure::new(error.exit(), error)
+}
+
+/// Commands of the migrator: everything behind them is left as it is, for the migrator to parse.
+const OF_THE_MIGRATOR: [&str; 2] = ["migrate", "leftovers"];
+
+/// Parses the command line.
 fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
-    for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| *argument == "migrate") {
+    let is_of_the_migrator = |argument: &OsString| OF_THE_MIGRATOR.iter().any(|name| argument == name);
+    for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| is_of_the_migrator(argument)) {
         let (head, tail) = arguments.split_at(at + 1);
         if let Ok(mut typed) = Typed::try_parse_from(head)
-            && let Command::Migrate { arguments } = &mut typed.command
+            && let Command::Migrate { arguments } | Command::Leftovers { arguments } = &mut typed.command
         {
             *arguments = tail.to_vec();
             return Ok(typed);
@@ -308,7 +328,7 @@ fn path(
     let root = settings.store(typed.common.store.clone())?;
     let pass = pass(app, typed, settings, &root, || settings.check_named())?;
     match Store::look(&pass).locate(&version, file.into()) {
-        Ok(Some(path)) => Ok(output::last_line(path.display())),
+        Ok(Some(path)) => Ok(output::path_line(&path)),
         Ok(None) => {
             let message = format!("{version} is not in {}", root.display());
             Err(Failure::new(Exit::NOT_SO, message))
@@ -320,13 +340,14 @@ fn path(
 fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {
     let root = settings.store(typed.common.store.clone())?;
     settings.check_named()?;
-    if let Some(exit) = status::of_current(&root, app, format) {
+    if let Some(exit) = status::of_current(&root, app, format, Leftovers::AreForOthers) {
         return Ok(exit);
     }
-    let common = Common { store: Some(root), ..typed.common.clone() };
+    let common = Common { store: Some(root.clone()), ..typed.common.clone() };
     let more = ["status", "--format", format.name()].map(OsString::from);
     let error = beside::become_migrator(handed_on(&common).chain(more));
-    Err(Failure::new(error.exit(), error))
+    status::of_current(&root, app, format, Leftovers::AreOurs)
+        .ok_or_else(|| Failure::new(error.exit(), error))
 }
 
 /// Is what both programs take, for the one beside.

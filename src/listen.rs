@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use stoa_layout::gate::{Mode, SignalsAfter};
@@ -29,7 +29,8 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
     let store = Store::open(held, mode).map_err(|error| Failure::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
     let go = Go::default();
-    let upstream = upstream(&config, store.is_read_only(), world, &go)?;
+    let address = listener.local_addr().ok();
+    let upstream = upstream(&config, store.is_read_only(), address, world, &go)?;
     let sumdbs = match config.sumdbs {
         Some(names) => names,
         None => sumdbs(world, upstream.is_offline(), &go),
@@ -89,7 +90,13 @@ impl Go {
     }
 }
 
-fn upstream(config: &ServeConfig, read_only: bool, world: &World, go: &Go) -> Result<Upstream, Failure> {
+fn upstream(
+    config: &ServeConfig,
+    read_only: bool,
+    own_address: Option<SocketAddr>,
+    world: &World,
+    go: &Go,
+) -> Result<Upstream, Failure> {
     if config.offline || read_only {
         let why = if config.offline { "it was told so" } else { "the store cannot be written to" };
         log::info!("offline, because {why}: only what is in the store is served");
@@ -117,8 +124,27 @@ fn upstream(config: &ServeConfig, read_only: bool, world: &World, go: &Go) -> Re
         log::info!("offline, as {whence} says: only what is in the store is served");
     } else {
         log::info!("what is missing is fetched from where {whence} says");
+        if own_address.is_some_and(|own| names_itself(&list, own)) {
+            log::warn!(
+                "the upstream, from {whence}, is this proxy itself, which cannot fetch from itself: name another one with \
+                 --upstream or STOA_UPSTREAM"
+            );
+        }
     }
     Ok(upstream)
+}
+
+/// Whether an entry of a list in the syntax of `GOPROXY` is the address that this proxy listens on: whoever points
+/// the go command of this machine at it changes what `go env GOPROXY` says here, too.
+fn names_itself(list: &str, own: SocketAddr) -> bool {
+    list.split([',', '|']).filter_map(|entry| reqwest::Url::parse(entry.trim()).ok()).any(|url| {
+        let host = url.host_str().unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let is_local = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
+        let is_here = ip.is_some_and(|ip| ip == own.ip())
+            || is_local && (own.ip().is_loopback() || own.ip().is_unspecified());
+        is_here && url.port_or_known_default() == Some(own.port())
+    })
 }
 
 fn sumdbs(world: &World, is_offline: bool, go: &Go) -> Vec<String> {
@@ -160,5 +186,26 @@ async fn asked_to_stop(mut interrupt: Signal, mut terminate: Signal) {
     tokio::select! {
         _ = interrupt.recv() => log::info!("asked to stop by SIGINT"),
         _ = terminate.recv() => log::info!("asked to stop by SIGTERM"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_knows_its_own_address() {
+        for (list, own, is_own) in [
+            ("http://127.0.0.1:3000", "127.0.0.1:3000", true),
+            ("http://localhost:3000/,direct", "127.0.0.1:3000", true),
+            ("https://proxy.example|http://[::1]:3000", "[::]:3000", true),
+            ("http://192.0.2.1", "192.0.2.1:80", true),
+            ("http://127.0.0.1:3001", "127.0.0.1:3000", false),
+            ("http://localhost:3000", "192.0.2.1:3000", false),
+            ("https://proxy.example:3000,off", "0.0.0.0:3000", false),
+            ("direct", "127.0.0.1:3000", false),
+        ] {
+            assert_eq!(names_itself(list, own.parse().unwrap()), is_own, "{list} {own}");
+        }
     }
 }

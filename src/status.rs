@@ -9,10 +9,10 @@ mod count;
 use std::path::Path;
 
 use serde::Serialize;
+use stoa_layout::inventory::Found;
 use stoa_layout::lock::{self, Holder};
 use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
-use stoa_layout::step::Work;
-use stoa_layout::{Cancel, Direction, Exit, LayoutId, Layouts, PathError, State, StepError, Survey, events};
+use stoa_layout::{Exit, LayoutId, Layouts, PathError, State, StepError};
 
 use crate::cli::App;
 use crate::output::{self, Format};
@@ -28,8 +28,9 @@ struct Status {
     /// The layout, the one before a step in the middle of one; `None` where there is none, or an unknown one.
     layout: Option<String>,
     program_layout: String,
-    /// `None` where they cannot be counted: in the middle of a step, in a newer store.
+    /// `None` where they cannot be counted: in a newer store, in a folder that is none.
     versions: Option<u64>,
+    /// `None` in the middle of a step, too.
     modules: Option<u64>,
     bytes: Option<u64>,
     leftovers: Option<u64>,
@@ -52,16 +53,27 @@ enum Kind {
     Foreign,
 }
 
-/// Tells of a store that is at the layout of the program, or of an empty folder. `None` if it is neither.
-pub(crate) fn of_current(root: &Path, app: &App, format: Format) -> Option<Exit> {
+/// Tells of a store that is at the layout of the program, or of an empty folder. `None` if it is neither, or
+/// if there are leftovers, which only who knows old layouts can tell apart.
+pub(crate) fn of_current(root: &Path, app: &App, format: Format, leftovers: Leftovers) -> Option<Exit> {
     let status = match Top::read(root) {
         Ok(top) => current_or_empty(root, &app.layout, app.folders, top.as_ref())?,
         Err(error) => Err(error),
     };
     Some(match status {
+        Ok(status) if status.leftovers != Some(0) && leftovers == Leftovers::AreForOthers => return None,
         Ok(status) => status.tell(format),
         Err(error) => output::fail(error.exit(), error),
     })
+}
+
+/// Who counts leftovers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// The migrator.
+    AreForOthers,
+    /// This program, each name in the way as one: there is no migrator.
+    AreOurs,
 }
 
 /// Tells of a store in any state.
@@ -104,7 +116,12 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
     if let State::Empty | State::At(_) = &state
         && let Some(status) = current_or_empty(root, current, &layouts.folders, Top::read(root)?.as_ref())
     {
-        return Ok(status?);
+        let mut status = status?;
+        if status.leftovers != Some(0) {
+            // The same leftovers as in their list: each version, not each name.
+            status.take_inventory(root, layouts, &state)?;
+        }
+        return Ok(status);
     }
     let kind = match &state {
         State::At(_) | State::Untagged(_) => Kind::Old,
@@ -133,32 +150,13 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
     if let Some((_, why)) = state.refusal(root, layouts) {
         status.remark = Some(why);
     }
-    if let State::At(layout) | State::Untagged(layout) = &state {
-        // Not an error of the look: what cannot be surveyed cannot be counted.
-        match survey(root, layouts, layout) {
-            Ok(Some(survey)) => {
-                status.versions = Some(survey.items);
-                status.bytes = Some(survey.bytes);
-                status.leftovers = Some(survey.leftovers);
-                if let Some(refusal) = survey.refusals.first() {
-                    status.remark = Some(refusal.message.clone());
-                }
-            }
-            Ok(None) => {}
-            Err(error) => status.remark = Some(format!("it could not be counted: {error}")),
+    if let State::At(_) | State::Untagged(_) | State::Migrating { .. } | State::Creating(_) = &state {
+        // Not an error of the look: what cannot be read cannot be counted.
+        if let Err(error) = status.take_inventory(root, layouts, &state) {
+            status.remark = Some(format!("it could not be counted: {error}"));
         }
     }
     Ok(status)
-}
-
-/// Surveys the first step from an older layout on, which counts what is there.
-fn survey(root: &Path, layouts: &Layouts, layout: &LayoutId) -> Result<Option<Survey>, StepError> {
-    let next = layouts.way(layout, &layouts.current).and_then(|way| way.into_iter().next());
-    let step = next.and_then(|next| layouts.between(layout, &next));
-    let Some((step, direction @ Direction::Up)) = step else { return Ok(None) };
-    let cancel = Cancel::new();
-    let work = Work { threads: 1, events: &events::Silent, cancel: &cancel };
-    step.survey(root, direction, &work).map(Some)
 }
 
 impl Status {
@@ -186,6 +184,30 @@ impl Status {
         self.bytes = Some(count.bytes);
         self.leftovers = Some(count.leftovers);
         self.quarantined = Some(count.quarantined);
+    }
+
+    /// Counts what is there, in the middle of a step too.
+    fn take_inventory(&mut self, root: &Path, layouts: &Layouts, state: &State) -> Result<(), StepError> {
+        let Some(inventory) = layouts.inventory.as_deref() else { return Ok(()) };
+        let mut count = Count::default();
+        inventory.take(root, state, &mut |found| {
+            match found {
+                Found::Whole { bytes, is_first_of_group } => {
+                    count.versions += 1;
+                    count.bytes += bytes;
+                    count.modules += u64::from(is_first_of_group);
+                }
+                Found::Leftover { .. } => count.leftovers += 1,
+            }
+            Ok(())
+        })?;
+        count.quarantined = count::quarantined(root)?;
+        self.set_counts(&count);
+        if matches!(state, State::Migrating { from, to } if from != to) {
+            // A module may be at both sides, and telling that would take memory.
+            self.modules = None;
+        }
+        Ok(())
     }
 
     /// Takes the last migration from the marker. Neither the making of a store nor a regeneration is one.

@@ -40,7 +40,7 @@ pub(crate) struct Flow {
 }
 
 /// What is to be done with a version.
-enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing of it is on this side.
     Elsewhere,
     Moves {
@@ -68,7 +68,12 @@ impl Flow {
         }
     }
 
-    fn judge(&self, root: &Path, direction: Direction, candidate: &Candidate) -> Result<Verdict, StepError> {
+    pub(crate) fn judge(
+        &self,
+        root: &Path,
+        direction: Direction,
+        candidate: &Candidate,
+    ) -> Result<Verdict, StepError> {
         let there = self.sides(direction).1.files(root, &candidate.version);
         if let Some(why) = there.in_order().into_iter().find_map(|path| too_long(root, path)) {
             return Ok(Verdict::Stays(why));
@@ -349,7 +354,7 @@ impl Tally {
     }
 
     fn left(&self, work: &Work<'_>, candidate: &Candidate, reason: String) {
-        self.leftover(work, &crate::picture::leftover(&candidate.shown, reason));
+        self.leftover(work, &candidate.leftover(reason));
     }
 
     fn leftover(&self, work: &Work<'_>, leftover: &Leftover) {

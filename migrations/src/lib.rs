@@ -12,10 +12,12 @@
 //! | `whole` | which versions are whole |
 //! | `detect` | knowing stores without a marker |
 //! | `refuse` | what forbids to begin |
+//! | `inventory` | what lies in a store: what is whole, and what is a leftover |
 
 mod detect;
 mod flat;
 mod flow;
+mod inventory;
 mod picture;
 mod refuse;
 mod tree_to_v1;
@@ -25,7 +27,7 @@ mod v1_to_v2;
 mod v2;
 mod whole;
 
-use stoa_layout::{Detect, Step};
+use stoa_layout::{Detect, Inventory, Step};
 
 /// All steps, oldest first.
 pub fn steps() -> Vec<Box<dyn Step>> {
@@ -35,4 +37,9 @@ pub fn steps() -> Vec<Box<dyn Step>> {
 /// Those who know stores without a marker; the first that says yes wins.
 pub fn detectors() -> Vec<Box<dyn Detect>> {
     vec![Box::new(detect::IsV0), Box::new(detect::IsTree)]
+}
+
+/// Knows what lies in a store at each of the layouts.
+pub fn inventory() -> Box<dyn Inventory> {
+    Box::new(inventory::Known)
 }

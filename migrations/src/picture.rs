@@ -43,6 +43,25 @@ pub(crate) struct Candidate {
     pub(crate) shown: PathBuf,
 }
 
+impl Candidate {
+    /// Tells of it as something that stays: named by what is there of it.
+    pub(crate) fn leftover(&self, reason: impl Into<String>) -> Leftover {
+        let there = self.pieces();
+        let path = match there.first() {
+            Some(first) if self.shown.symlink_metadata().is_err() => first.clone(),
+            _ => self.shown.clone(),
+        };
+        let bytes = there.iter().map(|piece| size(piece)).sum();
+        Leftover { path, bytes, reason: reason.into() }
+    }
+
+    /// Is what is there under the names of its files, whatever it is; not what else lies beside them.
+    pub(crate) fn pieces(&self) -> Vec<PathBuf> {
+        let files = self.files.in_order().into_iter().chain(self.files.seal.as_deref());
+        files.filter(|file| file.symlink_metadata().is_ok()).map(Path::to_owned).collect()
+    }
+}
+
 /// What a walk hands out.
 pub(crate) enum Found {
     /// Versions of one module, or some of them.
@@ -116,18 +135,14 @@ pub(crate) fn leftover(path: &Path, reason: impl Into<String>) -> Leftover {
     Leftover { path: path.to_owned(), bytes: size(path), reason: reason.into() }
 }
 
-/// Is the size of a file, or of the files in a folder, not below it. What cannot be looked at counts nothing.
+/// Is the size of a file, or of all files below a folder. What cannot be looked at counts nothing.
 fn size(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     if !meta.is_dir() {
         return meta.len();
     }
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.metadata().ok())
-        .filter(fs::Metadata::is_file)
-        .map(|meta| meta.len())
-        .sum()
+    entries.map(|entry| size(&entry.path())).sum()
 }
 
 /// Names at the top that layouts with a marker use.

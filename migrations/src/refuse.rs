@@ -177,7 +177,7 @@ impl Writable {
 const OUR_PROGRAMS: [&str; 2] = ["stoa", "stoa-migrate"];
 
 /// Processes that hold a file below the root open, as far as `/proc` tells.
-fn open_files(root: &Path) -> Option<Refusal> {
+pub(crate) fn open_files(root: &Path) -> Option<Refusal> {
     let root = root.canonicalize().ok()?;
     let own = std::process::id().to_string();
     let mut names = BTreeSet::new();

@@ -4,10 +4,10 @@
 //! `source.zip`. In either case what lies deeper is looked at too: an element in the middle of a module path
 //! may look like a version.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
-use stoa_layout::{LayoutId, StepError};
+use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
     BATCH, Candidate, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
@@ -56,6 +56,15 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// Is what makes a folder a version of something that has no valid name, and no more: what else is in it is
+/// told by itself. Empty for anything else.
+pub(crate) fn pieces_of_alias(folder: &Path) -> Vec<PathBuf> {
+    let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
+    let files = files_in(folder, name);
+    let is_there = |file: &&Path| file.symlink_metadata().is_ok_and(|meta| !meta.is_dir());
+    files.in_order().into_iter().filter(is_there).map(Path::to_owned).collect()
 }
 
 /// Looks at a folder that is no version of anything, and at the versions in it.
@@ -131,7 +140,10 @@ fn look(
                     shown: folder.to_owned(),
                 });
             }
-            Err(reason) => visit(Found::Leftover(leftover(folder, reason)))?,
+            Err(reason) => {
+                let bytes = pieces_of_alias(folder).iter().map(|piece| leftover(piece, "").bytes).sum();
+                visit(Found::Leftover(Leftover { path: folder.to_owned(), bytes, reason }))?;
+            }
         }
     } else {
         for (path, has) in files.in_order().into_iter().zip(has) {

@@ -15,7 +15,9 @@ use stoa_layout::events::PlannedStep;
 use stoa_layout::lock::Holder;
 use stoa_layout::{Direction, Event, Events, LayoutId, Leftover, Outcome};
 
+use super::leftovers::Sum;
 use super::options::{Progress, Typed};
+use super::told::Told;
 use super::verify::Verified;
 
 /// How much time passes between two lines on progress where there is no terminal.
@@ -23,6 +25,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Human {
     auto: bool,
+    dry_run: bool,
+    told: Told,
     quiet: bool,
     progress: Shown,
     state: Mutex<State>,
@@ -59,7 +63,14 @@ impl Human {
             Progress::Auto if io::stderr().is_terminal() => Shown::Bar,
             Progress::Auto => Shown::Lines,
         };
-        Self { auto: typed.auto, quiet, progress, state: Mutex::default() }
+        Self {
+            auto: typed.auto,
+            dry_run: typed.dry_run,
+            told: Told::default(),
+            quiet,
+            progress,
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn planned(&self, root: &Path, pending: bool) {
@@ -103,6 +114,29 @@ impl Human {
     pub(super) fn verified(&self, root: &Path, found: Verified) {
         let (versions, broken) = (HumanCount(found.versions), HumanCount(found.broken));
         self.result(format_args!("{}: {versions} versions verified, {broken} broken", root.display()));
+    }
+
+    /// Tells of a leftover that was asked for.
+    pub(super) fn listed(&self, leftover: &Leftover, to: Option<&Path>) -> io::Result<()> {
+        let Leftover { path, bytes, reason } = leftover;
+        let (path, bytes) = (path.display(), BinaryBytes(*bytes));
+        let mut out = io::stdout().lock();
+        match to {
+            None => writeln!(out, "{path} ({bytes}): {reason}"),
+            Some(_) if self.quiet => Ok(()),
+            Some(to) => writeln!(out, "moved {path} ({bytes}) to {}: {reason}", to.display()),
+        }
+    }
+
+    pub(super) fn leftovers(&self, root: &Path, sum: Sum, moved: bool) {
+        let (count, bytes) = (HumanCount(sum.count), BinaryBytes(sum.bytes));
+        let root = root.display();
+        match (moved, self.quiet) {
+            (_, true) => {}
+            (true, _) if sum.count == 0 => self.note(format_args!("{root}: no leftovers")),
+            (true, _) => self.note(format_args!("{root}: {count} leftovers, {bytes}, moved out")),
+            (false, _) => self.note(format_args!("{root}: {count} leftovers, {bytes}")),
+        }
     }
 
     pub(super) fn error(&self, message: &str) {
@@ -211,6 +245,9 @@ impl Human {
         if self.auto || self.state.lock().is_ok_and(|state| state.step.is_some()) {
             return;
         }
+        if !self.told.is_new(&leftover.path) {
+            return;
+        }
         let Leftover { path, bytes, reason } = leftover;
         self.result(format_args!("leftover {} ({}): {reason}", path.display(), BinaryBytes(*bytes)));
     }
@@ -219,7 +256,8 @@ impl Human {
         self.end_bar();
         if let Ok(mut state) = self.state.lock() {
             state.moved = state.moved.max(items);
-            state.leftovers = state.leftovers.max(leftovers);
+            // Each step up looks at another part of the store.
+            state.leftovers += leftovers;
         }
         if !self.auto {
             self.result(format_args!(
@@ -235,7 +273,9 @@ impl Human {
 impl Events for Human {
     fn event(&self, event: Event<'_>) {
         match event {
-            Event::Plan { root, creates, steps } => self.plan(root, creates, steps),
+            Event::Plan { root, creates, steps, .. } if self.dry_run => self.plan(root, creates, steps),
+            // Each step tells of itself when it begins.
+            Event::Plan { .. } => {}
             Event::Waiting { holders } => self.waiting(holders),
             Event::StepBegin(step) => self.begin(step),
             Event::Progress { items, bytes } => self.advance(items, bytes),

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::events::PlannedStep;
-use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Outcome};
+use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Leftover, Outcome};
 
+use super::leftovers::Sum;
 use super::options::Typed;
+use super::told::Told;
 use super::verify::Verified;
 
 /// How much time passes at least between two lines on progress.
@@ -19,7 +21,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Json {
     /// Under the gate the standard output is another program's.
     to_stderr: bool,
-    current: LayoutId,
+    told: Told,
     state: Mutex<InStep>,
 }
 
@@ -31,8 +33,8 @@ struct InStep {
 }
 
 impl Json {
-    pub(super) fn new(typed: &Typed, current: &LayoutId) -> Self {
-        Self { to_stderr: typed.auto, current: current.clone(), state: Mutex::default() }
+    pub(super) fn new(typed: &Typed) -> Self {
+        Self { to_stderr: typed.auto, told: Told::default(), state: Mutex::default() }
     }
 
     pub(super) fn planned(&self, root: &Path, pending: bool) {
@@ -62,6 +64,23 @@ impl Json {
         self.line(
             &json!({ "event": "verified", "store": text(root), "versions": versions, "broken": broken }),
         );
+    }
+
+    /// Tells of a leftover that was asked for.
+    pub(super) fn listed(&self, leftover: &Leftover, to: Option<&Path>) -> io::Result<()> {
+        let mut value = leftover_value(leftover);
+        if let Some(to) = to {
+            value["moved_to"] = text(to).into();
+        }
+        writeln!(io::stdout().lock(), "{value}")
+    }
+
+    pub(super) fn leftovers(&self, root: &Path, sum: Sum, moved: bool) {
+        let Sum { count, bytes } = sum;
+        self.line(&json!({
+            "event": "done", "store": text(root), "leftovers": count, "bytes": bytes,
+            "changed": moved && count > 0,
+        }));
     }
 
     pub(super) fn error(&self, exit: Exit, message: &str) {
@@ -107,6 +126,12 @@ impl Json {
         };
     }
 
+    fn leftover(&self, leftover: &Leftover) {
+        if self.told.is_new(&leftover.path) {
+            self.line(&leftover_value(leftover));
+        }
+    }
+
     fn is_in_step(&self) -> bool {
         self.state.lock().is_ok_and(|state| state.step.is_some())
     }
@@ -115,10 +140,10 @@ impl Json {
 impl Events for Json {
     fn event(&self, event: Event<'_>) {
         match event {
-            Event::Plan { root, creates, steps } => {
+            Event::Plan { root, target, creates, steps } => {
                 let steps: Vec<Value> = steps.iter().map(step_value).collect();
                 self.line(&json!({
-                    "event": "plan", "store": text(root), "layout": self.current.as_str(),
+                    "event": "plan", "store": text(root), "layout": target.as_str(),
                     "creates": creates.map(LayoutId::as_str), "steps": steps,
                 }));
             }
@@ -133,10 +158,7 @@ impl Events for Json {
             Event::Progress { items, bytes } => self.progress(items, bytes),
             // The survey has told them; the passes meet them again.
             Event::Leftover(_) if self.is_in_step() => {}
-            Event::Leftover(leftover) => self.line(&json!({
-                "event": "leftover", "path": text(&leftover.path), "bytes": leftover.bytes,
-                "reason": leftover.reason,
-            })),
+            Event::Leftover(leftover) => self.leftover(leftover),
             Event::Warning(message) => self.line(&json!({ "event": "warning", "message": message })),
             Event::StepEnd { from, to, items, bytes, leftovers } => {
                 self.enter(None);
@@ -166,6 +188,12 @@ fn step_value(step: &PlannedStep) -> Value {
         "versions": survey.map(|survey| survey.items),
         "bytes": survey.map(|survey| survey.bytes),
         "leftovers": survey.map(|survey| survey.leftovers),
+    })
+}
+
+fn leftover_value(leftover: &Leftover) -> Value {
+    json!({
+        "event": "leftover", "path": text(&leftover.path), "bytes": leftover.bytes, "reason": leftover.reason,
     })
 }
 

@@ -5,17 +5,20 @@
 
 mod human;
 mod json;
+mod leftovers;
 mod options;
+mod told;
 mod verify;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::{
-    Cancel, Events, Exit, LayoutId, Layouts, Options, Outcome, PathError, RunError, Runner, StepError,
+    Cancel, Events, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, StepError,
 };
 
 use crate::config::{Settings, World};
@@ -25,7 +28,8 @@ use crate::status;
 
 use human::Human;
 use json::Json;
-use options::{Command, Typed};
+use leftovers::{Leftovers, Sum};
+use options::{Command, LeftoversCommand, Typed};
 use verify::{Verified, Verify};
 
 /// Runs the program with the arguments of the process.
@@ -41,12 +45,15 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
     let filter = world.variable("STOA_LOG");
     let filter = filter.as_deref().and_then(std::ffi::OsStr::to_str);
     logging::init(Style::Command, typed.common.verbose, typed.common.quiet, filter);
-    let reporter = Reporter::new(&typed, &layouts.current);
+    let reporter = Reporter::new(&typed);
     let resolved = resolve(&typed, world);
     let result = match (resolved, &typed.command) {
         (Err(failure), _) => Err(failure),
         (Ok((root, _)), Some(Command::Status)) => {
             return status::of_any(&root, layouts, typed.format);
+        }
+        (Ok((root, options)), Some(Command::Leftovers { what })) => {
+            leftovers(layouts, what.as_ref(), &root, &options, &reporter)
         }
         (Ok((root, options)), None) => migrate(layouts, &typed, &root, &options, &reporter),
     };
@@ -101,21 +108,44 @@ fn migrate(
             format!("--verify looks at stores at layout {} only; run without --to", layouts.current);
         return Err(Failure { exit: Exit::USAGE, message });
     }
-    let cancel = Cancel::on_signals().map_err(|error| Failure {
-        exit: Exit::IO,
-        message: format!("cannot listen for signals: {error}; nothing was changed"),
-    })?;
+    let cancel = listen_for_signals()?;
     let runner = Runner { root, layouts, options, events: reporter.events(), cancel: &cancel };
     if typed.dry_run {
-        let pending = runner.plan().map_err(|error| failure(root, layouts, &error))?;
+        let pending = runner.plan().map_err(|error| failure(root, &error))?;
         reporter.planned(root, pending);
     } else {
-        let outcome = runner.run().map_err(|error| failure(root, layouts, &error))?;
+        let outcome = runner.run().map_err(|error| failure(root, &error))?;
         reporter.done(root, &outcome);
         if let (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) = (typed.verify, &outcome) {
             return verify(layouts, how, root, options, &cancel, reporter);
         }
     }
+    Ok(())
+}
+
+fn listen_for_signals() -> Result<Cancel, Failure> {
+    Cancel::on_signals().map_err(|error| Failure {
+        exit: Exit::IO,
+        message: format!("cannot listen for signals: {error}; nothing was changed"),
+    })
+}
+
+fn leftovers(
+    layouts: &Layouts,
+    what: Option<&LeftoversCommand>,
+    root: &Path,
+    options: &Options,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    let cancel = listen_for_signals()?;
+    let leftovers = Leftovers { root, layouts, options, cancel: &cancel, events: reporter.events() };
+    let mut tell = |leftover: &Leftover, to: Option<&Path>| reporter.leftover(leftover, to);
+    let (sum, moved) = match what {
+        Some(LeftoversCommand::Move { to }) => (leftovers.take_out(to, &mut tell), true),
+        Some(LeftoversCommand::List) | None => (leftovers.list(&mut tell), false),
+    };
+    let sum = sum.map_err(|error| failure(root, &error))?;
+    reporter.leftovers(root, sum, moved);
     Ok(())
 }
 
@@ -155,14 +185,12 @@ fn follow_the_parent() {
     }
 }
 
-fn failure(root: &Path, layouts: &Layouts, error: &RunError) -> Failure {
+fn failure(root: &Path, error: &RunError) -> Failure {
     let exit = error.exit();
     let message = match error {
         _ if path_error(error).is_some_and(PathError::is_read_only) => {
             format!(
-                "{error}. If the file system is to stay read-only, make a store at layout {} elsewhere: \
-                 stoa import {} --store FOLDER",
-                layouts.current,
+                "{error}. If it is to stay read-only, copy {} to where it can be written, and name the copy with --store",
                 root.display()
             )
         }
@@ -190,10 +218,10 @@ enum Reporter {
 }
 
 impl Reporter {
-    fn new(typed: &Typed, current: &LayoutId) -> Self {
+    fn new(typed: &Typed) -> Self {
         match typed.format {
             Format::Human => Self::Human(Human::new(typed)),
-            Format::Json => Self::Json(Json::new(typed, current)),
+            Format::Json => Self::Json(Json::new(typed)),
         }
     }
 
@@ -229,6 +257,20 @@ impl Reporter {
         match self {
             Self::Human(human) => human.verified(root, found),
             Self::Json(json) => json.verified(root, found),
+        }
+    }
+
+    fn leftover(&self, leftover: &Leftover, to: Option<&Path>) -> io::Result<()> {
+        match self {
+            Self::Human(human) => human.listed(leftover, to),
+            Self::Json(json) => json.listed(leftover, to),
+        }
+    }
+
+    fn leftovers(&self, root: &Path, sum: Sum, moved: bool) {
+        match self {
+            Self::Human(human) => human.leftovers(root, sum, moved),
+            Self::Json(json) => json.leftovers(root, sum, moved),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The command line of `stoa-migrate`, as typed.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand, ValueEnum};
 use stoa_layout::LayoutId;
 
@@ -25,12 +27,12 @@ pub(super) struct Typed {
     #[command(flatten)]
     pub(super) common: Common,
 
-    /// Bring the store to this layout: v0, v1, v2, …, tree [default: the current one]
+    /// Bring the store to this layout, as in v2 [default: the current one]
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 
     /// Say by hand which layout a folder without a marker has
-    #[arg(long, value_name = "LAYOUT")]
+    #[arg(long, global = true, value_name = "LAYOUT")]
     pub(super) from: Option<LayoutId>,
 
     /// Say what would be done, and write nothing
@@ -50,7 +52,7 @@ pub(super) struct Typed {
     pub(super) verify: Option<Verify>,
 
     /// Wait so long for those who use the store [default: 30] [key: lock_timeout]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, global = true, value_name = "SECONDS")]
     pub(super) lock_timeout: Option<u64>,
 
     /// Work with so many threads [default: one a processor] [key: threads]
@@ -89,6 +91,28 @@ pub(super) enum Command {
     /// Say what a store is, for `stoa status`
     #[command(hide = true)]
     Status,
+    /// What the store holds that is no part of it
+    #[command(
+        long_about = "What the store holds that is no part of it: incomplete versions, foreign files and the like. \
+                      It is ignored, never served and never touched, but by `leftovers move`."
+    )]
+    Leftovers {
+        #[command(subcommand)]
+        what: Option<LeftoversCommand>,
+    },
+}
+
+/// What to do with leftovers.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum LeftoversCommand {
+    /// Print each with its size and the reason; the default. Works on every state and changes nothing
+    List,
+    /// Move them out of the store, with their paths below it
+    Move {
+        /// Where to, on the same file system; made if it is missing
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
 }
 
 #[cfg(test)]

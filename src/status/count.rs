@@ -1,13 +1,14 @@
 //! Counts what a current store holds: a walk over its tree, streamed, so that it takes no memory to speak of.
 //!
-//! A version is a folder below `@v` whose `info` is there. Every other name in the root, in an `@v` folder or
-//! on the way to one is a leftover.
+//! A version is a folder below `@v` whose `info` is there. Every other name in the root, in an `@v` folder, in
+//! a version's or on the way to one is a leftover. That there is none is the same here as in the inventory of
+//! `stoa-migrate`; how many there are it alone knows.
 
 use std::fs::{self, DirEntry, FileType};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use stoa_gomod::{ModulePath, Version};
+use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::error::PathContext;
 use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
@@ -32,6 +33,9 @@ const QUARANTINE: &str = "quarantine";
 /// The folder of a module's versions.
 const VERSIONS: &str = "@v";
 
+/// The files of a version.
+const FILES: [&str; 4] = ["info", "mod", "zip", "ziphash"];
+
 /// What file systems and desktops put into folders of their own.
 const IGNORED: [&str; 2] = ["lost+found", ".DS_Store"];
 
@@ -53,12 +57,13 @@ pub(super) fn modules(root: &Path, layout: &LayoutId, folders: &[&str]) -> Resul
     let mut open = vec![root.join(MODULES)];
     while let Some(folder) = open.pop() {
         each(&folder, |entry, kind| {
+            let name = entry.file_name();
             if !kind.is_dir() {
-                count.leftovers += 1;
-            } else if entry.file_name() == VERSIONS {
+                count.leftovers += u64::from(!IGNORED.iter().any(|ignored| name == *ignored));
+            } else if name == VERSIONS {
                 let module = folder.strip_prefix(root.join(MODULES)).ok().and_then(Path::to_str);
                 match module.and_then(|module| ModulePath::unescape(module).ok()) {
-                    Some(_) => of_module(&entry.path(), &mut count)?,
+                    Some(module) => of_module(&module, &entry.path(), &mut count)?,
                     None => count.leftovers += 1,
                 }
             } else {
@@ -67,46 +72,63 @@ pub(super) fn modules(root: &Path, layout: &LayoutId, folders: &[&str]) -> Resul
             Ok(())
         })?;
     }
+    count.quarantined = quarantined(root)?;
+    Ok(count)
+}
+
+/// Counts what proved broken.
+pub(super) fn quarantined(root: &Path) -> Result<u64, PathError> {
+    let mut count = 0;
     each(&root.join(QUARANTINE), |_, kind| {
-        count.quarantined += u64::from(kind.is_dir());
+        count += u64::from(kind.is_dir());
         Ok(())
     })?;
     Ok(count)
 }
 
-fn of_module(versions: &Path, count: &mut Count) -> Result<(), PathError> {
+fn of_module(module: &ModulePath, versions: &Path, count: &mut Count) -> Result<(), PathError> {
     let before = count.versions;
     each(versions, |entry, kind| {
         let name = entry.file_name();
-        let is_version = kind.is_dir() && name.to_str().is_some_and(|name| Version::unescape(name).is_ok());
-        match is_version.then(|| size(&entry.path())).transpose()?.flatten() {
-            Some(bytes) => {
-                count.versions += 1;
-                count.bytes += bytes;
-            }
-            None => count.leftovers += 1,
+        let version = name.to_str().and_then(|name| Version::unescape(name).ok());
+        let is_version = version.is_some_and(|version| ModuleVersion::new(module.clone(), version).is_ok());
+        if kind.is_dir() && is_version {
+            of_version(&entry.path(), count)
+        } else {
+            count.leftovers += 1;
+            Ok(())
         }
-        Ok(())
     })?;
     count.modules += u64::from(count.versions > before);
     Ok(())
 }
 
-/// Is the size of a version; `None` if there is none.
-fn size(version: &Path) -> Result<Option<u64>, PathError> {
-    let mut bytes = 0;
-    let mut has_info = false;
+fn of_version(version: &Path, count: &mut Count) -> Result<(), PathError> {
+    let (mut bytes, mut others, mut has_any, mut has_info, mut is_sound) = (0, 0, false, false, true);
     each(version, |entry, kind| {
-        if kind.is_file() {
-            has_info |= entry.file_name() == "info";
+        let name = entry.file_name();
+        if !FILES.iter().any(|file| name == *file) {
+            others += 1;
+        } else if kind.is_file() {
+            has_any = true;
+            has_info |= name == "info";
             bytes += match entry.metadata() {
                 Err(error) if error.kind() == ErrorKind::NotFound => 0,
                 meta => meta.at("look at", &entry.path())?.len(),
             };
+        } else {
+            is_sound = false;
         }
         Ok(())
     })?;
-    Ok(has_info.then_some(bytes))
+    count.leftovers += others;
+    if has_info && is_sound {
+        count.versions += 1;
+        count.bytes += bytes;
+    } else if has_any || !is_sound {
+        count.leftovers += 1;
+    }
+    Ok(())
 }
 
 /// Looks at each name in a folder. One that is not there, or went meanwhile, has none.

@@ -41,6 +41,8 @@ pub enum Event<'a> {
     Plan {
         /// The folder.
         root: &'a Path,
+        /// The layout that it is brought to.
+        target: &'a LayoutId,
         /// Whether a folder that holds nothing yet is made a store.
         creates: Option<&'a LayoutId>,
         /// The steps in their order.

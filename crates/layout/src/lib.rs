@@ -17,6 +17,7 @@
 //! | [`lock`] | who may read and who may write |
 //! | [`state`] | what a folder is found to be |
 //! | [`step`] | what a tool says about one step, and about what is derived |
+//! | [`inventory`] | what lies in a folder: what is whole, and what is left over |
 //! | [`runner`] | surveys, begins, applies, checks, ends; waits its turn |
 //! | [`gate`] | the one check a tool makes at every start |
 //! | [`durable`] | the one place that writes to the disk |
@@ -29,6 +30,7 @@ pub mod events;
 pub mod exit;
 pub mod gate;
 pub mod id;
+pub mod inventory;
 pub mod lock;
 pub mod marker;
 pub mod runner;
@@ -42,6 +44,7 @@ pub use events::{Event, Events, Leftover};
 pub use exit::Exit;
 pub use gate::{Gate, Held, Migrator, Pass};
 pub use id::LayoutId;
+pub use inventory::Inventory;
 pub use lock::{ExclusiveLock, SharedLock};
 pub use runner::{Options, Outcome, RunError, Runner};
 pub use signals::Cancel;

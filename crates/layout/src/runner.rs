@@ -152,7 +152,7 @@ impl Runner<'_> {
                 State::At(layout) if *layout == target && !self.options.regenerate => {
                     return Ok(Outcome::Nothing(target));
                 }
-                State::Empty if self.options.no_create => return Ok(Outcome::NoStore),
+                state if self.is_left_uncreated(state) => return Ok(Outcome::NoStore),
                 _ => {}
             }
             // Where there is a lock file, somebody may be at it, and the look under the lock counts.
@@ -177,12 +177,12 @@ impl Runner<'_> {
         self.refuse(&state)?;
         self.refuse_assumption(&state)?;
         let creates = match self.action(&state, &target, false)? {
-            Action::Create if self.options.no_create => None,
+            Action::Create if self.is_left_uncreated(&state) => None,
             Action::Create => Some(&target),
             _ => None,
         };
-        let steps = self.planned_steps(&state, &target)?;
-        self.events.event(Event::Plan { root: self.root, creates, steps: &steps });
+        let steps = self.planned_steps(&state, &target, None)?;
+        self.events.event(Event::Plan { root: self.root, target: &target, creates, steps: &steps });
         let refusals =
             steps.iter().filter_map(|step| step.survey.as_ref()).flat_map(|survey| &survey.refusals);
         if let Some(refusal) = refusals.clone().next() {
@@ -191,7 +191,13 @@ impl Runner<'_> {
         Ok(creates.is_some() || !steps.is_empty())
     }
 
-    fn planned_steps(&self, state: &State, target: &LayoutId) -> Result<Vec<PlannedStep>, RunError> {
+    /// Is the steps from a state to the target. The first one is surveyed, unless that is done already.
+    fn planned_steps(
+        &self,
+        state: &State,
+        target: &LayoutId,
+        mut surveyed: Option<Survey>,
+    ) -> Result<Vec<PlannedStep>, RunError> {
         let mut steps: Vec<PlannedStep> = Vec::new();
         let mut at = state.clone();
         loop {
@@ -205,7 +211,10 @@ impl Runner<'_> {
                 Action::Step { step, direction, begun } => {
                     let mut planned = planned(step, direction, begun.is_some());
                     if steps.is_empty() {
-                        planned.survey = Some(step.survey(self.root, direction, &self.work())?);
+                        planned.survey = Some(match surveyed.take() {
+                            Some(survey) => survey,
+                            None => step.survey(self.root, direction, &self.work())?,
+                        });
                     }
                     planned
                 }
@@ -263,6 +272,11 @@ impl Runner<'_> {
     /// A marker that this program does not know stays unknown however long it waits.
     fn refuse_what_cannot_change(&self, state: &State) -> Result<(), RunError> {
         if matches!(state, State::Newer(_)) { self.refuse(state) } else { Ok(()) }
+    }
+
+    /// Whether there is no store and none is to be made. One whose making was begun is finished.
+    fn is_left_uncreated(&self, state: &State) -> bool {
+        self.options.no_create && *state == State::Empty
     }
 
     fn work(&self) -> Work<'_> {
@@ -483,9 +497,23 @@ impl Runner<'_> {
             match action {
                 Action::Finished if done => return Ok(Outcome::Done(target.clone())),
                 Action::Finished => return Ok(Outcome::Nothing(target.clone())),
-                Action::Create => self.create(lock, &state)?,
+                // The look without the lock may have failed, or have seen what is gone by now.
+                Action::Create if self.is_left_uncreated(&state) => return Ok(Outcome::NoStore),
+                Action::Create => {
+                    self.events.event(Event::Plan {
+                        root: self.root,
+                        target,
+                        creates: Some(target),
+                        steps: &[],
+                    });
+                    self.create(lock, &state)?;
+                }
                 Action::Step { step, direction, begun } => {
-                    self.take(lock, step, direction, begun.as_ref(), &state)?;
+                    let survey = step.survey(self.root, direction, &self.work())?;
+                    if !done {
+                        self.tell_plan(&state, target, Some(&survey))?;
+                    }
+                    self.take(lock, step, direction, begun.as_ref(), &state, survey)?;
                     let (_, to) = ends(step, direction);
                     reached = (!self.layouts.is_tagged(&to)).then_some(State::Untagged(to));
                 }
@@ -494,12 +522,21 @@ impl Runner<'_> {
                         State::Migrating { to, .. } => to.clone(),
                         _ => target.clone(),
                     };
+                    if !done {
+                        self.tell_plan(&state, target, None)?;
+                    }
                     self.regenerate(lock, &layout, begun)?;
                     regenerated = true;
                 }
             }
             done = true;
         }
+    }
+
+    fn tell_plan(&self, state: &State, target: &LayoutId, survey: Option<&Survey>) -> Result<(), RunError> {
+        let steps = self.planned_steps(state, target, survey.cloned())?;
+        self.events.event(Event::Plan { root: self.root, target, creates: None, steps: &steps });
+        Ok(())
     }
 
     fn create(&self, lock: &ExclusiveLock, state: &State) -> Result<(), RunError> {
@@ -557,9 +594,9 @@ impl Runner<'_> {
         direction: Direction,
         begun: Option<&Marker>,
         state: &State,
+        survey: Survey,
     ) -> Result<(), RunError> {
         let mut planned = planned(step, direction, begun.is_some());
-        let survey = step.survey(self.root, direction, &self.work())?;
         if let Some(refusal) = survey.refusals.first() {
             return Err(RunError::Refused(joined(refusal.exit, survey.refusals.iter())));
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::events::{Event, Events, Leftover};
 use crate::lock::ExclusiveLock;
 use crate::signals::{Cancel, Cancelled};
-use crate::{Exit, LayoutId, PathError};
+use crate::{Exit, Inventory, LayoutId, PathError};
 
 /// Which way a step is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,13 +93,15 @@ pub struct Layouts {
     pub detectors: Vec<Box<dyn Detect>>,
     /// What is derived, of all layouts.
     pub artefacts: Vec<Box<dyn Artefact>>,
+    /// Who knows what lies in a root at each of the layouts; without one nothing is counted there.
+    pub inventory: Option<Box<dyn Inventory>>,
 }
 
 impl Layouts {
     /// Begins a value that knows the current layout alone.
     pub fn new(program: impl Into<String>, current: LayoutId, folders: Vec<&'static str>) -> Self {
         let (steps, detectors, artefacts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { program: program.into(), current, folders, steps, detectors, artefacts }
+        Self { program: program.into(), current, folders, steps, detectors, artefacts, inventory: None }
     }
 
     /// Whether the layout is the current one or at an end of a step.

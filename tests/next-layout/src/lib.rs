@@ -22,6 +22,7 @@ pub fn layouts() -> Layouts {
     layouts.steps = stoa_migrations::steps();
     layouts.steps.push(Box::new(V2ToV3));
     layouts.detectors = stoa_migrations::detectors();
+    layouts.inventory = Some(Box::new(UpToV3(stoa_migrations::inventory())));
     layouts
 }
 

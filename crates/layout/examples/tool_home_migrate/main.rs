@@ -97,14 +97,14 @@ struct Terminal;
 impl Events for Terminal {
     fn event(&self, event: Event<'_>) {
         match event {
-            Event::Plan { root, creates, steps } => {
+            Event::Plan { root, creates, steps, .. } => {
                 if let Some(layout) = creates {
-                    say(&format!("{}: would be made at layout {layout}", root.display()));
+                    say(&format!("{}: to be made at layout {layout}", root.display()));
                 }
                 for step in steps {
                     let what = step.survey.as_ref().map(|survey| format!(": {} items", survey.items));
                     let (from, to, what) = (&step.from, &step.to, what.unwrap_or_default());
-                    say(&format!("{from} to {to}: would {}{what}", step.description));
+                    say(&format!("planned, {from} to {to}: {}{what}", step.description));
                 }
             }
             Event::Waiting { holders } => {

@@ -1,0 +1,316 @@
+//! What lies in a store, at every layout and in the middle of every step: what is whole, and what is a
+//! leftover and why.
+//!
+//! It looks with the pictures of the steps. A picture is alive if the store is at its layout, both of a step
+//! are in the middle of one, and dead if not: whatever it finds then is a leftover, whole or not. Two pictures
+//! look into `modules`, so what is of neither is told by the flat one alone.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use stoa_gomod::{ModulePath, Version};
+use stoa_layout::inventory::{self, Visit};
+use stoa_layout::step::Refusal;
+use stoa_layout::{Direction, Inventory, Leftover, State, StepError};
+
+use crate::flat::{self, Flat};
+use crate::flow::{Flow, Verdict};
+use crate::picture::{BATCH, Candidate, Found, Names, OURS, Picture, leftover};
+use crate::{refuse, tree_to_v1, v0, v0_to_v1, v1_to_v2, v2, whole};
+
+/// Knows the layouts up to v2.
+pub(crate) struct Known;
+
+impl Inventory for Known {
+    fn take(&self, root: &Path, state: &State, visit: &mut Visit<'_>) -> Result<(), StepError> {
+        let mut look = Look { root, visit, modules: Modules::default() };
+        let (v0_step, tree_step, last_step) = (v0_to_v1::step(), tree_to_v1::step(), v1_to_v2::step());
+        match Sides::of(state) {
+            Sides::V0 => {
+                look.all(&v0::V0, &|one| judged(&v0_step, root, Direction::Up, one))?;
+                look.modules(&|one| Ok(dead(&v0::V0, root, one)), &|one| Ok(dead(&v0::V0, root, one)))
+            }
+            Sides::Tree => {
+                look.all(&Flat::Tree, &|one| judged(&tree_step, root, Direction::Up, one))?;
+                look.modules(&|one| Ok(dead(&Flat::Tree, root, one)), &|one| Ok(dead(&Flat::Tree, root, one)))
+            }
+            Sides::V0AndV1 => {
+                look.all(&v0::V0, &|one| judged(&v0_step, root, Direction::Up, one))?;
+                look.modules(&|one| judged(&v0_step, root, Direction::Back, one), &|one| {
+                    Ok(dead(&Flat::V1, root, one))
+                })
+            }
+            Sides::TreeAndV1 => {
+                look.all(&Flat::Tree, &|one| judged(&tree_step, root, Direction::Up, one))?;
+                look.modules(&|one| judged(&tree_step, root, Direction::Back, one), &|one| {
+                    Ok(dead(&Flat::V1, root, one))
+                })
+            }
+            Sides::V1 => {
+                look.outside(&Flat::V1)?;
+                look.modules(&|one| Ok(at_v1(one)), &|one| Ok(dead(&Flat::V1, root, one)))
+            }
+            Sides::V1AndV2 => {
+                look.outside(&v2::V2)?;
+                look.modules(&|one| judged(&last_step, root, Direction::Up, one), &|one| {
+                    judged(&last_step, root, Direction::Back, one)
+                })
+            }
+            Sides::V2 => {
+                look.outside(&v2::V2)?;
+                look.modules(&|one| Ok(dead(&v2::V2, root, one)), &|one| Ok(at_v2(one)))
+            }
+        }
+    }
+
+    fn forbids_moving(&self, root: &Path, state: &State) -> Option<Refusal> {
+        matches!(state, State::Untagged(_)).then(|| refuse::open_files(root)).flatten()
+    }
+}
+
+/// Which layouts are alive.
+enum Sides {
+    V0,
+    Tree,
+    V0AndV1,
+    TreeAndV1,
+    V1,
+    V1AndV2,
+    V2,
+}
+
+impl Sides {
+    fn of(state: &State) -> Self {
+        match state {
+            State::Untagged(layout) if *layout == flat::TREE => Self::Tree,
+            State::Untagged(_) => Self::V0,
+            State::At(layout) if *layout == flat::V1 => Self::V1,
+            State::Migrating { from, to } => {
+                let has = |layout| *from == layout || *to == layout;
+                match (has(v0::ID), has(flat::TREE), has(flat::V1)) {
+                    (true, ..) => Self::V0AndV1,
+                    (_, true, _) => Self::TreeAndV1,
+                    (.., true) => Self::V1AndV2,
+                    _ => Self::V2,
+                }
+            }
+            _ => Self::V2,
+        }
+    }
+}
+
+/// What is to be told of a version that a picture found.
+enum Told {
+    Whole {
+        bytes: u64,
+    },
+    /// The other side tells it.
+    Nothing,
+    Leftover(String),
+}
+
+type Judge<'a> = &'a dyn Fn(&Candidate) -> Result<Told, StepError>;
+
+/// Judges by both sides of a step. The side that has the info tells of the version.
+fn judged(step: &Flow, root: &Path, direction: Direction, one: &Candidate) -> Result<Told, StepError> {
+    Ok(match step.judge(root, direction, one)? {
+        Verdict::Elsewhere => Told::Nothing,
+        Verdict::Moves { .. } if !one.has[2] => Told::Nothing,
+        Verdict::Moves { .. } => {
+            let other = if direction == Direction::Up { step.new } else { step.old };
+            Told::Whole { bytes: bytes(one, &other.files(root, &one.version).in_order()) }
+        }
+        Verdict::Stays(reason) | Verdict::Taken(reason) => Told::Leftover(reason),
+    })
+}
+
+/// Judges where v1 alone is alive: all three are there.
+fn at_v1(one: &Candidate) -> Told {
+    match fault(one) {
+        Some(fault) => Told::Leftover(fault),
+        None => Told::Whole { bytes: bytes(one, &[]) },
+    }
+}
+
+/// Judges where v2 alone is alive: a version is there if its info is; what else is wrong with it is found
+/// when it is sealed.
+fn at_v2(one: &Candidate) -> Told {
+    match (&one.fault, one.has[2]) {
+        (Some(fault), _) => Told::Leftover(fault.clone()),
+        (None, true) => Told::Whole { bytes: bytes(one, &[]) },
+        (None, false) => Told::Leftover("incomplete: it has no info".to_owned()),
+    }
+}
+
+/// Says why a version of a layout that the store is not at is left, be it whole.
+fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Told {
+    let fault = fault(one).or_else(|| whole::fault(&one.version, &one.files));
+    Told::Leftover(fault.unwrap_or_else(|| {
+        let there = alive.files(root, &one.version);
+        match there.info.symlink_metadata() {
+            Ok(_) => format!("its info is at {} too", there.info.display()),
+            Err(_) => "whole, and of another layout than the store".to_owned(),
+        }
+    }))
+}
+
+fn fault(one: &Candidate) -> Option<String> {
+    let missing = ["go.mod", "zip", "info"].into_iter().zip(one.has).find(|(_, has)| !has);
+    one.fault.clone().or_else(|| missing.map(|(name, _)| format!("incomplete: it has no {name}")))
+}
+
+/// Is the size of a version's files, those that it does not have here taken from the other side.
+fn bytes(one: &Candidate, others: &[&Path]) -> u64 {
+    let size = |path: &Path| path.symlink_metadata().map_or(0, |meta| meta.len());
+    let own = one.files.in_order().into_iter().zip(one.has).enumerate();
+    let three: u64 = own
+        .map(
+            |(part, (here, has))| {
+                if has { size(here) } else { others.get(part).map_or(0, |path| size(path)) }
+            },
+        )
+        .sum();
+    three + one.files.seal.as_deref().map_or(0, size)
+}
+
+/// One look at a store.
+struct Look<'a, 'v> {
+    root: &'a Path,
+    visit: &'a mut Visit<'v>,
+    modules: Modules,
+}
+
+impl Look<'_, '_> {
+    /// Tells all that a picture finds.
+    fn all(&mut self, picture: &dyn Picture, judge: Judge<'_>) -> Result<(), StepError> {
+        self.some(picture, judge, &|_| true)
+    }
+
+    /// Tells what a picture finds at the paths that are asked for.
+    fn some(
+        &mut self,
+        picture: &dyn Picture,
+        judge: Judge<'_>,
+        is_asked_for: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), StepError> {
+        let root = self.root;
+        picture.walk(root, &mut |found| match found {
+            Found::Versions(versions) => {
+                let is_last = versions.len() < BATCH;
+                let versions = versions.iter().filter(|one| is_asked_for(&one.files.info));
+                self.versions(versions, is_last, judge)
+            }
+            Found::Leftover(leftover) if is_asked_for(&leftover.path) => self.leftover(&leftover),
+            Found::Leftover(_) => Ok(()),
+        })
+    }
+
+    /// Looks into `modules`.
+    fn modules(&mut self, flat: Judge<'_>, folders: Judge<'_>) -> Result<(), StepError> {
+        self.some(&Flat::V1, flat, &|_| true)?;
+        let root = self.root;
+        v2::V2.walk(root, &mut |found| match found {
+            Found::Versions(versions) => self.versions(versions.iter(), versions.len() < BATCH, folders),
+            Found::Leftover(leftover) if is_of_a_version_folder(&leftover.path) => self.leftover(&leftover),
+            Found::Leftover(_) => Ok(()),
+        })
+    }
+
+    /// Looks outside of `modules` in a store that has a marker, where nothing is alive.
+    fn outside(&mut self, alive: &dyn Picture) -> Result<(), StepError> {
+        let root = self.root;
+        let judge = |one: &Candidate| Ok(dead(alive, root, one));
+        self.some(&v0::V0, &judge, &|path| !is_in_a_tree(root, path))?;
+        self.some(&Flat::Tree, &judge, &|path| is_in_a_tree(root, path))?;
+        for name in Names::of(root)?.into_iter().flatten() {
+            let name = name?;
+            if !name.kind.is_dir() && name.text.is_some_and(|text| OURS.contains(&text.as_str())) {
+                self.leftover(&leftover(&name.path, "foreign: a folder of the store has this name"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn versions<'c>(
+        &mut self,
+        versions: impl Iterator<Item = &'c Candidate>,
+        is_last: bool,
+        judge: Judge<'_>,
+    ) -> Result<(), StepError> {
+        for one in versions {
+            match judge(one)? {
+                Told::Nothing => {}
+                Told::Whole { bytes } => {
+                    let is_first_of_group = self.modules.is_first(one.version.path(), is_last);
+                    (self.visit)(inventory::Found::Whole { bytes, is_first_of_group })?;
+                }
+                Told::Leftover(reason) => {
+                    let mut pieces = one.pieces();
+                    // A folder under the name of a file may hold modules in v0.
+                    if one.shown.as_path() == one.files.info.parent().unwrap_or(self.root)
+                        && one.files.seal.is_none()
+                    {
+                        pieces.retain(|piece| !piece.is_dir() || piece.is_symlink());
+                    }
+                    // Gone meanwhile.
+                    if !pieces.is_empty() {
+                        let leftover = one.leftover(reason);
+                        (self.visit)(inventory::Found::Leftover { leftover: &leftover, pieces: &pieces })?;
+                    }
+                }
+            }
+        }
+        if is_last {
+            self.modules.end_of_batch();
+        }
+        Ok(())
+    }
+
+    fn leftover(&mut self, leftover: &Leftover) -> Result<(), StepError> {
+        let pieces = match v0::pieces_of_alias(&leftover.path) {
+            pieces if !pieces.is_empty() && !is_in_a_tree(self.root, &leftover.path) => pieces,
+            _ => vec![leftover.path.clone()],
+        };
+        (self.visit)(inventory::Found::Leftover { leftover, pieces: &pieces })
+    }
+}
+
+/// Counts modules once, whose versions come in batches. Only those with many versions come in several, and
+/// only those are remembered beyond the next one.
+#[derive(Default)]
+struct Modules {
+    last: Option<ModulePath>,
+    large: HashSet<ModulePath>,
+}
+
+impl Modules {
+    fn is_first(&mut self, module: &ModulePath, is_last_batch: bool) -> bool {
+        if self.last.as_ref() == Some(module) || self.large.contains(module) {
+            return false;
+        }
+        self.last = Some(module.clone());
+        if !is_last_batch {
+            self.large.insert(module.clone());
+        }
+        true
+    }
+
+    fn end_of_batch(&mut self) {
+        self.last = None;
+    }
+}
+
+/// Whether a path lies below an `@v` folder of a tree.
+fn is_in_a_tree(root: &Path, path: &Path) -> bool {
+    let folder = path.parent().and_then(|folder| folder.strip_prefix(root).ok());
+    folder.is_some_and(|folder| folder.iter().skip(1).any(|name| name == "@v"))
+}
+
+/// Whether a path is one that only the picture with a folder for each version looks at.
+fn is_of_a_version_folder(path: &Path) -> bool {
+    let in_versions = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("@v"));
+    let is_version = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+        Version::unescape(name).is_ok() && path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
+    });
+    in_versions(path) && is_version || path.parent().is_some_and(in_versions)
+}
