@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::{Exit, Gate, Pass};
@@ -35,11 +36,12 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         Some(names) => names,
         None => sumdbs(world, upstream.is_offline(), &go),
     };
+    let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
         max_fills: config.fill_max_concurrent,
-        max_connections: config.max_connections,
+        max_connections,
         grace: config.grace,
         ..ServeOptions::default()
     };
@@ -48,7 +50,46 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to serve with: {error}")))?;
-    runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options, &after_migration))
+    let served =
+        runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options, &after_migration));
+    // What still waits (for a name to be resolved, for another process's claim) may wait for long, and whatever
+    // it would do to the store it does at once or not at all.
+    runtime.shutdown_timeout(LAST_WAIT);
+    served
+}
+
+/// How long threads that wait for something get to end, when all else has.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// Files that are open whatever is asked for, and those of the fills.
+const FILES_BESIDE_CONNECTIONS: u64 = 512;
+
+/// Lets this process open as many files as it may, and says how many that is.
+fn raise_limit_of_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(errno) => {
+            log::debug!("the limit of open files stays as it is: {errno}");
+            limit.current
+        }
+    }
+}
+
+/// Bounds the connections so that each may have a file open, and the store its own. Where there are too few
+/// files for what is wanted, connections wait; without this, what is in the store could not be opened.
+fn within_limit(wanted: usize, files: Option<u64>) -> usize {
+    let Some(files) = files else { return wanted };
+    let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS).max(files / 4) / 2;
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
+    if possible < wanted {
+        log::warn!(
+            "{possible} connections are served at a time, not {wanted}, since only {files} files may be open; raise that limit (ulimit -n, LimitNOFILE)"
+        );
+    }
+    wanted.min(possible)
 }
 
 fn bind(address: &str) -> Result<TcpListener, Failure> {

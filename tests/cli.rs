@@ -345,11 +345,11 @@ fn a_migration_is_told_in_both_formats() {
         .iter()
         .map(|line| (line["event"].as_str().unwrap(), line["state"].as_str().unwrap_or("")))
         .collect();
-    assert_eq!(told, [("step", "begun"), ("step", "done"), ("done", "")]);
-    for step in &up[..2] {
+    assert_eq!(told, [("plan", ""), ("step", "begun"), ("step", "done"), ("done", "")]);
+    for step in &up[1..3] {
         assert_eq!((&step["from"], &step["to"]), (&"v2".into(), &"v3".into()), "{step}");
     }
-    assert_eq!((&up[2]["layout"], &up[2]["changed"]), (&"v3".into(), &true.into()));
+    assert_eq!((&up[3]["layout"], &up[3]["changed"]), (&"v3".into(), &true.into()));
     let back = programs.migrate(["--to", "v2", "--progress", "never"]);
     assert_eq!((back.code, back.err.as_str()), (0, ""));
     assert!(back.out.contains("v3 to v2") && back.out.contains("is at layout v2"), "{back:?}");

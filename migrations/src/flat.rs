@@ -10,8 +10,8 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError, durable};
 
 use crate::picture::{
-    Candidate, Files, Found, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top, leftover,
-    remove_empty_below,
+    Candidate, Emptied, Files, Found, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top,
+    leftover,
 };
 
 /// The tree.
@@ -229,7 +229,11 @@ impl Picture for Flat {
         let base = self.base(root);
         match self {
             Self::V1 => {
-                remove_empty_below(&base, &|_| true, &|_| false)?;
+                // What is in a version's folder is that version, and there is one for each on the way up.
+                let goes_below =
+                    |folder: &Path| !folder.parent().is_some_and(|parent| parent.ends_with(VERSIONS));
+                let emptied = Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &goes_below };
+                emptied.remove_below(&base)?;
                 durable::remove_empty_dir(&base)?;
                 Ok(())
             }
@@ -243,7 +247,8 @@ impl Picture for Flat {
                     let plain = plain_of(path);
                     other.has_folder_for(root, &plain)
                 };
-                remove_empty_below(&base, &may_go, &is_ours_at_the_top)
+                Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }
+                    .remove_below(&base)
             }
         }
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use stoa_gomod::ModuleVersion;
+use stoa_layout::durable::remove_empty_dir;
 use stoa_layout::error::PathContext;
 use stoa_layout::{Leftover, PathError, StepError};
 
@@ -180,25 +181,45 @@ pub(crate) fn too_long(root: &Path, path: &Path) -> Option<String> {
     }
 }
 
-/// Removes empty folders below `folder`, deepest first; `may_go` says of each whether it may.
-pub(crate) fn remove_empty_below(
-    folder: &Path,
-    may_go: &dyn Fn(&Path) -> bool,
-    skip: &dyn Fn(&str) -> bool,
-) -> Result<(), StepError> {
-    // What cannot be read is a leftover, told by the walk, and stays.
-    let Ok(Some(names)) = Names::of(folder) else { return Ok(()) };
-    for name in names {
-        let Ok(name) = name else { return Ok(()) };
-        if !name.kind.is_dir() || name.text.as_deref().is_some_and(skip) {
-            continue;
-        }
-        remove_empty_below(&name.path, may_go, &|_| false)?;
-        if may_go(&name.path) {
-            stoa_layout::durable::remove_empty_dir(&name.path)?;
-        }
+/// Which empty folders go.
+pub(crate) struct Emptied<'a> {
+    /// Whether this one may.
+    pub(crate) may_go: &'a dyn Fn(&Path) -> bool,
+    /// Names at the top that are passed over.
+    pub(crate) skip: &'a dyn Fn(&str) -> bool,
+    /// Whether there may be empty ones in this one, which is not empty itself.
+    pub(crate) goes_below: &'a dyn Fn(&Path) -> bool,
+}
+
+impl Emptied<'_> {
+    /// Removes those below a folder, deepest first.
+    pub(crate) fn remove_below(&self, folder: &Path) -> Result<(), StepError> {
+        self.below(folder, true).map(drop)
     }
-    Ok(())
+
+    /// The same, and says whether nothing is left in the folder.
+    fn below(&self, folder: &Path, at_the_top: bool) -> Result<bool, StepError> {
+        // What cannot be read is a leftover, told by the walk, and stays.
+        let Ok(Some(names)) = Names::of(folder) else { return Ok(false) };
+        let mut is_empty = true;
+        for name in names {
+            let Ok(name) = name else { return Ok(false) };
+            let is_skipped = at_the_top && name.text.as_deref().is_some_and(self.skip);
+            if !name.kind.is_dir() || is_skipped {
+                is_empty = false;
+                continue;
+            }
+            // Most are empty or full: one call finds out, where a look inside takes four.
+            let may_go = (self.may_go)(&name.path);
+            let is_gone = may_go && remove_empty_dir(&name.path)?
+                || (self.goes_below)(&name.path)
+                    && self.below(&name.path, false)?
+                    && may_go
+                    && remove_empty_dir(&name.path)?;
+            is_empty &= is_gone;
+        }
+        Ok(is_empty)
+    }
 }
 
 /// Writes capitals as Go's file names do: `!` and the small letter.

@@ -10,8 +10,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
-    remove_empty_below,
+    BATCH, Candidate, Emptied, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
 };
 
 /// The layout.
@@ -40,7 +39,7 @@ impl Picture for V0 {
         // A folder may go if what it stood for is on the other side: its version, or a version of its module
         // or of one below.
         let may_go = |folder: &Path| stands_on(root, folder, other);
-        remove_empty_below(root, &may_go, &is_ours_at_the_top)
+        Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }.remove_below(root)
     }
 }
 

@@ -6,7 +6,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, Files, Found, Names, Picture, Visit, escaped, is_ignored, leftover, remove_empty_below,
+    BATCH, Candidate, Emptied, Files, Found, Names, Picture, Visit, escaped, is_ignored, leftover,
 };
 
 /// The layout.
@@ -36,7 +36,8 @@ impl Picture for V2 {
     }
 
     fn remove_emptied(&self, root: &Path, _: &dyn Picture) -> Result<(), StepError> {
-        remove_empty_below(&root.join("modules"), &|_| true, &|_| false)
+        Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &|_| true }
+            .remove_below(&root.join("modules"))
     }
 }
 

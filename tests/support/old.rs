@@ -6,7 +6,7 @@ use std::path::Path;
 use super::upstream::Module;
 
 /// How many versions a module has.
-const VERSIONS: usize = 10;
+pub const VERSIONS: usize = 10;
 
 /// Makes an Athens disk store of this many versions, three files each, in folders like those of real stores:
 /// some capitals, some majors.

@@ -130,6 +130,30 @@ impl Module {
     }
 }
 
+impl Module {
+    /// Puts the version into an Athens disk store.
+    pub fn put_v0(&self, root: &std::path::Path) -> std::path::PathBuf {
+        let version = self.version.version().as_str();
+        let folder = root.join(self.version.path().as_str()).join(version);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("go.mod"), &self.modfile).unwrap();
+        std::fs::write(folder.join("source.zip"), &self.zip).unwrap();
+        std::fs::write(folder.join(format!("{version}.info")), &self.info).unwrap();
+        folder
+    }
+
+    /// Puts the version into a GOPROXY file tree at `base`: the root of a tree, or `modules` at layout v1.
+    pub fn put_flat(&self, base: &std::path::Path) -> std::path::PathBuf {
+        let folder = base.join(self.version.path().escaped()).join("@v");
+        std::fs::create_dir_all(&folder).unwrap();
+        for (ending, content) in [("mod", &self.modfile), ("zip", &self.zip), ("info", &self.info)] {
+            let name = format!("{}.{ending}", self.version.version().escaped());
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+        folder
+    }
+}
+
 /// Bytes that do not compress, the same for the same seed.
 fn noise(seed: &str, bytes: usize) -> Vec<u8> {
     let mut state = seed.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |state, byte| {

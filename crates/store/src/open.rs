@@ -36,6 +36,10 @@ const SMALL_BYTES: u64 = 64 << 20;
 /// How many seals and lists are kept in memory.
 const ENTRIES: usize = 20_000;
 
+/// How long a path may be (`PATH_MAX`, its last zero included), and each of its elements (`NAME_MAX`).
+const MAX_PATH: usize = 4096;
+const MAX_ELEMENT: usize = 255;
+
 impl Store {
     /// Opens a store for a look: without the lock, and nothing can be written.
     pub fn look(pass: &Pass) -> Self {
@@ -88,6 +92,12 @@ impl Store {
             && self.has_info(version)?
             && (file == VersionFile::Info || is_file(&path)?);
         Ok(there.then_some(path))
+    }
+
+    /// Whether the file system can hold a version of this name.
+    pub fn can_hold(&self, version: &ModuleVersion) -> bool {
+        let path = self.paths.file(version, VersionFile::Seal);
+        path.as_os_str().len() < MAX_PATH && path.iter().all(|element| element.len() <= MAX_ELEMENT)
     }
 
     /// Takes the claim of a version, waiting for whoever has it.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
+use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
@@ -43,6 +44,8 @@ pub struct Small {
     pub bytes: Bytes,
     /// When the file was written last.
     pub modified: SystemTime,
+    /// The SHA-256 of the bytes.
+    pub digest: [u8; 32],
 }
 
 /// An open zip.
@@ -208,7 +211,8 @@ impl Store {
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
         (&mut open).take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", &path)?;
         let modified = meta.modified().at("look at", &path)?;
-        let small = Small { bytes: Bytes::from(bytes), modified };
+        let digest = Sha256::digest(&bytes).into();
+        let small = Small { bytes: Bytes::from(bytes), modified, digest };
         self.smalls.insert(key, KnownSmall { small: small.clone(), folder, looked });
         Ok(Some(small))
     }
