@@ -57,11 +57,11 @@ fn migrate(programs: &Programs, more: &[&str]) -> Ended {
     programs.migrate([&["--format", "json"], more].concat())
 }
 
-/// Is the leftovers that the survey of the first step told, with their reasons.
+/// Is the leftovers that the first step told, with their reasons.
 fn leftovers(told: &Ended) -> Vec<(String, String)> {
     let events = told.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"));
     events
-        .take_while(|event| event["event"] != "step")
+        .take_while(|event| event["event"] != "step" || event["state"] != "done")
         .filter(|event| event["event"] == "leftover")
         .map(|event| {
             assert!(event["bytes"].is_u64(), "{event}");

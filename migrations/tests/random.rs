@@ -127,7 +127,8 @@ fn far() -> impl Strategy<Value = Far> {
 
 /// Moves files by hand.
 fn mix(root: &Path, moves: &[(PathBuf, PathBuf)], how_far: &[Far]) {
-    for ((from, to), far) in moves.iter().zip(how_far.iter().cycle()).filter(|(_, far)| **far != Far::NotYet) {
+    for ((from, to), far) in moves.iter().zip(how_far.iter().cycle()).filter(|(_, far)| **far != Far::NotYet)
+    {
         let (from, to) = (root.join(from), root.join(to));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         if *far == Far::Linked {
