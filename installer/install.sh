@@ -41,14 +41,32 @@ quoted() { # WORD
     esac
 }
 
+# Prints the layout of a store that is there, nothing else. The state itself is the migrator's to judge.
+layout() { # PROGRAM [--store STORE]
+    program=$1
+    shift
+    "$program" "$@" -q status --format json 2>/dev/null | sed -n 's/.*"layout":"\([a-z0-9]*\)".*/\1/p'
+}
+
+# Brings a store along that is there, and says how to go back if that changed anything.
 migrate() { # BIN STORE
     if [ -n "$2" ]; then set -- "$1" --store "$2"; else set -- "$1"; fi
     program=$1/stoa-migrate
     shift
-    if "$program" "$@" --no-create; then return; else code=$?; fi
-    say "install.sh: both programs are installed, and the store was not brought along (exit code $code, see above)."
     command=$(quoted "$program")
-    for argument in "$@"; do command="$command $(quoted "$argument")"; done
+    [ $# -eq 0 ] || command="$command --store $(quoted "$2")"
+    before=$(layout "$program" "$@")
+    if "$program" "$@" --no-create; then
+        after=$(layout "$program" "$@")
+        if [ -n "$before" ] && [ "$before" != "$after" ]; then
+            say "install.sh: the store was brought from layout $before to $after; not one file was copied or rewritten."
+            say "install.sh: to go back to what was installed before: $command --to $before"
+        fi
+        return
+    else
+        code=$?
+    fi
+    say "install.sh: both programs are installed, and the store was not brought along (exit code $code, see above)."
     say "install.sh: once that is mended, run: $command"
     exit "$code"
 }

@@ -110,3 +110,13 @@ fn unchunk(mut body: &[u8]) -> Option<Vec<u8>> {
         body = body.get(size + 2..)?;
     }
 }
+
+/// Waits for a line of a program, and takes no more of what it says than that.
+pub fn first_line(output: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while output.read(&mut byte).is_ok_and(|n| n == 1) && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    String::from_utf8_lossy(&line).into_owned()
+}
