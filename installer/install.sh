@@ -9,6 +9,7 @@
 #   --store DIR    the store to bring along (default: where stoa itself looks)
 #   --no-migrate   leave the store to the first start of stoa
 set -eu
+unset CDPATH
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "install.sh: $1"; exit "${2:-1}"; }
@@ -19,24 +20,23 @@ default_prefix() {
     if [ "$(id -u)" = 0 ]; then echo /usr/local; else echo "$HOME/.local"; fi
 }
 
-build() { # SOURCE
+build() { # SOURCE TARGET
     command -v cargo >/dev/null 2>&1 || fail "cargo is not there; install Rust, or name built programs with --from" 69
-    cargo build --release --locked --manifest-path "$1/Cargo.toml" || fail "the build failed; see above"
+    cargo build --release --locked --manifest-path "$1/Cargo.toml" --target-dir "$2" || fail "the build failed; see above"
 }
 
 # Copies to a name of its own and renames: whoever starts the program meanwhile gets the old one or the new one.
 put() { # FROM TO
-    [ -f "$1" ] || fail "$1 is not there; build it first, or name another folder with --from" 66
-    cp "$1" "$2.new.$$" && chmod 755 "$2.new.$$" && mv -f "$2.new.$$" "$2" || {
-        rm -f "$2.new.$$"
-        fail "cannot install $2; name a folder that you may write to with --prefix" 73
-    }
+    if [ -d "$2" ]; then fail "$2 is a folder where a program belongs; move it away, or name another folder with --prefix" 73; fi
+    if cp "$1" "$2.new.$$" && chmod 755 "$2.new.$$" && mv -f "$2.new.$$" "$2"; then return; fi
+    rm -f "$2.new.$$"
+    fail "cannot install $2; name a folder that you may write to with --prefix" 73
 }
 
-# Prints an argument as it must be typed.
-quoted() {
+# As a shell reads it back.
+quoted() { # WORD
     case $1 in
-        *[!A-Za-z0-9_./@%+=:,-]* | '') printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")" ;;
+        *[!a-zA-Z0-9_./=+-]* | '') printf "'%s'" "$(printf '%s\n' "$1" | sed "s/'/'\\\\''/g")" ;;
         *) printf '%s' "$1" ;;
     esac
 }
@@ -72,17 +72,22 @@ migrate() { # BIN STORE
 }
 
 main() {
-    prefix= from= store= migrate=yes
+    prefix='' from='' store='' migrate=yes
     while [ $# -gt 0 ]; do
         case $1 in
             --prefix | --from | --store)
-                [ $# -ge 2 ] || fail "$1 needs a folder; see --help" 64
+                if [ $# -lt 2 ] || [ -z "$2" ]; then fail "$1 needs a folder; see --help" 64; fi
                 case $1 in
                     --prefix) prefix=$2 ;;
                     --from) from=$2 ;;
                     --store) store=$2 ;;
                 esac
                 shift 2
+                ;;
+            --prefix=* | --from=* | --store=*)
+                option=${1%%=*} value=${1#*=}
+                shift
+                set -- "$option" "$value" "$@"
                 ;;
             --no-migrate) migrate=no; shift ;;
             -h | --help) usage; exit 0 ;;
@@ -91,20 +96,25 @@ main() {
     done
 
     if [ -z "$from" ]; then
-        source=$(cd "$(dirname "$0")/.." && pwd)
-        build "$source"
-        from=${CARGO_TARGET_DIR:-$source/target}/release
+        source=$(cd -- "$(dirname -- "$0")/.." && pwd)
+        target=${CARGO_TARGET_DIR:-$source/target}
+        build "$source" "$target"
+        from=$target/release
     fi
+    for program in stoa stoa-migrate; do
+        [ -f "$from/$program" ] || fail "$from/$program is not there; build it first, or name another folder with --from" 64
+    done
     bin=${prefix:-$(default_prefix)}/bin
     mkdir -p "$bin" || fail "cannot make $bin; name a folder that you may write to with --prefix" 73
-    # The migrator first: an old stoa never calls a new one, a new stoa may call it at once.
+    bin=$(cd "$bin" && pwd) || fail "cannot enter $bin; name another folder with --prefix" 73
+    # The migrator first: a new stoa may call it at once, an old one finds the marker of its layout and calls none.
     put "$from/stoa-migrate" "$bin/stoa-migrate"
     put "$from/stoa" "$bin/stoa"
     if [ "$migrate" = yes ]; then migrate "$bin" "$store"; fi
     say "installed $bin/stoa and $bin/stoa-migrate"
     case ":$PATH:" in
         *":$bin:"*) ;;
-        *) say "$bin is not in PATH" ;;
+        *) say "$bin is not in PATH; to add it: export PATH=$(quoted "$bin"):\$PATH" ;;
     esac
 }
 

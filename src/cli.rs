@@ -58,9 +58,10 @@ pub struct Common {
     version,
     about = "A Go module proxy whose store upgrades itself",
     after_help = "An option goes before its variable, that before the config file. The variable of the key `fill.max_concurrent` is \
-                  STOA_FILL_MAX_CONCURRENT.\n\
+                  STOA_FILL_MAX_CONCURRENT. STOA_LOG says what to log, in the syntax of env_logger; -v and -q go before it.\n\
                   Exit codes: 0 done; 1 what was asked for is not so; 64 usage, configuration; 65 not a store; 69 an upstream is \
-                  not available; 73 can't create; 74 input/output; 75 busy; 77 permission; 78 the store is newer; 130, 143 stopped."
+                  not available; 73 can't create; 74 input/output; 75 busy; 77 permission; 78 the store is newer, or \
+                  stoa-migrate cannot or must not be run; 130, 143 stopped."
 )]
 struct Typed {
     #[command(flatten)]
@@ -120,6 +121,9 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Each key is a key of the config file and a variable: STOA_LISTEN is that of `listen`."
+)]
 struct Serve {
     /// Listen here; port 0 takes a free one [default: 127.0.0.1:3000] [key: listen]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -324,7 +328,7 @@ fn path(
     let root = settings.store(typed.common.store.clone())?;
     let pass = pass(app, typed, settings, &root, || settings.check_named())?;
     match Store::look(&pass).locate(&version, file.into()) {
-        Ok(Some(path)) => Ok(output::last_line(path.display())),
+        Ok(Some(path)) => Ok(output::path_line(&path)),
         Ok(None) => {
             let message = format!("{version} is not in {}", root.display());
             Err(Failure::new(Exit::NOT_SO, message))

@@ -17,6 +17,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use stoa_layout::{Exit, PathError};
 
+/// How many threads a migration may use: more than any disk can answer at once.
+const MOST_THREADS: usize = 1024;
+
 /// Looks a name up.
 pub type Lookup = dyn Fn(&str) -> Option<OsString>;
 
@@ -90,11 +93,17 @@ pub enum ConfigError {
          `store` in the config file"
     )]
     NoStore,
-    /// A value is wrong wherever it came from.
-    #[error("{key} = {value:?}: {why}")]
+    /// A config file was named that is a folder.
+    #[error("the config file {path} is a folder; name the file in it", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A value cannot be meant, though it has the right type.
+    #[error("{whence} is {value:?}: {why}")]
     Value {
-        /// The key.
-        key: &'static str,
+        /// The option, the variable, or the key and the file.
+        whence: String,
         /// The value.
         value: String,
         /// What is wrong with it.
@@ -203,8 +212,14 @@ pub struct Settings<'a> {
 #[derive(Debug, Default)]
 struct Loaded {
     keys: File,
-    /// The folder of the file, which relative paths in it start from.
-    folder: PathBuf,
+    /// The file; relative paths in it start from its folder.
+    path: PathBuf,
+}
+
+impl Loaded {
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
 }
 
 impl<'a> Settings<'a> {
@@ -220,13 +235,13 @@ impl<'a> Settings<'a> {
 
     /// Finds the store; an absolute path.
     pub fn store(&self, typed: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-        let said = match self.above_file("store", typed)? {
+        let said = match self.above_file("store", typed.clone())? {
             Some(path) => Some(path),
             None => self.file()?.keys.store.as_ref().map(|path| self.in_folder(path)).transpose()?,
         };
         let path = match said {
             Some(path) if path.as_os_str().is_empty() => {
-                return Err(value("store", String::new(), "it is empty; name a folder"));
+                return Err(self.wrong("store", typed.is_some(), "", "it is empty; name a folder"));
             }
             Some(path) => path,
             None => self.data_home().ok_or(ConfigError::NoStore)?.join("stoa"),
@@ -241,31 +256,51 @@ impl<'a> Settings<'a> {
 
     /// Resolves what is meant for the proxy.
     pub fn serve(&self, typed: TypedServe) -> Result<ServeConfig, ConfigError> {
+        let is_typed = typed.listen.is_some();
         let listen =
             self.pick("listen", typed.listen, |file| file.listen.clone(), "127.0.0.1:3000".to_owned())?;
-        let port = listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(_))) {
-            return Err(value("listen", listen, "it takes an address and a port, as in 127.0.0.1:3000"));
+        let parts = listen.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+        if !matches!(parts, Some((host, Ok(_))) if !host.is_empty()) {
+            let why =
+                "it takes an address and a port, as in 127.0.0.1:3000, or 0.0.0.0:3000 for all addresses";
+            return Err(self.wrong("listen", is_typed, listen, why));
         }
-        let fill_max_concurrent =
-            self.pick("fill.max_concurrent", typed.fill_max_concurrent, |file| file.fill.max_concurrent, 16)?;
+        let is_typed = typed.upstream.is_some();
+        let upstream = self.maybe("upstream", typed.upstream, |file| file.upstream.clone())?;
+        if upstream.as_ref().is_some_and(|list| list.trim().is_empty()) {
+            let why = "it is empty; write off to fetch nothing, or leave it out";
+            return Err(self.wrong("upstream", is_typed, "", why));
+        }
+        let is_typed = typed.base_path.is_some();
         let base_path =
             self.pick("base_path", typed.base_path, |file| file.base_path.clone(), "/".to_owned())?;
-        if !base_path.starts_with('/') {
-            return Err(value("base_path", base_path, "it takes a path, as in / or /go"));
+        if !is_base_path(&base_path) {
+            return Err(self.wrong("base_path", is_typed, base_path, "it takes a path, as in / or /go"));
         }
-        let max_connections =
-            self.pick("max_connections", typed.max_connections, |file| file.max_connections, 4096)?;
+        let fill_max_concurrent = typed.fill_max_concurrent;
+        let max_connections = typed.max_connections;
         Ok(ServeConfig {
             listen,
             base_path,
-            max_connections: at_least_one("max_connections", max_connections)?,
-            upstream: self.maybe("upstream", typed.upstream, |file| file.upstream.clone())?,
+            upstream,
+            max_connections: self.count(
+                "max_connections",
+                max_connections,
+                |file| file.max_connections,
+                4096,
+                usize::MAX,
+            )?,
             sumdbs: self.maybe("sumdbs", typed.sumdbs, |file| file.sumdbs.clone())?,
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
             grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),
-            fill_max_concurrent: at_least_one("fill.max_concurrent", fill_max_concurrent)?,
+            fill_max_concurrent: self.count(
+                "fill.max_concurrent",
+                fill_max_concurrent,
+                |file| file.fill.max_concurrent,
+                16,
+                usize::MAX,
+            )?,
         })
     }
 
@@ -277,7 +312,7 @@ impl<'a> Settings<'a> {
     ) -> Result<MigrateConfig, ConfigError> {
         let lock_timeout = self.pick("lock_timeout", lock_timeout, |file| file.lock_timeout, 30)?;
         let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = at_least_one("threads", self.pick("threads", threads, |file| file.threads, all)?)?;
+        let threads = self.count("threads", threads, |file| file.threads, all, MOST_THREADS)?;
         Ok(MigrateConfig { lock_timeout: Duration::from_secs(lock_timeout), threads })
     }
 
@@ -285,6 +320,37 @@ impl<'a> Settings<'a> {
     /// error.
     pub fn check_named(&self) -> Result<(), ConfigError> {
         if self.named_file().is_some() { self.file().map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Picks a number from 1 to `most`.
+    fn count(
+        &self,
+        key: &str,
+        typed: Option<usize>,
+        in_file: impl Fn(&File) -> Option<usize>,
+        default: usize,
+        most: usize,
+    ) -> Result<usize, ConfigError> {
+        let n = self.pick(key, typed, in_file, default)?;
+        if (1..=most).contains(&n) {
+            return Ok(n);
+        }
+        let to = if most == usize::MAX { "on".to_owned() } else { format!("to {most}") };
+        Err(self.wrong(key, typed.is_some(), n.to_string(), &format!("it takes a number from 1 {to}")))
+    }
+
+    /// Says what is wrong with a value, and where it came from.
+    fn wrong(&self, key: &str, is_typed: bool, value: impl Into<String>, why: &str) -> ConfigError {
+        let variable = variable_of(key);
+        let whence = if is_typed {
+            format!("--{}", key.replace(['_', '.'], "-"))
+        } else if self.world.variable(&variable).is_some() {
+            format!("the variable {variable}")
+        } else {
+            let file = self.file.get().map(|loaded| loaded.path.display().to_string()).unwrap_or_default();
+            format!("{key} in {file}")
+        };
+        ConfigError::Value { whence, value: value.into(), why: why.to_owned() }
     }
 
     fn pick<T: FromVariable>(
@@ -353,7 +419,7 @@ impl<'a> Settings<'a> {
     }
 
     fn in_folder(&self, path: &Path) -> Result<PathBuf, ConfigError> {
-        Ok(if path.as_os_str().is_empty() { PathBuf::new() } else { self.file()?.folder.join(path) })
+        Ok(if path.as_os_str().is_empty() { PathBuf::new() } else { self.file()?.folder().join(path) })
     }
 
     fn config_home(&self) -> Option<PathBuf> {
@@ -381,36 +447,40 @@ pub fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
-fn at_least_one(key: &'static str, n: usize) -> Result<usize, ConfigError> {
-    if n == 0 { Err(value(key, "0".to_owned(), "it takes a number from 1 on")) } else { Ok(n) }
-}
-
-fn value(key: &'static str, value: String, why: &str) -> ConfigError {
-    ConfigError::Value { key, value, why: why.to_owned() }
+/// Whether requests can begin with it: what a client or a proxy on the way would rewrite, or take for a query,
+/// would never arrive.
+fn is_base_path(path: &str) -> bool {
+    let elements = || path.strip_suffix('/').unwrap_or(path).split('/').skip(1);
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%' | '\\');
+    path.starts_with('/')
+        && path.chars().all(is_plain)
+        && elements().all(|element| !matches!(element, "" | "." | ".."))
 }
 
 /// Reads a config file; `None` if it is not there.
 fn read(path: &Path) -> Result<Option<Loaded>, ConfigError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            let why = "the file is not UTF-8".to_owned();
-            return Err(ConfigError::File { path: path.to_owned(), line: 1, text: String::new(), why });
+        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+            return Err(ConfigError::Folder { path: path.to_owned() });
         }
         Err(error) => return Err(PathError::new("read", path, error).into()),
     };
-    let keys = toml::from_str(&text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+    let wrong_at = |at: usize, why: &str| {
+        let line = 1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count();
+        let text = bytes.split(|byte| *byte == b'\n').nth(line - 1).unwrap_or_default();
         ConfigError::File {
             path: path.to_owned(),
             line,
-            text: text.lines().nth(line - 1).unwrap_or_default().trim().to_owned(),
-            why: error.message().to_owned(),
+            text: String::from_utf8_lossy(text).trim().to_owned(),
+            why: why.to_owned(),
         }
-    })?;
-    Ok(Some(Loaded { keys, folder: path.parent().unwrap_or(Path::new("")).to_owned() }))
+    };
+    let text = str::from_utf8(&bytes).map_err(|error| wrong_at(error.valid_up_to(), "it is not UTF-8"))?;
+    let keys = toml::from_str(text)
+        .map_err(|error| wrong_at(error.span().map_or(0, |span| span.start), error.message()))?;
+    Ok(Some(Loaded { keys, path: path.to_owned() }))
 }
 
 /// A value that a variable can hold.
@@ -566,6 +636,19 @@ mod tests {
     }
 
     #[test]
+    fn a_named_file_must_be_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let bare = world(dir.path(), &[]);
+        let folder = Settings::new(&bare, Some(dir.path().to_owned())).check_named().unwrap_err();
+        assert!(folder.to_string().contains("is a folder"), "{folder}");
+        let path = dir.path().join("latin.toml");
+        fs::write(&path, b"# one\nlisten = '\xe9'\n").unwrap();
+        let latin = Settings::new(&bare, Some(path)).check_named().unwrap_err();
+        assert!(latin.to_string().contains("latin.toml, line 2, `listen = "), "{latin}");
+        assert_eq!((folder.exit(), latin.exit()), (Exit::USAGE, Exit::USAGE));
+    }
+
+    #[test]
     fn variables_that_cannot_be_meant_are_named() {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in
@@ -576,10 +659,42 @@ mod tests {
             assert!(error.to_string().contains(name), "{error}");
             assert_eq!(error.exit(), Exit::USAGE);
         }
-        for (name, text) in [("STOA_LISTEN", "localhost"), ("STOA_FILL_MAX_CONCURRENT", "0")] {
-            let world = world(dir.path(), &[(name, text)]);
-            assert!(Settings::new(&world, None).serve(TypedServe::default()).is_err(), "{name}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_say_where_they_came_from() {
+        let dir = tempfile::tempdir().unwrap();
+        for (key, wrong) in [
+            ("listen", "localhost"),
+            ("listen", ":3000"),
+            ("listen", "127.0.0.1:70000"),
+            ("upstream", " "),
+            ("base_path", "go"),
+            ("base_path", "/go//x"),
+            ("base_path", "//"),
+            ("base_path", "/../x"),
+            ("base_path", "/a?b"),
+            ("base_path", "/a b"),
+        ] {
+            let path = own_file(dir.path(), &format!("{key} = '{wrong}'"));
+            let name = variable_of(key);
+            let (bare, set) = (world(dir.path(), &[]), world(dir.path(), &[(&name, wrong)]));
+            for (world, whence) in [(&bare, path.to_str().unwrap()), (&set, name.as_str())] {
+                let error = Settings::new(world, None).serve(TypedServe::default()).unwrap_err();
+                let message = error.to_string();
+                assert!(message.contains(whence), "{message}");
+                assert_eq!(error.exit(), Exit::USAGE);
+            }
         }
+        own_file(dir.path(), "base_path = '/go/x/'\nthreads = 100000");
+        let world = world(dir.path(), &[("STOA_FILL_MAX_CONCURRENT", "1")]);
+        let settings = Settings::new(&world, None);
+        let options = TypedServe { fill_max_concurrent: Some(0), ..Default::default() };
+        let error = settings.serve(options).unwrap_err().to_string();
+        assert!(error.contains("--fill-max-concurrent") && error.contains("\"0\""), "{error}");
+        assert_eq!(settings.serve(TypedServe::default()).unwrap().base_path, "/go/x/");
+        let error = settings.migrate(None, None).unwrap_err().to_string();
+        assert!(error.contains("threads in ") && error.contains("from 1 to 1024"), "{error}");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::{Exit, Gate, Pass};
@@ -29,16 +30,18 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
     let store = Store::open(held, mode).map_err(|error| Failure::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
     let go = Go::default();
-    let upstream = upstream(&config, store.is_read_only(), world, &go)?;
+    let address = listener.local_addr().ok();
+    let upstream = upstream(&config, store.is_read_only(), address, world, &go)?;
     let sumdbs = match config.sumdbs {
         Some(names) => names,
         None => sumdbs(world, upstream.is_offline(), &go),
     };
+    let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
         max_fills: config.fill_max_concurrent,
-        max_connections: config.max_connections,
+        max_connections,
         grace: config.grace,
         ..ServeOptions::default()
     };
@@ -47,7 +50,46 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to serve with: {error}")))?;
-    runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options, &after_migration))
+    let served =
+        runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options, &after_migration));
+    // What still waits (for a name to be resolved, for another process's claim) may wait for long, and whatever
+    // it would do to the store it does at once or not at all.
+    runtime.shutdown_timeout(LAST_WAIT);
+    served
+}
+
+/// How long threads that wait for something get to end, when all else has.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// Files that are open whatever is asked for, and those of the fills.
+const FILES_BESIDE_CONNECTIONS: u64 = 512;
+
+/// Lets this process open as many files as it may, and says how many that is.
+fn raise_limit_of_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(errno) => {
+            log::debug!("the limit of open files stays as it is: {errno}");
+            limit.current
+        }
+    }
+}
+
+/// Bounds the connections so that each may have a file open, and the store its own. Where there are too few
+/// files for what is wanted, connections wait; without this, what is in the store could not be opened.
+fn within_limit(wanted: usize, files: Option<u64>) -> usize {
+    let Some(files) = files else { return wanted };
+    let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS).max(files / 4) / 2;
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
+    if possible < wanted {
+        log::warn!(
+            "{possible} connections are served at a time, not {wanted}, since only {files} files may be open; raise that limit (ulimit -n, LimitNOFILE)"
+        );
+    }
+    wanted.min(possible)
 }
 
 fn bind(address: &str) -> Result<TcpListener, Failure> {
@@ -89,7 +131,13 @@ impl Go {
     }
 }
 
-fn upstream(config: &ServeConfig, read_only: bool, world: &World, go: &Go) -> Result<Upstream, Failure> {
+fn upstream(
+    config: &ServeConfig,
+    read_only: bool,
+    own_address: Option<SocketAddr>,
+    world: &World,
+    go: &Go,
+) -> Result<Upstream, Failure> {
     if config.offline || read_only {
         let why = if config.offline { "it was told so" } else { "the store cannot be written to" };
         log::info!("offline, because {why}: only what is in the store is served");
@@ -117,8 +165,27 @@ fn upstream(config: &ServeConfig, read_only: bool, world: &World, go: &Go) -> Re
         log::info!("offline, as {whence} says: only what is in the store is served");
     } else {
         log::info!("what is missing is fetched from where {whence} says");
+        if own_address.is_some_and(|own| names_itself(&list, own)) {
+            log::warn!(
+                "the upstream, from {whence}, is this proxy itself, which cannot fetch from itself: name another one with \
+                 --upstream or STOA_UPSTREAM"
+            );
+        }
     }
     Ok(upstream)
+}
+
+/// Whether an entry of a list in the syntax of `GOPROXY` is the address that this proxy listens on: whoever points
+/// the go command of this machine at it changes what `go env GOPROXY` says here, too.
+fn names_itself(list: &str, own: SocketAddr) -> bool {
+    list.split([',', '|']).filter_map(|entry| reqwest::Url::parse(entry.trim()).ok()).any(|url| {
+        let host = url.host_str().unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let is_local = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
+        let is_here = ip.is_some_and(|ip| ip == own.ip())
+            || is_local && (own.ip().is_loopback() || own.ip().is_unspecified());
+        is_here && url.port_or_known_default() == Some(own.port())
+    })
 }
 
 fn sumdbs(world: &World, is_offline: bool, go: &Go) -> Vec<String> {
@@ -160,5 +227,26 @@ async fn asked_to_stop(mut interrupt: Signal, mut terminate: Signal) {
     tokio::select! {
         _ = interrupt.recv() => log::info!("asked to stop by SIGINT"),
         _ = terminate.recv() => log::info!("asked to stop by SIGTERM"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_knows_its_own_address() {
+        for (list, own, is_own) in [
+            ("http://127.0.0.1:3000", "127.0.0.1:3000", true),
+            ("http://localhost:3000/,direct", "127.0.0.1:3000", true),
+            ("https://proxy.example|http://[::1]:3000", "[::]:3000", true),
+            ("http://192.0.2.1", "192.0.2.1:80", true),
+            ("http://127.0.0.1:3001", "127.0.0.1:3000", false),
+            ("http://localhost:3000", "192.0.2.1:3000", false),
+            ("https://proxy.example:3000,off", "0.0.0.0:3000", false),
+            ("direct", "127.0.0.1:3000", false),
+        ] {
+            assert_eq!(names_itself(list, own.parse().unwrap()), is_own, "{list} {own}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use stoa_layout::Exit;
 
@@ -33,10 +35,21 @@ pub(crate) fn result_line(line: impl Display) -> io::Result<()> {
 }
 
 /// Writes the last line of a result, and says with which code the program ends.
-///
-/// Where the reader went away there is nobody left to tell.
 pub(crate) fn last_line(line: impl Display) -> Exit {
-    match result_line(line) {
+    written(result_line(line))
+}
+
+/// Writes a path as a result, byte for byte: whoever opens it must find it, also where it is no UTF-8.
+pub(crate) fn path_line(path: &Path) -> Exit {
+    let mut line = path.as_os_str().as_bytes().to_vec();
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    written(out.write_all(&line).and_then(|()| out.flush()))
+}
+
+/// Where the reader went away there is nobody left to tell.
+fn written(result: io::Result<()>) -> Exit {
+    match result {
         Ok(()) => Exit::DONE,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::IO,
         Err(error) => fail(Exit::IO, format!("cannot write the result to standard output: {error}")),

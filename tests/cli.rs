@@ -9,9 +9,11 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -41,6 +43,7 @@ fn main() {
         trial("the sample config means what it says", None, the_sample_config_means_what_it_says),
         trial("both programs find the same store", None, both_programs_find_the_same_store),
         trial("path prints where a file lies", None, path_prints_where_a_file_lies),
+        trial("path prints names that are not utf-8", None, path_prints_names_that_are_not_utf_8),
         trial("migrate hands everything on", None, migrate_hands_everything_on),
         trial("a new store is told in both formats", None, a_new_store_is_told_in_both_formats),
         trial("a dry run writes nothing", None, a_dry_run_writes_nothing),
@@ -56,6 +59,7 @@ fn main() {
         trial("serve holds the store", None, serve_holds_the_store),
         trial("serve tells what keeps it from listening", None, serve_tells_what_keeps_it_from_listening),
         trial("serve refuses a wrong upstream", None, serve_refuses_a_wrong_upstream),
+        trial("serve says when its upstream is itself", None, serve_says_when_its_upstream_is_itself),
         trial("serve is offline without a go command", None, serve_is_offline_without_a_go_command),
         trial("serve fetches from where go says", go, serve_fetches_from_where_go_says),
     ];
@@ -96,6 +100,9 @@ fn what_cannot_be_meant_ends_with_64() {
         &["serve", "--unknown"],
         &["serve", "--read-only=perhaps"],
         &["serve", "--base-path", "go"],
+        &["serve", "--base-path", "/go/../x"],
+        &["serve", "--listen", ":3000"],
+        &["serve", "--upstream", ""],
         &["serve", "--fill-max-concurrent", "0"],
         &["path"],
         &["path", "example.org/m"],
@@ -120,6 +127,7 @@ fn what_cannot_be_meant_ends_with_64() {
         &["--from", ""],
         &["--lock-timeout", "soon"],
         &["--threads", "0"],
+        &["--threads", "99999999", "--verify", "full"],
         &["--format", "xml"],
         &["--config", "missing.toml"],
         &["--to", "v2", "--to", "v2"],
@@ -247,6 +255,24 @@ fn path_prints_where_a_file_lies() {
     );
 }
 
+fn path_prints_names_that_are_not_utf_8() {
+    let programs = Programs::current();
+    let store = programs.folder().join(OsStr::from_bytes(b"a\xffb"));
+    let mut made = programs.command::<&str>("stoa-migrate", []);
+    assert_eq!(
+        Ended::of({
+            made.arg("--store").arg(&store);
+            made
+        })
+        .code,
+        0
+    );
+    Module::new(PAIR, 10).put_unsealed(&store);
+    let output = programs.command("stoa", ["path", PAIR]).arg("--store").arg(&store).output().unwrap();
+    let printed = Path::new(OsStr::from_bytes(output.stdout.strip_suffix(b"\n").unwrap()));
+    assert!(printed.starts_with(&store) && printed.is_file(), "{printed:?}");
+}
+
 fn migrate_hands_everything_on() {
     let programs = Programs::current();
     let store = programs.folder().join("migrate");
@@ -339,6 +365,14 @@ fn no_create_makes_no_store() {
         assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
     }
     assert!(!programs.store().exists());
+    // What was begun is finished, and a plan says so.
+    let store = programs.store();
+    fs::create_dir_all(&store).unwrap();
+    fs::write(store.join("creating.v2"), "").unwrap();
+    let planned = programs.migrate(["--no-create", "--dry-run"]);
+    assert!(planned.code == 0 && planned.out.contains("would be made"), "{planned:?}");
+    let made = programs.migrate(["--no-create"]);
+    assert!(made.code == 0 && store.join("layout.v2").is_file(), "{made:?}");
 }
 
 fn regenerate_leaves_the_same_store() {
@@ -548,6 +582,18 @@ fn serve_refuses_a_wrong_upstream() {
     let ended = programs.stoa(["serve", "--listen", "127.0.0.1:0", "--upstream", "word"]);
     assert_eq!((ended.code, ended.out.as_str()), (64, ""), "{ended:?}");
     assert!(ended.err.contains("upstream"), "{ended:?}");
+}
+
+fn serve_says_when_its_upstream_is_itself() {
+    let programs = Programs::current();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let itself = format!("http://{free}");
+    let mut command = programs.command("stoa", ["serve", "--listen", &free, "--upstream", &itself]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let url = server::listening(&mut child).unwrap();
+    assert_eq!(server::get(&url, "/example.org/m/@v/v1.0.0.info").unwrap().0, 508);
+    let ended = stopped(child);
+    assert!(ended.err.contains("is this proxy itself"), "{ended:?}");
 }
 
 fn serve_is_offline_without_a_go_command() {

@@ -1,4 +1,4 @@
-//! Many processes at once on one store: one creates it, one publishes a version.
+//! Many processes at once on one store: one creates it, one upgrades it, one publishes a version.
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -10,17 +10,20 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 
 use support::server::{self, Server};
 use support::upstream::Upstream;
-use support::{STOA, told};
+use support::{STOA, old, told};
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let tests = vec![
         support::trial("fifty starters make one store", None, fifty_starters),
+        support::trial("fifty starters on an old store upgrade it once", None, one_migration),
         support::trial("two servers and fifty clients fetch one version once", None, one_fetch),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -50,6 +53,72 @@ fn fifty_starters() {
         names,
         ["cache", "index", "layout.v2", "modules", "quarantine", "records", "staging", "store.lock"]
     );
+}
+
+fn one_migration() {
+    const VERSIONS: usize = 2000;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    old::athens(&root, VERSIONS);
+    let start = Barrier::new(50);
+    let (servers, markers): (Vec<_>, Vec<_>) = std::thread::scope(|scope| {
+        let (root, start) = (&root, &start);
+        let servers: Vec<_> = (0..10)
+            .map(|_| {
+                scope.spawn(move || {
+                    start.wait();
+                    let server = Server::start(root, "off");
+                    // It listens, so the store is current.
+                    (server, marker(root))
+                })
+            })
+            .collect();
+        let others: Vec<_> = (0..40)
+            .map(|n| {
+                scope.spawn(move || {
+                    let pair = old::pair(n, n % 10);
+                    let mut command = Command::new(STOA);
+                    command.args(["path", &pair, "--store"]).arg(root).env("STOA_LOG", "warn");
+                    start.wait();
+                    let output = command.output().unwrap();
+                    assert!(output.status.success(), "{pair}: {}", told(&output));
+                    let path = String::from_utf8(output.stdout).unwrap();
+                    assert!(Path::new(path.trim()).is_file(), "{pair}: {path}");
+                    marker(root)
+                })
+            })
+            .collect();
+        let (servers, mut markers): (Vec<_>, Vec<_>) =
+            servers.into_iter().map(|server| server.join().unwrap()).unzip();
+        markers.extend(others.into_iter().map(|other| other.join().unwrap()));
+        (servers, markers)
+    });
+    // Whoever saw the marker first saw the same file, written once, as all who came later.
+    let last = marker(&root);
+    assert!(markers.iter().all(|seen| *seen == last), "the marker was written again: {markers:?}");
+    let content = fs::read_to_string(root.join("layout.v2")).unwrap();
+    assert_eq!(content.matches("[[history]]").count(), 2, "{content}");
+    assert_eq!(content.matches(&format!("moved = {VERSIONS}\n")).count(), 2, "{content}");
+    for (n, server) in servers.iter().enumerate() {
+        let (path, version) = stoa_path(&old::pair(n, n % 10));
+        let (status, body) = server.get(&format!("/{path}/@v/{version}.mod"));
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    }
+    for server in servers {
+        assert!(server.stop().success());
+    }
+    assert_eq!(marker(&root), last);
+}
+
+/// Is what a second writing of the marker would change.
+fn marker(root: &Path) -> (u64, i64, i64, u64) {
+    let meta = fs::metadata(root.join("layout.v2")).unwrap();
+    (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())
+}
+
+fn stoa_path(pair: &str) -> (String, String) {
+    let version = stoa_gomod::ModuleVersion::parse(pair).unwrap();
+    (version.path().escaped(), version.version().escaped())
 }
 
 fn one_fetch() {

@@ -14,7 +14,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,6 +33,7 @@ const PAIR: &str = "example.org/m@v1.0.0";
 
 fn main() {
     let traces = missing_tool("strace", &["-o", "/dev/null", "true"]);
+    let is_root = rustix::process::geteuid().is_root();
     let mounts = missing_tool("unshare", &["--map-root-user", "--mount", "true"]);
     let tests = vec![
         trial("a missing store is made", None, a_missing_store_is_made),
@@ -52,6 +53,18 @@ fn main() {
         trial("the end of the starter stops the migrator", None, the_end_of_the_starter_stops_the_migrator),
         trial("a name in the way is refused", None, a_name_in_the_way_is_refused),
         trial("a folder that cannot be written is refused", None, a_folder_that_cannot_be_written_is_refused),
+        trial(
+            "a lock file that may only be read is locked",
+            None,
+            a_lock_file_that_may_only_be_read_is_locked,
+        ),
+        trial(
+            "a folder that root did not give away is made again",
+            None,
+            a_folder_that_root_did_not_give_away_is_made_again,
+        )
+        // Root is no tool that a machine could be missing.
+        .with_ignored_flag(!is_root),
         trial("a missing migrator is named", None, a_missing_migrator_is_named),
         trial("a migrator of another release is told", None, a_migrator_of_another_release_is_told),
         trial("the migrator can be forbidden", None, the_migrator_can_be_forbidden),
@@ -358,6 +371,47 @@ fn a_folder_that_cannot_be_written_is_refused() {
         let said = assert_refused(&folder, 77, || Ended::of(command));
         assert!(said.contains(store.to_str().unwrap()), "{said}");
     }
+}
+
+/// As root leaves it that is killed before it gives the file to the owner of the store.
+fn a_lock_file_that_may_only_be_read_is_locked() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let mut command = programs.command("stoa-migrate", ["--regenerate"]);
+    let lock = root.join("store.lock");
+    if rustix::process::geteuid().is_root() {
+        for path in [programs.folder(), &programs.folder().join("bin")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for entry in fs::read_dir(&root).unwrap() {
+            std::os::unix::fs::lchown(entry.unwrap().path(), Some(65534), Some(65534)).unwrap();
+        }
+        std::os::unix::fs::lchown(&root, Some(65534), Some(65534)).unwrap();
+        std::os::unix::fs::lchown(&lock, Some(0), Some(0)).unwrap();
+        command.uid(65534).gid(65534);
+    }
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o444)).unwrap();
+    let ended = Ended::of(command);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(root.join("layout.v2").is_file());
+}
+
+/// Root was killed while it made a store for somebody else.
+fn a_folder_that_root_did_not_give_away_is_made_again() {
+    let programs = Programs::current();
+    for path in [programs.folder(), &programs.folder().join("bin")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let root = programs.store();
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("creating.v2"), "").unwrap();
+    std::os::unix::fs::lchown(&root, Some(65534), Some(65534)).unwrap();
+    fs::create_dir(root.join("modules")).unwrap();
+    let mut command = programs.command::<&str>("stoa-migrate", []);
+    command.uid(65534).gid(65534);
+    let ended = Ended::of(command);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(fs::metadata(root.join("modules")).unwrap().uid(), 65534);
 }
 
 /// Puts a command where the store lies on a file system that is mounted read-only.

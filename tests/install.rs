@@ -1,5 +1,11 @@
 //! The installer, run as a user would with programs that are built already.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod support;
 
@@ -103,9 +109,52 @@ fn an_old_store_is_brought_along_and_the_way_back_is_told() {
 }
 
 #[test]
+fn what_it_says_to_run_can_be_run() {
+    let home = tempfile::tempdir().unwrap();
+    let (prefix, store) = (home.path().join("it's a prefix"), home.path().join("a store"));
+    fs::create_dir(&store).unwrap();
+    fs::write(store.join("letter.txt"), "dear").unwrap();
+    let prefix = format!("--prefix={}", prefix.display());
+    let output = install(home.path(), &[&prefix, "--store", store.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(65), "{}", text(&output));
+    let told = text(&output);
+    let (_, command) = told.trim_end().rsplit_once("run: ").unwrap();
+    fs::remove_file(store.join("letter.txt")).unwrap();
+    let status = Command::new("sh").args(["-c", command]).current_dir("/").status().unwrap();
+    assert!(status.success(), "{command}");
+    assert!(store.join("layout.v2").is_file());
+}
+
+#[test]
+fn what_is_in_the_way_stays() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("prefix/bin/stoa");
+    fs::create_dir_all(&folder).unwrap();
+    let output = install(home.path(), &[]);
+    assert_eq!(output.status.code(), Some(73), "{}", text(&output));
+    assert!(text(&output).contains(folder.to_str().unwrap()), "{}", text(&output));
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    let file = home.path().join("file");
+    fs::write(&file, "").unwrap();
+    let output = install(home.path(), &["--prefix", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(73), "{}", text(&output));
+}
+
+#[test]
 fn bad_usage_says_so() {
     let home = tempfile::tempdir().unwrap();
-    for arguments in [["--wrong"].as_slice(), ["--prefix"].as_slice()] {
-        assert_eq!(install(home.path(), arguments).status.code(), Some(64));
+    let nothing = home.path().join("nothing");
+    let nothing = nothing.to_str().unwrap();
+    for arguments in [
+        ["--wrong"].as_slice(),
+        &["--prefix"],
+        &["--prefix="],
+        &["--store", ""],
+        &["--from", nothing],
+        &["word"],
+    ] {
+        let output = install(home.path(), arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", text(&output));
     }
+    assert!(!home.path().join("prefix").exists());
 }

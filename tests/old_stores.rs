@@ -1,5 +1,11 @@
 //! Old stores and the real programs: a server on one, an interrupted step back, what `stoa-migrate` takes.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod support;
 

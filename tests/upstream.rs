@@ -27,6 +27,8 @@ enum Reply {
     Bytes(Vec<u8>),
     /// Send this and say nothing more.
     Stall(Vec<u8>),
+    /// Send this byte by byte, taking its time.
+    Drip(Vec<u8>),
     /// Send this and reset the connection.
     Reset(Vec<u8>),
 }
@@ -103,6 +105,14 @@ async fn answer(
         Reply::Bytes(bytes) => {
             let _ = stream.write_all(&bytes).await;
             let _ = stream.shutdown().await;
+        }
+        Reply::Drip(bytes) => {
+            for byte in bytes {
+                if stream.write_u8(byte).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         }
         Reply::Stall(bytes) => {
             let _ = stream.write_all(&bytes).await;
@@ -378,6 +388,19 @@ async fn silence_is_not_waited_out() {
     let server = Server::start(move |_| stalled()).await;
     let error = zip(&impatient(&server.url)).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Timeout { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_trickle_is_not_waited_out() {
+    let body = [INFO, " ".repeat(1000).as_str()].concat();
+    let drip =
+        move || Reply::Drip([head(200, "Content-Length: 1000000\r\n").as_bytes(), body.as_bytes()].concat());
+    let server = Server::start(move |_| drip()).await;
+    let error = impatient(&server.url).info(&version(), &Via::none()).await.unwrap_err();
+    assert!(
+        matches!(&error, UpstreamError::Timeout { reason, .. } if reason.contains("bytes of the body")),
+        "{error}"
+    );
 }
 
 #[tokio::test]

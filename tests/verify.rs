@@ -1,5 +1,11 @@
 //! `stoa-migrate --verify`, on a store whose versions came without a seal.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod support;
 
@@ -42,7 +48,10 @@ fn full_seals_what_is_whole_and_quarantines_what_is_not() {
     assert!(again.status.success(), "{}", told(&again));
     let last = String::from_utf8(again.stdout).unwrap();
     let last: serde_json::Value = serde_json::from_str(last.lines().last().unwrap()).unwrap();
-    assert_eq!((&last["event"], &last["versions"], &last["broken"]), (&"verified".into(), &3.into(), &0.into()));
+    assert_eq!(
+        (&last["event"], &last["versions"], &last["broken"]),
+        (&"verified".into(), &3.into(), &0.into())
+    );
 }
 
 #[test]

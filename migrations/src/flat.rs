@@ -10,8 +10,8 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError, durable};
 
 use crate::picture::{
-    Candidate, Files, Found, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top, leftover,
-    remove_empty_below, too_long,
+    Candidate, Emptied, Files, Found, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top,
+    leftover,
 };
 
 /// The tree.
@@ -96,7 +96,7 @@ impl Flat {
         };
         let module_path = module_folder.strip_prefix(base).ok().and_then(Path::to_str);
         let module = module_path.and_then(|path| self.module(path));
-        let mut versions: BTreeMap<String, ([bool; 3], Option<String>)> = BTreeMap::new();
+        let mut versions: BTreeMap<String, Parts> = BTreeMap::new();
         for name in names {
             let name = name?;
             let part =
@@ -106,20 +106,23 @@ impl Flat {
                 });
             match part {
                 Some((stem, part)) if module.is_some() && self.version(&stem).is_some() => {
-                    let entry = versions.entry(stem).or_default();
+                    let parts = versions.entry(stem).or_default();
                     if name.kind.is_file() {
-                        entry.0[part] = true;
+                        parts.has[part] = true;
                     } else if name.kind.is_symlink() {
-                        entry.1 = Some("symlink: one of its files is one".to_owned());
+                        parts.fault = Some("symlink: one of its files is one".to_owned());
                     } else {
-                        entry.1 = Some("foreign: one of its names is no file".to_owned());
+                        parts.fault = Some("foreign: one of its names is no file".to_owned());
                     }
                 }
                 Some((stem, _)) if module.is_some() && name.kind.is_file() => {
                     let why = format!("alias: {stem} is no canonical version");
                     visit(Found::Leftover(leftover(&name.path, why)))?;
                 }
-                _ if self == Self::V1 && is_seal_of(&name, &versions, folder) => {}
+                _ if module.is_some() && self.seal_of(&name).is_some() => {
+                    let stem = self.seal_of(&name).unwrap_or_default().to_owned();
+                    versions.entry(stem).or_default().has_seal = true;
+                }
                 // A version in a folder of its own: the other side of a step.
                 _ if self == Self::V1
                     && name.kind.is_dir()
@@ -129,7 +132,7 @@ impl Flat {
         }
         let (Some(module), Some(module_path)) = (module, module_path) else { return Ok(()) };
         let mut candidates = Vec::with_capacity(versions.len());
-        for (stem, (has, mut fault)) in versions {
+        for (stem, Parts { has, has_seal, mut fault }) in versions {
             let files = self.files_in(folder, &stem);
             let Some(version) = self.version(&stem) else { continue };
             let pair = match ModuleVersion::new(module.clone(), version) {
@@ -142,38 +145,75 @@ impl Flat {
             if self == Self::Tree && self.has_another_spelling(base, &pair, module_path, &stem) {
                 fault = fault.or_else(|| Some("two spellings of this version are in the tree".to_owned()));
             }
-            let escaped_path = pair.path().escaped();
-            let fault =
-                fault.or_else(|| too_long(&escaped_path)).or_else(|| too_long(&stem_of_longest(&pair)));
             let shown = files.info.clone();
-            candidates.push(Candidate { version: pair, files, has, fault, shown });
+            candidates.push(Candidate {
+                version: pair,
+                files,
+                has,
+                has_seal,
+                fault,
+                without_zip: None,
+                shown,
+            });
         }
         if candidates.is_empty() { Ok(()) } else { visit(Found::Versions(candidates)) }
     }
 
     /// Whether the same version is there under a path or a name that is escaped otherwise.
     fn has_another_spelling(self, base: &Path, pair: &ModuleVersion, path: &str, stem: &str) -> bool {
-        let (module, version) = (pair.path(), pair.version());
-        let paths = [module.as_str().to_owned(), module.escaped()];
-        let stems = [version.as_str().to_owned(), version.escaped()];
-        let mut spellings: Vec<(&String, &String)> =
-            paths.iter().flat_map(|path| stems.iter().map(move |stem| (path, stem))).collect();
-        spellings.sort();
-        spellings.dedup();
-        spellings
-            .into_iter()
-            .filter(|(other_path, other_stem)| *other_path != path || *other_stem != stem)
-            .any(|(path, stem)| {
-                let files = self.files_in(&base.join(path).join(VERSIONS), stem);
-                files.in_order().into_iter().any(|file| file.symlink_metadata().is_ok())
-            })
+        spellings(pair)
+            .iter()
+            .filter(|(other_path, other_stem)| other_path != path || other_stem != stem)
+            .any(|(path, stem)| self.has_any(base, path, stem))
     }
+
+    fn has_any(self, base: &Path, path: &str, stem: &str) -> bool {
+        let files = self.files_in(&base.join(path).join(VERSIONS), stem);
+        files.in_order().into_iter().any(|file| file.symlink_metadata().is_ok())
+    }
+
+    /// A seal is a part of its version, wherever the rest of that is now.
+    fn seal_of(self, name: &Name) -> Option<&str> {
+        let stem = name.text.as_deref()?.strip_suffix(".ziphash")?;
+        (self == Self::V1 && name.kind.is_file() && self.version(stem).is_some()).then_some(stem)
+    }
+}
+
+/// What a folder holds of one version.
+#[derive(Default)]
+struct Parts {
+    has: [bool; 3],
+    has_seal: bool,
+    fault: Option<String>,
+}
+
+/// The ways to write a version's path and name, the escaped one first.
+fn spellings(pair: &ModuleVersion) -> Vec<(String, String)> {
+    let (module, version) = (pair.path(), pair.version());
+    let mut spellings = Vec::with_capacity(4);
+    for path in [module.escaped(), module.as_str().to_owned()] {
+        for stem in [version.escaped(), version.as_str().to_owned()] {
+            let spelling = (path.clone(), stem);
+            if !spellings.contains(&spelling) {
+                spellings.push(spelling);
+            }
+        }
+    }
+    spellings
 }
 
 impl Picture for Flat {
     fn files(&self, root: &Path, version: &ModuleVersion) -> Files {
-        let folder = self.base(root).join(version.path().escaped()).join(VERSIONS);
-        self.files_in(&folder, &version.version().escaped())
+        let base = self.base(root);
+        let mut spellings = spellings(version);
+        // What a step up left behind in the middle of a version, under names that are not escaped, belongs to
+        // the rest: a version must not be torn apart between two spellings.
+        let other = match self {
+            Self::Tree => spellings.iter().position(|(path, stem)| self.has_any(&base, path, stem)),
+            Self::V1 => None,
+        };
+        let (path, stem) = spellings.swap_remove(other.unwrap_or(0));
+        self.files_in(&base.join(path).join(VERSIONS), &stem)
     }
 
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
@@ -189,7 +229,11 @@ impl Picture for Flat {
         let base = self.base(root);
         match self {
             Self::V1 => {
-                remove_empty_below(&base, &|_| true, &|_| false)?;
+                // What is in a version's folder is that version, and there is one for each on the way up.
+                let goes_below =
+                    |folder: &Path| !folder.parent().is_some_and(|parent| parent.ends_with(VERSIONS));
+                let emptied = Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &goes_below };
+                emptied.remove_below(&base)?;
                 durable::remove_empty_dir(&base)?;
                 Ok(())
             }
@@ -203,7 +247,8 @@ impl Picture for Flat {
                     let plain = plain_of(path);
                     other.has_folder_for(root, &plain)
                 };
-                remove_empty_below(&base, &may_go, &is_ours_at_the_top)
+                Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }
+                    .remove_below(&base)
             }
         }
     }
@@ -220,20 +265,6 @@ fn plain_of(path: &str) -> String {
         }
     }
     plain
-}
-
-fn stem_of_longest(pair: &ModuleVersion) -> String {
-    format!("{}.info", pair.version().escaped())
-}
-
-/// A seal belongs to its version wherever that is now; one without a version is a leftover.
-fn is_seal_of(name: &Name, versions: &BTreeMap<String, ([bool; 3], Option<String>)>, folder: &Path) -> bool {
-    let Some(stem) = name.text.as_deref().and_then(|text| text.strip_suffix(".ziphash")) else {
-        return false;
-    };
-    name.kind.is_file()
-        && (versions.contains_key(stem)
-            || ["mod", "zip", "info"].iter().any(|ending| folder.join(format!("{stem}.{ending}")).exists()))
 }
 
 fn reason(name: &Name) -> &'static str {

@@ -6,8 +6,9 @@
 //! union of both sides.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -18,7 +19,7 @@ use stoa_layout::{
     durable,
 };
 
-use crate::picture::{Candidate, Files, Found, Picture};
+use crate::picture::{Candidate, Files, Found, Picture, too_long};
 use crate::{refuse, whole};
 
 /// What a folder hook does after all versions moved.
@@ -45,6 +46,8 @@ pub(crate) enum Verdict {
     Elsewhere,
     Moves {
         bytes: u64,
+        /// Where to.
+        there: Files,
     },
     Stays(String),
     /// Its place on the other side is taken.
@@ -74,15 +77,30 @@ impl Flow {
         direction: Direction,
         candidate: &Candidate,
     ) -> Result<Verdict, StepError> {
+        self.judge_in(root, direction, candidate, &mut Batch::default())
+    }
+
+    fn judge_in(
+        &self,
+        root: &Path,
+        direction: Direction,
+        candidate: &Candidate,
+        batch: &mut Batch,
+    ) -> Result<Verdict, StepError> {
         let there = self.sides(direction).1.files(root, &candidate.version);
+        if let Some(why) = there.in_order().into_iter().find_map(|path| too_long(root, path)) {
+            return Ok(Verdict::Stays(why));
+        }
+        let is_all_here = batch.is_missing(&there);
         let mut union = Files { ..candidate.files.clone() };
-        let mut bytes = 0;
         let mut missing = None;
         let parts =
             candidate.files.in_order().into_iter().zip(there.in_order()).zip(candidate.has).enumerate();
         for (part, ((here, there), has)) in parts {
             let name = ["go.mod", "zip", "info"][part];
-            let other = match fs::symlink_metadata(there) {
+            let looked =
+                if is_all_here { Err(ErrorKind::NotFound.into()) } else { fs::symlink_metadata(there) };
+            let other = match looked {
                 Ok(meta) => Some(meta),
                 Err(error) if is_absence(&error) => None,
                 Err(error) => return Ok(Verdict::Stays(format!("unreadable: {}: {error}", there.display()))),
@@ -103,49 +121,57 @@ impl Flow {
                 (false, None) => missing = missing.or(Some(name)),
             }
         }
-        if candidate.has == [false; 3] {
-            return Ok(Verdict::Elsewhere);
-        }
         if let Some(fault) = &candidate.fault {
             return Ok(Verdict::Stays(fault.clone()));
         }
-        if let Some(missing) = missing {
-            return Ok(Verdict::Stays(format!("incomplete: it has no {missing}")));
+        if candidate.has == [false; 3] && !candidate.has_seal {
+            return Ok(Verdict::Elsewhere);
         }
-        if self.is_foreign
-            && direction == Direction::Up
-            && let Some(fault) = whole::fault(&candidate.version, &union)
+        if let (true, Some(own), Some(there)) = (candidate.has_seal, &candidate.files.seal, &there.seal)
+            && is_another_file(own, there)
         {
-            return Ok(Verdict::Stays(fault));
+            return Ok(Verdict::Taken(format!("its seal is at {} too", there.display())));
         }
-        for (here, has) in candidate.files.in_order().into_iter().zip(candidate.has) {
-            if has {
-                bytes += fs::symlink_metadata(here).map_or(0, |meta| meta.len());
+        if candidate.has == [false; 3] && missing.is_some() {
+            return Ok(Verdict::Stays("foreign: a seal without its version".to_owned()));
+        }
+        if let Some(missing) = missing {
+            let known = candidate.without_zip.clone().filter(|_| !union.zip.is_file());
+            return Ok(Verdict::Stays(known.unwrap_or_else(|| format!("incomplete: it has no {missing}"))));
+        }
+        if self.is_foreign && direction == Direction::Up {
+            match whole::examine(&candidate.version, &union) {
+                Ok(bytes) if candidate.has == [true; 3] => return Ok(Verdict::Moves { bytes, there }),
+                Ok(_) => {}
+                Err(fault) => return Ok(Verdict::Stays(fault)),
             }
         }
-        Ok(Verdict::Moves { bytes })
+        let here = candidate.files.in_order().into_iter().zip(candidate.has).filter(|(_, has)| *has);
+        let bytes = here.map(|(here, _)| fs::symlink_metadata(here).map_or(0, |meta| meta.len())).sum();
+        Ok(Verdict::Moves { bytes, there })
     }
 
     fn carry(
         &self,
         context: &Context<'_>,
-        direction: Direction,
         candidate: &Candidate,
+        there: &Files,
+        batch: &mut Batch,
     ) -> Result<(), StepError> {
         let root = context.root();
-        let there = self.sides(direction).1.files(root, &candidate.version);
-        let mut folders: Vec<&Path> = there.in_order().into_iter().filter_map(Path::parent).collect();
-        folders.dedup();
-        for folder in folders {
+        let folder = there.folder();
+        if batch.made != folder {
             let relative = folder.strip_prefix(root).unwrap_or(folder);
             context.lock.durable().ensure_dirs_unsynced(root, relative)?;
+            batch.made = folder.to_owned();
         }
         let own = &candidate.files;
-        match (&own.seal, &there.seal) {
-            (Some(own), Some(there)) => move_if_there(own, there)?,
-            // Derived, and of no layout on the other side.
-            (Some(own), None) if own.symlink_metadata().is_ok() => durable::remove_file(own)?,
-            _ => {}
+        if let Some(own) = own.seal.as_deref().filter(|_| candidate.has_seal) {
+            match there.seal.as_deref().filter(|there| too_long(root, there).is_none()) {
+                Some(there) => durable::rename_noreplace(own, there)?,
+                // Derived, and the other side has no place for it.
+                None => durable::remove_file(own)?,
+            }
         }
         for ((here, there), has) in own.in_order().into_iter().zip(there.in_order()).zip(candidate.has) {
             if has {
@@ -160,12 +186,12 @@ impl Flow {
         let root = context.root();
         let tally = Tally::default();
         let work = context.work;
-        let each = |candidate: &Candidate| -> Result<(), StepError> {
+        let each = |candidate: &Candidate, batch: &mut Batch| -> Result<(), StepError> {
             work.cancel.check()?;
-            match self.judge(root, direction, candidate)? {
+            match self.judge_in(root, direction, candidate, batch)? {
                 Verdict::Elsewhere => {}
-                Verdict::Moves { bytes } => {
-                    self.carry(context, direction, candidate)?;
+                Verdict::Moves { bytes, there } => {
+                    self.carry(context, candidate, &there, batch)?;
                     tally.moved(bytes, &work);
                 }
                 Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(&work, candidate, reason),
@@ -186,8 +212,9 @@ impl Flow {
             &each,
         )?;
         let moved = tally.sum();
+        // All moves of this pass are done; the next one has little to walk through.
+        from.remove_emptied(root, to)?;
         if moved.items == 0 {
-            from.remove_emptied(root, to)?;
             let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
             folders(root, context.lock.durable())?;
         }
@@ -212,11 +239,17 @@ impl Step for Flow {
         let tally = Tally::default();
         let taken = Mutex::new(Vec::new());
         let taken_count = AtomicU64::new(0);
-        let each = |candidate: &Candidate| -> Result<(), StepError> {
+        let writable = (self.is_foreign && direction == Direction::Up).then(|| refuse::Writable::below(root));
+        let each = |candidate: &Candidate, batch: &mut Batch| -> Result<(), StepError> {
             work.cancel.check()?;
-            match self.judge(root, direction, candidate)? {
+            match self.judge_in(root, direction, candidate, batch)? {
                 Verdict::Elsewhere => {}
-                Verdict::Moves { bytes } => tally.count(bytes),
+                Verdict::Moves { bytes, .. } => {
+                    if let Some(writable) = &writable {
+                        writable.look(&candidate.files.modfile)?;
+                    }
+                    tally.count(bytes);
+                }
                 Verdict::Taken(reason) if direction == Direction::Back => {
                     taken_count.fetch_add(1, Ordering::Relaxed);
                     if let Ok(mut taken) = taken.lock()
@@ -261,9 +294,38 @@ impl Step for Flow {
         }
         if self.is_foreign && direction == Direction::Up {
             refusals.extend(refuse::to_begin(root)?);
+            refusals.extend(writable.and_then(refuse::Writable::refusal));
         }
         let Moved { items, bytes, leftovers } = tally.sum();
-        Ok(Survey { items, bytes, leftovers, refusals })
+        Ok(Survey { items, bytes, leftovers, refusals, is_estimate: false })
+    }
+
+    /// Judging is the dear part, and going up the pass judges again: only what forbids the step is looked for.
+    /// What seems to is for the survey to say, since a version that stays forbids nothing.
+    fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
+        if direction == Direction::Back {
+            return self.survey(root, direction, work);
+        }
+        let mut survey = Survey { is_estimate: true, ..Survey::default() };
+        let writable = self.is_foreign.then(|| refuse::Writable::below(root));
+        self.sides(direction).0.walk(root, &mut |found| {
+            work.cancel.check()?;
+            let Found::Versions(batch) = found else { return Ok(()) };
+            for candidate in batch.iter().filter(|candidate| candidate.has != [false; 3]) {
+                survey.items += u64::from(candidate.has[2] && candidate.fault.is_none());
+                if let Some(writable) = &writable {
+                    writable.look(&candidate.files.modfile)?;
+                }
+            }
+            Ok(())
+        })?;
+        if writable.and_then(refuse::Writable::refusal).is_some() {
+            return self.survey(root, direction, work);
+        }
+        if self.is_foreign {
+            survey.refusals = refuse::to_begin(root)?;
+        }
+        Ok(survey)
     }
 
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError> {
@@ -290,18 +352,47 @@ impl Step for Flow {
     }
 }
 
-fn move_if_there(from: &Path, to: &Path) -> Result<(), StepError> {
-    match durable::rename_noreplace(from, to) {
-        Err(error) if error.is_not_found() => Ok(()),
-        result => Ok(result?),
-    }
+/// Whether there is something at both paths, and it is not one file.
+fn is_another_file(here: &Path, there: &Path) -> bool {
+    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else {
+        return false;
+    };
+    (here.dev(), here.ino()) != (there.dev(), there.ino())
 }
 
 fn is_absence(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
+/// What is known while a batch, which is of one module nearly always, is worked on.
+#[derive(Default)]
+struct Batch {
+    /// The folder on the other side that was looked for last, and whether it was not there. What came into it
+    /// since came from this side, under the exclusive lock, and is of other versions.
+    looked: PathBuf,
+    is_missing: bool,
+    /// The folder that was made last, or found to be there.
+    made: PathBuf,
+}
+
+impl Batch {
+    /// Whether nothing of a version can be at these places, for want of the folder.
+    fn is_missing(&mut self, there: &Files) -> bool {
+        let folder = there.folder();
+        if self.looked != folder {
+            self.looked = folder.to_owned();
+            self.is_missing = fs::symlink_metadata(folder).is_err_and(|error| is_absence(&error));
+        }
+        self.is_missing
+    }
+}
+
 impl Files {
+    /// Is the folder that all of them are in, on every side.
+    fn folder(&self) -> &Path {
+        self.info.parent().unwrap_or(&self.info)
+    }
+
     fn put(&mut self, part: usize, path: &Path) {
         match part {
             0 => self.modfile = path.to_owned(),
@@ -353,7 +444,7 @@ type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
-    each: &(dyn Fn(&Candidate) -> Result<(), StepError> + Sync),
+    each: &(dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync),
 ) -> Result<(), StepError> {
     let (sender, receiver) = sync_channel::<Vec<Candidate>>(AHEAD);
     let receiver = Mutex::new(receiver);
@@ -363,9 +454,10 @@ fn in_parallel(
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 while let Some(batch) = next(&receiver) {
+                    let mut known = Batch::default();
                     // After a failure what is still sent is taken and dropped.
                     for candidate in batch.iter().take_while(|_| !has_failed()) {
-                        if let Err(error) = each(candidate)
+                        if let Err(error) = each(candidate, &mut known)
                             && let Ok(mut failed) = failed.lock()
                         {
                             failed.get_or_insert(error);

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use stoa_gomod::ModuleVersion;
+use stoa_layout::durable::remove_empty_dir;
 use stoa_layout::error::PathContext;
 use stoa_layout::{Leftover, PathError, StepError};
 
@@ -33,8 +34,12 @@ pub(crate) struct Candidate {
     pub(crate) files: Files,
     /// Which of the three are there as regular files, in the order in which they move.
     pub(crate) has: [bool; 3],
+    /// Whether the seal is there.
+    pub(crate) has_seal: bool,
     /// Why it must stay, whatever else is there.
     pub(crate) fault: Option<String>,
+    /// What is said if its zip is on neither side, where more is known than that.
+    pub(crate) without_zip: Option<String>,
     /// What names it in a report.
     pub(crate) shown: PathBuf,
 }
@@ -160,30 +165,61 @@ pub(crate) fn is_ignored(name: &str) -> bool {
         || Marker::parse(name).is_some()
 }
 
-/// Why a path element cannot be a file name.
-pub(crate) fn too_long(escaped: &str) -> Option<String> {
-    let longest = escaped.split('/').map(str::len).max().unwrap_or(0);
-    (longest > 255).then(|| format!("its name has {longest} bytes once escaped, and a file system takes 255"))
+/// The longest name that file systems take, and the longest path that the system takes.
+const LONGEST: (usize, usize) = (255, 4095);
+
+/// Why there can be no file of this path below a root.
+pub(crate) fn too_long(root: &Path, path: &Path) -> Option<String> {
+    let whole = path.as_os_str().len();
+    let longest = path.strip_prefix(root).unwrap_or(path).iter().map(std::ffi::OsStr::len).max().unwrap_or(0);
+    if longest > LONGEST.0 {
+        Some(format!("its name has {longest} bytes once escaped, and a file system takes {}", LONGEST.0))
+    } else if whole > LONGEST.1 {
+        Some(format!("its name makes a path of {whole} bytes once escaped, and {} is the limit", LONGEST.1))
+    } else {
+        None
+    }
 }
 
-/// Removes empty folders below `folder`, deepest first; `may_go` says of each whether it may.
-pub(crate) fn remove_empty_below(
-    folder: &Path,
-    may_go: &dyn Fn(&Path) -> bool,
-    skip: &dyn Fn(&str) -> bool,
-) -> Result<(), StepError> {
-    let Some(names) = Names::of(folder)? else { return Ok(()) };
-    for name in names {
-        let name = name?;
-        if !name.kind.is_dir() || name.text.as_deref().is_some_and(skip) {
-            continue;
-        }
-        remove_empty_below(&name.path, may_go, &|_| false)?;
-        if may_go(&name.path) {
-            stoa_layout::durable::remove_empty_dir(&name.path)?;
-        }
+/// Which empty folders go.
+pub(crate) struct Emptied<'a> {
+    /// Whether this one may.
+    pub(crate) may_go: &'a dyn Fn(&Path) -> bool,
+    /// Names at the top that are passed over.
+    pub(crate) skip: &'a dyn Fn(&str) -> bool,
+    /// Whether there may be empty ones in this one, which is not empty itself.
+    pub(crate) goes_below: &'a dyn Fn(&Path) -> bool,
+}
+
+impl Emptied<'_> {
+    /// Removes those below a folder, deepest first.
+    pub(crate) fn remove_below(&self, folder: &Path) -> Result<(), StepError> {
+        self.below(folder, true).map(drop)
     }
-    Ok(())
+
+    /// The same, and says whether nothing is left in the folder.
+    fn below(&self, folder: &Path, at_the_top: bool) -> Result<bool, StepError> {
+        // What cannot be read is a leftover, told by the walk, and stays.
+        let Ok(Some(names)) = Names::of(folder) else { return Ok(false) };
+        let mut is_empty = true;
+        for name in names {
+            let Ok(name) = name else { return Ok(false) };
+            let is_skipped = at_the_top && name.text.as_deref().is_some_and(self.skip);
+            if !name.kind.is_dir() || is_skipped {
+                is_empty = false;
+                continue;
+            }
+            // Most are empty or full: one call finds out, where a look inside takes four.
+            let may_go = (self.may_go)(&name.path);
+            let is_gone = may_go && remove_empty_dir(&name.path)?
+                || (self.goes_below)(&name.path)
+                    && self.below(&name.path, false)?
+                    && may_go
+                    && remove_empty_dir(&name.path)?;
+            is_empty &= is_gone;
+        }
+        Ok(is_empty)
+    }
 }
 
 /// Writes capitals as Go's file names do: `!` and the small letter.

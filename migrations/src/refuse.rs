@@ -1,9 +1,11 @@
 //! What forbids to begin a step from a layout of others, besides what the versions themselves say.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
@@ -11,46 +13,67 @@ use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::step::Refusal;
 use stoa_layout::{Exit, PathError, StepError};
 
-use crate::picture::{Found, Names, OURS};
-use crate::{v0, whole};
+use crate::picture::{Names, OURS};
 
 /// Looks for it all.
 pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     refusals.extend(names_of_ours(root)?);
     refusals.extend(mounts(root));
-    refusals.extend(unwritable(root)?);
     refusals.extend(open_files(root));
     Ok(refusals)
 }
 
 /// A name of ours at the top that holds somebody's modules, or files that a later step back would take away.
+/// What an earlier step back has left under them is none of that.
 fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     for name in OURS {
-        let mut held = None;
-        if root.join(name).is_dir() {
-            v0::walk_below_name(root, name, &mut |found| {
-                let Found::Versions(candidates) = found else { return Ok(()) };
-                let is_whole = |candidate: &&crate::picture::Candidate| {
-                    candidate.has == [true; 3] && whole::fault(&candidate.version, &candidate.files).is_none()
-                };
-                held = held
-                    .take()
-                    .or_else(|| candidates.iter().find(is_whole).map(|one| one.version.to_string()));
-                Ok(())
-            })?;
-        }
-        if let Some(version) = held {
+        let path = root.join(name);
+        let held = match path.symlink_metadata() {
+            Err(_) => None,
+            Ok(meta) if !meta.is_dir() => Some("it is no folder".to_owned()),
+            Ok(_) => what_is_held(&path, GOES.contains(&name))?,
+        };
+        if let Some(held) = held {
             let message = format!(
-                "{}: a folder of this name is needed, and it holds a module ({version}); nothing was changed. Move it \
-                 out of the store, then run again",
-                root.join(name).display()
+                "{}: a folder of this name is needed, and {held}; nothing was changed. Move it out of the store, then \
+                 run again",
+                path.display()
             );
             refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
         }
     }
     Ok(refusals)
+}
+
+/// The names of ours that a step back removes with all that is below.
+const GOES: [&str; 3] = ["staging", "index", "cache"];
+
+/// Says what a folder holds that is not ours: a version of an old layout, or with `any` whatever file.
+fn what_is_held(folder: &Path, any: bool) -> Result<Option<String>, StepError> {
+    let Some(names) = Names::of(folder)? else { return Ok(None) };
+    let version = folder.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let parts = ["go.mod".to_owned(), "source.zip".to_owned(), format!("{version}.info")];
+    let (mut folders, mut has) = (Vec::new(), 0);
+    for name in names {
+        let name = name?;
+        match name.text.as_deref() {
+            _ if name.kind.is_dir() => folders.push(name.path),
+            _ if any => return Ok(Some(format!("there is {} in it", name.path.display()))),
+            Some(text) if name.kind.is_file() && parts.iter().any(|part| part == text) => has += 1,
+            _ => {}
+        }
+    }
+    if has == parts.len() {
+        return Ok(Some(format!("it holds a module's version, {}", folder.display())));
+    }
+    for folder in folders {
+        if let Some(held) = what_is_held(&folder, any)? {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
 }
 
 /// Another file system below the root: nothing can be renamed into or out of it.
@@ -95,36 +118,63 @@ fn unescape_octal(field: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The first folder that cannot be written to.
-fn unwritable(root: &Path) -> Result<Option<Refusal>, StepError> {
-    let mut open = vec![root.to_owned()];
-    while let Some(folder) = open.pop() {
-        match rustix::fs::accessat(CWD, &folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
-                let message = format!(
-                    "{}: this folder cannot be written to ({errno}); nothing was changed. Mend its permissions or run as \
-                     its owner, then run again",
-                    folder.display()
-                );
-                return Ok(Some(Refusal { exit: Exit::PERMISSION, message }));
-            }
-            Err(errno) => return Err(PathError::new("look at", folder, errno).into()),
-        }
-        // Root may write everywhere but on a read-only file system, which the top tells.
+/// Looks whether the folders that versions are moved out of can be written to. Others need not be.
+pub(crate) struct Writable {
+    root: PathBuf,
+    /// The folder of the module that was looked at last, which is nearly always that of the next version.
+    last: Mutex<PathBuf>,
+    found: Mutex<Option<Refusal>>,
+}
+
+impl Writable {
+    pub(crate) fn below(root: &Path) -> Self {
+        Self { root: root.to_owned(), last: Mutex::default(), found: Mutex::default() }
+    }
+
+    /// Looks at the folder of a file that is to move, which is removed once it is empty, and at those above.
+    pub(crate) fn look(&self, file: &Path) -> Result<(), StepError> {
+        // Root may write everywhere but on a read-only file system, which the marker's own folder tells.
         if rustix::process::geteuid().is_root() {
-            return Ok(None);
+            return Ok(());
         }
-        let Ok(Some(names)) = Names::of(&folder) else { continue };
-        for name in names {
-            let name = name?;
-            if name.kind.is_dir() {
-                open.push(name.path);
+        let Some(folder) = file.parent() else { return Ok(()) };
+        let above = folder.parent().unwrap_or(folder).to_owned();
+        let is_known = self.last.lock().is_ok_and(|mut last| {
+            let is_known = *last == above;
+            *last = above;
+            is_known
+        });
+        let depth = if is_known { 1 } else { usize::MAX };
+        for folder in folder.ancestors().take_while(|folder| folder.starts_with(&self.root)).take(depth) {
+            match rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => self.put(folder, errno),
+                Err(errno) => return Err(PathError::new("look at", folder, errno).into()),
             }
+        }
+        Ok(())
+    }
+
+    fn put(&self, folder: &Path, errno: Errno) {
+        let message = format!(
+            "{}: this folder cannot be written to ({errno}); nothing was changed. Mend its permissions or run as its \
+             owner, then run again",
+            folder.display()
+        );
+        if let Ok(mut found) = self.found.lock() {
+            found.get_or_insert(Refusal { exit: Exit::PERMISSION, message });
         }
     }
-    Ok(None)
+
+    /// Is the first that cannot be.
+    pub(crate) fn refusal(self) -> Option<Refusal> {
+        self.found.into_inner().ok().flatten()
+    }
 }
+
+/// Programs of ours: they ask for the lock before they touch anything, and one that waits for its turn may be
+/// looking at what the store is.
+const OUR_PROGRAMS: [&str; 2] = ["stoa", "stoa-migrate"];
 
 /// Processes that hold a file below the root open, as far as `/proc` tells.
 pub(crate) fn open_files(root: &Path) -> Option<Refusal> {
@@ -134,7 +184,10 @@ pub(crate) fn open_files(root: &Path) -> Option<Refusal> {
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let pid = process.file_name();
         let is_process = pid.as_bytes().iter().all(u8::is_ascii_digit);
-        if !is_process || pid.to_str() == Some(&own) {
+        let program = fs::read_link(process.path().join("exe")).unwrap_or_default();
+        let is_ours =
+            program.file_name().and_then(OsStr::to_str).is_some_and(|name| OUR_PROGRAMS.contains(&name));
+        if !is_process || is_ours || pid.to_str() == Some(&own) {
             continue;
         }
         let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();

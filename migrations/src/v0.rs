@@ -10,8 +10,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
-    remove_empty_below, too_long,
+    BATCH, Candidate, Emptied, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
 };
 
 /// The layout.
@@ -40,7 +39,7 @@ impl Picture for V0 {
         // A folder may go if what it stood for is on the other side: its version, or a version of its module
         // or of one below.
         let may_go = |folder: &Path| stands_on(root, folder, other);
-        remove_empty_below(root, &may_go, &is_ours_at_the_top)
+        Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }.remove_below(root)
     }
 }
 
@@ -56,11 +55,6 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         }
     }
     Ok(())
-}
-
-/// Walks below one of our own names at the top, as if it were none.
-pub(crate) fn walk_below_name(root: &Path, name: &str, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    walk_folder(root, &root.join(name), visit)
 }
 
 /// Is what makes a folder a version of something that has no valid name, and no more: what else is in it is
@@ -130,15 +124,20 @@ fn look(
     let is_version = has[2] || canonical.is_some() && (has[0] || has[1]);
     if is_version {
         let module = folder.parent().and_then(|parent| parent.strip_prefix(root).ok()).and_then(Path::to_str);
-        let fault = match (has, prefilled) {
-            _ if !symlinks.is_empty() => Some("symlink: one of its files is one".to_owned()),
-            ([_, false, _], true) => Some(format!("prefilled: it has {name}.zip and no source.zip")),
-            _ => None,
-        };
+        let fault = (!symlinks.is_empty()).then(|| "symlink: one of its files is one".to_owned());
+        // Whether it has a zip is judged with the other side, where that may be already.
+        let without_zip = prefilled.then(|| format!("prefilled: it has {name}.zip and no source.zip"));
         match name_of(module, name, canonical) {
             Ok(version) => {
-                let fault = fault.or_else(|| too_long(&version.path().escaped()));
-                versions.push(Candidate { version, files, has, fault, shown: folder.to_owned() });
+                versions.push(Candidate {
+                    version,
+                    files,
+                    has,
+                    has_seal: false,
+                    fault,
+                    without_zip,
+                    shown: folder.to_owned(),
+                });
             }
             Err(reason) => {
                 let bytes = pieces_of_alias(folder).iter().map(|piece| leftover(piece, "").bytes).sum();

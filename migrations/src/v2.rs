@@ -6,7 +6,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, Files, Found, Names, Picture, Visit, escaped, is_ignored, leftover, remove_empty_below,
+    BATCH, Candidate, Emptied, Files, Found, Names, Picture, Visit, escaped, is_ignored, leftover,
 };
 
 /// The layout.
@@ -36,7 +36,8 @@ impl Picture for V2 {
     }
 
     fn remove_emptied(&self, root: &Path, _: &dyn Picture) -> Result<(), StepError> {
-        remove_empty_below(&root.join("modules"), &|_| true, &|_| false)
+        Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &|_| true }
+            .remove_below(&root.join("modules"))
     }
 }
 
@@ -115,20 +116,19 @@ fn look(
         Err(error) => return visit(Found::Leftover(leftover(&folder, format!("unreadable: {error}")))),
     };
     let files = files_in(&folder);
-    let (mut has, mut fault) = ([false; 3], None);
+    let (mut has, mut has_seal, mut fault) = ([false; 3], false, None);
     for name in names {
         let name = name?;
         match files.in_order().iter().position(|path| *path == name.path) {
             Some(part) if name.kind.is_file() => has[part] = true,
             Some(_) => fault = Some("symlink: one of its files is no regular file".to_owned()),
-            None if files.seal.as_deref() == Some(&name.path) => {}
+            None if files.seal.as_deref() == Some(&name.path) && name.kind.is_file() => has_seal = true,
             None => visit(Found::Leftover(leftover(&name.path, "foreign file")))?,
         }
     }
-    if has == [false; 3] && fault.is_none() {
-        return Ok(());
+    if has != [false; 3] || has_seal || fault.is_some() {
+        candidates.push(Candidate { version, files, has, has_seal, fault, without_zip: None, shown: folder });
     }
-    candidates.push(Candidate { version, files, has, fault, shown: folder });
     Ok(())
 }
 

@@ -16,29 +16,30 @@ const SMALL_LIMIT: u64 = (16 << 20) + 1;
 
 /// Says why the three files are no whole version; `None` if they are.
 pub(crate) fn fault(version: &ModuleVersion, files: &Files) -> Option<String> {
-    let body = match read(&files.info) {
-        Ok(body) => body,
-        Err(error) => return Some(format!("unreadable: its info: {error}")),
-    };
-    if let Err(error) = info::parse_answer(version.path(), version.version().as_str(), &body) {
-        return Some(format!("incomplete: its info: {error}"));
+    examine(version, files).err()
+}
+
+/// Is the size of the three files together, if they are a whole version; else why they are none.
+pub(crate) fn examine(version: &ModuleVersion, files: &Files) -> Result<u64, String> {
+    let body = read(&files.info).map_err(|error| format!("unreadable: its info: {error}"))?;
+    let mut bytes = body.len() as u64;
+    info::parse_answer(version.path(), version.version().as_str(), &body)
+        .map_err(|error| format!("incomplete: its info: {error}"))?;
+    let body = read(&files.modfile).map_err(|error| format!("unreadable: its go.mod: {error}"))?;
+    bytes += body.len() as u64;
+    if body.is_empty() {
+        return Err("incomplete: its go.mod is empty".to_owned());
     }
-    match read(&files.modfile) {
-        Ok(body) if body.is_empty() => return Some("incomplete: its go.mod is empty".to_owned()),
-        Ok(body) if !modfile::has_module_directive(&body) => {
-            return Some("incomplete: its go.mod names no module".to_owned());
-        }
-        Ok(_) => {}
-        Err(error) => return Some(format!("unreadable: its go.mod: {error}")),
+    if !modfile::has_module_directive(&body) {
+        return Err("incomplete: its go.mod names no module".to_owned());
     }
-    let zip = match open(&files.zip).and_then(Source::new) {
-        Ok(zip) => zip,
-        Err(error) => return Some(format!("unreadable: its zip: {error}")),
-    };
+    let zip =
+        open(&files.zip).and_then(Source::new).map_err(|error| format!("unreadable: its zip: {error}"))?;
+    bytes += zip.size;
     match check_structure(&zip, version) {
-        Ok(_) => None,
-        Err(ExamineError::Broken(fault)) => Some(format!("incomplete: its zip: {fault}")),
-        Err(ExamineError::Read(error)) => Some(format!("unreadable: its zip: {error}")),
+        Ok(_) => Ok(bytes),
+        Err(ExamineError::Broken(fault)) => Err(format!("incomplete: its zip: {fault}")),
+        Err(ExamineError::Read(error)) => Err(format!("unreadable: its zip: {error}")),
     }
 }
 
@@ -48,7 +49,8 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut body = Vec::new();
+    // Room for nearly all of them, so that one call reads the whole and another one finds the end.
+    let mut body = Vec::with_capacity(4096);
     open(path)?.take(SMALL_LIMIT).read_to_end(&mut body)?;
     Ok(body)
 }

@@ -39,6 +39,9 @@ pub enum FillError {
     /// More is waiting to be filled than this program remembers.
     #[error("{0} cannot be fetched now: too many versions are waiting to be; try again later")]
     Busy(String),
+    /// Everybody who waited for it went away before it was begun.
+    #[error("{0} was not fetched: nobody waits for it any more")]
+    Abandoned(String),
     /// This program is about to end.
     #[error("{0} cannot be fetched: this proxy is shutting down; try again")]
     Stopping(String),
@@ -73,7 +76,9 @@ impl FillError {
             | Self::Upstream(reason)
             | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
-            Self::Offline(_) | Self::Broken(_) | Self::Busy(_) | Self::Stopping(_) => self.to_string(),
+            Self::Offline(_) | Self::Broken(_) | Self::Busy(_) | Self::Abandoned(_) | Self::Stopping(_) => {
+                self.to_string()
+            }
         }
     }
 }

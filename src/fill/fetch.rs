@@ -3,7 +3,8 @@
 //! The claim comes first, then a look at the store, since another process may have published in between. The
 //! info and the mod are fetched next, side by side, then the zip, all three from one upstream. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. While a flight waits for its turn to fetch a zip it holds no claim.
+//! and published when it is complete. While a flight waits for its turn, to begin or to fetch its zip, it
+//! holds no claim: that is an open file, and more may wait than there are files to open.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,9 +15,9 @@ use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::PathError;
 use stoa_store::{Claim, Draft, Published, SealError, SmallFile, StoreError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{SemaphorePermit, mpsc, watch};
 
-use super::flight::{Arriving, End, Progress};
+use super::flight::{Arriving, End, Flight, Progress};
 use super::slots::Slot;
 use super::{Fill, FillError, Phase};
 use crate::upstream::{UpstreamError, VersionSource, Via, ZipDownload};
@@ -31,6 +32,7 @@ pub(super) struct Fetch {
     pub(super) fill: Arc<Fill>,
     pub(super) version: ModuleVersion,
     pub(super) via: Via,
+    pub(super) flight: Arc<Flight>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) wanted: watch::Receiver<bool>,
 }
@@ -47,7 +49,7 @@ enum Turn {
 impl Fetch {
     /// Fetches, publishes, and tells those who wait how it ended.
     pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
-        let landing = Landing { fill: Arc::clone(&self.fill), version: self.version.clone() };
+        let landing = Landing { fill: Arc::clone(&self.fill), flight: Arc::clone(&self.flight) };
         let result = tokio::select! {
             result = self.fetch(phase.clone()) => result,
             _ = phase.wait_for(|phase| *phase == Phase::Ending) => {
@@ -65,6 +67,7 @@ impl Fetch {
             Ok(_) => {}
             Err(FillError::Absent(reason)) => log::debug!("not filled: {reason}"),
             Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
+            Err(FillError::Abandoned(_)) => log::debug!("nobody waits for {} any more", self.version),
             Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
             Err(error) => log::warn!("cannot fill {}: {error}", self.version),
         }
@@ -72,9 +75,10 @@ impl Fetch {
 
     async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, FillError> {
         let began = Instant::now();
-        let Some(claim) = self.claim().await? else { return Ok(End::Theirs) };
+        let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
         let source = self.fill.upstream.version(&self.version);
         let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source));
+        drop(turn);
         // Which of two errors counts must not hang on which came first.
         let (mut info, mut modfile) = (info?, modfile?);
         let fetched = self.fetch_zip(&source, claim, phase).await?;
@@ -93,22 +97,46 @@ impl Fetch {
         end
     }
 
+    /// Waits for the turn to begin, and for the claim. `None` if the version is in the store.
+    async fn begin(&self) -> Result<Option<(SemaphorePermit<'_>, Claim)>, FillError> {
+        let mut pause = CLAIM_POLL.0;
+        loop {
+            let turn = self.turn().await?;
+            match self.try_claim().await? {
+                Turn::Ours(claim) => return Ok(Some((turn, claim))),
+                Turn::Stored => return Ok(None),
+                Turn::Theirs => drop(turn),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(CLAIM_POLL.1);
+        }
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, FillError> {
+        let turn = self.fill.turns.acquire().await.map_err(|_| self.stopping())?;
+        match self.is_abandoned() {
+            true => Err(FillError::Abandoned(self.version.to_string())),
+            false => Ok(turn),
+        }
+    }
+
+    /// Whether nobody waits any more. The flight is off the map then: who comes later begins another one.
+    fn is_abandoned(&self) -> bool {
+        // Under the lock of the map, as joining is.
+        let mut flights = self.fill.flights();
+        // The flight itself has one.
+        let is_abandoned = self.progress.receiver_count() <= 1;
+        if is_abandoned {
+            flights.remove(&self.version);
+        }
+        is_abandoned
+    }
+
     /// Waits for the claim. `None` if the version is in the store.
     async fn claim(&self) -> Result<Option<Claim>, FillError> {
         let mut pause = CLAIM_POLL.0;
         loop {
-            let version = self.version.clone();
-            let turn = self.fill.blocking(&self.version, move |store| {
-                let claim = store.try_claim(&version)?;
-                // After the claim: what was published before it was had is seen.
-                let stored = store.small(&version, SmallFile::Info)?.is_some();
-                Ok(match (claim, stored) {
-                    (_, true) => Turn::Stored,
-                    (Some(claim), false) => Turn::Ours(claim),
-                    (None, false) => Turn::Theirs,
-                })
-            });
-            match turn.await? {
+            match self.try_claim().await? {
                 Turn::Ours(claim) => return Ok(Some(claim)),
                 Turn::Stored => return Ok(None),
                 Turn::Theirs => tokio::time::sleep(pause).await,
@@ -117,15 +145,28 @@ impl Fetch {
         }
     }
 
+    async fn try_claim(&self) -> Result<Turn, FillError> {
+        let version = self.version.clone();
+        let turn = self.fill.blocking(&self.version, move |store| {
+            let claim = store.try_claim(&version)?;
+            // After the claim: what was published before it was had is seen.
+            let stored = store.small(&version, SmallFile::Info)?.is_some();
+            Ok(match (claim, stored) {
+                (_, true) => Turn::Stored,
+                (Some(claim), false) => Turn::Ours(claim),
+                (None, false) => Turn::Theirs,
+            })
+        });
+        turn.await
+    }
+
     async fn fetch_info(&self, source: &VersionSource) -> Result<Bytes, FillError> {
-        let _permit = self.fill.smalls.acquire().await.map_err(|_| self.stopping())?;
         let info = source.info(&self.via).await.map_err(|e| self.failed(&e))?;
         self.progress.send_modify(|now| now.info = Some(info.clone()));
         Ok(info)
     }
 
     async fn fetch_mod(&self, source: &VersionSource) -> Result<Bytes, FillError> {
-        let _permit = self.fill.smalls.acquire().await.map_err(|_| self.stopping())?;
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
@@ -269,11 +310,15 @@ fn write(
 /// Takes a flight off the map, also if its task panics or is dropped.
 struct Landing {
     fill: Arc<Fill>,
-    version: ModuleVersion,
+    flight: Arc<Flight>,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.fill.flights().remove(&self.version);
+        let mut flights = self.fill.flights();
+        // One that was abandoned is off the map already, and another may have begun.
+        if flights.get(&self.flight.version).is_some_and(|known| Arc::ptr_eq(known, &self.flight)) {
+            flights.remove(&self.flight.version);
+        }
     }
 }

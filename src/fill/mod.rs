@@ -45,11 +45,18 @@ pub struct Fill {
     upstream: Upstream,
     flights: Mutex<HashMap<ModuleVersion, Arc<Flight>>>,
     slots: Slots,
-    /// How many infos and mods are fetched at a time.
-    smalls: Semaphore,
+    /// How many versions' infos and mods are fetched at a time.
+    turns: Semaphore,
     seals: Seals,
     phase: watch::Sender<Phase>,
 }
+
+/// How many versions may be at their info and mod for each that may be at its zip. Many of them only turn out
+/// not to be there.
+const TURNS_A_FILL: usize = 8;
+
+/// How many flights there may be, those that wait for their turn included.
+const MAX_FLIGHTS: usize = 8192;
 
 /// Where this program is in its life, as the flights need to know it. Each flight holds a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,13 +71,13 @@ enum Phase {
 impl Fill {
     /// Begins without a flight; at most `max_fills` zips are fetched at a time.
     pub fn new(store: Arc<Store>, upstream: Upstream, max_fills: usize) -> Arc<Self> {
-        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / 8);
+        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / TURNS_A_FILL);
         Arc::new(Self {
             store,
             upstream,
             flights: Mutex::default(),
             slots: Slots::new(max_fills),
-            smalls: Semaphore::new(max_fills * 4),
+            turns: Semaphore::new(max_fills * TURNS_A_FILL),
             seals: Seals::new(),
             phase: watch::Sender::new(Phase::Running),
         })
@@ -94,12 +101,19 @@ impl Fill {
         if self.upstream.is_offline() || self.store.is_read_only() {
             return Err(FillError::Offline(version.to_string()));
         }
+        if !self.store.can_hold(version) {
+            let reason = format!("{version}: its name is too long to be stored");
+            return Err(FillError::Absent(reason.into()));
+        }
         let mut flights = self.flights();
         if let Some(flight) = flights.get(version) {
             if wants_zip {
                 flight.wanted.send_replace(true);
             }
             return Ok(Waiter::new(Arc::clone(flight)));
+        }
+        if flights.len() >= MAX_FLIGHTS {
+            return Err(FillError::Busy(version.to_string()));
         }
         // Under the lock of the map: who ends this program looks at the phase after emptying the map.
         let phase = self.phase.subscribe();
@@ -117,6 +131,7 @@ impl Fill {
             fill: Arc::clone(self),
             version: version.clone(),
             via: via.clone(),
+            flight: Arc::clone(&flight),
             progress,
             wanted: flight.wanted.subscribe(),
         };

@@ -241,11 +241,7 @@ impl Human {
     }
 
     fn leftover(&self, leftover: &Leftover) {
-        // The survey has told them; the passes meet them again.
-        if self.auto || self.state.lock().is_ok_and(|state| state.step.is_some()) {
-            return;
-        }
-        if !self.told.is_new(&leftover.path) {
+        if self.auto || !self.told.is_new(&leftover.path) {
             return;
         }
         let Leftover { path, bytes, reason } = leftover;

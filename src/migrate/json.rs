@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::events::PlannedStep;
-use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Leftover, Outcome};
+use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Leftover, Outcome, Survey};
 
 use super::leftovers::Sum;
 use super::options::Typed;
@@ -28,7 +28,7 @@ pub(super) struct Json {
 #[derive(Default)]
 struct InStep {
     step: Option<(LayoutId, LayoutId)>,
-    of: Option<(u64, u64)>,
+    of: Option<(u64, Option<u64>)>,
     told: Option<Instant>,
 }
 
@@ -110,7 +110,7 @@ impl Json {
         };
         self.line(&json!({
             "event": "progress", "from": from, "to": to, "versions": items, "bytes": bytes,
-            "of_versions": state.of.map(|of| of.0), "of_bytes": state.of.map(|of| of.1),
+            "of_versions": state.of.map(|of| of.0), "of_bytes": state.of.and_then(|of| of.1),
         }));
     }
 
@@ -119,7 +119,10 @@ impl Json {
         *state = match step {
             Some(step) => InStep {
                 step: Some((step.from.clone(), step.to.clone())),
-                of: step.survey.as_ref().map(|survey| (survey.items, survey.bytes)),
+                of: step
+                    .survey
+                    .as_ref()
+                    .map(|survey| (survey.items, counted(survey).map(|survey| survey.bytes))),
                 told: None,
             },
             None => InStep::default(),
@@ -130,10 +133,6 @@ impl Json {
         if self.told.is_new(&leftover.path) {
             self.line(&leftover_value(leftover));
         }
-    }
-
-    fn is_in_step(&self) -> bool {
-        self.state.lock().is_ok_and(|state| state.step.is_some())
     }
 }
 
@@ -156,8 +155,6 @@ impl Events for Json {
                 self.line(&value);
             }
             Event::Progress { items, bytes } => self.progress(items, bytes),
-            // The survey has told them; the passes meet them again.
-            Event::Leftover(_) if self.is_in_step() => {}
             Event::Leftover(leftover) => self.leftover(leftover),
             Event::Warning(message) => self.line(&json!({ "event": "warning", "message": message })),
             Event::StepEnd { from, to, items, bytes, leftovers } => {
@@ -186,9 +183,13 @@ fn step_value(step: &PlannedStep) -> Value {
         "description": step.description,
         "resumes": step.resumes,
         "versions": survey.map(|survey| survey.items),
-        "bytes": survey.map(|survey| survey.bytes),
-        "leftovers": survey.map(|survey| survey.leftovers),
+        "bytes": survey.and_then(counted).map(|survey| survey.bytes),
+        "leftovers": survey.and_then(counted).map(|survey| survey.leftovers),
     })
+}
+
+fn counted(survey: &Survey) -> Option<&Survey> {
+    (!survey.is_estimate).then_some(survey)
 }
 
 fn leftover_value(leftover: &Leftover) -> Value {

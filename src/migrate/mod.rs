@@ -111,10 +111,10 @@ fn migrate(
     let cancel = listen_for_signals()?;
     let runner = Runner { root, layouts, options, events: reporter.events(), cancel: &cancel };
     if typed.dry_run {
-        let pending = runner.plan().map_err(|error| failure(root, layouts, &error))?;
+        let pending = runner.plan().map_err(|error| failure(root, &error))?;
         reporter.planned(root, pending);
     } else {
-        let outcome = runner.run().map_err(|error| failure(root, layouts, &error))?;
+        let outcome = runner.run().map_err(|error| failure(root, &error))?;
         reporter.done(root, &outcome);
         if let (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) = (typed.verify, &outcome) {
             return verify(layouts, how, root, options, &cancel, reporter);
@@ -144,7 +144,7 @@ fn leftovers(
         Some(LeftoversCommand::Move { to }) => (leftovers.take_out(to, &mut tell), true),
         Some(LeftoversCommand::List) | None => (leftovers.list(&mut tell), false),
     };
-    let sum = sum.map_err(|error| failure(root, layouts, &error))?;
+    let sum = sum.map_err(|error| failure(root, &error))?;
     reporter.leftovers(root, sum, moved);
     Ok(())
 }
@@ -185,14 +185,12 @@ fn follow_the_parent() {
     }
 }
 
-fn failure(root: &Path, layouts: &Layouts, error: &RunError) -> Failure {
+fn failure(root: &Path, error: &RunError) -> Failure {
     let exit = error.exit();
     let message = match error {
         _ if path_error(error).is_some_and(PathError::is_read_only) => {
             format!(
-                "{error}. If the file system is to stay read-only, make a store at layout {} elsewhere: \
-                 stoa import {} --store FOLDER",
-                layouts.current,
+                "{error}. If it is to stay read-only, copy {} to where it can be written, and name the copy with --store",
                 root.display()
             )
         }

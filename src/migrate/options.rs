@@ -27,7 +27,7 @@ pub(super) struct Typed {
     #[command(flatten)]
     pub(super) common: Common,
 
-    /// Bring the store to this layout: v0, v1, v2, …, tree [default: the current one]
+    /// Bring the store to this layout, as in v2 [default: the current one]
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 

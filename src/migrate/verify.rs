@@ -1,7 +1,7 @@
 //! `--verify`: looks at every version of a store that has come to the current layout.
 //!
-//! `structure` takes a few reads a version and changes nothing. `full` reads every zip whole and adds its
-//! seal, or puts it into quarantine, as the first request for it would: the store may be in use meanwhile.
+//! `structure` takes a few reads a version and changes nothing. `full` reads every zip whole, those that are
+//! sealed too, and adds its seal, or puts it into quarantine: the store may be in use meanwhile.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -111,10 +111,7 @@ pub(super) fn run(
 fn fault(store: &Store, version: &ModuleVersion, how: Verify) -> Result<Option<String>, StoreError> {
     match how {
         Verify::Structure => store.find_structural_fault(version),
-        // A version that went meanwhile is told too: somebody found it broken, or removed it.
-        Verify::Full => {
-            Ok(store.seal(version)?.is_none().then(|| "it is in quarantine now, or gone".to_owned()))
-        }
+        Verify::Full => store.verify(version),
     }
 }
 

@@ -128,7 +128,9 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         (FillError::Upstream(_), _) => (StatusCode::BAD_GATEWAY, NO_STORE),
         (FillError::Loop(_), _) => (StatusCode::LOOP_DETECTED, NO_STORE),
         (FillError::Store(_) | FillError::Broken(_), _) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
-        (FillError::Busy(_) | FillError::Stopping(_), _) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
+        (FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_), _) => {
+            (StatusCode::SERVICE_UNAVAILABLE, NO_STORE)
+        }
     };
     let class = match error {
         FillError::Absent(_) | FillError::Offline(_) => "not found",
@@ -137,7 +139,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         FillError::Timeout(_) => "upstream timeout",
         FillError::Upstream(_) => "upstream failure",
         FillError::Loop(_) => "loop detected",
-        FillError::Busy(_) | FillError::Stopping(_) => "not now",
+        FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => "not now",
     };
     let text = format!("{class}: {}\n", error.told());
     let mut response = module(status, TEXT, cache, Body::Whole(text.into()));

@@ -3,7 +3,6 @@
 //! What is in the store is answered at once on the worker, see [`Proxy::stored_small`] and
 //! [`Proxy::stored_zip`]; the rest waits for a fill, or for the seal of a zip that came without one.
 
-use std::fmt::Write;
 use std::ops::Range;
 use std::time::SystemTime;
 
@@ -32,7 +31,9 @@ impl Proxy {
         file: SmallFile,
     ) -> Option<Response> {
         match self.store().small(version, file) {
-            Ok(Some(small)) => Some(small_answer(asked, file, small.bytes, Some(small.modified))),
+            Ok(Some(small)) => {
+                Some(small_answer(asked, file, small.bytes, &small.digest, Some(small.modified)))
+            }
             Ok(None) => None,
             Err(error) => Some(answer::store_failed(version, error)),
         }
@@ -52,7 +53,10 @@ impl Proxy {
                 Err(error) => Err(error),
             };
             match arrival {
-                Ok(Arrival::Early(bytes)) => return small_answer(asked, file, bytes, None),
+                Ok(Arrival::Early(bytes)) => {
+                    let digest = Sha256::digest(&bytes).into();
+                    return small_answer(asked, file, bytes, &digest, None);
+                }
                 Ok(Arrival::Stored) => {}
                 Err(error) => return answer::failed(&error, Kind::File),
             }
@@ -113,19 +117,25 @@ impl Proxy {
     }
 
     fn zip_answer(&self, asked: Asked<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
-        let etag = quoted(seal.as_str());
+        let etag = tag(format!("\"{seal}\""));
         let (length, modified) = (zip.length, zip.modified);
         let body = |range| Body::zip(version, zip, range, &self.buffers);
         entity(asked, ZIP, Validators { etag, modified: Some(modified) }, length, body)
     }
 }
 
-fn small_answer(asked: Asked<'_>, file: SmallFile, bytes: Bytes, modified: Option<SystemTime>) -> Response {
+fn small_answer(
+    asked: Asked<'_>,
+    file: SmallFile,
+    bytes: Bytes,
+    digest: &[u8; 32],
+    modified: Option<SystemTime>,
+) -> Response {
     let content_type = match file {
         SmallFile::Info => JSON,
         SmallFile::Mod => TEXT,
     };
-    let validators = Validators { etag: etag_of(&bytes), modified };
+    let validators = Validators { etag: etag_of(digest), modified };
     entity(asked, content_type, validators, bytes.len() as u64, |range| {
         // A length of something in memory.
         let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
@@ -175,20 +185,23 @@ fn entity(
     response
 }
 
-/// Makes a strong entity tag of the content.
-fn etag_of(bytes: &[u8]) -> HeaderValue {
-    let hash = Sha256::digest(bytes);
-    let mut text = String::with_capacity(32);
-    for byte in &hash[..16] {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
+/// Makes a strong entity tag of the hash of the content.
+fn etag_of(digest: &[u8; 32]) -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(34);
+    text.push('"');
+    for byte in &digest[..16] {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from(HEX[usize::from(nibble)]));
+        }
     }
-    quoted(&text)
+    text.push('"');
+    tag(text)
 }
 
-fn quoted(text: &str) -> HeaderValue {
+fn tag(quoted: String) -> HeaderValue {
     // Hex digits, or the base64 of a seal: nothing that a header cannot hold.
-    HeaderValue::try_from(format!("\"{text}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+    HeaderValue::try_from(quoted).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 fn log_failed(version: &ModuleVersion, error: &FillError) -> Response {

@@ -1,4 +1,4 @@
-//! A body on its way, bounded in size and in silence.
+//! A body on its way, bounded in size, in silence and in slowness.
 //!
 //! A body that broke off never looks like one that ended: a length that was announced is counted after, and
 //! whatever is read behind an error is an error again. Where no length was announced the encoding itself
@@ -8,7 +8,12 @@
 use super::client::{self, Patience};
 use super::error::UpstreamError;
 use bytes::{Bytes, BytesMut};
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
+
+/// How many bytes a second a body must have on average, once its time of silence is used up. An upstream that
+/// sends a byte now and then would keep a place among those that are fetched for days.
+const MIN_BYTES_A_SECOND: u64 = 1024;
 
 /// How much of a local file is read at once.
 const FILE_CHUNK: usize = 256 * 1024;
@@ -22,6 +27,7 @@ pub(super) struct Download {
     pub(super) length: Option<u64>,
     limit: u64,
     received: u64,
+    began: Instant,
     body: Body,
 }
 
@@ -37,12 +43,12 @@ impl Download {
     /// Begins to read the body of an answer of at most `limit` bytes.
     pub(super) fn http(url: String, response: reqwest::Response, patience: Patience, limit: u64) -> Self {
         let length = response.content_length();
-        Self { url, length, limit, received: 0, body: Body::Http(response, patience) }
+        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Http(response, patience) }
     }
 
     /// Begins to read a local file of at most `limit` bytes.
     pub(super) fn file(url: String, file: tokio::fs::File, length: u64, limit: u64) -> Self {
-        Self { url, length: Some(length), limit, received: 0, body: Body::File(file) }
+        Self { url, length: Some(length), limit, received: 0, began: Instant::now(), body: Body::File(file) }
     }
 
     /// Waits for the next part; `None` at the end.
@@ -72,12 +78,21 @@ impl Download {
         }
         match &mut self.body {
             Body::Http(response, patience) => {
-                match tokio::time::timeout(patience.idle, response.chunk()).await {
+                let earned = Duration::from_secs(self.received / MIN_BYTES_A_SECOND);
+                let left = patience.idle.saturating_add(earned).saturating_sub(self.began.elapsed());
+                match tokio::time::timeout(patience.idle.min(left), response.chunk()).await {
                     Ok(chunk) => chunk.map_err(|error| client::broken(self.url.clone(), error)),
-                    Err(_) => Err(UpstreamError::Timeout {
-                        url: self.url.clone(),
-                        reason: format!("no byte of the body within {:?}", patience.idle),
-                    }),
+                    Err(_) => {
+                        let reason = match left < patience.idle {
+                            true => format!(
+                                "{} bytes of the body within {:.0?}",
+                                self.received,
+                                self.began.elapsed()
+                            ),
+                            false => format!("no byte of the body within {:?}", patience.idle),
+                        };
+                        Err(UpstreamError::Timeout { url: self.url.clone(), reason })
+                    }
                 }
             }
             Body::File(file) => {

@@ -45,7 +45,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, modfile};
 
 const MAX_INFO_BYTES: u64 = 1 << 20;
 const MAX_MOD_BYTES: u64 = 16 << 20;
-const MAX_LIST_BYTES: u64 = 64 << 20;
+const MAX_LIST_BYTES: u64 = 8 << 20;
 const MAX_ZIP_BYTES: u64 = 500 << 20;
 
 /// The proxies that this one asks; cheap to clone.

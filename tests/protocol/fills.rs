@@ -1,5 +1,8 @@
 //! What is not in the store is fetched once, sent on while it arrives, and stored.
 
+use std::sync::Arc;
+
+use stoa::fill::{Fill, Via};
 use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
@@ -294,4 +297,71 @@ fn a_transfer_that_is_not_what_is_stored_is_broken_off() {
     assert!(!broken.is_whole && broken.body.len() < ours.zip.len());
     let stored = site.get(&ours.path("zip"));
     assert!(stored.is_whole && stored.body == theirs.zip);
+}
+
+/// As many versions as may be begun at a time with two fills, none of which gets on before the gate opens.
+fn crowd(upstream: &Upstream, gate: &Gate) -> Vec<Module> {
+    let crowd: Vec<_> =
+        (0..16).map(|number| Module::new(&format!("example.com/crowd@v1.{number}.0"), 1000)).collect();
+    for module in &crowd {
+        upstream.offer(module);
+        upstream.set(&module.path("info"), Script::Gated(module.info.clone(), 0, gate.clone()));
+    }
+    crowd
+}
+
+#[test]
+fn what_waits_for_its_turn_holds_no_claim() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let gate = Gate::default();
+    let crowd = crowd(&upstream, &gate);
+    let late = Module::new("example.com/late@v1.0.0", 1000);
+    upstream.offer(&late);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let store = site::open(folder.path(), Mode::ReadWrite);
+    runtime.block_on(async {
+        let fill = Fill::new(Arc::clone(&store), site::upstream(upstream.url()), 2);
+        let join = |module: &Module| fill.join(&module.version, &Via::none(), true).unwrap();
+        let waiting: Vec<_> = crowd.iter().map(join).collect();
+        while crowd.iter().any(|module| upstream.count(&module.path("info")) == 0) {
+            tokio::task::yield_now().await;
+        }
+        let late_one = join(&late);
+        let abandoned = Module::new("example.com/abandoned@v1.0.0", 1000);
+        upstream.offer(&abandoned);
+        drop(join(&abandoned));
+        // Another process has a go in between.
+        for module in [&late, &abandoned] {
+            assert!(store.try_claim(&module.version).unwrap().is_some());
+        }
+        gate.open();
+        for waiter in waiting {
+            waiter.stored().await.unwrap();
+        }
+        late_one.stored().await.unwrap();
+        // Nobody waited for this one when its turn came.
+        assert_eq!(upstream.count(&abandoned.path("info")), 0);
+        join(&abandoned).stored().await.unwrap();
+        assert_eq!(upstream.count(&abandoned.path("info")), 1);
+        fill.end().await;
+    });
+}
+
+#[test]
+fn a_name_that_no_file_can_have_is_absent() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    let long = "a".repeat(300);
+    let deep = "x/".repeat(2100);
+    for name in [format!("example.com/{long}"), format!("example.com/{deep}y")] {
+        for file in ["@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/list", "@latest"] {
+            let reply = site.get(&format!("/{name}/{file}"));
+            assert_eq!(reply.status, 404, "{file} {}", reply.text());
+        }
+    }
+    let reply = site.get(&format!("/example.com/m/@v/v1.0.0-{long}.zip"));
+    assert_eq!(reply.status, 404, "{}", reply.text());
+    assert!(!upstream.asked().iter().any(|request| request.path.ends_with(".zip")));
 }

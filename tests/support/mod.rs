@@ -2,8 +2,12 @@
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test crate uses a part")]
 
 pub mod go;
+pub mod old;
+pub mod peer;
+pub mod program;
 pub mod programs;
 pub mod server;
+pub mod stores;
 pub mod tracer;
 pub mod tree;
 pub mod upstream;

@@ -21,6 +21,10 @@ use nix::unistd::Pid;
 pub enum Act {
     /// Only count.
     Count,
+    /// Only count, and list what makes changes last, too.
+    Record,
+    /// Send a signal to the program before the Nth call runs.
+    Signal(usize, Signal),
     /// Kill the program and its children before the Nth call runs.
     Kill(usize),
     /// Fail the Nth call, and with `sticky` every later one that needs room too.
@@ -185,7 +189,7 @@ impl Tracer {
         let Ok(mut registers) = ptrace::getregs(pid) else { return };
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8];
         let Some(call) = Call::read(pid, registers.orig_rax as i64, arguments) else { return };
-        let with_sync = matches!(self.act, Act::Fail { .. });
+        let with_sync = matches!(self.act, Act::Fail { .. } | Act::Record);
         let Some(path) = call.paths.iter().find(|path| path.starts_with(&self.below)) else { return };
         if !with_sync && (call.is_sync || call.is_idle) {
             return;
@@ -194,7 +198,13 @@ impl Tracer {
         self.calls.push(text.clone());
         let n = self.calls.len();
         match self.act {
-            Act::Count => {}
+            Act::Count | Act::Record => {}
+            Act::Signal(at, signal) => {
+                if n == at {
+                    self.hit = Some(text);
+                    let _ = kill(self.root, signal);
+                }
+            }
             Act::Kill(at) if n == at => {
                 self.hit = Some(text);
                 self.killing = true;

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::PathError;
@@ -56,17 +56,23 @@ impl Durable {
     }
 
     /// Creates a folder unless one is there, and says whether it did.
+    ///
+    /// A symlink is no folder, wherever it points: what is made and swept below would be somebody else's.
     pub fn ensure_dir(&self, path: &Path) -> Result<bool, PathError> {
         match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
             Ok(()) => self.give_away(path).map(|()| true),
             Err(Errno::EXIST) => {
-                let meta = fs::metadata(path).at("look at", path)?;
+                let meta = fs::symlink_metadata(path).at("look at", path)?;
                 if !meta.is_dir() {
                     return Err(PathError::new("create the folder", path, Errno::NOTDIR));
                 }
                 // Killed between making it and giving it away: make up for it.
                 if self.owner.is_some() && meta.uid() == 0 {
                     self.give_away(path)?;
+                }
+                if meta.uid() == 0 && is_closed_to_us(path) && rustix::fs::rmdir(path).is_ok() {
+                    // The same, met by the owner of the root: empty, so it can be made again.
+                    return self.ensure_dir(path);
                 }
                 Ok(false)
             }
@@ -200,6 +206,13 @@ impl Durable {
         rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             .at("give to the owner of the root", path)
     }
+}
+
+/// Whether this process may not write into a folder, for want of permission and nothing else.
+fn is_closed_to_us(path: &Path) -> bool {
+    // By the effective user, as it would be when writing.
+    let asked = rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS);
+    matches!(asked, Err(Errno::ACCESS))
 }
 
 /// Renames; an existing file or empty folder at the new name is replaced.
@@ -418,6 +431,19 @@ mod tests {
         assert!(dir.path().join("a/b/c").is_dir() && dir.path().join("a/b/d").is_dir());
         fs::write(dir.path().join("f"), "").unwrap();
         assert!(Durable::default().ensure_dirs(dir.path(), Path::new("f/x")).is_err());
+    }
+
+    #[test]
+    fn a_symlink_is_no_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for target in [".", "nowhere"] {
+            let link = dir.path().join("link");
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let error = Durable::default().ensure_dir(&link).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::NOTDIR), "{target}");
+            assert!(error.to_string().contains("move it away"), "{error}");
+            fs::remove_file(&link).unwrap();
+        }
     }
 
     #[test]

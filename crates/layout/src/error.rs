@@ -58,7 +58,10 @@ fn hint(source: &io::Error) -> &'static str {
         Some(Errno::IO) => "; check the disk and the system's log, then run again",
         Some(Errno::ACCESS | Errno::PERM) => "; mend its permissions or run as its owner, then run again",
         Some(Errno::ROFS) => "; mount the file system writable, then run again",
-        Some(Errno::NOTDIR) => "; a file stands where a folder is needed, move it away",
+        Some(Errno::NOTDIR) => "; a file or a symlink stands where a folder is needed, move it away",
+        Some(Errno::LOOP) => "; a symlink stands where a file is needed, move it away",
+        Some(Errno::NAMETOOLONG) => "; the file system cannot hold a name of that length",
+        Some(Errno::XDEV) => "; everything below a store must lie on one file system",
         Some(Errno::MFILE | Errno::NFILE) => "; raise the limit of open files, then run again",
         _ => "",
     }

@@ -341,9 +341,15 @@ impl Gate<'_> {
 
 /// Is the path of a program in the folder of the running one, symlinks resolved.
 pub fn beside_this_program(name: impl AsRef<OsStr>) -> PathBuf {
-    let own = std::env::current_exe().and_then(|path| path.canonicalize());
-    let folder = own.ok().and_then(|path| path.parent().map(Path::to_owned));
-    folder.unwrap_or_default().join(name.as_ref())
+    beside(std::env::current_exe().ok(), name.as_ref())
+}
+
+/// An absolute path in any case: a bare name would be looked for in `PATH`.
+fn beside(own: Option<PathBuf>, name: &OsStr) -> PathBuf {
+    // It cannot be resolved when it was replaced since it started; its folder is where it was.
+    let own = own.map(|path| path.canonicalize().unwrap_or(path));
+    let folder = own.as_deref().and_then(Path::parent).filter(|folder| folder.is_absolute());
+    folder.unwrap_or(Path::new("/")).join(name)
 }
 
 /// Runs a program to its end. A signal that asks this process to stop is handed on, and the program says how
@@ -367,4 +373,21 @@ fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
     handle.close();
     let _ = forward.join();
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrator_is_never_looked_for_in_path() {
+        let name = OsStr::new("migrate");
+        for (own, expected) in [
+            (Some("/no/such/folder/tool (deleted)"), "/no/such/folder/migrate"),
+            (Some("tool"), "/migrate"),
+            (None, "/migrate"),
+        ] {
+            assert_eq!(beside(own.map(PathBuf::from), name), Path::new(expected), "{own:?}");
+        }
+    }
 }

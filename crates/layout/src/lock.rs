@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::PathError;
@@ -108,11 +109,20 @@ impl ExclusiveLock {
     pub fn try_acquire(root: &Path, program: &str) -> Result<Option<Self>, LockError> {
         let durable = Durable::for_root(root)?;
         let path = root.join(LOCK_NAME);
-        let file = durable.open_or_create(&path)?;
+        let file = match durable.open_or_create(&path) {
+            // Root made it, and died before it gave it away. It can be locked all the same, and not signed.
+            Err(error) if error.errno() == Some(Errno::ACCESS) => Self::open_to_read(&path).ok_or(error)?,
+            result => result?,
+        };
         if !outcome(fs2::FileExt::try_lock_exclusive(&file), &path)? {
             return Ok(None);
         }
         Ok(Some(Self { file, root: root.to_owned(), program: program.to_owned(), durable }))
+    }
+
+    fn open_to_read(path: &Path) -> Option<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::open(path, flags, Mode::empty()).ok().map(File::from)
     }
 
     /// Writes into the lock file who holds it, before the first change below the root.

@@ -152,7 +152,7 @@ impl Runner<'_> {
                 State::At(layout) if *layout == target && !self.options.regenerate => {
                     return Ok(Outcome::Nothing(target));
                 }
-                State::Empty if self.options.no_create => return Ok(Outcome::NoStore),
+                state if self.is_left_uncreated(state) => return Ok(Outcome::NoStore),
                 _ => {}
             }
             // Where there is a lock file, somebody may be at it, and the look under the lock counts.
@@ -177,7 +177,7 @@ impl Runner<'_> {
         self.refuse(&state)?;
         self.refuse_assumption(&state)?;
         let creates = match self.action(&state, &target, false)? {
-            Action::Create if self.options.no_create => None,
+            Action::Create if self.is_left_uncreated(&state) => None,
             Action::Create => Some(&target),
             _ => None,
         };
@@ -272,6 +272,11 @@ impl Runner<'_> {
     /// A marker that this program does not know stays unknown however long it waits.
     fn refuse_what_cannot_change(&self, state: &State) -> Result<(), RunError> {
         if matches!(state, State::Newer(_)) { self.refuse(state) } else { Ok(()) }
+    }
+
+    /// Whether there is no store and none is to be made. One whose making was begun is finished.
+    fn is_left_uncreated(&self, state: &State) -> bool {
+        self.options.no_create && *state == State::Empty
     }
 
     fn work(&self) -> Work<'_> {
@@ -492,6 +497,8 @@ impl Runner<'_> {
             match action {
                 Action::Finished if done => return Ok(Outcome::Done(target.clone())),
                 Action::Finished => return Ok(Outcome::Nothing(target.clone())),
+                // The look without the lock may have failed, or have seen what is gone by now.
+                Action::Create if self.is_left_uncreated(&state) => return Ok(Outcome::NoStore),
                 Action::Create => {
                     self.events.event(Event::Plan {
                         root: self.root,
@@ -502,7 +509,7 @@ impl Runner<'_> {
                     self.create(lock, &state)?;
                 }
                 Action::Step { step, direction, begun } => {
-                    let survey = step.survey(self.root, direction, &self.work())?;
+                    let survey = step.prepare(self.root, direction, &self.work())?;
                     if !done {
                         self.tell_plan(&state, target, Some(&survey))?;
                     }
@@ -593,6 +600,7 @@ impl Runner<'_> {
         if let Some(refusal) = survey.refusals.first() {
             return Err(RunError::Refused(joined(refusal.exit, survey.refusals.iter())));
         }
+        let leftovers_are_told = !survey.is_estimate;
         planned.survey = Some(survey);
         self.events.event(Event::StepBegin(&planned));
         let (from, to) = (planned.from, planned.to);
@@ -611,7 +619,8 @@ impl Runner<'_> {
             Some(old) => self.warn(marker::change(lock, &old, &begin, &content)?),
             None => marker::write_first(lock, &begin, &content)?,
         }
-        let moved = self.body(lock, step, direction, &from, &to).map_err(|source| RunError::Step {
+        let body = self.body(lock, step, direction, leftovers_are_told);
+        let moved = body.map_err(|source| RunError::Step {
             root: self.root.to_owned(),
             from: from.clone(),
             to: to.clone(),
@@ -634,17 +643,22 @@ impl Runner<'_> {
         lock: &ExclusiveLock,
         step: &dyn Step,
         direction: Direction,
-        from: &LayoutId,
-        to: &LayoutId,
+        mut leftovers_are_told: bool,
     ) -> Result<Moved, StepError> {
-        let context = Context { lock, work: self.work() };
+        let (from, to) = ends(step, direction);
+        let but_leftovers = ButLeftovers(self.events);
+        let mut context = Context { lock, work: self.work() };
         let mut all = Moved::default();
         loop {
             self.cancel.check()?;
+            if leftovers_are_told {
+                context.work.events = &but_leftovers;
+            }
             let pass = match direction {
                 Direction::Up => step.apply(&context)?,
                 Direction::Back => step.revert(&context)?,
             };
+            leftovers_are_told = true;
             all.items += pass.items;
             all.bytes += pass.bytes;
             all.leftovers = pass.leftovers;
@@ -654,7 +668,7 @@ impl Runner<'_> {
         }
         self.cancel.check()?;
         step.check(&context, direction)?;
-        self.artefacts(lock, Some(from), to)?;
+        self.artefacts(lock, Some(&from), &to)?;
         durable::sync_file_system(self.root)?;
         Ok(all)
     }
@@ -705,6 +719,17 @@ impl Runner<'_> {
     fn warn(&self, warning: Option<PathError>) {
         if let Some(error) = warning {
             self.events.event(Event::Warning(format!("the history in the marker was not written: {error}")));
+        }
+    }
+}
+
+/// Hands on everything but leftovers, which are told once though every pass meets them.
+struct ButLeftovers<'a>(&'a dyn Events);
+
+impl Events for ButLeftovers<'_> {
+    fn event(&self, event: Event<'_>) {
+        if !matches!(event, Event::Leftover(_)) {
+            self.0.event(event);
         }
     }
 }

@@ -35,6 +35,11 @@ pub trait Step: Sync {
     fn description(&self) -> &str;
     /// Counts what there is to do and says what forbids it. Changes nothing.
     fn survey(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError>;
+    /// Looks before a run: what forbids the step must be found, the rest may be an estimate. Leftovers are then
+    /// told by the first pass, which looks at everything anyway.
+    fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
+        self.survey(root, direction, work)
+    }
     /// Goes up, one pass. The runner calls it until a pass moves nothing more.
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError>;
     /// Goes back, one pass, the same way.
@@ -205,6 +210,8 @@ pub struct Survey {
     pub leftovers: u64,
     /// What forbids the step; empty if nothing does.
     pub refusals: Vec<Refusal>,
+    /// Whether the items are an estimate, and their bytes and the leftovers not counted.
+    pub is_estimate: bool,
 }
 
 /// Why a step must not begin.

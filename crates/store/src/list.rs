@@ -9,7 +9,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
-use crate::read::{Stamp, is_absence};
+use crate::read::{Stamp, is_absent};
 use crate::{Store, StoreError};
 
 /// A list that was read, and the state of the folder that it was read from.
@@ -31,7 +31,7 @@ impl Store {
         let meta = match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_dir() => meta,
             Ok(_) => return Ok(None),
-            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(PathError::new("look at", path, error).into()),
         };
         let (folder, modified) = (Stamp::of(&meta), (meta.mtime(), meta.mtime_nsec()));

@@ -12,7 +12,7 @@ use stoa_layout::{Held, LayoutId, Pass, PathError};
 
 use crate::list::KnownList;
 use crate::paths::Paths;
-use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight};
+use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
 
@@ -35,6 +35,10 @@ const SMALL_BYTES: u64 = 64 << 20;
 
 /// How many seals and lists are kept in memory.
 const ENTRIES: usize = 20_000;
+
+/// How long a path may be (`PATH_MAX`, its last zero included), and each of its elements (`NAME_MAX`).
+const MAX_PATH: usize = 4096;
+const MAX_ELEMENT: usize = 255;
 
 impl Store {
     /// Opens a store for a look: without the lock, and nothing can be written.
@@ -84,8 +88,16 @@ impl Store {
     /// Finds where a file of a version lies. `None` if the version or the file is not there.
     pub fn locate(&self, version: &ModuleVersion, file: VersionFile) -> Result<Option<PathBuf>, StoreError> {
         let path = self.paths.file(version, file);
-        let there = self.has_info(version)? && (file == VersionFile::Info || is_there(&path)?);
+        let there = Stamp::at(&self.paths.version(version))?.is_some()
+            && self.has_info(version)?
+            && (file == VersionFile::Info || is_file(&path)?);
         Ok(there.then_some(path))
+    }
+
+    /// Whether the file system can hold a version of this name.
+    pub fn can_hold(&self, version: &ModuleVersion) -> bool {
+        let path = self.paths.file(version, VersionFile::Seal);
+        path.as_os_str().len() < MAX_PATH && path.iter().all(|element| element.len() <= MAX_ELEMENT)
     }
 
     /// Takes the claim of a version, waiting for whoever has it.
@@ -105,7 +117,7 @@ impl Store {
     }
 
     pub(crate) fn has_info(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
-        Ok(is_there(&self.paths.file(version, VersionFile::Info))?)
+        Ok(is_file(&self.paths.file(version, VersionFile::Info))?)
     }
 
     fn prepare(root: &Path, durable: &Durable) -> Result<Run, StoreError> {
@@ -114,8 +126,12 @@ impl Store {
         }
         let paths = Paths::new(root);
         let run = Run::begin(&paths.staging(), durable)?;
-        staging::sweep(&paths.staging(), durable)?;
-        quarantine::sweep(&paths, durable)?;
+        // A sweep is a favour: whoever cannot do it must still be able to serve.
+        for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(&paths, durable)] {
+            if let Err(error) = swept {
+                log::warn!("what a dead process left stays: {error}");
+            }
+        }
         Ok(run)
     }
 
@@ -139,11 +155,30 @@ impl Store {
     }
 }
 
-/// Whether something is at a path. Only "not there" is a no; any other error is handed on.
-pub(crate) fn is_there(path: &Path) -> Result<bool, PathError> {
-    match rustix::fs::accessat(CWD, path, Access::EXISTS, AtFlags::empty()) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(false),
-        Err(errno) => Err(PathError::new("look for", path, errno)),
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::LAYOUT;
+    use crate::testing::create;
+    use stoa_layout::{Gate, Migrator};
+
+    #[test]
+    fn symlinks_in_the_place_of_folders_are_refused() {
+        for folder in FOLDERS {
+            let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            create(dir.path());
+            let precious = elsewhere.path().join("run-of-somebody/precious");
+            fs::create_dir_all(&precious).unwrap();
+            fs::remove_dir(dir.path().join(folder)).unwrap();
+            std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(folder)).unwrap();
+            let (current, migrator) = (LAYOUT, Migrator::Forbidden { name: "none" });
+            let gate = Gate { root: dir.path(), current: &current, migrator: &migrator };
+            let held = gate.hold(gate.pass().unwrap(), Mode::ReadWrite).unwrap();
+            let error = Store::open(held, Mode::ReadWrite).unwrap_err().to_string();
+            assert!(error.contains(folder) && error.contains("symlink"), "{error}");
+            assert!(precious.is_dir());
+        }
     }
 }

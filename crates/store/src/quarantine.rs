@@ -5,6 +5,7 @@
 //! removes.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use stoa_layout::{PathError, marker};
 
 use crate::draft::Folder;
 use crate::paths::Paths;
+use crate::read::open_file;
 use crate::{Claim, Store, StoreError, staging};
 
 /// Why something is in quarantine: the content of `reason.toml`.
@@ -109,8 +111,10 @@ impl Store {
 pub(crate) fn sweep(paths: &Paths, durable: &Durable) -> Result<(), StoreError> {
     let quarantine = paths.quarantine();
     for entry in fs::read_dir(&quarantine).at("list", &quarantine)? {
-        let path = entry.at("list", &quarantine)?.path();
-        let is_empty = path.is_dir() && fs::symlink_metadata(path.join(CONTENT)).is_err();
+        let entry = entry.at("list", &quarantine)?;
+        let path = entry.path();
+        let is_folder = entry.file_type().at("look at", &path)?.is_dir();
+        let is_empty = is_folder && fs::symlink_metadata(path.join(CONTENT)).is_err();
         if is_empty && is_abandoned(paths, durable, &path)? {
             durable::remove_tree(&path)?;
         }
@@ -119,7 +123,7 @@ pub(crate) fn sweep(paths: &Paths, durable: &Durable) -> Result<(), StoreError> 
 }
 
 fn is_abandoned(paths: &Paths, durable: &Durable, entry: &Path) -> Result<bool, StoreError> {
-    let text = fs::read_to_string(entry.join(REASON)).unwrap_or_default();
+    let Some(text) = read_reason(&entry.join(REASON)) else { return Ok(false) };
     let version = toml::from_str::<Quarantined>(&text)
         .ok()
         .and_then(|why| ModuleVersion::parse(&format!("{}@{}", why.module, why.version)).ok());
@@ -128,6 +132,17 @@ fn is_abandoned(paths: &Paths, durable: &Durable, entry: &Path) -> Result<bool, 
     let claim = Claim::try_take(&paths.claims(), durable, &version)?;
     Ok(claim.is_some() && fs::symlink_metadata(entry.join(CONTENT)).is_err())
 }
+
+/// Reads a reason. `None` if it is none of ours: a pipe or a huge file may stand there as well.
+fn read_reason(path: &Path) -> Option<String> {
+    let (file, _) = open_file(path).ok()??;
+    let mut text = String::new();
+    file.take(REASON_LIMIT).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// More than any reason of ours has.
+const REASON_LIMIT: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -157,6 +172,11 @@ mod tests {
         fixture.store.seal(&v).unwrap();
         let quarantine = fixture.store.paths.quarantine();
         let kept = fs::read_dir(&quarantine).unwrap().next().unwrap().unwrap().path();
+        let odd = quarantine.join("odd");
+        fs::create_dir(&odd).unwrap();
+        // Opened like a file it would never let go.
+        rustix::fs::mknodat(rustix::fs::CWD, odd.join(REASON), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
         let abandoned = quarantine.join("abandoned");
         fs::create_dir(&abandoned).unwrap();
         fs::copy(kept.join(REASON), abandoned.join(REASON)).unwrap();
@@ -166,6 +186,8 @@ mod tests {
         drop(claim);
         drop(open(fixture.dir.path(), Mode::ReadWrite));
         assert!(!abandoned.exists());
+        fs::remove_file(odd.join(REASON)).unwrap();
+        fs::remove_dir(odd).unwrap();
         assert_eq!(quarantined(fixture.dir.path()).len(), 1);
     }
 }

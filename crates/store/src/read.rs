@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
+use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
@@ -43,6 +44,8 @@ pub struct Small {
     pub bytes: Bytes,
     /// When the file was written last.
     pub modified: SystemTime,
+    /// The SHA-256 of the bytes.
+    pub digest: [u8; 32],
 }
 
 /// An open zip.
@@ -103,7 +106,7 @@ impl Stamp {
     pub(crate) fn at(path: &Path) -> Result<Option<Self>, PathError> {
         match std::fs::symlink_metadata(path) {
             Ok(meta) => Ok(meta.is_dir().then(|| Self::of(&meta))),
-            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(PathError::new("look at", path, error)),
         }
     }
@@ -113,6 +116,12 @@ impl Stamp {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }
+
+/// How often a version may be replaced while it is opened, before that is an error.
+const ATTEMPTS: usize = 8;
+
+/// The longest that an info or a go.mod may be, as Go has it for a go.mod.
+pub(crate) const SMALL_LIMIT: u64 = 16 << 20;
 
 /// How long a look at a folder counts.
 const LOOK_COUNTS: Duration = Duration::from_secs(1);
@@ -126,9 +135,33 @@ pub(crate) struct KnownSmall {
 
 #[derive(Debug, Clone)]
 pub(crate) struct KnownSeal {
-    h1: H1,
+    /// The seal, and the zip that it is of. `None` if the version proved broken where nothing can be moved.
+    seal: Option<(H1, Stamp)>,
     folder: Stamp,
     looked: Instant,
+}
+
+impl KnownSeal {
+    /// Is what this says about an open zip, if anything.
+    fn of(&self, zip: Stamp) -> Option<Sealing> {
+        match &self.seal {
+            None => Some(Sealing::Absent),
+            Some((h1, own)) => (*own == zip).then(|| Sealing::Sealed(h1.clone())),
+        }
+    }
+}
+
+/// What is known about an open zip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sealing {
+    /// Its version is not there, or proved broken.
+    Absent,
+    /// Nobody has read it whole yet.
+    Unsealed,
+    /// Its version was replaced after it was opened, so the seal at that place is of another zip.
+    Replaced,
+    /// It has this seal.
+    Sealed(H1),
 }
 
 /// Weighs a small file in bytes of memory.
@@ -167,15 +200,19 @@ impl Store {
         let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
         let path = self.paths.file(version, VersionFile::from(*file));
         let Some((mut open, meta)) = open_file(&path)? else {
-            return self.put_away_if_incomplete(version).map(|()| None);
+            return self.put_away_if_broken(version).map(|()| None);
         };
         if *file != SmallFile::Info && !self.has_info(version)? {
             return Ok(None);
         }
+        if meta.len() > SMALL_LIMIT {
+            return self.put_away_if_broken(version).map(|()| None);
+        }
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
-        open.read_to_end(&mut bytes).at("read", &path)?;
+        (&mut open).take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", &path)?;
         let modified = meta.modified().at("look at", &path)?;
-        let small = Small { bytes: Bytes::from(bytes), modified };
+        let digest = Sha256::digest(&bytes).into();
+        let small = Small { bytes: Bytes::from(bytes), modified, digest };
         self.smalls.insert(key, KnownSmall { small: small.clone(), folder, looked });
         Ok(Some(small))
     }
@@ -183,41 +220,55 @@ impl Store {
     /// Opens the zip of a version. `None` if the version is not there.
     pub fn open_zip(&self, version: &ModuleVersion) -> Result<Option<ZipFile>, StoreError> {
         let path = self.paths.file(version, VersionFile::Zip);
-        let Some((file, meta)) = open_file(&path)? else {
-            return self.put_away_if_incomplete(version).map(|()| None);
-        };
-        let Some(seal) = self.known_seal(version)? else { return Ok(None) };
-        let modified = meta.modified().at("look at", &path)?;
-        Ok(Some(ZipFile { file, length: meta.len(), modified, seal }))
+        for _ in 0..ATTEMPTS {
+            let Some((file, meta)) = open_file(&path)? else {
+                return self.put_away_if_broken(version).map(|()| None);
+            };
+            let seal = match self.sealing(version, Stamp::of(&meta))? {
+                Sealing::Absent => return Ok(None),
+                Sealing::Replaced => continue,
+                Sealing::Unsealed => None,
+                Sealing::Sealed(h1) => Some(h1),
+            };
+            let modified = meta.modified().at("look at", &path)?;
+            return Ok(Some(ZipFile { file, length: meta.len(), modified, seal }));
+        }
+        Err(PathError::new("open", path, io::Error::other("it is replaced again and again")).into())
     }
 
-    /// Is the seal of a version as far as it is known; the outer `None` if the version is not there.
-    pub(crate) fn known_seal(&self, version: &ModuleVersion) -> Result<Option<Option<H1>>, StoreError> {
+    /// Is what is known about a zip that is open.
+    pub(crate) fn sealing(&self, version: &ModuleVersion, zip: Stamp) -> Result<Sealing, StoreError> {
         let now = Instant::now();
         let known = self.seals.get(version);
-        if let Some(known) = known.as_ref().filter(|known| known.looked.elapsed() < LOOK_COUNTS) {
-            return Ok(Some(Some(known.h1.clone())));
+        let recent = known.as_ref().filter(|known| known.looked.elapsed() < LOOK_COUNTS);
+        if let Some(sealing) = recent.and_then(|known| known.of(zip)) {
+            return Ok(sealing);
         }
-        let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
-        if let Some(known) = known.filter(|known| known.folder == folder) {
-            let h1 = known.h1.clone();
+        let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(Sealing::Absent) };
+        if let Some(known) = known.filter(|known| known.folder == folder)
+            && let Some(sealing) = known.of(zip)
+        {
             self.seals.insert(version.clone(), KnownSeal { looked: now, ..known });
-            return Ok(Some(Some(h1)));
+            return Ok(sealing);
         }
         if !self.has_info(version)? {
-            return Ok(None);
+            return Ok(Sealing::Absent);
         }
-        let seal = self.read_seal(version)?;
-        if let Some(h1) = &seal {
-            self.seals.insert(version.clone(), KnownSeal { h1: h1.clone(), folder, looked: now });
+        let Some(h1) = self.read_seal(version)? else { return Ok(Sealing::Unsealed) };
+        // After the seal was read: a zip that is still in its place was so before.
+        let path = self.paths.file(version, VersionFile::Zip);
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if Stamp::of(&meta) == zip => {}
+            Err(error) if !is_absent(&error) => return Err(PathError::new("look at", path, error).into()),
+            _ => return Ok(Sealing::Replaced),
         }
-        Ok(Some(seal))
+        self.remember_seal(version, Some((h1.clone(), zip)), folder);
+        Ok(Sealing::Sealed(h1))
     }
 
-    /// Keeps a seal in memory, for a store that cannot be written to.
-    pub(crate) fn remember_seal(&self, version: &ModuleVersion, h1: &H1, folder: Stamp) {
-        let known = KnownSeal { h1: h1.clone(), folder, looked: Instant::now() };
-        self.seals.insert(version.clone(), known);
+    /// Keeps a seal in memory with the zip that it is of, or that a version proved broken.
+    pub(crate) fn remember_seal(&self, version: &ModuleVersion, seal: Option<(H1, Stamp)>, folder: Stamp) {
+        self.seals.insert(version.clone(), KnownSeal { seal, folder, looked: Instant::now() });
     }
 
     pub(crate) fn forget(&self, version: &ModuleVersion) {
@@ -236,10 +287,16 @@ impl Store {
         Ok(std::str::from_utf8(&text).ok().and_then(|text| H1::new(text.trim()).ok()))
     }
 
-    /// A version whose info is there and whose mod or zip is not is broken, and goes to quarantine.
-    fn put_away_if_incomplete(&self, version: &ModuleVersion) -> Result<(), StoreError> {
-        if !self.is_read_only() && self.has_info(version)? {
-            self.seal(version)?;
+    /// A version whose info is there and whose mod or zip is not, or is too long, is broken, and goes to
+    /// quarantine.
+    ///
+    /// Where somebody has the claim it is theirs to find out: this must not wait, perhaps for its own caller.
+    fn put_away_if_broken(&self, version: &ModuleVersion) -> Result<(), StoreError> {
+        if !self.is_read_only()
+            && self.has_info(version)?
+            && let Some(claim) = self.try_claim(version)?
+        {
+            self.seal_claimed(&claim)?;
         }
         Ok(())
     }
@@ -257,13 +314,32 @@ pub(crate) fn open_file(path: &Path) -> Result<Option<(File, Metadata)>, PathErr
             let meta = file.metadata().at("look at", path)?;
             Ok(meta.is_file().then_some((file, meta)))
         }
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        // A socket, put there by hand, cannot be opened.
+        Err(Errno::LOOP | Errno::NXIO) => Ok(None),
+        Err(errno) if is_absence(errno) => Ok(None),
         Err(errno) => Err(PathError::new("open", path, errno)),
     }
 }
 
-pub(crate) fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+/// Whether a regular file is at a path; a symlink is not followed. Only "not there" is a no; any other error
+/// is handed on.
+pub(crate) fn is_file(path: &Path) -> Result<bool, PathError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(meta.is_file()),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(PathError::new("look at", path, error)),
+    }
+}
+
+/// Whether an error says that nothing is there.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error).is_some_and(is_absence)
+}
+
+/// What the file system cannot hold is not there either.
+fn is_absence(errno: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG)
 }
 
 #[cfg(test)]
@@ -338,6 +414,89 @@ mod tests {
         fs::rename(folder.join("info"), folder.join("elsewhere")).unwrap();
         std::os::unix::fs::symlink("elsewhere", folder.join("info")).unwrap();
         assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_seal_is_of_the_zip_that_lies_beside_it() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        // As opened by a reader that then waits while the version is replaced.
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package old\n"));
+        let (_old, old) = open_file(&folder.join("zip")).unwrap().unwrap();
+        fs::rename(&folder, fixture.dir.path().join("away")).unwrap();
+        fixture.publish(&v, &zip(&v, "package new\n"));
+        let (_new, new) = open_file(&folder.join("zip")).unwrap().unwrap();
+        let sealing = |meta| fixture.store.sealing(&v, Stamp::of(meta)).unwrap();
+        assert_eq!(sealing(&old), Sealing::Replaced, "by what lies there");
+        assert!(matches!(sealing(&new), Sealing::Sealed(_)));
+        assert_eq!(sealing(&old), Sealing::Replaced, "by what is known");
+    }
+
+    #[test]
+    fn an_info_that_is_no_file_makes_no_version() {
+        type Put = fn(&Path);
+        let odd: [Put; 2] =
+            [|info| fs::create_dir(info).unwrap(), |info| std::os::unix::fs::symlink("mod", info).unwrap()];
+        for put in odd {
+            let fixture = Fixture::new();
+            let v = version("example.com/m@v1.0.0");
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            fs::remove_file(folder.join("info")).unwrap();
+            put(&folder.join("info"));
+            // Whoever fills looks under its own claim: waiting for it would be for ever.
+            let _claim = fixture.store.claim(&v).unwrap();
+            assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
+            assert!(fixture.store.small(&v, SmallFile::Mod).unwrap().is_none());
+            assert!(fixture.store.open_zip(&v).unwrap().is_none());
+            assert!(fixture.store.locate(&v, VersionFile::Zip).unwrap().is_none());
+            assert!(quarantined(fixture.dir.path()).is_empty() && folder.exists(), "a leftover stays");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_read() {
+        for file in ["info", "mod"] {
+            let fixture = Fixture::new();
+            let v = version("example.com/m@v1.0.0");
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            fs::OpenOptions::new().write(true).open(folder.join(file)).unwrap().set_len(1 << 40).unwrap();
+            let small = if file == "info" { SmallFile::Info } else { SmallFile::Mod };
+            let claim = fixture.store.claim(&v).unwrap();
+            assert!(fixture.store.small(&v, small).unwrap().is_none());
+            assert!(folder.exists(), "whoever has the claim finds out");
+            drop(claim);
+            assert!(fixture.store.small(&v, small).unwrap().is_none());
+            assert_eq!(quarantined(fixture.dir.path()).len(), 1, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_symlink_to_a_version_is_none() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        let elsewhere = fixture.dir.path().join("elsewhere");
+        fs::rename(&folder, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &folder).unwrap();
+        assert!(fixture.store.open_zip(&v).unwrap().is_none());
+        assert!(fixture.store.locate(&v, VersionFile::Zip).unwrap().is_none());
+        assert!(fixture.store.list(v.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_the_file_system_cannot_hold_is_not_there() {
+        let fixture = Fixture::new();
+        fixture
+            .publish(&version("example.com/m@v1.0.0"), &zip(&version("example.com/m@v1.0.0"), "package a\n"));
+        let long = "a".repeat(300);
+        for pair in [format!("example.com/{long}@v1.0.0"), format!("example.com/m@v1.0.0-{long}")] {
+            let v = version(&pair);
+            assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
+            assert!(fixture.store.open_zip(&v).unwrap().is_none());
+            assert!(fixture.store.locate(&v, VersionFile::Zip).unwrap().is_none());
+            assert_eq!(fixture.store.seal(&v).unwrap(), None);
+            fixture.store.list(v.path()).unwrap();
+        }
     }
 
     #[test]

@@ -18,12 +18,13 @@ use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
-use crate::read::{Stamp, open_file};
+use crate::read::{SMALL_LIMIT, Sealing, Stamp, open_file};
 use crate::{Claim, Store, StoreError, staging};
 
 /// What reading a version found.
 enum Verdict {
-    Whole(H1),
+    /// The seal, and the zip that was read.
+    Whole(H1, Stamp),
     Broken(String),
 }
 
@@ -51,7 +52,7 @@ impl Store {
             return Ok(Some(h1));
         }
         match self.examine(version)? {
-            Verdict::Whole(h1) => {
+            Verdict::Whole(h1, _) => {
                 self.add_seal(version, &h1, folder)?;
                 Ok(Some(h1))
             }
@@ -65,19 +66,58 @@ impl Store {
         }
     }
 
+    /// Reads a version whole, whether it has a seal or not, and adds its seal. Says what is wrong with it:
+    /// unless the store is open for reading only it is in quarantine then. `None` if nothing is wrong, or the
+    /// version is not there.
+    pub fn verify(&self, version: &ModuleVersion) -> Result<Option<String>, StoreError> {
+        let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
+        let path = self.paths.version(version);
+        let Some(folder) = Stamp::at(&path)? else { return Ok(None) };
+        if !self.has_info(version)? {
+            return Ok(None);
+        }
+        let fault = match (self.examine(version)?, self.read_seal(version)?) {
+            (Verdict::Broken(reason), _) => reason,
+            (Verdict::Whole(h1, _), Some(sealed)) if h1 != sealed => {
+                format!("it was sealed as {sealed}, and its zip is {h1}")
+            }
+            (Verdict::Whole(..), Some(_)) => return Ok(None),
+            (Verdict::Whole(h1, _), None) => {
+                if claim.is_some() {
+                    self.add_seal(version, &h1, folder)?;
+                }
+                return Ok(None);
+            }
+        };
+        if !Stamp::at(&path)?.is_some_and(|now| now.is_same_folder(folder)) {
+            // What was read is not there any more.
+            return Ok(None);
+        }
+        if let Some(claim) = claim {
+            self.quarantine(&claim, &fault)?;
+        }
+        Ok(Some(fault))
+    }
+
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
-        match self.known_seal(version)? {
-            None => return Ok(None),
-            Some(Some(h1)) => return Ok(Some(h1)),
-            Some(None) => {}
+        if let Some((_, meta)) = open_file(&self.paths.file(version, VersionFile::Zip))? {
+            match self.sealing(version, Stamp::of(&meta))? {
+                Sealing::Absent => return Ok(None),
+                Sealing::Sealed(h1) => return Ok(Some(h1)),
+                Sealing::Unsealed | Sealing::Replaced => {}
+            }
         }
         let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
+        if !self.has_info(version)? {
+            return Ok(None);
+        }
         match self.examine(version)? {
-            Verdict::Whole(h1) => {
-                self.remember_seal(version, &h1, folder);
+            Verdict::Whole(h1, zip) => {
+                self.remember_seal(version, Some((h1.clone(), zip)), folder);
                 Ok(Some(h1))
             }
             Verdict::Broken(reason) => {
+                self.remember_seal(version, None, folder);
                 log::error!(
                     "{version} is broken and is not served: {reason}; nothing can be moved in a read-only store"
                 );
@@ -114,13 +154,13 @@ impl Store {
             return Ok(Verdict::Broken("it has no mod".to_owned()));
         };
         let path = self.paths.file(version, VersionFile::Zip);
-        let Some((zip, _)) = open_file(&path)? else {
+        let Some((zip, meta)) = open_file(&path)? else {
             return Ok(Verdict::Broken("it has no zip".to_owned()));
         };
         let source = Source::new(&zip).at("look at", &path)?;
         match examine_zip(&source, version) {
             Ok(examined) => Ok(match find_fault(version, &info, &modfile, &examined) {
-                None => Verdict::Whole(examined.h1),
+                None => Verdict::Whole(examined.h1, Stamp::of(&meta)),
                 Some(fault) => Verdict::Broken(fault),
             }),
             Err(ExamineError::Broken(fault)) => Ok(Verdict::Broken(format!("its zip: {fault}"))),
@@ -139,12 +179,10 @@ impl Store {
     }
 }
 
-/// More than any info or go.mod may have (16 MiB for a go.mod in a zip): what is longer is wrong anyway.
-const SMALL_LIMIT: u64 = (16 << 20) + 1;
-
+/// Reads a byte more than may be there: what is longer is wrong anyway.
 fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
-    file.take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", path)?;
+    file.take(SMALL_LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
     Ok(bytes)
 }
 
@@ -287,6 +325,33 @@ mod tests {
     }
 
     #[test]
+    fn verifying_reads_what_is_sealed_too() {
+        let fixture = Fixture::new();
+        let [good, rotten, swapped, bare] =
+            ["v1.0.0", "v1.0.1", "v1.0.2", "v1.0.3"].map(|v| version(&format!("example.com/m@{v}")));
+        for v in [&good, &rotten, &swapped] {
+            fixture.publish(v, &zip(v, "package a\n"));
+        }
+        let bare_folder = put_unsealed(&fixture.store, &bare, &zip(&bare, "package a\n"));
+        let mut bytes = zip(&rotten, "package a\n");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(fixture.store.paths.file(&rotten, VersionFile::Zip), bytes).unwrap();
+        fs::write(fixture.store.paths.file(&swapped, VersionFile::Zip), zip(&swapped, "package b\n"))
+            .unwrap();
+        let reader = open(fixture.dir.path(), Mode::ReadOnly);
+        for (store, kept) in [(&reader, 0), (&fixture.store, 2)] {
+            assert_eq!(store.verify(&good).unwrap(), None);
+            assert_eq!(store.verify(&bare).unwrap(), None);
+            assert!(store.verify(&rotten).unwrap().is_some());
+            assert!(store.verify(&swapped).unwrap().unwrap().contains("sealed as"));
+            assert_eq!(quarantined(fixture.dir.path()).len(), kept);
+            assert_eq!(bare_folder.join("ziphash").exists(), kept > 0);
+        }
+        assert_eq!(fixture.store.verify(&rotten).unwrap(), None, "gone");
+    }
+
+    #[test]
     fn a_read_only_store_keeps_seals_in_memory() {
         let fixture = Fixture::new();
         let [whole, broken] = ["example.com/m@v1.0.0", "example.com/m@v1.0.1"].map(version);
@@ -295,6 +360,8 @@ mod tests {
         let reader = open(fixture.dir.path(), Mode::ReadOnly);
         let h1 = reader.seal(&whole).unwrap().unwrap();
         assert_eq!(reader.open_zip(&whole).unwrap().unwrap().seal, Some(h1));
+        assert_eq!(reader.seal(&broken).unwrap(), None);
+        assert!(reader.open_zip(&broken).unwrap().is_none(), "known to be broken, and not read again");
         assert_eq!(reader.seal(&broken).unwrap(), None);
         assert!(broken_folder.exists() && !folder.join("ziphash").exists());
         assert!(matches!(reader.draft(&whole), Err(StoreError::ReadOnly(_))));

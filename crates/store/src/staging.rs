@@ -27,7 +27,7 @@ impl Run {
     /// Makes a folder for this process.
     pub(crate) fn begin(staging: &Path, durable: &Durable) -> Result<Self, StoreError> {
         loop {
-            let folder = durable.create_dir_named(staging, "run-")?;
+            let folder = durable.create_dir_named(staging, RUN)?;
             let lock_path = folder.join(LOCK);
             match FileLock::try_acquire(&lock_path, durable) {
                 Ok(Some(lock)) if lock.is_at(&lock_path) => {
@@ -57,20 +57,27 @@ impl Drop for Run {
 
 const LOCK: &str = "lock";
 
+/// What the names of the folders begin with. Nothing else in staging is ours to sweep.
+const RUN: &str = "run-";
+
 /// Removes the folders of dead processes.
 pub(crate) fn sweep(staging: &Path, durable: &Durable) -> Result<(), StoreError> {
     for entry in fs::read_dir(staging).at("list", staging)? {
         let entry = entry.at("list", staging)?;
         let path = entry.path();
-        if !entry.file_type().at("look at", &path)?.is_dir() {
+        let is_run = entry.file_name().as_encoded_bytes().starts_with(RUN.as_bytes());
+        if !is_run || !entry.file_type().at("look at", &path)?.is_dir() {
             continue;
         }
         match FileLock::try_acquire(&path.join(LOCK), durable) {
-            Ok(Some(_lock)) => durable::remove_tree(&path)?,
+            Ok(Some(_lock)) => {
+                if let Err(error) = durable::remove_tree(&path) {
+                    log::warn!("{} is not swept: {error}", path.display());
+                }
+            }
             Ok(None) => {}
             // Swept by another meanwhile.
             Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
-            // A sweep is a favour: whoever cannot do it must still be able to serve.
             Err(error) => log::warn!("{} is not swept: {error}", path.display()),
         }
     }
@@ -98,8 +105,11 @@ mod tests {
         fs::create_dir_all(dead.join("1")).unwrap();
         let odd = dir.path().join("claims");
         fs::write(&odd, "").unwrap();
+        let foreign = dir.path().join("backup");
+        fs::create_dir_all(foreign.join("1")).unwrap();
         sweep(dir.path(), &durable).unwrap();
         assert!(run.folder.is_dir() && !dead.exists() && odd.exists());
+        assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1, "what is not a run's is not touched");
         let folder = run.folder.clone();
         drop(run);
         assert!(!folder.exists());

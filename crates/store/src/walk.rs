@@ -9,7 +9,7 @@ use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
-use crate::read::{is_absence, open_file};
+use crate::read::{is_absent, open_file};
 use crate::seal::Source;
 use crate::{Store, StoreError};
 
@@ -24,14 +24,14 @@ impl Store {
         let mut open = vec![modules.clone()];
         while let Some(folder) = open.pop() {
             let entries = match fs::read_dir(&folder) {
-                Err(error) if is_absence(&error) => continue,
+                Err(error) if is_absent(&error) => continue,
                 entries => entries.at("list", &folder)?,
             };
             for entry in entries {
                 let entry = entry.at("list", &folder)?;
                 let path = entry.path();
                 let is_folder = match entry.file_type() {
-                    Err(error) if is_absence(&error) => continue,
+                    Err(error) if is_absent(&error) => continue,
                     kind => kind.at("look at", &path)?.is_dir(),
                 };
                 if !is_folder {

@@ -1,0 +1,215 @@
+//! An upgrade from v0 to the current layout, the whole process with survey, artefacts and barriers, against a
+//! raw loop in the same run that makes the same renames and folders and reads the end of each zip, with as many
+//! threads. And the memory that the migrator needs at its most, for a small store and a large one.
+//!
+//! The raw loop knows every name beforehand, judges nothing, and syncs nothing. Both work on fresh stores that
+//! were synced first and are in the page cache, in alternating rounds. `--brief` takes fewer, smaller ones;
+//! `--versions N`, `--rounds N` and `--no-memory` ask for others.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench makes its own files, and one that cannot run says why and ends"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use stoa_gomod::ModuleVersion;
+use support::{MIGRATE, old};
+
+const AIM_RATIO: f64 = 0.6;
+const AIM_MIB: f64 = 64.0;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let number = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)?.parse::<usize>().ok()
+    };
+    let brief = has("--brief");
+    let versions = number("--versions").unwrap_or(if brief { 5_000 } else { 100_000 });
+    let rounds = number("--rounds").unwrap_or(3);
+    let sizes = if brief { [1_000, 10_000] } else { [10_000, 200_000] };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+
+    let (mut raw, mut whole) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let mut take_raw = || raw.push(on_a_fresh_store(versions, |root| raw_loop(root, versions, threads)));
+        let mut take_whole = || whole.push(on_a_fresh_store(versions, migrate));
+        // Whoever goes second may find the disk busier.
+        if round % 2 == 0 {
+            take_raw();
+            take_whole();
+        } else {
+            take_whole();
+            take_raw();
+        }
+    }
+    let rates = |times: &[Duration]| -> Vec<String> {
+        times.iter().map(|time| format!("{:.0}", versions as f64 / time.as_secs_f64())).collect()
+    };
+    println!("{versions} versions, {threads} threads, {rounds} alternating rounds");
+    println!("raw loop, versions/s         {}", rates(&raw).join(" "));
+    println!("stoa-migrate, versions/s     {}", rates(&whole).join(" "));
+    let (raw, whole) = (median(raw), median(whole));
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / versions as f64;
+    println!("raw loop, median             {:>8.1} µs a version", each(raw));
+    println!("stoa-migrate, median         {:>8.1} µs a version", each(whole));
+    println!(
+        "of the raw loop's rate       {:>8.2} (aim: at least {AIM_RATIO})",
+        raw.as_secs_f64() / whole.as_secs_f64()
+    );
+
+    if !has("--no-memory") {
+        for size in sizes {
+            let peak = on_a_fresh_store(size, peak_memory);
+            let mib = peak as f64 / 1024.0;
+            println!("memory at {size:>7} versions    {mib:>8.1} MiB at its most (aim: under {AIM_MIB})");
+        }
+    }
+}
+
+fn on_a_fresh_store<T>(versions: usize, measure: impl FnOnce(&Path) -> T) -> T {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let root = dir.path().join("store");
+    old::athens(&root, versions);
+    rustix::fs::sync();
+    let measured = measure(&root);
+    drop(dir);
+    // ext4 looks for inodes that were freed lately at each mkdir, until they are on disk.
+    rustix::fs::sync();
+    measured
+}
+
+fn migrate(root: &Path) -> Duration {
+    let begin = Instant::now();
+    let status = command(root).status().expect("it runs");
+    let took = begin.elapsed();
+    assert!(status.success(), "{status}");
+    assert!(root.join("layout.v2").is_file());
+    took
+}
+
+fn command(root: &Path) -> Command {
+    let mut command = Command::new(MIGRATE);
+    command.args(["-q", "--to", "v2", "--store"]).arg(root);
+    command.stdout(Stdio::null());
+    command
+}
+
+/// Is the most that it had resident, in KiB, as the kernel counts it.
+fn peak_memory(root: &Path) -> u64 {
+    let mut child = command(root).spawn().expect("it runs");
+    let mut peak = 0;
+    while child.try_wait().expect("a child").is_none() {
+        peak = high_water(&child).unwrap_or(peak).max(peak);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(child.wait().expect("a child").success());
+    peak
+}
+
+fn high_water(child: &Child) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What both steps together cannot do without: per version three renames into the flat tree, the removal of its
+/// folder, a folder of its own, three renames into that; per module its folders.
+fn raw_loop(root: &Path, versions: usize, threads: usize) -> Duration {
+    let modules = names(root, versions);
+    let begin = Instant::now();
+    in_parallel(threads, &modules, |module| {
+        fs::create_dir_all(&module.flat).unwrap();
+        for (version, escaped) in &module.versions {
+            let old = module.old.join(version);
+            let zip = old.join("source.zip");
+            read_end(&zip);
+            let new = |ending: &str| module.flat.join(format!("{escaped}.{ending}"));
+            fs::rename(old.join("go.mod"), new("mod")).unwrap();
+            fs::rename(zip, new("zip")).unwrap();
+            fs::rename(old.join(format!("{version}.info")), new("info")).unwrap();
+        }
+    });
+    in_parallel(threads, &modules, |module| {
+        for (version, _) in &module.versions {
+            fs::remove_dir(module.old.join(version)).unwrap();
+        }
+        fs::remove_dir(&module.old).unwrap();
+    });
+    in_parallel(threads, &modules, |module| {
+        for (_, escaped) in &module.versions {
+            let new = module.flat.join(escaped);
+            fs::create_dir(&new).unwrap();
+            for ending in ["mod", "zip", "info"] {
+                fs::rename(module.flat.join(format!("{escaped}.{ending}")), new.join(ending)).unwrap();
+            }
+        }
+    });
+    begin.elapsed()
+}
+
+struct Module {
+    old: PathBuf,
+    flat: PathBuf,
+    /// As it is written in v0, and escaped.
+    versions: Vec<(String, String)>,
+}
+
+fn names(root: &Path, versions: usize) -> Vec<Module> {
+    (0..versions.div_ceil(old::VERSIONS))
+        .map(|module| {
+            let count = old::VERSIONS.min(versions - module * old::VERSIONS);
+            let pairs: Vec<ModuleVersion> = (0..count)
+                .map(|version| ModuleVersion::parse(&old::pair(module, version)).expect("a valid pair"))
+                .collect();
+            let path = pairs[0].path();
+            Module {
+                old: root.join(path.as_str()),
+                flat: root.join("modules").join(path.escaped()).join("@v"),
+                versions: pairs
+                    .iter()
+                    .map(|pair| (pair.version().as_str().to_owned(), pair.version().escaped()))
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+fn read_end(zip: &Path) {
+    let file = File::open(zip).unwrap();
+    let size = file.metadata().unwrap().len();
+    let mut end = [0; 4096];
+    assert!(file.read_at(&mut end, size.saturating_sub(4096)).unwrap() > 0);
+}
+
+fn in_parallel(threads: usize, modules: &[Module], each: impl Fn(&Module) + Sync) {
+    // Neighbours share parent folders, where one would wait for the other.
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(module) = modules.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    each(module);
+                }
+            });
+        }
+    });
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}

@@ -1,0 +1,3 @@
+module github.com/Azure/sdk
+
+go 1.21

@@ -1,0 +1,390 @@
+//! `stoa-migrate` killed at every system call that changes the store, failed at each, and stopped by signals, on
+//! stores with every odd case: from v0 and from a tree to v2, and from v2 back to v0.
+//!
+//! After each the marker tells the truth about the tree and nothing is lost; a second run ends with the tree of
+//! an undisturbed one, and a run in the other direction with the tree that it began with. Each sweep prints the
+//! calls found, the calls hit and the number of distinct trees, and fails if it hit fewer than it found, or none.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use libtest_mimic::Arguments;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use support::stores::{self, Files, Plan, Shape, copy, difference, files, folders, markers, scratch};
+use support::tracer::{self, Act, Traced};
+use support::{MIGRATE, told, trial};
+use tempfile::TempDir;
+
+fn main() {
+    let mut tests = Vec::new();
+    for way in [V0_UP, TREE_UP, BACK] {
+        for (fault, act) in FAULTS {
+            let name = format!("{}: {fault}", way.name);
+            tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", act)));
+        }
+        for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+            let name = format!("{}: {signal}", way.name);
+            tests.push(trial(&name.clone(), tracer::missing(), move || stop(&name, way, signal, code)));
+        }
+        let name = format!("{}: the order of barriers", way.name);
+        tests.push(trial(&name, tracer::missing(), move || barriers(way)));
+    }
+    let name = "v0 to v2, four threads: SIGKILL";
+    tests.push(trial(name, tracer::missing(), move || sweep(name, V0_UP, "4", Act::Kill)));
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+}
+
+/// A way through the layouts.
+#[derive(Clone, Copy)]
+struct Way {
+    name: &'static str,
+    plan: fn() -> Plan,
+    /// The layouts on the way.
+    layouts: [&'static str; 3],
+}
+
+const V0_UP: Way = Way { name: "v0 to v2", plan: stores::v0, layouts: ["v0", "v1", "v2"] };
+const TREE_UP: Way = Way { name: "tree to v2", plan: tree, layouts: ["tree", "v1", "v2"] };
+const BACK: Way = Way { name: "v2 to v0", plan: stores::v0, layouts: ["v2", "v1", "v0"] };
+
+fn tree() -> Plan {
+    stores::tree(Shape::Tree)
+}
+
+type At = fn(usize) -> Act;
+
+const FAULTS: [(&str, At); 5] = [
+    ("SIGKILL", Act::Kill),
+    ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
+    ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
+    ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
+    ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
+];
+
+/// How often the second run is killed, too.
+const KILLED_AGAIN_EVERY: usize = 5;
+
+/// What a step back takes away, as designed, and is no loss.
+const DERIVED: &[u8] = b"h1:derived";
+
+/// The store at each layout of a way, undisturbed.
+struct Undisturbed {
+    way: Way,
+    plan: Plan,
+    dir: TempDir,
+    at: BTreeMap<&'static str, (Files, Vec<PathBuf>)>,
+}
+
+impl Undisturbed {
+    fn new(way: Way) -> Self {
+        let dir = scratch();
+        let (root, first) = (dir.path().join("walk"), way.layouts[0]);
+        let plan = (way.plan)();
+        plan.write(&root);
+        if first == "v2" {
+            migrate(&root, "v2");
+            // A version that is sealed, what was used, and what is kept for good.
+            let paths = Shape::V2.paths("github.com/Azure/sdk", "v1.1.0");
+            fs::write(root.join(paths[0].with_file_name("ziphash")), DERIVED).unwrap();
+            fs::create_dir(root.join("staging/run-dead")).unwrap();
+            fs::write(root.join("staging/run-dead/zip"), DERIVED).unwrap();
+            fs::create_dir(root.join("quarantine/one")).unwrap();
+            fs::write(root.join("quarantine/one/reason.toml"), "why").unwrap();
+        }
+        copy(&root, &dir.path().join("first"));
+        let mut at = BTreeMap::new();
+        for layout in way.layouts {
+            migrate(&root, layout);
+            at.insert(layout, (files(&root), folders(&root)));
+        }
+        Self { way, plan, dir, at }
+    }
+
+    /// Makes the store as it is before.
+    fn fresh(&self, dir: &Path) -> PathBuf {
+        let root = dir.join("store");
+        copy(&self.dir.path().join("first"), &root);
+        root
+    }
+
+    /// The marker names a layout that the store is at, whole, or a step whose two sides hold all there is.
+    fn judge(&self, root: &Path, what: &str) {
+        let (found, markers) = (files(root), markers(root));
+        assert!(markers.len() <= 1, "{markers:?} {what}");
+        let untagged =
+            self.way.layouts.iter().find(|layout| !layout.starts_with('v') || **layout == "v0").unwrap();
+        match markers.first().map(|marker| marker.split_once('.').unwrap()) {
+            None => self.is_at(untagged, &found, "no marker", what),
+            Some(("layout", layout)) => self.is_at(layout, &found, layout, what),
+            Some(("migrating", step)) => {
+                let (from, to) = step.split_once('-').unwrap();
+                let mut sides = vec![self.at[from].0.clone(), self.at[to].0.clone()];
+                if [from, to].contains(&"tree") {
+                    // What a way back wrote is escaped.
+                    sides.push(self.plan.escaped(self.at["tree"].0.clone()));
+                }
+                for (path, kept) in &found {
+                    let known = sides.iter().any(|side| side.get(path) == Some(kept));
+                    assert!(known, "{} is on no side of {step}, {what}", path.display());
+                }
+            }
+            Some(other) => panic!("{other:?} {what}"),
+        }
+        let (had, has) = (multiset(&self.at[self.way.layouts[0]].0), multiset(&found));
+        assert!(
+            had == has,
+            "lost, or twice: {what}\n{}",
+            difference(&self.at[self.way.layouts[0]].0, &found)
+        );
+    }
+
+    fn is_at(&self, layout: &str, found: &Files, says: &str, what: &str) {
+        let (expected, found) = (self.comparable(layout, &self.at[layout].0), self.comparable(layout, found));
+        // Seals do not survive a way back that was turned around.
+        assert!(sealless(&expected) == sealless(&found), "{says} {what}:\n{}", difference(&expected, &found));
+    }
+
+    /// A way back to a tree writes the escaped spelling.
+    fn comparable(&self, layout: &str, files: &Files) -> Files {
+        if layout == "tree" { self.plan.escaped(files.clone()) } else { files.clone() }
+    }
+
+    /// Runs to a layout and compares with the undisturbed store there.
+    fn ends(&self, root: &Path, layout: &'static str, with_seals: bool, what: &str) {
+        migrate(root, layout);
+        let (expected, expected_folders) = &self.at[layout];
+        let (expected, found) = (self.comparable(layout, expected), self.comparable(layout, &files(root)));
+        let same = if with_seals { expected == found } else { sealless(&expected) == sealless(&found) };
+        assert!(same, "to {layout} {what}:\n{}", difference(&expected, &found));
+        let below = |folders: &[PathBuf]| -> BTreeSet<PathBuf> {
+            let kept = folders.iter().filter(|folder| !folder.starts_with("staging"));
+            kept.map(|folder| if layout == "tree" { unspelled(folder) } else { folder.clone() }).collect()
+        };
+        assert_eq!(below(&folders(root)), below(expected_folders), "to {layout} {what}");
+        let markers = markers(root);
+        let expected =
+            if layout == "v0" || layout == "tree" { vec![] } else { vec![format!("layout.{layout}")] };
+        assert_eq!(markers, expected, "to {layout} {what}");
+    }
+}
+
+/// A path in whatever spelling.
+fn unspelled(path: &Path) -> PathBuf {
+    PathBuf::from(path.to_string_lossy().to_lowercase().replace('!', ""))
+}
+
+fn sealless(files: &Files) -> Files {
+    files
+        .iter()
+        .filter(|(_, kept)| kept.content != DERIVED)
+        .map(|(path, kept)| (path.clone(), kept.clone()))
+        .collect()
+}
+
+/// The files, wherever they are.
+fn multiset(files: &Files) -> Vec<&stores::Kept> {
+    let mut all: Vec<_> = files.values().filter(|kept| kept.content != DERIVED).collect();
+    all.sort();
+    all
+}
+
+fn command(root: &Path, to: &str, threads: &str) -> Command {
+    let mut command = Command::new(MIGRATE);
+    command.args(["--to", to, "--threads", threads, "--progress", "never", "--store"]).arg(root);
+    command
+}
+
+fn migrate(root: &Path, to: &str) {
+    let output = command(root, to, "1").output().unwrap();
+    assert!(output.status.success(), "to {to}: {}", told(&output));
+}
+
+fn errors(child: &mut Child) -> String {
+    // Both pipes are read: one that is full would stop the program.
+    let mut out = child.stdout.take().unwrap();
+    let drain = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    drain.join().unwrap().unwrap();
+    stderr
+}
+
+fn traced(root: &Path, to: &str, threads: &str, act: Act) -> (Traced, String) {
+    tracer::run(&mut command(root, to, threads), root, act, errors)
+}
+
+fn sweep(name: &str, way: Way, threads: &str, act: At) {
+    let undisturbed = Undisturbed::new(way);
+    let [first, _, last] = way.layouts;
+    let is_kill = matches!(act(1), Act::Kill(_));
+    let count = |act: Act| {
+        let dir = scratch();
+        let root = undisturbed.fresh(dir.path());
+        traced(&root, last, threads, act).0.calls.len()
+    };
+    // Counted the way they are hit: a fault may strike a sync, a kill at one is a kill at the next call.
+    let found = count(if is_kill { Act::Count } else { act(usize::MAX) });
+    assert!(found > 0, "{name}: no call was found");
+    let (mut hit, mut killed_again, mut trees) = (0, 0, BTreeSet::new());
+    for n in 1.. {
+        // Threads interleave: a run may be a call shorter than another.
+        let reached = (0..3).any(|_| {
+            let dir = scratch();
+            let root = undisturbed.fresh(dir.path());
+            let (run, stderr) = traced(&root, last, threads, act(n));
+            let Some(call) = &run.hit else { return false };
+            let what = format!("after {call} (call {n})");
+            undisturbed.judge(&root, &what);
+            trees.insert((markers(&root), files(&root).into_keys().collect::<Vec<_>>()));
+            if is_kill {
+                assert_eq!(run.code, -9, "{what}");
+                let turned = dir.path().join("turned");
+                copy(&root, &turned);
+                undisturbed.ends(&turned, first, false, &what);
+                if n % KILLED_AGAIN_EVERY == 0 {
+                    killed_again += usize::from(kill_again(&undisturbed, &root, n, &what));
+                }
+            } else {
+                failed_clearly(&root, &run, &stderr, &what);
+                if run.code == 0 {
+                    undisturbed.is_at(last, &files(&root), "success", &what);
+                }
+            }
+            undisturbed.ends(&root, last, true, &what);
+            true
+        });
+        if !reached {
+            break;
+        }
+        hit += 1;
+    }
+    println!(
+        "{name}: {found} calls found, {hit} hit, {killed_again} second runs killed, {} distinct trees",
+        trees.len()
+    );
+    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
+    assert!(!is_kill || killed_again > 0, "{name}: no second run was killed");
+}
+
+/// Kills the second run as well, in one direction or the other, and says whether it got so far.
+fn kill_again(undisturbed: &Undisturbed, root: &Path, n: usize, what: &str) -> bool {
+    let [first, _, last] = undisturbed.way.layouts;
+    let to = if n.is_multiple_of(2) { last } else { first };
+    let (run, _) = traced(root, to, "1", Act::Kill(n % 23 + 3));
+    let what = format!("{what} and again, to {to}, {:?}", run.hit);
+    undisturbed.judge(root, &what);
+    // Seals do not survive a way back to v0.
+    if to == first && undisturbed.way.layouts[2] == "v0" {
+        let seal = Shape::V2.paths("github.com/Azure/sdk", "v1.1.0")[0].with_file_name("ziphash");
+        let flat = Shape::V1.paths("github.com/Azure/sdk", "v1.1.0")[0].with_extension("ziphash");
+        assert!([seal, flat].iter().filter(|seal| root.join(seal).exists()).count() <= 1, "{what}");
+    }
+    run.hit.is_some()
+}
+
+/// An exit of a program whose call failed: documented, and with a message that names a path.
+fn failed_clearly(root: &Path, run: &Traced, stderr: &str, what: &str) {
+    assert!([0, 73, 74, 77].contains(&run.code), "exit code {} {what}: {stderr}", run.code);
+    if run.code != 0 {
+        assert!(stderr.contains(root.to_str().unwrap()), "no path in the message {what}: {stderr}");
+        assert!(stderr.contains("run again"), "no next step in the message {what}: {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{what}: {stderr}");
+}
+
+/// How many points the signals strike at.
+const STOPS: usize = 24;
+
+fn stop(name: &str, way: Way, signal: Signal, code: i32) {
+    let undisturbed = Undisturbed::new(way);
+    let [first, _, last] = way.layouts;
+    let found = {
+        let dir = scratch();
+        traced(&undisturbed.fresh(dir.path()), last, "1", Act::Count).0.calls.len()
+    };
+    let points: BTreeSet<usize> = (0..STOPS).map(|n| 1 + n * (found - 1) / (STOPS - 1)).collect();
+    let (mut hit, mut stopped, mut trees) = (0, 0, BTreeSet::new());
+    for n in &points {
+        let dir = scratch();
+        let root = undisturbed.fresh(dir.path());
+        let (run, stderr) = traced(&root, last, "1", Act::Signal(*n, signal));
+        let what = format!("after {signal} at {:?} (call {n})", run.hit);
+        hit += usize::from(run.hit.is_some());
+        undisturbed.judge(&root, &what);
+        trees.insert((markers(&root), files(&root).into_keys().collect::<Vec<_>>()));
+        if run.code == 0 {
+            undisturbed.is_at(last, &files(&root), "success", &what);
+        } else {
+            assert_eq!(run.code, code, "{what}: {stderr}");
+            assert!(stderr.contains("run again"), "{what}: {stderr}");
+            stopped += 1;
+        }
+        let turned = dir.path().join("turned");
+        copy(&root, &turned);
+        undisturbed.ends(&turned, first, false, &what);
+        undisturbed.ends(&root, last, true, &what);
+    }
+    println!(
+        "{name}: {found} calls found, {} sampled, {hit} hit, {stopped} stopped, {} distinct trees",
+        points.len(),
+        trees.len()
+    );
+    assert_eq!(hit, points.len());
+    // What comes when all is moved no longer stops it.
+    assert!(stopped * 4 > points.len() * 3, "only {stopped} of {} were stopped", points.len());
+}
+
+/// The begin is on disk before the first move, all moves before the end, and the end before anything else.
+fn barriers(way: Way) {
+    let undisturbed = Undisturbed::new(way);
+    let dir = scratch();
+    let root = undisturbed.fresh(dir.path());
+    let (run, _) = traced(&root, way.layouts[2], "4", Act::Record);
+    assert_eq!(run.code, 0);
+    let calls: Vec<(&str, &str)> = run.calls.iter().map(|call| call.split_once(' ').unwrap()).collect();
+    let is_marker = |path: &str| {
+        path.is_empty()
+            || path == "store.lock"
+            || [".marker.", "migrating.", "layout."].iter().any(|form| path.starts_with(form))
+    };
+    let is_move = |call: &(&str, &str)| !is_marker(call.1) && !call.0.contains("sync");
+    let mut at = 0;
+    for step in way.layouts.windows(2) {
+        let begin = format!("migrating.{}-{}", step[0], step[1]);
+        let begun =
+            at + calls[at..].iter().position(|call| *call == ("renameat", &begin)).expect("it begins");
+        assert!(!calls[at..begun].iter().any(is_move), "something moves before {begin}");
+        let first = begun + calls[begun..].iter().position(is_move).expect("something moves");
+        assert!(
+            calls[begun..first].contains(&("fsync", "")),
+            "the root is not synced before the first move of {begin}"
+        );
+        let end = match step[1] {
+            "v0" | "tree" => ("unlink", begin.clone()),
+            layout => ("renameat", format!("layout.{layout}")),
+        };
+        let is_end = |call: &(&str, &str)| call.0.starts_with(end.0) && call.1 == end.1;
+        let ended = first + calls[first..].iter().position(is_end).expect("it ends");
+        let last = first + calls[first..ended].iter().rposition(is_move).unwrap();
+        assert!(
+            calls[last..ended].contains(&("syncfs", "")),
+            "the moves of {begin} are not synced before its end"
+        );
+        assert_eq!(calls[ended + 1], ("fsync", ""), "the root is not synced right after the end of {begin}");
+        at = ended + 1;
+    }
+    assert!(!calls[at..].iter().any(is_move), "something moves after the end");
+}
