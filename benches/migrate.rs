@@ -10,7 +10,6 @@
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     reason = "a bench makes its own files, and one that cannot run says why and ends"
 )]
 

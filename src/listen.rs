@@ -249,4 +249,13 @@ mod tests {
             assert_eq!(names_itself(list, own.parse().unwrap()), is_own, "{list} {own}");
         }
     }
+
+    #[test]
+    fn connections_leave_files_for_the_store() {
+        assert_eq!(within_limit(4096, None), 4096);
+        assert_eq!(within_limit(4096, Some(20_000)), 4096);
+        assert_eq!(within_limit(4096, Some(1024)), 256);
+        assert_eq!(within_limit(4096, Some(64)), 8);
+        assert_eq!(within_limit(4096, Some(0)), 1);
+    }
 }

@@ -1,11 +1,5 @@
 //! Many processes at once on one store: one creates it, one upgrades it, one publishes a version.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

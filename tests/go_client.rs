@@ -1,13 +1,7 @@
 //! A real `go` client builds a real program through the real proxy, then again with the upstream cut off.
 //!
 //! Needs a go toolchain and the upstream that it is set up with.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

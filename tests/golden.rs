@@ -3,7 +3,7 @@
 //! the same modules.
 //!
 //! `cargo test --test golden -- --ignored make` makes what is missing; what is there it leaves.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

@@ -37,6 +37,7 @@ fn main() {
             odd(&stores::tree(Shape::Plain), "tree", Shape::Tree);
         }),
         trial("the gate upgrades what is there", None, the_gate_upgrades_what_is_there),
+        trial("a hole in a zip moves, and the seal finds it", None, the_seal_finds_a_hole),
         trial("from v0 says what a store without a whole version is", None, from_says_what_it_is),
         trial("a v0 store with a tree in it is v0", None, v0_goes_before_tree),
         trial("programs of ours do not count as users", None, our_programs_do_not_count),
@@ -56,11 +57,11 @@ fn migrate(programs: &Programs, more: &[&str]) -> Ended {
     programs.migrate([&["--format", "json"], more].concat())
 }
 
-/// Is the leftovers that the survey of the first step told, with their reasons.
+/// Is the leftovers that the first step told, with their reasons.
 fn leftovers(told: &Ended) -> Vec<(String, String)> {
     let events = told.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"));
     events
-        .take_while(|event| event["event"] != "step")
+        .take_while(|event| event["event"] != "step" || event["state"] != "done")
         .filter(|event| event["event"] == "leftover")
         .map(|event| {
             assert!(event["bytes"].is_u64(), "{event}");
@@ -128,6 +129,34 @@ fn the_gate_upgrades_what_is_there() {
     assert_eq!(path.code, 0, "{path:?}");
     assert_eq!(fs::read(path.out.trim()).unwrap(), contents("example.com/m", "v1.0.0")[ZIP]);
     assert_eq!(markers(&programs.store()), ["layout.v2"]);
+}
+
+fn the_seal_finds_a_hole() {
+    let programs = Programs::current();
+    let root = programs.store();
+    let plan = stores::v0();
+    plan.write(&root);
+    let before = files(&root);
+    let verified = migrate(&programs, &["--verify", "full"]);
+    assert_eq!(verified.code, 1, "{verified:?}");
+    let broken: Vec<&str> =
+        verified.out.lines().filter(|line| line.contains("\"event\":\"broken\"")).collect();
+    assert!(broken.len() == 1 && broken[0].contains("example.com/hole"), "{broken:?}");
+    // It is in quarantine, byte for byte, and everything else is where it was to be, sealed.
+    let mut found = files(&root);
+    let seals = found.keys().filter(|path| path.ends_with("ziphash") && path.starts_with("modules")).count();
+    assert_eq!(seals, plan.whole.len() - 1);
+    let kept: Vec<PathBuf> = found.keys().filter(|path| path.ends_with("version/zip")).cloned().collect();
+    let hole = Shape::V0.paths("example.com/hole", "v1.0.0")[ZIP].clone();
+    assert_eq!((kept.len(), &found[&kept[0]].content), (1, &before[&hole].content));
+    found.retain(|path, _| {
+        !path.ends_with("ziphash") && !path.starts_with("quarantine") && !path.starts_with("staging")
+    });
+    let mut expected = plan.expected(&before, Shape::V2);
+    expected.retain(|path, _| !path.starts_with("modules/example.com/hole"));
+    let index: Vec<PathBuf> = found.keys().filter(|path| path.starts_with("index")).cloned().collect();
+    found.retain(|path, _| !index.contains(path));
+    assert_same(&expected, &found, "verified");
 }
 
 fn from_says_what_it_is() {

@@ -2,13 +2,7 @@
 //! file byte for byte what it was, and goes back to the proxy that wrote it.
 //!
 //! Needs a go toolchain and the upstream that it is set up with; what is built is kept for the next run.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod support;
 

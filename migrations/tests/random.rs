@@ -111,11 +111,31 @@ fn shapes() -> impl Strategy<Value = Shape> {
     prop_oneof![2 => Just(Shape::V0), 1 => Just(Shape::Tree), 1 => Just(Shape::Plain)]
 }
 
-/// Moves files by hand; a bit says of each whether it moves.
-fn mix(root: &Path, moves: &[(PathBuf, PathBuf)], bits: &[bool]) {
-    for ((from, to), _) in moves.iter().zip(bits.iter().cycle()).filter(|(_, moved)| **moved) {
-        fs::create_dir_all(root.join(to).parent().unwrap()).unwrap();
-        fs::rename(root.join(from), root.join(to)).unwrap();
+/// How far the move of a file has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Far {
+    NotYet,
+    /// Linked at the new place and not yet unlinked at the old one, where nothing can be renamed without
+    /// overwriting.
+    Linked,
+    Moved,
+}
+
+fn far() -> impl Strategy<Value = Far> {
+    prop_oneof![4 => Just(Far::NotYet), 1 => Just(Far::Linked), 4 => Just(Far::Moved)]
+}
+
+/// Moves files by hand.
+fn mix(root: &Path, moves: &[(PathBuf, PathBuf)], how_far: &[Far]) {
+    for ((from, to), far) in moves.iter().zip(how_far.iter().cycle()).filter(|(_, far)| **far != Far::NotYet)
+    {
+        let (from, to) = (root.join(from), root.join(to));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        if *far == Far::Linked {
+            fs::hard_link(&from, &to).unwrap();
+        } else {
+            fs::rename(&from, &to).unwrap();
+        }
     }
 }
 
@@ -151,14 +171,14 @@ proptest! {
     fn a_mixture_with_v1_ends_right(
         shape in shapes(),
         parts in vec(part(), 1..10),
-        bits in vec(any::<bool>(), 1..30),
+        how_far in vec(far(), 1..30),
         is_back: bool,
     ) {
         let dir = scratch();
         let (root, plan) = (dir.path().join("store"), plan(shape, &parts));
         plan.write(&root);
         let (before, folders_before) = (files(&root), folders(&root));
-        mix(&root, &moves(&plan, Shape::V0, Shape::V1), &bits);
+        mix(&root, &moves(&plan, Shape::V0, Shape::V1), &how_far);
         let old = name(shape);
         let marker = if is_back { format!("migrating.v1-{old}") } else { format!("migrating.{old}-v1") };
         fs::write(root.join(marker), "").unwrap();
@@ -177,7 +197,7 @@ proptest! {
     #[test]
     fn a_mixture_of_v1_and_v2_ends_right(
         parts in vec(part(), 1..10),
-        bits in vec(any::<bool>(), 1..30),
+        how_far in vec(far(), 1..30),
         sealed in vec(any::<bool>(), 1..10),
         is_back: bool,
     ) {
@@ -201,7 +221,7 @@ proptest! {
         expected.extend(seals.iter().map(|(flat, own)| (own.clone(), at_v1[flat].clone())));
         let mut all = moves(&plan, Shape::V1, Shape::V2);
         all.extend(seals);
-        mix(&root, &all, &bits);
+        mix(&root, &all, &how_far);
         fs::rename(root.join("layout.v1"), root.join(if is_back { "migrating.v2-v1" } else { "migrating.v1-v2" })).unwrap();
         let turned = dir.path().join("turned");
         stores::copy(&root, &turned);

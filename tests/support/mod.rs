@@ -1,5 +1,13 @@
 //! What the acceptance tests share. Each test crate uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test crate uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "each test crate uses a part, and a test that cannot go on says why and ends"
+)]
 
 pub mod go;
 pub mod old;

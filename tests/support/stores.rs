@@ -154,8 +154,9 @@ impl Plan {
     ) -> &mut Self {
         let module = "example.com/part";
         let paths = shape.paths(module, version);
-        // A version's folder names it, or its info where all versions are in one.
-        let shown = if shape == Shape::V0 { paths[INFO].parent().unwrap() } else { &paths[INFO] };
+        // A version's folder names it, or one of its files where all versions are in one, the info if it is there.
+        let named = if parts.contains(&INFO) { INFO } else { parts[0] };
+        let shown = if shape == Shape::V0 { paths[INFO].parent().unwrap() } else { &paths[named] };
         self.left(shown, reason).parts(shape, module, version, parts, change)
     }
 

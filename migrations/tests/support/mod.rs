@@ -13,7 +13,7 @@ use stoa_layout::{Cancel, Event, Events, LayoutId, Layouts, Options, Outcome, Ru
 /// What a run told.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// What the survey of the first step left, with the reason.
+    /// What the first step left, with the reason.
     pub leftovers: Vec<(PathBuf, String)>,
     /// How many versions the first step moved.
     pub moved: u64,
@@ -61,18 +61,18 @@ fn run_telling(
 #[derive(Default)]
 struct Listening {
     told: Mutex<Told>,
-    begun: Mutex<bool>,
+    ended: Mutex<bool>,
 }
 
 impl Events for Listening {
     fn event(&self, event: Event<'_>) {
-        let mut begun = self.begun.lock().unwrap();
+        let mut ended = self.ended.lock().unwrap();
         match event {
-            Event::StepBegin(_) => *begun = true,
-            Event::Leftover(leftover) if !*begun => {
+            Event::Leftover(leftover) if !*ended => {
                 self.told.lock().unwrap().leftovers.push((leftover.path.clone(), leftover.reason.clone()));
             }
             Event::StepEnd { items, .. } => {
+                *ended = true;
                 let mut told = self.told.lock().unwrap();
                 if told.moved == 0 {
                     told.moved = items;
