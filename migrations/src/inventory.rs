@@ -135,16 +135,17 @@ fn at_v1(one: &Candidate) -> Told {
 /// Judges where v2 alone is alive: a version is there if its info is; what else is wrong with it is found
 /// when it is sealed.
 fn at_v2(one: &Candidate) -> Told {
-    match (&one.fault, one.has[2]) {
+    match (&one.fault, one.has) {
         (Some(fault), _) => Told::Leftover(fault.clone()),
-        (None, true) => Told::Whole { bytes: bytes(one, &[]) },
-        (None, false) => Told::Leftover("incomplete: it has no info".to_owned()),
+        (None, [.., true]) => Told::Whole { bytes: bytes(one, &[]) },
+        (None, [false, false, _]) => Told::Leftover("foreign: a seal without its version".to_owned()),
+        (None, _) => Told::Leftover("incomplete: it has no info".to_owned()),
     }
 }
 
 /// Says why a version of a layout that the store is not at is left, be it whole.
 fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Told {
-    let fault = fault(one).or_else(|| whole::fault(&one.version, &one.files));
+    let fault = fault(one).or_else(|| whole::examine(&one.version, &one.files).err());
     Told::Leftover(fault.unwrap_or_else(|| {
         let there = alive.files(root, &one.version);
         match there.info.symlink_metadata() {
@@ -155,8 +156,15 @@ fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Told {
 }
 
 fn fault(one: &Candidate) -> Option<String> {
+    if one.has == [false; 3] && one.has_seal {
+        return Some("foreign: a seal without its version".to_owned());
+    }
     let missing = ["go.mod", "zip", "info"].into_iter().zip(one.has).find(|(_, has)| !has);
-    one.fault.clone().or_else(|| missing.map(|(name, _)| format!("incomplete: it has no {name}")))
+    one.fault.clone().or_else(|| {
+        let (name, _) = missing?;
+        let known = one.without_zip.clone().filter(|_| !one.has[1]);
+        Some(known.unwrap_or_else(|| format!("incomplete: it has no {name}")))
+    })
 }
 
 /// Is the size of a version's files, those that it does not have here taken from the other side.
