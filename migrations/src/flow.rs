@@ -212,8 +212,11 @@ impl Flow {
             &each,
         )?;
         let moved = tally.sum();
-        // All moves of this pass are done; the next one has little to walk through.
-        from.remove_emptied(root, to)?;
+        // All moves of this pass are done, and the next one has little to walk through then. From v1 up there is
+        // next to nothing to remove.
+        if moved.items == 0 || self.is_foreign || direction == Direction::Back {
+            from.remove_emptied(root, to)?;
+        }
         if moved.items == 0 {
             let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
             folders(root, context.lock.durable())?;
