@@ -1,11 +1,5 @@
 //! The guide to a new layout: its example is the code that is compiled, and it takes golden stores up and back.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![expect(clippy::disallowed_methods, reason = "a test")]
 
 mod support;
 

@@ -1,11 +1,5 @@
 //! Old stores and the real programs: a server on one, an interrupted step back, what `stoa-migrate` takes.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
