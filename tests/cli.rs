@@ -120,7 +120,7 @@ fn what_cannot_be_meant_ends_with_64() {
     }
     assert!(!programs.store().exists());
     for arguments in [
-        &["leftovers", "burn"][..],
+        &["leftovers", "x"][..],
         &["import", "x"],
         &["unknown"],
         &["--to", "V2"],

@@ -77,32 +77,6 @@ fn a_store_that_is_refused_is_said_and_the_programs_are_there() {
 }
 
 #[test]
-fn an_old_store_is_brought_along_and_the_way_back_is_told() {
-    let home = tempfile::tempdir().unwrap();
-    let store = home.path().join("a store's place");
-    let pair = "example.org/Upper@v1.0.0";
-    let folder = Module::new(pair, 10).put_v0(&store);
-    let before = shape(&store);
-    let output = install(home.path(), &["--store", store.to_str().unwrap()]);
-    assert!(output.status.success(), "{}", text(&output));
-    assert!(store.join("layout.v2").is_file() && !folder.exists());
-    let told = text(&output);
-    assert!(told.contains("from layout v0 to v2"), "{told}");
-    let command = told.lines().find_map(|line| line.split_once("before: ")).expect("the way back is told").1;
-    assert!(command.ends_with("--to v0"), "{command}");
-
-    // Where nothing is to be done, there is nothing to go back to.
-    let again = install(home.path(), &["--store", store.to_str().unwrap()]);
-    assert!(again.status.success() && !text(&again).contains("go back"), "{}", text(&again));
-
-    let back = Command::new("sh").args(["-c", command]).output().unwrap();
-    assert!(back.status.success(), "{command}: {}", text(&back));
-    let mut after = shape(&store);
-    after.remove(Path::new("store.lock"));
-    assert_eq!(after, before);
-}
-
-#[test]
 fn what_it_says_to_run_can_be_run() {
     let home = tempfile::tempdir().unwrap();
     let (prefix, store) = (home.path().join("it's a prefix"), home.path().join("a store"));
@@ -132,6 +106,32 @@ fn what_is_in_the_way_stays() {
     fs::write(&file, "").unwrap();
     let output = install(home.path(), &["--prefix", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(73), "{}", text(&output));
+}
+
+#[test]
+fn an_old_store_is_brought_along_and_the_way_back_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let store = home.path().join("a store's place");
+    let pair = "example.org/Upper@v1.0.0";
+    let folder = Module::new(pair, 10).put_v0(&store);
+    let before = shape(&store);
+    let output = install(home.path(), &["--store", store.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(store.join("layout.v2").is_file() && !folder.exists());
+    let told = text(&output);
+    assert!(told.contains("from layout v0 to v2"), "{told}");
+    let command = told.lines().find_map(|line| line.split_once("before: ")).expect("the way back is told").1;
+    assert!(command.ends_with("--to v0"), "{command}");
+
+    // Where nothing is to be done, there is nothing to go back to.
+    let again = install(home.path(), &["--store", store.to_str().unwrap()]);
+    assert!(again.status.success() && !text(&again).contains("go back"), "{}", text(&again));
+
+    let back = Command::new("sh").args(["-c", command]).output().unwrap();
+    assert!(back.status.success(), "{command}: {}", text(&back));
+    let mut after = shape(&store);
+    after.remove(Path::new("store.lock"));
+    assert_eq!(after, before);
 }
 
 #[test]

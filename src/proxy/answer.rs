@@ -87,6 +87,18 @@ pub(super) fn no_such_address() -> Response {
     module(StatusCode::NOT_FOUND, TEXT, NEVER_THERE, Body::Whole(Bytes::from_static(text.as_bytes())))
 }
 
+/// Answers an address of a checksum database that is not passed on.
+pub(super) fn no_such_database() -> Response {
+    let text =
+        "not found: this proxy does not pass this checksum database on, or the address is none of it\n";
+    plain(
+        StatusCode::NOT_FOUND,
+        TEXT,
+        HeaderValue::from_static("max-age=60"),
+        Body::Whole(Bytes::from_static(text.as_bytes())),
+    )
+}
+
 /// Answers a method that asks for something else than to read.
 pub(super) fn method_not_allowed() -> Response {
     let text = "method not allowed: this proxy is read by GET and HEAD\n";

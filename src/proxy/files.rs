@@ -8,12 +8,14 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED};
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED,
+};
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{SmallFile, ZipFile};
 
-use super::answer::{self, JSON, Kind, Response, TEXT, WEEK, ZIP};
+use super::answer::{self, JSON, Kind, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
 use super::conditional::{self, Validators, Verdict};
 use super::{Asked, Proxy};
@@ -55,7 +57,10 @@ impl Proxy {
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
                     let digest = Sha256::digest(&bytes).into();
-                    return small_answer(asked, file, bytes, &digest, None);
+                    let mut response = small_answer(asked, file, bytes, &digest, None);
+                    // The version may prove broken yet.
+                    response.headers_mut().insert(CACHE_CONTROL, MINUTE);
+                    return response;
                 }
                 Ok(Arrival::Stored) => {}
                 Err(error) => return answer::failed(&error, Kind::File),

@@ -27,6 +27,7 @@ use std::time::Instant;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
 use hyper::{Method, Request, StatusCode, Version};
 use stoa_gomod::route::{self, Route};
+use stoa_layout::LayoutId;
 use stoa_store::{SmallFile, Store};
 
 use self::answer::Response;
@@ -116,6 +117,8 @@ impl Proxy {
             Route::Info(version) => self.stored_small(asked, version, SmallFile::Info),
             Route::Mod(version) => self.stored_small(asked, version, SmallFile::Mod),
             Route::Zip(version) => self.stored_zip(asked, version),
+            // Which databases are passed on is a matter of the configuration, and may change.
+            Route::NotFound if self.is_below_sumdb(path) => Some(answer::no_such_database()),
             Route::NotFound => Some(answer::no_such_address()),
             Route::MethodNotAllowed => Some(answer::method_not_allowed()),
             _ => None,
@@ -147,10 +150,14 @@ impl Proxy {
         match (path, below) {
             ("/healthz", _) | (_, "/healthz") => Some(answer::notice(StatusCode::OK, "ok\n")),
             ("/readyz", _) | (_, "/readyz") => Some(self.is_ready()),
-            ("/version", _) | (_, "/version") => Some(answer::json(version())),
+            ("/version", _) | (_, "/version") => Some(answer::json(version(self.store().layout()))),
             ("/", _) | (_, "" | "/") => Some(answer::notice(StatusCode::OK, ABOUT)),
             _ => None,
         }
+    }
+
+    fn is_below_sumdb(&self, path: &str) -> bool {
+        path.strip_prefix(self.base_path.as_str()).is_some_and(|below| below.starts_with("/sumdb/"))
     }
 
     fn is_ready(&self) -> Response {
@@ -177,11 +184,10 @@ const ABOUT: &str = concat!(
     ", a proxy for Go modules.\n\nSet GOPROXY to the address of this page to fetch modules through it.\n"
 );
 
-fn version() -> String {
+fn version(layout: &LayoutId) -> String {
     format!(
-        "{{\"program\":\"stoa\",\"version\":\"{}\",\"layout\":\"{}\"}}\n",
-        env!("CARGO_PKG_VERSION"),
-        stoa_store::LAYOUT
+        "{{\"program\":\"stoa\",\"version\":\"{}\",\"layout\":\"{layout}\"}}\n",
+        env!("CARGO_PKG_VERSION")
     )
 }
 

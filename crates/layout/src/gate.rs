@@ -244,10 +244,10 @@ impl Gate<'_> {
         let mut pass = pass;
         for last in [false, true] {
             let lock = self.share(access)?;
-            let top = Top::read(self.root)?.unwrap_or_default();
+            let top = self.top()?;
             let here = Marker::At(self.current.clone());
             let others = top.markers.iter().filter(|marker| **marker != here).map(ToString::to_string);
-            let others: Vec<String> = others.chain(top.blocked.iter().cloned()).collect();
+            let others: Vec<String> = others.collect();
             let is_here = top.markers.contains(&here);
             if is_here && others.is_empty() {
                 return Ok(Held { pass, lock });
@@ -264,6 +264,16 @@ impl Gate<'_> {
             pass = self.pass()?;
         }
         Err(GateError::StillMissing { program: PathBuf::from("the migrator"), marker: self.marker() })
+    }
+
+    /// Is the names in the root, if no folder or symlink stands under the name of a marker.
+    fn top(&self) -> Result<Top, GateError> {
+        let top = Top::read(self.root)?.unwrap_or_default();
+        if top.blocked.is_empty() {
+            return Ok(top);
+        }
+        let names = format!("{}, which is no file,", top.blocked.join(", "));
+        Err(GateError::Markers { root: self.root.to_owned(), names })
     }
 
     fn marker(&self) -> PathBuf {
@@ -295,6 +305,8 @@ impl Gate<'_> {
             }
             // A store that was copied without it.
             Err(LockError::Path(error)) if error.is_not_found() => {
+                // Nothing is made in a folder that is no store after all.
+                self.top()?;
                 let made = Durable::for_root(self.root)
                     .and_then(|durable| durable.open_or_create(&self.root.join(LOCK_NAME)));
                 match made {

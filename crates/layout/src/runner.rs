@@ -419,7 +419,7 @@ impl Runner<'_> {
                 self.events.event(Event::Waiting { holders: &self.other_holders() });
                 told = Some(Instant::now());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

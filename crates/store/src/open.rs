@@ -73,6 +73,11 @@ impl Store {
         self.paths.root()
     }
 
+    /// Is the layout that the gate found it at.
+    pub fn layout(&self) -> &LayoutId {
+        &self.layout
+    }
+
     /// Whether nothing can be stored.
     pub fn is_read_only(&self) -> bool {
         self.run.is_none()
