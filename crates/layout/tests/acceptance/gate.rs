@@ -102,7 +102,7 @@ fn looking_changes_nothing() {
     let before = everything(dir.path());
     let output = tool_home(dir.path(), &["status"]);
     assert_eq!(code(&output), 0);
-    assert!(stderr(&output).contains("v0 to v1: would give each tool"), "{output:?}");
+    assert!(stderr(&output).contains("planned, v0 to v1: give each tool"), "{output:?}");
     run::assert_same(&before, &everything(dir.path()), "a look");
 }
 
