@@ -1,11 +1,11 @@
 //! What forbids to begin a step from a layout of others, besides what the versions themselves say.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
@@ -176,37 +176,56 @@ impl Writable {
 /// looking at what the store is.
 const OUR_PROGRAMS: [&str; 2] = ["stoa", "stoa-migrate"];
 
-/// Processes that hold a file below the root open, as far as `/proc` tells.
+/// How often is looked for processes that hold files open before they count, and how far apart. One that was
+/// forked a moment ago has its parent's files until it runs a program of its own.
+const LOOKS: (u32, Duration) = (5, Duration::from_millis(100));
+
+/// Refuses where processes hold a file below the root open, as far as `/proc` tells.
 pub(crate) fn open_files(root: &Path) -> Option<Refusal> {
     let root = root.canonicalize().ok()?;
-    let own = std::process::id().to_string();
-    let mut names = BTreeSet::new();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let pid = process.file_name();
-        let is_process = pid.as_bytes().iter().all(u8::is_ascii_digit);
-        let program = fs::read_link(process.path().join("exe")).unwrap_or_default();
-        let is_ours =
-            program.file_name().and_then(OsStr::to_str).is_some_and(|name| OUR_PROGRAMS.contains(&name));
-        if !is_process || is_ours || pid.to_str() == Some(&own) {
-            continue;
+    let mut holders = holders(&root);
+    for _ in 1..LOOKS.0 {
+        if holders.is_empty() {
+            return None;
         }
-        let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-        let holds = open
-            .filter_map(|fd| fs::read_link(fd.path()).ok())
-            .any(|file| file.starts_with(&root) && file != root.join(LOCK_NAME) && file != root);
-        if holds {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            names.insert(format!("{} (process {})", name.trim(), pid.to_string_lossy()));
-        }
+        std::thread::sleep(LOOKS.1);
+        let now = self::holders(&root);
+        holders.retain(|pid, _| now.contains_key(pid));
     }
-    if names.is_empty() {
+    if holders.is_empty() {
         return None;
     }
-    let names: Vec<String> = names.into_iter().collect();
+    let names: Vec<String> =
+        holders.into_iter().map(|(pid, name)| format!("{name} (process {pid})")).collect();
     let message = format!(
         "{} is in use by {}, which holds files in it open; nothing was changed. Stop it, then run again",
         root.display(),
         names.join(", ")
     );
     Some(Refusal { exit: Exit::BUSY, message })
+}
+
+/// Is the processes that hold a file below the root open just now, with their names.
+fn holders(root: &Path) -> BTreeMap<u32, String> {
+    let mut holders = BTreeMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let program = fs::read_link(process.path().join("exe")).unwrap_or_default();
+        let is_ours =
+            program.file_name().and_then(OsStr::to_str).is_some_and(|name| OUR_PROGRAMS.contains(&name));
+        if is_ours || pid == std::process::id() {
+            continue;
+        }
+        let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let holds = open
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .any(|file| file.starts_with(root) && file != root.join(LOCK_NAME) && file != root);
+        if holds {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            holders.insert(pid, name.trim().to_owned());
+        }
+    }
+    holders
 }
