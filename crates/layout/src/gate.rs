@@ -294,9 +294,16 @@ impl Gate<'_> {
         match attempt {
             Ok(Some(lock)) => Ok(Some(lock)),
             Ok(None) => {
-                for holder in lock::holders(self.root) {
-                    log::warn!("waiting for {holder}, which holds {}", self.root.join(LOCK_NAME).display());
-                }
+                let holders: Vec<String> = lock::holders(self.root)
+                    .iter()
+                    .filter(|holder| holder.exclusive)
+                    .map(ToString::to_string)
+                    .collect();
+                log::warn!(
+                    "waiting for {}, which holds {}",
+                    holders.join(", "),
+                    self.root.join(LOCK_NAME).display()
+                );
                 Ok(Some(SharedLock::acquire(self.root)?))
             }
             Err(LockError::Unsupported { path, source }) if access == Mode::ReadOnly => {
