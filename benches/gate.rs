@@ -57,15 +57,7 @@ fn main() {
 
 fn create(root: &Path) {
     let layouts = Layouts::new("bench", stoa_store::LAYOUT, stoa_store::FOLDERS.to_vec());
-    let options = Options {
-        target: None,
-        assumed: None,
-        auto: false,
-        no_create: false,
-        regenerate: false,
-        lock_timeout: Duration::from_secs(1),
-        threads: 1,
-    };
+    let options = Options::default();
     let runner =
         Runner { root, layouts: &layouts, options: &options, events: &Silent, cancel: &Cancel::new() };
     runner.run().expect("a store");

@@ -32,15 +32,7 @@ pub(crate) struct Site {
 pub(crate) fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let layouts = Layouts::new("test 1", LAYOUT, FOLDERS.to_vec());
-    let options = Options {
-        target: None,
-        assumed: None,
-        auto: false,
-        no_create: false,
-        regenerate: false,
-        lock_timeout: Duration::from_secs(1),
-        threads: 1,
-    };
+    let options = Options::default();
     let (root, cancel) = (folder.path(), Cancel::new());
     Runner { root, layouts: &layouts, options: &options, events: &Silent, cancel: &cancel }.run().unwrap();
     folder

@@ -299,11 +299,9 @@ impl Gate<'_> {
                     .filter(|holder| holder.exclusive)
                     .map(ToString::to_string)
                     .collect();
-                log::warn!(
-                    "waiting for {}, which holds {}",
-                    holders.join(", "),
-                    self.root.join(LOCK_NAME).display()
-                );
+                let names =
+                    if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
+                log::warn!("waiting for {names}, which holds {}", self.root.join(LOCK_NAME).display());
                 Ok(Some(SharedLock::acquire(self.root)?))
             }
             Err(LockError::Unsupported { path, source }) if access == Mode::ReadOnly => {

@@ -44,6 +44,21 @@ pub struct Options {
     pub threads: usize,
 }
 
+impl Default for Options {
+    /// To the current layout, by hand, with one thread; half a minute for those who use the store.
+    fn default() -> Self {
+        Self {
+            target: None,
+            assumed: None,
+            auto: false,
+            no_create: false,
+            regenerate: false,
+            lock_timeout: Duration::from_secs(30),
+            threads: 1,
+        }
+    }
+}
+
 /// How a run ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -4,7 +4,7 @@
 //! is sealed can be published. A draft that is dropped is removed.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use stoa_gomod::zip::ExamineError;
@@ -128,18 +128,10 @@ impl Draft {
         }
         durable::sync_file(&zip, &path(VersionFile::Zip))?;
         staging::write(&durable, &path(VersionFile::Seal), examined.h1.as_str().as_bytes())?;
-        let info_file = write_info(&durable, &path(VersionFile::Info), info)?;
+        let info_file = staging::write(&durable, &path(VersionFile::Info), info)?;
         durable::sync_dir(&folder.path)?;
         Ok(SealedDraft { folder, version, h1: examined.h1, info: info_file })
     }
-}
-
-fn write_info(durable: &Durable, path: &Path, body: &[u8]) -> Result<File, PathError> {
-    use std::io::Write;
-    let mut file = durable.create_file(path)?;
-    file.write_all(body).at("write", path)?;
-    durable::sync_file(&file, path)?;
-    Ok(file)
 }
 
 impl SealedDraft {

@@ -130,7 +130,7 @@ impl Store {
         let path = self.paths.version(version);
         let seal = self.paths.file(version, VersionFile::Seal);
         let staged = self.staging()?.fresh();
-        let added = staging::write(&self.durable, &staged, h1.as_str().as_bytes()).and_then(|()| {
+        let added = staging::write(&self.durable, &staged, h1.as_str().as_bytes()).and_then(|_| {
             let here = Stamp::at(&path)?;
             if !here.is_some_and(|now| now.is_same_folder(folder)) {
                 return Err(PathError::new("seal", &path, io::Error::other("it was replaced meanwhile")));

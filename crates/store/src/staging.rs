@@ -4,7 +4,7 @@
 //! whose lock it can get: their process is dead. Between making its folder and locking it a process may lose
 //! it to such a sweep, so it looks after locking whether the path still names what it locked.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -85,11 +85,12 @@ pub(crate) fn sweep(staging: &Path, durable: &Durable) -> Result<(), StoreError>
 }
 
 /// Writes a file, synced, that nobody sees yet.
-pub(crate) fn write(durable: &Durable, path: &Path, content: &[u8]) -> Result<(), PathError> {
+pub(crate) fn write(durable: &Durable, path: &Path, content: &[u8]) -> Result<File, PathError> {
     use std::io::Write;
     let mut file = durable.create_file(path)?;
     file.write_all(content).at("write", path)?;
-    durable::sync_file(&file, path)
+    durable::sync_file(&file, path)?;
+    Ok(file)
 }
 
 #[cfg(test)]

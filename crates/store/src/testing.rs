@@ -31,15 +31,7 @@ impl Fixture {
 
 pub(crate) fn create(root: &Path) {
     let layouts = Layouts::new("test 1", LAYOUT, FOLDERS.to_vec());
-    let options = Options {
-        target: None,
-        assumed: None,
-        auto: false,
-        no_create: false,
-        regenerate: false,
-        lock_timeout: std::time::Duration::from_secs(1),
-        threads: 1,
-    };
+    let options = Options::default();
     let runner =
         Runner { root, layouts: &layouts, options: &options, events: &Silent, cancel: &Cancel::new() };
     runner.run().unwrap();

@@ -52,12 +52,8 @@ impl Events for Recorder {
 pub(crate) fn to(layout: &str) -> Options {
     Options {
         target: Some(LayoutId::parse(layout).unwrap()),
-        assumed: None,
-        auto: false,
-        no_create: false,
-        regenerate: false,
         lock_timeout: Duration::from_millis(100),
-        threads: 1,
+        ..Options::default()
     }
 }
 
