@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rayon::ThreadPool;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError, durable};
 
@@ -225,7 +226,7 @@ impl Picture for Flat {
         self.base(root).join(escaped(plain)).is_dir()
     }
 
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture) -> Result<(), StepError> {
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
         let base = self.base(root);
         match self {
             Self::V1 => {
@@ -233,7 +234,7 @@ impl Picture for Flat {
                 let goes_below =
                     |folder: &Path| !folder.parent().is_some_and(|parent| parent.ends_with(VERSIONS));
                 let emptied = Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &goes_below };
-                emptied.remove_below(&base)?;
+                emptied.remove_below(&base, pool)?;
                 durable::remove_empty_dir(&base)?;
                 Ok(())
             }
@@ -248,7 +249,7 @@ impl Picture for Flat {
                     other.has_folder_for(root, &plain)
                 };
                 Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }
-                    .remove_below(&base)
+                    .remove_below(&base, pool)
             }
         }
     }

@@ -11,8 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use stoa_layout::step::{Refusal, Work};
 use stoa_layout::{
     Context, Direction, Durable, Event, Exit, LayoutId, Leftover, Moved, PathError, Step, StepError, Survey,
@@ -215,7 +216,7 @@ impl Flow {
         // All moves of this pass are done, and the next one has little to walk through then. From v1 up there is
         // next to nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
-            from.remove_emptied(root, to)?;
+            from.remove_emptied(root, to, &pool(work.threads)?)?;
         }
         if moved.items == 0 {
             let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
@@ -311,16 +312,9 @@ impl Step for Flow {
         }
         let mut survey = Survey { is_estimate: true, ..Survey::default() };
         let writable = self.is_foreign.then(|| refuse::Writable::below(root));
-        self.sides(direction).0.walk(root, &mut |found| {
+        survey.items = self.sides(direction).0.estimate(root, &mut |file| {
             work.cancel.check()?;
-            let Found::Versions(batch) = found else { return Ok(()) };
-            for candidate in batch.iter().filter(|candidate| candidate.has != [false; 3]) {
-                survey.items += u64::from(candidate.has[2] && candidate.fault.is_none());
-                if let Some(writable) = &writable {
-                    writable.look(&candidate.files.modfile)?;
-                }
-            }
-            Ok(())
+            writable.as_ref().map_or(Ok(()), |writable| writable.look(file))
         })?;
         if writable.and_then(refuse::Writable::refusal).is_some() {
             return self.survey(root, direction, work);
@@ -441,9 +435,17 @@ impl Tally {
     }
 }
 
+fn pool(threads: usize) -> Result<ThreadPool, StepError> {
+    ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
+        let message = format!("cannot start {threads} threads: {error}; run again with fewer (--threads)");
+        StepError::Refused(Refusal { exit: Exit::BUSY, message })
+    })
+}
+
 type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 
-/// Walks on this thread and works on others; the first error ends both.
+/// Walks on this thread and works on as many as were asked for, this one among them: it takes on what the others
+/// have no time for. The first error ends it all.
 fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
@@ -453,25 +455,33 @@ fn in_parallel(
     let receiver = Mutex::new(receiver);
     let failed: Mutex<Option<StepError>> = Mutex::new(None);
     let has_failed = || failed.lock().is_ok_and(|failed| failed.is_some());
+    let work = |batch: Vec<Candidate>| {
+        let mut known = Batch::default();
+        // After a failure what is still sent is taken and dropped.
+        for candidate in batch.iter().take_while(|_| !has_failed()) {
+            if let Err(error) = each(candidate, &mut known)
+                && let Ok(mut failed) = failed.lock()
+            {
+                failed.get_or_insert(error);
+            }
+        }
+    };
     let walked = std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
+        for _ in 1..threads {
             scope.spawn(|| {
                 while let Some(batch) = next(&receiver) {
-                    let mut known = Batch::default();
-                    // After a failure what is still sent is taken and dropped.
-                    for candidate in batch.iter().take_while(|_| !has_failed()) {
-                        if let Err(error) = each(candidate, &mut known)
-                            && let Ok(mut failed) = failed.lock()
-                        {
-                            failed.get_or_insert(error);
-                        }
-                    }
+                    work(batch);
                 }
             });
         }
         let mut stopped = false;
         let walked = walk(&mut |batch| {
-            if has_failed() || sender.send(batch).is_err() {
+            let refused =
+                if threads > 1 { sender.try_send(batch).err() } else { Some(TrySendError::Full(batch)) };
+            if let Some(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = refused {
+                work(batch);
+            }
+            if has_failed() {
                 stopped = true;
                 return Err(StepError::Cancelled(stoa_layout::signals::Cancelled(0)));
             }

@@ -5,6 +5,8 @@ use std::fs::{self, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rayon::ThreadPool;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::durable::remove_empty_dir;
 use stoa_layout::error::PathContext;
@@ -74,16 +76,33 @@ pub(crate) enum Found {
 /// Takes what a walk finds.
 pub(crate) type Visit<'a> = dyn FnMut(Found) -> Result<(), StepError> + 'a;
 
+/// Takes the path of a file that may have to move.
+pub(crate) type EachFile<'a> = dyn FnMut(&Path) -> Result<(), StepError> + 'a;
+
 /// One layout.
 pub(crate) trait Picture: Sync {
     /// Is where a version's files lie.
     fn files(&self, root: &Path, version: &ModuleVersion) -> Files;
     /// Finds what is there. A folder that cannot be read is a leftover.
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError>;
+    /// Counts versions roughly, where that takes less than a walk, and hands out a file's path in each folder that
+    /// something may have to be moved out of.
+    fn estimate(&self, root: &Path, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+        let mut count = 0;
+        self.walk(root, &mut |found| {
+            let Found::Versions(batch) = found else { return Ok(()) };
+            for candidate in batch.iter().filter(|candidate| candidate.has != [false; 3]) {
+                count += u64::from(candidate.has[2] && candidate.fault.is_none());
+                each(&candidate.files.modfile)?;
+            }
+            Ok(())
+        })?;
+        Ok(count)
+    }
     /// Whether there is a folder for modules whose plain paths begin with these elements.
     fn has_folder_for(&self, root: &Path, plain: &str) -> bool;
-    /// Removes the folders that the moves to `other` have emptied.
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture) -> Result<(), StepError>;
+    /// Removes the folders that the moves to `other` have emptied, on as many threads as `pool` has.
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError>;
 }
 
 /// How many versions are handed out at a time.
@@ -184,41 +203,61 @@ pub(crate) fn too_long(root: &Path, path: &Path) -> Option<String> {
 /// Which empty folders go.
 pub(crate) struct Emptied<'a> {
     /// Whether this one may.
-    pub(crate) may_go: &'a dyn Fn(&Path) -> bool,
+    pub(crate) may_go: &'a (dyn Fn(&Path) -> bool + Sync),
     /// Names at the top that are passed over.
-    pub(crate) skip: &'a dyn Fn(&str) -> bool,
+    pub(crate) skip: &'a (dyn Fn(&str) -> bool + Sync),
     /// Whether there may be empty ones in this one, which is not empty itself.
-    pub(crate) goes_below: &'a dyn Fn(&Path) -> bool,
+    pub(crate) goes_below: &'a (dyn Fn(&Path) -> bool + Sync),
 }
+
+/// How many names of a folder are held at a time.
+const HELD: usize = 1024;
 
 impl Emptied<'_> {
     /// Removes those below a folder, deepest first.
-    pub(crate) fn remove_below(&self, folder: &Path) -> Result<(), StepError> {
-        self.below(folder, true).map(drop)
+    pub(crate) fn remove_below(&self, folder: &Path, pool: &ThreadPool) -> Result<(), StepError> {
+        pool.install(|| self.below(folder, true)).map(drop)
     }
 
     /// The same, and says whether nothing is left in the folder.
     fn below(&self, folder: &Path, at_the_top: bool) -> Result<bool, StepError> {
         // What cannot be read is a leftover, told by the walk, and stays.
-        let Ok(Some(names)) = Names::of(folder) else { return Ok(false) };
+        let Ok(Some(mut names)) = Names::of(folder) else { return Ok(false) };
         let mut is_empty = true;
-        for name in names {
-            let Ok(name) = name else { return Ok(false) };
-            let is_skipped = at_the_top && name.text.as_deref().is_some_and(self.skip);
-            if !name.kind.is_dir() || is_skipped {
-                is_empty = false;
-                continue;
+        loop {
+            let mut folders = Vec::new();
+            let is_end = loop {
+                let name = match names.next() {
+                    Some(Ok(name)) => name,
+                    Some(Err(_)) => return Ok(false),
+                    None => break true,
+                };
+                let is_skipped = at_the_top && name.text.as_deref().is_some_and(self.skip);
+                if name.kind.is_dir() && !is_skipped {
+                    folders.push(name.path);
+                } else {
+                    is_empty = false;
+                }
+                if folders.len() == HELD {
+                    break false;
+                }
+            };
+            is_empty &= folders
+                .par_iter()
+                .map(|folder| self.remove(folder))
+                .try_reduce(|| true, |one, other| Ok(one && other))?;
+            if is_end {
+                return Ok(is_empty);
             }
-            // Most are empty or full: one call finds out, where a look inside takes four.
-            let may_go = (self.may_go)(&name.path);
-            let is_gone = may_go && remove_empty_dir(&name.path)?
-                || (self.goes_below)(&name.path)
-                    && self.below(&name.path, false)?
-                    && may_go
-                    && remove_empty_dir(&name.path)?;
-            is_empty &= is_gone;
         }
-        Ok(is_empty)
+    }
+
+    /// Removes a folder and those below it as far as they may go, and says whether it is gone.
+    fn remove(&self, folder: &Path) -> Result<bool, StepError> {
+        let may_go = (self.may_go)(folder);
+        // Most are empty or full: one call finds out, where a look inside takes four.
+        Ok(may_go && remove_empty_dir(folder)?
+            || (self.goes_below)(folder) && self.below(folder, false)? && may_go && remove_empty_dir(folder)?)
     }
 }
 

@@ -121,6 +121,8 @@ fn unescape_octal(field: &str) -> String {
 /// Looks whether the folders that versions are moved out of can be written to. Others need not be.
 pub(crate) struct Writable {
     root: PathBuf,
+    /// Root may write everywhere but on a read-only file system, which the marker's own folder tells.
+    is_root: bool,
     /// The folder of the module that was looked at last, which is nearly always that of the next version.
     last: Mutex<PathBuf>,
     found: Mutex<Option<Refusal>>,
@@ -128,13 +130,13 @@ pub(crate) struct Writable {
 
 impl Writable {
     pub(crate) fn below(root: &Path) -> Self {
-        Self { root: root.to_owned(), last: Mutex::default(), found: Mutex::default() }
+        let is_root = rustix::process::geteuid().is_root();
+        Self { root: root.to_owned(), is_root, last: Mutex::default(), found: Mutex::default() }
     }
 
     /// Looks at the folder of a file that is to move, which is removed once it is empty, and at those above.
     pub(crate) fn look(&self, file: &Path) -> Result<(), StepError> {
-        // Root may write everywhere but on a read-only file system, which the marker's own folder tells.
-        if rustix::process::geteuid().is_root() {
+        if self.is_root {
             return Ok(());
         }
         let Some(folder) = file.parent() else { return Ok(()) };

@@ -4,13 +4,16 @@
 //! `source.zip`. In either case what lies deeper is looked at too: an element in the middle of a module path
 //! may look like a version.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rayon::ThreadPool;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, Emptied, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top, leftover,
+    BATCH, Candidate, EachFile, Emptied, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top,
+    leftover,
 };
 
 /// The layout.
@@ -31,15 +34,19 @@ impl Picture for V0 {
         walk_from(root, visit)
     }
 
+    fn estimate(&self, root: &Path, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+        estimate_below(root, true, each)
+    }
+
     fn has_folder_for(&self, root: &Path, plain: &str) -> bool {
         root.join(plain).is_dir()
     }
 
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture) -> Result<(), StepError> {
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
         // A folder may go if what it stood for is on the other side: its version, or a version of its module
         // or of one below.
         let may_go = |folder: &Path| stands_on(root, folder, other);
-        Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }.remove_below(root)
+        Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }.remove_below(root, pool)
     }
 }
 
@@ -55,6 +62,39 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// Counts the folders that look like versions, most of them without a look inside.
+fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+    // What cannot be read is a leftover, told by the walk.
+    let Ok(Some(names)) = Names::of(folder) else { return Ok(0) };
+    let mut count = 0;
+    for name in names {
+        let name = name?;
+        let Some(text) = name.text.as_deref().filter(|_| name.kind.is_dir()) else { continue };
+        if at_the_top && is_ours_at_the_top(text) {
+            continue;
+        }
+        let is_canonical = Version::new(text).is_ok();
+        let files = files_in(&name.path, text);
+        if is_canonical && has_no_folders(&name.path) {
+            count += 1;
+            each(&files.modfile)?;
+            continue;
+        }
+        if is_canonical && files.info.is_file() {
+            count += 1;
+            each(&files.modfile)?;
+        }
+        count += estimate_below(&name.path, false, each)?;
+    }
+    Ok(count)
+}
+
+/// Whether there is surely no folder in a folder. Most file systems count them in its links; where one does not
+/// (Btrfs), nothing is sure.
+fn has_no_folders(folder: &Path) -> bool {
+    std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.nlink() == 2)
 }
 
 /// Is what makes a folder a version of something that has no valid name, and no more: what else is in it is

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::ThreadPool;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError};
 
@@ -35,9 +36,9 @@ impl Picture for V2 {
         root.join("modules").join(escaped(plain)).is_dir()
     }
 
-    fn remove_emptied(&self, root: &Path, _: &dyn Picture) -> Result<(), StepError> {
+    fn remove_emptied(&self, root: &Path, _: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
         Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &|_| true }
-            .remove_below(&root.join("modules"))
+            .remove_below(&root.join("modules"), pool)
     }
 }
 

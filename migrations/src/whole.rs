@@ -55,21 +55,39 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
+/// How much of a zip's end is read at first: the directory of most, and all of a small one.
+const TAIL: u64 = 16 << 10;
+
+/// A zip, of which the end is in memory.
 struct Source {
     file: File,
     size: u64,
+    tail: Vec<u8>,
 }
 
 impl Source {
     fn new(file: File) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Self { file, size })
+        let length = size.min(TAIL);
+        let mut tail = vec![0; usize::try_from(length).unwrap_or_default()];
+        let count = file.read_at(&mut tail, size - length)?;
+        tail.truncate(count);
+        Ok(Self { file, size, tail })
     }
 }
 
 impl ReadAt for Source {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
+        let tail_start = self.size - self.size.min(TAIL);
+        let held = offset.checked_sub(tail_start).and_then(|at| self.tail.get(usize::try_from(at).ok()?..));
+        match held {
+            Some(held) if !held.is_empty() => {
+                let count = held.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&held[..count]);
+                Ok(count)
+            }
+            _ => self.file.read_at(buffer, offset),
+        }
     }
 
     fn size(&self) -> u64 {
