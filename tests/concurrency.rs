@@ -4,20 +4,24 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 
+use stoa_layout::ExclusiveLock;
 use support::server::{self, Server};
+use support::tracer::{self, Act};
 use support::upstream::Upstream;
-use support::{STOA, old, told};
+use support::{MIGRATE, STOA, old, told};
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let tests = vec![
         support::trial("fifty starters make one store", None, fifty_starters),
         support::trial("fifty starters on an old store upgrade it once", None, one_migration),
+        support::trial("who waits for a migration writes nothing", tracer::missing(), waiting),
         support::trial("two servers and fifty clients fetch one version once", None, one_fetch),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -102,6 +106,36 @@ fn one_migration() {
         assert!(server.stop().success());
     }
     assert_eq!(marker(&root), last);
+}
+
+/// A starter that waits for a migrator at work, and goes on once the marker is there: it makes no call that
+/// would change anything below the root.
+fn waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    old::athens(&root, 10);
+    let mut migrate = Command::new(MIGRATE);
+    let migrated = migrate.args(["-q", "--store"]).arg(&root).output().unwrap();
+    assert!(migrated.status.success(), "{}", told(&migrated));
+    // The moment before a migrator's last rename.
+    let (begun, ended) = (root.join("migrating.v1-v2"), root.join("layout.v2"));
+    fs::rename(&ended, &begun).unwrap();
+    let lock = ExclusiveLock::try_acquire(&root, "a migrator").unwrap().unwrap();
+    let mut starter = Command::new(STOA);
+    starter.args(["path", &old::pair(0, 0), "--store"]).arg(&root).env("STOA_LOG", "warn");
+    let (run, told) = tracer::run(&mut starter, &root, Act::Record, |child| {
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut told = String::new();
+        while !told.contains("a migrator") && stderr.read_line(&mut told).unwrap() > 0 {}
+        // It says that it waits.
+        fs::rename(&begun, &ended).unwrap();
+        stderr.read_to_string(&mut told).unwrap();
+        told
+    });
+    drop(lock);
+    assert_eq!(run.code, 0, "{told}");
+    assert!(told.contains("a migrator"), "it did not wait: {told}");
+    assert!(run.calls.is_empty(), "{:?}", run.calls);
 }
 
 /// Is what a second writing of the marker would change.

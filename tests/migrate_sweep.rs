@@ -1,5 +1,5 @@
-//! `stoa-migrate` killed at every system call that changes the store, failed at each, and stopped by signals, on
-//! stores with every odd case: from v0 and from a tree to v2, and from v2 back to v0.
+//! `stoa-migrate` killed at every system call that changes the store, failed at each, and stopped by signals at
+//! each, on stores with every odd case: from v0 and from a tree to v2, and from v2 back; and its `leftovers move`.
 //!
 //! After each the marker tells the truth about the tree and nothing is lost; a second run ends with the tree of
 //! an undisturbed one, and a run in the other direction with the tree that it began with. Each sweep prints the
@@ -42,6 +42,16 @@ fn main() {
         let name = format!("{}: the order of barriers", way.name);
         tests.push(trial(&name, tracer::missing(), move || barriers(way)));
     }
+    for way in [PLAIN_UP, BACK_TO_TREE] {
+        for (fault, act) in FAULTS.into_iter().filter(|(fault, _)| BRIEFLY.contains(fault)) {
+            let name = format!("{}: {fault}", way.name);
+            tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", act)));
+        }
+    }
+    for (fault, act) in FAULTS {
+        let name = format!("leftovers move: {fault}");
+        tests.push(trial(&name.clone(), tracer::missing(), move || leftovers(&name, act)));
+    }
     let name = "v0 to v2, four threads: SIGKILL";
     tests.push(trial(name, tracer::missing(), move || sweep(name, V0_UP, "4", Act::Kill)));
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
@@ -60,8 +70,15 @@ const V0_UP: Way = Way { name: "v0 to v2", plan: stores::v0, layouts: ["v0", "v1
 const TREE_UP: Way = Way { name: "tree to v2", plan: tree, layouts: ["tree", "v1", "v2"] };
 const BACK: Way = Way { name: "v2 to v0", plan: stores::v0, layouts: ["v2", "v1", "v0"] };
 
+const PLAIN_UP: Way = Way { name: "unescaped tree to v2", plan: plain_tree, layouts: ["tree", "v1", "v2"] };
+const BACK_TO_TREE: Way = Way { name: "v2 to tree", plan: tree, layouts: ["v2", "v1", "tree"] };
+
 fn tree() -> Plan {
     stores::tree(Shape::Tree)
+}
+
+fn plain_tree() -> Plan {
+    stores::tree(Shape::Plain)
 }
 
 type At = fn(usize) -> Act;
@@ -73,6 +90,9 @@ const FAULTS: [(&str, At); 5] = [
     ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
     ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
 ];
+
+/// What is tried where the way is much like another.
+const BRIEFLY: [&str; 2] = ["SIGKILL", "ENOSPC from then on"];
 
 /// How often the second run is killed, too.
 const KILLED_AGAIN_EVERY: usize = 5;
@@ -305,9 +325,6 @@ fn failed_clearly(root: &Path, run: &Traced, stderr: &str, what: &str) {
     assert!(!stderr.contains("panicked"), "{what}: {stderr}");
 }
 
-/// How many points the signals strike at.
-const STOPS: usize = 24;
-
 fn stop(name: &str, way: Way, signal: Signal, code: i32) {
     let undisturbed = Undisturbed::new(way);
     let [first, _, last] = way.layouts;
@@ -315,12 +332,12 @@ fn stop(name: &str, way: Way, signal: Signal, code: i32) {
         let dir = scratch();
         traced(&undisturbed.fresh(dir.path()), last, "1", Act::Count).0.calls.len()
     };
-    let points: BTreeSet<usize> = (0..STOPS).map(|n| 1 + n * (found - 1) / (STOPS - 1)).collect();
+    assert!(found > 0, "{name}: no call was found");
     let (mut hit, mut stopped, mut trees) = (0, 0, BTreeSet::new());
-    for n in &points {
+    for n in 1..=found {
         let dir = scratch();
         let root = undisturbed.fresh(dir.path());
-        let (run, stderr) = traced(&root, last, "1", Act::Signal(*n, signal));
+        let (run, stderr) = traced(&root, last, "1", Act::Signal(n, signal));
         let what = format!("after {signal} at {:?} (call {n})", run.hit);
         hit += usize::from(run.hit.is_some());
         undisturbed.judge(&root, &what);
@@ -337,14 +354,69 @@ fn stop(name: &str, way: Way, signal: Signal, code: i32) {
         undisturbed.ends(&turned, first, false, &what);
         undisturbed.ends(&root, last, true, &what);
     }
-    println!(
-        "{name}: {found} calls found, {} sampled, {hit} hit, {stopped} stopped, {} distinct trees",
-        points.len(),
-        trees.len()
-    );
-    assert_eq!(hit, points.len());
+    println!("{name}: {found} calls found, {hit} hit, {stopped} stopped, {} distinct trees", trees.len());
+    assert_eq!(hit, found);
     // What comes when all is moved no longer stops it.
-    assert!(stopped * 4 > points.len() * 3, "only {stopped} of {} were stopped", points.len());
+    assert!(stopped * 4 > found * 3, "only {stopped} of {found} were stopped");
+}
+
+/// Moves the leftovers of a store out of it: each is in the store or outside, whole, and a second run takes the
+/// rest.
+fn leftovers(name: &str, act: At) {
+    let undisturbed = Undisturbed::new(V0_UP);
+    let command = |dir: &Path| {
+        let mut command = Command::new(MIGRATE);
+        command.arg("--store").arg(dir.join("store")).args(["leftovers", "move"]).arg(dir.join("out/of/it"));
+        command
+    };
+    let fresh = || {
+        let dir = scratch();
+        let root = undisturbed.fresh(dir.path());
+        migrate(&root, "v2");
+        (dir, root)
+    };
+    let both = |dir: &Path| {
+        let (mut inside, outside) = (files(&dir.join("store")), files(&dir.join("out/of/it")));
+        for (path, kept) in outside {
+            let twice = inside.insert(path.clone(), kept);
+            assert_eq!(twice, None, "{} is at both places", path.display());
+        }
+        inside
+    };
+    let (dir, root) = fresh();
+    let before = files(&root);
+    let output = command(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let expected = (files(&root), files(&dir.path().join("out/of/it")));
+    assert!(!expected.1.is_empty() && both(dir.path()) == before);
+    let is_kill = matches!(act(1), Act::Kill(_));
+    let count = |act: Act| {
+        let (dir, _) = fresh();
+        tracer::run(&mut command(dir.path()), dir.path(), act, errors).0.calls.len()
+    };
+    let found = count(if is_kill { Act::Count } else { act(usize::MAX) });
+    assert!(found > 0, "{name}: no call was found");
+    let (mut hit, mut trees) = (0, BTreeSet::new());
+    for n in 1.. {
+        let (dir, root) = fresh();
+        let (run, stderr) = tracer::run(&mut command(dir.path()), dir.path(), act(n), errors);
+        let Some(call) = &run.hit else { break };
+        let what = format!("after {call} (call {n})");
+        assert_eq!(markers(&root), ["layout.v2"], "{what}");
+        assert!(both(dir.path()) == before, "{what}: {}", difference(&before, &both(dir.path())));
+        trees.insert(files(&root).into_keys().collect::<Vec<_>>());
+        if is_kill {
+            assert_eq!(run.code, -9, "{what}");
+        } else {
+            failed_clearly(dir.path(), &run, &stderr, &what);
+        }
+        let output = command(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{what}: {}", told(&output));
+        assert!((files(&root), files(&dir.path().join("out/of/it"))) == expected, "{what}");
+        hit += 1;
+    }
+    println!("{name}: {found} calls found, {hit} hit, {} distinct trees", trees.len());
+    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
 }
 
 /// The begin is on disk before the first move, all moves before the end, and the end before anything else.
