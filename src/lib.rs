@@ -13,6 +13,8 @@ mod listen;
 mod logging;
 pub mod migrate;
 mod output;
+mod parallel;
+mod progress;
 pub mod proxy;
 pub mod serve;
 pub mod status;

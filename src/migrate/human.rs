@@ -4,71 +4,47 @@
 //! error, and little of it: one line when something was done.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
-use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, HumanCount};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::events::PlannedStep;
 use stoa_layout::lock::Holder;
 use stoa_layout::{Direction, Event, Events, LayoutId, Leftover, Outcome};
 
 use super::leftovers::Sum;
-use super::options::{Progress, Typed};
+use super::options::Typed;
 use super::told::Told;
 use super::verify::Verified;
-
-/// How much time passes between two lines on progress where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+use crate::progress::Progress;
 
 pub(super) struct Human {
     auto: bool,
     dry_run: bool,
     told: Told,
     quiet: bool,
-    progress: Shown,
+    progress: Progress,
     state: Mutex<State>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    Bar,
-    Lines,
-    Nothing,
 }
 
 #[derive(Default)]
 struct State {
-    step: Option<InStep>,
     created: bool,
     moved: u64,
     leftovers: u64,
 }
 
-struct InStep {
-    name: String,
-    of: Option<(u64, u64)>,
-    bar: Option<ProgressBar>,
-    told: Instant,
-}
-
 impl Human {
     pub(super) fn new(typed: &Typed) -> Self {
         let quiet = typed.common.quiet;
-        let progress = match typed.progress {
-            Progress::Never => Shown::Nothing,
-            Progress::Auto if quiet => Shown::Nothing,
-            Progress::Auto if io::stderr().is_terminal() => Shown::Bar,
-            Progress::Auto => Shown::Lines,
-        };
         Self {
             auto: typed.auto,
             dry_run: typed.dry_run,
             told: Told::default(),
             quiet,
-            progress,
+            progress: Progress::new(typed.progress, quiet),
             state: Mutex::default(),
         }
     }
@@ -140,7 +116,7 @@ impl Human {
     }
 
     pub(super) fn error(&self, message: &str) {
-        self.end_bar();
+        self.progress.end();
         for line in message.lines() {
             self.note(format_args!("error: {line}"));
         }
@@ -155,7 +131,7 @@ impl Human {
             return self.note(line);
         }
         // A reader that went away must not stop the work half-way.
-        self.above_bar(|| {
+        self.progress.above(|| {
             let mut out = io::stdout().lock();
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         });
@@ -163,17 +139,9 @@ impl Human {
 
     /// Writes to standard error, above the bar if there is one.
     fn note(&self, line: impl Display) {
-        self.above_bar(|| {
+        self.progress.above(|| {
             let _ = writeln!(io::stderr().lock(), "{line}");
         });
-    }
-
-    fn above_bar(&self, write: impl FnOnce()) {
-        let bar = self.state.lock().ok().and_then(|state| state.step.as_ref()?.bar.clone());
-        match bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        }
     }
 
     fn plan(&self, root: &Path, creates: Option<&LayoutId>, steps: &[PlannedStep]) {
@@ -206,38 +174,12 @@ impl Human {
     }
 
     fn begin(&self, step: &PlannedStep) {
-        let of = step.survey.as_ref().map(|survey| (survey.items, survey.bytes));
         let name = name_of(step);
-        let bar = (self.progress == Shown::Bar).then(|| bar(&name, of.map_or(0, |of| of.0)));
-        if self.progress == Shown::Lines && !self.auto {
+        if self.progress.is_in_lines() && !self.auto {
             let resumes = if step.resumes { " goes on" } else { "" };
             self.note(format_args!("{name}{resumes}: {}", step.description));
         }
-        if let Ok(mut state) = self.state.lock() {
-            state.step = Some(InStep { name, of, bar, told: Instant::now() });
-        }
-    }
-
-    fn advance(&self, items: u64, bytes: u64) {
-        let Ok(mut state) = self.state.lock() else { return };
-        let Some(step) = &mut state.step else { return };
-        if let Some(bar) = &step.bar {
-            bar.set_position(items);
-            bar.set_message(BinaryBytes(bytes).to_string());
-        } else if self.progress == Shown::Lines && step.told.elapsed() >= LINE_EVERY {
-            step.told = Instant::now();
-            let of = step.of.map_or_else(String::new, |(items, _)| format!(" of {}", HumanCount(items)));
-            let name = &step.name;
-            let line = format!("{name}: {}{of} versions, {}", HumanCount(items), BinaryBytes(bytes));
-            let _ = writeln!(io::stderr().lock(), "{line}");
-        }
-    }
-
-    fn end_bar(&self) {
-        let step = self.state.lock().ok().and_then(|mut state| state.step.take());
-        if let Some(bar) = step.and_then(|step| step.bar) {
-            bar.finish_and_clear();
-        }
+        self.progress.begin(&name, Some(step.survey.as_ref().map_or(0, |survey| survey.items)));
     }
 
     fn leftover(&self, leftover: &Leftover) {
@@ -249,7 +191,7 @@ impl Human {
     }
 
     fn end(&self, name: &str, items: u64, bytes: u64, leftovers: u64) {
-        self.end_bar();
+        self.progress.end();
         if let Ok(mut state) = self.state.lock() {
             state.moved = state.moved.max(items);
             // Each step up looks at another part of the store.
@@ -274,12 +216,12 @@ impl Events for Human {
             Event::Plan { .. } => {}
             Event::Waiting { holders } => self.waiting(holders),
             Event::StepBegin(step) => self.begin(step),
-            Event::Progress { items, bytes } => self.advance(items, bytes),
+            Event::Progress { items, bytes } => self.progress.advance(items, bytes),
             Event::Leftover(leftover) => self.leftover(leftover),
             Event::Warning(message) if !self.quiet => self.note(format_args!("warning: {message}")),
             Event::Warning(_) => {}
             Event::StepEnd { from, to, .. } if from == to => {
-                self.end_bar();
+                self.progress.end();
                 if !self.auto {
                     self.result(format_args!("what is derived was built again for layout {to}"));
                 }
@@ -302,14 +244,4 @@ impl Events for Human {
 fn name_of(step: &PlannedStep) -> String {
     let back = if step.direction == Direction::Back { "back, " } else { "" };
     format!("{back}{} to {}", step.from, step.to)
-}
-
-fn bar(name: &str, items: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(items), ProgressDrawTarget::stderr());
-    let template = "{prefix} [{bar:30}] {human_pos}/{human_len} versions, {msg}, {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_prefix(name.to_owned());
-    bar
 }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use stoa_layout::LayoutId;
 
 use crate::cli::Common;
 use crate::output::Format;
+use crate::progress::When;
 
 use super::verify::Verify;
 
@@ -65,7 +66,7 @@ pub(super) struct Typed {
 
     /// Show how far the work is: on a terminal by a bar, else by a line now and then
     #[arg(long, value_enum, default_value_t)]
-    pub(super) progress: Progress,
+    pub(super) progress: When,
 
     /// Started by another program before it begins: go up only, and say little
     #[arg(long)]
@@ -73,16 +74,6 @@ pub(super) struct Typed {
 
     #[command(subcommand)]
     pub(super) command: Option<Command>,
-}
-
-/// When to show progress.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Progress {
-    /// While there is something to wait for.
-    #[default]
-    Auto,
-    /// Not at all.
-    Never,
 }
 
 /// What else the program does.

@@ -3,11 +3,8 @@
 //! `structure` takes a few reads a version and changes nothing. `full` reads every zip whole, those that are
 //! sealed too, and adds its seal, or puts it into quarantine: the store may be in use meanwhile.
 
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
 
 use clap::ValueEnum;
 use stoa_gomod::ModuleVersion;
@@ -15,6 +12,8 @@ use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator};
 use stoa_store::{Store, StoreError};
+
+use crate::parallel;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,9 +52,6 @@ impl VerifyError {
     }
 }
 
-/// How many versions may wait for a thread.
-const AHEAD: usize = 256;
-
 /// Looks at every version, and hands what is broken to `tell` with its fault.
 pub(super) fn run(
     root: &Path,
@@ -69,67 +65,22 @@ pub(super) fn run(
     let gate = Gate { root, current: layout, migrator: &Migrator::Forbidden { name: "stoa-migrate" } };
     let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?;
     let (versions, broken) = (AtomicU64::new(0), AtomicU64::new(0));
-    let look = |version: &ModuleVersion| -> Result<(), VerifyError> {
+    let look = |version: ModuleVersion| -> Result<(), VerifyError> {
         cancel.check()?;
-        if let Some(fault) = fault(&store, version, how)? {
+        if let Some(fault) = fault(&store, &version, how)? {
             broken.fetch_add(1, Ordering::Relaxed);
-            tell(version, &fault);
+            tell(&version, &fault);
         }
         versions.fetch_add(1, Ordering::Relaxed);
         Ok(())
     };
-    let (sender, receiver) = sync_channel::<ModuleVersion>(AHEAD);
-    let receiver = Mutex::new(Some(receiver));
-    let failed = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                while let Some(version) = next(&receiver) {
-                    if let Err(error) = look(&version) {
-                        put(&failed, error);
-                        // Whoever sends sees that nobody listens any more.
-                        end(&receiver);
-                    }
-                }
-            });
-        }
-        let walked = store.each_version(|version| match sender.send(version) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        });
-        drop(sender);
-        if let Err(error) = walked {
-            put(&failed, error.into());
-        }
-    });
-    match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(Verified { versions: versions.into_inner(), broken: broken.into_inner() }),
-    }
+    parallel::each(threads, |each| Ok(store.each_version(each)?), &look)?;
+    Ok(Verified { versions: versions.into_inner(), broken: broken.into_inner() })
 }
 
 fn fault(store: &Store, version: &ModuleVersion, how: Verify) -> Result<Option<String>, StoreError> {
     match how {
         Verify::Structure => store.find_structural_fault(version),
         Verify::Full => store.verify(version),
-    }
-}
-
-type Versions = Mutex<Option<Receiver<ModuleVersion>>>;
-
-fn next(versions: &Versions) -> Option<ModuleVersion> {
-    versions.lock().ok()?.as_ref()?.recv().ok()
-}
-
-fn end(versions: &Versions) {
-    if let Ok(mut versions) = versions.lock() {
-        *versions = None;
-    }
-}
-
-/// Keeps the first error.
-fn put(failed: &Mutex<Option<VerifyError>>, error: VerifyError) {
-    if let Ok(mut failed) = failed.lock() {
-        failed.get_or_insert(error);
     }
 }
