@@ -129,7 +129,10 @@ mod tests {
         let (fixture, v, entry, bytes) = with_a_broken_version();
         let id = entry.file_name().unwrap();
         let restored = fixture.store.restore(id).unwrap();
-        assert!(matches!(&restored, Restored::Broken { reason, .. } if reason.starts_with("its zip")), "{restored:?}");
+        assert!(
+            matches!(&restored, Restored::Broken { reason, .. } if reason.starts_with("its zip")),
+            "{restored:?}"
+        );
         assert!(entry.join("version/zip").is_file());
         fs::write(entry.join("version/zip"), &bytes).unwrap();
         assert_eq!(fixture.store.restore(id).unwrap(), Restored::Done(v.clone()));
@@ -166,7 +169,10 @@ mod tests {
         fs::write(entry.join("reason.toml"), reason).unwrap();
         fs::write(entry.join("version/ziphash"), format!("h1:{}=", "A".repeat(43))).unwrap();
         let restored = fixture.store.restore(id).unwrap();
-        assert!(matches!(&restored, Restored::Broken { reason, .. } if reason.contains("sealed as")), "{restored:?}");
+        assert!(
+            matches!(&restored, Restored::Broken { reason, .. } if reason.contains("sealed as")),
+            "{restored:?}"
+        );
         fs::remove_dir_all(entry.join("version")).unwrap();
         fs::write(entry.join("version"), "a file").unwrap();
         assert!(matches!(fixture.store.restore(id).unwrap(), Restored::Unfit(_)));
