@@ -8,22 +8,31 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use libtest_mimic::Arguments;
+use nix::sys::signal::Signal;
+use support::programs::{Ended, Programs};
 use support::sweep::{Scenario, failed_clearly, only_stderr, trials};
-use support::tracer::Traced;
+use support::tracer::{self, Act, Traced};
+use support::tree::snapshot;
 use support::upstream::Module;
-use support::{STOA, create, told};
+use support::{STOA, create, missing_tool, told, trial};
 
 fn main() {
-    let tests = trials(&[
+    let mut tests = trials(&[
         ("verify seals", verify_seals),
         ("verify puts into quarantine", verify_puts_into_quarantine),
         ("restore", restore),
         ("purge", purge),
     ]);
+    tests.push(trial("verify stops at a signal and goes on", tracer::missing(), verify_stops_and_goes_on));
+    let mounts = missing_tool("unshare", &["--map-root-user", "--mount", "true"]);
+    tests.push(trial("a read-only file system is looked at", mounts, a_read_only_file_system_is_looked_at));
+    tests.push(trial("what cannot be read is told", None, what_cannot_be_read_is_told_and_passed_over));
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
 
@@ -191,4 +200,114 @@ fn purge() -> Scenario {
             assert!(!root.join("quarantine").join(ID).exists(), "{}", told(&output));
         }),
     }
+}
+
+fn put_versions(root: &Path, count: usize) {
+    for n in 0..count {
+        Module::new(&format!("example.com/m@v1.{n}.0"), 1000).put_unsealed(root);
+    }
+}
+
+fn sealed(root: &Path, count: usize) -> usize {
+    let folder = |n: usize| root.join(format!("modules/example.com/m/@v/v1.{n}.0/ziphash"));
+    (0..count).filter(|n| folder(*n).is_file()).count()
+}
+
+fn verify_stops_and_goes_on() {
+    let mut stopped = 0;
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        for at in 1.. {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("store");
+            create(&root);
+            put_versions(&root, 4);
+            let mut command = stoa(&root, &["verify", "--threads", "1"]);
+            let (traced, told) = tracer::run(&mut command, &root, Act::Signal(at, signal), only_stderr);
+            if traced.hit.is_none() {
+                break;
+            }
+            match traced.code {
+                // At the end it has done all that it was asked for.
+                0 => assert_eq!(sealed(&root, 4), 4, "after {:?}", traced.hit),
+                // Before it begins a signal ends it as it ends any program.
+                _ if traced.code == -(signal as i32) => {
+                    assert_eq!(sealed(&root, 4), 0, "after {:?}", traced.hit)
+                }
+                _ => {
+                    assert_eq!(traced.code, code, "after {:?}: {}", traced.hit, told.stderr);
+                    assert!(told.stderr.contains("run again to go on"), "{}", told.stderr);
+                    stopped += 1;
+                }
+            }
+            let done = sealed(&root, 4);
+            let output = run(&root, &["verify"]);
+            assert!(output.status.success(), "{}", support::told(&output));
+            assert!(
+                support::told(&output).contains(&format!("; {done} sealed before;")),
+                "{}",
+                support::told(&output)
+            );
+        }
+    }
+    println!("stopped at {stopped} calls");
+    assert!(stopped > 10, "stopped at {stopped} calls only");
+}
+
+fn a_read_only_file_system_is_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    create(&root);
+    put_versions(&root, 3);
+    assert!(run(&root, &["verify", "example.com/m@v1.0.0"]).status.success());
+    fs::write(root.join("modules/example.com/m/@v/v1.2.0/zip"), "no zip").unwrap();
+    let before = snapshot(&root);
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift && exec \"$@\"";
+    let there = |arguments: &[&str]| {
+        let plain = stoa(&root, arguments);
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(&root);
+        command.arg(plain.get_program()).args(plain.get_args()).env_remove("STOA_STORE").output().unwrap()
+    };
+    let output = there(&["verify"]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    for said in [
+        "1 versions verified",
+        "1 sealed before",
+        "1 broken",
+        "nothing was kept",
+        "broken example.com/m@v1.2.0",
+    ] {
+        assert!(told(&output).contains(said), "{said}: {}", told(&output));
+    }
+    for refused in [&["quarantine", "purge", "x"][..], &["quarantine", "restore", "x"]] {
+        let output = there(refused);
+        assert_eq!(output.status.code(), Some(77), "{}", told(&output));
+    }
+    assert!(there(&["quarantine"]).status.success());
+    assert_eq!(snapshot(&root), before);
+}
+
+fn what_cannot_be_read_is_told_and_passed_over() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    put_versions(&root, 3);
+    let mut command = programs.command("stoa", ["verify"]);
+    if rustix::process::geteuid().is_root() {
+        // Root reads everything.
+        for path in [programs.folder(), &programs.folder().join("bin")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for path in snapshot(&root).keys() {
+            std::os::unix::fs::lchown(root.join(path), Some(65534), Some(65534)).unwrap();
+        }
+        command.uid(65534).gid(65534);
+    }
+    let zip = root.join("modules/example.com/m/@v/v1.1.0/zip");
+    fs::set_permissions(&zip, fs::Permissions::from_mode(0)).unwrap();
+    let ended = Ended::of(command);
+    assert_eq!(ended.code, 74, "{ended:?}");
+    for said in ["unreadable example.com/m@v1.1.0: cannot open ", "2 versions verified", "1 unreadable"] {
+        assert!(ended.out.contains(said), "{said}: {ended:?}");
+    }
+    assert!(zip.is_file() && sealed(&root, 3) == 2);
 }

@@ -17,6 +17,7 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
+use crate::seal::{info_fault, read_bounded};
 use crate::{Store, StoreError, VersionFile};
 
 /// A file that is small enough to be kept in memory.
@@ -210,6 +211,9 @@ impl Store {
         }
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
         (&mut open).take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", &path)?;
+        if *file == SmallFile::Info && info_fault(version, &bytes).is_some() {
+            return self.put_away_if_broken(version).map(|()| None);
+        }
         let modified = meta.modified().at("look at", &path)?;
         let digest = Sha256::digest(&bytes).into();
         let small = Small { bytes: Bytes::from(bytes), modified, digest };
@@ -274,11 +278,17 @@ impl Store {
         }
     }
 
-    /// Reads the seal of a version, and the stamp of the zip that it is of. `None` without one, and where `mod`
-    /// or `zip` is missing or was written after it: what was read whole then is not what is there now.
+    /// Reads the seal of a version, and the stamp of the zip that it is of. `None` without one, where the info is
+    /// wrong, and where `mod` or `zip` is missing or was written after it: what was read whole then is not what is
+    /// there now.
     pub(crate) fn believed_seal(&self, version: &ModuleVersion) -> Result<Option<(H1, Stamp)>, StoreError> {
         let folder = self.paths.version(version);
         let Some((h1, sealed)) = read_seal(&folder)? else { return Ok(None) };
+        let path = folder.join(VersionFile::Info.name());
+        let Some((info, _)) = open_file(&path)? else { return Ok(None) };
+        if info_fault(version, &read_bounded(info, &path)?).is_some() {
+            return Ok(None);
+        }
         // After the seal was read: a zip that is still in its place was so before.
         let mut zip = None;
         for file in [VersionFile::Mod, VersionFile::Zip] {
@@ -296,8 +306,8 @@ impl Store {
         Ok(zip.map(|zip| (h1, zip)))
     }
 
-    /// A version whose info is there and whose mod or zip is not, or is too long, is broken, and goes to
-    /// quarantine.
+    /// A version whose info is there and wrong, or whose mod or zip is not there, or is too long, is broken, and
+    /// goes to quarantine.
     ///
     /// Where somebody has the claim it is theirs to find out: this must not wait, perhaps for its own caller.
     fn put_away_if_broken(&self, version: &ModuleVersion) -> Result<(), StoreError> {

@@ -152,20 +152,16 @@ impl Store {
             return Ok(Some(Verified::Absent));
         }
         let file = |file: VersionFile| path.join(file.name());
-        let Some((info, _)) = open_file(&file(VersionFile::Info))? else {
+        if !is_file(&file(VersionFile::Info))? {
             for other in [VersionFile::Mod, VersionFile::Zip, VersionFile::Seal] {
                 if is_file(&file(other))? && !self.has_info(version)? {
                     return Ok(Some(Verified::Leftover));
                 }
             }
             return Ok(Some(Verified::Absent));
-        };
-        if which == Which::All {
-            return Ok(None);
         }
-        let info = read_bounded(info, &file(VersionFile::Info))?;
-        let is_sound = info_fault(version, &info).is_none() && self.believed_seal(version)?.is_some();
-        Ok(is_sound.then_some(Verified::Sealed))
+        let is_sealed = which == Which::Unsealed && self.believed_seal(version)?.is_some();
+        Ok(is_sealed.then_some(Verified::Sealed))
     }
 
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
@@ -278,7 +274,7 @@ pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<V
 }
 
 /// Reads a byte more than may be there: what is longer is wrong anyway.
-fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     file.take(SMALL_LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
     Ok(bytes)
@@ -301,7 +297,7 @@ pub(crate) fn find_fault(
     }
 }
 
-fn info_fault(version: &ModuleVersion, info: &[u8]) -> Option<String> {
+pub(crate) fn info_fault(version: &ModuleVersion, info: &[u8]) -> Option<String> {
     let parsed = info::parse_answer(version.path(), version.version().as_str(), info);
     parsed.err().map(|error| format!("its info: {error}"))
 }
