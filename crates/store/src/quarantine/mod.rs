@@ -115,7 +115,11 @@ impl Store {
 
     fn move_in(&self, from: &Path, entry: &Path) -> Result<(), PathError> {
         durable::rename_noreplace(from, &entry.join(CONTENT))?;
-        durable::sync_dir(entry)?;
+        match durable::sync_dir(entry) {
+            // Purged already.
+            Err(error) if error.is_not_found() => {}
+            synced => synced?,
+        }
         from.parent().map_or(Ok(()), durable::sync_dir)
     }
 }
