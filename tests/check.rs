@@ -1,5 +1,5 @@
 //! What becomes of damage: `stoa verify`, `stoa quarantine` and a server, on versions that were broken by hand.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::panic, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -34,7 +34,7 @@ fn json(root: &Path, arguments: &[&str]) -> (i32, Vec<Value>) {
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text
         .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| std::panic::panic_any(told(&output))));
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {}", told(&output))));
     (output.status.code().unwrap(), lines.collect())
 }
 

@@ -303,7 +303,7 @@ fn what_cannot_be_read_is_told_and_passed_over() {
         command.uid(65534).gid(65534);
     }
     let zip = root.join("modules/example.com/m/@v/v1.1.0/zip");
-    fs::set_permissions(&zip, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&zip, fs::Permissions::from_mode(0o000)).unwrap();
     let ended = Ended::of(command);
     assert_eq!(ended.code, 74, "{ended:?}");
     for said in ["unreadable example.com/m@v1.1.0: cannot open ", "2 versions verified", "1 unreadable"] {

@@ -18,8 +18,11 @@ use super::tracer::{self, Act, Traced};
 use super::tree::shape;
 use super::trial;
 
+/// Makes a scenario.
+pub type Start = fn() -> Scenario;
+
 /// Makes the tests of some scenarios, each under every fault.
-pub fn trials(scenarios: &[(&str, fn() -> Scenario)]) -> Vec<Trial> {
+pub fn trials(scenarios: &[(&str, Start)]) -> Vec<Trial> {
     let mut tests = Vec::new();
     for (scenario, start) in scenarios.iter().copied() {
         for (fault, act) in FAULTS {

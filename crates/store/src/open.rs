@@ -165,7 +165,7 @@ impl Store {
             lists: Cache::new(ENTRIES),
             layout: pass.layout().clone(),
             run,
-            held: held,
+            held,
         }
     }
 }
