@@ -32,6 +32,9 @@ const AIM: f64 = 0.85;
 /// How large the zips are, about.
 const ZIP: usize = 1 << 20;
 
+/// How many words a file has.
+const OWN_WORDS: usize = 90;
+
 /// How many different zips there are: each takes a while to make.
 const KINDS: usize = 16;
 
@@ -193,10 +196,12 @@ fn sources(seed: u64) -> (Vec<(String, Vec<u8>)>, usize) {
         let mut text = format!("package p{}\n\n", next(100)).into_bytes();
         // Most files of a module are small, a few are large.
         let size = 2000 + next(12_000) + if next(12) == 0 { next(120_000) } else { 0 };
+        // A file speaks of some things again and again.
+        let own: Vec<&String> = (0..OWN_WORDS).map(|_| &words[next(words.len())]).collect();
         while text.len() < size {
             for part in shapes[next(shapes.len())] {
                 text.extend_from_slice(part.as_bytes());
-                text.extend_from_slice(words[next(words.len()).min(next(words.len()))].as_bytes());
+                text.extend_from_slice(own[next(OWN_WORDS).min(next(OWN_WORDS))].as_bytes());
             }
             text.push(b'\n');
         }
