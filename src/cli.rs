@@ -1,8 +1,8 @@
 //! The command line of `stoa`, as typed, and what each command does.
 //!
 //! What touches the store passes the gate before any thread is started, and before any config file is read
-//! that finding the store does not need. What only looks (`status`, `migrate`, help) passes none, and so works
-//! on every state.
+//! that finding the store does not need. What only looks (`status`, `quarantine list`, `migrate`, help) passes none,
+//! and so works on every state.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use stoa_gomod::ModuleVersion;
-use stoa_layout::{Exit, Gate, LayoutId, Migrator, Pass, gate::GateError};
+use stoa_layout::gate::{GateError, Mode};
+use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
@@ -18,7 +19,9 @@ use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
+use crate::quarantine;
 use crate::status::{self, Leftovers};
+use crate::verify;
 
 /// What the program was built for, as a value: a program with one layout more runs the same code.
 #[derive(Debug)]
@@ -104,6 +107,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Read versions whole, seal what is right, put what is broken into quarantine
+    Verify(verify::Typed),
+    /// List what proved broken, publish it again once it is mended, or remove it
+    Quarantine(quarantine::Typed),
     /// List what the store holds that is no part of it, or move it out
     #[command(disable_help_flag = true)]
     Leftovers {
@@ -222,6 +229,8 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
         Command::Status { format } => look(app, &typed, &settings, *format),
+        Command::Verify(what) => verify(app, &typed, &settings, what),
+        Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
     };
@@ -348,6 +357,40 @@ fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Re
     let error = beside::become_migrator(handed_on(&common).chain(more));
     status::of_current(&root, app, format, Leftovers::AreOurs)
         .ok_or_else(|| Failure::new(error.exit(), error))
+}
+
+fn verify(app: &App, typed: &Typed, settings: &Settings<'_>, what: &verify::Typed) -> Result<Exit, Failure> {
+    let threads = settings.migrate(None, what.threads)?.threads;
+    let store = open(app, typed, settings)?;
+    let cancel = Cancel::on_signals()
+        .map_err(|error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}")))?;
+    store.signals().handled_by_program();
+    verify::run(&store, what, threads, typed.common.quiet, &cancel)
+}
+
+fn quarantine(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    what: &quarantine::Typed,
+) -> Result<Exit, Failure> {
+    let quiet = typed.common.quiet;
+    if what.only_looks() {
+        let root = settings.store(typed.common.store.clone())?;
+        settings.check_named()?;
+        return quarantine::list(&root, what, quiet);
+    }
+    quarantine::change(&open(app, typed, settings)?, what, quiet)
+}
+
+/// Passes the gate and opens the store, to be held shared.
+fn open(app: &App, typed: &Typed, settings: &Settings<'_>) -> Result<Store, Failure> {
+    let root = settings.store(typed.common.store.clone())?;
+    let pass = pass(app, typed, settings, &root, || settings.check_named())?;
+    let migrator = migrator(typed, settings)?;
+    let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
+    let held = gate.hold(pass, Mode::ReadWrite)?;
+    Store::open(held, Mode::ReadWrite).map_err(|error| Failure::new(error.exit(), error))
 }
 
 /// Is what both programs take, for the one beside.

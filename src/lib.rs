@@ -16,6 +16,8 @@ mod output;
 mod parallel;
 mod progress;
 pub mod proxy;
+mod quarantine;
 pub mod serve;
 pub mod status;
 pub mod upstream;
+mod verify;

@@ -47,13 +47,20 @@ pub(crate) fn path_line(path: &Path) -> Exit {
     written(out.write_all(&line).and_then(|()| out.flush()))
 }
 
+/// Says with which code a program ends whose last result was written, or was not.
+///
 /// Where the reader went away there is nobody left to tell.
-fn written(result: io::Result<()>) -> Exit {
+pub(crate) fn written(result: io::Result<()>) -> Exit {
     match result {
         Ok(()) => Exit::DONE,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::IO,
         Err(error) => fail(Exit::IO, format!("cannot write the result to standard output: {error}")),
     }
+}
+
+/// Writes what is no result to standard error.
+pub(crate) fn note(message: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
 }
 
 /// Writes an error, and hands back the code that the program ends with.

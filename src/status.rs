@@ -35,6 +35,7 @@ struct Status {
     bytes: Option<u64>,
     leftovers: Option<u64>,
     quarantined: Option<u64>,
+    quarantined_bytes: Option<u64>,
     last_migration: Option<HistoryEntry>,
     holders: Vec<Holder>,
     /// What people are told besides.
@@ -172,6 +173,7 @@ impl Status {
             bytes: None,
             leftovers: None,
             quarantined: None,
+            quarantined_bytes: None,
             last_migration: None,
             holders: lock::holders(root),
             remark: None,
@@ -184,6 +186,7 @@ impl Status {
         self.bytes = Some(count.bytes);
         self.leftovers = Some(count.leftovers);
         self.quarantined = Some(count.quarantined);
+        self.quarantined_bytes = Some(count.quarantined_bytes);
     }
 
     /// Counts what is there, in the middle of a step too.
@@ -201,7 +204,7 @@ impl Status {
             }
             Ok(())
         })?;
-        count.quarantined = count::quarantined(root)?;
+        count.quarantine(root)?;
         self.set_counts(&count);
         if matches!(state, State::Migrating { from, to } if from != to) {
             // A module may be at both sides, and telling that would take memory.
@@ -255,8 +258,11 @@ impl Status {
             let bytes = indicatif::BinaryBytes(self.bytes.unwrap_or_default());
             lines.push(line("versions", &format!("{}{of}, {bytes}", count(versions))));
         }
-        for (name, number) in [("leftovers", self.leftovers), ("quarantined", self.quarantined)] {
-            lines.extend(number.map(|number| line(name, &count(number))));
+        lines.extend(self.leftovers.map(|number| line("leftovers", &count(number))));
+        if let Some(number) = self.quarantined {
+            let bytes = indicatif::BinaryBytes(self.quarantined_bytes.unwrap_or_default());
+            let bytes = if number == 0 { String::new() } else { format!(", {bytes}") };
+            lines.push(line("quarantined", &format!("{}{bytes}", count(number))));
         }
         if let Some(last) = &self.last_migration {
             let HistoryEntry { from, to, finished, moved, leftovers, .. } = last;

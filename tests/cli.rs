@@ -426,6 +426,7 @@ fn status_works_on_every_state() {
             "modules",
             "program_layout",
             "quarantined",
+            "quarantined_bytes",
             "state",
             "store",
             "versions",
@@ -474,7 +475,9 @@ fn status_counts_versions() {
     fs::write(root.join("notes.txt"), "mine").unwrap();
     assert_eq!(programs.migrate::<&str>([]).code, 0);
     let value = lines(&programs.stoa(["status", "--format", "json"]).out).pop().unwrap();
-    for (key, number) in [("versions", 3), ("modules", 2), ("leftovers", 1), ("quarantined", 0)] {
+    for (key, number) in
+        [("versions", 3), ("modules", 2), ("leftovers", 1), ("quarantined", 0), ("quarantined_bytes", 0)]
+    {
         assert_eq!(value[key], number, "{key}: {value}");
     }
     let last = &value["last_migration"];

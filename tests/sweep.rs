@@ -1,189 +1,34 @@
 //! The real programs, killed at every system call that changes the store, and with each of them failing:
-//! while a store is made, a version published, sealed, and put into quarantine.
-//!
-//! After each: the marker tells the truth, no version is visible that is not whole, and a second run ends
-//! with the tree of an undisturbed one. Each sweep prints the calls found, the calls hit and the number of
-//! distinct trees at the end, and fails if it hit fewer than it found, or found none.
+//! while a store is made, a version published, sealed, and put into quarantine by a server.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::Command;
 
 use libtest_mimic::Arguments;
-use nix::errno::Errno;
 use support::server::{self, Server};
-use support::tracer::{self, Act, Traced};
-use support::tree::{shape, snapshot};
+use support::sweep::{Prepare, Scenario, Told, failed_clearly, only_stderr, trials};
+use support::tracer::Traced;
+use support::tree::snapshot;
 use support::upstream::{Module, Upstream};
-use support::{MIGRATE, STOA, create, told, trial};
+use support::{MIGRATE, STOA, create, told};
 
 fn main() {
-    let mut tests = Vec::new();
-    for (scenario, start) in [
-        ("creation", creation as fn() -> Scenario),
+    let tests = trials(&[
+        ("creation", creation),
         ("creation through the gate", creation_through_the_gate),
         ("publish", publish),
         ("seal", seal),
         ("quarantine", quarantine),
-    ] {
-        for (fault, act) in FAULTS {
-            let name = format!("{scenario}: {fault}");
-            tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, &start(), act)));
-        }
-    }
+    ]);
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
 
-/// Is what happens at the Nth call.
-type At = fn(usize) -> Act;
-
-const FAULTS: [(&str, At); 5] = [
-    ("SIGKILL", Act::Kill),
-    ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
-    ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
-    ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
-    ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
-];
-
-/// What a program is made to do, and what must be so afterwards.
-struct Scenario {
-    /// Brings the folder that the root will be in to its state before.
-    prepare: Prepare,
-    /// Is the command that is disturbed.
-    command: Box<dyn Fn(&Path) -> Command>,
-    /// Runs beside it.
-    drive: Box<dyn Fn(&mut Child) -> Told + Sync>,
-    /// Checks what a disturbed run left, and what it said.
-    check: Check,
-    /// Does the same undisturbed.
-    again: Box<dyn Fn(&Path)>,
-}
-
-type Prepare = Box<dyn Fn(&Path)>;
-type Check = Box<dyn Fn(&Path, &Traced, &Told, bool)>;
 type CheckTree = Box<dyn Fn(&Path, &Traced)>;
-
-#[derive(Debug, Default)]
-struct Told {
-    stderr: String,
-    answers: Vec<Result<(u16, Vec<u8>), String>>,
-}
-
-fn sweep(name: &str, scenario: &Scenario, act: fn(usize) -> Act) {
-    let undisturbed = {
-        let dir = tempfile::tempdir().unwrap();
-        let root = prepare(scenario, dir.path());
-        (scenario.again)(&root);
-        shape(&root)
-    };
-    let is_kill = matches!(act(1), Act::Kill(_));
-    let found = {
-        let dir = tempfile::tempdir().unwrap();
-        let root = prepare(scenario, dir.path());
-        // Counted the way they are hit: a fault may strike a sync, a kill at one is a kill at the next call.
-        let count = if is_kill { Act::Count } else { act(usize::MAX) };
-        let (traced, _) = tracer::run(&mut (scenario.command)(&root), &root, count, &scenario.drive);
-        traced.calls.len()
-    };
-    assert!(found > 0, "{name}: no call was found");
-    let (mut hit, mut trees) = (0, BTreeSet::new());
-    for n in 1.. {
-        // Threads interleave: a run may be a call shorter than another.
-        let reached = (0..3).any(|_| {
-            let dir = tempfile::tempdir().unwrap();
-            let root = prepare(scenario, dir.path());
-            let (traced, told) = tracer::run(&mut (scenario.command)(&root), &root, act(n), &scenario.drive);
-            if traced.hit.is_none() {
-                return false;
-            }
-            markers_tell_the_truth(&root, &traced);
-            trees
-                .insert(format!("{:?}", shape(&root).keys().map(|path| anonymous(path)).collect::<Vec<_>>()));
-            (scenario.check)(&root, &traced, &told, is_kill);
-            (scenario.again)(&root);
-            assert_eq!(
-                shape(&root),
-                undisturbed,
-                "{name}: the second run after {:?} ended otherwise",
-                traced.hit
-            );
-            true
-        });
-        if !reached {
-            break;
-        }
-        hit += 1;
-    }
-    println!("{name}: {found} calls found, {hit} hit, {} distinct trees", trees.len());
-    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
-}
-
-fn prepare(scenario: &Scenario, dir: &Path) -> PathBuf {
-    (scenario.prepare)(dir);
-    dir.join("store")
-}
-
-/// A path without the random parts of names.
-fn anonymous(path: &Path) -> String {
-    let parts = path.iter().map(|part| {
-        let part = part.to_string_lossy();
-        match ["run-", ".marker."].into_iter().find(|prefix| part.starts_with(prefix)) {
-            Some(prefix) => prefix.to_owned(),
-            None => part.into_owned(),
-        }
-    });
-    parts.collect::<Vec<_>>().join("/")
-}
-
-/// Exactly one marker once the store has begun, and `layout.v2` only on a complete one.
-fn markers_tell_the_truth(root: &Path, traced: &Traced) {
-    let names: Vec<String> = match fs::read_dir(root) {
-        Ok(entries) => entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect(),
-        Err(_) => return,
-    };
-    let markers: Vec<&String> = names
-        .iter()
-        .filter(|name| {
-            name.starts_with("layout.") || name.starts_with("creating.") || name.starts_with("migrating.")
-        })
-        .collect();
-    assert!(markers.len() <= 1, "{markers:?} after {:?}", traced.hit);
-    let has_folders = stoa_store::FOLDERS.iter().all(|folder| root.join(folder).is_dir());
-    if markers.iter().any(|name| *name == "layout.v2") {
-        assert!(has_folders, "layout.v2 on an incomplete store after {:?}", traced.hit);
-    }
-    if markers.is_empty() {
-        let others = names.iter().filter(|name| *name != "store.lock" && !name.starts_with(".marker."));
-        assert_eq!(others.count(), 0, "no marker and {names:?} after {:?}", traced.hit);
-    }
-}
-
-/// An exit of a program whose call failed: documented, and with a message that names a path.
-fn failed_clearly(traced: &Traced, told: &Told) {
-    if traced.code == 0 {
-        return;
-    }
-    assert!(
-        [73, 74, 77].contains(&traced.code),
-        "exit code {} after {:?}: {}",
-        traced.code,
-        traced.hit,
-        told.stderr
-    );
-    assert!(told.stderr.contains("store"), "no path in the message after {:?}: {}", traced.hit, told.stderr);
-    assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
-}
-
-fn only_stderr(child: &mut Child) -> Told {
-    let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    Told { stderr, answers: Vec::new() }
-}
 
 fn creation() -> Scenario {
     Scenario {

@@ -17,8 +17,8 @@ use stoa_layout::{Direction, Event, Events, LayoutId, Leftover, Outcome};
 use super::leftovers::Sum;
 use super::options::Typed;
 use super::told::Told;
-use super::verify::Verified;
 use crate::progress::Progress;
+use crate::verify::look::{Fault, Found};
 
 pub(super) struct Human {
     auto: bool,
@@ -83,12 +83,16 @@ impl Human {
         }
     }
 
-    pub(super) fn broken(&self, version: &ModuleVersion, fault: &str) {
-        self.result(format_args!("broken {version}: {fault}"));
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
     }
 
-    pub(super) fn verified(&self, root: &Path, found: Verified) {
-        let (versions, broken) = (HumanCount(found.versions), HumanCount(found.broken));
+    pub(super) fn fault(&self, version: &ModuleVersion, fault: Fault, reason: &str) {
+        self.result(format_args!("{} {version}: {reason}", fault.name()));
+    }
+
+    pub(super) fn verified(&self, root: &Path, found: Found) {
+        let (versions, broken) = (HumanCount(found.versions()), HumanCount(found.broken));
         self.result(format_args!("{}: {versions} versions verified, {broken} broken", root.display()));
     }
 

@@ -13,7 +13,8 @@ use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Leftover, Outcome, S
 use super::leftovers::Sum;
 use super::options::Typed;
 use super::told::Told;
-use super::verify::Verified;
+use crate::progress::{Progress, When};
+use crate::verify::look::{Fault, Found};
 
 /// How much time passes at least between two lines on progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -23,6 +24,7 @@ pub(super) struct Json {
     to_stderr: bool,
     told: Told,
     state: Mutex<InStep>,
+    nothing: Progress,
 }
 
 #[derive(Default)]
@@ -34,7 +36,12 @@ struct InStep {
 
 impl Json {
     pub(super) fn new(typed: &Typed) -> Self {
-        Self { to_stderr: typed.auto, told: Told::default(), state: Mutex::default() }
+        Self {
+            to_stderr: typed.auto,
+            told: Told::default(),
+            state: Mutex::default(),
+            nothing: Progress::new(When::Never, true),
+        }
     }
 
     pub(super) fn planned(&self, root: &Path, pending: bool) {
@@ -54,13 +61,18 @@ impl Json {
         }));
     }
 
-    pub(super) fn broken(&self, version: &ModuleVersion, fault: &str) {
-        let (module, version) = (version.path().as_str(), version.version().as_str());
-        self.line(&json!({ "event": "broken", "module": module, "version": version, "reason": fault }));
+    /// Shows nothing: what is told is told in lines.
+    pub(super) fn progress_shown(&self) -> &Progress {
+        &self.nothing
     }
 
-    pub(super) fn verified(&self, root: &Path, found: Verified) {
-        let Verified { versions, broken } = found;
+    pub(super) fn fault(&self, version: &ModuleVersion, fault: Fault, reason: &str) {
+        let (module, version) = (version.path().as_str(), version.version().as_str());
+        self.line(&json!({ "event": fault.name(), "module": module, "version": version, "reason": reason }));
+    }
+
+    pub(super) fn verified(&self, root: &Path, found: Found) {
+        let (versions, broken) = (found.versions(), found.broken);
         self.line(
             &json!({ "event": "verified", "store": text(root), "versions": versions, "broken": broken }),
         );

@@ -24,13 +24,15 @@ use stoa_layout::{
 use crate::config::{Settings, World};
 use crate::logging::{self, Style};
 use crate::output::Format;
+use crate::progress::Progress;
 use crate::status;
+use crate::verify::look::{Fault, Found};
 
 use human::Human;
 use json::Json;
 use leftovers::{Leftovers, Sum};
 use options::{Command, LeftoversCommand, Typed};
-use verify::{Verified, Verify};
+use verify::Verify;
 
 /// Runs the program with the arguments of the process.
 pub fn main(layouts: &Layouts) -> ExitCode {
@@ -157,23 +159,21 @@ fn verify(
     cancel: &Cancel,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
-    let tell = |version: &ModuleVersion, fault: &str| reporter.broken(version, fault);
-    let found =
-        verify::run(root, &layouts.current, how, options.threads, cancel, &tell).map_err(|error| {
-            let message = format!("cannot verify {}: {error}; run again to go on", root.display());
-            Failure { exit: error.exit(), message }
-        })?;
+    let tell = |version: &ModuleVersion, fault: Fault, reason: &str| reporter.fault(version, fault, reason);
+    let threads = options.threads;
+    let found = verify::run(root, &layouts.current, how, threads, cancel, reporter.progress(), &tell);
+    let found = found.map_err(|error| {
+        let message = format!("cannot verify {}: {error}; run again to go on", root.display());
+        Failure { exit: error.exit(), message }
+    })?;
     reporter.verified(root, found);
-    if found.broken == 0 {
-        return Ok(());
-    }
-    let message = format!(
-        "{} of {} versions in {} are broken, see above",
-        found.broken,
-        found.versions,
-        root.display()
-    );
-    Err(Failure { exit: Exit::NOT_SO, message })
+    let (count, what) = match found {
+        Found { broken: 0, unreadable: 0, .. } => return Ok(()),
+        Found { broken: 0, unreadable, .. } => (unreadable, "cannot be read"),
+        Found { broken, .. } => (broken, "are broken"),
+    };
+    let message = format!("{count} of {} versions in {} {what}, see above", found.versions(), root.display());
+    Err(Failure { exit: found.exit(), message })
 }
 
 /// Whoever started this under the gate waits for it: if it dies, nobody wants the result any more.
@@ -246,14 +246,21 @@ impl Reporter {
         }
     }
 
-    fn broken(&self, version: &ModuleVersion, fault: &str) {
+    fn progress(&self) -> &Progress {
         match self {
-            Self::Human(human) => human.broken(version, fault),
-            Self::Json(json) => json.broken(version, fault),
+            Self::Human(human) => human.progress(),
+            Self::Json(json) => json.progress_shown(),
         }
     }
 
-    fn verified(&self, root: &Path, found: Verified) {
+    fn fault(&self, version: &ModuleVersion, fault: Fault, reason: &str) {
+        match self {
+            Self::Human(human) => human.fault(version, fault, reason),
+            Self::Json(json) => json.fault(version, fault, reason),
+        }
+    }
+
+    fn verified(&self, root: &Path, found: Found) {
         match self {
             Self::Human(human) => human.verified(root, found),
             Self::Json(json) => json.verified(root, found),

@@ -4,16 +4,15 @@
 //! sealed too, and adds its seal, or puts it into quarantine: the store may be in use meanwhile.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::ValueEnum;
 use stoa_gomod::ModuleVersion;
-use stoa_layout::gate::{GateError, Mode};
-use stoa_layout::signals::Cancelled;
-use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator};
-use stoa_store::{Store, StoreError};
+use stoa_layout::gate::Mode;
+use stoa_layout::{Cancel, Gate, LayoutId, Migrator};
+use stoa_store::{Store, Which};
 
-use crate::parallel;
+use crate::progress::Progress;
+use crate::verify::look::{Fault, Found, How, Look, LookError};
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,63 +23,22 @@ pub(super) enum Verify {
     Full,
 }
 
-/// What was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Verified {
-    pub(super) versions: u64,
-    pub(super) broken: u64,
-}
-
-/// The look did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum VerifyError {
-    #[error(transparent)]
-    Gate(#[from] GateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
-}
-
-impl VerifyError {
-    pub(super) fn exit(&self) -> Exit {
-        match self {
-            Self::Gate(error) => error.exit(),
-            Self::Store(error) => error.exit(),
-            Self::Cancelled(cancelled) => Exit::signal(cancelled.0),
-        }
-    }
-}
-
 /// Looks at every version, and hands what is broken to `tell` with its fault.
 pub(super) fn run(
     root: &Path,
     layout: &LayoutId,
-    how: Verify,
+    verify: Verify,
     threads: usize,
     cancel: &Cancel,
-    tell: &(dyn Fn(&ModuleVersion, &str) + Sync),
-) -> Result<Verified, VerifyError> {
-    let mode = if how == Verify::Full { Mode::ReadWrite } else { Mode::ReadOnly };
+    progress: &Progress,
+    tell: &(dyn Fn(&ModuleVersion, Fault, &str) + Sync),
+) -> Result<Found, LookError> {
+    let (mode, how) = match verify {
+        Verify::Structure => (Mode::ReadOnly, How::Structure),
+        Verify::Full => (Mode::ReadWrite, How::Whole(Which::All)),
+    };
     let gate = Gate { root, current: layout, migrator: &Migrator::Forbidden { name: "stoa-migrate" } };
     let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?;
-    let (versions, broken) = (AtomicU64::new(0), AtomicU64::new(0));
-    let look = |version: ModuleVersion| -> Result<(), VerifyError> {
-        cancel.check()?;
-        if let Some(fault) = fault(&store, &version, how)? {
-            broken.fetch_add(1, Ordering::Relaxed);
-            tell(&version, &fault);
-        }
-        versions.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    };
-    parallel::each(threads, |each| Ok(store.each_version(each)?), &look)?;
-    Ok(Verified { versions: versions.into_inner(), broken: broken.into_inner() })
-}
-
-fn fault(store: &Store, version: &ModuleVersion, how: Verify) -> Result<Option<String>, StoreError> {
-    match how {
-        Verify::Structure => store.find_structural_fault(version),
-        Verify::Full => store.verify(version),
-    }
+    let (sum, ended) = Look { store: &store, how, threads, cancel, progress, tell }.run(&[], |_| {});
+    ended.map(|()| sum)
 }

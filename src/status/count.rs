@@ -13,6 +13,7 @@ use stoa_layout::error::PathContext;
 use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
 use stoa_layout::{LayoutId, PathError};
+use stoa_store::{StoreError, each_quarantined};
 
 /// What was counted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,13 +23,11 @@ pub(super) struct Count {
     pub(super) bytes: u64,
     pub(super) leftovers: u64,
     pub(super) quarantined: u64,
+    pub(super) quarantined_bytes: u64,
 }
 
 /// The folder below which the modules are.
 const MODULES: &str = "modules";
-
-/// The folder of what proved broken.
-const QUARANTINE: &str = "quarantine";
 
 /// The folder of a module's versions.
 const VERSIONS: &str = "@v";
@@ -72,18 +71,24 @@ pub(super) fn modules(root: &Path, layout: &LayoutId, folders: &[&str]) -> Resul
             Ok(())
         })?;
     }
-    count.quarantined = quarantined(root)?;
+    count.quarantine(root)?;
     Ok(count)
 }
 
-/// Counts what proved broken.
-pub(super) fn quarantined(root: &Path) -> Result<u64, PathError> {
-    let mut count = 0;
-    each(&root.join(QUARANTINE), |_, kind| {
-        count += u64::from(kind.is_dir());
-        Ok(())
-    })?;
-    Ok(count)
+impl Count {
+    /// Counts what proved broken.
+    pub(super) fn quarantine(&mut self, root: &Path) -> Result<(), PathError> {
+        let counted: Result<(), StoreError> = each_quarantined(root, |entry| {
+            self.quarantined += 1;
+            self.quarantined_bytes += entry.bytes.unwrap_or_default();
+            Ok(())
+        });
+        match counted {
+            Err(StoreError::Path(error)) => Err(error),
+            // It takes no lock, and writes nothing.
+            _ => Ok(()),
+        }
+    }
 }
 
 fn of_module(module: &ModulePath, versions: &Path, count: &mut Count) -> Result<(), PathError> {
@@ -178,13 +183,16 @@ mod tests {
             ("modules/example.org/README", "left"),
             ("modules/Example.org/c/@v/v1.0.0/info", "left"),
             ("quarantine/x/reason.toml", ""),
+            ("quarantine/x/version/zip", "123"),
             ("notes.txt", "left"),
             ("lost+found/x", ""),
         ] {
             put(root, path, content);
         }
-        let count = modules(root, &LayoutId::numbered(2), &[MODULES, QUARANTINE]).unwrap();
-        assert_eq!(count, Count { versions: 3, modules: 2, bytes: 10, leftovers: 6, quarantined: 1 });
+        let count = modules(root, &LayoutId::numbered(2), &[MODULES, "quarantine"]).unwrap();
+        let expected =
+            Count { versions: 3, modules: 2, bytes: 10, leftovers: 6, quarantined: 1, quarantined_bytes: 3 };
+        assert_eq!(count, expected);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod program;
 pub mod programs;
 pub mod server;
 pub mod stores;
+pub mod sweep;
 pub mod tracer;
 pub mod tree;
 pub mod upstream;

@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -306,7 +307,12 @@ pub fn remove_tree(path: &Path) -> Result<(), PathError> {
 
 /// Sets the time of the last change of a file to now.
 pub fn touch(file: &File, path: &Path) -> Result<(), PathError> {
-    file.set_modified(std::time::SystemTime::now()).at("set the time of", path)
+    set_modified(file, path, SystemTime::now())
+}
+
+/// Sets the time of the last change of a file.
+pub fn set_modified(file: &File, path: &Path, time: SystemTime) -> Result<(), PathError> {
+    file.set_modified(time).at("set the time of", path)
 }
 
 /// Waits until a file's content is on disk.

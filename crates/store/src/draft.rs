@@ -14,7 +14,7 @@ use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
-use crate::seal::{Source, examine_zip, find_fault};
+use crate::seal::{Source, examine_zip, find_fault, write_seal};
 use crate::{Store, StoreError, staging};
 
 /// A version that is being written.
@@ -127,7 +127,7 @@ impl Draft {
             return Err(broken(fault));
         }
         durable::sync_file(&zip, &path(VersionFile::Zip))?;
-        staging::write(&durable, &path(VersionFile::Seal), examined.h1.as_str().as_bytes())?;
+        write_seal(&durable, &path(VersionFile::Seal), &examined.h1, &folder.path)?;
         let info_file = staging::write(&durable, &path(VersionFile::Info), info)?;
         durable::sync_dir(&folder.path)?;
         Ok(SealedDraft { folder, version, h1: examined.h1, info: info_file })

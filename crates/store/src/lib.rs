@@ -20,7 +20,7 @@
 //! | [`read`](Store::small), [`list`](Store::list) | what readers ask |
 //! | [`draft`](Draft), [`publish`](Store::publish) | how a version comes into being |
 //! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
-//! | [`quarantine`](Quarantined) | where what proved broken goes |
+//! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //!
 //! Old layouts are no business of this crate: the gate's [`Pass`](stoa_layout::Pass) or
@@ -51,8 +51,9 @@ pub use error::StoreError;
 pub use open::Store;
 pub use paths::VersionFile;
 pub use publish::Published;
-pub use quarantine::Quarantined;
+pub use quarantine::{Entry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
+pub use seal::{Verified, Which};
 
 /// The layout that this crate reads and writes.
 pub const LAYOUT: LayoutId = LayoutId::fixed("v2");

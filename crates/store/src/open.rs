@@ -6,7 +6,7 @@ use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::durable::Durable;
-use stoa_layout::gate::Mode;
+use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
@@ -27,7 +27,7 @@ pub struct Store {
     layout: LayoutId,
     run: Option<Run>,
     // Last: the lock goes after the staging folder.
-    _held: Option<Held>,
+    held: Option<Held>,
 }
 
 /// How many bytes of info and mod files are kept in memory.
@@ -52,17 +52,17 @@ impl Store {
     pub fn open(held: Held, mode: Mode) -> Result<Self, StoreError> {
         let root = held.pass().root().to_owned();
         if mode == Mode::ReadOnly {
-            return Ok(Self::new_held(held, None, Durable::default()));
+            return Ok(Self::newheld(held, None, Durable::default()));
         }
         let durable = Durable::for_root(&root)?;
         match Self::prepare(&root, &durable) {
-            Ok(run) => Ok(Self::new_held(held, Some(run), durable)),
+            Ok(run) => Ok(Self::newheld(held, Some(run), durable)),
             Err(StoreError::Path(error)) if error.is_read_only() => {
                 log::warn!(
                     "{} is on a read-only file system: it is served as it is, and nothing is stored",
                     root.display()
                 );
-                Ok(Self::new_held(held, None, durable))
+                Ok(Self::newheld(held, None, durable))
             }
             Err(error) => Err(error),
         }
@@ -76,6 +76,11 @@ impl Store {
     /// Is the layout that the gate found it at.
     pub fn layout(&self) -> &LayoutId {
         &self.layout
+    }
+
+    /// Is what signals do to this process after a migrator ran.
+    pub fn signals(&self) -> SignalsAfter {
+        self.held.as_ref().map(|held| held.pass().signals()).unwrap_or_default()
     }
 
     /// Whether nothing can be stored.
@@ -97,6 +102,11 @@ impl Store {
             && self.has_info(version)?
             && (file == VersionFile::Info || is_file(&path)?);
         Ok(there.then_some(path))
+    }
+
+    /// Whether a folder is in the place of a version, be it one or not.
+    pub fn has_folder(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
+        Ok(Stamp::at(&self.paths.version(version))?.is_some())
     }
 
     /// Whether the file system can hold a version of this name.
@@ -140,9 +150,9 @@ impl Store {
         Ok(run)
     }
 
-    fn new_held(held: Held, run: Option<Run>, durable: Durable) -> Self {
+    fn newheld(held: Held, run: Option<Run>, durable: Durable) -> Self {
         let mut store = Self::new(held.pass(), run, None, durable);
-        store._held = Some(held);
+        store.held = Some(held);
         store
     }
 
@@ -155,7 +165,7 @@ impl Store {
             lists: Cache::new(ENTRIES),
             layout: pass.layout().clone(),
             run,
-            _held: held,
+            held,
         }
     }
 }

@@ -3,9 +3,11 @@
 //! Before it the draft's files and folder are synced; after it the folder of the versions is. A crash before
 //! the rename leaves a draft, which is swept; one after it leaves the version, whole.
 
+use std::path::Path;
+
 use rustix::io::Errno;
 use stoa_gomod::H1;
-use stoa_layout::durable;
+use stoa_layout::{PathError, durable};
 
 use crate::paths::Paths;
 use crate::{Claim, SealedDraft, Store, StoreError};
@@ -27,22 +29,42 @@ const ATTEMPTS: usize = 4;
 
 impl Store {
     /// Publishes a draft.
-    pub fn publish(&self, draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
-        let version = draft.version();
-        debug_assert_eq!(version, claim.version(), "published under the claim of another version");
+    pub fn publish(&self, mut draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
+        debug_assert_eq!(draft.version(), claim.version(), "published under the claim of another version");
+        match self.place(&draft.folder.path, claim, || draft.stamp())? {
+            None => {
+                draft.folder.moved = true;
+                Ok(Published::Ours(draft.h1().clone()))
+            }
+            Some(theirs) => self.yield_to(draft, claim, &theirs),
+        }
+    }
+
+    /// Renames a folder that holds a version, whole and synced, to its place, and says which version stands there
+    /// if another was first. `stamp` sets the time of publishing just before.
+    pub(crate) fn place(
+        &self,
+        from: &Path,
+        claim: &Claim,
+        stamp: impl Fn() -> Result<(), PathError>,
+    ) -> Result<Option<H1>, StoreError> {
+        let version = claim.version();
         let target = self.paths.version(version);
-        let versions = self.paths.versions(version.path());
         self.durable.ensure_dirs(&self.paths.modules(), &Paths::versions_below_modules(version.path()))?;
         for _ in 0..ATTEMPTS {
-            draft.stamp()?;
-            let error = match durable::rename(&draft.folder.path, &target) {
-                Ok(()) => return self.published(draft, &versions),
+            stamp()?;
+            let error = match durable::rename(from, &target) {
+                Ok(()) => {
+                    self.forget(version);
+                    durable::sync_dir(&self.paths.versions(version.path()))?;
+                    return Ok(None);
+                }
                 Err(error) => error,
             };
             match error.errno() {
                 Some(Errno::NOTEMPTY | Errno::EXIST) => {
                     if let Some(theirs) = self.seal_claimed(claim)? {
-                        return self.yield_to(draft, claim, &theirs);
+                        return Ok(Some(theirs));
                     }
                     // One that proved broken is in quarantine by now.
                     if std::fs::symlink_metadata(&target).is_ok() {
@@ -56,13 +78,6 @@ impl Store {
             }
         }
         Err(StoreError::Contended(target))
-    }
-
-    fn published(&self, mut draft: SealedDraft, versions: &std::path::Path) -> Result<Published, StoreError> {
-        draft.folder.moved = true;
-        self.forget(draft.version());
-        durable::sync_dir(versions)?;
-        Ok(Published::Ours(draft.h1().clone()))
     }
 
     fn yield_to(&self, mut draft: SealedDraft, claim: &Claim, theirs: &H1) -> Result<Published, StoreError> {

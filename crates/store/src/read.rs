@@ -17,6 +17,7 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
+use crate::seal::{info_fault, read_bounded};
 use crate::{Store, StoreError, VersionFile};
 
 /// A file that is small enough to be kept in memory.
@@ -210,6 +211,9 @@ impl Store {
         }
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
         (&mut open).take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", &path)?;
+        if *file == SmallFile::Info && info_fault(version, &bytes).is_some() {
+            return self.put_away_if_broken(version).map(|()| None);
+        }
         let modified = meta.modified().at("look at", &path)?;
         let digest = Sha256::digest(&bytes).into();
         let small = Small { bytes: Bytes::from(bytes), modified, digest };
@@ -254,13 +258,9 @@ impl Store {
         if !self.has_info(version)? {
             return Ok(Sealing::Absent);
         }
-        let Some(h1) = self.read_seal(version)? else { return Ok(Sealing::Unsealed) };
-        // After the seal was read: a zip that is still in its place was so before.
-        let path = self.paths.file(version, VersionFile::Zip);
-        match std::fs::symlink_metadata(&path) {
-            Ok(meta) if Stamp::of(&meta) == zip => {}
-            Err(error) if !is_absent(&error) => return Err(PathError::new("look at", path, error).into()),
-            _ => return Ok(Sealing::Replaced),
+        let Some((h1, own)) = self.believed_seal(version)? else { return Ok(Sealing::Unsealed) };
+        if own != zip {
+            return Ok(Sealing::Replaced);
         }
         self.remember_seal(version, Some((h1.clone(), zip)), folder);
         Ok(Sealing::Sealed(h1))
@@ -278,17 +278,36 @@ impl Store {
         }
     }
 
-    /// Reads the seal in a version's folder. One that is not an `h1:` is none.
-    pub(crate) fn read_seal(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
-        let path = self.paths.file(version, VersionFile::Seal);
-        let Some((open, _)) = open_file(&path)? else { return Ok(None) };
-        let mut text = Vec::new();
-        open.take(128).read_to_end(&mut text).at("read", &path)?;
-        Ok(std::str::from_utf8(&text).ok().and_then(|text| H1::new(text.trim()).ok()))
+    /// Reads the seal of a version, and the stamp of the zip that it is of. `None` without one, where the info is
+    /// wrong, and where `mod` or `zip` is missing or was written after it: what was read whole then is not what is
+    /// there now.
+    pub(crate) fn believed_seal(&self, version: &ModuleVersion) -> Result<Option<(H1, Stamp)>, StoreError> {
+        let folder = self.paths.version(version);
+        let Some((h1, sealed)) = read_seal(&folder)? else { return Ok(None) };
+        let path = folder.join(VersionFile::Info.name());
+        let Some((info, _)) = open_file(&path)? else { return Ok(None) };
+        if info_fault(version, &read_bounded(info, &path)?).is_some() {
+            return Ok(None);
+        }
+        // After the seal was read: a zip that is still in its place was so before.
+        let mut zip = None;
+        for file in [VersionFile::Mod, VersionFile::Zip] {
+            let path = folder.join(file.name());
+            let meta = match std::fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_file() => meta,
+                Err(error) if !is_absent(&error) => return Err(PathError::new("look at", path, error).into()),
+                _ => return Ok(None),
+            };
+            if meta.modified().at("look at", &path)? > sealed {
+                return Ok(None);
+            }
+            zip = (meta.len() > 0).then(|| Stamp::of(&meta));
+        }
+        Ok(zip.map(|zip| (h1, zip)))
     }
 
-    /// A version whose info is there and whose mod or zip is not, or is too long, is broken, and goes to
-    /// quarantine.
+    /// A version whose info is there and wrong, or whose mod or zip is not there, or is too long, is broken, and
+    /// goes to quarantine.
     ///
     /// Where somebody has the claim it is theirs to find out: this must not wait, perhaps for its own caller.
     fn put_away_if_broken(&self, version: &ModuleVersion) -> Result<(), StoreError> {
@@ -300,6 +319,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Reads the seal in a version's folder, and when it was written. One that is not an `h1:` is none.
+pub(crate) fn read_seal(folder: &Path) -> Result<Option<(H1, SystemTime)>, PathError> {
+    let path = folder.join(VersionFile::Seal.name());
+    let Some((open, meta)) = open_file(&path)? else { return Ok(None) };
+    let mut text = Vec::new();
+    open.take(128).read_to_end(&mut text).at("read", &path)?;
+    let h1 = std::str::from_utf8(&text).ok().and_then(|text| H1::new(text.trim()).ok());
+    Ok(h1.zip(meta.modified().ok()))
 }
 
 /// Opens a regular file for reading; a symlink is not followed. `None` if there is none.

@@ -2,30 +2,70 @@
 //! holds its `h1:`.
 //!
 //! A fill seals before it publishes. A version that came by migration or import is sealed at the first
-//! request for its zip, before the first byte goes out. Sealing fails only by content that was read and found
-//! wrong, or by `mod` or `zip` missing beside `info`; the version then goes to quarantine and counts as
-//! absent. Any other error moves nothing.
+//! request for its zip, before the first byte goes out, or by [`Store::verify`]. Sealing fails only by content
+//! that was read and found wrong, or by `mod` or `zip` missing beside `info`; the version then goes to
+//! quarantine and counts as absent. Any other error moves nothing.
+//!
+//! A seal is never older than the `mod` and the `zip` that it is of. One that is says nothing: something was
+//! written to them since, and they are read again.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use stoa_gomod::zip::{ExamineError, Examined, ReadAt, examine};
 use stoa_gomod::{H1, ModuleVersion, info, modfile};
 use stoa_layout::PathError;
-use stoa_layout::durable;
+use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
-use crate::read::{SMALL_LIMIT, Sealing, Stamp, open_file};
+use crate::read::{SMALL_LIMIT, Sealing, Stamp, is_file, open_file, read_seal};
 use crate::{Claim, Store, StoreError, staging};
 
 /// What reading a version found.
-enum Verdict {
-    /// The seal, and the zip that was read.
-    Whole(H1, Stamp),
+pub(crate) enum Verdict {
+    /// What its seal must say, and the zip that was read.
+    Whole {
+        h1: H1,
+        zip: Stamp,
+        length: u64,
+    },
     Broken(String),
+}
+
+/// A folder that was read and what was found, or what was found without reading.
+enum Looked {
+    Read(Stamp, Verdict),
+    Only(Verified),
+}
+
+/// Which versions to read whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those without a seal, and those that were written to after they got theirs.
+    Unsealed,
+    /// All.
+    All,
+}
+
+/// What a look at one version found.
+#[derive(Debug)]
+pub enum Verified {
+    /// It is not there, or went away meanwhile.
+    Absent,
+    /// It has its seal, and was not read again.
+    Sealed,
+    /// It was read and found right, and has its seal now; its zip has so many bytes.
+    Whole(u64),
+    /// It was read and found broken, for this reason. Unless the store is read only it is in quarantine now.
+    Broken(String),
+    /// Files of a version are there without its info, so it is a leftover.
+    Leftover,
+    /// It cannot be read, which says nothing of its content; nothing was moved.
+    Unreadable(StoreError),
 }
 
 impl Store {
@@ -46,57 +86,82 @@ impl Store {
         if !self.has_info(version)? {
             return Ok(None);
         }
-        let is_complete = self.locate(version, VersionFile::Mod)?.is_some()
-            && self.locate(version, VersionFile::Zip)?.is_some();
-        if is_complete && let Some(h1) = self.read_seal(version)? {
+        if let Some((h1, _)) = self.believed_seal(version)? {
             return Ok(Some(h1));
         }
-        match self.examine(version)? {
-            Verdict::Whole(h1, _) => {
-                self.add_seal(version, &h1, folder)?;
+        match examine_folder(&path, version)? {
+            Verdict::Whole { h1, .. } => {
+                self.add_seal(&path, &h1, folder)?;
                 Ok(Some(h1))
             }
             Verdict::Broken(reason) => {
-                // Somebody without a claim (a hand, a restored backup) may have put another folder there.
-                if Stamp::at(&path)?.is_some_and(|now| now.is_same_folder(folder)) {
-                    self.quarantine(claim, &reason)?;
-                }
+                self.quarantine_if_same(claim, folder, &reason)?;
                 Ok(None)
             }
         }
     }
 
-    /// Reads a version whole, whether it has a seal or not, and adds its seal. Says what is wrong with it:
-    /// unless the store is open for reading only it is in quarantine then. `None` if nothing is wrong, or the
-    /// version is not there.
-    pub fn verify(&self, version: &ModuleVersion) -> Result<Option<String>, StoreError> {
+    /// Looks at a version: reads it whole if it is one of those that are wanted, and adds its seal, or puts it
+    /// into quarantine. Where the store is read only nothing is kept.
+    pub fn verify(&self, version: &ModuleVersion, which: Which) -> Result<Verified, StoreError> {
+        match self.look_quickly(version, which) {
+            Ok(Some(verified)) => return Ok(verified),
+            Ok(None) => {}
+            Err(error) => return Ok(Verified::Unreadable(error)),
+        }
         let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
-        let path = self.paths.version(version);
-        let Some(folder) = Stamp::at(&path)? else { return Ok(None) };
-        if !self.has_info(version)? {
-            return Ok(None);
-        }
-        let fault = match (self.examine(version)?, self.read_seal(version)?) {
-            (Verdict::Broken(reason), _) => reason,
-            (Verdict::Whole(h1, _), Some(sealed)) if h1 != sealed => {
-                format!("it was sealed as {sealed}, and its zip is {h1}")
-            }
-            (Verdict::Whole(..), Some(_)) => return Ok(None),
-            (Verdict::Whole(h1, _), None) => {
-                if claim.is_some() {
-                    self.add_seal(version, &h1, folder)?;
-                }
-                return Ok(None);
-            }
+        let (folder, verdict) = match self.look_closely(version, which) {
+            Ok(Looked::Read(folder, verdict)) => (folder, verdict),
+            Ok(Looked::Only(verified)) => return Ok(verified),
+            Err(error) => return Ok(Verified::Unreadable(error)),
         };
-        if !Stamp::at(&path)?.is_some_and(|now| now.is_same_folder(folder)) {
-            // What was read is not there any more.
-            return Ok(None);
+        let path = self.paths.version(version);
+        match verdict {
+            Verdict::Whole { h1, length, .. } => {
+                if claim.is_some() && self.believed_seal(version)?.is_none() {
+                    self.add_seal(&path, &h1, folder)?;
+                }
+                Ok(Verified::Whole(length))
+            }
+            Verdict::Broken(reason) => {
+                let is_there = match &claim {
+                    Some(claim) => self.quarantine_if_same(claim, folder, &reason)?,
+                    None => Stamp::at(&path)?.is_some_and(|now| now.is_same_folder(folder)),
+                };
+                Ok(if is_there { Verified::Broken(reason) } else { Verified::Absent })
+            }
         }
-        if let Some(claim) = claim {
-            self.quarantine(&claim, &fault)?;
+    }
+
+    fn look_closely(&self, version: &ModuleVersion, which: Which) -> Result<Looked, StoreError> {
+        // Somebody may have sealed it, or put it away, while this waited for the claim.
+        if let Some(verified) = self.look_quickly(version, which)? {
+            return Ok(Looked::Only(verified));
         }
-        Ok(Some(fault))
+        let path = self.paths.version(version);
+        Ok(match Stamp::at(&path)? {
+            Some(folder) => Looked::Read(folder, examine_folder(&path, version)?),
+            None => Looked::Only(Verified::Absent),
+        })
+    }
+
+    /// Says what there is to say of a version without reading its zip, a few calls. `None` if it must be read.
+    fn look_quickly(&self, version: &ModuleVersion, which: Which) -> Result<Option<Verified>, StoreError> {
+        let path = self.paths.version(version);
+        if Stamp::at(&path)?.is_none() {
+            return Ok(Some(Verified::Absent));
+        }
+        let file = |file: VersionFile| path.join(file.name());
+        if !is_file(&file(VersionFile::Info))? {
+            for other in [VersionFile::Mod, VersionFile::Zip, VersionFile::Seal] {
+                if is_file(&file(other))? && !self.has_info(version)? {
+                    return Ok(Some(Verified::Leftover));
+                }
+            }
+            return Ok(Some(Verified::Absent));
+        }
+        let is_sealed = which == Which::Unsealed && self.believed_seal(version)?.is_some();
+        Ok(is_sealed.then_some(Verified::Sealed))
     }
 
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
@@ -107,12 +172,13 @@ impl Store {
                 Sealing::Unsealed | Sealing::Replaced => {}
             }
         }
-        let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
+        let path = self.paths.version(version);
+        let Some(folder) = Stamp::at(&path)? else { return Ok(None) };
         if !self.has_info(version)? {
             return Ok(None);
         }
-        match self.examine(version)? {
-            Verdict::Whole(h1, zip) => {
+        match examine_folder(&path, version)? {
+            Verdict::Whole { h1, zip, .. } => {
                 self.remember_seal(version, Some((h1.clone(), zip)), folder);
                 Ok(Some(h1))
             }
@@ -126,18 +192,29 @@ impl Store {
         }
     }
 
-    fn add_seal(&self, version: &ModuleVersion, h1: &H1, folder: Stamp) -> Result<(), StoreError> {
-        let path = self.paths.version(version);
-        let seal = self.paths.file(version, VersionFile::Seal);
+    /// Puts a claimed version that was read and found broken into quarantine, and says whether it did: somebody
+    /// without a claim (a hand, a restored backup) may have put another folder there.
+    fn quarantine_if_same(&self, claim: &Claim, folder: Stamp, reason: &str) -> Result<bool, StoreError> {
+        let now = Stamp::at(&self.paths.version(claim.version()))?;
+        let is_same = now.is_some_and(|now| now.is_same_folder(folder));
+        if is_same {
+            self.quarantine(claim, reason)?;
+        }
+        Ok(is_same)
+    }
+
+    /// Adds a seal to the folder that was examined.
+    pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp) -> Result<(), StoreError> {
+        let seal = path.join(VersionFile::Seal.name());
         let staged = self.staging()?.fresh();
-        let added = staging::write(&self.durable, &staged, h1.as_str().as_bytes()).and_then(|_| {
-            let here = Stamp::at(&path)?;
+        let added = write_seal(&self.durable, &staged, h1, path).and_then(|()| {
+            let here = Stamp::at(path)?;
             if !here.is_some_and(|now| now.is_same_folder(folder)) {
-                return Err(PathError::new("seal", &path, io::Error::other("it was replaced meanwhile")));
+                return Err(PathError::new("seal", path, io::Error::other("it was replaced meanwhile")));
             }
             // Plainly: what is there under this name was not a seal, or would have been believed.
             durable::rename(&staged, &seal)?;
-            durable::sync_dir(&path)
+            durable::sync_dir(path)
         });
         if added.is_err() {
             // Ours alone; swept at the next start if this fails too.
@@ -145,42 +222,59 @@ impl Store {
         }
         Ok(added?)
     }
+}
 
-    fn examine(&self, version: &ModuleVersion) -> Result<Verdict, StoreError> {
-        let Some(info) = self.read_for_seal(version, VersionFile::Info)? else {
-            return Ok(Verdict::Broken("it has no info".to_owned()));
-        };
-        let Some(modfile) = self.read_for_seal(version, VersionFile::Mod)? else {
-            return Ok(Verdict::Broken("it has no mod".to_owned()));
-        };
-        let path = self.paths.file(version, VersionFile::Zip);
-        let Some((zip, meta)) = open_file(&path)? else {
-            return Ok(Verdict::Broken("it has no zip".to_owned()));
-        };
-        let source = Source::new(&zip).at("look at", &path)?;
-        match examine_zip(&source, version) {
-            Ok(examined) => Ok(match find_fault(version, &info, &modfile, &examined) {
-                None => Verdict::Whole(examined.h1, Stamp::of(&meta)),
-                Some(fault) => Verdict::Broken(fault),
-            }),
-            Err(ExamineError::Broken(fault)) => Ok(Verdict::Broken(format!("its zip: {fault}"))),
-            Err(ExamineError::Read(error)) => Err(PathError::new("read", path, error).into()),
-        }
-    }
+/// Writes a seal for what lies in a folder, to a place where nobody sees it yet.
+pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<(), PathError> {
+    let file = staging::write(durable, seal, h1.as_str().as_bytes())?;
+    let time = |meta: io::Result<fs::Metadata>| meta.and_then(|meta| meta.modified());
+    let written = time(file.metadata()).at("look at", seal)?;
+    // A clock that was put back, or files that came with a time to come: it would not be believed.
+    let newest = [VersionFile::Mod, VersionFile::Zip]
+        .into_iter()
+        .filter_map(|file| time(fs::symlink_metadata(folder.join(file.name()))).ok())
+        .max()
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    if newest > written { durable::set_modified(&file, seal, newest) } else { Ok(()) }
+}
 
-    fn read_for_seal(
-        &self,
-        version: &ModuleVersion,
-        file: VersionFile,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.paths.file(version, file);
+/// Reads a version that lies in a folder whole.
+pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<Verdict, StoreError> {
+    let read = |file: VersionFile| -> Result<_, StoreError> {
+        let path = folder.join(file.name());
         let Some((open, _)) = open_file(&path)? else { return Ok(None) };
         read_bounded(open, &path).map(Some)
+    };
+    let Some(info) = read(VersionFile::Info)? else {
+        return Ok(Verdict::Broken("it has no info".to_owned()));
+    };
+    let Some(modfile) = read(VersionFile::Mod)? else {
+        return Ok(Verdict::Broken("it has no mod".to_owned()));
+    };
+    let path = folder.join(VersionFile::Zip.name());
+    let Some((zip, meta)) = open_file(&path)? else {
+        return Ok(Verdict::Broken("it has no zip".to_owned()));
+    };
+    let source = Source::new(&zip).at("look at", &path)?;
+    let examined = match examine_zip(&source, version) {
+        Ok(examined) => examined,
+        Err(ExamineError::Broken(fault)) => return Ok(Verdict::Broken(format!("its zip: {fault}"))),
+        Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
+    };
+    if let Some(fault) = find_fault(version, &info, &modfile, &examined) {
+        return Ok(Verdict::Broken(fault));
     }
+    // A seal that is not believed any more still says what the zip was.
+    Ok(match read_seal(folder)? {
+        Some((sealed, _)) if sealed != examined.h1 => {
+            Verdict::Broken(format!("it was sealed as {sealed}, and its zip is {}", examined.h1))
+        }
+        _ => Verdict::Whole { h1: examined.h1, zip: Stamp::of(&meta), length: meta.len() },
+    })
 }
 
 /// Reads a byte more than may be there: what is longer is wrong anyway.
-fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     file.take(SMALL_LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
     Ok(bytes)
@@ -193,14 +287,19 @@ pub(crate) fn find_fault(
     body: &[u8],
     examined: &Examined,
 ) -> Option<String> {
-    if let Err(error) = info::parse_answer(version.path(), version.version().as_str(), info) {
-        return Some(format!("its info: {error}"));
+    if let Some(fault) = info_fault(version, info) {
+        return Some(fault);
     }
     match &examined.go_mod {
         Some(own) if own != body => Some("its mod differs from the go.mod in its zip".to_owned()),
         None if !modfile::has_module_directive(body) => Some("its mod names no module".to_owned()),
         _ => None,
     }
+}
+
+pub(crate) fn info_fault(version: &ModuleVersion, info: &[u8]) -> Option<String> {
+    let parsed = info::parse_answer(version.path(), version.version().as_str(), info);
+    parsed.err().map(|error| format!("its info: {error}"))
 }
 
 /// A file as the examination reads it.
@@ -341,14 +440,45 @@ mod tests {
             .unwrap();
         let reader = open(fixture.dir.path(), Mode::ReadOnly);
         for (store, kept) in [(&reader, 0), (&fixture.store, 2)] {
-            assert_eq!(store.verify(&good).unwrap(), None);
-            assert_eq!(store.verify(&bare).unwrap(), None);
-            assert!(store.verify(&rotten).unwrap().is_some());
-            assert!(store.verify(&swapped).unwrap().unwrap().contains("sealed as"));
+            let verify = |v| store.verify(v, Which::All).unwrap();
+            assert!(matches!(verify(&good), Verified::Whole(bytes) if bytes > 0));
+            assert!(matches!(verify(&bare), Verified::Whole(_)));
+            assert!(matches!(verify(&rotten), Verified::Broken(_)));
+            assert!(matches!(verify(&swapped), Verified::Broken(reason) if reason.contains("sealed as")));
             assert_eq!(quarantined(fixture.dir.path()).len(), kept);
             assert_eq!(bare_folder.join("ziphash").exists(), kept > 0);
         }
-        assert_eq!(fixture.store.verify(&rotten).unwrap(), None, "gone");
+        assert!(matches!(fixture.store.verify(&rotten, Which::All).unwrap(), Verified::Absent));
+        assert!(matches!(fixture.store.verify(&bare, Which::Unsealed).unwrap(), Verified::Sealed));
+    }
+
+    #[test]
+    fn a_seal_is_believed_until_something_is_written() {
+        for file in ["zip", "mod"] {
+            let fixture = Fixture::new();
+            let v = version("example.com/m@v1.0.0");
+            fixture.publish(&v, &zip(&v, "package a\n"));
+            assert!(matches!(fixture.store.verify(&v, Which::Unsealed).unwrap(), Verified::Sealed));
+            let path = fixture.store.paths.version(&v).join(file);
+            let later = SystemTime::now() + std::time::Duration::from_secs(3600);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+            let other = open(fixture.dir.path(), Mode::ReadWrite);
+            assert_eq!(other.open_zip(&v).unwrap().unwrap().seal, None, "{file}");
+            assert!(matches!(other.verify(&v, Which::Unsealed).unwrap(), Verified::Whole(_)), "{file}");
+            // Also where the time of a file is still to come.
+            assert!(other.open_zip(&v).unwrap().unwrap().seal.is_some(), "{file}");
+            assert!(matches!(other.verify(&v, Which::Unsealed).unwrap(), Verified::Sealed), "{file}");
+        }
+    }
+
+    #[test]
+    fn files_without_an_info_are_told_and_not_touched() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+        fs::remove_file(folder.join("info")).unwrap();
+        assert!(matches!(fixture.store.verify(&v, Which::Unsealed).unwrap(), Verified::Leftover));
+        assert!(folder.join("zip").is_file());
     }
 
     #[test]

@@ -20,6 +20,24 @@ impl Store {
         &self,
         mut found: impl FnMut(ModuleVersion) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
+        let mut error = None;
+        self.each_folder(|version| match self.has_info(&version) {
+            Ok(true) => found(version),
+            Ok(false) => ControlFlow::Continue(()),
+            Err(why) => {
+                error = Some(why);
+                ControlFlow::Break(())
+            }
+        })?;
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Hands out every folder of a version's name, module by module, until told to stop: versions, and what
+    /// lies in the place of one without being one.
+    pub fn each_folder(
+        &self,
+        mut found: impl FnMut(ModuleVersion) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
         let modules = self.paths.modules();
         let mut open = vec![modules.clone()];
         while let Some(folder) = open.pop() {
@@ -47,7 +65,7 @@ impl Store {
                 };
                 for version in self.list(&module)?.iter().flat_map(|versions| versions.iter()) {
                     let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { continue };
-                    if self.has_info(&version)? && found(version).is_break() {
+                    if found(version).is_break() {
                         return Ok(());
                     }
                 }

@@ -2,7 +2,11 @@
 //!
 //! An entry is made in staging with `reason.toml` in it, whole, and renamed to its place; then what it is about
 //! is moved in, as `version`. A crash in between leaves a reason without a version, which the next start
-//! removes.
+//! removes. It leaves again by one rename, whether to its old place or for good.
+
+mod entries;
+mod purge;
+mod restore;
 
 use std::fs;
 use std::io::Read;
@@ -19,6 +23,9 @@ use crate::paths::Paths;
 use crate::read::open_file;
 use crate::{Claim, Store, StoreError, staging};
 
+pub use entries::{Entry, each_quarantined};
+pub use restore::Restored;
+
 /// Why something is in quarantine: the content of `reason.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
@@ -32,6 +39,13 @@ pub struct Quarantined {
     pub at: String,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl Quarantined {
+    /// Is the version that it is about. `None` if somebody wrote something else into the file.
+    pub fn module_version(&self) -> Option<ModuleVersion> {
+        ModuleVersion::parse(&format!("{}@{}", self.module, self.version)).ok()
+    }
 }
 
 const REASON: &str = "reason.toml";
@@ -101,7 +115,11 @@ impl Store {
 
     fn move_in(&self, from: &Path, entry: &Path) -> Result<(), PathError> {
         durable::rename_noreplace(from, &entry.join(CONTENT))?;
-        durable::sync_dir(entry)?;
+        match durable::sync_dir(entry) {
+            // Purged already.
+            Err(error) if error.is_not_found() => {}
+            synced => synced?,
+        }
         from.parent().map_or(Ok(()), durable::sync_dir)
     }
 }
@@ -123,22 +141,19 @@ pub(crate) fn sweep(paths: &Paths, durable: &Durable) -> Result<(), StoreError> 
 }
 
 fn is_abandoned(paths: &Paths, durable: &Durable, entry: &Path) -> Result<bool, StoreError> {
-    let Some(text) = read_reason(&entry.join(REASON)) else { return Ok(false) };
-    let version = toml::from_str::<Quarantined>(&text)
-        .ok()
-        .and_then(|why| ModuleVersion::parse(&format!("{}@{}", why.module, why.version)).ok());
+    let version = read_reason(entry).and_then(|why| why.module_version());
     // What has no reason of ours is not ours.
     let Some(version) = version else { return Ok(false) };
     let claim = Claim::try_take(&paths.claims(), durable, &version)?;
     Ok(claim.is_some() && fs::symlink_metadata(entry.join(CONTENT)).is_err())
 }
 
-/// Reads a reason. `None` if it is none of ours: a pipe or a huge file may stand there as well.
-fn read_reason(path: &Path) -> Option<String> {
-    let (file, _) = open_file(path).ok()??;
+/// Reads the reason of an entry. `None` if it is none of ours: a pipe or a huge file may stand there as well.
+fn read_reason(entry: &Path) -> Option<Quarantined> {
+    let (file, _) = open_file(&entry.join(REASON)).ok()??;
     let mut text = String::new();
     file.take(REASON_LIMIT).read_to_string(&mut text).ok()?;
-    Some(text)
+    toml::from_str(&text).ok()
 }
 
 /// More than any reason of ours has.

@@ -1,0 +1,72 @@
+//! Out of the quarantine for good: by one rename into staging, and then removed there.
+
+use std::ffi::OsStr;
+
+use rustix::io::Errno;
+use stoa_layout::durable;
+
+use super::Entry;
+use crate::{Store, StoreError};
+
+impl Store {
+    /// Removes an entry with what it keeps, and hands back what it was. `None` if there is none of that name.
+    ///
+    /// Who is killed leaves the entry as it was, or the rest of it in staging, which the next start sweeps.
+    pub fn purge(&self, id: &OsStr) -> Result<Option<Entry>, StoreError> {
+        let staged = self.staging()?.fresh();
+        let quarantine = self.paths.quarantine();
+        let Some(mut entry) = Entry::read(&quarantine, id)? else { return Ok(None) };
+        // One that keeps nothing yet may be in the making. What is in an entry is nobody's but a restore's, and
+        // that loses nothing either: whoever renames first has it.
+        let version = entry.why.as_ref().and_then(|why| why.module_version());
+        let _claim = match version {
+            Some(version) if entry.bytes.is_none() => {
+                let claim = self.claim(&version)?;
+                match Entry::read(&quarantine, id)? {
+                    Some(now) => entry = now,
+                    None => return Ok(None),
+                }
+                Some(claim)
+            }
+            _ => None,
+        };
+        match durable::rename(&quarantine.join(id), &staged) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
+            renamed => renamed?,
+        }
+        durable::sync_dir(&quarantine)?;
+        durable::remove_tree(&staged)?;
+        Ok(Some(entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::{Fixture, put_unsealed, staged, version};
+
+    #[test]
+    fn what_is_purged_is_gone_and_nothing_else() {
+        let fixture = Fixture::new();
+        for pair in ["example.com/m@v1.0.0", "example.com/m@v1.0.1"] {
+            let v = version(pair);
+            put_unsealed(&fixture.store, &v, b"no zip");
+            fixture.store.seal(&v).unwrap();
+        }
+        let quarantine = fixture.dir.path().join("quarantine");
+        let names = || -> Vec<_> {
+            fs::read_dir(&quarantine).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+        };
+        let id = names().remove(0);
+        let purged = fixture.store.purge(&id).unwrap().unwrap();
+        assert!(purged.bytes > Some(6) && purged.why.is_some());
+        assert_eq!(names().len(), 1);
+        assert_eq!(fixture.store.purge(&id).unwrap(), None);
+        for bad in ["", "..", "../modules", "."] {
+            assert_eq!(fixture.store.purge(OsStr::new(bad)).unwrap(), None, "{bad}");
+        }
+        assert!(staged(fixture.dir.path()).is_empty());
+    }
+}

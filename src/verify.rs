@@ -1,0 +1,174 @@
+//! `stoa verify`: reads versions whole, seals what is right and puts what is broken into quarantine.
+//!
+//! What is sealed is skipped, so that whoever is stopped goes on where it was; `--again` reads it too.
+
+pub(crate) mod look;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::Args;
+use indicatif::{BinaryBytes, HumanCount};
+use serde_json::json;
+use stoa_gomod::ModuleVersion;
+use stoa_layout::{Cancel, Exit};
+use stoa_store::{Store, Which};
+
+use crate::cli::Failure;
+use crate::output::{self, Format};
+use crate::progress::{Progress, When};
+use look::{Fault, Found, How, Look, LookError, Named};
+
+/// What is typed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A version that has its seal is skipped if its info is right and neither its mod nor its zip was written since: a \
+                  few system calls. --again also finds what changed without a trace, as on a failing disk.\n\
+                  What is broken goes to quarantine, and is fetched again when it is asked for; `stoa quarantine list` lists it. \
+                  It may run beside a server, and be stopped: run again, it goes on.\n\
+                  Exit codes: 0 nothing is broken; 1 something is, or what was named is not there; 74 something cannot be read; \
+                  130, 143 stopped."
+)]
+pub(crate) struct Typed {
+    /// Look at these modules and versions only
+    #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse)]
+    named: Vec<Named>,
+
+    /// Read what is sealed, too
+    #[arg(long)]
+    again: bool,
+
+    /// Work with so many threads [default: one a processor] [key: threads]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+
+    /// Write results for people, or as JSON lines
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Show how far the work is: on a terminal by a bar, else by a line now and then
+    #[arg(long, value_enum, default_value_t)]
+    progress: When,
+}
+
+/// Looks at the store.
+pub(crate) fn run(
+    store: &Store,
+    typed: &Typed,
+    threads: usize,
+    quiet: bool,
+    cancel: &Cancel,
+) -> Result<Exit, Failure> {
+    let root = store.root();
+    let progress = Progress::new(typed.progress, quiet);
+    let told = Told { format: typed.format, progress: &progress, quiet };
+    let tell = |version: &ModuleVersion, fault: Fault, reason: &str| told.fault(version, fault, reason);
+    let which = if typed.again { Which::All } else { Which::Unsealed };
+    let how = How::Whole(which);
+    let look = Look { store, how, threads, cancel, progress: &progress, tell: &tell };
+    let mut absent = 0u64;
+    let (sum, ended) = look.run(&typed.named, |named| {
+        absent += 1;
+        told.error(Exit::NOT_SO, format_args!("{named} is not in {}", root.display()));
+    });
+    if let Err(error) = ended {
+        told.error(error.exit(), unfinished(root, sum, &error));
+        return Ok(error.exit());
+    }
+    told.done(store, sum);
+    if sum.broken > 0 && typed.format == Format::Human {
+        let next = match store.is_read_only() {
+            true => {
+                "the store is read only, so they stay where they are; run it where the store can be written"
+            }
+            false => {
+                "`stoa quarantine list` lists what is in quarantine now; it is fetched again when it is asked for"
+            }
+        };
+        let broken = HumanCount(sum.broken);
+        told.error(Exit::NOT_SO, format_args!("{broken} versions in {} are broken: {next}", root.display()));
+    }
+    Ok(if sum.broken == 0 && absent > 0 { Exit::NOT_SO } else { sum.exit() })
+}
+
+fn unfinished(root: &Path, sum: Found, error: &LookError) -> String {
+    let (root, versions) = (root.display(), HumanCount(sum.versions()));
+    match error {
+        LookError::Cancelled(cancelled) => {
+            format!(
+                "{cancelled} after {versions} versions in {root}; run again to go on: what is sealed is skipped"
+            )
+        }
+        _ => format!(
+            "cannot verify {root} any further, after {versions} versions: {error}; run again to go on"
+        ),
+    }
+}
+
+/// Tells what happens, in the format that was asked for.
+struct Told<'a> {
+    format: Format,
+    progress: &'a Progress,
+    quiet: bool,
+}
+
+impl Told<'_> {
+    fn fault(&self, version: &ModuleVersion, fault: Fault, reason: &str) {
+        match self.format {
+            Format::Human => self.line(format_args!("{} {version}: {reason}", fault.name())),
+            Format::Json => {
+                let (module, version) = (version.path().as_str(), version.version().as_str());
+                self.line(
+                    json!({ "event": fault.name(), "module": module, "version": version, "reason": reason }),
+                );
+            }
+        }
+    }
+
+    fn done(&self, store: &Store, sum: Found) {
+        let Found { verified, skipped, broken, unreadable, bytes } = sum;
+        let (root, is_read_only) = (store.root(), store.is_read_only());
+        match self.format {
+            Format::Human if self.quiet => {}
+            Format::Human => {
+                let kept = if is_read_only { "; the store is read only, so nothing was kept" } else { "" };
+                let unread = match unreadable {
+                    0 => String::new(),
+                    n => format!(", {} unreadable", HumanCount(n)),
+                };
+                self.line(format_args!(
+                    "{}: {} versions verified, {}; {} sealed before; {} broken{unread}{kept}",
+                    root.display(),
+                    HumanCount(verified),
+                    BinaryBytes(bytes),
+                    HumanCount(skipped),
+                    HumanCount(broken),
+                ));
+            }
+            Format::Json => self.line(json!({
+                "event": "done", "store": root.to_string_lossy(), "verified": verified, "skipped": skipped,
+                "broken": broken, "unreadable": unreadable, "bytes": bytes, "read_only": is_read_only,
+            })),
+        }
+    }
+
+    fn error(&self, exit: Exit, message: impl Display) {
+        match self.format {
+            Format::Human => self.progress.above(|| {
+                output::fail(exit, &message);
+            }),
+            Format::Json => {
+                self.line(json!({ "event": "error", "code": exit.code(), "message": message.to_string() }));
+            }
+        }
+    }
+
+    fn line(&self, line: impl Display) {
+        // A reader that went away must not stop the work half-way.
+        self.progress.above(|| {
+            let mut out = io::stdout().lock();
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        });
+    }
+}
