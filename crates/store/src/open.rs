@@ -10,6 +10,7 @@ use stoa_layout::gate::Mode;
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
+use crate::index::Index;
 use crate::list::KnownList;
 use crate::paths::Paths;
 use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
@@ -24,6 +25,7 @@ pub struct Store {
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
+    pub(crate) index: Index,
     layout: LayoutId,
     run: Option<Run>,
     // Last: the lock goes after the staging folder.
@@ -147,8 +149,10 @@ impl Store {
     }
 
     fn new(pass: &Pass, run: Option<Run>, held: Option<Held>, durable: Durable) -> Self {
+        let paths = Paths::new(pass.root());
         Self {
-            paths: Paths::new(pass.root()),
+            index: Index::new(paths.clone(), durable, run.is_none()),
+            paths,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             seals: Cache::new(ENTRIES),

@@ -62,6 +62,7 @@ impl Store {
         draft.folder.moved = true;
         self.forget(draft.version());
         durable::sync_dir(versions)?;
+        self.index.note(draft.version());
         Ok(Published::Ours(draft.h1().clone()))
     }
 
