@@ -18,4 +18,5 @@ mod progress;
 pub mod proxy;
 pub mod serve;
 pub mod status;
+mod upkeep;
 pub mod upstream;

@@ -261,7 +261,8 @@ fn serving(
             // The upstream lives as long as the scenario.
             let _ = &upstream;
             let mut command = server::command(root);
-            command.args(["--upstream", &url]);
+            // The index has a sweep of its own.
+            command.args(["--upstream", &url, "--index-interval", "0"]);
             command
         }),
         drive: Box::new(|child| {

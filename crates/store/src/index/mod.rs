@@ -200,7 +200,7 @@ impl Index {
         if changed.is_err() {
             *writer = None;
         }
-        changed
+        self.doubt(changed)
     }
 
     fn read<T>(&self, ask: impl Fn(&Database) -> Result<T, IndexError>) -> Result<T, IndexError> {
@@ -218,12 +218,20 @@ impl Index {
             Some((_, database)) => database,
             None => self.open(identity, Access::Write, PATIENCE)?,
         };
-        let answer = ask(&database)?;
+        let answer = self.doubt(ask(&database))?;
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         if readers.len() < READERS {
             readers.push((identity, database));
         }
         Ok(answer)
+    }
+
+    /// Has one that proved broken read whole again, however sound it was found before.
+    fn doubt<T>(&self, result: Result<T, IndexError>) -> Result<T, IndexError> {
+        if matches!(result, Err(IndexError::Broken { .. })) {
+            *self.verified.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        result
     }
 
     fn open(&self, identity: Identity, access: Access, patience: Duration) -> Result<Database, IndexError> {
