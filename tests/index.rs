@@ -27,8 +27,8 @@ const VERSIONS: usize = 20_000;
 const A_MODULE: usize = 100;
 
 /// Puts many small versions into a store. The index does not look into them.
-fn put_many(root: &Path) {
-    for n in 0..VERSIONS {
+fn put_many(root: &Path, versions: usize) {
+    for n in 0..versions {
         put(root, &format!("example.com/!org/m{}", n / A_MODULE), &format!("v1.{}.0", n % A_MODULE));
     }
 }
@@ -244,7 +244,7 @@ fn pairs(rows: &Rows) -> Vec<(String, String)> {
 fn rows_are_the_trees_whatever_happened() {
     let programs = Programs::current();
     let root = programs.make_store();
-    put_many(&root);
+    put_many(&root, VERSIONS);
     let server = Logged::looked(&root);
     assert_equal(&root, "at first");
     assert!(server.stop().success());
@@ -304,7 +304,7 @@ fn rows_are_the_trees_whatever_happened() {
 
         // Copied in and removed by hand while both run.
         put(&root, "example.com/by!hand", "v1.0.0");
-        put(&root, "example.com/!org/m7", "v9.9.9");
+        put(&root, "example.com/!org/m7", "v1.999.0");
         fs::remove_dir_all(root.join("modules/example.com/!org/m8")).unwrap();
         fs::remove_dir_all(root.join("modules/example.com/!org/m9/@v/v1.3.0")).unwrap();
         for server in &servers {
@@ -350,21 +350,21 @@ fn rows_are_the_trees_whatever_happened() {
 fn pages_of_the_catalog_add_up() {
     let programs = Programs::current();
     let root = programs.make_store();
-    put_many(&root);
+    put_many(&root, 2500);
     for escaped in ["example.com/a-b", "example.com/a", "example.com/a/v2.0.0/c", "example.com/!z"] {
         put(&root, escaped, "v1.0.0");
         put(&root, escaped, "v1.0.0-!r!c1");
     }
     let server = Logged::looked(&root);
     let all = pairs(&tree(&root));
-    assert_eq!(all.len(), VERSIONS + 8);
+    assert_eq!(all.len(), 2508);
     let mut client = server.client();
     for size in [1, 2, 3, 1000] {
         let found = client.catalog(size);
         assert!(found == all, "pages of {size}: {} of {}", found.len(), all.len());
     }
     // The feed, too: every version once, oldest first, each at an instant of its own.
-    let feed = client.feed(1999);
+    let feed = client.feed(99);
     assert!(
         feed.is_sorted_by(
             |a, b| a.2.trim_end_matches('Z').len() != b.2.trim_end_matches('Z').len() || a.2 < b.2
