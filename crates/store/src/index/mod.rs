@@ -30,9 +30,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use stoa_gomod::ModuleVersion;
+use stoa_layout::PathError;
 use stoa_layout::durable::Durable;
 use stoa_layout::error::PathContext;
-use stoa_layout::{Exit, PathError};
 
 use self::database::{Access, Database};
 use crate::paths::Paths;
@@ -113,14 +113,6 @@ impl IndexError {
     /// Whether another index is to be built.
     pub fn is_of_no_use(&self) -> bool {
         matches!(self, Self::Missing(_) | Self::Broken { .. })
-    }
-
-    /// Is the code that a program ends with for this error.
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::Store(error) => error.exit(),
-            _ => Exit::IO,
-        }
     }
 }
 

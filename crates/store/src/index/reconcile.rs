@@ -405,5 +405,9 @@ fn has_settled(meta: &Metadata, now: SystemTime) -> bool {
 }
 
 fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds).min(LATEST)
 }
+
+/// The latest time that is told, in the year 2262: a file may claim a later one. So that an instant that is free can
+/// be found behind any.
+const LATEST: i64 = i64::MAX - (1 << 50);

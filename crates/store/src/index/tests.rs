@@ -261,6 +261,22 @@ fn an_instant_is_one_versions() {
 }
 
 #[test]
+fn any_time_can_be_kept() {
+    let fixture = Fixture::new();
+    for (n, seconds) in [(0, 1 << 34), (1, 1 << 34), (2, (1 << 34) - 5)] {
+        let folder = put(&fixture.store, &format!("example.com/m@v1.0.{n}"));
+        let instant = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        fs::File::open(folder.join("info")).unwrap().set_modified(instant).unwrap();
+    }
+    for _ in 0..2 {
+        fixture.store.reconcile_index(&Stop::default()).unwrap();
+        let feed = fixture.store.feed(0, 9).unwrap();
+        assert_eq!(feed.len(), 3);
+        assert!(feed.is_sorted_by(|a, b| a.time < b.time), "{feed:?}");
+    }
+}
+
+#[test]
 fn two_stores_share_one_index() {
     let fixture = settled();
     let other = open(fixture.dir.path(), Mode::ReadWrite);
