@@ -339,3 +339,32 @@ fn it_stops_when_asked() {
     assert!(matches!(other.reconcile_index(&stop), Err(IndexError::Stopped)));
     assert!(crate::testing::staged(fixture.dir.path()).is_empty(), "what was begun aside is gone");
 }
+
+#[test]
+fn all_of_it_is_the_roots_owners() {
+    use std::os::unix::fs::{PermissionsExt, lchown};
+    let fixture = Fixture::new();
+    let root = fixture.dir.path();
+    if rustix::process::geteuid().is_root() {
+        lchown(root, Some(65534), Some(65534)).unwrap();
+    }
+    let owner = fs::metadata(root).unwrap().uid();
+    let store = open(root, Mode::ReadWrite);
+    reconcile(&store);
+    let v = version("example.com/m@v1.0.0");
+    let claim = store.claim(&v).unwrap();
+    let draft = crate::testing::draft(&store, &v, &zip(&v, "package a\n"));
+    store.publish(draft, &claim).unwrap();
+    fs::write(root.join("ordinary"), "").unwrap();
+    let ordinary = fs::metadata(root.join("ordinary")).unwrap().permissions().mode();
+    let folder = root.join("index/1");
+    assert_eq!(fs::metadata(&folder).unwrap().uid(), owner);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        let meta = entry.metadata().unwrap();
+        assert_eq!((meta.uid(), meta.permissions().mode()), (owner, ordinary), "{entry:?}");
+        names.push(entry.file_name());
+    }
+    assert_eq!(names.len(), 3, "{names:?}");
+}
