@@ -36,7 +36,7 @@ fn main() {
     let server = Server::start(dir.path());
     let mut client = server.client();
     let middle = versions / 2;
-    let (module, version) = (name(middle / A_MODULE), "v1.000.0");
+    let (module, version) = (name(middle / A_MODULE), "v1.100.0");
     let since = BEGIN / SECOND + i64::try_from(middle).expect("a small number");
     let since = time::OffsetDateTime::from_unix_timestamp(since).expect("a time");
     let since = since.format(&time::format_description::well_known::Rfc3339).expect("a time");
@@ -85,7 +85,7 @@ fn make(root: &Path, versions: usize) {
     let modules = (0..versions / A_MODULE).map(|n| {
         let rows = (0..A_MODULE).map(|m| {
             let count = i64::try_from(n * A_MODULE + m).expect("a small number");
-            IndexRow { version: format!("v1.{m:03}.0"), modified: BEGIN + count * SECOND, bytes: 1000 }
+            IndexRow { version: format!("v1.{}.0", 100 + m), modified: BEGIN + count * SECOND, bytes: 1000 }
         });
         (name(n), rows.collect())
     });
