@@ -167,6 +167,10 @@ struct Serve {
     /// Fetch at most so many versions at once [default: 16] [key: fill.max_concurrent]
     #[arg(long, value_name = "N")]
     fill_max_concurrent: Option<usize>,
+
+    /// Compare the index with the store so often, besides at the start; 0 leaves that to others [default: 600] [key: index.interval]
+    #[arg(long, value_name = "SECONDS")]
+    index_interval: Option<u64>,
 }
 
 impl Serve {
@@ -181,6 +185,7 @@ impl Serve {
             max_connections: self.max_connections,
             grace: self.grace,
             fill_max_concurrent: self.fill_max_concurrent,
+            index_interval: self.index_interval,
         }
     }
 }

@@ -142,6 +142,8 @@ pub struct TypedServe {
     pub grace: Option<u64>,
     /// The key `fill.max_concurrent`.
     pub fill_max_concurrent: Option<usize>,
+    /// The key `index.interval`.
+    pub index_interval: Option<u64>,
 }
 
 /// What is meant for the proxy.
@@ -165,6 +167,8 @@ pub struct ServeConfig {
     pub grace: Duration,
     /// How many versions may be fetched at once.
     pub fill_max_concurrent: usize,
+    /// How often the index is reconciled with the store; zero leaves it to others.
+    pub index_interval: Duration,
 }
 
 /// What is meant for the migrator, besides what it is to do.
@@ -194,12 +198,20 @@ struct File {
     grace: Option<u64>,
     #[serde(default)]
     fill: FillTable,
+    #[serde(default)]
+    index: IndexTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FillTable {
     max_concurrent: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IndexTable {
+    interval: Option<u64>,
 }
 
 /// Resolves keys, and reads the config file when the first key needs it.
@@ -294,6 +306,12 @@ impl<'a> Settings<'a> {
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
             grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),
+            index_interval: Duration::from_secs(self.pick(
+                "index.interval",
+                typed.index_interval,
+                |file| file.index.interval,
+                600,
+            )?),
             fill_max_concurrent: self.count(
                 "fill.max_concurrent",
                 fill_max_concurrent,

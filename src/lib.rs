@@ -19,5 +19,6 @@ pub mod proxy;
 mod quarantine;
 pub mod serve;
 pub mod status;
+mod upkeep;
 pub mod upstream;
 mod verify;

@@ -27,6 +27,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::fill::Fill;
 use crate::proxy::Proxy;
+use crate::upkeep::Upkeep;
 use crate::upstream::Upstream;
 
 /// How to serve.
@@ -46,6 +47,8 @@ pub struct ServeOptions {
     pub stall_timeout: Duration,
     /// How long what is under way may take to end when it is time to stop.
     pub grace: Duration,
+    /// How often the index of the store is reconciled, besides at the start; zero leaves it to others.
+    pub index_interval: Duration,
 }
 
 impl Default for ServeOptions {
@@ -58,6 +61,7 @@ impl Default for ServeOptions {
             head_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(120),
             grace: Duration::from_secs(30),
+            index_interval: Duration::from_secs(600),
         }
     }
 }
@@ -86,8 +90,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let instance = upstream.instance().to_owned();
+    let upkeep = Arc::new(Upkeep::start(&store, options.index_interval));
     let fill = Fill::new(store, upstream, options.max_fills);
-    let proxy = Proxy::new(Arc::clone(&fill), &options.base_path, options.sumdbs.clone(), instance);
+    let sumdbs = options.sumdbs.clone();
+    let proxy = Proxy::new(Arc::clone(&fill), Arc::clone(&upkeep), &options.base_path, sumdbs, instance);
     let server = Server { proxy: Arc::new(proxy), builder: builder(&options), stall: options.stall_timeout };
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -95,6 +101,7 @@ pub async fn run(
 
     log::info!("stopping: {} connections are open", connections.len());
     fill.close();
+    upkeep.close();
     let ended = tokio::time::timeout(options.grace, async {
         graceful.shutdown().await;
         fill.closed().await;
@@ -104,6 +111,7 @@ pub async fn run(
     }
     connections.shutdown().await;
     fill.end().await;
+    upkeep.end().await;
     accepted
 }
 

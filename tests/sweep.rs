@@ -1,5 +1,5 @@
 //! The real programs, killed at every system call that changes the store, and with each of them failing:
-//! while a store is made, a version published, sealed, and put into quarantine by a server.
+//! while a store is made, a version published, sealed, and put into quarantine by a server, and the index built.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use libtest_mimic::Arguments;
 use support::server::{self, Server};
@@ -24,6 +24,8 @@ fn main() {
         ("publish", publish),
         ("seal", seal),
         ("quarantine", quarantine),
+        ("index, regenerated", index_regenerated),
+        ("index, kept by a server", index_kept),
     ]);
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
@@ -106,7 +108,8 @@ fn serving(
             // The upstream lives as long as the scenario.
             let _ = &upstream;
             let mut command = server::command(root);
-            command.args(["--upstream", &url]);
+            // The index has a sweep of its own.
+            command.args(["--upstream", &url, "--index-interval", "0"]);
             command
         }),
         drive: Box::new(|child| {
@@ -208,4 +211,128 @@ fn quarantine() -> Scenario {
         assert_eq!(found, 1, "the broken version is {found} times there after {:?}", traced.hit);
     });
     serving(None, prepare, (404, Vec::new()), check)
+}
+
+/// Puts versions that no index knows of.
+fn put_without_index(dir: &Path) {
+    let root = dir.join("store");
+    create(&root);
+    for n in 0..6 {
+        Module::new(&format!("example.com/m{}@v1.{n}.0", n % 2), 100).put_unsealed(&root);
+    }
+}
+
+/// Module and version of everything that the index has, in order.
+fn indexed(root: &Path) -> Vec<(String, String)> {
+    let numbers = fs::read_dir(root.join("index")).unwrap();
+    let newest = numbers.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok()).max();
+    let file = root.join("index").join(newest.expect("an index").to_string()).join("index.sqlite");
+    let connection = rusqlite::Connection::open(file).unwrap();
+    let mut statement = connection.prepare("SELECT module, version FROM versions ORDER BY 1, 2").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+fn expected_rows(with_filled: bool) -> Vec<(String, String)> {
+    let mut rows: Vec<_> = (0..6).map(|n| (format!("example.com/m{}", n % 2), format!("v1.{n}.0"))).collect();
+    rows.extend(with_filled.then(|| ("example.com/Cap/m".to_owned(), "v1.0.0".to_owned())));
+    rows.sort();
+    rows
+}
+
+fn index_regenerated() -> Scenario {
+    let regenerate = |root: &Path| {
+        let mut command = Command::new(MIGRATE);
+        command.args(["--regenerate", "--store"]).arg(root);
+        command
+    };
+    Scenario {
+        prepare: Box::new(put_without_index),
+        command: Box::new(regenerate),
+        drive: Box::new(only_stderr),
+        check: Box::new(|root, traced, told, is_kill| {
+            if is_kill {
+                return;
+            }
+            failed_clearly(traced, told);
+            // The program does without it, and says so.
+            if traced.code == 0 && !told.stderr.contains("was not built") {
+                assert_eq!(indexed(root), expected_rows(false), "after {:?}: {}", traced.hit, told.stderr);
+            }
+        }),
+        again: Box::new(move |root| {
+            let output = regenerate(root).output().unwrap();
+            assert!(output.status.success() && root.join("layout.v2").exists(), "{}", self::told(&output));
+            assert_eq!(indexed(root), expected_rows(false));
+            assert_eq!(fs::read_dir(root.join("index")).unwrap().count(), 1, "an older one stays");
+            assert_eq!(fs::read_dir(root.join("staging")).unwrap().count(), 0, "something stays in staging");
+        }),
+    }
+}
+
+/// Waits for the first look of a server at its index, and hands back what it said until then.
+fn look(child: &mut Child) -> String {
+    use std::io::{BufRead, BufReader};
+    let mut said = String::new();
+    let Some(stderr) = child.stderr.take() else { return said };
+    let mut stderr = BufReader::new(stderr);
+    while !said.contains("the index is ") && stderr.read_line(&mut said).is_ok_and(|n| n > 0) {}
+    child.stderr = Some(stderr.into_inner());
+    said
+}
+
+fn index_kept() -> Scenario {
+    let upstream = Upstream::start();
+    let module = upstream.offer(PAIR, 3000);
+    let url = upstream.url().to_owned();
+    let check = whole_or_absent(&module);
+    let expected = module.zip;
+    let command = |url: &str, root: &Path| {
+        let mut command = server::command(root);
+        command.args(["--upstream", url]).env("STOA_LOG", "info");
+        command
+    };
+    let again_url = url.clone();
+    Scenario {
+        prepare: Box::new(put_without_index),
+        command: Box::new(move |root| {
+            // The upstream lives as long as the scenario.
+            let _ = &upstream;
+            command(&url, root)
+        }),
+        drive: Box::new(|child| {
+            let mut told = Told::default();
+            if let Some(url) = server::listening(child) {
+                told.stderr = look(child);
+                told.answers.push(server::get(&url, ZIP).map_err(|error| error.to_string()));
+                server::terminate(child);
+            }
+            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
+            told
+        }),
+        check: Box::new(move |root, traced, told, is_kill| {
+            for answer in told.answers.iter().flatten() {
+                assert!([200, 500].contains(&answer.0), "{} after {:?}", answer.0, traced.hit);
+                assert!(answer.0 != 200 || answer.1 == expected, "wrong bytes after {:?}", traced.hit);
+            }
+            let is_of_index = traced.hit.as_ref().is_some_and(|hit| hit.contains("index.sqlite"));
+            if !is_kill && is_of_index {
+                // What is derived fails no fill and no server.
+                assert_eq!(traced.code, 0, "after {:?}: {}", traced.hit, told.stderr);
+            }
+            check(root, traced);
+        }),
+        again: Box::new(move |root| {
+            let mut command = command(&again_url, root);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let url = server::listening(&mut child).unwrap();
+            let said = look(&mut child);
+            assert!(said.contains("the index is current"), "{said}");
+            assert_eq!(server::get(&url, ZIP).unwrap().0, 200);
+            server::terminate(&child);
+            assert!(child.wait().unwrap().success());
+            assert_eq!(indexed(root), expected_rows(true));
+        }),
+    }
 }

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `files` | info, mod and zip of a version |
 //! | `questions` | lists, queries, checksum databases |
+//! | `catalog` | what is in the store, page by page |
 //! | `answer` | statuses, headers, the texts of errors |
 //! | `conditional` | `If-None-Match`, `Range` and their like |
 //! | `body`, `buffers` | how bytes get to the connection |
@@ -17,6 +18,7 @@
 mod answer;
 mod body;
 mod buffers;
+mod catalog;
 mod conditional;
 mod files;
 mod questions;
@@ -25,14 +27,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
-use hyper::{Method, Request, StatusCode, Version};
+use hyper::{Method, Request, StatusCode, Uri, Version};
 use stoa_gomod::route::{self, Route};
 use stoa_layout::LayoutId;
 use stoa_store::{SmallFile, Store};
+use tokio::sync::Semaphore;
 
 use self::answer::Response;
 use self::buffers::Buffers;
 use crate::fill::{Fill, Via};
+use crate::upkeep::Upkeep;
 
 pub(crate) use self::body::Body;
 
@@ -42,6 +46,9 @@ const DISABLE_MODULE_FETCH: HeaderName = HeaderName::from_static("disable-module
 #[derive(Debug)]
 pub(crate) struct Proxy {
     fill: Arc<Fill>,
+    upkeep: Arc<Upkeep>,
+    /// How many questions are asked of the index at a time.
+    index_turns: Semaphore,
     base_path: String,
     sumdbs: Vec<String>,
     instance: String,
@@ -72,9 +79,16 @@ impl Asked<'_> {
 
 impl Proxy {
     /// Serves at `base_path`, `/` or `/some/path`, and passes the named checksum databases on.
-    pub(crate) fn new(fill: Arc<Fill>, base_path: &str, sumdbs: Vec<String>, instance: String) -> Self {
+    pub(crate) fn new(
+        fill: Arc<Fill>,
+        upkeep: Arc<Upkeep>,
+        base_path: &str,
+        sumdbs: Vec<String>,
+        instance: String,
+    ) -> Self {
         let base_path = base_path.trim_end_matches('/').to_owned();
-        Self { fill, base_path, sumdbs, instance, buffers: Arc::default() }
+        let index_turns = Semaphore::new(catalog::AT_A_TIME);
+        Self { fill, upkeep, index_turns, base_path, sumdbs, instance, buffers: Arc::default() }
     }
 
     /// Answers a request.
@@ -89,7 +103,7 @@ impl Proxy {
         };
         let mut response = match self.answer_now(asked, request.method(), request.uri().path()) {
             Ok(response) => response,
-            Err(route) => Box::pin(self.answer_later(asked, route)).await,
+            Err(route) => Box::pin(self.answer_later(asked, request.uri(), route)).await,
         };
         if asked.is_head {
             without_body(&mut response);
@@ -117,6 +131,7 @@ impl Proxy {
             Route::Info(version) => self.stored_small(asked, version, SmallFile::Info),
             Route::Mod(version) => self.stored_small(asked, version, SmallFile::Mod),
             Route::Zip(version) => self.stored_zip(asked, version),
+            Route::NotFound if catalog::is_meant(path, &self.base_path) => None,
             // Which databases are passed on is a matter of the configuration, and may change.
             Route::NotFound if self.is_below_sumdb(path) => Some(answer::no_such_database()),
             Route::NotFound => Some(answer::no_such_address()),
@@ -126,7 +141,7 @@ impl Proxy {
         response.ok_or(route)
     }
 
-    async fn answer_later(&self, asked: Asked<'_>, route: Route) -> Response {
+    async fn answer_later(&self, asked: Asked<'_>, uri: &Uri, route: Route) -> Response {
         match route {
             Route::Info(version) => self.small(asked, &version, SmallFile::Info).await,
             Route::Mod(version) => self.small(asked, &version, SmallFile::Mod).await,
@@ -139,7 +154,7 @@ impl Proxy {
             Route::SumdbLookup { sumdb, rest, .. } | Route::SumdbTile { sumdb, rest, .. } => {
                 self.sumdb(asked, &sumdb, &rest).await
             }
-            Route::NotFound => answer::no_such_address(),
+            Route::NotFound => self.listing(uri).await,
             Route::MethodNotAllowed => answer::method_not_allowed(),
         }
     }

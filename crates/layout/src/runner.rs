@@ -127,6 +127,15 @@ impl RunError {
     }
 }
 
+/// What artefacts are built for.
+#[derive(Clone, Copy)]
+enum Occasion<'a> {
+    /// They were asked for.
+    Regeneration,
+    /// A new store, or a step from another layout.
+    Other { old: Option<&'a LayoutId> },
+}
+
 /// Brings one store to one layout.
 #[derive(Clone, Copy)]
 pub struct Runner<'a> {
@@ -569,7 +578,7 @@ impl Runner<'_> {
         for folder in &self.layouts.folders {
             lock.durable().ensure_dir(&self.root.join(folder))?;
         }
-        self.artefacts(lock, None, &layout)?;
+        self.artefacts(lock, &layout, Occasion::Other { old: None })?;
         durable::sync_file_system(self.root)?;
         content.history.push(HistoryEntry {
             from: "empty".to_owned(),
@@ -594,7 +603,7 @@ impl Runner<'_> {
         if !begun {
             self.warn(marker::change(lock, &at, &during, &content)?);
         }
-        self.artefacts(lock, None, layout)?;
+        self.artefacts(lock, layout, Occasion::Regeneration)?;
         durable::sync_file_system(self.root)?;
         content.history.push(entry(layout, layout, started, Moved::default()));
         self.warn(marker::change(lock, &during, &at, &content)?);
@@ -683,7 +692,7 @@ impl Runner<'_> {
         }
         self.cancel.check()?;
         step.check(&context, direction)?;
-        self.artefacts(lock, Some(&from), &to)?;
+        self.artefacts(lock, &to, Occasion::Other { old: Some(&from) })?;
         durable::sync_file_system(self.root)?;
         Ok(all)
     }
@@ -691,12 +700,15 @@ impl Runner<'_> {
     fn artefacts(
         &self,
         lock: &ExclusiveLock,
-        old: Option<&LayoutId>,
         new: &LayoutId,
+        occasion: Occasion<'_>,
     ) -> Result<(), StepError> {
         let context = Context { lock, work: self.work() };
         for artefact in self.layouts.artefacts.iter().filter(|artefact| artefact.layout() == *new) {
             self.cancel.check()?;
+            if artefact.is_left_to_program() && !matches!(occasion, Occasion::Regeneration) {
+                continue;
+            }
             match artefact.build(&context) {
                 Err(error @ StepError::Path(_)) if !artefact.is_required() => {
                     let text = format!(
@@ -709,7 +721,9 @@ impl Runner<'_> {
             }
         }
         for artefact in &self.layouts.artefacts {
-            if Some(&artefact.layout()) == old && artefact.layout() != *new {
+            if matches!(occasion, Occasion::Other { old: Some(old) } if artefact.layout() == *old)
+                && artefact.layout() != *new
+            {
                 artefact.remove(&context)?;
             }
         }

@@ -57,6 +57,11 @@ pub trait Artefact: Sync {
     /// Whether a store without it is of no use. If not, the program heals it later and a failure to build it
     /// is a warning.
     fn is_required(&self) -> bool;
+    /// Whether a new store and one that comes up do without it, because the program builds it while it works
+    /// already. A regeneration builds it in any case.
+    fn is_left_to_program(&self) -> bool {
+        false
+    }
     /// Builds it aside and swaps it in by one rename.
     fn build(&self, context: &Context<'_>) -> Result<(), StepError>;
     /// Removes it, after those of the other layout are built. What the artefact of the other layout has

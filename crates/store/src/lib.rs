@@ -22,6 +22,7 @@
 //! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
 //! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
 //! | [`claim`](Claim) | who may do one of these to a version |
+//! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
 //! Old layouts are no business of this crate: the gate's [`Pass`](stoa_layout::Pass) or
 //! [`Held`](stoa_layout::Held), without which no [`Store`] opens, says that the layout is the current one.
@@ -31,6 +32,7 @@
 mod claim;
 mod draft;
 mod error;
+mod index;
 mod list;
 mod open;
 mod paths;
@@ -48,6 +50,7 @@ use stoa_layout::LayoutId;
 pub use claim::Claim;
 pub use draft::{Draft, SealError, SealedDraft};
 pub use error::StoreError;
+pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop};
 pub use open::Store;
 pub use paths::VersionFile;
 pub use publish::Published;

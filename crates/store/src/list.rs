@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +23,7 @@ pub(crate) struct KnownList {
 
 /// Two publishes can fall into one tick of the clock: a folder that changed just now may change again
 /// without showing it.
-const SETTLED: Duration = Duration::from_secs(2);
+pub(crate) const SETTLED: Duration = Duration::from_secs(2);
 
 impl Store {
     /// Lists the versions of a module, sorted, pseudo-versions included. `None` if there is none.
@@ -41,18 +42,7 @@ impl Store {
         {
             return Ok(Some(known.versions).filter(|versions| !versions.is_empty()));
         }
-        let mut versions = Vec::new();
-        for entry in fs::read_dir(&path).at("list", &path)? {
-            let entry = entry.at("list", &path)?;
-            let Some(version) = entry.file_name().to_str().and_then(|name| Version::unescape(name).ok())
-            else {
-                continue;
-            };
-            let is_folder = entry.file_type().at("look at", &entry.path())?.is_dir();
-            if is_folder && ModuleVersion::new(module.clone(), version.clone()).is_ok() {
-                versions.push(version);
-            }
-        }
+        let mut versions = read_versions(&path, module)?;
         versions.sort();
         let versions: Arc<[Version]> = versions.into();
         let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
@@ -62,6 +52,22 @@ impl Store {
         }
         Ok(Some(versions).filter(|versions| !versions.is_empty()))
     }
+}
+
+/// Reads which folders in a module's `@v` have the names of versions.
+pub(crate) fn read_versions(path: &Path, module: &ModulePath) -> Result<Vec<Version>, PathError> {
+    let mut versions = Vec::new();
+    for entry in fs::read_dir(path).at("list", path)? {
+        let entry = entry.at("list", path)?;
+        let Some(version) = entry.file_name().to_str().and_then(|name| Version::unescape(name).ok()) else {
+            continue;
+        };
+        let is_folder = entry.file_type().at("look at", &entry.path())?.is_dir();
+        if is_folder && ModuleVersion::new(module.clone(), version.clone()).is_ok() {
+            versions.push(version);
+        }
+    }
+    Ok(versions)
 }
 
 #[cfg(test)]

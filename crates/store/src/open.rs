@@ -10,6 +10,7 @@ use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
+use crate::index::Index;
 use crate::list::KnownList;
 use crate::paths::Paths;
 use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
@@ -24,6 +25,7 @@ pub struct Store {
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
+    pub(crate) index: Index,
     layout: LayoutId,
     run: Option<Run>,
     // Last: the lock goes after the staging folder.
@@ -52,17 +54,17 @@ impl Store {
     pub fn open(held: Held, mode: Mode) -> Result<Self, StoreError> {
         let root = held.pass().root().to_owned();
         if mode == Mode::ReadOnly {
-            return Ok(Self::newheld(held, None, Durable::default()));
+            return Ok(Self::new_held(held, None, Durable::default()));
         }
         let durable = Durable::for_root(&root)?;
         match Self::prepare(&root, &durable) {
-            Ok(run) => Ok(Self::newheld(held, Some(run), durable)),
+            Ok(run) => Ok(Self::new_held(held, Some(run), durable)),
             Err(StoreError::Path(error)) if error.is_read_only() => {
                 log::warn!(
                     "{} is on a read-only file system: it is served as it is, and nothing is stored",
                     root.display()
                 );
-                Ok(Self::newheld(held, None, durable))
+                Ok(Self::new_held(held, None, durable))
             }
             Err(error) => Err(error),
         }
@@ -150,15 +152,17 @@ impl Store {
         Ok(run)
     }
 
-    fn newheld(held: Held, run: Option<Run>, durable: Durable) -> Self {
+    fn new_held(held: Held, run: Option<Run>, durable: Durable) -> Self {
         let mut store = Self::new(held.pass(), run, None, durable);
         store.held = Some(held);
         store
     }
 
     fn new(pass: &Pass, run: Option<Run>, held: Option<Held>, durable: Durable) -> Self {
+        let paths = Paths::new(pass.root());
         Self {
-            paths: Paths::new(pass.root()),
+            index: Index::new(paths.clone(), durable, run.is_none()),
+            paths,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             seals: Cache::new(ENTRIES),

@@ -56,6 +56,10 @@ impl Paths {
         self.root.join("staging/claims")
     }
 
+    pub(crate) fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }

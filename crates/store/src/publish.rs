@@ -57,6 +57,7 @@ impl Store {
                 Ok(()) => {
                     self.forget(version);
                     durable::sync_dir(&self.paths.versions(version.path()))?;
+                    self.index.note(version);
                     return Ok(None);
                 }
                 Err(error) => error,

@@ -8,7 +8,7 @@ use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
-use crate::paths::VersionFile;
+use crate::paths::{Paths, VersionFile};
 use crate::read::{is_absent, open_file};
 use crate::seal::Source;
 use crate::{Store, StoreError};
@@ -20,16 +20,9 @@ impl Store {
         &self,
         mut found: impl FnMut(ModuleVersion) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut error = None;
-        self.each_folder(|version| match self.has_info(&version) {
-            Ok(true) => found(version),
-            Ok(false) => ControlFlow::Continue(()),
-            Err(why) => {
-                error = Some(why);
-                ControlFlow::Break(())
-            }
-        })?;
-        error.map_or(Ok(()), Err)
+        self.each_folder_or(|version| {
+            if self.has_info(&version)? { Ok(found(version)) } else { Ok(ControlFlow::Continue(())) }
+        })
     }
 
     /// Hands out every folder of a version's name, module by module, until told to stop: versions, and what
@@ -38,40 +31,23 @@ impl Store {
         &self,
         mut found: impl FnMut(ModuleVersion) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let modules = self.paths.modules();
-        let mut open = vec![modules.clone()];
-        while let Some(folder) = open.pop() {
-            let entries = match fs::read_dir(&folder) {
-                Err(error) if is_absent(&error) => continue,
-                entries => entries.at("list", &folder)?,
-            };
-            for entry in entries {
-                let entry = entry.at("list", &folder)?;
-                let path = entry.path();
-                let is_folder = match entry.file_type() {
-                    Err(error) if is_absent(&error) => continue,
-                    kind => kind.at("look at", &path)?.is_dir(),
-                };
-                if !is_folder {
-                    continue;
-                }
-                if entry.file_name() != "@v" {
-                    open.push(path);
-                    continue;
-                }
-                let module = folder.strip_prefix(&modules).ok().and_then(|path| path.to_str());
-                let Some(module) = module.and_then(|module| ModulePath::unescape(module).ok()) else {
-                    continue;
-                };
-                for version in self.list(&module)?.iter().flat_map(|versions| versions.iter()) {
-                    let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { continue };
-                    if found(version).is_break() {
-                        return Ok(());
-                    }
+        self.each_folder_or(|version| Ok(found(version)))
+    }
+
+    fn each_folder_or(
+        &self,
+        mut found: impl FnMut(ModuleVersion) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let each = |module: ModulePath| -> Result<ControlFlow<()>, StoreError> {
+            for version in self.list(&module)?.iter().flat_map(|versions| versions.iter()) {
+                let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { continue };
+                if found(version)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
                 }
             }
-        }
-        Ok(())
+            Ok(ControlFlow::Continue(()))
+        };
+        each_module(&self.paths, each, |error| Err(error.into()))
     }
 
     /// Looks at the structure of a version's zip, a few reads, and says what is wrong with it. `None` if
@@ -91,6 +67,51 @@ impl Store {
             Err(ExamineError::Read(error)) => Err(PathError::new("read", path, error).into()),
         }
     }
+}
+
+/// Hands out the path of every folder that has an `@v` in it, until told to stop. What cannot be read is handed out
+/// too, and ends the walk or is passed over.
+pub(crate) fn each_module<E>(
+    paths: &Paths,
+    mut found: impl FnMut(ModulePath) -> Result<ControlFlow<()>, E>,
+    mut unreadable: impl FnMut(PathError) -> Result<(), E>,
+) -> Result<(), E> {
+    let modules = paths.modules();
+    let mut open = vec![modules.clone()];
+    while let Some(folder) = open.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => {
+                unreadable(PathError::new("list", &folder, error))?;
+                continue;
+            }
+            Ok(entries) => entries,
+        };
+        for entry in entries {
+            let kind = entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?)));
+            let (path, name, kind) = match kind {
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => {
+                    unreadable(PathError::new("list", &folder, error))?;
+                    break;
+                }
+                Ok(known) => known,
+            };
+            if !kind.is_dir() {
+                continue;
+            }
+            if name != "@v" {
+                open.push(path);
+                continue;
+            }
+            let module = folder.strip_prefix(&modules).ok().and_then(|path| path.to_str());
+            let Some(module) = module.and_then(|module| ModulePath::unescape(module).ok()) else { continue };
+            if found(module)?.is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -56,7 +56,9 @@ impl Store {
     pub(crate) fn quarantine(&self, claim: &Claim, reason: &str) -> Result<(), StoreError> {
         let path = self.paths.version(claim.version());
         log::error!("{} goes to quarantine: {reason}", claim.version());
-        self.quarantine_folder(claim, &path, reason)
+        let moved = self.quarantine_folder(claim, &path, reason);
+        self.index.forget(claim.version());
+        moved
     }
 
     pub(crate) fn quarantine_folder(

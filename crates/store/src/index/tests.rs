@@ -1,0 +1,370 @@
+//! The index against the tree.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use stoa_gomod::ModuleVersion;
+use stoa_layout::gate::Mode;
+
+use super::*;
+use crate::VersionFile;
+use crate::testing::{Fixture, open, put_unsealed, version, zip};
+
+type Rows = BTreeMap<(String, String), (i64, u64)>;
+
+/// What should be in the index, by looking at every version.
+fn tree(store: &Store) -> Rows {
+    let mut rows = Rows::new();
+    let each = |version: ModuleVersion| {
+        let length =
+            |file| store.locate(&version, file).unwrap().map_or(0, |path| fs::metadata(path).unwrap().len());
+        let info = store.locate(&version, VersionFile::Info).unwrap().unwrap();
+        let modified = fs::metadata(info).unwrap().modified().unwrap();
+        let modified = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i64;
+        let bytes = [VersionFile::Info, VersionFile::Mod, VersionFile::Zip].map(length).iter().sum();
+        rows.insert((version.path().to_string(), version.version().to_string()), (modified, bytes));
+        std::ops::ControlFlow::Continue(())
+    };
+    store.each_version(each).unwrap();
+    rows
+}
+
+/// What is in the index, by its tables.
+fn rows(store: &Store) -> Rows {
+    let identity = store.index.identity().unwrap();
+    let connection = rusqlite::Connection::open(store.index.file(identity.number)).unwrap();
+    let mut statement = connection.prepare("SELECT module, version, modified, bytes FROM versions").unwrap();
+    let rows = statement
+        .query_map([], |row| Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, row.get::<_, i64>(3)? as u64))));
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+fn reconcile(store: &Store) -> Reconciled {
+    let done = store.reconcile_index(&Stop::default()).unwrap();
+    assert_eq!(rows(store), tree(store), "{done:?}");
+    assert_eq!(done.versions, rows(store).len() as u64);
+    done
+}
+
+fn put(store: &Store, pair: &str) -> PathBuf {
+    let v = version(pair);
+    put_unsealed(store, &v, &zip(&v, pair))
+}
+
+/// A store whose modules were last changed long enough ago to be noted. The time of change cannot be set back.
+fn settled() -> Fixture {
+    let fixture = Fixture::new();
+    for pair in
+        ["example.com/a@v1.0.0", "example.com/a@v1.10.0", "example.com/a@v1.9.0", "example.com/b/v2@v2.0.0"]
+    {
+        put(&fixture.store, pair);
+    }
+    std::thread::sleep(crate::list::SETTLED + Duration::from_millis(100));
+    reconcile(&fixture.store);
+    fixture
+}
+
+fn file(store: &Store) -> PathBuf {
+    store.index.file(store.index.identity().unwrap().number)
+}
+
+#[test]
+fn a_publish_shows_at_once() {
+    let fixture = Fixture::new();
+    let v = version("example.com/Cap@v1.0.0");
+    fixture.publish(&v, &zip(&v, "package a\n"));
+    assert!(matches!(fixture.store.catalog(None, 9), Err(IndexError::Missing(_))), "nobody has built one");
+    let done = reconcile(&fixture.store);
+    assert!(done.is_new && done.number == 1, "{done:?}");
+    let w = version("example.com/Cap@v1.1.0");
+    fixture.publish(&w, &zip(&w, "package a\n"));
+    assert_eq!(rows(&fixture.store), tree(&fixture.store));
+    assert_eq!(fixture.store.catalog(None, 9).unwrap().len(), 2);
+    // What goes to quarantine goes from here.
+    put(&fixture.store, "example.com/broken@v1.0.0");
+    reconcile(&fixture.store);
+    let folder = fixture.store.paths.version(&version("example.com/broken@v1.0.0"));
+    fs::write(folder.join("zip"), "no zip").unwrap();
+    fixture.store.seal(&version("example.com/broken@v1.0.0")).unwrap();
+    assert_eq!(rows(&fixture.store), tree(&fixture.store));
+    assert_eq!(rows(&fixture.store).len(), 2);
+}
+
+#[test]
+fn only_what_changed_is_read_again() {
+    let fixture = settled();
+    assert_eq!(reconcile(&fixture.store).read, 0);
+    let v = version("example.com/a@v1.11.0");
+    fixture.publish(&v, &zip(&v, "package a\n"));
+    assert_eq!(reconcile(&fixture.store).read, 1);
+    assert_eq!(reconcile(&fixture.store).read, 1, "it is too young to be passed over");
+    // Removed and copied in by hand, beside and within.
+    fs::remove_dir_all(fixture.store.paths.version(&version("example.com/a@v1.9.0"))).unwrap();
+    fs::remove_dir_all(fixture.dir.path().join("modules/example.com/b")).unwrap();
+    put(&fixture.store, "example.com/c@v0.1.0");
+    let done = reconcile(&fixture.store);
+    assert_eq!((done.added, done.removed, done.modules), (1, 2, 2), "{done:?}");
+}
+
+#[test]
+fn what_is_on_its_way_is_looked_at_again() {
+    let fixture = settled();
+    let v = version("example.com/a@v1.2.0");
+    let folder = put_unsealed(&fixture.store, &v, b"");
+    fs::rename(folder.join("info"), fixture.dir.path().join("info")).unwrap();
+    std::thread::sleep(crate::list::SETTLED + Duration::from_millis(100));
+    assert_eq!(reconcile(&fixture.store).read, 1);
+    // The folder of the versions does not show it.
+    fs::rename(fixture.dir.path().join("info"), folder.join("info")).unwrap();
+    assert_eq!(reconcile(&fixture.store).added, 1);
+}
+
+#[test]
+fn whatever_happened_to_the_file_heals() {
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm); 8] = [
+        ("deleted", |file| fs::remove_dir_all(file.parent().unwrap().parent().unwrap()).unwrap()),
+        ("its file deleted", |file| fs::remove_file(file).unwrap()),
+        ("cut", |file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(5000).unwrap()),
+        ("emptied", |file| fs::write(file, "").unwrap()),
+        ("replaced by garbage", |file| fs::write(file, [0x5a; 9000]).unwrap()),
+        ("garbage in the middle", |file| {
+            let mut bytes = fs::read(file).unwrap();
+            let length = bytes.len();
+            bytes[4096 + 8..length].fill(0x5a);
+            fs::write(file, bytes).unwrap();
+        }),
+        ("of another release", |file| {
+            rusqlite::Connection::open(file).unwrap().pragma_update(None, "user_version", 77).unwrap();
+        }),
+        ("a folder in its place", |file| {
+            fs::remove_file(file).unwrap();
+            fs::create_dir(file).unwrap();
+        }),
+    ];
+    let fixture = settled();
+    for (name, harm) in harms {
+        harm(&file(&fixture.store));
+        // A process that starts, since this one keeps what it has read.
+        let other = open(fixture.dir.path(), Mode::ReadWrite);
+        let done = reconcile(&other);
+        assert!(done.is_new, "{name}: {done:?}");
+        assert_eq!(fixture.store.catalog(None, 99).unwrap().len(), 4, "{name}: others switch to it");
+        assert!(!reconcile(&other).is_new, "{name}");
+    }
+}
+
+#[test]
+fn rows_that_disagree_are_found() {
+    for harm in [
+        "DELETE FROM versions WHERE version = 'v1.9.0'",
+        "INSERT INTO versions VALUES ('example.com/a', 'v7.0.0', 1, 1, 1)",
+        "DELETE FROM modules",
+    ] {
+        let fixture = settled();
+        let connection = rusqlite::Connection::open(file(&fixture.store)).unwrap();
+        assert!(connection.execute(harm, []).unwrap() > 0);
+        drop(connection);
+        let other = open(fixture.dir.path(), Mode::ReadWrite);
+        assert!(reconcile(&other).is_new, "{harm}");
+    }
+}
+
+#[test]
+fn an_old_index_is_brought_up() {
+    let fixture = settled();
+    let index = file(&fixture.store);
+    let old = fixture.dir.path().join("old");
+    fs::copy(&index, &old).unwrap();
+    for pair in ["example.com/a@v1.11.0", "example.com/new@v1.0.0"] {
+        let v = version(pair);
+        fixture.publish(&v, &zip(&v, "package a\n"));
+    }
+    fs::remove_dir_all(fixture.dir.path().join("modules/example.com/b")).unwrap();
+    reconcile(&fixture.store);
+    // Restored as a whole: nothing of the newer one stays beside it.
+    fs::remove_dir_all(index.parent().unwrap()).unwrap();
+    fs::create_dir(index.parent().unwrap()).unwrap();
+    fs::rename(&old, &index).unwrap();
+    let done = reconcile(&fixture.store);
+    assert!(!done.is_new, "{done:?}");
+    assert_eq!((done.added, done.removed), (2, 1));
+}
+
+#[test]
+fn no_row_goes_that_came_meanwhile() {
+    let fixture = settled();
+    let identity = fixture.store.index.identity().unwrap();
+    let mut database = fixture.store.index.open(identity, Access::Write, PATIENCE).unwrap();
+    let seen =
+        reconcile::look(&fixture.store.paths, version("example.com/a@v1.0.0").path(), None).unwrap().unwrap();
+    assert!(seen.stamp.is_some());
+    let v = version("example.com/a@v1.11.0");
+    fixture.publish(&v, &zip(&v, "package a\n"));
+    let is_there = |_: &str, version: &str| Ok(version == "v1.11.0");
+    database.apply(&[seen], is_there).unwrap();
+    assert_eq!(rows(&fixture.store), tree(&fixture.store));
+    assert_eq!(database.noted("example.com/a").unwrap(), None, "it is read again");
+}
+
+#[test]
+fn pages_add_up() {
+    let fixture = Fixture::new();
+    // In an order that differs by path element and by text.
+    for pair in [
+        "example.com/a-b@v1.0.0",
+        "example.com/a/v2@v2.0.0",
+        "example.com/a@v1.0.0",
+        "example.com/a@v1.0.0-RC1",
+        "example.com/Z@v1.0.0",
+        "example.com/a@v0.0.0-20240102030405-abcdefabcdef",
+    ] {
+        put(&fixture.store, pair);
+    }
+    reconcile(&fixture.store);
+    let all = fixture.store.catalog(None, 100).unwrap();
+    assert_eq!(all.len(), 6);
+    for size in 1..8 {
+        let mut found = Vec::new();
+        loop {
+            let last: Option<CatalogEntry> = found.last().cloned();
+            let after = last.as_ref().map(|last| (last.module.as_str(), last.version.as_str()));
+            let page = fixture.store.catalog(after, size).unwrap();
+            if page.is_empty() {
+                break;
+            }
+            found.extend(page);
+        }
+        assert_eq!(found, all, "pages of {size}");
+    }
+}
+
+#[test]
+fn an_instant_is_one_versions() {
+    let fixture = Fixture::new();
+    let instant = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    for n in 0..50 {
+        let folder = put(&fixture.store, &format!("example.com/m{}@v1.0.{n}", n % 7));
+        fs::File::open(folder.join("info")).unwrap().set_modified(instant).unwrap();
+    }
+    reconcile(&fixture.store);
+    let feed = fixture.store.feed(0, 100).unwrap();
+    assert_eq!(feed.len(), 50);
+    let times: Vec<i64> = feed.iter().map(|entry| entry.time - 1_700_000_000_000_000_000).collect();
+    assert_eq!(times, (0..50).collect::<Vec<i64>>());
+    // Looked at again, each keeps its own.
+    reconcile(&fixture.store);
+    assert_eq!(fixture.store.feed(0, 100).unwrap(), feed);
+    assert_eq!(fixture.store.feed(feed[20].time, 5).unwrap(), feed[20..25]);
+}
+
+#[test]
+fn any_time_can_be_kept() {
+    let fixture = Fixture::new();
+    for (n, seconds) in [(0, 1 << 34), (1, 1 << 34), (2, (1 << 34) - 5)] {
+        let folder = put(&fixture.store, &format!("example.com/m@v1.0.{n}"));
+        let instant = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        fs::File::open(folder.join("info")).unwrap().set_modified(instant).unwrap();
+    }
+    for _ in 0..2 {
+        fixture.store.reconcile_index(&Stop::default()).unwrap();
+        let feed = fixture.store.feed(0, 9).unwrap();
+        assert_eq!(feed.len(), 3);
+        assert!(feed.is_sorted_by(|a, b| a.time < b.time), "{feed:?}");
+    }
+}
+
+#[test]
+fn two_stores_share_one_index() {
+    let fixture = settled();
+    let other = open(fixture.dir.path(), Mode::ReadWrite);
+    std::thread::scope(|scope| {
+        for (n, store) in [&fixture.store, &other].into_iter().enumerate() {
+            scope.spawn(move || {
+                for i in 0..20 {
+                    let v = version(&format!("example.com/{n}@v1.0.{i}"));
+                    let claim = store.claim(&v).unwrap();
+                    let draft = crate::testing::draft(store, &v, &zip(&v, "package a\n"));
+                    store.publish(draft, &claim).unwrap();
+                    if i % 7 == n {
+                        store.reconcile_index(&Stop::default()).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(rows(&fixture.store), tree(&fixture.store), "every row was written with its publish");
+    reconcile(&other);
+}
+
+#[test]
+fn a_read_only_store_is_not_written_to() {
+    let fixture = settled();
+    let names = || -> Vec<PathBuf> {
+        let mut names: Vec<_> = fs::read_dir(file(&fixture.store).parent().unwrap())
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        names.sort();
+        names
+    };
+    // As a server that writes has it open, and as it is left.
+    let reader = open(fixture.dir.path(), Mode::ReadOnly);
+    fixture.store.catalog(None, 9).unwrap();
+    assert!(names().len() > 1, "{:?}", names());
+    for close in [false, true] {
+        if close {
+            fixture.store.index.readers.lock().unwrap().clear();
+            *fixture.store.index.writer.lock().unwrap() = None;
+        }
+        let before = names();
+        assert_eq!(reader.catalog(None, 9).unwrap().len(), 4);
+        assert_eq!(reader.feed(0, 2).unwrap().len(), 2);
+        assert_eq!(names(), before);
+    }
+    assert_eq!(names().len(), 1);
+    assert!(reader.reconcile_index(&Stop::default()).is_err());
+}
+
+#[test]
+fn it_stops_when_asked() {
+    let fixture = settled();
+    let stop = Stop::default();
+    stop.ask();
+    assert!(matches!(fixture.store.reconcile_index(&stop), Err(IndexError::Stopped)));
+    let other = open(fixture.dir.path(), Mode::ReadWrite);
+    fs::remove_dir_all(file(&other).parent().unwrap()).unwrap();
+    assert!(matches!(other.reconcile_index(&stop), Err(IndexError::Stopped)));
+    assert!(crate::testing::staged(fixture.dir.path()).is_empty(), "what was begun aside is gone");
+}
+
+#[test]
+fn all_of_it_is_the_roots_owners() {
+    use std::os::unix::fs::{PermissionsExt, lchown};
+    let fixture = Fixture::new();
+    let root = fixture.dir.path();
+    if rustix::process::geteuid().is_root() {
+        lchown(root, Some(65534), Some(65534)).unwrap();
+    }
+    let owner = fs::metadata(root).unwrap().uid();
+    let store = open(root, Mode::ReadWrite);
+    reconcile(&store);
+    let v = version("example.com/m@v1.0.0");
+    let claim = store.claim(&v).unwrap();
+    let draft = crate::testing::draft(&store, &v, &zip(&v, "package a\n"));
+    store.publish(draft, &claim).unwrap();
+    fs::write(root.join("ordinary"), "").unwrap();
+    let ordinary = fs::metadata(root.join("ordinary")).unwrap().permissions().mode();
+    let folder = root.join("index/1");
+    assert_eq!(fs::metadata(&folder).unwrap().uid(), owner);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        let meta = entry.metadata().unwrap();
+        assert_eq!((meta.uid(), meta.permissions().mode()), (owner, ordinary), "{entry:?}");
+        names.push(entry.file_name());
+    }
+    assert_eq!(names.len(), 3, "{names:?}");
+}
