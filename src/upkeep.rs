@@ -104,7 +104,7 @@ impl Shared {
 
     /// Waits for a time, less if it is to stop, and less if somebody wants something where that counts.
     fn wait(&self, time: Duration, until_wanted: bool) {
-        let goes_on = |is_wanted: &mut bool| !self.stop.is_asked() && !(until_wanted && *is_wanted);
+        let goes_on = |is_wanted: &mut bool| !(self.stop.is_asked() || until_wanted && *is_wanted);
         // Whether it was the time or the bell makes no difference.
         drop(self.bell.wait_timeout_while(lock(&self.is_wanted), time, goes_on));
     }

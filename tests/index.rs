@@ -74,7 +74,7 @@ fn database(root: &Path) -> PathBuf {
     let numbers = fs::read_dir(root.join("index")).unwrap();
     let newest =
         numbers.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<u32>().unwrap()).max();
-    root.join("index").join(newest.expect("an index").to_string()).join("index.sqlite")
+    root.join("index").join(newest.unwrap().to_string()).join("index.sqlite")
 }
 
 /// What the index says.

@@ -226,7 +226,7 @@ fn put_without_index(dir: &Path) {
 fn indexed(root: &Path) -> Vec<(String, String)> {
     let numbers = fs::read_dir(root.join("index")).unwrap();
     let newest = numbers.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok()).max();
-    let file = root.join("index").join(newest.expect("an index").to_string()).join("index.sqlite");
+    let file = root.join("index").join(newest.unwrap().to_string()).join("index.sqlite");
     let connection = rusqlite::Connection::open(file).unwrap();
     let mut statement = connection.prepare("SELECT module, version FROM versions ORDER BY 1, 2").unwrap();
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
