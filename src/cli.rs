@@ -111,6 +111,13 @@ enum Command {
         #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Copy versions into the store from another store, a GOPROXY tree or the go command's module cache
+    #[command(disable_help_flag = true)]
+    Import {
+        /// SOURCE, and the options of `stoa import --help`
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
     Migrate {
@@ -224,6 +231,7 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
+        Command::Import { arguments } => Err(become_migrator(&typed, Some("import"), arguments)),
     };
     result.unwrap_or_else(|failure| match failure.message {
         Some(message) => output::fail(failure.exit, message),
@@ -239,7 +247,7 @@ fn become_migrator(typed: &Typed, command: Option<&str>, arguments: &[OsString])
 }
 
 /// Commands of the migrator: everything behind them is left as it is, for the migrator to parse.
-const OF_THE_MIGRATOR: [&str; 2] = ["migrate", "leftovers"];
+const OF_THE_MIGRATOR: [&str; 3] = ["migrate", "leftovers", "import"];
 
 /// Parses the command line.
 fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
@@ -247,7 +255,9 @@ fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
     for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| is_of_the_migrator(argument)) {
         let (head, tail) = arguments.split_at(at + 1);
         if let Ok(mut typed) = Typed::try_parse_from(head)
-            && let Command::Migrate { arguments } | Command::Leftovers { arguments } = &mut typed.command
+            && let Command::Migrate { arguments }
+            | Command::Leftovers { arguments }
+            | Command::Import { arguments } = &mut typed.command
         {
             *arguments = tail.to_vec();
             return Ok(typed);

@@ -5,6 +5,7 @@
 //! layout more runs the same code.
 
 mod beside;
+mod carry;
 pub mod cli;
 pub mod config;
 pub mod fill;

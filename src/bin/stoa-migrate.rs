@@ -10,5 +10,6 @@ fn main() -> ExitCode {
     layouts.steps = stoa_migrations::steps();
     layouts.detectors = stoa_migrations::detectors();
     layouts.inventory = Some(stoa_migrations::inventory());
+    layouts.sources = stoa_migrations::sources();
     stoa::migrate::main(&layouts)
 }

@@ -21,6 +21,7 @@
 //! | [`draft`](Draft), [`publish`](Store::publish) | how a version comes into being |
 //! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
 //! | [`quarantine`](Quarantined) | where what proved broken goes |
+//! | [`batch`](Batch) | the same for many, with few waits for the disk |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //!
 //! Old layouts are no business of this crate: the gate's [`Pass`](stoa_layout::Pass) or
@@ -28,6 +29,7 @@
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests break stores by hand"))]
 
+mod batch;
 mod claim;
 mod draft;
 mod error;
@@ -45,8 +47,9 @@ mod walk;
 
 use stoa_layout::LayoutId;
 
+pub use batch::Batch;
 pub use claim::Claim;
-pub use draft::{Draft, SealError, SealedDraft};
+pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use open::Store;
 pub use paths::VersionFile;

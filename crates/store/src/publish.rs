@@ -28,15 +28,30 @@ const ATTEMPTS: usize = 4;
 impl Store {
     /// Publishes a draft.
     pub fn publish(&self, draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
+        let below = Paths::versions_below_modules(draft.version().path());
+        self.durable.ensure_dirs(&self.paths.modules(), &below)?;
+        let published = self.publish_unsynced(draft, claim)?;
+        if let Published::Ours(_) = published {
+            durable::sync_dir(&self.paths.modules().join(below))?;
+        }
+        Ok(published)
+    }
+
+    /// Publishes a draft, and leaves it to a later sync that it stays so.
+    pub(crate) fn publish_unsynced(
+        &self,
+        draft: SealedDraft,
+        claim: &Claim,
+    ) -> Result<Published, StoreError> {
         let version = draft.version();
         debug_assert_eq!(version, claim.version(), "published under the claim of another version");
         let target = self.paths.version(version);
-        let versions = self.paths.versions(version.path());
-        self.durable.ensure_dirs(&self.paths.modules(), &Paths::versions_below_modules(version.path()))?;
+        let below = Paths::versions_below_modules(version.path());
+        self.durable.ensure_dirs_unsynced(&self.paths.modules(), &below)?;
         for _ in 0..ATTEMPTS {
             draft.stamp()?;
             let error = match durable::rename(&draft.folder.path, &target) {
-                Ok(()) => return self.published(draft, &versions),
+                Ok(()) => return Ok(self.published(draft)),
                 Err(error) => error,
             };
             match error.errno() {
@@ -58,11 +73,10 @@ impl Store {
         Err(StoreError::Contended(target))
     }
 
-    fn published(&self, mut draft: SealedDraft, versions: &std::path::Path) -> Result<Published, StoreError> {
+    fn published(&self, mut draft: SealedDraft) -> Published {
         draft.folder.moved = true;
         self.forget(draft.version());
-        durable::sync_dir(versions)?;
-        Ok(Published::Ours(draft.h1().clone()))
+        Published::Ours(draft.h1().clone())
     }
 
     fn yield_to(&self, mut draft: SealedDraft, claim: &Claim, theirs: &H1) -> Result<Published, StoreError> {
