@@ -148,7 +148,7 @@ impl Import<'_> {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
         };
-        let work = Work { store, batch, waiting: Mutex::default(), cancel: self.cancel, report };
+        let work = Work { root: self.root, store, batch, waiting: Mutex::default(), cancel: self.cancel, report };
         parallel::each(
             self.options.threads,
             |each| {
@@ -361,6 +361,7 @@ impl ReadAt for SourceZip {
 
 /// What the threads share.
 struct Work<'a> {
+    root: &'a Path,
     /// `None` in a dry run on a store that is not there yet.
     store: Option<&'a Store>,
     /// `None` in a dry run.
@@ -398,15 +399,13 @@ impl Work<'_> {
     /// Copies one into staging, unless it is in the store. Is a batch that has become full.
     fn copy(&self, item: &Item) -> Result<Option<Waiting>, Not> {
         let version = &item.version;
-        if let Some(store) = self.store {
-            if !store.can_hold(version) {
-                return Err(Not::Left(
-                    "its name is longer than the file system of the store takes".to_owned(),
-                ));
-            }
-            if self.is_there(store, item)? {
-                return Ok(None);
-            }
+        if !Store::could_hold(self.root, version) {
+            return Err(Not::Left("its name is longer, once escaped, than a file system takes".to_owned()));
+        }
+        if let Some(store) = self.store
+            && self.is_there(store, item)?
+        {
+            return Ok(None);
         }
         let (Some(store), Some(_)) = (self.store, &self.batch) else {
             self.report.version(version, Fate::Carried(item.bytes));
@@ -532,12 +531,12 @@ fn hash(zip: &SourceZip, path: &Path, version: &ModuleVersion) -> Result<H1, Not
 /// What is told at the end, besides the counts.
 pub(super) fn end(import: &Import<'_>, report: &Report) {
     let (source, root) = (import.source.display(), import.root.display());
-    let would = if import.dry_run { "would be, " } else { "" };
+    let dry = if import.dry_run { " (a dry run, nothing was written)" } else { "" };
     let count = |of: &std::sync::atomic::AtomicU64| of.load(std::sync::atomic::Ordering::Relaxed);
     let more = json!({
         "store": import.root.to_string_lossy(), "source": import.source.to_string_lossy(),
         "leftovers": count(&report.sum.leftovers), "without_zip": count(&report.sum.aside),
         "dry_run": import.dry_run,
     });
-    report.done(format_args!("{would}from {source} into {root}"), more);
+    report.done(format_args!("from {source} into {root}{dry}"), more);
 }
