@@ -15,9 +15,11 @@ use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
 use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
+use crate::export;
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
+use crate::progress::When;
 use crate::status::{self, Leftovers};
 
 /// What the program was built for, as a value: a program with one layout more runs the same code.
@@ -117,6 +119,26 @@ enum Command {
         /// SOURCE, and the options of `stoa import --help`
         #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
+    },
+    /// Write all versions as a tree of files that any static file server can serve, or file://
+    #[command(
+        after_help = "DIR is made if it is missing; else it is empty, or was exported to before: then what is there is kept, and \
+                      what is missing is added. It may be served meanwhile, and stopped at any instant and run again. Exit \
+                      code 1 if a version is broken, or another one is in DIR: that stands."
+    )]
+    Export {
+        /// Where to
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+        /// Write results for people, or as JSON lines
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// Work with so many threads [default: one a processor] [key: threads]
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+        /// Show how far the work is: on a terminal by a bar, else by a line now and then
+        #[arg(long, value_enum, default_value_t)]
+        progress: When,
     },
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
@@ -228,6 +250,10 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
     let result = match &typed.command {
         Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
+        Command::Export { to, format, threads, progress } => {
+            let options = ExportTyped { to, format: *format, threads: *threads, progress: *progress };
+            export(app, &typed, &settings, &options)
+        }
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
@@ -345,6 +371,36 @@ fn path(
         }
         Err(error) => Err(Failure::new(error.exit(), error)),
     }
+}
+
+/// What was typed for an export.
+struct ExportTyped<'a> {
+    to: &'a Path,
+    format: Format,
+    threads: Option<usize>,
+    progress: When,
+}
+
+fn export(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    export: &ExportTyped<'_>,
+) -> Result<Exit, Failure> {
+    let root = settings.store(typed.common.store.clone())?;
+    let threads = || settings.migrate(None, export.threads).map(|meant| meant.threads);
+    let pass = pass(app, typed, settings, &root, || threads().and_then(|_| settings.check_named()))?;
+    let migrator = migrator(typed, settings)?;
+    let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
+    let options = export::Options {
+        to: export.to.to_owned(),
+        threads: threads()?,
+        format: export.format,
+        progress: export.progress,
+        quiet: typed.common.quiet,
+        verbose: typed.common.verbose > 0,
+    };
+    export::run(&gate, pass, &options)
 }
 
 fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {

@@ -8,6 +8,7 @@ mod beside;
 mod carry;
 pub mod cli;
 pub mod config;
+mod export;
 pub mod fill;
 mod go_env;
 mod listen;

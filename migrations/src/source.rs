@@ -58,6 +58,9 @@ fn tell(one: &Candidate, visit: &mut Visit<'_>) -> Result<(), StepError> {
     })
 }
 
+/// The folder that says that a tree is an export of a store.
+const EXPORTING: &str = ".stoa-export";
+
 /// What the go command and static trees keep beside versions.
 fn belongs_there(leftover: &Leftover, database: &Path) -> bool {
     const ENDINGS: [&str; 4] = ["lock", "ziphash", "partial", "tmp"];
@@ -68,4 +71,5 @@ fn belongs_there(leftover: &Leftover, database: &Path) -> bool {
     in_versions && (is_kept_beside || leftover.reason.starts_with("alias:"))
         || path.file_name().is_some_and(|name| name == "@latest")
         || path.starts_with(database)
+        || path.iter().any(|name| name == EXPORTING)
 }
