@@ -35,7 +35,10 @@ fn done(lines: &[Value]) -> &Value {
 }
 
 fn counts(lines: &[Value], names: &[&str]) -> Vec<u64> {
-    names.iter().map(|name| done(lines)[name].as_u64().unwrap_or_else(|| panic!("{name}: {lines:?}"))).collect()
+    names
+        .iter()
+        .map(|name| done(lines)[name].as_u64().unwrap_or_else(|| panic!("{name}: {lines:?}")))
+        .collect()
 }
 
 const COUNTS: [&str; 6] = ["imported", "skipped", "leftovers", "without_zip", "differ", "broken"];
@@ -60,7 +63,8 @@ fn versions(root: &Path) -> BTreeMap<String, [Vec<u8>; 3]> {
             }
             let relative = path.strip_prefix(&base).unwrap().to_str().unwrap();
             let names = ["info", "mod", "zip", "ziphash"];
-            let [info, modfile, zip, seal] = names.map(|name| fs::read(path.join(name)).expect("a sealed version"));
+            let [info, modfile, zip, seal] =
+                names.map(|name| fs::read(path.join(name)).expect("a sealed version"));
             assert!(seal.starts_with(b"h1:"));
             found.insert(relative.to_owned(), [modfile, zip, info]);
         }
@@ -144,10 +148,13 @@ fn from_a_tree() {
         plan.write(&source);
         // What a tree keeps beside versions is not named, and what has no zip is only counted.
         let is_kept_beside = |path: &Path, reason: &str| {
-            reason == "alias" || path.ends_with("list") || path.extension().is_some_and(|ending| ending == "ziphash")
+            reason == "alias"
+                || path.ends_with("list")
+                || path.extension().is_some_and(|ending| ending == "ziphash")
         };
-        let has_no_zip =
-            |path: &Path, reason: &str| reason == "incomplete" && !source.join(path).with_extension("zip").exists();
+        let has_no_zip = |path: &Path, reason: &str| {
+            reason == "incomplete" && !source.join(path).with_extension("zip").exists()
+        };
         let aside = plan.left.iter().filter(|(path, reason)| has_no_zip(path, reason)).count();
         let beside = plan.left.iter().filter(|(path, reason)| is_kept_beside(path, reason)).count();
         assert!(aside > 1 && beside > 1);
@@ -239,7 +246,8 @@ fn what_is_there_already_stands() {
     let programs = Programs::current();
     let root = programs.make_store();
     let source = programs.folder().join("source");
-    let pairs = ["same", "packed", "zip", "mod", "broken", "half"].map(|name| format!("example.com/{name}@v1.0.0"));
+    let pairs =
+        ["same", "packed", "zip", "mod", "broken", "half"].map(|name| format!("example.com/{name}@v1.0.0"));
     let [_, packed, zip, modfile, broken, half] = pairs.each_ref().map(|pair| {
         let module = Module::new(pair, 5000);
         module.put_flat(&source);
@@ -262,16 +270,22 @@ fn what_is_there_already_stands() {
     assert_eq!(ended.code, 1, "{ended:?}");
     let told = lines(&ended);
     assert_eq!(counts(&told, &COUNTS), [2, 2, 0, 0, 2, 0], "{ended:?}");
-    let differs: Vec<&str> = of(&told, "differs").iter().map(|line| line["module"].as_str().unwrap()).collect();
+    let differs: Vec<&str> =
+        of(&told, "differs").iter().map(|line| line["module"].as_str().unwrap()).collect();
     assert!(differs.contains(&"example.com/zip") && differs.contains(&"example.com/mod"), "{differs:?}");
-    assert!(of(&told, "differs").iter().all(|line| line["reason"].as_str().unwrap().contains("in the store")));
+    assert!(
+        of(&told, "differs").iter().all(|line| line["reason"].as_str().unwrap().contains("in the store"))
+    );
     assert_eq!(fs::read(zip.join("zip")).unwrap(), forged.zip, "what is there stands");
     assert_eq!(fs::read(broken.join("zip")).unwrap(), Module::new(&pairs[4], 5000).zip);
     assert!(half.join("zip").is_file());
     assert_eq!(snapshot(&source), before);
     let human = programs.stoa(["import", "source", "-q"]);
     assert_eq!((human.code, human.out.as_str()), (1, ""), "{human:?}");
-    assert!(human.err.contains("differs example.com/zip@v1.0.0") && human.err.contains("2 versions"), "{human:?}");
+    assert!(
+        human.err.contains("differs example.com/zip@v1.0.0") && human.err.contains("2 versions"),
+        "{human:?}"
+    );
 }
 
 #[test]
@@ -340,4 +354,162 @@ fn what_is_no_source_is_refused_untouched() {
     }
     let help = programs.stoa(["import", "--help"]);
     assert!(help.code == 0 && help.out.contains("SOURCE") && help.out.contains("--dry-run"), "{help:?}");
+}
+
+/// Everything below an export but its own folder, by path.
+fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let whole = shape(root).into_iter().filter(|(path, _)| root.join(path).is_file());
+    let named = whole.map(|(path, content)| (path.to_str().unwrap().to_owned(), content));
+    named.filter(|(path, _)| !path.starts_with(".stoa-export")).collect()
+}
+
+const EXPORTED: [&str; 4] = ["exported", "kept", "differ", "broken"];
+
+fn export(programs: &Programs, more: &[&str]) -> Ended {
+    let mut arguments = vec!["export", "tree", "--format", "json"];
+    arguments.extend(more);
+    programs.stoa(arguments)
+}
+
+#[test]
+fn an_export_is_a_tree_that_grows() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let to = programs.folder().join("tree");
+    let pairs = ["example.com/m@v1.10.0", "example.com/m@v1.9.0", "github.com/Cap/c@v1.0.0-RC1"];
+    let mut expected = BTreeMap::new();
+    let mut put = |pair: &str| {
+        let module = Module::new(pair, 1000);
+        module.put_unsealed(&root);
+        let (path, name) = (module.version.path().escaped(), module.version.version().escaped());
+        for (ending, content) in [("mod", &module.modfile), ("zip", &module.zip), ("info", &module.info)] {
+            expected.insert(format!("{path}/@v/{name}.{ending}"), content.clone());
+        }
+        expected.clone()
+    };
+    pairs.iter().for_each(|pair| drop(put(pair)));
+    let untagged = Module::new("example.com/p@v0.0.0-20240102030405-abcdefabcdef", 10);
+    let mut files = put("example.com/p@v0.0.0-20240102030405-abcdefabcdef");
+    files.insert("example.com/p/@v/list".to_owned(), Vec::new());
+    files.insert("example.com/p/@latest".to_owned(), untagged.info);
+    files.insert("example.com/m/@v/list".to_owned(), b"v1.9.0\nv1.10.0\n".to_vec());
+    files.insert("github.com/!cap/c/@v/list".to_owned(), b"v1.0.0-RC1\n".to_vec());
+    let first = export(&programs, &[]);
+    assert_eq!(first.code, 0, "{first:?}");
+    assert_eq!(counts(&lines(&first), &EXPORTED), [4, 0, 0, 0], "{first:?}");
+    assert_eq!(of(&lines(&first), "exported").len(), 4);
+    assert!(tree(&to) == files, "{:?}", tree(&to).keys());
+
+    let before = snapshot(&to);
+    let second = export(&programs, &["--threads", "1"]);
+    assert_eq!(counts(&lines(&second), &EXPORTED), [0, 4, 0, 0], "{second:?}");
+    assert_eq!(snapshot(&to), before, "a second run wrote");
+
+    // A new version, and the first that is tagged where none was.
+    put("example.com/m@v1.11.0");
+    let mut files: BTreeMap<_, _> = files.into_iter().chain(put("example.com/p@v0.1.0")).collect();
+    files.insert("example.com/m/@v/list".to_owned(), b"v1.9.0\nv1.10.0\nv1.11.0\n".to_vec());
+    files.insert("example.com/p/@v/list".to_owned(), b"v0.1.0\n".to_vec());
+    let third = export(&programs, &[]);
+    assert_eq!(counts(&lines(&third), &EXPORTED), [2, 4, 0, 0], "{third:?}");
+    assert!(tree(&to) == files, "{:?}", tree(&to).keys());
+    // No file is two: what happens to the tree does not happen to the store.
+    for path in snapshot(&to).keys().map(|path| to.join(path)).filter(|path| path.is_file()) {
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&fs::metadata(path).unwrap()), 1);
+    }
+}
+
+#[test]
+fn nothing_in_an_export_is_overwritten_and_nothing_broken_goes_out() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let to = programs.folder().join("tree");
+    let pairs = ["kept", "other", "same", "broken"].map(|name| format!("example.com/{name}@v1.0.0"));
+    let folders = pairs.each_ref().map(|pair| Module::new(pair, 1000).put_unsealed(&root));
+    let broken = fs::read(folders[3].join("zip")).unwrap();
+    fs::write(folders[3].join("zip"), &broken[..500]).unwrap();
+    let first = export(&programs, &[]);
+    assert_eq!(first.code, 1, "{first:?}");
+    assert_eq!(counts(&lines(&first), &EXPORTED), [3, 0, 0, 1], "{first:?}");
+    assert!(!to.join("example.com/broken").exists());
+    assert_eq!(fs::read_dir(root.join("quarantine")).unwrap().count(), 1);
+
+    // Somebody changed one, without changing its size, and looked at another.
+    let other = to.join("example.com/other/@v/v1.0.0.zip");
+    let mut forged = fs::read(&other).unwrap();
+    *forged.last_mut().unwrap() ^= 1;
+    fs::write(&other, &forged).unwrap();
+    fs::File::open(to.join("example.com/same/@v/v1.0.0.zip"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
+    let second = export(&programs, &[]);
+    assert_eq!(second.code, 1, "{second:?}");
+    assert_eq!(counts(&lines(&second), &EXPORTED), [0, 2, 1, 0], "{second:?}");
+    assert_eq!(fs::read(&other).unwrap(), forged, "what is there stands");
+    let human = programs.stoa(["export", "tree"]);
+    assert!(human.code == 1 && human.err.contains("differs example.com/other@v1.0.0"), "{human:?}");
+    fs::remove_file(&other).unwrap();
+    let third = export(&programs, &[]);
+    assert_eq!((third.code, counts(&lines(&third), &EXPORTED)), (0, vec![1, 2, 0, 0]), "{third:?}");
+}
+
+#[test]
+fn a_folder_that_is_no_export_is_refused_untouched() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    Module::new("example.com/m@v1.0.0", 10).put_unsealed(&root);
+    fs::create_dir_all(programs.folder().join("letters")).unwrap();
+    fs::write(programs.folder().join("letters/letter.txt"), "dear").unwrap();
+    Module::new("example.com/m@v1.0.0", 10).put_flat(&programs.folder().join("other"));
+    fs::create_dir_all(programs.folder().join("busy/.stoa-export")).unwrap();
+    let lock = fs::File::create(programs.folder().join("busy/.stoa-export/lock")).unwrap();
+    lock.try_lock().unwrap();
+    let before = shape(programs.folder());
+    for (place, code, word) in [
+        ("letters", 73, "letter.txt"),
+        ("other", 73, "example.com"),
+        ("letters/letter.txt", 65, "letter.txt"),
+        ("store", 73, "the store itself"),
+        ("store/cache/x", 73, "lies in the store"),
+        (".", 73, "the store lies in it"),
+        ("busy", 75, "another export"),
+    ] {
+        let ended = programs.stoa(["export", place]);
+        assert_eq!(ended.code, code, "{place}: {ended:?}");
+        assert!(ended.err.contains(word), "{place}: {ended:?}");
+        assert!(shape(programs.folder()) == before, "{place}");
+    }
+    assert_eq!(programs.stoa(["export"]).code, 64);
+}
+
+/// Two that fill and import the same versions at the same time end with each version once.
+#[test]
+fn beside_a_running_server() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let source = programs.folder().join("source");
+    let upstream = support::upstream::Upstream::start();
+    let pairs: Vec<String> = (0..40).map(|n| format!("example.com/m{n}@v1.0.0")).collect();
+    let modules: Vec<Module> = pairs.iter().map(|pair| upstream.offer(pair, 5000)).collect();
+    modules.iter().for_each(|module| drop(module.put_flat(&source)));
+    let server = support::server::Server::start(&root, upstream.url());
+    let ended = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            for (n, module) in modules.iter().enumerate().rev() {
+                let (status, body) = server.get(&format!("/example.com/m{n}/@v/v1.0.0.zip"));
+                assert!(status == 200 && body == module.zip, "{n}");
+            }
+        });
+        let ended = import(&programs, &source, &[]);
+        asked.join().expect("all are served");
+        ended
+    });
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let told = lines(&ended);
+    let sums = counts(&told, &COUNTS);
+    assert_eq!((sums[0] + sums[1], &sums[2..]), (40, &[0, 0, 0, 0][..]), "{ended:?}");
+    assert_eq!(versions(&root).len(), 40);
+    assert!(server.stop().success());
+    assert_eq!(fs::read_dir(root.join("quarantine")).unwrap().count(), 0);
 }

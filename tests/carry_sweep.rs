@@ -167,7 +167,8 @@ fn in_the_store(dir: &Path, when: &str) {
             continue;
         }
         for (name, content) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
-            let is = fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name} after {when}: {error}"));
+            let is =
+                fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name} after {when}: {error}"));
             assert!(is == *content, "{} {name} is not whole after {when}", module.version);
         }
     }
@@ -202,7 +203,9 @@ fn exported(dir: &Path, when: &str) {
 /// What a run ends with: the store and the tree.
 fn ends(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut whole = shape(&dir.join("store"));
-    whole.extend(shape(&dir.join("tree")).into_iter().map(|(path, content)| (Path::new("tree").join(path), content)));
+    whole.extend(
+        shape(&dir.join("tree")).into_iter().map(|(path, content)| (Path::new("tree").join(path), content)),
+    );
     whole
 }
 
@@ -215,11 +218,15 @@ fn is_swept(path: &Path) -> bool {
 
 fn assert_same(expected: &BTreeMap<PathBuf, Vec<u8>>, found: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
     let differ = |one: &BTreeMap<PathBuf, Vec<u8>>, other: &BTreeMap<PathBuf, Vec<u8>>| -> Vec<PathBuf> {
-        let missing = one.iter().filter(|(path, content)| !is_swept(path) && other.get(*path) != Some(content));
+        let missing =
+            one.iter().filter(|(path, content)| !is_swept(path) && other.get(*path) != Some(content));
         missing.map(|(path, _)| path.clone()).collect()
     };
     let (missing, more) = (differ(expected, found), differ(found, expected));
-    assert!(missing.is_empty() && more.is_empty(), "{what}: missing or other {missing:?}, more or other {more:?}");
+    assert!(
+        missing.is_empty() && more.is_empty(),
+        "{what}: missing or other {missing:?}, more or other {more:?}"
+    );
 }
 
 fn sweep(name: &str, scenario: &Scenario, act: At) {
@@ -262,8 +269,16 @@ fn sweep(name: &str, scenario: &Scenario, act: At) {
             again(scenario, dir);
             (scenario.check)(dir, call);
             let ended = ends(dir);
-            assert!(!ended.keys().any(|path| is_swept(path)), "{name}: not swept after {call}: {:?}", ended.keys());
-            assert_same(&undisturbed, &ended, &format!("{name}: the second run after {call} ended otherwise"));
+            assert!(
+                !ended.keys().any(|path| is_swept(path)),
+                "{name}: not swept after {call}: {:?}",
+                ended.keys()
+            );
+            assert_same(
+                &undisturbed,
+                &ended,
+                &format!("{name}: the second run after {call} ended otherwise"),
+            );
             true
         });
         if !reached {
@@ -308,6 +323,9 @@ fn failed_clearly(traced: &Traced, call: &str, said: &str) {
         return;
     }
     assert!([73, 74, 77].contains(&traced.code), "exit code {} after {call}: {said}", traced.code);
-    assert!(said.contains("cannot ") && said.contains("/store") || said.contains("/tree"), "after {call}: {said}");
+    assert!(
+        said.contains("cannot ") && said.contains("/store") || said.contains("/tree"),
+        "after {call}: {said}"
+    );
     assert!(said.contains("run again"), "after {call}: {said}");
 }

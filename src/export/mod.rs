@@ -77,8 +77,9 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, options: &Options) -> Result<Exit
     check_places(gate.root, &options.to)?;
     let held = gate.hold(pass, Mode::ReadWrite)?;
     let after_migration = held.pass().signals();
-    let cancel = Cancel::on_signals()
-        .map_err(|error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}; nothing was written")))?;
+    let cancel = Cancel::on_signals().map_err(|error| {
+        Failure::new(Exit::IO, format!("cannot listen for signals: {error}; nothing was written"))
+    })?;
     after_migration.handled_by_program();
     let store = Store::open(held, Mode::ReadWrite).map_err(|error| Failure::new(error.exit(), error))?;
     let words = Words { work: "export", carried: "exported", kept: "kept" };
@@ -114,8 +115,11 @@ fn check_places(root: &Path, to: &Path) -> Result<(), Failure> {
         Some(Overlap::Inside) => "it lies in the store",
         Some(Overlap::Around) => "the store lies in it",
     };
-    let message =
-        format!("cannot export {} to {}: {why}; nothing was written. Name another folder", root.display(), to.display());
+    let message = format!(
+        "cannot export {} to {}: {why}; nothing was written. Name another folder",
+        root.display(),
+        to.display()
+    );
     Err(Failure::new(Exit::CANT_CREATE, message))
 }
 
@@ -150,17 +154,26 @@ fn modules(store: &Store, each: &mut dyn FnMut(ModulePath) -> ControlFlow<()>) -
     Ok(())
 }
 
-fn version_to(store: &Store, tree: &Tree, version: &ModuleVersion, report: &Report) -> Result<(), ExportError> {
+fn version_to(
+    store: &Store,
+    tree: &Tree,
+    version: &ModuleVersion,
+    report: &Report,
+) -> Result<(), ExportError> {
     match tree.put(store, version)? {
         Put::Kept(bytes) => report.version(version, Fate::Kept(bytes)),
         Put::Differs(reason) => report.version(version, Fate::Differs(&reason)),
         Put::Broken => report.version(
             version,
-            Fate::Broken("it is not whole and is not exported; the log and stoa status say what became of it"),
+            Fate::Broken(
+                "it is not whole and is not exported; the log and stoa status say what became of it",
+            ),
         ),
         // Told when it is there.
         Put::Written => {}
-        Put::Full(batch) => tree.publish(batch, |version, bytes| report.version(version, Fate::Carried(bytes)))?,
+        Put::Full(batch) => {
+            tree.publish(batch, |version, bytes| report.version(version, Fate::Carried(bytes)))?
+        }
     }
     Ok(())
 }

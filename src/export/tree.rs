@@ -74,7 +74,8 @@ impl Tree {
             && !(top.markers.is_empty() && top.blocked.is_empty() && top.others_count == 0 && !top.has_lock)
             && !own.is_dir()
         {
-            let names: Vec<String> = top.others.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+            let names: Vec<String> =
+                top.others.iter().map(|name| name.to_string_lossy().into_owned()).collect();
             let names = if names.is_empty() { "a store".to_owned() } else { names.join(", ") };
             let message = format!(
                 "{} is no export: it holds {names}; nothing was written. Name an empty or a missing folder, or one that \
@@ -156,7 +157,11 @@ impl Tree {
     }
 
     /// Waits until all of a batch is on disk, and gives each file its name.
-    pub(super) fn publish(&self, batch: Batch, tell: impl Fn(&ModuleVersion, u64)) -> Result<(), ExportError> {
+    pub(super) fn publish(
+        &self,
+        batch: Batch,
+        tell: impl Fn(&ModuleVersion, u64),
+    ) -> Result<(), ExportError> {
         if batch.files.is_empty() {
             return Ok(());
         }
@@ -230,7 +235,13 @@ impl Tree {
         durable::set_modified(&file, at, modified)
     }
 
-    fn copy_zip(&self, at: &Path, zip: &ZipFile, store: &Store, version: &ModuleVersion) -> Result<(), PathError> {
+    fn copy_zip(
+        &self,
+        at: &Path,
+        zip: &ZipFile,
+        store: &Store,
+        version: &ModuleVersion,
+    ) -> Result<(), PathError> {
         let file = self.durable.create_file(at)?;
         let from = match store.locate(version, VersionFile::Zip) {
             Ok(Some(path)) => path,
@@ -285,7 +296,9 @@ fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
             let why = io::Error::other("something that is no file is at its place; move it away");
             Err(PathError::new("write", path, why))
         }
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(PathError::new("look at", path, error)),
     }
 }

@@ -148,7 +148,8 @@ impl Import<'_> {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
         };
-        let work = Work { root: self.root, store, batch, waiting: Mutex::default(), cancel: self.cancel, report };
+        let work =
+            Work { root: self.root, store, batch, waiting: Mutex::default(), cancel: self.cancel, report };
         parallel::each(
             self.options.threads,
             |each| {
