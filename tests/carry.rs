@@ -388,10 +388,13 @@ fn an_export_is_a_tree_that_grows() {
         expected.clone()
     };
     pairs.iter().for_each(|pair| drop(put(pair)));
+    let info = |pair: &str| Module::new(pair, 0).info;
     let untagged = Module::new("example.com/p@v0.0.0-20240102030405-abcdefabcdef", 10);
     let mut files = put("example.com/p@v0.0.0-20240102030405-abcdefabcdef");
     files.insert("example.com/p/@v/list".to_owned(), Vec::new());
     files.insert("example.com/p/@latest".to_owned(), untagged.info);
+    files.insert("example.com/m/@latest".to_owned(), info(pairs[0]));
+    files.insert("github.com/!cap/c/@latest".to_owned(), info(pairs[2]));
     files.insert("example.com/m/@v/list".to_owned(), b"v1.9.0\nv1.10.0\n".to_vec());
     files.insert("github.com/!cap/c/@v/list".to_owned(), b"v1.0.0-RC1\n".to_vec());
     let first = export(&programs, &[]);
@@ -410,6 +413,8 @@ fn an_export_is_a_tree_that_grows() {
     let mut files: BTreeMap<_, _> = files.into_iter().chain(put("example.com/p@v0.1.0")).collect();
     files.insert("example.com/m/@v/list".to_owned(), b"v1.9.0\nv1.10.0\nv1.11.0\n".to_vec());
     files.insert("example.com/p/@v/list".to_owned(), b"v0.1.0\n".to_vec());
+    files.insert("example.com/p/@latest".to_owned(), info("example.com/p@v0.1.0"));
+    files.insert("example.com/m/@latest".to_owned(), info("example.com/m@v1.11.0"));
     let third = export(&programs, &[]);
     assert_eq!(counts(&lines(&third), &EXPORTED), [2, 4, 0, 0], "{third:?}");
     assert!(tree(&to) == files, "{:?}", tree(&to).keys());

@@ -7,7 +7,7 @@
 //!   ESCAPED/@v/VERSION.zip
 //!   ESCAPED/@v/VERSION.info      last: with it the version is there
 //!   ESCAPED/@v/list              tagged versions, one a line
-//!   ESCAPED/@latest              the newest pseudo-version, where nothing is tagged
+//!   ESCAPED/@latest              the info of the latest, or of the newest pseudo-version
 //! ```
 //!
 //! A file is written beside, synced together with others, and renamed, never over another one but for the last

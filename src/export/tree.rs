@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use stoa_gomod::{ModulePath, ModuleVersion, Version, list, pseudo};
+use stoa_gomod::{ModulePath, ModuleVersion, Version, list, pseudo, query};
 use stoa_layout::durable::{self, CopyError, Durable, FileSystem, clone_or_copy};
 use stoa_layout::error::PathContext;
 use stoa_layout::lock::FileLock;
@@ -180,8 +180,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Writes what is derived for a module: the list of the versions in the tree and, where none is tagged, the
-    /// newest of the others as the latest one.
+    /// Writes what is derived for a module: the list of the tagged versions in the tree, and the info of the latest
+    /// one, which is the newest of the others where none is tagged.
     pub(super) fn list(&self, module: &ModulePath) -> Result<(), ExportError> {
         let folder = self.versions(module);
         let versions = versions(&folder, module)?;
@@ -190,10 +190,9 @@ impl Tree {
         }
         let body = list::format(&versions);
         self.derive(&folder.join("list"), body.as_bytes())?;
-        if body.is_empty()
-            && let Some(newest) = versions.iter().max_by_key(|version| pseudo::time(version.as_str()))
-        {
-            let path = folder.join(format!("{}.info", newest.escaped()));
+        let newest = || versions.iter().max_by_key(|version| pseudo::time(version.as_str())).cloned();
+        if let Some(latest) = query::latest_known(&versions).or_else(newest) {
+            let path = folder.join(format!("{}.info", latest.escaped()));
             let info = fs::read(&path).at("read", &path)?;
             self.derive(&folder.with_file_name("@latest"), &info)?;
         }

@@ -39,6 +39,9 @@ pub struct SealedDraft {
 #[derive(Debug)]
 pub struct UnsyncedDraft(pub(crate) SealedDraft);
 
+/// The files of a draft, open as they were written: syncing them tells of errors since.
+type Written = [(Arc<File>, VersionFile); 4];
+
 /// A draft was not sealed, and is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
@@ -129,7 +132,7 @@ impl Draft {
     }
 
     /// Examines everything, and writes the info and the seal. Is the draft, and its files as they were written.
-    fn examine(self, info: &[u8]) -> Result<(SealedDraft, [(Arc<File>, VersionFile); 4]), SealError> {
+    fn examine(self, info: &[u8]) -> Result<(SealedDraft, Written), SealError> {
         let Self { folder, version, durable, zip, modfile } = self;
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let path = |file: VersionFile| folder.path.join(file.name());
