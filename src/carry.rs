@@ -222,6 +222,7 @@ fn real(path: &Path) -> std::path::PathBuf {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test")]
 mod tests {
     use super::*;
 
