@@ -92,7 +92,6 @@ mod tests {
         });
         assert_eq!(done, Err("ten"));
         assert!(worked.into_inner() < 1_000_000);
-        let broken: fn(&mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), &'static str> = |_| Err("walk");
-        assert_eq!(each(2, broken, &|_| Ok(())), Err("walk"));
+        assert_eq!(each(2, |_| Err("walk"), &|_: u64| Ok(())), Err("walk"));
     }
 }

@@ -108,8 +108,8 @@ fn one_migration() {
     assert_eq!(marker(&root), last);
 }
 
-/// A starter that waits for a migrator at work, and goes on once the marker is there: it makes no call that
-/// would change anything below the root.
+/// A starter that waits for a migrator at work, and goes on once the marker is there: it writes nothing below
+/// the root. It tries to get the lock, and so opens that file.
 fn waiting() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
@@ -121,12 +121,13 @@ fn waiting() {
     let (begun, ended) = (root.join("migrating.v1-v2"), root.join("layout.v2"));
     fs::rename(&ended, &begun).unwrap();
     let lock = ExclusiveLock::try_acquire(&root, "a migrator").unwrap().unwrap();
+    let before = fs::metadata(root.join("store.lock")).unwrap();
     let mut starter = Command::new(STOA);
     starter.args(["path", &old::pair(0, 0), "--store"]).arg(&root).env("STOA_LOG", "warn");
     let (run, told) = tracer::run(&mut starter, &root, Act::Record, |child| {
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut told = String::new();
-        while !told.contains("a migrator") && stderr.read_line(&mut told).unwrap() > 0 {}
+        while !told.contains("waiting for") && stderr.read_line(&mut told).unwrap() > 0 {}
         // It says that it waits.
         fs::rename(&begun, &ended).unwrap();
         stderr.read_to_string(&mut told).unwrap();
@@ -134,8 +135,10 @@ fn waiting() {
     });
     drop(lock);
     assert_eq!(run.code, 0, "{told}");
-    assert!(told.contains("a migrator"), "it did not wait: {told}");
-    assert!(run.calls.is_empty(), "{:?}", run.calls);
+    assert!(told.contains("waiting for"), "it did not wait: {told}");
+    assert!(run.calls.iter().all(|call| call == "open store.lock"), "{:?}", run.calls);
+    let after = fs::metadata(root.join("store.lock")).unwrap();
+    assert_eq!((after.ctime(), after.ctime_nsec()), (before.ctime(), before.ctime_nsec()));
 }
 
 /// Is what a second writing of the marker would change.
