@@ -5,7 +5,11 @@
 //! and wait for the disk before a version becomes visible. So `cp -a` is measured alone, and with a `sync` of the
 //! file system behind it. `--brief` takes fewer and smaller rounds; `--versions N` and `--rounds N` ask for others.
 
-#![expect(clippy::expect_used, reason = "a bench that cannot run says why and ends")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "a bench makes its own files, and one that cannot run says why and ends"
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
