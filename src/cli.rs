@@ -16,9 +16,11 @@ use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
 use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
+use crate::export;
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
+use crate::progress::When;
 use crate::quarantine;
 use crate::status::{self, Leftovers};
 use crate::verify;
@@ -117,6 +119,33 @@ enum Command {
         /// Nothing or `list`, or `move DIR`
         #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
+    },
+    /// Copy versions into the store from another store, a GOPROXY tree or the go command's module cache
+    #[command(disable_help_flag = true)]
+    Import {
+        /// SOURCE, and the options of `stoa import --help`
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Write all versions as a tree of files that any static file server can serve, or file://
+    #[command(
+        after_help = "DIR is made if it is missing; else it is empty, or was exported to before: then what is there is kept, and \
+                      what is missing is added. It may be served meanwhile, and stopped at any instant and run again. Exit \
+                      code 1 if a version is broken, or another one is in DIR: that stands."
+    )]
+    Export {
+        /// Where to
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+        /// Write results for people, or as JSON lines
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// Work with so many threads [default: one a processor] [key: threads]
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+        /// Show how far the work is: on a terminal by a bar, else by a line now and then
+        #[arg(long, value_enum, default_value_t)]
+        progress: When,
     },
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
@@ -233,11 +262,16 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
     let result = match &typed.command {
         Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
+        Command::Export { to, format, threads, progress } => {
+            let options = ExportTyped { to, format: *format, threads: *threads, progress: *progress };
+            export(app, &typed, &settings, &options)
+        }
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Verify(what) => verify(app, &typed, &settings, what),
         Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
+        Command::Import { arguments } => Err(become_migrator(&typed, Some("import"), arguments)),
     };
     result.unwrap_or_else(|failure| match failure.message {
         Some(message) => output::fail(failure.exit, message),
@@ -253,7 +287,7 @@ fn become_migrator(typed: &Typed, command: Option<&str>, arguments: &[OsString])
 }
 
 /// Commands of the migrator: everything behind them is left as it is, for the migrator to parse.
-const OF_THE_MIGRATOR: [&str; 2] = ["migrate", "leftovers"];
+const OF_THE_MIGRATOR: [&str; 3] = ["migrate", "leftovers", "import"];
 
 /// Parses the command line.
 fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
@@ -261,7 +295,9 @@ fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
     for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| is_of_the_migrator(argument)) {
         let (head, tail) = arguments.split_at(at + 1);
         if let Ok(mut typed) = Typed::try_parse_from(head)
-            && let Command::Migrate { arguments } | Command::Leftovers { arguments } = &mut typed.command
+            && let Command::Migrate { arguments }
+            | Command::Leftovers { arguments }
+            | Command::Import { arguments } = &mut typed.command
         {
             *arguments = tail.to_vec();
             return Ok(typed);
@@ -349,6 +385,36 @@ fn path(
         }
         Err(error) => Err(Failure::new(error.exit(), error)),
     }
+}
+
+/// What was typed for an export.
+struct ExportTyped<'a> {
+    to: &'a Path,
+    format: Format,
+    threads: Option<usize>,
+    progress: When,
+}
+
+fn export(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    export: &ExportTyped<'_>,
+) -> Result<Exit, Failure> {
+    let root = settings.store(typed.common.store.clone())?;
+    let threads = || settings.migrate(None, export.threads).map(|meant| meant.threads);
+    let pass = pass(app, typed, settings, &root, || threads().and_then(|_| settings.check_named()))?;
+    let migrator = migrator(typed, settings)?;
+    let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
+    let options = export::Options {
+        to: export.to.to_owned(),
+        threads: threads()?,
+        format: export.format,
+        progress: export.progress,
+        quiet: typed.common.quiet,
+        verbose: typed.common.verbose > 0,
+    };
+    export::run(&gate, pass, &options)
 }
 
 fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {

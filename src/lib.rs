@@ -5,8 +5,10 @@
 //! layout more runs the same code.
 
 mod beside;
+mod carry;
 pub mod cli;
 pub mod config;
+mod export;
 pub mod fill;
 mod go_env;
 mod listen;

@@ -195,12 +195,13 @@ impl Status {
         let mut count = Count::default();
         inventory.take(root, state, &mut |found| {
             match found {
-                Found::Whole { bytes, is_first_of_group } => {
+                Found::Whole { bytes, is_first_of_group, .. } => {
                     count.versions += 1;
                     count.bytes += bytes;
                     count.modules += u64::from(is_first_of_group);
                 }
                 Found::Leftover { .. } => count.leftovers += 1,
+                Found::Aside { .. } => {}
             }
             Ok(())
         })?;

@@ -1,7 +1,7 @@
 //! Knowing stores from before there were markers. Never a guess: at least one whole version lies in the folder
 //! at the path that its own zip names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Detect, Detection, LayoutId, StepError};
@@ -32,16 +32,13 @@ impl Detect for IsTree {
     }
 
     fn detect(&self, root: &Path) -> Result<Detection, StepError> {
-        for below in ["", "cache/download", "pkg/mod/cache/download"] {
-            let cache = root.join(below);
-            if (below.is_empty() || cache.is_dir()) && is_go_cache(&cache)? {
-                return Ok(Detection::Refuse(format!(
-                    "{} is the go command's own module cache, which go uses: `stoa import {}` copies what is in it into \
-                     a store and leaves it as it is",
-                    cache.display(),
-                    cache.display()
-                )));
-            }
+        if let Some(cache) = go_cache(root)? {
+            return Ok(Detection::Refuse(format!(
+                "{} is the go command's own module cache, which go uses: `stoa import {}` copies what is in it into a \
+                 store and leaves it as it is",
+                cache.display(),
+                cache.display()
+            )));
         }
         Ok(if holds_a_whole_version(&Flat::Tree, root)? { Detection::Yes } else { Detection::No })
     }
@@ -69,6 +66,17 @@ fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, Ste
         Err(error) => Err(error),
         Ok(()) => Ok(false),
     }
+}
+
+/// Finds the go command's own cache: the folder itself, or in a `GOMODCACHE` or a `GOPATH`.
+pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
+    for below in ["", "cache/download", "pkg/mod/cache/download"] {
+        let cache = if below.is_empty() { root.to_owned() } else { root.join(below) };
+        if (below.is_empty() || cache.is_dir()) && is_go_cache(&cache)? {
+            return Ok(Some(cache));
+        }
+    }
+    Ok(None)
 }
 
 /// The go command leaves a lock and a hash beside what it downloads, and a list.

@@ -15,7 +15,7 @@ use stoa_layout::{Direction, Inventory, Leftover, State, StepError};
 
 use crate::flat::{self, Flat};
 use crate::flow::{Flow, Verdict};
-use crate::picture::{BATCH, Candidate, Found, Names, OURS, Picture, leftover};
+use crate::picture::{BATCH, Candidate, Files, Found, Names, OURS, Picture, leftover};
 use crate::{refuse, tree_to_v1, v0, v0_to_v1, v1_to_v2, v2, whole};
 
 /// Knows the layouts up to v2.
@@ -101,8 +101,9 @@ impl Sides {
 
 /// What is to be told of a version that a picture found.
 enum Told {
+    /// It is whole; what of it lies on the other side of a step, if this is one.
     Whole {
-        bytes: u64,
+        elsewhere: Option<Files>,
     },
     /// The other side tells it.
     Nothing,
@@ -118,7 +119,7 @@ fn judged(step: &Flow, root: &Path, direction: Direction, one: &Candidate) -> Re
         Verdict::Moves { .. } if !one.has[2] => Told::Nothing,
         Verdict::Moves { .. } => {
             let other = if direction == Direction::Up { step.new } else { step.old };
-            Told::Whole { bytes: bytes(one, &other.files(root, &one.version).in_order()) }
+            Told::Whole { elsewhere: (one.has != [true; 3]).then(|| other.files(root, &one.version)) }
         }
         Verdict::Stays(reason) | Verdict::Taken(reason) => Told::Leftover(reason),
     })
@@ -128,7 +129,7 @@ fn judged(step: &Flow, root: &Path, direction: Direction, one: &Candidate) -> Re
 fn at_v1(one: &Candidate) -> Told {
     match fault(one) {
         Some(fault) => Told::Leftover(fault),
-        None => Told::Whole { bytes: bytes(one, &[]) },
+        None => Told::Whole { elsewhere: None },
     }
 }
 
@@ -137,7 +138,7 @@ fn at_v1(one: &Candidate) -> Told {
 fn at_v2(one: &Candidate) -> Told {
     match (&one.fault, one.has) {
         (Some(fault), _) => Told::Leftover(fault.clone()),
-        (None, [.., true]) => Told::Whole { bytes: bytes(one, &[]) },
+        (None, [.., true]) => Told::Whole { elsewhere: None },
         (None, [false, false, _]) => Told::Leftover("foreign: a seal without its version".to_owned()),
         (None, _) => Told::Leftover("incomplete: it has no info".to_owned()),
     }
@@ -155,7 +156,8 @@ fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Told {
     }))
 }
 
-fn fault(one: &Candidate) -> Option<String> {
+/// Says why a version is not whole, as far as its names tell.
+pub(crate) fn fault(one: &Candidate) -> Option<String> {
     if one.has == [false; 3] && one.has_seal {
         return Some("foreign: a seal without its version".to_owned());
     }
@@ -167,18 +169,29 @@ fn fault(one: &Candidate) -> Option<String> {
     })
 }
 
-/// Is the size of a version's files, those that it does not have here taken from the other side.
-fn bytes(one: &Candidate, others: &[&Path]) -> u64 {
+/// What an inventory calls the three files of a version, in the order in which they move.
+pub(crate) const ROLES: [&str; 3] = ["mod", "zip", "info"];
+
+/// Tells of a whole version, with what of it lies on the other side of a step.
+pub(crate) fn tell_whole(
+    one: &Candidate,
+    elsewhere: Option<&Files>,
+    is_first_of_group: bool,
+    visit: &mut Visit<'_>,
+) -> Result<(), StepError> {
     let size = |path: &Path| path.symlink_metadata().map_or(0, |meta| meta.len());
-    let own = one.files.in_order().into_iter().zip(one.has).enumerate();
-    let three: u64 = own
-        .map(
-            |(part, (here, has))| {
-                if has { size(here) } else { others.get(part).map_or(0, |path| size(path)) }
-            },
-        )
-        .sum();
-    three + one.files.seal.as_deref().map_or(0, size)
+    let others = elsewhere.map(Files::in_order);
+    let mut files = Vec::with_capacity(ROLES.len());
+    for (part, (here, has)) in one.files.in_order().into_iter().zip(one.has).enumerate() {
+        let there = others.map(|others| others[part]);
+        if let Some(path) = if has { Some(here) } else { there } {
+            files.push((ROLES[part], path));
+        }
+    }
+    let bytes: u64 = files.iter().map(|(_, path)| size(path)).sum();
+    let bytes = bytes + one.files.seal.as_deref().map_or(0, size);
+    let name = format_args!("{}", one.version);
+    visit(inventory::Found::Whole { name, files: &files, bytes, is_first_of_group })
 }
 
 /// One look at a store.
@@ -248,9 +261,9 @@ impl Look<'_, '_> {
         for one in versions {
             match judge(one)? {
                 Told::Nothing => {}
-                Told::Whole { bytes } => {
+                Told::Whole { elsewhere } => {
                     let is_first_of_group = self.modules.is_first(one.version.path(), is_last);
-                    (self.visit)(inventory::Found::Whole { bytes, is_first_of_group })?;
+                    tell_whole(one, elsewhere.as_ref(), is_first_of_group, self.visit)?;
                 }
                 Told::Leftover(reason) => {
                     let mut pieces = one.pieces();

@@ -13,6 +13,7 @@
 //! | `detect` | knowing stores without a marker |
 //! | `refuse` | what forbids to begin |
 //! | `inventory` | what lies in a store: what is whole, and what is a leftover |
+//! | `source` | trees of others and the go command's own cache, to import from |
 
 mod detect;
 mod flat;
@@ -20,6 +21,7 @@ mod flow;
 mod inventory;
 mod picture;
 mod refuse;
+mod source;
 mod tree_to_v1;
 mod v0;
 mod v0_to_v1;
@@ -27,7 +29,7 @@ mod v1_to_v2;
 mod v2;
 mod whole;
 
-use stoa_layout::{Detect, Inventory, Step};
+use stoa_layout::{Detect, Inventory, Source, Step};
 
 /// All steps, oldest first.
 pub fn steps() -> Vec<Box<dyn Step>> {
@@ -42,4 +44,9 @@ pub fn detectors() -> Vec<Box<dyn Detect>> {
 /// Knows what lies in a store at each of the layouts.
 pub fn inventory() -> Box<dyn Inventory> {
     Box::new(inventory::Known)
+}
+
+/// Those who know folders to import from that are no stores of ours.
+pub fn sources() -> Vec<Box<dyn Source>> {
+    vec![Box::new(source::Trees)]
 }

@@ -11,5 +11,6 @@ fn main() -> ExitCode {
     layouts.detectors = stoa_migrations::detectors();
     layouts.artefacts = vec![Box::new(stoa_store::IndexArtefact)];
     layouts.inventory = Some(stoa_migrations::inventory());
+    layouts.sources = stoa_migrations::sources();
     stoa::migrate::main(&layouts)
 }

@@ -124,7 +124,7 @@ impl Leftovers<'_> {
         inventory.take(self.root, state, &mut |found| {
             self.cancel.check()?;
             match found {
-                Found::Whole { .. } => Ok(()),
+                Found::Whole { .. } | Found::Aside { .. } => Ok(()),
                 Found::Leftover { leftover, pieces } => visit(leftover, pieces),
             }
         })?;

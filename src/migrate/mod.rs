@@ -4,6 +4,7 @@
 //! to people or as JSON lines. Which layouts there are is handed in.
 
 mod human;
+mod import;
 mod json;
 mod leftovers;
 mod options;
@@ -21,6 +22,8 @@ use stoa_layout::{
     Cancel, Events, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, StepError,
 };
 
+use crate::carry::{Report, Words};
+use crate::cli::Common;
 use crate::config::{Settings, World};
 use crate::logging::{self, Style};
 use crate::output::Format;
@@ -29,6 +32,7 @@ use crate::status;
 use crate::verify::look::{Fault, Found};
 
 use human::Human;
+use import::{Import, ImportError};
 use json::Json;
 use leftovers::{Leftovers, Sum};
 use options::{Command, LeftoversCommand, Typed};
@@ -41,7 +45,7 @@ pub fn main(layouts: &Layouts) -> ExitCode {
 
 fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let typed = match Typed::try_parse_from(arguments) {
-        Ok(typed) => typed,
+        Ok(typed) => typed.gathered(),
         Err(error) => return crate::cli::tell(&error),
     };
     let filter = world.variable("STOA_LOG");
@@ -56,6 +60,9 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
         }
         (Ok((root, options)), Some(Command::Leftovers { what })) => {
             leftovers(layouts, what.as_ref(), &root, &options, &reporter)
+        }
+        (Ok((root, options)), Some(Command::Import(what))) => {
+            import(layouts, &typed, &what.source, &root, options, &reporter)
         }
         (Ok((root, options)), None) => migrate(layouts, &typed, &root, &options, &reporter),
     };
@@ -149,6 +156,61 @@ fn leftovers(
     let sum = sum.map_err(|error| failure(root, &error))?;
     reporter.leftovers(root, sum, moved);
     Ok(())
+}
+
+fn import(
+    layouts: &Layouts,
+    typed: &Typed,
+    source: &Path,
+    root: &Path,
+    options: Options,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    if options.target.is_some() || options.regenerate || options.auto || typed.verify.is_some() {
+        let message = "import takes none of --to, --regenerate, --verify and --auto".to_owned();
+        return Err(Failure { exit: Exit::USAGE, message });
+    }
+    let cancel = listen_for_signals()?;
+    // What it is that is named by hand is the source. An interrupted step back is a person's decision.
+    let options = Options { assumed: None, auto: true, ..options };
+    let import = Import {
+        root,
+        source,
+        layouts,
+        options: &options,
+        assumed: typed.from.as_ref(),
+        dry_run: typed.dry_run,
+        cancel: &cancel,
+        events: reporter.events(),
+    };
+    let words = Words { work: "import", carried: "imported", kept: "skipped" };
+    let Common { quiet, verbose, .. } = typed.common;
+    let report = Report::new(words, typed.format, typed.progress, quiet, verbose > 0);
+    let done = import.run(&report);
+    if let Err(error) = done {
+        report.end();
+        let (exit, root, source) = (error.exit(), root.display(), source.display());
+        let message = match &error {
+            ImportError::Run(error) => return Err(failure(import.root, error)),
+            _ if error.is_resumable() => {
+                format!("{error}; what was imported from {source} stays in {root}: run again to go on")
+            }
+            _ => error.to_string(),
+        };
+        return Err(Failure { exit, message });
+    }
+    import::end(&import, &report);
+    match report.problems() {
+        0 => Ok(()),
+        count => {
+            let message = format!(
+                "{count} versions of {} differ from those in {} or are broken, see above; nothing of them was changed",
+                source.display(),
+                root.display()
+            );
+            Err(Failure { exit: Exit::NOT_SO, message })
+        }
+    }
 }
 
 fn verify(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use stoa_layout::LayoutId;
 
 use crate::cli::Common;
@@ -32,7 +32,7 @@ pub(super) struct Typed {
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 
-    /// Say by hand which layout a folder without a marker has
+    /// Say by hand which layout a folder without a marker has; with import, the one to import from
     #[arg(long, global = true, value_name = "LAYOUT")]
     pub(super) from: Option<LayoutId>,
 
@@ -82,6 +82,16 @@ pub(super) enum Command {
     /// Say what a store is, for `stoa status`
     #[command(hide = true)]
     Status,
+    /// Copy versions into the store from another store, a GOPROXY tree or the go command's module cache
+    #[command(
+        long_about = "Copy versions into the store from another store, a GOPROXY tree or the go command's module cache.\n\n\
+                      The source is left as it is, and may be in use; so may the store, which is made or upgraded first \
+                      where it needs to be. Each version is read whole before it becomes visible. What is there already is \
+                      compared. It may be stopped at any instant and run again.",
+        after_help = "Exit codes: 0 done; 1 a version differs from the one in the store, or is broken; 64, 65 nothing to import from, \
+                      or it lies in the store; the others as ever."
+    )]
+    Import(Import),
     /// What the store holds that is no part of it
     #[command(
         long_about = "What the store holds that is no part of it: incomplete versions, foreign files and the like. \
@@ -91,6 +101,38 @@ pub(super) enum Command {
         #[command(subcommand)]
         what: Option<LeftoversCommand>,
     },
+}
+
+/// What to import, and how.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Import {
+    /// A store of stoa or Athens, a GOPROXY tree, a module cache (GOMODCACHE or its cache/download)
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: PathBuf,
+
+    /// Say what would be imported, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Work with so many threads [default: one a processor] [key: threads]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Show how far the work is: on a terminal by a bar, else by a line now and then
+    #[arg(long, value_enum)]
+    progress: Option<When>,
+}
+
+impl Typed {
+    /// Takes over what was typed behind a sub-command that the program has as well.
+    pub(super) fn gathered(mut self) -> Self {
+        if let Some(Command::Import(import)) = &self.command {
+            self.dry_run |= import.dry_run;
+            self.threads = import.threads.or(self.threads);
+            self.progress = import.progress.unwrap_or(self.progress);
+        }
+        self
+    }
 }
 
 /// What to do with leftovers.

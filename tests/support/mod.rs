@@ -10,6 +10,7 @@
 )]
 
 pub mod go;
+pub mod nginx;
 pub mod old;
 pub mod peer;
 pub mod program;

@@ -253,6 +253,7 @@ impl Call {
             c::SYS_pwrite64 => ("pwrite64", vec![open(a[0])], Kind::Changes),
             c::SYS_writev => ("writev", vec![open(a[0])], Kind::Changes),
             c::SYS_copy_file_range => ("copy_file_range", vec![open(a[2])], Kind::Changes),
+            c::SYS_ioctl if a[1] == FICLONE => ("ficlone", vec![open(a[0])], Kind::Changes),
             c::SYS_ftruncate => ("ftruncate", vec![open(a[0])], Kind::Frees),
             c::SYS_rename => ("rename", vec![path(here, a[1]), path(here, a[0])], Kind::Changes),
             c::SYS_renameat | c::SYS_renameat2 => {
@@ -286,6 +287,9 @@ impl Call {
         Some(Self { name, paths, is_sync: matches!(kind, Kind::Syncs), is_idle, frees })
     }
 }
+
+/// Shares the blocks of a file with another one.
+const FICLONE: u64 = 0x4004_9409;
 
 enum Kind {
     Makes,

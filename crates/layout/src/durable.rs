@@ -306,13 +306,85 @@ pub fn remove_tree(path: &Path) -> Result<(), PathError> {
 }
 
 /// Sets the time of the last change of a file to now.
-pub fn touch(file: &File, path: &Path) -> Result<(), PathError> {
-    set_modified(file, path, SystemTime::now())
+pub fn touch(path: &Path) -> Result<(), PathError> {
+    let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: omit, last_modification: now };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)
 }
 
 /// Sets the time of the last change of a file.
 pub fn set_modified(file: &File, path: &Path, time: SystemTime) -> Result<(), PathError> {
     file.set_modified(time).at("set the time of", path)
+}
+
+/// What failed while a file was copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The original could not be read.
+    #[error(transparent)]
+    Read(PathError),
+    /// The copy could not be written.
+    #[error(transparent)]
+    Write(PathError),
+}
+
+/// How much is copied at a time.
+const COPIED_AT_ONCE: usize = 256 << 10;
+
+/// Makes an empty file one with the content of another: by sharing its blocks where the file system can, else by
+/// copying them. The two have nothing in common afterwards that a write to one could change in the other. Nothing is
+/// synced.
+pub fn clone_or_copy(
+    (from, from_path): (&File, &Path),
+    (to, to_path): (&File, &Path),
+) -> Result<(), CopyError> {
+    #[cfg(target_os = "linux")]
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; COPIED_AT_ONCE];
+    let mut at = 0;
+    loop {
+        let count = match from.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(CopyError::Read(PathError::new("read", from_path, error))),
+        };
+        to.write_all_at(&buffer[..count], at)
+            .map_err(|error| CopyError::Write(PathError::new("write", to_path, error)))?;
+        at += count as u64;
+    }
+}
+
+/// The file system of a folder, to wait for all that was written to it since this was made.
+///
+/// It is made before the first write: an error that the system meets on its own while it writes back is told to
+/// whoever had a file open before.
+#[derive(Debug)]
+pub struct FileSystem {
+    folder: File,
+    path: PathBuf,
+}
+
+impl FileSystem {
+    /// Begins to listen for errors of the file system of a folder.
+    pub fn of(folder: &Path) -> Result<Self, PathError> {
+        Ok(Self { folder: File::open(folder).at("open", folder)?, path: folder.to_owned() })
+    }
+
+    /// Waits until everything that was written to it is on disk.
+    pub fn sync(&self) -> Result<(), PathError> {
+        #[cfg(target_os = "linux")]
+        return rustix::fs::syncfs(&self.folder).at("sync the file system of", &self.path);
+        #[cfg(not(target_os = "linux"))]
+        {
+            rustix::fs::sync();
+            self.folder.sync_all().at("sync", &self.path)
+        }
+    }
 }
 
 /// Waits until a file's content is on disk.
@@ -328,16 +400,7 @@ pub fn sync_dir(path: &Path) -> Result<(), PathError> {
 
 /// Waits until everything that was written to the file system of `root` is on disk.
 pub fn sync_file_system(root: &Path) -> Result<(), PathError> {
-    #[cfg(target_os = "linux")]
-    {
-        let folder = File::open(root).at("open", root)?;
-        rustix::fs::syncfs(&folder).at("sync the file system of", root)
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        rustix::fs::sync();
-        sync_dir(root)
-    }
+    FileSystem::of(root)?.sync()
 }
 
 /// Creates `root` and its missing parents for the process itself, each synced into its parent.
@@ -450,6 +513,35 @@ mod tests {
             assert!(error.to_string().contains("move it away"), "{error}");
             fs::remove_file(&link).unwrap();
         }
+    }
+
+    #[test]
+    fn a_copy_has_the_same_content_and_is_another_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        for size in [0, 1, COPIED_AT_ONCE, 3 * COPIED_AT_ONCE + 7] {
+            let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            fs::write(&from, &content).unwrap();
+            let original = File::open(&from).unwrap();
+            let copy = Durable::default().create_file(&to).unwrap();
+            clone_or_copy((&original, &from), (&copy, &to)).unwrap();
+            fs::write(&from, "changed").unwrap();
+            assert!(fs::read(&to).unwrap() == content, "{size}");
+            fs::remove_file(&to).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_copy_tells_which_side_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (File::open(dir.path()).unwrap(), dir.path().join("f"));
+        let made = Durable::default().create_file(&file).unwrap();
+        let unreadable = clone_or_copy((&folder, dir.path()), (&made, &file));
+        assert!(matches!(unreadable, Err(CopyError::Read(error)) if error.path == dir.path()));
+        fs::write(&file, "x").unwrap();
+        let reader = File::open(&file).unwrap();
+        let unwritable = clone_or_copy((&made, &file), (&reader, &file));
+        assert!(matches!(unwritable, Err(CopyError::Write(error)) if error.path == file));
     }
 
     #[test]

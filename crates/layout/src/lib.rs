@@ -44,7 +44,7 @@ pub use events::{Event, Events, Leftover};
 pub use exit::Exit;
 pub use gate::{Gate, Held, Migrator, Pass};
 pub use id::LayoutId;
-pub use inventory::Inventory;
+pub use inventory::{Inventory, Source};
 pub use lock::{ExclusiveLock, SharedLock};
 pub use runner::{Options, Outcome, RunError, Runner};
 pub use signals::Cancel;

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::events::{Event, Events, Leftover};
 use crate::lock::ExclusiveLock;
 use crate::signals::{Cancel, Cancelled};
-use crate::{Exit, Inventory, LayoutId, PathError};
+use crate::{Exit, Inventory, LayoutId, PathError, Source};
 
 /// Which way a step is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +105,16 @@ pub struct Layouts {
     pub artefacts: Vec<Box<dyn Artefact>>,
     /// Who knows what lies in a root at each of the layouts; without one nothing is counted there.
     pub inventory: Option<Box<dyn Inventory>>,
+    /// Those who know folders of others to copy items from; the first that finds one wins.
+    pub sources: Vec<Box<dyn Source>>,
 }
 
 impl Layouts {
     /// Begins a value that knows the current layout alone.
     pub fn new(program: impl Into<String>, current: LayoutId, folders: Vec<&'static str>) -> Self {
-        let (steps, detectors, artefacts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { program: program.into(), current, folders, steps, detectors, artefacts, inventory: None }
+        let (steps, detectors, artefacts, sources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let program = program.into();
+        Self { program, current, folders, steps, detectors, artefacts, inventory: None, sources }
     }
 
     /// Whether the layout is the current one or at an end of a step.

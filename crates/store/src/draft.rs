@@ -24,7 +24,7 @@ pub struct Draft {
     version: ModuleVersion,
     durable: Durable,
     zip: Arc<File>,
-    modfile: Option<Vec<u8>>,
+    modfile: Option<(File, Vec<u8>)>,
 }
 
 /// A version that is written, examined and synced, and waits to be published.
@@ -33,8 +33,14 @@ pub struct SealedDraft {
     pub(crate) folder: Folder,
     version: ModuleVersion,
     h1: H1,
-    info: File,
 }
+
+/// A version that is written and examined, and waits to be synced together with others.
+#[derive(Debug)]
+pub struct UnsyncedDraft(pub(crate) SealedDraft);
+
+/// The files of a draft, open as they were written: syncing them tells of errors since.
+type Written = [(Arc<File>, VersionFile); 4];
 
 /// A draft was not sealed, and is removed.
 #[derive(Debug, thiserror::Error)]
@@ -104,17 +110,33 @@ impl Draft {
 
     /// Sets the mod.
     pub fn write_mod(&mut self, body: &[u8]) -> Result<(), StoreError> {
-        staging::write(&self.durable, &self.folder.path.join(VersionFile::Mod.name()), body)?;
-        self.modfile = Some(body.to_vec());
+        let path = self.folder.path.join(VersionFile::Mod.name());
+        let file = staging::write_unsynced(&self.durable, &path, body)?;
+        self.modfile = Some((file, body.to_vec()));
         Ok(())
     }
 
     /// Examines everything, writes the info and the seal, and syncs. Reads the whole zip.
     pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
+        let (draft, files) = self.examine(info)?;
+        for (file, name) in files {
+            durable::sync_file(&file, &draft.folder.path.join(name.name()))?;
+        }
+        durable::sync_dir(&draft.folder.path)?;
+        Ok(draft)
+    }
+
+    /// The same without waiting for the disk, which [`crate::Batch`] does for many.
+    pub fn seal_unsynced(self, info: &[u8]) -> Result<UnsyncedDraft, SealError> {
+        Ok(UnsyncedDraft(self.examine(info)?.0))
+    }
+
+    /// Examines everything, and writes the info and the seal. Is the draft, and its files as they were written.
+    fn examine(self, info: &[u8]) -> Result<(SealedDraft, Written), SealError> {
         let Self { folder, version, durable, zip, modfile } = self;
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let path = |file: VersionFile| folder.path.join(file.name());
-        let modfile = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
+        let (modfile, mod_body) = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
         let source = Source::new(&zip).at("look at", &path(VersionFile::Zip))?;
         let examined = match examine_zip(&source, &version) {
             Ok(examined) => examined,
@@ -123,14 +145,29 @@ impl Draft {
                 return Err(PathError::new("read", path(VersionFile::Zip), error).into());
             }
         };
-        if let Some(fault) = find_fault(&version, info, &modfile, &examined) {
+        if let Some(fault) = find_fault(&version, info, &mod_body, &examined) {
             return Err(broken(fault));
         }
-        durable::sync_file(&zip, &path(VersionFile::Zip))?;
-        write_seal(&durable, &path(VersionFile::Seal), &examined.h1, &folder.path)?;
-        let info_file = staging::write(&durable, &path(VersionFile::Info), info)?;
-        durable::sync_dir(&folder.path)?;
-        Ok(SealedDraft { folder, version, h1: examined.h1, info: info_file })
+        let write = |file: VersionFile, content: &[u8]| {
+            staging::write_unsynced(&durable, &path(file), content).map(Arc::new)
+        };
+        let seal =
+            write_seal(&durable, &path(VersionFile::Seal), &examined.h1, &folder.path).map(Arc::new)?;
+        let info = write(VersionFile::Info, info)?;
+        let files = [
+            (Arc::new(modfile), VersionFile::Mod),
+            (zip, VersionFile::Zip),
+            (seal, VersionFile::Seal),
+            (info, VersionFile::Info),
+        ];
+        Ok((SealedDraft { folder, version, h1: examined.h1 }, files))
+    }
+}
+
+impl UnsyncedDraft {
+    /// Is the version.
+    pub fn version(&self) -> &ModuleVersion {
+        &self.0.version
     }
 }
 
@@ -147,6 +184,6 @@ impl SealedDraft {
 
     /// Sets the time of publishing, which is the info's.
     pub(crate) fn stamp(&self) -> Result<(), PathError> {
-        durable::touch(&self.info, &self.folder.path.join(VersionFile::Info.name()))
+        durable::touch(&self.folder.path.join(VersionFile::Info.name()))
     }
 }

@@ -21,6 +21,7 @@
 //! | [`draft`](Draft), [`publish`](Store::publish) | how a version comes into being |
 //! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
 //! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
+//! | [`batch`](Batch) | the same for many, with few waits for the disk |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -29,6 +30,7 @@
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests break stores by hand"))]
 
+mod batch;
 mod claim;
 mod draft;
 mod error;
@@ -47,8 +49,9 @@ mod walk;
 
 use stoa_layout::LayoutId;
 
+pub use batch::Batch;
 pub use claim::Claim;
-pub use draft::{Draft, SealError, SealedDraft};
+pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop};
 pub use open::Store;

@@ -113,7 +113,12 @@ impl Store {
 
     /// Whether the file system can hold a version of this name.
     pub fn can_hold(&self, version: &ModuleVersion) -> bool {
-        let path = self.paths.file(version, VersionFile::Seal);
+        Self::could_hold(self.root(), version)
+    }
+
+    /// The same of a store that is not open, or not there yet.
+    pub fn could_hold(root: &Path, version: &ModuleVersion) -> bool {
+        let path = Paths::new(root).file(version, VersionFile::Seal);
         path.as_os_str().len() < MAX_PATH && path.iter().all(|element| element.len() <= MAX_ELEMENT)
     }
 

@@ -29,20 +29,40 @@ const ATTEMPTS: usize = 4;
 
 impl Store {
     /// Publishes a draft.
-    pub fn publish(&self, mut draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
-        debug_assert_eq!(draft.version(), claim.version(), "published under the claim of another version");
-        match self.place(&draft.folder.path, claim, || draft.stamp())? {
-            None => {
-                draft.folder.moved = true;
-                Ok(Published::Ours(draft.h1().clone()))
-            }
-            Some(theirs) => self.yield_to(draft, claim, &theirs),
+    pub fn publish(&self, draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
+        let theirs = self.place_synced(&draft.folder.path, claim, || draft.stamp())?;
+        self.published(draft, claim, theirs)
+    }
+
+    /// Publishes a draft, and leaves it to a later sync that it stays so.
+    pub(crate) fn publish_unsynced(
+        &self,
+        draft: SealedDraft,
+        claim: &Claim,
+    ) -> Result<Published, StoreError> {
+        let theirs = self.place(&draft.folder.path, claim, || draft.stamp())?;
+        self.published(draft, claim, theirs)
+    }
+
+    /// Places a version, and waits until its place is on disk.
+    pub(crate) fn place_synced(
+        &self,
+        from: &Path,
+        claim: &Claim,
+        stamp: impl Fn() -> Result<(), PathError>,
+    ) -> Result<Option<H1>, StoreError> {
+        let below = Paths::versions_below_modules(claim.version().path());
+        self.durable.ensure_dirs(&self.paths.modules(), &below)?;
+        let theirs = self.place(from, claim, stamp)?;
+        if theirs.is_none() {
+            durable::sync_dir(&self.paths.modules().join(below))?;
         }
+        Ok(theirs)
     }
 
     /// Renames a folder that holds a version, whole and synced, to its place, and says which version stands there
     /// if another was first. `stamp` sets the time of publishing just before.
-    pub(crate) fn place(
+    fn place(
         &self,
         from: &Path,
         claim: &Claim,
@@ -50,13 +70,13 @@ impl Store {
     ) -> Result<Option<H1>, StoreError> {
         let version = claim.version();
         let target = self.paths.version(version);
-        self.durable.ensure_dirs(&self.paths.modules(), &Paths::versions_below_modules(version.path()))?;
+        let below = Paths::versions_below_modules(version.path());
+        self.durable.ensure_dirs_unsynced(&self.paths.modules(), &below)?;
         for _ in 0..ATTEMPTS {
             stamp()?;
             let error = match durable::rename(from, &target) {
                 Ok(()) => {
                     self.forget(version);
-                    durable::sync_dir(&self.paths.versions(version.path()))?;
                     self.index.note(version);
                     return Ok(None);
                 }
@@ -79,6 +99,22 @@ impl Store {
             }
         }
         Err(StoreError::Contended(target))
+    }
+
+    fn published(
+        &self,
+        mut draft: SealedDraft,
+        claim: &Claim,
+        theirs: Option<H1>,
+    ) -> Result<Published, StoreError> {
+        debug_assert_eq!(draft.version(), claim.version(), "published under the claim of another version");
+        match theirs {
+            None => {
+                draft.folder.moved = true;
+                Ok(Published::Ours(draft.h1().clone()))
+            }
+            Some(theirs) => self.yield_to(draft, claim, &theirs),
+        }
     }
 
     fn yield_to(&self, mut draft: SealedDraft, claim: &Claim, theirs: &H1) -> Result<Published, StoreError> {

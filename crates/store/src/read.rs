@@ -63,6 +63,11 @@ pub struct ZipFile {
 }
 
 impl ZipFile {
+    /// Is the file, to be copied.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Reads at an offset, and may wait for the disk.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.file.read_at(buffer, offset)

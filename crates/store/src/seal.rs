@@ -207,7 +207,8 @@ impl Store {
     pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp) -> Result<(), StoreError> {
         let seal = path.join(VersionFile::Seal.name());
         let staged = self.staging()?.fresh();
-        let added = write_seal(&self.durable, &staged, h1, path).and_then(|()| {
+        let added = write_seal(&self.durable, &staged, h1, path).and_then(|file| {
+            durable::sync_file(&file, &staged)?;
             let here = Stamp::at(path)?;
             if !here.is_some_and(|now| now.is_same_folder(folder)) {
                 return Err(PathError::new("seal", path, io::Error::other("it was replaced meanwhile")));
@@ -224,9 +225,9 @@ impl Store {
     }
 }
 
-/// Writes a seal for what lies in a folder, to a place where nobody sees it yet.
-pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<(), PathError> {
-    let file = staging::write(durable, seal, h1.as_str().as_bytes())?;
+/// Writes a seal for what lies in a folder, to a place where nobody sees it yet; the caller syncs it.
+pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<File, PathError> {
+    let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
     let time = |meta: io::Result<fs::Metadata>| meta.and_then(|meta| meta.modified());
     let written = time(file.metadata()).at("look at", seal)?;
     // A clock that was put back, or files that came with a time to come: it would not be believed.
@@ -235,7 +236,10 @@ pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path)
         .filter_map(|file| time(fs::symlink_metadata(folder.join(file.name()))).ok())
         .max()
         .unwrap_or(SystemTime::UNIX_EPOCH);
-    if newest > written { durable::set_modified(&file, seal, newest) } else { Ok(()) }
+    if newest > written {
+        durable::set_modified(&file, seal, newest)?;
+    }
+    Ok(file)
 }
 
 /// Reads a version that lies in a folder whole.

@@ -86,10 +86,16 @@ pub(crate) fn sweep(staging: &Path, durable: &Durable) -> Result<(), StoreError>
 
 /// Writes a file, synced, that nobody sees yet.
 pub(crate) fn write(durable: &Durable, path: &Path, content: &[u8]) -> Result<File, PathError> {
+    let file = write_unsynced(durable, path, content)?;
+    durable::sync_file(&file, path)?;
+    Ok(file)
+}
+
+/// Writes a file that nobody sees yet, and that a later sync makes last.
+pub(crate) fn write_unsynced(durable: &Durable, path: &Path, content: &[u8]) -> Result<File, PathError> {
     use std::io::Write;
     let mut file = durable.create_file(path)?;
     file.write_all(content).at("write", path)?;
-    durable::sync_file(&file, path)?;
     Ok(file)
 }
 

@@ -21,5 +21,6 @@ pub fn layouts() -> Layouts {
     layouts.steps.push(Box::new(v2_to_v3::Step));
     layouts.detectors = stoa_migrations::detectors();
     layouts.inventory = Some(Box::new(inventory::UpToV3(stoa_migrations::inventory())));
+    layouts.sources = stoa_migrations::sources();
     layouts
 }

@@ -66,8 +66,8 @@ impl Store {
             with_file(&content, file, durable::sync_file)?;
         }
         self.add_seal(&content, &h1, folder)?;
-        let stamp = || with_file(&content, VersionFile::Info, durable::touch);
-        if let Some(theirs) = self.place(&content, &claim, stamp)? {
+        let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
+        if let Some(theirs) = self.place_synced(&content, &claim, stamp)? {
             return Ok(if theirs == h1 {
                 Restored::There(version)
             } else {

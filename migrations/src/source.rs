@@ -1,0 +1,75 @@
+//! Folders of others to import from: a GOPROXY file tree, and the go command's own module cache, which is one.
+//!
+//! Both hold more than versions, and it belongs there: the lists, locks and hashes of the go command, the tiles of
+//! the checksum database, the answers to queries for branches, and the go.mod of a version whose zip nobody has
+//! asked for.
+
+use std::path::{Path, PathBuf};
+
+use stoa_layout::inventory::{self, Source, Visit};
+use stoa_layout::{Leftover, State, StepError};
+
+use crate::detect;
+use crate::flat::{self, Flat};
+use crate::inventory::{fault, tell_whole};
+use crate::picture::{Candidate, Found, Picture};
+use crate::whole;
+
+/// Knows trees.
+pub(crate) struct Trees;
+
+impl Source for Trees {
+    fn find(&self, folder: &Path, state: &State) -> Result<Option<PathBuf>, StepError> {
+        match state {
+            State::Untagged(layout) if *layout == flat::TREE => Ok(Some(folder.to_owned())),
+            State::Foreign(_) => detect::go_cache(folder),
+            _ => Ok(None),
+        }
+    }
+
+    fn take(&self, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
+        let database = folder.join("sumdb");
+        Flat::Tree.walk(folder, &mut |found| match found {
+            Found::Versions(versions) => versions.iter().try_for_each(|one| tell(one, visit)),
+            Found::Leftover(leftover) if belongs_there(&leftover, &database) => Ok(()),
+            Found::Leftover(leftover) => {
+                let pieces = [leftover.path.clone()];
+                visit(inventory::Found::Leftover { leftover: &leftover, pieces: &pieces })
+            }
+        })
+    }
+}
+
+fn tell(one: &Candidate, visit: &mut Visit<'_>) -> Result<(), StepError> {
+    let Some(fault) = fault(one).or_else(|| whole::fault(&one.version, &one.files)) else {
+        return tell_whole(one, None, false, visit);
+    };
+    let pieces = one.pieces();
+    // Gone meanwhile.
+    if pieces.is_empty() {
+        return Ok(());
+    }
+    let leftover = one.leftover(fault);
+    let [_, has_zip, _] = one.has;
+    visit(if one.fault.is_none() && !has_zip {
+        inventory::Found::Aside { leftover: &leftover }
+    } else {
+        inventory::Found::Leftover { leftover: &leftover, pieces: &pieces }
+    })
+}
+
+/// The folder that says that a tree is an export of a store.
+const EXPORTING: &str = ".stoa-export";
+
+/// What the go command and static trees keep beside versions.
+fn belongs_there(leftover: &Leftover, database: &Path) -> bool {
+    const ENDINGS: [&str; 4] = ["lock", "ziphash", "partial", "tmp"];
+    let path = &leftover.path;
+    let in_versions = path.parent().is_some_and(|folder| folder.ends_with("@v"));
+    let is_kept_beside = path.file_name().is_some_and(|name| name == "list")
+        || path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
+    in_versions && (is_kept_beside || leftover.reason.starts_with("alias:"))
+        || path.file_name().is_some_and(|name| name == "@latest")
+        || path.starts_with(database)
+        || path.iter().any(|name| name == EXPORTING)
+}
