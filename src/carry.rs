@@ -25,6 +25,8 @@ pub(crate) enum Fate<'a> {
     Differs(&'a str),
     /// It is not what it says.
     Broken(&'a str),
+    /// It cannot be read, which says nothing of its content.
+    Unreadable(&'a str),
 }
 
 /// How many versions came to what.
@@ -34,6 +36,7 @@ pub(crate) struct Sum {
     pub(crate) kept: AtomicU64,
     pub(crate) differ: AtomicU64,
     pub(crate) broken: AtomicU64,
+    pub(crate) unreadable: AtomicU64,
     pub(crate) leftovers: AtomicU64,
     pub(crate) aside: AtomicU64,
     /// Of those that were carried.
@@ -81,6 +84,7 @@ impl Report {
             Fate::Kept(bytes) => (self.words.kept, &self.sum.kept, Ok(bytes)),
             Fate::Differs(reason) => ("differs", &self.sum.differ, Err(reason)),
             Fate::Broken(reason) => ("broken", &self.sum.broken, Err(reason)),
+            Fate::Unreadable(reason) => ("unreadable", &self.sum.unreadable, Err(reason)),
         };
         add(of, 1);
         if self.format == Format::Json {
@@ -102,6 +106,10 @@ impl Report {
 
     /// Tells of something that is of no whole version.
     pub(crate) fn leftover(&self, leftover: &Leftover) {
+        if leftover.reason.starts_with("unreadable") {
+            add(&self.sum.unreadable, 1);
+            return self.tell_leftover("unreadable", leftover);
+        }
         add(&self.sum.leftovers, 1);
         self.tell_leftover("leftover", leftover);
     }
@@ -128,11 +136,11 @@ impl Report {
     pub(crate) fn done(&self, what: impl Display, more: Value) {
         self.progress.end();
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        let Sum { carried, kept, differ, broken, leftovers, aside, bytes } = &self.sum;
+        let Sum { carried, kept, differ, broken, unreadable, leftovers, aside, bytes } = &self.sum;
         if self.format == Format::Json {
             let mut value = json!({
                 "event": "done", self.words.carried: count(carried), self.words.kept: count(kept),
-                "differ": count(differ), "broken": count(broken), "bytes": count(bytes),
+                "differ": count(differ), "broken": count(broken), "unreadable": count(unreadable), "bytes": count(bytes),
             });
             if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
                 value.extend(more);
@@ -144,8 +152,13 @@ impl Report {
             format!("{}", BinaryBytes(count(bytes))),
             format!("{} {}", HumanCount(count(kept)), self.words.kept),
         ];
-        let rest =
-            [(leftovers, "leftovers"), (aside, "without a zip"), (differ, "differ"), (broken, "broken")];
+        let rest = [
+            (leftovers, "leftovers"),
+            (aside, "without a zip"),
+            (differ, "differ"),
+            (broken, "broken"),
+            (unreadable, "unreadable"),
+        ];
         let rest = rest.into_iter().map(|(of, word)| (count(of), word)).filter(|(count, _)| *count > 0);
         parts.extend(rest.map(|(count, word)| format!("{} {word}", HumanCount(count))));
         self.result(format_args!("{what}: {}", parts.join(", ")));
@@ -159,6 +172,11 @@ impl Report {
     /// How many versions are not as they should be.
     pub(crate) fn problems(&self) -> u64 {
         self.sum.differ.load(Ordering::Relaxed) + self.sum.broken.load(Ordering::Relaxed)
+    }
+
+    /// How many could not be read.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.sum.unreadable.load(Ordering::Relaxed)
     }
 
     /// Writes a result, above the bar if there is one.

@@ -121,7 +121,7 @@ fn what_cannot_be_meant_ends_with_64() {
     assert!(!programs.store().exists());
     for arguments in [
         &["leftovers", "x"][..],
-        &["import", "x"],
+        &["imports", "x"],
         &["unknown"],
         &["--to", "V2"],
         &["--from", ""],

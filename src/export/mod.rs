@@ -96,6 +96,13 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, options: &Options) -> Result<Exit
     let more = json!({ "store": gate.root.to_string_lossy(), "to": options.to.to_string_lossy() });
     report.done(format_args!("from {root} to {to}"), more);
     match report.problems() {
+        0 if report.unreadable() > 0 => {
+            let message = format!(
+                "cannot read {} versions of {root}, see above, so they are not in {to}; see why, then run again",
+                report.unreadable()
+            );
+            Err(Failure::new(Exit::IO, message))
+        }
         0 => Ok(Exit::DONE),
         count => {
             let message = format!(
@@ -163,6 +170,7 @@ fn version_to(
     match tree.put(store, version)? {
         Put::Kept(bytes) => report.version(version, Fate::Kept(bytes)),
         Put::Differs(reason) => report.version(version, Fate::Differs(&reason)),
+        Put::Unreadable(error) => report.version(version, Fate::Unreadable(&error.to_string())),
         Put::Broken => report.version(
             version,
             Fate::Broken(

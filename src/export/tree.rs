@@ -14,7 +14,7 @@ use stoa_layout::error::PathContext;
 use stoa_layout::lock::FileLock;
 use stoa_layout::marker::Top;
 use stoa_layout::{Exit, PathError};
-use stoa_store::{SmallFile, Store, VersionFile, ZipFile};
+use stoa_store::{SmallFile, Store, StoreError, VersionFile, ZipFile};
 
 use super::ExportError;
 
@@ -57,6 +57,8 @@ pub(super) enum Put {
     Differs(String),
     /// It is not whole, or gone meanwhile.
     Broken,
+    /// It cannot be read, and nothing of it was written.
+    Unreadable(StoreError),
     /// It waits to be published.
     Written,
     /// The same, and these may not wait any longer.
@@ -101,11 +103,17 @@ impl Tree {
 
     /// Writes what is missing of a version.
     pub(super) fn put(&self, store: &Store, version: &ModuleVersion) -> Result<Put, ExportError> {
-        let Some(zip) = sealed(store, version)? else { return Ok(Put::Broken) };
-        let (Some(modfile), Some(info)) =
-            (store.small(version, SmallFile::Mod)?, store.small(version, SmallFile::Info)?)
-        else {
-            return Ok(Put::Broken);
+        let read = || -> Result<_, StoreError> {
+            let Some(zip) = sealed(store, version)? else { return Ok(None) };
+            let (modfile, info) =
+                (store.small(version, SmallFile::Mod)?, store.small(version, SmallFile::Info)?);
+            Ok(modfile.zip(info).map(|(modfile, info)| (zip, modfile, info)))
+        };
+        let (zip, modfile, info) = match read() {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(Put::Broken),
+            Err(error) if error.is_of_one_version() => return Ok(Put::Unreadable(error)),
+            Err(error) => return Err(error.into()),
         };
         let folder = self.versions(version.path());
         let name = version.version().escaped();
@@ -273,7 +281,7 @@ fn sweep(own: &Path) -> Result<(), ExportError> {
 }
 
 /// Opens a zip that was read whole once. `None` if it is not there, or proved broken.
-fn sealed(store: &Store, version: &ModuleVersion) -> Result<Option<ZipFile>, ExportError> {
+fn sealed(store: &Store, version: &ModuleVersion) -> Result<Option<ZipFile>, StoreError> {
     loop {
         match store.open_zip(version)? {
             None => return Ok(None),

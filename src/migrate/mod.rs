@@ -201,6 +201,15 @@ fn import(
     }
     import::end(&import, &report);
     match report.problems() {
+        0 if report.unreadable() > 0 => {
+            let message = format!(
+                "cannot read {} places in {}, see above, so what is there is not in {}; see why, then run again",
+                report.unreadable(),
+                source.display(),
+                root.display()
+            );
+            Err(Failure { exit: Exit::IO, message })
+        }
         0 => Ok(()),
         count => {
             let message = format!(

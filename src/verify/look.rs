@@ -166,12 +166,15 @@ impl Look<'_> {
         };
         let walk = |each: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>| -> Result<(), LookError> {
             if named.is_empty() {
-                return Ok(self.store.each_folder(each)?);
+                return Ok(self.store.each_folder(each, |error| {
+                    counts.unreadable.fetch_add(1, Ordering::Relaxed);
+                    log::error!("what lies below is not looked at: {error}");
+                })?);
             }
             for one in named {
                 match one {
                     Named::Version(version) => {
-                        if !self.store.has_folder(version)? {
+                        if !self.store.has_any_file(version)? {
                             absent(one);
                         } else if each(version.clone()).is_break() {
                             return Ok(());

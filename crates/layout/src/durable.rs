@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid};
@@ -195,6 +196,11 @@ impl Durable {
         Ok(())
     }
 
+    /// Gives what somebody may have made by hand, as root, to the owner of the root. A symlink is not followed.
+    pub fn hand_over(&self, path: &Path) -> Result<(), PathError> {
+        self.give_away(path)
+    }
+
     fn give_away(&self, path: &Path) -> Result<(), PathError> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -362,27 +368,41 @@ pub fn clone_or_copy(
 /// The file system of a folder, to wait for all that was written to it since this was made.
 ///
 /// It is made before the first write: an error that the system meets on its own while it writes back is told to
-/// whoever had a file open before.
+/// whoever had a file open before. It is told once, so that whoever waits after a failure fails as well: what one
+/// thread wrote may be what another one's wait has lost.
 #[derive(Debug)]
 pub struct FileSystem {
     folder: File,
     path: PathBuf,
+    failed: Mutex<Option<Errno>>,
 }
 
 impl FileSystem {
     /// Begins to listen for errors of the file system of a folder.
     pub fn of(folder: &Path) -> Result<Self, PathError> {
-        Ok(Self { folder: File::open(folder).at("open", folder)?, path: folder.to_owned() })
+        let (opened, failed) = (File::open(folder).at("open", folder)?, Mutex::default());
+        Ok(Self { folder: opened, path: folder.to_owned(), failed })
     }
 
     /// Waits until everything that was written to it is on disk.
     pub fn sync(&self) -> Result<(), PathError> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.is_none() {
+            *failed = self.sync_once().err();
+        }
+        match *failed {
+            None => Ok(()),
+            Some(errno) => Err(PathError::new("sync the file system of", &self.path, errno)),
+        }
+    }
+
+    fn sync_once(&self) -> Result<(), Errno> {
         #[cfg(target_os = "linux")]
-        return rustix::fs::syncfs(&self.folder).at("sync the file system of", &self.path);
+        return rustix::fs::syncfs(&self.folder);
         #[cfg(not(target_os = "linux"))]
         {
             rustix::fs::sync();
-            self.folder.sync_all().at("sync", &self.path)
+            rustix::fs::fsync(&self.folder)
         }
     }
 }

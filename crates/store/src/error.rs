@@ -23,6 +23,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether it is a matter of the one version that was worked on, so that others need not fail likewise: not a
+    /// full disk, a file system that is read-only, or a device that fails.
+    pub fn is_of_one_version(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Self::Path(error) => {
+                let errno = error.errno();
+                !matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::MFILE))
+            }
+            Self::Contended(_) => true,
+            Self::Lock(_) | Self::ReadOnly(_) => false,
+        }
+    }
+
     /// Is the code that a program ends with for this error.
     pub fn exit(&self) -> Exit {
         match self {

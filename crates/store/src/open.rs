@@ -106,9 +106,17 @@ impl Store {
         Ok(there.then_some(path))
     }
 
-    /// Whether a folder is in the place of a version, be it one or not.
-    pub fn has_folder(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
-        Ok(Stamp::at(&self.paths.version(version))?.is_some())
+    /// Whether any file of a version is in its place, be it whole or not.
+    pub fn has_any_file(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
+        if Stamp::at(&self.paths.version(version))?.is_none() {
+            return Ok(false);
+        }
+        for file in [VersionFile::Info, VersionFile::Mod, VersionFile::Zip, VersionFile::Seal] {
+            if is_file(&self.paths.file(version, file))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the file system can hold a version of this name.

@@ -30,6 +30,7 @@ const ATTEMPTS: usize = 4;
 impl Store {
     /// Publishes a draft.
     pub fn publish(&self, draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
+        debug_assert_eq!(draft.version(), claim.version(), "published under the claim of another version");
         let theirs = self.place_synced(&draft.folder.path, claim, || draft.stamp())?;
         self.published(draft, claim, theirs)
     }
@@ -107,7 +108,6 @@ impl Store {
         claim: &Claim,
         theirs: Option<H1>,
     ) -> Result<Published, StoreError> {
-        debug_assert_eq!(draft.version(), claim.version(), "published under the claim of another version");
         match theirs {
             None => {
                 draft.folder.moved = true;

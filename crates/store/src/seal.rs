@@ -90,8 +90,8 @@ impl Store {
             return Ok(Some(h1));
         }
         match examine_folder(&path, version)? {
-            Verdict::Whole { h1, .. } => {
-                self.add_seal(&path, &h1, folder)?;
+            Verdict::Whole { h1, zip, .. } => {
+                self.add_seal(&path, &h1, folder, zip)?;
                 Ok(Some(h1))
             }
             Verdict::Broken(reason) => {
@@ -117,15 +117,22 @@ impl Store {
         };
         let path = self.paths.version(version);
         match verdict {
-            Verdict::Whole { h1, length, .. } => {
+            Verdict::Whole { h1, length, zip } => {
                 if claim.is_some() && self.believed_seal(version)?.is_none() {
-                    self.add_seal(&path, &h1, folder)?;
+                    match self.add_seal(&path, &h1, folder, zip) {
+                        // A matter of this version: the rest can be looked at nevertheless.
+                        Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
+                        added => added?,
+                    }
                 }
                 Ok(Verified::Whole(length))
             }
             Verdict::Broken(reason) => {
                 let is_there = match &claim {
-                    Some(claim) => self.quarantine_if_same(claim, folder, &reason)?,
+                    Some(claim) => match self.quarantine_if_same(claim, folder, &reason) {
+                        Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
+                        moved => moved?,
+                    },
                     None => Stamp::at(&path)?.is_some_and(|now| now.is_same_folder(folder)),
                 };
                 Ok(if is_there { Verified::Broken(reason) } else { Verified::Absent })
@@ -203,8 +210,8 @@ impl Store {
         Ok(is_same)
     }
 
-    /// Adds a seal to the folder that was examined.
-    pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp) -> Result<(), StoreError> {
+    /// Adds a seal to the folder that was examined, with this zip in it.
+    pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp, zip: Stamp) -> Result<(), StoreError> {
         let seal = path.join(VersionFile::Seal.name());
         let staged = self.staging()?.fresh();
         let added = write_seal(&self.durable, &staged, h1, path).and_then(|file| {
@@ -212,6 +219,15 @@ impl Store {
             let here = Stamp::at(path)?;
             if !here.is_some_and(|now| now.is_same_folder(folder)) {
                 return Err(PathError::new("seal", path, io::Error::other("it was replaced meanwhile")));
+            }
+            // What was written after it was read is of no seal, however old that looks.
+            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("look at", path)?;
+            if Stamp::of(&now) != zip {
+                return Err(PathError::new(
+                    "seal",
+                    path,
+                    io::Error::other("its zip was written to meanwhile"),
+                ));
             }
             // Plainly: what is there under this name was not a seal, or would have been believed.
             durable::rename(&staged, &seal)?;
@@ -255,6 +271,10 @@ pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<V
     let Some(modfile) = read(VersionFile::Mod)? else {
         return Ok(Verdict::Broken("it has no mod".to_owned()));
     };
+    // Before the zip, which takes long: who asks for an info may wait for this.
+    if let Some(fault) = info_fault(version, &info) {
+        return Ok(Verdict::Broken(fault));
+    }
     let path = folder.join(VersionFile::Zip.name());
     let Some((zip, meta)) = open_file(&path)? else {
         return Ok(Verdict::Broken("it has no zip".to_owned()));

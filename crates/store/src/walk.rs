@@ -1,5 +1,6 @@
 //! Walking over all versions of a store, streamed: memory is that of the names in the folders on the way.
 
+use std::cell::RefCell;
 use std::fs;
 use std::ops::ControlFlow;
 
@@ -20,26 +21,38 @@ impl Store {
         &self,
         mut found: impl FnMut(ModuleVersion) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.each_folder_or(|version| {
+        let found = |version| {
             if self.has_info(&version)? { Ok(found(version)) } else { Ok(ControlFlow::Continue(())) }
-        })
+        };
+        self.each_folder_or(found, Err)
     }
 
     /// Hands out every folder of a version's name, module by module, until told to stop: versions, and what
-    /// lies in the place of one without being one.
+    /// lies in the place of one without being one. Folders that cannot be read are told and passed over.
     pub fn each_folder(
         &self,
         mut found: impl FnMut(ModuleVersion) -> ControlFlow<()>,
+        mut unreadable: impl FnMut(StoreError),
     ) -> Result<(), StoreError> {
-        self.each_folder_or(|version| Ok(found(version)))
+        let unreadable = |error| {
+            unreadable(error);
+            Ok(())
+        };
+        self.each_folder_or(|version| Ok(found(version)), unreadable)
     }
 
     fn each_folder_or(
         &self,
         mut found: impl FnMut(ModuleVersion) -> Result<ControlFlow<()>, StoreError>,
+        unreadable: impl FnMut(StoreError) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        let unreadable = RefCell::new(unreadable);
         let each = |module: ModulePath| -> Result<ControlFlow<()>, StoreError> {
-            for version in self.list(&module)?.iter().flat_map(|versions| versions.iter()) {
+            let listed = match self.list(&module) {
+                Ok(listed) => listed,
+                Err(error) => return (unreadable.borrow_mut())(error).map(ControlFlow::Continue),
+            };
+            for version in listed.iter().flat_map(|versions| versions.iter()) {
                 let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { continue };
                 if found(version)?.is_break() {
                     return Ok(ControlFlow::Break(()));
@@ -47,7 +60,7 @@ impl Store {
             }
             Ok(ControlFlow::Continue(()))
         };
-        each_module(&self.paths, each, |error| Err(error.into()))
+        each_module(&self.paths, each, |error| (unreadable.borrow_mut())(error.into()))
     }
 
     /// Looks at the structure of a version's zip, a few reads, and says what is wrong with it. `None` if

@@ -278,7 +278,13 @@ fn pass(
         after.clone_from(last);
         for module in modules {
             let is_there = match ModulePath::new(&module) {
-                Ok(module) => folder(&paths.versions(&module))?.is_some(),
+                Ok(path) => match folder(&paths.versions(&path)) {
+                    Ok(folder) => folder.is_some(),
+                    Err(error) => {
+                        log::warn!("the index keeps what it has of {module}: {error}");
+                        true
+                    }
+                },
                 Err(_) => false,
             };
             if !is_there {

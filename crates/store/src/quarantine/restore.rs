@@ -57,15 +57,20 @@ impl Store {
                 None => Restored::Absent,
             });
         };
-        let h1 = match examine_folder(&content, &version)? {
-            Verdict::Whole { h1, .. } => h1,
+        let (h1, zip) = match examine_folder(&content, &version)? {
+            Verdict::Whole { h1, zip, .. } => (h1, zip),
             Verdict::Broken(reason) => return Ok(Restored::Broken { version, reason }),
         };
-        // It was written by hand, so that nothing of it need be on disk.
+        // It was written by hand, so that nothing of it need be on disk, nor be the store's owner's.
+        self.durable.hand_over(&content)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
             with_file(&content, file, durable::sync_file)?;
         }
-        self.add_seal(&content, &h1, folder)?;
+        // The zip was read before: its owner is one of the things that a seal is not to miss.
+        self.add_seal(&content, &h1, folder, zip)?;
+        for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
+            self.durable.hand_over(&content.join(file.name()))?;
+        }
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
         if let Some(theirs) = self.place_synced(&content, &claim, stamp)? {
             return Ok(if theirs == h1 {
