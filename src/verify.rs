@@ -89,6 +89,16 @@ pub(crate) fn run(
         let broken = HumanCount(sum.broken);
         told.error(Exit::NOT_SO, format_args!("{broken} versions in {} are broken: {next}", root.display()));
     }
+    if sum.unreadable > 0 && typed.format == Format::Human {
+        let unreadable = HumanCount(sum.unreadable);
+        told.error(
+            Exit::IO,
+            format_args!(
+                "cannot verify {unreadable} versions in {}, see above; see why, then run again",
+                root.display()
+            ),
+        );
+    }
     Ok(if sum.broken == 0 && absent > 0 { Exit::NOT_SO } else { sum.exit() })
 }
 
