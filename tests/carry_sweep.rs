@@ -55,7 +55,7 @@ const FAULTS: [(&str, At); 5] = [
 ];
 
 /// What is tried where the program does much the same as in another scenario.
-const BRIEFLY: [&str; 2] = ["SIGKILL", "ENOSPC from then on"];
+const BRIEFLY: [&str; 1] = ["SIGKILL"];
 
 /// What is disturbed. All of it happens below one folder: `store`, and `source` or `tree`.
 #[derive(Clone, Copy)]

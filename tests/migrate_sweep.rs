@@ -92,7 +92,7 @@ const FAULTS: [(&str, At); 5] = [
 ];
 
 /// What is tried where the way is much like another.
-const BRIEFLY: [&str; 2] = ["SIGKILL", "ENOSPC from then on"];
+const BRIEFLY: [&str; 1] = ["SIGKILL"];
 
 /// How often the second run is killed, too.
 const KILLED_AGAIN_EVERY: usize = 5;
