@@ -51,6 +51,11 @@ impl VersionRange {
             Condition::Compare(allowed, bound) => allowed.contains(&semver::compare(version, bound)),
         })
     }
+
+    /// Says whether every version lies within it.
+    pub fn is_any(&self) -> bool {
+        self.conditions.iter().all(|condition| *condition == Condition::Any)
+    }
 }
 
 impl FromStr for VersionRange {
