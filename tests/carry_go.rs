@@ -57,12 +57,7 @@ fn program_builds() {
         (dir.path().join("store"), dir.path().join("program"), dir.path().join("tree"));
     program::write(&folder);
     for [package, required] in MORE {
-        let line = format!("\nrequire {required}\n");
-        let manifest = fs::read_to_string(folder.join("go.mod")).unwrap() + &line;
-        fs::write(folder.join("go.mod"), manifest).unwrap();
-        let name = package.replace(['/', '.'], "_");
-        fs::write(folder.join(format!("{name}.go")), format!("package main\n\nimport _ {package:?}\n"))
-            .unwrap();
+        program::add(&folder, package, required);
     }
     let proxy = Command::new("go").args(["env", "GOPROXY"]).output().expect("go runs").stdout;
     let go = Go::new(dir.path(), String::from_utf8_lossy(&proxy).trim());

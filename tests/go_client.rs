@@ -26,6 +26,8 @@ fn build() {
     let dir = tempfile::tempdir().unwrap();
     let (store, folder) = (dir.path().join("store"), dir.path().join("program"));
     program::write(&folder);
+    // From before module graphs were pruned: it needs every module that one of its own ever named.
+    program::add(&folder, "github.com/spf13/viper", "github.com/spf13/viper v1.7.1");
 
     // The upstream is what the go command is set up with: nothing is named here.
     let mut command = server::command(&store);
@@ -42,11 +44,16 @@ fn build() {
     assert_eq!(String::from_utf8_lossy(&said.stdout), "built\n");
     let modules = go.run(&folder, "first", &["list", "-m", "all"]).stdout;
     let modules = String::from_utf8_lossy(&modules).lines().count() - 1;
-    assert!(modules >= 40, "the program has {modules} dependencies");
+    assert!(modules >= 200, "the program has {modules} dependencies");
+    // Warm: nothing is fetched that is there already.
+    let filled = walk(&store.join("modules")).len();
+    go.run(&folder, "warm", &["mod", "download", "all"]);
+    go.run(&folder, "warm", &["build", "-trimpath", "-o", "warm", "."]);
+    assert_eq!(walk(&store.join("modules")).len(), filled, "a warm build has filled something");
     assert!(online.stop().success());
 
     let zips = walk(&store.join("modules")).into_iter().filter(|path| path.ends_with("zip")).count();
-    assert!(zips >= 40, "{zips} versions are stored");
+    assert!(zips >= 200, "{zips} versions are stored");
     println!("{modules} modules in the build list, {zips} versions stored");
 
     let offline = Server::start(&store, "off");
@@ -95,6 +102,27 @@ fn questions() {
     assert!(good && out.trim() == "example.com/one v1.1.0", "{told}");
     let (good, _, told) = run(&["mod", "download", "example.com/Cap/two@v0.1.0"]);
     assert!(good, "{told}");
+    let folder = dir.path().join("small");
+    fs::create_dir(&folder).unwrap();
+    fs::write(
+        folder.join("go.mod"),
+        "module example.com/small\n\ngo 1.21\n\nrequire example.com/one v1.0.0\n",
+    )
+    .unwrap();
+    fs::write(folder.join("main.go"), "package main\n\nimport _ \"example.com/one\"\n\nfunc main() {}\n")
+        .unwrap();
+    let run_in = |arguments: &[&str]| {
+        let mut command = go.command(&folder, "cache", arguments);
+        support::told(&command.env("GONOSUMDB", "example.com").output().unwrap())
+    };
+    let required = || fs::read_to_string(folder.join("go.mod")).unwrap();
+    let told = run_in(&["get", "-u", "./..."]);
+    assert!(required().contains("require example.com/one v1.1.0\n"), "{told}");
+    let told = run_in(&["get", "example.com/one@v1.2.0-rc.1"]);
+    assert!(required().contains("require example.com/one v1.2.0-rc.1\n"), "{told}");
+    let told = run_in(&["mod", "verify"]);
+    assert!(told.contains("all modules verified"), "{told}");
+
     let (good, _, told) = run(&["mod", "download", "example.com/one@v9.9.9"]);
     assert!(!good && told.contains("404"), "{told}");
     let (good, _, told) = run(&["mod", "download", "example.com/none@v1.0.0"]);

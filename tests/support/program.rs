@@ -76,3 +76,11 @@ pub fn write(folder: &Path) {
     )
     .unwrap();
 }
+
+/// Makes it need one package more, of a module that is named with its version.
+pub fn add(folder: &Path, package: &str, required: &str) {
+    let manifest = fs::read_to_string(folder.join("go.mod")).unwrap();
+    fs::write(folder.join("go.mod"), format!("{manifest}\nrequire {required}\n")).unwrap();
+    let name = package.replace(['/', '.'], "_");
+    fs::write(folder.join(format!("{name}.go")), format!("package main\n\nimport _ {package:?}\n")).unwrap();
+}

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use stoa_gomod::ModuleVersion;
 
@@ -17,6 +17,9 @@ pub struct Upstream {
 struct State {
     files: Mutex<HashMap<String, Vec<u8>>>,
     asked: Mutex<HashMap<String, usize>>,
+    /// The ending of those paths that are not answered now.
+    held: Mutex<Option<String>>,
+    released: Condvar,
 }
 
 impl Upstream {
@@ -51,6 +54,24 @@ impl Upstream {
         let list = files.entry(format!("/{}/@v/list", version.path().escaped())).or_default();
         list.extend_from_slice(format!("{}\n", version.version()).as_bytes());
         module
+    }
+
+    /// Lets nobody have a path with this ending, until [`release`](Self::release).
+    pub fn hold(&self, ending: &str) {
+        *self.state.held.lock().unwrap() = Some(ending.to_owned());
+    }
+
+    /// Answers whatever is held.
+    pub fn release(&self) {
+        *self.state.held.lock().unwrap() = None;
+        self.state.released.notify_all();
+    }
+
+    /// Waits until a path with this ending was asked for so often.
+    pub fn wait_until_asked(&self, ending: &str, times: usize) {
+        while self.asked(ending) < times {
+            std::thread::yield_now();
+        }
     }
 
     /// Is how often something with this in its path was asked for.
@@ -90,6 +111,9 @@ impl State {
                 }
             }
             *self.asked.lock().unwrap().entry(path.clone()).or_default() += 1;
+            let is_held =
+                |held: &mut Option<String>| held.as_ref().is_some_and(|ending| path.ends_with(ending));
+            drop(self.released.wait_while(self.held.lock().unwrap(), is_held).unwrap());
             let body = self.files.lock().unwrap().get(&path).cloned();
             let (status, body) = match body {
                 Some(body) => ("200 OK", body),
