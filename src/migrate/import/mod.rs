@@ -15,6 +15,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use indicatif::HumanCount;
 use serde_json::json;
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
@@ -91,16 +92,17 @@ impl ImportError {
 const NOBODY_LISTENS: StepError = StepError::Cancelled(Cancelled(0));
 
 impl Import<'_> {
-    /// Copies, and tells what came of each version.
-    pub(super) fn run(&self, report: &Report) -> Result<(), ImportError> {
+    /// Copies, and tells what came of each version. Says whether there is a store to copy into.
+    pub(super) fn run(&self, report: &Report) -> Result<bool, ImportError> {
         let from = self.find()?;
         self.check_places()?;
         let store = if self.dry_run { self.look()? } else { self.open()? };
         match store {
-            Open::Nothing => Ok(()),
-            Open::NoStore => self.copy(&from, None, report),
-            Open::Store(store) => self.copy(&from, Some(&store), report),
+            Open::Nothing => return Ok(false),
+            Open::NoStore => self.copy(&from, None, report)?,
+            Open::Store(store) => self.copy(&from, Some(&store), report)?,
         }
+        Ok(true)
     }
 
     fn copy(&self, from: &Origin<'_>, store: Option<&Store>, report: &Report) -> Result<(), ImportError> {
@@ -220,8 +222,8 @@ impl Import<'_> {
         match self.gate().pass() {
             Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass)))),
             Err(GateError::Forbidden { .. }) => {
-                self.runner().plan()?;
-                Ok(Open::NoStore)
+                let is_planned = self.runner().plan()?;
+                Ok(if is_planned { Open::NoStore } else { Open::Nothing })
             }
             Err(error) => Err(error.into()),
         }
@@ -248,4 +250,40 @@ pub(super) fn end(import: &Import<'_>, report: &Report) {
         "dry_run": import.dry_run,
     });
     report.done(format_args!("from {source} into {root}{dry}"), more);
+}
+
+/// Says what was done by the time when it stopped, and what of it is undone.
+pub(super) fn so_far(import: &Import<'_>, report: &Report) -> String {
+    let (source, root) = (import.source.display(), import.root.display());
+    let carried = HumanCount(report.carried());
+    let done = format!("{carried} versions were imported from {source} and stay in {root}");
+    match report.waiting() {
+        0 => done,
+        waiting => format!("{done}, {} more were copied and are dropped again", HumanCount(waiting)),
+    }
+}
+
+/// Is the code and the message for what is not as it should be, after an import that came to its end.
+pub(super) fn what_is_wrong(import: &Import<'_>, report: &Report) -> Option<(Exit, String)> {
+    let (source, root) = (import.source.display(), import.root.display());
+    let (failed, unreadable) = (HumanCount(report.failed()), HumanCount(report.unreadable()));
+    let mut wrong = Vec::new();
+    if report.problems() > 0 {
+        let count = HumanCount(report.problems());
+        wrong.push(format!(
+            "{count} versions of {source} differ from those in {root} or are broken, see above; nothing of them was changed"
+        ));
+    }
+    if report.failed() > 0 {
+        wrong.push(format!(
+            "{failed} versions of {source} could not be brought into {root}, see above; see why, then run again"
+        ));
+    }
+    if wrong.is_empty() && report.unreadable() > 0 {
+        let message = format!(
+            "cannot read {unreadable} places in {source}, see above, so what is there is not in {root}; see why, then run again"
+        );
+        return Some((Exit::IO, message));
+    }
+    (!wrong.is_empty()).then(|| (Exit::NOT_SO, wrong.join("; ")))
 }

@@ -44,7 +44,7 @@ pub(super) enum Not {
     Left(String),
     /// It is not what it says.
     Broken(String),
-    /// The store cannot take it, nor any other.
+    /// The store could not be read or written; it may be that no other version fares better.
     Stop(ImportError),
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stoa_layout::durable::{CopyError, clone_or_copy};
 use stoa_layout::{Cancel, Leftover};
-use stoa_store::{Batch, Published, SealError, SmallFile, Store, UnsyncedDraft};
+use stoa_store::{Batch, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft};
 
 use super::ImportError;
 use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
@@ -53,7 +53,11 @@ impl<'a> Work<'a> {
         match self.copy(&item) {
             Ok(None) => Ok(()),
             Ok(Some(full)) => self.publish(full),
-            Err(Not::Stop(error)) => Err(error),
+            Err(Not::Stop(error)) => {
+                let reason = of_one_version(error)?;
+                self.report.version(&item.version, Fate::Failed(&reason));
+                Ok(())
+            }
             Err(Not::Broken(reason)) => {
                 self.report.version(&item.version, Fate::Broken(&reason));
                 Ok(())
@@ -98,6 +102,7 @@ impl<'a> Work<'a> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.drafts.push(draft);
         waiting.sizes.push(item.bytes);
+        self.report.waits();
         let is_full = waiting.drafts.len() >= BATCH.0 || waiting.sizes.iter().sum::<u64>() >= BATCH.1;
         Ok(is_full.then(|| std::mem::take(&mut *waiting)))
     }
@@ -139,23 +144,34 @@ impl<'a> Work<'a> {
         let (Some(store), Some(batch)) = (self.store, &self.batch) else { return Ok(()) };
         for (draft, bytes) in batch.settle(drafts)?.into_iter().zip(sizes) {
             let version = draft.version().clone();
-            let claim = loop {
-                self.cancel.check()?;
-                match store.try_claim(&version)? {
-                    Some(claim) => break claim,
-                    None => std::thread::sleep(CLAIM_EVERY),
+            match self.publish_one(store, batch, draft) {
+                Ok(Published::Ours(_)) => self.report.waited(&version, Fate::Carried(bytes)),
+                Ok(Published::Theirs { same: true }) => self.report.waited(&version, Fate::Kept(bytes)),
+                Ok(Published::Theirs { same: false }) => {
+                    let reason =
+                        "another one came into the store meanwhile and stands; this one is in quarantine";
+                    self.report.waited(&version, Fate::Differs(reason));
                 }
-            };
-            let fate = match batch.publish(draft, &claim)? {
-                Published::Ours(_) => Fate::Carried(bytes),
-                Published::Theirs { same: true } => Fate::Kept(bytes),
-                Published::Theirs { same: false } => Fate::Differs(
-                    "another one came into the store meanwhile and stands; this one is in quarantine",
-                ),
-            };
-            self.report.version(&version, fate);
+                Err(error) => self.report.waited(&version, Fate::Failed(&of_one_version(error)?)),
+            }
         }
         Ok(())
+    }
+
+    /// Publishes one, as soon as no other process works on it.
+    fn publish_one(
+        &self,
+        store: &Store,
+        batch: &Batch<'_>,
+        draft: SealedDraft,
+    ) -> Result<Published, ImportError> {
+        loop {
+            self.cancel.check()?;
+            if let Some(claim) = store.try_claim(draft.version())? {
+                return Ok(batch.publish(draft, &claim)?);
+            }
+            std::thread::sleep(CLAIM_EVERY);
+        }
     }
 
     /// Publishes what still waits, and waits for the disk.
@@ -166,5 +182,13 @@ impl<'a> Work<'a> {
             Some(batch) => Ok(batch.finish()?),
             None => Ok(()),
         }
+    }
+}
+
+/// Is the reason why one version is not imported, if it need not be one for others.
+fn of_one_version(error: ImportError) -> Result<String, ImportError> {
+    match error {
+        ImportError::Store(error) if error.is_of_one_version() => Ok(error.to_string()),
+        error => Err(error),
     }
 }
