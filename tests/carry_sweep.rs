@@ -17,7 +17,7 @@ use std::process::Command;
 use libtest_mimic::Arguments;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use support::sweep::{At, Told, anonymous, at_each_call, failed_clearly, faults, is_kill, only_stderr};
+use support::sweep::{At, Told, anonymous, at_each_call, ended_as_documented, faults, is_kill, only_stderr};
 use support::tracer::{self, Act, Traced};
 use support::tree::{shape, snapshot};
 use support::upstream::Module;
@@ -287,7 +287,7 @@ fn told_clearly(traced: &Traced, told: &Told, act: Act) {
         assert!(matches!(act, Act::Fail { errno: Errno::EACCES, .. }), "after {call}: {said}");
         assert!(said.contains("failed ") && !said.contains("panicked"), "after {call}: {said}");
     } else {
-        failed_clearly(traced, told);
+        ended_as_documented(traced, told);
     }
     if traced.code != 0 {
         assert!(

@@ -287,7 +287,7 @@ fn kill_again(undisturbed: &Undisturbed, root: &Path, n: usize, what: &str) -> b
 
 /// An exit of a program whose call failed: documented, and with a message that names a path and what to do.
 fn failed_clearly(root: &Path, run: &Traced, told: &Told, what: &str) {
-    sweep::failed_clearly(run, told);
+    sweep::ended_as_documented(run, told);
     let stderr = &told.stderr;
     if run.code != 0 {
         assert!(stderr.contains(root.to_str().unwrap()), "no path in the message {what}: {stderr}");
