@@ -11,24 +11,21 @@
     reason = "a bench makes its own files, and one that cannot run says why and ends"
 )]
 
+mod measure;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
+use measure::{Asked, alternating, median, micros, timed};
 use support::{MIGRATE, STOA, create, old};
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let number = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse::<usize>().ok()
-    };
-    let brief = has("--brief");
-    let versions = number("--versions").unwrap_or(if brief { 1_000 } else { 10_000 });
-    let rounds = number("--rounds").unwrap_or(if brief { 1 } else { 3 });
+    let asked = Asked::of_process();
+    let brief = asked.has("--brief");
+    let versions = asked.number("--versions", if brief { 1_000 } else { 10_000 });
+    let rounds = asked.number("--rounds", if brief { 1 } else { 3 });
 
     let dir = tempfile::tempdir().expect("a temporary folder");
     let source = dir.path().join("source");
@@ -41,11 +38,8 @@ fn main() {
         create(&store);
         rustix::fs::sync();
         let copies = || {
-            let begin = Instant::now();
-            run(Command::new("cp").arg("-a").arg(&source).arg(&copy));
-            let copied = begin.elapsed();
-            run(Command::new("sync").arg("-f").arg(&copy));
-            [copied, begin.elapsed()]
+            let copied = timed(Command::new("cp").arg("-a").arg(&source).arg(&copy));
+            [copied, copied + timed(Command::new("sync").arg("-f").arg(&copy))]
         };
         let imports = || {
             let import = || {
@@ -56,14 +50,7 @@ fn main() {
                 timed(Command::new(STOA).args(["export", "-q"]).arg(&tree).arg("--store").arg(&store));
             [first, second, exported]
         };
-        // Whoever goes second may find the disk busier.
-        let ([copied, synced], [first, second, exported]) = if round % 2 == 0 {
-            let copied = copies();
-            (copied, imports())
-        } else {
-            let imported = imports();
-            (copies(), imported)
-        };
+        let ([copied, synced], [first, second, exported]) = alternating(round, copies, imports);
         for (times, time) in times.iter_mut().zip([copied, synced, first, second, exported]) {
             times.push(time);
         }
@@ -74,28 +61,11 @@ fn main() {
     for (name, time) in
         ["cp -a", "cp -a, and sync", "import", "import once more", "export"].iter().zip(medians)
     {
-        let each = time.as_secs_f64() * 1e6 / versions as f64;
+        let each = micros(time) / versions as f64;
         let ratio = time.as_secs_f64() / synced.as_secs_f64();
         println!(
             "    {name:<18} {:>8.2} s {each:>8.0} µs a version {ratio:>7.2} of cp -a and sync",
             time.as_secs_f64()
         );
     }
-}
-
-fn timed(command: &mut Command) -> Duration {
-    let begin = Instant::now();
-    run(command);
-    begin.elapsed()
-}
-
-fn run(command: &mut Command) {
-    let status = command.stdout(Stdio::null()).status().expect("it runs");
-    assert!(status.success(), "{command:?}: {status}");
-}
-
-/// Is the middle one, or what lies between the two in the middle.
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    (times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2
 }

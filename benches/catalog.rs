@@ -6,12 +6,15 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a bench that cannot run says why and ends")]
 
+mod measure;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use measure::{Asked, median, micros};
 use stoa_layout::events::Silent;
 use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, Layouts, Migrator, Options, Runner};
@@ -27,8 +30,8 @@ const SECOND: i64 = 1_000_000_000;
 const AIM: f64 = 1.5;
 
 fn main() {
-    let brief = std::env::args().any(|argument| argument == "--brief");
-    let (versions, rounds) = if brief { (100_000, 40) } else { (1_000_000, 200) };
+    let (versions, rounds) =
+        if Asked::of_process().has("--brief") { (100_000, 40) } else { (1_000_000, 200) };
     let dir = tempfile::tempdir().expect("a temporary folder");
     let began = Instant::now();
     make(dir.path(), versions);
@@ -157,13 +160,4 @@ impl Client {
         self.get(target);
         began.elapsed()
     }
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }

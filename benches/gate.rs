@@ -6,18 +6,21 @@
 
 #![expect(clippy::expect_used, reason = "a bench that cannot run says why and ends")]
 
+mod measure;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use measure::{Asked, median, micros};
 use rustix::fs::{Access, AtFlags, CWD};
 use stoa_layout::events::Silent;
 use stoa_layout::{Cancel, Gate, Layouts, Migrator, Options, Runner};
 
 fn main() {
-    let brief = std::env::args().any(|argument| argument == "--brief");
-    let (rounds, calls, starts) = if brief { (5, 20_000, 40) } else { (15, 200_000, 400) };
+    let (rounds, calls, starts) =
+        if Asked::of_process().has("--brief") { (5, 20_000, 40) } else { (15, 200_000, 400) };
     let dir = tempfile::tempdir().expect("a temporary folder");
     create(dir.path());
 
@@ -91,13 +94,4 @@ fn calls_on_the_store(stoa: &str, root: &Path) -> Option<Vec<String>> {
             .map(str::to_owned)
             .collect(),
     )
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }

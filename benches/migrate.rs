@@ -15,6 +15,7 @@
     reason = "a bench makes its own files, and one that cannot run says why and ends"
 )]
 
+mod measure;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -25,6 +26,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use measure::{Asked, alternating, median, micros};
 use stoa_gomod::ModuleVersion;
 use support::{MIGRATE, old};
 use tempfile::TempDir;
@@ -36,15 +38,10 @@ const AIM_MIB: f64 = 64.0;
 const RECENTLY: Duration = Duration::from_secs(60);
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let number = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse::<usize>().ok()
-    };
-    let brief = has("--brief");
-    let versions = number("--versions").unwrap_or(if brief { 5_000 } else { 100_000 });
-    let rounds = number("--rounds").unwrap_or(if brief { 3 } else { 4 });
+    let asked = Asked::of_process();
+    let brief = asked.has("--brief");
+    let versions = asked.number("--versions", if brief { 5_000 } else { 100_000 });
+    let rounds = asked.number("--rounds", if brief { 3 } else { 4 });
     let pause = if brief { Duration::ZERO } else { RECENTLY };
     let sizes = if brief { [1_000, 10_000] } else { [10_000, 200_000] };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -55,22 +52,17 @@ fn main() {
         let stores = [fresh_store(versions), fresh_store(versions)];
         let [for_raw, for_whole] = stores.each_ref().map(|store| store.path().join("store"));
         kept.push(stores);
-        let mut take_raw = || {
+        let take_raw = || {
             std::thread::sleep(pause);
-            raw.push(raw_loop(&for_raw, versions, threads));
+            raw_loop(&for_raw, versions, threads)
         };
-        let mut take_whole = || {
+        let take_whole = || {
             std::thread::sleep(pause);
-            whole.push(migrate(&for_whole));
+            migrate(&for_whole)
         };
-        // Whoever goes second may find the disk busier.
-        if round % 2 == 0 {
-            take_raw();
-            take_whole();
-        } else {
-            take_whole();
-            take_raw();
-        }
+        let times = alternating(round, take_raw, take_whole);
+        raw.push(times.0);
+        whole.push(times.1);
     }
     drop(kept);
     let rates = |times: &[Duration]| -> Vec<String> {
@@ -80,7 +72,7 @@ fn main() {
     println!("raw loop, versions/s         {}", rates(&raw).join(" "));
     println!("stoa-migrate, versions/s     {}", rates(&whole).join(" "));
     let (raw, whole) = (median(raw), median(whole));
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / versions as f64;
+    let each = |time: Duration| micros(time) / versions as f64;
     println!("raw loop, median             {:>8.1} µs a version", each(raw));
     println!("stoa-migrate, median         {:>8.1} µs a version", each(whole));
     println!(
@@ -88,7 +80,7 @@ fn main() {
         raw.as_secs_f64() / whole.as_secs_f64()
     );
 
-    if !has("--no-memory") {
+    if !asked.has("--no-memory") {
         for size in sizes {
             let peak = peak_memory(&fresh_store(size).path().join("store"));
             let mib = peak as f64 / 1024.0;
@@ -219,10 +211,4 @@ fn in_parallel(threads: usize, modules: &[Module], each: impl Fn(&Module) + Sync
             });
         }
     });
-}
-
-/// Is the middle one, or what lies between the two in the middle.
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    (times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2
 }

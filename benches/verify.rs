@@ -13,16 +13,18 @@
     reason = "a bench makes its own files, and one that cannot run says why and ends"
 )]
 
+mod measure;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libdeflater::Decompressor;
+use measure::{Asked, alternating, median, timed};
 use sha2::{Digest, Sha256};
 use stoa_gomod::ModuleVersion;
 use support::{STOA, create};
@@ -39,16 +41,12 @@ const OWN_WORDS: usize = 90;
 const KINDS: usize = 16;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let brief = arguments.iter().any(|argument| argument == "--brief");
-    let number = |name: &str, default: usize| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
-    };
-    let mib = number("--mib", if brief { 128 } else { 2048 });
-    let rounds = number("--rounds", if brief { 3 } else { 5 });
+    let asked = Asked::of_process();
+    let brief = asked.has("--brief");
+    let mib = asked.number("--mib", if brief { 128 } else { 2048 });
+    let rounds = asked.number("--rounds", if brief { 3 } else { 5 });
     let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = number("--threads", all);
+    let threads = asked.number("--threads", all);
 
     let dir = tempfile::tempdir().expect("a temporary folder");
     let root = dir.path().join("store");
@@ -60,15 +58,9 @@ fn main() {
     // Seals everything, and brings everything into memory.
     verify(&root, threads);
     for round in 0..rounds {
-        let mut take_raw = || raw.push(raw_loop(&zips, threads));
-        let mut take_whole = || whole.push(verify(&root, threads));
-        if round % 2 == 0 {
-            take_raw();
-            take_whole();
-        } else {
-            take_whole();
-            take_raw();
-        }
+        let times = alternating(round, || raw_loop(&zips, threads), || verify(&root, threads));
+        raw.push(times.0);
+        whole.push(times.1);
     }
     let rate = |time: Duration| bytes as f64 / 1e6 / time.as_secs_f64();
     let rates = |times: &[Duration]| {
@@ -242,14 +234,5 @@ fn raw_loop(zips: &[Zip], threads: usize) -> Duration {
 fn verify(root: &Path, threads: usize) -> Duration {
     let mut command = Command::new(STOA);
     command.args(["verify", "--again", "--quiet", "--threads", &threads.to_string(), "--store"]).arg(root);
-    let begin = Instant::now();
-    let status = command.stdout(Stdio::null()).env_remove("STOA_LOG").status().expect("it runs");
-    let time = begin.elapsed();
-    assert!(status.success(), "{status}");
-    time
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
+    timed(command.env_remove("STOA_LOG"))
 }

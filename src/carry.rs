@@ -25,6 +25,8 @@ pub(crate) enum Fate<'a> {
     Differs(&'a str),
     /// It is not what it says.
     Broken(&'a str),
+    /// It could not be written, which says nothing of the others.
+    Failed(&'a str),
     /// It cannot be read, which says nothing of its content.
     Unreadable(&'a str),
 }
@@ -36,11 +38,14 @@ pub(crate) struct Sum {
     pub(crate) kept: AtomicU64,
     pub(crate) differ: AtomicU64,
     pub(crate) broken: AtomicU64,
+    pub(crate) failed: AtomicU64,
     pub(crate) unreadable: AtomicU64,
     pub(crate) leftovers: AtomicU64,
     pub(crate) aside: AtomicU64,
     /// Of those that were carried.
     pub(crate) bytes: AtomicU64,
+    /// Those that are copied, and not visible yet.
+    waiting: AtomicU64,
 }
 
 /// Counts one more, and is the new number.
@@ -84,6 +89,7 @@ impl Report {
             Fate::Kept(bytes) => (self.words.kept, &self.sum.kept, Ok(bytes)),
             Fate::Differs(reason) => ("differs", &self.sum.differ, Err(reason)),
             Fate::Broken(reason) => ("broken", &self.sum.broken, Err(reason)),
+            Fate::Failed(reason) => ("failed", &self.sum.failed, Err(reason)),
             Fate::Unreadable(reason) => ("unreadable", &self.sum.unreadable, Err(reason)),
         };
         add(of, 1);
@@ -136,11 +142,13 @@ impl Report {
     pub(crate) fn done(&self, what: impl Display, more: Value) {
         self.progress.end();
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        let Sum { carried, kept, differ, broken, unreadable, leftovers, aside, bytes } = &self.sum;
+        let Sum { carried, kept, differ, broken, failed, unreadable, leftovers, aside, bytes, .. } =
+            &self.sum;
         if self.format == Format::Json {
             let mut value = json!({
                 "event": "done", self.words.carried: count(carried), self.words.kept: count(kept),
-                "differ": count(differ), "broken": count(broken), "unreadable": count(unreadable), "bytes": count(bytes),
+                "differ": count(differ), "broken": count(broken), "failed": count(failed),
+                "unreadable": count(unreadable), "bytes": count(bytes),
             });
             if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
                 value.extend(more);
@@ -157,6 +165,7 @@ impl Report {
             (aside, "without a zip"),
             (differ, "differ"),
             (broken, "broken"),
+            (failed, "failed"),
             (unreadable, "unreadable"),
         ];
         let rest = rest.into_iter().map(|(of, word)| (count(of), word)).filter(|(count, _)| *count > 0);
@@ -172,6 +181,32 @@ impl Report {
     /// How many versions are not as they should be.
     pub(crate) fn problems(&self) -> u64 {
         self.sum.differ.load(Ordering::Relaxed) + self.sum.broken.load(Ordering::Relaxed)
+    }
+
+    /// How many were carried.
+    pub(crate) fn carried(&self) -> u64 {
+        self.sum.carried.load(Ordering::Relaxed)
+    }
+
+    /// How many could not be written.
+    pub(crate) fn failed(&self) -> u64 {
+        self.sum.failed.load(Ordering::Relaxed)
+    }
+
+    /// Counts one that is copied, and not visible yet.
+    pub(crate) fn waits(&self) {
+        add(&self.sum.waiting, 1);
+    }
+
+    /// Tells what came of one that was counted as copied.
+    pub(crate) fn waited(&self, version: &ModuleVersion, fate: Fate<'_>) {
+        self.sum.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.version(version, fate);
+    }
+
+    /// How many are copied, and not visible yet.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.sum.waiting.load(Ordering::Relaxed)
     }
 
     /// How many could not be read.

@@ -1,4 +1,6 @@
 //! Work on many items with threads: one walks, the others work, nothing piles up in between.
+//!
+//! The steps of a migration have a loop of their own: they know nothing of this crate, and work in batches.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, sync_channel};

@@ -26,7 +26,7 @@ use look::{Fault, Found, How, Look, LookError, Named};
     after_help = "A version that has its seal is skipped if its info is right and neither its mod nor its zip was written since: a \
                   few system calls. --again also finds what changed without a trace, as on a failing disk.\n\
                   What is broken goes to quarantine, and is fetched again when it is asked for; `stoa quarantine list` lists it. \
-                  It may run beside a server, and be stopped: run again, it goes on.\n\
+                  What has no info stays, and `stoa leftovers` lists it. It may run beside a server, and be stopped: run again, it goes on.\n\
                   Exit codes: 0 nothing is broken; 1 something is, or what was named is not there; 74 something cannot be read; \
                   130, 143 stopped."
 )]
@@ -78,15 +78,8 @@ pub(crate) fn run(
     }
     told.done(store, sum);
     if sum.broken > 0 && typed.format == Format::Human {
-        let next = match store.is_read_only() {
-            true => {
-                "the store is read only, so they stay where they are; run it where the store can be written"
-            }
-            false => {
-                "`stoa quarantine list` lists what is in quarantine now; it is fetched again when it is asked for"
-            }
-        };
         let broken = HumanCount(sum.broken);
+        let next = next_steps(sum, store.is_read_only());
         told.error(Exit::NOT_SO, format_args!("{broken} versions in {} are broken: {next}", root.display()));
     }
     if sum.unreadable > 0 && typed.format == Format::Human {
@@ -100,6 +93,22 @@ pub(crate) fn run(
         );
     }
     Ok(if sum.broken == 0 && absent > 0 { Exit::NOT_SO } else { sum.exit() })
+}
+
+/// Says where to look for what was found broken.
+fn next_steps(sum: Found, is_read_only: bool) -> String {
+    let moved = match is_read_only {
+        true => "the store is read only, so they stay where they are; run it where the store can be written",
+        false => {
+            "`stoa quarantine list` lists what is in quarantine now; it is fetched again when it is asked for"
+        }
+    };
+    let left = "`stoa leftovers` lists what has no info";
+    match sum.leftovers {
+        0 => moved.to_owned(),
+        all if all == sum.broken => left.to_owned(),
+        _ => format!("{moved}; {left}"),
+    }
 }
 
 fn unfinished(root: &Path, sum: Found, error: &LookError) -> String {
@@ -137,7 +146,7 @@ impl Told<'_> {
     }
 
     fn done(&self, store: &Store, sum: Found) {
-        let Found { verified, skipped, broken, unreadable, bytes } = sum;
+        let Found { verified, skipped, broken, unreadable, bytes, .. } = sum;
         let (root, is_read_only) = (store.root(), store.is_read_only());
         match self.format {
             Format::Human if self.quiet => {}

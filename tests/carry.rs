@@ -314,6 +314,63 @@ fn a_store_is_made_or_upgraded_first() {
 }
 
 #[test]
+fn where_there_is_no_store_and_none_is_to_be_made_it_says_so() {
+    let programs = Programs::current();
+    let source = programs.folder().join("source");
+    Module::new("example.com/m@v1.0.0", 10).put_flat(&source);
+    for more in [&["--no-create"][..], &["--no-create", "--dry-run"]] {
+        let ended = import(&programs, &source, more);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let told = lines(&ended);
+        assert!(done(&told)["layout"].is_null() && done(&told)["changed"] == false, "{ended:?}");
+        assert!(of(&told, "imported").is_empty(), "{ended:?}");
+        let human = programs.stoa(["import", "source"].iter().chain(more));
+        assert_eq!(human.code, 0, "{human:?}");
+        assert!(human.out.contains("holds no store; nothing was done"), "{human:?}");
+        assert!(!human.out.contains("imported"), "{human:?}");
+        assert!(!programs.store().exists());
+    }
+    programs.make_store();
+    let ended = import(&programs, &source, &["--no-create"]);
+    assert_eq!(counts(&lines(&ended), &["imported"]), [1], "{ended:?}");
+}
+
+#[test]
+fn one_that_cannot_be_written_is_named_and_the_rest_imported() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let source = programs.folder().join("source");
+    for name in ["a", "taken", "z"] {
+        Module::new(&format!("example.com/{name}@v1.0.0"), 100).put_flat(&source);
+    }
+    // Where a folder must come.
+    fs::create_dir_all(root.join("modules/example.com")).unwrap();
+    let taken = root.join("modules/example.com/taken");
+    fs::write(&taken, "").unwrap();
+    for imported in [2, 0] {
+        let ended = import(&programs, &source, &[]);
+        assert_eq!(ended.code, 1, "{ended:?}");
+        let told = lines(&ended);
+        assert_eq!(
+            counts(&told, &["imported", "skipped", "failed"]),
+            [imported, 2 - imported, 1],
+            "{ended:?}"
+        );
+        let failed = of(&told, "failed").pop().unwrap();
+        assert_eq!(failed["module"], "example.com/taken", "{failed}");
+        assert!(failed["reason"].as_str().unwrap().contains(taken.to_str().unwrap()), "{failed}");
+    }
+    let human = programs.stoa(["import", "source"]);
+    assert_eq!(human.code, 1, "{human:?}");
+    assert!(human.err.contains("failed example.com/taken@v1.0.0: cannot "), "{human:?}");
+    assert!(human.err.contains("1 versions of ") && human.err.contains("run again"), "{human:?}");
+    assert!(human.out.contains("2 skipped, 1 failed"), "{human:?}");
+    fs::remove_file(&taken).unwrap();
+    let ended = import(&programs, &source, &[]);
+    assert_eq!((ended.code, versions(&root).len()), (0, 3), "{ended:?}");
+}
+
+#[test]
 fn what_is_no_source_is_refused_untouched() {
     let programs = Programs::current();
     let root = programs.make_store();

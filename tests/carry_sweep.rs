@@ -5,24 +5,19 @@
 //! import is as it was, and a second run ends with the tree of an undisturbed one. Each sweep prints the calls
 //! found, the calls hit and the number of distinct trees that they left, and fails if it hit fewer than it found,
 //! or found none.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test"
-)]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 
 use libtest_mimic::Arguments;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use support::sweep::{At, Told, anonymous, at_each_call, ended_as_documented, faults, is_kill, only_stderr};
 use support::tracer::{self, Act, Traced};
 use support::tree::{shape, snapshot};
 use support::upstream::Module;
@@ -33,29 +28,18 @@ fn main() {
     for (scenario, is_like_another) in
         [(IMPORT_V0, false), (IMPORT_CACHE, true), (EXPORT, false), (EXPORT_MORE, true)]
     {
-        for (fault, act) in
-            FAULTS.into_iter().filter(|(fault, _)| !is_like_another || BRIEFLY.contains(fault))
-        {
+        for (fault, act) in faults(is_like_another) {
             let name = format!("{}: {fault}", scenario.name);
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, &scenario, act)));
         }
     }
+    tests.push(trial(
+        "an import stops at a signal and goes on",
+        tracer::missing(),
+        an_import_stops_and_goes_on,
+    ));
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
-
-/// Is what happens at the Nth call.
-type At = fn(usize) -> Act;
-
-const FAULTS: [(&str, At); 5] = [
-    ("SIGKILL", Act::Kill),
-    ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
-    ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
-    ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
-    ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
-];
-
-/// What is tried where the program does much the same as in another scenario.
-const BRIEFLY: [&str; 1] = ["SIGKILL"];
 
 /// What is disturbed. All of it happens below one folder: `store`, and `source` or `tree`.
 #[derive(Clone, Copy)]
@@ -64,7 +48,9 @@ struct Scenario {
     prepare: fn(&Path),
     command: fn(&Path) -> Command,
     /// What must be so whenever a program stopped.
-    check: fn(&Path, &str),
+    check: fn(&Scenario, &Path, &str),
+    /// The version whose info a hand removed from the tree, so that it is listed until the next run.
+    removed: Option<&'static str>,
 }
 
 const IMPORT_V0: Scenario = Scenario {
@@ -78,6 +64,7 @@ const IMPORT_V0: Scenario = Scenario {
     },
     command: import,
     check: imported,
+    removed: None,
 };
 
 const IMPORT_CACHE: Scenario = Scenario {
@@ -100,6 +87,7 @@ const IMPORT_CACHE: Scenario = Scenario {
     },
     command: import,
     check: imported,
+    removed: None,
 };
 
 const EXPORT: Scenario = Scenario {
@@ -110,6 +98,7 @@ const EXPORT: Scenario = Scenario {
     },
     command: export,
     check: exported,
+    removed: None,
 };
 
 const EXPORT_MORE: Scenario = Scenario {
@@ -127,6 +116,7 @@ const EXPORT_MORE: Scenario = Scenario {
     },
     command: export,
     check: exported,
+    removed: Some("v1.0.0"),
 };
 
 /// One that takes more than one write, one with capitals, and a module without a tagged version.
@@ -153,14 +143,13 @@ fn export(dir: &Path) -> Command {
 }
 
 /// The source is as it was, and what is visible in the store is whole.
-fn imported(dir: &Path, when: &str) {
+fn imported(scenario: &Scenario, dir: &Path, when: &str) {
     let fresh = tempfile::tempdir().unwrap();
     let source = |dir: &Path| {
         let mut source = snapshot(&dir.join("source"));
         source.values_mut().for_each(|entry| entry.modified = (0, 0));
         source
     };
-    let scenario = if dir.join("source/cache").exists() { IMPORT_CACHE } else { IMPORT_V0 };
     (scenario.prepare)(fresh.path());
     assert_eq!(source(dir), source(fresh.path()), "the source was changed after {when}");
     in_the_store(dir, when);
@@ -182,7 +171,7 @@ fn in_the_store(dir: &Path, when: &str) {
 }
 
 /// Whatever has its name in the tree is whole, and what is listed is there.
-fn exported(dir: &Path, when: &str) {
+fn exported(scenario: &Scenario, dir: &Path, when: &str) {
     in_the_store(dir, when);
     let tree = dir.join("tree");
     for module in modules() {
@@ -201,8 +190,7 @@ fn exported(dir: &Path, when: &str) {
         assert!(!has_info || there == 3, "an info without the rest after {when}");
         let list = fs::read_to_string(folder.join("list")).unwrap_or_default();
         let is_listed = list.lines().any(|line| line == module.version.version().as_str());
-        // An info that a hand removed is listed until the next run.
-        let was_removed = name == "v1.0.0" && dir.join("tree/.stoa-export").exists();
+        let was_removed = scenario.removed == Some(name.as_str());
         assert!(!is_listed || has_info || was_removed, "{name} is listed and not there after {when}");
     }
 }
@@ -236,65 +224,54 @@ fn assert_same(expected: &BTreeMap<PathBuf, Vec<u8>>, found: &BTreeMap<PathBuf, 
     );
 }
 
+fn prepared(scenario: &Scenario) -> tempfile::TempDir {
+    let dir = stores::scratch();
+    (scenario.prepare)(dir.path());
+    dir
+}
+
+fn run(scenario: &Scenario, act: Act) -> (Traced, (tempfile::TempDir, Told)) {
+    let dir = prepared(scenario);
+    let (traced, told) = tracer::run(&mut (scenario.command)(dir.path()), dir.path(), act, only_stderr);
+    assert!(traced.hit.is_some() || traced.code == 0, "{}", told.stderr);
+    (traced, (dir, told))
+}
+
 fn sweep(name: &str, scenario: &Scenario, act: At) {
-    let prepared = || {
-        let dir = stores::scratch();
-        (scenario.prepare)(dir.path());
-        dir
-    };
     let undisturbed = {
-        let dir = prepared();
+        let dir = prepared(scenario);
         again(scenario, dir.path());
-        (scenario.check)(dir.path(), "nothing");
+        (scenario.check)(scenario, dir.path(), "nothing");
         ends(dir.path())
     };
-    let is_kill = matches!(act(1), Act::Kill(_));
-    let found = {
-        let dir = prepared();
-        let count = if is_kill { Act::Count } else { act(usize::MAX) };
-        let (traced, said) = tracer::run(&mut (scenario.command)(dir.path()), dir.path(), count, stderr);
-        assert_eq!(traced.code, 0, "{said}");
-        traced.calls.len()
-    };
-    assert!(found > 0, "{name}: no call was found");
-    let (mut hit, mut trees) = (0, BTreeSet::new());
-    for n in 1.. {
-        // Threads interleave: a run may be a call shorter than another.
-        let reached = (0..3).any(|_| {
-            let dir = prepared();
+    at_each_call(
+        name,
+        act,
+        |act| run(scenario, act),
+        |n, traced, (dir, told)| {
             let dir = dir.path();
-            let (traced, said) = tracer::run(&mut (scenario.command)(dir), dir, act(n), stderr);
-            let Some(call) = &traced.hit else { return false };
-            trees.insert(ends(dir).keys().map(|path| anonymous(path)).collect::<Vec<_>>());
-            (scenario.check)(dir, call);
-            if !is_kill {
-                failed_clearly(&traced, call, &said);
+            let call = traced.hit.as_deref().unwrap();
+            let tree: Vec<_> = ends(dir).keys().map(|path| anonymous(path)).collect();
+            (scenario.check)(scenario, dir, call);
+            if !is_kill(act) {
+                told_clearly(traced, &told, act(n));
                 if traced.code == 0 {
                     assert_same(&undisturbed, &ends(dir), &format!("{name}: success was told after {call}"));
                 }
             }
-            again(scenario, dir);
-            (scenario.check)(dir, call);
-            let ended = ends(dir);
-            assert!(
-                !ended.keys().any(|path| is_swept(path)),
-                "{name}: not swept after {call}: {:?}",
-                ended.keys()
-            );
-            assert_same(
-                &undisturbed,
-                &ended,
-                &format!("{name}: the second run after {call} ended otherwise"),
-            );
-            true
-        });
-        if !reached {
-            break;
-        }
-        hit += 1;
-    }
-    println!("{name}: {found} calls found, {hit} hit, {} distinct trees", trees.len());
-    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
+            ends_alike(&undisturbed, scenario, dir, &format!("{name}: after {call}"));
+            tree
+        },
+    );
+}
+
+/// Runs once more, and compares with what an undisturbed run ends with.
+fn ends_alike(undisturbed: &BTreeMap<PathBuf, Vec<u8>>, scenario: &Scenario, dir: &Path, what: &str) {
+    again(scenario, dir);
+    (scenario.check)(scenario, dir, what);
+    let ended = ends(dir);
+    assert!(!ended.keys().any(|path| is_swept(path)), "not swept, {what}: {:?}", ended.keys());
+    assert_same(undisturbed, &ended, &format!("the second run ended otherwise, {what}"));
 }
 
 fn again(scenario: &Scenario, dir: &Path) {
@@ -302,37 +279,55 @@ fn again(scenario: &Scenario, dir: &Path) {
     assert!(output.status.success(), "{}", told(&output));
 }
 
-fn stderr(child: &mut Child) -> String {
-    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let reader = std::thread::spawn(move || drop(out.read_to_end(&mut Vec::new())));
-    let mut said = String::new();
-    err.read_to_string(&mut said).unwrap();
-    reader.join().expect("it reads");
-    said
-}
-
-/// A path without the random parts of names.
-fn anonymous(path: &Path) -> String {
-    let parts = path.iter().map(|part| {
-        let part = part.to_string_lossy();
-        match ["run-", ".marker."].into_iter().find(|prefix| part.starts_with(prefix)) {
-            Some(prefix) => prefix.to_owned(),
-            None => part.into_owned(),
-        }
-    });
-    parts.collect::<Vec<_>>().join("/")
-}
-
 /// An exit of a program whose call failed: documented, and with a message that names a path and what to do.
-fn failed_clearly(traced: &Traced, call: &str, said: &str) {
-    assert!(!said.contains("panicked"), "{said}");
-    if traced.code == 0 {
-        return;
+fn told_clearly(traced: &Traced, told: &Told, act: Act) {
+    let (call, said) = (traced.hit.as_deref().unwrap(), &told.stderr);
+    if traced.code == 1 {
+        // Of one version: it is named, and the others are carried.
+        assert!(matches!(act, Act::Fail { errno: Errno::EACCES, .. }), "after {call}: {said}");
+        assert!(said.contains("failed ") && !said.contains("panicked"), "after {call}: {said}");
+    } else {
+        ended_as_documented(traced, told);
     }
-    assert!([73, 74, 77].contains(&traced.code), "exit code {} after {call}: {said}", traced.code);
-    assert!(
-        said.contains("cannot ") && (said.contains("/store") || said.contains("/tree")),
-        "after {call}: {said}"
+    if traced.code != 0 {
+        assert!(
+            said.contains("cannot ") && (said.contains("/store") || said.contains("/tree")),
+            "after {call}: {said}"
+        );
+        assert!(said.contains("run again"), "after {call}: {said}");
+    }
+}
+
+fn an_import_stops_and_goes_on() {
+    let undisturbed = {
+        let dir = prepared(&IMPORT_V0);
+        again(&IMPORT_V0, dir.path());
+        ends(dir.path())
+    };
+    let (mut stopped, mut dropped) = (0, 0);
+    at_each_call(
+        "an import stops",
+        |at| Act::Signal(at, Signal::SIGTERM),
+        |act| run(&IMPORT_V0, act),
+        |_, traced, (dir, told)| {
+            let (dir, call, said) = (dir.path(), traced.hit.as_deref().unwrap(), &told.stderr);
+            let tree: Vec<_> = ends(dir).keys().map(|path| anonymous(path)).collect();
+            imported(&IMPORT_V0, dir, call);
+            match traced.code {
+                0 => assert_same(&undisturbed, &ends(dir), &format!("success was told after {call}")),
+                // Before it begins a signal ends it as it ends any program.
+                -15 => {}
+                code => {
+                    assert_eq!(code, 143, "after {call}: {said}");
+                    assert!(said.contains("run again"), "after {call}: {said}");
+                    stopped += 1;
+                    dropped += usize::from(said.contains(" more were copied and are dropped again"));
+                }
+            }
+            ends_alike(&undisturbed, &IMPORT_V0, dir, &format!("after {call}"));
+            tree
+        },
     );
-    assert!(said.contains("run again"), "after {call}: {said}");
+    println!("stopped at {stopped} calls, with something to drop at {dropped}");
+    assert!(stopped > 10 && dropped > 0, "stopped at {stopped} calls, with something to drop at {dropped}");
 }

@@ -208,6 +208,31 @@ fn what_changed_without_a_trace_is_found_again() {
 }
 
 #[test]
+fn the_last_line_says_where_to_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    create(root);
+    let folder = Module::new(PAIR, 100).put_unsealed(root);
+    fs::remove_file(folder.join("info")).unwrap();
+    let last = || {
+        let output = run(root, &["verify"]);
+        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+        let text = told(&output);
+        text.lines().find(|line| line.contains("are broken: ")).unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    let line = last();
+    assert!(line.contains("`stoa leftovers`") && !line.contains("quarantine"), "{line}");
+    let listed = told(&run(root, &["leftovers"]));
+    assert!(listed.contains(FOLDER), "{listed}");
+    let mut broken = Module::new("example.com/a@v1.0.0", 100);
+    broken.zip.clear();
+    broken.put_unsealed(root);
+    let line = last();
+    assert!(line.contains("2 versions") && line.contains("`stoa leftovers`"), "{line}");
+    assert!(line.contains("`stoa quarantine list`"), "{line}");
+}
+
+#[test]
 fn verify_beside_a_server_mends_what_is_asked_for_next() {
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20_000);

@@ -16,7 +16,7 @@ use std::process::{Command, Output};
 use libtest_mimic::Arguments;
 use nix::sys::signal::Signal;
 use support::programs::{Ended, Programs};
-use support::sweep::{Scenario, failed_clearly, only_stderr, trials};
+use support::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
 use support::tracer::{self, Act, Traced};
 use support::tree::snapshot;
 use support::upstream::Module;
@@ -66,9 +66,12 @@ fn kept(root: &Path, traced: &Traced) -> Vec<std::path::PathBuf> {
     kept.into_iter().map(|entry| entry.join("version")).collect()
 }
 
-fn verify_seals() -> Scenario {
-    let module = Module::new(PAIR, 20_000);
-    let whole = Module::new(PAIR, 20_000);
+/// A store with this one version, which is not sealed, is verified.
+fn verifying(
+    module: Module,
+    check: impl Fn(&Path, &Traced, &Told, bool) + 'static,
+    again: impl Fn(&Path) + 'static,
+) -> Scenario {
     Scenario {
         prepare: Box::new(move |dir| {
             create(&dir.join("store"));
@@ -76,7 +79,17 @@ fn verify_seals() -> Scenario {
         }),
         command: Box::new(|root| stoa(root, &["verify", "--threads", "1"])),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(check),
+        again: Box::new(again),
+    }
+}
+
+fn verify_seals() -> Scenario {
+    let module = Module::new(PAIR, 20_000);
+    let whole = Module::new(PAIR, 20_000);
+    verifying(
+        module,
+        move |root, traced, told, is_kill| {
             assert!(is_whole(&root.join(FOLDER), &whole), "after {:?}", traced.hit);
             let seal = fs::read_to_string(root.join(FOLDER).join("ziphash"));
             if let Ok(seal) = &seal {
@@ -86,12 +99,12 @@ fn verify_seals() -> Scenario {
                 failed_clearly(traced, told);
                 assert!(traced.code != 0 || seal.is_ok(), "success was told after {:?}", traced.hit);
             }
-        }),
-        again: Box::new(|root| {
+        },
+        |root| {
             let output = run(root, &["verify"]);
             assert!(output.status.success(), "{}", told(&output));
-        }),
-    }
+        },
+    )
 }
 
 fn verify_puts_into_quarantine() -> Scenario {
@@ -99,14 +112,9 @@ fn verify_puts_into_quarantine() -> Scenario {
     let middle = module.zip.len() / 2;
     module.zip[middle] ^= 1;
     let broken = module.zip.clone();
-    Scenario {
-        prepare: Box::new(move |dir| {
-            create(&dir.join("store"));
-            module.put_unsealed(&dir.join("store"));
-        }),
-        command: Box::new(|root| stoa(root, &["verify", "--threads", "1"])),
-        drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+    verifying(
+        module,
+        move |root, traced, told, is_kill| {
             let mut places = kept(root, traced);
             places.push(root.join(FOLDER));
             let found =
@@ -120,14 +128,14 @@ fn verify_puts_into_quarantine() -> Scenario {
                 assert_ne!(traced.code, 0, "nothing was found after {:?}", traced.hit);
                 failed_clearly(traced, told);
             }
-        }),
-        again: Box::new(|root| {
+        },
+        |root| {
             // Found by this run or by the one before.
             assert!(run(root, &["verify"]).status.code().is_some_and(|code| code <= 1));
             let output = run(root, &["verify"]);
             assert!(output.status.success(), "{}", told(&output));
-        }),
-    }
+        },
+    )
 }
 
 /// A store with a version in quarantine that somebody has mended.

@@ -16,14 +16,13 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 
 use libtest_mimic::Arguments;
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use support::stores::{self, Files, Plan, Shape, copy, difference, files, folders, markers, scratch};
+use support::sweep::{self, At, Told, at_each_call, faults, is_kill, only_stderr};
 use support::tracer::{self, Act, Traced};
 use support::{MIGRATE, told, trial};
 use tempfile::TempDir;
@@ -31,7 +30,7 @@ use tempfile::TempDir;
 fn main() {
     let mut tests = Vec::new();
     for way in [V0_UP, TREE_UP, BACK] {
-        for (fault, act) in FAULTS {
+        for (fault, act) in faults(false) {
             let name = format!("{}: {fault}", way.name);
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", act)));
         }
@@ -43,12 +42,12 @@ fn main() {
         tests.push(trial(&name, tracer::missing(), move || barriers(way)));
     }
     for way in [PLAIN_UP, BACK_TO_TREE] {
-        for (fault, act) in FAULTS.into_iter().filter(|(fault, _)| BRIEFLY.contains(fault)) {
+        for (fault, act) in faults(true) {
             let name = format!("{}: {fault}", way.name);
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", act)));
         }
     }
-    for (fault, act) in FAULTS.into_iter().filter(|(fault, _)| BRIEFLY.contains(fault)) {
+    for (fault, act) in faults(true) {
         let name = format!("leftovers move: {fault}");
         tests.push(trial(&name.clone(), tracer::missing(), move || leftovers(&name, act)));
     }
@@ -80,19 +79,6 @@ fn tree() -> Plan {
 fn plain_tree() -> Plan {
     stores::tree(Shape::Plain)
 }
-
-type At = fn(usize) -> Act;
-
-const FAULTS: [(&str, At); 5] = [
-    ("SIGKILL", Act::Kill),
-    ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
-    ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
-    ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
-    ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
-];
-
-/// What is tried where the way is much like another.
-const BRIEFLY: [&str; 1] = ["SIGKILL"];
 
 /// How often the second run is killed, too.
 const KILLED_AGAIN_EVERY: usize = 5;
@@ -232,44 +218,36 @@ fn migrate(root: &Path, to: &str) {
     assert!(output.status.success(), "to {to}: {}", told(&output));
 }
 
-fn errors(child: &mut Child) -> String {
-    // Both pipes are read: one that is full would stop the program.
-    let mut out = child.stdout.take().unwrap();
-    let drain = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-    let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    drain.join().unwrap().unwrap();
-    stderr
+fn traced(root: &Path, to: &str, threads: &str, act: Act) -> (Traced, Told) {
+    tracer::run(&mut command(root, to, threads), root, act, only_stderr)
 }
 
-fn traced(root: &Path, to: &str, threads: &str, act: Act) -> (Traced, String) {
-    tracer::run(&mut command(root, to, threads), root, act, errors)
+/// Is a run from the store as it is before, on the whole way.
+fn whole_way(undisturbed: &Undisturbed, threads: &str, act: Act) -> (Traced, (TempDir, PathBuf, Told)) {
+    let dir = scratch();
+    let root = undisturbed.fresh(dir.path());
+    let (run, told) = traced(&root, undisturbed.way.layouts[2], threads, act);
+    (run, (dir, root, told))
+}
+
+/// What tells a tree from others.
+fn tree_of(root: &Path) -> (Vec<String>, Vec<PathBuf>) {
+    (markers(root), files(root).into_keys().collect())
 }
 
 fn sweep(name: &str, way: Way, threads: &str, act: At) {
     let undisturbed = Undisturbed::new(way);
     let [first, _, last] = way.layouts;
-    let is_kill = matches!(act(1), Act::Kill(_));
-    let count = |act: Act| {
-        let dir = scratch();
-        let root = undisturbed.fresh(dir.path());
-        traced(&root, last, threads, act).0.calls.len()
-    };
-    // Counted the way they are hit: a fault may strike a sync, a kill at one is a kill at the next call.
-    let found = count(if is_kill { Act::Count } else { act(usize::MAX) });
-    assert!(found > 0, "{name}: no call was found");
-    let (mut hit, mut killed_again, mut trees) = (0, 0, BTreeSet::new());
-    for n in 1.. {
-        // Threads interleave: a run may be a call shorter than another.
-        let reached = (0..3).any(|_| {
-            let dir = scratch();
-            let root = undisturbed.fresh(dir.path());
-            let (run, stderr) = traced(&root, last, threads, act(n));
-            let Some(call) = &run.hit else { return false };
-            let what = format!("after {call} (call {n})");
+    let mut killed_again = 0;
+    at_each_call(
+        name,
+        act,
+        |act| whole_way(&undisturbed, threads, act),
+        |n, run, (dir, root, told)| {
+            let what = format!("after {:?} (call {n})", run.hit);
             undisturbed.judge(&root, &what);
-            trees.insert((markers(&root), files(&root).into_keys().collect::<Vec<_>>()));
-            if is_kill {
+            let tree = tree_of(&root);
+            if is_kill(act) {
                 assert_eq!(run.code, -9, "{what}");
                 let turned = dir.path().join("turned");
                 copy(&root, &turned);
@@ -278,25 +256,17 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
                     killed_again += usize::from(kill_again(&undisturbed, &root, n, &what));
                 }
             } else {
-                failed_clearly(&root, &run, &stderr, &what);
+                failed_clearly(&root, run, &told, &what);
                 if run.code == 0 {
                     undisturbed.is_at(last, &files(&root), "success", &what);
                 }
             }
             undisturbed.ends(&root, last, true, &what);
-            true
-        });
-        if !reached {
-            break;
-        }
-        hit += 1;
-    }
-    println!(
-        "{name}: {found} calls found, {hit} hit, {killed_again} second runs killed, {} distinct trees",
-        trees.len()
+            tree
+        },
     );
-    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
-    assert!(!is_kill || killed_again > 0, "{name}: no second run was killed");
+    println!("{name}: {killed_again} second runs killed");
+    assert!(!is_kill(act) || killed_again > 0, "{name}: no second run was killed");
 }
 
 /// Kills the second run as well, in one direction or the other, and says whether it got so far.
@@ -315,49 +285,46 @@ fn kill_again(undisturbed: &Undisturbed, root: &Path, n: usize, what: &str) -> b
     run.hit.is_some()
 }
 
-/// An exit of a program whose call failed: documented, and with a message that names a path.
-fn failed_clearly(root: &Path, run: &Traced, stderr: &str, what: &str) {
-    assert!([0, 73, 74, 77].contains(&run.code), "exit code {} {what}: {stderr}", run.code);
+/// An exit of a program whose call failed: documented, and with a message that names a path and what to do.
+fn failed_clearly(root: &Path, run: &Traced, told: &Told, what: &str) {
+    sweep::ended_as_documented(run, told);
+    let stderr = &told.stderr;
     if run.code != 0 {
         assert!(stderr.contains(root.to_str().unwrap()), "no path in the message {what}: {stderr}");
         assert!(stderr.contains("run again"), "no next step in the message {what}: {stderr}");
     }
-    assert!(!stderr.contains("panicked"), "{what}: {stderr}");
 }
 
 fn stop(name: &str, way: Way, signal: Signal, code: i32) {
     let undisturbed = Undisturbed::new(way);
     let [first, _, last] = way.layouts;
-    let found = {
-        let dir = scratch();
-        traced(&undisturbed.fresh(dir.path()), last, "1", Act::Count).0.calls.len()
-    };
-    assert!(found > 0, "{name}: no call was found");
-    let (mut hit, mut stopped, mut trees) = (0, 0, BTreeSet::new());
-    for n in 1..=found {
-        let dir = scratch();
-        let root = undisturbed.fresh(dir.path());
-        let (run, stderr) = traced(&root, last, "1", Act::Signal(n, signal));
-        let what = format!("after {signal} at {:?} (call {n})", run.hit);
-        hit += usize::from(run.hit.is_some());
-        undisturbed.judge(&root, &what);
-        trees.insert((markers(&root), files(&root).into_keys().collect::<Vec<_>>()));
-        if run.code == 0 {
-            undisturbed.is_at(last, &files(&root), "success", &what);
-        } else {
-            assert_eq!(run.code, code, "{what}: {stderr}");
-            assert!(stderr.contains("run again"), "{what}: {stderr}");
-            stopped += 1;
-        }
-        let turned = dir.path().join("turned");
-        copy(&root, &turned);
-        undisturbed.ends(&turned, first, false, &what);
-        undisturbed.ends(&root, last, true, &what);
-    }
-    println!("{name}: {found} calls found, {hit} hit, {stopped} stopped, {} distinct trees", trees.len());
-    assert_eq!(hit, found);
+    let (mut tried, mut stopped) = (0, 0);
+    at_each_call(
+        name,
+        |at| Act::Signal(at, signal),
+        |act| whole_way(&undisturbed, "1", act),
+        |n, run, (dir, root, told)| {
+            let what = format!("after {signal} at {:?} (call {n})", run.hit);
+            undisturbed.judge(&root, &what);
+            let tree = tree_of(&root);
+            if run.code == 0 {
+                undisturbed.is_at(last, &files(&root), "success", &what);
+            } else {
+                assert_eq!(run.code, code, "{what}: {}", told.stderr);
+                assert!(told.stderr.contains("run again"), "{what}: {}", told.stderr);
+                stopped += 1;
+            }
+            tried += 1;
+            let turned = dir.path().join("turned");
+            copy(&root, &turned);
+            undisturbed.ends(&turned, first, false, &what);
+            undisturbed.ends(&root, last, true, &what);
+            tree
+        },
+    );
+    println!("{name}: {stopped} stopped");
     // What comes when all is moved no longer stops it.
-    assert!(stopped * 4 > found * 3, "only {stopped} of {found} were stopped");
+    assert!(stopped * 4 > tried * 3, "only {stopped} of {tried} were stopped");
 }
 
 /// Moves the leftovers of a store out of it: each is in the store or outside, whole, and a second run takes the
@@ -393,34 +360,26 @@ fn leftovers(name: &str, act: At) {
     assert!(output.status.success(), "{}", told(&output));
     let expected = (files(&root), outside(dir.path()));
     assert!(!expected.1.is_empty() && both(dir.path()) == before);
-    let is_kill = matches!(act(1), Act::Kill(_));
-    let count = |act: Act| {
-        let (dir, _) = fresh();
-        tracer::run(&mut command(dir.path()), dir.path(), act, errors).0.calls.len()
-    };
-    let found = count(if is_kill { Act::Count } else { act(usize::MAX) });
-    assert!(found > 0, "{name}: no call was found");
-    let (mut hit, mut trees) = (0, BTreeSet::new());
-    for n in 1.. {
+    let run = |act: Act| {
         let (dir, root) = fresh();
-        let (run, stderr) = tracer::run(&mut command(dir.path()), dir.path(), act(n), errors);
-        let Some(call) = &run.hit else { break };
-        let what = format!("after {call} (call {n})");
+        let (run, told) = tracer::run(&mut command(dir.path()), dir.path(), act, only_stderr);
+        (run, (dir, root, told))
+    };
+    at_each_call(name, act, run, |n, run, (dir, root, told)| {
+        let what = format!("after {:?} (call {n})", run.hit);
         assert_eq!(markers(&root), ["layout.v2"], "{what}");
         assert!(both(dir.path()) == before, "{what}: {}", difference(&before, &both(dir.path())));
-        trees.insert(files(&root).into_keys().collect::<Vec<_>>());
-        if is_kill {
+        let tree = tree_of(&root);
+        if is_kill(act) {
             assert_eq!(run.code, -9, "{what}");
         } else {
-            failed_clearly(dir.path(), &run, &stderr, &what);
+            failed_clearly(dir.path(), run, &told, &what);
         }
         let output = command(dir.path()).output().unwrap();
-        assert!(output.status.success(), "{what}: {}", told(&output));
+        assert!(output.status.success(), "{what}: {}", self::told(&output));
         assert!((files(&root), outside(dir.path())) == expected, "{what}");
-        hit += 1;
-    }
-    println!("{name}: {found} calls found, {hit} hit, {} distinct trees", trees.len());
-    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
+        tree
+    });
 }
 
 /// The begin is on disk before the first move, all moves before the end, and the end before anything else.

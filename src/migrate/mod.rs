@@ -186,39 +186,30 @@ fn import(
     let words = Words { work: "import", carried: "imported", kept: "skipped" };
     let Common { quiet, verbose, .. } = typed.common;
     let report = Report::new(words, typed.format, typed.progress, quiet, verbose > 0);
-    let done = import.run(&report);
-    if let Err(error) = done {
-        report.end();
-        let (exit, root, source) = (error.exit(), root.display(), source.display());
-        let message = match &error {
-            ImportError::Run(error) => return Err(failure(import.root, error)),
-            _ if error.is_resumable() => {
-                format!("{error}; what was imported from {source} stays in {root}: run again to go on")
-            }
-            _ => error.to_string(),
-        };
-        return Err(Failure { exit, message });
+    match import.run(&report) {
+        Ok(true) => import::end(&import, &report),
+        Ok(false) => {
+            report.end();
+            reporter.done(root, &Outcome::NoStore);
+            return Ok(());
+        }
+        Err(ImportError::Run(error)) => {
+            report.end();
+            return Err(failure(root, &error));
+        }
+        Err(error) => {
+            report.end();
+            let message = if error.is_resumable() {
+                format!("{error}; {}: run again to go on", import::so_far(&import, &report))
+            } else {
+                error.to_string()
+            };
+            return Err(Failure { exit: error.exit(), message });
+        }
     }
-    import::end(&import, &report);
-    match report.problems() {
-        0 if report.unreadable() > 0 => {
-            let message = format!(
-                "cannot read {} places in {}, see above, so what is there is not in {}; see why, then run again",
-                report.unreadable(),
-                source.display(),
-                root.display()
-            );
-            Err(Failure { exit: Exit::IO, message })
-        }
-        0 => Ok(()),
-        count => {
-            let message = format!(
-                "{count} versions of {} differ from those in {} or are broken, see above; nothing of them was changed",
-                source.display(),
-                root.display()
-            );
-            Err(Failure { exit: Exit::NOT_SO, message })
-        }
+    match import::what_is_wrong(&import, &report) {
+        None => Ok(()),
+        Some((exit, message)) => Err(Failure { exit, message }),
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) enum Command {
                       The source is left as it is, and may be in use; so may the store, which is made or upgraded first \
                       where it needs to be. Each version is read whole before it becomes visible. What is there already is \
                       compared. It may be stopped at any instant and run again.",
-        after_help = "Exit codes: 0 done; 1 a version differs from the one in the store, or is broken; 64, 65 nothing to import from, \
+        after_help = "Exit codes: 0 done; 1 a version differs from the one in the store, is broken, or cannot be written; 64, 65 nothing to import from, \
                       or it lies in the store; the others as ever."
     )]
     Import(Import),
@@ -114,6 +114,10 @@ pub(super) struct Import {
     #[arg(long)]
     dry_run: bool,
 
+    /// Import nothing, successfully, where there is no store yet
+    #[arg(long)]
+    no_create: bool,
+
     /// Work with so many threads [default: one a processor] [key: threads]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -128,6 +132,7 @@ impl Typed {
     pub(super) fn gathered(mut self) -> Self {
         if let Some(Command::Import(import)) = &self.command {
             self.dry_run |= import.dry_run;
+            self.no_create |= import.no_create;
             self.threads = import.threads.or(self.threads);
             self.progress = import.progress.unwrap_or(self.progress);
         }

@@ -79,6 +79,8 @@ pub(crate) struct Found {
     /// Sealed before, and not read.
     pub(crate) skipped: u64,
     pub(crate) broken: u64,
+    /// Of those that are broken, without an info.
+    pub(crate) leftovers: u64,
     pub(crate) unreadable: u64,
     /// Of the zips that were found right.
     pub(crate) bytes: u64,
@@ -138,16 +140,22 @@ struct Counts {
     verified: AtomicU64,
     skipped: AtomicU64,
     broken: AtomicU64,
+    leftovers: AtomicU64,
     unreadable: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counts {
     fn sum(&self) -> Found {
-        let [verified, skipped, broken, unreadable, bytes] =
-            [&self.verified, &self.skipped, &self.broken, &self.unreadable, &self.bytes]
-                .map(|count| count.load(Ordering::Relaxed));
-        Found { verified, skipped, broken, unreadable, bytes }
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Found {
+            verified: of(&self.verified),
+            skipped: of(&self.skipped),
+            broken: of(&self.broken),
+            leftovers: of(&self.leftovers),
+            unreadable: of(&self.unreadable),
+            bytes: of(&self.bytes),
+        }
     }
 }
 
@@ -221,6 +229,7 @@ impl Look<'_> {
             }
             Verified::Leftover => {
                 count(&counts.broken);
+                count(&counts.leftovers);
                 let reason =
                     "it has no info, so it is a leftover: it stays where it is until it is fetched again";
                 (self.tell)(version, Fault::Broken, reason);

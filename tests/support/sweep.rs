@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 
 use libtest_mimic::Trial;
@@ -25,7 +25,7 @@ pub type Start = fn() -> Scenario;
 pub fn trials(scenarios: &[(&str, Start)]) -> Vec<Trial> {
     let mut tests = Vec::new();
     for (scenario, start) in scenarios.iter().copied() {
-        for (fault, act) in FAULTS {
+        for (fault, act) in faults(false) {
             let name = format!("{scenario}: {fault}");
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, &start(), act)));
         }
@@ -43,6 +43,46 @@ pub const FAULTS: [(&str, At); 5] = [
     ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
     ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
 ];
+
+/// Is the faults to try; those are fewer where the program does much the same as in another scenario.
+pub fn faults(is_like_another: bool) -> impl Iterator<Item = (&'static str, At)> {
+    FAULTS.into_iter().filter(move |(fault, _)| !is_like_another || *fault == "SIGKILL")
+}
+
+/// Disturbs a program at each of its calls in turn. `run` begins afresh each time and runs it whole; `judge` looks at
+/// a run in which the Nth call was hit, and is what tells the tree that it left from others.
+pub fn at_each_call<R, T: Ord>(
+    name: &str,
+    act: impl Fn(usize) -> Act,
+    run: impl Fn(Act) -> (Traced, R),
+    mut judge: impl FnMut(usize, &Traced, R) -> T,
+) {
+    // Counted the way they are hit: a fault may strike a sync, a kill at one is a kill at the next call.
+    let count = match act(usize::MAX) {
+        Act::Fail { .. } => act(usize::MAX),
+        _ => Act::Count,
+    };
+    let found = run(count).0.calls.len();
+    assert!(found > 0, "{name}: no call was found");
+    let (mut hit, mut trees) = (0, BTreeSet::new());
+    for n in 1.. {
+        // Threads interleave: a run may be a call shorter than another.
+        let reached = (0..3).any(|_| {
+            let (traced, left) = run(act(n));
+            let is_hit = traced.hit.is_some();
+            if is_hit {
+                trees.insert(judge(n, &traced, left));
+            }
+            is_hit
+        });
+        if !reached {
+            break;
+        }
+        hit += 1;
+    }
+    println!("{name}: {found} calls found, {hit} hit, {} distinct trees", trees.len());
+    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
+}
 
 /// What a program is made to do, and what must be so afterwards.
 pub struct Scenario {
@@ -67,62 +107,46 @@ pub struct Told {
     pub answers: Vec<Result<(u16, Vec<u8>), String>>,
 }
 
-pub fn sweep(name: &str, scenario: &Scenario, act: fn(usize) -> Act) {
-    let undisturbed = {
+pub fn sweep(name: &str, scenario: &Scenario, act: At) {
+    let prepared = || {
         let dir = tempfile::tempdir().unwrap();
-        let root = prepare(scenario, dir.path());
+        (scenario.prepare)(dir.path());
+        let root = dir.path().join("store");
+        (dir, root)
+    };
+    let undisturbed = {
+        let (_dir, root) = prepared();
         (scenario.again)(&root);
         shape(&root)
     };
-    let is_kill = matches!(act(1), Act::Kill(_));
-    let found = {
-        let dir = tempfile::tempdir().unwrap();
-        let root = prepare(scenario, dir.path());
-        // Counted the way they are hit: a fault may strike a sync, a kill at one is a kill at the next call.
-        let count = if is_kill { Act::Count } else { act(usize::MAX) };
-        let (traced, _) = tracer::run(&mut (scenario.command)(&root), &root, count, &scenario.drive);
-        traced.calls.len()
+    let is_kill = is_kill(act);
+    let run = |act| {
+        let (dir, root) = prepared();
+        let (traced, told) = tracer::run(&mut (scenario.command)(&root), &root, act, &scenario.drive);
+        (traced, (dir, root, told))
     };
-    assert!(found > 0, "{name}: no call was found");
-    let (mut hit, mut trees) = (0, BTreeSet::new());
-    for n in 1.. {
-        // Threads interleave: a run may be a call shorter than another.
-        let reached = (0..3).any(|_| {
-            let dir = tempfile::tempdir().unwrap();
-            let root = prepare(scenario, dir.path());
-            let (traced, told) = tracer::run(&mut (scenario.command)(&root), &root, act(n), &scenario.drive);
-            if traced.hit.is_none() {
-                return false;
-            }
-            markers_tell_the_truth(&root, &traced);
-            trees
-                .insert(format!("{:?}", shape(&root).keys().map(|path| anonymous(path)).collect::<Vec<_>>()));
-            (scenario.check)(&root, &traced, &told, is_kill);
-            (scenario.again)(&root);
-            assert_eq!(
-                shape(&root),
-                undisturbed,
-                "{name}: the second run after {:?} ended otherwise",
-                traced.hit
-            );
-            true
-        });
-        if !reached {
-            break;
-        }
-        hit += 1;
-    }
-    println!("{name}: {found} calls found, {hit} hit, {} distinct trees", trees.len());
-    assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
+    at_each_call(name, act, run, |_, traced, (_dir, root, told)| {
+        markers_tell_the_truth(&root, traced);
+        let tree: Vec<_> = shape(&root).keys().map(|path| anonymous(path)).collect();
+        (scenario.check)(&root, traced, &told, is_kill);
+        (scenario.again)(&root);
+        assert_eq!(
+            shape(&root),
+            undisturbed,
+            "{name}: the second run after {:?} ended otherwise",
+            traced.hit
+        );
+        tree
+    });
 }
 
-fn prepare(scenario: &Scenario, dir: &Path) -> PathBuf {
-    (scenario.prepare)(dir);
-    dir.join("store")
+/// Whether the program is killed.
+pub fn is_kill(act: At) -> bool {
+    matches!(act(1), Act::Kill(_))
 }
 
 /// A path without the random parts of names.
-fn anonymous(path: &Path) -> String {
+pub fn anonymous(path: &Path) -> String {
     let parts = path.iter().map(|part| {
         let part = part.to_string_lossy();
         match ["run-", ".marker."].into_iter().find(|prefix| part.starts_with(prefix)) {
@@ -158,22 +182,39 @@ fn markers_tell_the_truth(root: &Path, traced: &Traced) {
 
 /// An exit of a program whose call failed: documented, and with a message that names a path.
 pub fn failed_clearly(traced: &Traced, told: &Told) {
-    if traced.code == 0 {
-        return;
-    }
+    ended_as_documented(traced, told);
     assert!(
-        [73, 74, 77].contains(&traced.code),
+        traced.code == 0 || told.stderr.contains("store"),
+        "no path in the message after {:?}: {}",
+        traced.hit,
+        told.stderr
+    );
+}
+
+/// An exit of a program whose call failed, by a code for what the disk said. What is said must name a path, too:
+/// that is for the caller to look at, who knows which.
+pub fn ended_as_documented(traced: &Traced, told: &Told) {
+    assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
+    assert!(
+        [0, 73, 74, 77].contains(&traced.code),
         "exit code {} after {:?}: {}",
         traced.code,
         traced.hit,
         told.stderr
     );
-    assert!(told.stderr.contains("store"), "no path in the message after {:?}: {}", traced.hit, told.stderr);
-    assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
 }
 
+/// Reads what it writes, to its end.
 pub fn only_stderr(child: &mut Child) -> Told {
+    // Both pipes are read: one that is full would stop the program.
+    let drained = child
+        .stdout
+        .take()
+        .map(|mut out| std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink())));
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    if let Some(drained) = drained {
+        drained.join().unwrap().unwrap();
+    }
     Told { stderr, answers: Vec::new() }
 }

@@ -224,7 +224,7 @@ impl Database {
     pub(super) fn apply(
         &mut self,
         seen: &[SeenModule],
-        is_there: impl Fn(&str, &str) -> Result<bool, IndexError>,
+        is_there: impl Fn(&str, &str) -> bool,
     ) -> Result<Changed, IndexError> {
         let mut changed = Changed::default();
         self.change(|database| {
@@ -239,7 +239,7 @@ impl Database {
     fn apply_one(
         &self,
         seen: &SeenModule,
-        is_there: &impl Fn(&str, &str) -> Result<bool, IndexError>,
+        is_there: &impl Fn(&str, &str) -> bool,
         changed: &mut Changed,
     ) -> Result<(), IndexError> {
         let module = seen.module.as_str();
@@ -250,7 +250,7 @@ impl Database {
             if find(&seen.rows, &row.version).is_some() {
                 continue;
             }
-            if is_there(module, &row.version)? {
+            if is_there(module, &row.version) {
                 later += 1;
             } else {
                 self.remove_row(module, &row.version)?;

@@ -141,7 +141,7 @@ impl Store {
         self.index.build_with(self.staging()?.fresh(), |database| {
             for (module, rows) in modules {
                 let seen = SeenModule { module, rows, stamp: None, is_gone: false };
-                database.apply(&[seen], |_, _| Ok(true))?;
+                database.apply(&[seen], |_, _| true)?;
             }
             Ok(())
         })
@@ -319,11 +319,13 @@ impl Batch<'_> {
         if self.seen.is_empty() {
             return Ok(());
         }
-        let is_there =
-            |module: &str, version: &str| match ModuleVersion::parse(&format!("{module}@{version}")) {
-                Ok(version) => Ok(is_file(&self.paths.file(&version, VersionFile::Info))?),
-                Err(_) => Ok(false),
-            };
+        let is_there = |module: &str, version: &str| {
+            let Ok(version) = ModuleVersion::parse(&format!("{module}@{version}")) else { return false };
+            is_file(&self.paths.file(&version, VersionFile::Info)).unwrap_or_else(|error| {
+                log::warn!("the index keeps what it has of {version}: {error}");
+                true
+            })
+        };
         let changed = database.apply(&self.seen, is_there)?;
         done.added += changed.added;
         done.removed += changed.removed;

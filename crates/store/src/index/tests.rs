@@ -203,10 +203,31 @@ fn no_row_goes_that_came_meanwhile() {
     assert!(seen.stamp.is_some());
     let v = version("example.com/a@v1.11.0");
     fixture.publish(&v, &zip(&v, "package a\n"));
-    let is_there = |_: &str, version: &str| Ok(version == "v1.11.0");
+    let is_there = |_: &str, version: &str| version == "v1.11.0";
     database.apply(&[seen], is_there).unwrap();
     assert_eq!(rows(&fixture.store), tree(&fixture.store));
     assert_eq!(database.noted("example.com/a").unwrap(), None, "it is read again");
+}
+
+#[test]
+fn one_that_cannot_be_looked_at_keeps_no_other_from_its_row() {
+    let fixture = settled();
+    // A name that leads to itself: nobody can say what lies below it.
+    let folder = fixture.store.paths.version(&version("example.com/a@v1.9.0"));
+    fs::remove_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(&folder, &folder).unwrap();
+    put(&fixture.store, "example.com/a@v1.11.0");
+    put(&fixture.store, "example.com/new@v1.0.0");
+    fs::remove_dir_all(fixture.store.paths.version(&version("example.com/a@v1.10.0"))).unwrap();
+    for _ in 0..2 {
+        fixture.store.reconcile_index(&Stop::default()).unwrap();
+        let mut expected = tree(&fixture.store);
+        let row = rows(&fixture.store).remove(&("example.com/a".to_owned(), "v1.9.0".to_owned()));
+        expected.insert(("example.com/a".to_owned(), "v1.9.0".to_owned()), row.expect("it is kept"));
+        assert_eq!(rows(&fixture.store), expected);
+    }
+    fs::remove_file(&folder).unwrap();
+    reconcile(&fixture.store);
 }
 
 #[test]

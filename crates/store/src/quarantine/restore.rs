@@ -11,7 +11,7 @@ use super::{CONTENT, Entry};
 use crate::paths::VersionFile;
 use crate::read::{Stamp, open_file};
 use crate::seal::{Verdict, examine_folder};
-use crate::{Store, StoreError};
+use crate::{Claim, Store, StoreError};
 
 /// How a restore ended. Unless it is done the entry stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,12 +50,25 @@ impl Store {
             return Ok(Restored::Unfit("its reason.toml does not say which version it is"));
         };
         let claim = self.claim(&version)?;
-        let content = quarantine.join(id).join(CONTENT);
+        let restored = self.restore_claimed(&quarantine.join(id), version, &claim);
+        // A purge takes no claim for what keeps something: this may have been about what was gone by then.
+        let may_be_gone =
+            matches!(restored, Ok(Restored::Broken { .. } | Restored::Unfit(_)) | Err(StoreError::Path(_)));
+        if may_be_gone && Entry::read(&quarantine, id)?.is_none() {
+            return Ok(Restored::Absent);
+        }
+        restored
+    }
+
+    fn restore_claimed(
+        &self,
+        entry: &Path,
+        version: ModuleVersion,
+        claim: &Claim,
+    ) -> Result<Restored, StoreError> {
+        let content = entry.join(CONTENT);
         let Some(folder) = Stamp::at(&content)? else {
-            return Ok(match Entry::read(&quarantine, id)? {
-                Some(_) => Restored::Unfit("it keeps no folder of a version"),
-                None => Restored::Absent,
-            });
+            return Ok(Restored::Unfit("it keeps no folder of a version"));
         };
         let (h1, zip) = match examine_folder(&content, &version)? {
             Verdict::Whole { h1, zip, .. } => (h1, zip),
@@ -72,14 +85,14 @@ impl Store {
             self.durable.hand_over(&content.join(file.name()))?;
         }
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
-        if let Some(theirs) = self.place_synced(&content, &claim, stamp)? {
+        if let Some(theirs) = self.place_synced(&content, claim, stamp)? {
             return Ok(if theirs == h1 {
                 Restored::There(version)
             } else {
                 Restored::Taken { version, reason: format!("{theirs} is published, and this is {h1}") }
             });
         }
-        self.drop_entry(&quarantine.join(id));
+        self.drop_entry(entry);
         Ok(Restored::Done(version))
     }
 
@@ -146,6 +159,39 @@ mod tests {
         assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_some());
         assert!(quarantined(fixture.dir.path()).is_empty() && staged(fixture.dir.path()).is_empty());
         assert_eq!(fixture.store.restore(id).unwrap(), Restored::Absent);
+    }
+
+    #[test]
+    fn what_is_purged_meanwhile_is_not_there_any_more() {
+        let (fixture, v, entry, bytes) = with_a_broken_version();
+        fs::write(entry.join("version/zip"), &bytes).unwrap();
+        let id = entry.file_name().unwrap();
+        let (kept, mut lost) = (fixture.dir.path().join("kept"), 0);
+        fs::rename(&entry, &kept).unwrap();
+        for _ in 0..100 {
+            fs::create_dir_all(entry.join("version")).unwrap();
+            for file in ["reason.toml", "version/info", "version/mod", "version/zip"] {
+                fs::copy(kept.join(file), entry.join(file)).unwrap();
+            }
+            let together = std::sync::Barrier::new(2);
+            let (restored, purged) = std::thread::scope(|scope| {
+                let restored = scope.spawn(|| (together.wait(), fixture.store.restore(id)).1);
+                together.wait();
+                // At another point of the restore each time, for all that is known here.
+                while fixture.store.try_claim(&v).unwrap().is_some() && !restored.is_finished() {}
+                let purged = fixture.store.purge(id).unwrap();
+                (restored.join().unwrap(), purged)
+            });
+            match restored.unwrap() {
+                Restored::Absent => {
+                    assert!(purged.is_some() && !fixture.store.paths.version(&v).exists());
+                    lost += 1;
+                }
+                Restored::Done(_) => fs::remove_dir_all(fixture.store.paths.version(&v)).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+        println!("{lost} of 100 were purged first");
     }
 
     #[test]

@@ -7,24 +7,23 @@
     reason = "a test"
 )]
 
+mod serving;
+mod status;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use libtest_mimic::Arguments;
 use serde_json::Value;
-use stoa_layout::SharedLock;
 
 use support::programs::{Ended, Programs};
-use support::server;
 use support::tree::snapshot;
-use support::upstream::{Module, Upstream};
+use support::upstream::Module;
 use support::{missing_tool, trial};
 
 const PAIR: &str = "example.org/m@v1.0.0";
@@ -51,17 +50,25 @@ fn main() {
         trial("no create makes no store", None, no_create_makes_no_store),
         trial("regenerate leaves the same store", None, regenerate_leaves_the_same_store),
         trial("unknown layouts are 78", None, unknown_layouts_are_78),
-        trial("status works on every state and changes none", None, status_works_on_every_state),
-        trial("status counts versions", None, status_counts_versions),
-        trial("status names who uses the store", None, status_names_who_uses_the_store),
+        trial("status works on every state and changes none", None, status::status_works_on_every_state),
+        trial("status counts versions", None, status::status_counts_versions),
+        trial("status names who uses the store", None, status::status_names_who_uses_the_store),
         trial("a reader that goes away is no panic", None, a_reader_that_goes_away_is_no_panic),
-        trial("serve listens and stops when asked to", None, serve_listens_and_stops_when_asked_to),
-        trial("serve holds the store", None, serve_holds_the_store),
-        trial("serve tells what keeps it from listening", None, serve_tells_what_keeps_it_from_listening),
-        trial("serve refuses a wrong upstream", None, serve_refuses_a_wrong_upstream),
-        trial("serve says when its upstream is itself", None, serve_says_when_its_upstream_is_itself),
-        trial("serve is offline without a go command", None, serve_is_offline_without_a_go_command),
-        trial("serve fetches from where go says", go, serve_fetches_from_where_go_says),
+        trial("serve listens and stops when asked to", None, serving::serve_listens_and_stops_when_asked_to),
+        trial("serve holds the store", None, serving::serve_holds_the_store),
+        trial(
+            "serve tells what keeps it from listening",
+            None,
+            serving::serve_tells_what_keeps_it_from_listening,
+        ),
+        trial("serve refuses a wrong upstream", None, serving::serve_refuses_a_wrong_upstream),
+        trial(
+            "serve says when its upstream is itself",
+            None,
+            serving::serve_says_when_its_upstream_is_itself,
+        ),
+        trial("serve is offline without a go command", None, serving::serve_is_offline_without_a_go_command),
+        trial("serve fetches from where go says", go, serving::serve_fetches_from_where_go_says),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
@@ -408,101 +415,6 @@ fn unknown_layouts_are_78() {
     assert!(!programs.store().exists());
 }
 
-fn status_works_on_every_state() {
-    let programs = Programs::next();
-    let root = programs.store();
-    let status = || {
-        let before = root.exists().then(|| snapshot(&root));
-        let human = programs.stoa(["status"]);
-        let json = programs.stoa(["status", "--format", "json"]);
-        assert_eq!((human.code, json.code), (0, 0), "{human:?} {json:?}");
-        assert_eq!(root.exists().then(|| snapshot(&root)), before);
-        let value = lines(&json.out).pop().unwrap();
-        let mut keys: Vec<&String> = value.as_object().unwrap().keys().collect();
-        keys.sort();
-        let expected = [
-            "bytes",
-            "format",
-            "holders",
-            "last_migration",
-            "layout",
-            "leftovers",
-            "modules",
-            "program_layout",
-            "quarantined",
-            "quarantined_bytes",
-            "state",
-            "store",
-            "versions",
-        ];
-        assert_eq!(keys, expected);
-        assert_eq!((&value["format"], &value["program_layout"]), (&1.into(), &"v3".into()));
-        assert!(human.out.contains(value["state"].as_str().unwrap()), "{human:?}");
-        (value["state"].as_str().unwrap().to_owned(), value["layout"].as_str().map(str::to_owned))
-    };
-    let is = |state: &str, layout: Option<&str>| {
-        assert_eq!(status(), (state.to_owned(), layout.map(str::to_owned)));
-    };
-    is("empty", None);
-    fs::create_dir(&root).unwrap();
-    is("empty", None);
-    for (marker, state, layout) in [
-        ("creating.v3", "migrating", None),
-        ("creating.v2", "migrating", None),
-        ("layout.v2", "old", Some("v2")),
-        ("migrating.v2-v3", "migrating", Some("v2")),
-        ("migrating.v3-v2", "migrating", Some("v3")),
-        ("migrating.v3-v3", "migrating", Some("v3")),
-        ("layout.v3", "current", Some("v3")),
-        ("layout.v4", "newer", Some("v4")),
-        ("migrating.v3-v4", "newer", Some("v3")),
-        ("creating.v4", "newer", None),
-    ] {
-        fs::write(root.join(marker), "").unwrap();
-        is(state, layout);
-        fs::remove_file(root.join(marker)).unwrap();
-    }
-    fs::write(root.join("notes.txt"), "mine").unwrap();
-    is("foreign", None);
-    fs::write(root.join("layout.v2"), "").unwrap();
-    fs::write(root.join("layout.v3"), "").unwrap();
-    is("foreign", None);
-}
-
-fn status_counts_versions() {
-    let programs = Programs::next();
-    let root = programs.store();
-    Programs::current().migrate(["--store", root.to_str().unwrap()]);
-    for pair in ["example.org/a@v1.0.0", "example.org/a@v1.1.0", "example.org/B@v0.1.0"] {
-        Module::new(pair, 10).put_unsealed(&root);
-    }
-    fs::write(root.join("notes.txt"), "mine").unwrap();
-    assert_eq!(programs.migrate::<&str>([]).code, 0);
-    let value = lines(&programs.stoa(["status", "--format", "json"]).out).pop().unwrap();
-    for (key, number) in
-        [("versions", 3), ("modules", 2), ("leftovers", 1), ("quarantined", 0), ("quarantined_bytes", 0)]
-    {
-        assert_eq!(value[key], number, "{key}: {value}");
-    }
-    let last = &value["last_migration"];
-    assert_eq!((&last["from"], &last["to"]), (&"v2".into(), &"v3".into()), "{value}");
-    assert!(last["finished"].as_str().unwrap().ends_with('Z'), "{value}");
-    let human = programs.stoa(["status"]).out;
-    assert!(human.contains("3 of 2 modules") && human.contains("v2 to v3"), "{human}");
-}
-
-fn status_names_who_uses_the_store() {
-    let programs = Programs::current();
-    let root = programs.make_store();
-    let _user = SharedLock::acquire(&root).unwrap();
-    let value = lines(&programs.stoa(["status", "--format", "json"]).out).pop().unwrap();
-    let holder = &value["holders"][0];
-    assert_eq!(holder["pid"], std::process::id(), "{value}");
-    let mut keys: Vec<&String> = holder.as_object().unwrap().keys().collect();
-    keys.sort();
-    assert_eq!(keys, ["pid", "program", "since"]);
-}
-
 fn a_reader_that_goes_away_is_no_panic() {
     let programs = Programs::current();
     let root = programs.make_store();
@@ -519,119 +431,4 @@ fn a_reader_that_goes_away_is_no_panic() {
         assert!([0, 74].contains(&ended.code), "{ended:?}");
     }
     assert!(root.join("layout.v2").exists());
-}
-
-/// Starts `stoa serve` on a free port, and waits until it listens.
-fn serving(programs: &Programs, prepare: impl FnOnce(&mut Command)) -> (Child, String) {
-    let mut command = programs.command("stoa", ["serve", "--listen", "127.0.0.1:0"]);
-    prepare(&mut command);
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    match server::listening(&mut child) {
-        Some(url) => (child, url),
-        None => panic!("{:?}", Ended::from_child(child)),
-    }
-}
-
-fn stopped(child: Child) -> Ended {
-    server::terminate(&child);
-    Ended::from_child(child)
-}
-
-fn serve_listens_and_stops_when_asked_to() {
-    let programs = Programs::current();
-    let module = Module::new(PAIR, 10);
-    let (child, url) = serving(&programs, |_| {});
-    module.put_unsealed(&programs.store());
-    let (status, body) = server::get(&url, "/example.org/m/@v/v1.0.0.mod").unwrap();
-    assert_eq!((status, body), (200, module.modfile));
-    let ended = stopped(child);
-    assert_eq!(ended.code, 0, "{ended:?}");
-    assert!(ended.err.contains("INFO") && ended.err.contains("asked to stop by SIGTERM"), "{ended:?}");
-    let (child, _) = serving(&programs, |command| {
-        command.args(["-q"]);
-    });
-    let interrupt = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
-    assert!(interrupt.success());
-    let ended = Ended::from_child(child);
-    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
-}
-
-fn serve_holds_the_store() {
-    let (current, next) = (Programs::current(), Programs::next());
-    let root = current.store();
-    let (child, _) = serving(&current, |_| {});
-    let pid = child.id();
-    let busy = next.migrate(["--store", root.to_str().unwrap(), "--lock-timeout", "1"]);
-    assert_eq!(busy.code, 75, "{busy:?}");
-    assert!(busy.err.contains(&format!("stoa serve (process {pid}")), "{busy:?}");
-    let value = lines(&current.stoa(["status", "--format", "json"]).out).pop().unwrap();
-    assert_eq!(
-        (&value["holders"][0]["pid"], &value["holders"][0]["program"]),
-        (&pid.into(), &"stoa serve".into())
-    );
-    assert_eq!(stopped(child).code, 0);
-    assert_eq!(next.migrate(["--store", root.to_str().unwrap(), "--lock-timeout", "1"]).code, 0);
-}
-
-fn serve_tells_what_keeps_it_from_listening() {
-    let programs = Programs::current();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    for (address, code) in [(address.as_str(), 73), ("192.0.2.1:1", 73), ("not an address:1", 64)] {
-        let ended = programs.stoa(["serve", "--listen", address]);
-        assert_eq!((ended.code, ended.out.as_str()), (code, ""), "{ended:?}");
-        assert!(ended.err.contains(address), "{ended:?}");
-    }
-}
-
-fn serve_refuses_a_wrong_upstream() {
-    let programs = Programs::current();
-    let ended = programs.stoa(["serve", "--listen", "127.0.0.1:0", "--upstream", "word"]);
-    assert_eq!((ended.code, ended.out.as_str()), (64, ""), "{ended:?}");
-    assert!(ended.err.contains("upstream"), "{ended:?}");
-}
-
-fn serve_says_when_its_upstream_is_itself() {
-    let programs = Programs::current();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let itself = format!("http://{free}");
-    let mut command = programs.command("stoa", ["serve", "--listen", &free, "--upstream", &itself]);
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let url = server::listening(&mut child).unwrap();
-    assert_eq!(server::get(&url, "/example.org/m/@v/v1.0.0.info").unwrap().0, 508);
-    let ended = stopped(child);
-    assert!(ended.err.contains("is this proxy itself"), "{ended:?}");
-}
-
-fn serve_is_offline_without_a_go_command() {
-    let programs = Programs::current();
-    let (child, url) = serving(&programs, |command| {
-        command.env_remove("STOA_UPSTREAM").env("PATH", programs.folder());
-    });
-    assert_eq!(server::get(&url, "/example.org/m/@v/v1.0.0.info").unwrap().0, 404);
-    let ended = stopped(child);
-    assert!(ended.err.contains("go env") && ended.err.contains("offline, because"), "{ended:?}");
-}
-
-fn serve_fetches_from_where_go_says() {
-    let upstream = Upstream::start();
-    let module = upstream.offer(PAIR, 100);
-    for by_variable in [true, false] {
-        let programs = Programs::current();
-        let (child, url) = serving(&programs, |command| {
-            command.env_remove("STOA_UPSTREAM");
-            if by_variable {
-                command.env("GOPROXY", upstream.url()).env("GOSUMDB", "off").env("PATH", programs.folder());
-            } else {
-                let env = programs.folder().join("go.env");
-                let mut file = fs::File::create(&env).unwrap();
-                write!(file, "GOPROXY={}\nGOSUMDB=off\n", upstream.url()).unwrap();
-                command.env("GOENV", env);
-            }
-        });
-        let (status, body) = server::get(&url, "/example.org/m/@v/v1.0.0.zip").unwrap();
-        assert!(status == 200 && body == module.zip, "{status}");
-        assert_eq!(stopped(child).code, 0);
-        assert_eq!(programs.stoa(["path", PAIR]).code, 0);
-    }
 }

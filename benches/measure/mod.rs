@@ -1,0 +1,61 @@
+//! What the benches share: what they are asked for, how a program is timed, and what is told of many times.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::expect_used,
+    reason = "each bench uses a part, and one that cannot run says why and ends"
+)]
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What stands on the command line.
+pub struct Asked(Vec<String>);
+
+impl Asked {
+    pub fn of_process() -> Self {
+        Self(std::env::args().collect())
+    }
+
+    /// Whether a word is there, as `--brief`: fewer rounds, and smaller ones.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|argument| argument == name)
+    }
+
+    /// Is the number behind a name, if there is one.
+    pub fn number(&self, name: &str, default: usize) -> usize {
+        let at = self.0.iter().position(|argument| argument == name);
+        at.and_then(|at| self.0.get(at + 1)?.parse().ok()).unwrap_or(default)
+    }
+}
+
+/// Takes two measurements, in the other order every other round: whoever goes second may find the disk busier.
+pub fn alternating<A, B>(round: usize, one: impl FnOnce() -> A, other: impl FnOnce() -> B) -> (A, B) {
+    if round.is_multiple_of(2) {
+        let one = one();
+        (one, other())
+    } else {
+        let other = other();
+        (one(), other)
+    }
+}
+
+/// Is how long a program takes from start to end, which must be a good one.
+pub fn timed(command: &mut Command) -> Duration {
+    let begin = Instant::now();
+    let status = command.stdout(Stdio::null()).status().expect("it runs");
+    let time = begin.elapsed();
+    assert!(status.success(), "{command:?}: {status}");
+    time
+}
+
+/// Is the middle one, or what lies between the two in the middle.
+pub fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    (times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2
+}
+
+pub fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}

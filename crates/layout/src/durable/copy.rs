@@ -1,0 +1,85 @@
+//! A file's content into another file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::PathError;
+
+/// What failed while a file was copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The original could not be read.
+    #[error(transparent)]
+    Read(PathError),
+    /// The copy could not be written.
+    #[error(transparent)]
+    Write(PathError),
+}
+
+/// How much is copied at a time.
+const COPIED_AT_ONCE: usize = 256 << 10;
+
+/// Makes an empty file one with the content of another: by sharing its blocks where the file system can, else by
+/// copying them. The two have nothing in common afterwards that a write to one could change in the other. Nothing is
+/// synced.
+pub fn clone_or_copy(
+    (from, from_path): (&File, &Path),
+    (to, to_path): (&File, &Path),
+) -> Result<(), CopyError> {
+    #[cfg(target_os = "linux")]
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let mut buffer = vec![0; COPIED_AT_ONCE];
+    let mut at = 0;
+    loop {
+        let count = match from.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(CopyError::Read(PathError::new("read", from_path, error))),
+        };
+        to.write_all_at(&buffer[..count], at)
+            .map_err(|error| CopyError::Write(PathError::new("write", to_path, error)))?;
+        at += count as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::Durable;
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_same_content_and_is_another_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        for size in [0, 1, COPIED_AT_ONCE, 3 * COPIED_AT_ONCE + 7] {
+            let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            fs::write(&from, &content).unwrap();
+            let original = File::open(&from).unwrap();
+            let copy = Durable::default().create_file(&to).unwrap();
+            clone_or_copy((&original, &from), (&copy, &to)).unwrap();
+            fs::write(&from, "changed").unwrap();
+            assert!(fs::read(&to).unwrap() == content, "{size}");
+            fs::remove_file(&to).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_copy_tells_which_side_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (File::open(dir.path()).unwrap(), dir.path().join("f"));
+        let made = Durable::default().create_file(&file).unwrap();
+        let unreadable = clone_or_copy((&folder, dir.path()), (&made, &file));
+        assert!(matches!(unreadable, Err(CopyError::Read(error)) if error.path == dir.path()));
+        fs::write(&file, "x").unwrap();
+        let reader = File::open(&file).unwrap();
+        let unwritable = clone_or_copy((&made, &file), (&reader, &file));
+        assert!(matches!(unwritable, Err(CopyError::Write(error)) if error.path == file));
+    }
+}

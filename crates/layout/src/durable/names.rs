@@ -1,0 +1,148 @@
+//! What changes the names of what is there, or its times: renamed, removed, touched.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+
+use crate::PathError;
+use crate::error::PathContext;
+
+/// Renames; an existing file or empty folder at the new name is replaced.
+pub fn rename(from: &Path, to: &Path) -> Result<(), PathError> {
+    rustix::fs::rename(from, to).at("rename to", to)
+}
+
+/// Renames, and never overwrites: that something else is at the new name is an error (`EEXIST`).
+///
+/// Where the file system cannot do so in one call, a file is linked and then unlinked, so a crash may leave
+/// one file under both names; running it again, be it with a kernel that can, then unlinks the old one. A folder
+/// cannot be linked and cannot replace anything but an empty folder, so it is renamed plainly after a look.
+pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
+    match rename_noreplace_once(from, to) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        Err(Errno::EXIST) if is_second_name(from, to)? => return remove_file(from),
+        result => return result.at("move to", to),
+    }
+    if fs::symlink_metadata(from).at("look at", from)?.is_dir() {
+        return rename_after_look(from, to);
+    }
+    match rustix::fs::link(from, to) {
+        Ok(()) => {}
+        Err(Errno::EXIST) if is_second_name(from, to)? => {}
+        Err(errno) => return Err(PathError::new("move to", to, errno)),
+    }
+    remove_file(from)
+}
+
+/// Renames in one call on every file system, so that no crash leaves both names, and does not overwrite.
+///
+/// Where the file system cannot do both in one call it is renamed after a look, so this is for names that
+/// nobody else makes, under the exclusive lock.
+pub fn rename_at_once(from: &Path, to: &Path) -> Result<(), PathError> {
+    match rename_noreplace_once(from, to) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_after_look(from, to),
+        result => result.at("rename to", to),
+    }
+}
+
+fn rename_after_look(from: &Path, to: &Path) -> Result<(), PathError> {
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(PathError::new("move to", to, Errno::EXIST)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
+        Err(error) => Err(PathError::new("look at", to, error)),
+    }
+}
+
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn rename_noreplace_once(from: &Path, to: &Path) -> Result<(), Errno> {
+    rustix::fs::renameat_with(CWD, from, CWD, to, rustix::fs::RenameFlags::NOREPLACE)
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn rename_noreplace_once(_: &Path, _: &Path) -> Result<(), Errno> {
+    Err(Errno::NOSYS)
+}
+
+/// Whether both are names of one file that has more than one. A name that differs in case only, where the
+/// file system takes that for the same, is not a second one.
+fn is_second_name(from: &Path, to: &Path) -> Result<bool, PathError> {
+    let (old, new) =
+        (fs::symlink_metadata(from).at("look at", from)?, fs::symlink_metadata(to).at("look at", to)?);
+    let is_same = (old.dev(), old.ino()) == (new.dev(), new.ino());
+    Ok(from != to && is_same && !old.is_dir() && old.nlink() > 1)
+}
+
+/// Removes a file or a symlink.
+pub fn remove_file(path: &Path) -> Result<(), PathError> {
+    fs::remove_file(path).at("remove", path)
+}
+
+/// Removes a folder if it is empty, and says whether it did. One that is not there counts as not removed.
+pub fn remove_empty_dir(path: &Path) -> Result<bool, PathError> {
+    match rustix::fs::rmdir(path) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(false),
+        Err(errno) => Err(PathError::new("remove the folder", path, errno)),
+    }
+}
+
+/// Removes a folder and everything below it; one that is not there is no error.
+///
+/// Only for what nobody relies on (staging, caches): others may see it half removed.
+pub fn remove_tree(path: &Path) -> Result<(), PathError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the time of the last change of a file to now.
+pub fn touch(path: &Path) -> Result<(), PathError> {
+    let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: omit, last_modification: now };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)
+}
+
+/// Sets the time of the last change of a file.
+pub fn set_modified(file: &File, path: &Path, time: SystemTime) -> Result<(), PathError> {
+    file.set_modified(time).at("set the time of", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noreplace_leaves_both_when_the_place_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "a").unwrap();
+        fs::write(&b, "b").unwrap();
+        let error = rename_noreplace(&a, &b).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EXIST));
+        assert_eq!((fs::read(&a).unwrap(), fs::read(&b).unwrap()), (b"a".to_vec(), b"b".to_vec()));
+        fs::remove_file(&b).unwrap();
+        rename_noreplace(&a, &b).unwrap();
+        assert_eq!(fs::read(&b).unwrap(), b"a");
+    }
+
+    #[test]
+    fn a_move_killed_between_link_and_unlink_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "a").unwrap();
+        fs::hard_link(&a, &b).unwrap();
+        assert_eq!(rename_noreplace(&a, &a).unwrap_err().errno(), Some(Errno::EXIST));
+        rename_noreplace(&a, &b).unwrap();
+        assert!(!a.exists());
+        assert_eq!(fs::read(&b).unwrap(), b"a");
+        assert_eq!(rename_noreplace(&b, &b).unwrap_err().errno(), Some(Errno::EXIST));
+        assert_eq!(fs::read(&b).unwrap(), b"a");
+    }
+}

@@ -1,0 +1,300 @@
+//! Folders and files that are made, for the owner of the root.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use super::{rename, sync_dir};
+use crate::PathError;
+use crate::error::PathContext;
+
+/// Writes below one root, for that root's owner.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Durable {
+    owner: Option<(u32, u32)>,
+}
+
+impl Durable {
+    /// Writes for the owner of `root` if this process is root and another one owns it, else for itself.
+    pub fn for_root(root: &Path) -> Result<Self, PathError> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(Self::default());
+        }
+        let meta = fs::metadata(root).at("look at", root)?;
+        let own = (0, rustix::process::getegid().as_raw());
+        let owner = (meta.uid(), meta.gid());
+        Ok(Self { owner: (owner != own).then_some(owner) })
+    }
+
+    /// Creates an empty folder; that something is there already is an error.
+    pub fn create_dir(&self, path: &Path) -> Result<(), PathError> {
+        rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)).at("create the folder", path)?;
+        self.hand_over(path)
+    }
+
+    /// Creates an empty folder of a name that nobody has: `prefix` and six random characters.
+    pub fn create_dir_named(&self, parent: &Path, prefix: &str) -> Result<PathBuf, PathError> {
+        let made = tempfile::Builder::new()
+            .prefix(prefix)
+            .make_in(parent, |path| Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o777))?))
+            .at("create a folder in", parent)?;
+        // It would be removed as a file otherwise.
+        let path = made.into_temp_path().keep().map_err(|e| PathError::new("keep", parent, e.error))?;
+        self.hand_over(&path)?;
+        Ok(path)
+    }
+
+    /// Creates a folder unless one is there, and says whether it did.
+    ///
+    /// A symlink is no folder, wherever it points: what is made and swept below would be somebody else's.
+    pub fn ensure_dir(&self, path: &Path) -> Result<bool, PathError> {
+        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
+            Ok(()) => self.hand_over(path).map(|()| true),
+            Err(Errno::EXIST) => {
+                let meta = fs::symlink_metadata(path).at("look at", path)?;
+                if !meta.is_dir() {
+                    return Err(PathError::new("create the folder", path, Errno::NOTDIR));
+                }
+                // Killed between making it and giving it away: make up for it.
+                if self.owner.is_some() && meta.uid() == 0 {
+                    self.hand_over(path)?;
+                }
+                if meta.uid() == 0 && is_closed_to_us(path) && rustix::fs::rmdir(path).is_ok() {
+                    // The same, met by the owner of the root: empty, so it can be made again.
+                    return self.ensure_dir(path);
+                }
+                Ok(false)
+            }
+            Err(errno) => Err(PathError::new("create the folder", path, errno)),
+        }
+    }
+
+    /// Creates the folders of `relative` below `base` that are missing, and syncs the parent of each new one.
+    pub fn ensure_dirs(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
+        self.make_dirs(base, relative, sync_dir)
+    }
+
+    /// Creates the folders of `relative` below `base` that are missing; a later sync of the whole file system
+    /// makes them last.
+    pub fn ensure_dirs_unsynced(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
+        self.make_dirs(base, relative, |_| Ok(()))
+    }
+
+    fn make_dirs(
+        &self,
+        base: &Path,
+        relative: &Path,
+        made_in: impl Fn(&Path) -> Result<(), PathError>,
+    ) -> Result<(), PathError> {
+        let whole = base.join(relative);
+        // Nearly always all of them, or all but the last, are there: begin at the end.
+        let mut missing = Vec::new();
+        let mut at = whole.as_path();
+        loop {
+            match self.ensure_dir(at) {
+                Ok(true) => {
+                    made_in(at.parent().unwrap_or(base))?;
+                    break;
+                }
+                Ok(false) => break,
+                Err(error) if error.is_not_found() && at != base => {
+                    missing.push(at.to_owned());
+                    at = at.parent().unwrap_or(base);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for path in missing.iter().rev() {
+            self.ensure_dir(path)?;
+            made_in(path.parent().unwrap_or(base))?;
+        }
+        Ok(())
+    }
+
+    /// Creates a file for writing; that something is there already is an error.
+    pub fn create_file(&self, path: &Path) -> Result<File, PathError> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).at("create", path)?;
+        let file = File::from(fd);
+        self.hand_over_file(&file, path)?;
+        Ok(file)
+    }
+
+    /// Opens a file for reading and writing, and creates it empty if it is not there.
+    pub fn open_or_create(&self, path: &Path) -> Result<File, PathError> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).at("open or create", path)?;
+        let file = File::from(fd);
+        if self.owner.is_some() && file.metadata().at("look at", path)?.uid() == 0 {
+            self.hand_over_file(&file, path)?;
+        }
+        Ok(file)
+    }
+
+    /// Creates a whole, synced file under a temporary name: `prefix` and six random characters.
+    ///
+    /// The file is left behind if the process dies; whoever owns the folder sweeps the prefix.
+    pub fn temporary(&self, folder: &Path, prefix: &str, content: &[u8]) -> Result<PathBuf, PathError> {
+        let made = tempfile::Builder::new().prefix(prefix).make_in(folder, |path| {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?))
+        });
+        let mut temporary = made.at("create a temporary file in", folder)?;
+        let path = temporary.path().to_owned();
+        self.hand_over_file(temporary.as_file(), &path)?;
+        temporary.as_file_mut().write_all(content).at("write", &path)?;
+        temporary.as_file().sync_all().at("sync", &path)?;
+        let (_, path) = temporary.keep().map_err(|e| PathError::new("keep", folder, e.error))?;
+        Ok(path)
+    }
+
+    /// Replaces the content of a file by one rename; a reader sees the old content or the new one, whole.
+    ///
+    /// The folder is not synced: the caller says when the change must be on disk.
+    pub fn replace_file(&self, path: &Path, temporary_prefix: &str, content: &[u8]) -> Result<(), PathError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let temporary = self.temporary(folder, temporary_prefix, content)?;
+        rename(&temporary, path).inspect_err(|_| {
+            // Ours alone, and of no use any more; if this fails too it is swept later.
+            let _ = fs::remove_file(&temporary);
+        })
+    }
+
+    /// Creates or replaces a symlink by one rename: there is no instant at which the name is not there.
+    pub fn replace_symlink(
+        &self,
+        target: &Path,
+        link: &Path,
+        temporary_prefix: &str,
+    ) -> Result<(), PathError> {
+        let folder = link.parent().unwrap_or(Path::new("."));
+        let made = tempfile::Builder::new()
+            .prefix(temporary_prefix)
+            .make_in(folder, |path| std::os::unix::fs::symlink(target, path))
+            .at("create a symlink in", folder)?;
+        self.hand_over(made.path())?;
+        rename(made.path(), link)?;
+        // The name that it would remove is the link's by now.
+        made.into_temp_path().keep().map_err(|e| PathError::new("keep", link, e.error))?;
+        Ok(())
+    }
+
+    /// Gives what was made as root, here or by hand, to the owner of the root. A symlink is not followed.
+    pub fn hand_over(&self, path: &Path) -> Result<(), PathError> {
+        let Some((uid, gid)) = self.owner else { return Ok(()) };
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .at("give to the owner of the root", path)
+    }
+
+    fn hand_over_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
+        let Some((uid, gid)) = self.owner else { return Ok(()) };
+        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .at("give to the owner of the root", path)
+    }
+}
+
+/// Whether this process may not write into a folder, for want of permission and nothing else.
+fn is_closed_to_us(path: &Path) -> bool {
+    // By the effective user, as it would be when writing.
+    let asked = rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS);
+    matches!(asked, Err(Errno::ACCESS))
+}
+
+/// Creates `root` and its missing parents for the process itself, each synced into its parent.
+pub fn create_root(root: &Path) -> Result<(), PathError> {
+    let base = root.ancestors().last().unwrap_or(root);
+    let parent_or_here = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut missing = Vec::new();
+    for at in root.ancestors() {
+        if at.as_os_str().is_empty() || at == base && at.is_absolute() {
+            break;
+        }
+        match fs::metadata(at) {
+            Ok(meta) if meta.is_dir() => break,
+            Ok(_) => return Err(PathError::new("create the folder", at, Errno::NOTDIR)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(at),
+            Err(error) => return Err(PathError::new("look at", at, error)),
+        }
+    }
+    for at in missing.iter().rev() {
+        Durable::default().ensure_dir(at)?;
+        sync_dir(&parent_or_here(at))?;
+    }
+    Ok(())
+}
+
+/// Whether a file may be executed by anybody, for messages about programs that cannot be run.
+pub fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_leaves_no_temporary_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        for content in ["one", "two"] {
+            Durable::default().replace_file(&file, ".t.", content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), content);
+        }
+        let link = dir.path().join("l");
+        for target in ["x", "y"] {
+            Durable::default().replace_symlink(Path::new(target), &link, ".t.").unwrap();
+            assert_eq!(fs::read_link(&link).unwrap(), Path::new(target));
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn files_get_the_mode_of_ordinary_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        Durable::default().replace_file(&file, ".t.", b"x").unwrap();
+        fs::write(dir.path().join("ordinary"), "x").unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("f"), mode("ordinary"));
+    }
+
+    #[test]
+    fn ensure_dirs_makes_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        Durable::default().ensure_dirs(dir.path(), Path::new("a/b/c")).unwrap();
+        Durable::default().ensure_dirs(dir.path(), Path::new("a/b/d")).unwrap();
+        assert!(dir.path().join("a/b/c").is_dir() && dir.path().join("a/b/d").is_dir());
+        fs::write(dir.path().join("f"), "").unwrap();
+        assert!(Durable::default().ensure_dirs(dir.path(), Path::new("f/x")).is_err());
+    }
+
+    #[test]
+    fn a_symlink_is_no_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        for target in [".", "nowhere"] {
+            let link = dir.path().join("link");
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let error = Durable::default().ensure_dir(&link).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::NOTDIR), "{target}");
+            assert!(error.to_string().contains("move it away"), "{error}");
+            fs::remove_file(&link).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_root_is_made_with_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("x/y/z");
+        create_root(&root).unwrap();
+        create_root(&root).unwrap();
+        assert!(root.is_dir());
+    }
+}

@@ -1,0 +1,298 @@
+//! The steps themselves, under the exclusive lock, from marker to marker.
+
+use super::next::Action;
+use super::{Outcome, RunError, Runner, ends, joined, planned};
+use crate::events::{Event, Events};
+use crate::lock::ExclusiveLock;
+use crate::marker::{self, Content, HistoryEntry, Marker};
+use crate::state::State;
+use crate::step::{Context, Direction, Moved, Step, StepError, Survey};
+use crate::{LayoutId, PathError, durable};
+
+/// What artefacts are built for.
+#[derive(Clone, Copy)]
+enum Occasion<'a> {
+    /// They were asked for.
+    Regeneration,
+    /// A new store, or a step from another layout.
+    Other { old: Option<&'a LayoutId> },
+}
+
+impl Runner<'_> {
+    pub(super) fn act(&self, lock: &ExclusiveLock, target: &LayoutId) -> Result<Outcome, RunError> {
+        let mut done = false;
+        let mut regenerated = false;
+        // A layout without a marker need not be known again by what it holds: that may be next to nothing.
+        let mut reached: Option<State> = None;
+        loop {
+            let state = match reached.take() {
+                Some(state) => state,
+                None => self.look()?,
+            };
+            self.refuse(&state)?;
+            if !done {
+                self.refuse_assumption(&state)?;
+            }
+            let action = self.action(&state, target, regenerated)?;
+            if !done {
+                if !matches!(action, Action::Finished) {
+                    lock.sign();
+                }
+                marker::sweep_temporaries(lock)?;
+            }
+            match action {
+                Action::Finished if done => return Ok(Outcome::Done(target.clone())),
+                Action::Finished => return Ok(Outcome::Nothing(target.clone())),
+                // The look without the lock may have failed, or have seen what is gone by now.
+                Action::Create if self.is_left_uncreated(&state) => return Ok(Outcome::NoStore),
+                Action::Create => {
+                    self.events.event(Event::Plan {
+                        root: self.root,
+                        target,
+                        creates: Some(target),
+                        steps: &[],
+                    });
+                    self.create(lock, &state)?;
+                }
+                Action::Step { step, direction, begun } => {
+                    let survey = step.prepare(self.root, direction, &self.work())?;
+                    if !done {
+                        self.tell_plan(&state, target, Some(&survey))?;
+                    }
+                    self.take(lock, step, direction, begun.as_ref(), &state, survey)?;
+                    let (_, to) = ends(step, direction);
+                    reached = (!self.layouts.is_tagged(&to)).then_some(State::Untagged(to));
+                }
+                Action::Regenerate { begun } => {
+                    let layout = match &state {
+                        State::Migrating { to, .. } => to.clone(),
+                        _ => target.clone(),
+                    };
+                    if !done {
+                        self.tell_plan(&state, target, None)?;
+                    }
+                    self.regenerate(lock, &layout, begun)?;
+                    regenerated = true;
+                }
+            }
+            done = true;
+        }
+    }
+
+    fn tell_plan(&self, state: &State, target: &LayoutId, survey: Option<&Survey>) -> Result<(), RunError> {
+        let steps = self.planned_steps(state, target, survey.cloned())?;
+        self.events.event(Event::Plan { root: self.root, target, creates: None, steps: &steps });
+        Ok(())
+    }
+
+    fn create(&self, lock: &ExclusiveLock, state: &State) -> Result<(), RunError> {
+        let layout = self.layouts.current.clone();
+        let creating = Marker::Creating(layout.clone());
+        let started = marker::now();
+        let mut content = Content::new(&self.layouts.program);
+        match state {
+            State::Creating(older) if *older != layout => {
+                self.warn(marker::change(lock, &Marker::Creating(older.clone()), &creating, &content)?);
+            }
+            State::Creating(_) => {}
+            _ => marker::write_first(lock, &creating, &content)?,
+        }
+        for folder in &self.layouts.folders {
+            lock.durable().ensure_dir(&self.root.join(folder))?;
+        }
+        self.artefacts(lock, &layout, Occasion::Other { old: None })?;
+        durable::sync_file_system(self.root)?;
+        content.history.push(HistoryEntry {
+            from: "empty".to_owned(),
+            to: layout.to_string(),
+            started,
+            finished: marker::now(),
+            moved: 0,
+            leftovers: 0,
+            bytes: 0,
+        });
+        self.warn(marker::change(lock, &creating, &Marker::At(layout.clone()), &content)?);
+        self.events.event(Event::Created(&layout));
+        Ok(())
+    }
+
+    fn regenerate(&self, lock: &ExclusiveLock, layout: &LayoutId, begun: bool) -> Result<(), RunError> {
+        let at = Marker::At(layout.clone());
+        let during = Marker::Migrating { from: layout.clone(), to: layout.clone() };
+        let (mut content, _) = self.history(if begun { &during } else { &at });
+        let started = marker::now();
+        self.events.event(Event::StepBegin(&self.planned_regeneration(layout, begun)));
+        if !begun {
+            self.warn(marker::change(lock, &at, &during, &content)?);
+        }
+        self.artefacts(lock, layout, Occasion::Regeneration)?;
+        durable::sync_file_system(self.root)?;
+        content.history.push(entry(layout, layout, started, Moved::default()));
+        self.warn(marker::change(lock, &during, &at, &content)?);
+        self.events.event(Event::StepEnd { from: layout, to: layout, items: 0, bytes: 0, leftovers: 0 });
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        lock: &ExclusiveLock,
+        step: &dyn Step,
+        direction: Direction,
+        begun: Option<&Marker>,
+        state: &State,
+        survey: Survey,
+    ) -> Result<(), RunError> {
+        let mut planned = planned(step, direction, begun.is_some());
+        if let Some(refusal) = survey.refusals.first() {
+            return Err(RunError::Refused(joined(refusal.exit, survey.refusals.iter())));
+        }
+        let leftovers_are_told = !survey.is_estimate;
+        planned.survey = Some(survey);
+        self.events.event(Event::StepBegin(&planned));
+        let (from, to) = (planned.from, planned.to);
+        let begin = Marker::Migrating { from: from.clone(), to: to.clone() };
+        let started = marker::now();
+        let (mut content, warning) = match state.marker() {
+            Some(old) if old == begin => self.history_without(&begin, &from, &to),
+            Some(old) => self.history(&old),
+            None => (Content::new(&self.layouts.program), None),
+        };
+        if let Some(warning) = warning {
+            self.events.event(Event::Warning(warning));
+        }
+        match state.marker() {
+            Some(old) if old == begin => {}
+            Some(old) => self.warn(marker::change(lock, &old, &begin, &content)?),
+            None => marker::write_first(lock, &begin, &content)?,
+        }
+        let body = self.body(lock, step, direction, leftovers_are_told);
+        let moved = body.map_err(|source| RunError::Step {
+            root: self.root.to_owned(),
+            from: from.clone(),
+            to: to.clone(),
+            source,
+        })?;
+        if self.layouts.is_tagged(&to) {
+            content.history.push(entry(&from, &to, started, moved));
+            self.warn(marker::change(lock, &begin, &Marker::At(to.clone()), &content)?);
+        } else {
+            marker::remove(lock, &begin)?;
+        }
+        let Moved { items, bytes, leftovers } = moved;
+        self.events.event(Event::StepEnd { from: &from, to: &to, items, bytes, leftovers });
+        Ok(())
+    }
+
+    /// What lies between the two markers.
+    fn body(
+        &self,
+        lock: &ExclusiveLock,
+        step: &dyn Step,
+        direction: Direction,
+        mut leftovers_are_told: bool,
+    ) -> Result<Moved, StepError> {
+        let (from, to) = ends(step, direction);
+        let but_leftovers = ButLeftovers(self.events);
+        let mut context = Context { lock, work: self.work() };
+        let mut all = Moved::default();
+        loop {
+            self.cancel.check()?;
+            if leftovers_are_told {
+                context.work.events = &but_leftovers;
+            }
+            let pass = match direction {
+                Direction::Up => step.apply(&context)?,
+                Direction::Back => step.revert(&context)?,
+            };
+            leftovers_are_told = true;
+            all.items += pass.items;
+            all.bytes += pass.bytes;
+            all.leftovers = pass.leftovers;
+            if pass.items == 0 {
+                break;
+            }
+        }
+        self.cancel.check()?;
+        step.check(&context, direction)?;
+        self.artefacts(lock, &to, Occasion::Other { old: Some(&from) })?;
+        durable::sync_file_system(self.root)?;
+        Ok(all)
+    }
+
+    fn artefacts(
+        &self,
+        lock: &ExclusiveLock,
+        new: &LayoutId,
+        occasion: Occasion<'_>,
+    ) -> Result<(), StepError> {
+        let context = Context { lock, work: self.work() };
+        for artefact in self.layouts.artefacts.iter().filter(|artefact| artefact.layout() == *new) {
+            self.cancel.check()?;
+            if artefact.is_left_to_program() && !matches!(occasion, Occasion::Regeneration) {
+                continue;
+            }
+            match artefact.build(&context) {
+                Err(error @ StepError::Path(_)) if !artefact.is_required() => {
+                    let text = format!(
+                        "{} was not built, the program will build it later: {error}",
+                        artefact.name()
+                    );
+                    self.events.event(Event::Warning(text));
+                }
+                result => result?,
+            }
+        }
+        for artefact in &self.layouts.artefacts {
+            if matches!(occasion, Occasion::Other { old: Some(old) } if artefact.layout() == *old)
+                && artefact.layout() != *new
+            {
+                artefact.remove(&context)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn history(&self, marker: &Marker) -> (Content, Option<String>) {
+        let (mut content, warning) = Content::read(self.root, marker, &self.layouts.program);
+        content.written_by.clone_from(&self.layouts.program);
+        content.written_at = marker::now();
+        (content, warning)
+    }
+
+    /// Is the history in the marker of a step that is taken up again. Its own entry, written and then killed
+    /// before the marker's name changed, is left out: it comes when the step ends.
+    fn history_without(&self, begin: &Marker, from: &LayoutId, to: &LayoutId) -> (Content, Option<String>) {
+        let (mut content, warning) = self.history(begin);
+        content.history.pop_if(|last| last.from == from.as_str() && last.to == to.as_str());
+        (content, warning)
+    }
+
+    fn warn(&self, warning: Option<PathError>) {
+        if let Some(error) = warning {
+            self.events.event(Event::Warning(format!("the history in the marker was not written: {error}")));
+        }
+    }
+}
+
+/// Hands on everything but leftovers, which are told once though every pass meets them.
+struct ButLeftovers<'a>(&'a dyn Events);
+
+impl Events for ButLeftovers<'_> {
+    fn event(&self, event: Event<'_>) {
+        if !matches!(event, Event::Leftover(_)) {
+            self.0.event(event);
+        }
+    }
+}
+
+fn entry(from: &LayoutId, to: &LayoutId, started: String, moved: Moved) -> HistoryEntry {
+    HistoryEntry {
+        from: from.to_string(),
+        to: to.to_string(),
+        started,
+        finished: marker::now(),
+        moved: moved.items,
+        leftovers: moved.leftovers,
+        bytes: moved.bytes,
+    }
+}

@@ -1,0 +1,105 @@
+//! The wait for the lock, beside others who use the store or work on it.
+
+use std::time::{Duration, Instant};
+
+use super::{RunError, Runner};
+use crate::LayoutId;
+use crate::events::Event;
+use crate::lock::{self, ExclusiveLock, Holder, LOCK_NAME, SharedLock};
+use crate::state::State;
+use crate::step::Direction;
+
+/// What the loop for the lock ended with.
+pub(super) enum Turn {
+    Ours(ExclusiveLock),
+    OthersDid,
+}
+
+impl Runner<'_> {
+    pub(super) fn wait_for_turn(&self, target: &LayoutId, first: Option<&State>) -> Result<Turn, RunError> {
+        let must_act = self.options.regenerate;
+        let mut shared_since: Option<Instant> = None;
+        let mut told: Option<Instant> = None;
+        loop {
+            self.cancel.check()?;
+            if let Some(lock) = ExclusiveLock::try_acquire(self.root, &self.layouts.program)? {
+                return Ok(Turn::Ours(lock));
+            }
+            if let Some(state) = self.look_unlocked()? {
+                self.refuse_what_cannot_change(&state)?;
+                if state == State::At(target.clone()) && !must_act {
+                    return Ok(Turn::OthersDid);
+                }
+                if self.options.auto {
+                    self.stop_if_going_back(first, &state)?;
+                }
+            }
+            match SharedLock::try_acquire(self.root) {
+                // Nobody changes the names while it is held, so what is refused now is refused for good.
+                Ok(Some(_shared)) => {
+                    self.refuse(&self.look()?)?;
+                    let since = *shared_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= self.options.lock_timeout {
+                        return Err(self.busy());
+                    }
+                }
+                _ => shared_since = None,
+            }
+            if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
+                self.events.event(Event::Waiting { holders: &self.other_holders() });
+                told = Some(Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn other_holders(&self) -> Vec<Holder> {
+        let mut holders = lock::holders(self.root);
+        holders.retain(|holder| holder.pid != std::process::id());
+        holders
+    }
+
+    fn busy(&self) -> RunError {
+        let holders: Vec<String> = self.other_holders().iter().map(ToString::to_string).collect();
+        let names = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
+        RunError::Busy(format!(
+            "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}. Stop it, then run \
+             again, or wait longer with --lock-timeout",
+            root = self.root.display(),
+            seconds = self.options.lock_timeout.as_secs(),
+            lock = self.root.join(LOCK_NAME).display(),
+        ))
+    }
+
+    /// A waiter that the gate started makes way for a person who takes the store back.
+    fn stop_if_going_back(&self, first: Option<&State>, now: &State) -> Result<(), RunError> {
+        let back = match now {
+            State::Migrating { from, to } => {
+                matches!(self.layouts.between(from, to), Some((_, Direction::Back)))
+            }
+            State::At(layout) | State::Untagged(layout) => match first {
+                Some(State::At(before) | State::Untagged(before)) => self.is_below(layout, before),
+                Some(State::Migrating { from, to }) => {
+                    self.is_below(layout, from) && self.is_below(layout, to)
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        if !back {
+            return Ok(());
+        }
+        Err(RunError::Busy(format!(
+            "{} is being taken back to an older layout by somebody else; start again when that is done",
+            self.root.display()
+        )))
+    }
+
+    fn is_below(&self, layout: &LayoutId, other: &LayoutId) -> bool {
+        let up = |here: &LayoutId, there: &LayoutId| {
+            matches!(self.layouts.between(here, there), Some((_, Direction::Up)))
+        };
+        let Some(way) = self.layouts.way(layout, other).filter(|way| !way.is_empty()) else { return false };
+        std::iter::once(layout).chain(&way).zip(&way).all(|(here, there)| up(here, there))
+    }
+}

@@ -1,0 +1,156 @@
+//! The source of an import: its versions, and their files as they are read.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode as FileMode, OFlags};
+use stoa_gomod::zip::{ExamineError, ReadAt, examine};
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_layout::inventory::Visit;
+use stoa_layout::{PathError, Source, State, StepError};
+use stoa_store::StoreError;
+
+use super::ImportError;
+
+/// What is imported from.
+pub(super) enum Origin<'a> {
+    Source(&'a dyn Source, PathBuf),
+    Store(&'a dyn stoa_layout::Inventory, State, &'a Path),
+}
+
+impl Origin<'_> {
+    pub(super) fn take(&self, visit: &mut Visit<'_>) -> Result<(), StepError> {
+        match self {
+            Self::Source(source, folder) => source.take(folder, visit),
+            Self::Store(inventory, state, root) => inventory.take(root, state, visit),
+        }
+    }
+}
+
+/// One version of the source, with its files as far as they are there.
+pub(super) struct Item {
+    pub(super) version: ModuleVersion,
+    pub(super) modfile: Option<PathBuf>,
+    pub(super) zip: Option<PathBuf>,
+    pub(super) info: Option<PathBuf>,
+    pub(super) bytes: u64,
+}
+
+/// Why an item is not copied.
+pub(super) enum Not {
+    /// It was never whole, or could not be read.
+    Left(String),
+    /// It is not what it says.
+    Broken(String),
+    /// The store could not be read or written; it may be that no other version fares better.
+    Stop(ImportError),
+}
+
+impl From<StoreError> for Not {
+    fn from(error: StoreError) -> Self {
+        Self::Stop(error.into())
+    }
+}
+
+impl From<PathError> for Not {
+    fn from(error: PathError) -> Self {
+        Self::Stop(error.into())
+    }
+}
+
+impl Item {
+    /// `None` if the name is none of a version, which no inventory tells.
+    pub(super) fn of(name: &str, files: &[(&'static str, &Path)], bytes: u64) -> Option<Self> {
+        let file =
+            |role: &str| files.iter().find(|(known, _)| *known == role).map(|(_, path)| (*path).to_owned());
+        let version = ModuleVersion::parse(name).ok()?;
+        Some(Self { version, modfile: file("mod"), zip: file("zip"), info: file("info"), bytes })
+    }
+
+    pub(super) fn read_mod(&self) -> Result<Vec<u8>, Not> {
+        read(self.modfile.as_deref().ok_or_else(|| missing("mod"))?)
+    }
+
+    pub(super) fn open_zip(&self) -> Result<(SourceZip, &Path), Not> {
+        let path = self.zip.as_deref().ok_or_else(|| missing("zip"))?;
+        let file = open(path)?;
+        let size = file.metadata().map_err(|error| unreadable(path, &error))?.len();
+        Ok((SourceZip { file, size }, path))
+    }
+
+    /// Is where it lies, for messages.
+    pub(super) fn shown(&self) -> PathBuf {
+        let any = [&self.info, &self.zip, &self.modfile].into_iter().flatten().next();
+        any.cloned().unwrap_or_default()
+    }
+}
+
+pub(super) fn missing(name: &str) -> Not {
+    Not::Broken(format!("it has no {name}"))
+}
+
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Not {
+    Not::Left(format!("unreadable: {}: {error}", path.display()))
+}
+
+/// Opens a file of the source; a symlink is not followed, and a pipe not waited for.
+fn open(path: &Path) -> Result<File, Not> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = rustix::fs::open(path, flags, FileMode::empty());
+    opened.map(File::from).map_err(|errno| unreadable(path, &errno.into()))
+}
+
+/// More than any info or go.mod may have: what is longer is found wrong.
+const SMALL_LIMIT: u64 = (16 << 20) + 1;
+
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Not> {
+    let mut bytes = Vec::with_capacity(4096);
+    open(path)?.take(SMALL_LIMIT).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
+    Ok(bytes)
+}
+
+/// A zip of the source.
+pub(super) struct SourceZip {
+    pub(super) file: File,
+    pub(super) size: u64,
+}
+
+impl ReadAt for SourceZip {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// Whether two zips of one size have the same bytes.
+pub(super) fn is_same(
+    zip: &SourceZip,
+    path: &Path,
+    own: &dyn Fn(u64, &mut [u8]) -> io::Result<usize>,
+) -> Result<bool, Not> {
+    let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut at = 0;
+    while at < zip.size {
+        let count = zip.read_at(&mut ours, at).map_err(|error| unreadable(path, &error))?;
+        let other = own(at, &mut theirs).map_err(|error| PathError::new("read the zip of", path, error))?;
+        let count = count.min(other);
+        if count == 0 || ours[..count] != theirs[..count] {
+            return Ok(false);
+        }
+        at += count as u64;
+    }
+    Ok(true)
+}
+
+pub(super) fn hash(zip: &SourceZip, path: &Path, version: &ModuleVersion) -> Result<H1, Not> {
+    match examine(zip, version) {
+        Ok(examined) => Ok(examined.h1),
+        Err(ExamineError::Broken(fault)) => Err(Not::Broken(format!("its zip: {fault}"))),
+        Err(ExamineError::Read(error)) => Err(unreadable(path, &error)),
+    }
+}

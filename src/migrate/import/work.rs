@@ -1,0 +1,194 @@
+//! The work on each version of a source: compared with the store, copied into staging, published with others.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use stoa_layout::durable::{CopyError, clone_or_copy};
+use stoa_layout::{Cancel, Leftover};
+use stoa_store::{Batch, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft};
+
+use super::ImportError;
+use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
+use crate::carry::{Fate, Report};
+
+/// How many versions, and how many of their bytes, share a wait for the disk.
+const BATCH: (usize, u64) = (256, 64 << 20);
+
+/// How long to wait between two looks whether another process is done with a version.
+const CLAIM_EVERY: Duration = Duration::from_millis(20);
+
+/// What the threads share.
+pub(super) struct Work<'a> {
+    root: &'a Path,
+    /// `None` in a dry run on a store that is not there yet.
+    store: Option<&'a Store>,
+    /// `None` in a dry run.
+    batch: Option<Batch<'a>>,
+    /// Written, and not yet visible.
+    waiting: Mutex<Waiting>,
+    cancel: &'a Cancel,
+    report: &'a Report,
+}
+
+#[derive(Default)]
+struct Waiting {
+    drafts: Vec<UnsyncedDraft>,
+    sizes: Vec<u64>,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        root: &'a Path,
+        store: Option<&'a Store>,
+        batch: Option<Batch<'a>>,
+        cancel: &'a Cancel,
+        report: &'a Report,
+    ) -> Self {
+        Self { root, store, batch, waiting: Mutex::default(), cancel, report }
+    }
+
+    pub(super) fn one(&self, item: Item) -> Result<(), ImportError> {
+        self.cancel.check()?;
+        match self.copy(&item) {
+            Ok(None) => Ok(()),
+            Ok(Some(full)) => self.publish(full),
+            Err(Not::Stop(error)) => {
+                let reason = of_one_version(error)?;
+                self.report.version(&item.version, Fate::Failed(&reason));
+                Ok(())
+            }
+            Err(Not::Broken(reason)) => {
+                self.report.version(&item.version, Fate::Broken(&reason));
+                Ok(())
+            }
+            Err(Not::Left(reason)) => {
+                self.report.leftover(&Leftover { path: item.shown(), bytes: item.bytes, reason });
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies one into staging, unless it is in the store. Is a batch that has become full.
+    fn copy(&self, item: &Item) -> Result<Option<Waiting>, Not> {
+        let version = &item.version;
+        if !Store::could_hold(self.root, version) {
+            return Err(Not::Left("its name is longer, once escaped, than a file system takes".to_owned()));
+        }
+        if let Some(store) = self.store
+            && self.is_there(store, item)?
+        {
+            return Ok(None);
+        }
+        let (Some(store), Some(_)) = (self.store, &self.batch) else {
+            self.report.version(version, Fate::Carried(item.bytes));
+            return Ok(None);
+        };
+        let info = read(item.info.as_deref().ok_or_else(|| missing("info"))?)?;
+        let modfile = item.read_mod()?;
+        let (zip, zip_path) = item.open_zip()?;
+        let mut draft = store.draft(version)?;
+        match clone_or_copy((&zip.file, zip_path), (&draft.zip(), &draft.zip_path())) {
+            Ok(()) => {}
+            Err(CopyError::Read(error)) => return Err(unreadable(zip_path, &error.source)),
+            Err(CopyError::Write(error)) => return Err(error.into()),
+        }
+        draft.write_mod(&modfile)?;
+        let draft = match draft.seal_unsynced(&info) {
+            Ok(draft) => draft,
+            Err(SealError::Broken { reason, .. }) => return Err(Not::Broken(reason)),
+            Err(SealError::Store(error)) => return Err(error.into()),
+        };
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.drafts.push(draft);
+        waiting.sizes.push(item.bytes);
+        self.report.waits();
+        let is_full = waiting.drafts.len() >= BATCH.0 || waiting.sizes.iter().sum::<u64>() >= BATCH.1;
+        Ok(is_full.then(|| std::mem::take(&mut *waiting)))
+    }
+
+    /// Whether a version is in the store already, and tells what came of the comparison.
+    fn is_there(&self, store: &Store, item: &Item) -> Result<bool, Not> {
+        let version = &item.version;
+        // Asking for these two puts away what has an info and lacks one of them.
+        let (Some(own_mod), Some(own_zip)) =
+            (store.small(version, SmallFile::Mod)?, store.open_zip(version)?)
+        else {
+            return Ok(false);
+        };
+        let kept = || self.report.version(version, Fate::Kept(item.bytes));
+        let differs = |reason: &str| self.report.version(version, Fate::Differs(reason));
+        if item.read_mod()? != own_mod.bytes {
+            differs("its go.mod is another one than in the store, and that stands");
+            return Ok(true);
+        }
+        let (zip, path) = item.open_zip()?;
+        let own = |offset, buffer: &mut [u8]| own_zip.read(offset, buffer);
+        if own_zip.length == zip.size && is_same(&zip, path, &own)? {
+            kept();
+            return Ok(true);
+        }
+        // Packed otherwise, perhaps.
+        let Some(theirs) = store.seal(version)? else { return Ok(false) };
+        let ours = hash(&zip, path, version)?;
+        if ours == theirs {
+            kept();
+        } else {
+            differs(&format!("its zip is {ours}, and the one in the store, which stands, {theirs}"));
+        }
+        Ok(true)
+    }
+
+    /// Makes the versions of a batch visible.
+    fn publish(&self, Waiting { drafts, sizes }: Waiting) -> Result<(), ImportError> {
+        let (Some(store), Some(batch)) = (self.store, &self.batch) else { return Ok(()) };
+        for (draft, bytes) in batch.settle(drafts)?.into_iter().zip(sizes) {
+            let version = draft.version().clone();
+            match self.publish_one(store, batch, draft) {
+                Ok(Published::Ours(_)) => self.report.waited(&version, Fate::Carried(bytes)),
+                Ok(Published::Theirs { same: true }) => self.report.waited(&version, Fate::Kept(bytes)),
+                Ok(Published::Theirs { same: false }) => {
+                    let reason =
+                        "another one came into the store meanwhile and stands; this one is in quarantine";
+                    self.report.waited(&version, Fate::Differs(reason));
+                }
+                Err(error) => self.report.waited(&version, Fate::Failed(&of_one_version(error)?)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes one, as soon as no other process works on it.
+    fn publish_one(
+        &self,
+        store: &Store,
+        batch: &Batch<'_>,
+        draft: SealedDraft,
+    ) -> Result<Published, ImportError> {
+        loop {
+            self.cancel.check()?;
+            if let Some(claim) = store.try_claim(draft.version())? {
+                return Ok(batch.publish(draft, &claim)?);
+            }
+            std::thread::sleep(CLAIM_EVERY);
+        }
+    }
+
+    /// Publishes what still waits, and waits for the disk.
+    pub(super) fn finish(self) -> Result<(), ImportError> {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.publish(waiting)?;
+        match &self.batch {
+            Some(batch) => Ok(batch.finish()?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Is the reason why one version is not imported, if it need not be one for others.
+fn of_one_version(error: ImportError) -> Result<String, ImportError> {
+    match error {
+        ImportError::Store(error) if error.is_of_one_version() => Ok(error.to_string()),
+        error => Err(error),
+    }
+}
