@@ -22,6 +22,7 @@
 //! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
 //! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
 //! | [`batch`](Batch) | the same for many, with few waits for the disk |
+//! | [`cache`](Shelf) | answers of upstreams, which may be lost |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -31,6 +32,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests break stores by hand"))]
 
 mod batch;
+mod cache;
 mod claim;
 mod draft;
 mod error;
@@ -50,6 +52,7 @@ mod walk;
 use stoa_layout::LayoutId;
 
 pub use batch::Batch;
+pub use cache::{Cached, Shelf};
 pub use claim::Claim;
 pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;

@@ -10,6 +10,7 @@ use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
+use crate::cache::Writes;
 use crate::index::Index;
 use crate::list::KnownList;
 use crate::paths::Paths;
@@ -26,6 +27,7 @@ pub struct Store {
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
     pub(crate) index: Index,
+    pub(crate) cache_writes: Writes,
     layout: LayoutId,
     run: Option<Run>,
     // Last: the lock goes after the staging folder.
@@ -180,6 +182,7 @@ impl Store {
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
+            cache_writes: Writes::default(),
             layout: pass.layout().clone(),
             run,
             held,
