@@ -21,6 +21,9 @@ pub enum FillError {
     /// An upstream does not want to give it to us.
     #[error("{0}")]
     Refused(Reason),
+    /// It is private: no checksum database is asked about it.
+    #[error("{0} is private: no checksum database is asked about it; name it in GONOSUMDB or GOPRIVATE")]
+    Private(String),
     /// An upstream did not answer in time.
     #[error("{0}")]
     Timeout(Reason),
@@ -76,9 +79,12 @@ impl FillError {
             | Self::Upstream(reason)
             | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
-            Self::Offline(_) | Self::Broken(_) | Self::Busy(_) | Self::Abandoned(_) | Self::Stopping(_) => {
-                self.to_string()
-            }
+            Self::Offline(_)
+            | Self::Private(_)
+            | Self::Broken(_)
+            | Self::Busy(_)
+            | Self::Abandoned(_)
+            | Self::Stopping(_) => self.to_string(),
         }
     }
 }
