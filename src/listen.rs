@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoa_gomod::private::Patterns;
 use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::{Exit, Gate, Pass};
 
@@ -17,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
+use crate::fill::AnswerOptions;
 use crate::go_env::{self, GoEnv};
 use crate::output;
 use crate::serve::{self, ServeOptions};
@@ -34,13 +36,18 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
     let upstream = upstream(&config, store.is_read_only(), address, world, &go)?;
     let sumdbs = match config.sumdbs {
         Some(names) => names,
-        None => sumdbs(world, upstream.is_offline(), &go),
+        None if upstream.is_offline() => sumdbs_offline(world, &store),
+        None => sumdbs(world, &go),
     };
+    // Where nobody is asked the go command need not be either.
+    let is_asked = !sumdbs.is_empty() && !upstream.is_offline();
+    let sumdb_refuse = private(world, is_asked.then_some(&go));
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
         max_fills: config.fill_max_concurrent,
+        answers: AnswerOptions { sumdb_refuse: Patterns::parse(&sumdb_refuse), ..AnswerOptions::default() },
         max_connections,
         grace: config.grace,
         index_interval: config.index_interval,
@@ -189,12 +196,23 @@ fn names_itself(list: &str, own: SocketAddr) -> bool {
     })
 }
 
-fn sumdbs(world: &World, is_offline: bool, go: &Go) -> Vec<String> {
-    let value = text(world, "GOSUMDB").or_else(|| {
-        // Nothing could be asked for on its behalf.
-        if is_offline { None } else { Some(go.env()?.gosumdb.clone()) }
-    });
+fn sumdbs(world: &World, go: &Go) -> Vec<String> {
+    let value = text(world, "GOSUMDB").or_else(|| Some(go.env()?.gosumdb.clone()));
     value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
+}
+
+/// Nothing of a database can be had that is not kept, so the go command need not be there to be asked.
+fn sumdbs_offline(world: &World, store: &Store) -> Vec<String> {
+    match text(world, "GOSUMDB") {
+        Some(value) => go_env::sumdb_name(&value).map(str::to_owned).into_iter().collect(),
+        None => store.cached_databases(),
+    }
+}
+
+/// Is the patterns of the modules that no checksum database is asked about.
+fn private(world: &World, go: Option<&Go>) -> String {
+    let said = text(world, "GONOSUMDB").or_else(|| text(world, "GOPRIVATE"));
+    said.or_else(|| Some(go?.env()?.gonosumdb.clone())).unwrap_or_default()
 }
 
 fn text(world: &World, name: &str) -> Option<String> {
