@@ -142,6 +142,10 @@ pub struct TypedServe {
     pub grace: Option<u64>,
     /// The key `fill.max_concurrent`.
     pub fill_max_concurrent: Option<usize>,
+    /// The key `fill.list_ttl`.
+    pub fill_list_ttl: Option<u64>,
+    /// The key `sumdb_refuse`.
+    pub sumdb_refuse: Option<Vec<String>>,
     /// The key `index.interval`.
     pub index_interval: Option<u64>,
 }
@@ -167,6 +171,10 @@ pub struct ServeConfig {
     pub grace: Duration,
     /// How many versions may be fetched at once.
     pub fill_max_concurrent: usize,
+    /// How long lists count as new; zero asks each time.
+    pub fill_list_ttl: Duration,
+    /// The modules about which no checksum database is asked, as patterns, if anything says so.
+    pub sumdb_refuse: Option<Vec<String>>,
     /// How often the index is reconciled with the store; zero leaves it to others.
     pub index_interval: Duration,
 }
@@ -191,6 +199,7 @@ struct File {
     listen: Option<String>,
     upstream: Option<String>,
     sumdbs: Option<Vec<String>>,
+    sumdb_refuse: Option<Vec<String>>,
     read_only: Option<bool>,
     offline: Option<bool>,
     base_path: Option<String>,
@@ -206,6 +215,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct FillTable {
     max_concurrent: Option<usize>,
+    list_ttl: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -303,6 +313,13 @@ impl<'a> Settings<'a> {
                 usize::MAX,
             )?,
             sumdbs: self.maybe("sumdbs", typed.sumdbs, |file| file.sumdbs.clone())?,
+            sumdb_refuse: self.maybe("sumdb_refuse", typed.sumdb_refuse, |file| file.sumdb_refuse.clone())?,
+            fill_list_ttl: Duration::from_secs(self.pick(
+                "fill.list_ttl",
+                typed.fill_list_ttl,
+                |file| file.fill.list_ttl,
+                60,
+            )?),
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
             grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),

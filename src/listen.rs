@@ -41,13 +41,19 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
     };
     // Where nobody is asked the go command need not be either.
     let is_asked = !sumdbs.is_empty() && !upstream.is_offline();
-    let sumdb_refuse = private(world, is_asked.then_some(&go));
+    let sumdb_refuse = match &config.sumdb_refuse {
+        Some(patterns) => patterns.join(","),
+        None => private(world, is_asked.then_some(&go)),
+    };
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
         max_fills: config.fill_max_concurrent,
-        answers: AnswerOptions { sumdb_refuse: Patterns::parse(&sumdb_refuse), ..AnswerOptions::default() },
+        answers: AnswerOptions {
+            list_ttl: config.fill_list_ttl,
+            sumdb_refuse: Patterns::parse(&sumdb_refuse),
+        },
         max_connections,
         grace: config.grace,
         index_interval: config.index_interval,
