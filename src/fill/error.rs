@@ -18,6 +18,12 @@ pub enum FillError {
     /// It is not in the store, and no upstream may be asked.
     #[error("{0} is not in the store, and this proxy is offline")]
     Offline(String),
+    /// It is not in the store, and is not to be fetched.
+    #[error("{0} is not in the store, and the configuration says not to fetch it")]
+    NotFetched(String),
+    /// The configuration says that nobody gets it.
+    #[error("{0} is refused by the configuration of this proxy")]
+    Denied(String),
     /// An upstream does not want to give it to us.
     #[error("{0}")]
     Refused(Reason),
@@ -80,6 +86,8 @@ impl FillError {
             | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
             Self::Offline(_)
+            | Self::NotFetched(_)
+            | Self::Denied(_)
             | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)

@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, VARY,
+};
 use stoa_store::StoreError;
 
 use super::body::Body;
@@ -121,6 +123,15 @@ pub(super) fn not_fetched() -> Response {
     module(StatusCode::NOT_FOUND, TEXT, NO_STORE, body)
 }
 
+/// Sends who asked elsewhere, for now: what is asked for may be stored later.
+pub(super) fn elsewhere(url: &str) -> Response {
+    let Ok(location) = HeaderValue::try_from(url) else { return no_such_address() };
+    let text = format!("this proxy does not fetch it; it is at {url}\n");
+    let mut response = module(StatusCode::FOUND, TEXT, NO_STORE, Body::Whole(text.into()));
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
 /// Answers that the store failed. What it said is for the log: it names paths of this machine.
 pub(super) fn store_failed(what: &dyn std::fmt::Display, error: StoreError) -> Response {
     log::error!("cannot answer for {what}: {error}");
@@ -134,8 +145,10 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
             (StatusCode::NOT_FOUND, HeaderValue::from_static("max-age=600"))
         }
         (FillError::Absent(_), _) => (StatusCode::NOT_FOUND, HeaderValue::from_static("max-age=60")),
-        (FillError::Offline(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
-        (FillError::Refused(_) | FillError::Private(_), _) => (StatusCode::FORBIDDEN, NO_STORE),
+        (FillError::Offline(_) | FillError::NotFetched(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
+        (FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_), _) => {
+            (StatusCode::FORBIDDEN, NO_STORE)
+        }
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         (FillError::Upstream(_), _) => (StatusCode::BAD_GATEWAY, NO_STORE),
         (FillError::Loop(_), _) => (StatusCode::LOOP_DETECTED, NO_STORE),
@@ -145,10 +158,10 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         }
     };
     let class = match error {
-        FillError::Absent(_) | FillError::Offline(_) => "not found",
+        FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
+        FillError::Denied(_) | FillError::Private(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
-        FillError::Private(_) => "refused",
         FillError::Timeout(_) => "upstream timeout",
         FillError::Upstream(_) => "upstream failure",
         FillError::Loop(_) => "loop detected",
@@ -172,6 +185,8 @@ mod tests {
         for (error, status, cache) in [
             (FillError::Absent(text().into()), 404, "max-age=600"),
             (FillError::Offline(text()), 404, "no-store"),
+            (FillError::NotFetched(text()), 404, "no-store"),
+            (FillError::Denied(text()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),
             (FillError::Private(text()), 403, "no-store"),
             (FillError::Timeout(text().into()), 504, "no-store"),

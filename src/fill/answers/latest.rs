@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, query};
+use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, list, query};
 use stoa_store::SmallFile;
 
 use super::question::Question;
@@ -18,7 +18,26 @@ impl Fill {
             Ok(body) => return Ok(body),
             Err(error) => error,
         };
+        if matches!(error, FillError::Denied(_))
+            && let Some(body) = self.latest_listed(module, via).await
+        {
+            return Ok(body);
+        }
         self.or_stored(&question, error).await
+    }
+
+    /// Finds the latest of the versions that are listed to a client, where the upstream names one that is not.
+    async fn latest_listed(self: &Arc<Self>, module: &ModulePath, via: &Via) -> Option<Bytes> {
+        let body = self.list(module, via).await.ok()?;
+        let version =
+            ModuleVersion::new(module.clone(), query::latest_known(&list::versions(&body))?).ok()?;
+        let stored = version.clone();
+        let what = format!("the latest version of {module}");
+        let stored = self.blocking(what, move |store| store.small(&stored, SmallFile::Info)).await.ok()?;
+        match stored {
+            Some(info) => Some(info.bytes),
+            None => self.upstream_of(module).info(&version, via).await.ok(),
+        }
     }
 
     /// Finds the info of what a branch, a commit, a prefix or a version of another major stands for.
@@ -77,10 +96,7 @@ impl Fill {
         let body = self.said(question, via).await?;
         match self.names_well(question.module(), &body) {
             true => Ok(body),
-            false => {
-                let reason = format!("{question}: it is a version that this proxy does not serve");
-                Err(FillError::Absent(reason.into()))
-            }
+            false => Err(FillError::Denied(question.to_string())),
         }
     }
 

@@ -93,8 +93,8 @@ impl Answers {
 
 impl Fill {
     /// Is whom to ask about a module.
-    fn upstream_of(&self, _module: &ModulePath) -> &Upstream {
-        &self.upstream
+    fn upstream_of(&self, module: &ModulePath) -> &Upstream {
+        &self.policy.rule(module).upstream
     }
 
     /// Whether an upstream is asked about a module at all.
@@ -103,7 +103,7 @@ impl Fill {
     }
 
     /// Whether a version may be named to a client, wherever it is known from.
-    fn may_be_named(&self, _module: &ModulePath, _version: &Version) -> bool {
-        true
+    fn may_be_named(&self, module: &ModulePath, version: &Version) -> bool {
+        self.policy.rule(module).admits(version)
     }
 }

@@ -28,7 +28,7 @@ impl Fill {
 /// Says that an answer is from the store alone, where it ought not to be.
 pub(super) fn tell_outage(module: &ModulePath, error: &FillError) {
     match error {
-        FillError::Absent(_) | FillError::Offline(_) => {}
+        FillError::Absent(_) | FillError::Offline(_) | FillError::Denied(_) => {}
         _ => log::warn!("answering for {module} from the store alone: {error}"),
     }
 }

@@ -107,7 +107,7 @@ impl Databases {
 impl Fill {
     /// Is whom to ask for checksum databases.
     fn sumdb_upstream(&self) -> &Upstream {
-        &self.upstream
+        &self.policy.otherwise().upstream
     }
 
     /// Says whether answers of a checksum database are to be had here; `is_local` asks nobody.
