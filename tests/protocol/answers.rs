@@ -166,6 +166,21 @@ fn an_old_answer_is_asked_for_anew_before_it_is_given() {
 }
 
 #[test]
+fn nobody_waits_for_ever_who_can_be_answered() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::with_ttl(folder.path(), upstream.url());
+    site.remember(KEY, 11, "v1.0.0\n");
+    let gate = Gate::default();
+    upstream.set(LIST, Script::Gated(b"v1.0.0\nv1.1.0\n".to_vec(), 0, gate.clone()));
+    assert_eq!(site.get(LIST).text(), "v1.0.0\n", "the upstream keeps still");
+    gate.open();
+    // It was still waited for, by nobody in particular.
+    until(|| site.get(LIST).text() == "v1.0.0\nv1.1.0\n");
+    assert_eq!(upstream.count(LIST), 1);
+}
+
+#[test]
 fn many_who_ask_the_same_are_one_request() {
     let folder = site::folder();
     let upstream = Upstream::start();

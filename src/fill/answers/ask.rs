@@ -1,14 +1,16 @@
 //! Asking the upstream, or not.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use stoa_gomod::{ModulePath, ModuleVersion, list, query};
 
+use super::PATIENCE;
 use super::known::{Age, Known};
 use super::question::Question;
 use crate::fill::once::Outcome;
 use crate::fill::{Fill, FillError, Phase, Via};
 use crate::upstream::UpstreamError;
-use std::sync::Arc;
 
 impl Fill {
     /// Finds what the upstream says, by the rules of this module.
@@ -24,17 +26,18 @@ impl Fill {
             }
             (known, _) => known.and_then(|known| known.said.ok()),
         };
-        let error = match self.ask(question, via).await {
-            Ok(body) => return Ok(body),
-            Err(error @ FillError::Absent(_)) => return Err(error),
-            Err(error) => error,
-        };
-        match last {
-            Some(body) => {
+        let Some(last) = last else { return self.ask(question, via).await };
+        match tokio::time::timeout(PATIENCE, self.ask(question, via)).await {
+            Ok(Err(error)) if !matches!(error, FillError::Absent(_)) => {
                 log::warn!("{question} is answered as it was answered last: {error}");
-                Ok(body)
+                Ok(last)
             }
-            None => Err(error),
+            Ok(said) => said,
+            Err(_) => {
+                log::warn!("{question} is answered as it was answered last: the upstream takes its time");
+                self.note_failure(question);
+                Ok(last)
+            }
         }
     }
 

@@ -7,8 +7,9 @@
 //! | --- | --- |
 //! | fresh: younger than the TTL | has it without the upstream |
 //! | stale: younger than [`STALE`] TTLs | has it at once, and it is asked for anew behind his back |
-//! | older, or there is none | waits for the upstream |
+//! | older | waits for the upstream, for [`PATIENCE`] at most |
 //! | however old, and the upstream fails | has it, also after a restart; for [`RETRY`] nobody waits for the upstream |
+//! | not there | waits for the upstream |
 //!
 //! Only the upstream's own word (404, 410) that there is no such thing takes an answer back, and that word
 //! counts for a minute at most. It never hides what is stored. No failure is kept. However many ask the same,
@@ -65,6 +66,9 @@ const COMMIT: u32 = 1440;
 
 /// How long the upstream's word that there is no such thing counts, at most.
 const ABSENCE: Duration = Duration::from_secs(60);
+
+/// How long somebody waits for a new answer who can be given an old one.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long after a failure nobody waits for the upstream who can be answered without, at most.
 const RETRY: Duration = Duration::from_secs(10);
