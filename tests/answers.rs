@@ -138,15 +138,15 @@ fn private() {
     {
         upstream.put(&lookup(path), &format!("0\n{module} v1.0.0 h1:a=\n\n{head}"));
     }
-    let cases: [(&[&str], &[(&str, &str)]); 3] = [
-        (&["--sumdb-refuse", "github.com/MyCo"], &[]),
-        (&[], &[("GONOSUMDB", "corp.example,github.com/MyCo/*")]),
-        (&[], &[("GOPRIVATE", "github.com/MyCo")]),
+    let cases = [
+        (vec!["--sumdb-refuse", "github.com/MyCo"], None),
+        (vec![], Some(("GONOSUMDB", "corp.example,github.com/MyCo/*"))),
+        (vec![], Some(("GOPRIVATE", "github.com/MyCo"))),
     ];
-    for (options, variables) in cases {
+    for (options, variable) in cases {
         let mut command = server::command(&dir.path().join("store"));
         command.args(["--upstream", upstream.url(), "--sumdbs", "sum.example"]).args(options);
-        command.env_remove("GONOSUMDB").env_remove("GOPRIVATE").envs(variables.iter().copied());
+        command.env_remove("GONOSUMDB").env_remove("GOPRIVATE").envs(variable);
         let server = Server::start_with(&mut command);
         let (status, told) = server.get(&lookup("github.com/!my!co/x"));
         assert_eq!(status, 403, "{}", String::from_utf8_lossy(&told));
