@@ -5,9 +5,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use stoa::fill::AnswerOptions;
+use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
-use super::site::{self, Site};
+use super::site::{self, Site, TTL};
 use super::upstream::{Gate, Module, Script, Upstream};
 
 const LIST: &str = "/example.com/m/@v/list";
@@ -145,6 +147,24 @@ fn a_stale_answer_is_given_at_once_and_asked_for_anew_once() {
     gate.open();
     until(|| site.get(LIST).text() == "v1.0.0\nv1.1.0\n");
     assert_eq!(upstream.count(LIST), 1);
+}
+
+#[test]
+fn what_is_asked_behind_the_clients_back_does_not_hold_up_the_end() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let answers = AnswerOptions { list_ttl: TTL, ..AnswerOptions::default() };
+    // If it were waited for the test would not end.
+    let options = ServeOptions { grace: Duration::from_secs(3600), answers, ..ServeOptions::default() };
+    let store = site::open(folder.path(), Mode::ReadWrite);
+    let site = Site::with(store, site::upstream_with(upstream.url(), Duration::from_secs(3600)), options);
+    site.remember(KEY, 2, "v1.0.0\n");
+    upstream.set(LIST, Script::Gated(b"v1.1.0\n".to_vec(), 0, Gate::default()));
+    assert_eq!(site.get(LIST).text(), "v1.0.0\n");
+    until(|| upstream.count(LIST) == 1);
+    drop(site);
+    let site = Site::with_ttl(folder.path(), "file:///nowhere");
+    assert_eq!(site.get(LIST).text(), "v1.0.0\n", "the old answer is still there");
 }
 
 #[test]

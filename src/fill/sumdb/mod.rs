@@ -217,7 +217,7 @@ impl Fill {
             let reason = format!("{what} was answered with something else than what was asked for: {fault}");
             return Err(FillError::Upstream(reason.into()));
         }
-        if question.may_be_kept() {
+        if question.may_be_kept() && !self.store.is_read_only() {
             self.keep_of_sumdb(name, question, answer.body.clone()).await;
         }
         Ok(answer)
