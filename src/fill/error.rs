@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
-use stoa_store::StoreError;
+use stoa_store::{Objection, StoreError};
 
 use crate::upstream::UpstreamError;
 
@@ -18,6 +18,12 @@ pub enum FillError {
     /// It is not in the store, and no upstream may be asked.
     #[error("{0} is not in the store, and this proxy is offline")]
     Offline(String),
+    /// Somebody has removed it for good.
+    #[error("{0}")]
+    Gone(Reason),
+    /// It is another one than is recorded of it.
+    #[error("{0}")]
+    Differs(Reason),
     /// An upstream does not want to give it to us.
     #[error("{0}")]
     Refused(Reason),
@@ -67,10 +73,21 @@ impl FillError {
         }
     }
 
+    /// Puts what a version's record has against it into these terms.
+    pub(super) fn objection(version: impl Display, objection: &Objection) -> Self {
+        let reason = Reason::from(format!("{version}: {objection}"));
+        match objection {
+            Objection::Tombstone(_) => Self::Gone(reason),
+            Objection::Differs { .. } => Self::Differs(reason),
+        }
+    }
+
     /// Is what a client may know of it: not where things lie on this machine.
     pub fn told(&self) -> String {
         match self {
             Self::Absent(reason)
+            | Self::Gone(reason)
+            | Self::Differs(reason)
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::PathError;
-use stoa_store::{Claim, Draft, Published, SealError, SmallFile, StoreError};
+use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
 
 use super::flight::{Arriving, End, Flight, Progress};
@@ -42,6 +42,8 @@ enum Turn {
     Ours(Claim),
     /// Nobody needs to: it is in the store.
     Stored,
+    /// Nobody may: it was removed for good.
+    Forbidden(Tombstone),
     /// Somebody else is about to.
     Theirs,
 }
@@ -65,7 +67,7 @@ impl Fetch {
     fn report(&self, result: &Result<End, FillError>) {
         match result {
             Ok(_) => {}
-            Err(FillError::Absent(reason)) => log::debug!("not filled: {reason}"),
+            Err(FillError::Absent(reason) | FillError::Gone(reason)) => log::debug!("not filled: {reason}"),
             Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
             Err(FillError::Abandoned(_)) => log::debug!("nobody waits for {} any more", self.version),
             Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
@@ -105,6 +107,7 @@ impl Fetch {
             match self.try_claim().await? {
                 Turn::Ours(claim) => return Ok(Some((turn, claim))),
                 Turn::Stored => return Ok(None),
+                Turn::Forbidden(tombstone) => return Err(self.forbidden(tombstone)),
                 Turn::Theirs => drop(turn),
             }
             tokio::time::sleep(pause).await;
@@ -139,6 +142,7 @@ impl Fetch {
             match self.try_claim().await? {
                 Turn::Ours(claim) => return Ok(Some(claim)),
                 Turn::Stored => return Ok(None),
+                Turn::Forbidden(tombstone) => return Err(self.forbidden(tombstone)),
                 Turn::Theirs => tokio::time::sleep(pause).await,
             }
             pause = (pause * 2).min(CLAIM_POLL.1);
@@ -149,12 +153,14 @@ impl Fetch {
         let version = self.version.clone();
         let turn = self.fill.blocking(&self.version, move |store| {
             let claim = store.try_claim(&version)?;
+            let tombstone = store.tombstone(&version)?;
             // After the claim: what was published before it was had is seen.
             let stored = store.small(&version, SmallFile::Info)?.is_some();
-            Ok(match (claim, stored) {
-                (_, true) => Turn::Stored,
-                (Some(claim), false) => Turn::Ours(claim),
-                (None, false) => Turn::Theirs,
+            Ok(match (claim, stored, tombstone) {
+                (_, true, _) => Turn::Stored,
+                (_, false, Some(tombstone)) => Turn::Forbidden(tombstone),
+                (Some(claim), false, None) => Turn::Ours(claim),
+                (None, false, None) => Turn::Theirs,
             })
         });
         turn.await
@@ -265,10 +271,15 @@ impl Fetch {
             Ok(Published::Ours(_)) => Ok(End::Ours),
             Ok(Published::Theirs { same: true, .. }) => Ok(End::Ours),
             Ok(Published::Theirs { same: false, .. }) => Ok(End::Theirs),
+            Ok(Published::Refused(objection)) => Err(FillError::objection(&self.version, &objection)),
             Err(reason) => {
                 Err(FillError::Upstream(format!("what the upstream sent is of no use: {reason}").into()))
             }
         }
+    }
+
+    fn forbidden(&self, tombstone: Tombstone) -> FillError {
+        FillError::objection(&self.version, &Objection::Tombstone(tombstone))
     }
 
     fn failed(&self, error: &UpstreamError) -> FillError {

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stoa_gomod::ModuleVersion;
-use stoa_store::{Store, StoreError};
+use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
 use self::flight::{Flight, Progress};
@@ -137,6 +137,15 @@ impl Fill {
         };
         tokio::spawn(fetch.run(phase));
         Ok(Waiter::new(flight))
+    }
+
+    /// Asks the record of a version that is not in the store whether it may ever be. What is there is served without
+    /// asking.
+    pub fn check_record(&self, version: &ModuleVersion) -> Result<(), FillError> {
+        match self.store.tombstone(version)? {
+            Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
+            None => Ok(()),
+        }
     }
 
     /// Begins to end: flights that nobody waits for and that wait for their turn are dropped.

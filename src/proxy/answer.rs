@@ -135,7 +135,9 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         }
         (FillError::Absent(_), _) => (StatusCode::NOT_FOUND, HeaderValue::from_static("max-age=60")),
         (FillError::Offline(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
-        (FillError::Refused(_), _) => (StatusCode::FORBIDDEN, NO_STORE),
+        // A tombstone may be lifted.
+        (FillError::Gone(_), _) => (StatusCode::GONE, MINUTE),
+        (FillError::Refused(_) | FillError::Differs(_), _) => (StatusCode::FORBIDDEN, NO_STORE),
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         (FillError::Upstream(_), _) => (StatusCode::BAD_GATEWAY, NO_STORE),
         (FillError::Loop(_), _) => (StatusCode::LOOP_DETECTED, NO_STORE),
@@ -146,6 +148,8 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
     };
     let class = match error {
         FillError::Absent(_) | FillError::Offline(_) => "not found",
+        FillError::Gone(_) => "gone",
+        FillError::Differs(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
         FillError::Refused(_) => "refused by the upstream",
         FillError::Timeout(_) => "upstream timeout",
@@ -171,6 +175,8 @@ mod tests {
         for (error, status, cache) in [
             (FillError::Absent(text().into()), 404, "max-age=600"),
             (FillError::Offline(text()), 404, "no-store"),
+            (FillError::Gone(text().into()), 410, "public, max-age=60"),
+            (FillError::Differs(text().into()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),
             (FillError::Timeout(text().into()), 504, "no-store"),
             (FillError::Upstream(text().into()), 502, "no-store"),

@@ -14,6 +14,7 @@ use crate::index::Index;
 use crate::list::KnownList;
 use crate::paths::Paths;
 use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
+use crate::records::KnownTombstones;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
 
@@ -25,6 +26,7 @@ pub struct Store {
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
+    pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
     pub(crate) index: Index,
     layout: LayoutId,
     run: Option<Run>,
@@ -180,6 +182,7 @@ impl Store {
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
+            tombstones: Cache::new(ENTRIES),
             layout: pass.layout().clone(),
             run,
             held,
