@@ -24,6 +24,7 @@
 //! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
 //! | [`batch`](Batch) | the same for many, with few waits for the disk |
 //! | [`records`](Record) | what a version must agree with, and whether it is forbidden |
+//! | [`tree_heads`](Store::tree_head) | the largest tree head of each checksum database |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -48,6 +49,7 @@ mod seal;
 mod staging;
 #[cfg(test)]
 mod testing;
+mod tree_heads;
 mod walk;
 
 use stoa_layout::LayoutId;
@@ -64,6 +66,7 @@ pub use quarantine::{Entry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{Objection, Record, Tombstone, Verdict};
 pub use seal::{Verified, Which};
+pub use tree_heads::HeadReplaced;
 
 /// The layout that this crate reads and writes.
 pub const LAYOUT: LayoutId = LayoutId::fixed("v2");
