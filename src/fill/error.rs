@@ -21,7 +21,7 @@ pub enum FillError {
     /// Somebody has removed it for good.
     #[error("{0}")]
     Gone(Reason),
-    /// It is another one than is recorded of it.
+    /// It is another one than is recorded of it or than a checksum database knows, or nobody vouches for it.
     #[error("{0}")]
     Differs(Reason),
     /// An upstream does not want to give it to us.

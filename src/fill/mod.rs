@@ -9,12 +9,14 @@
 //! | --- | --- |
 //! | `flight` | what is known of a version on its way, and waiting for it |
 //! | `fetch` | the task that fetches one version and publishes it |
+//! | `checksum` | verifying what is fetched against a checksum database |
 //! | `slots` | how many zips are fetched at a time |
 //! | `seals` | sealing what came into the store without a seal, once for all who wait |
 //! | `questions` | lists, queries and checksum databases: answered from both, stored nowhere |
 //!
 //! Statuses, headers and bodies are the proxy's.
 
+mod checksum;
 mod error;
 mod fetch;
 mod flight;
@@ -29,11 +31,13 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
+use self::checksum::Vouching;
 use self::flight::{Flight, Progress};
 use self::seals::Seals;
 use self::slots::Slots;
 use crate::upstream::Upstream;
 
+pub use self::checksum::{ChecksumCounts, ChecksumPolicy, Checksums, Sumdb, SumdbError};
 pub use self::error::{FillError, Reason};
 pub use self::flight::{Arrival, Transfer, Waiter};
 pub use crate::upstream::{SumdbAnswer, Via};
@@ -43,6 +47,8 @@ pub use crate::upstream::{SumdbAnswer, Via};
 pub struct Fill {
     store: Arc<Store>,
     upstream: Upstream,
+    checksums: Arc<Checksums>,
+    policy: ChecksumPolicy,
     flights: Mutex<HashMap<ModuleVersion, Arc<Flight>>>,
     slots: Slots,
     /// How many versions' infos and mods are fetched at a time.
@@ -75,6 +81,8 @@ impl Fill {
         Arc::new(Self {
             store,
             upstream,
+            checksums: Arc::default(),
+            policy: ChecksumPolicy::default(),
             flights: Mutex::default(),
             slots: Slots::new(max_fills),
             turns: Semaphore::new(max_fills * TURNS_A_FILL),
@@ -86,6 +94,11 @@ impl Fill {
     /// Is the store that is filled.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Begins to find out who vouches for a version.
+    fn vouch(&self, version: &ModuleVersion, via: &Via) -> Vouching {
+        Vouching::begin(&self.checksums, &self.store, &self.upstream, self.policy, version, via)
     }
 
     /// Joins the flight of a version that is not in the store, or begins it.
