@@ -82,7 +82,7 @@ impl Fetch {
         let began = Instant::now();
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
         let source = self.fill.upstream.version(&self.version);
-        let vouching = self.fill.vouch(&self.version, &self.via);
+        let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
         let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching));
         drop(turn);
         // Which of two errors counts must not hang on which came first.

@@ -31,7 +31,6 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
-use self::checksum::Vouching;
 use self::flight::{Flight, Progress};
 use self::seals::Seals;
 use self::slots::Slots;
@@ -82,7 +81,6 @@ impl Fill {
             store,
             upstream,
             checksums: Arc::default(),
-            policy: ChecksumPolicy::default(),
             flights: Mutex::default(),
             slots: Slots::new(max_fills),
             turns: Semaphore::new(max_fills * TURNS_A_FILL),
@@ -94,11 +92,6 @@ impl Fill {
     /// Is the store that is filled.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
-    }
-
-    /// Begins to find out who vouches for a version.
-    fn vouch(&self, version: &ModuleVersion, via: &Via) -> Vouching {
-        Vouching::begin(&self.checksums, &self.store, &self.upstream, self.policy, version, via)
     }
 
     /// Joins the flight of a version that is not in the store, or begins it.

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::lookup::{Ask, LookupError};
 use super::{Checksums, Database};
-use crate::fill::{ChecksumPolicy, FillError};
+use crate::fill::{ChecksumPolicy, Fill, FillError};
 use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
 
 /// How long a lookup may take, all of its tiles included.
@@ -46,26 +46,13 @@ impl Drop for Vouching {
 
 impl Vouching {
     /// Begins to look a version up.
-    pub(in crate::fill) fn begin(
-        checksums: &Arc<Checksums>,
-        store: &Arc<Store>,
-        upstream: &Upstream,
-        policy: ChecksumPolicy,
-        version: &ModuleVersion,
-        via: &Via,
-    ) -> Self {
+    pub(in crate::fill) fn begin(fill: &Arc<Fill>, version: &ModuleVersion, via: &Via) -> Self {
+        let policy = fill.policy;
         let (tell, outcome) = watch::channel(None);
-        let asking = Asking {
-            checksums: Arc::clone(checksums),
-            store: Arc::clone(store),
-            upstream: upstream.clone(),
-            policy,
-            version: version.clone(),
-            via: via.clone(),
-        };
+        let asking = Asking { fill: Arc::clone(fill), policy, version: version.clone(), via: via.clone() };
         let task = tokio::spawn(async move { tell.send_replace(Some(asking.outcome().await)) });
         let task = task.abort_handle();
-        Self { checksums: Arc::clone(checksums), version: version.clone(), policy, outcome, task }
+        Self { checksums: Arc::clone(&fill.checksums), version: version.clone(), policy, outcome, task }
     }
 
     /// Whether nothing may be given out that is not vouched for.
@@ -132,9 +119,7 @@ impl Vouched {
 
 /// What the task of a lookup needs.
 struct Asking {
-    checksums: Arc<Checksums>,
-    store: Arc<Store>,
-    upstream: Upstream,
+    fill: Arc<Fill>,
     policy: ChecksumPolicy,
     version: ModuleVersion,
     via: Via,
@@ -145,22 +130,21 @@ impl Asking {
         if self.policy == ChecksumPolicy::Off {
             return Ok(None);
         }
-        let (store, version) = (Arc::clone(&self.store), self.version.clone());
-        let record = tokio::task::spawn_blocking(move || store.record(&version)).await;
-        let record = record.map_err(|_| FillError::Broken(format!("the record of {}", self.version)))??;
+        let version = self.version.clone();
+        let record = self.fill.blocking(&self.version, move |store| store.record(&version)).await?;
         if let Some(vouched) = record.and_then(Vouched::of_record) {
             return Ok(Some(vouched));
         }
-        let is_private = self.checksums.private.matches(self.version.path().as_str());
-        let Some(database) = self.checksums.database.as_ref().filter(|_| !is_private) else {
+        let is_private = self.fill.checksums.private.matches(self.version.path().as_str());
+        let Some(database) = self.fill.checksums.database.as_ref().filter(|_| !is_private) else {
             let why = match is_private {
                 true => "it is private (GONOSUMDB), so no checksum database is asked for it",
                 false => "no checksum database is configured",
             };
-            return self.nobody(&format_args!("{why}"));
+            return self.nobody(log::Level::Debug, &why);
         };
-        let carrier = Carrier { database, upstream: &self.upstream, via: &self.via };
-        let looking = database.look_up(&self.store, &carrier, &self.version);
+        let carrier = Carrier { database, upstream: &self.fill.upstream, via: &self.via };
+        let looking = database.look_up(&self.fill.store, &carrier, &self.version);
         let found = tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| {
             let text =
                 format!("the checksum database {} took longer than {PATIENCE:?}", database.sumdb.name());
@@ -168,7 +152,7 @@ impl Asking {
         });
         match found {
             Ok(found) => {
-                self.checksums.counts.vouched.fetch_add(1, Ordering::Relaxed);
+                self.fill.checksums.counts.vouched.fetch_add(1, Ordering::Relaxed);
                 let database = database.sumdb.name().to_owned();
                 let verdict = Verdict { database, tree_size: found.tree_size, at: marker::now() };
                 Ok(Some(Vouched { sums: found.sums, verdict }))
@@ -190,7 +174,7 @@ impl Asking {
                 Err(FillError::Upstream(text.into()))
             }
             LookupError::Unreachable(cause) if is_required => {
-                self.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
+                self.fill.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
                 let text = format!("{} cannot be verified: {cause}", self.version);
                 Err(match cause {
                     FillError::Timeout(_) => FillError::Timeout(text.into()),
@@ -199,26 +183,32 @@ impl Asking {
                 })
             }
             LookupError::NotPassedOn if is_required => {
-                self.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
+                self.fill.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
                 let text = format!(
                     "{} cannot be verified: no upstream passes the checksum database {name} on; name its URL behind it",
                     self.version
                 );
                 Err(FillError::Upstream(text.into()))
             }
-            error => self.nobody(&format_args!("the checksum database {name}: {error}")),
+            error => {
+                let level = match error {
+                    LookupError::Unreachable(_) => log::Level::Warn,
+                    _ => log::Level::Debug,
+                };
+                self.nobody(level, &format_args!("the checksum database {name}: {error}"))
+            }
         }
     }
 
     /// Nobody vouches for the version.
-    fn nobody(&self, why: &dyn std::fmt::Display) -> Outcome {
+    fn nobody(&self, level: log::Level, why: &dyn std::fmt::Display) -> Outcome {
         if self.policy == ChecksumPolicy::Require {
-            self.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
+            self.fill.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
             let text = format!("{} is not taken, since nothing vouches for it: {why}", self.version);
             return Err(FillError::Differs(text.into()));
         }
-        self.checksums.counts.unvouched.fetch_add(1, Ordering::Relaxed);
-        log::debug!("{} is taken as the upstream sends it: {why}", self.version);
+        self.fill.checksums.counts.unvouched.fetch_add(1, Ordering::Relaxed);
+        log::log!(level, "{} is taken as the upstream sends it: {why}", self.version);
         Ok(None)
     }
 }
