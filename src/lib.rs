@@ -20,6 +20,7 @@ mod progress;
 pub mod proxy;
 mod quarantine;
 pub mod serve;
+mod sources;
 pub mod status;
 mod upkeep;
 pub mod upstream;

@@ -128,7 +128,8 @@ impl Bench {
 
     fn drafts(&self) -> Vec<PathBuf> {
         let runs = fs::read_dir(self.store().join("staging")).unwrap().map(|entry| entry.unwrap().path());
-        let within = |run: PathBuf| fs::read_dir(run).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let within =
+            |run: PathBuf| fs::read_dir(run).into_iter().flatten().map(|entry| entry.unwrap().path());
         runs.filter(|path| path.is_dir()).flat_map(within).filter(|path| !path.ends_with("lock")).collect()
     }
 

@@ -81,7 +81,7 @@ impl Fetch {
     async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, FillError> {
         let began = Instant::now();
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
-        let source = self.fill.upstream.version(&self.version);
+        let source = self.fill.policy.rule(self.version.path()).upstream.version(&self.version);
         let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
         let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching));
         drop(turn);

@@ -47,18 +47,6 @@ use crate::upstream::Upstream;
 /// How many tiles are kept in memory: of 8 KiB each, whole.
 const TILES: usize = 512;
 
-/// Whether what is fetched is compared with what a checksum database says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ChecksumPolicy {
-    /// Where an upstream passes the database on, and as far as the database knows the version.
-    #[default]
-    Auto,
-    /// Nothing is taken that the database does not vouch for.
-    Require,
-    /// The database is not asked.
-    Off,
-}
-
 /// What fills are verified against.
 #[derive(Debug, Default)]
 pub struct Checksums {

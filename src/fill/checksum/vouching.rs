@@ -47,12 +47,18 @@ impl Drop for Vouching {
 impl Vouching {
     /// Begins to look a version up.
     pub(in crate::fill) fn begin(fill: &Arc<Fill>, version: &ModuleVersion, via: &Via) -> Self {
-        let policy = fill.policy;
+        let policy = fill.policy.rule(version.path()).checksum;
         let (tell, outcome) = watch::channel(None);
         let asking = Asking { fill: Arc::clone(fill), policy, version: version.clone(), via: via.clone() };
         let task = tokio::spawn(async move { tell.send_replace(Some(asking.outcome().await)) });
         let task = task.abort_handle();
-        Self { checksums: Arc::clone(&fill.checksums), version: version.clone(), policy, outcome, task }
+        Self {
+            checksums: Arc::clone(fill.policy.checksums()),
+            version: version.clone(),
+            policy,
+            outcome,
+            task,
+        }
     }
 
     /// Whether nothing may be given out that is not vouched for.
@@ -135,15 +141,16 @@ impl Asking {
         if let Some(vouched) = record.and_then(Vouched::of_record) {
             return Ok(Some(vouched));
         }
-        let is_private = self.fill.checksums.private.matches(self.version.path().as_str());
-        let Some(database) = self.fill.checksums.database.as_ref().filter(|_| !is_private) else {
+        let is_private = self.fill.policy.checksums().private.matches(self.version.path().as_str());
+        let Some(database) = self.fill.policy.checksums().database.as_ref().filter(|_| !is_private) else {
             let why = match is_private {
                 true => "it is private (GONOSUMDB), so no checksum database is asked for it",
                 false => "no checksum database is configured",
             };
             return self.nobody(log::Level::Debug, &why);
         };
-        let carrier = Carrier { database, upstream: &self.fill.upstream, via: &self.via };
+        let upstream = &self.fill.policy.rule(self.version.path()).upstream;
+        let carrier = Carrier { database, upstream, via: &self.via };
         let looking = database.look_up(&self.fill.store, &carrier, &self.version);
         let found = tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| {
             let text =
@@ -152,7 +159,7 @@ impl Asking {
         });
         match found {
             Ok(found) => {
-                self.fill.checksums.counts.vouched.fetch_add(1, Ordering::Relaxed);
+                self.fill.policy.checksums().counts.vouched.fetch_add(1, Ordering::Relaxed);
                 let database = database.sumdb.name().to_owned();
                 let verdict = Verdict { database, tree_size: found.tree_size, at: marker::now() };
                 Ok(Some(Vouched { sums: found.sums, verdict }))
@@ -174,7 +181,7 @@ impl Asking {
                 Err(FillError::Upstream(text.into()))
             }
             LookupError::Unreachable(cause) if is_required => {
-                self.fill.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
+                self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
                 let text = format!("{} cannot be verified: {cause}", self.version);
                 Err(match cause {
                     FillError::Timeout(_) => FillError::Timeout(text.into()),
@@ -183,7 +190,7 @@ impl Asking {
                 })
             }
             LookupError::NotPassedOn if is_required => {
-                self.fill.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
+                self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
                 let text = format!(
                     "{} cannot be verified: no upstream passes the checksum database {name} on; name its URL behind it",
                     self.version
@@ -203,11 +210,11 @@ impl Asking {
     /// Nobody vouches for the version.
     fn nobody(&self, level: log::Level, why: &dyn std::fmt::Display) -> Outcome {
         if self.policy == ChecksumPolicy::Require {
-            self.fill.checksums.counts.refused.fetch_add(1, Ordering::Relaxed);
+            self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
             let text = format!("{} is not taken, since nothing vouches for it: {why}", self.version);
             return Err(FillError::Differs(text.into()));
         }
-        self.fill.checksums.counts.unvouched.fetch_add(1, Ordering::Relaxed);
+        self.fill.policy.checksums().counts.unvouched.fetch_add(1, Ordering::Relaxed);
         log::log!(level, "{} is taken as the upstream sends it: {why}", self.version);
         Ok(None)
     }
