@@ -23,6 +23,8 @@ pub(crate) enum Fate<'a> {
     Kept(u64),
     /// Another one was there already, and stands.
     Differs(&'a str),
+    /// It was removed for good, and stays away.
+    Forbidden(&'a str),
     /// It is not what it says.
     Broken(&'a str),
     /// It cannot be read, which says nothing of its content.
@@ -35,6 +37,7 @@ pub(crate) struct Sum {
     pub(crate) carried: AtomicU64,
     pub(crate) kept: AtomicU64,
     pub(crate) differ: AtomicU64,
+    pub(crate) forbidden: AtomicU64,
     pub(crate) broken: AtomicU64,
     pub(crate) unreadable: AtomicU64,
     pub(crate) leftovers: AtomicU64,
@@ -83,6 +86,7 @@ impl Report {
             }
             Fate::Kept(bytes) => (self.words.kept, &self.sum.kept, Ok(bytes)),
             Fate::Differs(reason) => ("differs", &self.sum.differ, Err(reason)),
+            Fate::Forbidden(reason) => ("forbidden", &self.sum.forbidden, Err(reason)),
             Fate::Broken(reason) => ("broken", &self.sum.broken, Err(reason)),
             Fate::Unreadable(reason) => ("unreadable", &self.sum.unreadable, Err(reason)),
         };
@@ -136,7 +140,7 @@ impl Report {
     pub(crate) fn done(&self, what: impl Display, more: Value) {
         self.progress.end();
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        let Sum { carried, kept, differ, broken, unreadable, leftovers, aside, bytes } = &self.sum;
+        let Sum { carried, kept, differ, forbidden, broken, unreadable, leftovers, aside, bytes } = &self.sum;
         if self.format == Format::Json {
             let mut value = json!({
                 "event": "done", self.words.carried: count(carried), self.words.kept: count(kept),
@@ -156,6 +160,7 @@ impl Report {
             (leftovers, "leftovers"),
             (aside, "without a zip"),
             (differ, "differ"),
+            (forbidden, "forbidden"),
             (broken, "broken"),
             (unreadable, "unreadable"),
         ];

@@ -182,6 +182,10 @@ struct Serve {
     #[arg(long, value_name = "WHETHER")]
     checksum: Option<ChecksumPolicy>,
 
+    /// Compare with this checksum database, in the syntax of GOSUMDB [default: the one that the go command uses] [key: gosumdb]
+    #[arg(long, value_name = "DATABASE")]
+    gosumdb: Option<String>,
+
     /// Forward these checksum databases, with commas between [default: the one that the go command uses] [key: sumdbs]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     sumdbs: Option<Vec<String>>,
@@ -232,6 +236,7 @@ impl Serve {
             mode: self.mode,
             redirect_url: self.redirect_url.clone(),
             checksum: self.checksum,
+            gosumdb: self.gosumdb.clone(),
             sumdbs: self.sumdbs.clone(),
             sumdb_refuse: self.sumdb_refuse.clone(),
             fill_list_ttl: self.fill_list_ttl,

@@ -10,7 +10,7 @@ use stoa_store::Store;
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
-use crate::fill::{Policy, Rule};
+use crate::fill::{Checksums, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
@@ -73,7 +73,45 @@ impl<'a> Sources<'a> {
             checksum: config.checksum,
             ..Rule::fetching_from(otherwise)
         };
-        Ok(Policy::new(rules, otherwise))
+        let policy = Policy::new(rules, otherwise);
+        match policy.is_offline() {
+            true => Ok(policy),
+            false => {
+                let checksums = self.checksums(config, policy.requires_checksums())?;
+                Ok(policy.verified_against(checksums))
+            }
+        }
+    }
+
+    /// Resolves what is fetched is verified against.
+    fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, Failure> {
+        let said = config.gosumdb.clone().or_else(|| self.gosumdb());
+        let sumdb = match said.as_deref().map(Sumdb::parse) {
+            None => Sumdb::of_go().map(Some),
+            Some(sumdb) => sumdb,
+        };
+        let sumdb = sumdb.unwrap_or_else(|error| {
+            // What the configuration says was read already; the go command's own setting need not suit us.
+            log::warn!("no checksum database is asked, as GOSUMDB is of no use here: {error}");
+            None
+        });
+        let Some(sumdb) = sumdb else {
+            let why = "checksum is require, and there is no checksum database: name one with --gosumdb, STOA_GOSUMDB or \
+                       `gosumdb` in the config file";
+            return if is_required { Err(Failure::new(Exit::USAGE, why)) } else { Ok(Checksums::default()) };
+        };
+        let own = sumdb.url().map(|url| Upstream::new(url, self.options())).transpose();
+        let own = own.map_err(|error| {
+            Failure::new(Exit::USAGE, format!("the URL of the checksum database {}: {error}", sumdb.name()))
+        })?;
+        log::debug!("what is fetched is compared with the checksum database {}", sumdb.name());
+        Ok(Checksums::new(Some(sumdb), own, self.sumdb_refuse(config, true)))
+    }
+
+    /// Is the database that the environment or the go command names.
+    fn gosumdb(&self) -> Option<String> {
+        let value = self.text("GOSUMDB").or_else(|| Some(self.go()?.gosumdb.clone()));
+        value.filter(|value| !value.trim().is_empty())
     }
 
     /// Finds the checksum databases that are forwarded.
@@ -81,11 +119,12 @@ impl<'a> Sources<'a> {
         if let Some(names) = &config.sumdbs {
             return names.clone();
         }
-        let value = match self.text("GOSUMDB") {
+        let said = config.gosumdb.clone().or_else(|| self.text("GOSUMDB"));
+        let value = match said.filter(|value| !value.trim().is_empty()) {
             Some(value) => Some(value),
             // Nothing can be had that is not kept, so the go command need not be there to be asked.
             None if is_offline => return store.cached_databases(),
-            None => self.go().map(|go| go.gosumdb.clone()),
+            None => self.gosumdb(),
         };
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }

@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) mode: Option<Mode>,
     pub(super) redirect_url: Option<String>,
     pub(super) checksum: Option<ChecksumPolicy>,
+    pub(super) gosumdb: Option<String>,
     pub(super) read_only: Option<bool>,
     pub(super) offline: Option<bool>,
     pub(super) base_path: Option<String>,

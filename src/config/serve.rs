@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rules::{ModuleTable, parse_redirect_url};
 use super::{ConfigError, Settings};
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::fill::{ChecksumPolicy, Mode, Sumdb};
 
 /// What was typed for the proxy. `None` where nothing was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct TypedServe {
     pub redirect_url: Option<String>,
     /// The key `checksum`.
     pub checksum: Option<ChecksumPolicy>,
+    /// The key `gosumdb`.
+    pub gosumdb: Option<String>,
     /// The key `sumdbs`.
     pub sumdbs: Option<Vec<String>>,
     /// The key `sumdb_refuse`.
@@ -56,6 +58,8 @@ pub struct ServeConfig {
     pub checksum: ChecksumPolicy,
     /// The rules about modules, in order.
     pub modules: Vec<ModuleTable>,
+    /// The checksum database, in the syntax of `GOSUMDB`, if anything says so; one that can be read.
+    pub gosumdb: Option<String>,
     /// The names of the checksum databases to forward, if anything says so.
     pub sumdbs: Option<Vec<String>>,
     /// The modules about which no checksum database is asked, as patterns, if anything says so.
@@ -102,6 +106,11 @@ impl Settings<'_> {
         if !is_base_path(&base_path) {
             return Err(self.wrong("base_path", is_typed, base_path, "it takes a path, as in / or /go"));
         }
+        let is_typed = typed.gosumdb.is_some();
+        let gosumdb = self.maybe("gosumdb", typed.gosumdb, |file| file.gosumdb.clone())?;
+        if let Some(Err(error)) = gosumdb.as_deref().map(Sumdb::parse) {
+            return Err(self.wrong("gosumdb", is_typed, gosumdb.unwrap_or_default(), &error.to_string()));
+        }
         let (mode, redirect_url) = self.redirection(typed.mode, typed.redirect_url)?;
         let fill_max_concurrent = typed.fill_max_concurrent;
         let max_connections = typed.max_connections;
@@ -124,6 +133,7 @@ impl Settings<'_> {
                 |file| file.checksum,
                 ChecksumPolicy::default(),
             )?,
+            gosumdb,
             modules: self.file()?.keys.module.clone(),
             sumdbs: self.maybe("sumdbs", typed.sumdbs, |file| file.sumdbs.clone())?,
             sumdb_refuse: self.maybe("sumdb_refuse", typed.sumdb_refuse, |file| file.sumdb_refuse.clone())?,

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `flight` | what is known of a version on its way, and waiting for it |
 //! | `fetch` | the task that fetches one version and publishes it |
+//! | `checksum` | verifying what is fetched against a checksum database |
 //! | `slots` | how many zips are fetched at a time |
 //! | `policy` | what is done about which module |
 //! | `seals` | sealing what came into the store without a seal, once for all who wait |
@@ -19,6 +20,7 @@
 //! Statuses, headers and bodies are the proxy's.
 
 mod answers;
+mod checksum;
 mod error;
 mod fetch;
 mod flight;
@@ -32,7 +34,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stoa_gomod::ModuleVersion;
-use stoa_store::{Store, StoreError};
+use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
 use self::answers::Answers;
@@ -42,6 +44,7 @@ use self::slots::Slots;
 use self::sumdb::Databases;
 
 pub use self::answers::AnswerOptions;
+pub use self::checksum::{ChecksumCounts, Checksums, Sumdb, SumdbError};
 pub use self::error::{FillError, Reason};
 pub use self::flight::{Arrival, Transfer, Waiter};
 pub use self::policy::{ChecksumPolicy, Mode, Policy, Rule, UnknownWord};
@@ -168,6 +171,15 @@ impl Fill {
         };
         tokio::spawn(fetch.run(phase));
         Ok(Waiter::new(flight))
+    }
+
+    /// Asks the record of a version that is not in the store whether it may ever be. What is there is served without
+    /// asking.
+    pub fn check_record(&self, version: &ModuleVersion) -> Result<(), FillError> {
+        match self.store.tombstone(version)? {
+            Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
+            None => Ok(()),
+        }
     }
 
     /// Begins the flight of a version that nobody waits for.

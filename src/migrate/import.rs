@@ -28,7 +28,7 @@ use stoa_layout::{
     Cancel, Events, Exit, Gate, Layouts, Leftover, Migrator, Options, Outcome, PathError, RunError, Runner,
     Source, State, StepError,
 };
-use stoa_store::{Batch, Published, SealError, SmallFile, Store, StoreError, UnsyncedDraft};
+use stoa_store::{Batch, Objection, Published, SealError, SmallFile, Store, StoreError, UnsyncedDraft};
 
 use crate::carry::{Fate, Overlap, Report, overlap};
 use crate::parallel;
@@ -404,6 +404,12 @@ impl Work<'_> {
             return Err(Not::Left("its name is longer, once escaped, than a file system takes".to_owned()));
         }
         if let Some(store) = self.store
+            && let Some(tombstone) = store.tombstone(version)?
+        {
+            self.report.version(version, Fate::Forbidden(&tombstone.to_string()));
+            return Ok(None);
+        }
+        if let Some(store) = self.store
             && self.is_there(store, item)?
         {
             return Ok(None);
@@ -478,12 +484,19 @@ impl Work<'_> {
                     None => std::thread::sleep(CLAIM_EVERY),
                 }
             };
-            let fate = match batch.publish(draft, &claim)? {
+            let published = batch.publish(draft, &claim)?;
+            let objection = match &published {
+                Published::Refused(objection) => objection.to_string(),
+                _ => String::new(),
+            };
+            let fate = match published {
                 Published::Ours(_) => Fate::Carried(bytes),
                 Published::Theirs { same: true } => Fate::Kept(bytes),
                 Published::Theirs { same: false } => Fate::Differs(
                     "another one came into the store meanwhile and stands; this one is in quarantine",
                 ),
+                Published::Refused(Objection::Tombstone(_)) => Fate::Forbidden(&objection),
+                Published::Refused(Objection::Differs { .. }) => Fate::Differs(&objection),
             };
             self.report.version(&version, fate);
         }
@@ -536,7 +549,7 @@ pub(super) fn end(import: &Import<'_>, report: &Report) {
     let count = |of: &std::sync::atomic::AtomicU64| of.load(std::sync::atomic::Ordering::Relaxed);
     let more = json!({
         "store": import.root.to_string_lossy(), "source": import.source.to_string_lossy(),
-        "leftovers": count(&report.sum.leftovers), "without_zip": count(&report.sum.aside),
+        "forbidden": count(&report.sum.forbidden), "leftovers": count(&report.sum.leftovers), "without_zip": count(&report.sum.aside),
         "dry_run": import.dry_run,
     });
     report.done(format_args!("from {source} into {root}{dry}"), more);

@@ -82,7 +82,11 @@ fn question(result: Result<Option<bytes::Bytes>, FillError>, content_type: Heade
 /// Answers with an error that no flight has put into the log.
 fn logged(error: &FillError, kind: Kind) -> Response {
     match error {
-        FillError::Absent(_) | FillError::Offline(_) | FillError::Loop(_) | FillError::Private(_) => {}
+        FillError::Absent(_)
+        | FillError::Gone(_)
+        | FillError::Offline(_)
+        | FillError::Loop(_)
+        | FillError::Private(_) => {}
         FillError::Store(_) | FillError::Broken(_) => log::error!("{error}"),
         _ => log::warn!("{error}"),
     }

@@ -15,6 +15,7 @@ use crate::index::Index;
 use crate::list::KnownList;
 use crate::paths::Paths;
 use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
+use crate::records::KnownTombstones;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
 
@@ -26,6 +27,7 @@ pub struct Store {
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
+    pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
     pub(crate) index: Index,
     pub(crate) cache_writes: Writes,
     layout: LayoutId,
@@ -183,6 +185,7 @@ impl Store {
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
             cache_writes: Writes::default(),
+            tombstones: Cache::new(ENTRIES),
             layout: pass.layout().clone(),
             run,
             held,

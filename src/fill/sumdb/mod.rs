@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::sumdb::{Level, Tile};
+use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Cached, Shelf};
 
 use super::answers::AnswerOptions;
@@ -45,6 +45,19 @@ pub enum SumdbQuestion {
 }
 
 impl SumdbQuestion {
+    /// Reads the path below the name of the database.
+    pub(super) fn parse(path: &str) -> Option<Self> {
+        if let Some(pair) = path.strip_prefix("lookup/") {
+            let (module, version) = pair.split_once('@')?;
+            let (module, version) = (ModulePath::unescape(module).ok()?, Version::unescape(version).ok()?);
+            return Some(Self::Lookup(ModuleVersion::new(module, version).ok()?));
+        }
+        match path {
+            "latest" => Some(Self::Latest),
+            _ => Tile::parse(path).map(Self::Tile),
+        }
+    }
+
     /// Is the path below the name of the database.
     fn path(&self) -> String {
         match self {
@@ -217,9 +230,7 @@ impl Fill {
             let reason = format!("{what} was answered with something else than what was asked for: {fault}");
             return Err(FillError::Upstream(reason.into()));
         }
-        if question.may_be_kept() && !self.store.is_read_only() {
-            self.keep_of_sumdb(name, question, answer.body.clone()).await;
-        }
+        self.keep_of_sumdb(name, question, &answer.body, false).await;
         Ok(answer)
     }
 
@@ -228,7 +239,8 @@ impl Fill {
         self.blocking(name, move |store| Ok(store.has_cached(Shelf::Records(&database)))).await
     }
 
-    async fn kept_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Option<Cached> {
+    /// Finds what is kept of an answer.
+    pub(super) async fn kept_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Option<Cached> {
         let (name, question) = (name.to_owned(), question.clone());
         let kept = self.blocking("what is kept of a checksum database", move |store| {
             let (shelf, key) = question.place(&name);
@@ -238,11 +250,25 @@ impl Fill {
         kept.await.ok().flatten()
     }
 
-    async fn keep_of_sumdb(&self, name: &str, question: &SumdbQuestion, body: Bytes) {
-        let (database, question) = (name.to_owned(), question.clone());
+    /// Keeps an answer if it looks like one; of a tile, unless a wider one is kept that is not to be replaced.
+    pub(super) async fn keep_of_sumdb(
+        &self,
+        name: &str,
+        question: &SumdbQuestion,
+        body: &Bytes,
+        replaces: bool,
+    ) {
+        if !question.may_be_kept()
+            || self.store.is_read_only()
+            || shape::fault(name, question, body).is_some()
+        {
+            return;
+        }
+        let (database, question, body) = (name.to_owned(), question.clone(), body.clone());
         let kept = self.blocking("what is kept of a checksum database", move |store| {
             let (shelf, key) = question.place(&database);
-            let is_narrower = matches!(question, SumdbQuestion::Tile(_))
+            let is_narrower = !replaces
+                && matches!(question, SumdbQuestion::Tile(_))
                 && store.cached(shelf, &key).is_some_and(|kept| kept.body.len() >= body.len());
             match is_narrower {
                 true => Ok(()),
@@ -292,6 +318,13 @@ mod tests {
     fn names_are_escaped_as_they_are_asked_for() {
         let module = ModuleVersion::parse("example.com/Cap@v1.0.0-RC1").unwrap();
         assert_eq!(SumdbQuestion::Lookup(module).path(), "lookup/example.com/!cap@v1.0.0-!r!c1");
-        assert_eq!(SumdbQuestion::Latest.path(), "latest");
+        for path in
+            ["latest", "lookup/example.com/!cap@v1.0.0-!r!c1", "tile/8/0/x001/234.p/5", "tile/8/data/000"]
+        {
+            assert_eq!(SumdbQuestion::parse(path).unwrap().path(), path);
+        }
+        for path in ["supported", "lookup/example.com/Cap@v1.0.0", "lookup/example.com", "tile/8/0/1", ""] {
+            assert_eq!(SumdbQuestion::parse(path), None, "{path}");
+        }
     }
 }
