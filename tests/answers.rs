@@ -12,6 +12,7 @@ use std::sync::Arc;
 use libtest_mimic::Arguments;
 use support::go::Go;
 use support::server::{self, Server};
+use support::sumdb;
 use support::sweep::{Scenario, Told, failed_clearly, trials};
 use support::upstream::{Module, Upstream};
 use support::{create, missing_tool, trial};
@@ -23,6 +24,7 @@ fn main() {
         trial("many clients of two servers ask once each", None, crowd),
         trial("offline only what is stored is named", None, offline),
         trial("private names stay here, capitals or not", None, private),
+        trial("what a fill verified is kept for clients", None, verified_by_a_fill),
         trial(
             "a client with nothing of its own verifies offline what was verified before",
             missing_tool("go", &["version"]),
@@ -154,6 +156,27 @@ fn private() {
     }
     assert_eq!(upstream.asked("github.com/!my!co/x@v1.0.0"), 0);
     assert_eq!(upstream.asked("github.com/other@v1.0.0"), 1, "and then it was kept");
+}
+
+fn verified_by_a_fill() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, site) = (dir.path().join("store"), sumdb::Site::start(300));
+    let module = site.offer("example.com/Cap/m@v1.0.0");
+    site.record(&module);
+    let lookup = format!("/sumdb/{}/lookup/example.com/!cap/m@v1.0.0", sumdb::NAME);
+    let mut command = server::command(&store);
+    command.args(["--upstream", site.url()]).env_remove("GONOSUMDB").env_remove("GOPRIVATE");
+    command.env("STOA_CHECKSUM", "require").env("STOA_GOSUMDB", sumdb::verifier_key());
+    let server = Server::start_with(&mut command);
+    assert_eq!(server.get("/example.com/!cap/m/@v/v1.0.0.zip"), (200, module.zip));
+    assert_eq!(site.asked("/lookup/"), 1);
+    let (status, record) = server.get(&lookup);
+    assert_eq!((status, site.asked("/lookup/")), (200, 1));
+    assert!(server.stop().success());
+    let mut command = server::command(&store);
+    let offline = Server::start_with(command.arg("--offline").env_remove("GOSUMDB"));
+    assert_eq!(offline.get(&lookup), (200, record));
+    assert_eq!(offline.get(&format!("/sumdb/{}/supported", sumdb::NAME)).0, 200);
 }
 
 /// Writes a program whose build needs little but checksums.
