@@ -23,6 +23,8 @@ pub(crate) enum Fate<'a> {
     Kept(u64),
     /// Another one was there already, and stands.
     Differs(&'a str),
+    /// It was removed for good, and stays away.
+    Forbidden(&'a str),
     /// It is not what it says.
     Broken(&'a str),
     /// It could not be written, which says nothing of the others.
@@ -37,6 +39,7 @@ pub(crate) struct Sum {
     pub(crate) carried: AtomicU64,
     pub(crate) kept: AtomicU64,
     pub(crate) differ: AtomicU64,
+    pub(crate) forbidden: AtomicU64,
     pub(crate) broken: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) unreadable: AtomicU64,
@@ -88,6 +91,7 @@ impl Report {
             }
             Fate::Kept(bytes) => (self.words.kept, &self.sum.kept, Ok(bytes)),
             Fate::Differs(reason) => ("differs", &self.sum.differ, Err(reason)),
+            Fate::Forbidden(reason) => ("forbidden", &self.sum.forbidden, Err(reason)),
             Fate::Broken(reason) => ("broken", &self.sum.broken, Err(reason)),
             Fate::Failed(reason) => ("failed", &self.sum.failed, Err(reason)),
             Fate::Unreadable(reason) => ("unreadable", &self.sum.unreadable, Err(reason)),
@@ -142,8 +146,9 @@ impl Report {
     pub(crate) fn done(&self, what: impl Display, more: Value) {
         self.progress.end();
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        let Sum { carried, kept, differ, broken, failed, unreadable, leftovers, aside, bytes, .. } =
-            &self.sum;
+        let Sum {
+            carried, kept, differ, forbidden, broken, failed, unreadable, leftovers, aside, bytes, ..
+        } = &self.sum;
         if self.format == Format::Json {
             let mut value = json!({
                 "event": "done", self.words.carried: count(carried), self.words.kept: count(kept),
@@ -164,6 +169,7 @@ impl Report {
             (leftovers, "leftovers"),
             (aside, "without a zip"),
             (differ, "differ"),
+            (forbidden, "forbidden"),
             (broken, "broken"),
             (failed, "failed"),
             (unreadable, "unreadable"),

@@ -226,6 +226,9 @@ impl Told {
             Restored::Broken { version, reason } => self.failed(id, Exit::NOT_SO, format_args!(
                 "{version} is broken still: {reason}; mend it in quarantine/{text}/version, or purge it and let it be fetched again"
             )),
+            Restored::Refused { version, objection } => self.failed(id, Exit::NOT_SO, format_args!(
+                "{version} must not be restored: {objection}; `stoa remove --lift {version}` takes a tombstone off again"
+            )),
             Restored::Unfit(reason) => self.failed(id, Exit::NOT_SO, format_args!("it cannot be restored: {reason}")),
             Restored::Absent => self.failed(id, Exit::NOT_SO, "there is no such entry; `stoa quarantine list` lists them"),
         }

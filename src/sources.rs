@@ -4,11 +4,13 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
+use stoa_store::Store;
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
-use crate::fill::{Policy, Rule};
+use crate::fill::{Checksums, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
@@ -71,19 +73,71 @@ impl<'a> Sources<'a> {
             checksum: config.checksum,
             ..Rule::fetching_from(otherwise)
         };
-        Ok(Policy::new(rules, otherwise))
+        let policy = Policy::new(rules, otherwise);
+        match policy.is_offline() {
+            true => Ok(policy),
+            false => {
+                let checksums = self.checksums(config, policy.requires_checksums())?;
+                Ok(policy.verified_against(checksums))
+            }
+        }
+    }
+
+    /// Resolves what is fetched is verified against.
+    fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, Failure> {
+        let said = config.gosumdb.clone().or_else(|| self.gosumdb());
+        let sumdb = match said.as_deref().map(Sumdb::parse) {
+            None => Sumdb::of_go().map(Some),
+            Some(sumdb) => sumdb,
+        };
+        let sumdb = sumdb.unwrap_or_else(|error| {
+            // What the configuration says was read already; the go command's own setting need not suit us.
+            log::warn!("no checksum database is asked, as GOSUMDB is of no use here: {error}");
+            None
+        });
+        let Some(sumdb) = sumdb else {
+            let why = "checksum is require, and there is no checksum database: name one with --gosumdb, STOA_GOSUMDB or \
+                       `gosumdb` in the config file";
+            return if is_required { Err(Failure::new(Exit::USAGE, why)) } else { Ok(Checksums::default()) };
+        };
+        let own = sumdb.url().map(|url| Upstream::new(url, self.options())).transpose();
+        let own = own.map_err(|error| {
+            Failure::new(Exit::USAGE, format!("the URL of the checksum database {}: {error}", sumdb.name()))
+        })?;
+        log::debug!("what is fetched is compared with the checksum database {}", sumdb.name());
+        Ok(Checksums::new(Some(sumdb), own, self.sumdb_refuse(config, true)))
+    }
+
+    /// Is the database that the environment or the go command names.
+    fn gosumdb(&self) -> Option<String> {
+        let value = self.text("GOSUMDB").or_else(|| Some(self.go()?.gosumdb.clone()));
+        value.filter(|value| !value.trim().is_empty())
     }
 
     /// Finds the checksum databases that are forwarded.
-    pub(crate) fn sumdbs(&self, config: &ServeConfig, is_offline: bool) -> Vec<String> {
+    pub(crate) fn sumdbs(&self, config: &ServeConfig, is_offline: bool, store: &Store) -> Vec<String> {
         if let Some(names) = &config.sumdbs {
             return names.clone();
         }
-        let value = self.text("GOSUMDB").or_else(|| {
-            // Nothing could be asked for on its behalf.
-            if is_offline { None } else { Some(self.go()?.gosumdb.clone()) }
-        });
+        let said = config.gosumdb.clone().or_else(|| self.text("GOSUMDB"));
+        let value = match said.filter(|value| !value.trim().is_empty()) {
+            Some(value) => Some(value),
+            // Nothing can be had that is not kept, so the go command need not be there to be asked.
+            None if is_offline => return store.cached_databases(),
+            None => self.gosumdb(),
+        };
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
+    }
+
+    /// Finds the patterns of the modules that no checksum database is asked about.
+    pub(crate) fn sumdb_refuse(&self, config: &ServeConfig, is_asked: bool) -> Patterns {
+        let said = match &config.sumdb_refuse {
+            Some(patterns) => Some(patterns.join(",")),
+            None => self.text("GONOSUMDB").or_else(|| self.text("GOPRIVATE")),
+        };
+        // Where nobody is asked the go command need not be either.
+        let said = said.or_else(|| if is_asked { Some(self.go()?.gonosumdb.clone()) } else { None });
+        Patterns::parse(&said.unwrap_or_default())
     }
 
     fn options(&self) -> UpstreamOptions {

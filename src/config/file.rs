@@ -20,9 +20,11 @@ pub(super) struct File {
     pub(super) listen: Option<String>,
     pub(super) upstream: Option<String>,
     pub(super) sumdbs: Option<Vec<String>>,
+    pub(super) sumdb_refuse: Option<Vec<String>>,
     pub(super) mode: Option<Mode>,
     pub(super) redirect_url: Option<String>,
     pub(super) checksum: Option<ChecksumPolicy>,
+    pub(super) gosumdb: Option<String>,
     pub(super) read_only: Option<bool>,
     pub(super) offline: Option<bool>,
     pub(super) base_path: Option<String>,
@@ -40,6 +42,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct FillTable {
     pub(super) max_concurrent: Option<usize>,
+    pub(super) list_ttl: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rules::{ModuleTable, parse_redirect_url};
 use super::{ConfigError, Settings};
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::fill::{ChecksumPolicy, Mode, Sumdb};
 
 /// What was typed for the proxy. `None` where nothing was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,8 +19,12 @@ pub struct TypedServe {
     pub redirect_url: Option<String>,
     /// The key `checksum`.
     pub checksum: Option<ChecksumPolicy>,
+    /// The key `gosumdb`.
+    pub gosumdb: Option<String>,
     /// The key `sumdbs`.
     pub sumdbs: Option<Vec<String>>,
+    /// The key `sumdb_refuse`.
+    pub sumdb_refuse: Option<Vec<String>>,
     /// The key `read_only`.
     pub read_only: Option<bool>,
     /// The key `offline`.
@@ -33,6 +37,8 @@ pub struct TypedServe {
     pub grace: Option<u64>,
     /// The key `fill.max_concurrent`.
     pub fill_max_concurrent: Option<usize>,
+    /// The key `fill.list_ttl`.
+    pub fill_list_ttl: Option<u64>,
     /// The key `index.interval`.
     pub index_interval: Option<u64>,
 }
@@ -52,8 +58,12 @@ pub struct ServeConfig {
     pub checksum: ChecksumPolicy,
     /// The rules about modules, in order.
     pub modules: Vec<ModuleTable>,
+    /// The checksum database, in the syntax of `GOSUMDB`, if anything says so; one that can be read.
+    pub gosumdb: Option<String>,
     /// The names of the checksum databases to forward, if anything says so.
     pub sumdbs: Option<Vec<String>>,
+    /// The modules about which no checksum database is asked, as patterns, if anything says so.
+    pub sumdb_refuse: Option<Vec<String>>,
     /// Whether the store is not to be written to.
     pub read_only: bool,
     /// Whether nothing is to be fetched.
@@ -66,6 +76,8 @@ pub struct ServeConfig {
     pub grace: Duration,
     /// How many versions may be fetched at once.
     pub fill_max_concurrent: usize,
+    /// How long lists count as new; zero asks each time.
+    pub fill_list_ttl: Duration,
     /// How often the index is reconciled with the store; zero leaves it to others.
     pub index_interval: Duration,
 }
@@ -94,6 +106,11 @@ impl Settings<'_> {
         if !is_base_path(&base_path) {
             return Err(self.wrong("base_path", is_typed, base_path, "it takes a path, as in / or /go"));
         }
+        let is_typed = typed.gosumdb.is_some();
+        let gosumdb = self.maybe("gosumdb", typed.gosumdb, |file| file.gosumdb.clone())?;
+        if let Some(Err(error)) = gosumdb.as_deref().map(Sumdb::parse) {
+            return Err(self.wrong("gosumdb", is_typed, gosumdb.unwrap_or_default(), &error.to_string()));
+        }
         let (mode, redirect_url) = self.redirection(typed.mode, typed.redirect_url)?;
         let fill_max_concurrent = typed.fill_max_concurrent;
         let max_connections = typed.max_connections;
@@ -116,8 +133,16 @@ impl Settings<'_> {
                 |file| file.checksum,
                 ChecksumPolicy::default(),
             )?,
+            gosumdb,
             modules: self.file()?.keys.module.clone(),
             sumdbs: self.maybe("sumdbs", typed.sumdbs, |file| file.sumdbs.clone())?,
+            sumdb_refuse: self.maybe("sumdb_refuse", typed.sumdb_refuse, |file| file.sumdb_refuse.clone())?,
+            fill_list_ttl: Duration::from_secs(self.pick(
+                "fill.list_ttl",
+                typed.fill_list_ttl,
+                |file| file.fill.list_ttl,
+                60,
+            )?),
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
             grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),

@@ -183,6 +183,20 @@ fn lists_are_split_at_commas() {
 }
 
 #[test]
+fn a_checksum_database_has_a_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = "sum.example.org/v2+2f82912d+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU";
+    own_file(dir.path(), &format!("gosumdb = '{key} https://a.example/x'"));
+    let gosumdb = |world: &World| Settings::new(world, None).serve(TypedServe::default()).map(|c| c.gosumdb);
+    assert_eq!(gosumdb(&world(dir.path(), &[])).unwrap(), Some(format!("{key} https://a.example/x")));
+    assert_eq!(gosumdb(&world(dir.path(), &[("STOA_GOSUMDB", "off")])).unwrap().as_deref(), Some("off"));
+    for bad in ["sum.example.org", &key.replace('2', "3"), "a b c"] {
+        let error = gosumdb(&world(dir.path(), &[("STOA_GOSUMDB", bad)])).unwrap_err();
+        assert!(error.to_string().contains("STOA_GOSUMDB") && error.exit() == Exit::USAGE, "{error}");
+    }
+}
+
+#[test]
 fn rules_about_modules_are_read_in_order() {
     let dir = tempfile::tempdir().unwrap();
     own_file(

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
-use stoa_store::StoreError;
+use stoa_store::{Objection, StoreError};
 
 use crate::upstream::UpstreamError;
 
@@ -18,6 +18,12 @@ pub enum FillError {
     /// It is not in the store, and no upstream may be asked.
     #[error("{0} is not in the store, and this proxy is offline")]
     Offline(String),
+    /// Somebody has removed it for good.
+    #[error("{0}")]
+    Gone(Reason),
+    /// It is another one than is recorded of it or than a checksum database knows, or nobody vouches for it.
+    #[error("{0}")]
+    Differs(Reason),
     /// It is not in the store, and is not to be fetched.
     #[error("{0} is not in the store, and the configuration says not to fetch it")]
     NotFetched(String),
@@ -27,6 +33,9 @@ pub enum FillError {
     /// An upstream does not want to give it to us.
     #[error("{0}")]
     Refused(Reason),
+    /// It is private: no checksum database is asked about it.
+    #[error("{0} is private: no checksum database is asked about it; name it in GONOSUMDB or GOPRIVATE")]
+    Private(String),
     /// An upstream did not answer in time.
     #[error("{0}")]
     Timeout(Reason),
@@ -73,10 +82,21 @@ impl FillError {
         }
     }
 
+    /// Puts what a version's record has against it into these terms.
+    pub(super) fn objection(version: impl Display, objection: &Objection) -> Self {
+        let reason = Reason::from(format!("{version}: {objection}"));
+        match objection {
+            Objection::Tombstone(_) => Self::Gone(reason),
+            Objection::Differs { .. } => Self::Differs(reason),
+        }
+    }
+
     /// Is what a client may know of it: not where things lie on this machine.
     pub fn told(&self) -> String {
         match self {
             Self::Absent(reason)
+            | Self::Gone(reason)
+            | Self::Differs(reason)
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)
@@ -85,6 +105,7 @@ impl FillError {
             Self::Offline(_)
             | Self::NotFetched(_)
             | Self::Denied(_)
+            | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)
             | Self::Abandoned(_)

@@ -3,7 +3,8 @@
 //! The claim comes first, then a look at the store, since another process may have published in between. The
 //! info and the mod are fetched next, side by side, then the zip, all three from one upstream. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. While a flight waits for its turn, to begin or to fetch its zip, it
+//! and published when it is complete. What a checksum database says of the version is looked up meanwhile, and
+//! nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
 //! holds no claim: that is an open file, and more may wait than there are files to open.
 
 use std::fs::File;
@@ -14,9 +15,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::PathError;
-use stoa_store::{Claim, Draft, Published, SealError, SmallFile, StoreError};
+use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
 
+use super::checksum::Vouching;
 use super::flight::{Arriving, End, Flight, Progress};
 use super::slots::Slot;
 use super::{Fill, FillError, Phase};
@@ -42,6 +44,8 @@ enum Turn {
     Ours(Claim),
     /// Nobody needs to: it is in the store.
     Stored,
+    /// Nobody may: it was removed for good.
+    Forbidden(Tombstone),
     /// Somebody else is about to.
     Theirs,
 }
@@ -65,8 +69,9 @@ impl Fetch {
     fn report(&self, result: &Result<End, FillError>) {
         match result {
             Ok(_) => {}
-            Err(FillError::Absent(reason)) => log::debug!("not filled: {reason}"),
+            Err(FillError::Absent(reason) | FillError::Gone(reason)) => log::debug!("not filled: {reason}"),
             Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
+            Err(FillError::Differs(reason)) => log::error!("SECURITY: not filled: {reason}"),
             Err(FillError::Abandoned(_)) => log::debug!("nobody waits for {} any more", self.version),
             Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
             Err(error) => log::warn!("cannot fill {}: {error}", self.version),
@@ -77,19 +82,23 @@ impl Fetch {
         let began = Instant::now();
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
         let source = self.fill.policy.rule(self.version.path()).upstream.version(&self.version);
-        let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source));
+        let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
+        let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching));
         drop(turn);
         // Which of two errors counts must not hang on which came first.
         let (mut info, mut modfile) = (info?, modfile?);
-        let fetched = self.fetch_zip(&source, claim, phase).await?;
+        // The rest of a version whose mod is wrong need not arrive.
+        let checked = vouching.check_mod(&modfile);
+        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, claim, phase), checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
             // Not all came from one upstream: the small files are got again from the one that had the zip,
             // which is the one that is asked first by now.
             info = self.fetch_info(&source).await?;
-            modfile = self.fetch_mod(&source).await?;
+            modfile = self.fetch_mod(&source, &vouching).await?;
+            vouching.check_mod(&modfile).await?;
         }
-        let end = self.publish(draft, claim, info, modfile).await;
+        let end = self.publish(draft, claim, info, modfile, vouching).await;
         drop(slot);
         if end.is_ok() {
             log::info!("filled {}: {bytes} bytes from {origin} in {:.1?}", self.version, began.elapsed());
@@ -105,6 +114,7 @@ impl Fetch {
             match self.try_claim().await? {
                 Turn::Ours(claim) => return Ok(Some((turn, claim))),
                 Turn::Stored => return Ok(None),
+                Turn::Forbidden(tombstone) => return Err(self.forbidden(tombstone)),
                 Turn::Theirs => drop(turn),
             }
             tokio::time::sleep(pause).await;
@@ -139,6 +149,7 @@ impl Fetch {
             match self.try_claim().await? {
                 Turn::Ours(claim) => return Ok(Some(claim)),
                 Turn::Stored => return Ok(None),
+                Turn::Forbidden(tombstone) => return Err(self.forbidden(tombstone)),
                 Turn::Theirs => tokio::time::sleep(pause).await,
             }
             pause = (pause * 2).min(CLAIM_POLL.1);
@@ -149,12 +160,14 @@ impl Fetch {
         let version = self.version.clone();
         let turn = self.fill.blocking(&self.version, move |store| {
             let claim = store.try_claim(&version)?;
+            let tombstone = store.tombstone(&version)?;
             // After the claim: what was published before it was had is seen.
             let stored = store.small(&version, SmallFile::Info)?.is_some();
-            Ok(match (claim, stored) {
-                (_, true) => Turn::Stored,
-                (Some(claim), false) => Turn::Ours(claim),
-                (None, false) => Turn::Theirs,
+            Ok(match (claim, stored, tombstone) {
+                (_, true, _) => Turn::Stored,
+                (_, false, Some(tombstone)) => Turn::Forbidden(tombstone),
+                (Some(claim), false, None) => Turn::Ours(claim),
+                (None, false, None) => Turn::Theirs,
             })
         });
         turn.await
@@ -166,8 +179,11 @@ impl Fetch {
         Ok(info)
     }
 
-    async fn fetch_mod(&self, source: &VersionSource) -> Result<Bytes, FillError> {
+    async fn fetch_mod(&self, source: &VersionSource, vouching: &Vouching) -> Result<Bytes, FillError> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
+        if vouching.is_required() {
+            vouching.check_mod(&body).await?;
+        }
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
     }
@@ -252,23 +268,39 @@ impl Fetch {
         claim: Claim,
         info: Bytes,
         modfile: Bytes,
+        vouching: Vouching,
     ) -> Result<End, FillError> {
+        let vouched = vouching.outcome().await?;
         let published = self.fill.blocking(&self.version, move |store| {
             draft.write_mod(&modfile)?;
-            match draft.seal(&info) {
-                Ok(sealed) => Ok(Ok(store.publish(sealed, &claim)?)),
-                Err(SealError::Store(error)) => Err(error),
-                Err(broken) => Ok(Err(broken.to_string())),
+            let sealed = match draft.seal(&info) {
+                Ok(sealed) => sealed,
+                Err(SealError::Store(error)) => return Err(error),
+                Err(broken) => {
+                    let reason = format!("what the upstream sent is of no use: {broken}");
+                    return Ok(Err(FillError::Upstream(reason.into())));
+                }
+            };
+            if let Some(vouched) = vouched {
+                if let Err(error) = vouching.check_zip(sealed.h1(), &vouched) {
+                    return Ok(Err(error));
+                }
+                // Before the version is there: it is so, whatever becomes of this one.
+                vouched.record(store, &claim)?;
             }
+            Ok(Ok(store.publish(sealed, &claim)?))
         });
         match published.await? {
             Ok(Published::Ours(_)) => Ok(End::Ours),
             Ok(Published::Theirs { same: true, .. }) => Ok(End::Ours),
             Ok(Published::Theirs { same: false, .. }) => Ok(End::Theirs),
-            Err(reason) => {
-                Err(FillError::Upstream(format!("what the upstream sent is of no use: {reason}").into()))
-            }
+            Ok(Published::Refused(objection)) => Err(FillError::objection(&self.version, &objection)),
+            Err(error) => Err(error),
         }
+    }
+
+    fn forbidden(&self, tombstone: Tombstone) -> FillError {
+        FillError::objection(&self.version, &Objection::Tombstone(tombstone))
     }
 
     fn failed(&self, error: &UpstreamError) -> FillError {

@@ -9,35 +9,46 @@
 //! | --- | --- |
 //! | `flight` | what is known of a version on its way, and waiting for it |
 //! | `fetch` | the task that fetches one version and publishes it |
+//! | `checksum` | verifying what is fetched against a checksum database |
 //! | `slots` | how many zips are fetched at a time |
 //! | `policy` | what is done about which module |
 //! | `seals` | sealing what came into the store without a seal, once for all who wait |
-//! | `questions` | lists, queries and checksum databases: answered from both, stored nowhere |
+//! | `answers` | lists, `@latest` and queries: answered from both, with what upstream said last |
+//! | `sumdb` | checksum databases: passed on, with what is kept of them |
+//! | `once` | one task for one thing, however many want it |
 //!
 //! Statuses, headers and bodies are the proxy's.
 
+mod answers;
+mod checksum;
 mod error;
 mod fetch;
 mod flight;
+mod once;
 mod policy;
-mod questions;
 mod seals;
 mod slots;
+mod sumdb;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stoa_gomod::ModuleVersion;
-use stoa_store::{Store, StoreError};
+use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
+use self::answers::Answers;
 use self::flight::{Flight, Progress};
 use self::seals::Seals;
 use self::slots::Slots;
+use self::sumdb::Databases;
 
+pub use self::answers::AnswerOptions;
+pub use self::checksum::{ChecksumCounts, Checksums, Sumdb, SumdbError};
 pub use self::error::{FillError, Reason};
 pub use self::flight::{Arrival, Transfer, Waiter};
 pub use self::policy::{ChecksumPolicy, Mode, Policy, Rule, UnknownWord};
+pub use self::sumdb::SumdbQuestion;
 pub use crate::upstream::{SumdbAnswer, Via};
 
 /// Fills the store from upstreams.
@@ -50,6 +61,8 @@ pub struct Fill {
     /// How many versions' infos and mods are fetched at a time.
     turns: Semaphore,
     seals: Seals,
+    answers: Answers,
+    databases: Databases,
     phase: watch::Sender<Phase>,
 }
 
@@ -61,7 +74,7 @@ const TURNS_A_FILL: usize = 8;
 const MAX_FLIGHTS: usize = 8192;
 
 /// Where this program is in its life, as the flights need to know it. Each flight holds a receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Running,
     /// What nobody waits for is not begun any more.
@@ -72,7 +85,12 @@ enum Phase {
 
 impl Fill {
     /// Begins without a flight; at most `max_fills` zips are fetched at a time.
-    pub fn new(store: Arc<Store>, policy: impl Into<Policy>, max_fills: usize) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        policy: impl Into<Policy>,
+        max_fills: usize,
+        answers: &AnswerOptions,
+    ) -> Arc<Self> {
         let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / TURNS_A_FILL);
         Arc::new(Self {
             store,
@@ -81,6 +99,8 @@ impl Fill {
             slots: Slots::new(max_fills),
             turns: Semaphore::new(max_fills * TURNS_A_FILL),
             seals: Seals::new(),
+            answers: Answers::new(answers),
+            databases: Databases::new(answers),
             phase: watch::Sender::new(Phase::Running),
         })
     }
@@ -151,6 +171,15 @@ impl Fill {
         };
         tokio::spawn(fetch.run(phase));
         Ok(Waiter::new(flight))
+    }
+
+    /// Asks the record of a version that is not in the store whether it may ever be. What is there is served without
+    /// asking.
+    pub fn check_record(&self, version: &ModuleVersion) -> Result<(), FillError> {
+        match self.store.tombstone(version)? {
+            Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
+            None => Ok(()),
+        }
     }
 
     /// Begins the flight of a version that nobody waits for.

@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, VersionRange};
 
-use super::FillError;
+use super::{Checksums, FillError};
 use crate::upstream::Upstream;
 
 /// What is done about a version that is asked for and not in the store.
@@ -145,6 +146,7 @@ impl Rule {
 pub struct Policy {
     rules: Vec<(Patterns, Rule)>,
     otherwise: Rule,
+    checksums: Arc<Checksums>,
 }
 
 impl Policy {
@@ -153,7 +155,23 @@ impl Policy {
         // What is not fetched is not asked for either: a list would name versions that are not to be had.
         let all = rules.iter_mut().map(|(_, rule)| rule).chain([&mut otherwise]);
         all.filter(|rule| rule.mode == Mode::None).for_each(|rule| rule.upstream = Upstream::offline());
-        Self { rules, otherwise }
+        Self { rules, otherwise, checksums: Arc::default() }
+    }
+
+    /// Says what fills are verified against; nothing, if nobody says it.
+    pub fn verified_against(self, checksums: Checksums) -> Self {
+        Self { checksums: Arc::new(checksums), ..self }
+    }
+
+    /// Whether anything must be vouched for.
+    pub fn requires_checksums(&self) -> bool {
+        let all = self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]);
+        all.into_iter().any(|rule| rule.checksum == ChecksumPolicy::Require)
+    }
+
+    /// Is what fills are verified against.
+    pub fn checksums(&self) -> &Arc<Checksums> {
+        &self.checksums
     }
 
     /// Is the rule that decides about a module.

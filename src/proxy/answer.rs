@@ -146,7 +146,11 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         }
         (FillError::Absent(_), _) => (StatusCode::NOT_FOUND, HeaderValue::from_static("max-age=60")),
         (FillError::Offline(_) | FillError::NotFetched(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
-        (FillError::Denied(_) | FillError::Refused(_), _) => (StatusCode::FORBIDDEN, NO_STORE),
+        // A tombstone may be lifted.
+        (FillError::Gone(_), _) => (StatusCode::GONE, MINUTE),
+        (FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_) | FillError::Differs(_), _) => {
+            (StatusCode::FORBIDDEN, NO_STORE)
+        }
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         (FillError::Upstream(_), _) => (StatusCode::BAD_GATEWAY, NO_STORE),
         (FillError::Loop(_), _) => (StatusCode::LOOP_DETECTED, NO_STORE),
@@ -157,8 +161,10 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
     };
     let class = match error {
         FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
+        FillError::Gone(_) => "gone",
+        FillError::Differs(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
-        FillError::Denied(_) => "refused",
+        FillError::Denied(_) | FillError::Private(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
         FillError::Timeout(_) => "upstream timeout",
         FillError::Upstream(_) => "upstream failure",
@@ -183,9 +189,12 @@ mod tests {
         for (error, status, cache) in [
             (FillError::Absent(text().into()), 404, "max-age=600"),
             (FillError::Offline(text()), 404, "no-store"),
+            (FillError::Gone(text().into()), 410, "public, max-age=60"),
+            (FillError::Differs(text().into()), 403, "no-store"),
             (FillError::NotFetched(text()), 404, "no-store"),
             (FillError::Denied(text()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),
+            (FillError::Private(text()), 403, "no-store"),
             (FillError::Timeout(text().into()), 504, "no-store"),
             (FillError::Upstream(text().into()), 502, "no-store"),
             (FillError::Loop(text().into()), 508, "no-store"),

@@ -47,6 +47,9 @@ impl Proxy {
             if let Some(response) = self.stored_small(asked, version, file) {
                 return response;
             }
+            if let Err(error) = self.fill.check_record(version) {
+                return forbidden(version, &error);
+            }
             if let Some(response) = self.not_fetched_now(asked, version, file.into()) {
                 return response;
             }
@@ -126,6 +129,9 @@ impl Proxy {
                 }
                 Ok(None) => {}
                 Err(error) => return answer::store_failed(version, error),
+            }
+            if let Err(error) = self.fill.check_record(version) {
+                return forbidden(version, &error);
             }
             if let Some(response) = self.not_fetched_now(asked, version, VersionFile::Zip) {
                 return response;
@@ -242,6 +248,13 @@ fn tag(quoted: String) -> HeaderValue {
 
 fn log_failed(version: &ModuleVersion, error: &FillError) -> Response {
     log::error!("cannot seal {version}: {error}");
+    answer::failed(error, Kind::File)
+}
+
+fn forbidden(version: &ModuleVersion, error: &FillError) -> Response {
+    if !matches!(error, FillError::Gone(_)) {
+        log::error!("cannot answer for {version}: {error}");
+    }
     answer::failed(error, Kind::File)
 }
 

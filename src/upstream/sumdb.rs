@@ -56,9 +56,24 @@ impl Upstream {
         let Some(entry) = self.entry_for(name, via).await? else {
             return Err(absent("no upstream passes this checksum database on"));
         };
-        let walk = self.inner.walk(entry, &path, via)?;
+        self.pass_through(entry, &path, via).await
+    }
+
+    /// Asks for a path of a database that the first entry of the list is itself.
+    pub async fn sumdb_here(&self, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
+        match is_clean(path) {
+            true => self.pass_through(0, path, via).await,
+            false => Err(UpstreamError::NotFound {
+                url: path.to_owned(),
+                message: "it is no clean path".to_owned(),
+            }),
+        }
+    }
+
+    async fn pass_through(&self, entry: usize, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
+        let walk = self.inner.walk(entry, path, via)?;
         let Some((_, place)) = walk.place() else { return Err(UpstreamError::Offline) };
-        let asked = place.ask(self.inner.client.as_ref(), &path, MAX_ANSWER_BYTES, walk.via.as_ref()).await;
+        let asked = place.ask(self.inner.client.as_ref(), path, MAX_ANSWER_BYTES, walk.via.as_ref()).await;
         match (asked, place) {
             (Ok(mut answer), _) => {
                 let body = answer.body.collect().await?;

@@ -17,6 +17,7 @@ pub mod program;
 pub mod programs;
 pub mod server;
 pub mod stores;
+pub mod sumdb;
 pub mod sweep;
 pub mod tracer;
 pub mod tree;

@@ -20,6 +20,8 @@ struct State {
     /// The ending of those paths that are not answered now.
     held: Mutex<Option<String>>,
     released: Condvar,
+    /// What everything is answered with, where that is not what it is.
+    status: Mutex<Option<&'static str>>,
 }
 
 impl Upstream {
@@ -74,6 +76,16 @@ impl Upstream {
         }
     }
 
+    /// Offers a body at a path.
+    pub fn put(&self, path: &str, body: &str) {
+        self.state.files.lock().unwrap().insert(path.to_owned(), body.as_bytes().to_vec());
+    }
+
+    /// Answers everything with a status, as in `503 Unavailable`, or as ever again.
+    pub fn fail(&self, status: Option<&'static str>) {
+        *self.state.status.lock().unwrap() = status;
+    }
+
     /// Is how often something with this in its path was asked for.
     pub fn asked_at(&self, part: &str) -> usize {
         let asked = self.state.asked.lock().unwrap();
@@ -115,9 +127,11 @@ impl State {
                 |held: &mut Option<String>| held.as_ref().is_some_and(|ending| path.ends_with(ending));
             drop(self.released.wait_while(self.held.lock().unwrap(), is_held).unwrap());
             let body = self.files.lock().unwrap().get(&path).cloned();
-            let (status, body) = match body {
-                Some(body) => ("200 OK", body),
-                None => ("404 Not Found", b"not found: no such version here\n".to_vec()),
+            let fails = *self.status.lock().unwrap();
+            let (status, body) = match (fails, body) {
+                (Some(status), _) => (status, b"not now\n".to_vec()),
+                (None, Some(body)) => ("200 OK", body),
+                (None, None) => ("404 Not Found", b"not found: no such version here\n".to_vec()),
             };
             write!(writer, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
             writer.write_all(&body).ok()?;

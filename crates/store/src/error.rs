@@ -20,6 +20,14 @@ pub enum StoreError {
     /// Something else keeps appearing at the place of a version.
     #[error("{path} cannot be published: something else keeps appearing there; find out what else writes below the store", path = .0.display())]
     Contended(PathBuf),
+    /// A record is damaged, so that nobody knows what is forbidden.
+    #[error("the record {path} is damaged: {reason}; mend it, or remove it if no tombstone or hash in it is to hold any more, then try again", path = path.display())]
+    Record {
+        /// Where it lies.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl StoreError {
@@ -32,7 +40,7 @@ impl StoreError {
                 let errno = error.errno();
                 !matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::MFILE))
             }
-            Self::Contended(_) => true,
+            Self::Contended(_) | Self::Record { .. } => true,
             Self::Lock(_) | Self::ReadOnly(_) => false,
         }
     }
@@ -44,6 +52,7 @@ impl StoreError {
             Self::Lock(error) => error.exit(),
             Self::ReadOnly(_) => Exit::PERMISSION,
             Self::Contended(_) => Exit::CANT_CREATE,
+            Self::Record { .. } => Exit::IO,
         }
     }
 }

@@ -9,7 +9,8 @@
 //!   staging/RUN/                               work in progress of one process
 //!   staging/claims                             one byte to lock a version
 //!   quarantine/UNIQUE/{reason.toml,version}    what proved broken, with the reason
-//!   index/  cache/  records/                   derived; may be lost; not derivable
+//!   records/ESCAPED/@v/VERSION.toml            what stays known of a version that is removed
+//!   index/  cache/                             derived; may be lost
 //! ```
 //!
 //! A version is there if its `info` opens. It comes into being by one rename, whole, and never changes
@@ -22,6 +23,9 @@
 //! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
 //! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
 //! | [`batch`](Batch) | the same for many, with few waits for the disk |
+//! | [`cache`](Shelf) | answers of upstreams, which may be lost |
+//! | [`records`](Record) | what a version must agree with, and whether it is forbidden |
+//! | [`tree_heads`](Store::tree_head) | the largest tree head of each checksum database |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -31,6 +35,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests break stores by hand"))]
 
 mod batch;
+mod cache;
 mod claim;
 mod draft;
 mod error;
@@ -41,15 +46,18 @@ mod paths;
 mod publish;
 mod quarantine;
 mod read;
+mod records;
 mod seal;
 mod staging;
 #[cfg(test)]
 mod testing;
+mod tree_heads;
 mod walk;
 
 use stoa_layout::LayoutId;
 
 pub use batch::Batch;
+pub use cache::{Cached, Shelf};
 pub use claim::Claim;
 pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
@@ -59,7 +67,9 @@ pub use paths::VersionFile;
 pub use publish::Published;
 pub use quarantine::{Entry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
+pub use records::{Objection, Record, Tombstone, Verdict};
 pub use seal::{Verified, Which};
+pub use tree_heads::HeadReplaced;
 
 /// The layout that this crate reads and writes.
 pub const LAYOUT: LayoutId = LayoutId::fixed("v2");

@@ -10,10 +10,12 @@ use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
+use crate::cache::Writes;
 use crate::index::Index;
 use crate::list::KnownList;
 use crate::paths::Paths;
 use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
+use crate::records::KnownTombstones;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
 
@@ -25,7 +27,9 @@ pub struct Store {
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
+    pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
     pub(crate) index: Index,
+    pub(crate) cache_writes: Writes,
     layout: LayoutId,
     run: Option<Run>,
     // Last: the lock goes after the staging folder.
@@ -180,6 +184,8 @@ impl Store {
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
+            cache_writes: Writes::default(),
+            tombstones: Cache::new(ENTRIES),
             layout: pass.layout().clone(),
             run,
             held,

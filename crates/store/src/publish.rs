@@ -6,11 +6,14 @@
 use std::path::Path;
 
 use rustix::io::Errno;
-use stoa_gomod::H1;
+use stoa_gomod::{H1, h1};
 use stoa_layout::{PathError, durable};
 
 use crate::paths::Paths;
-use crate::{Claim, SealedDraft, Store, StoreError};
+use crate::paths::VersionFile;
+use crate::read::open_file;
+use crate::seal::read_bounded;
+use crate::{Claim, Objection, SealedDraft, Store, StoreError};
 
 /// How a publish ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,25 @@ pub enum Published {
         /// Whether it has the same files: the same hash of the zip. If not, ours is in quarantine.
         same: bool,
     },
+    /// Its record says that it must not be: nothing is published, and the draft is gone.
+    Refused(Objection),
+}
+
+/// When a version that was placed is on disk at its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Now,
+    /// After the next sync of the file system.
+    Later,
+}
+
+/// What came of placing a version.
+#[derive(Debug)]
+pub(crate) enum Placed {
+    Ours,
+    /// Another one stands there, with this hash.
+    Theirs(H1),
+    Refused(Objection),
 }
 
 /// How often something in the way is moved to quarantine before giving up.
@@ -31,8 +53,8 @@ impl Store {
     /// Publishes a draft.
     pub fn publish(&self, draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
         debug_assert_eq!(draft.version(), claim.version(), "published under the claim of another version");
-        let theirs = self.place_synced(&draft.folder.path, claim, || draft.stamp())?;
-        self.published(draft, claim, theirs)
+        let placed = self.place(&draft.folder.path, draft.h1(), claim, Wait::Now, || draft.stamp())?;
+        self.published(draft, claim, placed)
     }
 
     /// Publishes a draft, and leaves it to a later sync that it stays so.
@@ -41,52 +63,49 @@ impl Store {
         draft: SealedDraft,
         claim: &Claim,
     ) -> Result<Published, StoreError> {
-        let theirs = self.place(&draft.folder.path, claim, || draft.stamp())?;
-        self.published(draft, claim, theirs)
+        let placed = self.place(&draft.folder.path, draft.h1(), claim, Wait::Later, || draft.stamp())?;
+        self.published(draft, claim, placed)
     }
 
-    /// Places a version, and waits until its place is on disk.
-    pub(crate) fn place_synced(
+    /// Renames a folder that holds a version, whole and synced, with this hash of its zip, to its place, and says
+    /// which version stands there if another was first. `stamp` sets the time of publishing just before.
+    ///
+    /// The one door through which a version comes in, and so the one that asks its record.
+    pub(crate) fn place(
         &self,
         from: &Path,
+        h1: &H1,
         claim: &Claim,
+        wait: Wait,
         stamp: impl Fn() -> Result<(), PathError>,
-    ) -> Result<Option<H1>, StoreError> {
-        let below = Paths::versions_below_modules(claim.version().path());
-        self.durable.ensure_dirs(&self.paths.modules(), &below)?;
-        let theirs = self.place(from, claim, stamp)?;
-        if theirs.is_none() {
-            durable::sync_dir(&self.paths.modules().join(below))?;
-        }
-        Ok(theirs)
-    }
-
-    /// Renames a folder that holds a version, whole and synced, to its place, and says which version stands there
-    /// if another was first. `stamp` sets the time of publishing just before.
-    fn place(
-        &self,
-        from: &Path,
-        claim: &Claim,
-        stamp: impl Fn() -> Result<(), PathError>,
-    ) -> Result<Option<H1>, StoreError> {
+    ) -> Result<Placed, StoreError> {
         let version = claim.version();
+        if let Some(objection) = self.objection_to(from, h1, claim)? {
+            return Ok(Placed::Refused(objection));
+        }
         let target = self.paths.version(version);
         let below = Paths::versions_below_modules(version.path());
-        self.durable.ensure_dirs_unsynced(&self.paths.modules(), &below)?;
+        match wait {
+            Wait::Now => self.durable.ensure_dirs(&self.paths.modules(), &below)?,
+            Wait::Later => self.durable.ensure_dirs_unsynced(&self.paths.modules(), &below)?,
+        }
         for _ in 0..ATTEMPTS {
             stamp()?;
             let error = match durable::rename(from, &target) {
                 Ok(()) => {
                     self.forget(version);
                     self.index.note(version);
-                    return Ok(None);
+                    if wait == Wait::Now {
+                        durable::sync_dir(&self.paths.modules().join(below))?;
+                    }
+                    return Ok(Placed::Ours);
                 }
                 Err(error) => error,
             };
             match error.errno() {
                 Some(Errno::NOTEMPTY | Errno::EXIST) => {
                     if let Some(theirs) = self.seal_claimed(claim)? {
-                        return Ok(Some(theirs));
+                        return Ok(Placed::Theirs(theirs));
                     }
                     // One that proved broken is in quarantine by now.
                     if std::fs::symlink_metadata(&target).is_ok() {
@@ -102,18 +121,33 @@ impl Store {
         Err(StoreError::Contended(target))
     }
 
+    /// Is what the record of a version has against what lies in a folder. The claim is held until that is in its
+    /// place or given up, so that no tombstone comes in between.
+    fn objection_to(&self, from: &Path, h1: &H1, claim: &Claim) -> Result<Option<Objection>, StoreError> {
+        let Some(record) = self.record(claim.version())? else { return Ok(None) };
+        let gomod_h1 = match record.gomod_h1 {
+            Some(_) => hash_of_mod(from)?,
+            None => None,
+        };
+        Ok(record.objection(h1, gomod_h1.as_ref()))
+    }
+
     fn published(
         &self,
         mut draft: SealedDraft,
         claim: &Claim,
-        theirs: Option<H1>,
+        placed: Placed,
     ) -> Result<Published, StoreError> {
-        match theirs {
-            None => {
+        match placed {
+            Placed::Ours => {
                 draft.folder.moved = true;
                 Ok(Published::Ours(draft.h1().clone()))
             }
-            Some(theirs) => self.yield_to(draft, claim, &theirs),
+            Placed::Theirs(theirs) => self.yield_to(draft, claim, &theirs),
+            Placed::Refused(objection) => {
+                log::error!("{} is not published: {objection}", draft.version());
+                Ok(Published::Refused(objection))
+            }
         }
     }
 
@@ -133,13 +167,22 @@ impl Store {
     }
 }
 
+/// Hashes the mod in a folder. `None` if there is none.
+pub(crate) fn hash_of_mod(folder: &Path) -> Result<Option<H1>, StoreError> {
+    let path = folder.join(VersionFile::Mod.name());
+    match open_file(&path)? {
+        Some((file, _)) => Ok(Some(h1::hash_mod(&read_bounded(file, &path)?))),
+        None => Ok(None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
     use crate::testing::{Fixture, draft, put_unsealed, quarantined, staged, version, zip};
-    use crate::{SmallFile, VersionFile};
+    use crate::{Record, SmallFile, Tombstone, VersionFile};
 
     #[test]
     fn a_published_version_is_there_whole() {
@@ -217,6 +260,40 @@ mod tests {
         put_unsealed(&fixture.store, &v, &bytes[..bytes.len() - 9]);
         assert!(matches!(fixture.publish(&v, &bytes), Published::Ours(_)));
         assert_eq!(quarantined(fixture.dir.path()).len(), 1);
+    }
+
+    #[test]
+    fn what_differs_from_its_record_or_is_forbidden_is_not_published() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let Published::Ours(h1) = fixture.publish(&v, &zip(&v, "package a\n")) else {
+            panic!("somebody else")
+        };
+        fs::remove_dir_all(fixture.store.paths.version(&v)).unwrap();
+        let record = |record: Record| {
+            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+        };
+        record(Record { h1: Some(h1.clone()), ..Record::default() });
+        let refused = fixture.publish(&v, &zip(&v, "package b\n"));
+        assert!(
+            matches!(&refused, Published::Refused(Objection::Differs { recorded, .. }) if *recorded == h1)
+        );
+        assert!(fixture.store.locate(&v, VersionFile::Zip).unwrap().is_none());
+        assert!(staged(fixture.dir.path()).is_empty() && quarantined(fixture.dir.path()).is_empty());
+        assert_eq!(fixture.publish(&v, &zip(&v, "package a\n")), Published::Ours(h1.clone()));
+        fs::remove_dir_all(fixture.store.paths.version(&v)).unwrap();
+        let gomod_h1 = Some(h1::hash_mod(b"another"));
+        record(Record { gomod_h1, h1: Some(h1), ..Record::default() });
+        let refused = fixture.publish(&v, &zip(&v, "package a\n"));
+        assert!(matches!(refused, Published::Refused(Objection::Differs { file: "mod", .. })));
+        record(Record { tombstone: Some(Tombstone::now(None)), ..Record::default() });
+        let refused = fixture.publish(&v, &zip(&v, "package a\n"));
+        assert!(matches!(refused, Published::Refused(Objection::Tombstone(_))));
+        fs::write(fixture.store.paths.record(&v), "").unwrap();
+        let claim = fixture.store.claim(&v).unwrap();
+        let sealed = draft(&fixture.store, &v, &zip(&v, "package a\n"));
+        assert!(matches!(fixture.store.publish(sealed, &claim), Err(StoreError::Record { .. })));
+        assert!(fixture.store.locate(&v, VersionFile::Zip).unwrap().is_none());
     }
 
     #[test]

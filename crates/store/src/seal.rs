@@ -23,7 +23,7 @@ use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
 use crate::read::{SMALL_LIMIT, Sealing, Stamp, is_file, open_file, read_seal};
-use crate::{Claim, Store, StoreError, staging};
+use crate::{Claim, Record, Store, StoreError, staging};
 
 /// What reading a version found.
 pub(crate) enum Verdict {
@@ -89,7 +89,7 @@ impl Store {
         if let Some((h1, _)) = self.believed_seal(version)? {
             return Ok(Some(h1));
         }
-        match examine_folder(&path, version)? {
+        match self.examine(&path, version)? {
             Verdict::Whole { h1, zip, .. } => {
                 self.add_seal(&path, &h1, folder, zip)?;
                 Ok(Some(h1))
@@ -147,7 +147,7 @@ impl Store {
         }
         let path = self.paths.version(version);
         Ok(match Stamp::at(&path)? {
-            Some(folder) => Looked::Read(folder, examine_folder(&path, version)?),
+            Some(folder) => Looked::Read(folder, self.examine(&path, version)?),
             None => Looked::Only(Verified::Absent),
         })
     }
@@ -171,6 +171,19 @@ impl Store {
         Ok(is_sealed.then_some(Verified::Sealed))
     }
 
+    /// Reads a version that lies in its place whole, and compares it with its record: what came by a migration went
+    /// by no other door that does.
+    fn examine(&self, folder: &Path, version: &ModuleVersion) -> Result<Verdict, StoreError> {
+        let verdict = examine_folder(folder, version)?;
+        let Verdict::Whole { h1, .. } = &verdict else { return Ok(verdict) };
+        // That it is forbidden makes it no worse; it is refused where it comes in.
+        let record = self.record(version)?.map(|record| Record { tombstone: None, ..record });
+        Ok(match record.and_then(|record| record.objection(h1, None)) {
+            Some(objection) => Verdict::Broken(objection.to_string()),
+            None => verdict,
+        })
+    }
+
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
         if let Some((_, meta)) = open_file(&self.paths.file(version, VersionFile::Zip))? {
             match self.sealing(version, Stamp::of(&meta))? {
@@ -184,7 +197,7 @@ impl Store {
         if !self.has_info(version)? {
             return Ok(None);
         }
-        match examine_folder(&path, version)? {
+        match self.examine(&path, version)? {
             Verdict::Whole { h1, zip, .. } => {
                 self.remember_seal(version, Some((h1.clone(), zip)), folder);
                 Ok(Some(h1))

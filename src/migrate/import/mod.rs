@@ -246,7 +246,7 @@ pub(super) fn end(import: &Import<'_>, report: &Report) {
     let count = |of: &std::sync::atomic::AtomicU64| of.load(std::sync::atomic::Ordering::Relaxed);
     let more = json!({
         "store": import.root.to_string_lossy(), "source": import.source.to_string_lossy(),
-        "leftovers": count(&report.sum.leftovers), "without_zip": count(&report.sum.aside),
+        "forbidden": count(&report.sum.forbidden), "leftovers": count(&report.sum.leftovers), "without_zip": count(&report.sum.aside),
         "dry_run": import.dry_run,
     });
     report.done(format_args!("from {source} into {root}{dry}"), more);

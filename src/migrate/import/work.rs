@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stoa_layout::durable::{CopyError, clone_or_copy};
 use stoa_layout::{Cancel, Leftover};
-use stoa_store::{Batch, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft};
+use stoa_store::{Batch, Objection, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft};
 
 use super::ImportError;
 use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
@@ -74,6 +74,12 @@ impl<'a> Work<'a> {
         let version = &item.version;
         if !Store::could_hold(self.root, version) {
             return Err(Not::Left("its name is longer, once escaped, than a file system takes".to_owned()));
+        }
+        if let Some(store) = self.store
+            && let Some(tombstone) = store.tombstone(version)?
+        {
+            self.report.version(version, Fate::Forbidden(&tombstone.to_string()));
+            return Ok(None);
         }
         if let Some(store) = self.store
             && self.is_there(store, item)?
@@ -151,6 +157,12 @@ impl<'a> Work<'a> {
                     let reason =
                         "another one came into the store meanwhile and stands; this one is in quarantine";
                     self.report.waited(&version, Fate::Differs(reason));
+                }
+                Ok(Published::Refused(Objection::Tombstone(tombstone))) => {
+                    self.report.waited(&version, Fate::Forbidden(&tombstone.to_string()));
+                }
+                Ok(Published::Refused(objection @ Objection::Differs { .. })) => {
+                    self.report.waited(&version, Fate::Differs(&objection.to_string()));
                 }
                 Err(error) => self.report.waited(&version, Fate::Failed(&of_one_version(error)?)),
             }

@@ -1,12 +1,16 @@
-//! The texts of a checksum database: tile paths, signed tree heads and records.
+//! A checksum database: its texts (tile paths, signed tree heads, records), and what they prove.
 //!
 //! The formats are those of `golang.org/x/mod/sumdb`. A proxy forwards them unchanged and clients verify them
-//! themselves; what is here lets a proxy refuse malformed requests and check answers if it wants to.
+//! themselves; what is here lets a proxy refuse malformed requests, and verify what it stores itself.
 
 mod note;
+mod proof;
+mod sums;
 mod tile;
 
 pub use note::{KeyError, NoteError, Verifier, key_hash};
+pub use proof::{Proof, ProofError, TILE_HEIGHT};
+pub use sums::Sums;
 pub use tile::{Level, Tile};
 
 use base64::Engine;

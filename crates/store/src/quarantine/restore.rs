@@ -9,9 +9,10 @@ use stoa_layout::{PathError, durable};
 
 use super::{CONTENT, Entry};
 use crate::paths::VersionFile;
+use crate::publish::{Placed, Wait};
 use crate::read::{Stamp, open_file};
 use crate::seal::{Verdict, examine_folder};
-use crate::{Claim, Store, StoreError};
+use crate::{Claim, Objection, Store, StoreError};
 
 /// How a restore ended. Unless it is done the entry stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub enum Restored {
         version: ModuleVersion,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Its record says that it must not be published.
+    Refused {
+        /// The version.
+        version: ModuleVersion,
+        /// What the record has against it.
+        objection: Objection,
     },
     /// It is no version, or nobody knows of which.
     Unfit(&'static str),
@@ -85,15 +93,17 @@ impl Store {
             self.durable.hand_over(&content.join(file.name()))?;
         }
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
-        if let Some(theirs) = self.place_synced(&content, claim, stamp)? {
-            return Ok(if theirs == h1 {
-                Restored::There(version)
-            } else {
+        Ok(match self.place(&content, &h1, claim, Wait::Now, stamp)? {
+            Placed::Ours => {
+                self.drop_entry(entry);
+                Restored::Done(version)
+            }
+            Placed::Theirs(theirs) if theirs == h1 => Restored::There(version),
+            Placed::Theirs(theirs) => {
                 Restored::Taken { version, reason: format!("{theirs} is published, and this is {h1}") }
-            });
-        }
-        self.drop_entry(entry);
-        Ok(Restored::Done(version))
+            }
+            Placed::Refused(objection) => Restored::Refused { version, objection },
+        })
     }
 
     /// Removes what is left of an entry whose version has moved on. Whoever starts next removes it otherwise.

@@ -1,0 +1,534 @@
+//! What is filled is verified against a checksum database: a real proxy, and a database made here that can lie.
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use stoa_gomod::ModuleVersion;
+use support::go::Go;
+use support::server::{self, Server};
+use support::sumdb::{self, Site};
+use support::upstream::Module;
+use support::{missing_tool, told, trial};
+
+fn main() {
+    let tests: [(&str, fn()); 14] = [
+        ("what the database vouches for is stored with its verdict", vouched),
+        ("a version with a verdict needs no database", verdict_is_enough),
+        ("a zip with other bytes is refused", other_zip),
+        ("a long zip with other bytes is broken off", other_long_zip),
+        ("a go.mod with other bytes is refused", other_mod),
+        ("what the database does not know is taken, unless it must vouch", unknown),
+        ("a database that nobody passes on is not asked, unless a URL is told", not_passed_on),
+        ("a database that is down holds up only who requires it", down),
+        ("what is forged is refused", forged),
+        ("a fork is an alarm", fork),
+        ("a fork is noticed after a restart", fork_after_restart),
+        ("two heads of one size are a fork", fork_of_one_size),
+        ("an older head is no fork, and replaces none", older_head),
+        ("what was put in by hand must agree with its record", record_binds),
+    ];
+    let tests = tests.into_iter().map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    let tests = tests
+        .chain([
+            Trial::test("two proxies keep one head", || {
+                two_proxies();
+                Ok(())
+            }),
+            Trial::test("private modules are not named to the database", || {
+                private();
+                Ok(())
+            }),
+            trial("a real module is vouched for by the database that go knows", no_real_upstream(), real),
+        ])
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+}
+
+/// A store, a site to fill it from, and what the proxies say.
+struct Bench {
+    dir: tempfile::TempDir,
+    site: Site,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), site: Site::start(300) }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn command(&self, policy: &str, sumdb: &str) -> Command {
+        let mut command = server::command(&self.store());
+        let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        command.args(["--upstream", self.site.url()]);
+        command.env("STOA_CHECKSUM", policy).env("STOA_GOSUMDB", sumdb);
+        command.env_remove("GONOSUMDB").env_remove("GOPRIVATE").stderr(log);
+        command
+    }
+
+    fn serve(&self, policy: &str) -> Server {
+        Server::start_with(&mut self.command(policy, &sumdb::verifier_key()))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    fn folder(&self, version: &ModuleVersion) -> PathBuf {
+        let below = format!("{}/@v/{}", version.path().escaped(), version.version().escaped());
+        self.store().join("modules").join(below)
+    }
+
+    fn record(&self, version: &ModuleVersion) -> Option<String> {
+        let below = format!("{}/@v/{}.toml", version.path().escaped(), version.version().escaped());
+        fs::read_to_string(self.store().join("records").join(below)).ok()
+    }
+
+    fn heads(&self) -> PathBuf {
+        self.store().join("records/sumdb").join(sumdb::NAME.replace('/', "%2F"))
+    }
+
+    /// The size of the largest head that is kept.
+    fn largest(&self) -> usize {
+        let note = fs::read_to_string(self.heads().join("latest")).unwrap();
+        note.lines().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn forks(&self) -> Vec<String> {
+        let names = fs::read_dir(self.heads()).unwrap().map(|entry| entry.unwrap().path());
+        let forks = names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("fork-"));
+        forks.map(|path| fs::read_to_string(path).unwrap()).collect()
+    }
+
+    /// Sees to it that nothing of a version is in the store, nor anything on its way.
+    fn assert_absent(&self, version: &ModuleVersion) {
+        assert!(!self.folder(version).exists(), "{version} is stored");
+        assert_eq!(self.record(version), None, "{version}");
+        assert_eq!(fs::read_dir(self.store().join("quarantine")).unwrap().count(), 0);
+        // A draft that was given up while it was begun goes a moment after the answer.
+        let begun = Instant::now();
+        while !self.drafts().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?} stay", self.drafts());
+            std::thread::yield_now();
+        }
+    }
+
+    fn drafts(&self) -> Vec<PathBuf> {
+        let runs = fs::read_dir(self.store().join("staging")).unwrap().map(|entry| entry.unwrap().path());
+        let within =
+            |run: PathBuf| fs::read_dir(run).into_iter().flatten().map(|entry| entry.unwrap().path());
+        runs.filter(|path| path.is_dir()).flat_map(within).filter(|path| !path.ends_with("lock")).collect()
+    }
+
+    /// Sees to it that a version is refused with a status and these words, and is not stored.
+    fn assert_refused(&self, server: &Server, module: &Module, ending: &str, status: u16, words: &str) {
+        let (answered, body) = get(server, module, ending);
+        let body = String::from_utf8_lossy(&body);
+        assert!(answered == status && body.contains(words), "{ending}: {answered} {body}");
+        self.assert_absent(&module.version);
+    }
+
+    fn assert_filled(&self, server: &Server, module: &Module) {
+        let (status, body) = get(server, module, "zip");
+        assert!(status == 200 && body == module.zip, "{status} {}", String::from_utf8_lossy(&body));
+        assert!(self.folder(&module.version).join("info").is_file());
+    }
+}
+
+fn get(server: &Server, module: &Module, ending: &str) -> (u16, Vec<u8>) {
+    let version = &module.version;
+    server.get(&format!("/{}/@v/{}.{ending}", version.path().escaped(), version.version().escaped()))
+}
+
+/// Another content for a version: its go.mod too, if it is told so.
+fn another(pair: &str, bytes: usize, modfile: Option<&str>) -> Module {
+    let mut module = Module::new(pair, bytes);
+    if let Some(modfile) = modfile {
+        let files = [("go.mod", modfile.as_bytes()), ("m.go", b"package m\n".as_slice())];
+        module.zip = stoa_gomod::zip::create(&module.version, files).unwrap();
+        module.modfile = modfile.as_bytes().to_vec();
+    }
+    module
+}
+
+fn vouched() {
+    for policy in ["auto", "require"] {
+        let bench = Bench::new();
+        let server = bench.serve(policy);
+        let modules = ["example.com/Upper@v1.0.0", "example.com/m@v1.2.3"].map(|pair| bench.site.offer(pair));
+        for module in &modules {
+            bench.site.record(module);
+            bench.site.add_others(100);
+        }
+        assert_eq!(get(&server, &modules[0], "mod"), (200, modules[0].modfile.clone()));
+        for module in &modules {
+            bench.assert_filled(&server, module);
+            let record = bench.record(&module.version).unwrap();
+            assert!(record.contains(&format!("database = {:?}", sumdb::NAME)), "{record}");
+            let seal = fs::read_to_string(bench.folder(&module.version).join("ziphash")).unwrap();
+            assert!(record.contains(&format!("h1 = {seal:?}")), "{record}");
+        }
+        assert_eq!(bench.largest(), 502);
+        assert_eq!(bench.site.asked("/lookup/"), 2);
+        assert!(server.stop().success());
+        let log = bench.log();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    }
+}
+
+fn verdict_is_enough() {
+    let bench = Bench::new();
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("require");
+    bench.assert_filled(&server, &module);
+    assert!(server.stop().success());
+    fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    bench.site.state().is_down = true;
+    let server = bench.serve("require");
+    bench.assert_filled(&server, &module);
+    assert!(server.stop().success());
+    fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    // Whatever the policy says: what was vouched for once binds.
+    bench.site.put(&another("example.com/m@v1.0.0", 10_000, None));
+    for policy in ["require", "auto", "off"] {
+        let server = bench.serve(policy);
+        let (status, body) = get(&server, &module, "zip");
+        let body = String::from_utf8_lossy(&body);
+        assert!(status == 403 && body.contains("h1:"), "{status} {body}");
+        assert!(!bench.folder(&module.version).exists());
+    }
+}
+
+fn other_zip() {
+    for policy in ["auto", "require"] {
+        let bench = Bench::new();
+        let server = bench.serve(policy);
+        let module = bench.site.offer("example.com/m@v1.0.0");
+        bench.site.record(&another("example.com/m@v1.0.0", 10_000, None));
+        let words = "checksum mismatch: its zip: the upstream sent h1:";
+        bench.assert_refused(&server, &module, "zip", 403, words);
+        // Nothing is remembered: it is refused each time anew, until the right bytes come.
+        bench.assert_refused(&server, &module, "zip", 403, words);
+        assert!(bench.log().contains("SECURITY") && bench.log().contains(words), "{}", bench.log());
+        let right = another("example.com/m@v1.0.0", 10_000, None);
+        bench.site.put(&right);
+        bench.assert_filled(&server, &right);
+    }
+}
+
+fn other_long_zip() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let sent = another("example.com/m@v1.0.0", 1_000_000, None);
+    bench.site.put(&sent);
+    bench.site.record(&another("example.com/m@v1.0.0", 999_999, None));
+    // Some of it may have gone out before it was known; never the whole, and never with a clean end.
+    match server::get(&server.url, "/example.com/m/@v/v1.0.0.zip") {
+        Ok((status, _)) => assert_eq!(status, 403),
+        Err(error) => assert!(error.to_string().contains("broken off"), "{error}"),
+    }
+    bench.assert_absent(&sent.version);
+}
+
+fn other_mod() {
+    for policy in ["auto", "require"] {
+        let bench = Bench::new();
+        let server = bench.serve(policy);
+        let pair = "example.com/m@v1.0.0";
+        let sent = another(pair, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
+        bench.site.put(&sent);
+        bench.site.record(&Module::new(pair, 20_000));
+        let words = "checksum mismatch: its go.mod: the upstream sent h1:";
+        if policy == "require" {
+            bench.assert_refused(&server, &sent, "mod", 403, words);
+        }
+        bench.assert_refused(&server, &sent, "zip", 403, words);
+        assert!(bench.log().contains(words), "{}", bench.log());
+    }
+}
+
+fn unknown() {
+    let bench = Bench::new();
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    let server = bench.serve("require");
+    for ending in ["mod", "zip"] {
+        bench.assert_refused(&server, &module, ending, 403, "nothing vouches for it");
+    }
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    assert_eq!(bench.record(&module.version), None);
+    assert!(bench.site.asked("/lookup/") > 1);
+    let other = bench.site.offer("example.com/m@v1.0.1");
+    let asked = bench.site.asked("/lookup/");
+    let server = bench.serve("off");
+    bench.assert_filled(&server, &other);
+    assert_eq!(bench.site.asked("/lookup/"), asked);
+}
+
+fn not_passed_on() {
+    let bench = Bench::new();
+    bench.site.state().passes_on = false;
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("require");
+    bench.assert_refused(&server, &module, "zip", 502, "no upstream passes the checksum database");
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    assert_eq!(bench.site.asked("/lookup/"), 0);
+    let other = bench.site.offer("example.com/m@v1.0.1");
+    bench.site.record(&other);
+    let sumdb = format!("{} {}/db", sumdb::verifier_key(), bench.site.url());
+    let server = Server::start_with(&mut bench.command("require", &sumdb));
+    bench.assert_filled(&server, &other);
+    assert_eq!(bench.site.asked("/db/lookup/"), 1);
+    assert!(bench.record(&other.version).is_some());
+}
+
+fn down() {
+    let bench = Bench::new();
+    bench.site.state().is_down = true;
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("require");
+    for ending in ["mod", "zip"] {
+        bench.assert_refused(&server, &module, ending, 502, "cannot be verified");
+    }
+    bench.site.state().is_down = false;
+    bench.assert_filled(&server, &module);
+    let other = bench.site.offer("example.com/m@v1.0.1");
+    bench.site.state().is_down = true;
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &other);
+    assert_eq!(bench.record(&other.version), None);
+}
+
+fn forged() {
+    type Forge = fn(&mut sumdb::State, bool);
+    let forges: [(&str, Forge); 3] = [
+        ("a tree head that came for it", |state, on| state.forges_signatures = on),
+        ("the tiles that came for it", |state, on| state.forges_tiles = on),
+        ("the record that came for it", |state, on| state.forges_records = on),
+    ];
+    for (words, forge) in forges {
+        for policy in ["auto", "require"] {
+            let bench = Bench::new();
+            let module = bench.site.offer("example.com/m@v1.0.0");
+            bench.site.record(&module);
+            let server = bench.serve(policy);
+            forge(&mut bench.site.state(), true);
+            bench.assert_refused(&server, &module, "zip", 502, words);
+            assert!(bench.log().contains(words), "{}", bench.log());
+            // It is asked again, and nothing of what was forged is remembered.
+            forge(&mut bench.site.state(), false);
+            bench.assert_filled(&server, &module);
+            assert!(bench.record(&module.version).is_some());
+        }
+    }
+}
+
+fn fork() {
+    let bench = Bench::new();
+    let modules = [0, 1, 2, 3].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
+    bench.site.record(&modules[0]);
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &modules[0]);
+    let honest = bench.site.state().records.clone();
+    bench.site.state().records[5].1 = "example.org/other5 v1.0.0 h1:another\n".to_owned();
+    modules[1..].iter().for_each(|module| bench.site.record(module));
+    let words = "two trees that do not agree";
+    bench.assert_refused(&server, &modules[1], "zip", 502, words);
+    let asked = bench.site.asked("/lookup/");
+    // From now on it is not even asked.
+    bench.site.state().records = honest;
+    modules[1..].iter().for_each(|module| bench.site.record(module));
+    bench.assert_refused(&server, &modules[2], "zip", 502, words);
+    assert_eq!(bench.site.asked("/lookup/"), asked);
+    assert_eq!(bench.largest(), 301);
+    let [fork] = bench.forks().try_into().unwrap();
+    for part in
+        ["go.sum database tree\n301\n", "go.sum database tree\n304\n", "\u{2014} ", "tile/8/1/000.p/1 "]
+    {
+        assert!(fork.contains(part), "{fork}");
+    }
+    let log = bench.log();
+    let heads = log.matches("go.sum database tree\n").count();
+    assert!(log.contains("SECURITY") && heads == 2 && log.contains("fork-"), "{log}");
+    assert!(server.stop().success());
+    let server = bench.serve("require");
+    bench.assert_filled(&server, &modules[3]);
+    assert_eq!(bench.largest(), 304);
+}
+
+fn fork_after_restart() {
+    let bench = Bench::new();
+    let modules = [0, 1].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
+    bench.site.record(&modules[0]);
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &modules[0]);
+    assert!(server.stop().success());
+    bench.site.state().records[299].1 = "example.org/other299 v1.0.0 h1:another\n".to_owned();
+    bench.site.record(&modules[1]);
+    let server = bench.serve("auto");
+    bench.assert_refused(&server, &modules[1], "zip", 502, "two trees that do not agree");
+    assert_eq!(bench.forks().len(), 1);
+    assert_eq!(bench.largest(), 301);
+}
+
+fn fork_of_one_size() {
+    let bench = Bench::new();
+    let modules = [0, 1].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
+    bench.site.record(&modules[0]);
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &modules[0]);
+    bench.site.state().records.pop();
+    bench.site.record(&modules[1]);
+    bench.assert_refused(&server, &modules[1], "zip", 502, "two trees that do not agree");
+    assert_eq!(bench.forks().len(), 1);
+}
+
+fn older_head() {
+    let bench = Bench::new();
+    let modules = [0, 1, 2].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
+    modules.iter().for_each(|module| bench.site.record(module));
+    bench.site.add_others(600);
+    let server = bench.serve("require");
+    bench.assert_filled(&server, &modules[0]);
+    assert_eq!(bench.largest(), 903);
+    bench.site.state().signed = Some(303);
+    bench.assert_filled(&server, &modules[1]);
+    assert!(server.stop().success());
+    let server = bench.serve("require");
+    bench.assert_filled(&server, &modules[2]);
+    assert_eq!(bench.largest(), 903);
+    assert!(bench.forks().is_empty());
+}
+
+fn two_proxies() {
+    let bench = Bench::new();
+    let modules = [0, 1, 2, 3].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
+    modules.iter().for_each(|module| bench.site.record(module));
+    let (one, two) = (bench.serve("require"), bench.serve("require"));
+    bench.assert_filled(&one, &modules[0]);
+    bench.site.add_others(500);
+    bench.assert_filled(&two, &modules[1]);
+    assert_eq!(bench.largest(), 804);
+    // News for the first, and older than what the second has kept.
+    bench.site.state().signed = Some(500);
+    bench.assert_filled(&one, &modules[2]);
+    assert_eq!(bench.largest(), 804);
+    // One of them meets a tree that does not go on from what the other one has kept.
+    let mut state = bench.site.state();
+    state.signed = None;
+    state.records[700].1 = "example.org/other700 v1.0.0 h1:another\n".to_owned();
+    drop(state);
+    bench.site.add_others(1);
+    bench.assert_refused(&one, &modules[3], "zip", 502, "two trees that do not agree");
+    assert_eq!((bench.largest(), bench.forks().len()), (804, 1));
+}
+
+fn private() {
+    let bench = Bench::new();
+    let module = bench.site.offer("corp.example/secret@v1.0.0");
+    bench.site.record(&module);
+    for name in ["GOPRIVATE", "GONOSUMDB"] {
+        let serve = |policy: &str| {
+            let mut command = bench.command(policy, &sumdb::verifier_key());
+            Server::start_with(command.env(name, "*.corp.example,corp.example"))
+        };
+        let server = serve("require");
+        bench.assert_refused(&server, &module, "zip", 403, "it is private");
+        let server = serve("auto");
+        bench.assert_filled(&server, &module);
+        assert!(server.stop().success());
+        fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    }
+    assert_eq!(bench.site.asked("/lookup/"), 0);
+}
+
+fn record_binds() {
+    let bench = Bench::new();
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    assert!(server.stop().success());
+    fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    // As a migration or a restored backup would.
+    another("example.com/m@v1.0.0", 10_000, None).put_unsealed(&bench.store());
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    let [entry] =
+        fs::read_dir(bench.store().join("quarantine")).unwrap().collect::<Vec<_>>().try_into().unwrap();
+    let reason = fs::read_to_string(entry.unwrap().path().join("reason.toml")).unwrap();
+    assert!(reason.contains("a checksum database knows"), "{reason}");
+}
+
+/// A small module that will not change.
+const REAL: &str = "rsc.io/quote@v1.5.2";
+
+fn no_real_upstream() -> Option<String> {
+    missing_tool("go", &["version"]).or_else(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let list = Command::new("go").args(["env", "GOPROXY"]).current_dir(dir.path()).output().unwrap();
+        let go = Go::new(dir.path(), String::from_utf8_lossy(&list.stdout).trim());
+        let output = go.command(dir.path(), "probe", &["mod", "download", REAL]).output().unwrap();
+        (!output.status.success()).then(|| format!("the upstream of go is not to be had: {}", told(&output)))
+    })
+}
+
+fn real() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let serve = || {
+        let mut command = server::command(&store);
+        for name in ["GOPROXY", "GOSUMDB"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        Server::start_with(command.env("STOA_CHECKSUM", "require"))
+    };
+    let server = serve();
+    for (ending, words) in [("info", "v1.5.2"), ("mod", "module \"rsc.io/quote\"")] {
+        let (status, body) = server.get(&format!("/rsc.io/quote/@v/v1.5.2.{ending}"));
+        let body = String::from_utf8_lossy(&body);
+        assert!(status == 200 && body.contains(words), "{status} {body}");
+    }
+    let (status, _) = server.get("/rsc.io/quote/@v/v1.5.2.zip");
+    assert_eq!(status, 200);
+    let record = fs::read_to_string(store.join("records/rsc.io/quote/@v/v1.5.2.toml")).unwrap();
+    assert!(
+        record.contains("tree_size") && record.contains("h1:w5fcysjrx7yqtD/aO+QwRjYZOKnaM9Uh2b40tElTs3Y="),
+        "{record}"
+    );
+    assert!(server.stop().success());
+    // The head that was kept is one that the next start goes on from.
+    let server = serve();
+    assert_eq!(server.get("/rsc.io/sampler/@v/v1.3.0.zip").0, 200);
+    let heads = only_entry(&store.join("records/sumdb"));
+    assert!(heads.join("latest").is_file());
+    assert!(
+        fs::read_dir(heads).unwrap().all(|entry| !entry.unwrap().path().to_string_lossy().contains("fork"))
+    );
+}
+
+fn only_entry(folder: &Path) -> PathBuf {
+    let mut entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let first = entries.next().unwrap();
+    assert!(entries.next().is_none());
+    first
+}
