@@ -23,6 +23,7 @@ const ZIP: &str = "/example.com/m/@v/v1.0.0.zip";
 fn main() {
     let tests = vec![
         trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients),
+        trial("modules that are fetched at a time keep apart", None, three_at_a_time),
         trial("whoever waits takes over from a server that is killed", tracer::missing(), takeover),
         trial("whoever waits takes over while the upstream is slow", None, takeover_of_a_slow_fill),
     ];
@@ -68,6 +69,29 @@ fn two_hundred_clients() {
         assert!(server.stop().success());
     }
     assert!(fs::read(root.join("modules/example.com/m/@v/v1.0.0/zip")).unwrap() == module.zip);
+}
+
+fn three_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    let modules = ["example.com/a@v1.0.0", "example.com/a/b@v1.0.0", "example.com/ab@v1.0.0"]
+        .map(|pair| upstream.offer(pair, 200_000));
+    upstream.hold(".zip");
+    let server = Server::start(&dir.path().join("store"), upstream.url());
+    let path = |module: &Module, file: &str| format!("/{}/@v/v1.0.0.{file}", module.version.path().escaped());
+    std::thread::scope(|scope| {
+        for module in &modules {
+            let (server, path) = (&server, &path);
+            scope.spawn(move || assert!(server.get(&path(module, "zip")) == (200, module.zip.clone())));
+        }
+        upstream.wait_until_asked(".zip", modules.len());
+        upstream.release();
+    });
+    for module in &modules {
+        for (file, content) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
+            assert!(server.get(&path(module, file)) == (200, content.clone()), "{}: {file}", module.version);
+        }
+    }
 }
 
 fn ask(server: &Server, path: &str) -> TcpStream {

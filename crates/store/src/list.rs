@@ -95,6 +95,29 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_begin_alike_share_nothing() {
+        let fixture = Fixture::new();
+        let pairs = [
+            "example.com/one/two@v1.1.0",
+            "example.com/one/two@v1.2.3-pre.1",
+            "example.com/one/two/v2@v2.1.0",
+        ];
+        for pair in pairs.into_iter().chain(["example.com/one/two-other@v0.9.0"]) {
+            put_unsealed(&fixture.store, &version(pair), b"");
+        }
+        let list = |module: &str| {
+            let listed = fixture.store.list(&ModulePath::new(module).unwrap()).unwrap();
+            listed.map(|listed| listed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(list("example.com/one/two").as_deref(), Some("v1.1.0 v1.2.3-pre.1"));
+        assert_eq!(list("example.com/one/two/v2").as_deref(), Some("v2.1.0"));
+        assert_eq!(list("example.com/one/two-other").as_deref(), Some("v0.9.0"));
+        assert_eq!(list("example.com/one"), None);
+        let beginning = version("example.com/one/two@v1.2.3-pre");
+        assert!(fixture.store.small(&beginning, crate::SmallFile::Info).unwrap().is_none());
+    }
+
+    #[test]
     fn a_publish_shows_at_once_and_a_settled_list_is_kept() {
         let fixture = Fixture::new();
         let module = ModulePath::new("example.com/m").unwrap();
