@@ -94,7 +94,7 @@ impl Typed {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve modules to the go command
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Print where a file of a module's version lies in the store; exit code 1 if it isn't there
     Path {
         /// The module and its version, as in example.org/module@v1.2.3
