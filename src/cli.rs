@@ -22,6 +22,7 @@ use crate::logging::{self, Style};
 use crate::output::{self, Format};
 use crate::progress::When;
 use crate::quarantine;
+use crate::remove;
 use crate::status::{self, Leftovers};
 use crate::verify;
 
@@ -113,6 +114,8 @@ enum Command {
     Verify(verify::Typed),
     /// List what proved broken, publish it again once it is mended, or remove it
     Quarantine(quarantine::Typed),
+    /// Take versions out of the store, or forbid them for good
+    Remove(remove::Typed),
     /// List what the store holds that is no part of it, or move it out
     #[command(disable_help_flag = true)]
     Leftovers {
@@ -269,6 +272,7 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Verify(what) => verify(app, &typed, &settings, what),
         Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
+        Command::Remove(what) => remove(app, &typed, &settings, what),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
         Command::Import { arguments } => Err(become_migrator(&typed, Some("import"), arguments)),
@@ -433,10 +437,7 @@ fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Re
 fn verify(app: &App, typed: &Typed, settings: &Settings<'_>, what: &verify::Typed) -> Result<Exit, Failure> {
     let threads = settings.migrate(None, what.threads)?.threads;
     let store = open(app, typed, settings)?;
-    let cancel = Cancel::on_signals()
-        .map_err(|error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}")))?;
-    store.signals().handled_by_program();
-    verify::run(&store, what, threads, typed.common.quiet, &cancel)
+    verify::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
 }
 
 fn quarantine(
@@ -452,6 +453,33 @@ fn quarantine(
         return quarantine::list(&root, what, quiet);
     }
     quarantine::change(&open(app, typed, settings)?, what, quiet)
+}
+
+fn remove(app: &App, typed: &Typed, settings: &Settings<'_>, what: &remove::Typed) -> Result<Exit, Failure> {
+    let store = open_or_look(app, typed, settings, what.dry_run)?;
+    remove::run(&store, what, typed.common.quiet, &stoppable(&store)?)
+}
+
+/// Lets signals stop a work between two versions.
+fn stoppable(store: &Store) -> Result<Cancel, Failure> {
+    let cancel = Cancel::on_signals()
+        .map_err(|error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}")))?;
+    store.signals().handled_by_program();
+    Ok(cancel)
+}
+
+/// Passes the gate and opens the store; for a dry run without the lock, so that nothing can be written.
+fn open_or_look(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    is_dry_run: bool,
+) -> Result<Store, Failure> {
+    if !is_dry_run {
+        return open(app, typed, settings);
+    }
+    let root = settings.store(typed.common.store.clone())?;
+    Ok(Store::look(&pass(app, typed, settings, &root, || settings.check_named())?))
 }
 
 /// Passes the gate and opens the store, to be held shared.

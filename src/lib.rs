@@ -19,6 +19,7 @@ mod parallel;
 mod progress;
 pub mod proxy;
 mod quarantine;
+mod remove;
 pub mod serve;
 pub mod status;
 mod upkeep;

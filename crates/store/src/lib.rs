@@ -24,6 +24,7 @@
 //! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
 //! | [`batch`](Batch) | the same for many, with few waits for the disk |
 //! | [`records`](Record) | what a version must agree with, and whether it is forbidden |
+//! | [`remove`](Store::remove) | out of the store, with its hash or for good |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -44,6 +45,7 @@ mod publish;
 mod quarantine;
 mod read;
 mod records;
+mod remove;
 mod seal;
 mod staging;
 #[cfg(test)]
@@ -63,6 +65,7 @@ pub use publish::Published;
 pub use quarantine::{Entry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{Objection, Record, Tombstone, Verdict};
+pub use remove::{Footprint, Removed};
 pub use seal::{Verified, Which};
 
 /// The layout that this crate reads and writes.
