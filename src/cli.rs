@@ -203,6 +203,10 @@ struct Serve {
     /// Compare the index with the store so often, besides at the start; 0 leaves that to others [default: 600] [key: index.interval]
     #[arg(long, value_name = "SECONDS")]
     index_interval: Option<u64>,
+
+    /// Write down so often which versions were used, besides at the end, for `stoa prune`; 0 keeps no note [default: 300] [key: last_use.interval]
+    #[arg(long, value_name = "SECONDS")]
+    last_use_interval: Option<u64>,
 }
 
 impl Serve {
@@ -218,6 +222,7 @@ impl Serve {
             grace: self.grace,
             fill_max_concurrent: self.fill_max_concurrent,
             index_interval: self.index_interval,
+            last_use_interval: self.last_use_interval,
         }
     }
 }

@@ -144,6 +144,8 @@ pub struct TypedServe {
     pub fill_max_concurrent: Option<usize>,
     /// The key `index.interval`.
     pub index_interval: Option<u64>,
+    /// The key `last_use.interval`.
+    pub last_use_interval: Option<u64>,
 }
 
 /// What is meant for the proxy.
@@ -169,6 +171,8 @@ pub struct ServeConfig {
     pub fill_max_concurrent: usize,
     /// How often the index is reconciled with the store; zero leaves it to others.
     pub index_interval: Duration,
+    /// How often what was used is written down; zero keeps no note of it.
+    pub last_use_interval: Duration,
 }
 
 /// What is meant for the migrator, besides what it is to do.
@@ -200,6 +204,8 @@ struct File {
     fill: FillTable,
     #[serde(default)]
     index: IndexTable,
+    #[serde(default)]
+    last_use: LastUseTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -211,6 +217,12 @@ struct FillTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IndexTable {
+    interval: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LastUseTable {
     interval: Option<u64>,
 }
 
@@ -311,6 +323,12 @@ impl<'a> Settings<'a> {
                 typed.index_interval,
                 |file| file.index.interval,
                 600,
+            )?),
+            last_use_interval: Duration::from_secs(self.pick(
+                "last_use.interval",
+                typed.last_use_interval,
+                |file| file.last_use.interval,
+                300,
             )?),
             fill_max_concurrent: self.count(
                 "fill.max_concurrent",

@@ -11,6 +11,7 @@ pub mod config;
 mod export;
 pub mod fill;
 mod go_env;
+mod last_use;
 mod listen;
 mod logging;
 pub mod migrate;

@@ -34,6 +34,7 @@ impl Proxy {
     ) -> Option<Response> {
         match self.store().small(version, file) {
             Ok(Some(small)) => {
+                self.upkeep.last_use.note(version);
                 Some(small_answer(asked, file, small.bytes, &small.digest, Some(small.modified)))
             }
             Ok(None) => None,
@@ -128,6 +129,7 @@ impl Proxy {
     }
 
     fn zip_answer(&self, asked: Asked<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
+        self.upkeep.last_use.note(version);
         let etag = tag(format!("\"{seal}\""));
         let (length, modified) = (zip.length, zip.modified);
         let body = |range| Body::zip(version, zip, range, &self.buffers);

@@ -25,6 +25,7 @@
 //! | [`batch`](Batch) | the same for many, with few waits for the disk |
 //! | [`records`](Record) | what a version must agree with, and whether it is forbidden |
 //! | [`remove`](Store::remove) | out of the store, with its hash or for good |
+//! | [`last_use`](Store::note_use) | when versions were used, by the day |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -38,6 +39,7 @@ mod claim;
 mod draft;
 mod error;
 mod index;
+mod last_use;
 mod list;
 mod open;
 mod paths;
@@ -59,6 +61,7 @@ pub use claim::Claim;
 pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop};
+pub use last_use::{Day, LastUseError, LastUses};
 pub use open::Store;
 pub use paths::VersionFile;
 pub use publish::Published;

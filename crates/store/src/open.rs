@@ -11,6 +11,7 @@ use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
 use crate::index::Index;
+use crate::last_use::Uses;
 use crate::list::KnownList;
 use crate::paths::Paths;
 use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
@@ -28,6 +29,7 @@ pub struct Store {
     pub(crate) lists: Cache<ModulePath, KnownList>,
     pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
     pub(crate) index: Index,
+    pub(crate) uses: Uses,
     layout: LayoutId,
     run: Option<Run>,
     // Last: the lock goes after the staging folder.
@@ -180,6 +182,7 @@ impl Store {
             paths,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
+            uses: Uses::new(),
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
             tombstones: Cache::new(ENTRIES),
