@@ -21,6 +21,7 @@ use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
 use crate::progress::When;
+use crate::prune;
 use crate::quarantine;
 use crate::remove;
 use crate::status::{self, Leftovers};
@@ -116,6 +117,8 @@ enum Command {
     Quarantine(quarantine::Typed),
     /// Take versions out of the store, or forbid them for good
     Remove(remove::Typed),
+    /// Remove the versions that were used least recently
+    Prune(prune::Typed),
     /// List what the store holds that is no part of it, or move it out
     #[command(disable_help_flag = true)]
     Leftovers {
@@ -277,6 +280,7 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Verify(what) => verify(app, &typed, &settings, what),
         Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
+        Command::Prune(what) => prune(app, &typed, &settings, what),
         Command::Remove(what) => remove(app, &typed, &settings, what),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
@@ -463,6 +467,12 @@ fn quarantine(
 fn remove(app: &App, typed: &Typed, settings: &Settings<'_>, what: &remove::Typed) -> Result<Exit, Failure> {
     let store = open_or_look(app, typed, settings, what.dry_run)?;
     remove::run(&store, what, typed.common.quiet, &stoppable(&store)?)
+}
+
+fn prune(app: &App, typed: &Typed, settings: &Settings<'_>, what: &prune::Typed) -> Result<Exit, Failure> {
+    let threads = settings.migrate(None, what.threads)?.threads;
+    let store = open_or_look(app, typed, settings, what.dry_run)?;
+    prune::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
 }
 
 /// Lets signals stop a work between two versions.

@@ -19,6 +19,7 @@ mod output;
 mod parallel;
 mod progress;
 pub mod proxy;
+mod prune;
 mod quarantine;
 mod remove;
 pub mod serve;

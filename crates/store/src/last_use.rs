@@ -333,11 +333,26 @@ impl LastUses<'_> {
         Ok(latest.min(self.today))
     }
 
-    /// Drops what is noted of a version that was removed.
-    pub fn forget(&self, version: &ModuleVersion) -> Result<(), LastUseError> {
-        match &self.notes {
-            Some(notes) => notes.forget(version),
-            None => Ok(()),
+    /// Drops what is noted of versions that are not there any more, and says how many that were.
+    pub fn sweep(&mut self, store: &Store) -> Result<u64, LastUseError> {
+        let Some(notes) = &mut self.notes else { return Ok(0) };
+        let (mut dropped, mut after) = (0, (String::new(), String::new()));
+        loop {
+            let page = notes.page(&after)?;
+            let Some(last) = page.last() else { return Ok(dropped) };
+            after.clone_from(last);
+            let mut gone = Vec::new();
+            for (module, version) in page {
+                let is_there = match ModuleVersion::parse(&format!("{module}@{version}")) {
+                    Ok(version) => store.has_info(&version)?,
+                    Err(_) => false,
+                };
+                if !is_there {
+                    gone.push((module, version));
+                }
+            }
+            dropped += gone.len() as u64;
+            notes.forget(&gone)?;
         }
     }
 }
@@ -356,12 +371,36 @@ impl Notes<'_> {
         asked.map(|day| day.map(Day)).map_err(|source| self.failed(source))
     }
 
-    fn forget(&self, version: &ModuleVersion) -> Result<(), LastUseError> {
-        let done = self
+    /// Lists versions that something is noted of, in order, after one.
+    fn page(&self, after: &(String, String)) -> Result<Vec<(String, String)>, LastUseError> {
+        let asked = self
             .connection
-            .prepare_cached("DELETE FROM uses WHERE module = ?1 AND version = ?2")
-            .and_then(|mut forget| forget.execute(params_of(version)));
-        done.map(drop).map_err(|source| self.failed(source))
+            .prepare_cached(
+                "SELECT module, version FROM uses WHERE (module, version) > (?1, ?2)
+                    ORDER BY module, version LIMIT 1000",
+            )
+            .and_then(|mut ask| {
+                let rows = ask.query_map([&after.0, &after.1], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                rows.collect()
+            });
+        asked.map_err(|source| self.failed(source))
+    }
+
+    fn forget(&mut self, gone: &[(String, String)]) -> Result<(), LastUseError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let done = (|| {
+            let transaction =
+                self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            for (module, version) in gone {
+                transaction
+                    .prepare_cached("DELETE FROM uses WHERE module = ?1 AND version = ?2")?
+                    .execute([module, version])?;
+            }
+            transaction.commit()
+        })();
+        done.map_err(|source| self.failed(source))
     }
 
     fn write(mut self, uses: &HashSet<ModuleVersion>, today: Day) -> Result<(), LastUseError> {
@@ -524,11 +563,12 @@ mod tests {
         age(&fixture, 10);
         store.note_use(&used);
         store.flush_uses().unwrap();
-        let uses = store.last_uses().unwrap();
+        let mut uses = store.last_uses().unwrap();
         assert_eq!(uses.of(&used, OLD).unwrap(), today);
         assert_eq!(uses.of(&unused, OLD).unwrap(), Day(today.0 - 30));
-        uses.forget(&used).unwrap();
+        assert_eq!(uses.sweep(&store).unwrap(), 1, "it is not in the store");
         assert_eq!(uses.of(&used, OLD).unwrap(), Day(today.0 - 30));
+        assert_eq!(uses.sweep(&store).unwrap(), 0);
         assert_eq!(uses.began(), Day(today.0 - 30));
     }
 

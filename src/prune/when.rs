@@ -1,0 +1,43 @@
+//! Since when something is not used, as it is typed.
+
+use std::time::SystemTime;
+
+use stoa_store::Day;
+use time::format_description::well_known::Iso8601;
+use time::{Date, Time};
+
+/// Reads `90d` or `12w`, so long ago, or a date. What was used last before that day is meant.
+pub(super) fn parse(text: &str) -> Result<Day, String> {
+    let wrong = || {
+        format!("{text:?} is no time; it takes days or weeks, as in 90d and 12w, or a date, as in 2026-01-31")
+    };
+    let days = |number: &str, days: i64| {
+        let number: u32 = number.parse().map_err(|_| wrong())?;
+        Ok(Day(Day::today().0 - i64::from(number) * days))
+    };
+    if let Some(number) = text.strip_suffix('d') {
+        return days(number, 1);
+    }
+    if let Some(number) = text.strip_suffix('w') {
+        return days(number, 7);
+    }
+    let date = Date::parse(text, &Iso8601::DATE).map_err(|_| wrong())?;
+    Ok(Day::of(SystemTime::from(date.with_time(Time::MIDNIGHT).assume_utc())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let today = Day::today().0;
+        assert_eq!(parse("0d"), Ok(Day(today)));
+        assert_eq!(parse("90d"), Ok(Day(today - 90)));
+        assert_eq!(parse("2w"), Ok(Day(today - 14)));
+        assert_eq!(parse("2026-01-31"), Ok(Day(20_484)));
+        for text in ["", "d", "3", "-1d", "+", "1h", "2026-02-30", "yesterday", "2026-01-31T00:00:00Z"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}
