@@ -248,7 +248,7 @@ impl Store {
                     *is_verified = false;
                     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                         Ok(()) => {
-                            log::warn!("{error}; they begin anew");
+                            log::warn!("{error}; that is done now");
                             self.drop_notes(&folder)?;
                         }
                         // Somebody has it open, and will find the same.
