@@ -17,6 +17,7 @@ use stoa_store::{Store, VersionFile};
 use crate::beside::{self, MIGRATOR};
 use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
 use crate::export;
+use crate::fill::{self, ChecksumPolicy};
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
@@ -175,6 +176,18 @@ struct Serve {
     #[arg(long, value_name = "LIST")]
     upstream: Option<String>,
 
+    /// What to do about what is not in the store: sync, async, redirect, async_redirect or none [default: sync] [key: mode]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<fill::Mode>,
+
+    /// Where the modes that redirect lead to [key: redirect_url]
+    #[arg(long, value_name = "URL")]
+    redirect_url: Option<String>,
+
+    /// Whether to compare what is fetched with the checksum database: auto, require or off [default: auto] [key: checksum]
+    #[arg(long, value_name = "WHETHER")]
+    checksum: Option<ChecksumPolicy>,
+
     /// Forward these checksum databases, with commas between [default: the one that the go command uses] [key: sumdbs]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     sumdbs: Option<Vec<String>>,
@@ -217,6 +230,9 @@ impl Serve {
         TypedServe {
             listen: self.listen.clone(),
             upstream: self.upstream.clone(),
+            mode: self.mode,
+            redirect_url: self.redirect_url.clone(),
+            checksum: self.checksum,
             sumdbs: self.sumdbs.clone(),
             read_only: self.read_only,
             offline: self.offline,

@@ -23,6 +23,7 @@ mod prune;
 mod quarantine;
 mod remove;
 pub mod serve;
+mod sources;
 pub mod status;
 mod upkeep;
 pub mod upstream;

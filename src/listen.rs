@@ -3,9 +3,8 @@
 //! The store is opened and the address taken before the first thread is started, so that whatever forbids
 //! serving is told at once, with the code that names it.
 
-use std::cell::OnceCell;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +16,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
-use crate::go_env::{self, GoEnv};
+use crate::fill::Policy;
 use crate::output;
 use crate::serve::{self, ServeOptions};
-use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
+use crate::sources::Sources;
 
 /// Serves until a signal asks to stop.
 pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &World) -> Result<Exit, Failure> {
@@ -29,13 +28,9 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
     let after_migration = held.pass().signals();
     let store = Store::open(held, mode).map_err(|error| Failure::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
-    let go = Go::default();
-    let address = listener.local_addr().ok();
-    let upstream = upstream(&config, store.is_read_only(), address, world, &go)?;
-    let sumdbs = match config.sumdbs {
-        Some(names) => names,
-        None => sumdbs(world, upstream.is_offline(), &go),
-    };
+    let sources = Sources::new(world);
+    let policy = sources.policy(&config, store.is_read_only(), listener.local_addr().ok())?;
+    let sumdbs = sources.sumdbs(&config, policy.is_offline());
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let options = ServeOptions {
         sumdbs,
@@ -53,7 +48,7 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         .build()
         .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to serve with: {error}")))?;
     let served =
-        runtime.block_on(serve_until_asked_to_stop(listener, store, upstream, options, &after_migration));
+        runtime.block_on(serve_until_asked_to_stop(listener, store, policy, options, &after_migration));
     // What still waits (for a name to be resolved, for another process's claim) may wait for long, and whatever
     // it would do to the store it does at once or not at all.
     runtime.shutdown_timeout(LAST_WAIT);
@@ -116,96 +111,10 @@ fn bind(address: &str) -> Result<TcpListener, Failure> {
     })
 }
 
-/// What the go command says, asked once, and only if somebody wants to know.
-#[derive(Default)]
-struct Go(OnceCell<Option<GoEnv>>);
-
-impl Go {
-    fn env(&self) -> Option<&GoEnv> {
-        let asked = self.0.get_or_init(|| match go_env::ask() {
-            Ok(env) => Some(env),
-            Err(error) => {
-                log::warn!("{error}");
-                None
-            }
-        });
-        asked.as_ref()
-    }
-}
-
-fn upstream(
-    config: &ServeConfig,
-    read_only: bool,
-    own_address: Option<SocketAddr>,
-    world: &World,
-    go: &Go,
-) -> Result<Upstream, Failure> {
-    if config.offline || read_only {
-        let why = if config.offline { "it was told so" } else { "the store cannot be written to" };
-        log::info!("offline, because {why}: only what is in the store is served");
-        return Ok(Upstream::offline());
-    }
-    // The list itself may hold credentials, so only where it comes from is told.
-    let (list, whence) = match (&config.upstream, text(world, "GOPROXY")) {
-        (Some(list), _) => (list.clone(), "the configuration"),
-        (None, Some(list)) => (list, "the variable GOPROXY"),
-        (None, None) => match go.env() {
-            Some(env) => (env.goproxy.clone(), "`go env GOPROXY`"),
-            None => {
-                log::warn!(
-                    "offline, because nothing says where to fetch from: name it with --upstream, STOA_UPSTREAM or GOPROXY"
-                );
-                return Ok(Upstream::offline());
-            }
-        },
-    };
-    let variable = |name: &str| world.variable(name);
-    let options = UpstreamOptions { netrc: netrc_path(variable), ..UpstreamOptions::default() };
-    let upstream = Upstream::new(&list, options)
-        .map_err(|error| Failure::new(Exit::USAGE, format!("the upstream, from {whence}: {error}")))?;
-    if upstream.is_offline() {
-        log::info!("offline, as {whence} says: only what is in the store is served");
-    } else {
-        log::info!("what is missing is fetched from where {whence} says");
-        if own_address.is_some_and(|own| names_itself(&list, own)) {
-            log::warn!(
-                "the upstream, from {whence}, is this proxy itself, which cannot fetch from itself: name another one with \
-                 --upstream or STOA_UPSTREAM"
-            );
-        }
-    }
-    Ok(upstream)
-}
-
-/// Whether an entry of a list in the syntax of `GOPROXY` is the address that this proxy listens on: whoever points
-/// the go command of this machine at it changes what `go env GOPROXY` says here, too.
-fn names_itself(list: &str, own: SocketAddr) -> bool {
-    list.split([',', '|']).filter_map(|entry| reqwest::Url::parse(entry.trim()).ok()).any(|url| {
-        let host = url.host_str().unwrap_or_default();
-        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
-        let is_local = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
-        let is_here = ip.is_some_and(|ip| ip == own.ip())
-            || is_local && (own.ip().is_loopback() || own.ip().is_unspecified());
-        is_here && url.port_or_known_default() == Some(own.port())
-    })
-}
-
-fn sumdbs(world: &World, is_offline: bool, go: &Go) -> Vec<String> {
-    let value = text(world, "GOSUMDB").or_else(|| {
-        // Nothing could be asked for on its behalf.
-        if is_offline { None } else { Some(go.env()?.gosumdb.clone()) }
-    });
-    value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
-}
-
-fn text(world: &World, name: &str) -> Option<String> {
-    world.variable(name)?.into_string().ok()
-}
-
 async fn serve_until_asked_to_stop(
     listener: TcpListener,
     store: Store,
-    upstream: Upstream,
+    policy: Policy,
     options: ServeOptions,
     after_migration: &SignalsAfter,
 ) -> Result<Exit, Failure> {
@@ -218,7 +127,7 @@ async fn serve_until_asked_to_stop(
     let address = listener.local_addr().map_err(io)?;
     // Who reads it may have gone; who serves goes on.
     let _ = output::result_line(format_args!("listening on http://{address}"));
-    serve::run(listener, Arc::new(store), upstream, options, asked_to_stop(interrupt, terminate))
+    serve::run(listener, Arc::new(store), policy, options, asked_to_stop(interrupt, terminate))
         .await
         .map_err(|error| Failure::new(Exit::IO, error))?;
     log::info!("stopped");
@@ -235,22 +144,6 @@ async fn asked_to_stop(mut interrupt: Signal, mut terminate: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_proxy_knows_its_own_address() {
-        for (list, own, is_own) in [
-            ("http://127.0.0.1:3000", "127.0.0.1:3000", true),
-            ("http://localhost:3000/,direct", "127.0.0.1:3000", true),
-            ("https://proxy.example|http://[::1]:3000", "[::]:3000", true),
-            ("http://192.0.2.1", "192.0.2.1:80", true),
-            ("http://127.0.0.1:3001", "127.0.0.1:3000", false),
-            ("http://localhost:3000", "192.0.2.1:3000", false),
-            ("https://proxy.example:3000,off", "0.0.0.0:3000", false),
-            ("direct", "127.0.0.1:3000", false),
-        ] {
-            assert_eq!(names_itself(list, own.parse().unwrap()), is_own, "{list} {own}");
-        }
-    }
 
     #[test]
     fn connections_leave_files_for_the_store() {

@@ -25,10 +25,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-use crate::fill::Fill;
+use crate::fill::{Fill, Policy};
 use crate::proxy::Proxy;
 use crate::upkeep::Upkeep;
-use crate::upstream::Upstream;
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -88,13 +87,14 @@ const MAX_HEADERS: usize = 100;
 pub async fn run(
     listener: TcpListener,
     store: Arc<Store>,
-    upstream: Upstream,
+    policy: impl Into<Policy>,
     options: ServeOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let instance = upstream.instance().to_owned();
+    let policy = policy.into();
+    let instance = policy.otherwise().upstream.instance().to_owned();
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
-    let fill = Fill::new(store, upstream, options.max_fills);
+    let fill = Fill::new(store, policy, options.max_fills);
     let sumdbs = options.sumdbs.clone();
     let proxy = Proxy::new(Arc::clone(&fill), Arc::clone(&upkeep), &options.base_path, sumdbs, instance);
     let server = Server { proxy: Arc::new(proxy), builder: builder(&options), stall: options.stall_timeout };

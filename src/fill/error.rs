@@ -24,6 +24,12 @@ pub enum FillError {
     /// It is another one than is recorded of it.
     #[error("{0}")]
     Differs(Reason),
+    /// It is not in the store, and is not to be fetched.
+    #[error("{0} is not in the store, and the configuration says not to fetch it")]
+    NotFetched(String),
+    /// The configuration says that nobody gets it.
+    #[error("{0} is refused by the configuration of this proxy")]
+    Denied(String),
     /// An upstream does not want to give it to us.
     #[error("{0}")]
     Refused(Reason),
@@ -93,9 +99,13 @@ impl FillError {
             | Self::Upstream(reason)
             | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
-            Self::Offline(_) | Self::Broken(_) | Self::Busy(_) | Self::Abandoned(_) | Self::Stopping(_) => {
-                self.to_string()
-            }
+            Self::Offline(_)
+            | Self::NotFetched(_)
+            | Self::Denied(_)
+            | Self::Broken(_)
+            | Self::Busy(_)
+            | Self::Abandoned(_)
+            | Self::Stopping(_) => self.to_string(),
         }
     }
 }

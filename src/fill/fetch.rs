@@ -78,7 +78,7 @@ impl Fetch {
     async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, FillError> {
         let began = Instant::now();
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
-        let source = self.fill.upstream.version(&self.version);
+        let source = self.fill.policy.rule(self.version.path()).upstream.version(&self.version);
         let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source));
         drop(turn);
         // Which of two errors counts must not hang on which came first.

@@ -10,6 +10,7 @@
 //! | `flight` | what is known of a version on its way, and waiting for it |
 //! | `fetch` | the task that fetches one version and publishes it |
 //! | `slots` | how many zips are fetched at a time |
+//! | `policy` | what is done about which module |
 //! | `seals` | sealing what came into the store without a seal, once for all who wait |
 //! | `questions` | lists, queries and checksum databases: answered from both, stored nowhere |
 //!
@@ -18,6 +19,7 @@
 mod error;
 mod fetch;
 mod flight;
+mod policy;
 mod questions;
 mod seals;
 mod slots;
@@ -32,17 +34,17 @@ use tokio::sync::{Semaphore, watch};
 use self::flight::{Flight, Progress};
 use self::seals::Seals;
 use self::slots::Slots;
-use crate::upstream::Upstream;
 
 pub use self::error::{FillError, Reason};
 pub use self::flight::{Arrival, Transfer, Waiter};
+pub use self::policy::{ChecksumPolicy, Mode, Policy, Rule, UnknownWord};
 pub use crate::upstream::{SumdbAnswer, Via};
 
-/// Fills the store from an upstream.
+/// Fills the store from upstreams.
 #[derive(Debug)]
 pub struct Fill {
     store: Arc<Store>,
-    upstream: Upstream,
+    policy: Policy,
     flights: Mutex<HashMap<ModuleVersion, Arc<Flight>>>,
     slots: Slots,
     /// How many versions' infos and mods are fetched at a time.
@@ -70,11 +72,11 @@ enum Phase {
 
 impl Fill {
     /// Begins without a flight; at most `max_fills` zips are fetched at a time.
-    pub fn new(store: Arc<Store>, upstream: Upstream, max_fills: usize) -> Arc<Self> {
+    pub fn new(store: Arc<Store>, policy: impl Into<Policy>, max_fills: usize) -> Arc<Self> {
         let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / TURNS_A_FILL);
         Arc::new(Self {
             store,
-            upstream,
+            policy: policy.into(),
             flights: Mutex::default(),
             slots: Slots::new(max_fills),
             turns: Semaphore::new(max_fills * TURNS_A_FILL),
@@ -88,6 +90,11 @@ impl Fill {
         &self.store
     }
 
+    /// Is what is done about which module.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Joins the flight of a version that is not in the store, or begins it.
     ///
     /// `via` is what the request came through; `wants_zip` says that somebody waits for the zip, not only for
@@ -98,7 +105,14 @@ impl Fill {
         via: &Via,
         wants_zip: bool,
     ) -> Result<Waiter, FillError> {
-        if self.upstream.is_offline() || self.store.is_read_only() {
+        let rule = self.policy.rule(version.path());
+        if !rule.admits(version.version()) {
+            return Err(FillError::Denied(version.to_string()));
+        }
+        if rule.mode == Mode::None {
+            return Err(FillError::NotFetched(version.to_string()));
+        }
+        if rule.upstream.is_offline() || self.store.is_read_only() {
             return Err(FillError::Offline(version.to_string()));
         }
         if !self.store.can_hold(version) {
@@ -145,6 +159,15 @@ impl Fill {
         match self.store.tombstone(version)? {
             Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
             None => Ok(()),
+        }
+    }
+
+    /// Begins the flight of a version that nobody waits for.
+    pub fn fill_in_background(self: &Arc<Self>, version: &ModuleVersion, via: &Via) {
+        match self.join(version, via, false) {
+            // Whoever waits keeps the flight from being given up. How it ends is in the log.
+            Ok(waiter) => drop(tokio::spawn(waiter.stored())),
+            Err(error) => log::debug!("{error}"),
         }
     }
 

@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, VARY,
+};
 use stoa_store::StoreError;
 
 use super::body::Body;
@@ -121,6 +123,15 @@ pub(super) fn not_fetched() -> Response {
     module(StatusCode::NOT_FOUND, TEXT, NO_STORE, body)
 }
 
+/// Sends who asked elsewhere, for now: what is asked for may be stored later.
+pub(super) fn elsewhere(url: &str) -> Response {
+    let Ok(location) = HeaderValue::try_from(url) else { return no_such_address() };
+    let text = format!("this proxy does not fetch it; it is at {url}\n");
+    let mut response = module(StatusCode::FOUND, TEXT, NO_STORE, Body::Whole(text.into()));
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
 /// Answers that the store failed. What it said is for the log: it names paths of this machine.
 pub(super) fn store_failed(what: &dyn std::fmt::Display, error: StoreError) -> Response {
     log::error!("cannot answer for {what}: {error}");
@@ -134,10 +145,12 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
             (StatusCode::NOT_FOUND, HeaderValue::from_static("max-age=600"))
         }
         (FillError::Absent(_), _) => (StatusCode::NOT_FOUND, HeaderValue::from_static("max-age=60")),
-        (FillError::Offline(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
+        (FillError::Offline(_) | FillError::NotFetched(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
         // A tombstone may be lifted.
         (FillError::Gone(_), _) => (StatusCode::GONE, MINUTE),
-        (FillError::Refused(_) | FillError::Differs(_), _) => (StatusCode::FORBIDDEN, NO_STORE),
+        (FillError::Denied(_) | FillError::Refused(_) | FillError::Differs(_), _) => {
+            (StatusCode::FORBIDDEN, NO_STORE)
+        }
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         (FillError::Upstream(_), _) => (StatusCode::BAD_GATEWAY, NO_STORE),
         (FillError::Loop(_), _) => (StatusCode::LOOP_DETECTED, NO_STORE),
@@ -147,10 +160,11 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         }
     };
     let class = match error {
-        FillError::Absent(_) | FillError::Offline(_) => "not found",
+        FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
         FillError::Gone(_) => "gone",
         FillError::Differs(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
+        FillError::Denied(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
         FillError::Timeout(_) => "upstream timeout",
         FillError::Upstream(_) => "upstream failure",
@@ -177,6 +191,8 @@ mod tests {
             (FillError::Offline(text()), 404, "no-store"),
             (FillError::Gone(text().into()), 410, "public, max-age=60"),
             (FillError::Differs(text().into()), 403, "no-store"),
+            (FillError::NotFetched(text()), 404, "no-store"),
+            (FillError::Denied(text()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),
             (FillError::Timeout(text().into()), 504, "no-store"),
             (FillError::Upstream(text().into()), 502, "no-store"),

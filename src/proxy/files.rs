@@ -13,13 +13,13 @@ use hyper::header::{
 };
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{SmallFile, ZipFile};
+use stoa_store::{SmallFile, VersionFile, ZipFile};
 
 use super::answer::{self, JSON, Kind, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
 use super::conditional::{self, Validators, Verdict};
 use super::{Asked, Proxy};
-use crate::fill::{Arrival, FillError};
+use crate::fill::{Arrival, FillError, Mode};
 
 /// How often a version may come and go while somebody asks for it, before that is an error.
 const ATTEMPTS: usize = 4;
@@ -48,11 +48,8 @@ impl Proxy {
             if let Some(response) = self.stored_small(asked, version, file) {
                 return response;
             }
-            if let Err(error) = self.fill.check_record(version) {
-                return forbidden(version, &error);
-            }
-            if asked.is_local {
-                return answer::not_fetched();
+            if let Some(response) = self.not_fetched_now(asked, version, file.into()) {
+                return response;
             }
             let arrival = match self.fill.join(version, &asked.via(), false) {
                 Ok(waiter) => waiter.small(file).await,
@@ -71,6 +68,40 @@ impl Proxy {
             }
         }
         unsteady(version)
+    }
+
+    /// Answers for a file of a version that is not in the store, where nobody is to wait for it.
+    fn not_fetched_now(
+        &self,
+        asked: Asked<'_>,
+        version: &ModuleVersion,
+        file: VersionFile,
+    ) -> Option<Response> {
+        if let Err(error) = self.fill.check_record(version) {
+            return Some(forbidden(version, &error));
+        }
+        if asked.is_local {
+            return Some(answer::not_fetched());
+        }
+        let rule = self.fill.policy().rule(version.path());
+        let in_background = match rule.mode {
+            Mode::Sync | Mode::None => return None,
+            Mode::Redirect => false,
+            Mode::Async | Mode::AsyncRedirect => true,
+        };
+        if in_background {
+            self.fill.fill_in_background(version, &asked.via());
+        }
+        let redirect_url = rule.redirect_url.as_ref().filter(|_| rule.mode.redirects());
+        Some(match redirect_url {
+            Some(base) => answer::elsewhere(&format!(
+                "{base}/{}/@v/{}.{}",
+                version.path().escaped(),
+                version.version().escaped(),
+                file.name()
+            )),
+            None => answer::not_fetched(),
+        })
     }
 
     /// Answers for a zip that is in the store and sealed. `None` if it is not.
@@ -100,11 +131,8 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return answer::store_failed(version, error),
             }
-            if let Err(error) = self.fill.check_record(version) {
-                return forbidden(version, &error);
-            }
-            if asked.is_local {
-                return answer::not_fetched();
+            if let Some(response) = self.not_fetched_now(asked, version, VersionFile::Zip) {
+                return response;
             }
             let waiter = match self.fill.join(version, &asked.via(), true) {
                 Ok(waiter) => waiter,

@@ -33,7 +33,7 @@ use stoa_layout::LayoutId;
 use stoa_store::{SmallFile, Store};
 use tokio::sync::Semaphore;
 
-use self::answer::Response;
+use self::answer::{Kind, Response};
 use self::buffers::Buffers;
 use crate::fill::{Fill, Via};
 use crate::upkeep::Upkeep;
@@ -127,6 +127,18 @@ impl Proxy {
             return Ok(answer::circle());
         }
         let route = route::classify(method.as_str(), path, &self.base_path, &self.sumdbs);
+        let refused = match &route {
+            Route::Info(version) | Route::Mod(version) | Route::Zip(version) => {
+                self.fill.policy().check(version)
+            }
+            Route::List(module) | Route::Latest(module) | Route::Query(module, _) => {
+                self.fill.policy().check_module(module)
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = refused {
+            return Ok(answer::failed(&error, Kind::File));
+        }
         let response = match &route {
             Route::Info(version) => self.stored_small(asked, version, SmallFile::Info),
             Route::Mod(version) => self.stored_small(asked, version, SmallFile::Mod),

@@ -53,6 +53,12 @@ impl Upstream {
         module
     }
 
+    /// Is how often something with this in its path was asked for.
+    pub fn asked_at(&self, part: &str) -> usize {
+        let asked = self.state.asked.lock().unwrap();
+        asked.iter().filter(|(path, _)| path.contains(part)).map(|(_, n)| n).sum()
+    }
+
     /// Is how often a path was asked for.
     pub fn asked(&self, ending: &str) -> usize {
         self.state

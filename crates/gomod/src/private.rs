@@ -27,6 +27,12 @@ impl Patterns {
     }
 }
 
+impl std::fmt::Display for Patterns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.globs.join(","))
+    }
+}
+
 impl std::str::FromStr for Patterns {
     type Err = std::convert::Infallible;
 

@@ -1,0 +1,197 @@
+//! Where modules are fetched from, as the configuration, the environment and the go command say together.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use stoa_layout::Exit;
+
+use crate::cli::Failure;
+use crate::config::{ServeConfig, World};
+use crate::fill::{Policy, Rule};
+use crate::go_env::{self, GoEnv};
+use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
+
+/// Whom to ask where modules are fetched from.
+pub(crate) struct Sources<'a> {
+    world: &'a World,
+    /// What the go command says, asked once, and only if somebody wants to know.
+    go: OnceCell<Option<GoEnv>>,
+}
+
+/// A list of upstreams, and who says it. The list itself may hold credentials, so only where it comes from is told.
+struct Said {
+    list: String,
+    whence: String,
+}
+
+impl<'a> Sources<'a> {
+    pub(crate) fn new(world: &'a World) -> Self {
+        Self { world, go: OnceCell::new() }
+    }
+
+    /// Resolves what is done about which module. `own_address` is where this proxy listens, if it does.
+    pub(crate) fn policy(
+        &self,
+        config: &ServeConfig,
+        is_read_only: bool,
+        own_address: Option<SocketAddr>,
+    ) -> Result<Policy, Failure> {
+        let is_told = config.offline || is_read_only;
+        if is_told {
+            let why = if config.offline { "it was told so" } else { "the store cannot be written to" };
+            log::info!("offline, because {why}: only what is in the store is served");
+        }
+        let mut upstreams =
+            Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options() };
+        let otherwise = match is_told {
+            true => Upstream::offline(),
+            false => upstreams.otherwise(config)?,
+        };
+        let rules = config.modules.iter().map(|table| {
+            let upstream = match &table.upstream {
+                Some(_) if is_told => Upstream::offline(),
+                Some(list) => upstreams.of(list, || format!("the rule of {}", table.pattern))?,
+                None => otherwise.clone(),
+            };
+            let rule = Rule {
+                mode: table.mode.unwrap_or(config.mode),
+                redirect_url: table.redirect_url.clone().or_else(|| config.redirect_url.clone()),
+                upstream,
+                allow: table.allow.clone(),
+                deny: table.deny.clone(),
+                checksum: table.checksum.unwrap_or(config.checksum),
+            };
+            Ok((table.pattern.clone(), rule))
+        });
+        let rules = rules.collect::<Result<Vec<_>, Failure>>()?;
+        let otherwise = Rule {
+            mode: config.mode,
+            redirect_url: config.redirect_url.clone(),
+            checksum: config.checksum,
+            ..Rule::fetching_from(otherwise)
+        };
+        Ok(Policy::new(rules, otherwise))
+    }
+
+    /// Finds the checksum databases that are forwarded.
+    pub(crate) fn sumdbs(&self, config: &ServeConfig, is_offline: bool) -> Vec<String> {
+        if let Some(names) = &config.sumdbs {
+            return names.clone();
+        }
+        let value = self.text("GOSUMDB").or_else(|| {
+            // Nothing could be asked for on its behalf.
+            if is_offline { None } else { Some(self.go()?.gosumdb.clone()) }
+        });
+        value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
+    }
+
+    fn options(&self) -> UpstreamOptions {
+        let variable = |name: &str| self.world.variable(name);
+        UpstreamOptions { netrc: netrc_path(variable), ..UpstreamOptions::default() }
+    }
+
+    /// Finds who says where to fetch what no rule is about. `None` if nobody does.
+    fn said(&self, config: &ServeConfig) -> Option<Said> {
+        let said = |list: String, whence: &str| Some(Said { list, whence: whence.to_owned() });
+        if let Some(list) = &config.upstream {
+            return said(list.clone(), "the configuration");
+        }
+        if let Some(list) = self.text("GOPROXY") {
+            return said(list, "the variable GOPROXY");
+        }
+        said(self.go()?.goproxy.clone(), "`go env GOPROXY`")
+    }
+
+    fn go(&self) -> Option<&GoEnv> {
+        let asked = self.go.get_or_init(|| match go_env::ask() {
+            Ok(env) => Some(env),
+            Err(error) => {
+                log::warn!("{error}");
+                None
+            }
+        });
+        asked.as_ref()
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.world.variable(name)?.into_string().ok()
+    }
+}
+
+/// The upstreams so far: rules that name one list share its connections.
+struct Upstreams<'a> {
+    sources: &'a Sources<'a>,
+    own_address: Option<SocketAddr>,
+    known: HashMap<String, Upstream>,
+    options: UpstreamOptions,
+}
+
+impl Upstreams<'_> {
+    fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, Failure> {
+        let Some(Said { list, whence }) = self.sources.said(config) else {
+            log::warn!(
+                "offline, because nothing says where to fetch from: name it with --upstream, STOA_UPSTREAM or GOPROXY"
+            );
+            return Ok(Upstream::offline());
+        };
+        let upstream = self.of(&list, || whence.clone())?;
+        match upstream.is_offline() {
+            true => log::info!("offline, as {whence} says: only what is in the store is served"),
+            false => log::info!("what is missing is fetched from where {whence} says"),
+        }
+        Ok(upstream)
+    }
+
+    fn of(&mut self, list: &str, whence: impl Fn() -> String) -> Result<Upstream, Failure> {
+        if let Some(known) = self.known.get(list) {
+            return Ok(known.clone());
+        }
+        let upstream = Upstream::new(list, self.options.clone()).map_err(|error| {
+            Failure::new(Exit::USAGE, format!("the upstream, from {}: {error}", whence()))
+        })?;
+        if self.own_address.is_some_and(|own| names_itself(list, own)) {
+            log::warn!(
+                "the upstream, from {}, is this proxy itself, which cannot fetch from itself: name another one with \
+                 --upstream or STOA_UPSTREAM",
+                whence()
+            );
+        }
+        self.known.insert(list.to_owned(), upstream.clone());
+        Ok(upstream)
+    }
+}
+
+/// Whether an entry of a list in the syntax of `GOPROXY` is the address that this proxy listens on: whoever points
+/// the go command of this machine at it changes what `go env GOPROXY` says here, too.
+fn names_itself(list: &str, own: SocketAddr) -> bool {
+    list.split([',', '|']).filter_map(|entry| reqwest::Url::parse(entry.trim()).ok()).any(|url| {
+        let host = url.host_str().unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let is_local = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
+        let is_here = ip.is_some_and(|ip| ip == own.ip())
+            || is_local && (own.ip().is_loopback() || own.ip().is_unspecified());
+        is_here && url.port_or_known_default() == Some(own.port())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_knows_its_own_address() {
+        for (list, own, is_own) in [
+            ("http://127.0.0.1:3000", "127.0.0.1:3000", true),
+            ("http://localhost:3000/,direct", "127.0.0.1:3000", true),
+            ("https://proxy.example|http://[::1]:3000", "[::]:3000", true),
+            ("http://192.0.2.1", "192.0.2.1:80", true),
+            ("http://127.0.0.1:3001", "127.0.0.1:3000", false),
+            ("http://localhost:3000", "192.0.2.1:3000", false),
+            ("https://proxy.example:3000,off", "0.0.0.0:3000", false),
+            ("direct", "127.0.0.1:3000", false),
+        ] {
+            assert_eq!(names_itself(list, own.parse().unwrap()), is_own, "{list} {own}");
+        }
+    }
+}
