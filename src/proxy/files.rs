@@ -70,7 +70,7 @@ impl Proxy {
         unsteady(version)
     }
 
-    /// Answers for a file of a version that is not in the store, where nobody is to wait for it.
+    /// Answers for a file of a version that is not in the store, where nobody is to wait for it, or to have it at all.
     fn not_fetched_now(
         &self,
         asked: Asked<'_>,
