@@ -27,7 +27,7 @@ mod slots;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
@@ -160,6 +160,13 @@ impl Fill {
             Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
             None => Ok(()),
         }
+    }
+
+    /// Lists the versions of a module that must not be named to anybody, since they were removed for good. `None` if
+    /// that cannot be told: then none is to be named.
+    pub fn forbidden(&self, module: &ModulePath) -> Option<Arc<[Version]>> {
+        let forbidden = self.store.tombstones(module);
+        forbidden.inspect_err(|error| log::error!("no version of {module} is named: {error}")).ok()
     }
 
     /// Begins the flight of a version that nobody waits for.

@@ -25,14 +25,15 @@ fn factor(unit: &str) -> Option<u128> {
     if unit.is_empty() || unit == "b" {
         return Some(1);
     }
-    let (letter, rest) = unit.split_at(1);
-    let power = ["k", "m", "g", "t"].iter().position(|known| *known == letter)?;
+    let (power, rest) = [(1, 'k'), (2, 'm'), (3, 'g'), (4, 't')]
+        .into_iter()
+        .find_map(|(power, letter)| Some((power, unit.strip_prefix(letter)?)))?;
     let base: u128 = match rest {
         "" | "ib" => 1024,
         "b" => 1000,
         _ => return None,
     };
-    Some(base.pow(u32::try_from(power).ok()? + 1))
+    Some(base.pow(power))
 }
 
 #[cfg(test)]

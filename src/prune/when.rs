@@ -3,8 +3,7 @@
 use std::time::SystemTime;
 
 use stoa_store::Day;
-use time::format_description::well_known::Iso8601;
-use time::{Date, Time};
+use time::{Date, Month, Time};
 
 /// Reads `90d` or `12w`, so long ago, or a date. What was used last before that day is meant.
 pub(super) fn parse(text: &str) -> Result<Day, String> {
@@ -21,8 +20,18 @@ pub(super) fn parse(text: &str) -> Result<Day, String> {
     if let Some(number) = text.strip_suffix('w') {
         return days(number, 7);
     }
-    let date = Date::parse(text, &Iso8601::DATE).map_err(|_| wrong())?;
+    let date = date(text).ok_or_else(wrong)?;
     Ok(Day::of(SystemTime::from(date.with_time(Time::MIDNIGHT).assume_utc())))
+}
+
+/// Reads `2026-01-31`.
+fn date(text: &str) -> Option<Date> {
+    let mut parts = text.split('-');
+    let mut part = |digits: usize| parts.next().filter(|part| part.len() == digits);
+    let (year, month, day) = (part(4)?, part(2)?, part(2)?);
+    let is_end = parts.next().is_none();
+    let month = Month::try_from(month.parse::<u8>().ok()?).ok()?;
+    Date::from_calendar_date(year.parse().ok()?, month, day.parse().ok()?).ok().filter(|_| is_end)
 }
 
 #[cfg(test)]
@@ -36,7 +45,19 @@ mod tests {
         assert_eq!(parse("90d"), Ok(Day(today - 90)));
         assert_eq!(parse("2w"), Ok(Day(today - 14)));
         assert_eq!(parse("2026-01-31"), Ok(Day(20_484)));
-        for text in ["", "d", "3", "-1d", "+", "1h", "2026-02-30", "yesterday", "2026-01-31T00:00:00Z"] {
+        for text in [
+            "",
+            "d",
+            "3",
+            "-1d",
+            "+",
+            "1h",
+            "2026-02-30",
+            "yesterday",
+            "2026-1-31",
+            "2026-01-31-",
+            "2026-01-31T00:00:00Z",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
