@@ -192,6 +192,11 @@ struct Serve {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     sumdbs: Option<Vec<String>>,
 
+    /// Ask no checksum database about these modules: patterns as in GOPRIVATE, with commas between [default: what the go
+    /// command has in GONOSUMDB] [key: sumdb_refuse]
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+    sumdb_refuse: Option<Vec<String>>,
+
     /// Write nothing to the store [key: read_only]
     #[arg(long, value_name = "BOOL", value_parser = parse_switch, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     read_only: Option<bool>,
@@ -216,6 +221,10 @@ struct Serve {
     #[arg(long, value_name = "N")]
     fill_max_concurrent: Option<usize>,
 
+    /// Answer a list without asking upstream for so long; 0 asks each time [default: 60] [key: fill.list_ttl]
+    #[arg(long, value_name = "SECONDS")]
+    fill_list_ttl: Option<u64>,
+
     /// Compare the index with the store so often, besides at the start; 0 leaves that to others [default: 600] [key: index.interval]
     #[arg(long, value_name = "SECONDS")]
     index_interval: Option<u64>,
@@ -234,6 +243,8 @@ impl Serve {
             redirect_url: self.redirect_url.clone(),
             checksum: self.checksum,
             sumdbs: self.sumdbs.clone(),
+            sumdb_refuse: self.sumdb_refuse.clone(),
+            fill_list_ttl: self.fill_list_ttl,
             read_only: self.read_only,
             offline: self.offline,
             base_path: self.base_path.clone(),

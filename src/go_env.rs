@@ -18,6 +18,9 @@ pub(crate) struct GoEnv {
     /// The checksum database that it asks.
     #[serde(rename = "GOSUMDB", default)]
     pub(crate) gosumdb: String,
+    /// The modules about which it asks none, as patterns: what GOPRIVATE says, unless GONOSUMDB says otherwise.
+    #[serde(rename = "GONOSUMDB", default)]
+    pub(crate) gonosumdb: String,
 }
 
 /// The go command did not answer.
@@ -41,7 +44,7 @@ pub(crate) enum GoEnvError {
 /// fetched.
 pub(crate) fn ask() -> Result<GoEnv, GoEnvError> {
     let mut command = Command::new("go");
-    command.args(["env", "-json", "GOPROXY", "GOSUMDB"]).current_dir("/");
+    command.args(["env", "-json", "GOPROXY", "GOSUMDB", "GONOSUMDB"]).current_dir("/");
     command.env("GO111MODULE", "off").env("GOTOOLCHAIN", "local").env("GOWORK", "off");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-use crate::fill::{Fill, Policy};
+use crate::fill::{AnswerOptions, Fill, Policy};
 use crate::proxy::Proxy;
 use crate::upkeep::Upkeep;
 
@@ -38,6 +38,8 @@ pub struct ServeOptions {
     pub base_path: String,
     /// How many zips are fetched at a time.
     pub max_fills: usize,
+    /// How lists, latest versions, queries and checksum databases are answered.
+    pub answers: AnswerOptions,
     /// How many connections are served at a time; more wait to be accepted.
     pub max_connections: usize,
     /// How long a request's head may take to arrive, and a connection may be idle.
@@ -58,6 +60,7 @@ impl Default for ServeOptions {
             sumdbs: Vec::new(),
             base_path: "/".to_owned(),
             max_fills: 16,
+            answers: AnswerOptions::default(),
             max_connections: 4096,
             head_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(120),
@@ -94,7 +97,7 @@ pub async fn run(
     let policy = policy.into();
     let instance = policy.otherwise().upstream.instance().to_owned();
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
-    let fill = Fill::new(store, policy, options.max_fills);
+    let fill = Fill::new(store, policy, options.max_fills, &options.answers);
     let sumdbs = options.sumdbs.clone();
     let proxy = Proxy::new(Arc::clone(&fill), Arc::clone(&upkeep), &options.base_path, sumdbs, instance);
     let server = Server { proxy: Arc::new(proxy), builder: builder(&options), stall: options.stall_timeout };

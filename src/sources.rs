@@ -4,7 +4,9 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
+use stoa_store::Store;
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
@@ -75,15 +77,28 @@ impl<'a> Sources<'a> {
     }
 
     /// Finds the checksum databases that are forwarded.
-    pub(crate) fn sumdbs(&self, config: &ServeConfig, is_offline: bool) -> Vec<String> {
+    pub(crate) fn sumdbs(&self, config: &ServeConfig, is_offline: bool, store: &Store) -> Vec<String> {
         if let Some(names) = &config.sumdbs {
             return names.clone();
         }
-        let value = self.text("GOSUMDB").or_else(|| {
-            // Nothing could be asked for on its behalf.
-            if is_offline { None } else { Some(self.go()?.gosumdb.clone()) }
-        });
+        let value = match self.text("GOSUMDB") {
+            Some(value) => Some(value),
+            // Nothing can be had that is not kept, so the go command need not be there to be asked.
+            None if is_offline => return store.cached_databases(),
+            None => self.go().map(|go| go.gosumdb.clone()),
+        };
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
+    }
+
+    /// Finds the patterns of the modules that no checksum database is asked about.
+    pub(crate) fn sumdb_refuse(&self, config: &ServeConfig, is_asked: bool) -> Patterns {
+        let said = match &config.sumdb_refuse {
+            Some(patterns) => Some(patterns.join(",")),
+            None => self.text("GONOSUMDB").or_else(|| self.text("GOPRIVATE")),
+        };
+        // Where nobody is asked the go command need not be either.
+        let said = said.or_else(|| if is_asked { Some(self.go()?.gonosumdb.clone()) } else { None });
+        Patterns::parse(&said.unwrap_or_default())
     }
 
     fn options(&self) -> UpstreamOptions {

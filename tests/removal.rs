@@ -161,10 +161,16 @@ fn a_tombstone_is_told_for_every_file_until_it_is_lifted() {
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20_000);
     let never = upstream.offer("example.com/never@v1.0.0", 2000);
+    upstream.offer("example.com/Cap/m@v0.9.0", 2000);
     let server = Server::start(&root, upstream.url());
     assert_eq!(server.get(&format!("{URL}.zip")).0, 200);
     done(&root, &["remove", "--tombstone", "--reason", "a key is in it", PAIR, "example.com/never@v1.0.0"]);
     until("the look at it is over", || server.get(&format!("{URL}.info")).0 == 410);
+    // The upstream lists it still.
+    let list = |server: &Server| text(&server.get("/example.com/!cap/m/@v/list").1);
+    assert_eq!(list(&server), "v0.9.0\n");
+    let (_, latest) = server.get("/example.com/!cap/m/@latest");
+    assert!(!text(&latest).contains("v1.0.0"), "{}", text(&latest));
     let asked = upstream.asked("");
     let gone = |server: &Server, why: &str| {
         for ending in ["info", "mod", "zip"] {
@@ -217,6 +223,7 @@ fn a_tombstone_is_told_for_every_file_until_it_is_lifted() {
 
     let (code, lines) = json(&root, &["remove", "--lift", "example.com/Cap/m", "example.com/never@v1.0.0"]);
     assert_eq!((code, &lines.last().unwrap()["lifted"]), (0, &2.into()), "{lines:?}");
+    assert_eq!(list(&server), "v0.9.0\nv1.0.0\n");
     assert_eq!(server.get(&format!("{URL}.zip")), (200, module.zip));
     assert_eq!(server.get("/example.com/never/@v/v1.0.0.zip"), (200, never.zip));
     assert_eq!(run(&root, &["remove", "--lift", PAIR]).status.code(), Some(1), "it is not forbidden");

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) listen: Option<String>,
     pub(super) upstream: Option<String>,
     pub(super) sumdbs: Option<Vec<String>>,
+    pub(super) sumdb_refuse: Option<Vec<String>>,
     pub(super) mode: Option<Mode>,
     pub(super) redirect_url: Option<String>,
     pub(super) checksum: Option<ChecksumPolicy>,
@@ -42,6 +43,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct FillTable {
     pub(super) max_concurrent: Option<usize>,
+    pub(super) list_ttl: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -21,6 +21,8 @@ pub struct TypedServe {
     pub checksum: Option<ChecksumPolicy>,
     /// The key `sumdbs`.
     pub sumdbs: Option<Vec<String>>,
+    /// The key `sumdb_refuse`.
+    pub sumdb_refuse: Option<Vec<String>>,
     /// The key `read_only`.
     pub read_only: Option<bool>,
     /// The key `offline`.
@@ -33,6 +35,8 @@ pub struct TypedServe {
     pub grace: Option<u64>,
     /// The key `fill.max_concurrent`.
     pub fill_max_concurrent: Option<usize>,
+    /// The key `fill.list_ttl`.
+    pub fill_list_ttl: Option<u64>,
     /// The key `index.interval`.
     pub index_interval: Option<u64>,
     /// The key `last_use.interval`.
@@ -56,6 +60,8 @@ pub struct ServeConfig {
     pub modules: Vec<ModuleTable>,
     /// The names of the checksum databases to forward, if anything says so.
     pub sumdbs: Option<Vec<String>>,
+    /// The modules about which no checksum database is asked, as patterns, if anything says so.
+    pub sumdb_refuse: Option<Vec<String>>,
     /// Whether the store is not to be written to.
     pub read_only: bool,
     /// Whether nothing is to be fetched.
@@ -68,6 +74,8 @@ pub struct ServeConfig {
     pub grace: Duration,
     /// How many versions may be fetched at once.
     pub fill_max_concurrent: usize,
+    /// How long lists count as new; zero asks each time.
+    pub fill_list_ttl: Duration,
     /// How often the index is reconciled with the store; zero leaves it to others.
     pub index_interval: Duration,
     /// How often what was used is written down; zero keeps no note of it.
@@ -122,6 +130,13 @@ impl Settings<'_> {
             )?,
             modules: self.file()?.keys.module.clone(),
             sumdbs: self.maybe("sumdbs", typed.sumdbs, |file| file.sumdbs.clone())?,
+            sumdb_refuse: self.maybe("sumdb_refuse", typed.sumdb_refuse, |file| file.sumdb_refuse.clone())?,
+            fill_list_ttl: Duration::from_secs(self.pick(
+                "fill.list_ttl",
+                typed.fill_list_ttl,
+                |file| file.fill.list_ttl,
+                60,
+            )?),
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
             grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),

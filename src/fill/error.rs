@@ -33,6 +33,9 @@ pub enum FillError {
     /// An upstream does not want to give it to us.
     #[error("{0}")]
     Refused(Reason),
+    /// It is private: no checksum database is asked about it.
+    #[error("{0} is private: no checksum database is asked about it; name it in GONOSUMDB or GOPRIVATE")]
+    Private(String),
     /// An upstream did not answer in time.
     #[error("{0}")]
     Timeout(Reason),
@@ -102,6 +105,7 @@ impl FillError {
             Self::Offline(_)
             | Self::NotFetched(_)
             | Self::Denied(_)
+            | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)
             | Self::Abandoned(_)

@@ -12,17 +12,21 @@
 //! | `slots` | how many zips are fetched at a time |
 //! | `policy` | what is done about which module |
 //! | `seals` | sealing what came into the store without a seal, once for all who wait |
-//! | `questions` | lists, queries and checksum databases: answered from both, stored nowhere |
+//! | `answers` | lists, `@latest` and queries: answered from both, with what upstream said last |
+//! | `sumdb` | checksum databases: passed on, with what is kept of them |
+//! | `once` | one task for one thing, however many want it |
 //!
 //! Statuses, headers and bodies are the proxy's.
 
+mod answers;
 mod error;
 mod fetch;
 mod flight;
+mod once;
 mod policy;
-mod questions;
 mod seals;
 mod slots;
+mod sumdb;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,13 +35,17 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
+use self::answers::Answers;
 use self::flight::{Flight, Progress};
 use self::seals::Seals;
 use self::slots::Slots;
+use self::sumdb::Databases;
 
+pub use self::answers::AnswerOptions;
 pub use self::error::{FillError, Reason};
 pub use self::flight::{Arrival, Transfer, Waiter};
 pub use self::policy::{ChecksumPolicy, Mode, Policy, Rule, UnknownWord};
+pub use self::sumdb::SumdbQuestion;
 pub use crate::upstream::{SumdbAnswer, Via};
 
 /// Fills the store from upstreams.
@@ -50,6 +58,8 @@ pub struct Fill {
     /// How many versions' infos and mods are fetched at a time.
     turns: Semaphore,
     seals: Seals,
+    answers: Answers,
+    databases: Databases,
     phase: watch::Sender<Phase>,
 }
 
@@ -61,7 +71,7 @@ const TURNS_A_FILL: usize = 8;
 const MAX_FLIGHTS: usize = 8192;
 
 /// Where this program is in its life, as the flights need to know it. Each flight holds a receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Running,
     /// What nobody waits for is not begun any more.
@@ -72,7 +82,12 @@ enum Phase {
 
 impl Fill {
     /// Begins without a flight; at most `max_fills` zips are fetched at a time.
-    pub fn new(store: Arc<Store>, policy: impl Into<Policy>, max_fills: usize) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        policy: impl Into<Policy>,
+        max_fills: usize,
+        answers: &AnswerOptions,
+    ) -> Arc<Self> {
         let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / TURNS_A_FILL);
         Arc::new(Self {
             store,
@@ -81,6 +96,8 @@ impl Fill {
             slots: Slots::new(max_fills),
             turns: Semaphore::new(max_fills * TURNS_A_FILL),
             seals: Seals::new(),
+            answers: Answers::new(answers),
+            databases: Databases::new(answers),
             phase: watch::Sender::new(Phase::Running),
         })
     }

@@ -148,7 +148,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         (FillError::Offline(_) | FillError::NotFetched(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
         // A tombstone may be lifted.
         (FillError::Gone(_), _) => (StatusCode::GONE, MINUTE),
-        (FillError::Denied(_) | FillError::Refused(_) | FillError::Differs(_), _) => {
+        (FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_) | FillError::Differs(_), _) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
@@ -164,7 +164,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         FillError::Gone(_) => "gone",
         FillError::Differs(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
-        FillError::Denied(_) => "refused",
+        FillError::Denied(_) | FillError::Private(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
         FillError::Timeout(_) => "upstream timeout",
         FillError::Upstream(_) => "upstream failure",
@@ -194,6 +194,7 @@ mod tests {
             (FillError::NotFetched(text()), 404, "no-store"),
             (FillError::Denied(text()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),
+            (FillError::Private(text()), 403, "no-store"),
             (FillError::Timeout(text().into()), 504, "no-store"),
             (FillError::Upstream(text().into()), 502, "no-store"),
             (FillError::Loop(text().into()), 508, "no-store"),

@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 use self::answer::{Kind, Response};
 use self::buffers::Buffers;
-use crate::fill::{Fill, Via};
+use crate::fill::{Fill, SumdbQuestion, Via};
 use crate::upkeep::Upkeep;
 
 pub(crate) use self::body::Body;
@@ -162,9 +162,12 @@ impl Proxy {
             Route::Latest(module) => self.latest(asked, &module).await,
             Route::Query(module, revision) => self.query(asked, &module, &revision).await,
             Route::SumdbSupported { sumdb } => self.sumdb_supported(asked, &sumdb).await,
-            Route::SumdbLatest { sumdb } => self.sumdb(asked, &sumdb, "latest").await,
-            Route::SumdbLookup { sumdb, rest, .. } | Route::SumdbTile { sumdb, rest, .. } => {
-                self.sumdb(asked, &sumdb, &rest).await
+            Route::SumdbLatest { sumdb } => self.sumdb(asked, &sumdb, &SumdbQuestion::Latest).await,
+            Route::SumdbLookup { sumdb, module, .. } => {
+                self.sumdb(asked, &sumdb, &SumdbQuestion::Lookup(module)).await
+            }
+            Route::SumdbTile { sumdb, tile, .. } => {
+                self.sumdb(asked, &sumdb, &SumdbQuestion::Tile(tile)).await
             }
             Route::NotFound => self.listing(uri).await,
             Route::MethodNotAllowed => answer::method_not_allowed(),

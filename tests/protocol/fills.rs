@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stoa::fill::{Fill, Via};
+use stoa::fill::{AnswerOptions, Fill, Via};
 use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
@@ -321,7 +321,8 @@ fn what_waits_for_its_turn_holds_no_claim() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let store = site::open(folder.path(), Mode::ReadWrite);
     runtime.block_on(async {
-        let fill = Fill::new(Arc::clone(&store), site::upstream(upstream.url()), 2);
+        let fill =
+            Fill::new(Arc::clone(&store), site::upstream(upstream.url()), 2, &AnswerOptions::default());
         let join = |module: &Module| fill.join(&module.version, &Via::none(), true).unwrap();
         let waiting: Vec<_> = crowd.iter().map(join).collect();
         while crowd.iter().any(|module| upstream.count(&module.path("info")) == 0) {

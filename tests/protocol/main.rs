@@ -8,6 +8,8 @@
     reason = "this is a test from end to end, helpers included"
 )]
 
+mod answers;
+mod checksums;
 mod client;
 mod endpoints;
 mod fills;

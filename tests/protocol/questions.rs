@@ -1,8 +1,7 @@
-//! Lists, `@latest`, queries and checksum databases.
+//! Lists, `@latest` and queries, where nothing is kept as new.
 
 use std::time::Duration;
 
-use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site};
@@ -161,7 +160,7 @@ fn an_upstream_that_is_silent_is_a_timeout() {
     let upstream = Upstream::start();
     let patience = Duration::from_millis(100);
     let store = site::open(folder.path(), Mode::ReadWrite);
-    let site = Site::with(store, site::upstream_with(upstream.url(), patience), ServeOptions::default());
+    let site = Site::with(store, site::upstream_with(upstream.url(), patience), site::asking_each_time());
     let gate = Gate::default();
     let module = Module::new("example.com/m@v1.0.0", 10);
     upstream.set(LIST, Script::Gated(b"v1.0.0\n".to_vec(), 3, gate.clone()));
@@ -173,65 +172,4 @@ fn an_upstream_that_is_silent_is_a_timeout() {
     gate.open();
     upstream.offer(&module);
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
-}
-
-fn with_sumdb(root: &std::path::Path, upstream: &Upstream) -> Site {
-    let options = ServeOptions { sumdbs: vec!["sum.example".to_owned()], ..ServeOptions::default() };
-    Site::with(site::open(root, Mode::ReadWrite), site::upstream(upstream.url()), options)
-}
-
-#[test]
-fn a_checksum_database_is_passed_on_where_upstream_does() {
-    let folder = site::folder();
-    let upstream = Upstream::start();
-    upstream.set("/sumdb/sum.example/supported", body(""));
-    upstream.set(
-        "/sumdb/sum.example/latest",
-        Script::Status(200, "text/plain; charset=UTF-8", b"go.sum database tree\n"),
-    );
-    upstream.set("/sumdb/sum.example/lookup/example.com/!m@v1.0.0", body("1\nrecord\n"));
-    upstream
-        .set("/sumdb/sum.example/lookup/example.com/gone@v1.0.0", Script::Status(410, "text/plain", b"gone"));
-    upstream.set("/sumdb/sum.example/tile/8/0/x001/234.p/5", body("\u{1}\u{2}"));
-    upstream.set("/sumdb/other.example/supported", body(""));
-    let site = with_sumdb(folder.path(), &upstream);
-    for (path, status, content_type, cache, text) in [
-        ("supported", 200, "text/plain; charset=utf-8", "max-age=86400", ""),
-        ("latest", 200, "text/plain; charset=UTF-8", "max-age=3600", "go.sum database tree\n"),
-        ("lookup/example.com/!m@v1.0.0", 200, "text/plain; charset=utf-8", "max-age=86400", "1\nrecord\n"),
-        ("lookup/example.com/gone@v1.0.0", 410, "text/plain", "max-age=60", "gone"),
-        ("tile/8/0/x001/234.p/5", 200, "application/octet-stream", "max-age=86400", "\u{1}\u{2}"),
-    ] {
-        let reply = site.get(&format!("/sumdb/sum.example/{path}"));
-        assert_eq!((reply.status, reply.text()), (status, text), "{path}");
-        assert_eq!(reply.header("content-type"), Some(content_type), "{path}");
-        assert_eq!(reply.header("cache-control"), Some(cache), "{path}");
-    }
-    for path in [
-        "/sumdb/sum.example/lookup/example.com/m@master",
-        "/sumdb/sum.example/tile/8/0/1",
-        "/sumdb/sum.example/../other.example/supported",
-        "/sumdb/sum.example",
-        "/sumdb/other.example/supported",
-        "/sumdb/other.example/latest",
-    ] {
-        assert_eq!(site.get(path).status, 404, "{path}");
-    }
-    assert_eq!(upstream.asked().iter().filter(|request| request.path.contains("other.example")).count(), 0);
-}
-
-#[test]
-fn a_checksum_database_that_is_not_passed_on_is_not_claimed() {
-    let folder = site::folder();
-    let upstream = Upstream::start();
-    let site = with_sumdb(folder.path(), &upstream);
-    assert_eq!(site.get("/sumdb/sum.example/supported").status, 404);
-    assert_eq!(site.get("/sumdb/sum.example/latest").status, 404);
-    drop(site);
-    upstream.set("/sumdb/sum.example/supported", Script::Status(500, "text/plain", b"no"));
-    let site = with_sumdb(folder.path(), &upstream);
-    let reply = site.get("/sumdb/sum.example/supported");
-    assert_eq!((reply.status, reply.header("cache-control")), (502, Some("no-store")));
-    upstream.set("/sumdb/sum.example/supported", body(""));
-    assert_eq!(site.get("/sumdb/sum.example/supported").status, 200);
 }

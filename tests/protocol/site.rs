@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use stoa::fill::AnswerOptions;
 use stoa::serve::{self, ServeError, ServeOptions};
 use stoa::upstream::{Upstream, UpstreamOptions};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Layouts, Migrator, Options, Runner, events::Silent};
-use stoa_store::{FOLDERS, LAYOUT, SmallFile, Store};
+use stoa_store::{Cached, FOLDERS, LAYOUT, Shelf, SmallFile, Store};
 use tokio::sync::oneshot;
 
 use super::client::{self, Reply};
@@ -19,6 +20,15 @@ use super::upstream::Module;
 
 /// The name of every proxy here in `Via`.
 pub(crate) const INSTANCE: &str = "stoa-under-test";
+
+/// How long answers count as new, where they do.
+pub(crate) const TTL: Duration = Duration::from_secs(100_000);
+
+/// Keeps no answer as new, so that each request shows what the upstream says.
+pub(crate) fn asking_each_time() -> ServeOptions {
+    let answers = AnswerOptions { list_ttl: Duration::ZERO, ..AnswerOptions::default() };
+    ServeOptions { answers, ..ServeOptions::default() }
+}
 
 /// A running proxy; it is stopped when dropped.
 pub(crate) struct Site {
@@ -58,7 +68,21 @@ pub(crate) fn upstream_with(list: &str, idle_timeout: Duration) -> Upstream {
 
 impl Site {
     pub(crate) fn start(root: &Path, list: &str) -> Self {
-        Self::with(open(root, Mode::ReadWrite), upstream(list), ServeOptions::default())
+        Self::with(open(root, Mode::ReadWrite), upstream(list), asking_each_time())
+    }
+
+    /// Starts one whose answers count as new for so long, which no test outlives.
+    pub(crate) fn with_ttl(root: &Path, list: &str) -> Self {
+        let answers = AnswerOptions { list_ttl: TTL, ..AnswerOptions::default() };
+        let options = ServeOptions { answers, ..ServeOptions::default() };
+        Self::with(open(root, Mode::ReadWrite), upstream(list), options)
+    }
+
+    /// Puts an answer of the upstream into the cache that was got so many TTLs ago.
+    pub(crate) fn remember(&self, key: &str, ttls: u32, body: &str) {
+        let at = SystemTime::now() - TTL * ttls;
+        let body = body.as_bytes().to_vec().into();
+        self.store.cache(Shelf::Answers, key, &Cached { at, body }).unwrap();
     }
 
     pub(crate) fn with(store: Arc<Store>, upstream: Upstream, options: ServeOptions) -> Self {
@@ -154,7 +178,7 @@ impl Drop for Site {
     }
 }
 
-fn files_below(root: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {

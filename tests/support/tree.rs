@@ -37,8 +37,8 @@ pub fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
 }
 
 /// Names and contents alone, without what differs from run to run: times, the content of the marker and of
-/// the lock, the unique part of names in quarantine, and the index and the notes of last use, whose bytes tell how they
-/// came to be.
+/// the lock, the unique part of names in quarantine, when an answer in the cache was got or a version was forbidden, and
+/// the index and the notes of last use, whose bytes tell how they came to be.
 pub fn shape(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     snapshot(root)
         .into_iter()
@@ -57,11 +57,20 @@ pub fn shape(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
                     let lines = entry.content.split_inclusive(|byte| *byte == b'\n');
                     (path, lines.filter(|line| !line.starts_with(b"at = ")).flatten().copied().collect())
                 }
+                "cache" => (path, cached_body(entry.content)),
                 _ if top.starts_with("layout.") => (path, Vec::new()),
                 _ => (path, entry.content),
             }
         })
         .collect()
+}
+
+/// Is the body of an entry of the cache, without when it was got.
+fn cached_body(entry: Vec<u8>) -> Vec<u8> {
+    if !entry.starts_with(b"stoa-cache ") {
+        return entry;
+    }
+    entry.splitn(5, |&byte| byte == b'\n').nth(4).expect("a whole entry of the cache").to_vec()
 }
 
 /// Copies a folder with what is in it.

@@ -17,6 +17,8 @@ pub struct Upstream {
 struct State {
     files: Mutex<HashMap<String, Vec<u8>>>,
     asked: Mutex<HashMap<String, usize>>,
+    /// What everything is answered with, where that is not what it is.
+    status: Mutex<Option<&'static str>>,
 }
 
 impl Upstream {
@@ -51,6 +53,16 @@ impl Upstream {
         let list = files.entry(format!("/{}/@v/list", version.path().escaped())).or_default();
         list.extend_from_slice(format!("{}\n", version.version()).as_bytes());
         module
+    }
+
+    /// Offers a body at a path.
+    pub fn put(&self, path: &str, body: &str) {
+        self.state.files.lock().unwrap().insert(path.to_owned(), body.as_bytes().to_vec());
+    }
+
+    /// Answers everything with a status, as in `503 Unavailable`, or as ever again.
+    pub fn fail(&self, status: Option<&'static str>) {
+        *self.state.status.lock().unwrap() = status;
     }
 
     /// Is how often something with this in its path was asked for.
@@ -91,9 +103,11 @@ impl State {
             }
             *self.asked.lock().unwrap().entry(path.clone()).or_default() += 1;
             let body = self.files.lock().unwrap().get(&path).cloned();
-            let (status, body) = match body {
-                Some(body) => ("200 OK", body),
-                None => ("404 Not Found", b"not found: no such version here\n".to_vec()),
+            let fails = *self.status.lock().unwrap();
+            let (status, body) = match (fails, body) {
+                (Some(status), _) => (status, b"not now\n".to_vec()),
+                (None, Some(body)) => ("200 OK", body),
+                (None, None) => ("404 Not Found", b"not found: no such version here\n".to_vec()),
             };
             write!(writer, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
             writer.write_all(&body).ok()?;

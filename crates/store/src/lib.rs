@@ -26,6 +26,7 @@
 //! | [`records`](Record) | what a version must agree with, and whether it is forbidden |
 //! | [`remove`](Store::remove) | out of the store, with its hash or for good |
 //! | [`last_use`](Store::note_use) | when versions were used, by the day |
+//! | [`cache`](Shelf) | answers of upstreams, which may be lost |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -35,6 +36,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests break stores by hand"))]
 
 mod batch;
+mod cache;
 mod claim;
 mod draft;
 mod error;
@@ -57,6 +59,7 @@ mod walk;
 use stoa_layout::LayoutId;
 
 pub use batch::Batch;
+pub use cache::{Cached, Shelf};
 pub use claim::Claim;
 pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;

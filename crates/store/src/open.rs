@@ -10,6 +10,7 @@ use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
+use crate::cache::Writes;
 use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownList;
@@ -30,6 +31,7 @@ pub struct Store {
     pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
     pub(crate) index: Index,
     pub(crate) uses: Uses,
+    pub(crate) cache_writes: Writes,
     layout: LayoutId,
     run: Option<Run>,
     // Last: the lock goes after the staging folder.
@@ -186,6 +188,7 @@ impl Store {
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
             tombstones: Cache::new(ENTRIES),
+            cache_writes: Writes::default(),
             layout: pass.layout().clone(),
             run,
             held,

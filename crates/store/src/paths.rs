@@ -60,6 +60,10 @@ impl Paths {
         self.root.join("index")
     }
 
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
     pub(crate) fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }

@@ -1,0 +1,79 @@
+//! What can be asked about a module.
+
+use std::fmt::{self, Display, Formatter};
+
+use stoa_gomod::{ModulePath, Revision};
+
+/// A question about a module whose answer changes with time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Question {
+    List(ModulePath),
+    Latest(ModulePath),
+    Query(ModulePath, Revision),
+}
+
+impl Question {
+    pub(super) fn module(&self) -> &ModulePath {
+        match self {
+            Self::List(module) | Self::Latest(module) | Self::Query(module, _) => module,
+        }
+    }
+
+    /// Is its name in the cache: the path that it is asked at.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::List(module) => format!("{}/@v/list", module.escaped()),
+            Self::Latest(module) => format!("{}/@latest", module.escaped()),
+            Self::Query(module, revision) => format!("{}/@v/{}.info", module.escaped(), revision.escaped()),
+        }
+    }
+
+    /// Whether it names a commit by its whole hash.
+    pub(super) fn is_of_commit(&self) -> bool {
+        let Self::Query(_, revision) = self else { return false };
+        let text = revision.as_str();
+        matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
+}
+
+/// For messages.
+impl Display for Question {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::List(module) => write!(f, "the list of {module}"),
+            Self::Latest(module) => write!(f, "the latest version of {module}"),
+            Self::Query(module, revision) => write!(f, "{module}@{revision}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(revision: &str) -> Question {
+        Question::Query(ModulePath::new("example.com/Cap").unwrap(), Revision::new(revision).unwrap())
+    }
+
+    #[test]
+    fn no_two_questions_share_a_key() {
+        let module = query("x").module().clone();
+        assert_eq!(Question::List(module.clone()).key(), "example.com/!cap/@v/list");
+        assert_eq!(Question::Latest(module).key(), "example.com/!cap/@latest");
+        assert_eq!(query("HEAD").key(), "example.com/!cap/@v/!h!e!a!d.info");
+        assert_ne!(query("head").key(), query("HEAD").key());
+    }
+
+    #[test]
+    fn only_a_whole_hash_is_a_commit() {
+        for (revision, is_commit) in [
+            ("0123456789abcdef0123456789abcdef01234567", true),
+            ("0123456789abcdef0123456789abcdef0123456", false),
+            ("0123456789ABCDEF0123456789abcdef01234567", false),
+            ("main", false),
+            ("v1", false),
+        ] {
+            assert_eq!(query(revision).is_of_commit(), is_commit, "{revision}");
+        }
+    }
+}

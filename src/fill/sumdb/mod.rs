@@ -1,0 +1,297 @@
+//! Checksum databases, passed on with what is kept of them.
+//!
+//! | what | how long it is kept |
+//! | --- | --- |
+//! | a tile | for good, the widest beginning of it that was seen: a database only grows, so whoever wants fewer of a tile's hashes gets the first ones |
+//! | a record (`lookup`) | for good, within the bounds of the cache: what is signed once stays true |
+//! | the latest tree head | as long as a list; when the upstream fails, the last one however old |
+//! | anything but 200 | not at all |
+//!
+//! So a client with nothing of its own verifies offline what was verified through this proxy before. Bodies go
+//! out as they came; clients check signatures and inclusion themselves. What is passed on as a tile or a record
+//! must look like one ([`shape`]): a page with status 200 is a failure of the upstream, and not kept.
+//!
+//! `supported` is a promise, since a client that reads yes asks nobody else. It is given if an upstream gives
+//! it, or, offline and while the upstream fails, if some of the database's records are kept.
+//!
+//! Nobody is asked about a module that matches [`sumdb_refuse`](super::AnswerOptions::sumdb_refuse), kept or not:
+//! its name stays here.
+
+mod shape;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use stoa_gomod::ModuleVersion;
+use stoa_gomod::private::Patterns;
+use stoa_gomod::sumdb::{Level, Tile};
+use stoa_store::{Cached, Shelf};
+
+use super::answers::AnswerOptions;
+use super::once::Once;
+use super::{Fill, FillError, Phase, SumdbAnswer, Via};
+use crate::upstream::Upstream;
+
+/// What can be asked of a checksum database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SumdbQuestion {
+    /// The latest tree head.
+    Latest,
+    /// The record of a version.
+    Lookup(ModuleVersion),
+    /// A tile of the tree.
+    Tile(Tile),
+}
+
+impl SumdbQuestion {
+    /// Is the path below the name of the database.
+    fn path(&self) -> String {
+        match self {
+            Self::Latest => "latest".to_owned(),
+            Self::Lookup(module) => {
+                format!("lookup/{}@{}", module.path().escaped(), module.version().escaped())
+            }
+            Self::Tile(tile) => tile.path(),
+        }
+    }
+
+    /// Is where its answer is kept, and under which name: all widths of a tile under that of the whole one.
+    fn place<'n>(&self, database: &'n str) -> (Shelf<'n>, String) {
+        match self {
+            Self::Latest | Self::Lookup(_) => (Shelf::Records(database), self.path()),
+            Self::Tile(tile) => {
+                let whole = Tile { width: 1 << tile.height, ..*tile };
+                (Shelf::Tiles(database), whole.path())
+            }
+        }
+    }
+
+    /// Takes the answer out of what is kept.
+    fn answer(&self, kept: Bytes) -> Option<Bytes> {
+        match self {
+            Self::Latest | Self::Lookup(_) => Some(kept),
+            Self::Tile(Tile { level: Level::Data, .. }) if !self.may_be_kept() => None,
+            Self::Tile(Tile { level: Level::Data, .. }) => Some(kept),
+            Self::Tile(tile) => {
+                let wanted = shape::tile_bytes(tile);
+                (kept.len() >= wanted).then(|| kept.slice(..wanted))
+            }
+        }
+    }
+
+    /// Whether its answer stays what it is, or can be told to be newer than another one.
+    fn may_be_kept(&self) -> bool {
+        match self {
+            Self::Latest | Self::Lookup(_) => true,
+            // No client asks for the beginning of records.
+            Self::Tile(tile) => tile.is_whole() || tile.level != Level::Data,
+        }
+    }
+}
+
+/// What is asked of checksum databases now, and of which modules nothing is.
+#[derive(Debug)]
+pub(super) struct Databases {
+    ttl: Duration,
+    refused: Patterns,
+    asking: Once<(String, String), Result<SumdbAnswer, FillError>>,
+}
+
+impl Databases {
+    pub(super) fn new(options: &AnswerOptions) -> Self {
+        Self { ttl: options.list_ttl, refused: options.sumdb_refuse.clone(), asking: Once::new() }
+    }
+}
+
+impl Fill {
+    /// Is whom to ask for checksum databases.
+    fn sumdb_upstream(&self) -> &Upstream {
+        &self.policy.otherwise().upstream
+    }
+
+    /// Says whether answers of a checksum database are to be had here; `is_local` asks nobody.
+    pub async fn sumdb_supported(&self, name: &str, via: &Via, is_local: bool) -> Result<bool, FillError> {
+        if is_local || self.sumdb_upstream().is_offline() {
+            return self.keeps_records(name).await;
+        }
+        match self.sumdb_upstream().sumdb_supported(name, via).await {
+            Ok(is_supported) => Ok(is_supported),
+            Err(error) => {
+                let error = FillError::upstream(format_args!("the checksum database {name}"), &error);
+                if !self.keeps_records(name).await? {
+                    return Err(error);
+                }
+                log::warn!("the checksum database {name} is answered from what is kept of it: {error}");
+                Ok(true)
+            }
+        }
+    }
+
+    /// Asks a checksum database; `is_local` answers from what is kept, `None` if that is nothing.
+    pub async fn sumdb(
+        self: &Arc<Self>,
+        name: &str,
+        question: &SumdbQuestion,
+        via: &Via,
+        is_local: bool,
+    ) -> Result<Option<SumdbAnswer>, FillError> {
+        if let SumdbQuestion::Lookup(module) = question
+            && self.databases.refused.matches(module.path().as_str())
+        {
+            return Err(FillError::Private(module.to_string()));
+        }
+        let kept = self.kept_of_sumdb(name, question).await;
+        let is_new = |kept: &Cached| {
+            *question != SumdbQuestion::Latest
+                || SystemTime::now().duration_since(kept.at).is_ok_and(|age| age < self.databases.ttl)
+        };
+        let is_offline = self.sumdb_upstream().is_offline();
+        let kept = match kept {
+            Some(kept) if is_local || is_offline || is_new(&kept) => return Ok(Some(as_kept(kept.body))),
+            None if is_local => return Ok(None),
+            kept => kept,
+        };
+        let what = || format!("{} of the checksum database {name}", question.path());
+        if is_offline {
+            return Err(FillError::Offline(what()));
+        }
+        let asked = match self.begin_sumdb(name, question, via) {
+            Ok(asking) => asking.wait().await.unwrap_or_else(|| Err(FillError::Broken(what()))),
+            Err(error) => Err(error),
+        };
+        match (asked, kept) {
+            (Ok(answer), Some(kept)) if answer.status != 200 => {
+                log::warn!("{} is answered as it was last: the upstream says {}", what(), answer.status);
+                Ok(Some(as_kept(kept.body)))
+            }
+            (Err(error), Some(kept)) => {
+                log::warn!("{} is answered as it was last: {error}", what());
+                Ok(Some(as_kept(kept.body)))
+            }
+            (asked, _) => asked.map(Some),
+        }
+    }
+
+    /// Asks the upstream, or waits for the answer to who has asked already.
+    fn begin_sumdb(
+        self: &Arc<Self>,
+        name: &str,
+        question: &SumdbQuestion,
+        via: &Via,
+    ) -> Result<super::once::Outcome<Result<SumdbAnswer, FillError>>, FillError> {
+        let mut phase = self.phase.subscribe();
+        if *phase.borrow() == Phase::Ending {
+            return Err(FillError::Stopping(question.path()));
+        }
+        let work = || {
+            let (fill, name) = (Arc::clone(self), name.to_owned());
+            let (question, via) = (question.clone(), via.clone());
+            async move {
+                tokio::select! {
+                    answer = fill.ask_sumdb(&name, &question, &via) => answer,
+                    _ = phase.wait_for(|phase| *phase == Phase::Ending) => {
+                        Err(FillError::Stopping(question.path()))
+                    }
+                }
+            }
+        };
+        let key = (name.to_owned(), question.path());
+        self.databases.asking.join(&key, work).ok_or_else(|| FillError::Busy(question.path()))
+    }
+
+    async fn ask_sumdb(
+        &self,
+        name: &str,
+        question: &SumdbQuestion,
+        via: &Via,
+    ) -> Result<SumdbAnswer, FillError> {
+        let path = question.path();
+        let what = format!("{path} of the checksum database {name}");
+        let answer = self.sumdb_upstream().sumdb(name, &path, via).await;
+        let answer = answer.map_err(|error| FillError::upstream(&what, &error))?;
+        if answer.status != 200 {
+            return Ok(answer);
+        }
+        if let Some(fault) = shape::fault(name, question, &answer.body) {
+            let reason = format!("{what} was answered with something else than what was asked for: {fault}");
+            return Err(FillError::Upstream(reason.into()));
+        }
+        if question.may_be_kept() {
+            self.keep_of_sumdb(name, question, answer.body.clone()).await;
+        }
+        Ok(answer)
+    }
+
+    async fn keeps_records(&self, name: &str) -> Result<bool, FillError> {
+        let database = name.to_owned();
+        self.blocking(name, move |store| Ok(store.has_cached(Shelf::Records(&database)))).await
+    }
+
+    async fn kept_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Option<Cached> {
+        let (name, question) = (name.to_owned(), question.clone());
+        let kept = self.blocking("what is kept of a checksum database", move |store| {
+            let (shelf, key) = question.place(&name);
+            let kept = store.cached(shelf, &key);
+            Ok(kept.and_then(|kept| Some(Cached { body: question.answer(kept.body)?, at: kept.at })))
+        });
+        kept.await.ok().flatten()
+    }
+
+    async fn keep_of_sumdb(&self, name: &str, question: &SumdbQuestion, body: Bytes) {
+        let (database, question) = (name.to_owned(), question.clone());
+        let kept = self.blocking("what is kept of a checksum database", move |store| {
+            let (shelf, key) = question.place(&database);
+            let is_narrower = matches!(question, SumdbQuestion::Tile(_))
+                && store.cached(shelf, &key).is_some_and(|kept| kept.body.len() >= body.len());
+            match is_narrower {
+                true => Ok(()),
+                false => store.cache(shelf, &key, &Cached { at: SystemTime::now(), body }),
+            }
+        });
+        if let Err(error) = kept.await {
+            log::warn!("an answer of the checksum database {name} is passed on, but not kept: {error}");
+        }
+    }
+}
+
+fn as_kept(body: Bytes) -> SumdbAnswer {
+    SumdbAnswer { status: 200, content_type: None, body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tile(path: &str) -> SumdbQuestion {
+        SumdbQuestion::Tile(Tile::parse(path).unwrap())
+    }
+
+    #[test]
+    fn a_wider_tile_answers_for_a_narrower_one() {
+        let whole = Bytes::from_iter((0..256 * 32).map(|n| (n / 32) as u8));
+        let narrow = tile("tile/8/0/001.p/3");
+        assert_eq!(narrow.place("db"), tile("tile/8/0/001").place("db"));
+        assert_eq!(narrow.answer(whole.clone()).unwrap(), whole.slice(..96));
+        assert_eq!(narrow.answer(whole.slice(..96)).unwrap(), whole.slice(..96));
+        assert_eq!(narrow.answer(whole.slice(..64)), None);
+        assert_eq!(tile("tile/8/0/001").answer(whole.clone()).unwrap(), whole);
+        assert_eq!(tile("tile/8/0/001").answer(whole.slice(..96)), None);
+        assert_ne!(tile("tile/8/1/001").place("db"), narrow.place("db"));
+    }
+
+    #[test]
+    fn of_records_only_whole_tiles_are_kept() {
+        let kept = Bytes::from_static(b"records");
+        assert!(tile("tile/8/data/000").may_be_kept() && !tile("tile/8/data/000.p/3").may_be_kept());
+        assert_eq!(tile("tile/8/data/000").answer(kept.clone()), Some(kept.clone()));
+        assert_eq!(tile("tile/8/data/000.p/3").answer(kept), None);
+    }
+
+    #[test]
+    fn names_are_escaped_as_they_are_asked_for() {
+        let module = ModuleVersion::parse("example.com/Cap@v1.0.0-RC1").unwrap();
+        assert_eq!(SumdbQuestion::Lookup(module).path(), "lookup/example.com/!cap@v1.0.0-!r!c1");
+        assert_eq!(SumdbQuestion::Latest.path(), "latest");
+    }
+}
