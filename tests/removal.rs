@@ -134,6 +134,26 @@ fn what_is_removed_is_fetched_again_and_must_be_the_same() {
     assert!(server.stop().success());
 }
 
+#[test]
+fn a_mod_that_is_another_one_is_told_to_nobody() {
+    let (dir, root) = store();
+    let tree = dir.path().join("tree");
+    let mut module = Module::new(PAIR, 2000);
+    module.put_flat(&tree);
+    let server = Server::start(&root, &format!("file://{}", tree.display()));
+    assert_eq!(server.get(&format!("{URL}.mod")), (200, module.modfile.clone()));
+    until("the zip has followed", || root.join(FOLDER).is_dir());
+    done(&root, &["remove", PAIR]);
+    module.modfile.extend_from_slice(b"// moved\n");
+    module.put_flat(&tree);
+    until("the look at what was there is over", || {
+        let (status, body) = server.get(&format!("{URL}.mod"));
+        assert!(status != 200 || body != module.modfile, "what differs is served");
+        status == 403 && text(&body).contains("its mod is h1:") && text(&body).matches("h1:").count() == 2
+    });
+    assert!(!root.join(FOLDER).exists());
+}
+
 /// Asks for a part of a file: that is answered once all of it is stored.
 fn in_part(url: &str, path: &str) -> (u16, String) {
     ask(url, path, "Range: bytes=0-99")

@@ -175,6 +175,7 @@ impl Fetch {
 
     async fn fetch_mod(&self, source: &VersionSource) -> Result<Bytes, FillError> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
+        self.fill.check_mod(&self.version, &body)?;
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
     }
