@@ -5,13 +5,15 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 use stoa_gomod::{ModulePath, ModuleVersion};
+use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit};
-use stoa_store::{Store, StoreError, Tombstone};
+use stoa_store::{Claim, Store, StoreError, Tombstone};
 
 use crate::cli::Failure;
 use crate::output::{self, Format};
@@ -55,16 +57,11 @@ pub(crate) struct Typed {
 /// Removes what is named, or allows it again.
 pub(crate) fn run(store: &Store, typed: &Typed, quiet: bool, cancel: &Cancel) -> Result<Exit, Failure> {
     let told = Told { format: typed.format, quiet, dry_run: typed.dry_run };
-    let work = Work { store, typed, told: &told };
+    let work = Work { store, typed, told: &told, cancel };
     let (mut sum, mut exit) = (Sum::default(), Exit::DONE);
     for named in &typed.named {
         let mut met = false;
-        for version in work.versions(named).map_err(|error| unfinished(store.root(), &sum, &error))? {
-            if let Err(cancelled) = cancel.check() {
-                let message =
-                    format!("{cancelled} after {sum} in {}; run again to go on", store.root().display());
-                return Err(Failure::new(Exit::signal(cancelled.0), message));
-            }
+        for version in work.versions(named).map_err(|error| unfinished(store.root(), &sum, &error.into()))? {
             let done = if typed.lift { work.lift(&version) } else { work.remove(&version) };
             let done = done.map_err(|error| unfinished(store.root(), &sum, &error))?;
             sum.add(&done);
@@ -78,10 +75,31 @@ pub(crate) fn run(store: &Store, typed: &Typed, quiet: bool, cancel: &Cancel) ->
     Ok(exit)
 }
 
-fn unfinished(root: &Path, sum: &Sum, error: &StoreError) -> Failure {
+fn unfinished(root: &Path, sum: &Sum, error: &RemoveError) -> Failure {
     let message = format!("{error}; {sum} in {} before that, run again to go on", root.display());
     Failure::new(error.exit(), message)
 }
+
+/// It did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum RemoveError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl RemoveError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Store(error) => error.exit(),
+            Self::Cancelled(cancelled) => Exit::signal(cancelled.0),
+        }
+    }
+}
+
+/// How long to wait between two looks whether somebody else is done with a version.
+const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// What came of a version.
 enum Done {
@@ -99,6 +117,7 @@ struct Work<'a> {
     store: &'a Store,
     typed: &'a Typed,
     told: &'a Told,
+    cancel: &'a Cancel,
 }
 
 impl Work<'_> {
@@ -114,7 +133,19 @@ impl Work<'_> {
         Ok(pairs(module, versions.as_deref().unwrap_or_default()))
     }
 
-    fn remove(&self, version: &ModuleVersion) -> Result<Done, StoreError> {
+    /// Waits for the claim: somebody may be about to fill the version.
+    fn claim(&self, version: &ModuleVersion) -> Result<Claim, RemoveError> {
+        loop {
+            if let Some(claim) = self.store.try_claim(version)? {
+                return Ok(claim);
+            }
+            std::thread::sleep(CLAIM_EVERY);
+            self.cancel.check()?;
+        }
+    }
+
+    fn remove(&self, version: &ModuleVersion) -> Result<Done, RemoveError> {
+        self.cancel.check()?;
         if self.told.dry_run {
             let there = self.store.footprint(version)?;
             return Ok(match there {
@@ -126,7 +157,7 @@ impl Work<'_> {
             });
         }
         let tombstone = self.typed.tombstone.then(|| Tombstone::now(self.typed.reason.clone()));
-        let removed = self.store.remove(&self.store.claim(version)?, tombstone)?;
+        let removed = self.store.remove(&self.claim(version)?, tombstone)?;
         let h1 = removed.h1.map(|h1| h1.to_string());
         Ok(match removed.bytes {
             Some(bytes) => Done::Removed { bytes, h1, is_forbidden: self.typed.tombstone },
@@ -135,10 +166,11 @@ impl Work<'_> {
         })
     }
 
-    fn lift(&self, version: &ModuleVersion) -> Result<Done, StoreError> {
+    fn lift(&self, version: &ModuleVersion) -> Result<Done, RemoveError> {
+        self.cancel.check()?;
         let lifted = match self.told.dry_run {
             true => self.store.tombstone(version)?.is_some(),
-            false => self.store.lift(&self.store.claim(version)?)?,
+            false => self.store.lift(&self.claim(version)?)?,
         };
         Ok(if lifted { Done::Lifted } else { Done::Nothing })
     }
