@@ -22,7 +22,9 @@ use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
 use crate::progress::When;
+use crate::prune;
 use crate::quarantine;
+use crate::remove;
 use crate::status::{self, Leftovers};
 use crate::verify;
 
@@ -114,6 +116,10 @@ enum Command {
     Verify(verify::Typed),
     /// List what proved broken, publish it again once it is mended, or remove it
     Quarantine(quarantine::Typed),
+    /// Take versions out of the store, or forbid them for good
+    Remove(remove::Typed),
+    /// Remove the versions that were used least recently
+    Prune(prune::Typed),
     /// List what the store holds that is no part of it, or move it out
     #[command(disable_help_flag = true)]
     Leftovers {
@@ -226,6 +232,10 @@ struct Serve {
     /// Compare the index with the store so often, besides at the start; 0 leaves that to others [default: 600] [key: index.interval]
     #[arg(long, value_name = "SECONDS")]
     index_interval: Option<u64>,
+
+    /// Write down so often which versions were used, besides at the end, for `stoa prune`; 0 keeps no note [default: 300] [key: last_use.interval]
+    #[arg(long, value_name = "SECONDS")]
+    last_use_interval: Option<u64>,
 }
 
 impl Serve {
@@ -247,6 +257,7 @@ impl Serve {
             grace: self.grace,
             fill_max_concurrent: self.fill_max_concurrent,
             index_interval: self.index_interval,
+            last_use_interval: self.last_use_interval,
         }
     }
 }
@@ -301,6 +312,8 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Verify(what) => verify(app, &typed, &settings, what),
         Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
+        Command::Prune(what) => prune(app, &typed, &settings, what),
+        Command::Remove(what) => remove(app, &typed, &settings, what),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
         Command::Import { arguments } => Err(become_migrator(&typed, Some("import"), arguments)),
@@ -465,10 +478,7 @@ fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Re
 fn verify(app: &App, typed: &Typed, settings: &Settings<'_>, what: &verify::Typed) -> Result<Exit, Failure> {
     let threads = settings.migrate(None, what.threads)?.threads;
     let store = open(app, typed, settings)?;
-    let cancel = Cancel::on_signals()
-        .map_err(|error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}")))?;
-    store.signals().handled_by_program();
-    verify::run(&store, what, threads, typed.common.quiet, &cancel)
+    verify::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
 }
 
 fn quarantine(
@@ -484,6 +494,39 @@ fn quarantine(
         return quarantine::list(&root, what, quiet);
     }
     quarantine::change(&open(app, typed, settings)?, what, quiet)
+}
+
+fn remove(app: &App, typed: &Typed, settings: &Settings<'_>, what: &remove::Typed) -> Result<Exit, Failure> {
+    let store = open_or_look(app, typed, settings, what.dry_run)?;
+    remove::run(&store, what, typed.common.quiet, &stoppable(&store)?)
+}
+
+fn prune(app: &App, typed: &Typed, settings: &Settings<'_>, what: &prune::Typed) -> Result<Exit, Failure> {
+    let threads = settings.migrate(None, what.threads)?.threads;
+    let store = open_or_look(app, typed, settings, what.dry_run)?;
+    prune::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
+}
+
+/// Lets signals stop a work between two versions.
+fn stoppable(store: &Store) -> Result<Cancel, Failure> {
+    let cancel = Cancel::on_signals()
+        .map_err(|error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}")))?;
+    store.signals().handled_by_program();
+    Ok(cancel)
+}
+
+/// Passes the gate and opens the store; for a dry run without the lock, so that nothing can be written.
+fn open_or_look(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    is_dry_run: bool,
+) -> Result<Store, Failure> {
+    if !is_dry_run {
+        return open(app, typed, settings);
+    }
+    let root = settings.store(typed.common.store.clone())?;
+    Ok(Store::look(&pass(app, typed, settings, &root, || settings.check_named())?))
 }
 
 /// Passes the gate and opens the store, to be held shared.

@@ -43,6 +43,7 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         max_connections,
         grace: config.grace,
         index_interval: config.index_interval,
+        last_use_interval: config.last_use_interval,
         ..ServeOptions::default()
     };
     log::info!("serving {}, at layout {}", store.root().display(), gate.current);

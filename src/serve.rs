@@ -50,6 +50,8 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// How often the index of the store is reconciled, besides at the start; zero leaves it to others.
     pub index_interval: Duration,
+    /// How often what was used is written down, besides at the start and the end; zero keeps no note of it.
+    pub last_use_interval: Duration,
 }
 
 impl Default for ServeOptions {
@@ -64,6 +66,7 @@ impl Default for ServeOptions {
             stall_timeout: Duration::from_secs(120),
             grace: Duration::from_secs(30),
             index_interval: Duration::from_secs(600),
+            last_use_interval: Duration::from_secs(300),
         }
     }
 }
@@ -93,7 +96,7 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let policy = policy.into();
     let instance = policy.otherwise().upstream.instance().to_owned();
-    let upkeep = Arc::new(Upkeep::start(&store, options.index_interval));
+    let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
     let fill = Fill::new(store, policy, options.max_fills, &options.answers);
     let sumdbs = options.sumdbs.clone();
     let proxy = Proxy::new(Arc::clone(&fill), Arc::clone(&upkeep), &options.base_path, sumdbs, instance);

@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 use stoa_store::{IndexError, Reconciled, Stop, Store};
 use tokio::sync::watch;
 
+use crate::last_use::LastUse;
+
 /// Keeps the index for as long as it is not stopped.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
+    /// What is used, for those who remove what is not.
+    pub(crate) last_use: LastUse,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -36,7 +40,8 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 
 impl Upkeep {
     /// Begins at once. An interval of zero, or a store that may not be written to, is left to others.
-    pub(crate) fn start(store: &Arc<Store>, interval: Duration) -> Self {
+    pub(crate) fn start(store: &Arc<Store>, interval: Duration, last_use_interval: Duration) -> Self {
+        let last_use = LastUse::start(store, last_use_interval);
         let shared = Arc::new(Shared {
             stop: Stop::default(),
             is_wanted: Mutex::default(),
@@ -51,7 +56,7 @@ impl Upkeep {
                 thread::Builder::new().name("index".to_owned()).spawn(move || shared.keep(&store, interval));
             spawned.inspect_err(|error| log::warn!("the index is not kept: no thread for it: {error}")).ok()
         };
-        Self { shared, thread: Mutex::new(thread) }
+        Self { last_use, shared, thread: Mutex::new(thread) }
     }
 
     /// Wants the index reconciled, and waits until it is tried, though not for ever. Says whether it was.
@@ -76,6 +81,8 @@ impl Upkeep {
     /// Waits until it has stopped. It may be waiting for the disk, so not for ever; what it leaves is whole.
     pub(crate) async fn end(&self) {
         self.close();
+        // Whatever is answered while this program ends is used as well.
+        self.last_use.end().await;
         let Some(thread) = lock(&self.thread).take() else { return };
         let joined = tokio::task::spawn_blocking(move || thread.join());
         if !matches!(tokio::time::timeout(LAST_WAIT, joined).await, Ok(Ok(Ok(())))) {

@@ -108,8 +108,8 @@ fn serving(
             // The upstream lives as long as the scenario.
             let _ = &upstream;
             let mut command = server::command(root);
-            // The index has a sweep of its own.
-            command.args(["--upstream", &url, "--index-interval", "0"]);
+            // The index and the notes of last use have sweeps of their own.
+            command.args(["--upstream", &url, "--index-interval", "0", "--last-use-interval", "0"]);
             command
         }),
         drive: Box::new(|child| {

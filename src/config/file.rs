@@ -35,6 +35,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) index: IndexTable,
     #[serde(default)]
+    pub(super) last_use: LastUseTable,
+    #[serde(default)]
     pub(super) module: Vec<ModuleTable>,
 }
 
@@ -50,6 +52,13 @@ pub(super) struct FillTable {
 pub(super) struct IndexTable {
     pub(super) interval: Option<u64>,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LastUseTable {
+    pub(super) interval: Option<u64>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) keys: File,

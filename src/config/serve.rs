@@ -41,6 +41,8 @@ pub struct TypedServe {
     pub fill_list_ttl: Option<u64>,
     /// The key `index.interval`.
     pub index_interval: Option<u64>,
+    /// The key `last_use.interval`.
+    pub last_use_interval: Option<u64>,
 }
 
 /// What is meant for the proxy.
@@ -80,6 +82,8 @@ pub struct ServeConfig {
     pub fill_list_ttl: Duration,
     /// How often the index is reconciled with the store; zero leaves it to others.
     pub index_interval: Duration,
+    /// How often what was used is written down; zero keeps no note of it.
+    pub last_use_interval: Duration,
 }
 
 impl Settings<'_> {
@@ -151,6 +155,12 @@ impl Settings<'_> {
                 typed.index_interval,
                 |file| file.index.interval,
                 600,
+            )?),
+            last_use_interval: Duration::from_secs(self.pick(
+                "last_use.interval",
+                typed.last_use_interval,
+                |file| file.last_use.interval,
+                300,
             )?),
             fill_max_concurrent: self.count(
                 "fill.max_concurrent",

@@ -161,8 +161,9 @@ impl Fetch {
         let turn = self.fill.blocking(&self.version, move |store| {
             let claim = store.try_claim(&version)?;
             let tombstone = store.tombstone(&version)?;
-            // After the claim: what was published before it was had is seen.
-            let stored = store.small(&version, SmallFile::Info)?.is_some();
+            // After the claim: what was published before it was had is seen. From the disk: another process may have
+            // removed it a moment ago.
+            let stored = store.small_now(&version, SmallFile::Info)?.is_some();
             Ok(match (claim, stored, tombstone) {
                 (_, true, _) => Turn::Stored,
                 (_, false, Some(tombstone)) => Turn::Forbidden(tombstone),
@@ -181,6 +182,7 @@ impl Fetch {
 
     async fn fetch_mod(&self, source: &VersionSource, vouching: &Vouching) -> Result<Bytes, FillError> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
+        self.fill.check_mod(&self.version, &body)?;
         if vouching.is_required() {
             vouching.check_mod(&body).await?;
         }

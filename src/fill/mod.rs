@@ -33,7 +33,7 @@ mod sumdb;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{ModulePath, ModuleVersion, Version, h1};
 use stoa_store::{Objection, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 
@@ -180,6 +180,25 @@ impl Fill {
             Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
             None => Ok(()),
         }
+    }
+
+    /// Asks the record of a version whether this may be its mod, before anybody has it. That of the zip is asked when
+    /// it is published.
+    fn check_mod(&self, version: &ModuleVersion, body: &[u8]) -> Result<(), FillError> {
+        let recorded = self.store.record(version)?.and_then(|record| record.gomod_h1);
+        let Some(recorded) = recorded else { return Ok(()) };
+        let ours = h1::hash_mod(body);
+        if ours == recorded {
+            return Ok(());
+        }
+        Err(FillError::objection(version, &Objection::Differs { file: "mod", recorded, ours }))
+    }
+
+    /// Lists the versions of a module that must not be named to anybody, since they were removed for good. `None` if
+    /// that cannot be told: then none is to be named.
+    pub fn forbidden(&self, module: &ModulePath) -> Option<Arc<[Version]>> {
+        let forbidden = self.store.tombstones(module);
+        forbidden.inspect_err(|error| log::error!("no version of {module} is named: {error}")).ok()
     }
 
     /// Begins the flight of a version that nobody waits for.

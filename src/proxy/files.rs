@@ -34,6 +34,7 @@ impl Proxy {
     ) -> Option<Response> {
         match self.store().small(version, file) {
             Ok(Some(small)) => {
+                self.upkeep.last_use.note(version);
                 Some(small_answer(asked, file, small.bytes, &small.digest, Some(small.modified)))
             }
             Ok(None) => None,
@@ -46,9 +47,6 @@ impl Proxy {
         for _ in 0..ATTEMPTS {
             if let Some(response) = self.stored_small(asked, version, file) {
                 return response;
-            }
-            if let Err(error) = self.fill.check_record(version) {
-                return forbidden(version, &error);
             }
             if let Some(response) = self.not_fetched_now(asked, version, file.into()) {
                 return response;
@@ -72,13 +70,16 @@ impl Proxy {
         unsteady(version)
     }
 
-    /// Answers for a file of a version that is not in the store, where nobody is to wait for it.
+    /// Answers for a file of a version that is not in the store, where nobody is to wait for it, or to have it at all.
     fn not_fetched_now(
         &self,
         asked: Asked<'_>,
         version: &ModuleVersion,
         file: VersionFile,
     ) -> Option<Response> {
+        if let Err(error) = self.fill.check_record(version) {
+            return Some(forbidden(version, &error));
+        }
         if asked.is_local {
             return Some(answer::not_fetched());
         }
@@ -130,9 +131,6 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return answer::store_failed(version, error),
             }
-            if let Err(error) = self.fill.check_record(version) {
-                return forbidden(version, &error);
-            }
             if let Some(response) = self.not_fetched_now(asked, version, VersionFile::Zip) {
                 return response;
             }
@@ -159,6 +157,7 @@ impl Proxy {
     }
 
     fn zip_answer(&self, asked: Asked<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
+        self.upkeep.last_use.note(version);
         let etag = tag(format!("\"{seal}\""));
         let (length, modified) = (zip.length, zip.modified);
         let body = |range| Body::zip(version, zip, range, &self.buffers);

@@ -37,11 +37,13 @@ pub fn snapshot(root: &Path) -> BTreeMap<PathBuf, Entry> {
 }
 
 /// Names and contents alone, without what differs from run to run: times, the content of the marker and of
-/// the lock, the unique part of names in quarantine, when an answer in the cache was got, and the index, whose numbers and bytes tell how it came to be.
+/// the lock, the unique part of names in quarantine, when an answer in the cache was got or a version was forbidden, and
+/// the index and the notes of last use, whose bytes tell how they came to be.
 pub fn shape(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     snapshot(root)
         .into_iter()
         .filter(|(path, _)| !path.starts_with("index") || path.iter().count() == 1)
+        .filter(|(path, _)| !path.starts_with("cache/last-use"))
         .map(|(path, entry)| {
             let top = path.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
             match top {
@@ -50,6 +52,10 @@ pub fn shape(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
                     let below: PathBuf = path.iter().skip(2).collect();
                     let content = if below.ends_with("reason.toml") { Vec::new() } else { entry.content };
                     (Path::new("quarantine").join(below), content)
+                }
+                "records" => {
+                    let lines = entry.content.split_inclusive(|byte| *byte == b'\n');
+                    (path, lines.filter(|line| !line.starts_with(b"at = ")).flatten().copied().collect())
                 }
                 "cache" => (path, cached_body(entry.content)),
                 _ if top.starts_with("layout.") => (path, Vec::new()),

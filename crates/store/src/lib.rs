@@ -23,8 +23,10 @@
 //! | [`seal`](Store::seal) | reading a version whole, once, before its zip is served |
 //! | [`quarantine`](Quarantined) | where what proved broken goes; [`restore`](Store::restore), [`purge`](Store::purge) |
 //! | [`batch`](Batch) | the same for many, with few waits for the disk |
-//! | [`cache`](Shelf) | answers of upstreams, which may be lost |
 //! | [`records`](Record) | what a version must agree with, and whether it is forbidden |
+//! | [`remove`](Store::remove) | out of the store, with its hash or for good |
+//! | [`last_use`](Store::note_use) | when versions were used, by the day |
+//! | [`cache`](Shelf) | answers of upstreams, which may be lost |
 //! | [`tree_heads`](Store::tree_head) | the largest tree head of each checksum database |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
@@ -40,6 +42,7 @@ mod claim;
 mod draft;
 mod error;
 mod index;
+mod last_use;
 mod list;
 mod open;
 mod paths;
@@ -47,6 +50,7 @@ mod publish;
 mod quarantine;
 mod read;
 mod records;
+mod remove;
 mod seal;
 mod staging;
 #[cfg(test)]
@@ -62,12 +66,14 @@ pub use claim::Claim;
 pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop};
+pub use last_use::{Day, LastUseError, LastUses};
 pub use open::Store;
 pub use paths::VersionFile;
 pub use publish::Published;
 pub use quarantine::{Entry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{Objection, Record, Tombstone, Verdict};
+pub use remove::{Footprint, Removed};
 pub use seal::{Verified, Which};
 pub use tree_heads::HeadReplaced;
 

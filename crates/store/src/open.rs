@@ -12,6 +12,7 @@ use stoa_layout::{Held, LayoutId, Pass, PathError};
 
 use crate::cache::Writes;
 use crate::index::Index;
+use crate::last_use::Uses;
 use crate::list::KnownList;
 use crate::paths::Paths;
 use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
@@ -29,6 +30,7 @@ pub struct Store {
     pub(crate) lists: Cache<ModulePath, KnownList>,
     pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
     pub(crate) index: Index,
+    pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
     layout: LayoutId,
     run: Option<Run>,
@@ -182,10 +184,11 @@ impl Store {
             paths,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
+            uses: Uses::new(),
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
-            cache_writes: Writes::default(),
             tombstones: Cache::new(ENTRIES),
+            cache_writes: Writes::default(),
             layout: pass.layout().clone(),
             run,
             held,

@@ -144,10 +144,7 @@ impl Store {
                 Ok(Published::Ours(draft.h1().clone()))
             }
             Placed::Theirs(theirs) => self.yield_to(draft, claim, &theirs),
-            Placed::Refused(objection) => {
-                log::error!("{} is not published: {objection}", draft.version());
-                Ok(Published::Refused(objection))
-            }
+            Placed::Refused(objection) => Ok(Published::Refused(objection)),
         }
     }
 

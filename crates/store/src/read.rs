@@ -200,6 +200,12 @@ impl Store {
         self.read_small(key)
     }
 
+    /// The same from the disk, whatever is in memory: for who acts on it, and not only tells.
+    pub fn small_now(&self, version: &ModuleVersion, file: SmallFile) -> Result<Option<Small>, StoreError> {
+        self.forget(version);
+        self.read_small((version.clone(), file))
+    }
+
     fn read_small(&self, key: (ModuleVersion, SmallFile)) -> Result<Option<Small>, StoreError> {
         let (version, file) = &key;
         let looked = Instant::now();

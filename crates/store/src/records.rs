@@ -254,10 +254,8 @@ fn parse(path: &Path, text: &str) -> Result<Record, StoreError> {
     if text.trim().is_empty() {
         return Err(StoreError::Record { path: path.to_owned(), reason: "it is empty".to_owned() });
     }
-    toml::from_str(text).map_err(|error| StoreError::Record {
-        path: path.to_owned(),
-        reason: error.to_string().trim_end().to_owned(),
-    })
+    toml::from_str(text)
+        .map_err(|error| StoreError::Record { path: path.to_owned(), reason: error.message().to_owned() })
 }
 
 impl Paths {

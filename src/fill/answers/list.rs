@@ -57,7 +57,7 @@ impl Fill {
     fn merged(&self, module: &ModulePath, upstream: &[u8], stored: Vec<Version>) -> Bytes {
         let mut versions = list::versions(upstream);
         versions.extend(stored);
-        versions.retain(|version| self.may_be_named(module, version));
+        self.leave_out(module, &mut versions);
         Bytes::from(list::format(&versions))
     }
 }

@@ -108,6 +108,17 @@ impl Fill {
 
     /// Whether a version may be named to a client, wherever it is known from.
     fn may_be_named(&self, module: &ModulePath, version: &Version) -> bool {
+        let forbidden = self.forbidden(module);
         self.policy.rule(module).admits(version)
+            && forbidden.is_some_and(|forbidden| !forbidden.contains(version))
+    }
+
+    /// Leaves out what may not be named: what the rules deny, and what was removed for good.
+    fn leave_out(&self, module: &ModulePath, versions: &mut Vec<Version>) {
+        match self.forbidden(module) {
+            Some(forbidden) => versions
+                .retain(|version| self.policy.rule(module).admits(version) && !forbidden.contains(version)),
+            None => versions.clear(),
+        }
     }
 }

@@ -19,7 +19,7 @@ impl Fill {
     /// Resolves `latest` or a prefix among what is in the store and may be named.
     pub(super) async fn resolve(&self, module: &ModulePath, query: &str) -> Result<Option<Bytes>, FillError> {
         let Some(mut versions) = self.stored_versions(module).await? else { return Ok(None) };
-        versions.retain(|version| self.may_be_named(module, version));
+        self.leave_out(module, &mut versions);
         let (path, query) = (module.clone(), query.to_owned());
         self.blocking(module, move |store| resolve(store, &path, &query, &versions)).await
     }

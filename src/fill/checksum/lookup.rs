@@ -26,6 +26,8 @@ pub(super) trait Ask: Sync {
     /// Asks for a path below the database's name.
     fn ask(&self, path: &str, fresh: bool)
     -> impl Future<Output = Result<SumdbAnswer, UpstreamError>> + Send;
+    /// Keeps an answer that was proved; one that had to be fresh takes the place of what proved wrong.
+    fn keep(&self, path: &str, body: &Bytes, fresh: bool) -> impl Future<Output = ()> + Send;
 }
 
 /// What a database holds for a version, proved.
@@ -120,6 +122,7 @@ impl Database {
             return Err(bad("the tree has another one in its place"));
         }
         let sums = Sums::parse(record.text, version).ok_or_else(|| bad("it is of another version"))?;
+        ask.keep(path, &body, fresh).await;
         Ok(Found { sums, tree_size: head.tree.size })
     }
 
@@ -136,7 +139,10 @@ impl Database {
         let tiles = all(asked).await.into_iter().collect::<Result<Vec<Bytes>, _>>()?;
         let hash = proof.hash(&tiles).map_err(|error: ProofError| LookupError::bad("the tiles", error))?;
         for (tile, content) in proof.tiles().iter().zip(&tiles) {
-            self.tiles.insert(*tile, content.clone());
+            if fresh || self.tiles.get(tile).is_none() {
+                self.tiles.insert(*tile, content.clone());
+                ask.keep(&tile.path(), content, fresh).await;
+            }
         }
         Ok(Proved { hash, tiles })
     }

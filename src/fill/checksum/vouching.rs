@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use stoa_gomod::sumdb::Sums;
 use stoa_gomod::{H1, ModuleVersion, h1};
 use stoa_layout::marker;
@@ -221,7 +222,7 @@ impl Asking {
     }
 }
 
-/// Asks where a database is to be had, and keeps what it says for clients too.
+/// Asks where a database is to be had, and keeps what was proved for clients too.
 struct Carrier<'a> {
     fill: &'a Fill,
     database: &'a Database,
@@ -239,20 +240,21 @@ impl Ask for Carrier<'_> {
 
     async fn ask(&self, path: &str, fresh: bool) -> Result<SumdbAnswer, UpstreamError> {
         let name = self.database.sumdb.name();
-        let question = SumdbQuestion::parse(path).filter(|question| *question != SumdbQuestion::Latest);
-        if let Some(question) = question.as_ref().filter(|_| !fresh)
-            && let Some(kept) = self.fill.kept_of_sumdb(name, question).await
+        if !fresh
+            && let Some(question) = SumdbQuestion::parse(path)
+            && let Some(kept) = self.fill.kept_of_sumdb(name, &question).await
         {
             return Ok(SumdbAnswer { status: 200, content_type: None, body: kept.body });
         }
-        let answer = match &self.database.own {
+        match &self.database.own {
             Some(own) => own.sumdb_here(path, self.via).await,
             None => self.upstream.sumdb(name, path, self.via).await,
-        }?;
-        if let Some(question) = question.filter(|_| answer.status == 200) {
-            // What was kept proved wrong if it is asked for past it.
-            self.fill.keep_of_sumdb(name, &question, &answer.body, fresh).await;
         }
-        Ok(answer)
+    }
+
+    async fn keep(&self, path: &str, body: &Bytes, fresh: bool) {
+        if let Some(question) = SumdbQuestion::parse(path) {
+            self.fill.keep_of_sumdb(self.database.sumdb.name(), &question, body, fresh).await;
+        }
     }
 }
