@@ -196,7 +196,6 @@ fn program_builds() {
     let proxy = String::from_utf8_lossy(&proxy).trim().to_owned();
     let go = Go::new(programs.folder(), &proxy);
     go.run(&folder, "filled", &["mod", "tidy"]);
-    go.run(&folder, "filled", &["build", "-trimpath", "-o", "program", "."]);
     let (gomod, gosum) = (folder.join("go.mod"), folder.join("go.sum"));
     let ended =
         fetch(&programs, &proxy, &["--from", gomod.to_str().unwrap(), "--from", gosum.to_str().unwrap()]);
@@ -206,9 +205,10 @@ fn program_builds() {
     assert!(fetched >= 40, "{ended:?}");
     let offline = Server::start(&programs.store(), "off");
     let go = Go::new(programs.folder(), &offline.url);
-    go.run(&folder, "offline", &["build", "-trimpath", "-o", "again", "."]);
     go.run(&folder, "offline", &["mod", "verify"]);
-    assert!(fs::read(folder.join("again")).unwrap() == fs::read(folder.join("program")).unwrap());
+    go.run(&folder, "offline", &["build", "-o", "program", "."]);
+    let built = Command::new(folder.join("program")).output().expect("what was built runs");
+    assert_eq!(String::from_utf8_lossy(&built.stdout).trim(), "built");
 }
 
 fn air_gap() {

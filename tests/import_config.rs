@@ -117,9 +117,15 @@ fn what_has_no_counterpart_is_told_and_no_secret_is() {
     ] {
         assert!(config.lines().any(|found| found == line), "{line}: {config}");
     }
-    for key in
-        ["GoBinary (a.toml, line 1)", "GODEBUG", "LogLevel", "BasicAuthUser", "GithubToken", "ValidatorHook", "ATHENS_TYPO"]
-    {
+    for key in [
+        "GoBinary (a.toml, line 1)",
+        "GODEBUG",
+        "LogLevel",
+        "BasicAuthUser",
+        "GithubToken",
+        "ValidatorHook",
+        "ATHENS_TYPO",
+    ] {
         assert!(notes.contains(key), "{key}: {notes}");
         assert!(config.lines().any(|line| line.starts_with("# - ") && line.contains(key)), "{key}: {config}");
     }

@@ -87,6 +87,13 @@ impl Filter {
         }
         let path = fields.get(1).copied().unwrap_or_default().trim().trim_matches('/');
         let mut odd = |what: &str| self.odd.push(format!("line {line}, `{text}`: {what}"));
+        if path.is_empty() {
+            if fields.len() > 1 {
+                odd("there are two spaces, so Athens takes it for a line without a path, about all modules");
+            }
+            self.otherwise = Some(sign);
+            return Ok(());
+        }
         let mut versions = Vec::new();
         if let Some(qualifiers) = fields.get(2) {
             for qualifier in qualifiers.split(',') {
@@ -94,20 +101,13 @@ impl Filter {
                 versions.extend(range);
                 why.into_iter().for_each(&mut odd);
             }
-            if versions.is_empty() && !path.is_empty() {
+            if versions.is_empty() {
                 odd("none of its versions is ever matched, so the line has no effect and is left out");
                 return Ok(());
             }
             if sign != Sign::Include {
                 odd("Athens refuses the list and @latest too; here they are answered");
             }
-        }
-        if path.is_empty() {
-            if fields.len() > 1 {
-                odd("there are two spaces, so Athens takes it for a line without a path, about all modules");
-            }
-            self.otherwise = Some(sign);
-            return Ok(());
         }
         let path: Vec<String> = path.split('/').map(str::to_owned).collect();
         if path.iter().any(|element| element.is_empty() || element.contains(['*', '?', '[', '\\', ','])) {

@@ -119,7 +119,7 @@ mod tests {
             ("*", "a.b/c", "a.b/c"),
             ("a.b/*", "a.b/c/d", "a.b/c/d"),
             ("*.b/*/d", "a.b", "a.b/*/d"),
-            ("*.corp", "git.*", "git.*.corp"),
+            ("*.corp", "git.*", "git.*.corp,git.corp"),
             ("*.corp.example", "git.*.example", "git.*.corp.example,git.corp.example"),
             ("ab*", "*bc", "ab*bc,abc"),
             ("a.b", "a.c", ""),

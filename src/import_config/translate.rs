@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::athens::{Athens, ReadError, Setting, read_named};
 use super::download_mode::{self, DownloadMode, leads_away};
-use super::filter::{Filter, Verdict};
+use super::filter::Filter;
 use super::ours::Ours;
 use super::pattern;
 use super::rules::{self, Change, Effect, List};
@@ -432,10 +432,5 @@ mod tests {
         ] {
             assert_eq!(without_credentials(list), plain, "{list}");
         }
-    }
-
-    #[test]
-    fn unused_verdicts_are_plain() {
-        assert_eq!(Filter::default().otherwise(), Verdict::default());
     }
 }
