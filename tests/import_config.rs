@@ -40,7 +40,7 @@ fn athens(programs: &Programs, upstream: &str) -> String {
          GoGetWorkers = 7\nShutdownTimeout = 5\nLogLevel = \"info\"\nStorageType = \"disk\"\nPort = \"3100\"\n\
          PathPrefix = \"/go\"\nFilterFile = \"filter.conf\"\nDownloadMode = \"file:modes.hcl\"\n\
          GlobalEndpoint = \"https://global.example\"\nSumDBs = [\"https://sumdb.example\"]\n\
-         NoSumPatterns = [\"*.corp.example/*\"]\nBasicAuthUser = \"me\"\nBasicAuthPass = \"s3cret\"\n\
+         BasicAuthUser = \"me\"\nBasicAuthPass = \"s3cret\"\n\
          GithubToken = \"t0ken\"\nValidatorHook = \"https://hook.example\"\nTimeout = 300\n\
          [Storage]\n[Storage.Disk]\nRootPath = \"{}\"\n[Storage.Minio]\nSecret = \"minio123\"\n",
         root.display()
@@ -98,7 +98,11 @@ fn what_has_no_counterpart_is_told_and_no_secret_is() {
     let programs = Programs::current();
     let text = athens(&programs, "https://user:pa55@proxy.example");
     fs::write(programs.folder().join("a.toml"), text).unwrap();
-    let variables = [("ATHENS_TYPO", "s3cret"), ("ATHENS_GOGET_WORKERS", "9")];
+    let variables = [
+        ("ATHENS_TYPO", "s3cret"),
+        ("ATHENS_GOGET_WORKERS", "9"),
+        ("ATHENS_GONOSUM_PATTERNS", "*.corp.example/*,git.hub/!acme"),
+    ];
     let output = import(&programs, &["--config-file", "a.toml"], &variables);
     assert!(output.status.success(), "{}", told(&output));
     let (config, notes) = (out(&output), String::from_utf8_lossy(&output.stderr).into_owned());
@@ -111,6 +115,7 @@ fn what_has_no_counterpart_is_told_and_no_secret_is() {
         "grace = 5",
         "upstream = \"https://proxy.example\"",
         "sumdbs = [\"sumdb.example\"]",
+        "sumdb_refuse = [\"*.corp.example/*\", \"git.hub/Acme\"]",
         "max_concurrent = 9",
         "mode = \"sync\"",
         &format!("store = \"{}\"", programs.store().display()),
