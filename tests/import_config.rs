@@ -94,6 +94,31 @@ fn a_whole_configuration_does_the_same_here() {
 }
 
 #[test]
+fn what_is_not_named_is_refused_where_the_filter_says_so() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    for pair in ["example.com/open/x@v1.0.0", "example.com/open/shut@v1.0.0", "other.example/x@v1.0.0"] {
+        upstream.offer(pair, 2000);
+    }
+    fs::write(programs.folder().join("filter"), "-\n+ example.com/open v1\n- example.com/open/shut\n")
+        .unwrap();
+    let goproxy = format!("ATHENS_GO_BINARY_ENV_VARS=GOPROXY={}", upstream.url());
+    let typed =
+        ["--env", "ATHENS_FILTER_FILE=filter", "--env", &goproxy, "--env", "ATHENS_DOWNLOAD_MODE=async"];
+    let output = import(&programs, &typed, &[]);
+    assert!(output.status.success(), "{}", told(&output));
+    let config = programs.folder().join("stoa.toml");
+    fs::write(&config, &output.stdout).unwrap();
+    let mut serve = command(&programs.store());
+    let server = Server::start_with(serve.args(["--mode", "sync", "--config", config.to_str().unwrap()]));
+    for (path, status) in
+        [("example.com/open/x", 200), ("example.com/open/shut", 403), ("other.example/x", 403)]
+    {
+        let (found, _) = server.get(&format!("/{path}/@v/v1.0.0.info"));
+        assert_eq!(found, status, "{path}\n{}", out(&output));
+    }
+}
+
+#[test]
 fn what_has_no_counterpart_is_told_and_no_secret_is() {
     let programs = Programs::current();
     let text = athens(&programs, "https://user:pa55@proxy.example");

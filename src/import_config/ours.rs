@@ -14,8 +14,10 @@ pub(super) struct Ours {
     /// Keys and their values, in order, with a comment where one is needed.
     pub(super) keys: Vec<(&'static str, toml::Value, Option<&'static str>)>,
     pub(super) max_fills: u64,
-    /// What is done about modules that no rule matches.
-    pub(super) otherwise: Effect,
+    /// What is done about modules where no rule says something else.
+    pub(super) base: Effect,
+    /// Whether modules that no rule matches are refused.
+    pub(super) refuses_rest: bool,
     pub(super) rules: Vec<Rule>,
 }
 
@@ -41,15 +43,13 @@ impl Ours {
             }
             line(&mut text, key, value);
         }
-        let Effect { mode, url, is_unchecked, .. } = &self.otherwise;
-        if !self.otherwise.admits.refuses_all() {
-            line(&mut text, "mode", &(*mode).into());
-            if let Some(url) = url {
-                line(&mut text, "redirect_url", &url.as_str().into());
-            }
-            if *is_unchecked {
-                line(&mut text, "checksum", &"off".into());
-            }
+        let Effect { mode, url, is_unchecked, .. } = &self.base;
+        line(&mut text, "mode", &(*mode).into());
+        if let Some(url) = url {
+            line(&mut text, "redirect_url", &url.as_str().into());
+        }
+        if *is_unchecked {
+            line(&mut text, "checksum", &"off".into());
         }
         text.push_str("\n[fill]\n");
         let most = i64::try_from(self.max_fills).unwrap_or(i64::MAX);
@@ -59,7 +59,7 @@ impl Ours {
             line(&mut text, "pattern", &patterns.as_str().into());
             self.rule(&mut text, effect);
         }
-        if self.otherwise.admits.refuses_all() {
+        if self.refuses_rest {
             text.push_str("\n[[module]]\npattern = \"*\"\ndeny = [\"*\"]\n");
         }
         text
@@ -69,16 +69,16 @@ impl Ours {
     fn rule(&self, text: &mut String, effect: &Effect) {
         let Effect { admits, mode, url, is_direct, is_unchecked } = effect;
         if !admits.refuses_all() {
-            if *mode != self.otherwise.mode {
+            if *mode != self.base.mode {
                 line(text, "mode", &(*mode).into());
             }
-            if let Some(url) = url.as_ref().filter(|url| self.otherwise.url.as_ref() != Some(*url)) {
+            if let Some(url) = url.as_ref().filter(|url| self.base.url.as_ref() != Some(*url)) {
                 line(text, "redirect_url", &url.as_str().into());
             }
             if *is_direct {
                 line(text, "upstream", &"direct".into());
             }
-            if *is_unchecked != self.otherwise.is_unchecked {
+            if *is_unchecked != self.base.is_unchecked {
                 line(text, "checksum", &(if *is_unchecked { "off" } else { "auto" }).into());
             }
         }

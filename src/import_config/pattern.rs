@@ -55,9 +55,8 @@ fn elements(one: &str, other: &str) -> Option<Vec<String>> {
 fn around_both((before, after): (&str, &str), (other_before, other_after): (&str, &str)) -> Vec<String> {
     let head = if before.len() >= other_before.len() { before } else { other_before };
     let tail = if after.len() >= other_after.len() { after } else { other_after };
-    if !(head.starts_with(before) && head.starts_with(other_before))
-        || !(tail.ends_with(after) && tail.ends_with(other_after))
-    {
+    let begins = head.starts_with(before) && head.starts_with(other_before);
+    if !begins || !tail.ends_with(after) || !tail.ends_with(other_after) {
         return Vec::new();
     }
     let least = (before.len() + after.len()).max(other_before.len() + other_after.len());

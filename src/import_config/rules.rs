@@ -35,13 +35,14 @@ pub(super) struct Effect {
 }
 
 impl Effect {
-    fn with(&self, change: &Change, endpoint: &str) -> Self {
+    /// Changes it. Where the filter leads away that is to `endpoint`.
+    fn with(&self, change: &Change, endpoint: Option<&str>) -> Self {
         let mut effect = self.clone();
         match change {
             Change::Admits(verdict) => {
                 effect.admits = verdict.clone();
                 if verdict.leads_away {
-                    (effect.mode, effect.url) = ("redirect", Some(endpoint.to_owned()));
+                    (effect.mode, effect.url) = ("redirect", endpoint.map(str::to_owned));
                 }
             }
             Change::Mode(mode) => effect.mode = mode,
@@ -58,7 +59,7 @@ impl Effect {
     }
 
     /// Takes out what makes no difference.
-    fn settled(mut self) -> Self {
+    pub(super) fn settled(mut self) -> Self {
         if self.admits.refuses_all() {
             return Self { admits: self.admits, ..Self::default() };
         }
@@ -79,24 +80,41 @@ pub(super) type Rule = (String, Effect);
 /// A list of patterns and what each changes; the first that matches decides.
 pub(super) type List = Vec<(String, Change)>;
 
+/// What the filter says, in the order in which it counts, and of what no path of it is about.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    pub(super) list: List,
+    pub(super) otherwise: Verdict,
+    /// Where it leads to.
+    pub(super) endpoint: Option<String>,
+}
+
 /// The rules made of several lists.
 #[derive(Debug, Default)]
 pub(super) struct Combined {
     pub(super) rules: Vec<Rule>,
+    /// What holds for modules that none of the rules is about.
+    pub(super) otherwise: Effect,
     /// Pairs of patterns of which nobody can say what they have in common.
     pub(super) unclear: Vec<(String, String)>,
 }
 
-/// Makes one list of several; `otherwise` is for what none matches, `endpoint` where the filter leads to.
-pub(super) fn combine(lists: &[List], otherwise: &Effect, endpoint: &str) -> Combined {
+/// Makes one list of several; `base` is what holds where none of them says anything.
+pub(super) fn combine(admission: &Admission, lists: &[List], base: &Effect) -> Combined {
     let mut combined = Combined::default();
-    descend(lists, None, otherwise, endpoint, &mut combined);
+    let endpoint = admission.endpoint.as_deref();
+    for (pattern, change) in &admission.list {
+        descend(lists, Some(pattern), &base.with(change, endpoint), &mut combined);
+    }
+    let otherwise = base.with(&Change::Admits(admission.otherwise.clone()), endpoint);
+    descend(lists, None, &otherwise, &mut combined);
+    combined.otherwise = otherwise.settled();
     let rules = std::mem::take(&mut combined.rules);
-    combined.rules = merged(rules, &otherwise.clone().settled());
+    combined.rules = merged(rules, &combined.otherwise);
     combined
 }
 
-fn descend(lists: &[List], pattern: Option<&str>, effect: &Effect, endpoint: &str, combined: &mut Combined) {
+fn descend(lists: &[List], pattern: Option<&str>, effect: &Effect, combined: &mut Combined) {
     let lists = if effect.is_final() { &[] } else { lists };
     let Some((list, rest)) = lists.split_first() else {
         combined.rules.extend(pattern.map(|pattern| (pattern.to_owned(), effect.clone().settled())));
@@ -113,10 +131,10 @@ fn descend(lists: &[List], pattern: Option<&str>, effect: &Effect, endpoint: &st
             continue;
         };
         for pattern in common {
-            descend(rest, Some(&pattern), &effect.with(change, endpoint), endpoint, combined);
+            descend(rest, Some(&pattern), &effect.with(change, None), combined);
         }
     }
-    descend(rest, pattern, effect, endpoint, combined);
+    descend(rest, pattern, effect, combined);
 }
 
 /// Leaves out what makes no difference, and puts neighbours that say the same into one.
@@ -141,8 +159,12 @@ mod tests {
     use proptest::prelude::*;
     use stoa_gomod::private::Patterns;
 
-    fn otherwise() -> Effect {
+    fn base() -> Effect {
         Effect { mode: "sync", ..Effect::default() }
+    }
+
+    fn rules_of(lists: &[List]) -> Vec<Rule> {
+        combine(&Admission::default(), lists, &base()).rules
     }
 
     fn first<'a>(rules: &'a [Rule], path: &str) -> Option<&'a Effect> {
@@ -158,7 +180,7 @@ mod tests {
             ],
             vec![("git.*".to_owned(), Change::Direct)],
         ];
-        let rules = combine(&lists, &otherwise(), "").rules;
+        let rules = rules_of(&lists);
         for (path, mode, is_direct) in [
             ("git.corp/x", "none", true),
             ("hg.corp/x", "none", false),
@@ -172,18 +194,42 @@ mod tests {
         assert_eq!(first(&rules, "other.org/x"), None);
     }
 
-    #[test]
-    fn what_is_refused_is_that_and_no_more() {
+    fn admission(otherwise: Verdict) -> Admission {
         let refused = Verdict { deny: vec!["*".to_owned()], ..Verdict::default() };
         let away = Verdict { leads_away: true, ..Verdict::default() };
-        let lists = [
-            vec![("a.b".to_owned(), Change::Admits(refused)), ("c.d".to_owned(), Change::Admits(away))],
-            vec![("*".to_owned(), Change::Direct)],
-        ];
-        let rules = combine(&lists, &otherwise(), "https://elsewhere.example").rules;
+        let list = [("a.b/c", Verdict::default()), ("a.b", refused), ("c.d", away)];
+        Admission {
+            list: list.map(|(path, verdict)| (path.to_owned(), Change::Admits(verdict))).into(),
+            otherwise,
+            endpoint: Some("https://elsewhere.example".to_owned()),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_that_and_no_more() {
+        let lists = [vec![("*".to_owned(), Change::Direct)]];
+        let Combined { rules, otherwise, .. } = combine(&admission(Verdict::default()), &lists, &base());
         let patterns: Vec<_> = rules.iter().map(|(patterns, _)| patterns.as_str()).collect();
-        assert_eq!(patterns, ["a.b", "c.d", "*"]);
+        assert_eq!(patterns, ["a.b/c", "a.b", "c.d", "*"]);
         assert_eq!(first(&rules, "c.d/x").unwrap().url.as_deref(), Some("https://elsewhere.example"));
+        assert!(first(&rules, "a.b/c/d").unwrap().is_direct);
+        assert_eq!(otherwise, base());
+    }
+
+    #[test]
+    fn what_holds_for_the_rest_holds_for_no_other() {
+        let lists = [vec![("a.b/c/x".to_owned(), Change::Mode("none"))]];
+        let refused = Verdict { deny: vec!["*".to_owned()], ..Verdict::default() };
+        let away = Verdict { leads_away: true, ..Verdict::default() };
+        for rest in [refused, away] {
+            let Combined { rules, otherwise, .. } = combine(&admission(rest.clone()), &lists, &base());
+            assert_eq!(first(&rules, "a.b/c/x").unwrap().mode, "none");
+            assert_eq!(first(&rules, "a.b/c/y").unwrap(), &base());
+            assert!(first(&rules, "a.b/d").unwrap().admits.refuses_all());
+            assert_eq!(first(&rules, "other.org/x"), None);
+            assert_eq!(otherwise.admits, rest);
+            assert_eq!(otherwise.mode == "redirect", rest.leads_away);
+        }
     }
 
     #[test]
@@ -194,11 +240,11 @@ mod tests {
             ("a.b".to_owned(), Change::Mode("async")),
             ("e.f".to_owned(), Change::Mode("sync")),
         ]];
-        let rules = combine(&lists, &otherwise(), "").rules;
+        let rules = rules_of(&lists);
         assert_eq!(rules, [("a.b,c.d".to_owned(), Effect { mode: "none", ..Effect::default() })]);
         // A redirection that leads nowhere is none.
         let lists = [vec![("a.b".to_owned(), Change::Mode("redirect"))]];
-        assert_eq!(combine(&lists, &otherwise(), "").rules[0].1.mode, "none");
+        assert_eq!(rules_of(&lists)[0].1.mode, "none");
     }
 
     proptest! {
@@ -214,13 +260,13 @@ mod tests {
                 modes.iter().zip(WORDS).map(|(pattern, word)| (pattern.clone(), Change::Mode(word))).collect(),
                 direct.iter().map(|pattern| (pattern.clone(), Change::Direct)).collect::<List>(),
             ];
-            let rules = combine(&lists, &otherwise(), "").rules;
+            let rules = rules_of(&lists);
             let expected = Effect {
                 mode: modes.iter().position(|pattern| matches(pattern)).map_or("sync", |at| WORDS[at]),
                 is_direct: direct.iter().any(|pattern| matches(pattern)),
                 ..Effect::default()
             };
-            prop_assert_eq!(first(&rules, &path).cloned().unwrap_or_else(otherwise), expected);
+            prop_assert_eq!(first(&rules, &path).cloned().unwrap_or_else(base), expected);
         }
     }
 }

@@ -7,7 +7,7 @@ use super::download_mode::{self, DownloadMode, leads_away};
 use super::filter::Filter;
 use super::ours::Ours;
 use super::pattern;
-use super::rules::{self, Change, Effect, List};
+use super::rules::{self, Admission, Change, Effect, List};
 
 /// What is done about each key that has no counterpart, where it is set to something of its own.
 const INSTEAD: [(&str, &str); 20] = [
@@ -240,29 +240,25 @@ fn refused(written: &str, setting: &Setting, notes: &mut Vec<String>) -> Option<
 fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     let modes = download(athens, ours)?;
     let filter = filter(athens, ours)?;
-    let endpoint = checked_url(&athens.text("GlobalEndpoint"), "GlobalEndpoint", ours);
     let (verdicts, inexact) = filter.rules();
     ours.notes.extend(inexact.into_iter().map(|why| format!("FilterFile: {why}")));
-    let otherwise = Effect {
-        admits: filter.otherwise(),
+    let base = Effect {
         mode: modes.mode,
         url: modes.url.as_deref().and_then(|url| checked_url(url, "DownloadURL", ours)),
-        is_direct: false,
         is_unchecked: go.variable("GOSUMDB").as_deref() == Some("off"),
+        ..Effect::default()
     };
-    let otherwise = match (&otherwise.admits.leads_away, &endpoint) {
-        (true, Some(url)) => Effect { mode: "redirect", url: Some(url.clone()), ..otherwise },
-        (true, None) => Effect { mode: "none", url: None, ..otherwise },
-        _ => otherwise,
-    };
-    let uses_endpoint = otherwise.admits.leads_away || verdicts.iter().any(|(_, verdict)| verdict.leads_away);
-    if uses_endpoint {
-        ours.notes.push("FilterFile: what it marks with D and is in the store is served from there; what is not leads away, with 302 in place of 303".to_owned());
+    let otherwise = filter.otherwise();
+    let mut endpoint = None;
+    if otherwise.leads_away || verdicts.iter().any(|(_, verdict)| verdict.leads_away) {
+        let what = "what it marks with D and is in the store is served from there; what is not leads away, with 302 in place of 303";
+        ours.notes.push(format!("FilterFile: {what}"));
+        endpoint = checked_url(&athens.text("GlobalEndpoint"), "GlobalEndpoint", ours);
     }
-    let mut lists: Vec<List> = vec![
-        verdicts.into_iter().map(|(path, verdict)| (path, Change::Admits(verdict))).collect(),
-        modes.paths.iter().map(|path| (path.pattern.clone(), Change::Mode(path.mode))).collect(),
-    ];
+    let list_of = verdicts.into_iter().map(|(path, verdict)| (path, Change::Admits(verdict)));
+    let admission = Admission { list: list_of.collect(), otherwise, endpoint };
+    let modes_of = modes.paths.iter().map(|path| (path.pattern.clone(), Change::Mode(path.mode)));
+    let mut lists: Vec<List> = vec![modes_of.collect()];
     let urls = modes.paths.iter().filter_map(|path| Some((path.pattern.clone(), path.url.clone()?)));
     lists.push(urls.map(|(pattern, url)| (pattern, Change::Leads(url))).collect());
     let private = go.variable("GOPRIVATE");
@@ -272,15 +268,16 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     }
     let no_sum = athens.set("NoSumPatterns").map(|setting| setting.list(',').join(","));
     let no_sum = go.variable("GONOSUMDB").or(no_sum).or(private);
-    if !otherwise.is_unchecked {
+    if !base.is_unchecked {
         lists.push(list(no_sum.as_deref(), &Change::Unchecked));
     }
-    if modes.paths.iter().any(|path| leads_away(path.mode) && path.url.is_none()) && otherwise.url.is_none()
-        || leads_away(otherwise.mode) && otherwise.url.is_none()
-    {
-        ours.notes.push("DownloadURL: it is not set, so that redirections lead to Athens itself, for ever: `none` stands in their place".to_owned());
+    let leads_nowhere =
+        |mode: &str, url: &Option<String>| leads_away(mode) && url.is_none() && base.url.is_none();
+    if leads_nowhere(base.mode, &None) || modes.paths.iter().any(|path| leads_nowhere(path.mode, &path.url)) {
+        let what = "it is not set, so that redirections lead to Athens itself, for ever: `none` stands in their place";
+        ours.notes.push(format!("DownloadURL: {what}"));
     }
-    let combined = rules::combine(&lists, &otherwise, endpoint.as_deref().unwrap_or_default());
+    let combined = rules::combine(&admission, &lists, &base);
     for (one, other) in &combined.unclear {
         ours.notes.push(format!(
             "no pattern says what {one} and {other} have in common: where both match, what is said of {other} does not hold; \
@@ -288,10 +285,8 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
         ));
     }
     ours.rules = combined.rules;
-    ours.otherwise = match leads_away(otherwise.mode) && otherwise.url.is_none() {
-        true => Effect { mode: "none", ..otherwise },
-        false => otherwise,
-    };
+    ours.refuses_rest = combined.otherwise.admits.refuses_all();
+    ours.base = if ours.refuses_rest { base.settled() } else { combined.otherwise };
     Ok(())
 }
 

@@ -89,7 +89,7 @@ fn directives(text: &str) -> Result<Directives, RequirementsError> {
     let mut block: Option<String> = None;
     for (line, text) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let wrong = |why: &str| RequirementsError { line, why: why.to_owned() };
-        let words = words(text).map_err(|why| wrong(why))?;
+        let words = words(text).map_err(wrong)?;
         let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
         match (&block, words.as_slice()) {
             (_, []) => {}
