@@ -116,8 +116,8 @@ fn differs() {
     upstream.offer("example.com/two@v1.0.0", 2000);
     // The hash of another zip; and of another go.mod for one whose zip nobody says anything of.
     let other = Module::new("example.com/one@v1.0.0", 3000);
-    let body =
-        sums(&other) + &sums(&one).replace("example.com/one", "example.com/two").lines().nth(1).unwrap();
+    let of_two = sums(&one).replace("example.com/one", "example.com/two");
+    let body = sums(&other) + of_two.lines().nth(1).unwrap();
     let path = programs.folder().join("go.sum");
     fs::write(&path, body).unwrap();
     // Whether they are fetched or there makes no difference.
