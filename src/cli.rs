@@ -17,7 +17,9 @@ use stoa_store::{Store, VersionFile};
 use crate::beside::{self, MIGRATOR};
 use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
 use crate::export;
+use crate::fetch::{self, Loudness};
 use crate::fill::{self, ChecksumPolicy};
+use crate::import_config;
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
@@ -154,6 +156,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         progress: When,
     },
+    /// Fill the store ahead of time: with versions that are named, or that a go.mod or a go.sum lists
+    Fetch(fetch::Typed),
+    /// Print a config file of stoa made from the configuration of Athens
+    ImportConfig(import_config::Typed),
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
     Migrate {
@@ -309,6 +315,8 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
             let options = ExportTyped { to, format: *format, threads: *threads, progress: *progress };
             export(app, &typed, &settings, &options)
         }
+        Command::Fetch(what) => fetch(app, &typed, &settings, what),
+        Command::ImportConfig(what) => import_config::run(what, std::env::vars_os(), typed.common.quiet),
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Verify(what) => verify(app, &typed, &settings, what),
         Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
@@ -460,6 +468,17 @@ fn export(
         verbose: typed.common.verbose > 0,
     };
     export::run(&gate, pass, &options)
+}
+
+fn fetch(app: &App, typed: &Typed, settings: &Settings<'_>, what: &fetch::Typed) -> Result<Exit, Failure> {
+    let root = settings.store(typed.common.store.clone())?;
+    let config = || settings.serve(what.serve());
+    let wanted = what.wanted()?;
+    let pass = pass(app, typed, settings, &root, || config().map(drop))?;
+    let migrator = migrator(typed, settings)?;
+    let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
+    let loudness = Loudness { quiet: typed.common.quiet, verbose: typed.common.verbose > 0 };
+    fetch::run(&gate, pass, (what, wanted), &config()?, settings.world(), loudness)
 }
 
 fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {

@@ -10,6 +10,7 @@
 
 pub mod escape;
 pub mod goproxy;
+pub mod gosum;
 pub mod h1;
 pub mod info;
 pub mod list;
@@ -20,6 +21,7 @@ pub mod private;
 pub mod pseudo;
 pub mod query;
 mod range;
+pub mod requirements;
 mod revision;
 pub mod route;
 pub mod semver;

@@ -77,7 +77,7 @@ fn lines(body: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
 }
 
 /// Reads a quoted string of Go; `None` if it is not one from end to end.
-fn unquote(quoted: &str) -> Option<String> {
+pub(crate) fn unquote(quoted: &str) -> Option<String> {
     if let Some(rest) = quoted.strip_prefix('`') {
         let raw = rest.strip_suffix('`')?;
         // Go drops carriage returns from raw strings.

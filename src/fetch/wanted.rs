@@ -1,0 +1,215 @@
+//! What is to be fetched: what was typed, and what a go.mod or a go.sum lists.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use stoa_gomod::gosum::{self, SumOf};
+use stoa_gomod::requirements::requirements;
+use stoa_gomod::{H1, ModulePath, ModuleVersion, Revision};
+use stoa_layout::{Exit, PathError};
+
+/// A version, or what stands for one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Asked {
+    /// This one.
+    Version(ModuleVersion),
+    /// What a branch, a commit, a prefix or `latest` stands for today.
+    Query(ModulePath, Revision),
+}
+
+impl Asked {
+    /// Reads `MODULE@VERSION`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (path, version) =
+            text.split_once('@').ok_or("it takes MODULE@VERSION, as in example.org/module@latest")?;
+        let path = ModulePath::new(path).map_err(|error| error.to_string())?;
+        let version = Revision::new(version).map_err(|error| error.to_string())?;
+        Ok(Self::of(path, version))
+    }
+
+    fn of(path: ModulePath, version: Revision) -> Self {
+        match ModuleVersion::parse(&format!("{path}@{version}")) {
+            Ok(version) => Self::Version(version),
+            Err(_) => Self::Query(path, version),
+        }
+    }
+
+    /// Is the module.
+    pub(crate) fn module(&self) -> &ModulePath {
+        match self {
+            Self::Version(version) => version.path(),
+            Self::Query(module, _) => module,
+        }
+    }
+
+    /// Is what stands behind the `@`.
+    pub(crate) fn asked(&self) -> &str {
+        match self {
+            Self::Version(version) => version.version().as_str(),
+            Self::Query(_, query) => query.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.module(), self.asked())
+    }
+}
+
+/// The hashes that go.sum files say a version has; any of them is right.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) zip: Vec<H1>,
+    pub(crate) modfile: Vec<H1>,
+}
+
+/// What is to be fetched, once each.
+pub(crate) type Wanted = BTreeMap<Asked, Sums>;
+
+/// What is wanted cannot be found out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WantedError {
+    #[error("{path}, {why}; name a go.mod or a go.sum", path = path.display())]
+    Syntax { path: PathBuf, why: String },
+    #[error("{path} is a folder; name the go.mod or the go.sum in it", path = path.display())]
+    Folder { path: PathBuf },
+    #[error("{path} is not there; name a go.mod or a go.sum", path = path.display())]
+    Missing { path: PathBuf },
+    #[error(transparent)]
+    Unreadable(#[from] PathError),
+    #[error("nothing says what to fetch: name MODULE@VERSION, or a go.mod or a go.sum with --from")]
+    Nothing,
+}
+
+impl WantedError {
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Unreadable(error) => error.exit(),
+            _ => Exit::USAGE,
+        }
+    }
+}
+
+/// Gathers what was typed and what the files list; `-` is standard input.
+pub(crate) fn gather(typed: &[Asked], files: &[PathBuf]) -> Result<Wanted, WantedError> {
+    if typed.is_empty() && files.is_empty() {
+        return Err(WantedError::Nothing);
+    }
+    let mut wanted: Wanted = typed.iter().map(|asked| (asked.clone(), Sums::default())).collect();
+    for file in files {
+        let body = read(file)?;
+        add(&mut wanted, file, &body)
+            .map_err(|why| WantedError::Syntax { path: shown(file).to_owned(), why })?;
+    }
+    Ok(wanted)
+}
+
+fn add(wanted: &mut Wanted, file: &Path, body: &[u8]) -> Result<(), String> {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    let is_sum = match ending {
+        Some("sum") => true,
+        Some("mod") => false,
+        _ => gosum::looks_like(body),
+    };
+    if !is_sum {
+        for one in requirements(body).map_err(|error| error.to_string())? {
+            wanted.entry(Asked::of(one.path, one.version)).or_default();
+        }
+        return Ok(());
+    }
+    for sum in gosum::parse(body).map_err(|error| error.to_string())? {
+        let sums = wanted.entry(Asked::Version(sum.version)).or_default();
+        match sum.of {
+            SumOf::Zip => sums.zip.extend(sum.h1),
+            SumOf::Mod => sums.modfile.extend(sum.h1),
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, WantedError> {
+    let mut body = Vec::new();
+    if file == Path::new("-") {
+        let read = std::io::stdin().lock().read_to_end(&mut body);
+        return match read {
+            Ok(_) => Ok(body),
+            Err(error) => Err(PathError::new("read", shown(file), error).into()),
+        };
+    }
+    std::fs::read(file).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => WantedError::Missing { path: file.to_owned() },
+        std::io::ErrorKind::IsADirectory => WantedError::Folder { path: file.to_owned() },
+        _ => PathError::new("read", file, error).into(),
+    })
+}
+
+fn shown(file: &Path) -> &Path {
+    if file == Path::new("-") { Path::new("standard input") } else { file }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test writes files")]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "h1:dJmeSrJpmDbUBaBgAhrw5uDIeaBwxX0oy0IIx0F+Cok=";
+
+    #[test]
+    fn a_version_is_told_from_a_query() {
+        for (text, is_version) in [
+            ("a.b/c@v1.2.3", true),
+            ("a.b/c@latest", false),
+            ("a.b/c@v1.2", false),
+            ("a.b/c@0123abc", false),
+            // Not of this module: whoever has the repository knows what it stands for.
+            ("a.b/c@v2.0.0", false),
+        ] {
+            let asked = Asked::parse(text).unwrap();
+            assert_eq!(matches!(asked, Asked::Version(_)), is_version, "{text}");
+            assert_eq!(asked.to_string(), text);
+        }
+        for bad in ["a.b/c", "c@v1.0.0", "a.b/c@", "a.b/c@feature/x"] {
+            assert!(Asked::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn files_are_told_apart_and_come_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, body: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, body).unwrap();
+            path
+        };
+        let gomod = write("go.mod", "module a.b/me\nrequire a.b/one v1.0.0\nrequire a.b/two main\n");
+        let named_otherwise =
+            write("list.txt", &format!("a.b/one v1.0.0 {HASH}\na.b/three v1.0.0/go.mod {HASH}\n"));
+        let typed = [Asked::parse("a.b/two@main").unwrap()];
+        let wanted = gather(&typed, &[gomod, named_otherwise]).unwrap();
+        let shown: Vec<_> = wanted
+            .iter()
+            .map(|(asked, sums)| (asked.to_string(), sums.zip.len(), sums.modfile.len()))
+            .collect();
+        let expected = [("a.b/one@v1.0.0", 1, 0), ("a.b/three@v1.0.0", 0, 1), ("a.b/two@main", 0, 0)];
+        assert_eq!(shown, expected.map(|(asked, zip, modfile)| (asked.to_owned(), zip, modfile)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("go.sum");
+        std::fs::write(&path, "\nrequire a.b v1.0.0 x\n").unwrap();
+        let told = |files: &[PathBuf]| {
+            let error = gather(&[], files).unwrap_err();
+            assert_eq!(error.exit(), Exit::USAGE);
+            error.to_string()
+        };
+        assert!(told(&[path]).contains("go.sum, line 2: "));
+        assert!(told(&[dir.path().to_owned()]).contains("is a folder"));
+        assert!(told(&[dir.path().join("missing")]).contains("is not there"));
+        assert!(told(&[]).contains("nothing says what to fetch"));
+    }
+}

@@ -1,0 +1,185 @@
+//! Fetching what is wanted, some at a time: what is asked for is resolved, looked for in the store, filled where it
+//! is missing, and compared with what go.sum files say of it.
+
+use std::sync::Arc;
+
+use stoa_gomod::{ModuleVersion, h1, info};
+use stoa_layout::Exit;
+use stoa_store::{SmallFile, Store, StoreError};
+use tokio::task::JoinSet;
+
+use super::told::{Outcome, Told};
+use super::wanted::{Asked, Sums, Wanted};
+use crate::fill::{Fill, FillError, Via};
+
+/// How many versions are on their way for each zip that may be: the others are at their info and mod.
+const AHEAD: usize = 4;
+
+/// The work cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkError {
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    #[error("a task broke off within this program; the log says more")]
+    Broken,
+}
+
+impl WorkError {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Store(error) => error.exit(),
+            Self::Broken => Exit::IO,
+        }
+    }
+}
+
+impl From<StoreError> for WorkError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// Fetches all. What one version comes to stops no other; what is wrong with the store stops all.
+pub(super) async fn run(
+    fill: &Arc<Fill>,
+    wanted: Wanted,
+    at_once: usize,
+    told: &mut Told,
+) -> Result<(), WorkError> {
+    let mut running = JoinSet::new();
+    let mut waiting = wanted.into_iter();
+    loop {
+        while running.len() < at_once.saturating_mul(AHEAD) {
+            let Some((asked, sums)) = waiting.next() else { break };
+            let fill = Arc::clone(fill);
+            running.spawn(async move {
+                let outcome = one(&fill, &asked, &sums).await;
+                (asked, outcome)
+            });
+        }
+        match running.join_next().await {
+            None => return Ok(()),
+            Some(Ok((asked, outcome))) => told.one(&asked, &outcome?),
+            Some(Err(error)) => {
+                log::error!("{error}");
+                return Err(WorkError::Broken);
+            }
+        }
+    }
+}
+
+async fn one(fill: &Arc<Fill>, asked: &Asked, sums: &Sums) -> Result<Outcome, WorkError> {
+    match have(fill, asked, sums).await {
+        Ok(outcome) => Ok(outcome),
+        Err(Stop::Fill(FillError::Store(error))) => Err(WorkError::Store(error)),
+        Err(Stop::Fill(error)) => Ok(Outcome::Failed(exit_of(&error), error.to_string())),
+        Err(Stop::Work(error)) => Err(error),
+    }
+}
+
+/// Why one version does not come to a good end.
+enum Stop {
+    Fill(FillError),
+    Work(WorkError),
+}
+
+impl From<FillError> for Stop {
+    fn from(error: FillError) -> Self {
+        Self::Fill(error)
+    }
+}
+
+impl From<WorkError> for Stop {
+    fn from(error: WorkError) -> Self {
+        Self::Work(error)
+    }
+}
+
+async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Sums) -> Result<Outcome, Stop> {
+    let version = resolve(fill, asked).await?;
+    let mut was_there = {
+        let version = version.clone();
+        on_disk(fill, move |store| Ok(store.small(&version, SmallFile::Info)?.is_some())).await?
+    };
+    // What lies there without a seal may prove broken, and is fetched again then.
+    if was_there && !sums.zip.is_empty() {
+        was_there = fill.seal(&version).await?.is_some();
+    }
+    if !was_there {
+        fill.join(&version, &Via::none(), true)?.stored().await?;
+    }
+    if let Some(reason) = difference(fill, &version, sums).await? {
+        return Ok(Outcome::Differs(version, reason));
+    }
+    let bytes = {
+        let version = version.clone();
+        on_disk(fill, move |store| Ok(store.open_zip(&version)?.map_or(0, |zip| zip.length))).await?
+    };
+    Ok(if was_there { Outcome::Kept(version, bytes) } else { Outcome::Fetched(version, bytes) })
+}
+
+async fn resolve(fill: &Arc<Fill>, asked: &Asked) -> Result<ModuleVersion, FillError> {
+    let (module, query) = match asked {
+        Asked::Version(version) => return Ok(version.clone()),
+        Asked::Query(module, query) => (module, query),
+    };
+    let body = match query.as_str() {
+        "latest" => fill.latest(module, &Via::none()).await?,
+        _ => fill.query(module, query, &Via::none()).await?,
+    };
+    let unusable =
+        |why: String| FillError::Upstream(format!("{asked}: the answer is of no use: {why}").into());
+    let info = info::parse(&body).map_err(|error| unusable(error.to_string()))?;
+    ModuleVersion::new(module.clone(), info.version).map_err(|error| unusable(error.to_string()))
+}
+
+/// Says what is not as a go.sum has it.
+async fn difference(fill: &Arc<Fill>, version: &ModuleVersion, sums: &Sums) -> Result<Option<String>, Stop> {
+    let listed = |sums: &[stoa_gomod::H1]| {
+        let sums: Vec<&str> = sums.iter().map(AsRef::as_ref).collect();
+        sums.join(" or ")
+    };
+    if !sums.zip.is_empty()
+        && let Some(h1) = fill.seal(version).await?
+        && !sums.zip.contains(&h1)
+    {
+        return Ok(Some(format!("its zip has {h1}, and should have {}", listed(&sums.zip))));
+    }
+    if !sums.modfile.is_empty() {
+        let at = version.clone();
+        let body = on_disk(fill, move |store| store.small(&at, SmallFile::Mod)).await?;
+        let h1 = body.map(|small| h1::hash_mod(&small.bytes));
+        if let Some(h1) = h1.filter(|h1| !sums.modfile.contains(h1)) {
+            return Ok(Some(format!("its go.mod has {h1}, and should have {}", listed(&sums.modfile))));
+        }
+    }
+    Ok(None)
+}
+
+/// Does on the blocking pool what may wait for the disk.
+async fn on_disk<T: Send + 'static>(
+    fill: &Arc<Fill>,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, WorkError> {
+    let store = Arc::clone(fill.store());
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(done) => Ok(done?),
+        Err(error) => {
+            log::error!("{error}");
+            Err(WorkError::Broken)
+        }
+    }
+}
+
+/// What is not there, or not for us, is another matter than an upstream that might have it tomorrow.
+fn exit_of(error: &FillError) -> Exit {
+    match error {
+        FillError::Absent(_)
+        | FillError::Gone(_)
+        | FillError::Differs(_)
+        | FillError::Denied(_)
+        | FillError::Private(_)
+        | FillError::NotFetched(_) => Exit::NOT_SO,
+        _ => Exit::UNAVAILABLE,
+    }
+}

@@ -1,0 +1,352 @@
+//! What Athens is told: its config file, and the variables that go before it.
+//!
+//! Variables go before the file, and the file before the default, as in Athens. Each variable may have the prefix
+//! `ATHENS_` once more, since the library that Athens reads them with looks for that first. A variable that is
+//! set and empty counts as set.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use stoa_layout::{Exit, PathError};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A key of the file, the variables that go before it, and its default.
+struct Key {
+    name: &'static str,
+    variables: &'static [&'static str],
+    default: &'static str,
+}
+
+const fn key(name: &'static str, variables: &'static [&'static str], default: &'static str) -> Key {
+    Key { name, variables, default }
+}
+
+const KEYS: [Key; 40] = [
+    key("BasicAuthPass", &["BASIC_AUTH_PASS"], ""),
+    key("BasicAuthUser", &["BASIC_AUTH_USER"], ""),
+    key("CloudRuntime", &["ATHENS_CLOUD_RUNTIME"], "none"),
+    key("DownloadMode", &["ATHENS_DOWNLOAD_MODE"], "sync"),
+    key("DownloadURL", &["ATHENS_DOWNLOAD_URL"], ""),
+    key("EnablePprof", &["ATHENS_ENABLE_PPROF"], "false"),
+    key("FilterFile", &["ATHENS_FILTER_FILE"], ""),
+    key("ForceSSL", &["PROXY_FORCE_SSL"], "false"),
+    key("GithubToken", &["ATHENS_GITHUB_TOKEN"], ""),
+    key("GlobalEndpoint", &["ATHENS_GLOBAL_ENDPOINT"], "http://localhost:3001"),
+    key("GoBinary", &["GO_BINARY_PATH"], "go"),
+    key("GoBinaryEnvVars", &["ATHENS_GO_BINARY_ENV_VARS"], "GOPROXY=direct"),
+    key("GoEnv", &["GO_ENV"], "development"),
+    key("GoGetDir", &["ATHENS_GOGET_DIR"], ""),
+    key("GoGetWorkers", &["ATHENS_GOGET_WORKERS"], "10"),
+    key("HGRCPath", &["ATHENS_HGRC_PATH"], ""),
+    key("HomeTemplatePath", &["ATHENS_HOME_TEMPLATE_PATH"], "/var/lib/athens/home.html"),
+    key("IndexType", &["ATHENS_INDEX_TYPE"], "none"),
+    key("LogFormat", &["ATHENS_LOG_FORMAT"], "plain"),
+    key("LogLevel", &["ATHENS_LOG_LEVEL"], "debug"),
+    key("NETRCPath", &["ATHENS_NETRC_PATH"], ""),
+    key("NetworkMode", &["ATHENS_NETWORK_MODE"], "strict"),
+    key("NoSumPatterns", &["ATHENS_GONOSUM_PATTERNS"], ""),
+    key("PathPrefix", &["ATHENS_PATH_PREFIX"], ""),
+    key("Port", &["ATHENS_PORT", "PORT"], ":3000"),
+    key("PprofPort", &["ATHENS_PPROF_PORT"], ":3001"),
+    key("ProtocolWorkers", &["ATHENS_PROTOCOL_WORKERS"], "30"),
+    key("RobotsFile", &["ATHENS_ROBOTS_FILE"], "robots.txt"),
+    key("ShutdownTimeout", &["ATHENS_SHUTDOWN_TIMEOUT"], "60"),
+    key("SingleFlightType", &["ATHENS_SINGLE_FLIGHT_TYPE"], "memory"),
+    key("StashTimeout", &["ATHENS_STASH_TIMEOUT"], "600"),
+    key("StatsExporter", &["ATHENS_STATS_EXPORTER"], "prometheus"),
+    key("Storage.Disk.RootPath", &["ATHENS_DISK_STORAGE_ROOT"], ""),
+    key("StorageType", &["ATHENS_STORAGE_TYPE"], "memory"),
+    key("SumDBs", &["ATHENS_SUM_DBS"], ""),
+    key("TLSCertFile", &["ATHENS_TLSCERT_FILE"], ""),
+    key("TLSKeyFile", &["ATHENS_TLSKEY_FILE"], ""),
+    key("Timeout", &["ATHENS_TIMEOUT"], "300"),
+    key("UnixSocket", &["ATHENS_UNIX_SOCKET"], ""),
+    key("ValidatorHook", &["ATHENS_PROXY_VALIDATOR"], ""),
+];
+
+/// Keys that matter only where something else is of no use here either.
+const BESIDE_THE_POINT: [&str; 5] = ["Storage.", "SingleFlight.", "Index.", "Trace", "Buffalo"];
+
+/// What begins so is about those.
+const VARIABLES_BESIDE_THE_POINT: [&str; 13] = [
+    "ATHENS_AZURE_",
+    "ATHENS_ETCD_",
+    "ATHENS_EXTERNAL_STORAGE_",
+    "ATHENS_GCP_",
+    "ATHENS_INDEX_",
+    "ATHENS_MINIO_",
+    "ATHENS_MONGO_",
+    "ATHENS_REDIS_",
+    "ATHENS_S3_",
+    "ATHENS_STORAGE_GCP_",
+    "ATHENS_TRACE_",
+    "ATHENS_SINGLE_FLIGHT_",
+    "ATHENS_LOCK_",
+];
+
+/// What was to be read cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("{file}, line {line}: {why}; mend it, or import without it")]
+    Syntax { file: String, line: usize, why: String },
+    #[error("{whence} is {value:?}: {why}")]
+    Value { whence: String, value: String, why: String },
+    #[error("{path}, named by {by}, is not there; paths start at the folder that the command runs in", path = path.display())]
+    Missing { path: PathBuf, by: String },
+    #[error(transparent)]
+    Unreadable(#[from] PathError),
+    #[error(
+        "nothing to import: there is no athens.toml in this folder and no variable of Athens is set; name its config file with \
+         --config-file"
+    )]
+    Nothing,
+}
+
+impl ReadError {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Unreadable(error) => error.exit(),
+            _ => Exit::USAGE,
+        }
+    }
+}
+
+/// A value that was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// A list where the file has one.
+    value: Value,
+    /// The variable, or the key with file and line.
+    pub(super) whence: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Value {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Setting {
+    /// Is the value as text.
+    pub(super) fn text(&self) -> String {
+        match &self.value {
+            Value::Text(text) => text.clone(),
+            Value::List(parts) => parts.join(","),
+        }
+    }
+
+    /// Is the value as a list; a variable has this sign between its parts.
+    pub(super) fn list(&self, between: char) -> Vec<String> {
+        match &self.value {
+            Value::List(parts) => parts.clone(),
+            Value::Text(text) if text.trim().is_empty() => Vec::new(),
+            Value::Text(text) => text.split(between).map(|part| part.trim().to_owned()).collect(),
+        }
+    }
+}
+
+/// All that Athens is told.
+#[derive(Debug, Default)]
+pub(super) struct Athens {
+    known: BTreeMap<&'static str, Setting>,
+    /// What is set and no key of Athens that is known here.
+    pub(super) unknown: Vec<String>,
+}
+
+impl Athens {
+    /// Reads the text of a config file, if there is one, and the variables.
+    pub(super) fn read(
+        file: Option<(&str, &str)>,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Self, ReadError> {
+        let mut athens = Self::default();
+        if let Some((name, text)) = file {
+            athens.read_file(name, text)?;
+        }
+        athens.read_variables(variables);
+        Ok(athens)
+    }
+
+    /// Whether nothing is set at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.unknown.is_empty()
+    }
+
+    /// Is a value that was set, and not to nothing.
+    pub(super) fn set(&self, name: &str) -> Option<&Setting> {
+        self.known.get(name).filter(|setting| !setting.text().is_empty())
+    }
+
+    /// Is a value that was set, and not to what it is anyway.
+    pub(super) fn changed(&self, name: &str) -> Option<&Setting> {
+        let default = default_of(name);
+        self.set(name).filter(|setting| setting.text() != default)
+    }
+
+    /// Is a value, or its default.
+    pub(super) fn text(&self, name: &str) -> String {
+        self.known.get(name).map_or_else(|| default_of(name).to_owned(), Setting::text)
+    }
+
+    /// Is a number, or its default.
+    pub(super) fn number(&self, name: &str) -> Result<u64, ReadError> {
+        let text = self.set(name).map_or_else(|| default_of(name).to_owned(), Setting::text);
+        text.trim().parse().map_err(|_| self.wrong(name, "it takes a number"))
+    }
+
+    /// Says what is wrong with a value.
+    pub(super) fn wrong(&self, name: &str, why: &str) -> ReadError {
+        ReadError::Value { whence: self.whence(name), value: self.text(name), why: why.to_owned() }
+    }
+
+    /// Is where a value comes from.
+    pub(super) fn whence(&self, name: &str) -> String {
+        self.known.get(name).map_or_else(|| name.to_owned(), |setting| setting.whence.clone())
+    }
+
+    fn read_file(&mut self, name: &str, text: &str) -> Result<(), ReadError> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = line_of(text, error.span().map_or(0, |span| span.start));
+            ReadError::Syntax { file: name.to_owned(), line, why: error.message().to_owned() }
+        })?;
+        self.read_table("", table.get_ref(), &|at| format!("{name}, line {}", line_of(text, at)));
+        Ok(())
+    }
+
+    fn read_table(&mut self, above: &str, table: &DeTable<'_>, place: &dyn Fn(usize) -> String) {
+        for (key, value) in table {
+            let path = format!("{above}{}", key.get_ref());
+            if let DeValue::Table(table) = value.get_ref() {
+                self.read_table(&format!("{path}."), table, place);
+                continue;
+            }
+            let place = place(key.span().start);
+            // As Athens does: capitals do not count.
+            match KEYS.iter().find(|key| key.name.eq_ignore_ascii_case(&path)) {
+                Some(key) => {
+                    let whence = format!("{} ({place})", key.name);
+                    self.known.insert(key.name, Setting { value: value_of(value), whence });
+                }
+                None if BESIDE_THE_POINT.iter().any(|begin| path.starts_with(begin)) => {}
+                None => self.unknown.push(format!("{path} ({place})")),
+            }
+        }
+    }
+
+    fn read_variables(&mut self, variables: &BTreeMap<String, String>) {
+        for key in &KEYS {
+            let names = key.variables.iter().flat_map(|name| [format!("ATHENS_{name}"), (*name).to_owned()]);
+            let mut set = names.filter_map(|name| Some((variables.get(&name)?.clone(), name)));
+            // An empty port is none, or PORT would not be asked.
+            if let Some((value, whence)) = set.find(|(value, _)| key.name != "Port" || !value.is_empty()) {
+                self.known.insert(key.name, Setting { value: Value::Text(value), whence });
+            }
+        }
+        let is_known = |name: &str| {
+            let plain = name.strip_prefix("ATHENS_").unwrap_or(name);
+            KEYS.iter().any(|key| key.variables.contains(&name) || key.variables.contains(&plain))
+                || VARIABLES_BESIDE_THE_POINT.iter().any(|begin| name.starts_with(begin))
+        };
+        let unknown = variables.keys().filter(|name| name.starts_with("ATHENS_") && !is_known(name));
+        self.unknown.extend(unknown.cloned());
+    }
+}
+
+/// Whether a variable says something to Athens.
+pub(super) fn is_variable(name: &str) -> bool {
+    name.starts_with("ATHENS_") || KEYS.iter().any(|key| key.variables.contains(&name))
+}
+
+/// Is the number of the line at a place in a text, counted from one.
+pub(super) fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+}
+
+/// Reads a file that Athens is told of, as a path from the folder of the process.
+pub(super) fn read_named(path: &Path, by: &str) -> Result<String, ReadError> {
+    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => ReadError::Missing { path: path.to_owned(), by: by.to_owned() },
+        _ => PathError::new("read", path, error).into(),
+    })?;
+    as_text(&path.display().to_string(), bytes)
+}
+
+/// Takes bytes for text.
+pub(super) fn as_text(name: &str, bytes: Vec<u8>) -> Result<String, ReadError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let before = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        ReadError::Syntax { file: name.to_owned(), line, why: "it is not UTF-8".to_owned() }
+    })
+}
+
+fn default_of(name: &str) -> &'static str {
+    KEYS.iter().find(|key| key.name == name).map_or("", |key| key.default)
+}
+
+fn value_of(value: &Spanned<DeValue<'_>>) -> Value {
+    match value.get_ref() {
+        DeValue::Array(parts) => Value::List(parts.iter().map(|part| text_of(part.get_ref())).collect()),
+        other => Value::Text(text_of(other)),
+    }
+}
+
+fn text_of(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(is) => is.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(_) | DeValue::Table(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(set: &[(&str, &str)]) -> BTreeMap<String, String> {
+        set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    const FILE: &str = "GoGetWorkers = 7\nport = \":8080\"\nNoSumPatterns = [\"a.b/*\", \"c.d\"]\n\
+        Odd = true\n[Storage]\n  [Storage.Disk]\n  RootPath = \"/srv/athens\"\n  [Storage.S3]\n  Secret = \"s\"\n";
+
+    #[test]
+    fn a_variable_goes_before_the_file_and_that_before_the_default() {
+        let read = |set: &[(&str, &str)]| Athens::read(Some(("athens.toml", FILE)), &variables(set)).unwrap();
+        let athens = read(&[]);
+        assert_eq!(athens.number("GoGetWorkers").unwrap(), 7);
+        assert_eq!(athens.text("Port"), ":8080");
+        assert_eq!(athens.text("Storage.Disk.RootPath"), "/srv/athens");
+        assert_eq!(athens.text("DownloadMode"), "sync");
+        assert_eq!(athens.set("NoSumPatterns").unwrap().list(','), ["a.b/*", "c.d"]);
+        assert_eq!(athens.whence("Port"), "Port (athens.toml, line 2)");
+        assert_eq!(athens.unknown, ["Odd (athens.toml, line 4)"]);
+        let athens = read(&[("PORT", "1"), ("ATHENS_GONOSUM_PATTERNS", "x.y,z"), ("ATHENS_PORT", "")]);
+        assert_eq!((athens.text("Port"), athens.whence("Port")), ("1".to_owned(), "PORT".to_owned()));
+        assert_eq!(athens.set("NoSumPatterns").unwrap().list(','), ["x.y", "z"]);
+        assert_eq!(read(&[("PORT", "1"), ("ATHENS_PORT", "2")]).text("Port"), "2");
+        assert_eq!(read(&[("ATHENS_BASIC_AUTH_USER", "me")]).text("BasicAuthUser"), "me");
+        assert_eq!(read(&[("ATHENS_DOWNLOAD_URL", "")]).set("DownloadURL"), None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_told() {
+        let set = [("ATHENS_TYPO", "1"), ("ATHENS_S3_BUCKET_NAME", "x"), ("HOME", "/")];
+        let athens = Athens::read(None, &variables(&set)).unwrap();
+        assert_eq!(athens.unknown, ["ATHENS_TYPO"]);
+        assert!(is_variable("ATHENS_TYPO") && is_variable("BASIC_AUTH_PASS") && !is_variable("HOME"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_by_its_line() {
+        let error = Athens::read(Some(("athens.toml", "Port = 1\n\nx = [\n")), &BTreeMap::new()).unwrap_err();
+        assert!(error.to_string().starts_with("athens.toml, line "), "{error}");
+        let athens = Athens::read(Some(("a.toml", "GoGetWorkers = \"many\"")), &BTreeMap::new()).unwrap();
+        let error = athens.number("GoGetWorkers").unwrap_err().to_string();
+        assert_eq!(error, "GoGetWorkers (a.toml, line 1) is \"many\": it takes a number");
+    }
+}
