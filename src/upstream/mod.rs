@@ -16,6 +16,7 @@ mod download;
 mod error;
 mod netrc;
 mod place;
+mod retry;
 mod sumdb;
 mod version;
 mod via;
@@ -23,6 +24,7 @@ mod via;
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
+pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
 pub use via::Via;
@@ -71,6 +73,8 @@ pub struct UpstreamOptions {
     pub connect_timeout: Duration,
     /// How long to wait for an answer to begin, and between two parts of its body.
     pub idle_timeout: Duration,
+    /// How an upstream is asked again.
+    pub retry: RetryOptions,
     /// The netrc file with credentials, see [`netrc_path`]. It is read once; one that is missing is as none.
     pub netrc: Option<PathBuf>,
     /// What to send as `User-Agent`.
@@ -86,6 +90,7 @@ impl Default for UpstreamOptions {
         Self {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            retry: RetryOptions::default(),
             netrc: None,
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
             instance: format!("stoa-{unique:016x}"),
@@ -221,11 +226,8 @@ impl Upstream {
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
-            let begun = match self.inner.open(place, path, MAX_ZIP_BYTES, &walk.via).await {
-                Ok(download) => ZipDownload::begin(download).await,
-                Err(error) => Err(error),
-            };
-            match begun {
+            let client = self.inner.client.as_ref();
+            match place.begin_zip(client, path, MAX_ZIP_BYTES, walk.via.as_ref()).await {
                 Ok(zip) => return Ok((index, zip)),
                 Err(error) => walk.fail(error),
             }
@@ -272,10 +274,9 @@ impl Inner {
         check: &Check<'_>,
         via: &Option<HeaderValue>,
     ) -> Result<Bytes, UpstreamError> {
-        let mut download = self.open(place, path, limit, via).await?;
-        let body = download.collect().await?;
+        let (url, body) = place.read(self.client.as_ref(), path, limit, via.as_ref()).await?;
         match check.fault(&body) {
-            Some(reason) => Err(UpstreamError::BadAnswer { url: download.url, reason }),
+            Some(reason) => Err(UpstreamError::BadAnswer { url, reason }),
             None => Ok(body),
         }
     }

@@ -5,9 +5,11 @@
 //! alone.
 
 use super::client::Client;
-use super::download::Download;
+use super::download::{Download, ZipDownload};
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::netrc::{Credentials, Netrc};
+use super::retry::{self, Budget};
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -91,12 +93,46 @@ impl Place {
         limit: u64,
         via: Option<&HeaderValue>,
     ) -> Result<Download, UpstreamError> {
-        let mut answer = self.ask(client, path, limit, via).await?;
-        if answer.status == 200 {
-            return Ok(answer.body);
+        let mut budget = client.map(Client::budget);
+        self.try_open(client, path, limit, via, budget.as_mut()).await
+    }
+
+    /// Asks for `path` as [`open`](Self::open) does, and reads the body to its end; one that breaks off is
+    /// asked for again. Also says what was asked, fit to be shown.
+    pub(super) async fn read(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+    ) -> Result<(String, Bytes), UpstreamError> {
+        let mut budget = client.map(Client::budget);
+        loop {
+            let mut download = self.try_open(client, path, limit, via, budget.as_mut()).await?;
+            match download.collect().await {
+                Ok(body) => return Ok((download.url, body)),
+                Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
+                Err(error) => return Err(error),
+            }
         }
-        let message = message(&mut answer).await;
-        Err(UpstreamError::of_status(answer.status, answer.body.url, message))
+    }
+
+    /// Asks for a zip, and waits for its first bytes; one that breaks off before them is asked for again.
+    pub(super) async fn begin_zip(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+    ) -> Result<ZipDownload, UpstreamError> {
+        let mut budget = client.map(Client::budget);
+        loop {
+            let download = self.try_open(client, path, limit, via, budget.as_mut()).await?;
+            match ZipDownload::begin(download).await {
+                Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
+                begun => return begun,
+            }
+        }
     }
 
     /// Asks for `path` and returns the answer as it is.
@@ -107,11 +143,41 @@ impl Place {
         limit: u64,
         via: Option<&HeaderValue>,
     ) -> Result<Answer, UpstreamError> {
-        match (self, client) {
-            (Self::Http(proxy), Some(client)) => proxy.ask(client, path, limit, via).await,
-            (Self::File(root), _) => read_file(root.join(path), limit).await,
-            (Self::Direct, _) => Err(UpstreamError::DirectUnsupported { asked: path.to_owned() }),
-            (Self::Off, _) | (Self::Http(_), None) => Err(UpstreamError::Offline),
+        let mut budget = client.map(Client::budget);
+        self.try_ask(client, path, limit, via, budget.as_mut()).await
+    }
+
+    async fn try_open(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+        budget: Option<&mut Budget>,
+    ) -> Result<Download, UpstreamError> {
+        let mut answer = self.try_ask(client, path, limit, via, budget).await?;
+        if answer.status == 200 {
+            return Ok(answer.body);
+        }
+        let message = message(&mut answer).await;
+        Err(UpstreamError::of_status(answer.status, answer.body.url, message))
+    }
+
+    async fn try_ask(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+        budget: Option<&mut Budget>,
+    ) -> Result<Answer, UpstreamError> {
+        match (self, client, budget) {
+            (Self::Http(proxy), Some(client), Some(budget)) => {
+                proxy.ask(client, path, limit, via, budget).await
+            }
+            (Self::File(root), ..) => read_file(root.join(path), limit).await,
+            (Self::Direct, ..) => Err(UpstreamError::DirectUnsupported { asked: path.to_owned() }),
+            (Self::Off | Self::Http(_), ..) => Err(UpstreamError::Offline),
         }
     }
 }
@@ -146,9 +212,10 @@ impl Proxy {
         path: &str,
         limit: u64,
         via: Option<&HeaderValue>,
+        budget: &mut Budget,
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(path);
-        let response = client.get(&url, self.credentials.as_ref(), via).await?;
+        let response = client.get(&url, self.credentials.as_ref(), via, budget).await?;
         let status = response.status().as_u16();
         let content_type = header(response.headers(), CONTENT_TYPE.as_str());
         if let Some(coding) = header(response.headers(), CONTENT_ENCODING.as_str())
@@ -169,6 +236,16 @@ impl Proxy {
         }
         url
     }
+}
+
+/// Waits before another try for a body that failed, if there is one.
+async fn is_tried_again(error: &UpstreamError, budget: Option<&mut Budget>) -> bool {
+    let pause = budget.filter(|_| retry::may_come_whole(error)).and_then(|budget| budget.pause(None));
+    if let Some(pause) = pause {
+        log::debug!("asking again in {pause:?}: {error}");
+        tokio::time::sleep(pause).await;
+    }
+    pause.is_some()
 }
 
 /// As it may be shown, since a `{:?}` gets into logs as well.
