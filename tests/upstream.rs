@@ -258,11 +258,11 @@ async fn the_most_informative_error_wins() {
     let broken = Server::with_status(500, "out of order").await;
     let ask = async |list: String| upstream(&list).info(&version(), &Via::none()).await.unwrap_err();
 
-    let error = ask(format!("{}|{},direct", broken.url, absent.url)).await;
+    let error = ask(format!("{}|{},off", broken.url, absent.url)).await;
     assert_eq!(error.status(), Some(500));
     assert!(error.to_string().ends_with("status 500: out of order"), "{error}");
 
-    let error = ask(format!("{},direct", absent.url)).await;
+    let error = ask(format!("{},", absent.url)).await;
     assert!(
         matches!(&error, UpstreamError::NotFound { message, .. } if message == "no such module"),
         "{error}"
@@ -270,7 +270,6 @@ async fn the_most_informative_error_wins() {
     let error = ask(format!("{},off", absent.url)).await;
     assert!(matches!(error, UpstreamError::NotFound { .. }));
 
-    assert!(matches!(ask("direct".to_owned()).await, UpstreamError::DirectUnsupported { .. }));
     assert!(matches!(ask("off".to_owned()).await, UpstreamError::Offline));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each request walks the list on its own: behind a `,` the next entry is asked only if the one before said
 //! "not found" (404, 410), behind a `|` after any error; `off` ends the list, and so does `direct`, which is
-//! not fetched. If nobody answers, the most informative error is reported: what went wrong before what is not
+//! version control. If nobody answers, the most informative error is reported: what went wrong before what is not
 //! there. An error says nothing of absence unless [`UpstreamError::is_absent`], and no failure is remembered.
 //!
 //! What arrives is bounded in size and checked as far as one file alone can be: an info body must parse and
@@ -12,6 +12,7 @@
 //! The protocol is that of the Go Modules Reference, section "GOPROXY protocol".
 
 mod client;
+mod direct;
 mod download;
 mod error;
 mod netrc;
@@ -21,6 +22,7 @@ mod sumdb;
 mod version;
 mod via;
 
+pub use direct::{Direct, DirectOptions};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
@@ -31,6 +33,7 @@ pub use via::Via;
 
 use bytes::Bytes;
 use client::Client;
+use direct::Keep;
 use download::Download;
 use netrc::Netrc;
 use place::Place;
@@ -40,7 +43,6 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoa_gomod::goproxy::{self, GoProxyError, GoProxyList, Outcome};
 use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, modfile};
@@ -77,6 +79,8 @@ pub struct UpstreamOptions {
     pub retry: RetryOptions,
     /// The netrc file with credentials, see [`netrc_path`]. It is read once; one that is missing is as none.
     pub netrc: Option<PathBuf>,
+    /// The go command that `direct` is asked by; to be shared by all lists of a process.
+    pub direct: Direct,
     /// What to send as `User-Agent`.
     pub user_agent: String,
     /// The name of this proxy in `Via`. No two proxies may share one, or they take each other for a circle.
@@ -92,6 +96,7 @@ impl Default for UpstreamOptions {
             idle_timeout: Duration::from_secs(60),
             retry: RetryOptions::default(),
             netrc: None,
+            direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
             instance: format!("stoa-{unique:016x}"),
         }
@@ -107,7 +112,6 @@ struct Inner {
     client: Option<Client>,
     instance: String,
     databases: sumdb::Databases,
-    direct_was_told_of: AtomicBool,
 }
 
 impl Upstream {
@@ -125,8 +129,11 @@ impl Upstream {
             return Ok(Self::of(Inner::offline(options.instance)));
         }
         let netrc = Netrc::read(options.netrc.as_deref());
-        let places = list.entries().iter().map(|entry| Place::new(&entry.source, &netrc));
+        let places = list.entries().iter().map(|entry| Place::new(&entry.source, &netrc, &options.direct));
         let places = places.collect::<Result<Vec<_>, _>>()?;
+        if places.iter().any(|place| matches!(place, Place::Direct(_))) {
+            options.direct.sweep();
+        }
         let client = match places.iter().any(|place| matches!(place, Place::Http(_))) {
             true => Some(Client::new(&options, places.iter().find_map(Place::needs_roots).as_deref())?),
             false => None,
@@ -152,13 +159,14 @@ impl Upstream {
     /// Fetches the list of a module's versions, as the upstream wrote it.
     pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/list", module.escaped());
-        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via).await.map(|(_, body)| body)
+        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, &Keep::default()).await.map(|(_, body)| body)
     }
 
     /// Fetches what an upstream takes for the latest version of a module; an info body.
     pub async fn latest(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@latest", module.escaped());
-        self.body(0, &path, MAX_INFO_BYTES, &Check::Info(module, "latest"), via).await.map(|(_, body)| body)
+        let check = Check::Info(module, "latest");
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, &Keep::default()).await.map(|(_, body)| body)
     }
 
     /// Fetches what an upstream takes for the version of a branch, a commit or a shorthand; an info body.
@@ -170,7 +178,7 @@ impl Upstream {
     ) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/{}.info", module.escaped(), revision.escaped());
         let check = Check::Info(module, revision.as_str());
-        self.body(0, &path, MAX_INFO_BYTES, &check, via).await.map(|(_, body)| body)
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, &Keep::default()).await.map(|(_, body)| body)
     }
 
     /// Begins to fetch the files of one version, which are to come from one entry of the list.
@@ -206,10 +214,11 @@ impl Upstream {
         limit: u64,
         check: &Check<'_>,
         via: &Via,
+        keep: &Keep,
     ) -> Result<(usize, Bytes), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
-            match self.inner.checked_body(place, path, limit, check, &walk.via).await {
+            match self.inner.checked_body(place, path, limit, check, &walk.via, keep).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -223,11 +232,12 @@ impl Upstream {
         from: usize,
         path: &str,
         via: &Via,
+        keep: &Keep,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
             let client = self.inner.client.as_ref();
-            match place.begin_zip(client, path, MAX_ZIP_BYTES, walk.via.as_ref()).await {
+            match place.begin_zip(client, path, MAX_ZIP_BYTES, walk.via.as_ref(), keep).await {
                 Ok(zip) => return Ok((index, zip)),
                 Err(error) => walk.fail(error),
             }
@@ -244,7 +254,6 @@ impl Inner {
             client: None,
             instance,
             databases: sumdb::Databases::default(),
-            direct_was_told_of: AtomicBool::new(false),
         }
     }
 
@@ -273,8 +282,9 @@ impl Inner {
         limit: u64,
         check: &Check<'_>,
         via: &Option<HeaderValue>,
+        keep: &Keep,
     ) -> Result<Bytes, UpstreamError> {
-        let (url, body) = place.read(self.client.as_ref(), path, limit, via.as_ref()).await?;
+        let (url, body) = place.read(self.client.as_ref(), path, limit, via.as_ref(), keep).await?;
         match check.fault(&body) {
             Some(reason) => Err(UpstreamError::BadAnswer { url, reason }),
             None => Ok(body),
@@ -285,7 +295,7 @@ impl Inner {
 /// A request on its way along the list.
 ///
 /// [`goproxy::Walk`] always begins at the first entry and lets an error of `direct` hide all others; here a
-/// walk may begin later, and `direct`, which is not asked, has the least to say.
+/// walk may begin later, and that version control has nothing does not hide that a proxy failed.
 struct Walk<'u> {
     inner: &'u Inner,
     list: &'u GoProxyList,
@@ -303,13 +313,6 @@ impl<'u> Walk<'u> {
 
     /// Notes that the place failed, and goes on to the next one that may be asked.
     fn fail(&mut self, error: UpstreamError) {
-        if let UpstreamError::DirectUnsupported { asked } = &error
-            && !self.inner.direct_was_told_of.swap(true, Ordering::Relaxed)
-        {
-            log::warn!(
-                "{asked} is at no upstream, and \"direct\" is not fetched: such modules are answered as not found"
-            );
-        }
         log::debug!("{error}");
         let outcome = if error.is_absent() { Outcome::NotFound } else { Outcome::Failed };
         self.index = self.index.and_then(|index| self.list.next_after(index, outcome));

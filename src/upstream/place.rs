@@ -1,10 +1,11 @@
-//! Where an entry of the list leads to: a proxy, a tree of files, or nowhere.
+//! Where an entry of the list leads to: a proxy, a tree of files, version control, or nowhere.
 //!
 //! Names arrive escaped as they stand in URLs and file names, `!` included, which is sent as it is. From an
 //! entry's URL the credentials are taken off here, and they, or those of the netrc file, go out over https
 //! alone.
 
 use super::client::Client;
+use super::direct::{Direct, Keep};
 use super::download::{Download, ZipDownload};
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::netrc::{Credentials, Netrc};
@@ -31,8 +32,8 @@ pub(super) enum Place {
     Http(Proxy),
     /// A tree of files laid out like a proxy.
     File(PathBuf),
-    /// Version control, which is not asked.
-    Direct,
+    /// Version control, by the go command.
+    Direct(Direct),
     /// Nowhere.
     Off,
 }
@@ -51,10 +52,10 @@ pub(super) struct Answer {
 }
 
 impl Place {
-    pub(super) fn new(source: &Source, netrc: &Netrc) -> Result<Self, UpstreamConfigError> {
+    pub(super) fn new(source: &Source, netrc: &Netrc, direct: &Direct) -> Result<Self, UpstreamConfigError> {
         let text = match source {
             Source::Url(text) => text,
-            Source::Direct => return Ok(Self::Direct),
+            Source::Direct => return Ok(Self::Direct(direct.clone())),
             Source::Off => return Ok(Self::Off),
         };
         let refused =
@@ -80,7 +81,7 @@ impl Place {
         match self {
             Self::Http(proxy) => shown(&proxy.base),
             Self::File(root) => format!("file://{}", root.display()),
-            Self::Direct => "direct".to_owned(),
+            Self::Direct(_) => "direct".to_owned(),
             Self::Off => "off".to_owned(),
         }
     }
@@ -94,7 +95,7 @@ impl Place {
         via: Option<&HeaderValue>,
     ) -> Result<Download, UpstreamError> {
         let mut budget = client.map(Client::budget);
-        self.try_open(client, path, limit, via, budget.as_mut()).await
+        self.try_open(client, path, limit, via, &Keep::default(), budget.as_mut()).await
     }
 
     /// Asks for `path` as [`open`](Self::open) does, and reads the body to its end; one that breaks off is
@@ -105,10 +106,11 @@ impl Place {
         path: &str,
         limit: u64,
         via: Option<&HeaderValue>,
+        keep: &Keep,
     ) -> Result<(String, Bytes), UpstreamError> {
         let mut budget = client.map(Client::budget);
         loop {
-            let mut download = self.try_open(client, path, limit, via, budget.as_mut()).await?;
+            let mut download = self.try_open(client, path, limit, via, keep, budget.as_mut()).await?;
             match download.collect().await {
                 Ok(body) => return Ok((download.url, body)),
                 Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
@@ -124,10 +126,11 @@ impl Place {
         path: &str,
         limit: u64,
         via: Option<&HeaderValue>,
+        keep: &Keep,
     ) -> Result<ZipDownload, UpstreamError> {
         let mut budget = client.map(Client::budget);
         loop {
-            let download = self.try_open(client, path, limit, via, budget.as_mut()).await?;
+            let download = self.try_open(client, path, limit, via, keep, budget.as_mut()).await?;
             match ZipDownload::begin(download).await {
                 Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
                 begun => return begun,
@@ -144,7 +147,7 @@ impl Place {
         via: Option<&HeaderValue>,
     ) -> Result<Answer, UpstreamError> {
         let mut budget = client.map(Client::budget);
-        self.try_ask(client, path, limit, via, budget.as_mut()).await
+        self.try_ask(client, path, limit, via, &Keep::default(), budget.as_mut()).await
     }
 
     async fn try_open(
@@ -153,9 +156,10 @@ impl Place {
         path: &str,
         limit: u64,
         via: Option<&HeaderValue>,
+        keep: &Keep,
         budget: Option<&mut Budget>,
     ) -> Result<Download, UpstreamError> {
-        let mut answer = self.try_ask(client, path, limit, via, budget).await?;
+        let mut answer = self.try_ask(client, path, limit, via, keep, budget).await?;
         if answer.status == 200 {
             return Ok(answer.body);
         }
@@ -169,6 +173,7 @@ impl Place {
         path: &str,
         limit: u64,
         via: Option<&HeaderValue>,
+        keep: &Keep,
         budget: Option<&mut Budget>,
     ) -> Result<Answer, UpstreamError> {
         match (self, client, budget) {
@@ -176,7 +181,10 @@ impl Place {
                 proxy.ask(client, path, limit, via, budget).await
             }
             (Self::File(root), ..) => read_file(root.join(path), limit).await,
-            (Self::Direct, ..) => Err(UpstreamError::DirectUnsupported { asked: path.to_owned() }),
+            (Self::Direct(direct), ..) => {
+                let body = direct.open(path, limit, keep).await?;
+                Ok(Answer { status: 200, content_type: None, body })
+            }
             (Self::Off | Self::Http(_), ..) => Err(UpstreamError::Offline),
         }
     }
@@ -314,7 +322,7 @@ async fn message(answer: &mut Answer) -> String {
     fit_to_print(&String::from_utf8_lossy(&body))
 }
 
-fn fit_to_print(text: &str) -> String {
+pub(super) fn fit_to_print(text: &str) -> String {
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty()).take(MAX_MESSAGE_LINES);
     let mut message = lines.collect::<Vec<_>>().join("; ");
     if message.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
@@ -333,7 +341,7 @@ mod tests {
     use super::*;
 
     fn proxy(url: &str, netrc: &Netrc) -> Proxy {
-        match Place::new(&Source::Url(url.to_owned()), netrc).unwrap() {
+        match Place::new(&Source::Url(url.to_owned()), netrc, &Direct::default()).unwrap() {
             Place::Http(proxy) => proxy,
             other => panic!("{other:?}"),
         }
@@ -378,7 +386,7 @@ mod tests {
     #[test]
     fn secrets_are_never_shown() {
         let url = "https://user:secret@a.example/p?token=secret#secret";
-        let place = Place::new(&Source::Url(url.to_owned()), &Netrc::default()).unwrap();
+        let place = Place::new(&Source::Url(url.to_owned()), &Netrc::default(), &Direct::default()).unwrap();
         assert_eq!(place.shown(), "https://a.example/p");
         assert_eq!(format!("{place:?}"), "https://a.example/p");
         for bad in [

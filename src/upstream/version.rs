@@ -6,6 +6,7 @@
 //! that is served as a tree of files often has an info and a mod without the zip. Then
 //! [`switched`](VersionSource::switched) tells, and what was got before ought to be got again.
 
+use super::direct::Keep;
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload};
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,8 @@ pub struct VersionSource {
     upstream: Upstream,
     version: ModuleVersion,
     pin: Mutex<Pin>,
+    /// What `direct` got: all files of the version at once.
+    keep: Keep,
 }
 
 #[derive(Debug, Default)]
@@ -28,7 +31,7 @@ struct Pin {
 
 impl VersionSource {
     pub(super) fn new(upstream: Upstream, version: ModuleVersion) -> Self {
-        Self { upstream, version, pin: Mutex::default() }
+        Self { upstream, version, pin: Mutex::default(), keep: Keep::default() }
     }
 
     /// Fetches the info, which names this version.
@@ -44,7 +47,7 @@ impl VersionSource {
 
     /// Begins to fetch the zip, which begins like one. Once it has begun, no other entry takes over.
     pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
-        let (entry, zip) = self.upstream.begin_zip(self.first(), &self.path("zip"), via).await?;
+        let (entry, zip) = self.upstream.begin_zip(self.first(), &self.path("zip"), via, &self.keep).await?;
         self.note(entry);
         Ok(zip)
     }
@@ -68,7 +71,7 @@ impl VersionSource {
         via: &Via,
     ) -> Result<Bytes, UpstreamError> {
         let (entry, body) =
-            self.upstream.body(self.first(), &self.path(extension), limit, check, via).await?;
+            self.upstream.body(self.first(), &self.path(extension), limit, check, via, &self.keep).await?;
         self.note(entry);
         Ok(body)
     }
