@@ -15,7 +15,7 @@ use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
-use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
+use crate::config::{ConfigError, Settings, TypedFetching, TypedServe, World, parse_switch};
 use crate::export;
 use crate::fill::{self, ChecksumPolicy};
 use crate::listen;
@@ -213,6 +213,18 @@ struct Serve {
     /// Compare the index with the store so often, besides at the start; 0 leaves that to others [default: 600] [key: index.interval]
     #[arg(long, value_name = "SECONDS")]
     index_interval: Option<u64>,
+
+    /// Wait so long for an upstream to send something [default: 60] [key: upstream_idle_timeout]
+    #[arg(long, value_name = "SECONDS")]
+    upstream_idle_timeout: Option<u64>,
+
+    /// Run at most so many go commands at once for direct [default: 4] [key: direct.max_concurrent]
+    #[arg(long, value_name = "N")]
+    direct_max_concurrent: Option<usize>,
+
+    /// Let a go command for direct take so long [default: 600] [key: direct.timeout]
+    #[arg(long, value_name = "SECONDS")]
+    direct_timeout: Option<u64>,
 }
 
 impl Serve {
@@ -231,6 +243,11 @@ impl Serve {
             grace: self.grace,
             fill_max_concurrent: self.fill_max_concurrent,
             index_interval: self.index_interval,
+            fetching: TypedFetching {
+                idle_timeout: self.upstream_idle_timeout,
+                direct_max_concurrent: self.direct_max_concurrent,
+                direct_timeout: self.direct_timeout,
+            },
         }
     }
 }

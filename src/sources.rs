@@ -43,7 +43,7 @@ impl<'a> Sources<'a> {
             log::info!("offline, because {why}: only what is in the store is served");
         }
         let mut upstreams =
-            Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options() };
+            Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options(config) };
         let otherwise = match is_told {
             true => Upstream::offline(),
             false => upstreams.otherwise(config)?,
@@ -86,9 +86,9 @@ impl<'a> Sources<'a> {
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }
 
-    fn options(&self) -> UpstreamOptions {
-        let variable = |name: &str| self.world.variable(name);
-        UpstreamOptions { netrc: netrc_path(variable), ..UpstreamOptions::default() }
+    /// Says how upstreams are asked; all lists share the go command of `direct`.
+    fn options(&self, config: &ServeConfig) -> UpstreamOptions {
+        config.fetching.options(netrc_path(|name| self.world.variable(name)))
     }
 
     /// Finds who says where to fetch what no rule is about. `None` if nobody does.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fetching::{Fetching, TypedFetching};
 use super::rules::{ModuleTable, parse_redirect_url};
 use super::{ConfigError, Settings};
 use crate::fill::{ChecksumPolicy, Mode};
@@ -35,6 +36,8 @@ pub struct TypedServe {
     pub fill_max_concurrent: Option<usize>,
     /// The key `index.interval`.
     pub index_interval: Option<u64>,
+    /// How upstreams are asked.
+    pub fetching: TypedFetching,
 }
 
 /// What is meant for the proxy.
@@ -68,6 +71,8 @@ pub struct ServeConfig {
     pub fill_max_concurrent: usize,
     /// How often the index is reconciled with the store; zero leaves it to others.
     pub index_interval: Duration,
+    /// How upstreams are asked.
+    pub fetching: Fetching,
 }
 
 impl Settings<'_> {
@@ -118,6 +123,7 @@ impl Settings<'_> {
             )?,
             modules: self.file()?.keys.module.clone(),
             sumdbs: self.maybe("sumdbs", typed.sumdbs, |file| file.sumdbs.clone())?,
+            fetching: self.fetching(typed.fetching)?,
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
             grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),

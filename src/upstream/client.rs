@@ -4,8 +4,8 @@
 //! where they are set). Redirects are followed ten times and never from https to http. What may be better the
 //! next time is asked again, see [`retry`]. What the statuses mean is for the callers.
 
+use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
-use super::netrc::Credentials;
 use super::retry::{self, Budget, RetryOptions};
 use super::{UpstreamOptions, place};
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, VIA};
@@ -105,8 +105,8 @@ impl Client {
     ) -> Result<Response, UpstreamError> {
         let client = if is_loopback(url) { &self.loopback } else { &self.outside };
         let mut request = client.get(url.clone());
-        if let Some(Credentials { login, password }) = credentials {
-            request = request.basic_auth(login, Some(password));
+        if let Some(credentials) = credentials {
+            request = credentials.put_into(request);
         }
         if let Some(via) = via {
             request = request.header(VIA, via);

@@ -12,6 +12,7 @@
 //! The protocol is that of the Go Modules Reference, section "GOPROXY protocol".
 
 mod client;
+mod credentials;
 mod direct;
 mod download;
 mod error;
@@ -22,6 +23,7 @@ mod sumdb;
 mod version;
 mod via;
 
+pub use credentials::{Credentials, HostCredentials};
 pub use direct::{Direct, DirectOptions};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
@@ -33,6 +35,7 @@ pub use via::Via;
 
 use bytes::Bytes;
 use client::Client;
+use credentials::Keyring;
 use direct::Keep;
 use download::Download;
 use netrc::Netrc;
@@ -79,6 +82,8 @@ pub struct UpstreamOptions {
     pub retry: RetryOptions,
     /// The netrc file with credentials, see [`netrc_path`]. It is read once; one that is missing is as none.
     pub netrc: Option<PathBuf>,
+    /// Who we are to which host, where its URL does not say it.
+    pub credentials: Vec<HostCredentials>,
     /// The go command that `direct` is asked by; to be shared by all lists of a process.
     pub direct: Direct,
     /// What to send as `User-Agent`.
@@ -96,6 +101,7 @@ impl Default for UpstreamOptions {
             idle_timeout: Duration::from_secs(60),
             retry: RetryOptions::default(),
             netrc: None,
+            credentials: Vec::new(),
             direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
             instance: format!("stoa-{unique:016x}"),
@@ -128,8 +134,9 @@ impl Upstream {
         if list.entries().iter().all(|entry| entry.source == goproxy::Source::Off) {
             return Ok(Self::of(Inner::offline(options.instance)));
         }
-        let netrc = Netrc::read(options.netrc.as_deref());
-        let places = list.entries().iter().map(|entry| Place::new(&entry.source, &netrc, &options.direct));
+        let keyring =
+            Keyring { hosts: options.credentials.clone(), netrc: Netrc::read(options.netrc.as_deref()) };
+        let places = list.entries().iter().map(|entry| Place::new(&entry.source, &keyring, &options.direct));
         let places = places.collect::<Result<Vec<_>, _>>()?;
         if places.iter().any(|place| matches!(place, Place::Direct(_))) {
             options.direct.sweep();

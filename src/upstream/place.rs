@@ -1,14 +1,14 @@
 //! Where an entry of the list leads to: a proxy, a tree of files, version control, or nowhere.
 //!
 //! Names arrive escaped as they stand in URLs and file names, `!` included, which is sent as it is. From an
-//! entry's URL the credentials are taken off here, and they, or those of the netrc file, go out over https
-//! alone.
+//! entry's URL the credentials are taken off here, and they, or those that are known of the host, go out over
+//! https alone.
 
 use super::client::Client;
+use super::credentials::{Credentials, Keyring};
 use super::direct::{Direct, Keep};
 use super::download::{Download, ZipDownload};
 use super::error::{UpstreamConfigError, UpstreamError};
-use super::netrc::{Credentials, Netrc};
 use super::retry::{self, Budget};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
@@ -52,7 +52,11 @@ pub(super) struct Answer {
 }
 
 impl Place {
-    pub(super) fn new(source: &Source, netrc: &Netrc, direct: &Direct) -> Result<Self, UpstreamConfigError> {
+    pub(super) fn new(
+        source: &Source,
+        keyring: &Keyring,
+        direct: &Direct,
+    ) -> Result<Self, UpstreamConfigError> {
         let text = match source {
             Source::Url(text) => text,
             Source::Direct => return Ok(Self::Direct(direct.clone())),
@@ -65,7 +69,7 @@ impl Place {
             let root = url.to_file_path().map_err(|()| refused("names no path of this machine"))?;
             return Ok(Self::File(root));
         }
-        Ok(Self::Http(Proxy::new(url, netrc)))
+        Ok(Self::Http(Proxy::new(url, keyring)))
     }
 
     /// Returns the URL that can't be asked without certificates to check it by.
@@ -191,10 +195,10 @@ impl Place {
 }
 
 impl Proxy {
-    fn new(mut base: Url, netrc: &Netrc) -> Self {
+    fn new(mut base: Url, keyring: &Keyring) -> Self {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let named = !base.username().is_empty() || base.password().is_some();
-        let own = named.then(|| Credentials {
+        let own = named.then(|| Credentials::Login {
             login: decode(base.username()),
             password: decode(base.password().unwrap_or_default()),
         });
@@ -203,7 +207,7 @@ impl Proxy {
         let _ = base.set_password(None);
         base.set_fragment(None);
         let credentials = match base.scheme() {
-            "https" => own.or_else(|| netrc.find(&base)),
+            "https" => own.or_else(|| keyring.find(&base)),
             _ => {
                 if own.is_some() {
                     log::warn!("the credentials for {} are not sent: its URL is not https", shown(&base));
@@ -338,10 +342,12 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credentials::HostCredentials;
+    use super::super::netrc::Netrc;
     use super::*;
 
-    fn proxy(url: &str, netrc: &Netrc) -> Proxy {
-        match Place::new(&Source::Url(url.to_owned()), netrc, &Direct::default()).unwrap() {
+    fn proxy(url: &str, keyring: &Keyring) -> Proxy {
+        match Place::new(&Source::Url(url.to_owned()), keyring, &Direct::default()).unwrap() {
             Place::Http(proxy) => proxy,
             other => panic!("{other:?}"),
         }
@@ -349,7 +355,7 @@ mod tests {
 
     #[test]
     fn names_are_put_behind_the_base() {
-        let none = Netrc::default();
+        let none = Keyring::default();
         let url = |base: &str, path: &str| proxy(base, &none).url(path).to_string();
         assert_eq!(
             url("https://a.example", "m.io/!a/@v/v1.0.0.mod"),
@@ -372,9 +378,15 @@ mod tests {
         let path = folder.path().join("netrc");
         #[expect(clippy::disallowed_methods, reason = "a scratch file of a test, no store")]
         std::fs::write(&path, "machine a.example login net password rc").unwrap();
-        let netrc = Netrc::read(Some(&path));
-        let of = |url| proxy(url, &netrc).credentials.map(|found| (found.login, found.password));
-        let pair = |login: &str, password: &str| Some((login.to_owned(), password.to_owned()));
+        let token = Credentials::Bearer("token".to_owned());
+        let hosts = vec![HostCredentials { host: "t.example".to_owned(), credentials: token.clone() }];
+        let keyring = Keyring { hosts, netrc: Netrc::read(Some(&path)) };
+        let of = |url| proxy(url, &keyring).credentials;
+        let pair = |login: &str, password: &str| {
+            Some(Credentials::Login { login: login.to_owned(), password: password.to_owned() })
+        };
+        assert_eq!(of("https://t.example/p"), Some(token));
+        assert_eq!(of("http://t.example/p"), None);
         assert_eq!(of("https://u%40x:p%3Aw@a.example/p"), pair("u@x", "p:w"));
         assert_eq!(of("https://token@b.example"), pair("token", ""));
         assert_eq!(of("https://a.example/p"), pair("net", "rc"));
@@ -386,7 +398,8 @@ mod tests {
     #[test]
     fn secrets_are_never_shown() {
         let url = "https://user:secret@a.example/p?token=secret#secret";
-        let place = Place::new(&Source::Url(url.to_owned()), &Netrc::default(), &Direct::default()).unwrap();
+        let place =
+            Place::new(&Source::Url(url.to_owned()), &Keyring::default(), &Direct::default()).unwrap();
         assert_eq!(place.shown(), "https://a.example/p");
         assert_eq!(format!("{place:?}"), "https://a.example/p");
         for bad in [
