@@ -26,7 +26,16 @@ pub struct VersionSource {
 struct Pin {
     /// The entry that answered last.
     entry: Option<usize>,
+    /// The entry that has begun the zip. The others are asked for at the same time, and may be answered later.
+    zip: Option<usize>,
     switched: bool,
+}
+
+impl Pin {
+    /// Is the entry to be asked first.
+    fn first(&self) -> Option<usize> {
+        self.zip.or(self.entry)
+    }
 }
 
 impl VersionSource {
@@ -49,6 +58,7 @@ impl VersionSource {
     pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
         let (entry, zip) = self.upstream.begin_zip(self.first(), &self.path("zip"), via, &self.keep).await?;
         self.note(entry);
+        self.pin().zip = Some(entry);
         Ok(zip)
     }
 
@@ -57,9 +67,10 @@ impl VersionSource {
         self.pin().switched
     }
 
-    /// Returns the entry that answered last, fit to be shown; `None` if none did.
+    /// Returns the entry that the zip comes from, else the one that answered last, fit to be shown; `None` if none
+    /// did.
     pub fn origin(&self) -> Option<String> {
-        let entry = self.pin().entry?;
+        let entry = self.pin().first()?;
         self.upstream.inner.places.get(entry).map(|place| place.shown())
     }
 
@@ -81,7 +92,7 @@ impl VersionSource {
     }
 
     fn first(&self) -> usize {
-        self.pin().entry.unwrap_or(0)
+        self.pin().first().unwrap_or(0)
     }
 
     fn note(&self, entry: usize) {
@@ -92,5 +103,24 @@ impl VersionSource {
 
     fn pin(&self) -> MutexGuard<'_, Pin> {
         self.pin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::UpstreamOptions;
+    use super::*;
+
+    #[test]
+    fn who_has_the_zip_is_asked_again_whoever_answers_last() {
+        let list = "http://a.example,http://b.example";
+        let upstream = Upstream::new(list, UpstreamOptions::default()).unwrap();
+        let source = upstream.version(&ModuleVersion::parse("example.com/m@v1.0.0").unwrap());
+        source.note(1);
+        source.pin().zip = Some(1);
+        assert!(!source.switched());
+        source.note(0);
+        assert!(source.switched());
+        assert_eq!((source.first(), source.origin().as_deref()), (1, Some("http://b.example/")));
     }
 }
