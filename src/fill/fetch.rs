@@ -26,6 +26,10 @@ use crate::upstream::{UpstreamError, VersionSource, Via, ZipDownload};
 /// How many chunks of a download may wait for the disk.
 const CHUNKS_AHEAD: usize = 16;
 
+/// How much of a zip may wait for the disk. It is synced now and then on its way, so that its publish, which all who
+/// wait for its end wait for, has little left to sync.
+const UNSYNCED_BYTES: u64 = 8 << 20;
+
 /// How long to wait between looks at a claim that another process holds: first, and at most.
 const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
@@ -321,11 +325,15 @@ fn write(
     mut chunks: mpsc::Receiver<Bytes>,
     progress: &watch::Sender<Progress>,
 ) -> std::io::Result<u64> {
-    let mut written = 0;
+    let (mut written, mut synced) = (0, 0);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
         written += chunk.len() as u64;
         progress.send_modify(|now| now.written = written);
+        if written - synced >= UNSYNCED_BYTES {
+            file.sync_data()?;
+            synced = written;
+        }
     }
     Ok(written)
 }
