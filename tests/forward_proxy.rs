@@ -1,7 +1,7 @@
 //! `HTTPS_PROXY` and `NO_PROXY`: the way to an upstream through a forward proxy on loopback.
 //!
 //! Needs the system's root certificates, as any https upstream does.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

@@ -148,7 +148,7 @@ impl Settings<'_> {
         own: Option<&Secret>,
         path: Option<&PathBuf>,
         key: &str,
-        wrong: impl Fn(&str) -> ConfigError,
+        wrong: &dyn Fn(&str) -> ConfigError,
     ) -> Result<Option<String>, ConfigError> {
         match (own, path) {
             (None, None) => Ok(None),
