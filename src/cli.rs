@@ -15,7 +15,7 @@ use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
-use crate::config::{ConfigError, Settings, TypedServe, World, parse_switch};
+use crate::config::{ConfigError, Settings, TypedFetching, TypedServe, World, parse_switch};
 use crate::export;
 use crate::fetch::{self, Loudness};
 use crate::fill::{self, ChecksumPolicy};
@@ -242,6 +242,18 @@ struct Serve {
     /// Write down so often which versions were used, besides at the end, for `stoa prune`; 0 keeps no note [default: 300] [key: last_use.interval]
     #[arg(long, value_name = "SECONDS")]
     last_use_interval: Option<u64>,
+
+    /// Wait so long for an upstream to send something [default: 60] [key: upstream_idle_timeout]
+    #[arg(long, value_name = "SECONDS")]
+    upstream_idle_timeout: Option<u64>,
+
+    /// Run at most so many go commands at once for direct [default: 4] [key: direct.max_concurrent]
+    #[arg(long, value_name = "N")]
+    direct_max_concurrent: Option<usize>,
+
+    /// Let a go command for direct take so long [default: 600] [key: direct.timeout]
+    #[arg(long, value_name = "SECONDS")]
+    direct_timeout: Option<u64>,
 }
 
 impl Serve {
@@ -264,6 +276,11 @@ impl Serve {
             fill_max_concurrent: self.fill_max_concurrent,
             index_interval: self.index_interval,
             last_use_interval: self.last_use_interval,
+            fetching: TypedFetching {
+                idle_timeout: self.upstream_idle_timeout,
+                direct_max_concurrent: self.direct_max_concurrent,
+                direct_timeout: self.direct_timeout,
+            },
         }
     }
 }

@@ -45,7 +45,7 @@ impl<'a> Sources<'a> {
             log::info!("offline, because {why}: only what is in the store is served");
         }
         let mut upstreams =
-            Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options() };
+            Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options(config) };
         let otherwise = match is_told {
             true => Upstream::offline(),
             false => upstreams.otherwise(config)?,
@@ -100,7 +100,7 @@ impl<'a> Sources<'a> {
                        `gosumdb` in the config file";
             return if is_required { Err(Failure::new(Exit::USAGE, why)) } else { Ok(Checksums::default()) };
         };
-        let own = sumdb.url().map(|url| Upstream::new(url, self.options())).transpose();
+        let own = sumdb.url().map(|url| Upstream::new(url, self.options(config))).transpose();
         let own = own.map_err(|error| {
             Failure::new(Exit::USAGE, format!("the URL of the checksum database {}: {error}", sumdb.name()))
         })?;
@@ -140,9 +140,9 @@ impl<'a> Sources<'a> {
         Patterns::parse(&said.unwrap_or_default())
     }
 
-    fn options(&self) -> UpstreamOptions {
-        let variable = |name: &str| self.world.variable(name);
-        UpstreamOptions { netrc: netrc_path(variable), ..UpstreamOptions::default() }
+    /// Says how upstreams are asked; all lists share the go command of `direct`.
+    fn options(&self, config: &ServeConfig) -> UpstreamOptions {
+        config.fetching.options(netrc_path(|name| self.world.variable(name)))
     }
 
     /// Finds who says where to fetch what no rule is about. `None` if nobody does.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use stoa::upstream::{Upstream, UpstreamError, UpstreamOptions, Via, ZipDownload};
+use stoa::upstream::{RetryOptions, Upstream, UpstreamError, UpstreamOptions, Via, ZipDownload};
 use stoa_gomod::{ModulePath, ModuleVersion, Revision};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -143,12 +143,18 @@ fn redirect(location: &str) -> Reply {
     Reply::Bytes(head(302, &format!("Location: {location}\r\nContent-Length: 0\r\n")).into_bytes())
 }
 
+/// Options with short pauses.
+fn quick() -> UpstreamOptions {
+    let retry = RetryOptions { pause: Duration::from_millis(1), ..RetryOptions::default() };
+    UpstreamOptions { retry, ..UpstreamOptions::default() }
+}
+
 fn upstream(list: &str) -> Upstream {
-    Upstream::new(list, UpstreamOptions { instance: "us".to_owned(), ..UpstreamOptions::default() }).unwrap()
+    Upstream::new(list, UpstreamOptions { instance: "us".to_owned(), ..quick() }).unwrap()
 }
 
 fn impatient(list: &str) -> Upstream {
-    let options = UpstreamOptions { idle_timeout: Duration::from_millis(200), ..UpstreamOptions::default() };
+    let options = UpstreamOptions { idle_timeout: Duration::from_millis(200), ..quick() };
     Upstream::new(list, options).unwrap()
 }
 
@@ -252,11 +258,11 @@ async fn the_most_informative_error_wins() {
     let broken = Server::with_status(500, "out of order").await;
     let ask = async |list: String| upstream(&list).info(&version(), &Via::none()).await.unwrap_err();
 
-    let error = ask(format!("{}|{},direct", broken.url, absent.url)).await;
+    let error = ask(format!("{}|{},off", broken.url, absent.url)).await;
     assert_eq!(error.status(), Some(500));
     assert!(error.to_string().ends_with("status 500: out of order"), "{error}");
 
-    let error = ask(format!("{},direct", absent.url)).await;
+    let error = ask(format!("{},", absent.url)).await;
     assert!(
         matches!(&error, UpstreamError::NotFound { message, .. } if message == "no such module"),
         "{error}"
@@ -264,7 +270,6 @@ async fn the_most_informative_error_wins() {
     let error = ask(format!("{},off", absent.url)).await;
     assert!(matches!(error, UpstreamError::NotFound { .. }));
 
-    assert!(matches!(ask("direct".to_owned()).await, UpstreamError::DirectUnsupported { .. }));
     assert!(matches!(ask("off".to_owned()).await, UpstreamError::Offline));
 }
 
@@ -405,26 +410,65 @@ async fn a_trickle_is_not_waited_out() {
 
 #[tokio::test]
 async fn a_busy_upstream_is_asked_thrice() {
-    for status in [429, 502, 503, 504] {
-        let tries = Mutex::new(0);
-        let server = Server::start(move |_| {
-            let mut tries = tries.lock().unwrap();
-            *tries += 1;
-            if *tries < 3 { text(status, "busy") } else { ok(INFO) }
-        })
-        .await;
+    for status in [429, 500, 502, 503] {
+        let server = third_time(move || text(status, "busy")).await;
         assert_eq!(upstream(&server.url).info(&version(), &Via::none()).await.unwrap(), INFO, "{status}");
 
         let server = Server::with_status(status, "busy").await;
         let error = upstream(&server.url).info(&version(), &Via::none()).await.unwrap_err();
-        assert_eq!(error.is_timeout(), status == 504, "{error}");
+        assert_eq!(error.status(), Some(status), "{error}");
+        assert!(!error.is_absent() && !error.is_timeout());
         assert_eq!(server.paths().len(), 3);
     }
-    let patient =
-        Server::start(|_| Reply::Bytes(head(503, "Retry-After: 3600\r\nContent-Length: 0\r\n").into_bytes()))
-            .await;
-    assert!(upstream(&patient.url).info(&version(), &Via::none()).await.is_err());
-    assert_eq!(patient.paths().len(), 1);
+    // Had its time, wants more time than it gets, or will not change its mind.
+    for (reply, timeout) in [
+        ((|| text(504, "late")) as fn() -> Reply, true),
+        (|| Reply::Bytes(head(503, "Retry-After: 3600\r\nContent-Length: 0\r\n").into_bytes()), false),
+        (|| text(501, "never"), false),
+    ] {
+        let server = Server::start(move |_| reply()).await;
+        let error = upstream(&server.url).info(&version(), &Via::none()).await.unwrap_err();
+        assert_eq!(error.is_timeout(), timeout, "{error}");
+        assert_eq!(server.paths().len(), 1, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_made_again() {
+    // Before an answer, in its head, and in the body of a small file.
+    let cut = || [head(200, "Content-Length: 1000\r\n").as_bytes(), INFO.as_bytes()].concat();
+    for bytes in [Vec::new(), b"HTTP/1.1 2".to_vec(), cut()] {
+        for reply in [Reply::Bytes as fn(Vec<u8>) -> Reply, Reply::Reset] {
+            let sent = bytes.clone();
+            let server = third_time(move || reply(sent.clone())).await;
+            assert_eq!(upstream(&server.url).info(&version(), &Via::none()).await.unwrap(), INFO);
+            assert_eq!(server.paths().len(), 3);
+        }
+    }
+    // Not for good, and a zip is not begun anew.
+    let server = Server::start(move |_| Reply::Reset(cut())).await;
+    let error = upstream(&server.url).info(&version(), &Via::none()).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Transport { .. }), "{error}");
+    assert_eq!(server.paths().len(), 3);
+    let part = || [head(200, "Content-Length: 100\r\n").as_bytes(), ZIP].concat();
+    let server = Server::start(move |_| Reply::Bytes(part())).await;
+    assert!(zip(&upstream(&server.url)).await.is_err());
+    assert_eq!(server.paths().len(), 1);
+    let none = || head(200, "Content-Length: 100\r\n").into_bytes();
+    let server = Server::start(move |_| Reply::Bytes(none())).await;
+    assert!(zip(&upstream(&server.url)).await.is_err());
+    assert_eq!(server.paths().len(), 3, "of this zip nothing had come yet");
+}
+
+/// A server that fails twice before it answers with an info.
+async fn third_time(fails: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
+    let tries = Mutex::new(0);
+    Server::start(move |_| {
+        let mut tries = tries.lock().unwrap();
+        *tries += 1;
+        if *tries < 3 { fails() } else { ok(INFO) }
+    })
+    .await
 }
 
 #[tokio::test]

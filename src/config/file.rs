@@ -6,6 +6,7 @@ use serde::Deserialize;
 use stoa_layout::PathError;
 
 use super::ConfigError;
+use super::fetching::{self, CredentialsTable, DirectTable};
 use super::rules::ModuleTable;
 use crate::fill::{ChecksumPolicy, Mode};
 
@@ -34,6 +35,11 @@ pub(super) struct File {
     pub(super) fill: FillTable,
     #[serde(default)]
     pub(super) index: IndexTable,
+    pub(super) upstream_idle_timeout: Option<u64>,
+    #[serde(default)]
+    pub(super) direct: DirectTable,
+    #[serde(default)]
+    pub(super) credentials: Vec<CredentialsTable>,
     #[serde(default)]
     pub(super) last_use: LastUseTable,
     #[serde(default)]
@@ -88,7 +94,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Loaded>, ConfigError> {
         ConfigError::File {
             path: path.to_owned(),
             line,
-            text: String::from_utf8_lossy(text).trim().to_owned(),
+            text: fetching::as_shown(String::from_utf8_lossy(text).trim()).to_owned(),
             why: why.to_owned(),
         }
     };

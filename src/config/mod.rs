@@ -14,10 +14,12 @@
 //! | `world` | variables, and where files are |
 //! | `file` | the config file as it is written |
 //! | `rules` | the rules about modules in it |
+//! | `fetching` | how upstreams are asked |
 //! | `serve` | what is meant for the proxy |
 //! | `variable` | values of variables |
 
 mod error;
+mod fetching;
 mod file;
 mod rules;
 mod serve;
@@ -37,6 +39,7 @@ use self::file::{File, Loaded, read};
 use self::variable::FromVariable;
 
 pub use self::error::ConfigError;
+pub use self::fetching::{Fetching, TypedFetching};
 pub use self::rules::ModuleTable;
 pub use self::serve::{ServeConfig, TypedServe};
 pub use self::variable::{parse_switch, variable_of};

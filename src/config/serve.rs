@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fetching::{Fetching, TypedFetching};
 use super::rules::{ModuleTable, parse_redirect_url};
 use super::{ConfigError, Settings};
 use crate::fill::{ChecksumPolicy, Mode, Sumdb};
@@ -43,6 +44,8 @@ pub struct TypedServe {
     pub index_interval: Option<u64>,
     /// The key `last_use.interval`.
     pub last_use_interval: Option<u64>,
+    /// How upstreams are asked.
+    pub fetching: TypedFetching,
 }
 
 /// What is meant for the proxy.
@@ -84,6 +87,8 @@ pub struct ServeConfig {
     pub index_interval: Duration,
     /// How often what was used is written down; zero keeps no note of it.
     pub last_use_interval: Duration,
+    /// How upstreams are asked.
+    pub fetching: Fetching,
 }
 
 impl Settings<'_> {
@@ -147,6 +152,7 @@ impl Settings<'_> {
                 |file| file.fill.list_ttl,
                 60,
             )?),
+            fetching: self.fetching(typed.fetching)?,
             read_only: self.pick("read_only", typed.read_only, |file| file.read_only, false)?,
             offline: self.pick("offline", typed.offline, |file| file.offline, false)?,
             grace: Duration::from_secs(self.pick("grace", typed.grace, |file| file.grace, 30)?),

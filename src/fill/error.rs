@@ -75,7 +75,7 @@ impl FillError {
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
             UpstreamError::Loop { .. } => Self::Loop(reason()),
-            UpstreamError::Refused { .. } => Self::Refused(reason()),
+            UpstreamError::Refused { .. } | UpstreamError::VcsRefused { .. } => Self::Refused(reason()),
             _ if error.is_absent() => Self::Absent(reason()),
             _ if error.is_timeout() => Self::Timeout(reason()),
             _ => Self::Upstream(reason()),
@@ -153,8 +153,10 @@ fn url_of(error: &UpstreamError) -> Option<&str> {
         | UpstreamError::Transport { url, .. }
         | UpstreamError::BadAnswer { url, .. }
         | UpstreamError::TooLarge { url, .. }
+        | UpstreamError::VcsRefused { url, .. }
+        | UpstreamError::GoCommand { url, .. }
         | UpstreamError::Loop { url } => Some(url),
-        UpstreamError::Offline | UpstreamError::DirectUnsupported { .. } => None,
+        UpstreamError::Offline => None,
     }
 }
 

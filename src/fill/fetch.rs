@@ -1,7 +1,8 @@
 //! The task that fetches one version and publishes it.
 //!
 //! The claim comes first, then a look at the store, since another process may have published in between. The
-//! info and the mod are fetched next, side by side, then the zip, all three from one upstream. Those who wait
+//! info and the mod are fetched next, side by side, then the zip, all three from one upstream; a zip that
+//! somebody waits for is asked for with them, so that the way to the upstream is gone once. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
 //! and published when it is complete. What a checksum database says of the version is looked up meanwhile, and
 //! nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
@@ -26,6 +27,10 @@ use crate::upstream::{UpstreamError, VersionSource, Via, ZipDownload};
 
 /// How many chunks of a download may wait for the disk.
 const CHUNKS_AHEAD: usize = 16;
+
+/// How much of a zip may wait for the disk. It is synced now and then on its way, so that its publish, which all who
+/// wait for its end wait for, has little left to sync.
+const UNSYNCED_BYTES: u64 = 8 << 20;
 
 /// How long to wait between looks at a claim that another process holds: first, and at most.
 const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
@@ -83,13 +88,22 @@ impl Fetch {
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
         let source = self.fill.policy.rule(self.version.path()).upstream.version(&self.version);
         let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
-        let (info, modfile) = tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching));
+        let slot = self.slot_at_once();
+        let zip = async {
+            match slot {
+                Some(slot) => Some((slot, source.zip(&self.via).await)),
+                None => None,
+            }
+        };
+        let (info, modfile, zip) =
+            tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching), zip);
         drop(turn);
-        // Which of two errors counts must not hang on which came first.
+        // Which of the errors counts must not hang on which came first, and nothing is sent of a zip that has no
+        // info or no mod.
         let (mut info, mut modfile) = (info?, modfile?);
         // The rest of a version whose mod is wrong need not arrive.
         let checked = vouching.check_mod(&modfile);
-        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, claim, phase), checked)?;
+        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, zip, claim, phase), checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
             // Not all came from one upstream: the small files are got again from the one that had the zip,
@@ -190,23 +204,37 @@ impl Fetch {
         Ok(body)
     }
 
-    /// Fetches the zip into a draft. `None` if another process has published the version in the meantime.
+    /// Takes a slot if somebody waits for the zip and one is free.
+    fn slot_at_once(&self) -> Option<Slot> {
+        let is_wanted = *self.wanted.borrow();
+        if is_wanted { self.fill.slots.try_take(&self.wanted) } else { None }
+    }
+
+    /// Fetches the zip, if it is not begun yet, into a draft. `None` if another process has published the version in
+    /// the meantime.
     async fn fetch_zip(
         &self,
         source: &VersionSource,
+        begun: Option<(Slot, Result<ZipDownload, UpstreamError>)>,
         claim: Claim,
         phase: watch::Receiver<Phase>,
     ) -> Result<Option<FetchedZip>, FillError> {
-        let (slot, claim) = match self.fill.slots.try_take(&self.wanted) {
-            Some(slot) => (slot, claim),
+        let (slot, claim, download) = match begun {
+            Some((slot, download)) => (slot, claim, download),
             None => {
-                drop(claim);
-                let slot = self.wait_for_slot(phase).await?;
-                let Some(claim) = self.claim().await? else { return Ok(None) };
-                (slot, claim)
+                let (slot, claim) = match self.fill.slots.try_take(&self.wanted) {
+                    Some(slot) => (slot, claim),
+                    None => {
+                        drop(claim);
+                        let slot = self.wait_for_slot(phase).await?;
+                        let Some(claim) = self.claim().await? else { return Ok(None) };
+                        (slot, claim)
+                    }
+                };
+                (slot, claim, source.zip(&self.via).await)
             }
         };
-        let download = source.zip(&self.via).await.map_err(|e| self.failed(&e))?;
+        let download = download.map_err(|e| self.failed(&e))?;
         let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
         let version = self.version.clone();
         let draft = self.fill.blocking(&self.version, move |store| store.draft(&version)).await?;
@@ -332,11 +360,15 @@ fn write(
     mut chunks: mpsc::Receiver<Bytes>,
     progress: &watch::Sender<Progress>,
 ) -> std::io::Result<u64> {
-    let mut written = 0;
+    let (mut written, mut synced) = (0, 0);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
         written += chunk.len() as u64;
         progress.send_modify(|now| now.written = written);
+        if written - synced >= UNSYNCED_BYTES {
+            file.sync_data()?;
+            synced = written;
+        }
     }
     Ok(written)
 }

@@ -3,12 +3,13 @@
 //! One task fetches; it alone changes the [`Progress`], and everybody else watches. A zip is read by those who
 //! wait from the file that it is being written to, each at its own pace: a slow client holds up nobody. The
 //! last [`KEPT_BACK`] bytes stay behind until the version is published, so that no client ever has the whole
-//! of a body that proves wrong.
+//! of a body that proves wrong: the last of the zip where its length is known, else the last that came.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
@@ -27,6 +28,8 @@ pub(super) struct Flight {
     pub(super) progress: watch::Receiver<Progress>,
     /// Whether somebody waits for the zip.
     pub(super) wanted: watch::Sender<bool>,
+    /// How many transfers this process has broken off.
+    pub(super) broken_off: Arc<AtomicU64>,
 }
 
 /// How far a flight is.
@@ -65,9 +68,13 @@ impl Progress {
         }
     }
 
-    /// Whether there is something of the zip to be sent to somebody.
-    fn has_zip_to_send(&self) -> bool {
-        self.zip.is_some() && self.written > KEPT_BACK
+    /// How much of the zip may be sent before it is published.
+    fn may_be_sent(&self) -> u64 {
+        match self.zip.as_ref().map(|zip| zip.length) {
+            Some(Some(length)) => self.written.min(length.saturating_sub(KEPT_BACK)),
+            Some(None) => self.written.saturating_sub(KEPT_BACK),
+            None => 0,
+        }
     }
 }
 
@@ -106,7 +113,7 @@ impl Waiter {
 
     /// Waits until some of the zip may be sent.
     pub async fn zip(mut self) -> Result<Arrival<Transfer>, FillError> {
-        let zip = match self.progress.wait_for(|now| now.has_zip_to_send() || now.end.is_some()).await {
+        let zip = match self.progress.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await {
             Err(_) => return Err(broken(&self.flight)),
             Ok(now) => match (&now.end, &now.zip) {
                 (Some(Err(error)), _) => return Err(error.clone()),
@@ -180,11 +187,11 @@ impl Transfer {
     /// Waits until more may be sent, or all was, and says up to where.
     async fn available(&mut self) -> io::Result<u64> {
         let sent = self.sent;
-        let more = |now: &Progress| now.end.is_some() || now.written > sent + KEPT_BACK;
+        let more = |now: &Progress| now.end.is_some() || now.may_be_sent() > sent;
         let reason = match self.progress.wait_for(more).await {
             Err(_) => "the fill broke off".to_owned(),
             Ok(now) => match &now.end {
-                None => return Ok(now.written - KEPT_BACK),
+                None => return Ok(now.may_be_sent()),
                 Some(Ok(End::Ours)) => return Ok(now.written),
                 Some(Ok(End::Theirs)) => "another writer has stored other bytes".to_owned(),
                 Some(Err(error)) => error.to_string(),
@@ -194,7 +201,12 @@ impl Transfer {
     }
 
     fn broken_off(&self, reason: &str) -> io::Error {
-        io::Error::other(format!("the transfer of {} was broken off: {reason}", self.flight.version))
+        let count = 1 + self.flight.broken_off.fetch_add(1, Ordering::Relaxed);
+        let version = &self.flight.version;
+        log::warn!(
+            "the transfer of {version} to a client was broken off, the {count}. since the start: {reason}"
+        );
+        io::Error::other(format!("the transfer of {version} was broken off: {reason}"))
     }
 }
 

@@ -31,6 +31,7 @@ mod slots;
 mod sumdb;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stoa_gomod::{ModulePath, ModuleVersion, Version, h1};
@@ -64,6 +65,7 @@ pub struct Fill {
     answers: Answers,
     databases: Databases,
     phase: watch::Sender<Phase>,
+    broken_off: Arc<AtomicU64>,
 }
 
 /// How many versions may be at their info and mod for each that may be at its zip. Many of them only turn out
@@ -102,6 +104,7 @@ impl Fill {
             answers: Answers::new(answers),
             databases: Databases::new(answers),
             phase: watch::Sender::new(Phase::Running),
+            broken_off: Arc::default(),
         })
     }
 
@@ -159,6 +162,7 @@ impl Fill {
             version: version.clone(),
             progress: watched,
             wanted: watch::Sender::new(wants_zip),
+            broken_off: Arc::clone(&self.broken_off),
         });
         flights.insert(version.clone(), Arc::clone(&flight));
         let fetch = fetch::Fetch {
@@ -208,6 +212,11 @@ impl Fill {
             Ok(waiter) => drop(tokio::spawn(waiter.stored())),
             Err(error) => log::debug!("{error}"),
         }
+    }
+
+    /// Is how many transfers to clients were broken off since the start, since what was fetched proved wrong.
+    pub fn transfers_broken_off(&self) -> u64 {
+        self.broken_off.load(Ordering::Relaxed)
     }
 
     /// Begins to end: flights that nobody waits for and that wait for their turn are dropped.

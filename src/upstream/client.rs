@@ -1,25 +1,19 @@
 //! The HTTP client: what it trusts, where it follows to, and when it asks once more.
 //!
 //! TLS is rustls with ring and the certificates of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` instead,
-//! where they are set). Redirects are followed ten times and never from https to http. A request that could
-//! not reach the upstream, or that the upstream was too busy for, is sent twice more, as long as no body has
-//! begun. What the statuses mean is for the callers.
+//! where they are set). Redirects are followed ten times and never from https to http. What may be better the
+//! next time is asked again, see [`retry`]. What the statuses mean is for the callers.
 
+use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
-use super::netrc::Credentials;
+use super::retry::{self, Budget, RetryOptions};
 use super::{UpstreamOptions, place};
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, RETRY_AFTER, VIA};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, VIA};
 use reqwest::{Response, Url, redirect};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const MAX_REDIRECTS: usize = 10;
-
-/// How long to wait before each further try, where the upstream does not say.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
-
-/// An upstream that wants us to wait longer is not asked again for this request.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The client for every upstream of a list.
 #[derive(Debug, Clone)]
@@ -29,6 +23,7 @@ pub(super) struct Client {
     /// For hosts of this machine: never by a proxy, as in the go command.
     loopback: reqwest::Client,
     patience: Patience,
+    retry: RetryOptions,
 }
 
 /// How long to wait.
@@ -66,6 +61,7 @@ impl Client {
             outside: build(builder())?,
             loopback: build(builder().no_proxy())?,
             patience: Patience { connect: options.connect_timeout, idle: options.idle_timeout },
+            retry: options.retry,
         })
     }
 
@@ -74,24 +70,30 @@ impl Client {
         self.patience
     }
 
+    /// Returns the tries that one request has.
+    pub(super) fn budget(&self) -> Budget {
+        Budget::new(self.retry)
+    }
+
     /// Sends a GET and waits for the head of the answer, whatever its status.
     pub(super) async fn get(
         &self,
         url: &Url,
         credentials: Option<&Credentials>,
         via: Option<&HeaderValue>,
+        budget: &mut Budget,
     ) -> Result<Response, UpstreamError> {
-        let mut waits = BACKOFF.iter();
         loop {
             let sent = self.send(url, credentials, via).await;
-            let wait = waits.next().and_then(|&backoff| match &sent {
-                Ok(response) => wait_for_better(response, backoff),
-                Err(Unsent::NoConnection(_)) => Some(backoff),
-                Err(_) => None,
-            });
-            let Some(wait) = wait else { return sent.map_err(Unsent::into_error) };
-            log::debug!("asking {} again in {wait:?}", place::shown(url));
-            tokio::time::sleep(wait).await;
+            let wish = match &sent {
+                Ok(answer) if retry::may_become_better(answer.status()) => retry::wish(answer.headers()),
+                Err(UpstreamError::Transport { .. }) => None,
+                _ => return sent,
+            };
+            let Some(pause) = budget.pause(wish) else { return sent };
+            log::debug!("asking {} again in {pause:?}: {}", place::shown(url), outcome(&sent));
+            drop(sent);
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -100,11 +102,11 @@ impl Client {
         url: &Url,
         credentials: Option<&Credentials>,
         via: Option<&HeaderValue>,
-    ) -> Result<Response, Unsent> {
+    ) -> Result<Response, UpstreamError> {
         let client = if is_loopback(url) { &self.loopback } else { &self.outside };
         let mut request = client.get(url.clone());
-        if let Some(Credentials { login, password }) = credentials {
-            request = request.basic_auth(login, Some(password));
+        if let Some(credentials) = credentials {
+            request = credentials.put_into(request);
         }
         if let Some(via) = via {
             request = request.header(VIA, via);
@@ -112,14 +114,11 @@ impl Client {
         let patience = self.patience.connect.saturating_add(self.patience.idle);
         match tokio::time::timeout(patience, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() && !error.is_timeout() => {
-                Err(Unsent::NoConnection(broken(place::shown(url), error)))
-            }
-            Ok(Err(error)) => Err(Unsent::Failed(broken(place::shown(url), error))),
-            Err(_) => Err(Unsent::Failed(UpstreamError::Timeout {
+            Ok(Err(error)) => Err(broken(place::shown(url), error)),
+            Err(_) => Err(UpstreamError::Timeout {
                 url: place::shown(url),
                 reason: format!("no answer within {patience:?}"),
-            })),
+            }),
         }
     }
 }
@@ -138,36 +137,11 @@ pub(super) fn broken(url: String, error: reqwest::Error) -> UpstreamError {
     }
 }
 
-/// A request without an answer; the first kind is worth another try.
-enum Unsent {
-    NoConnection(UpstreamError),
-    Failed(UpstreamError),
-}
-
-impl Unsent {
-    fn into_error(self) -> UpstreamError {
-        match self {
-            Self::NoConnection(error) | Self::Failed(error) => error,
-        }
+fn outcome(sent: &Result<Response, UpstreamError>) -> String {
+    match sent {
+        Ok(answer) => format!("status {}", answer.status()),
+        Err(error) => error.to_string(),
     }
-}
-
-/// Says how long to wait before asking again, if the answer may become a better one.
-fn wait_for_better(response: &Response, backoff: Duration) -> Option<Duration> {
-    if !matches!(response.status().as_u16(), 429 | 502 | 503 | 504) {
-        return None;
-    }
-    let Some(wish) = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()) else {
-        return Some(backoff);
-    };
-    let wish = match wish.trim().parse::<u64>() {
-        Ok(secs) => Duration::from_secs(secs),
-        Err(_) => match httpdate::parse_http_date(wish.trim()) {
-            Ok(time) => time.duration_since(SystemTime::now()).unwrap_or_default(),
-            Err(_) => backoff,
-        },
-    };
-    (wish <= MAX_RETRY_AFTER).then_some(wish.max(backoff))
 }
 
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {

@@ -35,6 +35,7 @@ pub(super) struct Download {
 enum Body {
     Http(reqwest::Response, Patience),
     File(tokio::fs::File),
+    Memory(Bytes),
     Ended,
     Broken(UpstreamError),
 }
@@ -49,6 +50,12 @@ impl Download {
     /// Begins to read a local file of at most `limit` bytes.
     pub(super) fn file(url: String, file: tokio::fs::File, length: u64, limit: u64) -> Self {
         Self { url, length: Some(length), limit, received: 0, began: Instant::now(), body: Body::File(file) }
+    }
+
+    /// Is what is in memory already.
+    pub(super) fn whole(url: String, bytes: Bytes, limit: u64) -> Self {
+        let length = Some(bytes.len() as u64);
+        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Memory(bytes) }
     }
 
     /// Waits for the next part; `None` at the end.
@@ -105,6 +112,7 @@ impl Download {
                     }
                 }
             }
+            Body::Memory(bytes) => Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Body::Ended => Ok(None),
             Body::Broken(error) => Err(error.clone()),
         }

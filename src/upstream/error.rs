@@ -71,11 +71,21 @@ pub enum UpstreamError {
     /// There is no upstream to ask.
     #[error("there is no upstream to ask: the list of upstreams is empty or says \"off\"")]
     Offline,
-    /// Only version control could answer, and it is not asked.
-    #[error("{asked} was found at no upstream, and \"direct\" is not fetched; name a proxy that has it")]
-    DirectUnsupported {
-        /// What was asked, relative to an upstream.
-        asked: String,
+    /// Version control does not want to give it to us, or the go command is not allowed to ask it.
+    #[error("{url} was refused by version control: {reason}; it may want credentials, or others")]
+    VcsRefused {
+        /// What was asked.
+        url: String,
+        /// What was said of it.
+        reason: String,
+    },
+    /// The go command of this machine is not there, too old, or has no place to work in.
+    #[error("{url} cannot be fetched by the go command of this machine: {reason}")]
+    GoCommand {
+        /// What was asked.
+        url: String,
+        /// What was said of it.
+        reason: String,
     },
     /// The answer is larger than anything of its kind may be.
     #[error("{url} is larger than the {limit} bytes that are accepted")]
@@ -98,7 +108,7 @@ impl UpstreamError {
     ///
     /// An upstream that failed or was not asked says nothing of absence.
     pub fn is_absent(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Gone { .. } | Self::DirectUnsupported { .. })
+        matches!(self, Self::NotFound { .. } | Self::Gone { .. })
     }
 
     /// Says whether time ran out, here or (504, 408) at the upstream.
@@ -127,11 +137,11 @@ impl UpstreamError {
         }
     }
 
-    /// Says how much an error tells: what went wrong more than what is not there, and that more than who was
-    /// not asked.
+    /// Says how much an error tells: what went wrong more than what is not there, and that more than that there
+    /// is nobody to ask.
     pub(super) fn weight(&self) -> u8 {
         match self {
-            Self::Offline | Self::DirectUnsupported { .. } => 0,
+            Self::Offline => 0,
             Self::NotFound { .. } | Self::Gone { .. } => 1,
             _ => 2,
         }

@@ -2,7 +2,7 @@
 //!
 //! Each request walks the list on its own: behind a `,` the next entry is asked only if the one before said
 //! "not found" (404, 410), behind a `|` after any error; `off` ends the list, and so does `direct`, which is
-//! not fetched. If nobody answers, the most informative error is reported: what went wrong before what is not
+//! version control. If nobody answers, the most informative error is reported: what went wrong before what is not
 //! there. An error says nothing of absence unless [`UpstreamError::is_absent`], and no failure is remembered.
 //!
 //! What arrives is bounded in size and checked as far as one file alone can be: an info body must parse and
@@ -12,23 +12,31 @@
 //! The protocol is that of the Go Modules Reference, section "GOPROXY protocol".
 
 mod client;
+mod credentials;
+mod direct;
 mod download;
 mod error;
 mod netrc;
 mod place;
+mod retry;
 mod sumdb;
 mod version;
 mod via;
 
+pub use credentials::{Credentials, HostCredentials};
+pub use direct::{Direct, DirectOptions};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
+pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
 pub use via::Via;
 
 use bytes::Bytes;
 use client::Client;
+use credentials::Keyring;
+use direct::Keep;
 use download::Download;
 use netrc::Netrc;
 use place::Place;
@@ -38,7 +46,6 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoa_gomod::goproxy::{self, GoProxyError, GoProxyList, Outcome};
 use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, modfile};
@@ -71,8 +78,14 @@ pub struct UpstreamOptions {
     pub connect_timeout: Duration,
     /// How long to wait for an answer to begin, and between two parts of its body.
     pub idle_timeout: Duration,
+    /// How an upstream is asked again.
+    pub retry: RetryOptions,
     /// The netrc file with credentials, see [`netrc_path`]. It is read once; one that is missing is as none.
     pub netrc: Option<PathBuf>,
+    /// Who we are to which host, where its URL does not say it.
+    pub credentials: Vec<HostCredentials>,
+    /// The go command that `direct` is asked by; to be shared by all lists of a process.
+    pub direct: Direct,
     /// What to send as `User-Agent`.
     pub user_agent: String,
     /// The name of this proxy in `Via`. No two proxies may share one, or they take each other for a circle.
@@ -86,7 +99,10 @@ impl Default for UpstreamOptions {
         Self {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            retry: RetryOptions::default(),
             netrc: None,
+            credentials: Vec::new(),
+            direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
             instance: format!("stoa-{unique:016x}"),
         }
@@ -102,7 +118,6 @@ struct Inner {
     client: Option<Client>,
     instance: String,
     databases: sumdb::Databases,
-    direct_was_told_of: AtomicBool,
 }
 
 impl Upstream {
@@ -119,9 +134,13 @@ impl Upstream {
         if list.entries().iter().all(|entry| entry.source == goproxy::Source::Off) {
             return Ok(Self::of(Inner::offline(options.instance)));
         }
-        let netrc = Netrc::read(options.netrc.as_deref());
-        let places = list.entries().iter().map(|entry| Place::new(&entry.source, &netrc));
+        let keyring =
+            Keyring { hosts: options.credentials.clone(), netrc: Netrc::read(options.netrc.as_deref()) };
+        let places = list.entries().iter().map(|entry| Place::new(&entry.source, &keyring, &options.direct));
         let places = places.collect::<Result<Vec<_>, _>>()?;
+        if places.iter().any(|place| matches!(place, Place::Direct(_))) {
+            options.direct.sweep();
+        }
         let client = match places.iter().any(|place| matches!(place, Place::Http(_))) {
             true => Some(Client::new(&options, places.iter().find_map(Place::needs_roots).as_deref())?),
             false => None,
@@ -147,13 +166,14 @@ impl Upstream {
     /// Fetches the list of a module's versions, as the upstream wrote it.
     pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/list", module.escaped());
-        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via).await.map(|(_, body)| body)
+        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, &Keep::default()).await.map(|(_, body)| body)
     }
 
     /// Fetches what an upstream takes for the latest version of a module; an info body.
     pub async fn latest(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@latest", module.escaped());
-        self.body(0, &path, MAX_INFO_BYTES, &Check::Info(module, "latest"), via).await.map(|(_, body)| body)
+        let check = Check::Info(module, "latest");
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, &Keep::default()).await.map(|(_, body)| body)
     }
 
     /// Fetches what an upstream takes for the version of a branch, a commit or a shorthand; an info body.
@@ -165,7 +185,7 @@ impl Upstream {
     ) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/{}.info", module.escaped(), revision.escaped());
         let check = Check::Info(module, revision.as_str());
-        self.body(0, &path, MAX_INFO_BYTES, &check, via).await.map(|(_, body)| body)
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, &Keep::default()).await.map(|(_, body)| body)
     }
 
     /// Begins to fetch the files of one version, which are to come from one entry of the list.
@@ -201,10 +221,11 @@ impl Upstream {
         limit: u64,
         check: &Check<'_>,
         via: &Via,
+        keep: &Keep,
     ) -> Result<(usize, Bytes), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
-            match self.inner.checked_body(place, path, limit, check, &walk.via).await {
+            match self.inner.checked_body(place, path, limit, check, &walk.via, keep).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -218,14 +239,12 @@ impl Upstream {
         from: usize,
         path: &str,
         via: &Via,
+        keep: &Keep,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
-            let begun = match self.inner.open(place, path, MAX_ZIP_BYTES, &walk.via).await {
-                Ok(download) => ZipDownload::begin(download).await,
-                Err(error) => Err(error),
-            };
-            match begun {
+            let client = self.inner.client.as_ref();
+            match place.begin_zip(client, path, MAX_ZIP_BYTES, walk.via.as_ref(), keep).await {
                 Ok(zip) => return Ok((index, zip)),
                 Err(error) => walk.fail(error),
             }
@@ -242,7 +261,6 @@ impl Inner {
             client: None,
             instance,
             databases: sumdb::Databases::default(),
-            direct_was_told_of: AtomicBool::new(false),
         }
     }
 
@@ -271,11 +289,11 @@ impl Inner {
         limit: u64,
         check: &Check<'_>,
         via: &Option<HeaderValue>,
+        keep: &Keep,
     ) -> Result<Bytes, UpstreamError> {
-        let mut download = self.open(place, path, limit, via).await?;
-        let body = download.collect().await?;
+        let (url, body) = place.read(self.client.as_ref(), path, limit, via.as_ref(), keep).await?;
         match check.fault(&body) {
-            Some(reason) => Err(UpstreamError::BadAnswer { url: download.url, reason }),
+            Some(reason) => Err(UpstreamError::BadAnswer { url, reason }),
             None => Ok(body),
         }
     }
@@ -284,7 +302,7 @@ impl Inner {
 /// A request on its way along the list.
 ///
 /// [`goproxy::Walk`] always begins at the first entry and lets an error of `direct` hide all others; here a
-/// walk may begin later, and `direct`, which is not asked, has the least to say.
+/// walk may begin later, and that version control has nothing does not hide that a proxy failed.
 struct Walk<'u> {
     inner: &'u Inner,
     list: &'u GoProxyList,
@@ -302,13 +320,6 @@ impl<'u> Walk<'u> {
 
     /// Notes that the place failed, and goes on to the next one that may be asked.
     fn fail(&mut self, error: UpstreamError) {
-        if let UpstreamError::DirectUnsupported { asked } = &error
-            && !self.inner.direct_was_told_of.swap(true, Ordering::Relaxed)
-        {
-            log::warn!(
-                "{asked} is at no upstream, and \"direct\" is not fetched: such modules are answered as not found"
-            );
-        }
         log::debug!("{error}");
         let outcome = if error.is_absent() { Outcome::NotFound } else { Outcome::Failed };
         self.index = self.index.and_then(|index| self.list.next_after(index, outcome));

@@ -5,23 +5,10 @@
 //! upstream. Words are split at white space and nothing is quoted: a `"` or `\` belongs to the password.
 //! (General netrc parsers differ in that, and refuse the whole file for one word that they don't know.)
 
+use super::credentials::Credentials;
 use reqwest::Url;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// A login and its password.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Credentials {
-    pub(super) login: String,
-    pub(super) password: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(..)")
-    }
-}
 
 /// Finds the netrc file that the go command would read: `NETRC`, else `.netrc` in `HOME`.
 ///
@@ -61,7 +48,7 @@ impl Netrc {
             .map(|(_, credentials)| credentials.clone())
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let mut lines = Vec::new();
         let (mut machine, mut login, mut password) = ("", "", "");
         let mut within_macro = false;
@@ -84,7 +71,8 @@ impl Netrc {
                     _ => {}
                 }
                 if !machine.is_empty() && !login.is_empty() && !password.is_empty() {
-                    let credentials = Credentials { login: login.to_owned(), password: password.to_owned() };
+                    let credentials =
+                        Credentials::Login { login: login.to_owned(), password: password.to_owned() };
                     lines.push((machine.to_owned(), credentials));
                     (machine, login, password) = ("", "", "");
                 }
@@ -116,7 +104,10 @@ machine late.example login l password l
 
     fn find(url: &str) -> Option<(String, String)> {
         let found = Netrc::parse(FILE).find(&Url::parse(url).unwrap());
-        found.map(|credentials| (credentials.login, credentials.password))
+        found.map(|credentials| match credentials {
+            Credentials::Login { login, password } => (login, password),
+            Credentials::Bearer(token) => panic!("{token}"),
+        })
     }
 
     #[test]

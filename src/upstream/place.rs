@@ -1,13 +1,16 @@
-//! Where an entry of the list leads to: a proxy, a tree of files, or nowhere.
+//! Where an entry of the list leads to: a proxy, a tree of files, version control, or nowhere.
 //!
 //! Names arrive escaped as they stand in URLs and file names, `!` included, which is sent as it is. From an
-//! entry's URL the credentials are taken off here, and they, or those of the netrc file, go out over https
-//! alone.
+//! entry's URL the credentials are taken off here, and they, or those that are known of the host, go out over
+//! https alone.
 
 use super::client::Client;
-use super::download::Download;
+use super::credentials::{Credentials, Keyring};
+use super::direct::{Direct, Keep};
+use super::download::{Download, ZipDownload};
 use super::error::{UpstreamConfigError, UpstreamError};
-use super::netrc::{Credentials, Netrc};
+use super::retry::{self, Budget};
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -29,8 +32,8 @@ pub(super) enum Place {
     Http(Proxy),
     /// A tree of files laid out like a proxy.
     File(PathBuf),
-    /// Version control, which is not asked.
-    Direct,
+    /// Version control, by the go command.
+    Direct(Direct),
     /// Nowhere.
     Off,
 }
@@ -49,10 +52,14 @@ pub(super) struct Answer {
 }
 
 impl Place {
-    pub(super) fn new(source: &Source, netrc: &Netrc) -> Result<Self, UpstreamConfigError> {
+    pub(super) fn new(
+        source: &Source,
+        keyring: &Keyring,
+        direct: &Direct,
+    ) -> Result<Self, UpstreamConfigError> {
         let text = match source {
             Source::Url(text) => text,
-            Source::Direct => return Ok(Self::Direct),
+            Source::Direct => return Ok(Self::Direct(direct.clone())),
             Source::Off => return Ok(Self::Off),
         };
         let refused =
@@ -62,7 +69,7 @@ impl Place {
             let root = url.to_file_path().map_err(|()| refused("names no path of this machine"))?;
             return Ok(Self::File(root));
         }
-        Ok(Self::Http(Proxy::new(url, netrc)))
+        Ok(Self::Http(Proxy::new(url, keyring)))
     }
 
     /// Returns the URL that can't be asked without certificates to check it by.
@@ -78,7 +85,7 @@ impl Place {
         match self {
             Self::Http(proxy) => shown(&proxy.base),
             Self::File(root) => format!("file://{}", root.display()),
-            Self::Direct => "direct".to_owned(),
+            Self::Direct(_) => "direct".to_owned(),
             Self::Off => "off".to_owned(),
         }
     }
@@ -91,12 +98,48 @@ impl Place {
         limit: u64,
         via: Option<&HeaderValue>,
     ) -> Result<Download, UpstreamError> {
-        let mut answer = self.ask(client, path, limit, via).await?;
-        if answer.status == 200 {
-            return Ok(answer.body);
+        let mut budget = client.map(Client::budget);
+        self.try_open(client, path, limit, via, &Keep::default(), budget.as_mut()).await
+    }
+
+    /// Asks for `path` as [`open`](Self::open) does, and reads the body to its end; one that breaks off is
+    /// asked for again. Also says what was asked, fit to be shown.
+    pub(super) async fn read(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+        keep: &Keep,
+    ) -> Result<(String, Bytes), UpstreamError> {
+        let mut budget = client.map(Client::budget);
+        loop {
+            let mut download = self.try_open(client, path, limit, via, keep, budget.as_mut()).await?;
+            match download.collect().await {
+                Ok(body) => return Ok((download.url, body)),
+                Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
+                Err(error) => return Err(error),
+            }
         }
-        let message = message(&mut answer).await;
-        Err(UpstreamError::of_status(answer.status, answer.body.url, message))
+    }
+
+    /// Asks for a zip, and waits for its first bytes; one that breaks off before them is asked for again.
+    pub(super) async fn begin_zip(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+        keep: &Keep,
+    ) -> Result<ZipDownload, UpstreamError> {
+        let mut budget = client.map(Client::budget);
+        loop {
+            let download = self.try_open(client, path, limit, via, keep, budget.as_mut()).await?;
+            match ZipDownload::begin(download).await {
+                Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
+                begun => return begun,
+            }
+        }
     }
 
     /// Asks for `path` and returns the answer as it is.
@@ -107,20 +150,55 @@ impl Place {
         limit: u64,
         via: Option<&HeaderValue>,
     ) -> Result<Answer, UpstreamError> {
-        match (self, client) {
-            (Self::Http(proxy), Some(client)) => proxy.ask(client, path, limit, via).await,
-            (Self::File(root), _) => read_file(root.join(path), limit).await,
-            (Self::Direct, _) => Err(UpstreamError::DirectUnsupported { asked: path.to_owned() }),
-            (Self::Off, _) | (Self::Http(_), None) => Err(UpstreamError::Offline),
+        let mut budget = client.map(Client::budget);
+        self.try_ask(client, path, limit, via, &Keep::default(), budget.as_mut()).await
+    }
+
+    async fn try_open(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+        keep: &Keep,
+        budget: Option<&mut Budget>,
+    ) -> Result<Download, UpstreamError> {
+        let mut answer = self.try_ask(client, path, limit, via, keep, budget).await?;
+        if answer.status == 200 {
+            return Ok(answer.body);
+        }
+        let message = message(&mut answer).await;
+        Err(UpstreamError::of_status(answer.status, answer.body.url, message))
+    }
+
+    async fn try_ask(
+        &self,
+        client: Option<&Client>,
+        path: &str,
+        limit: u64,
+        via: Option<&HeaderValue>,
+        keep: &Keep,
+        budget: Option<&mut Budget>,
+    ) -> Result<Answer, UpstreamError> {
+        match (self, client, budget) {
+            (Self::Http(proxy), Some(client), Some(budget)) => {
+                proxy.ask(client, path, limit, via, budget).await
+            }
+            (Self::File(root), ..) => read_file(root.join(path), limit).await,
+            (Self::Direct(direct), ..) => {
+                let body = direct.open(path, limit, keep).await?;
+                Ok(Answer { status: 200, content_type: None, body })
+            }
+            (Self::Off | Self::Http(_), ..) => Err(UpstreamError::Offline),
         }
     }
 }
 
 impl Proxy {
-    fn new(mut base: Url, netrc: &Netrc) -> Self {
+    fn new(mut base: Url, keyring: &Keyring) -> Self {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let named = !base.username().is_empty() || base.password().is_some();
-        let own = named.then(|| Credentials {
+        let own = named.then(|| Credentials::Login {
             login: decode(base.username()),
             password: decode(base.password().unwrap_or_default()),
         });
@@ -129,7 +207,7 @@ impl Proxy {
         let _ = base.set_password(None);
         base.set_fragment(None);
         let credentials = match base.scheme() {
-            "https" => own.or_else(|| netrc.find(&base)),
+            "https" => own.or_else(|| keyring.find(&base)),
             _ => {
                 if own.is_some() {
                     log::warn!("the credentials for {} are not sent: its URL is not https", shown(&base));
@@ -146,9 +224,10 @@ impl Proxy {
         path: &str,
         limit: u64,
         via: Option<&HeaderValue>,
+        budget: &mut Budget,
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(path);
-        let response = client.get(&url, self.credentials.as_ref(), via).await?;
+        let response = client.get(&url, self.credentials.as_ref(), via, budget).await?;
         let status = response.status().as_u16();
         let content_type = header(response.headers(), CONTENT_TYPE.as_str());
         if let Some(coding) = header(response.headers(), CONTENT_ENCODING.as_str())
@@ -169,6 +248,16 @@ impl Proxy {
         }
         url
     }
+}
+
+/// Waits before another try for a body that failed, if there is one.
+async fn is_tried_again(error: &UpstreamError, budget: Option<&mut Budget>) -> bool {
+    let pause = budget.filter(|_| retry::may_come_whole(error)).and_then(|budget| budget.pause(None));
+    if let Some(pause) = pause {
+        log::debug!("asking again in {pause:?}: {error}");
+        tokio::time::sleep(pause).await;
+    }
+    pause.is_some()
 }
 
 /// As it may be shown, since a `{:?}` gets into logs as well.
@@ -237,7 +326,7 @@ async fn message(answer: &mut Answer) -> String {
     fit_to_print(&String::from_utf8_lossy(&body))
 }
 
-fn fit_to_print(text: &str) -> String {
+pub(super) fn fit_to_print(text: &str) -> String {
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty()).take(MAX_MESSAGE_LINES);
     let mut message = lines.collect::<Vec<_>>().join("; ");
     if message.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
@@ -253,10 +342,12 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credentials::HostCredentials;
+    use super::super::netrc::Netrc;
     use super::*;
 
-    fn proxy(url: &str, netrc: &Netrc) -> Proxy {
-        match Place::new(&Source::Url(url.to_owned()), netrc).unwrap() {
+    fn proxy(url: &str, keyring: &Keyring) -> Proxy {
+        match Place::new(&Source::Url(url.to_owned()), keyring, &Direct::default()).unwrap() {
             Place::Http(proxy) => proxy,
             other => panic!("{other:?}"),
         }
@@ -264,7 +355,7 @@ mod tests {
 
     #[test]
     fn names_are_put_behind_the_base() {
-        let none = Netrc::default();
+        let none = Keyring::default();
         let url = |base: &str, path: &str| proxy(base, &none).url(path).to_string();
         assert_eq!(
             url("https://a.example", "m.io/!a/@v/v1.0.0.mod"),
@@ -287,9 +378,15 @@ mod tests {
         let path = folder.path().join("netrc");
         #[expect(clippy::disallowed_methods, reason = "a scratch file of a test, no store")]
         std::fs::write(&path, "machine a.example login net password rc").unwrap();
-        let netrc = Netrc::read(Some(&path));
-        let of = |url| proxy(url, &netrc).credentials.map(|found| (found.login, found.password));
-        let pair = |login: &str, password: &str| Some((login.to_owned(), password.to_owned()));
+        let token = Credentials::Bearer("token".to_owned());
+        let hosts = vec![HostCredentials { host: "t.example".to_owned(), credentials: token.clone() }];
+        let keyring = Keyring { hosts, netrc: Netrc::read(Some(&path)) };
+        let of = |url| proxy(url, &keyring).credentials;
+        let pair = |login: &str, password: &str| {
+            Some(Credentials::Login { login: login.to_owned(), password: password.to_owned() })
+        };
+        assert_eq!(of("https://t.example/p"), Some(token));
+        assert_eq!(of("http://t.example/p"), None);
         assert_eq!(of("https://u%40x:p%3Aw@a.example/p"), pair("u@x", "p:w"));
         assert_eq!(of("https://token@b.example"), pair("token", ""));
         assert_eq!(of("https://a.example/p"), pair("net", "rc"));
@@ -301,7 +398,8 @@ mod tests {
     #[test]
     fn secrets_are_never_shown() {
         let url = "https://user:secret@a.example/p?token=secret#secret";
-        let place = Place::new(&Source::Url(url.to_owned()), &Netrc::default()).unwrap();
+        let place =
+            Place::new(&Source::Url(url.to_owned()), &Keyring::default(), &Direct::default()).unwrap();
         assert_eq!(place.shown(), "https://a.example/p");
         assert_eq!(format!("{place:?}"), "https://a.example/p");
         for bad in [

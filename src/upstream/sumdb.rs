@@ -103,7 +103,7 @@ impl Upstream {
         let mut walk = self.inner.walk(0, &path, via)?;
         while let Some((entry, place)) = walk.place() {
             // Neither can pass anything on, and that a database is not to be had there needs no warning.
-            if matches!(place, Place::Direct | Place::Off) {
+            if matches!(place, Place::Direct(_) | Place::Off) {
                 break;
             }
             match self.inner.open(place, &path, MAX_ANSWER_BYTES, &walk.via).await {

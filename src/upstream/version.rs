@@ -6,6 +6,7 @@
 //! that is served as a tree of files often has an info and a mod without the zip. Then
 //! [`switched`](VersionSource::switched) tells, and what was got before ought to be got again.
 
+use super::direct::Keep;
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload};
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,18 +18,29 @@ pub struct VersionSource {
     upstream: Upstream,
     version: ModuleVersion,
     pin: Mutex<Pin>,
+    /// What `direct` got: all files of the version at once.
+    keep: Keep,
 }
 
 #[derive(Debug, Default)]
 struct Pin {
     /// The entry that answered last.
     entry: Option<usize>,
+    /// The entry that has begun the zip. The others are asked for at the same time, and may be answered later.
+    zip: Option<usize>,
     switched: bool,
+}
+
+impl Pin {
+    /// Is the entry to be asked first.
+    fn first(&self) -> Option<usize> {
+        self.zip.or(self.entry)
+    }
 }
 
 impl VersionSource {
     pub(super) fn new(upstream: Upstream, version: ModuleVersion) -> Self {
-        Self { upstream, version, pin: Mutex::default() }
+        Self { upstream, version, pin: Mutex::default(), keep: Keep::default() }
     }
 
     /// Fetches the info, which names this version.
@@ -44,8 +56,9 @@ impl VersionSource {
 
     /// Begins to fetch the zip, which begins like one. Once it has begun, no other entry takes over.
     pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
-        let (entry, zip) = self.upstream.begin_zip(self.first(), &self.path("zip"), via).await?;
+        let (entry, zip) = self.upstream.begin_zip(self.first(), &self.path("zip"), via, &self.keep).await?;
         self.note(entry);
+        self.pin().zip = Some(entry);
         Ok(zip)
     }
 
@@ -54,9 +67,10 @@ impl VersionSource {
         self.pin().switched
     }
 
-    /// Returns the entry that answered last, fit to be shown; `None` if none did.
+    /// Returns the entry that the zip comes from, else the one that answered last, fit to be shown; `None` if none
+    /// did.
     pub fn origin(&self) -> Option<String> {
-        let entry = self.pin().entry?;
+        let entry = self.pin().first()?;
         self.upstream.inner.places.get(entry).map(|place| place.shown())
     }
 
@@ -68,7 +82,7 @@ impl VersionSource {
         via: &Via,
     ) -> Result<Bytes, UpstreamError> {
         let (entry, body) =
-            self.upstream.body(self.first(), &self.path(extension), limit, check, via).await?;
+            self.upstream.body(self.first(), &self.path(extension), limit, check, via, &self.keep).await?;
         self.note(entry);
         Ok(body)
     }
@@ -78,7 +92,7 @@ impl VersionSource {
     }
 
     fn first(&self) -> usize {
-        self.pin().entry.unwrap_or(0)
+        self.pin().first().unwrap_or(0)
     }
 
     fn note(&self, entry: usize) {
@@ -89,5 +103,24 @@ impl VersionSource {
 
     fn pin(&self) -> MutexGuard<'_, Pin> {
         self.pin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::UpstreamOptions;
+    use super::*;
+
+    #[test]
+    fn who_has_the_zip_is_asked_again_whoever_answers_last() {
+        let list = "http://a.example,http://b.example";
+        let upstream = Upstream::new(list, UpstreamOptions::default()).unwrap();
+        let source = upstream.version(&ModuleVersion::parse("example.com/m@v1.0.0").unwrap());
+        source.note(1);
+        source.pin().zip = Some(1);
+        assert!(!source.switched());
+        source.note(0);
+        assert!(source.switched());
+        assert_eq!((source.first(), source.origin().as_deref()), (1, Some("http://b.example/")));
     }
 }

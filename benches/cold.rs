@@ -1,0 +1,183 @@
+//! A cold zip through stoa against the same download straight from its upstream, alternating in one run.
+//!
+//! The upstream is on loopback. It takes 20 ms to begin an answer, as one over a network does, and sends 12.5 MB/s;
+//! after that, for information, it answers at once and as fast as it can. Time to the first byte of the body, and to
+//! its last; medians. `--brief` takes fewer rounds.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    reason = "a bench makes its own files, and one that cannot run says why and ends"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use support::server::Server;
+use support::upstream::Module;
+
+/// How much longer the way through stoa may take: to the first byte, and to the last.
+const AIMS: (f64, f64) = (1.3, 1.15);
+
+const RATE: f64 = 12.5e6;
+
+const LATENCY: Duration = Duration::from_millis(20);
+
+fn main() {
+    let brief = std::env::args().any(|argument| argument == "--brief");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut missed = Vec::new();
+    for (way, pace) in [("12.5 MB/s, 20 ms", Some((RATE, LATENCY))), ("unthrottled", None)] {
+        let upstream = Upstream::start(pace);
+        let store = dir.path().join(if pace.is_some() { "paced" } else { "free" });
+        let server = Server::start(&store, &upstream.url);
+        for (mib, rounds) in [(1, if brief { 7 } else { 15 }), (50, if brief { 2 } else { 5 })] {
+            let (mut straight, mut through) = (Vec::new(), Vec::new());
+            for round in 0..rounds {
+                let module = Module::new(&format!("example.com/size{mib}@v1.0.{round}"), mib << 20);
+                let path = upstream.offer(&module);
+                let take = |url: &str, times: &mut Vec<Times>| {
+                    times.push(download(url, &path, module.zip.len()));
+                };
+                if round % 2 == 0 {
+                    take(&upstream.url, &mut straight);
+                    take(&server.url, &mut through);
+                } else {
+                    take(&server.url, &mut through);
+                    take(&upstream.url, &mut straight);
+                }
+                upstream.files.lock().expect("the files").clear();
+            }
+            let (straight, through) = (medians(straight), medians(through));
+            println!("{mib} MiB, {way}");
+            for (what, straight, through, aim) in
+                [("first byte", straight.0, through.0, AIMS.0), ("in all", straight.1, through.1, AIMS.1)]
+            {
+                let ratio = through / straight;
+                let told = if pace.is_some() { format!(" (aim: at most {aim})") } else { String::new() };
+                println!(
+                    "    {what:<11} straight {straight:>8.1} ms   through stoa {through:>8.1} ms   ratio {ratio:.2}{told}"
+                );
+                if pace.is_some() && ratio > aim {
+                    missed.push(format!("{mib} MiB, {what}: {ratio:.2} is more than {aim}"));
+                }
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("; "));
+}
+
+type Times = (Duration, Duration);
+
+/// In milliseconds.
+fn medians(times: Vec<Times>) -> (f64, f64) {
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64() * 1e3
+    };
+    (
+        median(times.iter().map(|(first, _)| *first).collect()),
+        median(times.into_iter().map(|(_, all)| all).collect()),
+    )
+}
+
+/// Downloads, and says how long it took to the first byte of the body and to its end.
+fn download(url: &str, path: &str, length: usize) -> Times {
+    let address = url.strip_prefix("http://").expect("a plain URL");
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut reader = BufReader::with_capacity(256 * 1024, stream);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        assert!(reader.read_line(&mut line).expect("a head") > 0, "broken off");
+        assert!(!line.starts_with("HTTP/") || line.contains(" 200 "), "{path}: {line}");
+    }
+    let mut body = Vec::with_capacity(length);
+    body.extend_from_slice(reader.fill_buf().expect("a body"));
+    let first = began.elapsed();
+    let had = body.len();
+    reader.consume(had);
+    reader.read_to_end(&mut body).expect("a body");
+    assert_eq!(body.len(), length, "{path}");
+    (first, began.elapsed())
+}
+
+/// An upstream with a latency and a rate, or without.
+struct Upstream {
+    url: String,
+    files: Arc<Mutex<HashMap<String, Arc<Vec<u8>>>>>,
+}
+
+impl Upstream {
+    fn start(pace: Option<(f64, Duration)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let files: Arc<Mutex<HashMap<String, Arc<Vec<u8>>>>> = Arc::default();
+        let shared = Arc::clone(&files);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let files = Arc::clone(&shared);
+                std::thread::spawn(move || serve(stream, &files, pace));
+            }
+        });
+        Self { url, files }
+    }
+
+    /// Offers a version; the path of its zip.
+    fn offer(&self, module: &Module) -> String {
+        let base = format!("/{}/@v/{}", module.version.path(), module.version.version());
+        let mut files = self.files.lock().expect("the files");
+        files.insert(format!("{base}.info"), Arc::new(module.info.clone()));
+        files.insert(format!("{base}.mod"), Arc::new(module.modfile.clone()));
+        files.insert(format!("{base}.zip"), Arc::new(module.zip.clone()));
+        format!("{base}.zip")
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    files: &Mutex<HashMap<String, Arc<Vec<u8>>>>,
+    pace: Option<(f64, Duration)>,
+) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+    loop {
+        let path = lines.next()?.ok()?.split(' ').nth(1)?.to_owned();
+        let mut is_last = false;
+        loop {
+            let line = lines.next()?.ok()?;
+            is_last |= line.eq_ignore_ascii_case("connection: close");
+            if line.is_empty() {
+                break;
+            }
+        }
+        let file = files.lock().ok()?.get(&path).cloned()?;
+        if let Some((_, latency)) = pace {
+            std::thread::sleep(latency);
+        }
+        let began = Instant::now();
+        let mut head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", file.len()).into_bytes();
+        let mut sent = 0;
+        for chunk in file.chunks(16 * 1024) {
+            head.extend_from_slice(chunk);
+            stream.write_all(&head).ok()?;
+            head.clear();
+            sent += chunk.len();
+            if let Some((rate, _)) = pace {
+                let due = Duration::from_secs_f64(sent as f64 / rate);
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
+            }
+        }
+        if is_last {
+            return Some(());
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What the errors of the go command, and of what it runs, mean.
+//!
+//! There are only words to go by. They are kept in one table, read from its top; the first row whose words occur
+//! counts, and what no row knows is a failure: absence is never guessed. What may be either stays a failure too,
+//! such as a host that has no name (the resolver may be broken), or a repository that a server shows to nobody
+//! without credentials.
+
+use super::super::error::UpstreamError;
+use super::super::place;
+use std::path::Path;
+
+/// What an error means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Absent,
+    Refused,
+    TimedOut,
+    /// The network, or who is at the other end of it.
+    Unreachable,
+    /// A tool here is missing or too old.
+    Tool,
+}
+
+use Meaning::{Absent, Refused, TimedOut, Tool, Unreachable};
+
+/// In lower case.
+const MEANINGS: &[(&str, Meaning)] = &[
+    ("requires go >=", Tool),
+    ("executable file not found", Tool),
+    ("toolchain not available", Tool),
+    ("no space left on device", Tool),
+    ("govcs disallows", Refused),
+    // Before what says less: a server that was asked, and answered.
+    ("repository not found", Absent),
+    ("project not found", Absent),
+    ("could not be found or you don't have permission", Absent),
+    ("access denied or repository not exported", Absent),
+    ("does not appear to be a git repository", Absent),
+    ("' not found", Absent),
+    ("no such repository", Absent),
+    ("could not read username", Refused),
+    ("could not read password", Refused),
+    ("terminal prompts disabled", Refused),
+    ("authentication failed", Refused),
+    ("authentication required", Refused),
+    ("permission denied", Refused),
+    ("host key verification failed", Refused),
+    ("access denied", Refused),
+    ("dubious ownership", Refused),
+    ("returned error: 401", Refused),
+    ("returned error: 403", Refused),
+    ("returned error: 407", Refused),
+    ("401 unauthorized", Refused),
+    ("403 forbidden", Refused),
+    ("timed out", TimedOut),
+    ("i/o timeout", TimedOut),
+    ("handshake timeout", TimedOut),
+    ("deadline exceeded", TimedOut),
+    ("returned error: 408", TimedOut),
+    ("returned error: 504", TimedOut),
+    ("504 gateway", TimedOut),
+    ("returned error: 404", Absent),
+    ("returned error: 410", Absent),
+    ("returned error: 4", Unreachable),
+    ("returned error: 5", Unreachable),
+    ("no such host", Unreachable),
+    ("could not resolve host", Unreachable),
+    ("unable to look up", Unreachable),
+    ("server misbehaving", Unreachable),
+    ("connection refused", Unreachable),
+    ("connection reset", Unreachable),
+    ("connection closed", Unreachable),
+    ("network is unreachable", Unreachable),
+    ("no route to host", Unreachable),
+    ("unable to connect", Unreachable),
+    ("unable to access", Unreachable),
+    ("unexpected disconnect", Unreachable),
+    ("hung up unexpectedly", Unreachable),
+    ("early eof", Unreachable),
+    ("rpc failed", Unreachable),
+    ("unexpected eof", Unreachable),
+    ("x509:", Unreachable),
+    ("tls:", Unreachable),
+    ("dial tcp", Unreachable),
+    ("429 too many", Unreachable),
+    ("500 internal", Unreachable),
+    ("502 bad gateway", Unreachable),
+    ("503 service", Unreachable),
+    // It pings a repository by one scheme after another, and does not say why none answered.
+    ("no secure protocol found", Unreachable),
+    ("could not read from remote repository", Unreachable),
+    ("unable to create", Unreachable),
+    ("signal: killed", Unreachable),
+    // What was looked for in a repository, or at an address, that answered.
+    ("unknown revision", Absent),
+    ("no matching versions", Absent),
+    ("404 not found", Absent),
+    ("410 gone", Absent),
+    ("no go-import meta tags", Absent),
+    ("module contains a go.mod file, so", Absent),
+    ("module path must match major version", Absent),
+    ("go.mod has", Absent),
+    ("go.mod at revision", Absent),
+    ("invalid pseudo-version", Absent),
+    ("does not match version-control timestamp", Absent),
+    ("is not a tag", Absent),
+    ("invalid version: should be", Absent),
+    ("invalid version: version", Absent),
+    ("disallowed version string", Absent),
+    ("malformed module path", Absent),
+    ("malformed import path", Absent),
+    ("github.com import path", Absent),
+    ("bitbucket.org/ import path", Absent),
+];
+
+/// Turns what the go command said into an error of `url`. `scratch` is the folder it worked in, which is nobody's
+/// business.
+pub(super) fn error(url: String, text: &str, scratch: &Path) -> UpstreamError {
+    let text = without_secrets(&text.replace(&*scratch.to_string_lossy(), "..."));
+    let reason = fit_to_print(&text);
+    match meaning(&text) {
+        Some(Absent) => UpstreamError::NotFound { url, message: reason },
+        Some(Refused) => UpstreamError::VcsRefused { url, reason },
+        Some(TimedOut) => UpstreamError::Timeout { url, reason },
+        Some(Tool) => UpstreamError::GoCommand { url, reason },
+        Some(Unreachable) | None => UpstreamError::Transport { url, reason },
+    }
+}
+
+fn meaning(text: &str) -> Option<Meaning> {
+    let text = text.to_lowercase();
+    MEANINGS.iter().find(|(words, _)| text.contains(words)).map(|(_, meaning)| *meaning)
+}
+
+/// Takes off what stands between the scheme and the host of a URL.
+fn without_secrets(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let authority = part.find(|c: char| c == '/' || c.is_whitespace() || c == '\'' || c == '"');
+        let (authority, rest) = part.split_at(authority.unwrap_or(part.len()));
+        clean.push_str("://");
+        clean.push_str(authority.rsplit('@').next().unwrap_or_default());
+        clean.push_str(rest);
+    }
+    clean
+}
+
+/// Makes one line of it, as of an upstream's own words. The go command's lines begin with its name, and some are
+/// blank.
+fn fit_to_print(text: &str) -> String {
+    let lines = text.lines().map(|line| line.trim().trim_start_matches("go: ").replace('\t', " "));
+    let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
+    match place::fit_to_print(&lines.join("\n")) {
+        message if message.is_empty() => "the go command said what cannot be shown".to_owned(),
+        message => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the go command and git really said.
+    #[test]
+    fn real_messages_are_understood() {
+        let remote = |said: &str| {
+            format!(
+                "go: module github.com/a/x: git ls-remote -q --end-of-options https://github.com/a/x in /scratch/mod/cache/vcs/d5d3: exit status 128:\n\t{said}"
+            )
+        };
+        let unread = "fatal: Could not read from remote repository.\n\t\n\tPlease make sure you have the correct access rights\n\tand the repository exists.";
+        let plain = str::to_owned;
+        for (text, expected) in [
+            (
+                plain("github.com/a/x@v1.1.0 requires go >= 1.99 (running go 1.26.8; GOTOOLCHAIN=local)"),
+                Some(Tool),
+            ),
+            (
+                plain("go: github.com/a/x@latest: exec: \"git\": executable file not found in $PATH"),
+                Some(Tool),
+            ),
+            (plain("github.com/a/x@v1.5.0: invalid version: unknown revision v1.5.0"), Some(Absent)),
+            (
+                plain("go: module github.com/a/x/nope: no matching versions for query \"latest\""),
+                Some(Absent),
+            ),
+            (plain("go: github.com@latest: invalid github.com import path \"github.com\""), Some(Absent)),
+            (
+                plain("go: 127.0.0.1:1/x@latest: malformed module path \"127.0.0.1:1/x\": invalid char ':'"),
+                Some(Absent),
+            ),
+            (
+                plain(
+                    "go: a.example/x@v1.0.0: unrecognized import path \"a.example/x\": reading https://a.example/x?go-get=1: 404 Not Found",
+                ),
+                Some(Absent),
+            ),
+            (
+                plain(
+                    "go: a.example/x@v1.0.0: unrecognized import path \"a.example/x\": parse https://a.example/x?go-get=1: no go-import meta tags ()",
+                ),
+                Some(Absent),
+            ),
+            (
+                plain(
+                    "a.example/x@v2.0.0+incompatible: invalid version: module contains a go.mod file, so module path must match major version (\"a.example/x/v2\")",
+                ),
+                Some(Absent),
+            ),
+            (remote("fatal: repository 'https://a.example/x/' not found"), Some(Absent)),
+            (
+                remote("ERROR: Repository not found.\n\tfatal: Could not read from remote repository."),
+                Some(Absent),
+            ),
+            (
+                remote(&format!("fatal: '/srv/git/x' does not appear to be a git repository\n\t{unread}")),
+                Some(Absent),
+            ),
+            (remote("fatal: remote error: access denied or repository not exported: /x"), Some(Absent)),
+            (
+                remote(
+                    "fatal: could not read Username for 'https://a.example': terminal prompts disabled\nConfirm the import path was entered correctly.",
+                ),
+                Some(Refused),
+            ),
+            (
+                remote(
+                    "fatal: unable to access 'https://a.example/x/': The requested URL returned error: 403",
+                ),
+                Some(Refused),
+            ),
+            (remote(&format!("git@a.example: Permission denied (publickey).\n\t{unread}")), Some(Refused)),
+            (remote(&format!("Host key verification failed.\n\t{unread}")), Some(Refused)),
+            (
+                plain(
+                    "go: github.com/a/x@latest: GOVCS disallows using git for public github.com/a/x; see 'go help vcs'",
+                ),
+                Some(Refused),
+            ),
+            (
+                remote(
+                    "fatal: unable to connect to 127.0.0.1:\n\t127.0.0.1[0: 127.0.0.1]: errno=Connection refused",
+                ),
+                Some(Unreachable),
+            ),
+            (
+                remote(&format!("ssh: connect to host 127.0.0.1 port 1: Connection refused\n\t{unread}")),
+                Some(Unreachable),
+            ),
+            (
+                remote(
+                    "fatal: unable to access 'https://a.example/x/': The requested URL returned error: 500",
+                ),
+                Some(Unreachable),
+            ),
+            (
+                remote(
+                    "fatal: unable to access 'https://a.example/x/': The requested URL returned error: 429",
+                ),
+                Some(Unreachable),
+            ),
+            (
+                plain(
+                    "go: a.example/x@latest: unrecognized import path \"a.example/x\": https fetch: Get \"https://a.example/x?go-get=1\": dial tcp: lookup a.example on 10.0.0.53:53: no such host",
+                ),
+                Some(Unreachable),
+            ),
+            (plain("go: a.example/x.git@latest: no secure protocol found for repository"), Some(Unreachable)),
+            (
+                remote(&format!("ssh: connect to host 192.0.2.1 port 22: Connection timed out\n\t{unread}")),
+                Some(TimedOut),
+            ),
+            (
+                plain(
+                    "go: a.example/x@latest: unrecognized import path \"a.example/x\": https fetch: Get \"https://a.example/x?go-get=1\": net/http: TLS handshake timeout",
+                ),
+                Some(TimedOut),
+            ),
+            (plain("go: something that was never seen before"), None),
+        ] {
+            assert_eq!(meaning(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_failure() {
+        let of = |text: &str| error("x".to_owned(), text, Path::new("/scratch"));
+        assert!(matches!(of("oh dear"), UpstreamError::Transport { .. }));
+        assert!(of("unknown revision v1").is_absent());
+        assert!(!of("").is_absent());
+    }
+
+    #[test]
+    fn neither_scratch_nor_secrets_are_told() {
+        let text = "go: module a.example/x: git ls-remote in /scratch/mod/cache/vcs/d5: exit status 128:\n\tfatal: \
+                    unable to access 'https://me:pa@ss@a.example/x/': no\n\n\tssh://git@b.example/y";
+        let told = error("x".to_owned(), text, Path::new("/scratch")).to_string();
+        assert!(!told.contains("/scratch") && !told.contains("pa@ss") && !told.contains("me:"), "{told}");
+        assert!(told.contains("'https://a.example/x/': no; ssh://b.example/y"), "{told}");
+        assert!(told.contains("module a.example/x: git ls-remote in .../mod"), "{told}");
+    }
+
+    #[test]
+    fn the_table_is_in_lower_case_and_no_row_hides_another() {
+        for (n, (words, _)) in MEANINGS.iter().enumerate() {
+            assert_eq!(*words, words.to_lowercase());
+            let before = MEANINGS[..n].iter().find(|(known, _)| words.contains(known));
+            assert_eq!(before, None, "{words} can never count");
+        }
+    }
+}

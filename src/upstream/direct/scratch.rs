@@ -1,0 +1,364 @@
+//! The folders that the go command works in, and what dead processes left of them.
+//!
+//! A process has one folder, `stoa-direct-XXXXXX`, open to its user alone, with a lock that is held for life:
+//!
+//! ```text
+//! stoa-direct-XXXXXX/lock
+//! stoa-direct-XXXXXX/call-N/{mod,path,build,tmp,work}   one run of the go command
+//! stoa-direct-XXXXXX/clones-N/                          repositories, kept from call to call
+//! ```
+//!
+//! Each call has a module cache of its own, so that removing one disturbs no other. Only the clones in it are
+//! shared, by a symlink at `mod/cache/vcs`: the go command locks each of them while it works on it. When a command
+//! was killed, or when the clones have grown large, the next calls begin with none, and the old ones go with the
+//! last call that uses them.
+//!
+//! Who starts removes the folders whose lock it can get, and ends what their processes left running.
+
+use super::command::RUN_VARIABLE;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
+use stoa_layout::PathError;
+use stoa_layout::durable::{self, Durable};
+use stoa_layout::error::PathContext;
+use stoa_layout::lock::{FileLock, LockError};
+
+/// What the names of the folders begin with.
+const PREFIX: &str = "stoa-direct-";
+
+const LOCK: &str = "lock";
+
+/// How large the clones may be, together, before they are made anew.
+const MAX_CLONES_BYTES: u64 = 4 << 30;
+
+/// How often what killed processes may still be writing to is tried to be removed.
+const REMOVE_TRIES: u32 = 20;
+
+/// Where the folders of this process are made.
+pub(super) struct Scratch {
+    base: PathBuf,
+    swept: Once,
+    run: Mutex<Option<Arc<Run>>>,
+}
+
+impl Scratch {
+    pub(super) fn new(base: PathBuf) -> Self {
+        Self { base, swept: Once::new(), run: Mutex::new(None) }
+    }
+
+    /// Ends and removes what dead processes left, the first time that it is called.
+    pub(super) fn sweep(&self) {
+        self.swept.call_once(|| {
+            if let Err(error) = sweep(&self.base) {
+                log::warn!("what the go command left behind is not swept: {error}");
+            }
+        });
+    }
+
+    /// Makes the folder of one run of the go command.
+    pub(super) fn call(&self) -> Result<Call, PathError> {
+        let mut run = self.lock();
+        // Somebody may have cleaned the folder for temporary files.
+        let known = run.take().filter(|run| run.is_there());
+        let known = match known {
+            Some(run) => run,
+            None => Arc::new(Run::begin(&self.base)?),
+        };
+        let run = Arc::clone(run.insert(known));
+        Call::begin(run)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Run>>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The folder of this process.
+#[derive(Debug)]
+struct Run {
+    folder: PathBuf,
+    lock: Option<FileLock>,
+    next: AtomicU64,
+    clones: Mutex<Option<Arc<Clones>>>,
+}
+
+impl Run {
+    fn begin(base: &Path) -> Result<Self, PathError> {
+        let durable = Durable::default();
+        loop {
+            let folder = durable.create_dir_named(base, PREFIX)?;
+            // Private modules are for nobody else. Nothing is in it yet.
+            rustix::fs::chmod(&folder, rustix::fs::Mode::RWXU).at("close to others", &folder)?;
+            let path = folder.join(LOCK);
+            match FileLock::try_acquire(&path, &durable) {
+                Ok(Some(lock)) if lock.is_at(&path) => {
+                    let (next, clones) = (AtomicU64::new(1), Mutex::new(None));
+                    return Ok(Self { folder, lock: Some(lock), next, clones });
+                }
+                // Lost to a sweep: take another.
+                Ok(_) => {}
+                Err(LockError::Path(error)) if error.is_not_found() => {}
+                Err(LockError::Path(error)) => return Err(error),
+                Err(error) => return Err(PathError::new("lock", path, std::io::Error::other(error))),
+            }
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.folder.join(LOCK)))
+    }
+
+    fn fresh(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}-{}", self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn clones(&self) -> Result<Arc<Clones>, PathError> {
+        let mut clones = self.lock_clones();
+        if let Some(clones) = &*clones {
+            return Ok(Arc::clone(clones));
+        }
+        let folder = self.fresh("clones");
+        Durable::default().create_dir(&folder)?;
+        Ok(Arc::clone(clones.insert(Arc::new(Clones { folder }))))
+    }
+
+    /// Lets the next calls begin without these clones.
+    fn let_go_of(&self, clones: &Arc<Clones>) {
+        self.lock_clones().take_if(|known| Arc::ptr_eq(known, clones));
+    }
+
+    fn lock_clones(&self) -> MutexGuard<'_, Option<Arc<Clones>>> {
+        self.clones.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // At once, since the process may be about to end. The lock goes after the folder.
+        remove(&self.folder);
+        self.lock = None;
+    }
+}
+
+/// Repositories, until the last call that uses them has ended.
+#[derive(Debug)]
+struct Clones {
+    folder: PathBuf,
+}
+
+impl Drop for Clones {
+    fn drop(&mut self) {
+        remove_aside(self.folder.clone());
+    }
+}
+
+/// The folder of one run of the go command, removed when dropped.
+#[derive(Debug)]
+pub(super) struct Call {
+    folder: PathBuf,
+    clones: Arc<Clones>,
+    run: Arc<Run>,
+}
+
+impl Call {
+    fn begin(run: Arc<Run>) -> Result<Self, PathError> {
+        let call = Self { folder: run.fresh("call"), clones: run.clones()?, run };
+        let durable = Durable::default();
+        for name in ["", "path", "build", "tmp", "work", "mod", "mod/cache"] {
+            durable.create_dir(&call.folder.join(name))?;
+        }
+        durable.replace_symlink(&call.clones.folder, &call.folder.join("mod/cache/vcs"), "vcs")?;
+        // A main module of its own, so that no go.mod in a folder above has a say.
+        let path = call.folder.join("work/go.mod");
+        let mut file = durable.create_file(&path)?;
+        file.write_all(b"module stoa.invalid/scratch\n\ngo 1.16\n").at("write", &path)?;
+        Ok(call)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Is the folder of the process, by which its children are known.
+    pub(super) fn run_folder(&self) -> &Path {
+        &self.run.folder
+    }
+
+    /// Lets no later call use the clones that this one worked on.
+    pub(super) fn spoil_clones(&self) {
+        self.run.let_go_of(&self.clones);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let (folder, clones, run) = (self.folder.clone(), Arc::clone(&self.clones), Arc::clone(&self.run));
+        aside(move || {
+            remove(&folder);
+            if bytes_below(&clones.folder) > MAX_CLONES_BYTES {
+                run.let_go_of(&clones);
+            }
+        });
+    }
+}
+
+/// Does what waits for the disk on another thread, if there is a runtime to find one.
+fn aside(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}
+
+fn remove_aside(folder: PathBuf) {
+    aside(move || remove(&folder));
+}
+
+/// Removes a folder. Processes that have been killed may be writing to it for a moment longer.
+fn remove(folder: &Path) {
+    for _ in 1..REMOVE_TRIES {
+        if durable::remove_tree(folder).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if let Err(error) = durable::remove_tree(folder) {
+        log::warn!("{error}; it is removed with the rest, at the end or at the next start");
+    }
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_below(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+/// Ends and removes what dead processes of this user left.
+fn sweep(base: &Path) -> Result<(), PathError> {
+    let own = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(base).at("list", base)? {
+        let entry = entry.at("list", base)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        // The folder for temporary files is everybody's: what others put there is not followed or touched.
+        if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir() && meta.uid() == own) {
+            continue;
+        }
+        match FileLock::try_acquire(&path.join(LOCK), &Durable::default()) {
+            Ok(Some(_lock)) => {
+                end_processes_of(&path);
+                remove(&path);
+                log::info!("{} was left by a process that was killed, and is removed", path.display());
+            }
+            Ok(None) => {}
+            // Swept by another meanwhile.
+            Err(LockError::Path(error)) if error.is_not_found() => {}
+            Err(error) => log::warn!("{} is not swept: {error}", path.display()),
+        }
+    }
+    Ok(())
+}
+
+/// Kills what a dead process left running: all whose environment names its folder, a name that nobody else has.
+#[cfg(target_os = "linux")]
+fn end_processes_of(folder: &Path) {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let wanted = [RUN_VARIABLE.as_bytes(), b"=", folder.as_os_str().as_encoded_bytes()].concat();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid else { continue };
+        // Held before it is looked at, so that what is killed is what was looked at.
+        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
+        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
+            && let Err(errno) = pidfd_send_signal(&held, Signal::KILL)
+        {
+            log::warn!("process {} was left by a process that was killed: {errno}", pid.as_raw_nonzero());
+        }
+    }
+}
+
+/// Elsewhere the environment of others cannot be looked at.
+#[cfg(not(target_os = "linux"))]
+fn end_processes_of(folder: &Path) {
+    log::debug!("what may still run in {} ({RUN_VARIABLE}) ends by itself", folder.display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_call_leaves_its_clones_and_the_run_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(dir.path().to_owned());
+        let first = scratch.call().unwrap();
+        let run = first.run_folder().to_owned();
+        assert_eq!(fs::metadata(&run).unwrap().mode() & 0o777, 0o700);
+        let (one, two) =
+            (fs::canonicalize(first.folder().join("mod/cache/vcs")).unwrap(), scratch.call().unwrap());
+        assert_eq!(fs::canonicalize(two.folder().join("mod/cache/vcs")).unwrap(), one);
+        drop(first);
+        assert_eq!(names(&run), ["call-3", "clones-2", "lock"]);
+        two.spoil_clones();
+        assert!(one.is_dir(), "the call that uses them is not at its end");
+        drop(two);
+        assert_eq!(names(&run), ["lock"]);
+        drop(scratch);
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_run_that_was_cleaned_away_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(dir.path().to_owned());
+        let run = scratch.call().unwrap().run_folder().to_owned();
+        durable::remove_tree(&run).unwrap();
+        assert_ne!(scratch.call().unwrap().run_folder(), run);
+    }
+
+    #[test]
+    fn the_living_keep_their_folder_and_the_dead_lose_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let living = Scratch::new(dir.path().to_owned());
+        let _call = living.call().unwrap();
+        let durable = Durable::default();
+        for name in ["stoa-direct-dead", "other"] {
+            durable.create_dir(&dir.path().join(name)).unwrap();
+        }
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .env(RUN_VARIABLE, dir.path().join("stoa-direct-dead"))
+            .spawn()
+            .unwrap();
+        Scratch::new(dir.path().to_owned()).sweep();
+        let left = names(dir.path());
+        assert!(left.len() == 2 && left.contains(&"other".to_owned()), "{left:?}");
+        if cfg!(target_os = "linux") {
+            // It would sleep for ten minutes.
+            assert!(!child.wait().unwrap().success());
+        } else {
+            child.kill().unwrap();
+        }
+    }
+}
