@@ -118,7 +118,21 @@ pub async fn run(
     connections.shutdown().await;
     fill.end().await;
     upkeep.end().await;
+    tell_counts(&fill);
     accepted
+}
+
+fn tell_counts(fill: &Fill) {
+    let sums = fill.policy().checksums().counts();
+    log::info!(
+        "{} transfers were broken off; the checksum database vouched for {} versions, did not know {}, and {} were \
+         refused; {} times it contradicted itself",
+        fill.transfers_broken_off(),
+        sums.vouched,
+        sums.unvouched,
+        sums.mismatches + sums.refused,
+        sums.forks
+    );
 }
 
 /// Accepts connections until `shutdown` comes, and closes the listener.
