@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
 use support::server::{self, Server};
+use support::stores::scratch;
 use support::tracer::{self, Act};
 use support::tree::shape;
 use support::upstream::{Module, Upstream};
@@ -165,18 +166,24 @@ fn takeover() {
     };
     let (mut hit, mut longest) = (0, Duration::ZERO);
     for at in 1.. {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("store");
-        let upstream = Upstream::start();
-        let module = upstream.offer(PAIR, 300_000);
-        let run = race(&root, &upstream, Act::Kill(at));
-        assert!(run.waited == module.zip, "the other server gave wrong bytes after {:?}", run.hit);
-        if run.hit.is_none() {
+        // Threads interleave: a run may be a call shorter than another.
+        let reached = (0..3).any(|_| {
+            let dir = scratch();
+            let root = dir.path().join("store");
+            let upstream = Upstream::start();
+            let module = upstream.offer(PAIR, 300_000);
+            let run = race(&root, &upstream, Act::Kill(at));
+            assert!(run.waited == module.zip, "the other server gave wrong bytes after {:?}", run.hit);
+            if run.hit.is_some() {
+                longest = longest.max(run.took);
+                assert_eq!(shape(&root), undisturbed.1, "after {:?}", run.hit);
+            }
+            run.hit.is_some()
+        });
+        if !reached {
             break;
         }
         hit += 1;
-        longest = longest.max(run.took);
-        assert_eq!(shape(&root), undisturbed.1, "after {:?}", run.hit);
     }
     let found = undisturbed.0;
     println!(

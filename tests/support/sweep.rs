@@ -14,6 +14,7 @@ use std::process::{Child, Command};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 
+use super::stores::scratch;
 use super::tracer::{self, Act, Traced};
 use super::tree::shape;
 use super::trial;
@@ -109,7 +110,7 @@ pub struct Told {
 
 pub fn sweep(name: &str, scenario: &Scenario, act: At) {
     let prepared = || {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         (scenario.prepare)(dir.path());
         let root = dir.path().join("store");
         (dir, root)
