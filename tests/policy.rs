@@ -136,6 +136,30 @@ fn what_is_denied_is_given_to_nobody() {
 }
 
 #[test]
+fn what_is_denied_is_named_by_no_query_that_was_answered_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    upstream.offer("example.org/m@v1.0.0", 100);
+    upstream.offer("example.org/m@v1.1.0", 100);
+    upstream.put("/example.org/m/@v/main.info", r#"{"Version":"v1.1.0","Time":"2024-01-02T03:04:05Z"}"#);
+    let base = format!("upstream = '{}'\nchecksum = 'off'\n", upstream.url());
+    let server = serve(folder.path(), &base);
+    for path in ["v1.0.0.zip", "v1.1.0.zip", "main.info"] {
+        assert_eq!(server.get(&format!("/example.org/m/@v/{path}")).0, 200);
+    }
+    assert!(server.stop().success());
+    let offline = serve(folder.path(), "offline = true\n");
+    assert!(text(offline.get("/example.org/m/@v/main.info")).1.contains("v1.1.0"));
+    assert!(offline.stop().success());
+
+    let rule = "[[module]]\npattern = 'example.org/m'\ndeny = ['v1.1.0']\n";
+    let offline = serve(folder.path(), &format!("offline = true\n{rule}"));
+    assert_eq!(offline.get("/example.org/m/@v/main.info").0, 403);
+    assert!(text(offline.get("/example.org/m/@v/v1.info")).1.contains("v1.0.0"));
+    assert!(offline.stop().success());
+}
+
+#[test]
 fn modules_have_upstreams_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
     let (public, private) = (Upstream::start(), Upstream::start());

@@ -50,13 +50,13 @@ impl Fill {
         let question = Question::Query(module.clone(), revision.clone());
         let error = match self.said_online(&question, via).await {
             Ok(body) => return Ok(body),
+            Err(error @ FillError::Offline(_)) => match self.last_said_of_stored(&question).await {
+                Ok(Some(body)) => return Ok(body),
+                Ok(None) => error,
+                Err(error) => error,
+            },
             Err(error) => error,
         };
-        if matches!(error, FillError::Offline(_))
-            && let Some(body) = self.last_said_of_stored(&question).await?
-        {
-            return Ok(body);
-        }
         self.or_stored(&question, error).await
     }
 
@@ -118,7 +118,10 @@ impl Fill {
             return Ok(None);
         };
         let stored = self.blocking(question, move |store| store.small(&version, SmallFile::Info)).await?;
-        Ok(stored.map(|_| body))
+        match stored {
+            Some(_) => self.named(question, body).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn or_stored(&self, question: &Question, error: FillError) -> Result<Bytes, FillError> {
