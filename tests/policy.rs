@@ -178,6 +178,33 @@ fn modules_have_upstreams_of_their_own() {
     assert_eq!((public.asked_at("git.corp.example"), private.asked_at("example.org")), (0, 0));
 }
 
+#[test]
+fn what_a_rule_makes_private_no_checksum_database_hears_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    upstream.put("/sumdb/sum.example/supported", "");
+    let config = format!(
+        "upstream = '{}'\nsumdbs = ['sum.example']\nsumdb_refuse = ['listed.example']\nchecksum = 'off'\n\
+         [[module]]\npattern = 'denied.example'\ndeny = ['*']\n[[module]]\npattern = 'kept.example'\nmode = 'none'\n\
+         [[module]]\npattern = 'own.example'\nchecksum = 'off'\n[[module]]\npattern = 'some.example'\ndeny = ['v1.1.0']\n",
+        upstream.url()
+    );
+    let server = serve(folder.path(), &config);
+    for (module, status) in [
+        ("listed.example/m", 403),
+        ("denied.example/m", 403),
+        ("kept.example/m", 403),
+        ("own.example/m", 403),
+        // What is said of all modules, or of some versions, makes nothing private.
+        ("some.example/m", 404),
+        ("public.example/m", 404),
+    ] {
+        let path = format!("/sumdb/sum.example/lookup/{module}@v1.0.0");
+        assert_eq!(server.get(&path).0, status, "{module}");
+        assert_eq!(upstream.asked(&path), usize::from(status == 404), "{module}");
+    }
+}
+
 /// The head of an answer.
 fn head(server: &Server, path: &str) -> String {
     use std::io::{Read, Write};

@@ -114,6 +114,8 @@ pub struct Rule {
     pub deny: Vec<VersionRange>,
     /// Whether what is fetched is compared with what a checksum database says.
     pub checksum: ChecksumPolicy,
+    /// Whether no checksum database hears of these modules, not even by a client that asks for it through this proxy.
+    pub is_private: bool,
 }
 
 impl Rule {
@@ -126,6 +128,7 @@ impl Rule {
             allow: Vec::new(),
             deny: Vec::new(),
             checksum: ChecksumPolicy::default(),
+            is_private: false,
         }
     }
 
@@ -186,6 +189,11 @@ impl Policy {
             true => Err(FillError::Denied(module.to_string())),
             false => Ok(()),
         }
+    }
+
+    /// Whether no checksum database may hear of a module.
+    pub fn is_private(&self, module: &ModulePath) -> bool {
+        self.rule(module).is_private || self.check_module(module).is_err()
     }
 
     /// Is the rule for what belongs to no module.

@@ -14,8 +14,8 @@
 //! `supported` is a promise, since a client that reads yes asks nobody else. It is given if an upstream gives
 //! it, or, offline and while the upstream fails, if some of the database's records are kept.
 //!
-//! Nobody is asked about a module that matches [`sumdb_refuse`](super::AnswerOptions::sumdb_refuse), kept or not:
-//! its name stays here.
+//! Nobody is asked about a module that matches [`sumdb_refuse`](super::AnswerOptions::sumdb_refuse), or whose rule
+//! makes it private ([`Policy::is_private`](super::Policy::is_private)), kept or not: its name stays here.
 
 mod shape;
 
@@ -150,7 +150,8 @@ impl Fill {
         is_local: bool,
     ) -> Result<Option<SumdbAnswer>, FillError> {
         if let SumdbQuestion::Lookup(module) = question
-            && self.databases.refused.matches(module.path().as_str())
+            && (self.databases.refused.matches(module.path().as_str())
+                || self.policy.is_private(module.path()))
         {
             return Err(FillError::Private(module.to_string()));
         }
