@@ -205,6 +205,33 @@ fn what_a_rule_makes_private_no_checksum_database_hears_of() {
     }
 }
 
+#[test]
+fn a_version_is_looked_up_where_its_module_comes_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Upstream::start(), Upstream::start());
+    for upstream in [&one, &other] {
+        upstream.put("/sumdb/sum.example/supported", "");
+    }
+    let config = format!(
+        "upstream = '{}'\nmode = 'none'\nsumdbs = ['sum.example']\nchecksum = 'off'\n\
+         [[module]]\npattern = 'a.example'\nupstream = '{0}'\nmode = 'sync'\n\
+         [[module]]\npattern = 'b.example'\nupstream = '{}'\nmode = 'sync'\n",
+        one.url(),
+        other.url()
+    );
+    let server = serve(folder.path(), &config);
+    assert_eq!(server.get("/sumdb/sum.example/supported").0, 200);
+    for module in ["a.example/m", "b.example/m", "c.example/m"] {
+        assert_eq!(server.get(&format!("/sumdb/sum.example/lookup/{module}@v1.0.0")).0, 404);
+    }
+    assert_eq!(server.get("/sumdb/sum.example/tile/8/0/000").0, 404);
+    let asked = |upstream: &Upstream| {
+        ["lookup/a.example", "lookup/b.example", "lookup/c.example", "tile/"]
+            .map(|part| upstream.asked_at(part))
+    };
+    assert_eq!((asked(&one), asked(&other)), ([1, 0, 0, 1], [0, 1, 0, 0]));
+}
+
 /// The head of an answer.
 fn head(server: &Server, path: &str) -> String {
     use std::io::{Read, Write};

@@ -196,9 +196,13 @@ impl Policy {
         self.rule(module).is_private || self.check_module(module).is_err()
     }
 
-    /// Is the rule for what belongs to no module.
-    pub fn otherwise(&self) -> &Rule {
-        &self.otherwise
+    /// Is whom to ask for what belongs to no module: the upstream of the first rule that has one, beginning with what
+    /// is done where no rule matches.
+    pub fn upstream_of_none(&self) -> &Upstream {
+        let all = [&self.otherwise].into_iter().chain(self.rules.iter().map(|(_, rule)| rule));
+        all.map(|rule| &rule.upstream)
+            .find(|upstream| !upstream.is_offline())
+            .unwrap_or(&self.otherwise.upstream)
     }
 
     /// Says why a version is not to be had, be it stored or not.

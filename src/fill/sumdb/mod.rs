@@ -118,17 +118,21 @@ impl Databases {
 }
 
 impl Fill {
-    /// Is whom to ask for checksum databases.
-    fn sumdb_upstream(&self) -> &Upstream {
-        &self.policy.otherwise().upstream
+    /// Is whom to ask a question: about a module, whom that is fetched from, and nobody else learns its name.
+    fn sumdb_upstream(&self, question: &SumdbQuestion) -> &Upstream {
+        match question {
+            SumdbQuestion::Lookup(module) => &self.policy.rule(module.path()).upstream,
+            SumdbQuestion::Latest | SumdbQuestion::Tile(_) => self.policy.upstream_of_none(),
+        }
     }
 
     /// Says whether answers of a checksum database are to be had here; `is_local` asks nobody.
     pub async fn sumdb_supported(&self, name: &str, via: &Via, is_local: bool) -> Result<bool, FillError> {
-        if is_local || self.sumdb_upstream().is_offline() {
+        let upstream = self.policy.upstream_of_none();
+        if is_local || upstream.is_offline() {
             return self.keeps_records(name).await;
         }
-        match self.sumdb_upstream().sumdb_supported(name, via).await {
+        match upstream.sumdb_supported(name, via).await {
             Ok(is_supported) => Ok(is_supported),
             Err(error) => {
                 let error = FillError::upstream(format_args!("the checksum database {name}"), &error);
@@ -160,7 +164,7 @@ impl Fill {
             *question != SumdbQuestion::Latest
                 || SystemTime::now().duration_since(kept.at).is_ok_and(|age| age < self.databases.ttl)
         };
-        let is_offline = self.sumdb_upstream().is_offline();
+        let is_offline = self.sumdb_upstream(question).is_offline();
         let kept = match kept {
             Some(kept) if is_local || is_offline || is_new(&kept) => return Ok(Some(as_kept(kept.body))),
             None if is_local => return Ok(None),
@@ -222,7 +226,7 @@ impl Fill {
     ) -> Result<SumdbAnswer, FillError> {
         let path = question.path();
         let what = format!("{path} of the checksum database {name}");
-        let answer = self.sumdb_upstream().sumdb(name, &path, via).await;
+        let answer = self.sumdb_upstream(question).sumdb(name, &path, via).await;
         let answer = answer.map_err(|error| FillError::upstream(&what, &error))?;
         if answer.status != 200 {
             return Ok(answer);
