@@ -232,6 +232,29 @@ fn a_version_is_looked_up_where_its_module_comes_from() {
     assert_eq!((asked(&one), asked(&other)), ([1, 0, 0, 1], [0, 1, 0, 0]));
 }
 
+#[test]
+fn what_another_upstream_said_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (public, private) = (Upstream::start(), Upstream::start());
+    public.offer("git.corp.example/m@v9.9.9", 100);
+    private.offer("git.corp.example/m@v1.0.0", 100);
+    let base = format!("upstream = '{}'\nchecksum = 'off'\n", public.url());
+    let server = serve(folder.path(), &base);
+    let list = "/git.corp.example/m/@v/list";
+    assert_eq!(text(server.get(list)), (200, "v9.9.9\n".to_owned()));
+    assert!(server.stop().success());
+
+    let rule = format!("[[module]]\npattern = '*.corp.example'\nupstream = '{}'\n", private.url());
+    let server = serve(folder.path(), &format!("{base}{rule}"));
+    assert_eq!(text(server.get(list)), (200, "v1.0.0\n".to_owned()));
+    assert!(server.stop().success());
+    // What it said itself it need not be asked for again.
+    let asked = private.asked("/list");
+    let server = serve(folder.path(), &format!("{base}{rule}"));
+    assert_eq!(text(server.get(list)), (200, "v1.0.0\n".to_owned()));
+    assert_eq!(private.asked("/list"), asked);
+}
+
 /// The head of an answer.
 fn head(server: &Server, path: &str) -> String {
     use std::io::{Read, Write};

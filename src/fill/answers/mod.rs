@@ -21,6 +21,9 @@
 //! say just that; a query has its last answer if the version that it names is stored. Who wants nothing fetched
 //! (`Disable-Module-Fetch`) has the last answer, however old, merged as ever.
 //!
+//! Answers are kept by whom they came from ([`tag`](crate::upstream::Upstream::tag)), so that who is asked now, by other
+//! rules or on behalf of another server of the store, is never taken to have said what somebody else said.
+//!
 //! A kill while an answer is written leaves the old one: see `cache` of the store.
 
 mod ask;
