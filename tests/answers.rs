@@ -244,9 +244,10 @@ fn offline_checksums() {
 fn kept() -> Scenario {
     const OLDER: &str = "v1.0.0\n";
     const NEWER: &str = "v1.0.0\nv1.1.0\n";
-    let upstream = Upstream::start();
-    upstream.put(ASKED, NEWER);
-    let url = upstream.url().to_owned();
+    let offered = Arc::new(Upstream::start());
+    offered.put(ASKED, NEWER);
+    let url = offered.url().to_owned();
+    let (upstream, failing, its_url) = (Arc::clone(&offered), offered, url.clone());
     Scenario {
         prepare: Box::new(move |dir| {
             let store = dir.join("store");
@@ -274,7 +275,7 @@ fn kept() -> Scenario {
             child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
             told
         }),
-        check: Box::new(|root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, told, is_kill| {
             // That it cannot be kept is no reason not to answer.
             for answer in told.answers.iter().flatten() {
                 assert_eq!(*answer, (200, NEWER.as_bytes().to_vec()), "after {:?}", traced.hit);
@@ -283,8 +284,10 @@ fn kept() -> Scenario {
                 failed_clearly(traced, told);
             }
             // What is kept is one of the two, whole, or nothing where the old one had to give way.
-            let offline = Server::start(root, "http://127.0.0.1:1");
-            let (status, list) = offline.get(ASKED);
+            failing.fail(Some("403 Forbidden"));
+            let outage = Server::start_with(&mut asking_each_time(root, &its_url));
+            let (status, list) = outage.get(ASKED);
+            failing.fail(None);
             let is_known = list == OLDER.as_bytes() || list == NEWER.as_bytes();
             assert!(status == 200 && is_known, "{status} after {:?}", traced.hit);
         }),
