@@ -25,6 +25,7 @@ fn main() {
         trial("offline only what is stored is named", None, offline),
         trial("private names stay here, capitals or not", None, private),
         trial("what a fill verified is kept for clients", None, verified_by_a_fill),
+        trial("what the database has not signed is not kept", None, unsigned),
         trial(
             "a client with nothing of its own verifies offline what was verified before",
             missing_tool("go", &["version"]),
@@ -177,6 +178,25 @@ fn verified_by_a_fill() {
     let offline = Server::start_with(command.arg("--offline").env_remove("GOSUMDB"));
     assert_eq!(offline.get(&lookup), (200, record));
     assert_eq!(offline.get(&format!("/sumdb/{}/supported", sumdb::NAME)).0, 200);
+}
+
+fn unsigned() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, site) = (dir.path().join("store"), sumdb::Site::start(300));
+    site.record(&site.offer("example.com/Cap/m@v1.0.0"));
+    let lookup = format!("/sumdb/{}/lookup/example.com/!cap/m@v1.0.0", sumdb::NAME);
+    let mut command = server::command(&store);
+    command.args(["--upstream", site.url()]).env_remove("GONOSUMDB").env_remove("GOPRIVATE");
+    command.env("STOA_GOSUMDB", sumdb::verifier_key());
+    let server = Server::start_with(&mut command);
+    site.state().forges_signatures = true;
+    let forged = server.get(&lookup);
+    assert_eq!((forged.0, site.asked("/lookup/")), (200, 1), "it is passed on for the client to see");
+    site.state().forges_signatures = false;
+    let signed = server.get(&lookup);
+    assert_eq!((signed.0, site.asked("/lookup/")), (200, 2), "and not kept");
+    assert_ne!(signed, forged);
+    assert_eq!((server.get(&lookup), site.asked("/lookup/")), (signed, 2));
 }
 
 /// Writes a program whose build needs little but checksums.
