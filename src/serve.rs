@@ -95,7 +95,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let policy = policy.into();
-    let instance = policy.otherwise().upstream.instance().to_owned();
+    let instance = policy.upstream_of_none().instance().to_owned();
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
     let fill = Fill::new(store, policy, options.max_fills, &options.answers);
     let sumdbs = options.sumdbs.clone();

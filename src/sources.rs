@@ -10,7 +10,7 @@ use stoa_store::Store;
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
-use crate::fill::{Checksums, Policy, Rule, Sumdb};
+use crate::fill::{ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
@@ -63,6 +63,8 @@ impl<'a> Sources<'a> {
                 allow: table.allow.clone(),
                 deny: table.deny.clone(),
                 checksum: table.checksum.unwrap_or(config.checksum),
+                // What is said for all modules says of none that it is private.
+                is_private: table.checksum == Some(ChecksumPolicy::Off) || table.mode == Some(Mode::None),
             };
             Ok((table.pattern.clone(), rule))
         });

@@ -25,6 +25,7 @@ fn main() {
         trial("offline only what is stored is named", None, offline),
         trial("private names stay here, capitals or not", None, private),
         trial("what a fill verified is kept for clients", None, verified_by_a_fill),
+        trial("what the database has not signed is not kept", None, unsigned),
         trial(
             "a client with nothing of its own verifies offline what was verified before",
             missing_tool("go", &["version"]),
@@ -179,6 +180,25 @@ fn verified_by_a_fill() {
     assert_eq!(offline.get(&format!("/sumdb/{}/supported", sumdb::NAME)).0, 200);
 }
 
+fn unsigned() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, site) = (dir.path().join("store"), sumdb::Site::start(300));
+    site.record(&site.offer("example.com/Cap/m@v1.0.0"));
+    let lookup = format!("/sumdb/{}/lookup/example.com/!cap/m@v1.0.0", sumdb::NAME);
+    let mut command = server::command(&store);
+    command.args(["--upstream", site.url()]).env_remove("GONOSUMDB").env_remove("GOPRIVATE");
+    command.env("STOA_GOSUMDB", sumdb::verifier_key());
+    let server = Server::start_with(&mut command);
+    site.state().forges_signatures = true;
+    let forged = server.get(&lookup);
+    assert_eq!((forged.0, site.asked("/lookup/")), (200, 1), "it is passed on for the client to see");
+    site.state().forges_signatures = false;
+    let signed = server.get(&lookup);
+    assert_eq!((signed.0, site.asked("/lookup/")), (200, 2), "and not kept");
+    assert_ne!(signed, forged);
+    assert_eq!((server.get(&lookup), site.asked("/lookup/")), (signed, 2));
+}
+
 /// Writes a program whose build needs little but checksums.
 fn write_program(folder: &Path) {
     fs::create_dir(folder).unwrap();
@@ -244,9 +264,10 @@ fn offline_checksums() {
 fn kept() -> Scenario {
     const OLDER: &str = "v1.0.0\n";
     const NEWER: &str = "v1.0.0\nv1.1.0\n";
-    let upstream = Upstream::start();
-    upstream.put(ASKED, NEWER);
-    let url = upstream.url().to_owned();
+    let offered = Arc::new(Upstream::start());
+    offered.put(ASKED, NEWER);
+    let url = offered.url().to_owned();
+    let (upstream, failing, its_url) = (Arc::clone(&offered), offered, url.clone());
     Scenario {
         prepare: Box::new(move |dir| {
             let store = dir.join("store");
@@ -274,7 +295,7 @@ fn kept() -> Scenario {
             child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
             told
         }),
-        check: Box::new(|root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, told, is_kill| {
             // That it cannot be kept is no reason not to answer.
             for answer in told.answers.iter().flatten() {
                 assert_eq!(*answer, (200, NEWER.as_bytes().to_vec()), "after {:?}", traced.hit);
@@ -283,8 +304,10 @@ fn kept() -> Scenario {
                 failed_clearly(traced, told);
             }
             // What is kept is one of the two, whole, or nothing where the old one had to give way.
-            let offline = Server::start(root, "http://127.0.0.1:1");
-            let (status, list) = offline.get(ASKED);
+            failing.fail(Some("403 Forbidden"));
+            let outage = Server::start_with(&mut asking_each_time(root, &its_url));
+            let (status, list) = outage.get(ASKED);
+            failing.fail(None);
             let is_known = list == OLDER.as_bytes() || list == NEWER.as_bytes();
             assert!(status == 200 && is_known, "{status} after {:?}", traced.hit);
         }),

@@ -48,6 +48,22 @@ fn athens(programs: &Programs, upstream: &str) -> String {
 }
 
 #[test]
+fn secrets_in_urls_are_not_copied() {
+    let programs = Programs::current();
+    let text = "GoBinaryEnvVars = [\"GOPROXY=https://me:hidden@a.example/x?token=hidden,direct\"]\n\
+        SumDBs = [\"https://me:hidden@sumdb.example\", \"https://other.example/x?token=hidden\"]\n\
+        ValidatorHook = \"https://me:hidden@hook.example/?key=hidden\"\n";
+    fs::write(programs.folder().join("athens.toml"), text).unwrap();
+    let output = import(&programs, &[], &[]);
+    assert!(output.status.success(), "{}", told(&output));
+    let all = told(&output) + &out(&output);
+    assert!(!all.contains("hidden"), "{all}");
+    assert!(out(&output).contains("\"https://a.example/x,direct\""), "{all}");
+    assert!(out(&output).contains("\"sumdb.example\", \"other.example\""), "{all}");
+    assert!(all.contains("sumdb.example is passed on by a URL with credentials or a query"), "{all}");
+}
+
+#[test]
 fn a_whole_configuration_does_the_same_here() {
     let (programs, upstream) = (Programs::current(), Upstream::start());
     for pair in [

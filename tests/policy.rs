@@ -136,6 +136,30 @@ fn what_is_denied_is_given_to_nobody() {
 }
 
 #[test]
+fn what_is_denied_is_named_by_no_query_that_was_answered_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    upstream.offer("example.org/m@v1.0.0", 100);
+    upstream.offer("example.org/m@v1.1.0", 100);
+    upstream.put("/example.org/m/@v/main.info", r#"{"Version":"v1.1.0","Time":"2024-01-02T03:04:05Z"}"#);
+    let base = format!("upstream = '{}'\nchecksum = 'off'\n", upstream.url());
+    let server = serve(folder.path(), &base);
+    for path in ["v1.0.0.zip", "v1.1.0.zip", "main.info"] {
+        assert_eq!(server.get(&format!("/example.org/m/@v/{path}")).0, 200);
+    }
+    assert!(server.stop().success());
+    let offline = serve(folder.path(), "offline = true\n");
+    assert!(text(offline.get("/example.org/m/@v/main.info")).1.contains("v1.1.0"));
+    assert!(offline.stop().success());
+
+    let rule = "[[module]]\npattern = 'example.org/m'\ndeny = ['v1.1.0']\n";
+    let offline = serve(folder.path(), &format!("offline = true\n{rule}"));
+    assert_eq!(offline.get("/example.org/m/@v/main.info").0, 403);
+    assert!(text(offline.get("/example.org/m/@v/v1.info")).1.contains("v1.0.0"));
+    assert!(offline.stop().success());
+}
+
+#[test]
 fn modules_have_upstreams_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
     let (public, private) = (Upstream::start(), Upstream::start());
@@ -152,6 +176,83 @@ fn modules_have_upstreams_of_their_own() {
     assert_eq!(server.get("/git.corp.example/m/@v/list").0, 200);
     assert_eq!(server.get("/git.corp.example/absent/@v/list").0, 404);
     assert_eq!((public.asked_at("git.corp.example"), private.asked_at("example.org")), (0, 0));
+}
+
+#[test]
+fn what_a_rule_makes_private_no_checksum_database_hears_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    upstream.put("/sumdb/sum.example/supported", "");
+    let config = format!(
+        "upstream = '{}'\nsumdbs = ['sum.example']\nsumdb_refuse = ['listed.example']\nchecksum = 'off'\n\
+         [[module]]\npattern = 'denied.example'\ndeny = ['*']\n[[module]]\npattern = 'kept.example'\nmode = 'none'\n\
+         [[module]]\npattern = 'own.example'\nchecksum = 'off'\n[[module]]\npattern = 'some.example'\ndeny = ['v1.1.0']\n",
+        upstream.url()
+    );
+    let server = serve(folder.path(), &config);
+    for (module, status) in [
+        ("listed.example/m", 403),
+        ("denied.example/m", 403),
+        ("kept.example/m", 403),
+        ("own.example/m", 403),
+        // What is said of all modules, or of some versions, makes nothing private.
+        ("some.example/m", 404),
+        ("public.example/m", 404),
+    ] {
+        let path = format!("/sumdb/sum.example/lookup/{module}@v1.0.0");
+        assert_eq!(server.get(&path).0, status, "{module}");
+        assert_eq!(upstream.asked(&path), usize::from(status == 404), "{module}");
+    }
+}
+
+#[test]
+fn a_version_is_looked_up_where_its_module_comes_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Upstream::start(), Upstream::start());
+    for upstream in [&one, &other] {
+        upstream.put("/sumdb/sum.example/supported", "");
+    }
+    let config = format!(
+        "upstream = '{}'\nmode = 'none'\nsumdbs = ['sum.example']\nchecksum = 'off'\n\
+         [[module]]\npattern = 'a.example'\nupstream = '{0}'\nmode = 'sync'\n\
+         [[module]]\npattern = 'b.example'\nupstream = '{}'\nmode = 'sync'\n",
+        one.url(),
+        other.url()
+    );
+    let server = serve(folder.path(), &config);
+    assert_eq!(server.get("/sumdb/sum.example/supported").0, 200);
+    for module in ["a.example/m", "b.example/m", "c.example/m"] {
+        assert_eq!(server.get(&format!("/sumdb/sum.example/lookup/{module}@v1.0.0")).0, 404);
+    }
+    assert_eq!(server.get("/sumdb/sum.example/tile/8/0/000").0, 404);
+    let asked = |upstream: &Upstream| {
+        ["lookup/a.example", "lookup/b.example", "lookup/c.example", "tile/"]
+            .map(|part| upstream.asked_at(part))
+    };
+    assert_eq!((asked(&one), asked(&other)), ([1, 0, 0, 1], [0, 1, 0, 0]));
+}
+
+#[test]
+fn what_another_upstream_said_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (public, private) = (Upstream::start(), Upstream::start());
+    public.offer("git.corp.example/m@v1.9.9", 100);
+    private.offer("git.corp.example/m@v1.0.0", 100);
+    let base = format!("upstream = '{}'\nchecksum = 'off'\n", public.url());
+    let server = serve(folder.path(), &base);
+    let list = "/git.corp.example/m/@v/list";
+    assert_eq!(text(server.get(list)), (200, "v1.9.9\n".to_owned()));
+    assert!(server.stop().success());
+
+    let rule = format!("[[module]]\npattern = '*.corp.example'\nupstream = '{}'\n", private.url());
+    let server = serve(folder.path(), &format!("{base}{rule}"));
+    assert_eq!(text(server.get(list)), (200, "v1.0.0\n".to_owned()));
+    assert!(server.stop().success());
+    // What it said itself it need not be asked for again.
+    let asked = private.asked("/list");
+    let server = serve(folder.path(), &format!("{base}{rule}"));
+    assert_eq!(text(server.get(list)), (200, "v1.0.0\n".to_owned()));
+    assert_eq!(private.asked("/list"), asked);
 }
 
 /// The head of an answer.

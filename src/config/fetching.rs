@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use stoa_layout::PathError;
 
+use super::shown::redacted;
 use super::{ConfigError, Settings};
 use crate::upstream::{Credentials, Direct, DirectOptions, HostCredentials, UpstreamOptions};
 
@@ -82,14 +83,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Is a line of the config file as it may be shown in a message: not if it may hold a secret.
-pub(super) fn as_shown(line: &str) -> &str {
-    match ["password", "bearer"].iter().any(|key| line.contains(key)) {
-        true => "...",
-        false => line,
-    }
-}
-
 impl Settings<'_> {
     /// Resolves how upstreams are asked.
     pub(super) fn fetching(&self, typed: TypedFetching) -> Result<Fetching, ConfigError> {
@@ -124,7 +117,7 @@ impl Settings<'_> {
         let host = table.host.trim().to_owned();
         let wrong = |why: &str| ConfigError::Value {
             whence: "the host of a [[credentials]] table in the config file".to_owned(),
-            value: host.clone(),
+            value: redacted(&host),
             why: why.to_owned(),
         };
         let is_host = !host.is_empty() && !host.contains(['/', '@']) && !host.contains(char::is_whitespace);

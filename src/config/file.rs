@@ -6,8 +6,9 @@ use serde::Deserialize;
 use stoa_layout::PathError;
 
 use super::ConfigError;
-use super::fetching::{self, CredentialsTable, DirectTable};
+use super::fetching::{CredentialsTable, DirectTable};
 use super::rules::ModuleTable;
+use super::shown;
 use crate::fill::{ChecksumPolicy, Mode};
 
 /// The keys of the config file, as they stand there.
@@ -94,8 +95,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Loaded>, ConfigError> {
         ConfigError::File {
             path: path.to_owned(),
             line,
-            text: fetching::as_shown(String::from_utf8_lossy(text).trim()).to_owned(),
-            why: why.to_owned(),
+            text: shown::line(String::from_utf8_lossy(text).trim()),
+            why: shown::why(&String::from_utf8_lossy(text), why),
         }
     };
     let text = str::from_utf8(&bytes).map_err(|error| wrong_at(error.valid_up_to(), "it is not UTF-8"))?;

@@ -17,12 +17,14 @@
 //! | `fetching` | how upstreams are asked |
 //! | `serve` | what is meant for the proxy |
 //! | `variable` | values of variables |
+//! | `shown` | what of it all may stand in a message |
 
 mod error;
 mod fetching;
 mod file;
 mod rules;
 mod serve;
+mod shown;
 mod variable;
 mod world;
 
@@ -36,6 +38,7 @@ use std::time::Duration;
 use stoa_layout::PathError;
 
 use self::file::{File, Loaded, read};
+use self::shown::redacted;
 use self::variable::FromVariable;
 
 pub use self::error::ConfigError;
@@ -142,7 +145,7 @@ impl<'a> Settings<'a> {
             let file = self.file.get().map(|loaded| loaded.path.display().to_string()).unwrap_or_default();
             format!("{key} in {file}")
         };
-        ConfigError::Value { whence, value: value.into(), why: why.to_owned() }
+        ConfigError::Value { whence, value: redacted(&value.into()), why: redacted(why) }
     }
 
     fn pick<T: FromVariable>(
@@ -176,8 +179,8 @@ impl<'a> Settings<'a> {
         let Some(value) = self.world.variable(&name) else { return Ok(None) };
         T::from_variable(&value).map(Some).map_err(|why| ConfigError::Variable {
             name,
-            value: value.to_string_lossy().into_owned(),
-            why,
+            value: redacted(&value.to_string_lossy()),
+            why: redacted(&why),
         })
     }
 

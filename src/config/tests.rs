@@ -240,6 +240,42 @@ fn rules_that_cannot_be_meant_name_their_line() {
 }
 
 #[test]
+fn no_error_shows_a_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let fault = |world: &World, file: &str| {
+        own_file(dir.path(), file);
+        Settings::new(world, None).serve(TypedServe::default()).unwrap_err().to_string()
+    };
+    let bare = world(dir.path(), &[]);
+    for (file, told) in [
+        ("upstream = \"https://me:hidden@host", "line 1, `upstream = ...`"),
+        ("offline = 'https://me:hidden@host'", "line 1, `offline = ...`"),
+        ("mode = 'https://me:hidden@host'", "line 1, `mode = ...`"),
+        ("sumdbs = [\n'https://me:hidden@host', 5]", "line 2, `...`"),
+        ("upstream = 'https://host?token=hidden' 5", "line 1, `upstream = ...`"),
+        ("redirect_url = 'https://me:hidden@host'", "redirect_url in "),
+        ("redirect_url = 'https://host/?token=hidden'", "redirect_url in "),
+        ("listen = 'https://me:hidden@host'", "listen in "),
+        ("gosumdb = 'a b https://me:hidden@host'", "gosumdb in "),
+        ("gosumdb = 'me:hidden@host'", "gosumdb in "),
+        ("[[credentials]]\nhost = 'https://me:hidden@host'", "[[credentials]]"),
+        ("[[credentials]]\npassword = 5000000", "line 2, `password = ...`"),
+        (
+            "[[module]]\npattern = 'a.b'\nredirect_url = 'https://me:hidden@host'",
+            "line 3, `redirect_url = ...`",
+        ),
+    ] {
+        let message = fault(&bare, file);
+        assert!(message.contains(told), "{file}: {message}");
+        assert!(!message.contains("hidden") && !message.contains("5000000"), "{message}");
+    }
+    let set = world(dir.path(), &[("STOA_REDIRECT_URL", "https://me:hidden@host")]);
+    assert!(!fault(&set, "").contains("hidden"));
+    let set = world(dir.path(), &[("STOA_GRACE", "https://me:hidden@host")]);
+    assert!(!fault(&set, "").contains("hidden"));
+}
+
+#[test]
 fn a_redirection_leads_somewhere() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path(), &[]);

@@ -198,11 +198,12 @@ impl Fill {
         Err(FillError::objection(version, &Objection::Differs { file: "mod", recorded, ours }))
     }
 
-    /// Lists the versions of a module that must not be named to anybody, since they were removed for good. `None` if
-    /// that cannot be told: then none is to be named.
-    pub fn forbidden(&self, module: &ModulePath) -> Option<Arc<[Version]>> {
-        let forbidden = self.store.tombstones(module);
-        forbidden.inspect_err(|error| log::error!("no version of {module} is named: {error}")).ok()
+    /// Lists the versions of a module that must not be named to anybody, since they were removed for good. While that
+    /// cannot be told none is to be named.
+    pub async fn forbidden(&self, module: &ModulePath) -> Result<Arc<[Version]>, FillError> {
+        let named = module.clone();
+        let what = format!("what of {module} was removed for good");
+        self.blocking(what, move |store| store.tombstones(&named)).await
     }
 
     /// Begins the flight of a version that nobody waits for.

@@ -114,6 +114,8 @@ pub struct Rule {
     pub deny: Vec<VersionRange>,
     /// Whether what is fetched is compared with what a checksum database says.
     pub checksum: ChecksumPolicy,
+    /// Whether no checksum database hears of these modules, not even by a client that asks for it through this proxy.
+    pub is_private: bool,
 }
 
 impl Rule {
@@ -126,6 +128,7 @@ impl Rule {
             allow: Vec::new(),
             deny: Vec::new(),
             checksum: ChecksumPolicy::default(),
+            is_private: false,
         }
     }
 
@@ -188,9 +191,18 @@ impl Policy {
         }
     }
 
-    /// Is the rule for what belongs to no module.
-    pub fn otherwise(&self) -> &Rule {
-        &self.otherwise
+    /// Whether no checksum database may hear of a module.
+    pub fn is_private(&self, module: &ModulePath) -> bool {
+        self.rule(module).is_private || self.check_module(module).is_err()
+    }
+
+    /// Is whom to ask for what belongs to no module: the upstream of the first rule that has one, beginning with what
+    /// is done where no rule matches.
+    pub fn upstream_of_none(&self) -> &Upstream {
+        let all = [&self.otherwise].into_iter().chain(self.rules.iter().map(|(_, rule)| rule));
+        all.map(|rule| &rule.upstream)
+            .find(|upstream| !upstream.is_offline())
+            .unwrap_or(&self.otherwise.upstream)
     }
 
     /// Says why a version is not to be had, be it stored or not.

@@ -147,7 +147,7 @@ impl Go {
         }
         if self.had_credentials {
             ours.notes.push(format!(
-                "{whence}: GOPROXY holds credentials, which are not copied: put them into the netrc file of the user that stoa runs as"
+                "{whence}: GOPROXY holds credentials or a query, which are not copied: put them into the netrc file of the user that stoa runs as"
             ));
         }
         for (name, _) in self.variables.iter().filter(|(name, _)| !OF_CONFIG.contains(&name.as_str())) {
@@ -160,32 +160,45 @@ impl Go {
     }
 }
 
-/// Takes user and password out of the URLs of a list in the syntax of `GOPROXY`.
+/// Takes user and password, and the query, which may be a token, out of the URLs of a list in the syntax of `GOPROXY`.
 fn without_credentials(list: &str) -> String {
     let mut plain = String::new();
     for part in list.split_inclusive([',', '|']) {
-        match part.split_once("://") {
+        let (entry, separator) = part.split_at(part.trim_end_matches([',', '|']).len());
+        match entry.split_once("://") {
             Some((scheme, rest)) => {
-                let end = rest.find(['/', ',', '|']).unwrap_or(rest.len());
+                let end = rest.find('/').unwrap_or(rest.len());
                 let (host, path) = rest.split_at(end);
                 let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-                plain.push_str(&format!("{scheme}://{host}{path}"));
+                plain.push_str(&format!("{scheme}://{}", without_query(&format!("{host}{path}"))));
             }
-            None => plain.push_str(part),
+            None => plain.push_str(entry),
         }
+        plain.push_str(separator);
     }
     plain
+}
+
+fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
 }
 
 fn sumdbs(athens: &Athens, ours: &mut Ours) {
     if let Some(setting) = athens.set("SumDBs") {
         let mut names = Vec::new();
         for url in setting.list(',').iter().filter(|url| !url.is_empty()) {
-            let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            let with_scheme = if url.contains("://") { url.clone() } else { format!("https://{url}") };
+            let plain = without_credentials(&with_scheme);
+            if plain != with_scheme {
+                let what = "is passed on by a URL with credentials or a query, which are not copied";
+                let host = plain.split_once("://").map_or(plain.as_str(), |(_, host)| host);
+                ours.notes.push(format!("{}: {host} {what}", setting.whence));
+            }
+            let rest = plain.split_once("://").map_or(plain.as_str(), |(_, rest)| rest);
             let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
             if !path.is_empty() {
                 ours.notes.push(format!(
-                    "{}: the path in {url} counts for nothing in Athens, and is left out",
+                    "{}: the path in {plain} counts for nothing in Athens, and is left out",
                     setting.whence
                 ));
             }
@@ -356,17 +369,13 @@ fn filter(athens: &Athens, ours: &mut Ours) -> Result<Filter, ReadError> {
 /// Is the base of a redirection, which every client gets to see.
 fn checked_url(url: &str, whence: &str, ours: &mut Ours) -> Option<String> {
     let plain = without_credentials(url);
-    if plain != url {
+    if plain != without_query(url) {
         ours.notes.push(format!(
             "{whence}: every client gets to see where it is sent, so the credentials in the URL are left out"
         ));
     }
     match reqwest::Url::parse(&plain) {
-        Ok(parsed)
-            if matches!(parsed.scheme(), "http" | "https")
-                && parsed.query().is_none()
-                && parsed.fragment().is_none() =>
-        {
+        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && without_query(url) == url => {
             Some(plain.trim_end_matches('/').to_owned())
         }
         _ => {
@@ -424,6 +433,11 @@ mod tests {
             ("https://a@b.example|http://c.example", "https://b.example|http://c.example"),
             ("direct", "direct"),
             ("https://proxy.example/a@b", "https://proxy.example/a@b"),
+            ("https://proxy.example/x?token=t,direct", "https://proxy.example/x,direct"),
+            (
+                "https://u:p@proxy.example?token=t|https://b.example#t",
+                "https://proxy.example|https://b.example",
+            ),
         ] {
             assert_eq!(without_credentials(list), plain, "{list}");
         }

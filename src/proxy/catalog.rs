@@ -4,6 +4,8 @@
 //! ends with the token of the next one, and the last has none. `/index?since=&limit=` is the feed of the public
 //! index of modules: one object a line, oldest first, from an instant on, that included.
 //!
+//! Both say what is stored, also what the rules deny to whoever asks for it.
+//!
 //! An index that is not there or of no use is being built: an answer waits for that, though not for ever.
 
 use std::fmt::Write;

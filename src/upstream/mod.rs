@@ -41,6 +41,7 @@ use download::Download;
 use netrc::Netrc;
 use place::Place;
 use reqwest::header::HeaderValue;
+use sha2::{Digest, Sha256};
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
@@ -112,6 +113,8 @@ impl Default for UpstreamOptions {
 struct Inner {
     /// `None` if there is nobody to ask.
     list: Option<GoProxyList>,
+    /// See [`Upstream::tag`].
+    tag: Option<String>,
     /// Where the entries of the list lead to, in its order.
     places: Vec<Place>,
     /// `None` if no entry is asked by HTTP.
@@ -129,6 +132,7 @@ impl Upstream {
         if list.trim().is_empty() {
             return Ok(Self::of(Inner::offline(options.instance)));
         }
+        let tag = tag(list);
         let list =
             goproxy::parse(list).map_err(|error| UpstreamConfigError::List { reason: reason(&error) })?;
         if list.entries().iter().all(|entry| entry.source == goproxy::Source::Off) {
@@ -145,7 +149,13 @@ impl Upstream {
             true => Some(Client::new(&options, places.iter().find_map(Place::needs_roots).as_deref())?),
             false => None,
         };
-        Ok(Self::of(Inner { list: Some(list), places, client, ..Inner::offline(options.instance) }))
+        Ok(Self::of(Inner {
+            list: Some(list),
+            tag: Some(tag),
+            places,
+            client,
+            ..Inner::offline(options.instance)
+        }))
     }
 
     /// Returns an upstream that has nobody to ask.
@@ -156,6 +166,12 @@ impl Upstream {
     /// Says whether there is nobody to ask.
     pub fn is_offline(&self) -> bool {
         self.inner.list.is_none()
+    }
+
+    /// Returns what tells answers of this list from those of another one; `None` if there is nobody to ask. Nothing of
+    /// its credentials is in it.
+    pub fn tag(&self) -> Option<&str> {
+        self.inner.tag.as_deref()
     }
 
     /// Returns the name of this proxy in `Via`.
@@ -257,6 +273,7 @@ impl Inner {
     fn offline(instance: String) -> Self {
         Self {
             list: None,
+            tag: None,
             places: Vec::new(),
             client: None,
             instance,
@@ -360,6 +377,17 @@ impl Check<'_> {
     }
 }
 
+/// Is the beginning of the SHA-256 of a list without its credentials.
+fn tag(list: &str) -> String {
+    let mut plain = String::new();
+    for part in list.split_inclusive([',', '|']) {
+        let entry = part.trim_end_matches([',', '|']);
+        plain += place::redact(entry.trim()).trim_end_matches('/');
+        plain += &part[entry.len()..];
+    }
+    Sha256::digest(plain).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Says what is wrong with a list, without the credentials that may be in it.
 fn reason(error: &GoProxyError) -> String {
     match error {
@@ -388,6 +416,22 @@ mod tests {
         assert!(Upstream::offline().is_offline());
         assert!(!Upstream::new("direct", UpstreamOptions::default()).unwrap().is_offline());
         assert!(!Upstream::new("file:///srv", UpstreamOptions::default()).unwrap().is_offline());
+    }
+
+    #[test]
+    fn lists_have_tags_without_their_secrets() {
+        let tag =
+            |list: &str| Upstream::new(list, UpstreamOptions::default()).unwrap().tag().map(str::to_owned);
+        assert_eq!(tag("off"), None);
+        assert_eq!(tag("https://u:p@a.example/x, direct"), tag("https://a.example/x/?token=t,direct"));
+        let lists = [
+            "https://a.example,direct",
+            "https://a.example|direct",
+            "https://a.example",
+            "https://b.example",
+        ];
+        let tags: std::collections::BTreeSet<_> = lists.map(tag).into_iter().collect();
+        assert_eq!(tags.len(), lists.len());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use stoa_layout::gate::Mode;
+use stoa_store::{Record, Tombstone};
 
 use super::site::{self, Site};
 use super::upstream::{Gate, Module, Script, Upstream};
@@ -172,4 +173,59 @@ fn an_upstream_that_is_silent_is_a_timeout() {
     gate.open();
     upstream.offer(&module);
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
+}
+
+/// Makes the folder of a module's records one that nobody can read, whoever he is.
+fn spoil_records(root: &std::path::Path) {
+    let folder = root.join("records/example.com/m");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink("@v", folder.join("@v")).unwrap();
+}
+
+#[test]
+fn where_nobody_knows_what_is_forbidden_nothing_is_said() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let info = r#"{"Version":"v1.1.0","Time":"2024-01-02T03:04:05Z"}"#;
+    upstream.set(LIST, body("v1.1.0\n"));
+    upstream.set(LATEST, body(info));
+    upstream.set("/example.com/m/@v/main.info", body(info));
+    let site = Site::start(folder.path(), upstream.url());
+    site.publish(&Module::new("example.com/m@v1.0.0", 10));
+    spoil_records(folder.path());
+    for path in [LIST, LATEST, "/example.com/m/@v/main.info", "/example.com/m/@v/v1.info"] {
+        for headers in [&[][..], &[("Disable-Module-Fetch", "true")]] {
+            let reply = site.ask("GET", path, headers);
+            assert_eq!((reply.status, reply.header("cache-control")), (500, Some("no-store")), "{path}");
+        }
+    }
+}
+
+#[test]
+fn what_names_only_what_was_removed_for_good_is_gone() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let module = Module::new("example.com/m@v1.1.0", 10);
+    let info = r#"{"Version":"v1.1.0","Time":"2024-01-02T03:04:05Z"}"#;
+    upstream.set(LIST, body("v1.1.0\n"));
+    let main = "/example.com/m/@v/main.info";
+    for path in [LATEST, main] {
+        upstream.set(path, body(info));
+    }
+    let site = Site::start(folder.path(), upstream.url());
+    assert_eq!([LATEST, main].map(|path| site.get(path).status), [200; 2]);
+    let claim = site.store.claim(&module.version).unwrap();
+    let tombstone = Some(Tombstone::now(Some("a key is in it".to_owned())));
+    site.store.write_record(&claim, &Record { tombstone, ..Record::default() }).unwrap();
+    for path in [LATEST, main] {
+        for headers in [&[][..], &[("Disable-Module-Fetch", "true")]] {
+            let reply = site.ask("GET", path, headers);
+            assert_eq!(reply.status, 410, "{path}");
+            assert!(reply.text().contains("a key is in it"), "{}", reply.text());
+        }
+    }
+    assert_eq!(site.get(LIST).text(), "");
+    upstream.set(LIST, body("v1.0.0\nv1.1.0\n"));
+    upstream.set("/example.com/m/@v/v1.0.0.info", body(&info.replace("v1.1.0", "v1.0.0")));
+    assert!(site.get(LATEST).text().contains("v1.0.0"), "another one is the latest");
 }

@@ -34,6 +34,7 @@ pub(crate) fn asking_each_time() -> ServeOptions {
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     pub(crate) store: Arc<Store>,
+    tag: Option<String>,
     stop: Option<oneshot::Sender<()>>,
     ended: Option<JoinHandle<Result<(), ServeError>>>,
 }
@@ -78,17 +79,23 @@ impl Site {
         Self::with(open(root, Mode::ReadWrite), upstream(list), options)
     }
 
-    /// Puts an answer of the upstream into the cache that was got so many TTLs ago.
+    /// Puts an answer of the upstream into the cache that was got so many TTLs ago; offline, of the last one.
     pub(crate) fn remember(&self, key: &str, ttls: u32, body: &str) {
         let at = SystemTime::now() - TTL * ttls;
         let body = body.as_bytes().to_vec().into();
-        self.store.cache(Shelf::Answers, key, &Cached { at, body }).unwrap();
+        let key = self.key(key);
+        self.store.cache(Shelf::Answers, &key, &Cached { at, body }).unwrap();
+    }
+
+    /// Is the name in the cache of what its upstream answers at a path.
+    pub(crate) fn key(&self, path: &str) -> String {
+        self.tag.as_ref().map_or_else(|| path.to_owned(), |tag| format!("{path} {tag}"))
     }
 
     pub(crate) fn with(store: Arc<Store>, upstream: Upstream, options: ServeOptions) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (tell, address) = std::sync::mpsc::channel();
-        let served = Arc::clone(&store);
+        let (served, tag) = (Arc::clone(&store), upstream.tag().map(str::to_owned));
         let ended = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -101,7 +108,7 @@ impl Site {
                 serve::run(listener, served, upstream, options, shutdown).await
             })
         });
-        Self { address: address.recv().unwrap(), store, stop: Some(stop), ended: Some(ended) }
+        Self { address: address.recv().unwrap(), store, tag, stop: Some(stop), ended: Some(ended) }
     }
 
     pub(crate) fn get(&self, path: &str) -> Reply {

@@ -29,6 +29,8 @@ pub struct Store {
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
     pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
+    /// Records that forbid nothing.
+    pub(crate) harmless: Cache<Stamp, ()>,
     pub(crate) index: Index,
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
@@ -43,6 +45,9 @@ const SMALL_BYTES: u64 = 64 << 20;
 
 /// How many seals and lists are kept in memory.
 const ENTRIES: usize = 20_000;
+
+/// How many records are known to forbid nothing: a few megabytes.
+const HARMLESS: usize = 1 << 16;
 
 /// How long a path may be (`PATH_MAX`, its last zero included), and each of its elements (`NAME_MAX`).
 const MAX_PATH: usize = 4096;
@@ -188,6 +193,7 @@ impl Store {
             seals: Cache::new(ENTRIES),
             lists: Cache::new(ENTRIES),
             tombstones: Cache::new(ENTRIES),
+            harmless: Cache::new(HARMLESS),
             cache_writes: Writes::default(),
             layout: pass.layout().clone(),
             run,

@@ -96,7 +96,7 @@ fn read_now(_: &File, _: u64, _: &mut [u8]) -> io::Result<Option<usize>> {
 }
 
 /// What tells one folder at a path from another, and from itself after a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     pub(crate) device: u64,
     pub(crate) inode: u64,

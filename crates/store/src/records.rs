@@ -185,7 +185,8 @@ impl Store {
     /// Lists the versions of a module that are forbidden, to be left out of what is told of it. One whose record is
     /// damaged is among them: nobody can say that it is not.
     ///
-    /// Cheap while no record of the module changes: a look at one folder.
+    /// Cheap while no record of the module changes: a look at one folder. When one does, the others are looked at, and
+    /// not opened again.
     pub fn tombstones(&self, module: &ModulePath) -> Result<Arc<[Version]>, StoreError> {
         let path = self.paths.records().join(Paths::versions_below_modules(module));
         let meta = match fs::symlink_metadata(&path) {
@@ -206,7 +207,7 @@ impl Store {
             let name = entry.file_name();
             let version = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
             let Some(version) = version.and_then(|name| Version::unescape(name).ok()) else { continue };
-            if is_forbidden(&entry.path())? {
+            if self.is_forbidden(&entry.path())? {
                 versions.push(version);
             }
         }
@@ -218,9 +219,28 @@ impl Store {
         }
         Ok(versions)
     }
+
+    /// Whether a record forbids its version, or may. One that does not is read once.
+    fn is_forbidden(&self, path: &Path) -> Result<bool, StoreError> {
+        let meta = match fs::symlink_metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(error) => return Err(PathError::new("look at", path, error).into()),
+        };
+        let stamp = Stamp::of(&meta);
+        if self.harmless.get(&stamp).is_some() {
+            return Ok(false);
+        }
+        let is_forbidden = forbids(path)?;
+        let is_settled = |at| SystemTime::now().duration_since(at).is_ok_and(|age| age > SETTLED);
+        if !is_forbidden && is_settled(meta.modified().at("look at", path)?) {
+            self.harmless.insert(stamp, ());
+        }
+        Ok(is_forbidden)
+    }
 }
 
-fn is_forbidden(path: &Path) -> Result<bool, StoreError> {
+fn forbids(path: &Path) -> Result<bool, StoreError> {
     match read(path) {
         // Most records have none, and a module may have many of them.
         Ok(Some(text)) if !text.contains("tombstone") => Ok(false),
@@ -357,6 +377,37 @@ mod tests {
         let v = version("example.com/m@v1.0.0");
         fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &Record::default()).unwrap();
         assert_eq!(told(), ["v1.2.0-RC1"]);
+    }
+
+    #[test]
+    fn a_record_that_forbids_nothing_is_read_once() {
+        let fixture = Fixture::new();
+        let module = ModulePath::new("example.com/m").unwrap();
+        let record = Record { h1: Some(h1('A')), ..Record::default() };
+        let write = |number: u32, record: &Record| {
+            let v = version(&format!("example.com/m@v1.{number}.0"));
+            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), record).unwrap();
+            fixture.store.paths.record(&v)
+        };
+        for number in 0..20 {
+            let path = write(number, &record);
+            fs::File::open(path).unwrap().set_modified(SystemTime::now() - 2 * SETTLED).unwrap();
+        }
+        let told = || fixture.store.tombstones(&module).unwrap().len();
+        // The folder is young, so each look lists it.
+        assert_eq!((told(), fixture.store.harmless.len()), (0, 20));
+        write(20, &record);
+        assert_eq!((told(), fixture.store.harmless.len()), (0, 20), "one is young");
+        // Whatever is written over one is seen, by a rename or in its place.
+        write(3, &full());
+        assert_eq!(told(), 1);
+        let in_place = toml::to_string(&full()).unwrap();
+        fs::write(fixture.store.paths.record(&version("example.com/m@v1.7.0")), in_place).unwrap();
+        assert_eq!(told(), 2);
+        // What is known to be harmless is not opened: else this would be seen for what it is.
+        let forbidding = fixture.store.paths.record(&version("example.com/m@v1.3.0"));
+        fixture.store.harmless.insert(Stamp::of(&fs::symlink_metadata(forbidding).unwrap()), ());
+        assert_eq!(told(), 1);
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Fill {
     /// Finds the last good answer that this process or another one, this time or another, has kept on disk, and
     /// nobody has heard another one since.
     pub(super) async fn recall_from_disk(&self, question: &Question) -> Option<Known> {
-        let key = question.key();
+        let key = question.key(self.upstream_of(question.module()).tag());
         let cached = self.blocking(question, move |store| Ok(store.cached(Shelf::Answers, &key)));
         let Cached { at, body } = cached.await.ok().flatten()?;
         // What could not be written or removed there leaves an older one.
@@ -94,10 +94,14 @@ impl Fill {
     /// Keeps an answer, or the word that there is none, in memory and on disk.
     pub(super) async fn keep(&self, question: &Question, known: Known) {
         self.answers.known.insert(question.clone(), known.clone());
-        let key = question.key();
-        let kept = self.blocking(question, move |store| match known.said {
-            Ok(body) => store.cache(Shelf::Answers, &key, &Cached { at: known.at, body }),
-            Err(_) => store.uncache(Shelf::Answers, &key),
+        let mut keys = vec![question.key(self.upstream_of(question.module()).tag())];
+        // For who is offline: what it names is told only if it is stored.
+        keys.extend(matches!(question, Question::Query(..)).then(|| question.key(None)));
+        let kept = self.blocking(question, move |store| {
+            keys.iter().try_for_each(|key| match &known.said {
+                Ok(body) => store.cache(Shelf::Answers, key, &Cached { at: known.at, body: body.clone() }),
+                Err(_) => store.uncache(Shelf::Answers, key),
+            })
         });
         if let Err(error) = kept.await {
             log::warn!("{question} is answered, but not kept for an outage: {error}");

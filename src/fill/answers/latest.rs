@@ -18,7 +18,7 @@ impl Fill {
             Ok(body) => return Ok(body),
             Err(error) => error,
         };
-        if matches!(error, FillError::Denied(_))
+        if matches!(error, FillError::Denied(_) | FillError::Gone(_))
             && let Some(body) = self.latest_listed(module, via).await
         {
             return Ok(body);
@@ -50,13 +50,13 @@ impl Fill {
         let question = Question::Query(module.clone(), revision.clone());
         let error = match self.said_online(&question, via).await {
             Ok(body) => return Ok(body),
+            Err(error @ FillError::Offline(_)) => match self.last_said_of_stored(&question).await {
+                Ok(Some(body)) => return Ok(body),
+                Ok(None) => error,
+                Err(error) => error,
+            },
             Err(error) => error,
         };
-        if matches!(error, FillError::Offline(_))
-            && let Some(body) = self.last_said_of_stored(&question).await?
-        {
-            return Ok(body);
-        }
         self.or_stored(&question, error).await
     }
 
@@ -76,17 +76,18 @@ impl Fill {
     }
 
     async fn answer_local(&self, question: &Question) -> Result<Option<Bytes>, FillError> {
-        if let Some(body) = self.last_said(question).await
-            && self.names_well(question.module(), &body)
-        {
-            return Ok(Some(body));
+        let said = match (self.last_said(question).await, question) {
+            (Some(body), _) => self.named(question, body).await.map(Some),
+            (None, Question::Query(..)) => self.last_said_of_stored(question).await,
+            (None, _) => Ok(None),
+        };
+        match said {
+            Ok(Some(body)) => Ok(Some(body)),
+            said => match self.resolve_stored(question).await? {
+                Some(info) => Ok(Some(info)),
+                None => said,
+            },
         }
-        if let Question::Query(..) = question
-            && let Some(body) = self.last_said_of_stored(question).await?
-        {
-            return Ok(Some(body));
-        }
-        self.resolve_stored(question).await
     }
 
     async fn said_online(self: &Arc<Self>, question: &Question, via: &Via) -> Result<Bytes, FillError> {
@@ -94,15 +95,15 @@ impl Fill {
             return Err(FillError::Offline(question.to_string()));
         }
         let body = self.said(question, via).await?;
-        match self.names_well(question.module(), &body) {
-            true => Ok(body),
-            false => Err(FillError::Denied(question.to_string())),
-        }
+        self.named(question, body).await
     }
 
-    /// Whether the version of an info body may be named.
-    fn names_well(&self, module: &ModulePath, body: &[u8]) -> bool {
-        info::parse(body).is_ok_and(|info| self.may_be_named(module, &info.version))
+    /// Gives an info body out if its version may be named.
+    async fn named(&self, question: &Question, body: Bytes) -> Result<Bytes, FillError> {
+        match info::parse(&body) {
+            Ok(info) => self.check_named(question, question.module(), &info.version).await.map(|()| body),
+            Err(_) => Err(FillError::Denied(question.to_string())),
+        }
     }
 
     /// Finds what the upstream said of a query last, if the version that it named is in the store.
@@ -117,7 +118,10 @@ impl Fill {
             return Ok(None);
         };
         let stored = self.blocking(question, move |store| store.small(&version, SmallFile::Info)).await?;
-        Ok(stored.map(|_| body))
+        match stored {
+            Some(_) => self.named(question, body).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn or_stored(&self, question: &Question, error: FillError) -> Result<Bytes, FillError> {

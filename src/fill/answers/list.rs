@@ -19,15 +19,15 @@ impl Fill {
             (self.stored_versions(module).await, Err(FillError::Offline(question.to_string())))
         };
         match (said, stored) {
-            (Ok(body), Ok(stored)) => Ok(self.merged(module, &body, stored.unwrap_or_default())),
+            (Ok(body), Ok(stored)) => self.merged(module, &body, stored.unwrap_or_default()).await,
             // That the upstream answered is worth more than a list that cannot be read here.
             (Ok(body), Err(error)) => {
                 log::error!("the list of {module} lacks what is stored: {error}");
-                Ok(self.merged(module, &body, Vec::new()))
+                self.merged(module, &body, Vec::new()).await
             }
             (Err(error), Ok(Some(stored))) => {
                 tell_outage(module, &error);
-                Ok(self.merged(module, b"", stored))
+                self.merged(module, b"", stored).await
             }
             (Err(error), Ok(None)) => Err(error),
             (Err(_), Err(error)) => Err(error),
@@ -42,7 +42,7 @@ impl Fill {
         if body.is_none() && stored.is_none() {
             return Ok(None);
         }
-        Ok(Some(self.merged(module, &body.unwrap_or_default(), stored.unwrap_or_default())))
+        self.merged(module, &body.unwrap_or_default(), stored.unwrap_or_default()).await.map(Some)
     }
 
     /// Is what the upstream said last, if it counts for anything here.
@@ -54,10 +54,15 @@ impl Fill {
     }
 
     /// Merges a list of the upstream with what is stored. Whatever is not to be named is left out here.
-    fn merged(&self, module: &ModulePath, upstream: &[u8], stored: Vec<Version>) -> Bytes {
+    async fn merged(
+        &self,
+        module: &ModulePath,
+        upstream: &[u8],
+        stored: Vec<Version>,
+    ) -> Result<Bytes, FillError> {
         let mut versions = list::versions(upstream);
         versions.extend(stored);
-        self.leave_out(module, &mut versions);
-        Bytes::from(list::format(&versions))
+        self.leave_out(module, &mut versions).await?;
+        Ok(Bytes::from(list::format(&versions)))
     }
 }

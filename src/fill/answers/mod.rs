@@ -21,6 +21,9 @@
 //! say just that; a query has its last answer if the version that it names is stored. Who wants nothing fetched
 //! (`Disable-Module-Fetch`) has the last answer, however old, merged as ever.
 //!
+//! Answers are kept by whom they came from ([`tag`](crate::upstream::Upstream::tag)), so that who is asked now, by other
+//! rules or on behalf of another server of the store, is never taken to have said what somebody else said.
+//!
 //! A kill while an answer is written leaves the old one: see `cache` of the store.
 
 mod ask;
@@ -30,12 +33,14 @@ mod list;
 mod question;
 mod stored;
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 use stoa_gomod::private::Patterns;
-use stoa_gomod::{ModulePath, Version};
+use stoa_gomod::{ModulePath, ModuleVersion, Version};
+use stoa_store::Objection;
 
 use self::known::{Known, Weight};
 use self::question::Question;
@@ -106,19 +111,31 @@ impl Fill {
         !self.store.is_read_only() && !self.upstream_of(module).is_offline()
     }
 
-    /// Whether a version may be named to a client, wherever it is known from.
-    fn may_be_named(&self, module: &ModulePath, version: &Version) -> bool {
-        let forbidden = self.forbidden(module);
-        self.policy.rule(module).admits(version)
-            && forbidden.is_some_and(|forbidden| !forbidden.contains(version))
+    /// Says why a version may not be named to a client, wherever it is known from; `what` it is the answer to.
+    async fn check_named(
+        &self,
+        what: impl Display,
+        module: &ModulePath,
+        version: &Version,
+    ) -> Result<(), FillError> {
+        if !self.policy.rule(module).admits(version) {
+            return Err(FillError::Denied(what.to_string()));
+        }
+        // What can be no version of this module has no record.
+        let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { return Ok(()) };
+        let named = version.clone();
+        match self.blocking(what, move |store| store.tombstone(&named)).await? {
+            Some(tombstone) => Err(FillError::objection(&version, &Objection::Tombstone(tombstone))),
+            None => Ok(()),
+        }
     }
 
-    /// Leaves out what may not be named: what the rules deny, and what was removed for good.
-    fn leave_out(&self, module: &ModulePath, versions: &mut Vec<Version>) {
-        match self.forbidden(module) {
-            Some(forbidden) => versions
-                .retain(|version| self.policy.rule(module).admits(version) && !forbidden.contains(version)),
-            None => versions.clear(),
-        }
+    /// Leaves out what may not be named: what the rules deny, and what was removed for good. If that cannot be
+    /// told, no list can be given: an empty one would say that there is nothing.
+    async fn leave_out(&self, module: &ModulePath, versions: &mut Vec<Version>) -> Result<(), FillError> {
+        let forbidden = self.forbidden(module).await?;
+        let rule = self.policy.rule(module);
+        versions.retain(|version| rule.admits(version) && !forbidden.contains(version));
+        Ok(())
     }
 }

@@ -19,12 +19,17 @@ impl Question {
         }
     }
 
-    /// Is its name in the cache: the path that it is asked at.
-    pub(super) fn key(&self) -> String {
-        match self {
+    /// Is the name in the cache of what an upstream with this [tag](crate::upstream::Upstream::tag) answers: the path
+    /// that it is asked at, and the tag. Without one it is that of the last answer, whoever gave it.
+    pub(super) fn key(&self, tag: Option<&str>) -> String {
+        let path = match self {
             Self::List(module) => format!("{}/@v/list", module.escaped()),
             Self::Latest(module) => format!("{}/@latest", module.escaped()),
             Self::Query(module, revision) => format!("{}/@v/{}.info", module.escaped(), revision.escaped()),
+        };
+        match tag {
+            Some(tag) => format!("{path} {tag}"),
+            None => path,
         }
     }
 
@@ -58,10 +63,11 @@ mod tests {
     #[test]
     fn no_two_questions_share_a_key() {
         let module = query("x").module().clone();
-        assert_eq!(Question::List(module.clone()).key(), "example.com/!cap/@v/list");
-        assert_eq!(Question::Latest(module).key(), "example.com/!cap/@latest");
-        assert_eq!(query("HEAD").key(), "example.com/!cap/@v/!h!e!a!d.info");
-        assert_ne!(query("head").key(), query("HEAD").key());
+        assert_eq!(Question::List(module.clone()).key(None), "example.com/!cap/@v/list");
+        assert_eq!(Question::Latest(module.clone()).key(None), "example.com/!cap/@latest");
+        assert_eq!(Question::Latest(module).key(Some("0a1b")), "example.com/!cap/@latest 0a1b");
+        assert_eq!(query("HEAD").key(None), "example.com/!cap/@v/!h!e!a!d.info");
+        assert_ne!(query("head").key(None), query("HEAD").key(None));
     }
 
     #[test]

@@ -19,7 +19,7 @@ impl Fill {
     /// Resolves `latest` or a prefix among what is in the store and may be named.
     pub(super) async fn resolve(&self, module: &ModulePath, query: &str) -> Result<Option<Bytes>, FillError> {
         let Some(mut versions) = self.stored_versions(module).await? else { return Ok(None) };
-        self.leave_out(module, &mut versions);
+        self.leave_out(module, &mut versions).await?;
         let (path, query) = (module.clone(), query.to_owned());
         self.blocking(module, move |store| resolve(store, &path, &query, &versions)).await
     }
@@ -28,7 +28,7 @@ impl Fill {
 /// Says that an answer is from the store alone, where it ought not to be.
 pub(super) fn tell_outage(module: &ModulePath, error: &FillError) {
     match error {
-        FillError::Absent(_) | FillError::Offline(_) | FillError::Denied(_) => {}
+        FillError::Absent(_) | FillError::Offline(_) | FillError::Denied(_) | FillError::Gone(_) => {}
         _ => log::warn!("answering for {module} from the store alone: {error}"),
     }
 }

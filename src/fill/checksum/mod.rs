@@ -23,6 +23,7 @@
 
 mod known;
 mod lookup;
+mod note;
 mod sumdb;
 mod timeline;
 mod vouching;

@@ -2,10 +2,14 @@
 //!
 //! | what | how long it is kept |
 //! | --- | --- |
-//! | a tile | for good, the widest beginning of it that was seen: a database only grows, so whoever wants fewer of a tile's hashes gets the first ones |
-//! | a record (`lookup`) | for good, within the bounds of the cache: what is signed once stays true |
+//! | a tile | the widest beginning of it that was seen: a database only grows, so whoever wants fewer of a tile's hashes gets the first ones |
+//! | a record (`lookup`) | within the bounds of the cache: what is signed once stays true |
+//! | either, if no fill has proved it | for a day ([`UNPROVED`]); when the upstream fails, however long |
 //! | the latest tree head | as long as a list; when the upstream fails, the last one however old |
+//! | a head, or a record with one, that its database has not signed, where its key is known | not at all |
 //! | anything but 200 | not at all |
+//!
+//! What a fill has proved is kept under a name of its own, and goes before what came for a client.
 //!
 //! So a client with nothing of its own verifies offline what was verified through this proxy before. Bodies go
 //! out as they came; clients check signatures and inclusion themselves. What is passed on as a tile or a record
@@ -14,8 +18,8 @@
 //! `supported` is a promise, since a client that reads yes asks nobody else. It is given if an upstream gives
 //! it, or, offline and while the upstream fails, if some of the database's records are kept.
 //!
-//! Nobody is asked about a module that matches [`sumdb_refuse`](super::AnswerOptions::sumdb_refuse), kept or not:
-//! its name stays here.
+//! Nobody is asked about a module that matches [`sumdb_refuse`](super::AnswerOptions::sumdb_refuse), or whose rule
+//! makes it private ([`Policy::is_private`](super::Policy::is_private)), kept or not: its name stays here.
 
 mod shape;
 
@@ -24,7 +28,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use stoa_gomod::private::Patterns;
-use stoa_gomod::sumdb::{Level, Tile};
+use stoa_gomod::sumdb::{Level, Tile, parse_record};
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Cached, Shelf};
 
@@ -32,6 +36,9 @@ use super::answers::AnswerOptions;
 use super::once::Once;
 use super::{Fill, FillError, Phase, SumdbAnswer, Via};
 use crate::upstream::Upstream;
+
+/// How long a record or a tile that no fill has proved counts as new.
+const UNPROVED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What can be asked of a checksum database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,15 +76,16 @@ impl SumdbQuestion {
         }
     }
 
-    /// Is where its answer is kept, and under which name: all widths of a tile under that of the whole one.
-    fn place<'n>(&self, database: &'n str) -> (Shelf<'n>, String) {
-        match self {
+    /// Is where its answer is kept, proved or not, and under which name: all widths of a tile under that of the whole one.
+    fn place<'n>(&self, database: &'n str, is_proved: bool) -> (Shelf<'n>, String) {
+        let (shelf, path) = match self {
             Self::Latest | Self::Lookup(_) => (Shelf::Records(database), self.path()),
             Self::Tile(tile) => {
                 let whole = Tile { width: 1 << tile.height, ..*tile };
                 (Shelf::Tiles(database), whole.path())
             }
-        }
+        };
+        (shelf, if is_proved { path + " proved" } else { path })
     }
 
     /// Takes the answer out of what is kept.
@@ -93,6 +101,15 @@ impl SumdbQuestion {
         }
     }
 
+    /// Is the signed note in an answer, if it has one.
+    fn note<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
+        match self {
+            Self::Latest => Some(body),
+            Self::Lookup(_) => Some(parse_record(body).map_or(&[], |record| record.rest)),
+            Self::Tile(_) => None,
+        }
+    }
+
     /// Whether its answer stays what it is, or can be told to be newer than another one.
     fn may_be_kept(&self) -> bool {
         match self {
@@ -101,6 +118,19 @@ impl SumdbQuestion {
             Self::Tile(tile) => tile.is_whole() || tile.level != Level::Data,
         }
     }
+}
+
+/// What is kept of an answer.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) body: Bytes,
+    at: SystemTime,
+    is_proved: bool,
+}
+
+/// Whether something is younger than that. What comes from the future came before somebody set the clock back.
+fn is_younger(at: SystemTime, limit: Duration) -> bool {
+    SystemTime::now().duration_since(at).is_ok_and(|age| age < limit)
 }
 
 /// What is asked of checksum databases now, and of which modules nothing is.
@@ -118,17 +148,21 @@ impl Databases {
 }
 
 impl Fill {
-    /// Is whom to ask for checksum databases.
-    fn sumdb_upstream(&self) -> &Upstream {
-        &self.policy.otherwise().upstream
+    /// Is whom to ask a question: about a module, whom that is fetched from, and nobody else learns its name.
+    fn sumdb_upstream(&self, question: &SumdbQuestion) -> &Upstream {
+        match question {
+            SumdbQuestion::Lookup(module) => &self.policy.rule(module.path()).upstream,
+            SumdbQuestion::Latest | SumdbQuestion::Tile(_) => self.policy.upstream_of_none(),
+        }
     }
 
     /// Says whether answers of a checksum database are to be had here; `is_local` asks nobody.
     pub async fn sumdb_supported(&self, name: &str, via: &Via, is_local: bool) -> Result<bool, FillError> {
-        if is_local || self.sumdb_upstream().is_offline() {
+        let upstream = self.policy.upstream_of_none();
+        if is_local || upstream.is_offline() {
             return self.keeps_records(name).await;
         }
-        match self.sumdb_upstream().sumdb_supported(name, via).await {
+        match upstream.sumdb_supported(name, via).await {
             Ok(is_supported) => Ok(is_supported),
             Err(error) => {
                 let error = FillError::upstream(format_args!("the checksum database {name}"), &error);
@@ -150,16 +184,19 @@ impl Fill {
         is_local: bool,
     ) -> Result<Option<SumdbAnswer>, FillError> {
         if let SumdbQuestion::Lookup(module) = question
-            && self.databases.refused.matches(module.path().as_str())
+            && (self.databases.refused.matches(module.path().as_str())
+                || self.policy.is_private(module.path()))
         {
             return Err(FillError::Private(module.to_string()));
         }
         let kept = self.kept_of_sumdb(name, question).await;
-        let is_new = |kept: &Cached| {
-            *question != SumdbQuestion::Latest
-                || SystemTime::now().duration_since(kept.at).is_ok_and(|age| age < self.databases.ttl)
+        let is_new = |kept: &Kept| match question {
+            SumdbQuestion::Latest => is_younger(kept.at, self.databases.ttl),
+            SumdbQuestion::Lookup(_) | SumdbQuestion::Tile(_) => {
+                kept.is_proved || is_younger(kept.at, UNPROVED)
+            }
         };
-        let is_offline = self.sumdb_upstream().is_offline();
+        let is_offline = self.sumdb_upstream(question).is_offline();
         let kept = match kept {
             Some(kept) if is_local || is_offline || is_new(&kept) => return Ok(Some(as_kept(kept.body))),
             None if is_local => return Ok(None),
@@ -221,7 +258,7 @@ impl Fill {
     ) -> Result<SumdbAnswer, FillError> {
         let path = question.path();
         let what = format!("{path} of the checksum database {name}");
-        let answer = self.sumdb_upstream().sumdb(name, &path, via).await;
+        let answer = self.sumdb_upstream(question).sumdb(name, &path, via).await;
         let answer = answer.map_err(|error| FillError::upstream(&what, &error))?;
         if answer.status != 200 {
             return Ok(answer);
@@ -230,7 +267,11 @@ impl Fill {
             let reason = format!("{what} was answered with something else than what was asked for: {fault}");
             return Err(FillError::Upstream(reason.into()));
         }
-        self.keep_of_sumdb(name, question, &answer.body, false).await;
+        match self.policy.checksums().fault_of_note(name, question.note(&answer.body)) {
+            // Whoever asked sees for himself.
+            Some(fault) => log::error!("{what} is passed on, but not kept: {fault}"),
+            None => self.keep_answer(name, question, &answer.body, false, false).await,
+        }
         Ok(answer)
     }
 
@@ -240,22 +281,37 @@ impl Fill {
     }
 
     /// Finds what is kept of an answer.
-    pub(super) async fn kept_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Option<Cached> {
+    pub(super) async fn kept_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Option<Kept> {
         let (name, question) = (name.to_owned(), question.clone());
         let kept = self.blocking("what is kept of a checksum database", move |store| {
-            let (shelf, key) = question.place(&name);
-            let kept = store.cached(shelf, &key);
-            Ok(kept.and_then(|kept| Some(Cached { body: question.answer(kept.body)?, at: kept.at })))
+            let kept = |is_proved| {
+                let (shelf, key) = question.place(&name, is_proved);
+                let Cached { at, body } = store.cached(shelf, &key)?;
+                Some(Kept { body: question.answer(body)?, at, is_proved })
+            };
+            Ok(kept(true).or_else(|| kept(false)))
         });
         kept.await.ok().flatten()
     }
 
-    /// Keeps an answer if it looks like one; of a tile, unless a wider one is kept that is not to be replaced.
+    /// Keeps an answer that was proved if it looks like one; of a tile, unless a wider one is kept that is not to be
+    /// replaced.
     pub(super) async fn keep_of_sumdb(
         &self,
         name: &str,
         question: &SumdbQuestion,
         body: &Bytes,
+        replaces: bool,
+    ) {
+        self.keep_answer(name, question, body, true, replaces).await;
+    }
+
+    async fn keep_answer(
+        &self,
+        name: &str,
+        question: &SumdbQuestion,
+        body: &Bytes,
+        is_proved: bool,
         replaces: bool,
     ) {
         if !question.may_be_kept()
@@ -266,10 +322,12 @@ impl Fill {
         }
         let (database, question, body) = (name.to_owned(), question.clone(), body.clone());
         let kept = self.blocking("what is kept of a checksum database", move |store| {
-            let (shelf, key) = question.place(&database);
+            let (shelf, key) = question.place(&database, is_proved);
             let is_narrower = !replaces
                 && matches!(question, SumdbQuestion::Tile(_))
-                && store.cached(shelf, &key).is_some_and(|kept| kept.body.len() >= body.len());
+                && store.cached(shelf, &key).is_some_and(|kept| {
+                    kept.body.len() >= body.len() && (is_proved || is_younger(kept.at, UNPROVED))
+                });
             match is_narrower {
                 true => Ok(()),
                 false => store.cache(shelf, &key, &Cached { at: SystemTime::now(), body }),
@@ -297,13 +355,14 @@ mod tests {
     fn a_wider_tile_answers_for_a_narrower_one() {
         let whole = Bytes::from_iter((0..256 * 32).map(|n| (n / 32) as u8));
         let narrow = tile("tile/8/0/001.p/3");
-        assert_eq!(narrow.place("db"), tile("tile/8/0/001").place("db"));
+        assert_eq!(narrow.place("db", false), tile("tile/8/0/001").place("db", false));
         assert_eq!(narrow.answer(whole.clone()).unwrap(), whole.slice(..96));
         assert_eq!(narrow.answer(whole.slice(..96)).unwrap(), whole.slice(..96));
         assert_eq!(narrow.answer(whole.slice(..64)), None);
         assert_eq!(tile("tile/8/0/001").answer(whole.clone()).unwrap(), whole);
         assert_eq!(tile("tile/8/0/001").answer(whole.slice(..96)), None);
-        assert_ne!(tile("tile/8/1/001").place("db"), narrow.place("db"));
+        assert_ne!(tile("tile/8/1/001").place("db", false), narrow.place("db", false));
+        assert_ne!(narrow.place("db", true), narrow.place("db", false));
     }
 
     #[test]
