@@ -4,8 +4,8 @@
 //! info and the mod are fetched next, side by side, then the zip, all three from one upstream; a zip that
 //! somebody waits for is asked for with them, so that the way to the upstream is gone once. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. What a checksum database says of the version is looked up meanwhile, and
-//! nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
+//! and published when it is complete. What a checksum database says of the version is looked up and recorded
+//! meanwhile, and nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
 //! holds no claim: that is an open file, and more may wait than there are files to open.
 
 use std::fs::File;
@@ -88,6 +88,7 @@ impl Fetch {
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
         let source = self.fill.policy.rule(self.version.path()).upstream.version(&self.version);
         let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
+        let claim = vouching.share(claim);
         let slot = self.slot_at_once();
         let zip = async {
             match slot {
@@ -103,7 +104,7 @@ impl Fetch {
         let (mut info, mut modfile) = (info?, modfile?);
         // The rest of a version whose mod is wrong need not arrive.
         let checked = vouching.check_mod(&modfile);
-        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, zip, claim, phase), checked)?;
+        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, zip, claim, phase, &vouching), checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
             // Not all came from one upstream: the small files are got again from the one that had the zip,
@@ -200,6 +201,7 @@ impl Fetch {
         if vouching.is_required() {
             vouching.check_mod(&body).await?;
         }
+        vouching.mod_is_told();
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
     }
@@ -216,8 +218,9 @@ impl Fetch {
         &self,
         source: &VersionSource,
         begun: Option<(Slot, Result<ZipDownload, UpstreamError>)>,
-        claim: Claim,
+        claim: Arc<Claim>,
         phase: watch::Receiver<Phase>,
+        vouching: &Vouching,
     ) -> Result<Option<FetchedZip>, FillError> {
         let (slot, claim, download) = match begun {
             Some((slot, download)) => (slot, claim, download),
@@ -228,7 +231,7 @@ impl Fetch {
                         drop(claim);
                         let slot = self.wait_for_slot(phase).await?;
                         let Some(claim) = self.claim().await? else { return Ok(None) };
-                        (slot, claim)
+                        (slot, vouching.share(claim))
                     }
                 };
                 (slot, claim, source.zip(&self.via).await)
@@ -295,7 +298,7 @@ impl Fetch {
     async fn publish(
         &self,
         mut draft: Draft,
-        claim: Claim,
+        claim: Arc<Claim>,
         info: Bytes,
         modfile: Bytes,
         vouching: Vouching,
@@ -312,11 +315,11 @@ impl Fetch {
                 }
             };
             if let Some(vouched) = vouched {
+                // It is, unless another process kept the version claimed; and before the version is there.
+                vouched.record(store, &claim)?;
                 if let Err(error) = vouching.check_zip(sealed.h1(), &vouched) {
                     return Ok(Err(error));
                 }
-                // Before the version is there: it is so, whatever becomes of this one.
-                vouched.record(store, &claim)?;
             }
             Ok(Ok(store.publish(sealed, &claim)?))
         });
@@ -349,7 +352,7 @@ impl Fetch {
 /// A zip that has arrived, unexamined.
 struct FetchedZip {
     draft: Draft,
-    claim: Claim,
+    claim: Arc<Claim>,
     bytes: u64,
     origin: String,
     slot: Slot,
