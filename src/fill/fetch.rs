@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{ModuleVersion, h1};
 use stoa_layout::PathError;
 use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
@@ -101,17 +101,16 @@ impl Fetch {
         drop(turn);
         // Which of the errors counts must not hang on which came first, and nothing is sent of a zip that has no
         // info or no mod.
-        let (mut info, mut modfile) = (info?, modfile?);
+        let (mut info, modfile) = (info?, modfile?);
         // The rest of a version whose mod is wrong need not arrive.
         let checked = vouching.check_mod(&modfile);
         let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, zip, claim, phase, &vouching), checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
             // Not all came from one upstream: the small files are got again from the one that had the zip,
-            // which is the one that is asked first by now.
+            // which is the one that is asked first by now. It may know another time; the mod was told already.
             info = self.fetch_info(&source).await?;
-            modfile = self.fetch_mod(&source, &vouching).await?;
-            vouching.check_mod(&modfile).await?;
+            self.compare_mods(&modfile, &source.modfile(&self.via).await.map_err(|e| self.failed(&e))?)?;
         }
         let end = self.publish(draft, claim, info, modfile, vouching).await;
         drop(slot);
@@ -204,6 +203,20 @@ impl Fetch {
         vouching.mod_is_told();
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
+    }
+
+    /// Sees to it that the mod that was told is that of the upstream that has the zip.
+    fn compare_mods(&self, told: &[u8], other: &[u8]) -> Result<(), FillError> {
+        if told == other {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: two upstreams disagree about its go.mod: it is {} where there is no zip, and {} where there is one",
+            self.version,
+            h1::hash_mod(told),
+            h1::hash_mod(other)
+        );
+        Err(FillError::Upstream(text.into()))
     }
 
     /// Takes a slot if somebody waits for the zip and one is free.
