@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{H1, ModuleVersion, h1};
 use support::go::Go;
 use support::server::{self, Server};
 use support::sumdb::{self, Site};
@@ -17,12 +17,15 @@ use support::upstream::Module;
 use support::{missing_tool, told, trial};
 
 fn main() {
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 17] = [
         ("what the database vouches for is stored with its verdict", vouched),
         ("a version with a verdict needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
         ("a long zip with other bytes is broken off", other_long_zip),
         ("a go.mod with other bytes is refused", other_mod),
+        ("a go.mod that came before the verdict is given out no more after it", other_mod_before),
+        ("a go.mod that comes after the verdict is compared before it is given out", other_mod_after),
+        ("a verdict is recorded though the zip never comes", verdict_without_zip),
         ("what the database does not know is taken, unless it must vouch", unknown),
         ("a database that nobody passes on is not asked, unless a URL is told", not_passed_on),
         ("a database that is down holds up only who requires it", down),
@@ -113,10 +116,29 @@ impl Bench {
         forks.map(|path| fs::read_to_string(path).unwrap()).collect()
     }
 
-    /// Sees to it that nothing of a version is in the store, nor anything on its way.
+    /// Sees to it that nothing of a version is in the store, nor anything on its way, and nothing is noted of it.
     fn assert_absent(&self, version: &ModuleVersion) {
-        assert!(!self.folder(version).exists(), "{version} is stored");
         assert_eq!(self.record(version), None, "{version}");
+        self.assert_not_stored(version);
+    }
+
+    /// Sees to it that nothing of a version is in the store but a record with the verdict of the database, which knows
+    /// this content of it.
+    fn assert_recorded(&self, known: &Module) {
+        let record = self.record(&known.version).expect("the verdict is recorded");
+        let (zip, modfile) = (h1_of_zip(known), h1::hash_mod(&known.modfile));
+        for line in [
+            format!("database = {:?}", sumdb::NAME),
+            format!("\nh1 = {:?}", zip.as_str()),
+            format!("gomod_h1 = {:?}", modfile.as_str()),
+        ] {
+            assert!(format!("\n{record}").contains(&line), "{line} is not in {record}");
+        }
+        self.assert_not_stored(&known.version);
+    }
+
+    fn assert_not_stored(&self, version: &ModuleVersion) {
+        assert!(!self.folder(version).exists(), "{version} is stored");
         assert_eq!(fs::read_dir(self.store().join("quarantine")).unwrap().count(), 0);
         // A draft that was given up while it was begun goes a moment after the answer.
         let begun = Instant::now();
@@ -133,18 +155,40 @@ impl Bench {
         runs.filter(|path| path.is_dir()).flat_map(within).filter(|path| !path.ends_with("lock")).collect()
     }
 
-    /// Sees to it that a version is refused with a status and these words, and is not stored.
+    /// Sees to it that a version is refused with a status and these words, and nothing of it is kept.
     fn assert_refused(&self, server: &Server, module: &Module, ending: &str, status: u16, words: &str) {
-        let (answered, body) = get(server, module, ending);
-        let body = String::from_utf8_lossy(&body);
-        assert!(answered == status && body.contains(words), "{ending}: {answered} {body}");
+        assert_answered(server, module, ending, status, words);
         self.assert_absent(&module.version);
+    }
+
+    /// Sees to it that a version is refused, since the database knows this content of it, and that this is recorded.
+    fn assert_other(&self, server: &Server, known: &Module, ending: &str, words: &str) {
+        assert_answered(server, known, ending, 403, words);
+        self.assert_recorded(known);
     }
 
     fn assert_filled(&self, server: &Server, module: &Module) {
         let (status, body) = get(server, module, "zip");
         assert!(status == 200 && body == module.zip, "{status} {}", String::from_utf8_lossy(&body));
         assert!(self.folder(&module.version).join("info").is_file());
+    }
+}
+
+fn assert_answered(server: &Server, module: &Module, ending: &str, status: u16, words: &str) {
+    let (answered, body) = get(server, module, ending);
+    let body = String::from_utf8_lossy(&body);
+    assert!(answered == status && body.contains(words), "{ending}: {answered} {body}");
+}
+
+fn h1_of_zip(module: &Module) -> H1 {
+    stoa_gomod::zip::examine(&module.zip.as_slice(), &module.version).unwrap().h1
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::yield_now();
     }
 }
 
@@ -218,13 +262,14 @@ fn other_zip() {
         let bench = Bench::new();
         let server = bench.serve(policy);
         let module = bench.site.offer("example.com/m@v1.0.0");
-        bench.site.record(&another("example.com/m@v1.0.0", 10_000, None));
-        let words = "checksum mismatch: its zip: the upstream sent h1:";
-        bench.assert_refused(&server, &module, "zip", 403, words);
-        // Nothing is remembered: it is refused each time anew, until the right bytes come.
-        bench.assert_refused(&server, &module, "zip", 403, words);
-        assert!(bench.log().contains("SECURITY") && bench.log().contains(words), "{}", bench.log());
         let right = another("example.com/m@v1.0.0", 10_000, None);
+        bench.site.record(&right);
+        let words = "checksum mismatch: its zip: the upstream sent h1:";
+        bench.assert_other(&server, &right, "zip", words);
+        // What was sent is not remembered: it is refused each time anew, until the right bytes come.
+        bench.assert_other(&server, &right, "zip", words);
+        assert!(bench.log().contains("SECURITY") && bench.log().contains(words), "{}", bench.log());
+        assert_ne!(module.zip, right.zip);
         bench.site.put(&right);
         bench.assert_filled(&server, &right);
     }
@@ -235,30 +280,100 @@ fn other_long_zip() {
     let server = bench.serve("auto");
     let sent = another("example.com/m@v1.0.0", 1_000_000, None);
     bench.site.put(&sent);
-    bench.site.record(&another("example.com/m@v1.0.0", 999_999, None));
+    let known = another("example.com/m@v1.0.0", 999_999, None);
+    bench.site.record(&known);
     // Some of it may have gone out before it was known; never the whole, and never with a clean end.
     match server::get(&server.url, "/example.com/m/@v/v1.0.0.zip") {
         Ok((status, _)) => assert_eq!(status, 403),
         Err(error) => assert!(error.to_string().contains("broken off"), "{error}"),
     }
-    bench.assert_absent(&sent.version);
+    bench.assert_recorded(&known);
 }
+
+/// What an upstream sends whose go.mod is another one, and what the database knows.
+fn evil() -> (Module, Module) {
+    let pair = "example.com/m@v1.0.0";
+    let sent = another(pair, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
+    (sent, Module::new(pair, 20_000))
+}
+
+/// What is said of a go.mod that differs from the record of it.
+const RECORDED: &str = "a checksum database knows, is h1:";
 
 fn other_mod() {
     for policy in ["auto", "require"] {
         let bench = Bench::new();
         let server = bench.serve(policy);
-        let pair = "example.com/m@v1.0.0";
-        let sent = another(pair, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
+        let (sent, known) = evil();
         bench.site.put(&sent);
-        bench.site.record(&Module::new(pair, 20_000));
+        bench.site.record(&known);
         let words = "checksum mismatch: its go.mod: the upstream sent h1:";
-        if policy == "require" {
-            bench.assert_refused(&server, &sent, "mod", 403, words);
+        let (status, body) = get(&server, &sent, if policy == "require" { "mod" } else { "zip" });
+        let body = String::from_utf8_lossy(&body);
+        // Which of the two comes first is not said where the database need not be waited for.
+        let is_told = body.contains(words) || policy == "auto" && body.contains(RECORDED);
+        assert!(status == 403 && is_told, "{status} {body}");
+        assert!(bench.log().contains("SECURITY"), "{}", bench.log());
+        bench.assert_recorded(&known);
+        for ending in ["mod", "zip"] {
+            bench.assert_other(&server, &known, ending, RECORDED);
         }
-        bench.assert_refused(&server, &sent, "zip", 403, words);
-        assert!(bench.log().contains(words), "{}", bench.log());
+        assert!(server.stop().success());
+        // Also where nobody can be asked, and nobody need be.
+        bench.site.state().passes_on = false;
+        for policy in ["auto", "off"] {
+            let server = bench.serve(policy);
+            for ending in ["mod", "zip"] {
+                bench.assert_other(&server, &known, ending, RECORDED);
+            }
+        }
     }
+}
+
+fn other_mod_before() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let (sent, known) = evil();
+    bench.site.put(&sent);
+    bench.site.record(&known);
+    bench.site.hold("/lookup/");
+    // Nobody waits for a database that need not vouch.
+    assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
+    bench.site.release();
+    let words = "checksum mismatch: its go.mod: the upstream sent h1:";
+    until("the mismatch is found", || bench.log().contains(words));
+    bench.assert_other(&server, &known, "mod", RECORDED);
+}
+
+fn other_mod_after() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let (sent, known) = evil();
+    bench.site.put(&sent);
+    bench.site.record(&known);
+    bench.site.hold("v1.0.0.mod");
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| assert_answered(&server, &sent, "mod", 403, RECORDED));
+        until("the verdict is recorded", || bench.record(&known.version).is_some());
+        bench.site.release();
+        asking.join().unwrap();
+    });
+    bench.assert_recorded(&known);
+}
+
+fn verdict_without_zip() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let (sent, known) = evil();
+    bench.site.put(&sent);
+    bench.site.state().files.remove("/example.com/m/@v/v1.0.0.zip");
+    bench.site.record(&known);
+    bench.site.hold("/lookup/");
+    assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
+    assert_eq!(get(&server, &sent, "zip").0, 404);
+    bench.site.release();
+    until("the verdict is recorded", || bench.record(&known.version).is_some());
+    bench.assert_other(&server, &known, "mod", RECORDED);
 }
 
 fn unknown() {

@@ -4,8 +4,8 @@
 //! info and the mod are fetched next, side by side, then the zip, all three from one upstream; a zip that
 //! somebody waits for is asked for with them, so that the way to the upstream is gone once. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. What a checksum database says of the version is looked up meanwhile, and
-//! nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
+//! and published when it is complete. What a checksum database says of the version is looked up and recorded
+//! meanwhile, and nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
 //! holds no claim: that is an open file, and more may wait than there are files to open.
 
 use std::fs::File;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{ModuleVersion, h1};
 use stoa_layout::PathError;
 use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
@@ -88,6 +88,7 @@ impl Fetch {
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
         let source = self.fill.policy.rule(self.version.path()).upstream.version(&self.version);
         let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
+        let claim = vouching.share(claim);
         let slot = self.slot_at_once();
         let zip = async {
             match slot {
@@ -100,17 +101,16 @@ impl Fetch {
         drop(turn);
         // Which of the errors counts must not hang on which came first, and nothing is sent of a zip that has no
         // info or no mod.
-        let (mut info, mut modfile) = (info?, modfile?);
+        let (mut info, modfile) = (info?, modfile?);
         // The rest of a version whose mod is wrong need not arrive.
         let checked = vouching.check_mod(&modfile);
-        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, zip, claim, phase), checked)?;
+        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, zip, claim, phase, &vouching), checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
             // Not all came from one upstream: the small files are got again from the one that had the zip,
-            // which is the one that is asked first by now.
+            // which is the one that is asked first by now. It may know another time; the mod was told already.
             info = self.fetch_info(&source).await?;
-            modfile = self.fetch_mod(&source, &vouching).await?;
-            vouching.check_mod(&modfile).await?;
+            self.compare_mods(&modfile, &source.modfile(&self.via).await.map_err(|e| self.failed(&e))?)?;
         }
         let end = self.publish(draft, claim, info, modfile, vouching).await;
         drop(slot);
@@ -200,8 +200,23 @@ impl Fetch {
         if vouching.is_required() {
             vouching.check_mod(&body).await?;
         }
+        vouching.mod_is_told();
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
+    }
+
+    /// Sees to it that the mod that was told is that of the upstream that has the zip.
+    fn compare_mods(&self, told: &[u8], other: &[u8]) -> Result<(), FillError> {
+        if told == other {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: two upstreams disagree about its go.mod: it is {} where there is no zip, and {} where there is one",
+            self.version,
+            h1::hash_mod(told),
+            h1::hash_mod(other)
+        );
+        Err(FillError::Upstream(text.into()))
     }
 
     /// Takes a slot if somebody waits for the zip and one is free.
@@ -216,8 +231,9 @@ impl Fetch {
         &self,
         source: &VersionSource,
         begun: Option<(Slot, Result<ZipDownload, UpstreamError>)>,
-        claim: Claim,
+        claim: Arc<Claim>,
         phase: watch::Receiver<Phase>,
+        vouching: &Vouching,
     ) -> Result<Option<FetchedZip>, FillError> {
         let (slot, claim, download) = match begun {
             Some((slot, download)) => (slot, claim, download),
@@ -228,7 +244,7 @@ impl Fetch {
                         drop(claim);
                         let slot = self.wait_for_slot(phase).await?;
                         let Some(claim) = self.claim().await? else { return Ok(None) };
-                        (slot, claim)
+                        (slot, vouching.share(claim))
                     }
                 };
                 (slot, claim, source.zip(&self.via).await)
@@ -295,7 +311,7 @@ impl Fetch {
     async fn publish(
         &self,
         mut draft: Draft,
-        claim: Claim,
+        claim: Arc<Claim>,
         info: Bytes,
         modfile: Bytes,
         vouching: Vouching,
@@ -312,11 +328,11 @@ impl Fetch {
                 }
             };
             if let Some(vouched) = vouched {
+                // It is, unless another process kept the version claimed; and before the version is there.
+                vouched.record(store, &claim)?;
                 if let Err(error) = vouching.check_zip(sealed.h1(), &vouched) {
                     return Ok(Err(error));
                 }
-                // Before the version is there: it is so, whatever becomes of this one.
-                vouched.record(store, &claim)?;
             }
             Ok(Ok(store.publish(sealed, &claim)?))
         });
@@ -349,7 +365,7 @@ impl Fetch {
 /// A zip that has arrived, unexamined.
 struct FetchedZip {
     draft: Draft,
-    claim: Claim,
+    claim: Arc<Claim>,
     bytes: u64,
     origin: String,
     slot: Slot,

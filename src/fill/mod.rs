@@ -186,14 +186,17 @@ impl Fill {
         }
     }
 
-    /// Asks the record of a version whether this may be its mod, before anybody has it. That of the zip is asked when
-    /// it is published.
+    /// Asks the record of a version whether this may be its mod, before anybody has it. A checksum database's verdict
+    /// is in it as soon as it is known. That of the zip is asked when it is published.
     fn check_mod(&self, version: &ModuleVersion, body: &[u8]) -> Result<(), FillError> {
-        let recorded = self.store.record(version)?.and_then(|record| record.gomod_h1);
-        let Some(recorded) = recorded else { return Ok(()) };
+        let Some(record) = self.store.record(version)? else { return Ok(()) };
+        let Some(recorded) = record.gomod_h1 else { return Ok(()) };
         let ours = h1::hash_mod(body);
         if ours == recorded {
             return Ok(());
+        }
+        if record.verdict.is_some() {
+            self.policy.checksums().count_mismatch();
         }
         Err(FillError::objection(version, &Objection::Differs { file: "mod", recorded, ours }))
     }

@@ -279,6 +279,25 @@ fn a_version_comes_whole_from_one_upstream() {
 }
 
 #[test]
+fn a_mod_that_was_told_is_not_replaced_by_that_of_another_upstream() {
+    let folder = site::folder();
+    let (first, second) = (Upstream::start(), Upstream::start());
+    let site = Site::start(folder.path(), &format!("{},{}", first.url(), second.url()));
+    let (mut told, other) =
+        (Module::new("example.com/m@v1.0.0", 100), Module::new("example.com/m@v1.0.0", 5000));
+    told.modfile = b"module example.com/m\n\nrequire example.com/other v1.0.0\n".to_vec();
+    first.offer(&told);
+    first.set(&told.path("zip"), Script::Status(404, "text/plain", b"no"));
+    second.offer(&other);
+    assert_eq!(site.get(&told.path("mod")).body, told.modfile);
+    let refused = site.get(&other.path("zip"));
+    let text = String::from_utf8_lossy(&refused.body);
+    assert!(refused.status == 502 && text.contains("two upstreams disagree"), "{} {text}", refused.status);
+    site.assert_holds_nothing();
+    assert_eq!(site.get(&told.path("mod")).body, told.modfile);
+}
+
+#[test]
 fn a_transfer_that_is_not_what_is_stored_is_broken_off() {
     let folder = site::folder();
     let upstream = Upstream::start();

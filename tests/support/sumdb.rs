@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +22,12 @@ pub const NAME: &str = "sum.example.org/test";
 pub struct Site {
     url: String,
     state: Arc<Mutex<State>>,
+    held: Arc<Held>,
 }
+
+/// A part of those paths that are not answered now.
+#[derive(Default)]
+struct Held(Mutex<Option<String>>, Condvar);
 
 /// What the site answers.
 #[derive(Default)]
@@ -53,13 +58,13 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = State { passes_on: true, ..State::default() };
-        let site = Self { url, state: Arc::new(Mutex::new(state)) };
+        let site = Self { url, state: Arc::new(Mutex::new(state)), held: Arc::default() };
         site.add_others(others);
-        let shared = Arc::clone(&site.state);
+        let shared = (Arc::clone(&site.state), Arc::clone(&site.held));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&shared);
-                std::thread::spawn(move || serve(stream, &state));
+                let (state, held) = shared.clone();
+                std::thread::spawn(move || serve(stream, &state, &held));
             }
         });
         site
@@ -73,6 +78,17 @@ impl Site {
     /// What the site answers, to be changed.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Answers nothing with this in its path, until [`release`](Self::release).
+    pub fn hold(&self, part: &str) {
+        *self.held.0.lock().unwrap() = Some(part.to_owned());
+    }
+
+    /// Answers whatever is held.
+    pub fn release(&self) {
+        *self.held.0.lock().unwrap() = None;
+        self.held.1.notify_all();
     }
 
     /// Offers a version, which the database does not know.
@@ -134,7 +150,7 @@ fn public_key() -> Vec<u8> {
     [vec![1], signing_key().verifying_key().as_bytes().to_vec()].concat()
 }
 
-fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
+fn serve(stream: TcpStream, state: &Mutex<State>, held: &Held) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut writer = stream;
     loop {
@@ -150,6 +166,8 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
                 break;
             }
         }
+        let is_held = |held: &mut Option<String>| held.as_ref().is_some_and(|part| path.contains(part));
+        drop(held.1.wait_while(held.0.lock().unwrap(), is_held).unwrap());
         let (status, body) = state.lock().unwrap().answer(&path);
         write!(writer, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
         writer.write_all(&body).ok()?;

@@ -1,6 +1,7 @@
 //! What can go wrong with a store, as far as a caller may want to tell it apart.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use stoa_layout::lock::LockError;
 use stoa_layout::{Exit, PathError};
@@ -20,6 +21,14 @@ pub enum StoreError {
     /// Something else keeps appearing at the place of a version.
     #[error("{path} cannot be published: something else keeps appearing there; find out what else writes below the store", path = .0.display())]
     Contended(PathBuf),
+    /// Another process holds a lock that nobody needs for long.
+    #[error("{path} is held by another process, for more than {patience:?}; see which one has it open and whether that is stopped, then try again", path = path.display())]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// A record is damaged, so that nobody knows what is forbidden.
     #[error("the record {path} is damaged: {reason}; mend it, or remove it if no tombstone or hash in it is to hold any more, then try again", path = path.display())]
     Record {
@@ -41,7 +50,7 @@ impl StoreError {
                 !matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::MFILE))
             }
             Self::Contended(_) | Self::Record { .. } => true,
-            Self::Lock(_) | Self::ReadOnly(_) => false,
+            Self::Busy { .. } | Self::Lock(_) | Self::ReadOnly(_) => false,
         }
     }
 
@@ -52,6 +61,7 @@ impl StoreError {
             Self::Lock(error) => error.exit(),
             Self::ReadOnly(_) => Exit::PERMISSION,
             Self::Contended(_) => Exit::CANT_CREATE,
+            Self::Busy { .. } => Exit::BUSY,
             Self::Record { .. } => Exit::IO,
         }
     }

@@ -89,6 +89,18 @@ impl From<PathError> for LastUseError {
     }
 }
 
+impl LastUseError {
+    /// Whether it is gone when somebody has opened the notes to write: they begin anew then, or what was broken off
+    /// while they were written is taken back.
+    fn is_mended_by_writing(&self) -> bool {
+        match self {
+            Self::Broken { .. } => true,
+            Self::Database { source, .. } => source.sqlite_error_code() == Some(ErrorCode::ReadOnly),
+            Self::Store(_) => false,
+        }
+    }
+}
+
 /// How many versions are known, without a lock, to be noted already. A power of two.
 const NOTED: usize = 1 << 16;
 
@@ -197,14 +209,24 @@ impl Store {
         }
     }
 
-    /// Opens the notes to ask them. Where the store is read only and there are none, all counts as used today.
+    /// Opens the notes to ask them. Where the store is read only and there are none, or none that can be read without
+    /// being mended first, all counts as used today.
     pub fn last_uses(&self) -> Result<LastUses<'_>, LastUseError> {
+        let none = LastUses { notes: None, began: Day::today(), today: Day::today() };
         let access = if self.is_read_only() { Access::Read } else { Access::Write };
         if access == Access::Read && !is_file(&self.uses_folder().join(FILE))? {
-            return Ok(LastUses { notes: None, began: Day::today(), today: Day::today() });
+            return Ok(none);
         }
-        let notes = self.open_uses(access)?;
-        Ok(LastUses { began: notes.began()?, today: Day::today(), notes: Some(notes) })
+        match self.open_uses(access) {
+            Err(error) if access == Access::Read && error.is_mended_by_writing() => {
+                log::warn!("all counts as used today, until somebody who may write opens the notes: {error}");
+                Ok(none)
+            }
+            notes => {
+                let notes = notes?;
+                Ok(LastUses { began: notes.began()?, notes: Some(notes), ..none })
+            }
+        }
     }
 
     fn uses_folder(&self) -> PathBuf {
@@ -218,6 +240,10 @@ impl Store {
         let path = folder.join(FILE);
         if access == Access::Read {
             let connection = open(&path, access)?;
+            match kind(&connection).map_err(|source| failed(&path, source))? {
+                (APPLICATION, SCHEMA_VERSION) => verify(&connection, &path)?,
+                kind => return Err(of_another_kind(&path, kind)),
+            }
             return Ok(Notes { connection, path, _lock: None, _turn: is_verified });
         }
         for is_second in [false, true] {
@@ -469,11 +495,13 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), LastUseError>
     })();
     match made.map_err(|source| failed(path, source))? {
         (APPLICATION, SCHEMA_VERSION) => Ok(()),
-        (application, version) => {
-            let reason = format!("its tables are of another kind or release: {application:#x}, {version}");
-            Err(LastUseError::Broken { path: path.to_owned(), reason })
-        }
+        kind => Err(of_another_kind(path, kind)),
     }
+}
+
+fn of_another_kind(path: &Path, (application, version): (i32, i32)) -> LastUseError {
+    let reason = format!("its tables are of another kind or release: {application:#x}, {version}");
+    LastUseError::Broken { path: path.to_owned(), reason }
 }
 
 const SCHEMA: &str = "
@@ -653,6 +681,45 @@ mod tests {
         let none = open(fixture.dir.path(), Mode::ReadWrite);
         assert!(!none.note_use(&nth(0)));
         assert_eq!(none.flush_uses().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_look_at_what_must_be_mended_first_finds_no_notes() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let store = serving(&fixture);
+        store.note_use(&v);
+        store.flush_uses().unwrap();
+        age(&fixture, 5);
+        let folder = fixture.dir.path().join("cache/last-use");
+        let [database, journal] = [FILE.to_owned(), format!("{FILE}-journal")].map(|name| folder.join(name));
+        let whole = fs::read(&database).unwrap();
+        // Read in the middle of a large transaction: what a writer that is killed leaves.
+        let mut writer = Connection::open(&database).unwrap();
+        writer.pragma_update(None, "cache_size", 1).unwrap();
+        let transaction = writer.transaction().unwrap();
+        for n in 0..2000 {
+            let module = format!("example.com/{n}/{}", "x".repeat(200));
+            transaction.execute("INSERT INTO uses VALUES (?1, 'v1.0.0', 1)", [module]).unwrap();
+        }
+        let half = [&database, &journal].map(|path| fs::read(path).unwrap());
+        drop(transaction);
+        drop(writer);
+        let reader = open(fixture.dir.path(), Mode::ReadOnly);
+        let ask = || reader.last_uses().unwrap().of(&v, OLD).unwrap();
+        for bytes in [b"".to_vec(), b"no database".repeat(100), whole[..whole.len() / 2].to_vec()] {
+            fs::write(&database, &bytes).unwrap();
+            assert_eq!(ask(), Day::today());
+            assert_eq!(fs::read(&database).unwrap(), bytes);
+        }
+        fs::write(&database, &half[0]).unwrap();
+        fs::write(&journal, &half[1]).unwrap();
+        assert_eq!(ask(), Day::today());
+        assert_eq!(fs::read(&journal).unwrap(), half[1]);
+        // Whoever may write takes it back, and then a look finds it again.
+        let day = Day(Day::today().0 - 5);
+        assert_eq!(serving(&fixture).last_uses().unwrap().of(&v, OLD).unwrap(), day);
+        assert_eq!(ask(), day);
     }
 
     #[test]

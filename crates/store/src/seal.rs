@@ -3,8 +3,8 @@
 //!
 //! A fill seals before it publishes. A version that came by migration or import is sealed at the first
 //! request for its zip, before the first byte goes out, or by [`Store::verify`]. Sealing fails only by content
-//! that was read and found wrong, or by `mod` or `zip` missing beside `info`; the version then goes to
-//! quarantine and counts as absent. Any other error moves nothing.
+//! that was read and found wrong, by `mod` or `zip` missing beside `info`, or by a tombstone; the version then
+//! goes to quarantine and counts as absent. Any other error moves nothing.
 //!
 //! A seal is never older than the `mod` and the `zip` that it is of. One that is says nothing: something was
 //! written to them since, and they are read again.
@@ -23,7 +23,7 @@ use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
 use crate::read::{SMALL_LIMIT, Sealing, Stamp, is_file, open_file, read_seal};
-use crate::{Claim, Record, Store, StoreError, staging};
+use crate::{Claim, Store, StoreError, staging};
 
 /// What reading a version found.
 pub(crate) enum Verdict {
@@ -174,10 +174,13 @@ impl Store {
     /// Reads a version that lies in its place whole, and compares it with its record: what came by a migration went
     /// by no other door that does.
     fn examine(&self, folder: &Path, version: &ModuleVersion) -> Result<Verdict, StoreError> {
+        let record = self.record(version)?;
+        // However whole it is: it need not be read.
+        if let Some(tombstone) = record.as_ref().and_then(|record| record.tombstone.as_ref()) {
+            return Ok(Verdict::Broken(tombstone.to_string()));
+        }
         let verdict = examine_folder(folder, version)?;
         let Verdict::Whole { h1, .. } = &verdict else { return Ok(verdict) };
-        // That it is forbidden makes it no worse; it is refused where it comes in.
-        let record = self.record(version)?.map(|record| Record { tombstone: None, ..record });
         Ok(match record.and_then(|record| record.objection(h1, None)) {
             Some(objection) => Verdict::Broken(objection.to_string()),
             None => verdict,
@@ -373,6 +376,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{Fixture, open, put_unsealed, quarantined, staged, version, zip};
+    use crate::{Record, Tombstone};
 
     #[test]
     fn a_whole_version_gets_its_seal_once() {
@@ -457,6 +461,32 @@ mod tests {
             assert!(!folder.exists(), "{name}");
             assert!(fixture.store.open_zip(&v).unwrap().is_none(), "{name}");
             assert_eq!(quarantined(fixture.dir.path()).len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_forbidden_is_not_sealed_however_whole_it_is() {
+        for by_verifying in [false, true] {
+            let fixture = Fixture::new();
+            let v = version("example.com/m@v1.0.0");
+            let tombstone = Some(Tombstone::now(Some("a key is in it".to_owned())));
+            let record = Record { tombstone, ..Record::default() };
+            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+            // As an older release leaves it, that knows no records.
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            let reader = open(fixture.dir.path(), Mode::ReadOnly);
+            assert_eq!(reader.seal(&v).unwrap(), None);
+            assert!(folder.join("zip").is_file());
+            match by_verifying {
+                true => assert!(matches!(
+                    fixture.store.verify(&v, Which::Unsealed).unwrap(),
+                    Verified::Broken(reason) if reason.contains("a key is in it")
+                )),
+                false => assert_eq!(fixture.store.seal(&v).unwrap(), None),
+            }
+            assert!(!folder.exists());
+            let [(reason, _)] = quarantined(fixture.dir.path()).try_into().unwrap();
+            assert!(reason.contains("removed for good") && reason.contains("a key is in it"), "{reason}");
         }
     }
 

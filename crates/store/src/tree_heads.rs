@@ -12,8 +12,8 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use stoa_layout::durable;
@@ -33,6 +33,9 @@ const LIMIT: u64 = 1 << 20;
 
 /// How long to wait between two tries to lock a head. Who has it writes one small file.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long to wait for that lock in all: who has it for longer is stopped, or waits for a disk that does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of replacing a head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,13 +65,7 @@ impl Store {
         note: &[u8],
     ) -> Result<HeadReplaced, StoreError> {
         let folder = self.make_heads_of(database)?;
-        let lock = folder.join("lock");
-        let _lock = loop {
-            match FileLock::try_acquire(&lock, &self.durable)? {
-                Some(lock) => break lock,
-                None => std::thread::sleep(PAUSE),
-            }
-        };
+        let _lock = self.lock_heads(&folder.join("lock"), PATIENCE)?;
         let there = self.tree_head(database)?;
         if there.as_deref() != seen {
             return Ok(HeadReplaced::Another(there));
@@ -82,6 +79,19 @@ impl Store {
         }
         placed.and_then(|()| durable::sync_dir(&folder))?;
         Ok(HeadReplaced::Yes)
+    }
+
+    fn lock_heads(&self, path: &Path, patience: Duration) -> Result<FileLock, StoreError> {
+        let began = Instant::now();
+        loop {
+            if let Some(lock) = FileLock::try_acquire(path, &self.durable)? {
+                return Ok(lock);
+            }
+            if began.elapsed() >= patience {
+                return Err(StoreError::Busy { path: path.to_owned(), patience });
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Keeps what shows that a database has forked, and says where.
@@ -171,6 +181,21 @@ mod tests {
             }
         });
         assert_eq!(stores[0].tree_head("a.b").unwrap().unwrap().len(), 20);
+    }
+
+    #[test]
+    fn a_lock_that_is_never_let_go_is_not_waited_for_without_end() {
+        let fixture = Fixture::new();
+        let folder = fixture.store.make_heads_of("a.b").unwrap();
+        let path = folder.join("lock");
+        let held = fixture.store.lock_heads(&path, Duration::ZERO).unwrap();
+        let error = fixture.store.lock_heads(&path, 2 * PAUSE).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Busy { .. }) && error.to_string().contains("a.b/lock"),
+            "{error}"
+        );
+        drop(held);
+        assert_eq!(fixture.store.replace_tree_head("a.b", None, b"one").unwrap(), HeadReplaced::Yes);
     }
 
     #[test]

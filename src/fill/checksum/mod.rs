@@ -1,15 +1,15 @@
 //! Verifying what is fetched against a checksum database, while it is fetched.
 //!
-//! The lookup begins with the flight and runs beside its downloads. What the database holds is compared with the
-//! mod and the zip before the version is published; nothing that differs ever is. What a database vouched for is
-//! put into the version's record first, so that it counts from then on, whatever becomes of this fill, and the
-//! database need not be asked again.
+//! The lookup begins with the flight and runs beside its downloads. What a database vouches for is put into the
+//! version's record as soon as it is known, before anything is compared with it: so it counts from then on, whatever
+//! becomes of this fill, and the database need not be asked again. Then it is compared with the mod and the zip;
+//! nothing that differs is ever published.
 //!
 //! | policy | the database holds other hashes, lies, or has forked | it does not know the version, or cannot be asked |
 //! | --- | --- | --- |
-//! | `auto` | refused | taken as it is |
+//! | `auto` | refused; a mod that comes before the verdict is given out until that is recorded | taken as it is |
 //! | `require` | refused | refused; a mod is not given out before it is vouched for |
-//! | `off` | not asked | not asked |
+//! | `off` | not asked; what is recorded binds nevertheless | not asked |
 //!
 //! A database is asked where an upstream of the module passes it on, or at the URL that `GOSUMDB` names, and
 //! nowhere else: nobody learns the name of a module who has not been asked for it anyway, or was named for it.
@@ -112,6 +112,11 @@ impl Checksums {
     /// Whether there is a database to ask.
     pub fn has_database(&self) -> bool {
         self.database.is_some()
+    }
+
+    /// Counts a version that is another one than a database knows.
+    pub(super) fn count_mismatch(&self) {
+        self.counts.mismatches.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Is how verifying went so far.

@@ -16,10 +16,11 @@ use std::sync::{Arc, PoisonError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use stoa_gomod::sumdb::{Proof, TILE_HEIGHT, Tree, parse_tree};
-use stoa_store::{HeadReplaced, Store};
+use stoa_store::{HeadReplaced, Store, StoreError};
 
 use super::lookup::{Ask, LookupError, Proved};
 use super::{Database, off_the_runtime};
+use crate::fill::FillError;
 
 /// A head, and the note that it was signed by.
 #[derive(Debug, Clone)]
@@ -128,7 +129,16 @@ impl Database {
             let (name, note) = (self.sumdb.name().to_owned(), Arc::clone(&largest.note));
             let replaced =
                 off_the_runtime(store, move |store| store.replace_tree_head(&name, seen.as_deref(), &note));
-            let there = match replaced.await? {
+            // One who does not let go of the head is no reason to refuse what need not be vouched for.
+            let replaced = replaced.await.map_err(|error| match error {
+                LookupError::Store(FillError::Store(store)) if matches!(*store, StoreError::Busy { .. }) => {
+                    log::warn!("{store}");
+                    let text = format!("the tree head of {} is held by another process", self.sumdb.name());
+                    LookupError::Unreachable(FillError::Timeout(text.into()))
+                }
+                error => error,
+            });
+            let there = match replaced? {
                 HeadReplaced::Yes => {
                     self.timeline().kept = Some(Some(Arc::clone(&largest.note)));
                     return Ok(largest);

@@ -1,8 +1,8 @@
 //! What a checksum database says of the version of one flight, on its way while the flight downloads.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stoa_gomod::sumdb::Sums;
@@ -29,28 +29,45 @@ pub(in crate::fill) struct Vouched {
 
 type Outcome = Result<Option<Vouched>, FillError>;
 
-/// A lookup on its way; dropping it ends it.
+/// The claim of a flight while it has one: it lets go of it when it waits for a slot.
+type Held = Arc<Mutex<Weak<Claim>>>;
+
+/// How long to wait between two tries to claim a version that is to be recorded, and in all.
+const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// A lookup on its way; dropping it ends it, unless the mod was told to somebody.
 #[derive(Debug)]
 pub(in crate::fill) struct Vouching {
     checksums: Arc<Checksums>,
     version: ModuleVersion,
     policy: ChecksumPolicy,
     outcome: watch::Receiver<Option<Outcome>>,
+    held: Held,
+    is_told: AtomicBool,
     task: AbortHandle,
 }
 
 impl Drop for Vouching {
     fn drop(&mut self) {
-        self.task.abort();
+        if !self.is_told.load(Ordering::Relaxed) {
+            self.task.abort();
+        }
     }
 }
 
 impl Vouching {
-    /// Begins to look a version up.
+    /// Begins to look a version up; what is found is put into its record before anybody hears of it.
     pub(in crate::fill) fn begin(fill: &Arc<Fill>, version: &ModuleVersion, via: &Via) -> Self {
         let policy = fill.policy.rule(version.path()).checksum;
         let (tell, outcome) = watch::channel(None);
-        let asking = Asking { fill: Arc::clone(fill), policy, version: version.clone(), via: via.clone() };
+        let held = Held::default();
+        let asking = Asking {
+            fill: Arc::clone(fill),
+            policy,
+            version: version.clone(),
+            via: via.clone(),
+            held: Arc::clone(&held),
+        };
         let task = tokio::spawn(async move { tell.send_replace(Some(asking.outcome().await)) });
         let task = task.abort_handle();
         Self {
@@ -58,8 +75,23 @@ impl Vouching {
             version: version.clone(),
             policy,
             outcome,
+            held,
+            is_told: AtomicBool::new(false),
             task,
         }
+    }
+
+    /// Lets the version be recorded under the flight's claim, as long as the flight keeps it.
+    pub(in crate::fill) fn share(&self, claim: Claim) -> Arc<Claim> {
+        let claim = Arc::new(claim);
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&claim);
+        claim
+    }
+
+    /// Notes that somebody has the mod: what the database says of it is recorded even if the flight fails before that
+    /// is known, so that nobody gets a wrong one again.
+    pub(in crate::fill) fn mod_is_told(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
     }
 
     /// Whether nothing may be given out that is not vouched for.
@@ -92,7 +124,7 @@ impl Vouching {
         if sent == said {
             return Ok(());
         }
-        self.checksums.counts.mismatches.fetch_add(1, Ordering::Relaxed);
+        self.checksums.count_mismatch();
         let text = format!(
             "{}: checksum mismatch: its {file}: the upstream sent {sent}, the checksum database {} says {said}",
             self.version, vouched.verdict.database
@@ -130,6 +162,7 @@ struct Asking {
     policy: ChecksumPolicy,
     version: ModuleVersion,
     via: Via,
+    held: Held,
 }
 
 impl Asking {
@@ -164,9 +197,32 @@ impl Asking {
                 self.fill.policy.checksums().counts.vouched.fetch_add(1, Ordering::Relaxed);
                 let database = database.sumdb.name().to_owned();
                 let verdict = Verdict { database, tree_size: found.tree_size, at: marker::now() };
-                Ok(Some(Vouched { sums: found.sums, verdict }))
+                let vouched = Vouched { sums: found.sums, verdict };
+                self.record(&vouched).await?;
+                Ok(Some(vouched))
             }
             Err(error) => self.not_found(database, error),
+        }
+    }
+
+    /// Puts what was found into the version's record: under the flight's claim, or its own where the flight has none
+    /// just now. Where others keep the version claimed, it is left to them, and to the publish.
+    async fn record(&self, vouched: &Vouched) -> Result<(), FillError> {
+        let began = Instant::now();
+        loop {
+            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+            let (version, vouched) = (self.version.clone(), vouched.clone());
+            let recorded = self.fill.blocking(&self.version, move |store| {
+                let claim = match held {
+                    Some(claim) => Some(claim),
+                    None => store.try_claim(&version)?.map(Arc::new),
+                };
+                claim.as_deref().map(|claim| vouched.record(store, claim)).transpose()
+            });
+            if recorded.await?.is_some() || began.elapsed() > CLAIM_POLL.1 {
+                return Ok(());
+            }
+            tokio::time::sleep(CLAIM_POLL.0).await;
         }
     }
 
