@@ -27,6 +27,7 @@ fn main() {
         trial("a go.mod and a go.sum say what to fetch", None, lists),
         trial("another one than the go.sum says is told", None, differs),
         trial("the worst of all counts", None, worst),
+        trial("a damaged record stops no other version", None, damaged),
         trial("without anything to fetch, or from, no store is made", None, refused),
         trial("a fetch that is stopped goes on", None, stopped),
         trial("a program of 40 modules builds offline from its go.sum", missing.clone(), program_builds),
@@ -142,6 +143,21 @@ fn worst() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ended = fetch(&programs, &format!("http://{free}"), &wanted);
     assert_eq!((ended.code, counts(&ended)), (69, [0, 1, 0, 0, 1]), "{ended:?}");
+}
+
+fn damaged() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    let wanted = ["example.com/one@v1.0.0", "example.com/two@v1.0.0", "example.com/three@v1.0.0"];
+    for pair in wanted {
+        upstream.offer(pair, 2000);
+    }
+    let record = programs.make_store().join("records/example.com/two/@v/v1.0.0.toml");
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(record, "tombst").unwrap();
+    let ended = fetch(&programs, upstream.url(), &wanted);
+    assert_eq!((ended.code, counts(&ended)), (69, [2, 0, 0, 0, 1]), "{ended:?}");
+    let failed = lines(&ended).into_iter().find(|line| line["event"] == "failed").unwrap();
+    assert!(failed["reason"].as_str().unwrap().contains("mend it"), "{failed}");
 }
 
 fn refused() {

@@ -37,7 +37,7 @@ use wanted::{Asked, Wanted, WantedError};
                   needs; a go.mod alone may not.\n\
                   It may run beside a server, and be stopped: run again, it goes on.\n\
                   Exit codes: 0 all is there; 1 something does not exist, is refused by the configuration, or is not what its go.sum \
-                  says; 69 an upstream is not available, for some of it; 130, 143 stopped."
+                  says; 69 an upstream is not available, or what is in the store is in the way, for some of it; 130, 143 stopped."
 )]
 pub(crate) struct Typed {
     /// Fetch these

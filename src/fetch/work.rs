@@ -71,7 +71,12 @@ pub(super) async fn run(
 async fn one(fill: &Arc<Fill>, asked: &Asked, sums: &Sums) -> Result<Outcome, WorkError> {
     match have(fill, asked, sums).await {
         Ok(outcome) => Ok(outcome),
-        Err(Stop::Fill(FillError::Store(error))) => Err(WorkError::Store(error)),
+        Err(Stop::Fill(FillError::Store(error)) | Stop::Work(WorkError::Store(error))) => {
+            match error.is_of_one_version() {
+                true => Ok(Outcome::Failed(error.exit(), error.to_string())),
+                false => Err(WorkError::Store(error)),
+            }
+        }
         Err(Stop::Fill(error)) => Ok(Outcome::Failed(exit_of(&error), error.to_string())),
         Err(Stop::Work(error)) => Err(error),
     }
