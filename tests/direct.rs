@@ -303,8 +303,9 @@ fn statuses() {
         (format!("{HOST}/plain/@v/v1.9.9.zip"), 404, "unknown revision"),
         (format!("{HOST}/plain/@v/nobranch.info"), 404, "unknown revision"),
         (format!("{HOST}/plain/@v/v9.info"), 404, "no matching versions"),
-        (format!("{HOST}/missing/@v/list"), 404, "does not appear to be a git repository"),
-        (format!("{HOST}/missing/@latest"), 404, "does not appear to be a git repository"),
+        // It may be there, for others.
+        (format!("{HOST}/missing/@v/list"), 403, "does not appear to be a git repository"),
+        (format!("{HOST}/missing/@latest"), 403, "does not appear to be a git repository"),
         ("github.com/@v/list".to_owned(), 404, "invalid github.com import path"),
         ("github.com/nowhere/x/@v/list".to_owned(), 502, "Connection refused"),
         ("github.com/nowhere/x/@v/v1.0.0.zip".to_owned(), 502, "Connection refused"),

@@ -71,8 +71,11 @@ pub enum UpstreamError {
     /// There is no upstream to ask.
     #[error("there is no upstream to ask: the list of upstreams is empty or says \"off\"")]
     Offline,
-    /// Version control does not want to give it to us, or the go command is not allowed to ask it.
-    #[error("{url} was refused by version control: {reason}; it may want credentials, or others")]
+    /// Version control does not want to give it to us, or the go command is not allowed to ask it; or there is no such
+    /// repository, which hosts say of private ones too.
+    #[error(
+        "{url} was refused by version control: {reason}; it may want credentials, or others, or not be there"
+    )]
     VcsRefused {
         /// What was asked.
         url: String,
