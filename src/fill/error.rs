@@ -123,10 +123,8 @@ pub struct Reason {
 
 impl Reason {
     fn new(what: &dyn Display, error: &UpstreamError) -> Self {
-        let text = format!("{what}: {error}");
-        // A tree of files as an upstream: the path says nothing to a client.
-        let path = url_of(error).filter(|url| url.starts_with("file:"));
-        let told = path.map(|path| text.replace(path, "a file of the upstream"));
+        let (text, told) = (format!("{what}: {error}"), format!("{what}: {}", error.told()));
+        let told = (told != text).then_some(told);
         Self { text, told }
     }
 }
@@ -140,23 +138,6 @@ impl From<String> for Reason {
 impl Display for Reason {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
-    }
-}
-
-fn url_of(error: &UpstreamError) -> Option<&str> {
-    match error {
-        UpstreamError::NotFound { url, .. }
-        | UpstreamError::Gone { url, .. }
-        | UpstreamError::Refused { url, .. }
-        | UpstreamError::Status { url, .. }
-        | UpstreamError::Timeout { url, .. }
-        | UpstreamError::Transport { url, .. }
-        | UpstreamError::BadAnswer { url, .. }
-        | UpstreamError::TooLarge { url, .. }
-        | UpstreamError::VcsRefused { url, .. }
-        | UpstreamError::GoCommand { url, .. }
-        | UpstreamError::Loop { url } => Some(url),
-        UpstreamError::Offline => None,
     }
 }
 
@@ -175,5 +156,12 @@ mod tests {
         assert_eq!(local.told(), "a.b@v1.0.0: a file of the upstream was not found");
         let remote = absent("https://proxy.example/a.b/@v/v1.0.0.info");
         assert_eq!(remote.told(), remote.to_string());
+        let reason = "cannot create a folder in /srv/my scratch: no space left".to_owned();
+        let tool = FillError::upstream(
+            "a.b@v1.0.0",
+            &UpstreamError::GoCommand { url: "a.b (direct)".to_owned(), reason },
+        );
+        assert!(tool.to_string().contains("/srv/my scratch"));
+        assert!(!tool.told().contains("scratch") && tool.told().contains("log"), "{}", tool.told());
     }
 }

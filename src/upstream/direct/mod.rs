@@ -15,6 +15,8 @@ mod command;
 mod said;
 mod scratch;
 
+pub(super) use said::without_paths;
+
 use super::download::Download;
 use super::error::UpstreamError;
 use bytes::Bytes;
@@ -30,6 +32,9 @@ use stoa_gomod::route::{self, Route};
 use stoa_gomod::{ModulePath, ModuleVersion, Version, list};
 use stoa_layout::PathError;
 use tokio::sync::{OnceCell, Semaphore};
+
+/// What stands behind what was asked, where it is shown. No URL has a space.
+const MARK: &str = " (direct)";
 
 /// How the go command is run for `direct`.
 #[derive(Debug, Clone)]
@@ -269,7 +274,12 @@ struct Info<'a> {
 }
 
 fn shown(asked: &str) -> String {
-    format!("{asked} (direct)")
+    format!("{asked}{MARK}")
+}
+
+/// Says whether what was asked was asked of version control.
+pub(super) fn is_shown(url: &str) -> bool {
+    url.ends_with(MARK)
 }
 
 fn odd(asked: &str, reason: &dyn fmt::Display) -> UpstreamError {

@@ -147,6 +147,28 @@ fn without_secrets(text: &str) -> String {
     clean
 }
 
+/// Takes absolute paths out of a text for clients, since they may be of this machine. What a proxy's own log says keeps
+/// them.
+pub(in super::super) fn without_paths(text: &str) -> String {
+    let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find('/') {
+        let (before, path) = rest.split_at(at);
+        clean.push_str(before);
+        let last = clean.chars().next_back();
+        let is_remote = path.starts_with("//") && clean.ends_with(':') && !clean.ends_with("file:");
+        let is_path = !is_remote && last.is_none_or(|c| c.is_whitespace() || "'\"`([<=:,;".contains(c));
+        let end = match last {
+            Some(quote @ ('\'' | '"' | '`')) if is_path => path.find(quote),
+            _ => path.find(|c: char| c.is_whitespace() || "'\"`)]>:,;".contains(c)),
+        };
+        let (path, behind) = path.split_at(end.unwrap_or(path.len()));
+        clean.push_str(if is_path { "..." } else { path });
+        rest = behind;
+    }
+    clean.push_str(rest);
+    clean
+}
+
 /// Makes one line of it, as of an upstream's own words. The go command's lines begin with its name, and some are
 /// blank.
 fn fit_to_print(text: &str) -> String {
@@ -215,13 +237,13 @@ mod tests {
                 Some(Refused),
             ),
             (
-                remote(&format!("fatal: '/srv/git/x' does not appear to be a git repository\n\t{unread}")),
-                Some(Refused),
-            ),
-            (
                 remote(
                     "remote: The project you were looking for could not be found or you don't have permission to view it.\n\tfatal: repository 'https://a.example/x/' not found",
                 ),
+                Some(Refused),
+            ),
+            (
+                remote(&format!("fatal: '/srv/git/x' does not appear to be a git repository\n\t{unread}")),
                 Some(Refused),
             ),
             (remote("fatal: remote error: access denied or repository not exported: /x"), Some(Refused)),
@@ -306,6 +328,25 @@ mod tests {
         assert!(!told.contains("/scratch") && !told.contains("pa@ss") && !told.contains("me:"), "{told}");
         assert!(told.contains("'https://a.example/x/': no; ssh://b.example/y"), "{told}");
         assert!(told.contains("module a.example/x: git ls-remote in .../mod"), "{told}");
+    }
+
+    #[test]
+    fn clients_are_told_no_path() {
+        for (text, told) in [
+            ("a.example/x (direct): '/srv/my git/x' does not", "a.example/x (direct): '...' does not"),
+            ("in .../mod/cache/vcs/d5: exit", "in .../mod/cache/vcs/d5: exit"),
+            (
+                "unable to access 'https://a.example:80/x/': no",
+                "unable to access 'https://a.example:80/x/': no",
+            ),
+            ("bad line 1 in file /home/u/.gitconfig; go on", "bad line 1 in file ...; go on"),
+            ("file:///srv/git/x git@b.example:/srv/x", "file:... git@b.example:..."),
+            ("exec: \"/usr/bin/git\": PATH=/a:/b", "exec: \"...\": PATH=...:..."),
+            ("/", "..."),
+            ("\"/open", "\"..."),
+        ] {
+            assert_eq!(without_paths(text), told);
+        }
     }
 
     #[test]
