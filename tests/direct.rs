@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
 use support::server::{self, Server};
+use support::upstream::Upstream;
 use support::{missing_tool, told, trial};
 use tempfile::TempDir;
 
@@ -27,6 +28,7 @@ fn main() {
         trial("direct: one go command for the files of a version", missing(), one_command),
         trial("direct: what version control says becomes a status", missing(), statuses),
         trial("direct: a git that hangs is a timeout, and is ended", missing(), hanging),
+        trial("direct: a git that hangs holds up no other upstream", missing(), hanging_beside),
         trial("direct: a missing or old go command is told of as such", missing(), no_go),
         trial("direct: a stopped proxy leaves nothing behind", missing(), stopped),
         trial("direct: a killed proxy leaves nothing behind its next start", missing(), killed),
@@ -370,6 +372,39 @@ fn hanging() {
     assert_eq!(world.stored(), 1);
     assert!(server.stop().success());
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
+}
+
+/// As many versions hang as there are turns to fetch one, with the slot for a zip among them.
+fn hanging_beside() {
+    let (world, upstream) = (World::new(), Upstream::start());
+    let module = upstream.offer("example.com/well@v1.0.0", 200_000);
+    let listener = mute(&world);
+    let list = format!("{},direct", upstream.url());
+    let mut command = server::command(&world.path("store"));
+    command.args([
+        "--upstream",
+        &list,
+        "--fill-max-concurrent",
+        "1",
+        "--direct-max-concurrent",
+        "8",
+        "--grace",
+        "0",
+    ]);
+    let server = Server::start_with(world.at_home(&mut command));
+    let ask = |path: String| {
+        let (url, (tell, told)) = (server.url.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || tell.send(server::get(&url, &path)));
+        told
+    };
+    // Not of one module: the go command works on a repository once at a time.
+    let hanging: Vec<_> = (0..8).map(|n| ask(format!("/github.com/mute/x{n}/@v/v1.0.0.zip"))).collect();
+    let _held: Vec<_> = hanging.iter().map(|_| listener.accept().unwrap()).collect();
+    let told = ask("/example.com/well/@v/v1.0.0.zip".to_owned());
+    let got = told.recv_timeout(Duration::from_secs(60)).expect("an answer from who is well");
+    assert_eq!(got.unwrap(), (200, module.zip));
+    assert!(hanging.iter().all(|told| told.try_recv().is_err()), "they still hang");
+    assert!(server.stop().success());
 }
 
 fn no_go() {
