@@ -121,16 +121,24 @@ fn differs() {
     let body = sums(&other) + of_two.lines().nth(1).unwrap();
     let path = programs.folder().join("go.sum");
     fs::write(&path, body).unwrap();
-    // Whether they are fetched or there makes no difference.
-    for _ in 0..2 {
+    let pairs = ["example.com/one@v1.0.0", "example.com/two@v1.0.0"];
+    // Whether they are to be fetched or there makes no difference, but what is fetched is not stored.
+    for is_there in [false, true] {
+        if is_there {
+            assert_eq!(fetch(&programs, upstream.url(), &pairs).code, 0);
+        }
         let ended = fetch(&programs, upstream.url(), &["--from", "go.sum"]);
         assert_eq!((ended.code, counts(&ended)), (1, [0, 0, 2, 0, 0]), "{ended:?}");
         assert!(ended.err.contains("other ones than their go.sum says"), "{ended:?}");
+        assert_eq!(pairs.map(|pair| is_stored(&programs, pair)), [is_there; 2]);
     }
-    // Any of several hashes is right.
+    // Any of several hashes is right, of what is there and of what is fetched.
     fs::write(&path, sums(&other) + &sums(&one)).unwrap();
     let ended = fetch(&programs, upstream.url(), &["--from", "go.sum"]);
     assert_eq!((ended.code, counts(&ended)), (0, [0, 1, 0, 0, 0]), "{ended:?}");
+    fs::remove_dir_all(programs.store()).unwrap();
+    let ended = fetch(&programs, upstream.url(), &["--from", "go.sum"]);
+    assert_eq!((ended.code, counts(&ended)), (0, [1, 0, 0, 0, 0]), "{ended:?}");
 }
 
 fn worst() {

@@ -24,6 +24,14 @@ pub enum FillError {
     /// It is another one than is recorded of it or than a checksum database knows, or nobody vouches for it.
     #[error("{0}")]
     Differs(Reason),
+    /// It is another one than who asked expects.
+    #[error("{version}: {reason}")]
+    Unexpected {
+        /// What was fetched, and is not stored.
+        version: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// It is not in the store, and is not to be fetched.
     #[error("{0} is not in the store, and the configuration says not to fetch it")]
     NotFetched(String),
@@ -103,6 +111,7 @@ impl FillError {
             | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
             Self::Offline(_)
+            | Self::Unexpected { .. }
             | Self::NotFetched(_)
             | Self::Denied(_)
             | Self::Private(_)

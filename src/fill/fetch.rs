@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{ModuleVersion, h1};
 use stoa_layout::PathError;
 use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
@@ -23,7 +23,7 @@ use tokio::sync::{SemaphorePermit, mpsc, watch};
 use super::checksum::Vouching;
 use super::flight::{Arriving, End, Flight, Progress};
 use super::slots::Slot;
-use super::{Fill, FillError, Phase};
+use super::{Expected, Fill, FillError, Phase};
 use crate::upstream::{UpstreamError, VersionSource, Via, ZipDownload};
 
 /// How many chunks of a download may wait for the disk.
@@ -43,6 +43,7 @@ pub(super) struct Fetch {
     pub(super) flight: Arc<Flight>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) wanted: watch::Receiver<bool>,
+    pub(super) expected: Expected,
 }
 
 /// Who may fetch a version.
@@ -78,6 +79,7 @@ impl Fetch {
             Err(FillError::Absent(reason) | FillError::Gone(reason)) => log::debug!("not filled: {reason}"),
             Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
             Err(FillError::Differs(reason)) => log::error!("SECURITY: not filled: {reason}"),
+            Err(error @ FillError::Unexpected { .. }) => log::error!("SECURITY: not filled: {error}"),
             Err(FillError::Abandoned(_)) => log::debug!("nobody waits for {} any more", self.version),
             Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
             Err(error) => log::warn!("cannot fill {}: {error}", self.version),
@@ -304,6 +306,7 @@ impl Fetch {
         vouching: Vouching,
     ) -> Result<End, FillError> {
         let vouched = vouching.outcome().await?;
+        let expected = self.expected.clone();
         let published = self.fill.blocking(&self.version, move |store| {
             draft.write_mod(&modfile)?;
             let sealed = match draft.seal(&info) {
@@ -314,6 +317,11 @@ impl Fetch {
                     return Ok(Err(FillError::Upstream(reason.into())));
                 }
             };
+            let fault = expected.fault_of_zip(sealed.h1());
+            if let Some(reason) = fault.or_else(|| expected.fault_of_mod(&h1::hash_mod(&modfile))) {
+                let version = sealed.version().to_string();
+                return Ok(Err(FillError::Unexpected { version, reason }));
+            }
             if let Some(vouched) = vouched {
                 if let Err(error) = vouching.check_zip(sealed.h1(), &vouched) {
                     return Ok(Err(error));
