@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
 use support::server::{self, Server};
+use support::upstream::Upstream;
 use support::{missing_tool, told, trial};
 use tempfile::TempDir;
 
@@ -27,6 +28,7 @@ fn main() {
         trial("direct: one go command for the files of a version", missing(), one_command),
         trial("direct: what version control says becomes a status", missing(), statuses),
         trial("direct: a git that hangs is a timeout, and is ended", missing(), hanging),
+        trial("direct: a git that hangs holds up no other upstream", missing(), hanging_beside),
         trial("direct: a missing or old go command is told of as such", missing(), no_go),
         trial("direct: a stopped proxy leaves nothing behind", missing(), stopped),
         trial("direct: a killed proxy leaves nothing behind its next start", missing(), killed),
@@ -297,27 +299,32 @@ fn statuses() {
     let too_new = format!("module {HOST}/new\n\ngo 1.999\n");
     world.commit("new", &[("go.mod", &too_new), ("n.go", "package n\n")]);
     world.tag("new", "v1.0.0");
-    let server = world.start();
+    let log = world.path("log");
+    let server = Server::start_with(world.proxy().stderr(fs::File::create(&log).unwrap()));
     for (path, status, words) in [
         (format!("{HOST}/plain/@v/v1.9.9.info"), 404, "unknown revision"),
         (format!("{HOST}/plain/@v/v1.9.9.zip"), 404, "unknown revision"),
         (format!("{HOST}/plain/@v/nobranch.info"), 404, "unknown revision"),
         (format!("{HOST}/plain/@v/v9.info"), 404, "no matching versions"),
-        (format!("{HOST}/missing/@v/list"), 404, "does not appear to be a git repository"),
-        (format!("{HOST}/missing/@latest"), 404, "does not appear to be a git repository"),
+        // It may be there, for others.
+        (format!("{HOST}/missing/@v/list"), 403, "does not appear to be a git repository"),
+        (format!("{HOST}/missing/@latest"), 403, "does not appear to be a git repository"),
         ("github.com/@v/list".to_owned(), 404, "invalid github.com import path"),
         ("github.com/nowhere/x/@v/list".to_owned(), 502, "Connection refused"),
         ("github.com/nowhere/x/@v/v1.0.0.zip".to_owned(), 502, "Connection refused"),
         ("github.com/refused/x/@latest".to_owned(), 403, "403"),
-        (format!("{HOST}/new/@v/v1.0.0.zip"), 502, "requires go >= 1.999"),
-        (format!("{HOST}/new/@v/v1.0.0.info"), 502, "requires go >= 1.999"),
+        (format!("{HOST}/new/@v/v1.0.0.zip"), 502, "log says more"),
+        (format!("{HOST}/new/@v/v1.0.0.info"), 502, "log says more"),
     ] {
         let (got, body) = server.get(&format!("/{path}"));
         let body = String::from_utf8_lossy(&body);
         assert_eq!(got, status, "{path}: {body}");
         assert!(body.contains(words), "{path}: {body}");
-        assert!(!body.contains("stoa-direct-"), "{path}: {body}");
+        let here = world.dir.path().to_str().unwrap();
+        assert!(!body.contains("stoa-direct-") && !body.contains(here), "{path}: {body}");
     }
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("requires go >= 1.999"), "{log}");
     assert_eq!(world.stored(), 0);
     until("no call is left", || world.children().is_empty());
     assert!(server.stop().success());
@@ -367,25 +374,64 @@ fn hanging() {
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
 }
 
+/// As many versions hang as there are turns to fetch one, with the slot for a zip among them.
+fn hanging_beside() {
+    let (world, upstream) = (World::new(), Upstream::start());
+    let module = upstream.offer("example.com/well@v1.0.0", 200_000);
+    let listener = mute(&world);
+    let list = format!("{},direct", upstream.url());
+    let mut command = server::command(&world.path("store"));
+    command.args([
+        "--upstream",
+        &list,
+        "--fill-max-concurrent",
+        "1",
+        "--direct-max-concurrent",
+        "8",
+        "--grace",
+        "0",
+    ]);
+    let server = Server::start_with(world.at_home(&mut command));
+    let ask = |path: String| {
+        let (url, (tell, told)) = (server.url.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || tell.send(server::get(&url, &path)));
+        told
+    };
+    // Not of one module: the go command works on a repository once at a time.
+    let hanging: Vec<_> = (0..8).map(|n| ask(format!("/github.com/mute/x{n}/@v/v1.0.0.zip"))).collect();
+    let _held: Vec<_> = hanging.iter().map(|_| listener.accept().unwrap()).collect();
+    let told = ask("/example.com/well/@v/v1.0.0.zip".to_owned());
+    let got = told.recv_timeout(Duration::from_secs(60)).expect("an answer from who is well");
+    assert_eq!(got.unwrap(), (200, module.zip));
+    assert!(hanging.iter().all(|told| told.try_recv().is_err()), "they still hang");
+    assert!(server.stop().success());
+}
+
 fn no_go() {
     let world = World::new();
     plain(&world);
     let path = format!("/{HOST}/plain/@v/v1.0.0.info");
+    // What is wrong is for who runs the proxy: its clients learn no more than that.
     let asked = |directory: &Path| {
-        let server = Server::start_with(world.proxy().env("PATH", directory));
+        let log = world.path("log");
+        let mut proxy = world.proxy();
+        let server = Server::start_with(proxy.env("PATH", directory).stderr(fs::File::create(&log).unwrap()));
         let (status, body) = server.get(&path);
-        (status, String::from_utf8(body).unwrap())
+        let body = String::from_utf8(body).unwrap();
+        assert!(status == 502 && body.contains("log says more"), "{status} {body}");
+        assert!(!body.contains("PATH") && !body.contains("install Go"), "{body}");
+        fs::read_to_string(&log).unwrap()
     };
     let empty = world.path("empty");
     fs::create_dir(&empty).unwrap();
-    let (status, body) = asked(&empty);
-    assert!(status == 502 && body.contains("go cannot be run") && body.contains("install Go"), "{body}");
+    let log = asked(&empty);
+    assert!(log.contains("go cannot be run") && log.contains("install Go"), "{log}");
 
     // With go, and without git.
     let output = Command::new("go").args(["env", "GOROOT"]).output().unwrap();
     let root = String::from_utf8(output.stdout).unwrap();
-    let (status, body) = asked(&Path::new(root.trim()).join("bin"));
-    assert!(status == 502 && body.contains("git") && body.contains("not found in $PATH"), "{body}");
+    let log = asked(&Path::new(root.trim()).join("bin"));
+    assert!(log.contains("git") && log.contains("not found in $PATH"), "{log}");
     assert_eq!(world.stored(), 0);
 }
 

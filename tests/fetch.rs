@@ -27,6 +27,7 @@ fn main() {
         trial("a go.mod and a go.sum say what to fetch", None, lists),
         trial("another one than the go.sum says is told", None, differs),
         trial("the worst of all counts", None, worst),
+        trial("a damaged record stops no other version", None, damaged),
         trial("without anything to fetch, or from, no store is made", None, refused),
         trial("a fetch that is stopped goes on", None, stopped),
         trial("a program of 40 modules builds offline from its go.sum", missing.clone(), program_builds),
@@ -120,16 +121,24 @@ fn differs() {
     let body = sums(&other) + of_two.lines().nth(1).unwrap();
     let path = programs.folder().join("go.sum");
     fs::write(&path, body).unwrap();
-    // Whether they are fetched or there makes no difference.
-    for _ in 0..2 {
+    let pairs = ["example.com/one@v1.0.0", "example.com/two@v1.0.0"];
+    // Whether they are to be fetched or there makes no difference, but what is fetched is not stored.
+    for is_there in [false, true] {
+        if is_there {
+            assert_eq!(fetch(&programs, upstream.url(), &pairs).code, 0);
+        }
         let ended = fetch(&programs, upstream.url(), &["--from", "go.sum"]);
         assert_eq!((ended.code, counts(&ended)), (1, [0, 0, 2, 0, 0]), "{ended:?}");
         assert!(ended.err.contains("other ones than their go.sum says"), "{ended:?}");
+        assert_eq!(pairs.map(|pair| is_stored(&programs, pair)), [is_there; 2]);
     }
-    // Any of several hashes is right.
+    // Any of several hashes is right, of what is there and of what is fetched.
     fs::write(&path, sums(&other) + &sums(&one)).unwrap();
     let ended = fetch(&programs, upstream.url(), &["--from", "go.sum"]);
     assert_eq!((ended.code, counts(&ended)), (0, [0, 1, 0, 0, 0]), "{ended:?}");
+    fs::remove_dir_all(programs.store()).unwrap();
+    let ended = fetch(&programs, upstream.url(), &["--from", "go.sum"]);
+    assert_eq!((ended.code, counts(&ended)), (0, [1, 0, 0, 0, 0]), "{ended:?}");
 }
 
 fn worst() {
@@ -142,6 +151,21 @@ fn worst() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ended = fetch(&programs, &format!("http://{free}"), &wanted);
     assert_eq!((ended.code, counts(&ended)), (69, [0, 1, 0, 0, 1]), "{ended:?}");
+}
+
+fn damaged() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    let wanted = ["example.com/one@v1.0.0", "example.com/two@v1.0.0", "example.com/three@v1.0.0"];
+    for pair in wanted {
+        upstream.offer(pair, 2000);
+    }
+    let record = programs.make_store().join("records/example.com/two/@v/v1.0.0.toml");
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(record, "tombst").unwrap();
+    let ended = fetch(&programs, upstream.url(), &wanted);
+    assert_eq!((ended.code, counts(&ended)), (69, [2, 0, 0, 0, 1]), "{ended:?}");
+    let failed = lines(&ended).into_iter().find(|line| line["event"] == "failed").unwrap();
+    assert!(failed["reason"].as_str().unwrap().contains("mend it"), "{failed}");
 }
 
 fn refused() {

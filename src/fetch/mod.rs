@@ -32,12 +32,12 @@ use wanted::{Asked, Wanted, WantedError};
 #[command(
     after_help = "VERSION is a version, or what the upstream resolves to one: latest, a branch, a commit, a prefix as in v1.2.\n\
                   Of a go.mod all that it requires is fetched, directly or not, or what it puts in the place of that. Of a go.sum \
-                  every version that it names is fetched, and compared with the hashes there. All are fetched whole, also those of \
+                  every version that it names is fetched, and compared with the hashes there before it is stored. All are fetched whole, also those of \
                   which a build reads the go.mod only: so nothing is missing later. A go.sum lists what an offline build \
                   needs; a go.mod alone may not.\n\
                   It may run beside a server, and be stopped: run again, it goes on.\n\
                   Exit codes: 0 all is there; 1 something does not exist, is refused by the configuration, or is not what its go.sum \
-                  says; 69 an upstream is not available, for some of it; 130, 143 stopped."
+                  says; 69 an upstream is not available, or what is in the store is in the way, for some of it; 130, 143 stopped."
 )]
 pub(crate) struct Typed {
     /// Fetch these

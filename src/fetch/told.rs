@@ -20,7 +20,8 @@ pub(super) enum Outcome {
     Fetched(ModuleVersion, u64),
     /// It was in the store before.
     Kept(ModuleVersion, u64),
-    /// It is in the store, and a go.sum says that it should be another one.
+    /// A go.sum says that it should be another one. It may be in the store, if it was there before or another process
+    /// put it there.
     Differs(ModuleVersion, String),
     /// It could not be had.
     Failed(Exit, String),
@@ -138,9 +139,9 @@ impl Told {
         self.progress.end();
     }
 
-    /// How many are in the store.
+    /// How many are in the store, and as they should be.
     pub(super) fn stored(&self) -> u64 {
-        self.sum.fetched + self.sum.kept + self.sum.differ
+        self.sum.fetched + self.sum.kept
     }
 
     /// Is the code that the program ends with, and why it is no success.

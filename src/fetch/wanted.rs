@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use stoa_gomod::gosum::{self, SumOf};
 use stoa_gomod::requirements::requirements;
-use stoa_gomod::{H1, ModulePath, ModuleVersion, Revision};
+use stoa_gomod::{ModulePath, ModuleVersion, Revision};
 use stoa_layout::{Exit, PathError};
+
+use crate::fill::Expected;
 
 /// A version, or what stands for one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,15 +61,8 @@ impl fmt::Display for Asked {
     }
 }
 
-/// The hashes that go.sum files say a version has; any of them is right.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Sums {
-    pub(crate) zip: Vec<H1>,
-    pub(crate) modfile: Vec<H1>,
-}
-
-/// What is to be fetched, once each.
-pub(crate) type Wanted = BTreeMap<Asked, Sums>;
+/// What is to be fetched, once each, with the hashes that go.sum files say it has.
+pub(crate) type Wanted = BTreeMap<Asked, Expected>;
 
 /// What is wanted cannot be found out.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +93,7 @@ pub(crate) fn gather(typed: &[Asked], files: &[PathBuf]) -> Result<Wanted, Wante
     if typed.is_empty() && files.is_empty() {
         return Err(WantedError::Nothing);
     }
-    let mut wanted: Wanted = typed.iter().map(|asked| (asked.clone(), Sums::default())).collect();
+    let mut wanted: Wanted = typed.iter().map(|asked| (asked.clone(), Expected::default())).collect();
     for file in files {
         let body = read(file)?;
         add(&mut wanted, file, &body)

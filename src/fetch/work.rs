@@ -1,5 +1,5 @@
 //! Fetching what is wanted, some at a time: what is asked for is resolved, looked for in the store, filled where it
-//! is missing, and compared with what go.sum files say of it.
+//! is missing, and compared with what go.sum files say of it, before it is stored or where it lies.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use stoa_store::{SmallFile, Store, StoreError};
 use tokio::task::JoinSet;
 
 use super::told::{Outcome, Told};
-use super::wanted::{Asked, Sums, Wanted};
-use crate::fill::{Fill, FillError, Via};
+use super::wanted::{Asked, Wanted};
+use crate::fill::{Expected, Fill, FillError, Via};
 
 /// How many versions are on their way for each zip that may be: the others are at their info and mod.
 const AHEAD: usize = 4;
@@ -68,10 +68,15 @@ pub(super) async fn run(
     }
 }
 
-async fn one(fill: &Arc<Fill>, asked: &Asked, sums: &Sums) -> Result<Outcome, WorkError> {
+async fn one(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<Outcome, WorkError> {
     match have(fill, asked, sums).await {
         Ok(outcome) => Ok(outcome),
-        Err(Stop::Fill(FillError::Store(error))) => Err(WorkError::Store(error)),
+        Err(Stop::Fill(FillError::Store(error)) | Stop::Work(WorkError::Store(error))) => {
+            match error.is_of_one_version() {
+                true => Ok(Outcome::Failed(error.exit(), error.to_string())),
+                false => Err(WorkError::Store(error)),
+            }
+        }
         Err(Stop::Fill(error)) => Ok(Outcome::Failed(exit_of(&error), error.to_string())),
         Err(Stop::Work(error)) => Err(error),
     }
@@ -95,7 +100,7 @@ impl From<WorkError> for Stop {
     }
 }
 
-async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Sums) -> Result<Outcome, Stop> {
+async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<Outcome, Stop> {
     let version = resolve(fill, asked).await?;
     let mut was_there = {
         let version = version.clone();
@@ -106,7 +111,12 @@ async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Sums) -> Result<Outcome, S
         was_there = fill.seal(&version).await?.is_some();
     }
     if !was_there {
-        fill.join(&version, &Via::none(), true)?.stored().await?;
+        match fill.join_expecting(&version, &Via::none(), true, sums)?.stored().await {
+            Err(FillError::Unexpected { reason, .. }) => {
+                return Ok(Outcome::Differs(version, format!("{reason}; it is not stored")));
+            }
+            stored => stored?,
+        }
     }
     if let Some(reason) = difference(fill, &version, sums).await? {
         return Ok(Outcome::Differs(version, reason));
@@ -133,25 +143,22 @@ async fn resolve(fill: &Arc<Fill>, asked: &Asked) -> Result<ModuleVersion, FillE
     ModuleVersion::new(module.clone(), info.version).map_err(|error| unusable(error.to_string()))
 }
 
-/// Says what is not as a go.sum has it.
-async fn difference(fill: &Arc<Fill>, version: &ModuleVersion, sums: &Sums) -> Result<Option<String>, Stop> {
-    let listed = |sums: &[stoa_gomod::H1]| {
-        let sums: Vec<&str> = sums.iter().map(AsRef::as_ref).collect();
-        sums.join(" or ")
-    };
+/// Says what in the store is not as a go.sum has it.
+async fn difference(
+    fill: &Arc<Fill>,
+    version: &ModuleVersion,
+    sums: &Expected,
+) -> Result<Option<String>, Stop> {
     if !sums.zip.is_empty()
         && let Some(h1) = fill.seal(version).await?
-        && !sums.zip.contains(&h1)
+        && let Some(fault) = sums.fault_of_zip(&h1)
     {
-        return Ok(Some(format!("its zip has {h1}, and should have {}", listed(&sums.zip))));
+        return Ok(Some(fault));
     }
     if !sums.modfile.is_empty() {
         let at = version.clone();
         let body = on_disk(fill, move |store| store.small(&at, SmallFile::Mod)).await?;
-        let h1 = body.map(|small| h1::hash_mod(&small.bytes));
-        if let Some(h1) = h1.filter(|h1| !sums.modfile.contains(h1)) {
-            return Ok(Some(format!("its go.mod has {h1}, and should have {}", listed(&sums.modfile))));
-        }
+        return Ok(body.and_then(|small| sums.fault_of_mod(&h1::hash_mod(&small.bytes))));
     }
     Ok(None)
 }
@@ -177,6 +184,7 @@ fn exit_of(error: &FillError) -> Exit {
         FillError::Absent(_)
         | FillError::Gone(_)
         | FillError::Differs(_)
+        | FillError::Unexpected { .. }
         | FillError::Denied(_)
         | FillError::Private(_)
         | FillError::NotFetched(_) => Exit::NOT_SO,

@@ -24,6 +24,14 @@ pub enum FillError {
     /// It is another one than is recorded of it or than a checksum database knows, or nobody vouches for it.
     #[error("{0}")]
     Differs(Reason),
+    /// It is another one than who asked expects.
+    #[error("{version}: {reason}")]
+    Unexpected {
+        /// What was fetched, and is not stored.
+        version: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// It is not in the store, and is not to be fetched.
     #[error("{0} is not in the store, and the configuration says not to fetch it")]
     NotFetched(String),
@@ -103,6 +111,7 @@ impl FillError {
             | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
             Self::Offline(_)
+            | Self::Unexpected { .. }
             | Self::NotFetched(_)
             | Self::Denied(_)
             | Self::Private(_)
@@ -123,10 +132,8 @@ pub struct Reason {
 
 impl Reason {
     fn new(what: &dyn Display, error: &UpstreamError) -> Self {
-        let text = format!("{what}: {error}");
-        // A tree of files as an upstream: the path says nothing to a client.
-        let path = url_of(error).filter(|url| url.starts_with("file:"));
-        let told = path.map(|path| text.replace(path, "a file of the upstream"));
+        let (text, told) = (format!("{what}: {error}"), format!("{what}: {}", error.told()));
+        let told = (told != text).then_some(told);
         Self { text, told }
     }
 }
@@ -140,23 +147,6 @@ impl From<String> for Reason {
 impl Display for Reason {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
-    }
-}
-
-fn url_of(error: &UpstreamError) -> Option<&str> {
-    match error {
-        UpstreamError::NotFound { url, .. }
-        | UpstreamError::Gone { url, .. }
-        | UpstreamError::Refused { url, .. }
-        | UpstreamError::Status { url, .. }
-        | UpstreamError::Timeout { url, .. }
-        | UpstreamError::Transport { url, .. }
-        | UpstreamError::BadAnswer { url, .. }
-        | UpstreamError::TooLarge { url, .. }
-        | UpstreamError::VcsRefused { url, .. }
-        | UpstreamError::GoCommand { url, .. }
-        | UpstreamError::Loop { url } => Some(url),
-        UpstreamError::Offline => None,
     }
 }
 
@@ -175,5 +165,12 @@ mod tests {
         assert_eq!(local.told(), "a.b@v1.0.0: a file of the upstream was not found");
         let remote = absent("https://proxy.example/a.b/@v/v1.0.0.info");
         assert_eq!(remote.told(), remote.to_string());
+        let reason = "cannot create a folder in /srv/my scratch: no space left".to_owned();
+        let tool = FillError::upstream(
+            "a.b@v1.0.0",
+            &UpstreamError::GoCommand { url: "a.b (direct)".to_owned(), reason },
+        );
+        assert!(tool.to_string().contains("/srv/my scratch"));
+        assert!(!tool.told().contains("scratch") && tool.told().contains("log"), "{}", tool.told());
     }
 }

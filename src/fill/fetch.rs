@@ -6,7 +6,8 @@
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
 //! and published when it is complete. What a checksum database says of the version is looked up and recorded
 //! meanwhile, and nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
-//! holds no claim: that is an open file, and more may wait than there are files to open.
+//! holds no claim: that is an open file, and more may wait than there are files to open. While it waits for the go
+//! command it holds neither turn nor slot.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,7 +23,7 @@ use tokio::sync::{SemaphorePermit, mpsc, watch};
 use super::checksum::Vouching;
 use super::flight::{Arriving, End, Flight, Progress};
 use super::slots::Slot;
-use super::{Fill, FillError, Phase};
+use super::{Expected, Fill, FillError, Phase};
 use crate::upstream::{UpstreamError, VersionSource, Via, ZipDownload};
 
 /// How many chunks of a download may wait for the disk.
@@ -42,6 +43,7 @@ pub(super) struct Fetch {
     pub(super) flight: Arc<Flight>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) wanted: watch::Receiver<bool>,
+    pub(super) expected: Expected,
 }
 
 /// Who may fetch a version.
@@ -77,6 +79,7 @@ impl Fetch {
             Err(FillError::Absent(reason) | FillError::Gone(reason)) => log::debug!("not filled: {reason}"),
             Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
             Err(FillError::Differs(reason)) => log::error!("SECURITY: not filled: {reason}"),
+            Err(error @ FillError::Unexpected { .. }) => log::error!("SECURITY: not filled: {error}"),
             Err(FillError::Abandoned(_)) => log::debug!("nobody waits for {} any more", self.version),
             Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
             Err(error) => log::warn!("cannot fill {}: {error}", self.version),
@@ -90,21 +93,18 @@ impl Fetch {
         let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
         let claim = vouching.share(claim);
         let slot = self.slot_at_once();
-        let zip = async {
-            match slot {
-                Some(slot) => Some((slot, source.zip(&self.via).await)),
-                None => None,
-            }
-        };
-        let (info, modfile, zip) =
-            tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching), zip);
-        drop(turn);
+        let is_begun = slot.is_some();
+        let zip = async { if is_begun { Some(source.zip(&self.via).await) } else { None } };
+        let all = async { tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching), zip) };
+        let (slot, (info, modfile, zip)) = unless_direct(&source, (turn, slot), all).await;
+        let slot = slot.and_then(|(_turn, slot)| slot);
         // Which of the errors counts must not hang on which came first, and nothing is sent of a zip that has no
         // info or no mod.
         let (mut info, modfile) = (info?, modfile?);
         // The rest of a version whose mod is wrong need not arrive.
         let checked = vouching.check_mod(&modfile);
-        let (fetched, ()) = tokio::try_join!(self.fetch_zip(&source, zip, claim, phase, &vouching), checked)?;
+        let fetched = self.fetch_zip(&source, (slot, zip), claim, phase, &vouching);
+        let (fetched, ()) = tokio::try_join!(fetched, checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
             // Not all came from one upstream: the small files are got again from the one that had the zip,
@@ -230,24 +230,30 @@ impl Fetch {
     async fn fetch_zip(
         &self,
         source: &VersionSource,
-        begun: Option<(Slot, Result<ZipDownload, UpstreamError>)>,
+        (slot, begun): (Option<Slot>, Option<Result<ZipDownload, UpstreamError>>),
         claim: Arc<Claim>,
         phase: watch::Receiver<Phase>,
         vouching: &Vouching,
     ) -> Result<Option<FetchedZip>, FillError> {
-        let (slot, claim, download) = match begun {
-            Some((slot, download)) => (slot, claim, download),
-            None => {
-                let (slot, claim) = match self.fill.slots.try_take(&self.wanted) {
-                    Some(slot) => (slot, claim),
-                    None => {
-                        drop(claim);
-                        let slot = self.wait_for_slot(phase).await?;
-                        let Some(claim) = self.claim().await? else { return Ok(None) };
-                        (slot, vouching.share(claim))
-                    }
-                };
-                (slot, claim, source.zip(&self.via).await)
+        let (mut slot, mut begun, mut claim) = (slot, begun, claim);
+        let (slot, claim, download) = loop {
+            let held = match slot.take().or_else(|| self.fill.slots.try_take(&self.wanted)) {
+                Some(held) => held,
+                None => {
+                    // What was begun is a file open, too.
+                    drop((begun.take(), claim));
+                    let held = self.wait_for_slot(phase.clone()).await?;
+                    let Some(again) = self.claim().await? else { return Ok(None) };
+                    claim = vouching.share(again);
+                    held
+                }
+            };
+            match begun.take() {
+                Some(download) => break (held, claim, download),
+                None => {
+                    let (held, download) = unless_direct(source, held, source.zip(&self.via)).await;
+                    (slot, begun) = (held, Some(download));
+                }
             }
         };
         let download = download.map_err(|e| self.failed(&e))?;
@@ -317,6 +323,7 @@ impl Fetch {
         vouching: Vouching,
     ) -> Result<End, FillError> {
         let vouched = vouching.outcome().await?;
+        let expected = self.expected.clone();
         let published = self.fill.blocking(&self.version, move |store| {
             draft.write_mod(&modfile)?;
             let sealed = match draft.seal(&info) {
@@ -327,6 +334,11 @@ impl Fetch {
                     return Ok(Err(FillError::Upstream(reason.into())));
                 }
             };
+            let fault = expected.fault_of_zip(sealed.h1());
+            if let Some(reason) = fault.or_else(|| expected.fault_of_mod(&h1::hash_mod(&modfile))) {
+                let version = sealed.version().to_string();
+                return Ok(Err(FillError::Unexpected { version, reason }));
+            }
             if let Some(vouched) = vouched {
                 // It is, unless another process kept the version claimed; and before the version is there.
                 vouched.record(store, &claim)?;
@@ -360,6 +372,23 @@ impl Fetch {
     fn stopping(&self) -> FillError {
         FillError::Stopping(self.version.to_string())
     }
+}
+
+/// Does some work holding something that others wait for. It is let go of when version control is asked: the go
+/// command has a queue of its own, and a server that hangs must not hold up who does not need it.
+async fn unless_direct<H, T>(
+    source: &VersionSource,
+    held: H,
+    work: impl Future<Output = T>,
+) -> (Option<H>, T) {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return (Some(held), done),
+        () = source.at_direct() => {}
+    }
+    drop(held);
+    (None, work.await)
 }
 
 /// A zip that has arrived, unexamined.

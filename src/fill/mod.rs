@@ -10,6 +10,7 @@
 //! | `flight` | what is known of a version on its way, and waiting for it |
 //! | `fetch` | the task that fetches one version and publishes it |
 //! | `checksum` | verifying what is fetched against a checksum database |
+//! | `expected` | what who asks for a version knows of it beforehand |
 //! | `slots` | how many zips are fetched at a time |
 //! | `policy` | what is done about which module |
 //! | `seals` | sealing what came into the store without a seal, once for all who wait |
@@ -22,6 +23,7 @@
 mod answers;
 mod checksum;
 mod error;
+mod expected;
 mod fetch;
 mod flight;
 mod once;
@@ -47,6 +49,7 @@ use self::sumdb::Databases;
 pub use self::answers::AnswerOptions;
 pub use self::checksum::{ChecksumCounts, Checksums, Sumdb, SumdbError};
 pub use self::error::{FillError, Reason};
+pub use self::expected::Expected;
 pub use self::flight::{Arrival, Transfer, Waiter};
 pub use self::policy::{ChecksumPolicy, Mode, Policy, Rule, UnknownWord};
 pub use self::sumdb::SumdbQuestion;
@@ -128,6 +131,19 @@ impl Fill {
         via: &Via,
         wants_zip: bool,
     ) -> Result<Waiter, FillError> {
+        self.join_expecting(version, via, wants_zip, &Expected::default())
+    }
+
+    /// Joins the flight of a version as [`join`](Self::join) does, or begins one that publishes nothing else than what is
+    /// expected. One that is under way, here or in another process, is not stopped by it: what is in the store then is
+    /// for who expects to look at.
+    pub fn join_expecting(
+        self: &Arc<Self>,
+        version: &ModuleVersion,
+        via: &Via,
+        wants_zip: bool,
+        expected: &Expected,
+    ) -> Result<Waiter, FillError> {
         let rule = self.policy.rule(version.path());
         if !rule.admits(version.version()) {
             return Err(FillError::Denied(version.to_string()));
@@ -172,6 +188,7 @@ impl Fill {
             flight: Arc::clone(&flight),
             progress,
             wanted: flight.wanted.subscribe(),
+            expected: expected.clone(),
         };
         tokio::spawn(fetch.run(phase));
         Ok(Waiter::new(flight))

@@ -3,6 +3,8 @@
 //! What is shown never holds credentials: URLs come here without userinfo and query, and the words of
 //! libraries without their URL.
 
+use super::direct;
+
 /// Why no upstream gave what was asked for.
 ///
 /// Cloneable, since one flight fails for everybody who waits for it.
@@ -71,8 +73,11 @@ pub enum UpstreamError {
     /// There is no upstream to ask.
     #[error("there is no upstream to ask: the list of upstreams is empty or says \"off\"")]
     Offline,
-    /// Version control does not want to give it to us, or the go command is not allowed to ask it.
-    #[error("{url} was refused by version control: {reason}; it may want credentials, or others")]
+    /// Version control does not want to give it to us, or the go command is not allowed to ask it; or there is no such
+    /// repository, which hosts say of private ones too.
+    #[error(
+        "{url} was refused by version control: {reason}; it may want credentials, or others, or not be there"
+    )]
     VcsRefused {
         /// What was asked.
         url: String,
@@ -114,6 +119,37 @@ impl UpstreamError {
     /// Says whether time ran out, here or (504, 408) at the upstream.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. })
+    }
+
+    /// Is what a client may know of it: not where things lie on this machine.
+    pub fn told(&self) -> String {
+        if let Self::GoCommand { url, .. } = self {
+            return format!("{url} cannot be fetched by the go command of this proxy, whose log says more");
+        }
+        let text = self.to_string();
+        match self.url() {
+            // A tree of files as an upstream: the path says nothing to a client.
+            Some(url) if url.starts_with("file:") => text.replace(url, "a file of the upstream"),
+            Some(url) if direct::is_shown(url) => direct::without_paths(&text),
+            _ => text,
+        }
+    }
+
+    fn url(&self) -> Option<&str> {
+        match self {
+            Self::NotFound { url, .. }
+            | Self::Gone { url, .. }
+            | Self::Refused { url, .. }
+            | Self::Status { url, .. }
+            | Self::Timeout { url, .. }
+            | Self::Transport { url, .. }
+            | Self::BadAnswer { url, .. }
+            | Self::TooLarge { url, .. }
+            | Self::VcsRefused { url, .. }
+            | Self::GoCommand { url, .. }
+            | Self::Loop { url } => Some(url),
+            Self::Offline => None,
+        }
     }
 
     /// Returns the status that the upstream answered with, where that is what failed.

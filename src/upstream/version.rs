@@ -62,6 +62,12 @@ impl VersionSource {
         Ok(zip)
     }
 
+    /// Waits until version control is asked, which may take as long as nothing else does. Who asks holds nothing then
+    /// that others wait for.
+    pub async fn at_direct(&self) {
+        self.keep.asked().await;
+    }
+
     /// Says whether the files that were got came from more than one entry.
     pub fn switched(&self) -> bool {
         self.pin().switched

@@ -2,8 +2,9 @@
 //!
 //! There are only words to go by. They are kept in one table, read from its top; the first row whose words occur
 //! counts, and what no row knows is a failure: absence is never guessed. What may be either stays a failure too,
-//! such as a host that has no name (the resolver may be broken), or a repository that a server shows to nobody
-//! without credentials.
+//! such as a host that has no name (the resolver may be broken), or a repository that is not found: hosts say so of
+//! one that is private, to who may not read it. Absent is what was looked for in a repository, or for the way to
+//! one, and not found by who answered.
 
 use super::super::error::UpstreamError;
 use super::super::place;
@@ -30,14 +31,14 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("toolchain not available", Tool),
     ("no space left on device", Tool),
     ("govcs disallows", Refused),
-    // Before what says less: a server that was asked, and answered.
-    ("repository not found", Absent),
-    ("project not found", Absent),
-    ("could not be found or you don't have permission", Absent),
-    ("access denied or repository not exported", Absent),
-    ("does not appear to be a git repository", Absent),
-    ("' not found", Absent),
-    ("no such repository", Absent),
+    // Before what says less: a server that was asked, and answered. Whether there is none, or none for us, it keeps
+    // to itself, and nobody must be sent elsewhere with a private name.
+    ("repository not found", Refused),
+    ("project not found", Refused),
+    ("could not be found or you don't have permission", Refused),
+    ("does not appear to be a git repository", Refused),
+    ("' not found", Refused),
+    ("no such repository", Refused),
     ("could not read username", Refused),
     ("could not read password", Refused),
     ("terminal prompts disabled", Refused),
@@ -49,6 +50,7 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("dubious ownership", Refused),
     ("returned error: 401", Refused),
     ("returned error: 403", Refused),
+    ("returned error: 404", Refused),
     ("returned error: 407", Refused),
     ("401 unauthorized", Refused),
     ("403 forbidden", Refused),
@@ -59,7 +61,6 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("returned error: 408", TimedOut),
     ("returned error: 504", TimedOut),
     ("504 gateway", TimedOut),
-    ("returned error: 404", Absent),
     ("returned error: 410", Absent),
     ("returned error: 4", Unreachable),
     ("returned error: 5", Unreachable),
@@ -146,6 +147,28 @@ fn without_secrets(text: &str) -> String {
     clean
 }
 
+/// Takes absolute paths out of a text for clients, since they may be of this machine. What a proxy's own log says keeps
+/// them.
+pub(in super::super) fn without_paths(text: &str) -> String {
+    let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find('/') {
+        let (before, path) = rest.split_at(at);
+        clean.push_str(before);
+        let last = clean.chars().next_back();
+        let is_remote = path.starts_with("//") && clean.ends_with(':') && !clean.ends_with("file:");
+        let is_path = !is_remote && last.is_none_or(|c| c.is_whitespace() || "'\"`([<=:,;".contains(c));
+        let end = match last {
+            Some(quote @ ('\'' | '"' | '`')) if is_path => path.find(quote),
+            _ => path.find(|c: char| c.is_whitespace() || "'\"`)]>:,;".contains(c)),
+        };
+        let (path, behind) = path.split_at(end.unwrap_or(path.len()));
+        clean.push_str(if is_path { "..." } else { path });
+        rest = behind;
+    }
+    clean.push_str(rest);
+    clean
+}
+
 /// Makes one line of it, as of an upstream's own words. The go command's lines begin with its name, and some are
 /// blank.
 fn fit_to_print(text: &str) -> String {
@@ -208,16 +231,22 @@ mod tests {
                 ),
                 Some(Absent),
             ),
-            (remote("fatal: repository 'https://a.example/x/' not found"), Some(Absent)),
+            (remote("fatal: repository 'https://a.example/x/' not found"), Some(Refused)),
             (
                 remote("ERROR: Repository not found.\n\tfatal: Could not read from remote repository."),
-                Some(Absent),
+                Some(Refused),
+            ),
+            (
+                remote(
+                    "remote: The project you were looking for could not be found or you don't have permission to view it.\n\tfatal: repository 'https://a.example/x/' not found",
+                ),
+                Some(Refused),
             ),
             (
                 remote(&format!("fatal: '/srv/git/x' does not appear to be a git repository\n\t{unread}")),
-                Some(Absent),
+                Some(Refused),
             ),
-            (remote("fatal: remote error: access denied or repository not exported: /x"), Some(Absent)),
+            (remote("fatal: remote error: access denied or repository not exported: /x"), Some(Refused)),
             (
                 remote(
                     "fatal: could not read Username for 'https://a.example': terminal prompts disabled\nConfirm the import path was entered correctly.",
@@ -299,6 +328,25 @@ mod tests {
         assert!(!told.contains("/scratch") && !told.contains("pa@ss") && !told.contains("me:"), "{told}");
         assert!(told.contains("'https://a.example/x/': no; ssh://b.example/y"), "{told}");
         assert!(told.contains("module a.example/x: git ls-remote in .../mod"), "{told}");
+    }
+
+    #[test]
+    fn clients_are_told_no_path() {
+        for (text, told) in [
+            ("a.example/x (direct): '/srv/my git/x' does not", "a.example/x (direct): '...' does not"),
+            ("in .../mod/cache/vcs/d5: exit", "in .../mod/cache/vcs/d5: exit"),
+            (
+                "unable to access 'https://a.example:80/x/': no",
+                "unable to access 'https://a.example:80/x/': no",
+            ),
+            ("bad line 1 in file /home/u/.gitconfig; go on", "bad line 1 in file ...; go on"),
+            ("file:///srv/git/x git@b.example:/srv/x", "file:... git@b.example:..."),
+            ("exec: \"/usr/bin/git\": PATH=/a:/b", "exec: \"...\": PATH=...:..."),
+            ("/", "..."),
+            ("\"/open", "\"..."),
+        ] {
+            assert_eq!(without_paths(text), told);
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! was killed, or when the clones have grown large, the next calls begin with none, and the old ones go with the
 //! last call that uses them.
 //!
-//! Who starts removes the folders whose lock it can get, and ends what their processes left running.
+//! Who starts removes the folders whose lock it can get, and ends what their processes left running. What only looks
+//! like one of them is let alone: another name, open to others, or with something in it and no lock.
 
 use super::command::RUN_VARIABLE;
 use std::fs;
@@ -30,6 +31,9 @@ use stoa_layout::lock::{FileLock, LockError};
 
 /// What the names of the folders begin with.
 const PREFIX: &str = "stoa-direct-";
+
+/// How many letters and digits stand behind that.
+const SUFFIX_LEN: usize = 6;
 
 const LOCK: &str = "lock";
 
@@ -89,23 +93,32 @@ struct Run {
 
 impl Run {
     fn begin(base: &Path) -> Result<Self, PathError> {
-        let durable = Durable::default();
         loop {
-            let folder = durable.create_dir_named(base, PREFIX)?;
-            // Private modules are for nobody else. Nothing is in it yet.
-            rustix::fs::chmod(&folder, rustix::fs::Mode::RWXU).at("close to others", &folder)?;
-            let path = folder.join(LOCK);
-            match FileLock::try_acquire(&path, &durable) {
-                Ok(Some(lock)) if lock.is_at(&path) => {
-                    let (next, clones) = (AtomicU64::new(1), Mutex::new(None));
-                    return Ok(Self { folder, lock: Some(lock), next, clones });
-                }
-                // Lost to a sweep: take another.
-                Ok(_) => {}
-                Err(LockError::Path(error)) if error.is_not_found() => {}
-                Err(LockError::Path(error)) => return Err(error),
-                Err(error) => return Err(PathError::new("lock", path, std::io::Error::other(error))),
+            let folder = Durable::default().create_dir_named(base, PREFIX)?;
+            if let Some(run) = Self::take(folder)? {
+                return Ok(run);
             }
+        }
+    }
+
+    /// Takes a folder that was just made. `None` if it was lost to the sweep of another: until it is locked, it looks
+    /// like one of the dead.
+    fn take(folder: PathBuf) -> Result<Option<Self>, PathError> {
+        // Private modules are for nobody else. Nothing is in it yet.
+        match rustix::fs::chmod(&folder, rustix::fs::Mode::RWXU).at("close to others", &folder) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            closed => closed?,
+        }
+        let path = folder.join(LOCK);
+        match FileLock::try_acquire(&path, &Durable::default()) {
+            Ok(Some(lock)) if lock.is_at(&path) => {
+                let (next, clones) = (AtomicU64::new(1), Mutex::new(None));
+                Ok(Some(Self { folder, lock: Some(lock), next, clones }))
+            }
+            Ok(_) => Ok(None),
+            Err(LockError::Path(error)) if error.is_not_found() => Ok(None),
+            Err(LockError::Path(error)) => Err(error),
+            Err(error) => Err(PathError::new("lock", path, std::io::Error::other(error))),
         }
     }
 
@@ -247,12 +260,8 @@ fn sweep(base: &Path) -> Result<(), PathError> {
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(base).at("list", base)? {
         let entry = entry.at("list", base)?;
-        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-            continue;
-        }
         let path = entry.path();
-        // The folder for temporary files is everybody's: what others put there is not followed or touched.
-        if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir() && meta.uid() == own) {
+        if !is_name_of_ours(entry.file_name().as_encoded_bytes()) || !is_folder_of_ours(&path, own) {
             continue;
         }
         match FileLock::try_acquire(&path.join(LOCK), &Durable::default()) {
@@ -268,6 +277,21 @@ fn sweep(base: &Path) -> Result<(), PathError> {
         }
     }
     Ok(())
+}
+
+fn is_name_of_ours(name: &[u8]) -> bool {
+    let suffix = name.strip_prefix(PREFIX.as_bytes());
+    suffix.is_some_and(|rest| rest.len() == SUFFIX_LEN && rest.iter().all(u8::is_ascii_alphanumeric))
+}
+
+/// The folder for temporary files is everybody's: what others put there is not followed or touched, and what this user
+/// put there by hand is not either.
+fn is_folder_of_ours(path: &Path, own: u32) -> bool {
+    let is_closed = |meta: fs::Metadata| meta.is_dir() && meta.uid() == own && meta.mode() & 0o7777 == 0o700;
+    // Killed before it had the lock, a process leaves an empty one.
+    let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    fs::symlink_metadata(path).is_ok_and(is_closed)
+        && (fs::symlink_metadata(path.join(LOCK)).is_ok_and(|meta| meta.is_file()) || is_empty())
 }
 
 /// Kills what a dead process left running: all whose environment names its folder, a name that nobody else has.
@@ -342,15 +366,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let living = Scratch::new(dir.path().to_owned());
         let _call = living.call().unwrap();
-        let durable = Durable::default();
-        for name in ["stoa-direct-dead", "other"] {
-            durable.create_dir(&dir.path().join(name)).unwrap();
-        }
-        let mut child = std::process::Command::new("sleep")
-            .arg("600")
-            .env(RUN_VARIABLE, dir.path().join("stoa-direct-dead"))
-            .spawn()
-            .unwrap();
+        let mut dead = Run::begin(dir.path()).unwrap();
+        let folder = dead.folder.clone();
+        // As by a kill: the lock goes, the folder stays.
+        dead.lock = None;
+        std::mem::forget(dead);
+        Durable::default().create_dir(&dir.path().join("other")).unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("600").env(RUN_VARIABLE, &folder).spawn().unwrap();
         Scratch::new(dir.path().to_owned()).sweep();
         let left = names(dir.path());
         assert!(left.len() == 2 && left.contains(&"other".to_owned()), "{left:?}");
@@ -359,5 +382,35 @@ mod tests {
         }
         // It would sleep for ten minutes.
         assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn what_only_looks_like_one_of_ours_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let durable = Durable::default();
+        let make = |name: &str, mode: u32, file: Option<&str>| {
+            let folder = dir.path().join(name);
+            durable.create_dir(&folder).unwrap();
+            rustix::fs::chmod(&folder, rustix::fs::Mode::from_raw_mode(mode)).unwrap();
+            if let Some(file) = file {
+                durable.create_file(&folder.join(file)).unwrap();
+            }
+        };
+        make("stoa-direct-notes", 0o700, Some(LOCK));
+        make("stoa-direct-ab-def", 0o700, Some(LOCK));
+        make("stoa-direct-abcdef", 0o700, Some("notes"));
+        make("stoa-direct-opened", 0o755, Some(LOCK));
+        let kept = names(dir.path());
+        make("stoa-direct-killed", 0o700, Some(LOCK));
+        make("stoa-direct-nolock", 0o700, None);
+        sweep(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), kept);
+        assert_eq!(names(&dir.path().join("stoa-direct-abcdef")), ["notes"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_lost_to_a_sweep_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Run::take(dir.path().join("swept")).unwrap().is_none());
     }
 }
