@@ -177,6 +177,7 @@ fn exit_of(error: &FillError) -> Exit {
         FillError::Absent(_)
         | FillError::Gone(_)
         | FillError::Differs(_)
+        | FillError::Unvouched(_)
         | FillError::Denied(_)
         | FillError::Private(_)
         | FillError::NotFetched(_) => Exit::NOT_SO,

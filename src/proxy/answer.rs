@@ -148,9 +148,8 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         (FillError::Offline(_) | FillError::NotFetched(_), _) => (StatusCode::NOT_FOUND, NO_STORE),
         // A tombstone may be lifted.
         (FillError::Gone(_), _) => (StatusCode::GONE, MINUTE),
-        (FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_) | FillError::Differs(_), _) => {
-            (StatusCode::FORBIDDEN, NO_STORE)
-        }
+        (FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_), _)
+        | (FillError::Differs(_) | FillError::Unvouched(_), _) => (StatusCode::FORBIDDEN, NO_STORE),
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         (FillError::Upstream(_), _) => (StatusCode::BAD_GATEWAY, NO_STORE),
         (FillError::Loop(_), _) => (StatusCode::LOOP_DETECTED, NO_STORE),
@@ -162,7 +161,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
     let class = match error {
         FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
         FillError::Gone(_) => "gone",
-        FillError::Differs(_) => "not trusted",
+        FillError::Differs(_) | FillError::Unvouched(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
         FillError::Denied(_) | FillError::Private(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
@@ -191,6 +190,7 @@ mod tests {
             (FillError::Offline(text()), 404, "no-store"),
             (FillError::Gone(text().into()), 410, "public, max-age=60"),
             (FillError::Differs(text().into()), 403, "no-store"),
+            (FillError::Unvouched(text().into()), 403, "no-store"),
             (FillError::NotFetched(text()), 404, "no-store"),
             (FillError::Denied(text()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),
