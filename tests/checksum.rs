@@ -383,6 +383,8 @@ fn unknown() {
     for ending in ["mod", "zip"] {
         bench.assert_refused(&server, &module, ending, 403, "nothing vouches for it");
     }
+    let log = bench.log();
+    assert!(log.contains("WARN") && !log.contains("ERROR") && !log.contains("SECURITY"), "{log}");
     let server = bench.serve("auto");
     bench.assert_filled(&server, &module);
     assert_eq!(bench.record(&module.version), None);

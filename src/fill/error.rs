@@ -21,7 +21,7 @@ pub enum FillError {
     /// Somebody has removed it for good.
     #[error("{0}")]
     Gone(Reason),
-    /// It is another one than is recorded of it or than a checksum database knows, or nobody vouches for it.
+    /// It is another one than is recorded of it or than a checksum database knows.
     #[error("{0}")]
     Differs(Reason),
     /// It is another one than who asked expects.
@@ -32,6 +32,9 @@ pub enum FillError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Nobody vouches for it, and somebody must.
+    #[error("{0}")]
+    Unvouched(Reason),
     /// It is not in the store, and is not to be fetched.
     #[error("{0} is not in the store, and the configuration says not to fetch it")]
     NotFetched(String),
@@ -105,6 +108,7 @@ impl FillError {
             Self::Absent(reason)
             | Self::Gone(reason)
             | Self::Differs(reason)
+            | Self::Unvouched(reason)
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)

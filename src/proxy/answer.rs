@@ -149,7 +149,9 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         // A tombstone may be lifted.
         (FillError::Gone(_), _) => (StatusCode::GONE, MINUTE),
         (FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_), _)
-        | (FillError::Differs(_) | FillError::Unexpected { .. }, _) => (StatusCode::FORBIDDEN, NO_STORE),
+        | (FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unvouched(_), _) => {
+            (StatusCode::FORBIDDEN, NO_STORE)
+        }
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         (FillError::Upstream(_), _) => (StatusCode::BAD_GATEWAY, NO_STORE),
         (FillError::Loop(_), _) => (StatusCode::LOOP_DETECTED, NO_STORE),
@@ -161,7 +163,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
     let class = match error {
         FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
         FillError::Gone(_) => "gone",
-        FillError::Differs(_) | FillError::Unexpected { .. } => "not trusted",
+        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unvouched(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
         FillError::Denied(_) | FillError::Private(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
@@ -190,6 +192,7 @@ mod tests {
             (FillError::Offline(text()), 404, "no-store"),
             (FillError::Gone(text().into()), 410, "public, max-age=60"),
             (FillError::Differs(text().into()), 403, "no-store"),
+            (FillError::Unvouched(text().into()), 403, "no-store"),
             (FillError::NotFetched(text()), 404, "no-store"),
             (FillError::Denied(text()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),

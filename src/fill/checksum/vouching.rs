@@ -270,7 +270,7 @@ impl Asking {
         if self.policy == ChecksumPolicy::Require {
             self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
             let text = format!("{} is not taken, since nothing vouches for it: {why}", self.version);
-            return Err(FillError::Differs(text.into()));
+            return Err(FillError::Unvouched(text.into()));
         }
         self.fill.policy.checksums().counts.unvouched.fetch_add(1, Ordering::Relaxed);
         log::log!(level, "{} is taken as the upstream sends it: {why}", self.version);
