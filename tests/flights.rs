@@ -1,6 +1,6 @@
 //! One flight a version: many clients of two servers on one store, and a server that dies in the middle of a
 //! fill while another one waits for it.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
