@@ -1,5 +1,5 @@
 //! What is filled is verified against a checksum database: a real proxy, and a database made here that can lie.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::expect_used, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
