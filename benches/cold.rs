@@ -159,10 +159,15 @@ fn serve(
                 break;
             }
         }
-        let file = files.lock().ok()?.get(&path).cloned()?;
+        let file = files.lock().ok()?.get(&path).cloned();
         if let Some((_, latency)) = pace {
             std::thread::sleep(latency);
         }
+        let Some(file) = file else {
+            // It carries no checksum database.
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").ok()?;
+            continue;
+        };
         let began = Instant::now();
         let mut head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", file.len()).into_bytes();
         let mut sent = 0;
