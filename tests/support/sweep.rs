@@ -45,8 +45,10 @@ pub const FAULTS: [(&str, At); 5] = [
     ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
 ];
 
-/// Is the faults to try; those are fewer where the program does much the same as in another scenario.
+/// Is the faults to try; those are fewer where the program does much the same as in another scenario, unless the
+/// variable `STOA_SWEEP_ALL` is set.
 pub fn faults(is_like_another: bool) -> impl Iterator<Item = (&'static str, At)> {
+    let is_like_another = is_like_another && std::env::var_os("STOA_SWEEP_ALL").is_none();
     FAULTS.into_iter().filter(move |(fault, _)| !is_like_another || *fault == "SIGKILL")
 }
 
