@@ -12,7 +12,8 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::Leftover;
 
 use crate::output::Format;
-use crate::progress::{Progress, When};
+use crate::progress::Progress;
+use crate::work_options::{Loudness, Telling};
 
 /// What came of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +77,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(words: Words, format: Format, when: When, quiet: bool, verbose: bool) -> Self {
+    pub(crate) fn new(words: Words, telling: Telling, loudness: Loudness) -> Self {
+        let (Telling { format, progress: when }, Loudness { quiet, verbose }) = (telling, loudness);
         let progress = Progress::new(when, quiet || format == Format::Json);
         progress.begin(words.work, None);
         Self { words, format, quiet, verbose, progress, sum: Sum::default() }

@@ -30,3 +30,4 @@ pub mod status;
 mod upkeep;
 pub mod upstream;
 mod verify;
+mod work_options;

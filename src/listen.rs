@@ -16,7 +16,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
-use crate::fill::AnswerOptions;
 use crate::fill::Policy;
 use crate::output;
 use crate::serve::{self, ServeOptions};
@@ -33,13 +32,13 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
     let policy = sources.policy(&config, store.is_read_only(), listener.local_addr().ok())?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
-    let sumdb_refuse = sources.sumdb_refuse(&config, is_asked);
+    let answers = sources.answers(&config, is_asked);
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
         max_fills: config.fill_max_concurrent,
-        answers: AnswerOptions { list_ttl: config.fill_list_ttl, sumdb_refuse },
+        answers,
         max_connections,
         grace: config.grace,
         index_interval: config.index_interval,

@@ -29,7 +29,8 @@ use time::OffsetDateTime;
 use crate::cli::Failure;
 use crate::output::{self, Format};
 use crate::parallel;
-use crate::progress::{Progress, When};
+use crate::progress::Progress;
+use crate::work_options::Working;
 
 /// What is typed.
 #[derive(Debug, Args)]
@@ -62,17 +63,8 @@ pub(crate) struct Typed {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Work with so many threads [default: one a processor] [key: threads]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
-
-    /// Write results for people, or as JSON lines
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-
-    /// Show how far the work is: on a terminal by a bar, else by a line now and then
-    #[arg(long, value_enum, default_value_t)]
-    progress: When,
+    #[command(flatten)]
+    pub(crate) working: Working,
 }
 
 /// Removes what is not to be kept.
@@ -83,8 +75,9 @@ pub(crate) fn run(
     quiet: bool,
     cancel: &Cancel,
 ) -> Result<Exit, Failure> {
-    let progress = Progress::new(typed.progress, quiet || typed.format == Format::Json);
-    let told = Told { format: typed.format, quiet, dry_run: typed.dry_run, progress: &progress };
+    let format = typed.working.telling.format;
+    let progress = Progress::new(typed.working.telling.progress, quiet || format == Format::Json);
+    let told = Told { format, quiet, dry_run: typed.dry_run, progress: &progress };
     let keep = Patterns::parse(&typed.keep.join(","));
     let prune = Prune { store, typed, keep, threads, cancel, progress: &progress, told: &told };
     let done = Mutex::new(Sum::default());

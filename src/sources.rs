@@ -10,7 +10,7 @@ use stoa_store::Store;
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, World};
-use crate::fill::{ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
+use crate::fill::{AnswerOptions, ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
@@ -131,8 +131,13 @@ impl<'a> Sources<'a> {
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }
 
+    /// Says how lists and checksum databases are answered; `is_asked` is whether a database ever is.
+    pub(crate) fn answers(&self, config: &ServeConfig, is_asked: bool) -> AnswerOptions {
+        AnswerOptions { list_ttl: config.fill_list_ttl, sumdb_refuse: self.sumdb_refuse(config, is_asked) }
+    }
+
     /// Finds the patterns of the modules that no checksum database is asked about.
-    pub(crate) fn sumdb_refuse(&self, config: &ServeConfig, is_asked: bool) -> Patterns {
+    fn sumdb_refuse(&self, config: &ServeConfig, is_asked: bool) -> Patterns {
         let said = match &config.sumdb_refuse {
             Some(patterns) => Some(patterns.join(",")),
             None => self.text("GONOSUMDB").or_else(|| self.text("GOPRIVATE")),

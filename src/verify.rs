@@ -17,7 +17,8 @@ use stoa_store::{Store, Which};
 
 use crate::cli::Failure;
 use crate::output::{self, Format};
-use crate::progress::{Progress, When};
+use crate::progress::Progress;
+use crate::work_options::Working;
 use look::{Fault, Found, How, Look, LookError, Named};
 
 /// What is typed.
@@ -39,17 +40,8 @@ pub(crate) struct Typed {
     #[arg(long)]
     again: bool,
 
-    /// Work with so many threads [default: one a processor] [key: threads]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
-
-    /// Write results for people, or as JSON lines
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-
-    /// Show how far the work is: on a terminal by a bar, else by a line now and then
-    #[arg(long, value_enum, default_value_t)]
-    progress: When,
+    #[command(flatten)]
+    pub(crate) working: Working,
 }
 
 /// Looks at the store.
@@ -61,8 +53,9 @@ pub(crate) fn run(
     cancel: &Cancel,
 ) -> Result<Exit, Failure> {
     let root = store.root();
-    let progress = Progress::new(typed.progress, quiet);
-    let told = Told { format: typed.format, progress: &progress, quiet };
+    let format = typed.working.telling.format;
+    let progress = Progress::new(typed.working.telling.progress, quiet);
+    let told = Told { format, progress: &progress, quiet };
     let tell = |version: &ModuleVersion, fault: Fault, reason: &str| told.fault(version, fault, reason);
     let which = if typed.again { Which::All } else { Which::Unsealed };
     let how = How::Whole(which);
@@ -77,12 +70,12 @@ pub(crate) fn run(
         return Ok(error.exit());
     }
     told.done(store, sum);
-    if sum.broken > 0 && typed.format == Format::Human {
+    if sum.broken > 0 && format == Format::Human {
         let broken = HumanCount(sum.broken);
         let next = next_steps(sum, store.is_read_only());
         told.error(Exit::NOT_SO, format_args!("{broken} versions in {} are broken: {next}", root.display()));
     }
-    if sum.unreadable > 0 && typed.format == Format::Human {
+    if sum.unreadable > 0 && format == Format::Human {
         let unreadable = HumanCount(sum.unreadable);
         told.error(
             Exit::IO,

@@ -1,42 +1,23 @@
 //! What becomes of damage: `stoa verify`, `stoa quarantine` and a server, on versions that were broken by hand.
-#![expect(clippy::disallowed_methods, clippy::panic, clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use support::commands::{json, run, stoa};
 use support::server::Server;
 use support::tree::snapshot;
 use support::upstream::{Module, Upstream};
-use support::{STOA, create, told};
+use support::{create, told};
 
 const PAIR: &str = "example.com/Cap/m@v1.0.0";
 const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const URL: &str = "/example.com/!cap/m/@v/v1.0.0";
-
-fn stoa(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(STOA);
-    command.args(arguments).arg("--store").arg(root).env_remove("STOA_STORE").env_remove("STOA_LOG");
-    command
-}
-
-fn run(root: &Path, arguments: &[&str]) -> Output {
-    stoa(root, arguments).output().unwrap()
-}
-
-/// Runs with JSON lines; the exit code and the lines.
-fn json(root: &Path, arguments: &[&str]) -> (i32, Vec<Value>) {
-    let output = run(root, &[arguments, &["--format", "json"]].concat());
-    let text = String::from_utf8_lossy(&output.stdout);
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {}", told(&output))));
-    (output.status.code().unwrap(), lines.collect())
-}
 
 /// Runs `verify`; the exit code and the counts at the end.
 fn verify(root: &Path, arguments: &[&str]) -> (i32, [u64; 3]) {

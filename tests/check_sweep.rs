@@ -11,16 +11,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use libtest_mimic::Arguments;
 use nix::sys::signal::Signal;
+use support::commands::{run, stoa};
 use support::programs::{Ended, Programs};
 use support::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
 use support::tracer::{self, Act, Traced};
 use support::tree::snapshot;
 use support::upstream::Module;
-use support::{STOA, create, missing_tool, told, trial};
+use support::{create, missing_tool, told, trial};
 
 fn main() {
     let mut tests = trials(&[
@@ -39,16 +40,6 @@ fn main() {
 const PAIR: &str = "example.com/Cap/m@v1.0.0";
 const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const ID: &str = "20260102T030405Z-1-0";
-
-fn stoa(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(STOA);
-    command.args(arguments).arg("--store").arg(root).env("STOA_LOG", "warn").env_remove("STOA_STORE");
-    command
-}
-
-fn run(root: &Path, arguments: &[&str]) -> Output {
-    stoa(root, arguments).output().unwrap()
-}
 
 fn is_whole(folder: &Path, module: &Module) -> bool {
     let files = [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)];

@@ -1,6 +1,6 @@
 //! What becomes of versions that are removed, forbidden or pruned: the real programs, with servers and an upstream
 //! beside them.
-#![expect(clippy::disallowed_methods, clippy::panic, clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -8,48 +8,27 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use serde_json::Value;
+use support::commands::{json, run};
 use support::programs::Programs;
 use support::server::{self, Server};
 use support::tree::{shape, snapshot};
 use support::upstream::{Module, Upstream};
-use support::{STOA, create, told};
+use support::{create, told};
 
 const PAIR: &str = "example.com/Cap/m@v1.0.0";
 const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const URL: &str = "/example.com/!cap/m/@v/v1.0.0";
 const RECORD: &str = "records/example.com/!cap/m/@v/v1.0.0.toml";
 
-fn stoa(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(STOA);
-    command.args(arguments).arg("--store").arg(root).env_remove("STOA_STORE").env_remove("STOA_LOG");
-    command
-}
-
-fn run(root: &Path, arguments: &[&str]) -> Output {
-    stoa(root, arguments).output().unwrap()
-}
-
 #[track_caller]
 fn done(root: &Path, arguments: &[&str]) -> String {
     let output = run(root, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", told(&output));
     told(&output)
-}
-
-/// Runs with JSON lines; the exit code and the lines.
-fn json(root: &Path, arguments: &[&str]) -> (i32, Vec<Value>) {
-    let output = run(root, &[arguments, &["--format", "json"]].concat());
-    let text = String::from_utf8_lossy(&output.stdout);
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {}", told(&output))));
-    (output.status.code().unwrap(), lines.collect())
 }
 
 fn text(body: &[u8]) -> String {

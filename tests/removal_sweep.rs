@@ -10,16 +10,16 @@ mod support;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use libtest_mimic::Arguments;
 use rusqlite::Connection;
+use support::commands::{run, stoa};
 use support::server;
 use support::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
 use support::tracer::Traced;
 use support::upstream::Module;
-use support::{STOA, create, told};
+use support::{create, told};
 
 fn main() {
     let mut tests = trials(&[
@@ -37,16 +37,6 @@ fn main() {
 const PAIR: &str = "example.com/Cap/m@v1.0.0";
 const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const RECORD: &str = "records/example.com/!cap/m/@v/v1.0.0.toml";
-
-fn stoa(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(STOA);
-    command.args(arguments).arg("--store").arg(root).env("STOA_LOG", "warn").env_remove("STOA_STORE");
-    command
-}
-
-fn run(root: &Path, arguments: &[&str]) -> Output {
-    stoa(root, arguments).output().unwrap()
-}
 
 /// Whether a version is there; then it is whole.
 fn is_there(folder: &Path, module: &Module, traced: &Traced) -> bool {

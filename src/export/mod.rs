@@ -19,6 +19,7 @@ mod tree;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde_json::json;
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::gate::Mode;
@@ -29,19 +30,24 @@ use stoa_store::{Store, StoreError};
 
 use crate::carry::{Fate, Overlap, Report, Words, overlap};
 use crate::cli::Failure;
-use crate::output::Format;
 use crate::parallel;
-use crate::progress::When;
+use crate::work_options::{Loudness, Working};
 use tree::{Put, Tree};
 
-/// What to export to, and how.
-pub(crate) struct Options {
-    pub(crate) to: PathBuf,
-    pub(crate) threads: usize,
-    pub(crate) format: Format,
-    pub(crate) progress: When,
-    pub(crate) quiet: bool,
-    pub(crate) verbose: bool,
+/// What is typed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "DIR is made if it is missing; else it is empty, or was exported to before: then what is there is kept, and \
+                  what is missing is added. It may be served meanwhile, and stopped at any instant and run again. Exit \
+                  code 1 if a version is broken, or another one is in DIR: that stands."
+)]
+pub(crate) struct Typed {
+    /// Where to
+    #[arg(value_name = "DIR")]
+    to: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) working: Working,
 }
 
 /// The export did not come to its end.
@@ -73,8 +79,14 @@ impl ExportError {
 }
 
 /// Exports what is in the store.
-pub(crate) fn run(gate: &Gate<'_>, pass: Pass, options: &Options) -> Result<Exit, Failure> {
-    check_places(gate.root, &options.to)?;
+pub(crate) fn run(
+    gate: &Gate<'_>,
+    pass: Pass,
+    typed: &Typed,
+    threads: usize,
+    loudness: Loudness,
+) -> Result<Exit, Failure> {
+    check_places(gate.root, &typed.to)?;
     let held = gate.hold(pass, Mode::ReadWrite)?;
     let after_migration = held.pass().signals();
     let cancel = Cancel::on_signals().map_err(|error| {
@@ -83,9 +95,9 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, options: &Options) -> Result<Exit
     after_migration.handled_by_program();
     let store = Store::open(held, Mode::ReadWrite).map_err(|error| Failure::new(error.exit(), error))?;
     let words = Words { work: "export", carried: "exported", kept: "kept" };
-    let report = Report::new(words, options.format, options.progress, options.quiet, options.verbose);
-    let (to, root) = (options.to.display(), gate.root.display());
-    if let Err(error) = export(&store, options, &cancel, &report) {
+    let report = Report::new(words, typed.working.telling, loudness);
+    let (to, root) = (typed.to.display(), gate.root.display());
+    if let Err(error) = export(&store, &typed.to, threads, &cancel, &report) {
         report.end();
         let message = match &error {
             ExportError::Refused { .. } => error.to_string(),
@@ -93,7 +105,7 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, options: &Options) -> Result<Exit
         };
         return Err(Failure::new(error.exit(), message));
     }
-    let more = json!({ "store": gate.root.to_string_lossy(), "to": options.to.to_string_lossy() });
+    let more = json!({ "store": gate.root.to_string_lossy(), "to": typed.to.to_string_lossy() });
     report.done(format_args!("from {root} to {to}"), more);
     match report.problems() {
         0 if report.unreadable() > 0 => {
@@ -130,19 +142,25 @@ fn check_places(root: &Path, to: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::CANT_CREATE, message))
 }
 
-fn export(store: &Store, options: &Options, cancel: &Cancel, report: &Report) -> Result<(), ExportError> {
-    let tree = Tree::open(&options.to)?;
+fn export(
+    store: &Store,
+    to: &Path,
+    threads: usize,
+    cancel: &Cancel,
+    report: &Report,
+) -> Result<(), ExportError> {
+    let tree = Tree::open(to)?;
     let one = |version: ModuleVersion| -> Result<(), ExportError> {
         cancel.check()?;
         version_to(store, &tree, &version, report)
     };
-    parallel::each(options.threads, |each| Ok(store.each_version(each)?), &one)?;
+    parallel::each(threads, |each| Ok(store.each_version(each)?), &one)?;
     tree.settle(|version, bytes| report.version(version, Fate::Carried(bytes)))?;
     let lists = |module: ModulePath| -> Result<(), ExportError> {
         cancel.check()?;
         tree.list(&module)
     };
-    parallel::each(options.threads, |each| modules(store, each), &lists)?;
+    parallel::each(threads, |each| modules(store, each), &lists)?;
     tree.settle(|_, _| {})?;
     tree.finish()
 }

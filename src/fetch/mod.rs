@@ -20,10 +20,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Failure;
 use crate::config::{ServeConfig, TypedServe, World};
-use crate::fill::{AnswerOptions, Fill};
-use crate::output::Format;
-use crate::progress::When;
+use crate::fill::Fill;
 use crate::sources::Sources;
+use crate::work_options::{Loudness, Telling};
 use told::Told;
 use wanted::{Asked, Wanted, WantedError};
 
@@ -56,13 +55,8 @@ pub(crate) struct Typed {
     #[arg(long, value_name = "N")]
     fill_max_concurrent: Option<usize>,
 
-    /// Write results for people, or as JSON lines
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-
-    /// Show how far the work is: on a terminal by a bar, else by a line now and then
-    #[arg(long, value_enum, default_value_t)]
-    progress: When,
+    #[command(flatten)]
+    telling: Telling,
 }
 
 impl Typed {
@@ -80,13 +74,6 @@ impl Typed {
         let gathered = wanted::gather(&self.named, &self.from);
         gathered.map_err(|error: WantedError| Failure::new(error.exit(), error))
     }
-}
-
-/// How much to say, besides what the command itself takes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Loudness {
-    pub(crate) quiet: bool,
-    pub(crate) verbose: bool,
 }
 
 /// How long threads that wait for something get to end, when all else has.
@@ -118,14 +105,13 @@ pub(crate) fn run(
         let message = "nothing can be fetched, because no upstream is to be asked: name one with --upstream";
         return Err(Failure::new(Exit::USAGE, message));
     }
-    let told = Told::new(typed.format, typed.progress, loudness.quiet, loudness.verbose, wanted.len());
+    let told = Told::new(typed.telling, loudness, wanted.len());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to fetch with: {error}")))?;
     let at_once = config.fill_max_concurrent;
-    let answers =
-        AnswerOptions { list_ttl: config.fill_list_ttl, sumdb_refuse: sources.sumdb_refuse(config, true) };
+    let answers = sources.answers(config, true);
     let fill = || Fill::new(Arc::new(store), policy, at_once, &answers);
     let fetched = runtime.block_on(async {
         let fill = fill();

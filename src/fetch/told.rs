@@ -11,7 +11,8 @@ use stoa_layout::Exit;
 
 use super::wanted::Asked;
 use crate::output::Format;
-use crate::progress::{Progress, When};
+use crate::progress::Progress;
+use crate::work_options::{Loudness, Telling};
 
 /// What came of something that was asked for.
 #[derive(Debug)]
@@ -49,7 +50,8 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn new(format: Format, when: When, quiet: bool, verbose: bool, of: usize) -> Self {
+    pub(super) fn new(telling: Telling, loudness: Loudness, of: usize) -> Self {
+        let (Telling { format, progress: when }, Loudness { quiet, verbose }) = (telling, loudness);
         let progress = Progress::new(when, quiet || format == Format::Json);
         progress.begin("fetch", Some(of as u64));
         Self { format, quiet, verbose, progress, sum: Sum::default() }
@@ -183,13 +185,15 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::When;
 
     #[test]
     fn the_worst_counts() {
         let asked = Asked::parse("a.b/c@latest").unwrap();
         let version = ModuleVersion::parse("a.b/c@v1.0.0").unwrap();
         let verdict = |outcomes: &[Outcome]| {
-            let mut told = Told::new(Format::Json, When::Never, true, false, outcomes.len());
+            let telling = Telling { format: Format::Json, progress: When::Never };
+            let mut told = Told::new(telling, Loudness { quiet: true, verbose: false }, outcomes.len());
             outcomes.iter().for_each(|outcome| told.one(&asked, outcome));
             told.verdict().map_err(|(exit, _)| exit)
         };

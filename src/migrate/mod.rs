@@ -23,13 +23,13 @@ use stoa_layout::{
 };
 
 use crate::carry::{Report, Words};
-use crate::cli::Common;
 use crate::config::{Settings, World};
 use crate::logging::{self, Style};
 use crate::output::Format;
 use crate::progress::Progress;
 use crate::status;
 use crate::verify::look::{Fault, Found};
+use crate::work_options::Telling;
 
 use human::Human;
 use import::{Import, ImportError};
@@ -184,8 +184,8 @@ fn import(
         events: reporter.events(),
     };
     let words = Words { work: "import", carried: "imported", kept: "skipped" };
-    let Common { quiet, verbose, .. } = typed.common;
-    let report = Report::new(words, typed.format, typed.progress, quiet, verbose > 0);
+    let telling = Telling { format: typed.format, progress: typed.progress };
+    let report = Report::new(words, telling, typed.common.loudness());
     match import.run(&report) {
         Ok(true) => import::end(&import, &report),
         Ok(false) => {

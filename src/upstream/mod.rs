@@ -37,9 +37,8 @@ use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
 use direct::Keep;
-use download::Download;
 use netrc::Netrc;
-use place::Place;
+use place::{Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
 use std::collections::hash_map::RandomState;
@@ -241,7 +240,8 @@ impl Upstream {
     ) -> Result<(usize, Bytes), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
-            match self.inner.checked_body(place, path, limit, check, &walk.via, keep).await {
+            let request = self.inner.request(path, limit, walk.via.as_ref());
+            match checked_body(place, Request { keep: Some(keep), ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -259,8 +259,8 @@ impl Upstream {
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
-            let client = self.inner.client.as_ref();
-            match place.begin_zip(client, path, MAX_ZIP_BYTES, walk.via.as_ref(), keep).await {
+            let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
+            match place.begin_zip(Request { keep: Some(keep), ..request }).await {
                 Ok(zip) => return Ok((index, zip)),
                 Err(error) => walk.fail(error),
             }
@@ -289,30 +289,21 @@ impl Inner {
         Ok(Walk { inner: self, list, index: Some(from), worst: None, via: via.appended(&self.instance) })
     }
 
-    async fn open(
-        &self,
-        place: &Place,
-        path: &str,
-        limit: u64,
-        via: &Option<HeaderValue>,
-    ) -> Result<Download, UpstreamError> {
-        place.open(self.client.as_ref(), path, limit, via.as_ref()).await
+    /// Makes what is asked of a place of the list.
+    fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
+        Request { client: self.client.as_ref(), path, limit, via, keep: None }
     }
+}
 
-    async fn checked_body(
-        &self,
-        place: &Place,
-        path: &str,
-        limit: u64,
-        check: &Check<'_>,
-        via: &Option<HeaderValue>,
-        keep: &Keep,
-    ) -> Result<Bytes, UpstreamError> {
-        let (url, body) = place.read(self.client.as_ref(), path, limit, via.as_ref(), keep).await?;
-        match check.fault(&body) {
-            Some(reason) => Err(UpstreamError::BadAnswer { url, reason }),
-            None => Ok(body),
-        }
+async fn checked_body(
+    place: &Place,
+    request: Request<'_>,
+    check: &Check<'_>,
+) -> Result<Bytes, UpstreamError> {
+    let (url, body) = place.read(request).await?;
+    match check.fault(&body) {
+        Some(reason) => Err(UpstreamError::BadAnswer { url, reason }),
+        None => Ok(body),
     }
 }
 

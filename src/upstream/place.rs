@@ -44,6 +44,26 @@ pub(super) struct Proxy {
     credentials: Option<Credentials>,
 }
 
+/// What is asked of a place.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    /// Asks proxies.
+    pub(super) client: Option<&'a Client>,
+    /// Relative to the place, and escaped.
+    pub(super) path: &'a str,
+    /// How long the body may be, in bytes.
+    pub(super) limit: u64,
+    pub(super) via: Option<&'a HeaderValue>,
+    /// Where `direct` leaves the other files of a version.
+    pub(super) keep: Option<&'a Keep>,
+}
+
+impl Request<'_> {
+    fn budget(&self) -> Option<Budget> {
+        self.client.map(Client::budget)
+    }
+}
+
 /// An answer, whatever its status.
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -90,31 +110,18 @@ impl Place {
         }
     }
 
-    /// Asks for `path`, which is relative to the place and escaped; an answer is of status 200.
-    pub(super) async fn open(
-        &self,
-        client: Option<&Client>,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
-    ) -> Result<Download, UpstreamError> {
-        let mut budget = client.map(Client::budget);
-        self.try_open(client, path, limit, via, &Keep::default(), budget.as_mut()).await
+    /// Asks; an answer is of status 200.
+    pub(super) async fn open(&self, request: Request<'_>) -> Result<Download, UpstreamError> {
+        let mut budget = request.budget();
+        self.try_open(request, budget.as_mut()).await
     }
 
-    /// Asks for `path` as [`open`](Self::open) does, and reads the body to its end; one that breaks off is
+    /// Asks as [`open`](Self::open) does, and reads the body to its end; one that breaks off is
     /// asked for again. Also says what was asked, fit to be shown.
-    pub(super) async fn read(
-        &self,
-        client: Option<&Client>,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
-        keep: &Keep,
-    ) -> Result<(String, Bytes), UpstreamError> {
-        let mut budget = client.map(Client::budget);
+    pub(super) async fn read(&self, request: Request<'_>) -> Result<(String, Bytes), UpstreamError> {
+        let mut budget = request.budget();
         loop {
-            let mut download = self.try_open(client, path, limit, via, keep, budget.as_mut()).await?;
+            let mut download = self.try_open(request, budget.as_mut()).await?;
             match download.collect().await {
                 Ok(body) => return Ok((download.url, body)),
                 Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
@@ -124,17 +131,10 @@ impl Place {
     }
 
     /// Asks for a zip, and waits for its first bytes; one that breaks off before them is asked for again.
-    pub(super) async fn begin_zip(
-        &self,
-        client: Option<&Client>,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
-        keep: &Keep,
-    ) -> Result<ZipDownload, UpstreamError> {
-        let mut budget = client.map(Client::budget);
+    pub(super) async fn begin_zip(&self, request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
+        let mut budget = request.budget();
         loop {
-            let download = self.try_open(client, path, limit, via, keep, budget.as_mut()).await?;
+            let download = self.try_open(request, budget.as_mut()).await?;
             match ZipDownload::begin(download).await {
                 Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
                 begun => return begun,
@@ -142,28 +142,18 @@ impl Place {
         }
     }
 
-    /// Asks for `path` and returns the answer as it is.
-    pub(super) async fn ask(
-        &self,
-        client: Option<&Client>,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
-    ) -> Result<Answer, UpstreamError> {
-        let mut budget = client.map(Client::budget);
-        self.try_ask(client, path, limit, via, &Keep::default(), budget.as_mut()).await
+    /// Asks, and returns the answer as it is.
+    pub(super) async fn ask(&self, request: Request<'_>) -> Result<Answer, UpstreamError> {
+        let mut budget = request.budget();
+        self.try_ask(request, budget.as_mut()).await
     }
 
     async fn try_open(
         &self,
-        client: Option<&Client>,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
-        keep: &Keep,
+        request: Request<'_>,
         budget: Option<&mut Budget>,
     ) -> Result<Download, UpstreamError> {
-        let mut answer = self.try_ask(client, path, limit, via, keep, budget).await?;
+        let mut answer = self.try_ask(request, budget).await?;
         if answer.status == 200 {
             return Ok(answer.body);
         }
@@ -173,20 +163,17 @@ impl Place {
 
     async fn try_ask(
         &self,
-        client: Option<&Client>,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
-        keep: &Keep,
+        request: Request<'_>,
         budget: Option<&mut Budget>,
     ) -> Result<Answer, UpstreamError> {
+        let Request { client, path, limit, via, keep } = request;
         match (self, client, budget) {
             (Self::Http(proxy), Some(client), Some(budget)) => {
                 proxy.ask(client, path, limit, via, budget).await
             }
             (Self::File(root), ..) => read_file(root.join(path), limit).await,
             (Self::Direct(direct), ..) => {
-                let body = direct.open(path, limit, keep).await?;
+                let body = direct.open(path, limit, keep.unwrap_or(&Keep::default())).await?;
                 Ok(Answer { status: 200, content_type: None, body })
             }
             (Self::Off | Self::Http(_), ..) => Err(UpstreamError::Offline),

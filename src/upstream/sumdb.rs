@@ -73,7 +73,8 @@ impl Upstream {
     async fn pass_through(&self, entry: usize, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
         let walk = self.inner.walk(entry, path, via)?;
         let Some((_, place)) = walk.place() else { return Err(UpstreamError::Offline) };
-        let asked = place.ask(self.inner.client.as_ref(), path, MAX_ANSWER_BYTES, walk.via.as_ref()).await;
+        let request = self.inner.request(path, MAX_ANSWER_BYTES, walk.via.as_ref());
+        let asked = place.ask(request).await;
         match (asked, place) {
             (Ok(mut answer), _) => {
                 let body = answer.body.collect().await?;
@@ -106,7 +107,7 @@ impl Upstream {
             if matches!(place, Place::Direct(_) | Place::Off) {
                 break;
             }
-            match self.inner.open(place, &path, MAX_ANSWER_BYTES, &walk.via).await {
+            match place.open(self.inner.request(&path, MAX_ANSWER_BYTES, walk.via.as_ref())).await {
                 Ok(_) => {
                     self.inner.databases.note(name, Known::By(entry));
                     return Ok(Some(entry));

@@ -9,6 +9,7 @@
     reason = "each test crate uses a part, and a test that cannot go on says why and ends"
 )]
 
+pub mod commands;
 pub mod go;
 pub mod nginx;
 pub mod old;

@@ -4,6 +4,8 @@
 //! that finding the store does not need. What only looks (`status`, `quarantine list`, `migrate`, help) passes none,
 //! and so works on every state.
 
+mod serve;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,20 +17,20 @@ use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
-use crate::config::{ConfigError, Settings, TypedFetching, TypedServe, World, parse_switch};
+use crate::config::{ConfigError, Settings, World, parse_switch};
 use crate::export;
-use crate::fetch::{self, Loudness};
-use crate::fill::{self, ChecksumPolicy};
+use crate::fetch;
 use crate::import_config;
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output::{self, Format};
-use crate::progress::When;
 use crate::prune;
 use crate::quarantine;
 use crate::remove;
 use crate::status::{self, Leftovers};
 use crate::verify;
+use crate::work_options::Loudness;
+use serve::Serve;
 
 /// What the program was built for, as a value: a program with one layout more runs the same code.
 #[derive(Debug)]
@@ -60,6 +62,12 @@ pub struct Common {
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = COMMON)]
     pub quiet: bool,
+}
+
+impl Common {
+    pub(crate) fn loudness(&self) -> Loudness {
+        Loudness { quiet: self.quiet, verbose: self.verbose > 0 }
+    }
 }
 
 #[derive(Debug, Parser)]
@@ -137,25 +145,7 @@ enum Command {
         arguments: Vec<OsString>,
     },
     /// Write all versions as a tree of files that any static file server can serve, or file://
-    #[command(
-        after_help = "DIR is made if it is missing; else it is empty, or was exported to before: then what is there is kept, and \
-                      what is missing is added. It may be served meanwhile, and stopped at any instant and run again. Exit \
-                      code 1 if a version is broken, or another one is in DIR: that stands."
-    )]
-    Export {
-        /// Where to
-        #[arg(value_name = "DIR")]
-        to: PathBuf,
-        /// Write results for people, or as JSON lines
-        #[arg(long, value_enum, default_value_t)]
-        format: Format,
-        /// Work with so many threads [default: one a processor] [key: threads]
-        #[arg(long, value_name = "N")]
-        threads: Option<usize>,
-        /// Show how far the work is: on a terminal by a bar, else by a line now and then
-        #[arg(long, value_enum, default_value_t)]
-        progress: When,
-    },
+    Export(export::Typed),
     /// Fill the store ahead of time: with versions that are named, or that a go.mod or a go.sum lists
     Fetch(fetch::Typed),
     /// Print a config file of stoa made from the configuration of Athens
@@ -167,122 +157,6 @@ enum Command {
         #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Each key is a key of the config file and a variable: STOA_LISTEN is that of `listen`."
-)]
-struct Serve {
-    /// Listen here; port 0 takes a free one [default: 127.0.0.1:3000] [key: listen]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<String>,
-
-    /// Fetch from there, in the syntax of GOPROXY [default: what the go command uses] [key: upstream]
-    #[arg(long, value_name = "LIST")]
-    upstream: Option<String>,
-
-    /// What to do about what is not in the store: sync, async, redirect, async_redirect or none [default: sync] [key: mode]
-    #[arg(long, value_name = "MODE")]
-    mode: Option<fill::Mode>,
-
-    /// Where the modes that redirect lead to [key: redirect_url]
-    #[arg(long, value_name = "URL")]
-    redirect_url: Option<String>,
-
-    /// Whether to compare what is fetched with the checksum database: auto, require or off [default: auto] [key: checksum]
-    #[arg(long, value_name = "WHETHER")]
-    checksum: Option<ChecksumPolicy>,
-
-    /// Compare with this checksum database, in the syntax of GOSUMDB [default: the one that the go command uses] [key: gosumdb]
-    #[arg(long, value_name = "DATABASE")]
-    gosumdb: Option<String>,
-
-    /// Forward these checksum databases, with commas between [default: the one that the go command uses] [key: sumdbs]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    sumdbs: Option<Vec<String>>,
-
-    /// Ask no checksum database about these modules: patterns as in GOPRIVATE, with commas between [default: what the go
-    /// command has in GONOSUMDB] [key: sumdb_refuse]
-    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
-    sumdb_refuse: Option<Vec<String>>,
-
-    /// Write nothing to the store [key: read_only]
-    #[arg(long, value_name = "BOOL", value_parser = parse_switch, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    read_only: Option<bool>,
-
-    /// Fetch nothing [key: offline]
-    #[arg(long, value_name = "BOOL", value_parser = parse_switch, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    offline: Option<bool>,
-
-    /// Answer below this path [default: /] [key: base_path]
-    #[arg(long, value_name = "PATH")]
-    base_path: Option<String>,
-
-    /// Serve at most so many connections at once [default: 4096] [key: max_connections]
-    #[arg(long, value_name = "N")]
-    max_connections: Option<usize>,
-
-    /// Let requests go on for so long after a signal to stop [default: 30] [key: grace]
-    #[arg(long, value_name = "SECONDS")]
-    grace: Option<u64>,
-
-    /// Fetch at most so many versions at once [default: 16] [key: fill.max_concurrent]
-    #[arg(long, value_name = "N")]
-    fill_max_concurrent: Option<usize>,
-
-    /// Answer a list without asking upstream for so long; 0 asks each time [default: 60] [key: fill.list_ttl]
-    #[arg(long, value_name = "SECONDS")]
-    fill_list_ttl: Option<u64>,
-
-    /// Compare the index with the store so often, besides at the start; 0 leaves that to others [default: 600] [key: index.interval]
-    #[arg(long, value_name = "SECONDS")]
-    index_interval: Option<u64>,
-
-    /// Write down so often which versions were used, besides at the end, for `stoa prune`; 0 keeps no note [default: 300] [key: last_use.interval]
-    #[arg(long, value_name = "SECONDS")]
-    last_use_interval: Option<u64>,
-
-    /// Wait so long for an upstream to send something [default: 60] [key: upstream_idle_timeout]
-    #[arg(long, value_name = "SECONDS")]
-    upstream_idle_timeout: Option<u64>,
-
-    /// Run at most so many go commands at once for direct [default: 4] [key: direct.max_concurrent]
-    #[arg(long, value_name = "N")]
-    direct_max_concurrent: Option<usize>,
-
-    /// Let a go command for direct take so long [default: 600] [key: direct.timeout]
-    #[arg(long, value_name = "SECONDS")]
-    direct_timeout: Option<u64>,
-}
-
-impl Serve {
-    fn typed(&self) -> TypedServe {
-        TypedServe {
-            listen: self.listen.clone(),
-            upstream: self.upstream.clone(),
-            mode: self.mode,
-            redirect_url: self.redirect_url.clone(),
-            checksum: self.checksum,
-            gosumdb: self.gosumdb.clone(),
-            sumdbs: self.sumdbs.clone(),
-            sumdb_refuse: self.sumdb_refuse.clone(),
-            fill_list_ttl: self.fill_list_ttl,
-            read_only: self.read_only,
-            offline: self.offline,
-            base_path: self.base_path.clone(),
-            max_connections: self.max_connections,
-            grace: self.grace,
-            fill_max_concurrent: self.fill_max_concurrent,
-            index_interval: self.index_interval,
-            last_use_interval: self.last_use_interval,
-            fetching: TypedFetching {
-                idle_timeout: self.upstream_idle_timeout,
-                direct_max_concurrent: self.direct_max_concurrent,
-                direct_timeout: self.direct_timeout,
-            },
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -328,10 +202,7 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
     let result = match &typed.command {
         Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
-        Command::Export { to, format, threads, progress } => {
-            let options = ExportTyped { to, format: *format, threads: *threads, progress: *progress };
-            export(app, &typed, &settings, &options)
-        }
+        Command::Export(what) => export(app, &typed, &settings, what),
         Command::Fetch(what) => fetch(app, &typed, &settings, what),
         Command::ImportConfig(what) => import_config::run(what, std::env::vars_os(), typed.common.quiet),
         Command::Status { format } => look(app, &typed, &settings, *format),
@@ -457,34 +328,13 @@ fn path(
     }
 }
 
-/// What was typed for an export.
-struct ExportTyped<'a> {
-    to: &'a Path,
-    format: Format,
-    threads: Option<usize>,
-    progress: When,
-}
-
-fn export(
-    app: &App,
-    typed: &Typed,
-    settings: &Settings<'_>,
-    export: &ExportTyped<'_>,
-) -> Result<Exit, Failure> {
+fn export(app: &App, typed: &Typed, settings: &Settings<'_>, what: &export::Typed) -> Result<Exit, Failure> {
     let root = settings.store(typed.common.store.clone())?;
-    let threads = || settings.migrate(None, export.threads).map(|meant| meant.threads);
+    let threads = || settings.migrate(None, what.working.threads).map(|meant| meant.threads);
     let pass = pass(app, typed, settings, &root, || threads().and_then(|_| settings.check_named()))?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    let options = export::Options {
-        to: export.to.to_owned(),
-        threads: threads()?,
-        format: export.format,
-        progress: export.progress,
-        quiet: typed.common.quiet,
-        verbose: typed.common.verbose > 0,
-    };
-    export::run(&gate, pass, &options)
+    export::run(&gate, pass, what, threads()?, typed.common.loudness())
 }
 
 fn fetch(app: &App, typed: &Typed, settings: &Settings<'_>, what: &fetch::Typed) -> Result<Exit, Failure> {
@@ -494,8 +344,7 @@ fn fetch(app: &App, typed: &Typed, settings: &Settings<'_>, what: &fetch::Typed)
     let pass = pass(app, typed, settings, &root, || config().map(drop))?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    let loudness = Loudness { quiet: typed.common.quiet, verbose: typed.common.verbose > 0 };
-    fetch::run(&gate, pass, (what, wanted), &config()?, settings.world(), loudness)
+    fetch::run(&gate, pass, (what, wanted), &config()?, settings.world(), typed.common.loudness())
 }
 
 fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {
@@ -512,7 +361,7 @@ fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Re
 }
 
 fn verify(app: &App, typed: &Typed, settings: &Settings<'_>, what: &verify::Typed) -> Result<Exit, Failure> {
-    let threads = settings.migrate(None, what.threads)?.threads;
+    let threads = settings.migrate(None, what.working.threads)?.threads;
     let store = open(app, typed, settings)?;
     verify::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
 }
@@ -538,7 +387,7 @@ fn remove(app: &App, typed: &Typed, settings: &Settings<'_>, what: &remove::Type
 }
 
 fn prune(app: &App, typed: &Typed, settings: &Settings<'_>, what: &prune::Typed) -> Result<Exit, Failure> {
-    let threads = settings.migrate(None, what.threads)?.threads;
+    let threads = settings.migrate(None, what.working.threads)?.threads;
     let store = open_or_look(app, typed, settings, what.dry_run)?;
     prune::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
 }
