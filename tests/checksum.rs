@@ -413,6 +413,14 @@ fn not_passed_on() {
     bench.assert_filled(&server, &other);
     assert_eq!(bench.site.asked("/db/lookup/"), 1);
     assert!(bench.record(&other.version).is_some());
+    let client = bench.site.offer("example.com/m@v1.0.2");
+    bench.site.record(&client);
+    let sumdb = format!("/sumdb/{}", sumdb::NAME);
+    assert_eq!(server.get(&format!("{sumdb}/supported")).0, 200);
+    let (status, body) = server.get(&format!("{sumdb}/lookup/example.com/m@v1.0.2"));
+    assert_eq!(status, 200);
+    assert!(String::from_utf8_lossy(&body).contains("example.com/m v1.0.2 h1:"));
+    assert_eq!(bench.site.asked("/db/lookup/example.com/m@v1.0.2"), 1);
 }
 
 fn down() {

@@ -54,7 +54,9 @@ impl Upstream {
             return Err(absent("it is no clean path"));
         }
         let Some(entry) = self.entry_for(name, via).await? else {
-            return Err(absent("no upstream passes this checksum database on"));
+            return Err(absent(
+                "no upstream that is asked passes this checksum database on; `gosumdb` may name its URL",
+            ));
         };
         self.pass_through(entry, &path, via).await
     }

@@ -287,6 +287,9 @@ pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<V
     let Some(modfile) = read(VersionFile::Mod)? else {
         return Ok(Verdict::Broken("it has no mod".to_owned()));
     };
+    if fs::symlink_metadata(folder.join(VersionFile::Seal.name())).is_ok_and(|meta| meta.is_dir()) {
+        return Ok(Verdict::Broken("a folder lies in the place of its seal".to_owned()));
+    }
     // Before the zip, which takes long: who asks for an info may wait for this.
     if let Some(fault) = info_fault(version, &info) {
         return Ok(Verdict::Broken(fault));
@@ -420,6 +423,10 @@ mod tests {
                 Box::new(move |at| fs::remove_file(at.join(file)).unwrap()),
             ));
         }
+        damages.push((
+            "a folder as its seal".to_owned(),
+            Box::new(|at| fs::create_dir(at.join("ziphash")).unwrap()),
+        ));
         for file in ["mod", "zip", "info"] {
             damages
                 .push((format!("{file} emptied"), Box::new(move |at| fs::write(at.join(file), "").unwrap())));

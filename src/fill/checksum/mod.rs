@@ -19,11 +19,13 @@
 //! | `sumdb`, `known` | which database, and its key |
 //! | `timeline` | the heads of its tree; the alarm when they do not agree |
 //! | `lookup` | what it holds for a version, proved by its tiles |
+//! | `outage` | how long to wait for it |
 //! | `vouching` | all this for one flight, and comparing |
 
 mod known;
 mod lookup;
 mod note;
+mod outage;
 mod sumdb;
 mod timeline;
 mod vouching;
@@ -41,6 +43,7 @@ pub use self::sumdb::{Sumdb, SumdbError};
 pub(super) use self::vouching::Vouching;
 
 use self::lookup::LookupError;
+use self::outage::Outage;
 use self::timeline::Timeline;
 use super::FillError;
 use crate::upstream::Upstream;
@@ -91,6 +94,7 @@ struct Database {
     /// Proved ones only.
     tiles: Cache<Tile, Bytes>,
     has_forked: AtomicBool,
+    outage: Outage,
     counts: Arc<Counts>,
 }
 
@@ -104,6 +108,7 @@ impl Checksums {
             timeline: Mutex::default(),
             tiles: Cache::new(TILES),
             has_forked: AtomicBool::new(false),
+            outage: Outage::default(),
             counts: Arc::clone(&counts),
         });
         Self { database, private, counts }
@@ -112,6 +117,11 @@ impl Checksums {
     /// Whether there is a database to ask.
     pub fn has_database(&self) -> bool {
         self.database.is_some()
+    }
+
+    /// Is where a database is itself, if its URL is known.
+    pub(super) fn own_place(&self, name: &str) -> Option<&Upstream> {
+        self.database.as_ref().filter(|database| database.sumdb.name() == name)?.own.as_ref()
     }
 
     /// Counts a version that is another one than a database knows.

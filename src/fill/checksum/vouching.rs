@@ -17,9 +17,6 @@ use super::{Checksums, Database};
 use crate::fill::{ChecksumPolicy, Fill, FillError, SumdbQuestion};
 use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
 
-/// How long a lookup may take, all of its tiles included: where the database must vouch, and where it may.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
-
 /// That somebody vouches for the hashes of a version.
 #[derive(Debug, Clone)]
 pub(in crate::fill) struct Vouched {
@@ -186,12 +183,13 @@ impl Asking {
         let upstream = &self.fill.policy.rule(self.version.path()).upstream;
         let carrier = Carrier { fill: &self.fill, database, upstream, via: &self.via };
         let looking = database.look_up(&self.fill.store, &carrier, &self.version);
-        let patience = if self.policy == ChecksumPolicy::Require { PATIENCE.0 } else { PATIENCE.1 };
+        let patience = database.outage.patience(self.policy, Instant::now());
         let found = tokio::time::timeout(patience, looking).await.unwrap_or_else(|_| {
             let text =
                 format!("the checksum database {} took longer than {patience:?}", database.sumdb.name());
             Err(LookupError::Unreachable(FillError::Timeout(text.into())))
         });
+        database.outage.note(!matches!(found, Err(LookupError::Unreachable(_))), Instant::now());
         match found {
             Ok(found) => {
                 self.fill.policy.checksums().counts.vouched.fetch_add(1, Ordering::Relaxed);

@@ -148,8 +148,12 @@ impl Databases {
 }
 
 impl Fill {
-    /// Is whom to ask a question: about a module, whom that is fetched from, and nobody else learns its name.
-    fn sumdb_upstream(&self, question: &SumdbQuestion) -> &Upstream {
+    /// Is whom to ask a question: the database itself where its URL is known; else about a module, whom that is fetched
+    /// from, and nobody else learns its name.
+    fn sumdb_upstream(&self, name: &str, question: &SumdbQuestion) -> &Upstream {
+        if let Some(own) = self.policy.checksums().own_place(name) {
+            return own;
+        }
         match question {
             SumdbQuestion::Lookup(module) => &self.policy.rule(module.path()).upstream,
             SumdbQuestion::Latest | SumdbQuestion::Tile(_) => self.policy.upstream_of_none(),
@@ -161,6 +165,9 @@ impl Fill {
         let upstream = self.policy.upstream_of_none();
         if is_local || upstream.is_offline() {
             return self.keeps_records(name).await;
+        }
+        if self.policy.checksums().own_place(name).is_some() {
+            return Ok(true);
         }
         match upstream.sumdb_supported(name, via).await {
             Ok(is_supported) => Ok(is_supported),
@@ -196,7 +203,7 @@ impl Fill {
                 kept.is_proved || is_younger(kept.at, UNPROVED)
             }
         };
-        let is_offline = self.sumdb_upstream(question).is_offline();
+        let is_offline = self.sumdb_upstream(name, question).is_offline();
         let kept = match kept {
             Some(kept) if is_local || is_offline || is_new(&kept) => return Ok(Some(as_kept(kept.body))),
             None if is_local => return Ok(None),
@@ -258,7 +265,10 @@ impl Fill {
     ) -> Result<SumdbAnswer, FillError> {
         let path = question.path();
         let what = format!("{path} of the checksum database {name}");
-        let answer = self.sumdb_upstream(question).sumdb(name, &path, via).await;
+        let answer = match self.policy.checksums().own_place(name) {
+            Some(own) => own.sumdb_here(&path, via).await,
+            None => self.sumdb_upstream(name, question).sumdb(name, &path, via).await,
+        };
         let answer = answer.map_err(|error| FillError::upstream(&what, &error))?;
         if answer.status != 200 {
             return Ok(answer);
