@@ -11,14 +11,15 @@ use std::process::{Child, Command};
 
 use libtest_mimic::Arguments;
 use support::server::{self, Server};
-use support::sweep::{Prepare, Scenario, Told, failed_clearly, only_stderr, trials};
+use support::sumdb::{self, Site};
+use support::sweep::{Prepare, Scenario, Told, failed_clearly, only_stderr, trials, trials_like_others};
 use support::tracer::Traced;
 use support::tree::snapshot;
 use support::upstream::{Module, Upstream};
 use support::{MIGRATE, STOA, create, told};
 
 fn main() {
-    let tests = trials(&[
+    let mut tests = trials(&[
         ("creation", creation),
         ("creation through the gate", creation_through_the_gate),
         ("publish", publish),
@@ -27,6 +28,7 @@ fn main() {
         ("index, regenerated", index_regenerated),
         ("index, kept by a server", index_kept),
     ]);
+    tests.extend(trials_like_others(&[("publish, vouched for", publish_vouched_for)]));
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }
 
@@ -94,19 +96,11 @@ const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
 const ZIP: &str = "/example.com/!cap/m/@v/v1.0.0.zip";
 
 /// A server that is asked once for the zip, and then to stop.
-fn serving(
-    upstream: Option<Upstream>,
-    prepare: Prepare,
-    expected: (u16, Vec<u8>),
-    check: CheckTree,
-) -> Scenario {
-    let url = upstream.as_ref().map_or("off".to_owned(), |upstream| upstream.url().to_owned());
-    let (again_url, expected_again) = (url.clone(), expected.clone());
+fn serving(url: &str, prepare: Prepare, expected: (u16, Vec<u8>), check: CheckTree) -> Scenario {
+    let (url, again_url, expected_again) = (url.to_owned(), url.to_owned(), expected.clone());
     Scenario {
         prepare,
         command: Box::new(move |root| {
-            // The upstream lives as long as the scenario.
-            let _ = &upstream;
             let mut command = server::command(root);
             // The index and the notes of last use have sweeps of their own.
             command.args(["--upstream", &url, "--index-interval", "0", "--last-use-interval", "0"]);
@@ -172,7 +166,65 @@ fn publish() -> Scenario {
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 200_000);
     let check = whole_or_absent(&module);
-    serving(Some(upstream), Box::new(|dir| create(&dir.join("store"))), (200, module.zip), check)
+    let prepare = Box::new(|dir: &Path| create(&dir.join("store")));
+    let Scenario { prepare, command, drive, check, again } =
+        serving(upstream.url(), prepare, (200, module.zip), check);
+    let command = Box::new(move |root: &Path| {
+        // The upstream lives as long as the scenario.
+        let _ = &upstream;
+        command(root)
+    });
+    Scenario { prepare, command, drive, check, again }
+}
+
+/// The same with a checksum database, whose verdict, tree head and tiles are kept.
+fn publish_vouched_for() -> Scenario {
+    let site = Site::start(300);
+    let module = site.offer(PAIR);
+    site.record(&module);
+    let whole = whole_or_absent(&module);
+    let seal = stoa_gomod::zip::examine(&module.zip.as_slice(), &module.version).unwrap().h1.to_string();
+    let check = Box::new(move |root: &Path, traced: &Traced| {
+        whole(root, traced);
+        let record = root.join("records/example.com/!cap/m/@v/v1.0.0.toml");
+        match fs::read_to_string(record) {
+            Ok(record) => assert!(
+                record.contains(&seal) && record.contains(sumdb::NAME),
+                "after {:?}: {record}",
+                traced.hit
+            ),
+            Err(_) => {
+                assert!(!root.join(FOLDER).exists(), "published without a record after {:?}", traced.hit)
+            }
+        }
+    });
+    let prepare = Box::new(|dir: &Path| create(&dir.join("store")));
+    let Scenario { prepare, command, drive, check, .. } =
+        serving(site.url(), prepare, (200, module.zip.clone()), check);
+    let asks_the_database = |command: &mut Command| {
+        command.env("STOA_GOSUMDB", sumdb::verifier_key()).env_remove("GONOSUMDB").env_remove("GOPRIVATE");
+    };
+    Scenario {
+        prepare,
+        command: Box::new(move |root| {
+            let mut command = command(root);
+            asks_the_database(&mut command);
+            command
+        }),
+        drive,
+        check,
+        again: Box::new(move |root| {
+            let mut command = server::command(root);
+            command.args(["--upstream", site.url()]);
+            asks_the_database(&mut command);
+            let server = Server::start_with(&mut command);
+            let (status, body) = server.get(ZIP);
+            assert_eq!((status, body == module.zip), (200, true), "{}", String::from_utf8_lossy(&body));
+            assert!(server.stop().success());
+            // Whoever finds the verdict in the record asks for none of it.
+            let _ = fs::remove_dir_all(root.join("cache/sumdb"));
+        }),
+    }
 }
 
 fn seal() -> Scenario {
@@ -183,7 +235,7 @@ fn seal() -> Scenario {
         create(&dir.join("store"));
         module.put_unsealed(&dir.join("store"));
     });
-    serving(None, prepare, expected, check)
+    serving("off", prepare, expected, check)
 }
 
 fn quarantine() -> Scenario {
@@ -210,7 +262,7 @@ fn quarantine() -> Scenario {
             places.iter().filter(|place| fs::read(place.join("zip")).is_ok_and(|zip| zip == kept)).count();
         assert_eq!(found, 1, "the broken version is {found} times there after {:?}", traced.hit);
     });
-    serving(None, prepare, (404, Vec::new()), check)
+    serving("off", prepare, (404, Vec::new()), check)
 }
 
 /// Puts versions that no index knows of.

@@ -24,9 +24,18 @@ pub type Start = fn() -> Scenario;
 
 /// Makes the tests of some scenarios, each under every fault.
 pub fn trials(scenarios: &[(&str, Start)]) -> Vec<Trial> {
+    under(scenarios, false)
+}
+
+/// Makes the tests of scenarios that do much the same as others.
+pub fn trials_like_others(scenarios: &[(&str, Start)]) -> Vec<Trial> {
+    under(scenarios, true)
+}
+
+fn under(scenarios: &[(&str, Start)], are_like_others: bool) -> Vec<Trial> {
     let mut tests = Vec::new();
     for (scenario, start) in scenarios.iter().copied() {
-        for (fault, act) in faults(false) {
+        for (fault, act) in faults(are_like_others) {
             let name = format!("{scenario}: {fault}");
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, &start(), act)));
         }
