@@ -57,8 +57,13 @@ pub const FAULTS: [(&str, At); 5] = [
 /// Is the faults to try; those are fewer where the program does much the same as in another scenario, unless the
 /// variable `STOA_SWEEP_ALL` is set.
 pub fn faults(is_like_another: bool) -> impl Iterator<Item = (&'static str, At)> {
-    let is_like_another = is_like_another && std::env::var_os("STOA_SWEEP_ALL").is_none();
-    FAULTS.into_iter().filter(move |(fault, _)| !is_like_another || *fault == "SIGKILL")
+    let only_kills = is_like_another && !tries_all();
+    FAULTS.into_iter().filter(move |(fault, _)| !only_kills || *fault == "SIGKILL")
+}
+
+/// Whether what goes like something else is tried in every way nevertheless.
+pub fn tries_all() -> bool {
+    std::env::var_os("STOA_SWEEP_ALL").is_some()
 }
 
 /// Disturbs a program at each of its calls in turn. `run` begins afresh each time and runs it whole; `judge` looks at

@@ -1,18 +1,20 @@
 //! What is filled is verified against a checksum database: a real proxy, and a database made here that can lie.
 #![expect(clippy::disallowed_methods, clippy::expect_used, clippy::unwrap_used, reason = "a test")]
 
+mod bench;
+mod heads;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
+use bench::{Bench, another, assert_answered, get, until};
 use libtest_mimic::{Arguments, Trial};
-use stoa_gomod::{H1, ModuleVersion, h1};
 use support::go::Go;
 use support::server::{self, Server};
-use support::sumdb::{self, Site};
+use support::sumdb;
 use support::upstream::Module;
 use support::{missing_tool, told, trial};
 
@@ -30,10 +32,10 @@ fn main() {
         ("a database that nobody passes on is not asked, unless a URL is told", not_passed_on),
         ("a database that is down holds up only who requires it", down),
         ("what is forged is refused", forged),
-        ("a fork is an alarm", fork),
-        ("a fork is noticed after a restart", fork_after_restart),
-        ("two heads of one size are a fork", fork_of_one_size),
-        ("an older head is no fork, and replaces none", older_head),
+        ("a fork is an alarm", heads::fork),
+        ("a fork is noticed after a restart", heads::fork_after_restart),
+        ("two heads of one size are a fork", heads::fork_of_one_size),
+        ("an older head is no fork, and replaces none", heads::older_head),
         ("what was put in by hand must agree with its record", record_binds),
     ];
     let tests = tests.into_iter().map(|(name, test)| {
@@ -45,7 +47,7 @@ fn main() {
     let tests = tests
         .chain([
             Trial::test("two proxies keep one head", || {
-                two_proxies();
+                heads::two_proxies();
                 Ok(())
             }),
             Trial::test("private modules are not named to the database", || {
@@ -56,156 +58,6 @@ fn main() {
         ])
         .collect();
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
-}
-
-/// A store, a site to fill it from, and what the proxies say.
-struct Bench {
-    dir: tempfile::TempDir,
-    site: Site,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), site: Site::start(300) }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.dir.path().join("store")
-    }
-
-    fn command(&self, policy: &str, sumdb: &str) -> Command {
-        let mut command = server::command(&self.store());
-        let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        command.args(["--upstream", self.site.url()]);
-        command.env("STOA_CHECKSUM", policy).env("STOA_GOSUMDB", sumdb);
-        command.env_remove("GONOSUMDB").env_remove("GOPRIVATE").stderr(log);
-        command
-    }
-
-    fn serve(&self, policy: &str) -> Server {
-        Server::start_with(&mut self.command(policy, &sumdb::verifier_key()))
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap()
-    }
-
-    fn folder(&self, version: &ModuleVersion) -> PathBuf {
-        let below = format!("{}/@v/{}", version.path().escaped(), version.version().escaped());
-        self.store().join("modules").join(below)
-    }
-
-    fn record(&self, version: &ModuleVersion) -> Option<String> {
-        let below = format!("{}/@v/{}.toml", version.path().escaped(), version.version().escaped());
-        fs::read_to_string(self.store().join("records").join(below)).ok()
-    }
-
-    fn heads(&self) -> PathBuf {
-        self.store().join("records/sumdb").join(sumdb::NAME.replace('/', "%2F"))
-    }
-
-    /// The size of the largest head that is kept.
-    fn largest(&self) -> usize {
-        let note = fs::read_to_string(self.heads().join("latest")).unwrap();
-        note.lines().nth(1).unwrap().parse().unwrap()
-    }
-
-    fn forks(&self) -> Vec<String> {
-        let names = fs::read_dir(self.heads()).unwrap().map(|entry| entry.unwrap().path());
-        let forks = names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("fork-"));
-        forks.map(|path| fs::read_to_string(path).unwrap()).collect()
-    }
-
-    /// Sees to it that nothing of a version is in the store, nor anything on its way, and nothing is noted of it.
-    fn assert_absent(&self, version: &ModuleVersion) {
-        assert_eq!(self.record(version), None, "{version}");
-        self.assert_not_stored(version);
-    }
-
-    /// Sees to it that nothing of a version is in the store but a record with the verdict of the database, which knows
-    /// this content of it.
-    fn assert_recorded(&self, known: &Module) {
-        let record = self.record(&known.version).expect("the verdict is recorded");
-        let (zip, modfile) = (h1_of_zip(known), h1::hash_mod(&known.modfile));
-        for line in [
-            format!("database = {:?}", sumdb::NAME),
-            format!("\nh1 = {:?}", zip.as_str()),
-            format!("gomod_h1 = {:?}", modfile.as_str()),
-        ] {
-            assert!(format!("\n{record}").contains(&line), "{line} is not in {record}");
-        }
-        self.assert_not_stored(&known.version);
-    }
-
-    fn assert_not_stored(&self, version: &ModuleVersion) {
-        assert!(!self.folder(version).exists(), "{version} is stored");
-        assert_eq!(fs::read_dir(self.store().join("quarantine")).unwrap().count(), 0);
-        // A draft that was given up while it was begun goes a moment after the answer.
-        let begun = Instant::now();
-        while !self.drafts().is_empty() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{:?} stay", self.drafts());
-            std::thread::yield_now();
-        }
-    }
-
-    fn drafts(&self) -> Vec<PathBuf> {
-        let runs = fs::read_dir(self.store().join("staging")).unwrap().map(|entry| entry.unwrap().path());
-        let within =
-            |run: PathBuf| fs::read_dir(run).into_iter().flatten().map(|entry| entry.unwrap().path());
-        runs.filter(|path| path.is_dir()).flat_map(within).filter(|path| !path.ends_with("lock")).collect()
-    }
-
-    /// Sees to it that a version is refused with a status and these words, and nothing of it is kept.
-    fn assert_refused(&self, server: &Server, module: &Module, ending: &str, status: u16, words: &str) {
-        assert_answered(server, module, ending, status, words);
-        self.assert_absent(&module.version);
-    }
-
-    /// Sees to it that a version is refused, since the database knows this content of it, and that this is recorded.
-    fn assert_other(&self, server: &Server, known: &Module, ending: &str, words: &str) {
-        assert_answered(server, known, ending, 403, words);
-        self.assert_recorded(known);
-    }
-
-    fn assert_filled(&self, server: &Server, module: &Module) {
-        let (status, body) = get(server, module, "zip");
-        assert!(status == 200 && body == module.zip, "{status} {}", String::from_utf8_lossy(&body));
-        assert!(self.folder(&module.version).join("info").is_file());
-    }
-}
-
-fn assert_answered(server: &Server, module: &Module, ending: &str, status: u16, words: &str) {
-    let (answered, body) = get(server, module, ending);
-    let body = String::from_utf8_lossy(&body);
-    assert!(answered == status && body.contains(words), "{ending}: {answered} {body}");
-}
-
-fn h1_of_zip(module: &Module) -> H1 {
-    stoa_gomod::zip::examine(&module.zip.as_slice(), &module.version).unwrap().h1
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::yield_now();
-    }
-}
-
-fn get(server: &Server, module: &Module, ending: &str) -> (u16, Vec<u8>) {
-    let version = &module.version;
-    server.get(&format!("/{}/@v/{}.{ending}", version.path().escaped(), version.version().escaped()))
-}
-
-/// Another content for a version: its go.mod too, if it is told so.
-fn another(pair: &str, bytes: usize, modfile: Option<&str>) -> Module {
-    let mut module = Module::new(pair, bytes);
-    if let Some(modfile) = modfile {
-        let files = [("go.mod", modfile.as_bytes()), ("m.go", b"package m\n".as_slice())];
-        module.zip = stoa_gomod::zip::create(&module.version, files).unwrap();
-        module.modfile = modfile.as_bytes().to_vec();
-    }
-    module
 }
 
 fn vouched() {
@@ -463,108 +315,6 @@ fn forged() {
             assert!(bench.record(&module.version).is_some());
         }
     }
-}
-
-fn fork() {
-    let bench = Bench::new();
-    let modules = [0, 1, 2, 3].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
-    bench.site.record(&modules[0]);
-    let server = bench.serve("auto");
-    bench.assert_filled(&server, &modules[0]);
-    let honest = bench.site.state().records.clone();
-    bench.site.state().records[5].1 = "example.org/other5 v1.0.0 h1:another\n".to_owned();
-    modules[1..].iter().for_each(|module| bench.site.record(module));
-    let words = "two trees that do not agree";
-    bench.assert_refused(&server, &modules[1], "zip", 502, words);
-    let asked = bench.site.asked("/lookup/");
-    // From now on it is not even asked.
-    bench.site.state().records = honest;
-    modules[1..].iter().for_each(|module| bench.site.record(module));
-    bench.assert_refused(&server, &modules[2], "zip", 502, words);
-    assert_eq!(bench.site.asked("/lookup/"), asked);
-    assert_eq!(bench.largest(), 301);
-    let [fork] = bench.forks().try_into().unwrap();
-    for part in
-        ["go.sum database tree\n301\n", "go.sum database tree\n304\n", "\u{2014} ", "tile/8/1/000.p/1 "]
-    {
-        assert!(fork.contains(part), "{fork}");
-    }
-    let log = bench.log();
-    let heads = log.matches("go.sum database tree\n").count();
-    assert!(log.contains("SECURITY") && heads == 2 && log.contains("fork-"), "{log}");
-    assert!(server.stop().success());
-    // Nothing of the other story was kept.
-    let server = bench.serve("require");
-    bench.assert_filled(&server, &modules[1]);
-    bench.assert_filled(&server, &modules[3]);
-    assert_eq!((bench.largest(), bench.forks().len()), (304, 1));
-}
-
-fn fork_after_restart() {
-    let bench = Bench::new();
-    let modules = [0, 1].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
-    bench.site.record(&modules[0]);
-    let server = bench.serve("auto");
-    bench.assert_filled(&server, &modules[0]);
-    assert!(server.stop().success());
-    bench.site.state().records[299].1 = "example.org/other299 v1.0.0 h1:another\n".to_owned();
-    bench.site.record(&modules[1]);
-    let server = bench.serve("auto");
-    bench.assert_refused(&server, &modules[1], "zip", 502, "two trees that do not agree");
-    assert_eq!(bench.forks().len(), 1);
-    assert_eq!(bench.largest(), 301);
-}
-
-fn fork_of_one_size() {
-    let bench = Bench::new();
-    let modules = [0, 1].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
-    bench.site.record(&modules[0]);
-    let server = bench.serve("auto");
-    bench.assert_filled(&server, &modules[0]);
-    bench.site.state().records.pop();
-    bench.site.record(&modules[1]);
-    bench.assert_refused(&server, &modules[1], "zip", 502, "two trees that do not agree");
-    assert_eq!(bench.forks().len(), 1);
-}
-
-fn older_head() {
-    let bench = Bench::new();
-    let modules = [0, 1, 2].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
-    modules.iter().for_each(|module| bench.site.record(module));
-    bench.site.add_others(600);
-    let server = bench.serve("require");
-    bench.assert_filled(&server, &modules[0]);
-    assert_eq!(bench.largest(), 903);
-    bench.site.state().signed = Some(303);
-    bench.assert_filled(&server, &modules[1]);
-    assert!(server.stop().success());
-    let server = bench.serve("require");
-    bench.assert_filled(&server, &modules[2]);
-    assert_eq!(bench.largest(), 903);
-    assert!(bench.forks().is_empty());
-}
-
-fn two_proxies() {
-    let bench = Bench::new();
-    let modules = [0, 1, 2, 3].map(|n| bench.site.offer(&format!("example.com/m@v1.0.{n}")));
-    modules.iter().for_each(|module| bench.site.record(module));
-    let (one, two) = (bench.serve("require"), bench.serve("require"));
-    bench.assert_filled(&one, &modules[0]);
-    bench.site.add_others(500);
-    bench.assert_filled(&two, &modules[1]);
-    assert_eq!(bench.largest(), 804);
-    // News for the first, and older than what the second has kept.
-    bench.site.state().signed = Some(500);
-    bench.assert_filled(&one, &modules[2]);
-    assert_eq!(bench.largest(), 804);
-    // One of them meets a tree that does not go on from what the other one has kept.
-    let mut state = bench.site.state();
-    state.signed = None;
-    state.records[700].1 = "example.org/other700 v1.0.0 h1:another\n".to_owned();
-    drop(state);
-    bench.site.add_others(1);
-    bench.assert_refused(&one, &modules[3], "zip", 502, "two trees that do not agree");
-    assert_eq!((bench.largest(), bench.forks().len()), (804, 1));
 }
 
 fn private() {
