@@ -76,7 +76,7 @@ impl Fill {
 
     async fn ask_and_keep(&self, question: &Question, via: &Via) -> Result<Bytes, FillError> {
         // Another process, or one that asked just before, may have an answer that is new.
-        if let Some(known) = self.recall_from_disk(question).await
+        if let Some(known) = self.recall_newest(question).await
             && self.answers.age(question, &known) == Age::Fresh
         {
             return known.said;

@@ -72,23 +72,26 @@ impl Fill {
     pub(super) async fn recall(&self, question: &Question) -> Option<Known> {
         match self.answers.known.get(question) {
             Some(known) => Some(known),
-            None => self.recall_from_disk(question).await,
+            None => self.recall_newest(question).await,
         }
     }
 
-    /// Finds the last good answer that this process or another one, this time or another, has kept on disk, and
-    /// nobody has heard another one since.
-    pub(super) async fn recall_from_disk(&self, question: &Question) -> Option<Known> {
+    /// Finds the last good answer that this process has heard, or that it or another one, this time or another, has
+    /// kept on disk.
+    pub(super) async fn recall_newest(&self, question: &Question) -> Option<Known> {
         let key = question.key(self.upstream_of(question.module()).tag());
         let cached = self.blocking(question, move |store| Ok(store.cached(Shelf::Answers, &key)));
-        let Cached { at, body } = cached.await.ok().flatten()?;
-        // What could not be written or removed there leaves an older one.
-        if self.answers.known.get(question).is_some_and(|known| known.at >= at) {
-            return None;
+        let cached = cached.await.ok().flatten();
+        let heard = self.answers.known.get(question);
+        match cached {
+            // What could not be written or removed there leaves an older one.
+            Some(Cached { at, body }) if heard.as_ref().is_none_or(|heard| heard.at < at) => {
+                let known = Known { said: Ok(body), at, failed: None };
+                self.answers.known.insert(question.clone(), known.clone());
+                Some(known)
+            }
+            _ => heard,
         }
-        let known = Known { said: Ok(body), at, failed: None };
-        self.answers.known.insert(question.clone(), known.clone());
-        Some(known)
     }
 
     /// Keeps an answer, or the word that there is none, in memory and on disk.
