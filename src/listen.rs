@@ -92,6 +92,12 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
     wanted.min(possible)
 }
 
+/// Looks whether it can be served so, before anything is changed for it.
+pub(crate) fn check(config: &ServeConfig, world: &World) -> Result<(), Failure> {
+    Sources::new(world).check(config)?;
+    bind(&config.listen).map(drop)
+}
+
 fn bind(address: &str) -> Result<TcpListener, Failure> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;

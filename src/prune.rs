@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::json;
 use stoa_gomod::ModuleVersion;
@@ -43,9 +43,9 @@ use crate::work_options::Working;
                   What is removed is fetched again when it is asked for, and must be the same then: its hash is kept. Tombstones \
                   stay. It may run beside a server, and be stopped and run again.\n\
                   Exit codes: 0 done; 1 what --keep names alone is larger than --max-size; 74 something cannot be read or \
-                  written; 130, 143 stopped."
+                  written; 130, 143 stopped.",
+    group = ArgGroup::new("what").args(["max_size", "unused_since"]).required(true).multiple(true)
 )]
-#[group(id = "what", required = true, multiple = true, args = ["max_size", "unused_since"])]
 pub(crate) struct Typed {
     /// Remove what was used least recently, until the rest has at most this size
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]

@@ -32,6 +32,28 @@ impl<'a> Sources<'a> {
         Self { world, go: OnceCell::new() }
     }
 
+    /// Looks whether what the configuration names can be an upstream.
+    pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), Failure> {
+        if config.offline {
+            return Ok(());
+        }
+        let mut upstreams = Upstreams {
+            sources: self,
+            own_address: None,
+            known: HashMap::new(),
+            options: self.options(config),
+        };
+        if let Some(Said { list, whence }) = self.said(config) {
+            upstreams.of(&list, || whence.clone())?;
+        }
+        for rule in &config.modules {
+            if let Some(list) = &rule.upstream {
+                upstreams.of(list, || format!("the rule of {}", rule.pattern))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Resolves what is done about which module. `own_address` is where this proxy listens, if it does.
     pub(crate) fn policy(
         &self,

@@ -496,7 +496,11 @@ fn nothing_in_an_export_is_overwritten_and_nothing_broken_goes_out() {
     assert!(!to.join("example.com/broken").exists());
     assert_eq!(fs::read_dir(root.join("quarantine")).unwrap().count(), 1);
 
-    // Somebody changed one, without changing its size, and looked at another.
+    // Somebody changed one, without changing its size, and looked at another. A third has its info from elsewhere,
+    // which says the same.
+    let info = to.join("example.com/kept/@v/v1.0.0.info");
+    let said: Value = serde_json::from_slice(&fs::read(&info).unwrap()).unwrap();
+    fs::write(&info, serde_json::to_vec_pretty(&said).unwrap()).unwrap();
     let other = to.join("example.com/other/@v/v1.0.0.zip");
     let mut forged = fs::read(&other).unwrap();
     *forged.last_mut().unwrap() ^= 1;
@@ -531,7 +535,7 @@ fn a_folder_that_is_no_export_is_refused_untouched() {
     for (place, code, word) in [
         ("letters", 73, "letter.txt"),
         ("other", 73, "example.com"),
-        ("letters/letter.txt", 65, "letter.txt"),
+        ("letters/letter.txt", 73, "letter.txt is no folder"),
         ("store", 73, "the store itself"),
         ("store/cache/x", 73, "lies in the store"),
         (".", 73, "the store lies in it"),

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::process::Output;
 
+use stoa::fill::Sumdb;
 use support::programs::Programs;
 use support::server::{Server, command};
 use support::told;
@@ -61,6 +62,26 @@ fn secrets_in_urls_are_not_copied() {
     assert!(out(&output).contains("\"https://a.example/x,direct\""), "{all}");
     assert!(out(&output).contains("\"sumdb.example\", \"other.example\""), "{all}");
     assert!(all.contains("sumdb.example is passed on by a URL with credentials or a query"), "{all}");
+}
+
+#[test]
+fn a_checksum_database_is_asked_at_its_url() {
+    let programs = Programs::current();
+    let known = Sumdb::of_go().unwrap();
+    let name = known.name();
+    let import = |urls: &str| {
+        let output = import(&programs, &[], &[("ATHENS_SUM_DBS", urls)]);
+        assert!(output.status.success(), "{}", told(&output));
+        (out(&output), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (config, notes) = import(&format!("https://{name}"));
+    assert!(config.contains(&format!("\ngosumdb = \"{name} https://{name}\"\n")), "{config}");
+    assert!(!notes.contains(name), "{notes}");
+    for urls in ["https://sumdb.example".to_owned(), format!("https://{name},https://sumdb.example")] {
+        let (config, notes) = import(&urls);
+        assert!(!config.contains("\ngosumdb = "), "{config}");
+        assert!(notes.contains("sumdb.example is asked where an upstream carries it"), "{notes}");
+    }
 }
 
 #[test]

@@ -273,29 +273,47 @@ impl From<GateError> for Failure {
 }
 
 /// Passes the gate, with as little as possible where the store is current. `check` looks at the configuration
-/// of the command: before a store is made or migrated for it, else after the gate.
+/// of the command: before a store is made or migrated for it, else after the gate. `migrator` says whether that may be
+/// done, and is asked only where it is to be.
 fn pass(
     app: &App,
-    typed: &Typed,
-    settings: &Settings<'_>,
     root: &Path,
-    check: impl Fn() -> Result<(), ConfigError>,
+    check: impl Fn() -> Result<(), Failure>,
+    migrator: impl Fn() -> Result<Migrator, Failure>,
 ) -> Result<Pass, Failure> {
     // On a current store nobody asks whether the migrator may be run, so no config file is read for it.
-    let nobody = Migrator::Forbidden { name: MIGRATOR };
-    let passed = match (Gate { root, current: &app.layout, migrator: &nobody }).pass() {
+    match (Gate { root, current: &app.layout, migrator: &NOBODY }).pass() {
         Err(GateError::Forbidden { .. }) => {
             check()?;
-            let migrator = migrator(typed, settings)?;
-            Gate { root, current: &app.layout, migrator: &migrator }.pass()?
+            let migrator = migrator()?;
+            Ok(Gate { root, current: &app.layout, migrator: &migrator }.pass()?)
         }
         passed => {
             let passed = passed?;
             check()?;
-            passed
+            Ok(passed)
         }
+    }
+}
+
+/// Changes no store.
+const NOBODY: Migrator = Migrator::Forbidden { name: MIGRATOR };
+
+/// Says who brings a store along for a command that needs one to be there: where nothing is none is made, since its
+/// path is mistyped then.
+fn migrator_of_existing(typed: &Typed, settings: &Settings<'_>, root: &Path) -> Result<Migrator, Failure> {
+    let is_nothing = match std::fs::read_dir(root) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
-    Ok(passed)
+    if is_nothing {
+        let message = format!(
+            "there is no store in {root}: name one with --store, or make one with `{MIGRATOR} --store {root}`",
+            root = root.display()
+        );
+        return Err(Failure::new(Exit::NOT_A_STORE, message));
+    }
+    Ok(migrator(typed, settings)?)
 }
 
 fn migrator(typed: &Typed, settings: &Settings<'_>) -> Result<Migrator, ConfigError> {
@@ -317,7 +335,7 @@ fn path(
 ) -> Result<Exit, Failure> {
     let version = ModuleVersion::parse(module).map_err(|error| Failure::new(Exit::USAGE, error))?;
     let root = settings.store(typed.common.store.clone())?;
-    let pass = pass(app, typed, settings, &root, || settings.check_named())?;
+    let pass = pass(app, &root, || Ok(settings.check_named()?), || Ok(migrator(typed, settings)?))?;
     match Store::look(&pass).locate(&version, file.into()) {
         Ok(Some(path)) => Ok(output::path_line(&path)),
         Ok(None) => {
@@ -331,7 +349,8 @@ fn path(
 fn export(app: &App, typed: &Typed, settings: &Settings<'_>, what: &export::Typed) -> Result<Exit, Failure> {
     let root = settings.store(typed.common.store.clone())?;
     let threads = || settings.migrate(None, what.working.threads).map(|meant| meant.threads);
-    let pass = pass(app, typed, settings, &root, || threads().and_then(|_| settings.check_named()))?;
+    let check = || Ok(threads().and_then(|_| settings.check_named())?);
+    let pass = pass(app, &root, check, || migrator_of_existing(typed, settings, &root))?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
     export::run(&gate, pass, what, threads()?, typed.common.loudness())
@@ -341,7 +360,7 @@ fn fetch(app: &App, typed: &Typed, settings: &Settings<'_>, what: &fetch::Typed)
     let root = settings.store(typed.common.store.clone())?;
     let config = || settings.serve(what.serve());
     let wanted = what.wanted()?;
-    let pass = pass(app, typed, settings, &root, || config().map(drop))?;
+    let pass = pass(app, &root, || Ok(config().map(drop)?), || Ok(migrator(typed, settings)?))?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
     fetch::run(&gate, pass, (what, wanted), &config()?, settings.world(), typed.common.loudness())
@@ -376,6 +395,11 @@ fn quarantine(
     if what.only_looks() {
         let root = settings.store(typed.common.store.clone())?;
         settings.check_named()?;
+        if root.metadata().is_ok_and(|meta| !meta.is_dir()) {
+            let message =
+                format!("{} is no store, since it is no folder; name one with --store", root.display());
+            return Err(Failure::new(Exit::NOT_A_STORE, message));
+        }
         return quarantine::list(&root, what, quiet);
     }
     quarantine::change(&open(app, typed, settings)?, what, quiet)
@@ -411,13 +435,15 @@ fn open_or_look(
         return open(app, typed, settings);
     }
     let root = settings.store(typed.common.store.clone())?;
-    Ok(Store::look(&pass(app, typed, settings, &root, || settings.check_named())?))
+    // Nor is the store made, or brought along.
+    Ok(Store::look(&pass(app, &root, || Ok(settings.check_named()?), || Ok(NOBODY))?))
 }
 
 /// Passes the gate and opens the store, to be held shared.
 fn open(app: &App, typed: &Typed, settings: &Settings<'_>) -> Result<Store, Failure> {
     let root = settings.store(typed.common.store.clone())?;
-    let pass = pass(app, typed, settings, &root, || settings.check_named())?;
+    let check = || Ok(settings.check_named()?);
+    let pass = pass(app, &root, check, || migrator_of_existing(typed, settings, &root))?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
     let held = gate.hold(pass, Mode::ReadWrite)?;
@@ -440,8 +466,18 @@ fn handed_on(common: &Common) -> impl Iterator<Item = OsString> {
 fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Result<Exit, Failure> {
     let root = settings.store(typed.common.store.clone())?;
     let config = || settings.serve(serve.typed());
-    let pass = pass(app, typed, settings, &root, || config().map(drop))?;
-    let migrator = migrator(typed, settings)?;
+    let who = || -> Result<Migrator, Failure> {
+        let config = config()?;
+        if config.read_only {
+            return Ok(NOBODY);
+        }
+        // Whoever cannot serve changes nothing: the store may be that of the proxy that has the port.
+        listen::check(&config, settings.world())?;
+        Ok(migrator(typed, settings)?)
+    };
+    let pass = pass(app, &root, || Ok(config().map(drop)?), who)?;
+    let config = config()?;
+    let migrator = if config.read_only { NOBODY } else { migrator(typed, settings)? };
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    listen::run(&gate, pass, config()?, settings.world())
+    listen::run(&gate, pass, config, settings.world())
 }

@@ -126,8 +126,12 @@ pub(crate) fn run(
     }
 }
 
-/// Refuses a folder that is part of the store.
+/// Refuses what is no folder, and a folder that is part of the store.
 fn check_places(root: &Path, to: &Path) -> Result<(), Failure> {
+    if to.metadata().is_ok_and(|meta| !meta.is_dir()) {
+        let message = format!("{} is no folder; nothing was written. Name another place", to.display());
+        return Err(Failure::new(Exit::CANT_CREATE, message));
+    }
     let why = match overlap(to, root) {
         None => return Ok(()),
         Some(Overlap::Same) => "it is the store itself",

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use stoa_gomod::{ModulePath, ModuleVersion, Version, list, pseudo, query};
+use stoa_gomod::{ModulePath, ModuleVersion, Version, info, list, pseudo, query};
 use stoa_layout::durable::{self, CopyError, Durable, FileSystem, clone_or_copy};
 use stoa_layout::error::PathContext;
 use stoa_layout::lock::FileLock;
@@ -64,6 +64,9 @@ pub(super) enum Put {
     /// The same, and these may not wait any longer.
     Full(Batch),
 }
+
+/// More than any info has.
+const SMALL_LIMIT: u64 = 16 << 20;
 
 /// How many files, and how many bytes, share a wait for the disk.
 const BATCH: (usize, u64) = (512, 64 << 20);
@@ -122,9 +125,10 @@ impl Tree {
         let (mut files, mut missing) = (Vec::new(), false);
         for (ending, small) in [("mod", Some(&modfile)), ("zip", None), ("info", Some(&info))] {
             let to = place(ending);
-            let is_same = match small {
-                Some(small) => is_content(&to, &small.bytes)?,
-                None => is_zip(&to, &zip)?,
+            let is_same = match (ending, small) {
+                ("info", Some(small)) => is_info(&to, &small.bytes)?,
+                (_, Some(small)) => is_content(&to, &small.bytes)?,
+                (_, None) => is_zip(&to, &zip)?,
             };
             match is_same {
                 Some(true) => continue,
@@ -319,6 +323,19 @@ fn is_content(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
     let mut found = Vec::with_capacity(content.len());
     file.take(meta.len()).read_to_end(&mut found).at("read", path)?;
     Ok(Some(found == content))
+}
+
+/// Whether a file has an info that says the same: each upstream writes it in its own way. `None` if there is none.
+fn is_info(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
+    let is_same = is_content(path, content)?;
+    if is_same != Some(false) {
+        return Ok(is_same);
+    }
+    let Some((file, meta)) = open(path)? else { return Ok(None) };
+    let mut found = Vec::new();
+    file.take(meta.len().min(SMALL_LIMIT)).read_to_end(&mut found).at("read", path)?;
+    let said = |body: &[u8]| info::parse(body).ok();
+    Ok(Some(said(&found).is_some_and(|found| said(content) == Some(found))))
 }
 
 /// Whether a zip is the same: surely if size and time are, else by its bytes. `None` if there is none.

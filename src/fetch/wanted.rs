@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use stoa_gomod::gosum::{self, SumOf};
+use stoa_gomod::modfile::has_module_directive;
 use stoa_gomod::requirements::requirements;
 use stoa_gomod::{ModulePath, ModuleVersion, Revision};
 use stoa_layout::{Exit, PathError};
@@ -110,6 +111,9 @@ fn add(wanted: &mut Wanted, file: &Path, body: &[u8]) -> Result<(), String> {
         _ => gosum::looks_like(body),
     };
     if !is_sum {
+        if !has_module_directive(body) {
+            return Err("it is no go.mod, which says `module`, and no go.sum".to_owned());
+        }
         for one in requirements(body).map_err(|error| error.to_string())? {
             wanted.entry(Asked::of(one.path, one.version)).or_default();
         }

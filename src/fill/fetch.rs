@@ -18,13 +18,14 @@ use bytes::Bytes;
 use stoa_gomod::{ModuleVersion, h1};
 use stoa_layout::PathError;
 use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
-use tokio::sync::{SemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::checksum::Vouching;
 use super::flight::{Arriving, End, Flight, Progress};
+use super::shared::Permit;
 use super::slots::Slot;
 use super::{Expected, Fill, FillError, Phase};
-use crate::upstream::{UpstreamError, VersionSource, Via, ZipDownload};
+use crate::upstream::{Upstream, UpstreamError, VersionSource, Via, ZipDownload};
 
 /// How many chunks of a download may wait for the disk.
 const CHUNKS_AHEAD: usize = 16;
@@ -89,7 +90,7 @@ impl Fetch {
     async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, FillError> {
         let began = Instant::now();
         let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
-        let source = self.fill.policy.rule(self.version.path()).upstream.version(&self.version);
+        let source = self.upstream().version(&self.version);
         let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
         let claim = vouching.share(claim);
         let slot = self.slot_at_once();
@@ -121,7 +122,7 @@ impl Fetch {
     }
 
     /// Waits for the turn to begin, and for the claim. `None` if the version is in the store.
-    async fn begin(&self) -> Result<Option<(SemaphorePermit<'_>, Claim)>, FillError> {
+    async fn begin(&self) -> Result<Option<(Permit, Claim)>, FillError> {
         let mut pause = CLAIM_POLL.0;
         loop {
             let turn = self.turn().await?;
@@ -136,8 +137,8 @@ impl Fetch {
         }
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, FillError> {
-        let turn = self.fill.turns.acquire().await.map_err(|_| self.stopping())?;
+    async fn turn(&self) -> Result<Permit, FillError> {
+        let turn = self.fill.turns.take(self.upstream()).await.ok_or_else(|| self.stopping())?;
         match self.is_abandoned() {
             true => Err(FillError::Abandoned(self.version.to_string())),
             false => Ok(turn),
@@ -222,7 +223,7 @@ impl Fetch {
     /// Takes a slot if somebody waits for the zip and one is free.
     fn slot_at_once(&self) -> Option<Slot> {
         let is_wanted = *self.wanted.borrow();
-        if is_wanted { self.fill.slots.try_take(&self.wanted) } else { None }
+        if is_wanted { self.fill.slots.try_take(&self.wanted, self.upstream()) } else { None }
     }
 
     /// Fetches the zip, if it is not begun yet, into a draft. `None` if another process has published the version in
@@ -237,7 +238,7 @@ impl Fetch {
     ) -> Result<Option<FetchedZip>, FillError> {
         let (mut slot, mut begun, mut claim) = (slot, begun, claim);
         let (slot, claim, download) = loop {
-            let held = match slot.take().or_else(|| self.fill.slots.try_take(&self.wanted)) {
+            let held = match slot.take().or_else(|| self.fill.slots.try_take(&self.wanted, self.upstream())) {
                 Some(held) => held,
                 None => {
                     // What was begun is a file open, too.
@@ -276,7 +277,7 @@ impl Fetch {
             }
         };
         tokio::select! {
-            slot = self.fill.slots.take(&mut wanted) => slot.ok_or_else(|| FillError::Busy(self.version.to_string())),
+            slot = self.fill.slots.take(&mut wanted, self.upstream()) => slot.ok_or_else(|| FillError::Busy(self.version.to_string())),
             () = closing => Err(self.stopping()),
         }
     }
@@ -324,6 +325,7 @@ impl Fetch {
     ) -> Result<End, FillError> {
         let vouched = vouching.outcome().await?;
         let expected = self.expected.clone();
+        let _examining = self.fill.examining.acquire().await.map_err(|_| self.stopping())?;
         let published = self.fill.blocking(&self.version, move |store| {
             draft.write_mod(&modfile)?;
             let sealed = match draft.seal(&info) {
@@ -355,6 +357,10 @@ impl Fetch {
             Ok(Published::Refused(objection)) => Err(FillError::objection(&self.version, &objection)),
             Err(error) => Err(error),
         }
+    }
+
+    fn upstream(&self) -> &Upstream {
+        &self.fill.policy.rule(self.version.path()).upstream
     }
 
     fn forbidden(&self, tombstone: Tombstone) -> FillError {

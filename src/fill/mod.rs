@@ -12,6 +12,7 @@
 //! | `checksum` | verifying what is fetched against a checksum database |
 //! | `expected` | what who asks for a version knows of it beforehand |
 //! | `slots` | how many zips are fetched at a time |
+//! | `shared` | what upstreams share, so that none has it all |
 //! | `policy` | what is done about which module |
 //! | `seals` | sealing what came into the store without a seal, once for all who wait |
 //! | `answers` | lists, `@latest` and queries: answered from both, with what upstream said last |
@@ -29,6 +30,7 @@ mod flight;
 mod once;
 mod policy;
 mod seals;
+mod shared;
 mod slots;
 mod sumdb;
 
@@ -43,6 +45,7 @@ use tokio::sync::{Semaphore, watch};
 use self::answers::Answers;
 use self::flight::{Flight, Progress};
 use self::seals::Seals;
+use self::shared::Shared;
 use self::slots::Slots;
 use self::sumdb::Databases;
 
@@ -63,7 +66,9 @@ pub struct Fill {
     flights: Mutex<HashMap<ModuleVersion, Arc<Flight>>>,
     slots: Slots,
     /// How many versions' infos and mods are fetched at a time.
-    turns: Semaphore,
+    turns: Shared,
+    /// How many zips are examined at a time: what lists a million files takes memory.
+    examining: Semaphore,
     seals: Seals,
     answers: Answers,
     databases: Databases,
@@ -74,6 +79,9 @@ pub struct Fill {
 /// How many versions may be at their info and mod for each that may be at its zip. Many of them only turn out
 /// not to be there.
 const TURNS_A_FILL: usize = 8;
+
+/// How many zips may be examined at a time at least, however few cores there are: it also waits for the disk.
+const MIN_EXAMINING: usize = 4;
 
 /// How many flights there may be, those that wait for their turn included.
 const MAX_FLIGHTS: usize = 8192;
@@ -97,12 +105,15 @@ impl Fill {
         answers: &AnswerOptions,
     ) -> Arc<Self> {
         let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / TURNS_A_FILL);
+        let policy = policy.into();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             store,
-            policy: policy.into(),
             flights: Mutex::default(),
-            slots: Slots::new(max_fills),
-            turns: Semaphore::new(max_fills * TURNS_A_FILL),
+            slots: Slots::new(max_fills, policy.upstreams()),
+            turns: Shared::new(max_fills * TURNS_A_FILL, policy.upstreams()),
+            examining: Semaphore::new(cores.max(MIN_EXAMINING)),
+            policy,
             seals: Seals::new(),
             answers: Answers::new(answers),
             databases: Databases::new(answers),
@@ -270,6 +281,8 @@ impl Fill {
         let store = Arc::clone(&self.store);
         match tokio::task::spawn_blocking(move || work(&store)).await {
             Ok(result) => Ok(result?),
+            // The program ends.
+            Err(error) if error.is_cancelled() => Err(FillError::Stopping(what.to_string())),
             Err(error) => {
                 log::error!("{what}: {error}");
                 Err(FillError::Broken(what.to_string()))

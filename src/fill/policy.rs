@@ -205,6 +205,11 @@ impl Policy {
             .unwrap_or(&self.otherwise.upstream)
     }
 
+    /// Lists the upstreams of all rules.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]).map(|rule| &rule.upstream)
+    }
+
     /// Says why a version is not to be had, be it stored or not.
     pub fn check(&self, version: &ModuleVersion) -> Result<(), FillError> {
         if self.rules.is_empty() && self.otherwise.admits_all() {

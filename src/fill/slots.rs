@@ -1,19 +1,23 @@
 //! How many zips are fetched at a time.
 //!
 //! Nobody waits for the zip that follows an asked-for `.mod`, so these get at most half of the slots, and a
-//! flight that somebody begins to wait for moves to the head of them. What waits is bounded too.
+//! flight that somebody begins to wait for moves to the head of them. What waits is bounded too. Where there are
+//! several upstreams none of them gets all slots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::shared::{Permit, Shared};
+use crate::upstream::Upstream;
+
 /// How many flights may wait for a slot.
 const MAX_WAITING: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Slots {
-    all: Arc<Semaphore>,
+    all: Shared,
     background: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -21,32 +25,33 @@ pub(super) struct Slots {
 /// The right to fetch one zip; freed when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
-    _slot: OwnedSemaphorePermit,
+    _slot: Permit,
     _background: Option<OwnedSemaphorePermit>,
 }
 
 impl Slots {
-    pub(super) fn new(count: usize) -> Self {
+    /// Makes so many slots for these upstreams.
+    pub(super) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
         let count = count.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            all: Arc::new(Semaphore::new(count)),
+            all: Shared::new(count, upstreams),
             background: Arc::new(Semaphore::new(count.div_ceil(2))),
             waiting: AtomicUsize::new(0),
         }
     }
 
     /// Takes a slot if one is free.
-    pub(super) fn try_take(&self, wanted: &watch::Receiver<bool>) -> Option<Slot> {
+    pub(super) fn try_take(&self, wanted: &watch::Receiver<bool>, upstream: &Upstream) -> Option<Slot> {
         let background = match *wanted.borrow() {
             true => None,
             false => Some(Arc::clone(&self.background).try_acquire_owned().ok()?),
         };
-        let slot = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        let slot = self.all.try_take(upstream)?;
         Some(Slot { _slot: slot, _background: background })
     }
 
     /// Waits for a slot. `None` if too many wait already and nobody waits for this zip.
-    pub(super) async fn take(&self, wanted: &mut watch::Receiver<bool>) -> Option<Slot> {
+    pub(super) async fn take(&self, wanted: &mut watch::Receiver<bool>, upstream: &Upstream) -> Option<Slot> {
         let _waiting = Waiting::begin(&self.waiting);
         if self.waiting.load(Ordering::Relaxed) > MAX_WAITING && !*wanted.borrow() {
             return None;
@@ -57,7 +62,7 @@ impl Slots {
             _ = wanted.wait_for(|wanted| *wanted) => None,
             permit = Arc::clone(&self.background).acquire_owned() => Some(permit.ok()?),
         };
-        let slot = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        let slot = self.all.take(upstream).await?;
         Some(Slot { _slot: slot, _background: background })
     }
 }
@@ -83,24 +88,25 @@ mod tests {
 
     #[tokio::test]
     async fn the_background_gets_half() {
-        let slots = Slots::new(2);
+        let slots = Slots::new(2, std::iter::empty());
         let (_keep, idle) = watch::channel(false);
         let (_keep, asked) = watch::channel(true);
-        let background = slots.try_take(&idle).unwrap();
-        assert!(slots.try_take(&idle).is_none());
-        let _foreground = slots.try_take(&asked).unwrap();
-        assert!(slots.try_take(&asked).is_none());
+        let background = slots.try_take(&idle, &Upstream::offline()).unwrap();
+        assert!(slots.try_take(&idle, &Upstream::offline()).is_none());
+        let _foreground = slots.try_take(&asked, &Upstream::offline()).unwrap();
+        assert!(slots.try_take(&asked, &Upstream::offline()).is_none());
         drop(background);
-        assert!(slots.take(&mut idle.clone()).await.is_some());
+        assert!(slots.take(&mut idle.clone(), &Upstream::offline()).await.is_some());
     }
 
     #[tokio::test]
     async fn who_is_waited_for_passes_the_background() {
-        let slots = Slots::new(2);
+        let slots = Slots::new(2, std::iter::empty());
         let (_keep, idle) = watch::channel(false);
-        let _background = slots.try_take(&idle).unwrap();
+        let _background = slots.try_take(&idle, &Upstream::offline()).unwrap();
         let (want, mut wanted) = watch::channel(false);
-        let take = slots.take(&mut wanted);
+        let nobody = Upstream::offline();
+        let take = slots.take(&mut wanted, &nobody);
         tokio::pin!(take);
         assert!(futures_poll(take.as_mut()).await.is_none());
         want.send_replace(true);

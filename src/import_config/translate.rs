@@ -8,6 +8,7 @@ use super::filter::Filter;
 use super::ours::Ours;
 use super::pattern;
 use super::rules::{self, Admission, Change, Effect, List};
+use crate::fill::Sumdb;
 
 /// What is done about each key that has no counterpart, where it is set to something of its own.
 const INSTEAD: [(&str, &str); 20] = [
@@ -194,7 +195,7 @@ fn sumdbs(athens: &Athens, ours: &mut Ours) {
                 let host = plain.split_once("://").map_or(plain.as_str(), |(_, host)| host);
                 ours.notes.push(format!("{}: {host} {what}", setting.whence));
             }
-            let rest = plain.split_once("://").map_or(plain.as_str(), |(_, rest)| rest);
+            let (scheme, rest) = plain.split_once("://").unwrap_or(("https", plain.as_str()));
             let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
             if !path.is_empty() {
                 ours.notes.push(format!(
@@ -202,9 +203,22 @@ fn sumdbs(athens: &Athens, ours: &mut Ours) {
                     setting.whence
                 ));
             }
-            names.push(name.to_owned());
+            names.push((name.to_owned(), format!("{scheme}://{name}")));
         }
-        ours.keys.push(("sumdbs", names.into(), None));
+        let urls = names.clone();
+        ours.keys.push(("sumdbs", names.into_iter().map(|(name, _)| name).collect::<Vec<_>>().into(), None));
+        // Athens asks a database itself; here an upstream does, unless the URL is known.
+        match &urls[..] {
+            [(name, url)] if Sumdb::parse(name).is_ok_and(|known| known.is_some()) => {
+                ours.keys.push(("gosumdb", format!("{name} {url}").into(), None));
+            }
+            _ => ours.notes.extend(urls.iter().map(|(name, url)| {
+                format!(
+                    "{}: {name} is asked where an upstream carries it, not at {url}; for one database gosumdb can say                      NAME+HASH+KEY and its URL",
+                    setting.whence
+                )
+            })),
+        }
     }
     let Some(setting) = athens.set("NoSumPatterns") else { return };
     let mut patterns: Vec<String> = Vec::new();

@@ -158,8 +158,9 @@ impl Proxy {
 
     fn zip_answer(&self, asked: Asked<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
         self.upkeep.last_use.note(version);
-        let etag = tag(format!("\"{seal}\""));
         let (length, modified) = (zip.length, zip.modified);
+        // The same files may have been packed otherwise: with the length the tag stands for the bytes.
+        let etag = tag(format!("\"{seal}-{length:x}\""));
         let body = |range| Body::zip(version, zip, range, &self.buffers);
         entity(asked, ZIP, Validators { etag, modified: Some(modified) }, length, body)
     }

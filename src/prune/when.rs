@@ -21,7 +21,13 @@ pub(super) fn parse(text: &str) -> Result<Day, String> {
         return days(number, 7);
     }
     let date = date(text).ok_or_else(wrong)?;
-    Ok(Day::of(SystemTime::from(date.with_time(Time::MIDNIGHT).assume_utc())))
+    let day = Day::of(SystemTime::from(date.with_time(Time::MIDNIGHT).assume_utc()));
+    match day <= Day::today() {
+        true => Ok(day),
+        false => {
+            Err(format!("{text} is yet to come, and nothing is used since then; name a day that has been"))
+        }
+    }
 }
 
 /// Reads `2026-01-31`.
@@ -57,6 +63,7 @@ mod tests {
             "2026-1-31",
             "2026-01-31-",
             "2026-01-31T00:00:00Z",
+            "2999-01-31",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -11,6 +11,7 @@ mod serving;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod untouched;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -61,6 +62,9 @@ fn main() {
             None,
             serving::serve_tells_what_keeps_it_from_listening,
         ),
+        trial("who cannot serve changes no store", None, untouched::who_cannot_serve_changes_no_store),
+        trial("a dry run changes no store", None, untouched::a_dry_run_changes_no_store),
+        trial("what works on a store makes none", None, untouched::what_works_on_a_store_makes_none),
         trial("serve refuses a wrong upstream", None, serving::serve_refuses_a_wrong_upstream),
         trial(
             "serve says when its upstream is itself",
@@ -119,6 +123,9 @@ fn what_cannot_be_meant_ends_with_64() {
         &["path", PAIR, "--config", "missing.toml"],
         &["path", PAIR, "--store", ""],
         &["path", PAIR, "-v", "-q"],
+        &["prune", "--threads", "1"],
+        &["prune", "--unused-since", "2999-01-31"],
+        &["fetch", "--from", concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-MIT")],
         &["status", "--format", "xml"],
     ] {
         let ended = programs.stoa(arguments);

@@ -195,14 +195,14 @@ fn the_widest_tile_that_was_seen_answers_for_all_narrower_ones() {
 }
 
 #[test]
-fn what_nobody_has_proved_is_asked_for_anew_after_a_day() {
+fn what_nobody_has_proved_is_asked_for_anew_after_ten_minutes() {
     let folder = site::folder();
     let upstream = database();
     let record = record("example.com/M", "v1.0.0");
     let older = record.replace("h1:a=", "h1:z=");
     let (tile, wrong) = (hashes(5), [9; 32 * 5].to_vec());
-    let remember = |site: &Site, ending: &str, hours: u64| {
-        let at = SystemTime::now() - Duration::from_secs(hours * 3600);
+    let remember = |site: &Site, ending: &str, minutes: u64| {
+        let at = SystemTime::now() - Duration::from_secs(minutes * 60);
         let cache = |shelf, path: &str, body: &[u8]| {
             let body = body.to_vec().into();
             site.store.cache(shelf, &format!("{path}{ending}"), &Cached { at, body }).unwrap();
@@ -210,22 +210,22 @@ fn what_nobody_has_proved_is_asked_for_anew_after_a_day() {
         cache(Shelf::Records("sum.example"), "lookup/example.com/!m@v1.0.0", older.as_bytes());
         cache(Shelf::Tiles("sum.example"), "tile/8/0/x001/234", &wrong);
     };
-    for (ending, hours, is_asked) in [("", 23, false), ("", 25, true), (" proved", 1000, false)] {
+    for (ending, minutes, is_asked) in [("", 9, false), ("", 11, true), (" proved", 60_000, false)] {
         let site = start(folder.path(), upstream.url());
-        remember(&site, ending, hours);
+        remember(&site, ending, minutes);
         let before = upstream.count(LOOKUP) + upstream.count(PARTIAL);
         // Once asked for it is as new.
         for _ in 0..2 {
             let said = (site.get(LOOKUP).body, site.get(PARTIAL).body);
             let (record, tile) = if is_asked { (&record, &tile) } else { (&older, &wrong) };
-            assert_eq!(said, (record.clone().into_bytes(), tile.clone()), "{ending} {hours}");
+            assert_eq!(said, (record.clone().into_bytes(), tile.clone()), "{ending} {minutes}");
         }
         let asked = upstream.count(LOOKUP) + upstream.count(PARTIAL) - before;
-        assert_eq!(asked, if is_asked { 2 } else { 0 }, "{ending} {hours}");
+        assert_eq!(asked, if is_asked { 2 } else { 0 }, "{ending} {minutes}");
     }
     std::fs::remove_dir_all(folder.path().join("cache")).unwrap();
     let site = start(folder.path(), "off");
-    remember(&site, "", 1000);
+    remember(&site, "", 60_000);
     assert_eq!(site.get(LOOKUP).body, older.as_bytes(), "nobody can be asked");
     assert_eq!(site.get(PARTIAL).body, wrong);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stoa_gomod::{ModulePath, Version, list};
+use stoa_gomod::{ModulePath, ModuleVersion, Version, list};
 
 use super::question::Question;
 use super::stored::tell_outage;
@@ -62,6 +62,8 @@ impl Fill {
     ) -> Result<Bytes, FillError> {
         let mut versions = list::versions(upstream);
         versions.extend(stored);
+        // Those of another major version are to be had below its own path only.
+        versions.retain(|version| ModuleVersion::new(module.clone(), version.clone()).is_ok());
         self.leave_out(module, &mut versions).await?;
         Ok(Bytes::from(list::format(&versions)))
     }

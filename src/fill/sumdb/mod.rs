@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a tile | the widest beginning of it that was seen: a database only grows, so whoever wants fewer of a tile's hashes gets the first ones |
 //! | a record (`lookup`) | within the bounds of the cache: what is signed once stays true |
-//! | either, if no fill has proved it | for a day ([`UNPROVED`]); when the upstream fails, however long |
+//! | either, if no fill has proved it | for ten minutes ([`UNPROVED`]): it may be damaged, and clients have nobody else to ask; when the upstream fails, however long |
 //! | the latest tree head | as long as a list; when the upstream fails, the last one however old |
 //! | a head, or a record with one, that its database has not signed, where its key is known | not at all |
 //! | anything but 200 | not at all |
@@ -38,7 +38,7 @@ use super::{Fill, FillError, Phase, SumdbAnswer, Via};
 use crate::upstream::Upstream;
 
 /// How long a record or a tile that no fill has proved counts as new.
-const UNPROVED: Duration = Duration::from_secs(24 * 60 * 60);
+const UNPROVED: Duration = Duration::from_secs(10 * 60);
 
 /// What can be asked of a checksum database.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -107,6 +107,7 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("is not a tag", Absent),
     ("invalid version: should be", Absent),
     ("invalid version: version", Absent),
+    ("invalid module version", Absent),
     ("disallowed version string", Absent),
     ("malformed module path", Absent),
     ("malformed import path", Absent),
