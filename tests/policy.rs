@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::net::TcpListener;
 use std::path::Path;
 
 use support::server::{self, Server};
@@ -264,4 +265,32 @@ fn head(server: &Server, path: &str) -> String {
     let mut head = String::new();
     stream.read_to_string(&mut head).unwrap();
     head
+}
+
+#[test]
+fn an_upstream_that_hangs_leaves_room_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    let module = upstream.offer("example.org/m@v1.0.0", 1000);
+    // It takes connections, and says nothing.
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = format!(
+        "upstream = '{}'\nupstream_idle_timeout = 3600\nchecksum = 'off'\n[fill]\nmax_concurrent = 4\n[[module]]\n\
+         pattern = 'bad.example'\nupstream = 'http://{}'\n",
+        upstream.url(),
+        hangs.local_addr().unwrap()
+    );
+    let server = serve(folder.path(), &config);
+    let ask = |n: usize| {
+        let path = format!("/bad.example/m{n}/@v/v1.0.0.zip");
+        let url = server.url.clone();
+        std::thread::spawn(move || server::get(&url, &path))
+    };
+    let asking: Vec<_> = (0..40).map(ask).collect();
+    // Three of four slots, and of each version its info, mod and zip.
+    let held: Vec<_> = (0..9).map(|_| hangs.accept().unwrap()).collect();
+    assert_eq!(server.get("/example.org/m/@v/v1.0.0.zip"), (200, module.zip));
+    drop(held);
+    drop(server);
+    asking.into_iter().for_each(|asking| drop(asking.join().unwrap()));
 }
