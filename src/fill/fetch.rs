@@ -4,7 +4,8 @@
 //! info and the mod are fetched next, side by side, then the zip, all three from one upstream; a zip that
 //! somebody waits for is asked for with them, so that the way to the upstream is gone once. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. What a checksum database says of the version is looked up and recorded
+//! and published when it is complete. If it breaks off on its way, and the list lets another entry be asked then,
+//! the same flight fetches it from there, into a draft of its own. What a checksum database says of the version is looked up and recorded
 //! meanwhile, and nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
 //! holds no claim: that is an open file, and more may wait than there are files to open. While it waits for the go
 //! command it holds neither turn nor slot.
@@ -226,18 +227,53 @@ impl Fetch {
         if is_wanted { self.fill.slots.try_take(&self.wanted, self.upstream()) } else { None }
     }
 
-    /// Fetches the zip, if it is not begun yet, into a draft. `None` if another process has published the version in
-    /// the meantime.
+    /// Fetches the zip, if it is not begun yet, into a draft; from the next entry of the list that may be asked, if it
+    /// breaks off. `None` if another process has published the version in the meantime.
     async fn fetch_zip(
         &self,
         source: &VersionSource,
-        (slot, begun): (Option<Slot>, Option<Result<ZipDownload, UpstreamError>>),
-        claim: Arc<Claim>,
+        mut begun: Begun,
+        mut claim: Arc<Claim>,
         phase: watch::Receiver<Phase>,
         vouching: &Vouching,
     ) -> Result<Option<FetchedZip>, FillError> {
-        let (mut slot, mut begun, mut claim) = (slot, begun, claim);
-        let (slot, claim, download) = loop {
+        loop {
+            let Some((slot, still_ours, download)) =
+                self.begin_zip(source, begun, claim, &phase, vouching).await?
+            else {
+                return Ok(None);
+            };
+            claim = still_ours;
+            let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
+            let version = self.version.clone();
+            let draft = self.fill.blocking(&self.version, move |store| store.draft(&version)).await?;
+            let arriving = Arriving { file: draft.zip(), length: download.length };
+            self.progress.send_modify(|now| now.zip = Some(arriving));
+            let error = match self.receive(download, &draft).await? {
+                Ok(bytes) => return Ok(Some(FetchedZip { draft, claim, bytes, origin, slot })),
+                Err(error) => error,
+            };
+            if !source.zip_failed(&error) {
+                return Err(self.failed(&error));
+            }
+            log::warn!("the zip of {} is asked for elsewhere: {error}", self.version);
+            // Who has some of it is broken off by this, and the others wait for the next one.
+            self.progress.send_modify(|now| (now.zip, now.written) = (None, 0));
+            begun = (Some(slot), None);
+        }
+    }
+
+    /// Begins the zip, if it is not begun yet, with a slot and under the claim. `None` if another process has published
+    /// the version in the meantime.
+    async fn begin_zip(
+        &self,
+        source: &VersionSource,
+        (mut slot, mut begun): Begun,
+        mut claim: Arc<Claim>,
+        phase: &watch::Receiver<Phase>,
+        vouching: &Vouching,
+    ) -> Result<Option<(Slot, Arc<Claim>, ZipDownload)>, FillError> {
+        loop {
             let held = match slot.take().or_else(|| self.fill.slots.try_take(&self.wanted, self.upstream())) {
                 Some(held) => held,
                 None => {
@@ -250,21 +286,15 @@ impl Fetch {
                 }
             };
             match begun.take() {
-                Some(download) => break (held, claim, download),
+                Some(download) => {
+                    return Ok(Some((held, claim, download.map_err(|e| self.failed(&e))?)));
+                }
                 None => {
                     let (held, download) = unless_direct(source, held, source.zip(&self.via)).await;
                     (slot, begun) = (held, Some(download));
                 }
             }
-        };
-        let download = download.map_err(|e| self.failed(&e))?;
-        let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
-        let version = self.version.clone();
-        let draft = self.fill.blocking(&self.version, move |store| store.draft(&version)).await?;
-        let arriving = Arriving { file: draft.zip(), length: download.length };
-        self.progress.send_modify(|now| now.zip = Some(arriving));
-        let bytes = self.receive(download, &draft).await?;
-        Ok(Some(FetchedZip { draft, claim, bytes, origin, slot }))
+        }
     }
 
     async fn wait_for_slot(&self, mut phase: watch::Receiver<Phase>) -> Result<Slot, FillError> {
@@ -282,12 +312,16 @@ impl Fetch {
         }
     }
 
-    /// Writes a download to the draft's file, on one thread of the blocking pool, and says how much it was.
-    async fn receive(&self, mut download: ZipDownload, draft: &Draft) -> Result<u64, FillError> {
+    /// Writes a download to the draft's file, on one thread of the blocking pool, and says how much it was, or how the
+    /// upstream failed. What fails here is told before that.
+    async fn receive(
+        &self,
+        mut download: ZipDownload,
+        draft: &Draft,
+    ) -> Result<Result<u64, UpstreamError>, FillError> {
         let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
         let (file, progress) = (draft.zip(), self.progress.clone());
         let writing = tokio::task::spawn_blocking(move || write(&file, arrivals, &progress));
-        let length = download.length;
         let received = loop {
             match download.chunk().await {
                 Ok(Some(chunk)) => match chunks.send(chunk).await {
@@ -296,7 +330,7 @@ impl Fetch {
                     Err(_) => break Ok(()),
                 },
                 Ok(None) => break Ok(()),
-                Err(error) => break Err(self.failed(&error)),
+                Err(error) => break Err(error),
             }
         };
         drop(chunks);
@@ -304,15 +338,10 @@ impl Fetch {
             log::error!("writing {}: {error}", self.version);
             FillError::Broken(self.version.to_string())
         })?;
-        received?;
         let written =
             written.map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
-        match length {
-            Some(length) if length != written => {
-                Err(self.broken(&format!("its zip should have {length} bytes and {written} came")))
-            }
-            _ => Ok(written),
-        }
+        // That it is as long as was told is seen to where it is read.
+        Ok(received.map(|()| written))
     }
 
     async fn publish(
@@ -371,10 +400,6 @@ impl Fetch {
         FillError::upstream(&self.version, error)
     }
 
-    fn broken(&self, reason: &str) -> FillError {
-        FillError::Upstream(format!("{}: what the upstream sent is of no use: {reason}", self.version).into())
-    }
-
     fn stopping(&self) -> FillError {
         FillError::Stopping(self.version.to_string())
     }
@@ -396,6 +421,9 @@ async fn unless_direct<H, T>(
     drop(held);
     (None, work.await)
 }
+
+/// What there is of a zip to begin with: the slot, if it is held, and how it has begun, if it was asked for.
+type Begun = (Option<Slot>, Option<Result<ZipDownload, UpstreamError>>);
 
 /// A zip that has arrived, unexamined.
 struct FetchedZip {

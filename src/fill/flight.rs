@@ -4,6 +4,9 @@
 //! wait from the file that it is being written to, each at its own pace: a slow client holds up nobody. The
 //! last [`KEPT_BACK`] bytes stay behind until the version is published, so that no client ever has the whole
 //! of a body that proves wrong: the last of the zip where its length is known, else the last that came.
+//!
+//! A zip that breaks off on its way from the upstream may be followed by another one, from another upstream. Who has got
+//! some of the first is broken off then; who has got nothing yet gets the second.
 
 use std::fs::File;
 use std::io;
@@ -66,6 +69,11 @@ impl Progress {
             SmallFile::Info => self.info.as_ref(),
             SmallFile::Mod => self.modfile.as_ref(),
         }
+    }
+
+    /// Says whether the zip that is being written is this one.
+    fn is_of(&self, zip: &Arriving) -> bool {
+        self.zip.as_ref().is_some_and(|now| Arc::ptr_eq(&now.file, &zip.file))
     }
 
     /// How much of the zip may be sent before it is published.
@@ -186,15 +194,18 @@ impl Transfer {
 
     /// Waits until more may be sent, or all was, and says up to where.
     async fn available(&mut self) -> io::Result<u64> {
-        let sent = self.sent;
-        let more = |now: &Progress| now.end.is_some() || now.may_be_sent() > sent;
+        let (zip, sent) = (&self.zip, self.sent);
+        let more = |now: &Progress| now.end.is_some() || !now.is_of(zip) || now.may_be_sent() > sent;
         let reason = match self.progress.wait_for(more).await {
             Err(_) => "the fill broke off".to_owned(),
             Ok(now) => match &now.end {
-                None => return Ok(now.may_be_sent()),
-                Some(Ok(End::Ours)) => return Ok(now.written),
-                Some(Ok(End::Theirs)) => "another writer has stored other bytes".to_owned(),
                 Some(Err(error)) => error.to_string(),
+                Some(Ok(End::Theirs)) => "another writer has stored other bytes".to_owned(),
+                _ if !now.is_of(zip) => {
+                    "it broke off on its way here, and another upstream is asked".to_owned()
+                }
+                Some(Ok(End::Ours)) => return Ok(now.written),
+                None => return Ok(now.may_be_sent()),
             },
         };
         Err(self.broken_off(&reason))

@@ -249,15 +249,17 @@ impl Upstream {
         Err(walk.into_error())
     }
 
-    /// Begins a zip from the first entry that begins one, beginning with entry `from`.
+    /// Begins a zip from the first entry that begins one, beginning with entry `from`; `before` is how an earlier one
+    /// failed.
     async fn begin_zip(
         &self,
         from: usize,
         path: &str,
         via: &Via,
         keep: &Keep,
+        before: Option<UpstreamError>,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
-        let mut walk = self.inner.walk(from, path, via)?;
+        let mut walk = Walk { worst: before, ..self.inner.walk(from, path, via)? };
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
             match place.begin_zip(Request { keep: Some(keep), ..request }).await {
@@ -282,11 +284,19 @@ impl Inner {
     }
 
     fn walk(&self, from: usize, path: &str, via: &Via) -> Result<Walk<'_>, UpstreamError> {
-        let Some(list) = &self.list else { return Err(UpstreamError::Offline) };
+        if self.list.is_none() {
+            return Err(UpstreamError::Offline);
+        }
         if via.contains(&self.instance) {
             return Err(UpstreamError::Loop { url: path.to_owned() });
         }
-        Ok(Walk { inner: self, list, index: Some(from), worst: None, via: via.appended(&self.instance) })
+        Ok(Walk { inner: self, index: Some(from), worst: None, via: via.appended(&self.instance) })
+    }
+
+    /// Returns the entry to ask after one failed in this way; `None` if the walk is over.
+    fn next_after(&self, index: usize, error: &UpstreamError) -> Option<usize> {
+        let outcome = if error.is_absent() { Outcome::NotFound } else { Outcome::Failed };
+        self.list.as_ref()?.next_after(index, outcome)
     }
 
     /// Makes what is asked of a place of the list.
@@ -313,7 +323,6 @@ async fn checked_body(
 /// walk may begin later, and that version control has nothing does not hide that a proxy failed.
 struct Walk<'u> {
     inner: &'u Inner,
-    list: &'u GoProxyList,
     index: Option<usize>,
     worst: Option<UpstreamError>,
     via: Option<HeaderValue>,
@@ -329,8 +338,7 @@ impl<'u> Walk<'u> {
     /// Notes that the place failed, and goes on to the next one that may be asked.
     fn fail(&mut self, error: UpstreamError) {
         log::debug!("{error}");
-        let outcome = if error.is_absent() { Outcome::NotFound } else { Outcome::Failed };
-        self.index = self.index.and_then(|index| self.list.next_after(index, outcome));
+        self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
         // Of equally informative errors the last counts, as in the go command.
         if self.worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) {
             self.worst = Some(error);

@@ -3,8 +3,9 @@
 //! Two upstreams may have different bytes under one name, and a version made of both would be neither. So the
 //! entry of the list that gives the first file is asked for the others too. Only if it does not have one of
 //! them (or, behind a `|`, fails) does the walk go on from there, as the go command's would: a module cache
-//! that is served as a tree of files often has an info and a mod without the zip. Then
-//! [`switched`](VersionSource::switched) tells, and what was got before ought to be got again.
+//! that is served as a tree of files often has an info and a mod without the zip. A zip may fail when it has begun
+//! long since, and who reads it tells so with [`zip_failed`](VersionSource::zip_failed). If the files came from more
+//! than one entry, [`switched`](VersionSource::switched) tells, and what was got before ought to be got again.
 
 use super::direct::Keep;
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload};
@@ -26,8 +27,11 @@ pub struct VersionSource {
 struct Pin {
     /// The entry that answered last.
     entry: Option<usize>,
-    /// The entry that has begun the zip. The others are asked for at the same time, and may be answered later.
+    /// The entry that has begun the zip, or is to begin the next one. The others are asked for at the same time, and
+    /// may be answered later.
     zip: Option<usize>,
+    /// Why the zip that was begun before failed.
+    zip_failed: Option<UpstreamError>,
     switched: bool,
 }
 
@@ -54,12 +58,25 @@ impl VersionSource {
         self.body("mod", MAX_MOD_BYTES, &Check::Mod, via).await
     }
 
-    /// Begins to fetch the zip, which begins like one. Once it has begun, no other entry takes over.
+    /// Begins to fetch the zip, which begins like one.
     pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
-        let (entry, zip) = self.upstream.begin_zip(self.first(), &self.path("zip"), via, &self.keep).await?;
+        let before = self.pin().zip_failed.clone();
+        let (entry, zip) =
+            self.upstream.begin_zip(self.first(), &self.path("zip"), via, &self.keep, before).await?;
         self.note(entry);
         self.pin().zip = Some(entry);
         Ok(zip)
+    }
+
+    /// Notes that the zip that was begun last failed on its way, and says whether the list has an entry that may be
+    /// asked for it now. That is the one which [`zip`](Self::zip) asks then.
+    pub fn zip_failed(&self, error: &UpstreamError) -> bool {
+        let mut pin = self.pin();
+        let next = pin.zip.and_then(|entry| self.upstream.inner.next_after(entry, error));
+        if next.is_some() {
+            (pin.zip, pin.zip_failed) = (next, Some(error.clone()));
+        }
+        next.is_some()
     }
 
     /// Waits until version control is asked, which may take as long as nothing else does. Who asks holds nothing then
@@ -128,5 +145,19 @@ mod tests {
         source.note(0);
         assert!(source.switched());
         assert_eq!((source.first(), source.origin().as_deref()), (1, Some("http://b.example/")));
+    }
+
+    #[test]
+    fn a_zip_that_failed_is_asked_for_elsewhere_behind_a_bar() {
+        let upstream =
+            Upstream::new("http://a.example|http://b.example,direct", UpstreamOptions::default()).unwrap();
+        let source = upstream.version(&ModuleVersion::parse("example.com/m@v1.0.0").unwrap());
+        let error = UpstreamError::Transport { url: "http://a.example/".into(), reason: "reset".into() };
+        assert!(!source.zip_failed(&error), "none was begun");
+        source.pin().zip = Some(0);
+        assert!(source.zip_failed(&error));
+        assert_eq!(source.first(), 1);
+        assert!(!source.zip_failed(&error), "behind a comma only absence counts");
+        assert_eq!(source.first(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! What is not in the store is fetched once, sent on while it arrives, and stored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa::fill::{AnswerOptions, Fill, Via};
 use stoa::serve::ServeOptions;
@@ -295,6 +296,121 @@ fn a_mod_that_was_told_is_not_replaced_by_that_of_another_upstream() {
     assert!(refused.status == 502 && text.contains("two upstreams disagree"), "{} {text}", refused.status);
     site.assert_holds_nothing();
     assert_eq!(site.get(&told.path("mod")).body, told.modfile);
+}
+
+/// Two upstreams that have one version, each with an info of its own. The zip of the first has other bytes and never
+/// comes whole: `spoil` makes of it what is answered.
+fn zip_that_fails(bytes: usize, spoil: impl Fn(Vec<u8>) -> Script) -> (Upstream, Upstream, Module) {
+    let (first, second) = (Upstream::start(), Upstream::start());
+    let module = Module::new("example.com/m@v1.0.0", bytes);
+    second.offer(&module);
+    let mut spoilt = module.clone();
+    spoilt.info = br#"{"Version":"v1.0.0","Time":"2001-01-01T00:00:00Z"}"#.to_vec();
+    spoilt.zip[2..].fill(0);
+    first.offer(&spoilt);
+    first.set(&module.path("zip"), spoil(spoilt.zip));
+    (first, second, module)
+}
+
+const SMALL: usize = 5000;
+
+fn cut(zip: Vec<u8>) -> Script {
+    Script::Cut(zip, 3000)
+}
+
+#[test]
+fn behind_a_bar_another_upstream_takes_over_from_one_that_breaks_off() {
+    for (method, headers, status) in
+        [("GET", [("X", "y")], 200), ("HEAD", [("X", "y")], 200), ("GET", [("Range", "bytes=10-19")], 206)]
+    {
+        let folder = site::folder();
+        let (first, second, module) = zip_that_fails(SMALL, cut);
+        let site = Site::start(folder.path(), &format!("{}|{}", first.url(), second.url()));
+        let reply = site.ask(method, &module.path("zip"), &headers);
+        assert_eq!((reply.status, reply.is_whole), (status, true), "{method} {headers:?}");
+        match (method, status) {
+            (_, 206) => assert_eq!(reply.body, module.zip[10..20]),
+            ("HEAD", _) => {
+                assert_eq!(reply.header("content-length"), Some(module.zip.len().to_string().as_str()));
+            }
+            _ => assert_eq!(reply.body, module.zip),
+        }
+        assert_eq!(second.count(&module.path("zip")), 1);
+        // All of what is stored is from the second.
+        for (extension, expected) in [("zip", &module.zip), ("info", &module.info), ("mod", &module.modfile)]
+        {
+            assert_eq!(&site.get(&module.path(extension)).body, expected, "{extension}");
+        }
+        assert_eq!(second.count(&module.path("zip")), 1);
+        site.assert_no_draft();
+    }
+}
+
+#[test]
+fn behind_a_bar_another_upstream_takes_over_from_one_that_stalls() {
+    let folder = site::folder();
+    let (first, second, module) = zip_that_fails(SMALL, |zip| Script::Gated(zip, 3000, Gate::default()));
+    let list = format!("{}|{}", first.url(), second.url());
+    let upstream = site::upstream_with(&list, Duration::from_secs(1));
+    let site = Site::with(site::open(folder.path(), Mode::ReadWrite), upstream, ServeOptions::default());
+    let reply = site.get(&module.path("zip"));
+    assert!(reply.status == 200 && reply.is_whole && reply.body == module.zip, "{}", reply.status);
+    site.assert_no_draft();
+}
+
+#[test]
+fn no_client_gets_a_zip_made_of_two() {
+    let folder = site::folder();
+    let (gate, arrived) = (Gate::default(), 1_000_000);
+    let (first, second, module) = zip_that_fails(LARGE, |zip| Script::GatedCut(zip, arrived, gate.clone()));
+    let second_gate = Gate::default();
+    second.set(&module.path("zip"), Script::Gated(module.zip.clone(), arrived, second_gate.clone()));
+    let site = Site::start(folder.path(), &format!("{}|{}", first.url(), second.url()));
+
+    let mut early = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
+    let mut head = early.head();
+    assert_eq!(head.status, 200);
+    head.body = early.raw(1000);
+    gate.open();
+    let broken = early.body(head);
+    assert!(!broken.is_whole && broken.body.len() <= arrived);
+    assert!(broken.body.starts_with(b"PK") && broken.body[2..].iter().all(|byte| *byte == 0));
+
+    // Who comes now joins the same flight.
+    let mut late = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
+    let mut head = late.head();
+    assert_eq!(head.status, 200);
+    head.body = late.raw(arrived - KEPT_BACK);
+    assert!(!site.has(&module.version));
+    second_gate.open();
+    let reply = late.body(head);
+    assert!(reply.is_whole && reply.body == module.zip);
+    assert_eq!((first.count(&module.path("zip")), second.count(&module.path("zip"))), (1, 1));
+    assert_eq!(site.get(&module.path("zip")).body, module.zip);
+    site.assert_no_draft();
+}
+
+#[test]
+fn behind_a_comma_a_zip_that_breaks_off_is_no_absence() {
+    let folder = site::folder();
+    let (first, second, module) = zip_that_fails(SMALL, cut);
+    let site = Site::start(folder.path(), &format!("{},{}", first.url(), second.url()));
+    let reply = site.get(&module.path("zip"));
+    assert_eq!((reply.status, reply.header("cache-control")), (502, Some("no-store")), "{}", reply.text());
+    assert!(second.asked().is_empty());
+    site.assert_holds_nothing();
+}
+
+#[test]
+fn a_zip_that_breaks_off_is_not_absent_since_the_next_upstream_has_none() {
+    let folder = site::folder();
+    let (first, second, module) = zip_that_fails(SMALL, cut);
+    second.set(&module.path("zip"), Script::Status(404, "text/plain", b"no"));
+    let site = Site::start(folder.path(), &format!("{}|{}", first.url(), second.url()));
+    let reply = site.get(&module.path("zip"));
+    assert!(reply.status == 502 && reply.text().contains(first.url()), "{} {}", reply.status, reply.text());
+    assert_eq!(second.count(&module.path("zip")), 1);
+    site.assert_holds_nothing();
 }
 
 #[test]

@@ -153,11 +153,12 @@ impl Site {
 
     /// Fails if a version or a piece of one is anywhere below the root.
     pub(crate) fn assert_holds_nothing(&self) {
-        let pieces = files_below(self.store.root())
-            .into_iter()
-            .filter(|path| ["info", "mod", "zip", "ziphash"].iter().any(|name| path.ends_with(name)))
-            .collect::<Vec<_>>();
-        assert_eq!(pieces, Vec::<PathBuf>::new());
+        assert_no_pieces(self.store.root());
+    }
+
+    /// Fails if a piece of a version is left where versions are written.
+    pub(crate) fn assert_no_draft(&self) {
+        assert_no_pieces(&self.store.root().join("staging"));
     }
 
     /// Asks it to stop; it may take its time.
@@ -169,6 +170,14 @@ impl Site {
     pub(crate) fn join(&mut self) {
         self.ended.take().expect("not joined yet").join().unwrap().unwrap();
     }
+}
+
+fn assert_no_pieces(folder: &Path) {
+    let pieces = files_below(folder)
+        .into_iter()
+        .filter(|path| ["info", "mod", "zip", "ziphash"].iter().any(|name| path.ends_with(name)))
+        .collect::<Vec<_>>();
+    assert_eq!(pieces, Vec::<PathBuf>::new());
 }
 
 impl Drop for Site {

@@ -33,6 +33,8 @@ pub(crate) enum Script {
     Cut(Vec<u8>, usize),
     /// So many bytes of it, and the rest when the gate opens.
     Gated(Vec<u8>, usize, Gate),
+    /// So many bytes of it under its length, and the end of the connection when the gate opens.
+    GatedCut(Vec<u8>, usize, Gate),
 }
 
 /// Keeps answers back until it is opened.
@@ -145,6 +147,13 @@ fn perform(script: Script, mut stream: &TcpStream) -> Option<()> {
             stream.write_all(&body[..sent]).ok()?;
             gate.wait();
             stream.write_all(&body[sent..]).ok()
+        }
+        Script::GatedCut(body, sent, gate) => {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
+            stream.write_all(&body[..sent]).ok()?;
+            gate.wait();
+            stream.shutdown(Shutdown::Both).ok()?;
+            None
         }
     }
 }
