@@ -4,8 +4,8 @@
 //! info and the mod are fetched next, side by side, then the zip, all three from one upstream; a zip that
 //! somebody waits for is asked for with them, so that the way to the upstream is gone once. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. If it breaks off on its way, and the list lets another entry be asked then,
-//! the same flight fetches it from there, into a draft of its own. What a checksum database says of the version is looked up and recorded
+//! and published when it is complete. If it breaks off on its way, and
+//! may be asked for again, there or at the next entry of the list, the same flight does, into a draft of its own. What a checksum database says of the version is looked up and recorded
 //! meanwhile, and nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
 //! holds no claim: that is an open file, and more may wait than there are files to open. While it waits for the go
 //! command it holds neither turn nor slot.
@@ -227,8 +227,8 @@ impl Fetch {
         if is_wanted { self.fill.slots.try_take(&self.wanted, self.upstream()) } else { None }
     }
 
-    /// Fetches the zip, if it is not begun yet, into a draft; from the next entry of the list that may be asked, if it
-    /// breaks off. `None` if another process has published the version in the meantime.
+    /// Fetches the zip, if it is not begun yet, into a draft; if it breaks off, from where it may be asked for
+    /// again. `None` if another process has published the version in the meantime.
     async fn fetch_zip(
         &self,
         source: &VersionSource,
@@ -253,10 +253,12 @@ impl Fetch {
                 Ok(bytes) => return Ok(Some(FetchedZip { draft, claim, bytes, origin, slot })),
                 Err(error) => error,
             };
-            if !source.zip_failed(&error) {
+            // Who has none of it loses nothing if it comes later.
+            let may_come_later = self.progress.borrow().may_be_sent() == 0;
+            if !(may_come_later && source.may_ask_again(&error).await) && !source.zip_failed(&error) {
                 return Err(self.failed(&error));
             }
-            log::warn!("the zip of {} is asked for elsewhere: {error}", self.version);
+            log::warn!("the zip of {} is asked for again: {error}", self.version);
             // Who has some of it is broken off by this, and the others wait for the next one.
             self.progress.send_modify(|now| (now.zip, now.written) = (None, 0));
             begun = (Some(slot), None);

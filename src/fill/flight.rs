@@ -5,7 +5,7 @@
 //! last [`KEPT_BACK`] bytes stay behind until the version is published, so that no client ever has the whole
 //! of a body that proves wrong: the last of the zip where its length is known, else the last that came.
 //!
-//! A zip that breaks off on its way from the upstream may be followed by another one, from another upstream. Who has got
+//! A zip that breaks off on its way from the upstream may be followed by another one. Who has got
 //! some of the first is broken off then; who has got nothing yet gets the second.
 
 use std::fs::File;
@@ -77,7 +77,7 @@ impl Progress {
     }
 
     /// How much of the zip may be sent before it is published.
-    fn may_be_sent(&self) -> u64 {
+    pub(super) fn may_be_sent(&self) -> u64 {
         match self.zip.as_ref().map(|zip| zip.length) {
             Some(Some(length)) => self.written.min(length.saturating_sub(KEPT_BACK)),
             Some(None) => self.written.saturating_sub(KEPT_BACK),
@@ -201,9 +201,7 @@ impl Transfer {
             Ok(now) => match &now.end {
                 Some(Err(error)) => error.to_string(),
                 Some(Ok(End::Theirs)) => "another writer has stored other bytes".to_owned(),
-                _ if !now.is_of(zip) => {
-                    "it broke off on its way here, and another upstream is asked".to_owned()
-                }
+                _ if !now.is_of(zip) => "it broke off on its way here, and is fetched again".to_owned(),
                 Some(Ok(End::Ours)) => return Ok(now.written),
                 None => return Ok(now.may_be_sent()),
             },

@@ -7,8 +7,9 @@
 //! long since, and who reads it tells so with [`zip_failed`](VersionSource::zip_failed). If the files came from more
 //! than one entry, [`switched`](VersionSource::switched) tells, and what was got before ought to be got again.
 
+use super::client::Client;
 use super::direct::Keep;
-use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload};
+use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload, retry};
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use stoa_gomod::ModuleVersion;
@@ -32,6 +33,8 @@ struct Pin {
     zip: Option<usize>,
     /// Why the zip that was begun before failed.
     zip_failed: Option<UpstreamError>,
+    /// The entry that is asked for the zip a second time.
+    asked_again: Option<usize>,
     switched: bool,
 }
 
@@ -66,6 +69,22 @@ impl VersionSource {
         self.note(entry);
         self.pin().zip = Some(entry);
         Ok(zip)
+    }
+
+    /// Says whether the zip that failed may come whole from the same entry, and waits until that may be asked again.
+    pub async fn may_ask_again(&self, error: &UpstreamError) -> bool {
+        let budget = self.upstream.inner.client.as_ref().map(Client::budget);
+        let pause = budget.filter(|_| retry::may_come_whole(error)).and_then(|mut budget| budget.pause(None));
+        let Some(pause) = pause else { return false };
+        let is_first = {
+            let mut pin = self.pin();
+            let asked = pin.zip;
+            std::mem::replace(&mut pin.asked_again, asked) != asked
+        };
+        if is_first {
+            tokio::time::sleep(pause).await;
+        }
+        is_first
     }
 
     /// Notes that the zip that was begun last failed on its way, and says whether the list has an entry that may be

@@ -335,14 +335,14 @@ fn behind_a_bar_another_upstream_takes_over_from_one_that_breaks_off() {
             }
             _ => assert_eq!(reply.body, module.zip),
         }
-        assert_eq!(second.count(&module.path("zip")), 1);
+        assert_eq!((first.count(&module.path("zip")), second.count(&module.path("zip"))), (2, 1));
         // All of what is stored is from the second.
         for (extension, expected) in [("zip", &module.zip), ("info", &module.info), ("mod", &module.modfile)]
         {
             assert_eq!(&site.get(&module.path(extension)).body, expected, "{extension}");
         }
         assert_eq!(second.count(&module.path("zip")), 1);
-        site.assert_no_draft();
+        assert!(site.drafts().is_empty(), "{:?}", site.drafts());
     }
 }
 
@@ -355,7 +355,7 @@ fn behind_a_bar_another_upstream_takes_over_from_one_that_stalls() {
     let site = Site::with(site::open(folder.path(), Mode::ReadWrite), upstream, ServeOptions::default());
     let reply = site.get(&module.path("zip"));
     assert!(reply.status == 200 && reply.is_whole && reply.body == module.zip, "{}", reply.status);
-    site.assert_no_draft();
+    assert!(site.drafts().is_empty(), "{:?}", site.drafts());
 }
 
 #[test]
@@ -382,12 +382,13 @@ fn no_client_gets_a_zip_made_of_two() {
     assert_eq!(head.status, 200);
     head.body = late.raw(arrived - KEPT_BACK);
     assert!(!site.has(&module.version));
+    assert_eq!(site.drafts().len(), 1, "that of the first is gone");
     second_gate.open();
     let reply = late.body(head);
     assert!(reply.is_whole && reply.body == module.zip);
     assert_eq!((first.count(&module.path("zip")), second.count(&module.path("zip"))), (1, 1));
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
-    site.assert_no_draft();
+    assert!(site.drafts().is_empty(), "{:?}", site.drafts());
 }
 
 #[test]
@@ -397,8 +398,31 @@ fn behind_a_comma_a_zip_that_breaks_off_is_no_absence() {
     let site = Site::start(folder.path(), &format!("{},{}", first.url(), second.url()));
     let reply = site.get(&module.path("zip"));
     assert_eq!((reply.status, reply.header("cache-control")), (502, Some("no-store")), "{}", reply.text());
+    assert_eq!(first.count(&module.path("zip")), 2);
     assert!(second.asked().is_empty());
     site.assert_holds_nothing();
+}
+
+#[test]
+fn a_zip_that_breaks_off_is_asked_for_once_more() {
+    let folder = site::folder();
+    let (upstream, gate) = (Upstream::start(), Gate::default());
+    let module = Module::new("example.com/m@v1.0.0", SMALL);
+    upstream.offer(&module);
+    upstream.set(&module.path("zip"), Script::GatedCut(module.zip.clone(), 3000, gate.clone()));
+    let site = Site::start(folder.path(), upstream.url());
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| site.get(&module.path("zip")));
+        while upstream.count(&module.path("zip")) == 0 {
+            std::thread::yield_now();
+        }
+        upstream.set(&module.path("zip"), Script::Body(module.zip.clone()));
+        gate.open();
+        let reply = asking.join().unwrap();
+        assert!(reply.status == 200 && reply.is_whole && reply.body == module.zip, "{}", reply.status);
+    });
+    assert_eq!(upstream.count(&module.path("zip")), 2);
+    assert!(site.drafts().is_empty(), "{:?}", site.drafts());
 }
 
 #[test]

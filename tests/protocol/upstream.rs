@@ -105,8 +105,9 @@ impl Upstream {
                     return None;
                 }
             }
-            self.asked.lock().unwrap().push(Request { path: path.clone(), headers });
+            // Who is counted gets what was set until then.
             let script = self.scripts.lock().unwrap().get(&path).cloned();
+            self.asked.lock().unwrap().push(Request { path, headers });
             perform(script.unwrap_or(Script::Status(404, "text/plain", b"no such thing here\n")), &stream)?;
         }
     }
