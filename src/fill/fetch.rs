@@ -255,7 +255,8 @@ impl Fetch {
             };
             // Who has none of it loses nothing if it comes later.
             let may_come_later = self.progress.borrow().may_be_sent() == 0;
-            if !(may_come_later && source.may_ask_again(&error).await) && !source.zip_failed(&error) {
+            let is_asked_again = may_come_later && source.may_ask_again(&error).await;
+            if !is_asked_again && !source.zip_failed(&error) {
                 return Err(self.failed(&error));
             }
             log::warn!("the zip of {} is asked for again: {error}", self.version);
