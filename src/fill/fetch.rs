@@ -4,11 +4,12 @@
 //! info and the mod are fetched next, side by side, then the zip, all three from one upstream; a zip that
 //! somebody waits for is asked for with them, so that the way to the upstream is gone once. Those who wait
 //! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. If it breaks off on its way, and
-//! may be asked for again, there or at the next entry of the list, the same flight does, into a draft of its own. What a checksum database says of the version is looked up and recorded
-//! meanwhile, and nothing that differs is published. While a flight waits for its turn, to begin or to fetch its zip, it
-//! holds no claim: that is an open file, and more may wait than there are files to open. While it waits for the go
-//! command it holds neither turn nor slot.
+//! and published when it is complete. One that breaks off on its way is asked for again, there or at the next entry
+//! of the list where that is allowed: in the same flight, under the same slot and claim, into a draft of its own.
+//! What a checksum database says of the version is looked up and recorded meanwhile, and nothing that differs is
+//! published. While a flight waits for its turn, to begin or to fetch its zip, it holds no claim: that is an open
+//! file, and more may wait than there are files to open. While it waits for the go command it holds neither turn
+//! nor slot.
 
 use std::fs::File;
 use std::io::Write;
@@ -227,8 +228,8 @@ impl Fetch {
         if is_wanted { self.fill.slots.try_take(&self.wanted, self.upstream()) } else { None }
     }
 
-    /// Fetches the zip, if it is not begun yet, into a draft; if it breaks off, from where it may be asked for
-    /// again. `None` if another process has published the version in the meantime.
+    /// Fetches the zip, if it is not begun yet, into a draft, and again into another one if it breaks off and may be
+    /// asked for again. `None` if another process has published the version in the meantime.
     async fn fetch_zip(
         &self,
         source: &VersionSource,

@@ -3,9 +3,10 @@
 //! Two upstreams may have different bytes under one name, and a version made of both would be neither. So the
 //! entry of the list that gives the first file is asked for the others too. Only if it does not have one of
 //! them (or, behind a `|`, fails) does the walk go on from there, as the go command's would: a module cache
-//! that is served as a tree of files often has an info and a mod without the zip. A zip may fail when it has begun
-//! long since, and who reads it tells so with [`zip_failed`](VersionSource::zip_failed). If the files came from more
-//! than one entry, [`switched`](VersionSource::switched) tells, and what was got before ought to be got again.
+//! that is served as a tree of files often has an info and a mod without the zip. A zip may fail long after
+//! it was begun: who reads it tells so with [`zip_failed`](VersionSource::zip_failed), and behind a `|` the walk goes
+//! on then, too. If the files came from more than one entry, [`switched`](VersionSource::switched) tells, and what
+//! was got before ought to be got again.
 
 use super::client::Client;
 use super::direct::Keep;
