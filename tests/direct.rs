@@ -29,6 +29,7 @@ fn main() {
         trial("direct: what version control says becomes a status", missing(), statuses),
         trial("direct: a git that hangs is a timeout, and is ended", missing(), hanging),
         trial("direct: a git that hangs holds up no other upstream", missing(), hanging_beside),
+        trial("direct: it takes over from a proxy whose zip breaks off", missing(), takes_over),
         trial("direct: a missing or old go command is told of as such", missing(), no_go),
         trial("direct: a stopped proxy leaves nothing behind", missing(), stopped),
         trial("direct: a killed proxy leaves nothing behind its next start", missing(), killed),
@@ -331,20 +332,58 @@ fn statuses() {
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
 }
 
-/// A server that refuses everything; its URL.
-fn refusing_server() -> String {
+/// A server that gives each request the answer for its path, and then ends the connection; its URL.
+fn answering(answer: impl Fn(&str) -> String + Send + 'static) -> String {
     use std::io::Write;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut head = [0; 4096];
-            let _ = stream.read(&mut head);
-            let _ =
-                stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let read = stream.read(&mut head).unwrap_or_default();
+            let head = String::from_utf8_lossy(&head[..read]);
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let _ = stream.write_all(answer(path).as_bytes());
         }
     });
     url
+}
+
+/// A server that refuses everything; its URL.
+fn refusing_server() -> String {
+    answering(|_| "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned())
+}
+
+/// The slot that the zip of the proxy had is the only one, and version control is asked without.
+fn takes_over() {
+    let world = World::new();
+    plain(&world);
+    let proxy = answering(|path| {
+        let (body, missing) = match path.rsplit_once('.').map(|(_, extension)| extension) {
+            Some("info") => (r#"{"Version":"v1.0.0"}"#.to_owned(), 0),
+            Some("mod") => (format!("module {HOST}/plain\n\ngo 1.20\n"), 0),
+            _ => ("PK".to_owned(), 1000),
+        };
+        let length = body.len() + missing;
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    });
+    let mut command = server::command(&world.path("store"));
+    command.args([
+        "--upstream",
+        &format!("{proxy}|direct"),
+        "--fill-max-concurrent",
+        "1",
+        "--gosumdb",
+        "off",
+    ]);
+    let server = Server::start_with(world.at_home(&mut command));
+    let (status, zip) = server.get(&format!("/{HOST}/plain/@v/v1.0.0.zip"));
+    assert!(status == 200 && zip.starts_with(b"PK"), "{status} {}", String::from_utf8_lossy(&zip));
+    let (_, info) = server.get(&format!("/{HOST}/plain/@v/v1.0.0.info"));
+    assert!(String::from_utf8(info).unwrap().contains("Time"), "that of version control");
+    assert_eq!(world.stored(), 1);
+    assert!(server.stop().success());
+    assert_eq!(world.scratch(), Vec::<PathBuf>::new());
 }
 
 /// Leads a host to a listener that takes connections and never answers.
