@@ -287,8 +287,9 @@ fn an_upstream_that_hangs_leaves_room_for_others() {
         std::thread::spawn(move || server::get(&url, &path))
     };
     let asking: Vec<_> = (0..40).map(ask).collect();
-    // Three of four slots, and of each version its info, mod and zip.
-    let held: Vec<_> = (0..9).map(|_| hangs.accept().unwrap()).collect();
+    // Three quarters of what there is: three slots, where a version has its info, mod and zip asked for, and twenty-one
+    // turns more for the info and mod of others.
+    let held: Vec<_> = (0..3 * 3 + 21 * 2).map(|_| hangs.accept().unwrap()).collect();
     assert_eq!(server.get("/example.org/m/@v/v1.0.0.zip"), (200, module.zip));
     drop(held);
     drop(server);

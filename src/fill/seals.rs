@@ -1,13 +1,13 @@
 //! Sealing what came into the store without a seal, once for all who wait.
 //!
 //! A version that was migrated or imported is read whole at the first request for its zip. That takes a core
-//! for a while, so as many run at a time as there are cores.
+//! for a while, and memory, so only some are examined at a time, those that are being filled among them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stoa_gomod::{H1, ModuleVersion};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::{Fill, FillError};
 
@@ -16,13 +16,11 @@ type Sealed = Result<Option<H1>, FillError>;
 #[derive(Debug)]
 pub(super) struct Seals {
     running: Mutex<HashMap<ModuleVersion, watch::Receiver<Option<Sealed>>>>,
-    turns: Semaphore,
 }
 
 impl Seals {
     pub(super) fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { running: Mutex::default(), turns: Semaphore::new(cores) }
+        Self { running: Mutex::default() }
     }
 }
 
@@ -58,7 +56,7 @@ impl Fill {
 
     async fn seal_in_turn(&self, version: ModuleVersion) -> Sealed {
         let what = format!("the sealing of {version}");
-        let _turn = self.seals.turns.acquire().await.map_err(|_| FillError::Stopping(what.clone()))?;
+        let _examining = self.examining.acquire().await.map_err(|_| FillError::Stopping(what.clone()))?;
         self.blocking(what, move |store| store.seal(&version)).await
     }
 }

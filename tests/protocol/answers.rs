@@ -116,6 +116,9 @@ fn lists_are_merged_and_sorted() {
     // Stored is nothing, or the module has no tags: what upstream says, be it empty.
     upstream.set("/example.com/n/@v/list", body("v1.0.0\nv1.0.1\n"));
     assert_eq!(site.get("/example.com/n/@v/list").text(), "v1.0.0\nv1.0.1\n");
+    // What could not be had below this path is not named.
+    upstream.set("/example.com/p/@v/list", body("v1.0.0\nv2.0.0\nv2.0.0+incompatible\n"));
+    assert_eq!(site.get("/example.com/p/@v/list").text(), "v1.0.0\nv2.0.0+incompatible\n");
     upstream.set("/example.com/o/@v/list", body(""));
     let untagged = site.get("/example.com/o/@v/list");
     assert_eq!((untagged.status, untagged.text()), (200, ""));

@@ -19,13 +19,14 @@
 //! | `sumdb`, `known` | which database, and its key |
 //! | `timeline` | the heads of its tree; the alarm when they do not agree |
 //! | `lookup` | what it holds for a version, proved by its tiles |
+//! | `place` | who is asked for it |
 //! | `outage` | how long to wait for it |
 //! | `vouching` | all this for one flight, and comparing |
 
 mod known;
 mod lookup;
-mod note;
 mod outage;
+mod place;
 mod sumdb;
 mod timeline;
 mod vouching;
@@ -39,6 +40,7 @@ use stoa_gomod::private::Patterns;
 use stoa_gomod::sumdb::Tile;
 use stoa_store::{Store, StoreError};
 
+pub(super) use self::place::Place;
 pub use self::sumdb::{Sumdb, SumdbError};
 pub(super) use self::vouching::Vouching;
 
@@ -119,9 +121,21 @@ impl Checksums {
         self.database.is_some()
     }
 
-    /// Is where a database is itself, if its URL is known.
-    pub(super) fn own_place(&self, name: &str) -> Option<&Upstream> {
-        self.database.as_ref().filter(|database| database.sumdb.name() == name)?.own.as_ref()
+    fn named(&self, name: &str) -> Option<&Database> {
+        self.database.as_ref().filter(|database| database.sumdb.name() == name)
+    }
+
+    /// Is who is asked for a database: the database itself where its URL is known, else this upstream.
+    pub(super) fn place<'a>(&'a self, name: &str, upstream: &'a Upstream) -> Place<'a> {
+        match self.named(name).and_then(|database| database.own.as_ref()) {
+            Some(own) => Place::Itself(own),
+            None => Place::Upstream(upstream),
+        }
+    }
+
+    /// Says what is wrong with a note of a database, if its key is known.
+    pub(super) fn fault_of_note(&self, name: &str, note: Option<&[u8]>) -> Option<String> {
+        self.named(name)?.sumdb.verifier.verify(note?).err().map(|error| error.to_string())
     }
 
     /// Counts a version that is another one than a database knows.
@@ -152,6 +166,10 @@ where
     let store = Arc::clone(store);
     match tokio::task::spawn_blocking(move || work(&store)).await {
         Ok(result) => Ok(result?),
+        // The program ends.
+        Err(error) if error.is_cancelled() => {
+            Err(LookupError::Store(FillError::Stopping("a lookup in the checksum database".to_owned())))
+        }
         Err(error) => {
             log::error!("looking a version up in a checksum database: {error}");
             Err(LookupError::Store(FillError::Broken("a lookup in the checksum database".to_owned())))

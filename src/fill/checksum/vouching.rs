@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::lookup::{Ask, LookupError};
-use super::{Checksums, Database};
+use super::{Checksums, Database, Place};
 use crate::fill::{ChecksumPolicy, Fill, FillError, SumdbQuestion};
-use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
+use crate::upstream::{SumdbAnswer, UpstreamError, Via};
 
 /// That somebody vouches for the hashes of a version.
 #[derive(Debug, Clone)]
@@ -181,7 +181,8 @@ impl Asking {
             return self.nobody(log::Level::Debug, &why);
         };
         let upstream = &self.fill.policy.rule(self.version.path()).upstream;
-        let carrier = Carrier { fill: &self.fill, database, upstream, via: &self.via };
+        let place = self.fill.policy.checksums().place(database.sumdb.name(), upstream);
+        let carrier = Carrier { fill: &self.fill, database, place, via: &self.via };
         let looking = database.look_up(&self.fill.store, &carrier, &self.version);
         let patience = database.outage.patience(self.policy, Instant::now());
         let found = tokio::time::timeout(patience, looking).await.unwrap_or_else(|_| {
@@ -189,7 +190,12 @@ impl Asking {
                 format!("the checksum database {} took longer than {patience:?}", database.sumdb.name());
             Err(LookupError::Unreachable(FillError::Timeout(text.into())))
         });
-        database.outage.note(!matches!(found, Err(LookupError::Unreachable(_))), Instant::now());
+        match &found {
+            Ok(_) | Err(LookupError::Unknown) => database.outage.note(true, Instant::now()),
+            Err(LookupError::Unreachable(_)) => database.outage.note(false, Instant::now()),
+            // That says nothing of it.
+            Err(_) => {}
+        }
         match found {
             Ok(found) => {
                 self.fill.policy.checksums().counts.vouched.fetch_add(1, Ordering::Relaxed);
@@ -280,16 +286,13 @@ impl Asking {
 struct Carrier<'a> {
     fill: &'a Fill,
     database: &'a Database,
-    upstream: &'a Upstream,
+    place: Place<'a>,
     via: &'a Via,
 }
 
 impl Ask for Carrier<'_> {
     async fn is_possible(&self) -> Result<bool, UpstreamError> {
-        match &self.database.own {
-            Some(_) => Ok(true),
-            None => self.upstream.sumdb_supported(self.database.sumdb.name(), self.via).await,
-        }
+        self.place.has(self.database.sumdb.name(), self.via).await
     }
 
     async fn ask(&self, path: &str, fresh: bool) -> Result<SumdbAnswer, UpstreamError> {
@@ -300,10 +303,7 @@ impl Ask for Carrier<'_> {
         {
             return Ok(SumdbAnswer { status: 200, content_type: None, body: kept.body });
         }
-        match &self.database.own {
-            Some(own) => own.sumdb_here(path, self.via).await,
-            None => self.upstream.sumdb(name, path, self.via).await,
-        }
+        self.place.ask(name, path, self.via).await
     }
 
     async fn keep(&self, path: &str, body: &Bytes, fresh: bool) {

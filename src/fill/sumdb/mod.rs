@@ -33,9 +33,9 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Cached, Shelf};
 
 use super::answers::AnswerOptions;
+use super::checksum::Place;
 use super::once::Once;
 use super::{Fill, FillError, Phase, SumdbAnswer, Via};
-use crate::upstream::Upstream;
 
 /// How long a record or a tile that no fill has proved counts as new.
 const UNPROVED: Duration = Duration::from_secs(10 * 60);
@@ -150,26 +150,21 @@ impl Databases {
 impl Fill {
     /// Is whom to ask a question: the database itself where its URL is known; else about a module, whom that is fetched
     /// from, and nobody else learns its name.
-    fn sumdb_upstream(&self, name: &str, question: &SumdbQuestion) -> &Upstream {
-        if let Some(own) = self.policy.checksums().own_place(name) {
-            return own;
-        }
-        match question {
+    fn place_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Place<'_> {
+        let upstream = match question {
             SumdbQuestion::Lookup(module) => &self.policy.rule(module.path()).upstream,
             SumdbQuestion::Latest | SumdbQuestion::Tile(_) => self.policy.upstream_of_none(),
-        }
+        };
+        self.policy.checksums().place(name, upstream)
     }
 
     /// Says whether answers of a checksum database are to be had here; `is_local` asks nobody.
     pub async fn sumdb_supported(&self, name: &str, via: &Via, is_local: bool) -> Result<bool, FillError> {
-        let upstream = self.policy.upstream_of_none();
-        if is_local || upstream.is_offline() {
+        let place = self.place_of_sumdb(name, &SumdbQuestion::Latest);
+        if is_local || place.is_offline() {
             return self.keeps_records(name).await;
         }
-        if self.policy.checksums().own_place(name).is_some() {
-            return Ok(true);
-        }
-        match upstream.sumdb_supported(name, via).await {
+        match place.has(name, via).await {
             Ok(is_supported) => Ok(is_supported),
             Err(error) => {
                 let error = FillError::upstream(format_args!("the checksum database {name}"), &error);
@@ -203,7 +198,7 @@ impl Fill {
                 kept.is_proved || is_younger(kept.at, UNPROVED)
             }
         };
-        let is_offline = self.sumdb_upstream(name, question).is_offline();
+        let is_offline = self.place_of_sumdb(name, question).is_offline();
         let kept = match kept {
             Some(kept) if is_local || is_offline || is_new(&kept) => return Ok(Some(as_kept(kept.body))),
             None if is_local => return Ok(None),
@@ -265,10 +260,7 @@ impl Fill {
     ) -> Result<SumdbAnswer, FillError> {
         let path = question.path();
         let what = format!("{path} of the checksum database {name}");
-        let answer = match self.policy.checksums().own_place(name) {
-            Some(own) => own.sumdb_here(&path, via).await,
-            None => self.sumdb_upstream(name, question).sumdb(name, &path, via).await,
-        };
+        let answer = self.place_of_sumdb(name, question).ask(name, &path, via).await;
         let answer = answer.map_err(|error| FillError::upstream(&what, &error))?;
         if answer.status != 200 {
             return Ok(answer);

@@ -307,6 +307,7 @@ mod tests {
                 ),
                 Some(TimedOut),
             ),
+            (plain("go: invalid module version \"-x\""), Some(Absent)),
             (plain("go: something that was never seen before"), None),
         ] {
             assert_eq!(meaning(&text), expected, "{text}");
