@@ -424,7 +424,7 @@ impl Told<'_> {
         }
         match typed.max_size {
             Some(max) if left > max && total.kept > max => self.failed(
-                Exit::NOT_SO,
+                Exit::FAILED,
                 format_args!(
                     "{} are left in {}, more than {}: what --keep names has {} alone",
                     BinaryBytes(left),

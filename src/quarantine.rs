@@ -155,8 +155,8 @@ fn purge(store: &Store, what: &Purge, told: &Told) -> Result<Exit, StoreError> {
     };
     for id in &what.ids {
         if !one(id)? {
-            told.failed(id, Exit::NOT_SO, "there is no such entry; `stoa quarantine list` lists them");
-            exit = Exit::NOT_SO;
+            told.failed(id, Exit::FAILED, "there is no such entry; `stoa quarantine list` lists them");
+            exit = Exit::FAILED;
         }
     }
     if what.ids.is_empty() {
@@ -223,14 +223,14 @@ impl Told {
             Restored::Taken { version, reason } => self.failed(id, Exit::CANT_CREATE, format_args!(
                 "{version} is there with another content: {reason}; move that one away first if this one is to stand"
             )),
-            Restored::Broken { version, reason } => self.failed(id, Exit::NOT_SO, format_args!(
+            Restored::Broken { version, reason } => self.failed(id, Exit::FAILED, format_args!(
                 "{version} is broken still: {reason}; mend it in quarantine/{text}/version, or purge it and let it be fetched again"
             )),
-            Restored::Refused { version, objection } => self.failed(id, Exit::NOT_SO, format_args!(
+            Restored::Refused { version, objection } => self.failed(id, Exit::FAILED, format_args!(
                 "{version} must not be restored: {objection}; `stoa remove --lift {version}` takes a tombstone off again"
             )),
-            Restored::Unfit(reason) => self.failed(id, Exit::NOT_SO, format_args!("it cannot be restored: {reason}")),
-            Restored::Absent => self.failed(id, Exit::NOT_SO, "there is no such entry; `stoa quarantine list` lists them"),
+            Restored::Unfit(reason) => self.failed(id, Exit::FAILED, format_args!("it cannot be restored: {reason}")),
+            Restored::Absent => self.failed(id, Exit::FAILED, "there is no such entry; `stoa quarantine list` lists them"),
         }
     }
 

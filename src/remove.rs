@@ -272,10 +272,10 @@ impl Told {
             ),
         };
         match self.format {
-            Format::Human => output::fail(Exit::NOT_SO, message),
+            Format::Human => output::fail(Exit::FAILED, message),
             Format::Json => {
-                self.line(json!({ "event": "error", "code": Exit::NOT_SO.code(), "message": message }));
-                Exit::NOT_SO
+                self.line(json!({ "event": "error", "code": Exit::FAILED.code(), "message": message }));
+                Exit::FAILED
             }
         }
     }

@@ -63,7 +63,7 @@ pub(crate) fn run(
     let mut absent = 0u64;
     let (sum, ended) = look.run(&typed.named, |named| {
         absent += 1;
-        told.error(Exit::NOT_SO, format_args!("{named} is not in {}", root.display()));
+        told.error(Exit::FAILED, format_args!("{named} is not in {}", root.display()));
     });
     if let Err(error) = ended {
         told.error(error.exit(), unfinished(root, sum, &error));
@@ -73,7 +73,7 @@ pub(crate) fn run(
     if sum.broken > 0 && format == Format::Human {
         let broken = HumanCount(sum.broken);
         let next = next_steps(sum, store.is_read_only());
-        told.error(Exit::NOT_SO, format_args!("{broken} versions in {} are broken: {next}", root.display()));
+        told.error(Exit::FAILED, format_args!("{broken} versions in {} are broken: {next}", root.display()));
     }
     if sum.unreadable > 0 && format == Format::Human {
         let unreadable = HumanCount(sum.unreadable);
@@ -85,7 +85,7 @@ pub(crate) fn run(
             ),
         );
     }
-    Ok(if sum.broken == 0 && absent > 0 { Exit::NOT_SO } else { sum.exit() })
+    Ok(if sum.broken == 0 && absent > 0 { Exit::FAILED } else { sum.exit() })
 }
 
 /// Says where to look for what was found broken.

@@ -340,7 +340,7 @@ fn path(
         Ok(Some(path)) => Ok(output::path_line(&path)),
         Ok(None) => {
             let message = format!("{version} is not in {}", root.display());
-            Err(Failure::new(Exit::NOT_SO, message))
+            Err(Failure::new(Exit::FAILED, message))
         }
         Err(error) => Err(Failure::new(error.exit(), error)),
     }

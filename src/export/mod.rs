@@ -121,7 +121,7 @@ pub(crate) fn run(
                 "{count} versions of {root} are broken, or differ from what was exported to {to} before, see above; what \
                  is there stands: move a version that differs away, then run again"
             );
-            Err(Failure::new(Exit::NOT_SO, message))
+            Err(Failure::new(Exit::FAILED, message))
         }
     }
 }

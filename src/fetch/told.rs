@@ -74,7 +74,7 @@ impl Told {
                 ("differs", Some(version), json!({ "reason": reason }))
             }
             Outcome::Failed(exit, reason) => {
-                *(if *exit == Exit::NOT_SO { &mut self.sum.absent } else { &mut self.sum.unavailable }) += 1;
+                *(if *exit == Exit::FAILED { &mut self.sum.absent } else { &mut self.sum.unavailable }) += 1;
                 ("failed", None, json!({ "code": exit.code(), "reason": reason }))
             }
         };
@@ -159,11 +159,11 @@ impl Told {
                 "{} are other ones than their go.sum says, see above: find out which is right before you use either",
                 count(differ)
             );
-            return Err((Exit::NOT_SO, message));
+            return Err((Exit::FAILED, message));
         }
         match absent {
             0 => Ok(()),
-            _ => Err((Exit::NOT_SO, format!("{} are not to be had, see above", count(absent)))),
+            _ => Err((Exit::FAILED, format!("{} are not to be had, see above", count(absent)))),
         }
     }
 
@@ -198,12 +198,12 @@ mod tests {
             told.verdict().map_err(|(exit, _)| exit)
         };
         let fetched = || Outcome::Fetched(version.clone(), 1);
-        let absent = || Outcome::Failed(Exit::NOT_SO, "x".to_owned());
+        let absent = || Outcome::Failed(Exit::FAILED, "x".to_owned());
         let away = || Outcome::Failed(Exit::UNAVAILABLE, "x".to_owned());
         let differs = || Outcome::Differs(version.clone(), "x".to_owned());
         assert_eq!(verdict(&[fetched(), Outcome::Kept(version.clone(), 1)]), Ok(()));
-        assert_eq!(verdict(&[fetched(), absent()]), Err(Exit::NOT_SO));
-        assert_eq!(verdict(&[differs(), fetched()]), Err(Exit::NOT_SO));
+        assert_eq!(verdict(&[fetched(), absent()]), Err(Exit::FAILED));
+        assert_eq!(verdict(&[differs(), fetched()]), Err(Exit::FAILED));
         assert_eq!(verdict(&[away(), absent(), differs()]), Err(Exit::UNAVAILABLE));
     }
 }

@@ -188,7 +188,7 @@ fn exit_of(error: &FillError) -> Exit {
         | FillError::Unvouched(_)
         | FillError::Denied(_)
         | FillError::Private(_)
-        | FillError::NotFetched(_) => Exit::NOT_SO,
+        | FillError::NotFetched(_) => Exit::FAILED,
         _ => Exit::UNAVAILABLE,
     }
 }

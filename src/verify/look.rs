@@ -95,7 +95,7 @@ impl Found {
     /// Is the code that a program ends with after a look that came to its end.
     pub(crate) fn exit(self) -> Exit {
         match self {
-            Self { broken: 1.., .. } => Exit::NOT_SO,
+            Self { broken: 1.., .. } => Exit::FAILED,
             Self { unreadable: 1.., .. } => Exit::IO,
             _ => Exit::DONE,
         }
@@ -274,6 +274,6 @@ mod tests {
     #[test]
     fn what_is_broken_decides_the_code() {
         let exit = |broken, unreadable| Found { broken, unreadable, ..Found::default() }.exit();
-        assert_eq!([exit(0, 0), exit(0, 1), exit(1, 1)], [Exit::DONE, Exit::IO, Exit::NOT_SO]);
+        assert_eq!([exit(0, 0), exit(0, 1), exit(1, 1)], [Exit::DONE, Exit::IO, Exit::FAILED]);
     }
 }

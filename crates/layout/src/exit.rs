@@ -8,7 +8,7 @@ impl Exit {
     /// Done, or nothing to do.
     pub const DONE: Self = Self(0);
     /// What was asked for is not so.
-    pub const NOT_SO: Self = Self(1);
+    pub const FAILED: Self = Self(1);
     /// The command line or the configuration is wrong.
     pub const USAGE: Self = Self(64);
     /// The folder is not a store, or has two markers.

@@ -285,5 +285,5 @@ pub(super) fn what_is_wrong(import: &Import<'_>, report: &Report) -> Option<(Exi
         );
         return Some((Exit::IO, message));
     }
-    (!wrong.is_empty()).then(|| (Exit::NOT_SO, wrong.join("; ")))
+    (!wrong.is_empty()).then(|| (Exit::FAILED, wrong.join("; ")))
 }

@@ -65,7 +65,7 @@ impl Error {
         match self {
             Self::Gate(error) => error.exit(),
             Self::Path(error) => error.exit(),
-            Self::NoTool { .. } => Exit::NOT_SO,
+            Self::NoTool { .. } => Exit::FAILED,
         }
     }
 }
