@@ -14,8 +14,9 @@ use stoa_layout::lock::{self, Holder};
 use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
 use stoa_layout::{Exit, LayoutId, Layouts, PathError, State, StepError};
 
-use crate::cli::App;
-use crate::output::{self, Format};
+use crate::command::App;
+use crate::command::report::Format;
+use crate::output;
 use count::Count;
 
 /// What is told; the keys of the JSON format.
