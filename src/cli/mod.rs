@@ -7,13 +7,13 @@
 mod serve;
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::{GateError, Mode};
-use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass};
+use stoa_layout::{Cancel, Exit, Gate, Migrator, Pass};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};

@@ -1,10 +1,12 @@
 //! The commands of `stoa`, one file each, and the parts that both programs share.
 
+#[expect(dead_code, reason = "the commands move to it one by one")]
 pub(crate) mod context;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod progress;
 pub(crate) mod remove;
+#[expect(dead_code, reason = "the commands move to it one by one")]
 pub(crate) mod report;
 
 pub use context::{App, Common};
