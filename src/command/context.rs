@@ -15,10 +15,9 @@ use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError};
 use stoa_store::{LastUseError, Store, StoreError};
 
 use super::error::CommandError;
-use super::progress::Screen;
-use super::report::{Loudness, Reporter, Telling};
-use crate::beside::MIGRATOR;
-use crate::config::{ConfigError, Settings};
+use super::hand_over::MIGRATOR;
+use super::report::{Loudness, Reporter};
+use crate::config::{ConfigError, Settings, parse_switch};
 
 /// What the program was built for. A program with one more layout runs the same code.
 #[derive(Debug)]
@@ -71,12 +70,25 @@ impl Common {
     }
 }
 
+/// The options that every command of `stoa` has.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Global {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    /// Whether to run stoa-migrate when the store needs it [default: true] [key: auto_migrate] [env: STOA_AUTO_MIGRATE]
+    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate", help_heading = GENERAL)]
+    auto_migrate: Option<bool>,
+
+    /// The same as --auto-migrate=false
+    #[arg(long, global = true, hide = true)]
+    no_migrate: bool,
+}
+
 /// Everything that a command needs besides its own arguments.
 pub(crate) struct Context<'a> {
     pub(crate) app: &'a App,
-    pub(crate) common: &'a Common,
-    /// `--auto-migrate`, if given.
-    pub(crate) auto_migrate: Option<bool>,
+    pub(crate) global: &'a Global,
     pub(crate) settings: &'a Settings<'a>,
     pub(crate) reporter: Reporter,
 }
@@ -84,19 +96,10 @@ pub(crate) struct Context<'a> {
 /// Never changes a store.
 pub(crate) const NO_MIGRATOR: Migrator = Migrator::Forbidden { name: MIGRATOR };
 
-impl<'a> Context<'a> {
-    pub(crate) fn new(
-        (app, common, auto_migrate): (&'a App, &'a Common, Option<bool>),
-        settings: &'a Settings<'a>,
-        (screen, telling): (&Screen, Telling),
-    ) -> Self {
-        let reporter = Reporter::new(screen, telling, common.loudness());
-        Self { app, common, auto_migrate, settings, reporter }
-    }
-
+impl Context<'_> {
     /// Returns the folder of the store, as an absolute path.
     pub(crate) fn root(&self) -> Result<PathBuf, CommandError> {
-        Ok(self.settings.store(self.common.store.clone())?)
+        Ok(self.settings.store(self.global.common.store.clone())?)
     }
 
     /// Returns the number of worker threads.
@@ -133,11 +136,12 @@ impl<'a> Context<'a> {
 
     /// Returns the program that upgrades the store, as far as the configuration allows it to run.
     pub(crate) fn migrator(&self) -> Result<Migrator, CommandError> {
-        if !self.settings.auto_migrate(self.auto_migrate)? {
+        let auto_migrate = if self.global.no_migrate { Some(false) } else { self.global.auto_migrate };
+        if !self.settings.auto_migrate(auto_migrate)? {
             return Ok(NO_MIGRATOR);
         }
         // The gate names the store itself.
-        let common = Common { store: None, ..self.common.clone() };
+        let common = Common { store: None, ..self.global.common.clone() };
         Ok(Migrator::Beside { name: MIGRATOR, arguments: common.handed_on() })
     }
 
@@ -173,6 +177,13 @@ impl<'a> Context<'a> {
         let migrator = self.migrator()?;
         let held = self.gate(&root, &migrator).hold(pass, Mode::ReadWrite)?;
         Ok(Store::open(held, Mode::ReadWrite)?)
+    }
+
+    /// Passes the gate, upgrades an existing store if it needs it, and opens it without a lock.
+    pub(crate) fn upgrade_and_look(&self) -> Result<Store, CommandError> {
+        let root = self.root()?;
+        let check = || Ok(self.settings.check_named()?);
+        Ok(Store::look(&self.pass(&root, check, || self.migrator_of_existing(&root))?))
     }
 
     /// Passes the gate without creating, upgrading or locking the store: nothing can be written through it.

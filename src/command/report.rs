@@ -47,6 +47,17 @@ pub(crate) struct Telling {
     pub(crate) progress: When,
 }
 
+/// How a command works through many versions.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Working {
+    /// Number of worker threads [default: number of CPUs] [key: threads]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) telling: Telling,
+}
+
 /// How much a command prints.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Loudness {

@@ -1,40 +1,39 @@
-//! The look at the versions of a store, on all threads: what `stoa verify` and `stoa-migrate --verify` share.
+//! The verification of the versions of a store, on all threads. `stoa verify` and `stoa-migrate --verify` share it.
 //!
-//! The store may be in use meanwhile. What cannot be read is told and passed over; what cannot be written ends
-//! the look, and it goes on from there when it is run again.
+//! The store may be in use meanwhile. A version that cannot be read is reported and skipped. A failure to write ends the
+//! work, and the next run continues there.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use stoa_gomod::{ModulePath, ModuleVersion};
-use stoa_layout::gate::GateError;
-use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::{Store, StoreError, Verified, VersionFile, Which};
 
+use crate::command::error::CommandError;
+use crate::command::parallel;
 use crate::command::progress::Progress;
-use crate::parallel;
 
-/// How closely to look.
+/// How thoroughly to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// At the structure of each zip; changes nothing.
+    /// Checks the structure of each zip and changes nothing.
     Structure,
-    /// At every byte; seals what is whole, and puts what is broken into quarantine.
+    /// Reads every byte, seals intact versions, and moves corrupt ones to quarantine.
     Whole(Which),
 }
 
-/// At what to look.
+/// A module or a version on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Named {
     /// All versions of a module.
     Module(ModulePath),
-    /// One version.
+    /// A single version.
     Version(ModuleVersion),
 }
 
 impl Named {
-    /// Reads it as it is typed: `MODULE` or `MODULE@VERSION`.
+    /// Parses `MODULE` or `MODULE@VERSION`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.contains('@') {
             return ModuleVersion::parse(text).map(Self::Version).map_err(|error| error.to_string());
@@ -52,85 +51,63 @@ impl std::fmt::Display for Named {
     }
 }
 
-/// What is wrong with a version.
+/// A fault of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It was read, and found broken.
-    Broken,
-    /// It cannot be read.
+    /// The version was read and is corrupt.
+    Corrupt,
+    /// The version cannot be read.
     Unreadable,
 }
 
 impl Fault {
-    /// Is what it is called in lines and events.
+    /// Returns the name in lines and events.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Broken => "broken",
+            Self::Corrupt => "broken",
             Self::Unreadable => "unreadable",
         }
     }
 }
 
-/// What was found.
+/// The number of versions by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// Read and found right.
+pub(crate) struct Findings {
+    /// Read and intact.
     pub(crate) verified: u64,
     /// Sealed before, and not read.
     pub(crate) skipped: u64,
-    pub(crate) broken: u64,
-    /// Of those that are broken, without an info.
+    pub(crate) corrupt: u64,
+    /// Of the corrupt versions, those without an info file.
     pub(crate) leftovers: u64,
     pub(crate) unreadable: u64,
-    /// Of the zips that were found right.
+    /// The bytes of the intact zips.
     pub(crate) bytes: u64,
 }
 
-impl Found {
-    /// Is all that was looked at.
+impl Findings {
     pub(crate) fn versions(self) -> u64 {
-        self.verified + self.skipped + self.broken + self.unreadable
+        self.verified + self.skipped + self.corrupt + self.unreadable
     }
 
-    /// Is the code that a program ends with after a look that came to its end.
+    /// Returns the exit code after a complete verification.
     pub(crate) fn exit(self) -> Exit {
         match self {
-            Self { broken: 1.., .. } => Exit::FAILED,
+            Self { corrupt: 1.., .. } => Exit::FAILED,
             Self { unreadable: 1.., .. } => Exit::IO,
             _ => Exit::DONE,
         }
     }
 }
 
-/// The look did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LookError {
-    #[error(transparent)]
-    Gate(#[from] GateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
-}
-
-impl LookError {
-    pub(crate) fn exit(&self) -> Exit {
-        match self {
-            Self::Gate(error) => error.exit(),
-            Self::Store(error) => error.exit(),
-            Self::Cancelled(cancelled) => Exit::signal(cancelled.0),
-        }
-    }
-}
-
-/// A look at a store.
+/// A verification of a store.
 pub(crate) struct Look<'a> {
     pub(crate) store: &'a Store,
     pub(crate) how: How,
     pub(crate) threads: usize,
     pub(crate) cancel: &'a Cancel,
     pub(crate) progress: &'a Progress,
-    /// Is told of every fault, by any thread.
+    /// Called for every fault, by any thread.
     pub(crate) tell: &'a (dyn Fn(&ModuleVersion, Fault, &str) + Sync),
 }
 
@@ -139,19 +116,19 @@ pub(crate) struct Look<'a> {
 struct Counts {
     verified: AtomicU64,
     skipped: AtomicU64,
-    broken: AtomicU64,
+    corrupt: AtomicU64,
     leftovers: AtomicU64,
     unreadable: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counts {
-    fn sum(&self) -> Found {
+    fn findings(&self) -> Findings {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Found {
+        Findings {
             verified: of(&self.verified),
             skipped: of(&self.skipped),
-            broken: of(&self.broken),
+            corrupt: of(&self.corrupt),
             leftovers: of(&self.leftovers),
             unreadable: of(&self.unreadable),
             bytes: of(&self.bytes),
@@ -160,59 +137,64 @@ impl Counts {
 }
 
 impl Look<'_> {
-    /// Looks at what was named, or at everything, and hands what is not there to `absent`. Says what was found
-    /// until the end, be it a bad one.
+    /// Verifies the named versions, or all, and calls `absent` for names that are not there. Returns the findings up to
+    /// the end, or up to the failure.
     pub(crate) fn run(
         &self,
         named: &[Named],
         mut absent: impl FnMut(&Named),
-    ) -> (Found, Result<(), LookError>) {
+    ) -> (Findings, Result<(), CommandError>) {
         let counts = Counts::default();
-        let work = |version: ModuleVersion| -> Result<(), LookError> {
+        let work = |version: ModuleVersion| -> Result<(), CommandError> {
             self.cancel.check()?;
-            self.version(&version, &counts).map(drop)
+            Ok(self.version(&version, &counts)?)
         };
-        let walk = |each: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>| -> Result<(), LookError> {
+        let walk = |each: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>| -> Result<(), CommandError> {
             if named.is_empty() {
                 return Ok(self.store.each_folder(each, |error| {
                     counts.unreadable.fetch_add(1, Ordering::Relaxed);
-                    log::error!("what lies below is not looked at: {error}");
+                    log::error!(error:% = error; "cannot verify the versions below a folder");
                 })?);
             }
-            for one in named {
-                match one {
-                    Named::Version(version) => {
-                        if !self.store.has_any_file(version)? {
-                            absent(one);
-                        } else if each(version.clone()).is_break() {
-                            return Ok(());
-                        }
-                    }
-                    Named::Module(module) => {
-                        let Some(versions) = self.store.list(module)? else {
-                            absent(one);
-                            continue;
-                        };
-                        for version in versions.iter() {
-                            let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else {
-                                continue;
-                            };
-                            if each(version).is_break() {
-                                return Ok(());
-                            }
-                        }
-                    }
+            for name in named {
+                let versions = self.versions(name)?;
+                if versions.is_empty() {
+                    absent(name);
+                }
+                if versions.into_iter().any(|version| each(version).is_break()) {
+                    return Ok(());
                 }
             }
             Ok(())
         };
         self.progress.begin("verify", None);
-        let ended = parallel::each(self.threads, walk, &work);
+        let ended = if named.is_empty() && self.progress.is_bar() {
+            // The count takes a fraction of the time: no zip is opened for it.
+            std::thread::scope(|scope| {
+                scope.spawn(|| self.progress.count(|each| self.store.each_folder(each, |_| {})));
+                let ended = parallel::each(self.threads, walk, &work);
+                self.progress.end();
+                ended
+            })
+        } else {
+            parallel::each(self.threads, walk, &work)
+        };
         self.progress.end();
-        (counts.sum(), ended)
+        (counts.findings(), ended)
     }
 
-    fn version(&self, version: &ModuleVersion, counts: &Counts) -> Result<(), LookError> {
+    /// Returns the versions that a name stands for, as far as they are in the store.
+    fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, StoreError> {
+        match named {
+            Named::Version(version) => {
+                let is_there = self.store.has_any_file(version)?;
+                Ok(is_there.then(|| version.clone()).into_iter().collect())
+            }
+            Named::Module(module) => versions_of(self.store, module),
+        }
+    }
+
+    fn version(&self, version: &ModuleVersion, counts: &Counts) -> Result<(), StoreError> {
         let count = |count: &AtomicU64| {
             count.fetch_add(1, Ordering::Relaxed);
         };
@@ -224,23 +206,22 @@ impl Look<'_> {
                 count(&counts.verified);
             }
             Verified::Broken(reason) => {
-                count(&counts.broken);
-                (self.tell)(version, Fault::Broken, &reason);
+                count(&counts.corrupt);
+                (self.tell)(version, Fault::Corrupt, &reason);
             }
             Verified::Leftover => {
-                count(&counts.broken);
+                count(&counts.corrupt);
                 count(&counts.leftovers);
-                let reason =
-                    "it has no info, so it is a leftover: it stays where it is until it is fetched again";
-                (self.tell)(version, Fault::Broken, reason);
+                let reason = "it has no info file, so it is a leftover and stays in place";
+                (self.tell)(version, Fault::Corrupt, reason);
             }
             Verified::Unreadable(error) => {
                 count(&counts.unreadable);
                 (self.tell)(version, Fault::Unreadable, &error.to_string());
             }
         }
-        let sum = counts.sum();
-        self.progress.advance(sum.versions(), sum.bytes);
+        let findings = counts.findings();
+        self.progress.advance(findings.versions(), findings.bytes);
         Ok(())
     }
 
@@ -249,7 +230,7 @@ impl Look<'_> {
             How::Whole(which) => self.store.verify(version, which)?,
             How::Structure => match self.store.find_structural_fault(version) {
                 Ok(Some(fault)) => Verified::Broken(fault),
-                // No byte of its zip was read.
+                // No byte of the zip was read.
                 Ok(None) if self.store.locate(version, VersionFile::Info)?.is_some() => Verified::Whole(0),
                 Ok(None) => Verified::Absent,
                 Err(error) => Verified::Unreadable(error),
@@ -258,12 +239,23 @@ impl Look<'_> {
     }
 }
 
+/// Returns the versions of a module in the store.
+pub(crate) fn versions_of(store: &Store, module: &ModulePath) -> Result<Vec<ModuleVersion>, StoreError> {
+    Ok(pairs(module, store.list(module)?.as_deref().unwrap_or_default()))
+}
+
+/// Joins a module with each of its versions.
+pub(crate) fn pairs(module: &ModulePath, versions: &[stoa_gomod::Version]) -> Vec<ModuleVersion> {
+    let pair = |version: &stoa_gomod::Version| ModuleVersion::new(module.clone(), version.clone()).ok();
+    versions.iter().filter_map(pair).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_is_a_module_or_a_version() {
+    fn a_name_is_a_module_or_a_version() {
         assert!(matches!(Named::parse("example.com/m"), Ok(Named::Module(_))));
         assert!(matches!(Named::parse("example.com/m@v1.0.0"), Ok(Named::Version(_))));
         for bad in ["", "M", "example.com/m@", "example.com/m@latest", "/etc", "@v1.0.0"] {
@@ -272,8 +264,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_decides_the_code() {
-        let exit = |broken, unreadable| Found { broken, unreadable, ..Found::default() }.exit();
+    fn a_corrupt_version_decides_the_exit_code() {
+        let exit = |corrupt, unreadable| Findings { corrupt, unreadable, ..Findings::default() }.exit();
         assert_eq!([exit(0, 0), exit(0, 1), exit(1, 1)], [Exit::DONE, Exit::IO, Exit::FAILED]);
     }
 }
