@@ -13,8 +13,9 @@ use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
 use stoa_layout::{Exit, LayoutId, Layouts, PathError, State, StepError};
 use stoa_store::{CensusItem, StoreError, census, each_quarantined};
 
-use crate::cli::App;
-use crate::output::{self, Format};
+use crate::command::App;
+use crate::command::report::Format;
+use crate::output;
 
 /// What is told; the keys of the JSON format.
 #[derive(Debug, Serialize)]
