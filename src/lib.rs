@@ -4,13 +4,8 @@
 //! translate. Which layout is current and which steps there are is handed in as values, so a program with one
 //! layout more runs the same code.
 
-mod beside;
-mod carry;
-pub mod cli;
 pub mod command;
 pub mod config;
-mod export;
-mod fetch;
 pub mod fill;
 mod go_env;
 mod import_config;
@@ -19,14 +14,8 @@ mod listen;
 mod logging;
 pub mod migrate;
 mod output;
-mod parallel;
 pub mod proxy;
-mod prune;
-mod quarantine;
 pub mod serve;
 mod sources;
-pub mod status;
 mod upkeep;
 pub mod upstream;
-mod verify;
-mod work_options;

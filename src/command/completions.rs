@@ -38,23 +38,26 @@ impl Command for Completions {
 /// Returns the command line of `stoa` with the arguments of the commands that `stoa-migrate` does.
 pub(crate) fn whole_command_line() -> clap::Command {
     let migrator = migrate::command_line();
-    super::COMMANDS.iter().filter(|entry| entry.is_handed_over).fold(super::command_line(), |command, entry| {
-        let theirs = match entry.name {
-            "migrate" => Some(&migrator),
-            name => migrator.find_subcommand(name),
-        };
-        let Some(theirs) = theirs else { return command };
-        // The options that both programs have would be there twice.
-        let ours: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
-        let args = theirs.get_arguments().filter(|arg| !ours.contains(&arg.get_id().to_string()));
-        let whole = clap::Command::new(entry.name)
-            .about(entry.about)
-            .args(args.cloned())
-            .subcommands(theirs.get_subcommands().cloned());
-        let whole = match theirs.get_after_help() {
-            Some(help) => whole.after_help(help.clone()),
-            None => whole,
-        };
-        command.mut_subcommand(entry.name, |_| whole)
-    })
+    super::COMMANDS.iter().filter(|entry| entry.is_handed_over).fold(
+        super::command_line(),
+        |command, entry| {
+            let theirs = match entry.name {
+                "migrate" => Some(&migrator),
+                name => migrator.find_subcommand(name),
+            };
+            let Some(theirs) = theirs else { return command };
+            // The options that both programs have would be there twice.
+            let ours: Vec<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+            let args = theirs.get_arguments().filter(|arg| !ours.contains(&arg.get_id().to_string()));
+            let whole = clap::Command::new(entry.name)
+                .about(entry.about)
+                .args(args.cloned())
+                .subcommands(theirs.get_subcommands().cloned());
+            let whole = match theirs.get_after_help() {
+                Some(help) => whole.after_help(help.clone()),
+                None => whole,
+            };
+            command.mut_subcommand(entry.name, |_| whole)
+        },
+    )
 }

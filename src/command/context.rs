@@ -5,9 +5,12 @@
 //! gate, so they work on a store in any state.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::lock::LockError;
 use stoa_layout::signals::Cancelled;
@@ -179,6 +182,15 @@ impl Context<'_> {
         Ok(Store::open(held, Mode::ReadWrite)?)
     }
 
+    /// Passes the gate and opens the store for reading and writing. A missing store is created.
+    pub(crate) fn open_or_create(&self) -> Result<Store, CommandError> {
+        let root = self.root()?;
+        let pass = self.pass(&root, || Ok(self.settings.check_named()?), || self.migrator())?;
+        let migrator = self.migrator()?;
+        let held = self.gate(&root, &migrator).hold(pass, Mode::ReadWrite)?;
+        Ok(Store::open(held, Mode::ReadWrite)?)
+    }
+
     /// Passes the gate, upgrades an existing store if it needs it, and opens it without a lock.
     pub(crate) fn upgrade_and_look(&self) -> Result<Store, CommandError> {
         let root = self.root()?;
@@ -205,18 +217,31 @@ impl Context<'_> {
         if is_dry_run { self.look() } else { self.open() }
     }
 
-    /// Lets SIGINT and SIGTERM stop the work between two versions.
+    /// Lets SIGINT and SIGTERM stop the work between two versions. A second Ctrl-C ends the process at once.
     pub(crate) fn cancel(&self, store: &Store) -> Result<Cancel, CommandError> {
-        let cancel = cancel_on_signals()?;
+        let cancel = cancel_on_signals(&self.reporter)?;
         store.signals().handled_by_program();
         Ok(cancel)
     }
 }
 
-/// Listens for SIGINT and SIGTERM.
-pub(crate) fn cancel_on_signals() -> Result<Cancel, CommandError> {
-    Cancel::on_signals()
-        .map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))
+/// Listens for SIGINT and SIGTERM. A second Ctrl-C ends the process at once, and the first says so on a terminal.
+pub(crate) fn cancel_on_signals(reporter: &Reporter) -> Result<Cancel, CommandError> {
+    let failed = |error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}"));
+    let cancel = Cancel::on_signals().map_err(failed)?;
+    cancel.end_on_second_interrupt().map_err(failed)?;
+    if !std::io::stderr().is_terminal() {
+        return Ok(cancel);
+    }
+    let mut signals = Signals::new([SIGINT]).map_err(failed)?;
+    let screen = reporter.progress().screen().clone();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let line = b"stopping; press Ctrl-C again to stop at once\n";
+            let _ = screen.suspend(|| std::io::stderr().lock().write_all(line));
+        }
+    });
+    Ok(cancel)
 }
 
 impl From<ConfigError> for CommandError {

@@ -125,7 +125,11 @@ impl<'a> CopyReport<'a> {
         };
         add(count, 1);
         let event = VersionEvent { event, version: version.into(), bytes, reason };
-        if reason.is_some() { self.reporter.problem(&event) } else { self.reporter.detail(&event) }
+        if reason.is_some() {
+            self.reporter.problem(&event)
+        } else {
+            self.reporter.detail(&event)
+        }
         let done = self.copied() + self.counts.kept.load(Ordering::Relaxed);
         self.reporter.progress().advance(done, self.counts.bytes.load(Ordering::Relaxed));
     }
@@ -151,8 +155,19 @@ impl<'a> CopyReport<'a> {
     /// Returns the summary. `place` names both sides, and `more` goes into the JSON.
     pub(crate) fn done(&self, place: impl Display, more: Value) -> CopyDone {
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        let CopyCounts { copied, kept, differ, forbidden, corrupt, failed, unreadable, leftovers, aside, bytes, .. } =
-            &self.counts;
+        let CopyCounts {
+            copied,
+            kept,
+            differ,
+            forbidden,
+            corrupt,
+            failed,
+            unreadable,
+            leftovers,
+            aside,
+            bytes,
+            ..
+        } = &self.counts;
         let mut json = json!({
             "event": "done", self.words.copied: count(copied), self.words.kept: count(kept),
             "differ": count(differ), "broken": count(corrupt), "failed": count(failed),

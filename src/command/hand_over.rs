@@ -48,12 +48,8 @@ pub(crate) fn to_migrator(common: &Common, command: &str, arguments: &[OsString]
         command => ("stoa", Some(OsString::from(command))),
     };
     let program = beside_this_program(MIGRATOR);
-    let error = Command::new(&program)
-        .arg0(name)
-        .args(common.handed_on())
-        .args(command)
-        .args(arguments)
-        .exec();
+    let error =
+        Command::new(&program).arg0(name).args(common.handed_on()).args(command).args(arguments).exec();
     let reason = match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
         std::io::ErrorKind::PermissionDenied if !durable::is_executable(&program) => {

@@ -47,9 +47,7 @@ impl Command for Man {
 }
 
 /// Writes the page of a command and those of its subcommands, and returns their number.
-fn write(
-    durable: &Durable,
-    folder: &Path, command: clap::Command, name: &str) -> Result<u64, CommandError> {
+fn write(durable: &Durable, folder: &Path, command: clap::Command, name: &str) -> Result<u64, CommandError> {
     let mut command = command.display_name(name).bin_name(name.replace('-', " "));
     if name == "stoa-migrate" {
         command = command.bin_name("stoa-migrate");

@@ -51,10 +51,16 @@ const COMMANDS: &[Entry] = &[
     entry::<remove::Remove>("remove"),
     entry::<prune::Prune>("prune"),
     entry::<export::Export>("export"),
-    hand_over::entry("import", "Copy versions into the store from another store, a GOPROXY tree or a module cache"),
+    hand_over::entry(
+        "import",
+        "Copy versions into the store from another store, a GOPROXY tree or a module cache",
+    ),
     hand_over::entry("import-config", "Print a config file for Stoa made from the configuration of Athens"),
     hand_over::entry("leftovers", "List files in the store that belong to no version, or move them out"),
-    hand_over::entry("migrate", "Upgrade or downgrade the store: run stoa-migrate with all further arguments"),
+    hand_over::entry(
+        "migrate",
+        "Upgrade or downgrade the store: run stoa-migrate with all further arguments",
+    ),
     entry::<completions::Completions>("completions"),
     entry::<man::Man>("man"),
 ];

@@ -92,7 +92,10 @@ impl Progress {
     }
 
     /// Counts the versions of the work that is under way, to show the total. The count stops when the work ends.
-    pub(crate) fn count<T, E>(&self, walk: impl FnOnce(&mut dyn FnMut(T) -> ControlFlow<()>) -> Result<(), E>) {
+    pub(crate) fn count<T, E>(
+        &self,
+        walk: impl FnOnce(&mut dyn FnMut(T) -> ControlFlow<()>) -> Result<(), E>,
+    ) {
         let Some(bar) = self.work.lock().ok().and_then(|work| work.as_ref()?.bar.clone()) else { return };
         let mut total = 0;
         let counted = walk(&mut |_| {

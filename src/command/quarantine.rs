@@ -200,7 +200,8 @@ fn list(root: &Path, reporter: &Reporter) -> Result<QuarantineDone, CommandError
     let mut done = QuarantineDone::new(root, "in quarantine");
     each_quarantined(root, |entry| -> Result<(), CommandError> {
         if done.entries == 0 && !reporter.is_json() {
-            reporter.bytes(format!("{:26}{:22}{:>11}  VERSION AND REASON\n", "ID", "SINCE", "SIZE").as_bytes())?;
+            reporter
+                .bytes(format!("{:26}{:22}{:>11}  VERSION AND REASON\n", "ID", "SINCE", "SIZE").as_bytes())?;
         }
         done.add(&entry);
         reporter.answer(&EntryEvent::new("quarantined", &entry))
@@ -296,7 +297,8 @@ fn report_restored(id: &str, restored: &Restored, reporter: &Reporter) -> Option
 }
 
 fn absent(id: &str, reporter: &Reporter) -> Exit {
-    let (message, help) = ("there is no such entry".to_owned(), "`stoa quarantine list` lists the entries".to_owned());
+    let (message, help) =
+        ("there is no such entry".to_owned(), "`stoa quarantine list` lists the entries".to_owned());
     reporter.problem(&FailedEvent { id, code: Exit::FAILED.code(), message, help: Some(help) });
     Exit::FAILED
 }

@@ -12,8 +12,11 @@ mod repeats;
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::command::progress::Screen;
 
 use self::line::Line;
 use self::repeats::{Repeated, Repeats};
@@ -37,8 +40,13 @@ impl Style {
 }
 
 /// Starts logging. Later calls have no effect.
-pub(crate) fn init(style: Style, verbose: u8, quiet: bool, filter: Option<&str>) {
+///
+/// A command writes to `screen`, above its progress bar.
+pub(crate) fn init(style: Style, verbose: u8, quiet: bool, filter: Option<&str>, screen: Screen) {
     let mut builder = env_logger::Builder::new();
+    if style == Style::Command {
+        builder.target(Target::Pipe(Box::new(screen)));
+    }
     builder.parse_filters(&filters(style, verbose, quiet, filter));
     builder.format(move |out, record| write_line(out, record, style));
     let writer = builder.build();

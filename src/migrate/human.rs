@@ -18,7 +18,7 @@ use super::leftovers::Sum;
 use super::options::Typed;
 use super::told::Told;
 use crate::command::progress::{Progress, Screen};
-use crate::verify::look::{Fault, Found};
+use crate::command::verify::look::{Fault, Findings};
 
 pub(super) struct Human {
     auto: bool,
@@ -91,8 +91,8 @@ impl Human {
         self.result(format_args!("{} {version}: {reason}", fault.name()));
     }
 
-    pub(super) fn verified(&self, root: &Path, found: Found) {
-        let (versions, broken) = (HumanCount(found.versions()), HumanCount(found.broken));
+    pub(super) fn verified(&self, root: &Path, found: Findings) {
+        let (versions, broken) = (HumanCount(found.versions()), HumanCount(found.corrupt));
         self.result(format_args!("{}: {versions} versions verified, {broken} broken", root.display()));
     }
 

@@ -14,7 +14,7 @@ use super::leftovers::Sum;
 use super::options::Typed;
 use super::told::Told;
 use crate::command::progress::{Progress, Screen, When};
-use crate::verify::look::{Fault, Found};
+use crate::command::verify::look::{Fault, Findings};
 
 /// How much time passes at least between two lines on progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -71,8 +71,8 @@ impl Json {
         self.line(&json!({ "event": fault.name(), "module": module, "version": version, "reason": reason }));
     }
 
-    pub(super) fn verified(&self, root: &Path, found: Found) {
-        let (versions, broken) = (found.versions(), found.broken);
+    pub(super) fn verified(&self, root: &Path, found: Findings) {
+        let (versions, broken) = (found.versions(), found.corrupt);
         self.line(
             &json!({ "event": "verified", "store": text(root), "versions": versions, "broken": broken }),
         );

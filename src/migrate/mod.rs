@@ -22,14 +22,16 @@ use stoa_layout::{
     Cancel, Events, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, StepError,
 };
 
-use crate::carry::{Report, Words};
+use crate::command::copy::{CopyReport, Words};
 use crate::command::progress::Progress;
+use crate::command::progress::Screen;
 use crate::command::report::Format;
+use crate::command::report::Reporter as CommandReporter;
 use crate::command::report::Telling;
+use crate::command::status;
+use crate::command::verify::look::{Fault, Findings};
 use crate::config::{Settings, World};
-use crate::logging::{self, Style};
-use crate::status;
-use crate::verify::look::{Fault, Found};
+use crate::logging::Style;
 
 use human::Human;
 use import::{Import, ImportError};
@@ -43,20 +45,30 @@ pub fn main(layouts: &Layouts) -> ExitCode {
     run(layouts, &World::of_process(), std::env::args_os()).into()
 }
 
+/// Returns the command line of `stoa-migrate`.
+pub(crate) fn command_line() -> clap::Command {
+    <Typed as clap::CommandFactory>::command()
+}
+
 fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let typed = match Typed::try_parse_from(arguments) {
         Ok(typed) => typed.gathered(),
         Err(error) => return crate::command::usage(&error),
     };
-    let filter = world.variable("STOA_LOG");
-    let filter = filter.as_deref().and_then(std::ffi::OsStr::to_str);
-    logging::init(Style::Command, typed.common.verbose, typed.common.quiet, filter);
+    let screen = Screen::default();
+    crate::command::start_log(Style::Command, &typed.common, world, &screen);
     let reporter = Reporter::new(&typed);
     let resolved = resolve(&typed, world);
     let result = match (resolved, &typed.command) {
         (Err(failure), _) => Err(failure),
         (Ok((root, _)), Some(Command::Status)) => {
-            return status::of_any(&root, layouts, typed.format);
+            let telling = Telling { format: typed.format, progress: Default::default() };
+            let reporter = CommandReporter::new(&Screen::default(), telling, typed.common.loudness());
+            let finish = |status| reporter.finish(&status).and_then(|()| reporter.check());
+            return match status::of_any(&root, layouts).and_then(finish) {
+                Ok(()) => Exit::DONE,
+                Err(error) => reporter.error(&error),
+            };
         }
         (Ok((root, options)), Some(Command::Leftovers { what })) => {
             leftovers(layouts, what.as_ref(), &root, &options, &reporter)
@@ -183,22 +195,25 @@ fn import(
         cancel: &cancel,
         events: reporter.events(),
     };
-    let words = Words { work: "import", carried: "imported", kept: "skipped" };
+    let words = Words { work: "import", copied: "imported", kept: "skipped" };
     let telling = Telling { format: typed.format, progress: typed.progress };
-    let report = Report::new(words, telling, typed.common.loudness());
+    let copy_reporter = CommandReporter::new(&Screen::default(), telling, typed.common.loudness());
+    let report = CopyReport::new(words, &copy_reporter);
     match import.run(&report) {
-        Ok(true) => import::end(&import, &report),
+        Ok(true) => {
+            let _ = copy_reporter.finish(&import::end(&import, &report));
+        }
         Ok(false) => {
-            report.end();
+            copy_reporter.progress().end();
             reporter.done(root, &Outcome::NoStore);
             return Ok(());
         }
         Err(ImportError::Run(error)) => {
-            report.end();
+            copy_reporter.progress().end();
             return Err(failure(root, &error));
         }
         Err(error) => {
-            report.end();
+            copy_reporter.progress().end();
             let message = if error.is_resumable() {
                 format!("{error}; {}: run again to go on", import::so_far(&import, &report))
             } else {
@@ -225,14 +240,15 @@ fn verify(
     let threads = options.threads;
     let found = verify::run(root, &layouts.current, how, threads, cancel, reporter.progress(), &tell);
     let found = found.map_err(|error| {
-        let message = format!("cannot verify {}: {error}; run again to go on", root.display());
-        Failure { exit: error.exit(), message }
+        let reason = error.message.unwrap_or_default();
+        let message = format!("cannot verify {}: {reason}; run again to go on", root.display());
+        Failure { exit: error.exit, message }
     })?;
     reporter.verified(root, found);
     let (count, what) = match found {
-        Found { broken: 0, unreadable: 0, .. } => return Ok(()),
-        Found { broken: 0, unreadable, .. } => (unreadable, "cannot be read"),
-        Found { broken, .. } => (broken, "are broken"),
+        Findings { corrupt: 0, unreadable: 0, .. } => return Ok(()),
+        Findings { corrupt: 0, unreadable, .. } => (unreadable, "cannot be read"),
+        Findings { corrupt, .. } => (corrupt, "are broken"),
     };
     let message = format!("{count} of {} versions in {} {what}, see above", found.versions(), root.display());
     Err(Failure { exit: found.exit(), message })
@@ -322,7 +338,7 @@ impl Reporter {
         }
     }
 
-    fn verified(&self, root: &Path, found: Found) {
+    fn verified(&self, root: &Path, found: Findings) {
         match self {
             Self::Human(human) => human.verified(root, found),
             Self::Json(json) => json.verified(root, found),

@@ -11,8 +11,9 @@ use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Migrator};
 use stoa_store::{Store, Which};
 
+use crate::command::error::CommandError;
 use crate::command::progress::Progress;
-use crate::verify::look::{Fault, Found, How, Look, LookError};
+use crate::command::verify::look::{Fault, Findings, How, Look};
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,7 +33,7 @@ pub(super) fn run(
     cancel: &Cancel,
     progress: &Progress,
     tell: &(dyn Fn(&ModuleVersion, Fault, &str) + Sync),
-) -> Result<Found, LookError> {
+) -> Result<Findings, CommandError> {
     let (mode, how) = match verify {
         Verify::Structure => (Mode::ReadOnly, How::Structure),
         Verify::Full => (Mode::ReadWrite, How::Whole(Which::All)),

@@ -86,7 +86,8 @@ fn problem(root: &Path, to: &Path, report: &CopyReport<'_>) -> Option<CommandErr
     if report.problems() > 0 {
         let count = HumanCount(report.problems());
         let text = format!("{count} versions of {root} are corrupt or differ from those in {to}");
-        let help = "the versions are listed above; move those that differ away from the export, then run again";
+        let help =
+            "the versions are listed above; move those that differ away from the export, then run again";
         return Some(CommandError::new(Exit::FAILED, text).help(help));
     }
     if report.unreadable() > 0 {
@@ -145,7 +146,10 @@ fn export(
 }
 
 /// Calls `each` once for every module.
-fn each_module(store: &Store, each: &mut dyn FnMut(ModulePath) -> ControlFlow<()>) -> Result<(), CommandError> {
+fn each_module(
+    store: &Store,
+    each: &mut dyn FnMut(ModulePath) -> ControlFlow<()>,
+) -> Result<(), CommandError> {
     let mut last = None;
     // The versions of a module come one after the other.
     store.each_version(|version| {

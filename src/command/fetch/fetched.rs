@@ -133,7 +133,11 @@ impl Display for FetchDone {
         let Self { store, fetched, kept, differ, absent, unavailable, bytes } = self;
         let (fetched, kept, bytes) = (HumanCount(*fetched), HumanCount(*kept), BinaryBytes(*bytes));
         write!(f, "{store}: {fetched} versions downloaded, {bytes}, {kept} already there")?;
-        let rest = [(differ, "with a checksum mismatch"), (absent, "not found or refused"), (unavailable, "unavailable")];
+        let rest = [
+            (differ, "with a checksum mismatch"),
+            (absent, "not found or refused"),
+            (unavailable, "unavailable"),
+        ];
         for (count, word) in rest.into_iter().filter(|(count, _)| **count > 0) {
             write!(f, ", {} {word}", HumanCount(*count))?;
         }
@@ -147,7 +151,11 @@ impl Summary for FetchDone {
         let fail = |exit, text: String, help| Err(CommandError::new(exit, text).help(help));
         if unavailable > 0 {
             let text = format!("cannot download {} versions", HumanCount(unavailable));
-            return fail(Exit::UNAVAILABLE, text, "the reasons are listed above; run the command again later");
+            return fail(
+                Exit::UNAVAILABLE,
+                text,
+                "the reasons are listed above; run the command again later",
+            );
         }
         if differ > 0 {
             let text = format!("checksum mismatch for {} versions", HumanCount(differ));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::Exit;
+use stoa_layout::{Cancel, Exit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Command;
@@ -96,7 +96,6 @@ impl Command for Fetch {
             let text = format!("cannot fetch into {}: the store is not writable", root.display());
             return Err(CommandError::new(Exit::PERMISSION, text));
         }
-        // From here on a second Ctrl-C ends the process at once.
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
         reporter.progress().begin("fetch", Some(wanted.len() as u64));
@@ -109,10 +108,9 @@ impl Command for Fetch {
         let fetched = runtime.block_on(async {
             let fill = Fill::new(Arc::new(store), policy, at_once, &answers);
             let fetched = Fetched::new(root.to_string_lossy().into_owned(), reporter);
-            until_stopped(&fill, (wanted, at_once), fetched).await
+            until_stopped(&fill, (wanted, at_once), fetched, &cancel).await
         });
         runtime.shutdown_timeout(LAST_WAIT);
-        drop(cancel);
         fetched
     }
 }
@@ -121,12 +119,13 @@ async fn until_stopped(
     fill: &Arc<Fill>,
     (wanted, at_once): (Wanted, usize),
     mut fetched: Fetched<'_>,
+    cancel: &Cancel,
 ) -> Result<FetchDone, CommandError> {
     let ended = tokio::select! {
         worked = work::run(fill, wanted, at_once, &mut fetched) => {
             worked.map_err(|error| CommandError::new(error.exit(), error))
         }
-        signal = stopped() => signal.and_then(|cancelled| Err(cancelled.into())),
+        signal = stopped(cancel) => signal.and_then(|cancelled| Err(cancelled.into())),
     };
     // Downloads that are under way leave nothing behind when they are dropped.
     fill.end().await;
@@ -136,11 +135,16 @@ async fn until_stopped(
     }
 }
 
-async fn stopped() -> Result<Cancelled, CommandError> {
+async fn stopped(cancel: &Cancel) -> Result<Cancelled, CommandError> {
     let listen = |kind| {
-        signal(kind).map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))
+        signal(kind)
+            .map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))
     };
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    // A signal may have come before.
+    if let Err(cancelled) = cancel.check() {
+        return Ok(cancelled);
+    }
     let kind = tokio::select! {
         _ = interrupt.recv() => SignalKind::interrupt(),
         _ = terminate.recv() => SignalKind::terminate(),

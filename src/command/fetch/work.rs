@@ -8,7 +8,7 @@ use stoa_layout::Exit;
 use stoa_store::{SmallFile, Store, StoreError};
 use tokio::task::JoinSet;
 
-use super::fetched::{Fetched, FetchResult};
+use super::fetched::{FetchResult, Fetched};
 use super::wanted::{Asked, Wanted};
 use crate::fill::{Expected, Fill, FillError, Via};
 
@@ -137,8 +137,7 @@ async fn resolve(fill: &Arc<Fill>, asked: &Asked) -> Result<ModuleVersion, FillE
         "latest" => fill.latest(module, &Via::none()).await?,
         _ => fill.query(module, query, &Via::none()).await?,
     };
-    let unusable =
-        |why: String| FillError::Upstream(format!("{asked}: malformed response: {why}").into());
+    let unusable = |why: String| FillError::Upstream(format!("{asked}: malformed response: {why}").into());
     let info = info::parse(&body).map_err(|error| unusable(error.to_string()))?;
     ModuleVersion::new(module.clone(), info.version).map_err(|error| unusable(error.to_string()))
 }

@@ -88,7 +88,9 @@ impl Command for Prune {
     fn run(self, context: &Context<'_>) -> Result<Pruned, CommandError> {
         if let Some(size) = self.max_size.filter(|size| !size.has_unit && size.bytes > 0) {
             let (number, bytes) = (size.bytes, BinaryBytes(size.bytes));
-            context.reporter.warning(format_args!("--max-size {number} has no unit and is read as bytes: {bytes}"));
+            context
+                .reporter
+                .warning(format_args!("--max-size {number} has no unit and is read as bytes: {bytes}"));
         }
         let threads = context.threads(self.working.threads)?;
         let store = context.open_or_look(self.dry_run)?;
@@ -96,7 +98,8 @@ impl Command for Prune {
         let keep = Patterns::parse(&self.keep.join(","));
         let removed = Mutex::default();
         let reporter = &context.reporter;
-        let work = Work { store: &store, args: &self, keep, threads, cancel: &cancel, reporter, removed: &removed };
+        let work =
+            Work { store: &store, args: &self, keep, threads, cancel: &cancel, reporter, removed: &removed };
         let worked = work.run();
         let removed = removed.lock().unwrap_or_else(PoisonError::into_inner);
         let root = store.root().display();
@@ -106,7 +109,9 @@ impl Command for Prune {
             Err(error) => {
                 let (versions, bytes) = (HumanCount(removed.versions), BinaryBytes(removed.bytes));
                 let verb = if self.dry_run { "would be removed" } else { "were removed" };
-                return Err(error.after(format_args!("{versions} versions, {bytes} {verb} from {root} before that")));
+                return Err(
+                    error.after(format_args!("{versions} versions, {bytes} {verb} from {root} before that"))
+                );
             }
         };
         if self.unused_since.is_some_and(|since| since <= began) {
@@ -457,8 +462,11 @@ impl Summary for Pruned {
     fn verdict(&self) -> Result<(), CommandError> {
         if self.failed > 0 {
             let failed = HumanCount(self.failed);
-            return Err(CommandError::new(Exit::IO, format!("cannot remove {failed} versions of {}", self.store))
-                .help("the reasons are listed above; fix them, then run the command again"));
+            return Err(CommandError::new(
+                Exit::IO,
+                format!("cannot remove {failed} versions of {}", self.store),
+            )
+            .help("the reasons are listed above; fix them, then run the command again"));
         }
         match self.max_size {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(

@@ -9,9 +9,8 @@ pub(super) struct Size {
 
 /// Parses a size: `500M`, `1.5GiB`, `20GB`, `4096`.
 pub(super) fn parse(text: &str) -> Result<Size, String> {
-    let wrong = || {
-        format!("{text:?} is not a size; sizes are numbers with a unit, as in 500M, 1.5GiB or 20GB")
-    };
+    let wrong =
+        || format!("{text:?} is not a size; sizes are numbers with a unit, as in 500M, 1.5GiB or 20GB");
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let unit = unit.trim_start();

@@ -7,9 +7,7 @@ use time::{Date, Month, Time};
 
 /// Parses `90d` or `12w`, an age, or a date.
 pub(super) fn parse(text: &str) -> Result<Day, String> {
-    let wrong = || {
-        format!("{text:?} is neither an age, as in 90d and 12w, nor a date, as in 2026-01-31")
-    };
+    let wrong = || format!("{text:?} is neither an age, as in 90d and 12w, nor a date, as in 2026-01-31");
     let days = |number: &str, days: i64| {
         let number: u32 = number.parse().map_err(|_| wrong())?;
         Ok(Day(Day::today().0 - i64::from(number) * days))
@@ -24,9 +22,7 @@ pub(super) fn parse(text: &str) -> Result<Day, String> {
     let day = Day::of(SystemTime::from(date.with_time(Time::MIDNIGHT).assume_utc()));
     match day <= Day::today() {
         true => Ok(day),
-        false => {
-            Err(format!("{text} is in the future"))
-        }
+        false => Err(format!("{text} is in the future")),
     }
 }
 

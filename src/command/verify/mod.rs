@@ -65,14 +65,17 @@ impl Command for Verify {
             reporter.result(&FaultEvent { event: fault.name(), version: version.into(), reason });
         };
         let how = How::Whole(if self.again { Which::All } else { Which::Unsealed });
-        let look = Look { store: &store, how, threads, cancel: &cancel, progress: reporter.progress(), tell: &tell };
+        let look =
+            Look { store: &store, how, threads, cancel: &cancel, progress: reporter.progress(), tell: &tell };
         let mut absent = 0u64;
         let (findings, ended) = look.run(&self.named, |named| {
             absent += 1;
             reporter.error(&CommandError::new(Exit::FAILED, format!("{named} is not in {root}")));
         });
         let versions = HumanCount(findings.versions());
-        ended.map_err(|error| error.after(format_args!("{versions} versions in {root} verified before that")))?;
+        ended.map_err(|error| {
+            error.after(format_args!("{versions} versions in {root} verified before that"))
+        })?;
         Ok(VerifyDone::new(&store, findings, absent))
     }
 }
@@ -121,7 +124,9 @@ impl VerifyDone {
     /// Returns the next steps for corrupt versions.
     fn help(&self) -> String {
         let moved = match self.read_only {
-            true => "the store is read-only, so they stay in place; run `stoa verify` where the store is writable",
+            true => {
+                "the store is read-only, so they stay in place; run `stoa verify` where the store is writable"
+            }
             false => "`stoa quarantine list` lists them; they are downloaded again on the next request",
         };
         let left = "`stoa leftovers` lists versions without an info file";
@@ -138,7 +143,10 @@ impl Display for VerifyDone {
         let (verified, bytes) = (HumanCount(self.verified), BinaryBytes(self.bytes));
         let (skipped, broken) = (HumanCount(self.skipped), HumanCount(self.broken));
         let store = &self.store;
-        write!(f, "{store}: {verified} versions verified, {bytes}; {skipped} already sealed; {broken} corrupt")?;
+        write!(
+            f,
+            "{store}: {verified} versions verified, {bytes}; {skipped} already sealed; {broken} corrupt"
+        )?;
         if self.unreadable > 0 {
             write!(f, "; {} unreadable", HumanCount(self.unreadable))?;
         }

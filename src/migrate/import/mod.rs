@@ -26,8 +26,8 @@ use stoa_layout::{
 };
 use stoa_store::{Store, StoreError};
 
-use crate::carry::{Overlap, Report, overlap};
-use crate::parallel;
+use crate::command::copy::{CopyDone, CopyReport, Overlap, overlap};
+use crate::command::parallel;
 use source::{Item, Origin};
 use work::Work;
 
@@ -93,7 +93,7 @@ const NOBODY_LISTENS: StepError = StepError::Cancelled(Cancelled(0));
 
 impl Import<'_> {
     /// Copies, and tells what came of each version. Says whether there is a store to copy into.
-    pub(super) fn run(&self, report: &Report) -> Result<bool, ImportError> {
+    pub(super) fn run(&self, report: &CopyReport<'_>) -> Result<bool, ImportError> {
         let from = self.find()?;
         self.check_places()?;
         let store = if self.dry_run { self.look()? } else { self.open()? };
@@ -105,7 +105,12 @@ impl Import<'_> {
         Ok(true)
     }
 
-    fn copy(&self, from: &Origin<'_>, store: Option<&Store>, report: &Report) -> Result<(), ImportError> {
+    fn copy(
+        &self,
+        from: &Origin<'_>,
+        store: Option<&Store>,
+        report: &CopyReport<'_>,
+    ) -> Result<(), ImportError> {
         let batch = match store {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
@@ -240,22 +245,22 @@ enum Open {
 }
 
 /// What is told at the end, besides the counts.
-pub(super) fn end(import: &Import<'_>, report: &Report) {
+pub(super) fn end(import: &Import<'_>, report: &CopyReport<'_>) -> CopyDone {
     let (source, root) = (import.source.display(), import.root.display());
     let dry = if import.dry_run { " (a dry run, nothing was written)" } else { "" };
     let count = |of: &std::sync::atomic::AtomicU64| of.load(std::sync::atomic::Ordering::Relaxed);
     let more = json!({
         "store": import.root.to_string_lossy(), "source": import.source.to_string_lossy(),
-        "forbidden": count(&report.sum.forbidden), "leftovers": count(&report.sum.leftovers), "without_zip": count(&report.sum.aside),
+        "forbidden": count(&report.counts.forbidden), "leftovers": count(&report.counts.leftovers), "without_zip": count(&report.counts.aside),
         "dry_run": import.dry_run,
     });
-    report.done(format_args!("from {source} into {root}{dry}"), more);
+    report.done(format_args!("from {source} into {root}{dry}"), more)
 }
 
 /// Says what was done by the time when it stopped, and what of it is undone.
-pub(super) fn so_far(import: &Import<'_>, report: &Report) -> String {
+pub(super) fn so_far(import: &Import<'_>, report: &CopyReport<'_>) -> String {
     let (source, root) = (import.source.display(), import.root.display());
-    let carried = HumanCount(report.carried());
+    let carried = HumanCount(report.copied());
     let done = format!("{carried} versions were imported from {source} and stay in {root}");
     match report.waiting() {
         0 => done,
@@ -264,7 +269,7 @@ pub(super) fn so_far(import: &Import<'_>, report: &Report) -> String {
 }
 
 /// Is the code and the message for what is not as it should be, after an import that came to its end.
-pub(super) fn what_is_wrong(import: &Import<'_>, report: &Report) -> Option<(Exit, String)> {
+pub(super) fn what_is_wrong(import: &Import<'_>, report: &CopyReport<'_>) -> Option<(Exit, String)> {
     let (source, root) = (import.source.display(), import.root.display());
     let (failed, unreadable) = (HumanCount(report.failed()), HumanCount(report.unreadable()));
     let mut wrong = Vec::new();

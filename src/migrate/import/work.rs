@@ -10,7 +10,7 @@ use stoa_store::{Batch, Objection, Published, SealError, SealedDraft, SmallFile,
 
 use super::ImportError;
 use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
-use crate::carry::{Fate, Report};
+use crate::command::copy::{CopyReport, CopyResult};
 
 /// How many versions, and how many of their bytes, share a wait for the disk.
 const BATCH: (usize, u64) = (256, 64 << 20);
@@ -28,7 +28,7 @@ pub(super) struct Work<'a> {
     /// Written, and not yet visible.
     waiting: Mutex<Waiting>,
     cancel: &'a Cancel,
-    report: &'a Report,
+    report: &'a CopyReport<'a>,
 }
 
 #[derive(Default)]
@@ -43,7 +43,7 @@ impl<'a> Work<'a> {
         store: Option<&'a Store>,
         batch: Option<Batch<'a>>,
         cancel: &'a Cancel,
-        report: &'a Report,
+        report: &'a CopyReport<'a>,
     ) -> Self {
         Self { root, store, batch, waiting: Mutex::default(), cancel, report }
     }
@@ -55,11 +55,11 @@ impl<'a> Work<'a> {
             Ok(Some(full)) => self.publish(full),
             Err(Not::Stop(error)) => {
                 let reason = of_one_version(error)?;
-                self.report.version(&item.version, Fate::Failed(&reason));
+                self.report.version(&item.version, CopyResult::Failed(&reason));
                 Ok(())
             }
             Err(Not::Broken(reason)) => {
-                self.report.version(&item.version, Fate::Broken(&reason));
+                self.report.version(&item.version, CopyResult::Corrupt(&reason));
                 Ok(())
             }
             Err(Not::Left(reason)) => {
@@ -78,7 +78,7 @@ impl<'a> Work<'a> {
         if let Some(store) = self.store
             && let Some(tombstone) = store.tombstone(version)?
         {
-            self.report.version(version, Fate::Forbidden(&tombstone.to_string()));
+            self.report.version(version, CopyResult::Forbidden(&tombstone.to_string()));
             return Ok(None);
         }
         if let Some(store) = self.store
@@ -87,7 +87,7 @@ impl<'a> Work<'a> {
             return Ok(None);
         }
         let (Some(store), Some(_)) = (self.store, &self.batch) else {
-            self.report.version(version, Fate::Carried(item.bytes));
+            self.report.version(version, CopyResult::Copied(item.bytes));
             return Ok(None);
         };
         let info = read(item.info.as_deref().ok_or_else(|| missing("info"))?)?;
@@ -122,8 +122,8 @@ impl<'a> Work<'a> {
         else {
             return Ok(false);
         };
-        let kept = || self.report.version(version, Fate::Kept(item.bytes));
-        let differs = |reason: &str| self.report.version(version, Fate::Differs(reason));
+        let kept = || self.report.version(version, CopyResult::Kept(item.bytes));
+        let differs = |reason: &str| self.report.version(version, CopyResult::Differs(reason));
         if item.read_mod()? != own_mod.bytes {
             differs("its go.mod is another one than in the store, and that stands");
             return Ok(true);
@@ -151,20 +151,20 @@ impl<'a> Work<'a> {
         for (draft, bytes) in batch.settle(drafts)?.into_iter().zip(sizes) {
             let version = draft.version().clone();
             match self.publish_one(store, batch, draft) {
-                Ok(Published::Ours(_)) => self.report.waited(&version, Fate::Carried(bytes)),
-                Ok(Published::Theirs { same: true }) => self.report.waited(&version, Fate::Kept(bytes)),
+                Ok(Published::Ours(_)) => self.report.waited(&version, CopyResult::Copied(bytes)),
+                Ok(Published::Theirs { same: true }) => self.report.waited(&version, CopyResult::Kept(bytes)),
                 Ok(Published::Theirs { same: false }) => {
                     let reason =
                         "another one came into the store meanwhile and stands; this one is in quarantine";
-                    self.report.waited(&version, Fate::Differs(reason));
+                    self.report.waited(&version, CopyResult::Differs(reason));
                 }
                 Ok(Published::Refused(Objection::Tombstone(tombstone))) => {
-                    self.report.waited(&version, Fate::Forbidden(&tombstone.to_string()));
+                    self.report.waited(&version, CopyResult::Forbidden(&tombstone.to_string()));
                 }
                 Ok(Published::Refused(objection @ Objection::Differs { .. })) => {
-                    self.report.waited(&version, Fate::Differs(&objection.to_string()));
+                    self.report.waited(&version, CopyResult::Differs(&objection.to_string()));
                 }
-                Err(error) => self.report.waited(&version, Fate::Failed(&of_one_version(error)?)),
+                Err(error) => self.report.waited(&version, CopyResult::Failed(&of_one_version(error)?)),
             }
         }
         Ok(())

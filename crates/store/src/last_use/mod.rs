@@ -254,6 +254,11 @@ impl LastUses<'_> {
         Ok(latest.min(self.today))
     }
 
+    /// Returns the day on which a server recorded the last use of a version.
+    pub fn recorded(&self, version: &ModuleVersion) -> Result<Option<Day>, LastUseError> {
+        self.notes.as_ref().map_or(Ok(None), |notes| notes.day(version))
+    }
+
     /// Drops what is noted of versions that are not there any more, and says how many that were.
     pub fn sweep(&mut self, store: &Store) -> Result<u64, LastUseError> {
         let Some(notes) = &mut self.notes else { return Ok(0) };
