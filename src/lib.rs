@@ -12,7 +12,6 @@ mod export;
 mod fetch;
 pub mod fill;
 mod go_env;
-mod import_config;
 mod last_use;
 mod listen;
 mod logging;

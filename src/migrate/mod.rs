@@ -5,6 +5,7 @@
 
 mod human;
 mod import;
+mod import_config;
 mod json;
 mod leftovers;
 mod options;
@@ -52,6 +53,16 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
     let filter = filter.as_deref().and_then(std::ffi::OsStr::to_str);
     logging::init(Style::Command, typed.common.verbose, typed.common.quiet, filter);
     let reporter = Reporter::new(&typed);
+    if let Some(Command::ImportConfig(args)) = &typed.command {
+        // Reads no configuration of Stoa: it may run on a machine without one.
+        return match import_config::run(args, std::env::vars_os(), typed.common.quiet) {
+            Ok(exit) => exit,
+            Err(failure) => {
+                reporter.error(&failure);
+                failure.exit
+            }
+        };
+    }
     let resolved = resolve(&typed, world);
     let result = match (resolved, &typed.command) {
         (Err(failure), _) => Err(failure),
@@ -64,6 +75,7 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
         (Ok((root, options)), Some(Command::Import(what))) => {
             import(layouts, &typed, &what.source, &root, options, &reporter)
         }
+        (Ok(_), Some(Command::ImportConfig(_))) => Ok(()),
         (Ok((root, options)), None) => migrate(layouts, &typed, &root, &options, &reporter),
     };
     match result {
