@@ -272,7 +272,7 @@ impl From<ConfigError> for Failure {
 
 impl From<GateError> for Failure {
     fn from(error: GateError) -> Self {
-        let message = (!error.is_told()).then(|| error.to_string());
+        let message = (!error.is_reported()).then(|| error.to_string());
         Self { exit: error.exit(), message }
     }
 }

@@ -152,7 +152,7 @@ mod tests {
         fn the_intersection_matches_exactly_the_common_modules(
             one in "[ab*]{1,4}(/[ab*]{1,3})?", other in "[ab*]{1,4}(/[ab*]{1,3})?", path in "[ab]{1,5}(/[ab]{1,4}){0,2}"
         ) {
-            if let Some(found) = both(&one, &other) {
+            if let Some(found) = intersection(&one, &other) {
                 let expected = matches(&one, &path) && matches(&other, &path);
                 prop_assert_eq!(found.iter().any(|pattern| matches(pattern, &path)), expected, "{:?}", found);
             }
