@@ -8,7 +8,6 @@ pub mod command;
 pub mod config;
 pub mod fill;
 mod go_env;
-mod import_config;
 mod last_use;
 mod listen;
 mod logging;

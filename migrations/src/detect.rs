@@ -47,7 +47,7 @@ impl Detect for IsTree {
 /// Stops a walk; never seen outside.
 const ENOUGH: StepError = StepError::Cancelled(Cancelled(0));
 
-fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, StepError> {
+pub(crate) fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, StepError> {
     let is_whole = |candidate: &Candidate| {
         candidate.fault.is_none()
             && candidate.has == [true; 3]

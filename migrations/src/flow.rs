@@ -363,7 +363,7 @@ fn is_absence(error: &std::io::Error) -> bool {
 
 /// What is known while a batch, which is of one module nearly always, is worked on.
 #[derive(Default)]
-struct Batch {
+pub(crate) struct Batch {
     /// The folder on the other side that was looked for last, and whether it was not there. What came into it
     /// since came from this side, under the exclusive lock, and is of other versions.
     looked: PathBuf,
@@ -442,11 +442,11 @@ fn pool(threads: usize) -> Result<ThreadPool, StepError> {
     })
 }
 
-type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
+pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 
 /// Walks on this thread and works on as many as were asked for, this one among them: it takes on what the others
 /// have no time for. The first error ends it all.
-fn in_parallel(
+pub(crate) fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
     each: &(dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync),

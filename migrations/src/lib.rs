@@ -23,13 +23,14 @@ mod picture;
 mod refuse;
 mod source;
 mod tree_to_v1;
+mod unmarked;
 mod v0;
 mod v0_to_v1;
 mod v1_to_v2;
 mod v2;
 mod whole;
 
-use stoa_layout::{Detect, Inventory, Source, Step};
+use stoa_layout::{Detect, Inventory, Source, Step, Unmarked};
 
 /// All steps, oldest first.
 pub fn steps() -> Vec<Box<dyn Step>> {
@@ -39,6 +40,11 @@ pub fn steps() -> Vec<Box<dyn Step>> {
 /// Those who know stores without a marker; the first that says yes wins.
 pub fn detectors() -> Vec<Box<dyn Detect>> {
     vec![Box::new(detect::IsV0), Box::new(detect::IsTree)]
+}
+
+/// Returns the layouts that are recognised without their marker.
+pub fn unmarked() -> Vec<Box<dyn Unmarked>> {
+    vec![Box::new(unmarked::UnmarkedV2)]
 }
 
 /// Knows what lies in a store at each of the layouts.

@@ -10,8 +10,8 @@ use std::sync::Mutex;
 
 use indicatif::{BinaryBytes, HumanCount};
 use stoa_gomod::ModuleVersion;
-use stoa_layout::events::PlannedStep;
 use stoa_layout::lock::Holder;
+use stoa_layout::plan::PlannedStep;
 use stoa_layout::{Direction, Event, Events, LayoutId, Leftover, Outcome};
 
 use super::leftovers::Sum;
@@ -121,9 +121,7 @@ impl Human {
 
     pub(super) fn error(&self, message: &str) {
         self.progress.end();
-        for line in message.lines() {
-            self.note(format_args!("error: {line}"));
-        }
+        self.note(format_args!("error: {message}"));
     }
 
     /// Writes a result, above the bar if there is one.
@@ -148,10 +146,19 @@ impl Human {
         });
     }
 
-    fn plan(&self, root: &Path, creates: Option<&LayoutId>, steps: &[PlannedStep]) {
+    fn plan(
+        &self,
+        root: &Path,
+        creates: Option<&LayoutId>,
+        restores: Option<&LayoutId>,
+        steps: &[PlannedStep],
+    ) {
         let root = root.display();
         if let Some(layout) = creates {
             self.result(format_args!("{root} holds no store; a new one would be made at layout {layout}"));
+        }
+        if let Some(layout) = restores {
+            self.result(format_args!("{root}: would restore the marker of layout {layout}"));
         }
         for step in steps {
             let (name, description) = (name_of(step), &step.description);
@@ -215,7 +222,9 @@ impl Human {
 impl Events for Human {
     fn event(&self, event: Event<'_>) {
         match event {
-            Event::Plan { root, creates, steps, .. } if self.dry_run => self.plan(root, creates, steps),
+            Event::Plan { root, creates, restores, steps, .. } if self.dry_run => {
+                self.plan(root, creates, restores, steps);
+            }
             // Each step tells of itself when it begins.
             Event::Plan { .. } => {}
             Event::Waiting { holders } => self.waiting(holders),
@@ -232,6 +241,9 @@ impl Events for Human {
             }
             Event::StepEnd { from, to, items, bytes, leftovers } => {
                 self.end(&format!("{from} to {to}"), items, bytes, leftovers);
+            }
+            Event::Restored(layout) => {
+                self.result(format_args!("restored the marker of layout {layout}"));
             }
             Event::Created(layout) => {
                 if let Ok(mut state) = self.state.lock() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stoa_gomod::ModuleVersion;
-use stoa_layout::events::PlannedStep;
+use stoa_layout::plan::PlannedStep;
 use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Leftover, Outcome, Survey};
 
 use super::leftovers::Sum;
@@ -151,12 +151,16 @@ impl Json {
 impl Events for Json {
     fn event(&self, event: Event<'_>) {
         match event {
-            Event::Plan { root, target, creates, steps } => {
+            Event::Plan { root, target, creates, restores, steps } => {
                 let steps: Vec<Value> = steps.iter().map(step_value).collect();
-                self.line(&json!({
+                let mut plan = json!({
                     "event": "plan", "store": text(root), "layout": target.as_str(),
                     "creates": creates.map(LayoutId::as_str), "steps": steps,
-                }));
+                });
+                if let Some(layout) = restores {
+                    plan["restores"] = layout.as_str().into();
+                }
+                self.line(&plan);
             }
             Event::Waiting { holders } => self.line(&json!({ "event": "waiting", "holders": holders })),
             Event::StepBegin(step) => {
@@ -174,6 +178,11 @@ impl Events for Json {
                 self.line(&json!({
                     "event": "step", "state": "done", "from": from.as_str(), "to": to.as_str(),
                     "versions": items, "bytes": bytes, "leftovers": leftovers,
+                }));
+            }
+            Event::Restored(layout) => {
+                self.line(&json!({
+                    "event": "step", "state": "done", "from": "unmarked", "to": layout.as_str(),
                 }));
             }
             Event::Created(layout) => {

@@ -5,6 +5,7 @@
 
 mod human;
 mod import;
+mod import_config;
 mod json;
 mod leftovers;
 mod options;
@@ -58,6 +59,16 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
     let screen = Screen::default();
     crate::command::start_log(Style::Command, &typed.common, world, &screen);
     let reporter = Reporter::new(&typed);
+    if let Some(Command::ImportConfig(args)) = &typed.command {
+        // Reads no configuration of Stoa: it may run on a machine without one.
+        return match import_config::run(args, std::env::vars_os(), typed.common.quiet) {
+            Ok(exit) => exit,
+            Err(failure) => {
+                reporter.error(&failure);
+                failure.exit
+            }
+        };
+    }
     let resolved = resolve(&typed, world);
     let result = match (resolved, &typed.command) {
         (Err(failure), _) => Err(failure),
@@ -76,6 +87,7 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
         (Ok((root, options)), Some(Command::Import(what))) => {
             import(layouts, &typed, &what.source, &root, options, &reporter)
         }
+        (Ok(_), Some(Command::ImportConfig(_))) => Ok(()),
         (Ok((root, options)), None) => migrate(layouts, &typed, &root, &options, &reporter),
     };
     match result {
@@ -129,7 +141,7 @@ fn migrate(
             format!("--verify looks at stores at layout {} only; run without --to", layouts.current);
         return Err(Failure { exit: Exit::USAGE, message });
     }
-    let cancel = listen_for_signals()?;
+    let cancel = listen_for_signals(typed.auto)?;
     let runner = Runner { root, layouts, options, events: reporter.events(), cancel: &cancel };
     if typed.dry_run {
         let pending = runner.plan().map_err(|error| failure(root, &error))?;
@@ -144,8 +156,16 @@ fn migrate(
     Ok(())
 }
 
-fn listen_for_signals() -> Result<Cancel, Failure> {
-    Cancel::on_signals().map_err(|error| Failure {
+/// Listens for signals. A second Ctrl-C ends the process at once, except below another program: that one hands each
+/// signal on, so a single Ctrl-C arrives twice.
+fn listen_for_signals(is_auto: bool) -> Result<Cancel, Failure> {
+    let cancel = Cancel::on_signals().and_then(|cancel| {
+        if !is_auto {
+            cancel.end_on_second_interrupt()?;
+        }
+        Ok(cancel)
+    });
+    cancel.map_err(|error| Failure {
         exit: Exit::IO,
         message: format!("cannot listen for signals: {error}; nothing was changed"),
     })
@@ -158,7 +178,7 @@ fn leftovers(
     options: &Options,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
-    let cancel = listen_for_signals()?;
+    let cancel = listen_for_signals(false)?;
     let leftovers = Leftovers { root, layouts, options, cancel: &cancel, events: reporter.events() };
     let mut tell = |leftover: &Leftover, to: Option<&Path>| reporter.leftover(leftover, to);
     let (sum, moved) = match what {
@@ -182,7 +202,7 @@ fn import(
         let message = "import takes none of --to, --regenerate, --verify and --auto".to_owned();
         return Err(Failure { exit: Exit::USAGE, message });
     }
-    let cancel = listen_for_signals()?;
+    let cancel = listen_for_signals(false)?;
     // What it is that is named by hand is the source. An interrupted step back is a person's decision.
     let options = Options { assumed: None, auto: true, ..options };
     let import = Import {

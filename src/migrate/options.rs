@@ -9,6 +9,7 @@ use crate::command::Common;
 use crate::command::progress::When;
 use crate::command::report::Format;
 
+use super::import_config::ImportConfig;
 use super::verify::Verify;
 
 /// Brings a store to a layout.
@@ -92,6 +93,8 @@ pub(super) enum Command {
                       or it lies in the store; the others as ever."
     )]
     Import(Import),
+    /// Print a config file for Stoa made from the configuration of Athens
+    ImportConfig(ImportConfig),
     /// What the store holds that is no part of it
     #[command(
         long_about = "What the store holds that is no part of it: incomplete versions, foreign files and the like. \
