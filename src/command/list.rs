@@ -22,7 +22,7 @@ use super::report::{Format, Reporter, Summary, Telling};
 /// List the versions in the store with size, time and last use
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A pattern matches module paths as in GOPRIVATE: `example.org` stands for all modules below it, and `*` for any text in
+A pattern matches module paths as in GOPRIVATE: `example.org` stands for all modules below it, and `*` for any text in \
 one path element. The column LAST USED shows `-` if no use of the version is recorded.
 
 Examples:
@@ -36,7 +36,7 @@ pub(crate) struct List {
     #[arg(value_name = "PATTERN")]
     patterns: Vec<String>,
 
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }

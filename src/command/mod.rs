@@ -152,11 +152,11 @@ pub(crate) fn usage(error: &clap::Error) -> Exit {
 pub(crate) fn command_line() -> clap::Command {
     let command = clap::Command::new("stoa")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("A Go module proxy whose store upgrades itself")
-        .after_help(AFTER_HELP)
         .subcommand_required(true)
         .arg_required_else_help(true);
-    let command = Global::augment_args(command);
+    let command = Global::augment_args(command)
+        .about("A Go module proxy whose store upgrades itself")
+        .after_help(AFTER_HELP);
     COMMANDS.iter().fold(command, |command, entry| command.subcommand((entry.build)(entry)))
 }
 
@@ -167,7 +167,7 @@ Examples:
   stoa fetch --from go.sum                      download everything that a project needs
   stoa status                                   show what the store holds
 
-Precedence: command line, environment, config file, default. The variable of the key `fill.max_concurrent` is
+Precedence: command line, environment, config file, default. The variable of the key `fill.max_concurrent` is \
 STOA_FILL_MAX_CONCURRENT. STOA_LOG sets the log level in the syntax of env_logger; -v and -q override it.
 
 Exit codes:

@@ -14,10 +14,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// When to show progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
-    /// While a command works
     #[default]
     Auto,
-    /// Never
     Never,
 }
 

@@ -25,17 +25,17 @@ use super::report::{Format, Reporter, Summary, Telling};
 /// List, restore or purge corrupt versions
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Stoa moves a version that it finds corrupt to the folder quarantine/ of the store, with the reason. The version is
+Stoa moves a version that it finds corrupt to the folder quarantine/ of the store, with the reason. The version is \
 downloaded again on the next request.
 
 Examples:
   stoa quarantine
   stoa quarantine purge --older-than 30
 
-Exit codes: 0 success; 1 there is no such entry, or its version is still corrupt; 73 another copy of the version is in
+Exit codes: 0 success; 1 there is no such entry, or its version is still corrupt; 73 another copy of the version is in \
 the store.")]
 pub(crate) struct Quarantine {
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Format,
 

@@ -25,9 +25,9 @@ use super::verify::look::{Named, pairs, versions_of};
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A module without a version stands for all its versions in the store, without those of modules below its path. A removed
-version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get
-410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the
+A module without a version stands for all its versions in the store, without those of modules below its path. A removed \
+version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
+410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
 
 Examples:
@@ -36,7 +36,7 @@ Examples:
   stoa remove --lift example.org/module@v1.2.3
   stoa remove --list
 
-Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 not confirmed; 74 input/output error;
+Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 not confirmed; 74 input/output error; \
 130, 143 stopped.")]
 pub(crate) struct Remove {
     /// Modules and versions to remove
@@ -67,7 +67,7 @@ pub(crate) struct Remove {
     #[arg(long)]
     yes: bool,
 
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }

@@ -18,10 +18,9 @@ use super::progress::{Progress, Screen, When};
 /// The format of results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Lines for people
+    // Without doc comments, so that -h and --help are the same.
     #[default]
     Human,
-    /// One JSON object per line
     Json,
 }
 
@@ -38,7 +37,7 @@ impl Format {
 /// How a command reports results and progress.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct Telling {
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 

@@ -70,7 +70,7 @@ Examples:
 
 Exit codes: 0 success; 74 the folder cannot be read.")]
 pub(crate) struct ShowStatus {
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }

@@ -37,14 +37,14 @@ use tree::{Put, Tree};
 /// Write all versions as a tree of files, for a static file server or file://
 #[derive(Debug, Args)]
 #[command(after_help = "\
-DIR is created if it is missing. If it holds an earlier export, only missing versions are added. The export can run
+DIR is created if it is missing. If it holds an earlier export, only missing versions are added. The export can run \
 while DIR is served and while a server uses the store. If it is stopped, the next run continues.
 
 Examples:
   stoa export /srv/modules
   GOPROXY=file:///srv/modules go build
 
-Exit codes: 0 success; 1 a version is corrupt, or DIR has other content for it; 73 DIR is not an export; 74 a version
+Exit codes: 0 success; 1 a version is corrupt, or DIR has other content for it; 73 DIR is not an export; 74 a version \
 cannot be read; 130, 143 stopped.")]
 pub(crate) struct Export {
     /// Folder to write to

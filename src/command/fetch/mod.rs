@@ -29,17 +29,17 @@ use wanted::{Asked, Wanted};
 /// Download versions into the store ahead of time
 #[derive(Debug, Args)]
 #[command(after_help = "\
-VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix as in v1.2.
-From a go.mod, all required versions are downloaded, with `replace` applied. From a go.sum, all versions are downloaded
-and compared with their hashes before they are stored. Zips are downloaded even if a build reads only the go.mod.
-A go.sum lists everything that an offline build needs; a go.mod alone may not.
+VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix as in v1.2. \
+From a go.mod, all required versions are downloaded, with `replace` applied. From a go.sum, all versions are downloaded \
+and compared with their hashes before they are stored. Zips are downloaded even if a build reads only the go.mod. \
+A go.sum lists everything that an offline build needs; a go.mod alone may not. \
 The command can run beside a server. If it is stopped, the next run continues.
 
 Examples:
   stoa fetch --from go.sum
   stoa fetch example.org/module@latest example.org/other@v1.2.3
 
-Exit codes: 0 all versions are in the store; 1 a version does not exist, is refused by the configuration, or does not
+Exit codes: 0 all versions are in the store; 1 a version does not exist, is refused by the configuration, or does not \
 match its go.sum; 69 an upstream is unavailable for some versions; 130, 143 stopped.")]
 pub(crate) struct Fetch {
     /// Modules and versions to download

@@ -23,9 +23,9 @@ use look::{Fault, Findings, How, Look, Named};
 /// Read versions completely, seal intact ones, and move corrupt ones to quarantine
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A sealed version is skipped if its files have not been written since: that takes a few system calls. --again reads
-sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are
-downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it.
+A sealed version is skipped if its files have not been written since: that takes a few system calls. --again reads \
+sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
+downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
 The command can run beside a server. If it is stopped, the next run continues.
 
 Examples:
@@ -33,7 +33,7 @@ Examples:
   stoa verify example.org/module example.org/other@v1.2.3
   stoa verify --again --format json
 
-Exit codes: 0 all versions are intact; 1 a version is corrupt or not in the store; 74 a version cannot be read;
+Exit codes: 0 all versions are intact; 1 a version is corrupt or not in the store; 74 a version cannot be read; \
 130, 143 stopped.")]
 pub(crate) struct Verify {
     /// Modules and versions to verify [default: all]
