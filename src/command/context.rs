@@ -151,6 +151,8 @@ impl Context<'_> {
     /// Returns the migrator for a command that needs an existing store. An empty or missing folder is an error: its
     /// path is most likely mistyped.
     pub(crate) fn migrator_of_existing(&self, root: &Path) -> Result<Migrator, CommandError> {
+        // Reads the configuration first: an error in it is the more useful message.
+        let migrator = self.migrator()?;
         let is_nothing = match std::fs::read_dir(root) {
             Ok(mut entries) => entries.next().is_none(),
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -161,7 +163,7 @@ impl Context<'_> {
             let help = format!("name a store with --store, or create one with `{MIGRATOR} --store {root}`");
             return Err(error.help(help));
         }
-        self.migrator()
+        Ok(migrator)
     }
 
     /// Passes the gate and opens an existing store for reading and writing.

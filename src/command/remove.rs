@@ -90,7 +90,7 @@ impl Command for Remove {
         work.ask()?;
         match work.all(&mut removed) {
             Ok(()) => Ok(removed),
-            Err(error) if removed.is_empty() => Err(error),
+            Err(error) if removed.is_empty() => Err(error.resumable()),
             Err(error) => Err(error.after(format_args!("{removed} in {} before that", removed.store))),
         }
     }

@@ -227,8 +227,19 @@ impl Reporter {
     /// Ends the work, prints the summary, and returns its verdict.
     pub(crate) fn finish(&self, summary: &impl Summary) -> Result<(), CommandError> {
         self.progress.end();
-        summary.report(self);
-        summary.verdict()
+        let verdict = summary.verdict();
+        match &verdict {
+            // The summary is the last line of JSON.
+            Err(error) if self.is_json() => {
+                self.error(error);
+                summary.report(self);
+                Err(CommandError::reported(error.exit))
+            }
+            _ => {
+                summary.report(self);
+                verdict
+            }
+        }
     }
 
     /// Fails if a result could not be written. A command that only prints stops then; one that changes a store goes on.

@@ -69,10 +69,11 @@ impl Command for Export {
         let cancel = context.cancel(&store)?;
         let words = Words { work: "export", copied: "exported", kept: "kept" };
         let report = CopyReport::new(words, &context.reporter);
-        let tree = Tree::open(to)?;
+        let stay = |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
+        // A folder that is refused has help of its own.
+        let tree = Tree::open(to).map_err(|error| if error.help.is_some() { error } else { stay(error) })?;
         let progress = context.reporter.progress();
-        export(&store, &tree, (threads, &cancel), &report, progress)
-            .map_err(|error| error.after(format_args!("exported versions stay in {}", to.display())))?;
+        export(&store, &tree, (threads, &cancel), &report, progress).map_err(stay)?;
         let more = json!({ "store": root.to_string_lossy(), "to": to.to_string_lossy() });
         let mut done = report.done(format_args!("from {} to {}", root.display(), to.display()), more);
         done.problem = problem(&root, to, &report);
@@ -93,7 +94,7 @@ fn problem(root: &Path, to: &Path, report: &CopyReport<'_>) -> Option<CommandErr
     if report.unreadable() > 0 {
         let count = HumanCount(report.unreadable());
         let text = format!("cannot read {count} versions of {root}, so they are not in {to}");
-        let help = "the reasons are listed above; fix them, then run the command again";
+        let help = "the reasons are listed above; fix them, then run again";
         return Some(CommandError::new(Exit::IO, text).help(help));
     }
     None

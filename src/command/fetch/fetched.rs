@@ -154,7 +154,7 @@ impl Summary for FetchDone {
             return fail(
                 Exit::UNAVAILABLE,
                 text,
-                "the reasons are listed above; run the command again later",
+                "the reasons are listed above; run again later",
             );
         }
         if differ > 0 {

@@ -105,7 +105,7 @@ impl Command for Prune {
         let root = store.root().display();
         let (total, began) = match worked {
             Ok(done) => done,
-            Err(error) if removed.versions == 0 => return Err(error),
+            Err(error) if removed.versions == 0 => return Err(error.resumable()),
             Err(error) => {
                 let (versions, bytes) = (HumanCount(removed.versions), BinaryBytes(removed.bytes));
                 let verb = if self.dry_run { "would be removed" } else { "were removed" };
@@ -466,7 +466,7 @@ impl Summary for Pruned {
                 Exit::IO,
                 format!("cannot remove {failed} versions of {}", self.store),
             )
-            .help("the reasons are listed above; fix them, then run the command again"));
+            .help("the reasons are listed above; fix them, then run again"));
         }
         match self.max_size {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(

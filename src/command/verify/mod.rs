@@ -158,7 +158,7 @@ impl Summary for VerifyDone {
     fn report(&self, reporter: &Reporter) {
         reporter.result(self);
         // Two errors if there are two kinds of faults: the exit code names the worse one.
-        if self.broken > 0 && self.unreadable > 0 {
+        if self.broken > 0 && self.unreadable > 0 && !reporter.is_json() {
             reporter.error(&self.unreadable_error());
         }
     }
@@ -180,6 +180,6 @@ impl VerifyDone {
     fn unreadable_error(&self) -> CommandError {
         let unreadable = HumanCount(self.unreadable);
         CommandError::new(Exit::IO, format!("cannot read {unreadable} versions in {}", self.store))
-            .help("the reasons are listed above; fix them, then run the command again")
+            .help("the reasons are listed above; fix them, then run again")
     }
 }
