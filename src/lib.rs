@@ -16,5 +16,6 @@ mod output;
 pub mod proxy;
 pub mod serve;
 mod sources;
+mod startup;
 mod upkeep;
 pub mod upstream;

@@ -154,7 +154,7 @@ impl Command for Serve {
         let pass = context.pass(&root, || config().map(drop), migrator)?;
         let config = config()?;
         let migrator = if config.read_only { NO_MIGRATOR } else { context.migrator()? };
-        listen::run(&context.gate(&root, &migrator), pass, config, settings.world())?;
+        listen::run(&context.gate(&root, &migrator), pass, config, settings)?;
         Ok(Nothing)
     }
 }

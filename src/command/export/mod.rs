@@ -69,7 +69,8 @@ impl Command for Export {
         let cancel = context.cancel(&store)?;
         let words = Words { work: "export", copied: "exported", kept: "kept" };
         let report = CopyReport::new(words, &context.reporter);
-        let stay = |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
+        let stay =
+            |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
         // A folder that is refused has help of its own.
         let tree = Tree::open(to).map_err(|error| if error.help.is_some() { error } else { stay(error) })?;
         let progress = context.reporter.progress();

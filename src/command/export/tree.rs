@@ -95,7 +95,10 @@ impl Tree {
             durable::sync_dir(root)?;
         }
         let Some(lock) = FileLock::try_acquire(&own.join(LOCK), &durable)? else {
-            let message = format!("cannot export to {}: another export to it is running\nhelp: wait until it ends", root.display());
+            let message = format!(
+                "cannot export to {}: another export to it is running\nhelp: wait until it ends",
+                root.display()
+            );
             return Err(CommandError::new(Exit::BUSY, message));
         };
         sweep(&own)?;

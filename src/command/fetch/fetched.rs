@@ -151,11 +151,7 @@ impl Summary for FetchDone {
         let fail = |exit, text: String, help| Err(CommandError::new(exit, text).help(help));
         if unavailable > 0 {
             let text = format!("cannot download {} versions", HumanCount(unavailable));
-            return fail(
-                Exit::UNAVAILABLE,
-                text,
-                "the reasons are listed above; run again later",
-            );
+            return fail(Exit::UNAVAILABLE, text, "the reasons are listed above; run again later");
         }
         if differ > 0 {
             let text = format!("checksum mismatch for {} versions", HumanCount(differ));

@@ -38,8 +38,13 @@ pub(crate) fn who_cannot_serve_changes_no_store() {
 
 pub(crate) fn a_dry_run_changes_no_store() {
     let programs = Programs::current();
+    let root = programs.store();
+    stores::v0().write(&root);
+    let before = snapshot(&root);
     for arguments in [&["remove", "--dry-run", PAIR][..], &["prune", "--dry-run", "--max-size", "1"]] {
-        changes_nothing(&programs, arguments, 78, "run `stoa-migrate --store");
+        let ended = programs.stoa(arguments);
+        assert!(ended.code == 78 && ended.err.contains("stoa-migrate --store"), "{arguments:?}: {ended:?}");
+        assert_eq!(snapshot(&root), before, "{arguments:?}");
     }
 }
 
@@ -47,14 +52,19 @@ pub(crate) fn what_works_on_a_store_makes_none() {
     let programs = Programs::current();
     let (root, to) = (programs.store(), programs.folder().join("out"));
     for arguments in [
-        &["verify"][..],
+        &["path", PAIR][..],
+        &["list"],
+        &["remove", "--dry-run", PAIR],
+        &["remove", "--list"],
+        &["prune", "--dry-run", "--max-size", "1"],
+        &["verify"],
         &["export", to.to_str().unwrap()],
         &["remove", PAIR],
         &["prune", "--max-size", "1"],
         &["quarantine", "purge", "--all"],
     ] {
         let ended = programs.stoa(arguments);
-        assert!(ended.code == 65 && ended.err.contains("name one with --store"), "{arguments:?}: {ended:?}");
+        assert!(ended.code == 65 && ended.err.contains("with --store"), "{arguments:?}: {ended:?}");
         assert!(!root.exists() && !to.exists(), "{arguments:?}");
     }
 }
