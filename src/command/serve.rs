@@ -1,7 +1,7 @@
 //! `stoa serve`: the options, and the way through the gate to the server.
 
 use clap::Args;
-use stoa_layout::Migrator;
+use stoa_layout::{Exit, Migrator};
 
 use super::Command;
 use super::context::{Context, NO_MIGRATOR};
@@ -154,7 +154,10 @@ impl Command for Serve {
         let pass = context.pass(&root, || config().map(drop), migrator)?;
         let config = config()?;
         let migrator = if config.read_only { NO_MIGRATOR } else { context.migrator()? };
-        listen::run(&context.gate(&root, &migrator), pass, config, settings)?;
-        Ok(Nothing)
+        match listen::run(&context.gate(&root, &migrator), pass, config, settings)? {
+            Exit::DONE => Ok(Nothing),
+            // Stopped at once by a second signal, and logged.
+            exit => Err(CommandError::reported(exit)),
+        }
     }
 }

@@ -259,7 +259,7 @@ fn only_what_is_named_is_looked_at() {
         let output = run(root, &["verify", absent, "example.com/a"]);
         assert_eq!(output.status.code(), Some(1), "{}", told(&output));
         assert!(told(&output).contains(&format!("{absent} is not in ")), "{}", told(&output));
-        assert!(told(&output).contains("2 sealed before"), "{}", told(&output));
+        assert!(told(&output).contains("2 already sealed"), "{}", told(&output));
     }
     for bad in ["example.com/a@latest", "a b", "--threads=0"] {
         assert_eq!(run(root, &["verify", bad]).status.code(), Some(64), "{bad}");
@@ -372,7 +372,7 @@ fn a_restore_yields_to_what_is_there() {
         theirs.put_unsealed(root);
         let output = run(root, &["quarantine", "restore", &id]);
         assert_eq!(output.status.code(), Some(code), "{}", told(&output));
-        assert!(told(&output).contains("is there with "), "{}", told(&output));
+        assert!(told(&output).contains("is in the store with "), "{}", told(&output));
         assert_eq!(fs::read(root.join(FOLDER).join("zip")).unwrap(), theirs.zip);
         assert_eq!(quarantined(root).len(), 1);
     }
