@@ -14,7 +14,7 @@ use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
 use crate::paths::{Paths, VersionFile};
-use crate::read::is_absent;
+use crate::files::is_absent;
 use crate::{Store, StoreError};
 
 /// An item of a census.
