@@ -26,7 +26,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether so many uses wait that they are to be written at once.
+    /// Whether the memory for uses is full, so that they are to be written at once.
     is_full: bool,
     is_ending: bool,
 }
