@@ -16,6 +16,7 @@ mod output;
 pub mod proxy;
 pub mod serve;
 mod sources;
+mod stall_timeout;
 mod startup;
 mod upkeep;
 pub mod upstream;

@@ -52,7 +52,7 @@ impl Command for List {
         let store = context.upgrade_and_look()?;
         let reporter = &context.reporter;
         let patterns = Patterns::parse(&self.patterns.join(","));
-        let uses = match store.last_uses() {
+        let uses = match store.usage().last_uses() {
             Ok(uses) => Some(uses),
             Err(error) => {
                 log::warn!(reason:% = error; "cannot read the last uses");

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_layout::Exit;
-use stoa_store::{Entry, Restored, Store, each_quarantined};
+use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -104,7 +104,7 @@ struct EntryEvent<'a> {
 }
 
 impl<'a> EntryEvent<'a> {
-    fn new(event: &'static str, entry: &'a Entry) -> Self {
+    fn new(event: &'static str, entry: &'a QuarantineEntry) -> Self {
         let whole = OffsetDateTime::from(entry.since).replace_nanosecond(0).ok();
         let why = entry.why.as_ref();
         Self {
@@ -157,7 +157,7 @@ impl QuarantineDone {
         Self { store, entries: 0, bytes: 0, changed: false, action, failed: None }
     }
 
-    fn add(&mut self, entry: &Entry) {
+    fn add(&mut self, entry: &QuarantineEntry) {
         self.entries += 1;
         self.bytes += entry.bytes.unwrap_or_default();
     }

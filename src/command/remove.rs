@@ -174,7 +174,7 @@ impl Display for TombstoneEvent<'_> {
 fn list(store: &Store, reporter: &Reporter) -> Result<Removed, CommandError> {
     let mut listed = Removed::new(store, false);
     listed.is_list = true;
-    store.each_tombstone(|version, tombstone| match tombstone {
+    store.records().each_tombstone(|version, tombstone| match tombstone {
         Ok(tombstone) => {
             listed.forbidden += 1;
             let (version, reason) = (VersionKeys::from(&version), tombstone.reason.as_deref());
@@ -323,7 +323,7 @@ impl Work<'_> {
             Named::Module(module) => module,
         };
         match self.args.lift {
-            true => Ok(pairs(module, &self.store.tombstones(module)?)),
+            true => Ok(pairs(module, &self.store.records().tombstones(module)?)),
             false => versions_of(self.store, module),
         }
     }
@@ -358,8 +358,8 @@ impl Work<'_> {
     fn lift<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
         let dry_run = self.args.dry_run;
         let is_lifted = match dry_run {
-            true => self.store.tombstone(version)?.is_some(),
-            false => self.store.lift(&self.claim(version)?)?,
+            true => self.store.records().tombstone(version)?.is_some(),
+            false => self.store.records().lift(&self.claim(version)?)?,
         };
         Ok(is_lifted.then(|| Event::Lifted { version: version.into(), dry_run }))
     }

@@ -245,7 +245,7 @@ struct Total {
 impl Work<'_> {
     /// Counts and removes. Returns the content of the store before, and the day since which uses are recorded.
     fn run(&self) -> Result<(Total, Day), CommandError> {
-        let mut uses = self.store.last_uses()?;
+        let mut uses = self.store.usage().last_uses()?;
         let (counted, total) = self.count(&uses)?;
         let max_size = self.args.max_size.map(|size| size.bytes);
         let plan = Plan::new(&counted, total.bytes, max_size, self.args.unused_since);
