@@ -5,6 +5,7 @@
 //! layout more runs the same code.
 
 mod beside;
+#[expect(dead_code, reason = "export moves to the reporter of the commands")]
 mod carry;
 pub mod cli;
 pub mod command;

@@ -70,7 +70,9 @@ pub(crate) fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Resul
 
 /// Finds the go command's own cache: the folder itself, or in a `GOMODCACHE` or a `GOPATH`.
 pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
-    for below in ["", "cache/download", "pkg/mod/cache/download"] {
+    for below in
+        ["", "cache/download", "mod/cache/download", "pkg/mod/cache/download", "go/pkg/mod/cache/download"]
+    {
         let cache = if below.is_empty() { root.to_owned() } else { root.join(below) };
         if (below.is_empty() || cache.is_dir()) && is_go_cache(&cache)? {
             return Ok(Some(cache));

@@ -109,7 +109,7 @@ fn a_missing_store_is_made() {
     let ended = programs.stoa(["path", PAIR]);
     assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{ended:?}");
     assert!(ended.err.contains(PAIR), "{ended:?}");
-    let made: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("made a new store")).collect();
+    let made: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("created a new store")).collect();
     assert_eq!(made.len(), 1, "{ended:?}");
     let expected =
         ["cache", "index", "layout.v2", "modules", "quarantine", "records", "staging", "store.lock"];
@@ -139,7 +139,7 @@ fn of_fifty_starters_one_makes_the_store() {
         (0..50).map(|_| programs.command("stoa", ["path", PAIR]).spawn().unwrap()).collect();
     let ended: Vec<Ended> = children.into_iter().map(Ended::from_child).collect();
     assert!(ended.iter().all(|ended| ended.code == 1), "{ended:?}");
-    let made = ended.iter().filter(|ended| ended.err.contains("made a new store")).count();
+    let made = ended.iter().filter(|ended| ended.err.contains("created a new store")).count();
     assert_eq!(made, 1);
     let marker = fs::read_to_string(programs.store().join("layout.v2")).unwrap();
     assert_eq!(marker.matches("[[history]]").count(), 1, "{marker}");
