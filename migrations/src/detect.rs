@@ -1,5 +1,5 @@
-//! Knowing stores from before there were markers. Never a guess: at least one whole version lies in the folder
-//! at the path that its own zip names.
+//! Recognises stores at layouts without markers. This is never a guess: the folder must contain at least one whole
+//! version at the path that its own zip names.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use crate::flat::{self, Flat};
 use crate::picture::{Candidate, Found, Picture};
 use crate::{v0, whole};
 
-/// Knows v0.
+/// Recognises v0.
 pub(crate) struct IsV0;
 
-/// Knows a tree, and the go command's own cache, which is one that must not be touched.
+/// Recognises a tree, and refuses the module cache of the go command, which is also a tree.
 pub(crate) struct IsTree;
 
 impl Detect for IsV0 {
@@ -34,8 +34,7 @@ impl Detect for IsTree {
     fn detect(&self, root: &Path) -> Result<Detection, StepError> {
         if let Some(cache) = go_cache(root)? {
             return Ok(Detection::Refuse(format!(
-                "{} is the go command's own module cache, which go uses: `stoa import {}` copies what is in it into a \
-                 store and leaves it as it is",
+                "{} is the module cache of the go command; copy it into a store with `stoa import {}`",
                 cache.display(),
                 cache.display()
             )));
@@ -44,7 +43,7 @@ impl Detect for IsTree {
     }
 }
 
-/// Stops a walk; never seen outside.
+/// Stops a walk early.
 const ENOUGH: StepError = StepError::Cancelled(Cancelled(0));
 
 pub(crate) fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, StepError> {
@@ -68,7 +67,8 @@ pub(crate) fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Resul
     }
 }
 
-/// Finds the go command's own cache: the folder itself, or in a `GOMODCACHE` or a `GOPATH`.
+/// Returns the `cache/download` folder of the go command's module cache: the folder itself, or a folder below it that the
+/// go command uses.
 pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
     for below in
         ["", "cache/download", "mod/cache/download", "pkg/mod/cache/download", "go/pkg/mod/cache/download"]
@@ -81,7 +81,7 @@ pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
     Ok(None)
 }
 
-/// The go command leaves a lock and a hash beside what it downloads, and a list.
+/// Returns whether a folder is the go command's cache: the command leaves locks and hashes beside its downloads.
 fn is_go_cache(root: &Path) -> Result<bool, StepError> {
     let (mut has_lock, mut has_hash) = (false, false);
     let walked = Flat::Tree.walk(root, &mut |what| {

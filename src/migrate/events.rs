@@ -279,7 +279,7 @@ impl<'a> Watcher<'a> {
         };
         let text = match outcome {
             Outcome::Nothing(_) | Outcome::NoStore if self.auto => None,
-            Outcome::Nothing(layout) => Some(format!("{store} is at layout {layout}; nothing to do")),
+            Outcome::Nothing(layout) => Some(format!("{store} is already at layout {layout}; nothing to do")),
             Outcome::NoStore => Some(format!("there is no store in {store}; nothing to do")),
             Outcome::Done(layout) if self.auto => Some(self.upgraded(&store, layout)),
             Outcome::Done(layout) => Some(format!("{store} is at layout {layout}")),

@@ -479,7 +479,7 @@ fn a_missing_migrator_is_named() {
     let closed = programs.stoa(["path", PAIR]);
     let closed_migrate = programs.stoa(["migrate"]);
     for (ended, why) in
-        [(missing, "is not there"), (closed, "is not executable"), (closed_migrate, "is not executable")]
+        [(missing, "does not exist"), (closed, "is not executable"), (closed_migrate, "is not executable")]
     {
         assert_eq!(ended.code, 78, "{ended:?}");
         assert!(ended.err.contains(migrator.to_str().unwrap()) && ended.err.contains(why), "{ended:?}");
@@ -493,7 +493,7 @@ fn a_migrator_of_another_release_is_told() {
     fs::copy("/bin/true", programs.program("stoa-migrate")).unwrap();
     let useless = programs.stoa(["path", PAIR]);
     assert_eq!(useless.code, 78, "{useless:?}");
-    assert!(useless.err.contains("of another release"), "{useless:?}");
+    assert!(useless.err.contains("different releases"), "{useless:?}");
     fs::remove_file(next.program("stoa-migrate")).unwrap();
     fs::copy(MIGRATE, next.program("stoa-migrate")).unwrap();
     let older = next.stoa(["path", PAIR]);

@@ -280,11 +280,11 @@ fn a_place_that_will_not_do_is_refused() {
     put(programs.folder(), "file", "mine");
     let before = shape(programs.folder());
     for (place, word) in [
-        ("store", "in the store"),
-        ("store/staging/out", "in the store"),
-        (".", "the store lies in it"),
+        ("store", "inside the store"),
+        ("store/staging/out", "inside the store"),
+        (".", "the store is inside it"),
         ("taken", "taken/home.html"),
-        ("file", "a file stands"),
+        ("file", "not a folder"),
         ("/dev/shm/stoa-leftovers", "another file system"),
     ] {
         if place.starts_with("/dev") && is_same_file_system(Path::new("/dev/shm"), &root) {
