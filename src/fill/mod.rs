@@ -251,6 +251,11 @@ impl Fill {
         self.broken_off.load(Ordering::Relaxed)
     }
 
+    /// Returns the number of fills in progress.
+    pub fn count(&self) -> usize {
+        self.flights().len()
+    }
+
     /// Begins to end: flights that nobody waits for and that wait for their turn are dropped.
     pub fn close(&self) {
         self.phase.send_replace(Phase::Closing);

@@ -61,6 +61,19 @@ pub struct Upstream {
     inner: Arc<Inner>,
 }
 
+/// The list in the syntax of `GOPROXY`, without credentials.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(list) = &self.inner.list else { return f.write_str("off") };
+        let mut separator = "";
+        for (entry, place) in list.entries().iter().zip(&self.inner.places) {
+            write!(f, "{separator}{}", place.shown())?;
+            separator = if entry.fallback_on_any_error { "|" } else { "," };
+        }
+        Ok(())
+    }
+}
+
 /// Without the list as it was written, which may hold credentials.
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,6 +178,11 @@ impl Upstream {
     /// Says whether there is nobody to ask.
     pub fn is_offline(&self) -> bool {
         self.inner.list.is_none()
+    }
+
+    /// Returns whether an entry of the list is a proxy or a tree of files, which can be asked without the go command.
+    pub fn has_proxy(&self) -> bool {
+        self.inner.places.iter().any(|place| matches!(place, Place::Http(_) | Place::File(_)))
     }
 
     /// Returns what tells answers of this list from those of another one; `None` if there is nobody to ask. Nothing of

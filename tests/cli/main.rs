@@ -30,6 +30,7 @@ mod migrate;
 mod old_stores;
 mod policy;
 mod removal;
+mod server_log;
 mod tidy;
 mod verify;
 
@@ -57,6 +58,7 @@ fn main() {
         ("old_stores", old_stores::cases()),
         ("policy", policy::cases()),
         ("removal", removal::cases()),
+        ("server_log", server_log::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),
     ];

@@ -116,9 +116,9 @@ impl Checksums {
         Self { database, private, counts }
     }
 
-    /// Whether there is a database to ask.
-    pub fn has_database(&self) -> bool {
-        self.database.is_some()
+    /// Returns the name of the database, if there is one.
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_ref().map(|database| database.sumdb.name())
     }
 
     fn named(&self, name: &str) -> Option<&Database> {

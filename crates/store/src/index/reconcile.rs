@@ -120,7 +120,9 @@ impl Store {
             match self.index.reconcile(stop) {
                 Err(error) if error.is_of_no_use() && !is_new => {
                     match &error {
-                        IndexError::Missing(_) => log::info!("{} gets a new index", self.root().display()),
+                        IndexError::Missing(_) => {
+                            log::debug!(store:% = self.root().display(); "building a new index")
+                        }
                         _ => log::warn!("a new index is built: {error}"),
                     }
                     self.index.build(staging.fresh(), &|| stop.is_asked())?;
