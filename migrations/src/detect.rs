@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use stoa_gomod::ModulePath;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Detect, Detection, LayoutId, StepError};
 
@@ -86,7 +87,7 @@ fn is_go_cache(root: &Path) -> Result<bool, StepError> {
     let (mut has_lock, mut has_hash) = (false, false);
     let walked = Flat::Tree.walk(root, &mut |what| {
         if let Found::Leftover(leftover) = what
-            && leftover.path.parent().is_some_and(|folder| folder.ends_with("@v"))
+            && is_beside_versions(root, &leftover.path)
         {
             has_lock |= leftover.path.extension().is_some_and(|ending| ending == "lock");
             has_hash |= leftover.path.extension().is_some_and(|ending| ending == "ziphash");
@@ -98,4 +99,11 @@ fn is_go_cache(root: &Path) -> Result<bool, StepError> {
         Err(error) => Err(error),
         Ok(()) => Ok(false),
     }
+}
+
+/// Returns whether a path is in the `@v` folder of a module, whose path begins at this root and not above or below it.
+fn is_beside_versions(root: &Path, path: &Path) -> bool {
+    let module = path.parent().filter(|folder| folder.ends_with("@v")).and_then(Path::parent);
+    let module = module.and_then(|folder| folder.strip_prefix(root).ok()).and_then(Path::to_str);
+    module.is_some_and(|module| ModulePath::unescape(module).is_ok())
 }

@@ -255,11 +255,12 @@ fn failure(root: &Path, error: &RunError) -> CommandError {
     let failed = CommandError::new(error.exit(), error);
     match error {
         _ if path_error(error).is_some_and(PathError::is_read_only) => failed.help(format!(
-            "mount the file system writable and run again, or copy {} to a writable place and name the copy with --store",
+            "if it must stay read-only, copy {} to a writable place and name the copy with --store",
             root.display()
         )),
-        RunError::Outside(StepError::Cancelled(_)) => failed
-            .help(format!("{} is unchanged or can be resumed: run again to resume", root.display())),
+        RunError::Outside(StepError::Cancelled(_)) => {
+            failed.help(format!("{} is unchanged or can be resumed: run again to resume", root.display()))
+        }
         _ => failed,
     }
 }

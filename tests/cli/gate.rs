@@ -417,7 +417,7 @@ fn read_only(programs: &Programs, name: &str, arguments: &[&str]) -> Command {
 fn a_read_only_file_system_is_refused() {
     let next = Programs::next();
     let root = older_store(&next);
-    let way_out = format!("copy {} to where it can be written", root.display());
+    let way_out = format!("copy {} to a writable place", root.display());
     for (name, arguments) in [("stoa-migrate", &[][..]), ("stoa", &["path", PAIR])] {
         let said = assert_refused(&root, 77, || Ended::of(read_only(&next, name, arguments)));
         assert!(said.contains("Read-only file system") && said.contains(&way_out), "{said}");
