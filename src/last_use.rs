@@ -26,7 +26,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether so many uses wait that they are to be written at once.
+    /// Whether the memory for uses is full, so that they are to be written at once.
     is_full: bool,
     is_ending: bool,
 }
@@ -44,7 +44,7 @@ impl LastUse {
         let thread = if interval.is_zero() || store.is_read_only() {
             None
         } else {
-            store.keep_uses();
+            store.usage().start();
             let (store, shared) = (Arc::clone(store), Arc::clone(&shared));
             let spawned = thread::Builder::new()
                 .name("last-use".to_owned())
@@ -59,7 +59,7 @@ impl LastUse {
 
     /// Records that a stored version was used. A new version needs no record: the time of its publication counts.
     pub(crate) fn note(&self, version: &ModuleVersion) {
-        if self.store.note_use(version) {
+        if self.store.usage().note(version) {
             lock(&self.shared.state).is_full = true;
             self.shared.bell.notify_all();
         }
@@ -88,7 +88,7 @@ impl Shared {
                 state.is_ending
             };
             let began = Instant::now();
-            match store.flush_uses() {
+            match store.usage().flush() {
                 Ok(written) => {
                     has_failed = false;
                     log::debug!(versions = written, elapsed:? = began.elapsed(); "wrote usage data");

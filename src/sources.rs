@@ -159,7 +159,7 @@ impl<'a> Sources<'a> {
         let value = match said.filter(|value| !value.trim().is_empty()) {
             Some(value) => Some(value),
             // Nothing can be had that is not kept, so the go command need not be there to be asked.
-            None if is_offline => return store.cached_databases(),
+            None if is_offline => return store.cache().databases(),
             None => self.checksum_database(config).value,
         };
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()

@@ -54,6 +54,9 @@ impl Startup<'_> {
                     .map_or("rules of the config file", |list| list.origin);
                 let upstream = self.policy.upstream_of_none();
                 log::info!(upstream:% = upstream, origin, rules; "missing modules are downloaded from an upstream");
+                for table in self.config.modules.iter().filter(|table| table.upstream.is_some()) {
+                    log::debug!(modules:? = table.pattern; "a rule has another upstream");
+                }
                 return;
             }
         };

@@ -99,7 +99,7 @@ impl Shared {
         while !self.stop.is_asked() {
             *lock(&self.is_wanted) = false;
             let began = Instant::now();
-            match store.reconcile_index(&self.stop) {
+            match store.index().reconcile(&self.stop) {
                 Ok(done) => log_pass(&done, began.elapsed()),
                 Err(IndexError::Stopped) => break,
                 Err(error) => log::warn!(reason:% = error; "cannot update the index of the store"),

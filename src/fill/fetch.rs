@@ -177,10 +177,10 @@ impl Fetch {
         let version = self.version.clone();
         let turn = self.fill.blocking(&self.version, move |store| {
             let claim = store.try_claim(&version)?;
-            let tombstone = store.tombstone(&version)?;
+            let tombstone = store.records().tombstone(&version)?;
             // After the claim: what was published before it was had is seen. From the disk: another process may have
             // removed it a moment ago.
-            let stored = store.small_now(&version, SmallFile::Info)?.is_some();
+            let stored = store.small(&version, SmallFile::Info)?.is_some();
             Ok(match (claim, stored, tombstone) {
                 (_, true, _) => Turn::Stored,
                 (_, false, Some(tombstone)) => Turn::Forbidden(tombstone),

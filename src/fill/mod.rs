@@ -165,7 +165,7 @@ impl Fill {
         if rule.upstream.is_offline() || self.store.is_read_only() {
             return Err(FillError::Offline(version.to_string()));
         }
-        if !self.store.can_hold(version) {
+        if !Store::can_hold(self.store.root(), version) {
             let reason = format!("{version}: its name is too long to be stored");
             return Err(FillError::Absent(reason.into()));
         }
@@ -208,7 +208,7 @@ impl Fill {
     /// Asks the record of a version that is not in the store whether it may ever be. What is there is served without
     /// asking.
     pub fn check_record(&self, version: &ModuleVersion) -> Result<(), FillError> {
-        match self.store.tombstone(version)? {
+        match self.store.records().tombstone(version)? {
             Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
             None => Ok(()),
         }
@@ -217,7 +217,7 @@ impl Fill {
     /// Asks the record of a version whether this may be its mod, before anybody has it. A checksum database's verdict
     /// is in it as soon as it is known. That of the zip is asked when it is published.
     fn check_mod(&self, version: &ModuleVersion, body: &[u8]) -> Result<(), FillError> {
-        let Some(record) = self.store.record(version)? else { return Ok(()) };
+        let Some(record) = self.store.records().get(version)? else { return Ok(()) };
         let Some(recorded) = record.gomod_h1 else { return Ok(()) };
         let ours = h1::hash_mod(body);
         if ours == recorded {
@@ -234,7 +234,7 @@ impl Fill {
     pub async fn forbidden(&self, module: &ModulePath) -> Result<Arc<[Version]>, FillError> {
         let named = module.clone();
         let what = format!("what of {module} was removed for good");
-        self.blocking(what, move |store| store.tombstones(&named)).await
+        self.blocking(what, move |store| store.records().tombstones(&named)).await
     }
 
     /// Begins the flight of a version that nobody waits for.

@@ -48,7 +48,7 @@ impl Proxy {
             Err(parameter) => return Problem::BadParameter(parameter).answer(),
         };
         let mut page = self.query_index(listing.clone()).await;
-        if matches!(&page, Err(error) if error.is_of_no_use()) && self.upkeep.rebuilt().await {
+        if matches!(&page, Err(error) if error.needs_rebuild()) && self.upkeep.rebuilt().await {
             page = self.query_index(listing).await;
         }
         match page {
@@ -99,9 +99,9 @@ impl Listing {
         match self {
             Self::Catalog { after, size } => {
                 let after = after.as_ref().map(|(module, version)| (module.as_str(), version.as_str()));
-                Ok(page(store.catalog(after, size + 1)?, *size))
+                Ok(page(store.index().catalog(after, size + 1)?, *size))
             }
-            Self::Index { since, size } => Ok(lines(&store.feed(*since, *size)?)),
+            Self::Index { since, size } => Ok(lines(&store.index().feed(*since, *size)?)),
         }
     }
 }

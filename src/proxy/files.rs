@@ -265,7 +265,7 @@ fn seal_failed(version: &ModuleVersion, error: &FillError) -> Response {
 }
 
 fn forbidden(version: &ModuleVersion, error: &FillError) -> Response {
-    // A tombstone is no failure.
+    // A tombstone is a decision, not a failure.
     if !matches!(error, FillError::Gone(_)) {
         log::error!(version:% = version, reason:% = error; "cannot read the record of a version");
     }

@@ -1,7 +1,7 @@
 //! The proxy over HTTP: which request gets which answer.
 //!
-//! The path of a request is recognised once, by [`Address::recognise`]. There is no stack of layers: a small file that is
-//! in memory is answered with a handful of allocations. [`Proxy::answer_now`] answers from the store without waiting.
+//! The path of a request is recognised once, by [`Address::recognise`]. A small file in memory is answered with a
+//! handful of allocations, since no stack of layers lies in between. [`Proxy::answer_now`] answers from the store without waiting.
 //! [`Proxy::answer_later`] waits for a fill, a seal or an upstream, and its state is allocated only then.
 //!
 //! | module | content |
@@ -258,5 +258,24 @@ fn remove_body(response: &mut Response) {
         && let Some(length) = length
     {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_page_explains_the_proxy() {
+        insta::assert_snapshot!(HOME.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+    }
+
+    #[test]
+    fn booleans_are_read_as_go_reads_them() {
+        for (text, is_set) in
+            [("1", true), ("t", true), ("TRUE", true), ("yes", false), ("0", false), ("", false)]
+        {
+            assert_eq!(is_true(&HeaderValue::from_str(text).unwrap()), is_set, "{text}");
+        }
     }
 }

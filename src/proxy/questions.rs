@@ -85,20 +85,18 @@ fn question(result: Result<Option<bytes::Bytes>, FillError>, content_type: Heade
     }
 }
 
-/// Logs an error, unless `fill` has logged it, and answers with it.
-///
-/// The go command asks for the list and the latest version of every prefix of a package path, so an answer that a module
-/// does not exist is normal.
+/// Logs an error, and answers with it.
 fn logged(error: &FillError, subject: Subject) -> Response {
     match error {
+        // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
         FillError::Absent(_)
         | FillError::Gone(_)
         | FillError::Offline(_)
         | FillError::Loop(_)
         | FillError::Private(_) => log::debug!(reason:% = error; "a request has no answer"),
-        FillError::Store(_) | FillError::Broken(_) => {
-            log::error!(reason:% = error; "cannot answer a request")
-        }
+        // The task that failed has logged the reason.
+        FillError::Broken(_) => log::debug!(reason:% = error; "cannot answer a request"),
+        FillError::Store(_) => log::error!(reason:% = error; "cannot answer a request"),
         _ => log::warn!(reason:% = error; "cannot answer a request"),
     }
     Problem::Failed(error, subject).answer()

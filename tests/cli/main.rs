@@ -31,6 +31,7 @@ mod old_stores;
 mod policy;
 mod removal;
 mod server_log;
+mod texts;
 mod tidy;
 mod verify;
 
@@ -59,6 +60,7 @@ fn main() {
         ("policy", policy::cases()),
         ("removal", removal::cases()),
         ("server_log", server_log::cases()),
+        ("texts", texts::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),
     ];

@@ -80,7 +80,7 @@ impl Fill {
     /// kept on disk.
     pub(super) async fn recall_newest(&self, question: &Question) -> Option<Known> {
         let key = question.key(self.upstream_of(question.module()).tag());
-        let cached = self.blocking(question, move |store| Ok(store.cached(Shelf::Answers, &key)));
+        let cached = self.blocking(question, move |store| Ok(store.cache().get(Shelf::Answers, &key)));
         let cached = cached.await.ok().flatten();
         let heard = self.answers.known.get(question);
         match cached {
@@ -102,8 +102,10 @@ impl Fill {
         keys.extend(matches!(question, Question::Query(..)).then(|| question.key(None)));
         let kept = self.blocking(question, move |store| {
             keys.iter().try_for_each(|key| match &known.said {
-                Ok(body) => store.cache(Shelf::Answers, key, &Cached { at: known.at, body: body.clone() }),
-                Err(_) => store.uncache(Shelf::Answers, key),
+                Ok(body) => {
+                    store.cache().put(Shelf::Answers, key, &Cached { at: known.at, body: body.clone() })
+                }
+                Err(_) => store.cache().remove(Shelf::Answers, key),
             })
         });
         if let Err(error) = kept.await {

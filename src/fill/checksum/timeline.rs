@@ -69,7 +69,7 @@ impl Database {
             return Ok(());
         }
         let name = self.sumdb.name().to_owned();
-        let kept = off_the_runtime(store, move |store| store.tree_head(&name)).await?;
+        let kept = off_the_runtime(store, move |store| store.tree_heads().get(&name)).await?;
         if let Some(head) = kept.as_deref().and_then(|note| self.open_kept(note)) {
             self.install(store, ask, head).await?;
         }
@@ -127,8 +127,9 @@ impl Database {
                 return Ok(largest);
             }
             let (name, note) = (self.sumdb.name().to_owned(), Arc::clone(&largest.note));
-            let replaced =
-                off_the_runtime(store, move |store| store.replace_tree_head(&name, seen.as_deref(), &note));
+            let replaced = off_the_runtime(store, move |store| {
+                store.tree_heads().replace(&name, seen.as_deref(), &note)
+            });
             // One who does not let go of the head is no reason to refuse what need not be vouched for.
             let replaced = replaced.await.map_err(|error| match error {
                 LookupError::Store(FillError::Store(store)) if matches!(*store, StoreError::Busy { .. }) => {
@@ -202,7 +203,7 @@ impl Database {
         let text = format!("older:\n\n{one}\nnewer:\n\n{other}{}", proof_text(older, proved));
         let kept = off_the_runtime(store, {
             let name = name.clone();
-            move |store| store.keep_fork(&name, &text)
+            move |store| store.tree_heads().keep_fork(&name, &text)
         });
         let where_kept = match kept.await {
             Ok(path) => format!("both are kept in {}", path.display()),

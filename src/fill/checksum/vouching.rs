@@ -134,7 +134,7 @@ impl Vouched {
     /// Puts the verdict into the record of the claimed version. What a record says already stays, and if that is
     /// something else the version will not be published.
     pub(in crate::fill) fn record(&self, store: &Store, claim: &Claim) -> Result<(), StoreError> {
-        let known = store.record(claim.version())?.unwrap_or_default();
+        let known = store.records().get(claim.version())?.unwrap_or_default();
         if known.verdict.is_some() || known.objection(&self.sums.zip, Some(&self.sums.modfile)).is_some() {
             return Ok(());
         }
@@ -144,7 +144,7 @@ impl Vouched {
             verdict: Some(self.verdict.clone()),
             ..known
         };
-        store.write_record(claim, &record)
+        store.records().write(claim, &record)
     }
 
     fn of_record(record: Record) -> Option<Self> {
@@ -168,7 +168,7 @@ impl Asking {
             return Ok(None);
         }
         let version = self.version.clone();
-        let record = self.fill.blocking(&self.version, move |store| store.record(&version)).await?;
+        let record = self.fill.blocking(&self.version, move |store| store.records().get(&version)).await?;
         if let Some(vouched) = record.and_then(Vouched::of_record) {
             return Ok(Some(vouched));
         }

@@ -279,7 +279,7 @@ impl Fill {
 
     async fn keeps_records(&self, name: &str) -> Result<bool, FillError> {
         let database = name.to_owned();
-        self.blocking(name, move |store| Ok(store.has_cached(Shelf::Records(&database)))).await
+        self.blocking(name, move |store| Ok(store.cache().has_any(Shelf::Records(&database)))).await
     }
 
     /// Finds what is kept of an answer.
@@ -288,7 +288,7 @@ impl Fill {
         let kept = self.blocking("what is kept of a checksum database", move |store| {
             let kept = |is_proved| {
                 let (shelf, key) = question.place(&name, is_proved);
-                let Cached { at, body } = store.cached(shelf, &key)?;
+                let Cached { at, body } = store.cache().get(shelf, &key)?;
                 Some(Kept { body: question.answer(body)?, at, is_proved })
             };
             Ok(kept(true).or_else(|| kept(false)))
@@ -327,12 +327,12 @@ impl Fill {
             let (shelf, key) = question.place(&database, is_proved);
             let is_narrower = !replaces
                 && matches!(question, SumdbQuestion::Tile(_))
-                && store.cached(shelf, &key).is_some_and(|kept| {
+                && store.cache().get(shelf, &key).is_some_and(|kept| {
                     kept.body.len() >= body.len() && (is_proved || is_younger(kept.at, UNPROVED))
                 });
             match is_narrower {
                 true => Ok(()),
-                false => store.cache(shelf, &key, &Cached { at: SystemTime::now(), body }),
+                false => store.cache().put(shelf, &key, &Cached { at: SystemTime::now(), body }),
             }
         });
         if let Err(error) = kept.await {

@@ -72,11 +72,11 @@ impl<'a> Work<'a> {
     /// Copies a version into staging, unless it is in the store. Returns the batch if it is full.
     fn copy(&self, item: &Item) -> Result<Option<Waiting>, Not> {
         let version = &item.version;
-        if !Store::could_hold(self.root, version) {
+        if !Store::can_hold(self.root, version) {
             return Err(Not::Left("its name is too long for a file system once escaped".to_owned()));
         }
         if let Some(store) = self.store
-            && let Some(tombstone) = store.tombstone(version)?
+            && let Some(tombstone) = store.records().tombstone(version)?
         {
             self.report.version(version, Verdict::Forbidden(&tombstone.to_string()));
             return Ok(None);
