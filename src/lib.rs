@@ -12,7 +12,6 @@ mod last_use;
 mod listen;
 mod logging;
 pub mod migrate;
-mod output;
 pub mod proxy;
 pub mod serve;
 mod sources;

@@ -221,16 +221,22 @@ impl Context<'_> {
 
     /// Lets SIGINT and SIGTERM stop the work between two versions. A second Ctrl-C ends the process at once.
     pub(crate) fn cancel(&self, store: &Store) -> Result<Cancel, CommandError> {
-        let cancel = cancel_on_signals(&self.reporter)?;
+        let cancel = cancel_on_signals(&self.reporter, false)?;
         store.signals().handled_by_program();
         Ok(cancel)
     }
 }
 
 /// Listens for SIGINT and SIGTERM. A second Ctrl-C ends the process at once, and the first says so on a terminal.
-pub(crate) fn cancel_on_signals(reporter: &Reporter) -> Result<Cancel, CommandError> {
+///
+/// Below another program that waits, the second does not count: that program hands each signal on, so a single Ctrl-C
+/// arrives twice.
+pub(crate) fn cancel_on_signals(reporter: &Reporter, is_below_another: bool) -> Result<Cancel, CommandError> {
     let failed = |error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}"));
     let cancel = Cancel::on_signals().map_err(failed)?;
+    if is_below_another {
+        return Ok(cancel);
+    }
     cancel.end_on_second_interrupt().map_err(failed)?;
     if !std::io::stderr().is_terminal() {
         return Ok(cancel);

@@ -5,7 +5,6 @@
 pub(crate) mod completions;
 pub(crate) mod confirm;
 pub(crate) mod context;
-pub(crate) mod copy;
 pub(crate) mod error;
 pub(crate) mod event;
 mod export;
@@ -13,6 +12,7 @@ mod fetch;
 pub(crate) mod hand_over;
 mod list;
 mod man;
+pub(crate) mod overlap;
 pub(crate) mod parallel;
 mod path;
 pub(crate) mod progress;

@@ -136,7 +136,6 @@ impl Reporter {
 
     /// Prints everything to standard error: standard output belongs to the program that waits for this one.
     #[must_use]
-    #[expect(dead_code, reason = "for stoa-migrate --auto")]
     pub(crate) fn below_another(mut self) -> Self {
         self.is_below_another = true;
         self

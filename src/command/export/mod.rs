@@ -14,24 +14,24 @@
 //! except the last two, which are derived from the rest. A server of DIR therefore serves complete files only, and an
 //! export that was killed continues where it was. Every version is sealed before it is exported.
 
+mod report;
 mod tree;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::HumanCount;
-use serde_json::json;
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::{Cancel, Exit};
 use stoa_store::Store;
 
 use super::context::Context;
-use super::copy::{CopyDone, CopyReport, CopyResult, Overlap, Words, overlap};
 use super::error::CommandError;
+use super::overlap::{Overlap, overlap};
 use super::progress::Progress;
 use super::report::{Telling, Working};
 use super::{Command, parallel};
+use report::{ExportDone, ExportResult, Report};
 use tree::{Put, Tree};
 
 /// Write all versions as a tree of files, for a static file server or file://
@@ -56,49 +56,27 @@ pub(crate) struct Export {
 }
 
 impl Command for Export {
-    type Summary = CopyDone;
+    type Summary = ExportDone;
 
     fn telling(&self) -> Telling {
         self.working.telling
     }
 
-    fn run(self, context: &Context<'_>) -> Result<CopyDone, CommandError> {
+    fn run(self, context: &Context<'_>) -> Result<ExportDone, CommandError> {
         let threads = context.threads(self.working.threads)?;
         let (root, to) = (context.root()?, &self.to);
         let store = context.open_checked(|| check_places(&root, to))?;
         let cancel = context.cancel(&store)?;
-        let words = Words { work: "export", copied: "exported", kept: "kept" };
-        let report = CopyReport::new(words, &context.reporter);
+        let report = Report::new(&context.reporter);
         let stay =
             |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
         // A folder that is refused has help of its own.
         let tree = Tree::open(to).map_err(|error| if error.help.is_some() { error } else { stay(error) })?;
         let progress = context.reporter.progress();
+        progress.begin("export", None);
         export(&store, &tree, (threads, &cancel), &report, progress).map_err(stay)?;
-        let more = json!({ "store": root.to_string_lossy(), "to": to.to_string_lossy() });
-        let mut done = report.done(format_args!("from {} to {}", root.display(), to.display()), more);
-        done.problem = problem(&root, to, &report);
-        Ok(done)
+        Ok(report.done(root.display().to_string(), to.display().to_string()))
     }
-}
-
-/// Returns the error after a complete export that met bad versions.
-fn problem(root: &Path, to: &Path, report: &CopyReport<'_>) -> Option<CommandError> {
-    let (root, to) = (root.display(), to.display());
-    if report.problems() > 0 {
-        let count = HumanCount(report.problems());
-        let text = format!("{count} versions of {root} are corrupt or differ from those in {to}");
-        let help =
-            "the versions are listed above; move those that differ away from the export, then run again";
-        return Some(CommandError::new(Exit::FAILED, text).help(help));
-    }
-    if report.unreadable() > 0 {
-        let count = HumanCount(report.unreadable());
-        let text = format!("cannot read {count} versions of {root}, so they are not in {to}");
-        let help = "the reasons are listed above; fix them, then run again";
-        return Some(CommandError::new(Exit::IO, text).help(help));
-    }
-    None
 }
 
 /// Refuses a file, and a folder that overlaps the store.
@@ -122,7 +100,7 @@ fn export(
     store: &Store,
     tree: &Tree,
     (threads, cancel): (usize, &Cancel),
-    report: &CopyReport<'_>,
+    report: &Report<'_>,
     progress: &Progress,
 ) -> Result<(), CommandError> {
     let one = |version: ModuleVersion| -> Result<(), CommandError> {
@@ -137,7 +115,7 @@ fn export(
         progress.end();
         done
     })?;
-    tree.settle(|version, bytes| report.version(version, CopyResult::Copied(bytes)))?;
+    tree.settle(|version, bytes| report.version(version, ExportResult::Exported(bytes)))?;
     let lists = |module: ModulePath| -> Result<(), CommandError> {
         cancel.check()?;
         tree.list(&module)
@@ -168,20 +146,20 @@ fn export_version(
     store: &Store,
     tree: &Tree,
     version: &ModuleVersion,
-    report: &CopyReport<'_>,
+    report: &Report<'_>,
 ) -> Result<(), CommandError> {
     match tree.put(store, version)? {
-        Put::Kept(bytes) => report.version(version, CopyResult::Kept(bytes)),
-        Put::Differs(reason) => report.version(version, CopyResult::Differs(&reason)),
-        Put::Unreadable(error) => report.version(version, CopyResult::Unreadable(&error.to_string())),
+        Put::Kept(bytes) => report.version(version, ExportResult::Kept(bytes)),
+        Put::Differs(reason) => report.version(version, ExportResult::Differs(&reason)),
+        Put::Unreadable(error) => report.version(version, ExportResult::Unreadable(&error.to_string())),
         Put::Corrupt => {
             let reason = "it is not exported; see the log and `stoa quarantine list`";
-            report.version(version, CopyResult::Corrupt(reason));
+            report.version(version, ExportResult::Corrupt(reason));
         }
         // Reported when it is published.
         Put::Written => {}
         Put::Full(batch) => {
-            tree.publish(batch, |version, bytes| report.version(version, CopyResult::Copied(bytes)))?;
+            tree.publish(batch, |version, bytes| report.version(version, ExportResult::Exported(bytes)))?;
         }
     }
     Ok(())

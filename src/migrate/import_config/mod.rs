@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use stoa_layout::{Exit, PathError};
 
-use super::Failure;
-use crate::output;
+use crate::command::error::CommandError;
+use crate::command::report::Reporter;
 use athens::{Athens, ReadError};
 use ours::Ours;
 
@@ -72,18 +72,14 @@ fn variable(text: &str) -> Result<(String, String), String> {
 pub(super) fn run(
     args: &ImportConfig,
     environment: impl Iterator<Item = (OsString, OsString)>,
-    quiet: bool,
-) -> Result<Exit, Failure> {
-    let folder = std::env::current_dir().map_err(|error| Failure {
-        exit: Exit::IO,
-        message: format!("cannot find the current folder: {error}"),
-    })?;
-    let ours = read(args, environment, &folder)
-        .map_err(|error| Failure { exit: error.exit(), message: error.to_string() })?;
-    if !quiet {
-        ours.notes.iter().for_each(output::note);
-    }
-    Ok(output::last_line(ours.to_toml().trim_end()))
+    reporter: &Reporter,
+) -> Result<Exit, CommandError> {
+    let folder = std::env::current_dir()
+        .map_err(|error| CommandError::new(Exit::IO, format!("cannot find the current folder: {error}")))?;
+    let ours = read(args, environment, &folder).map_err(|error| CommandError::new(error.exit(), error))?;
+    ours.notes.iter().for_each(|note| reporter.remark(note));
+    reporter.bytes(ours.to_toml().as_bytes())?;
+    Ok(Exit::DONE)
 }
 
 fn read(
