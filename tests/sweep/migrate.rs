@@ -44,7 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
         let name = format!("leftovers move: {fault}");
         tests.push(trial(&name.clone(), tracer::missing(), move || leftovers(&name, act)));
     }
-    for (fault, act) in faults(true) {
+    for (fault, act) in faults() {
         let name = format!("restore the marker: {fault}");
         tests.push(trial(&name.clone(), tracer::missing(), move || restore(&name, act)));
     }
