@@ -252,7 +252,7 @@ impl Display for FailedEvent<'_> {
 fn restore(store: &Store, ids: &[OsString], reporter: &Reporter) -> Result<QuarantineDone, CommandError> {
     let mut done = QuarantineDone::new(store.root(), "restored");
     for id in ids {
-        let restored = store.restore(id).map_err(|error| untouched(error.into()))?;
+        let restored = store.quarantine().restore(id).map_err(|error| untouched(error.into()))?;
         let Some(exit) = report_restored(&id.to_string_lossy(), &restored, reporter) else { continue };
         // A copy in the way is what a person must look at first.
         if done.failed != Some(Exit::CANT_CREATE) {
@@ -306,7 +306,7 @@ fn absent(id: &str, reporter: &Reporter) -> Exit {
 fn purge(store: &Store, what: &Purge, reporter: &Reporter) -> Result<QuarantineDone, CommandError> {
     let mut done = QuarantineDone::new(store.root(), "purged");
     let mut one = |id: &OsStr| -> Result<bool, CommandError> {
-        let purged = store.purge(id).map_err(|error| untouched(error.into()))?;
+        let purged = store.quarantine().purge(id).map_err(|error| untouched(error.into()))?;
         if let Some(entry) = &purged {
             done.add(entry);
             reporter.result(&EntryEvent::new("purged", entry));

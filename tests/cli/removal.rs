@@ -511,7 +511,7 @@ fn a_damaged_record_lets_nothing_in_and_says_how_to_mend_it() {
     assert!(!text(&body).contains("records/"), "a client learns no path");
     let output = run(&root, &["remove", "--tombstone", PAIR]);
     assert_eq!(output.status.code(), Some(74), "{}", told(&output));
-    assert!(told(&output).contains(RECORD) && told(&output).contains("mend it"), "{}", told(&output));
+    assert!(told(&output).contains(RECORD) && told(&output).contains("fix the file"), "{}", told(&output));
     assert!(!root.join(FOLDER).exists());
     // A version that is there is served whatever its record is.
     module.put_unsealed(&root);

@@ -8,20 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::{Cancel, Exit};
-use stoa_store::{Store, StoreError, Verified, VersionFile, Which};
+use stoa_store::{Store, StoreError, Verified, Which};
 
 use crate::command::error::CommandError;
 use crate::command::parallel;
 use crate::command::progress::Progress;
-
-/// How thoroughly to verify.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
-    /// Checks the structure of each zip and changes nothing.
-    Structure,
-    /// Reads every byte, seals intact versions, and moves corrupt ones to quarantine.
-    Whole(Which),
-}
 
 /// A module or a version on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +94,7 @@ impl Findings {
 /// A verification of a store.
 pub(crate) struct Look<'a> {
     pub(crate) store: &'a Store,
-    pub(crate) how: How,
+    pub(crate) which: Which,
     pub(crate) threads: usize,
     pub(crate) cancel: &'a Cancel,
     pub(crate) progress: &'a Progress,
@@ -187,8 +178,8 @@ impl Look<'_> {
     fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, StoreError> {
         match named {
             Named::Version(version) => {
-                let is_there = self.store.has_any_file(version)?;
-                Ok(is_there.then(|| version.clone()).into_iter().collect())
+                let absent = matches!(self.store.verify(version, Which::Structure)?, Verified::Absent);
+                Ok(if absent { Vec::new() } else { vec![version.clone()] })
             }
             Named::Module(module) => versions_of(self.store, module),
         }
@@ -198,7 +189,7 @@ impl Look<'_> {
         let count = |count: &AtomicU64| {
             count.fetch_add(1, Ordering::Relaxed);
         };
-        match self.verified(version)? {
+        match self.store.verify(version, self.which)? {
             Verified::Absent => return Ok(()),
             Verified::Sealed => count(&counts.skipped),
             Verified::Whole(bytes) => {
@@ -223,19 +214,6 @@ impl Look<'_> {
         let findings = counts.findings();
         self.progress.advance(findings.versions(), findings.bytes);
         Ok(())
-    }
-
-    fn verified(&self, version: &ModuleVersion) -> Result<Verified, StoreError> {
-        Ok(match self.how {
-            How::Whole(which) => self.store.verify(version, which)?,
-            How::Structure => match self.store.find_structural_fault(version) {
-                Ok(Some(fault)) => Verified::Broken(fault),
-                // No byte of the zip was read.
-                Ok(None) if self.store.locate(version, VersionFile::Info)?.is_some() => Verified::Whole(0),
-                Ok(None) => Verified::Absent,
-                Err(error) => Verified::Unreadable(error),
-            },
-        })
     }
 }
 

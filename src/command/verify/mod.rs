@@ -18,7 +18,7 @@ use super::context::Context;
 use super::error::CommandError;
 use super::event::VersionKeys;
 use super::report::{Reporter, Summary, Telling, Working};
-use look::{Fault, Findings, How, Look, Named};
+use look::{Fault, Findings, Look, Named};
 
 /// Read versions completely, seal intact ones, and move corrupt ones to quarantine
 #[derive(Debug, Args)]
@@ -64,9 +64,15 @@ impl Command for Verify {
         let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
             reporter.result(&FaultEvent { event: fault.name(), version: version.into(), reason });
         };
-        let how = How::Whole(if self.again { Which::All } else { Which::Unsealed });
-        let look =
-            Look { store: &store, how, threads, cancel: &cancel, progress: reporter.progress(), tell: &tell };
+        let which = if self.again { Which::All } else { Which::Unsealed };
+        let look = Look {
+            store: &store,
+            which,
+            threads,
+            cancel: &cancel,
+            progress: reporter.progress(),
+            tell: &tell,
+        };
         let mut absent = 0u64;
         let (findings, ended) = look.run(&self.named, |named| {
             absent += 1;
