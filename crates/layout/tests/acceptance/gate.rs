@@ -67,9 +67,7 @@ fn without_a_migrator_it_says_where_it_looked() {
     let output = tool_home_at(&program, &home, &["which", "node"]);
     assert_eq!(code(&output), 78);
     let beside = bin.canonicalize().unwrap().join("tool_home_migrate");
-    assert!(
-        stderr(&output).contains(&format!("{}, which would bring it there, is not there", beside.display()))
-    );
+    assert!(stderr(&output).contains(&format!("{} does not exist", beside.display())));
     homes::file(&beside, "", 0o644);
     assert!(stderr(&tool_home_at(&program, &home, &["which", "node"])).contains("is not executable"));
     // One that does nothing must not lead into a loop.
