@@ -5,5 +5,9 @@ use std::process::ExitCode;
 use stoa::command::{self, App};
 
 fn main() -> ExitCode {
-    command::main(&App { layout: stoa_store::LAYOUT, folders: &stoa_store::FOLDERS })
+    command::main(&App {
+        layout: stoa_store::LAYOUT,
+        folders: &stoa_store::FOLDERS,
+        migrator: stoa::migrate::command_line,
+    })
 }

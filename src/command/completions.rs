@@ -7,7 +7,6 @@ use super::Command;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Nothing;
-use crate::migrate;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -29,20 +28,19 @@ impl Command for Completions {
 
     fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
         let mut script = Vec::new();
-        generate(self.shell, &mut whole_command_line(), "stoa", &mut script);
+        generate(self.shell, &mut whole_command_line(&(context.app.migrator)()), "stoa", &mut script);
         context.reporter.bytes(&script)?;
         Ok(Nothing)
     }
 }
 
 /// Returns the command line of `stoa` with the arguments of the commands that `stoa-migrate` does.
-pub(crate) fn whole_command_line() -> clap::Command {
-    let migrator = migrate::command_line();
+pub(crate) fn whole_command_line(migrator: &clap::Command) -> clap::Command {
     super::COMMANDS.iter().filter(|entry| entry.is_handed_over).fold(
         super::command_line(),
         |command, entry| {
             let theirs = match entry.name {
-                "migrate" => Some(&migrator),
+                "migrate" => Some(migrator),
                 name => migrator.find_subcommand(name),
             };
             let Some(theirs) = theirs else { return command };

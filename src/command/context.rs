@@ -29,6 +29,8 @@ pub struct App {
     pub layout: LayoutId,
     /// The folders of such a store.
     pub folders: &'static [&'static str],
+    /// Returns the command line of `stoa-migrate`, for completions and manual pages.
+    pub migrator: fn() -> clap::Command,
 }
 
 /// The heading of the options that every command has.

@@ -11,7 +11,6 @@ use super::completions::whole_command_line;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Nothing;
-use crate::migrate;
 
 /// Write the manual pages of stoa and stoa-migrate into a folder
 #[derive(Debug, Args)]
@@ -36,8 +35,9 @@ impl Command for Man {
     fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
         durable::create_root(&self.to)?;
         let durable = Durable::for_root(&self.to)?;
+        let migrator = (context.app.migrator)();
         let mut count = 0_u64;
-        for command in [whole_command_line(), migrate::command_line()] {
+        for command in [whole_command_line(&migrator), migrator] {
             let name = command.get_name().to_owned();
             count += write(&durable, &self.to, command.disable_help_subcommand(true), &name)?;
         }
@@ -62,7 +62,9 @@ fn write(durable: &Durable, folder: &Path, command: clap::Command, name: &str) -
     durable.replace_file(&path, TEMPORARY, &page)?;
     let mut count = 1;
     for subcommand in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        if subcommand.get_name() != "help" {
+        // `stoa migrate` is stoa-migrate, which has a page of its own.
+        let is_other = name == "stoa" && subcommand.get_name() == "migrate";
+        if subcommand.get_name() != "help" && !is_other {
             let name = format!("{name}-{}", subcommand.get_name());
             count += write(durable, folder, subcommand.clone(), &name)?;
         }

@@ -41,7 +41,7 @@ pub fn main(layouts: &Layouts) -> ExitCode {
 }
 
 /// Returns the command line of `stoa-migrate`.
-pub(crate) fn command_line() -> clap::Command {
+pub fn command_line() -> clap::Command {
     <Args as clap::CommandFactory>::command()
 }
 
