@@ -126,7 +126,15 @@ pub(crate) fn check(config: &ServeConfig, world: &World) -> Result<(), CommandEr
 }
 
 fn bind(address: &str) -> Result<TcpListener, CommandError> {
-    let bound = TcpListener::bind(address).and_then(|listener| {
+    // Without a host: all addresses. A socket of IPv6 accepts IPv4 too, but a machine may have no IPv6.
+    let bound = match address.strip_prefix(':') {
+        Some(port) => TcpListener::bind(format!("[::]:{port}")).or_else(|error| match error.kind() {
+            io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+            _ => TcpListener::bind(format!("0.0.0.0:{port}")),
+        }),
+        None => TcpListener::bind(address),
+    };
+    let bound = bound.and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
@@ -141,7 +149,7 @@ fn bind(address: &str) -> Result<TcpListener, CommandError> {
             AddrNotAvailable => (
                 Exit::CANT_CREATE,
                 "this machine does not have that address".to_owned(),
-                "choose an address of this machine with --listen, or 0.0.0.0 for all of them",
+                "choose an address of this machine with --listen, or none before the colon for all of them",
             ),
             PermissionDenied => (
                 Exit::PERMISSION,

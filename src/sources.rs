@@ -1,4 +1,4 @@
-//! Where modules are fetched from, as the configuration, the environment and the go command say together.
+//! The upstreams and checksum databases, from the configuration, the environment and the go command.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -9,28 +9,28 @@ use stoa_layout::Exit;
 use stoa_store::Store;
 
 use crate::command::error::CommandError;
-use crate::config::{ServeConfig, World};
+use crate::config::{Origin, ServeConfig, World};
 use crate::fill::{AnswerOptions, ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
-/// Whom to ask where modules are fetched from.
+/// Finds upstreams and checksum databases.
 pub(crate) struct Sources<'a> {
     world: &'a World,
-    /// What the go command says, asked once, and only if somebody wants to know.
+    /// The answer of `go env`, which runs at most once, and only if its answer is needed.
     go: OnceCell<Option<GoEnv>>,
 }
 
 /// A list of upstreams and its origin. Messages name only the origin, since the list may contain credentials.
 pub(crate) struct UpstreamList {
     list: String,
-    pub(crate) origin: &'static str,
+    pub(crate) origin: Origin,
 }
 
 /// A setting and its origin. The setting is `None` if nothing sets it.
-pub(crate) struct Origin {
+pub(crate) struct Setting {
     value: Option<String>,
-    pub(crate) origin: &'static str,
+    pub(crate) origin: Origin,
 }
 
 impl<'a> Sources<'a> {
@@ -38,7 +38,7 @@ impl<'a> Sources<'a> {
         Self { world, go: OnceCell::new() }
     }
 
-    /// Looks whether what the configuration names can be an upstream.
+    /// Checks that the configuration names valid upstreams.
     pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), CommandError> {
         if config.offline {
             return Ok(());
@@ -50,7 +50,7 @@ impl<'a> Sources<'a> {
             options: self.options(config),
         };
         if let Some(UpstreamList { list, origin }) = self.upstream_list(config) {
-            upstreams.of(&list, || origin.to_owned())?;
+            upstreams.of(&list, || origin.to_string())?;
         }
         for rule in &config.modules {
             if let Some(list) = &rule.upstream {
@@ -60,23 +60,23 @@ impl<'a> Sources<'a> {
         Ok(())
     }
 
-    /// Resolves what is done about which module. `own_address` is where this proxy listens, if it does.
+    /// Resolves the policy for modules. `own_address` is the address of this server, if it listens.
     pub(crate) fn policy(
         &self,
         config: &ServeConfig,
         is_read_only: bool,
         own_address: Option<SocketAddr>,
     ) -> Result<Policy, CommandError> {
-        let is_told = config.offline || is_read_only;
+        let is_offline = config.offline || is_read_only;
         let mut upstreams =
             Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options(config) };
-        let otherwise = match is_told {
+        let otherwise = match is_offline {
             true => Upstream::offline(),
             false => upstreams.otherwise(config)?,
         };
         let rules = config.modules.iter().map(|table| {
             let upstream = match &table.upstream {
-                Some(_) if is_told => Upstream::offline(),
+                Some(_) if is_offline => Upstream::offline(),
                 Some(list) => upstreams.of(list, || format!("the rule of {}", table.pattern))?,
                 None => otherwise.clone(),
             };
@@ -87,7 +87,7 @@ impl<'a> Sources<'a> {
                 allow: table.allow.clone(),
                 deny: table.deny.clone(),
                 checksum: table.checksum.unwrap_or(config.checksum),
-                // What is said for all modules says of none that it is private.
+                // A setting for all modules does not mark any of them as private.
                 is_private: table.checksum == Some(ChecksumPolicy::Off) || table.mode == Some(Mode::None),
             };
             Ok((table.pattern.clone(), rule))
@@ -109,20 +109,20 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Resolves what is fetched is verified against.
+    /// Resolves the checksum database against which downloads are verified.
     fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, CommandError> {
-        let Origin { value, origin } = self.checksum_database(config);
+        let Setting { value, origin } = self.checksum_database(config);
         let sumdb = match value.as_deref().map(Sumdb::parse) {
             None => Sumdb::of_go().map(Some),
             Some(sumdb) => sumdb,
         };
         let sumdb = sumdb.unwrap_or_else(|error| {
             // The configuration was checked before. A value of GOSUMDB may be valid for the go command only.
-            log::warn!(origin, reason:% = error; "cannot use the checksum database: downloads are not verified against it");
+            log::warn!(origin:% = origin, reason:% = error; "cannot use the checksum database: downloads are not verified against it");
             None
         });
         let Some(sumdb) = sumdb else {
-            let why = "checksum is require, and there is no checksum database: name one with --gosumdb, STOA_GOSUMDB or \
+            let why = "checksum is require, and there is no checksum database\nhelp: set one with --gosumdb, STOA_GOSUMDB or \
                        `gosumdb` in the config file";
             return if is_required {
                 Err(CommandError::new(Exit::USAGE, why))
@@ -141,57 +141,75 @@ impl<'a> Sources<'a> {
     }
 
     /// Returns the checksum database, in the syntax of `GOSUMDB`.
-    pub(crate) fn checksum_database(&self, config: &ServeConfig) -> Origin {
-        let some = |value: String, origin| Some(Origin { value: Some(value), origin });
-        let is_empty = |found: &Origin| found.value.as_ref().is_none_or(|value| value.trim().is_empty());
-        let found = config.gosumdb.clone().and_then(|value| some(value, "the configuration"));
-        let found = found.or_else(|| some(self.text("GOSUMDB")?, "the variable GOSUMDB"));
-        let found = found.or_else(|| some(self.go()?.gosumdb.clone(), "`go env GOSUMDB`"));
-        found.filter(|found| !is_empty(found)).unwrap_or(Origin { value: None, origin: "default" })
+    pub(crate) fn checksum_database(&self, config: &ServeConfig) -> Setting {
+        let some = |value: String, origin| Some(Setting { value: Some(value), origin });
+        let is_empty = |found: &Setting| found.value.as_ref().is_none_or(|value| value.trim().is_empty());
+        let found = config.gosumdb.clone().and_then(|value| some(value, config.origin("gosumdb").clone()));
+        let found = found.or_else(|| some(self.text("GOSUMDB")?, Origin::Variable("GOSUMDB".to_owned())));
+        let found = found.or_else(|| some(self.go()?.gosumdb.clone(), Origin::GoEnv("GOSUMDB")));
+        found.filter(|found| !is_empty(found)).unwrap_or(Setting { value: None, origin: Origin::Default })
     }
 
-    /// Finds the checksum databases that are forwarded.
+    /// Returns the names of the checksum databases that are forwarded to clients.
     pub(crate) fn sumdbs(&self, config: &ServeConfig, is_offline: bool, store: &Store) -> Vec<String> {
         if let Some(names) = &config.sumdbs {
             return names.clone();
         }
-        let said = config.gosumdb.clone().or_else(|| self.text("GOSUMDB"));
-        let value = match said.filter(|value| !value.trim().is_empty()) {
+        let value = config.gosumdb.clone().or_else(|| self.text("GOSUMDB"));
+        let value = match value.filter(|value| !value.trim().is_empty()) {
             Some(value) => Some(value),
-            // Nothing can be had that is not kept, so the go command need not be there to be asked.
+            // Only stored answers can be served, so the go command need not exist.
             None if is_offline => return store.cache().databases(),
             None => self.checksum_database(config).value,
         };
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }
 
-    /// Says how lists and checksum databases are answered; `is_asked` is whether a database ever is.
+    /// Returns the options of lists and checksum databases. `is_asked` is whether a database is ever asked.
     pub(crate) fn answers(&self, config: &ServeConfig, is_asked: bool) -> AnswerOptions {
         AnswerOptions { list_ttl: config.fill_list_ttl, sumdb_refuse: self.sumdb_refuse(config, is_asked) }
     }
 
-    /// Finds the patterns of the modules that no checksum database is asked about.
+    /// Returns the patterns of modules that no checksum database is asked about.
     fn sumdb_refuse(&self, config: &ServeConfig, is_asked: bool) -> Patterns {
-        let said = match &config.sumdb_refuse {
+        let value = match &config.sumdb_refuse {
             Some(patterns) => Some(patterns.join(",")),
             None => self.text("GONOSUMDB").or_else(|| self.text("GOPRIVATE")),
         };
-        // Where nobody is asked the go command need not be either.
-        let said = said.or_else(|| if is_asked { Some(self.go()?.gonosumdb.clone()) } else { None });
-        Patterns::parse(&said.unwrap_or_default())
+        // Without a database the go command need not exist.
+        let value = value.or_else(|| if is_asked { Some(self.go()?.gonosumdb.clone()) } else { None });
+        Patterns::parse(&value.unwrap_or_default())
     }
 
-    /// Says how upstreams are asked; all lists share the go command of `direct`.
+    /// Returns the options of upstreams. All lists share the go commands of `direct`.
     fn options(&self, config: &ServeConfig) -> UpstreamOptions {
-        config.fetching.options(netrc_path(|name| self.world.variable(name)))
+        config.upstream_options(netrc_path(|name| self.world.variable(name)))
     }
 
     /// Returns the upstreams of modules that no rule matches. Returns `None` if nothing names them.
     pub(crate) fn upstream_list(&self, config: &ServeConfig) -> Option<UpstreamList> {
         let some = |list: String, origin| Some(UpstreamList { list, origin });
-        let found = config.upstream.clone().and_then(|list| some(list, "the configuration"));
-        let found = found.or_else(|| some(self.text("GOPROXY")?, "the variable GOPROXY"));
-        found.or_else(|| some(self.go()?.goproxy.clone(), "`go env GOPROXY`"))
+        let found = config.upstream.clone().and_then(|list| some(list, config.origin("upstream").clone()));
+        let found = found.or_else(|| some(self.text("GOPROXY")?, Origin::Variable("GOPROXY".to_owned())));
+        found.or_else(|| some(self.go()?.goproxy.clone(), Origin::GoEnv("GOPROXY")))
+    }
+
+    /// Returns the values that the environment and the go command give to keys that the configuration does not set.
+    pub(crate) fn inherited(&self, config: &ServeConfig, key: &str) -> Option<(String, Origin)> {
+        match key {
+            "upstream" => self.upstream_list(config).map(|found| (found.list, found.origin)),
+            "gosumdb" => {
+                let found = self.checksum_database(config);
+                found.value.map(|value| (value, found.origin))
+            }
+            "sumdb_refuse" => {
+                let variable = |name: &str| Some((self.text(name)?, Origin::Variable(name.to_owned())));
+                let go = || Some((self.go()?.gonosumdb.clone(), Origin::GoEnv("GONOSUMDB")));
+                let found = variable("GONOSUMDB").or_else(|| variable("GOPRIVATE")).or_else(go);
+                found.filter(|(value, _)| !value.is_empty())
+            }
+            _ => None,
+        }
     }
 
     fn go(&self) -> Option<&GoEnv> {
@@ -210,7 +228,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// The upstreams so far: rules that name one list share its connections.
+/// The upstreams so far. Rules with the same list share its connections.
 struct Upstreams<'a> {
     sources: &'a Sources<'a>,
     own_address: Option<SocketAddr>,
@@ -221,21 +239,21 @@ struct Upstreams<'a> {
 impl Upstreams<'_> {
     fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, CommandError> {
         match self.sources.upstream_list(config) {
-            Some(UpstreamList { list, origin }) => self.of(&list, || origin.to_owned()),
+            Some(UpstreamList { list, origin }) => self.of(&list, || origin.to_string()),
             None => Ok(Upstream::offline()),
         }
     }
 
-    fn of(&mut self, list: &str, whence: impl Fn() -> String) -> Result<Upstream, CommandError> {
+    fn of(&mut self, list: &str, origin: impl Fn() -> String) -> Result<Upstream, CommandError> {
         if let Some(known) = self.known.get(list) {
             return Ok(known.clone());
         }
         let upstream = Upstream::new(list, self.options.clone()).map_err(|error| {
-            CommandError::new(Exit::USAGE, format!("the upstream, from {}: {error}", whence()))
+            CommandError::new(Exit::USAGE, format!("the upstreams from {}: {error}", origin()))
         })?;
         if self.own_address.is_some_and(|own| names_itself(list, own)) {
             log::warn!(
-                origin:% = whence(), help = "set another upstream with --upstream or STOA_UPSTREAM";
+                origin:% = origin(), help = "set another upstream with --upstream or STOA_UPSTREAM";
                 "the upstream is this proxy itself"
             );
         }
@@ -244,8 +262,8 @@ impl Upstreams<'_> {
     }
 }
 
-/// Whether an entry of a list in the syntax of `GOPROXY` is the address that this proxy listens on: whoever points
-/// the go command of this machine at it changes what `go env GOPROXY` says here, too.
+/// Returns whether an entry of a list in the syntax of `GOPROXY` is the address of this server. That happens if
+/// `go env -w GOPROXY` names the server on its own machine.
 fn names_itself(list: &str, own: SocketAddr) -> bool {
     list.split([',', '|']).filter_map(|entry| reqwest::Url::parse(entry.trim()).ok()).any(|url| {
         let host = url.host_str().unwrap_or_default();

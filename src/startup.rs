@@ -8,7 +8,7 @@ use stoa_store::Store;
 
 use crate::config::{ServeConfig, World};
 use crate::fill::{ChecksumPolicy, Mode, Policy};
-use crate::sources::{Origin, Sources};
+use crate::sources::{Setting, Sources};
 
 /// The parts of a server that its first lines describe.
 pub(crate) struct Startup<'a> {
@@ -51,7 +51,7 @@ impl Startup<'_> {
                 let origin = self
                     .sources
                     .upstream_list(self.config)
-                    .map_or("rules of the config file", |list| list.origin);
+                    .map_or_else(|| "rules of the config file".to_owned(), |list| list.origin.to_string());
                 let upstream = self.policy.upstream_of_none();
                 log::info!(upstream:% = upstream, origin, rules; "missing modules are downloaded from an upstream");
                 for table in self.config.modules.iter().filter(|table| table.upstream.is_some()) {
@@ -71,8 +71,8 @@ impl Startup<'_> {
         };
         match self.policy.checksums().database() {
             Some(name) => {
-                let Origin { origin, .. } = self.sources.checksum_database(self.config);
-                log::info!(database = name, mode, origin; "downloads are verified against a checksum database");
+                let Setting { origin, .. } = self.sources.checksum_database(self.config);
+                log::info!(database = name, mode, origin:% = origin; "downloads are verified against a checksum database");
             }
             // An offline server verifies nothing.
             None if self.policy.is_offline() => {}

@@ -20,7 +20,7 @@ use stoa_store::{LastUseError, Store, StoreError};
 use super::error::CommandError;
 use super::hand_over::MIGRATOR;
 use super::report::{Loudness, Reporter};
-use crate::config::{ConfigError, Settings, parse_switch};
+use crate::config::{ConfigError, Settings, parse};
 
 /// What the program was built for. A program with one more layout runs the same code.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub(crate) struct Global {
     pub(crate) common: Common,
 
     /// Whether to run stoa-migrate when the store needs it [default: true] [key: auto_migrate] [env: STOA_AUTO_MIGRATE]
-    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate", help_heading = GENERAL)]
+    #[arg(long, global = true, value_name = "BOOL", value_parser = parse::switch, conflicts_with = "no_migrate", help_heading = GENERAL)]
     auto_migrate: Option<bool>,
 
     /// The same as --auto-migrate=false

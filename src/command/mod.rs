@@ -3,6 +3,7 @@
 //! A new command is a file with a struct that implements [`Command`], and a line in [`COMMANDS`].
 
 pub(crate) mod completions;
+mod config;
 pub(crate) mod confirm;
 pub(crate) mod context;
 pub(crate) mod error;
@@ -32,7 +33,7 @@ use stoa_layout::Exit;
 
 pub use context::{App, Common};
 
-use crate::config::{Settings, World};
+use crate::config::{self as configuration, Settings, World};
 use crate::logging::{self, Style};
 use context::{Context, Global};
 use error::CommandError;
@@ -61,6 +62,7 @@ const COMMANDS: &[Entry] = &[
         "migrate",
         "Upgrade or downgrade the store: run stoa-migrate with all further arguments",
     ),
+    entry::<config::Config>("config"),
     entry::<completions::Completions>("completions"),
     entry::<man::Man>("man"),
 ];
@@ -117,6 +119,14 @@ fn parse_and_run<C: Command>(matches: &ArgMatches, start: &Start<'_>) -> Exit {
     let common = &start.global.common;
     let screen = Screen::default();
     start_log(C::STYLE, common, start.world, &screen);
+    for (variable, nearest) in configuration::unknown_variables(start.world) {
+        match nearest {
+            Some(nearest) => {
+                log::warn!(variable, help = format!("did you mean {nearest}?"); "unknown variable")
+            }
+            None => log::warn!(variable; "unknown variable"),
+        }
+    }
     let settings = Settings::new(start.world, common.config.clone());
     let reporter = Reporter::new(&screen, command.telling(), common.loudness());
     let context = Context { app: start.app, global: &start.global, settings: &settings, reporter };

@@ -1,71 +1,61 @@
-//! What is wrong with a configuration, and where it stands.
+//! Errors of the configuration.
 
 use std::path::PathBuf;
 
 use stoa_layout::{Exit, PathError};
 
-/// The configuration is wrong, or could not be read.
+/// The configuration is wrong, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A config file was named that is not there.
-    #[error("the config file {path}, named by {by}, is not there; name another one or none", path = path.display())]
+    /// A config file does not exist.
+    #[error("cannot read the config file {path}, set by {by}: it does not exist\nhelp: set another file, or none", path = path.display())]
     Missing {
         /// The file.
         path: PathBuf,
-        /// What named it.
+        /// The option or variable that names the file.
         by: &'static str,
     },
-    /// A config file that is there could not be read.
+    /// A config file cannot be read.
     #[error(transparent)]
     Unreadable(#[from] PathError),
-    /// The file does not say something that can be meant.
-    #[error("{path}, line {line}, `{text}`: {why}; mend that line", path = path.display())]
+    /// A line of the config file is wrong.
+    #[error("{path}, line {line}, `{text}`: {reason}", path = path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The line, counted from one.
         line: usize,
-        /// What stands there.
+        /// The text of the line, without secrets.
         text: String,
-        /// What is wrong with it.
-        why: String,
+        /// The reason.
+        reason: String,
     },
-    /// A variable does not say something that can be meant.
-    #[error("the variable {name} is {value:?}: {why}; change it or unset it")]
-    Variable {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Nothing tells where the store is.
+    /// The location of the store is unknown.
     #[error(
-        "where the store is cannot be found out: neither HOME nor XDG_DATA_HOME is set; name it with --store, STOA_STORE or \
-         `store` in the config file"
+        "cannot find the store: neither HOME nor XDG_DATA_HOME is set\nhelp: set it with --store, STOA_STORE or `store` in the \
+         config file"
     )]
     NoStore,
-    /// A config file was named that is a folder.
-    #[error("the config file {path} is a folder; name the file in it", path = path.display())]
+    /// A folder was named as the config file.
+    #[error("cannot read the config file {path}: it is a folder\nhelp: name the file in it", path = path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
     },
-    /// A value cannot be meant, though it has the right type.
-    #[error("{whence} is {value:?}: {why}")]
+    /// An option or a variable has a wrong value.
+    #[error("{origin} is {value:?}: {reason}")]
     Value {
-        /// The option, the variable, or the key and the file.
-        whence: String,
-        /// The value.
+        /// The option, the variable, or the table of the config file.
+        origin: String,
+        /// The value, without secrets.
         value: String,
-        /// What is wrong with it.
-        why: String,
+        /// The reason.
+        reason: String,
     },
 }
 
 impl ConfigError {
-    /// Is the code that a program ends with for this error.
+    /// Returns the exit code of a program for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Unreadable(error) => error.exit(),

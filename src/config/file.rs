@@ -1,106 +1,188 @@
-//! The config file: its keys as they stand there.
+//! The config file.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use stoa_layout::PathError;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
-use super::ConfigError;
-use super::fetching::{CredentialsTable, DirectTable};
+use super::credentials::CredentialsTable;
+use super::keys::{self, Key};
 use super::rules::ModuleTable;
-use super::shown;
-use crate::fill::{ChecksumPolicy, Mode};
+use super::{ConfigError, shown};
 
-/// The keys of the config file, as they stand there.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct File {
-    pub(super) store: Option<PathBuf>,
-    pub(super) auto_migrate: Option<bool>,
-    pub(super) lock_timeout: Option<u64>,
-    pub(super) threads: Option<usize>,
-    pub(super) listen: Option<String>,
-    pub(super) upstream: Option<String>,
-    pub(super) sumdbs: Option<Vec<String>>,
-    pub(super) sumdb_refuse: Option<Vec<String>>,
-    pub(super) mode: Option<Mode>,
-    pub(super) redirect_url: Option<String>,
-    pub(super) checksum: Option<ChecksumPolicy>,
-    pub(super) gosumdb: Option<String>,
-    pub(super) read_only: Option<bool>,
-    pub(super) offline: Option<bool>,
-    pub(super) base_path: Option<String>,
-    pub(super) max_connections: Option<usize>,
-    pub(super) grace: Option<u64>,
-    #[serde(default)]
-    pub(super) fill: FillTable,
-    #[serde(default)]
-    pub(super) index: IndexTable,
-    pub(super) upstream_idle_timeout: Option<u64>,
-    #[serde(default)]
-    pub(super) direct: DirectTable,
-    #[serde(default)]
-    pub(super) credentials: Vec<CredentialsTable>,
-    #[serde(default)]
-    pub(super) last_use: LastUseTable,
-    #[serde(default)]
-    pub(super) module: Vec<ModuleTable>,
-}
+/// The tables that may occur several times.
+const TABLES: [&str; 2] = ["module", "credentials"];
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FillTable {
-    pub(super) max_concurrent: Option<usize>,
-    pub(super) list_ttl: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct IndexTable {
-    pub(super) interval: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LastUseTable {
-    pub(super) interval: Option<u64>,
-}
-
+/// The content of a config file.
 #[derive(Debug, Default)]
-pub(super) struct Loaded {
-    pub(super) keys: File,
-    /// The file; relative paths in it start from its folder.
+pub(super) struct File {
+    /// The path. Relative paths in the file start at its folder.
     pub(super) path: PathBuf,
+    /// The keys, each with its text and its line.
+    values: BTreeMap<&'static str, (String, usize)>,
+    pub(super) modules: Vec<ModuleTable>,
+    pub(super) credentials: Vec<CredentialsTable>,
+    /// The keys in `[[module]]` and `[[credentials]]`, for `stoa config show`.
+    pub(super) in_tables: Vec<(String, String, usize)>,
+    lines: Vec<String>,
+    /// Whether every user of the machine may read the file.
+    pub(super) is_public: bool,
 }
 
-impl Loaded {
+#[derive(Deserialize)]
+struct Tables {
+    #[serde(default)]
+    module: Vec<Spanned<ModuleTable>>,
+    #[serde(default)]
+    credentials: Vec<Spanned<CredentialsTable>>,
+}
+
+impl File {
+    /// Reads a config file. Returns `None` if it does not exist.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, ConfigError> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
+                return Err(ConfigError::Folder { path: path.to_owned() });
+            }
+            Err(error) => return Err(PathError::new("read", path, error).into()),
+        };
+        let lines = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
+        let mode = path.metadata().map_or(0, |meta| meta.permissions().mode());
+        let mut file = Self { path: path.to_owned(), lines, is_public: mode & 0o004 != 0, ..Self::default() };
+        let line_of = |at: usize| 1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count();
+        let text = str::from_utf8(&bytes)
+            .map_err(|error| file.wrong(line_of(error.valid_up_to()), "the line is not UTF-8"))?;
+        let in_toml = |file: &Self, error: &toml::de::Error| {
+            file.wrong(line_of(error.span().map_or(0, |span| span.start)), error.message())
+        };
+        let table = DeTable::parse(text).map_err(|error| in_toml(&file, &error))?;
+        file.take_values("", table.get_ref(), &line_of)?;
+        let tables: Tables = toml::from_str(text).map_err(|error| in_toml(&file, &error))?;
+        for module in tables.module {
+            let line = line_of(module.span().start);
+            file.modules.push(ModuleTable { line, ..module.into_inner() });
+        }
+        file.credentials = tables.credentials.into_iter().map(Spanned::into_inner).collect();
+        Ok(Some(file))
+    }
+
+    /// Takes the keys of a table, whose own name with a dot is `prefix`.
+    fn take_values(
+        &mut self,
+        prefix: &str,
+        table: &DeTable<'_>,
+        line_of: &impl Fn(usize) -> usize,
+    ) -> Result<(), ConfigError> {
+        for (key, value) in table {
+            let name = format!("{prefix}{}", key.get_ref());
+            let line = line_of(key.span().start);
+            if prefix.is_empty() && TABLES.contains(&name.as_str()) {
+                self.take_tables(&name, value.get_ref(), line_of);
+                continue;
+            }
+            let is_table_of_ours = || {
+                keys::all().any(|key| key.name.strip_prefix(&name).is_some_and(|rest| rest.starts_with('.')))
+            };
+            match (keys::find(&name), value.get_ref()) {
+                (Some(key), value) => {
+                    let text = text_of(key, value).map_err(|reason| self.wrong(line, &reason))?;
+                    self.values.insert(key.name, (text, line));
+                }
+                (None, DeValue::Table(inner)) if is_table_of_ours() => {
+                    self.take_values(&format!("{name}."), inner, line_of)?;
+                }
+                (None, _) => {
+                    let nearest = super::nearest(&name, keys::all().map(|key| key.name).chain(TABLES));
+                    let hint =
+                        nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"));
+                    return Err(self.wrong(line, &format!("unknown key {name}{hint}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_tables(&mut self, name: &str, value: &DeValue<'_>, line_of: &impl Fn(usize) -> usize) {
+        for (n, table) in value.as_array().into_iter().flatten().enumerate() {
+            for (key, value) in table.get_ref().as_table().into_iter().flatten() {
+                let (key, line) = (key.get_ref(), line_of(key.span().start));
+                let text = plain_text(value.get_ref()).unwrap_or_default();
+                self.in_tables.push((format!("{name}[{n}].{key}"), text, line));
+            }
+        }
+    }
+
+    /// Returns the text of a key and its line.
+    pub(super) fn get(&self, key: &Key) -> Option<(&str, usize)> {
+        self.values.get(key.name).map(|(text, line)| (text.as_str(), *line))
+    }
+
+    /// Returns an error for each value that its key does not accept.
+    pub(super) fn faults(&self) -> Vec<ConfigError> {
+        let faults = keys::all().filter_map(|key| {
+            let (text, line) = self.get(key)?;
+            (key.check)(text).err().map(|reason| self.wrong(line, &reason))
+        });
+        faults.collect()
+    }
+
+    /// Returns an error about a line, counted from one.
+    pub(super) fn wrong(&self, line: usize, reason: &str) -> ConfigError {
+        let text = self.lines.get(line.saturating_sub(1)).map_or("", |text| text.trim());
+        ConfigError::File {
+            path: self.path.clone(),
+            line,
+            text: shown::line(text),
+            reason: shown::reason(text, reason),
+        }
+    }
+
+    /// Returns the folder at which relative paths start.
     pub(super) fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
+
+    /// Returns whether the file itself contains a password, a token, or credentials in a URL.
+    pub(super) fn has_secret(&self) -> bool {
+        self.in_tables.iter().any(|(name, ..)| name.ends_with(".password") || name.ends_with(".bearer"))
+            || self
+                .values
+                .values()
+                .map(|(text, _)| text)
+                .chain(self.in_tables.iter().map(|(_, text, _)| text))
+                .any(|text| shown::masked(text) != *text)
+    }
 }
 
-/// Reads a config file; `None` if it is not there.
-pub(super) fn read(path: &Path) -> Result<Option<Loaded>, ConfigError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => {
-            return Err(ConfigError::Folder { path: path.to_owned() });
+fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
+    if value.is_array() != key.is_list() && (value.is_array() || !value.is_str()) {
+        return Err(if key.is_list() {
+            "expected a list of texts"
+        } else {
+            "expected one value, not a list"
         }
-        Err(error) => return Err(PathError::new("read", path, error).into()),
-    };
-    let wrong_at = |at: usize, why: &str| {
-        let line = 1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count();
-        let text = bytes.split(|byte| *byte == b'\n').nth(line - 1).unwrap_or_default();
-        ConfigError::File {
-            path: path.to_owned(),
-            line,
-            text: shown::line(String::from_utf8_lossy(text).trim()),
-            why: shown::why(&String::from_utf8_lossy(text), why),
+        .to_owned());
+    }
+    let expected = if key.is_list() { "a list of texts" } else { key.value_name };
+    plain_text(value).ok_or_else(|| format!("expected {expected}"))
+}
+
+/// Returns a scalar as text, and a list of texts with commas.
+fn plain_text(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Boolean(switch) => Some(switch.to_string()),
+        DeValue::Array(array) => {
+            let texts = array.iter().map(|value| value.get_ref().as_str());
+            texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
         }
-    };
-    let text = str::from_utf8(&bytes).map_err(|error| wrong_at(error.valid_up_to(), "it is not UTF-8"))?;
-    let keys = toml::from_str(text)
-        .map_err(|error| wrong_at(error.span().map_or(0, |span| span.start), error.message()))?;
-    Ok(Some(Loaded { keys, path: path.to_owned() }))
+        _ => None,
+    }
 }

@@ -1,33 +1,37 @@
-//! Configuration as meant: what an option, a variable, the config file and the default say together.
+//! The configuration: the values of keys from options, variables, the config file and defaults.
 //!
-//! An option goes before `STOA_NAME` in the environment, that before the config file, that before the default.
-//! Every scalar key of the file is an option and a variable too; [`variable_of`] tells the name. The file is
-//! read only when a key is asked for that neither an option nor a variable decides: a command on a current
-//! store that is told where it is reads none before the gate.
+//! An option takes precedence over `STOA_NAME` in the environment, that over the config file, and that over the default.
+//! Each key is declared once, in [`keys`]. The file is read only for a key that neither an option nor a variable sets. So a
+//! command on a current store whose path is given reads no file before the gate.
 //!
-//! The world (variables, the place of the system's file) enters as a [`World`]; nothing in here asks the
-//! process. What was typed is declared in [`cli`](crate::cli) and [`migrate`](crate::migrate), which use this
-//! code both, so that both programs find the same store.
+//! The environment (variables, the path of the system's file) is a [`World`]. Nothing here reads the process itself, except
+//! for secrets in files of their own. Both programs use this code, so both find the same store.
 //!
-//! | module | what it is for |
+//! | module | content |
 //! | --- | --- |
-//! | `world` | variables, and where files are |
-//! | `file` | the config file as it is written |
-//! | `rules` | the rules about modules in it |
-//! | `fetching` | how upstreams are asked |
-//! | `serve` | what is meant for the proxy |
-//! | `variable` | values of variables |
-//! | `shown` | what of it all may stand in a message |
+//! | `keys` | the declarations |
+//! | `parse` | values from texts |
+//! | `options` | the options that set keys |
+//! | `file` | the config file |
+//! | `rules`, `credentials` | the tables of the file |
+//! | `serve` | checks of several keys together |
+//! | `origin`, `shown` | origins of values, and values without secrets |
+//! | `world` | variables and paths |
 
+mod credentials;
 mod error;
-mod fetching;
 mod file;
+pub mod keys;
+mod options;
+mod origin;
+pub(crate) mod parse;
 mod rules;
 mod serve;
 mod shown;
-mod variable;
 mod world;
 
+#[cfg(test)]
+mod pages;
 #[cfg(test)]
 mod tests;
 
@@ -37,190 +41,261 @@ use std::time::Duration;
 
 use stoa_layout::PathError;
 
-use self::file::{File, Loaded, read};
-use self::shown::redacted;
-use self::variable::FromVariable;
+use self::file::File;
+use self::keys::{Default, Key};
 
 pub use self::error::ConfigError;
-pub use self::fetching::{Fetching, TypedFetching};
+pub use self::keys::ServeConfig;
+pub use self::options::Options;
+pub use self::origin::Origin;
 pub use self::rules::ModuleTable;
-pub use self::serve::{ServeConfig, TypedServe};
-pub use self::variable::{parse_switch, variable_of};
+pub use self::shown::masked;
 pub use self::world::{Lookup, World};
 
-/// How many threads a migration may use: more than any disk can answer at once.
-const MOST_THREADS: usize = 1024;
-
-/// What is meant for the migrator, besides what it is to do.
+/// The configuration of the migrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrateConfig {
-    /// How long to wait for those who use the store at an older layout.
+    /// The maximum wait for processes that use the store.
     pub lock_timeout: Duration,
-    /// How many threads a step may use.
+    /// The maximum number of threads.
     pub threads: usize,
 }
 
-/// Resolves keys, and reads the config file when the first key needs it.
+/// A value of the configuration, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The name of the key.
+    pub key: String,
+    /// The value without secrets. `None` if the key is not set.
+    pub value: Option<String>,
+    /// The origin of the value.
+    pub origin: Origin,
+}
+
+/// Resolves keys, and reads the config file for the first key that needs it.
 pub struct Settings<'a> {
     world: &'a World,
     named: Option<PathBuf>,
-    file: OnceCell<Loaded>,
+    file: OnceCell<File>,
 }
 
 impl<'a> Settings<'a> {
-    /// Begins with the config file that was typed, if one was.
+    /// Begins with the value of `--config`.
     pub fn new(world: &'a World, named: Option<PathBuf>) -> Self {
         Self { world, named, file: OnceCell::new() }
     }
 
-    /// Is the world that it resolves against.
+    /// Returns the environment.
     pub fn world(&self) -> &World {
         self.world
     }
 
-    /// Returns the config file that was read, if one was.
+    /// Returns the path of the config file, if one was read.
     pub fn config_file(&self) -> Option<&Path> {
-        let loaded = self.file.get()?;
-        Some(loaded.path.as_path()).filter(|path| !path.as_os_str().is_empty())
+        self.file.get().map(|file| file.path.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
-    /// Finds the store; an absolute path.
+    /// Returns the folder of the store as an absolute path.
     pub fn store(&self, typed: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-        let said = match self.above_file("store", typed.clone())? {
-            Some(path) => Some(path),
-            None => self.file()?.keys.store.as_ref().map(|path| self.in_folder(path)).transpose()?,
-        };
-        let path = match said {
-            Some(path) if path.as_os_str().is_empty() => {
-                return Err(self.wrong("store", typed.is_some(), "", "it is empty; name a folder"));
-            }
-            Some(path) => path,
-            None => self.data_home().ok_or(ConfigError::NoStore)?.join("stoa"),
-        };
-        std::path::absolute(&path).map_err(|error| PathError::new("find", path, error).into())
+        Ok(self.find_store(typed)?.0)
     }
 
-    /// Whether the gate may run the migrator by itself.
+    /// Like [`Settings::store`], with the origin of the path.
+    pub fn find_store(&self, typed: Option<PathBuf>) -> Result<(PathBuf, Origin), ConfigError> {
+        let key = key("store");
+        // A path need not be UTF-8, so it is not read as text.
+        let variable = || self.world.variable(&key.variable()).map(PathBuf::from);
+        let (path, origin) = if let Some(path) = typed {
+            (path, Origin::Option(key.option()))
+        } else if let Some(path) = variable() {
+            (path, Origin::Variable(key.variable()))
+        } else if let Some((text, line)) = self.file()?.get(key) {
+            let file = self.file()?;
+            let path = parse::path(text).map_err(|reason| file.wrong(line, &reason))?;
+            (file.folder().join(path), Origin::File(file.path.clone(), line))
+        } else {
+            (self.data_home().ok_or(ConfigError::NoStore)?.join("stoa"), Origin::Default)
+        };
+        if let Err(reason) = parse::path(&path.to_string_lossy()) {
+            return Err(self.wrong(&origin, &path.to_string_lossy(), &reason));
+        }
+        let path = std::path::absolute(&path).map_err(|error| PathError::new("find", path, error))?;
+        Ok((path, origin))
+    }
+
+    /// Returns whether the gate may run the migrator.
     pub fn auto_migrate(&self, typed: Option<bool>) -> Result<bool, ConfigError> {
-        self.pick("auto_migrate", typed, |file| file.auto_migrate, true)
+        let options = Options::default().with("auto_migrate", typed);
+        Ok(self.value("auto_migrate", &options, Default::Value("true"), parse::switch)?.0)
     }
 
-    /// Resolves what is meant for the migrator.
+    /// Resolves the configuration of the migrator.
     pub fn migrate(
         &self,
-        lock_timeout: Option<u64>,
+        lock_timeout: Option<&str>,
         threads: Option<usize>,
     ) -> Result<MigrateConfig, ConfigError> {
-        let lock_timeout = self.pick("lock_timeout", lock_timeout, |file| file.lock_timeout, 30)?;
-        let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = self.count("threads", threads, |file| file.threads, all, MOST_THREADS)?;
-        Ok(MigrateConfig { lock_timeout: Duration::from_secs(lock_timeout), threads })
+        let options = Options::default().with("lock_timeout", lock_timeout).with("threads", threads);
+        let lock_timeout =
+            self.value("lock_timeout", &options, key("lock_timeout").default, parse::duration)?.0;
+        let threads = |text: &str| parse::threads(text).map(Some);
+        let threads = self.value("threads", &options, key("threads").default, threads)?.0;
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(MigrateConfig { lock_timeout, threads: threads.unwrap_or_else(all) })
     }
 
-    /// Reads the config file if one was named, even if no key needs it: that it is missing or wrong is an
-    /// error.
+    /// Reads the config file if `--config` or `STOA_CONFIG` names it, even if no key needs it: an error in it is reported.
     pub fn check_named(&self) -> Result<(), ConfigError> {
         if self.named_file().is_some() { self.file().map(|_| ()) } else { Ok(()) }
     }
 
-    /// Picks a number from 1 to `most`.
-    fn count(
-        &self,
-        key: &str,
-        typed: Option<usize>,
-        in_file: impl Fn(&File) -> Option<usize>,
-        default: usize,
-        most: usize,
-    ) -> Result<usize, ConfigError> {
-        let n = self.pick(key, typed, in_file, default)?;
-        if (1..=most).contains(&n) {
-            return Ok(n);
-        }
-        let to = if most == usize::MAX { "on".to_owned() } else { format!("to {most}") };
-        Err(self.wrong(key, typed.is_some(), n.to_string(), &format!("it takes a number from 1 {to}")))
-    }
-
-    /// Says what is wrong with a value, and where it came from.
-    fn wrong(&self, key: &str, is_typed: bool, value: impl Into<String>, why: &str) -> ConfigError {
-        let variable = variable_of(key);
-        let whence = if is_typed {
-            format!("--{}", key.replace(['_', '.'], "-"))
-        } else if self.world.variable(&variable).is_some() {
-            format!("the variable {variable}")
-        } else {
-            let file = self.file.get().map(|loaded| loaded.path.display().to_string()).unwrap_or_default();
-            format!("{key} in {file}")
+    /// Returns everything that is wrong with single keys.
+    pub fn faults(&self, options: &Options) -> Vec<ConfigError> {
+        let file = match self.load() {
+            Ok(file) => file,
+            Err(error) => return vec![error],
         };
-        ConfigError::Value { whence, value: redacted(&value.into()), why: redacted(why) }
-    }
-
-    fn pick<T: FromVariable>(
-        &self,
-        key: &str,
-        typed: Option<T>,
-        in_file: impl Fn(&File) -> Option<T>,
-        default: T,
-    ) -> Result<T, ConfigError> {
-        Ok(self.maybe(key, typed, in_file)?.unwrap_or(default))
-    }
-
-    fn maybe<T: FromVariable>(
-        &self,
-        key: &str,
-        typed: Option<T>,
-        in_file: impl Fn(&File) -> Option<T>,
-    ) -> Result<Option<T>, ConfigError> {
-        match self.above_file(key, typed)? {
-            Some(value) => Ok(Some(value)),
-            None => Ok(in_file(&self.file()?.keys)),
-        }
-    }
-
-    /// What an option or a variable says.
-    fn above_file<T: FromVariable>(&self, key: &str, typed: Option<T>) -> Result<Option<T>, ConfigError> {
-        if typed.is_some() {
-            return Ok(typed);
-        }
-        let name = variable_of(key);
-        let Some(value) = self.world.variable(&name) else { return Ok(None) };
-        T::from_variable(&value).map(Some).map_err(|why| ConfigError::Variable {
-            name,
-            value: redacted(&value.to_string_lossy()),
-            why: redacted(&why),
-        })
-    }
-
-    fn file(&self) -> Result<&Loaded, ConfigError> {
-        if let Some(loaded) = self.file.get() {
-            return Ok(loaded);
-        }
-        let loaded = self.load()?;
-        Ok(self.file.get_or_init(|| loaded))
-    }
-
-    fn load(&self) -> Result<Loaded, ConfigError> {
-        if let Some((path, by)) = self.named_file() {
-            return match read(&path)? {
-                Some(loaded) => Ok(loaded),
-                None => Err(ConfigError::Missing { path, by }),
+        let mut faults = file.faults();
+        faults.extend(keys::all().filter_map(|key| {
+            let (text, origin) = match self.above_file(key, options) {
+                Ok(found) => found?,
+                Err(error) => return Some(error),
             };
+            (key.check)(&text).err().map(|reason| self.wrong(&origin, &text, &reason))
+        }));
+        faults
+    }
+
+    /// Returns warnings about the configuration: public files with secrets.
+    pub fn warnings(&self) -> Result<Vec<String>, ConfigError> {
+        let file = self.file()?;
+        let is_risky = file.is_public && file.has_secret();
+        let path = file.path.display();
+        let warning = format!("{path} contains a secret and every user can read it\nhelp: chmod o-r {path}");
+        Ok(if is_risky { vec![warning] } else { Vec::new() })
+    }
+
+    /// Returns every key with its value and origin, and the tables of the config file.
+    pub fn show(&self, typed_store: Option<PathBuf>, options: &Options) -> Result<Vec<Shown>, ConfigError> {
+        let mut all = Vec::new();
+        for key in keys::all() {
+            let (value, origin) = match (key.name, self.text(key, options)?) {
+                ("store", _) => {
+                    let (path, origin) = self.find_store(typed_store.clone())?;
+                    (Some(path.display().to_string()), origin)
+                }
+                (_, Some((text, origin))) => (Some(masked(&text)), origin),
+                (_, None) => match key.default {
+                    Default::Value(text) => (Some(text.to_owned()), Origin::Default),
+                    Default::Unset(..) => (None, Origin::Default),
+                },
+            };
+            all.push(Shown { key: key.name.to_owned(), value, origin });
+        }
+        let file = self.file()?;
+        for (name, text, line) in &file.in_tables {
+            let is_secret = name.ends_with(".password") || name.ends_with(".bearer");
+            let value = if is_secret { "***".to_owned() } else { masked(text) };
+            let origin = Origin::File(file.path.clone(), *line);
+            all.push(Shown { key: name.clone(), value: Some(value), origin });
+        }
+        Ok(all)
+    }
+
+    fn modules(&self) -> Result<Vec<ModuleTable>, ConfigError> {
+        Ok(self.file()?.modules.clone())
+    }
+
+    /// Resolves a key.
+    fn value<T: std::default::Default>(
+        &self,
+        name: &str,
+        options: &Options,
+        default: Default,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<(T, Origin), ConfigError> {
+        let (text, origin) = match (self.text(key(name), options)?, default) {
+            (Some(found), _) => found,
+            (None, Default::Value(text)) => (text.to_owned(), Origin::Default),
+            (None, Default::Unset(..)) => return Ok((T::default(), Origin::Default)),
+        };
+        match parse(&text) {
+            Ok(value) => Ok((value, origin)),
+            Err(reason) => Err(self.wrong(&origin, &text, &reason)),
+        }
+    }
+
+    /// Returns the text of a key and its origin. Returns `None` if nothing sets it.
+    fn text(&self, key: &Key, options: &Options) -> Result<Option<(String, Origin)>, ConfigError> {
+        if let Some(found) = self.above_file(key, options)? {
+            return Ok(Some(found));
+        }
+        let file = self.file()?;
+        Ok(file.get(key).map(|(text, line)| (text.to_owned(), Origin::File(file.path.clone(), line))))
+    }
+
+    /// Returns the text of an option or a variable.
+    fn above_file(&self, key: &Key, options: &Options) -> Result<Option<(String, Origin)>, ConfigError> {
+        if let Some(text) = options.get(key.name) {
+            return Ok(Some((text.to_owned(), Origin::Option(key.option()))));
+        }
+        let variable = key.variable();
+        let Some(value) = self.world.variable(&variable) else { return Ok(None) };
+        match value.into_string() {
+            Ok(text) => Ok(Some((text, Origin::Variable(variable)))),
+            // A path need not be UTF-8, and `find_store` reads it by itself.
+            Err(_) if key.name == "store" => Ok(None),
+            Err(value) => {
+                let origin = Origin::Variable(variable);
+                Err(self.wrong(&origin, &value.to_string_lossy(), "the value is not UTF-8"))
+            }
+        }
+    }
+
+    /// Returns an error about a value.
+    fn wrong(&self, origin: &Origin, value: &str, reason: &str) -> ConfigError {
+        match (origin, self.file.get()) {
+            (Origin::File(_, line), Some(file)) => file.wrong(*line, reason),
+            _ => ConfigError::Value {
+                origin: origin.to_string(),
+                value: masked(value),
+                reason: masked(reason),
+            },
+        }
+    }
+
+    fn file(&self) -> Result<&File, ConfigError> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = self.load()?;
+        // A wrong value is an error even for a command that does not need its key.
+        match file.faults().into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(self.file.get_or_init(|| file)),
+        }
+    }
+
+    fn load(&self) -> Result<File, ConfigError> {
+        if let Some((path, by)) = self.named_file() {
+            if let Err(reason) = parse::path(&path.to_string_lossy()) {
+                let value = path.display().to_string();
+                return Err(ConfigError::Value { origin: by.to_owned(), value, reason });
+            }
+            return File::read(&path)?.ok_or(ConfigError::Missing { path, by });
         }
         let own = self.config_home().map(|home| home.join("stoa/config.toml"));
         for path in own.iter().chain([&self.world.system_file]) {
-            if let Some(loaded) = read(path)? {
-                return Ok(loaded);
+            if let Some(file) = File::read(path)? {
+                return Ok(file);
             }
         }
-        Ok(Loaded::default())
+        Ok(File::default())
     }
 
     fn named_file(&self) -> Option<(PathBuf, &'static str)> {
         let typed = self.named.clone().map(|path| (path, "--config"));
         typed.or_else(|| Some((self.world.variable("STOA_CONFIG")?.into(), "STOA_CONFIG")))
-    }
-
-    fn in_folder(&self, path: &Path) -> Result<PathBuf, ConfigError> {
-        Ok(if path.as_os_str().is_empty() { PathBuf::new() } else { self.file()?.folder().join(path) })
     }
 
     fn config_home(&self) -> Option<PathBuf> {
@@ -232,4 +307,39 @@ impl<'a> Settings<'a> {
             .absolute("XDG_DATA_HOME")
             .or_else(|| Some(self.world.absolute("HOME")?.join(".local/share")))
     }
+}
+
+/// Returns a key that is declared. A name that is not declared is a mistake that the tests find.
+fn key(name: &str) -> &'static Key {
+    keys::find(name).unwrap_or(&keys::GENERAL[0])
+}
+
+/// Variables of Stoa that are not keys. The last is for tests.
+const OTHER_VARIABLES: [&str; 3] = ["STOA_CONFIG", "STOA_LOG", "STOA_SWEEP_ALL"];
+
+/// Returns variables that look like keys and are not, each with the nearest known name.
+///
+/// Kubernetes sets variables for a service with the name stoa. They are ignored.
+pub fn unknown_variables(world: &World) -> Vec<(String, Option<String>)> {
+    let known: Vec<String> =
+        keys::all().map(Key::variable).chain(OTHER_VARIABLES.map(str::to_owned)).collect();
+    let is_of_kubernetes = |name: &str| {
+        ["STOA_SERVICE_HOST", "STOA_PORT"].contains(&name)
+            || name.starts_with("STOA_SERVICE_PORT")
+            || name.starts_with("STOA_PORT_")
+    };
+    let unknown = world
+        .names
+        .iter()
+        .filter(|name| name.starts_with("STOA_") && !known.contains(name) && !is_of_kubernetes(name));
+    unknown
+        .map(|name| (name.clone(), nearest(name, known.iter().map(String::as_str)).map(str::to_owned)))
+        .collect()
+}
+
+/// Returns the known name that a mistyped name probably means.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let ranked = known.map(|known| (strsim::damerau_levenshtein(name, known), known));
+    let (distance, known) = ranked.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 2.max(name.len() / 4)).then_some(known)
 }

@@ -1,29 +1,29 @@
-//! What of a configuration may stand in a message, which ends up in logs and in front of who knows whom.
+//! The parts of a configuration that may appear in messages and logs: no secrets.
 
-/// What a line has that may hold a secret.
+/// Signs that a line may contain a secret.
 const SIGNS: [&str; 6] = ["password", "bearer", "token", "secret", "@", "://"];
 
-/// Is a line of the config file: of one that may hold a secret only the key.
+/// Returns a line of the config file. If the line may contain a secret, only its key is returned.
 pub(super) fn line(line: &str) -> String {
     let key = line.split_once('=').map(|(key, _)| key.trim());
     let key = key.filter(|key| {
         !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     });
     match key {
-        // What begins with no key goes on from a line before, which nobody has looked at.
+        // A line without a key continues an earlier line, which is not checked here.
         None if !line.starts_with('[') || has_signs(line) => "...".to_owned(),
         Some(key) if has_signs(line) => format!("{key} = ..."),
         _ => line.to_owned(),
     }
 }
 
-/// Is what is wrong with a line, without the value if that may be a secret.
-pub(super) fn why(line: &str, why: &str) -> String {
+/// Returns the reason why a line is wrong, without the value if that may be a secret.
+pub(super) fn reason(line: &str, reason: &str) -> String {
     let names_value =
-        ["invalid type", "invalid value", "unknown variant"].iter().any(|it| why.starts_with(it));
-    match why.split_once(", expected ") {
-        Some((_, expected)) if names_value && has_signs(line) => format!("it takes {expected}"),
-        _ => redacted(why),
+        ["invalid type", "invalid value", "unknown variant"].iter().any(|start| reason.starts_with(start));
+    match reason.split_once(", expected ") {
+        Some((_, expected)) if names_value && has_signs(line) => format!("expected {expected}"),
+        _ => masked(reason),
     }
 }
 
@@ -31,19 +31,29 @@ fn has_signs(line: &str) -> bool {
     SIGNS.iter().any(|sign| line.contains(sign))
 }
 
-/// Is a value without what may be secret in a URL, or a list of them: what stands before an `@` or behind a `?`.
-pub(super) fn redacted(text: &str) -> String {
-    let plain = match text.rsplit_once('@') {
-        Some((before, host)) => {
-            let begin = before.find("://").and_then(|at| before.get(..at + 3)).unwrap_or_default();
-            format!("{begin}..@{host}")
+/// Returns a text with the secrets of its URLs replaced by `***`: everything before an `@`, and everything behind a `?`.
+pub fn masked(text: &str) -> String {
+    let mut parts = text.split("://");
+    let first = parts.next().unwrap_or_default();
+    let parts: Vec<&str> = parts.collect();
+    // Without a scheme there may still be credentials.
+    let mut shown = if parts.is_empty() { without_credentials(first) } else { first.to_owned() };
+    for part in parts {
+        let part = without_credentials(part);
+        shown.push_str("://");
+        match part.split_once('?') {
+            None => shown.push_str(&part),
+            Some((before, query)) => {
+                let rest = query.find([',', '|', ' ']).map_or("", |at| &query[at..]);
+                shown.push_str(&format!("{before}?***{rest}"));
+            }
         }
-        None => text.to_owned(),
-    };
-    match plain.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('?')?.0))) {
-        Some((scheme, rest)) => format!("{scheme}://{rest}?.."),
-        None => plain,
     }
+    shown
+}
+
+fn without_credentials(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("***@{host}"))
 }
 
 #[cfg(test)]
@@ -69,17 +79,17 @@ mod tests {
     #[test]
     fn a_value_is_shown_without_its_secrets() {
         for (value, shown) in [
-            ("https://me:hidden@host/x", "https://..@host/x"),
-            ("https://a.example,https://me:hid,d|e@n@host", "https://..@host"),
-            ("https://host/?token=hidden", "https://host/?.."),
-            ("me:hidden@host", "..@host"),
+            ("https://me:hidden@host/x", "https://***@host/x"),
+            ("https://a.example,https://me:hid,d|e@n@host", "https://a.example,https://***@host"),
+            ("https://host/?token=hidden,direct", "https://host/?***,direct"),
+            ("me:hidden@host", "***@host"),
             ("/a?b", "/a?b"),
             (
-                "it takes a URL, as in https://proxy.example.org",
-                "it takes a URL, as in https://proxy.example.org",
+                "expected a URL such as https://proxy.example.org",
+                "expected a URL such as https://proxy.example.org",
             ),
         ] {
-            assert_eq!(redacted(value), shown);
+            assert_eq!(masked(value), shown);
         }
     }
 }

@@ -14,6 +14,7 @@ fn world(home: &Path, variables: &[(&str, &str)]) -> World {
         variables.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
     all.push(("HOME".to_owned(), home.into()));
     World {
+        names: all.iter().map(|(name, _)| name.clone()).collect(),
         variable: Box::new(move |name| all.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone())),
         system_file: home.join("etc.toml"),
     }
@@ -27,12 +28,12 @@ fn own_file(home: &Path, text: &str) -> PathBuf {
 }
 
 #[test]
-fn option_before_variable_before_file_before_default() {
+fn options_take_precedence_over_variables_and_those_over_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let bare = world(dir.path(), &[]);
     let listen = |world: &World, typed: Option<&str>| {
-        let options = TypedServe { listen: typed.map(str::to_owned), ..Default::default() };
-        Settings::new(world, None).serve(options).unwrap().listen
+        let options = Options::default().with("listen", typed);
+        Settings::new(world, None).serve(&options).unwrap().listen
     };
     assert_eq!(listen(&bare, None), "127.0.0.1:3000");
     fs::write(&bare.system_file, "listen = '127.0.0.1:1'").unwrap();
@@ -60,14 +61,15 @@ fn the_store_is_found_by_the_xdg_rules() {
 
 #[test]
 fn without_a_home_the_store_must_be_named() {
-    let world = World { variable: Box::new(|_| None), system_file: "/nonexistent/x".into() };
+    let world =
+        World { variable: Box::new(|_| None), names: Vec::new(), system_file: "/nonexistent/x".into() };
     let error = Settings::new(&world, None).store(None).unwrap_err();
     assert!(matches!(error, ConfigError::NoStore));
     assert_eq!(error.exit(), Exit::USAGE);
 }
 
 #[test]
-fn no_file_is_read_where_an_option_or_a_variable_decides() {
+fn no_file_is_read_for_a_key_that_an_option_or_a_variable_sets() {
     let dir = tempfile::tempdir().unwrap();
     own_file(dir.path(), "this is not TOML");
     let world = world(dir.path(), &[("STOA_STORE", "/said"), ("STOA_AUTO_MIGRATE", "false")]);
@@ -79,7 +81,7 @@ fn no_file_is_read_where_an_option_or_a_variable_decides() {
 }
 
 #[test]
-fn what_is_wrong_in_a_file_names_file_line_and_key() {
+fn errors_in_a_file_name_file_line_and_key() {
     let dir = tempfile::tempdir().unwrap();
     for (text, line, key) in [
         ("listen = 'a:1'\n\nlisten_on = 'b'\n", 3, "listen_on"),
@@ -100,7 +102,7 @@ fn what_is_wrong_in_a_file_names_file_line_and_key() {
 }
 
 #[test]
-fn a_named_file_must_be_there() {
+fn a_named_file_must_exist() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing.toml");
     let bare = world(dir.path(), &[]);
@@ -126,24 +128,23 @@ fn a_named_file_must_be_text() {
 }
 
 #[test]
-fn variables_that_cannot_be_meant_are_named() {
+fn errors_name_the_variable() {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in
         [("STOA_READ_ONLY", "perhaps"), ("STOA_FILL_MAX_CONCURRENT", "many"), ("STOA_GRACE", "-1")]
     {
         let world = world(dir.path(), &[(name, text)]);
-        let error = Settings::new(&world, None).serve(TypedServe::default()).unwrap_err();
+        let error = Settings::new(&world, None).serve(&Options::default()).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
         assert_eq!(error.exit(), Exit::USAGE);
     }
 }
 
 #[test]
-fn values_that_cannot_be_meant_say_where_they_came_from() {
+fn errors_name_the_origin_of_the_value() {
     let dir = tempfile::tempdir().unwrap();
     for (key, wrong) in [
         ("listen", "localhost"),
-        ("listen", ":3000"),
         ("listen", "127.0.0.1:70000"),
         ("upstream", " "),
         ("base_path", "go"),
@@ -154,31 +155,31 @@ fn values_that_cannot_be_meant_say_where_they_came_from() {
         ("base_path", "/a b"),
     ] {
         let path = own_file(dir.path(), &format!("{key} = '{wrong}'"));
-        let name = variable_of(key);
+        let name = keys::find(key).unwrap().variable();
         let (bare, set) = (world(dir.path(), &[]), world(dir.path(), &[(&name, wrong)]));
-        for (world, whence) in [(&bare, path.to_str().unwrap()), (&set, name.as_str())] {
-            let error = Settings::new(world, None).serve(TypedServe::default()).unwrap_err();
+        for (world, origin) in [(&bare, path.to_str().unwrap()), (&set, name.as_str())] {
+            let error = Settings::new(world, None).serve(&Options::default()).unwrap_err();
             let message = error.to_string();
-            assert!(message.contains(whence), "{message}");
+            assert!(message.contains(origin), "{message}");
             assert_eq!(error.exit(), Exit::USAGE);
         }
     }
     own_file(dir.path(), "base_path = '/go/x/'\nthreads = 100000");
     let world = world(dir.path(), &[("STOA_FILL_MAX_CONCURRENT", "1")]);
     let settings = Settings::new(&world, None);
-    let options = TypedServe { fill_max_concurrent: Some(0), ..Default::default() };
-    let error = settings.serve(options).unwrap_err().to_string();
+    let options = Options::default().with("fill.max_concurrent", Some(0));
+    let error = settings.serve(&options).unwrap_err().to_string();
     assert!(error.contains("--fill-max-concurrent") && error.contains("\"0\""), "{error}");
-    assert_eq!(settings.serve(TypedServe::default()).unwrap().base_path, "/go/x/");
+    assert_eq!(settings.serve(&Options::default()).unwrap().base_path, "/go/x/");
     let error = settings.migrate(None, None).unwrap_err().to_string();
-    assert!(error.contains("threads in ") && error.contains("from 1 to 1024"), "{error}");
+    assert!(error.contains("line 2, `threads = 100000`") && error.contains("from 1 to 1024"), "{error}");
 }
 
 #[test]
 fn lists_are_split_at_commas() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path(), &[("STOA_SUMDBS", "a.example, b.example,")]);
-    let config = Settings::new(&world, None).serve(TypedServe::default()).unwrap();
+    let config = Settings::new(&world, None).serve(&Options::default()).unwrap();
     assert_eq!(config.sumdbs, Some(vec!["a.example".to_owned(), "b.example".to_owned()]));
 }
 
@@ -187,7 +188,7 @@ fn a_checksum_database_has_a_key() {
     let dir = tempfile::tempdir().unwrap();
     let key = "sum.example.org/v2+2f82912d+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU";
     own_file(dir.path(), &format!("gosumdb = '{key} https://a.example/x'"));
-    let gosumdb = |world: &World| Settings::new(world, None).serve(TypedServe::default()).map(|c| c.gosumdb);
+    let gosumdb = |world: &World| Settings::new(world, None).serve(&Options::default()).map(|c| c.gosumdb);
     assert_eq!(gosumdb(&world(dir.path(), &[])).unwrap(), Some(format!("{key} https://a.example/x")));
     assert_eq!(gosumdb(&world(dir.path(), &[("STOA_GOSUMDB", "off")])).unwrap().as_deref(), Some("off"));
     for bad in ["sum.example.org", &key.replace('2', "3"), "a b c"] {
@@ -205,7 +206,7 @@ fn rules_about_modules_are_read_in_order() {
          redirect_url = 'https://elsewhere.example/go/'\nupstream = 'direct'\nallow = ['v1.*', '>=v2.1.0 <v3']\ndeny = ['v1.3.0']\n\
          checksum = 'off'\n\n[[module]]\npattern = '*'\n",
     );
-    let config = Settings::new(&world(dir.path(), &[]), None).serve(TypedServe::default()).unwrap();
+    let config = Settings::new(&world(dir.path(), &[]), None).serve(&Options::default()).unwrap();
     assert_eq!((config.mode, config.checksum), (Mode::Async, ChecksumPolicy::Require));
     let [first, second] = config.modules.as_slice() else { panic!("{:?}", config.modules) };
     assert!(first.pattern.matches("git.corp.example/x") && !first.pattern.matches("example.org/acme"));
@@ -217,7 +218,7 @@ fn rules_about_modules_are_read_in_order() {
 }
 
 #[test]
-fn rules_that_cannot_be_meant_name_their_line() {
+fn errors_in_rules_name_their_line() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path(), &[]);
     for (rule, line, why) in [
@@ -232,7 +233,7 @@ fn rules_that_cannot_be_meant_name_their_line() {
         ("pattern = 'a.b'\nurl = 'https://elsewhere.example'", 3, "url"),
     ] {
         own_file(dir.path(), &format!("[[module]]\n{rule}\n"));
-        let error = Settings::new(&world, None).serve(TypedServe::default()).unwrap_err();
+        let error = Settings::new(&world, None).serve(&Options::default()).unwrap_err();
         let message = error.to_string();
         assert!(message.contains(&format!("line {line},")) && message.contains(why), "{rule}: {message}");
         assert_eq!(error.exit(), Exit::USAGE);
@@ -244,20 +245,20 @@ fn no_error_shows_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     let fault = |world: &World, file: &str| {
         own_file(dir.path(), file);
-        Settings::new(world, None).serve(TypedServe::default()).unwrap_err().to_string()
+        Settings::new(world, None).serve(&Options::default()).unwrap_err().to_string()
     };
     let bare = world(dir.path(), &[]);
     for (file, told) in [
         ("upstream = \"https://me:hidden@host", "line 1, `upstream = ...`"),
         ("offline = 'https://me:hidden@host'", "line 1, `offline = ...`"),
         ("mode = 'https://me:hidden@host'", "line 1, `mode = ...`"),
-        ("sumdbs = [\n'https://me:hidden@host', 5]", "line 2, `...`"),
+        ("sumdbs = [\n'https://me:hidden@host', 5]", "line 1, `sumdbs = [`"),
         ("upstream = 'https://host?token=hidden' 5", "line 1, `upstream = ...`"),
-        ("redirect_url = 'https://me:hidden@host'", "redirect_url in "),
-        ("redirect_url = 'https://host/?token=hidden'", "redirect_url in "),
-        ("listen = 'https://me:hidden@host'", "listen in "),
-        ("gosumdb = 'a b https://me:hidden@host'", "gosumdb in "),
-        ("gosumdb = 'me:hidden@host'", "gosumdb in "),
+        ("redirect_url = 'https://me:hidden@host'", "line 1, `redirect_url = ...`"),
+        ("redirect_url = 'https://host/?token=hidden'", "line 1, `redirect_url = ...`"),
+        ("listen = 'https://me:hidden@host'", "line 1, `listen = ...`"),
+        ("gosumdb = 'a b https://me:hidden@host'", "line 1, `gosumdb = ...`"),
+        ("gosumdb = 'me:hidden@host'", "line 1, `gosumdb = ...`"),
         ("[[credentials]]\nhost = 'https://me:hidden@host'", "[[credentials]]"),
         ("[[credentials]]\npassword = 5000000", "line 2, `password = ...`"),
         (
@@ -276,19 +277,137 @@ fn no_error_shows_a_secret() {
 }
 
 #[test]
-fn a_redirection_leads_somewhere() {
+fn a_redirect_needs_a_target() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path(), &[]);
-    let fault = |file: &str, typed: TypedServe| {
+    let fault = |file: &str, typed: &Options| {
         own_file(dir.path(), file);
         let settings = Settings::new(&world, None);
         settings.serve(typed).err().map(|error| error.to_string()).unwrap_or_default()
     };
     let rule = "[[module]]\npattern = 'a.b'\nmode = 'async_redirect'\n";
-    assert!(fault(rule, TypedServe::default()).contains("the mode of a.b"));
-    assert!(fault("mode = 'redirect'", TypedServe::default()).contains("mode in "));
-    let typed = TypedServe { mode: Some(Mode::Redirect), ..Default::default() };
-    assert!(fault("", typed.clone()).contains("--mode"));
-    let led = TypedServe { redirect_url: Some("https://elsewhere.example".to_owned()), ..typed };
-    assert_eq!(fault(rule, led), "");
+    assert!(fault(rule, &Options::default()).contains("line 1, `[[module]]`"));
+    assert!(fault("mode = 'redirect'", &Options::default()).contains("line 1, `mode = 'redirect'`"));
+    let typed = Options::default().with("mode", Some("redirect"));
+    assert!(fault("", &typed).contains("--mode"));
+    let with_target = typed.with("redirect_url", Some("https://elsewhere.example"));
+    assert_eq!(fault(rule, &with_target), "");
+}
+
+#[test]
+fn a_tilde_that_the_shell_did_not_expand_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let bare = world(dir.path(), &[]);
+    let error = Settings::new(&bare, None).store(Some("~/stoa".into())).unwrap_err();
+    assert!(error.to_string().contains("--store is \"~/stoa\": the shell did not expand"), "{error}");
+    let error = Settings::new(&bare, Some("~/c.toml".into())).check_named().unwrap_err();
+    assert!(error.to_string().contains("the shell did not expand"), "{error}");
+    own_file(dir.path(), "store = '~/stoa'");
+    let error = Settings::new(&bare, None).store(None).unwrap_err();
+    assert!(error.to_string().contains("line 1"), "{error}");
+}
+
+#[test]
+fn patterns_and_upstreams_that_never_apply_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path(), &[]);
+    for (text, line) in [
+        ("sumdb_refuse = ['[a']", 1),
+        ("[[module]]\npattern = '[a'", 2),
+        ("[[module]]\npattern = 'https://a.example'", 2),
+        ("upstream = 'direct,https://a.example'", 1),
+        ("[[module]]\npattern = 'a.b'\nupstream = 'off,direct'", 3),
+    ] {
+        own_file(dir.path(), text);
+        let error = Settings::new(&world, None).serve(&Options::default()).unwrap_err().to_string();
+        assert!(error.contains(&format!("line {line},")), "{text}: {error}");
+    }
+    own_file(dir.path(), "[[module]]\npattern = 'a.b, c.d'");
+    let config = Settings::new(&world, None).serve(&Options::default()).unwrap();
+    assert!(config.modules[0].pattern.matches("c.d/x"));
+}
+
+#[test]
+fn durations_in_a_file_may_be_numbers_or_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path(), &[]);
+    for (text, seconds) in [("grace = 90", 90), ("grace = '90'", 90), ("grace = '2m'", 120)] {
+        own_file(dir.path(), text);
+        let config = Settings::new(&world, None).serve(&Options::default()).unwrap();
+        assert_eq!(config.grace, Duration::from_secs(seconds));
+    }
+}
+
+#[test]
+fn every_fault_is_found_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    own_file(dir.path(), "grace = 'soon'\nthreads = 0\n[fill]\nmax_concurrent = 3\n");
+    let world = world(dir.path(), &[("STOA_OFFLINE", "maybe")]);
+    let faults = Settings::new(&world, None).faults(&Options::default());
+    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 3, "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("line 2, `threads = 0`")), "{texts:?}");
+}
+
+#[test]
+fn unknown_variables_have_a_nearest_name_and_those_of_kubernetes_are_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(
+        dir.path(),
+        &[
+            ("STOA_LISTENS", "x"),
+            ("STOA_WHATEVER_ELSE", "x"),
+            ("STOA_LISTEN", "x"),
+            ("STOA_CONFIG", "x"),
+            ("STOA_SERVICE_HOST", "x"),
+            ("STOA_SERVICE_PORT_HTTP", "x"),
+            ("STOA_PORT", "x"),
+            ("STOA_PORT_3000_TCP", "x"),
+        ],
+    );
+    let unknown = unknown_variables(&world);
+    let expected = [
+        ("STOA_LISTENS".to_owned(), Some("STOA_LISTEN".to_owned())),
+        ("STOA_WHATEVER_ELSE".to_owned(), None),
+    ];
+    assert_eq!(unknown, expected);
+}
+
+#[test]
+fn a_public_file_with_a_secret_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path(), &[]);
+    let warnings = |text: &str, mode: u32| {
+        let path = own_file(dir.path(), text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        Settings::new(&world, None).warnings().unwrap().len()
+    };
+    let secret = "[[credentials]]\nhost = 'a.example'\nbearer = 'hidden'\n";
+    assert_eq!((warnings(secret, 0o644), warnings(secret, 0o640)), (1, 0));
+    assert_eq!(warnings("upstream = 'https://me:hidden@a.example'", 0o644), 1);
+    assert_eq!(warnings("listen = ':1'", 0o644), 0);
+}
+
+#[test]
+fn every_value_is_shown_with_its_origin_and_without_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = own_file(
+        dir.path(),
+        "grace = 5\nupstream = 'https://me:hidden@a.example'\n[[credentials]]\nhost = 'a.example'\nbearer = 'hidden'\n",
+    );
+    let world = world(dir.path(), &[("STOA_OFFLINE", "true")]);
+    let options = Options::default().with("listen", Some(":1"));
+    let shown = Settings::new(&world, None).show(None, &options).unwrap();
+    let of = |key: &str| {
+        let shown = shown.iter().find(|shown| shown.key == key).unwrap();
+        (shown.value.clone().unwrap_or_default(), shown.origin.clone())
+    };
+    assert_eq!(of("listen"), (":1".to_owned(), Origin::Option("--listen".to_owned())));
+    assert_eq!(of("offline"), ("true".to_owned(), Origin::Variable("STOA_OFFLINE".to_owned())));
+    assert_eq!(of("grace"), ("5".to_owned(), Origin::File(path.clone(), 1)));
+    assert_eq!(of("upstream").0, "https://***@a.example");
+    assert_eq!(of("credentials[0].bearer"), ("***".to_owned(), Origin::File(path, 5)));
+    assert_eq!(of("mode"), ("sync".to_owned(), Origin::Default));
+    assert!(!format!("{shown:?}").contains("hidden"));
 }

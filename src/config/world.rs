@@ -1,34 +1,37 @@
-//! What lies outside of the program and says what it should do: variables, and where files are.
+//! The environment of the program: variables and the paths of files.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Looks a name up.
+/// Returns the value of a variable.
 pub type Lookup = dyn Fn(&str) -> Option<OsString>;
 
-/// What lies outside of the program and says what it should do.
+/// The environment of the program.
 pub struct World {
-    /// Looks a variable of the environment up.
+    /// Returns the value of a variable.
     pub variable: Box<Lookup>,
+    /// The names of all variables.
+    pub names: Vec<String>,
     /// The config file of the system.
     pub system_file: PathBuf,
 }
 
 impl World {
-    /// Is that of this process.
+    /// Returns the environment of this process.
     pub fn of_process() -> Self {
         Self {
             variable: Box::new(|name| std::env::var_os(name)),
+            names: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
             system_file: PathBuf::from("/etc/stoa/config.toml"),
         }
     }
 
-    /// Looks a variable up; an empty one counts as not set.
+    /// Returns the value of a variable. An empty value counts as not set.
     pub fn variable(&self, name: &str) -> Option<OsString> {
         (self.variable)(name).filter(|value| !value.is_empty())
     }
 
-    /// Looks a variable up that holds an absolute path, as the XDG rules have it: anything else is ignored.
+    /// Returns an absolute path from a variable. A relative path is ignored, as the XDG rules require.
     pub(super) fn absolute(&self, name: &str) -> Option<PathBuf> {
         self.variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }

@@ -58,9 +58,9 @@ pub(super) struct Args {
     #[arg(long, value_enum, conflicts_with = "dry_run")]
     pub(super) verify: Option<Verify>,
 
-    /// Maximum wait for processes that use the store, in seconds [default: 30] [key: lock_timeout]
-    #[arg(long, global = true, value_name = "SECONDS")]
-    pub(super) lock_timeout: Option<u64>,
+    /// Maximum wait for processes that use the store [default: 30s] [key: lock_timeout]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub(super) lock_timeout: Option<String>,
 
     /// Number of worker threads [default: number of CPUs] [key: threads]
     #[arg(long, value_name = "N")]

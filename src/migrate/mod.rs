@@ -90,7 +90,7 @@ fn dispatch(
 fn resolve(args: &Args, world: &World) -> Result<(PathBuf, Options), CommandError> {
     let settings = Settings::new(world, args.common.config.clone());
     let root = settings.store(args.common.store.clone())?;
-    let migrate = settings.migrate(args.lock_timeout, args.threads)?;
+    let migrate = settings.migrate(args.lock_timeout.as_deref(), args.threads)?;
     settings.check_named()?;
     let options = Options {
         target: args.to.clone(),

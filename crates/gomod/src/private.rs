@@ -9,7 +9,30 @@ pub struct Patterns {
     globs: Vec<String>,
 }
 
+/// A pattern that can never match.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the pattern {pattern:?} never matches: {reason}")]
+pub struct PatternError {
+    pattern: String,
+    reason: &'static str,
+}
+
 impl Patterns {
+    /// Reads a comma list in which every pattern can match. Spaces around patterns are dropped.
+    ///
+    /// # Errors
+    ///
+    /// Fails for a malformed pattern, by the rules of `path.Match`, and for a pattern that no module path can match.
+    pub fn parse_strict(list: &str) -> Result<Self, PatternError> {
+        let trimmed: Vec<&str> = list.split(',').map(str::trim).collect();
+        for pattern in trimmed.iter().filter(|pattern| !pattern.is_empty()) {
+            if let Some(reason) = fault(pattern) {
+                return Err(PatternError { pattern: (*pattern).to_owned(), reason });
+            }
+        }
+        Ok(Self::parse(&trimmed.join(",")))
+    }
+
     /// Reads a comma list; empty patterns are passed over, malformed ones never match.
     pub fn parse(list: &str) -> Self {
         let globs = list.split(',').map(|glob| glob.strip_suffix('/').unwrap_or(glob));
@@ -39,6 +62,43 @@ impl std::str::FromStr for Patterns {
     fn from_str(list: &str) -> Result<Self, Self::Err> {
         Ok(Self::parse(list))
     }
+}
+
+/// Returns the reason why a pattern can never match a module path.
+fn fault(pattern: &str) -> Option<&'static str> {
+    if pattern.contains("://") {
+        return Some("a module path has no scheme; remove it");
+    }
+    if pattern.starts_with('/') || pattern.contains("//") {
+        return Some("a module path has no empty element");
+    }
+    if pattern.contains('@') {
+        return Some("patterns match module paths, without versions");
+    }
+    if pattern.contains(char::is_whitespace) {
+        return Some("a module path has no spaces; separate patterns with commas");
+    }
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' if rest.next().is_none() => return Some("it ends with \\"),
+            '[' => {
+                let mut class = 0;
+                loop {
+                    match rest.next() {
+                        None => return Some("a [ is not closed"),
+                        Some('^') if class == 0 && rest.as_str().starts_with(|c| c != ']') => {}
+                        Some(']') if class > 0 => break,
+                        Some(']') => return Some("[] is empty"),
+                        Some('\\') if rest.next().is_none() => return Some("a [ is not closed"),
+                        Some(_) => class += 1,
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Returns as many leading elements of the path as the glob has; `None` if the path has fewer.
@@ -192,5 +252,14 @@ mod tests {
         fn many_stars_take_no_time(stars in 1usize..60) {
             prop_assert!(!glob_matches(&"*a".repeat(stars), &"a".repeat(stars * 3).replace("aaa", "aab")));
         }
+    }
+
+    #[test]
+    fn patterns_that_never_match_are_errors_if_asked_for() {
+        for pattern in ["[a", "a[", "[]", "a\\", "https://example.org", "/a", "a//b", "a@v1", "a b"] {
+            assert!(Patterns::parse_strict(pattern).is_err(), "{pattern}");
+        }
+        let patterns = Patterns::parse_strict("*.corp.example, github.com/[aA]cme ,x[^a-z]y,").unwrap();
+        assert!(patterns.matches("git.corp.example/x") && patterns.matches("github.com/acme/y"));
     }
 }

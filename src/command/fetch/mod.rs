@@ -20,7 +20,7 @@ use super::Command;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Telling;
-use crate::config::TypedServe;
+use crate::config::Options;
 use crate::fill::Fill;
 use crate::sources::Sources;
 use fetched::{FetchDone, Fetched};
@@ -75,11 +75,11 @@ impl Command for Fetch {
     fn run(self, context: &Context<'_>) -> Result<FetchDone, CommandError> {
         let wanted = wanted::gather(&self.named, &self.from)
             .map_err(|error| CommandError::new(error.exit(), error))?;
-        let config = context.settings.serve(TypedServe {
-            upstream: self.upstream.clone(),
-            fill_max_concurrent: self.fill_max_concurrent,
-            ..TypedServe::default()
-        })?;
+        let config = context.settings.serve(
+            &Options::default()
+                .with("upstream", self.upstream.as_ref())
+                .with("fill.max_concurrent", self.fill_max_concurrent),
+        )?;
         let usage = |text: &str, help: &str| Err(CommandError::new(Exit::USAGE, text).help(help));
         if config.offline {
             let text = "cannot fetch: `offline` is set in the configuration";

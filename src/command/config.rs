@@ -1,0 +1,142 @@
+//! `stoa config`: shows or checks the configuration.
+
+use std::fmt::{self, Display};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::Command;
+use super::context::Context;
+use super::error::CommandError;
+use super::progress::When;
+use super::report::{Format, Reporter, Summary, Telling};
+use crate::config::{Options, Shown, masked};
+use crate::sources::Sources;
+
+/// Show or check the configuration
+#[derive(Debug, Args)]
+#[command(after_help = "\
+`show` prints every key with its value and the origin of the value. Secrets are printed as ***.
+`check` reads everything that `stoa serve` would read: the config file, the variables, files with secrets, the upstreams.
+
+Examples:
+  stoa config show
+  stoa config check --config /etc/stoa/config.toml
+  STOA_LISTEN=:8080 stoa config show --format json
+
+Exit codes: 0 success; 64 the configuration is wrong; 74, 77 a file cannot be read.")]
+pub(super) struct Config {
+    /// Format of results: lines for people, or one JSON object per line
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Format,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Action {
+    /// Print every key with its value and origin
+    Show,
+    /// Check the configuration that `stoa serve` would use
+    Check,
+}
+
+impl Command for Config {
+    type Summary = Done;
+
+    fn telling(&self) -> Telling {
+        Telling { format: self.format, progress: When::Never }
+    }
+
+    fn run(self, context: &Context<'_>) -> Result<Done, CommandError> {
+        let file = || context.settings.config_file().map(|path| path.display().to_string());
+        match self.action {
+            Action::Show => show(context).map(|()| Done { file: file(), is_check: false }),
+            Action::Check => check(context).map(|()| Done { file: file(), is_check: true }),
+        }
+    }
+}
+
+fn show(context: &Context<'_>) -> Result<(), CommandError> {
+    let options = Options::default();
+    let store = context.global.common.store.clone();
+    let all = context.settings.show(store, &options)?;
+    // Values of the go command and of its variables, for a configuration that is valid.
+    let config = context.settings.serve(&options).ok();
+    let sources = Sources::new(context.settings.world());
+    for Shown { key, value, origin } in all {
+        let inherited = || sources.inherited(config.as_ref()?, &key);
+        let (value, origin) = match value {
+            Some(value) => (Some(value), origin),
+            None => inherited().map_or((None, origin), |(value, origin)| (Some(masked(&value)), origin)),
+        };
+        context.reporter.answer(&KeyEvent { key, value, origin: origin.to_string() })?;
+    }
+    Ok(())
+}
+
+fn check(context: &Context<'_>) -> Result<(), CommandError> {
+    let options = Options::default();
+    let settings = context.settings;
+    let faults = settings.faults(&options);
+    if let Some((last, others)) = faults.split_last() {
+        for fault in others {
+            context.reporter.error(&CommandError::new(fault.exit(), fault));
+        }
+        return Err(CommandError::new(last.exit(), last));
+    }
+    context.root()?;
+    let config = settings.serve(&options)?;
+    let sources = Sources::new(settings.world());
+    sources.check(&config)?;
+    sources.policy(&config, false, None)?;
+    for warning in settings.warnings()? {
+        context.reporter.warning(warning);
+    }
+    Ok(())
+}
+
+/// A key with its value.
+#[derive(Serialize)]
+#[serde(tag = "event", rename = "key")]
+struct KeyEvent {
+    key: String,
+    value: Option<String>,
+    origin: String,
+}
+
+impl Display for KeyEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{:24} {value}  ({})", self.key, self.origin),
+            None => write!(f, "{:24} not set", self.key),
+        }
+    }
+}
+
+/// The end of the command.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "done")]
+pub(super) struct Done {
+    file: Option<String>,
+    #[serde(skip)]
+    is_check: bool,
+}
+
+impl Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{file}: the configuration is valid"),
+            None => f.write_str("the configuration is valid; there is no config file"),
+        }
+    }
+}
+
+impl Summary for Done {
+    fn report(&self, reporter: &Reporter) {
+        if self.is_check || reporter.is_json() {
+            reporter.result(self);
+        }
+    }
+}

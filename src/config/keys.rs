@@ -1,0 +1,243 @@
+//! The keys of the configuration, each declared once.
+//!
+//! From a declaration come the key of the config file, the option, the variable, the default, the check and the help text.
+//! `installer/sample-config.toml` and `docs/configure.md` are made from the declarations too (see `pages`).
+//! A new key is one declaration here. Its value is a field of [`ServeConfig`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::parse;
+use super::rules::ModuleTable;
+use super::{ConfigError, Options, Origin, Settings};
+use crate::fill::{ChecksumPolicy, Mode};
+use crate::upstream::HostCredentials;
+
+/// A key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// The name in the config file, with its table: `fill.list_ttl`.
+    pub name: &'static str,
+    /// The name of the value in help texts.
+    pub value_name: &'static str,
+    /// The value that applies if nothing sets the key.
+    pub default: Default,
+    /// The help text. Its first line is the text in `--help`, the rest is for the pages.
+    pub doc: &'static str,
+    /// Returns the reason why a text is not a value of the key.
+    pub(super) check: fn(&str) -> Result<(), String>,
+}
+
+/// The default of a key.
+#[derive(Debug, Clone, Copy)]
+pub enum Default {
+    /// A value.
+    Value(&'static str),
+    /// Not a fixed value: its description, and an example of a value.
+    Unset(&'static str, &'static str),
+}
+
+impl Key {
+    /// Returns the name of the option: `--fill-list-ttl`.
+    pub fn option(&self) -> String {
+        format!("--{}", self.name.replace(['_', '.'], "-"))
+    }
+
+    /// Returns the name of the environment variable: `STOA_FILL_LIST_TTL`.
+    pub fn variable(&self) -> String {
+        format!("STOA_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// Returns whether the value is true or false, so that the option may stand alone.
+    pub fn is_switch(&self) -> bool {
+        self.value_name == "BOOL"
+    }
+
+    /// Returns whether the value is a list, with commas in options and variables.
+    pub fn is_list(&self) -> bool {
+        matches!(self.value_name, "NAMES" | "PATTERNS")
+    }
+
+    /// Returns the text for `--help`.
+    pub fn help(&self) -> String {
+        let summary = self.doc.lines().next().unwrap_or_default().trim();
+        let default = match self.default {
+            Default::Value(text) => format!(" [default: {text}]"),
+            Default::Unset("none", _) => String::new(),
+            Default::Unset(text, _) => format!(" [default: {text}]"),
+        };
+        format!("{summary}{default} [key: {}]", self.name)
+    }
+}
+
+/// Returns every key, in the order of the pages.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    GENERAL.iter().chain(SERVE)
+}
+
+/// Returns the key of a name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    all().find(|key| key.name == name)
+}
+
+/// The keys that are not only about the server.
+pub const GENERAL: &[Key] = &[
+    Key {
+        name: "store",
+        value_name: "DIR",
+        default: Default::Unset("$XDG_DATA_HOME/stoa, or ~/.local/share/stoa", "/var/lib/stoa"),
+        doc: "Folder of the store\nA relative path in the config file starts at the folder of that file.",
+        check: |text| parse::path(text).map(drop),
+    },
+    Key {
+        name: "auto_migrate",
+        value_name: "BOOL",
+        default: Default::Value("true"),
+        doc: "Whether to run stoa-migrate when the store needs it",
+        check: |text| parse::switch(text).map(drop),
+    },
+    Key {
+        name: "lock_timeout",
+        value_name: "DURATION",
+        default: Default::Value("30s"),
+        doc: "Maximum wait of stoa-migrate for processes that use the store",
+        check: |text| parse::duration(text).map(drop),
+    },
+    Key {
+        name: "threads",
+        value_name: "N",
+        default: Default::Unset("number of CPUs", "2"),
+        doc: "Number of worker threads of stoa-migrate and of commands that work through the store",
+        check: |text| parse::threads(text).map(drop),
+    },
+];
+
+/// Declares the keys of the server: the fields of [`ServeConfig`] and their [`Key`]s.
+macro_rules! serve_keys {
+    ($(
+        $(#[doc = $doc:literal])+
+        $field:ident: $type:ty = $name:literal, $value_name:literal, $default:expr, $parse:expr;
+    )+) => {
+        /// The configuration of the server.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct ServeConfig {
+            $( $(#[doc = $doc])+ pub $field: $type, )+
+            /// The rules about modules, in order.
+            pub modules: Vec<ModuleTable>,
+            /// The credentials for upstreams.
+            pub credentials: Vec<HostCredentials>,
+            pub(super) origins: BTreeMap<&'static str, Origin>,
+        }
+
+        /// The keys of the server.
+        pub const SERVE: &[Key] = &[ $( Key {
+            name: $name,
+            value_name: $value_name,
+            default: $default,
+            doc: concat!($($doc, "\n"),+),
+            check: |text| {
+                let parse: fn(&str) -> Result<$type, String> = $parse;
+                parse(text).map(drop)
+            },
+        }, )+ ];
+
+        impl Settings<'_> {
+            /// Resolves each key by itself.
+            pub(super) fn serve_values(&self, options: &Options) -> Result<ServeConfig, ConfigError> {
+                let mut origins = BTreeMap::new();
+                Ok(ServeConfig {
+                    $( $field: {
+                        let (value, origin) = self.value($name, options, $default, $parse)?;
+                        origins.insert($name, origin);
+                        value
+                    }, )+
+                    modules: self.modules()?,
+                    credentials: self.credentials()?,
+                    origins,
+                })
+            }
+        }
+    };
+}
+
+serve_keys! {
+    /// Address and port to listen on
+    /// `:3000` listens on all addresses. Port 0 takes a free port.
+    listen: String = "listen", "ADDRESS:PORT", Default::Value("127.0.0.1:3000"), parse::address;
+
+    /// Path below which everything is answered
+    /// For example `/go` behind a reverse proxy.
+    base_path: String = "base_path", "PATH", Default::Value("/"), parse::base_path;
+
+    /// Upstreams, in the syntax of GOPROXY
+    /// `direct` stands for version control. Nothing may follow `direct` or `off`, because it would never be asked.
+    upstream: Option<String> = "upstream", "LIST",
+        Default::Unset("GOPROXY, or `go env GOPROXY`", "https://proxy.example.org,off"),
+        |text| parse::upstream(text).map(Some);
+
+    /// Answer for a version that is not in the store: sync, async, redirect, async_redirect or none
+    /// `sync` downloads the version while the client waits. `async` downloads it in the background and answers 404.
+    /// `redirect` sends the client to redirect_url and stores nothing. `async_redirect` does both. `none` answers 404.
+    mode: Mode = "mode", "MODE", Default::Value("sync"), parse::word;
+
+    /// Target of the modes that redirect
+    redirect_url: Option<String> = "redirect_url", "URL", Default::Unset("none", "https://proxy.example.org"),
+        |text| parse::redirect_url(text).map(Some);
+
+    /// Verification of downloads against the checksum database: auto, require or off
+    /// `auto` accepts versions that the database does not know. `require` rejects them. `off` does not ask.
+    checksum: ChecksumPolicy = "checksum", "POLICY", Default::Value("auto"), parse::word;
+
+    /// Checksum database, in the syntax of GOSUMDB
+    /// NAME, or NAME+HASH+KEY, each optionally followed by a URL to ask there instead of through the upstreams, or off.
+    gosumdb: Option<String> = "gosumdb", "DATABASE",
+        Default::Unset("GOSUMDB, or `go env GOSUMDB`",
+            "sumdb.example.org+010f1bcc+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU"),
+        |text| parse::gosumdb(text).map(Some);
+
+    /// Checksum databases to forward to clients
+    sumdbs: Option<Vec<String>> = "sumdbs", "NAMES",
+        Default::Unset("the checksum database of the server", "sumdb.example.org"),
+        |text| parse::list(text).map(Some);
+
+    /// Modules that no checksum database is asked about, as patterns of GOPRIVATE
+    /// Clients get 403 for lookups of these modules.
+    sumdb_refuse: Option<Vec<String>> = "sumdb_refuse", "PATTERNS",
+        Default::Unset("GONOSUMDB, or GOPRIVATE, or `go env GONOSUMDB`", "*.corp.example,github.com/Acme"),
+        |text| parse::patterns(text).map(Some);
+
+    /// Whether to write nothing to the store
+    /// A store on a read-only file system is always read-only.
+    read_only: bool = "read_only", "BOOL", Default::Value("false"), parse::switch;
+
+    /// Whether to download nothing and serve stored modules only
+    offline: bool = "offline", "BOOL", Default::Value("false"), parse::switch;
+
+    /// Maximum number of open connections
+    max_connections: usize = "max_connections", "N", Default::Value("4096"), parse::count;
+
+    /// Time that requests in progress have to end after a signal to stop
+    grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
+
+    /// Maximum number of concurrent downloads
+    fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
+
+    /// Time that lists, @latest and branches are answered from memory; 0 asks the upstream each time
+    /// For ten times that they are answered immediately and refreshed in the background.
+    fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
+
+    /// Time between two comparisons of the index with the store; 0 leaves them to other servers
+    index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;
+
+    /// Time between two writes of usage data for `stoa prune`; 0 records none
+    last_use_interval: Duration = "last_use.interval", "DURATION", Default::Value("5m"), parse::duration;
+
+    /// Maximum time that an upstream may send nothing
+    upstream_idle_timeout: Duration = "upstream_idle_timeout", "DURATION", Default::Value("1m"), parse::timeout;
+
+    /// Maximum number of concurrent go commands for direct
+    direct_max_concurrent: usize = "direct.max_concurrent", "N", Default::Value("4"), parse::threads;
+
+    /// Time limit for one go command for direct
+    direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
+}

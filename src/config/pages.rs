@@ -1,0 +1,220 @@
+//! The sample config file and the page about the configuration, made from the declarations.
+//!
+//! `UPDATE_PAGES=1 cargo test -p stoa --lib config::pages` writes both files. Without the variable a difference is a failure.
+#![expect(clippy::disallowed_methods, reason = "the test writes files of the project")]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use super::keys::{self, Default, Key};
+
+const SAMPLE: &str = "\
+# Configuration of Stoa. The file is $XDG_CONFIG_HOME/stoa/config.toml or /etc/stoa/config.toml, or the file that --config or
+# STOA_CONFIG names.
+#
+# Each key is an option and a variable too: `fill.max_concurrent` is --fill-max-concurrent and STOA_FILL_MAX_CONCURRENT. Lists
+# have commas there. Precedence: option, variable, this file, default. Unknown keys are errors. `stoa config check` checks
+# this file, and `stoa config show` prints every value with its origin.
+#
+# Durations are 500ms, 30s, 5m, 1h or 2d. A bare number is in seconds.
+";
+
+const SAMPLE_TABLES: &str = r##"
+# Rules about modules. The first rule whose pattern matches the module path decides. Keys that the rule does not set have the
+# values from above. Patterns are those of GOPRIVATE: globs with commas between them, matched against the start of the path.
+#
+#[[module]]
+#pattern = "*.corp.example,github.com/Acme/*"
+#mode = "sync"
+#redirect_url = "https://proxy.example.org"
+#upstream = "https://proxy.corp.example"
+#checksum = "off"
+# The only allowed versions, and refused versions (403, stored or not): v1.2.3, v1.2.*, v1.*, *, or <, <=, >, >= before a
+# version. All conditions of an entry must hold. One matching entry is enough.
+#allow = ["v1.*", ">=v2.1.0 <v3"]
+#deny = ["v1.3.0"]
+
+# Credentials for an upstream, if netrc has none: login and password, or a bearer token, here or in a file of its own
+# (password_file, bearer_file). They are sent over HTTPS only. Do not let other users read this file if it has a secret.
+#
+#[[credentials]]
+#host = "proxy.corp.example"
+#login = "stoa"
+#password_file = "/etc/stoa/password"
+"##;
+
+const PAGE: &str = "\
+# Configure
+
+Every setting is a key of the config file, an option of `stoa serve`, and an environment variable. The option and the variable
+follow from the name of the key: `fill.list_ttl` is `--fill-list-ttl` and `STOA_FILL_LIST_TTL`.
+
+Precedence: option, variable, config file, default.
+
+The config file is the file that `--config` or `STOA_CONFIG` names, or the first that exists of
+`$XDG_CONFIG_HOME/stoa/config.toml` and `/etc/stoa/config.toml`. [The sample file](../installer/sample-config.toml) lists all keys.
+
+```sh
+stoa config show      # every value and its origin
+stoa config check     # check everything that `stoa serve` would read
+```
+
+`stoa config check` reports every wrong key with its file, line and text, and exits with 64. Unknown keys are errors. An unknown
+`STOA_` variable is a warning with the nearest name. Secrets are never printed.
+
+Durations are `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. Lists are arrays in the file, and have commas in
+options and variables.
+
+## Keys
+
+| key | value | default | meaning |
+| --- | --- | --- | --- |
+";
+
+const PAGE_TABLES: &str = r#"
+`STOA_CONFIG` and `STOA_LOG` (log levels in the syntax of env_logger) are variables without a key.
+
+## Rules: `[[module]]`
+
+Each table is a rule. The first rule whose pattern matches the module path decides. Keys that the rule does not set have the
+values from the top level.
+
+| key | meaning |
+| --- | --- |
+| `pattern` | patterns as in `GOPRIVATE`, with commas between them |
+| `mode`, `redirect_url`, `upstream`, `checksum` | as above |
+| `allow` | the only allowed versions |
+| `deny` | refused versions: 403, stored or not |
+
+A version range is `v1.2.3`, `v1.2.*`, `v1.*`, `*`, or conditions such as `>=v2.1.0 <v3`. All conditions of a range must hold. One
+matching range is enough.
+
+```toml
+[[module]]
+pattern = "*.corp.example,github.com/Acme/*"
+upstream = "direct"
+checksum = "off"
+deny = ["v1.3.0", ">=v2.0.0 <v2.1.4"]
+```
+
+## Credentials: `[[credentials]]`
+
+| key | meaning |
+| --- | --- |
+| `host` | the host of an upstream, with or without a port |
+| `login`, `password` or `password_file` | a login |
+| `bearer` or `bearer_file` | a token |
+
+Stoa sends credentials over HTTPS only. `.netrc` is read too; the config file takes precedence. A config file that contains a
+secret and that every user can read is a warning.
+"#;
+
+fn value(key: &Key) -> String {
+    let text = match key.default {
+        Default::Value(text) | Default::Unset(_, text) => text,
+    };
+    if key.is_list() {
+        let parts: Vec<String> = text.split(',').map(|part| format!("{part:?}")).collect();
+        return format!("[{}]", parts.join(", "));
+    }
+    let is_plain = text.parse::<u64>().is_ok() || key.is_switch();
+    if is_plain { text.to_owned() } else { format!("{text:?}") }
+}
+
+fn wrapped(text: &str) -> String {
+    let mut lines = vec!["#".to_owned()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() < 120 => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("# {word}")),
+        }
+    }
+    lines.join("\n")
+}
+
+fn sentences(key: &Key) -> String {
+    let mut lines = key.doc.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let rest: Vec<&str> = lines.collect();
+    format!("{first}. {}", rest.join(" ")).trim().to_owned()
+}
+
+fn sample() -> String {
+    let mut text = SAMPLE.to_owned();
+    let table = |key: &Key| key.name.split_once('.').map(|(table, _)| table);
+    let mut tables: Vec<Option<&str>> = Vec::new();
+    for key in keys::all() {
+        if !tables.contains(&table(key)) {
+            tables.push(table(key));
+        }
+    }
+    tables.sort_by_key(Option::is_some);
+    for name in tables {
+        if let Some(name) = name {
+            let _ = write!(text, "\n[{name}]\n");
+        }
+        for (n, key) in keys::all().filter(|key| table(key) == name).enumerate() {
+            let default = match key.default {
+                Default::Unset("none", _) => " No default.".to_owned(),
+                Default::Unset(text, _) => format!(" Default: {text}."),
+                Default::Value(_) => String::new(),
+            };
+            let short = key.name.rsplit('.').next().unwrap_or_default();
+            let gap = if n > 0 || name.is_none() { "\n" } else { "" };
+            let _ =
+                write!(text, "{gap}{}\n#{short} = {}\n", wrapped(&(sentences(key) + &default)), value(key));
+        }
+    }
+    text + SAMPLE_TABLES
+}
+
+fn page() -> String {
+    let mut text = PAGE.to_owned();
+    for key in keys::all() {
+        let default = match key.default {
+            Default::Value(value) => format!("`{value}`"),
+            Default::Unset(described, _) => described.to_owned(),
+        };
+        let (name, kind, meaning) = (key.name, key.value_name, sentences(key));
+        let _ = writeln!(text, "| `{name}` | {kind} | {default} | {meaning} |");
+    }
+    text + PAGE_TABLES
+}
+
+fn holds(path: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("UPDATE_PAGES").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == text, "{} differs from the declarations; run with UPDATE_PAGES=1", path.display());
+}
+
+#[test]
+fn the_sample_file_follows_the_declarations() {
+    holds("installer/sample-config.toml", &sample());
+}
+
+#[test]
+fn the_page_follows_the_declarations() {
+    holds("docs/configure.md", &page());
+}
+
+#[test]
+fn every_default_and_example_is_valid() {
+    for key in keys::all() {
+        let (Default::Value(text) | Default::Unset(_, text)) = key.default;
+        assert_eq!((key.check)(text), Ok(()), "{}", key.name);
+    }
+}
+
+#[test]
+fn no_key_is_called_like_a_variable_of_kubernetes() {
+    for key in keys::all() {
+        assert!(!key.name.split('.').any(|part| part == "port" || part == "service"), "{}", key.name);
+    }
+}
