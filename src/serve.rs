@@ -127,9 +127,9 @@ fn tell_counts(fill: &Fill) {
     log::info!(
         "{} transfers were broken off; the checksum database vouched for {} versions, did not know {}, and {} were \
          refused; {} times it contradicted itself",
-        fill.transfers_broken_off(),
-        sums.vouched,
-        sums.unvouched,
+        fill.aborted_transfers(),
+        sums.verified,
+        sums.unverified,
         sums.mismatches + sums.refused,
         sums.forks
     );

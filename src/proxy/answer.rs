@@ -149,7 +149,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         // A tombstone may be lifted.
         (FillError::Gone(_), _) => (StatusCode::GONE, MINUTE),
         (FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_), _)
-        | (FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unvouched(_), _) => {
+        | (FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_), _) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
         (FillError::Timeout(_), _) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
@@ -163,7 +163,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
     let class = match error {
         FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
         FillError::Gone(_) => "gone",
-        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unvouched(_) => "not trusted",
+        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
         FillError::Denied(_) | FillError::Private(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
@@ -172,7 +172,7 @@ pub(super) fn failed(error: &FillError, kind: Kind) -> Response {
         FillError::Loop(_) => "loop detected",
         FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => "not now",
     };
-    let text = format!("{class}: {}\n", error.told());
+    let text = format!("{class}: {}\n", error.for_client());
     let mut response = module(status, TEXT, cache, Body::Whole(text.into()));
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
@@ -192,7 +192,7 @@ mod tests {
             (FillError::Offline(text()), 404, "no-store"),
             (FillError::Gone(text().into()), 410, "public, max-age=60"),
             (FillError::Differs(text().into()), 403, "no-store"),
-            (FillError::Unvouched(text().into()), 403, "no-store"),
+            (FillError::Unverified(text().into()), 403, "no-store"),
             (FillError::NotFetched(text()), 404, "no-store"),
             (FillError::Denied(text()), 403, "no-store"),
             (FillError::Refused(text().into()), 403, "no-store"),
