@@ -14,7 +14,7 @@ use stoa_layout::{Exit, Gate, Pass};
 use stoa_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::Failure;
+use crate::command::error::CommandError;
 use crate::config::{ServeConfig, World};
 use crate::fill::Policy;
 use crate::output;
@@ -22,11 +22,16 @@ use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
 
 /// Serves until a signal asks to stop.
-pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &World) -> Result<Exit, Failure> {
+pub(crate) fn run(
+    gate: &Gate<'_>,
+    pass: Pass,
+    config: ServeConfig,
+    world: &World,
+) -> Result<Exit, CommandError> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let held = gate.hold(pass, mode)?;
     let after_migration = held.pass().signals();
-    let store = Store::open(held, mode).map_err(|error| Failure::new(error.exit(), error))?;
+    let store = Store::open(held, mode).map_err(|error| CommandError::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
     let sources = Sources::new(world);
     let policy = sources.policy(&config, store.is_read_only(), listener.local_addr().ok())?;
@@ -46,10 +51,9 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         ..ServeOptions::default()
     };
     log::info!("serving {}, at layout {}", store.root().display(), gate.current);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to serve with: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        CommandError::new(Exit::IO, format!("cannot start threads to serve with: {error}"))
+    })?;
     let served =
         runtime.block_on(serve_until_asked_to_stop(listener, store, policy, options, &after_migration));
     // What still waits (for a name to be resolved, for another process's claim) may wait for long, and whatever
@@ -93,12 +97,12 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
 }
 
 /// Looks whether it can be served so, before anything is changed for it.
-pub(crate) fn check(config: &ServeConfig, world: &World) -> Result<(), Failure> {
+pub(crate) fn check(config: &ServeConfig, world: &World) -> Result<(), CommandError> {
     Sources::new(world).check(config)?;
     bind(&config.listen).map(drop)
 }
 
-fn bind(address: &str) -> Result<TcpListener, Failure> {
+fn bind(address: &str) -> Result<TcpListener, CommandError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
@@ -116,7 +120,7 @@ fn bind(address: &str) -> Result<TcpListener, Failure> {
             }
             _ => (Exit::USAGE, "name an address and a port with --listen, as in 127.0.0.1:3000"),
         };
-        Failure::new(exit, format!("cannot listen on {address}: {error}; {next}"))
+        CommandError::new(exit, format!("cannot listen on {address}: {error}; {next}"))
     })
 }
 
@@ -126,8 +130,8 @@ async fn serve_until_asked_to_stop(
     policy: Policy,
     options: ServeOptions,
     after_migration: &SignalsAfter,
-) -> Result<Exit, Failure> {
-    let io = |error: io::Error| Failure::new(Exit::IO, format!("cannot begin to serve: {error}"));
+) -> Result<Exit, CommandError> {
+    let io = |error: io::Error| CommandError::new(Exit::IO, format!("cannot begin to serve: {error}"));
     let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
     let [interrupt, terminate] = signals.map(|signal| signal.map_err(io));
     let (interrupt, terminate) = (interrupt?, terminate?);
@@ -138,7 +142,7 @@ async fn serve_until_asked_to_stop(
     let _ = output::result_line(format_args!("listening on http://{address}"));
     serve::run(listener, Arc::new(store), policy, options, asked_to_stop(interrupt, terminate))
         .await
-        .map_err(|error| Failure::new(Exit::IO, error))?;
+        .map_err(|error| CommandError::new(Exit::IO, error))?;
     log::info!("stopped");
     Ok(Exit::DONE)
 }

@@ -18,8 +18,9 @@ use stoa_store::{Entry, Restored, Store, StoreError, each_quarantined};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::cli::Failure;
-use crate::output::{self, Format};
+use crate::command::error::CommandError;
+use crate::command::report::Format;
+use crate::output;
 
 /// What is typed.
 #[derive(Debug, Args)]
@@ -71,7 +72,7 @@ impl Typed {
 }
 
 /// Lists what is in quarantine below a root.
-pub(crate) fn list(root: &Path, typed: &Typed, quiet: bool) -> Result<Exit, Failure> {
+pub(crate) fn list(root: &Path, typed: &Typed, quiet: bool) -> Result<Exit, CommandError> {
     let mut sum = Sum::default();
     let listed = each_quarantined(root, |entry| {
         if sum.entries == 0 && typed.format == Format::Human {
@@ -87,7 +88,7 @@ pub(crate) fn list(root: &Path, typed: &Typed, quiet: bool) -> Result<Exit, Fail
     match listed {
         Ok(()) => {}
         Err(ListError::Output(error)) => return Ok(output::written(Err(error))),
-        Err(ListError::Store(error)) => return Err(Failure::new(error.exit(), error)),
+        Err(ListError::Store(error)) => return Err(CommandError::new(error.exit(), error)),
     }
     Ok(match typed.format {
         Format::Json => output::last_line(sum.value(root, false)),
@@ -118,10 +119,10 @@ impl From<io::Error> for ListError {
 }
 
 /// Restores or purges.
-pub(crate) fn change(store: &Store, typed: &Typed, quiet: bool) -> Result<Exit, Failure> {
+pub(crate) fn change(store: &Store, typed: &Typed, quiet: bool) -> Result<Exit, CommandError> {
     let told = Told { format: typed.format, quiet };
     let failed = |error: StoreError| {
-        Failure::new(error.exit(), format!("{error}; what is named after it was not touched"))
+        CommandError::new(error.exit(), format!("{error}; what is named after it was not touched"))
     };
     match &typed.what {
         None | Some(What::List) => list(store.root(), typed, quiet),

@@ -8,7 +8,7 @@ use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Store;
 
-use crate::cli::Failure;
+use crate::command::error::CommandError;
 use crate::config::{ServeConfig, World};
 use crate::fill::{AnswerOptions, ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
@@ -33,7 +33,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Looks whether what the configuration names can be an upstream.
-    pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), Failure> {
+    pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), CommandError> {
         if config.offline {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl<'a> Sources<'a> {
         config: &ServeConfig,
         is_read_only: bool,
         own_address: Option<SocketAddr>,
-    ) -> Result<Policy, Failure> {
+    ) -> Result<Policy, CommandError> {
         let is_told = config.offline || is_read_only;
         if is_told {
             let why = if config.offline { "it was told so" } else { "the store cannot be written to" };
@@ -90,7 +90,7 @@ impl<'a> Sources<'a> {
             };
             Ok((table.pattern.clone(), rule))
         });
-        let rules = rules.collect::<Result<Vec<_>, Failure>>()?;
+        let rules = rules.collect::<Result<Vec<_>, CommandError>>()?;
         let otherwise = Rule {
             mode: config.mode,
             redirect_url: config.redirect_url.clone(),
@@ -108,7 +108,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Resolves what is fetched is verified against.
-    fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, Failure> {
+    fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, CommandError> {
         let said = config.gosumdb.clone().or_else(|| self.gosumdb());
         let sumdb = match said.as_deref().map(Sumdb::parse) {
             None => Sumdb::of_go().map(Some),
@@ -122,11 +122,18 @@ impl<'a> Sources<'a> {
         let Some(sumdb) = sumdb else {
             let why = "checksum is require, and there is no checksum database: name one with --gosumdb, STOA_GOSUMDB or \
                        `gosumdb` in the config file";
-            return if is_required { Err(Failure::new(Exit::USAGE, why)) } else { Ok(Checksums::default()) };
+            return if is_required {
+                Err(CommandError::new(Exit::USAGE, why))
+            } else {
+                Ok(Checksums::default())
+            };
         };
         let own = sumdb.url().map(|url| Upstream::new(url, self.options(config))).transpose();
         let own = own.map_err(|error| {
-            Failure::new(Exit::USAGE, format!("the URL of the checksum database {}: {error}", sumdb.name()))
+            CommandError::new(
+                Exit::USAGE,
+                format!("the URL of the checksum database {}: {error}", sumdb.name()),
+            )
         })?;
         log::debug!("what is fetched is compared with the checksum database {}", sumdb.name());
         Ok(Checksums::new(Some(sumdb), own, self.sumdb_refuse(config, true)))
@@ -211,7 +218,7 @@ struct Upstreams<'a> {
 }
 
 impl Upstreams<'_> {
-    fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, Failure> {
+    fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, CommandError> {
         let Some(Said { list, whence }) = self.sources.said(config) else {
             log::warn!(
                 "offline, because nothing says where to fetch from: name it with --upstream, STOA_UPSTREAM or GOPROXY"
@@ -226,12 +233,12 @@ impl Upstreams<'_> {
         Ok(upstream)
     }
 
-    fn of(&mut self, list: &str, whence: impl Fn() -> String) -> Result<Upstream, Failure> {
+    fn of(&mut self, list: &str, whence: impl Fn() -> String) -> Result<Upstream, CommandError> {
         if let Some(known) = self.known.get(list) {
             return Ok(known.clone());
         }
         let upstream = Upstream::new(list, self.options.clone()).map_err(|error| {
-            Failure::new(Exit::USAGE, format!("the upstream, from {}: {error}", whence()))
+            CommandError::new(Exit::USAGE, format!("the upstream, from {}: {error}", whence()))
         })?;
         if self.own_address.is_some_and(|own| names_itself(list, own)) {
             log::warn!(

@@ -1,6 +1,6 @@
 //! Every odd case of stores from before there were markers: what moves, what stays and why, and that the way
 //! back gives what was there.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

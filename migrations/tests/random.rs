@@ -1,6 +1,6 @@
 //! Random stores go up and down and are the same, and any mixture of the two sides of a step ends right in both
 //! directions.
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use stoa_layout::{Exit, PathError};
 
-use crate::cli::Failure;
+use crate::command::error::CommandError;
 use crate::output;
 use athens::{Athens, ReadError};
 use ours::Ours;
@@ -71,11 +71,11 @@ pub(crate) fn run(
     typed: &Typed,
     environment: impl Iterator<Item = (OsString, OsString)>,
     quiet: bool,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     let folder = std::env::current_dir().map_err(|error| {
-        Failure::new(Exit::IO, format!("cannot find the folder that this runs in: {error}"))
+        CommandError::new(Exit::IO, format!("cannot find the folder that this runs in: {error}"))
     })?;
-    let ours = read(typed, environment, &folder).map_err(|error| Failure::new(error.exit(), error))?;
+    let ours = read(typed, environment, &folder).map_err(|error| CommandError::new(error.exit(), error))?;
     if !quiet {
         ours.notes.iter().for_each(output::note);
     }

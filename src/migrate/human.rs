@@ -17,7 +17,7 @@ use stoa_layout::{Direction, Event, Events, LayoutId, Leftover, Outcome};
 use super::leftovers::Sum;
 use super::options::Typed;
 use super::told::Told;
-use crate::progress::Progress;
+use crate::command::progress::{Progress, Screen};
 use crate::verify::look::{Fault, Found};
 
 pub(super) struct Human {
@@ -44,7 +44,7 @@ impl Human {
             dry_run: typed.dry_run,
             told: Told::default(),
             quiet,
-            progress: Progress::new(typed.progress, quiet),
+            progress: Progress::new(Screen::default(), typed.progress, quiet),
             state: Mutex::default(),
         }
     }
@@ -135,7 +135,7 @@ impl Human {
             return self.note(line);
         }
         // A reader that went away must not stop the work half-way.
-        self.progress.above(|| {
+        self.progress.screen().suspend(|| {
             let mut out = io::stdout().lock();
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         });
@@ -143,7 +143,7 @@ impl Human {
 
     /// Writes to standard error, above the bar if there is one.
     fn note(&self, line: impl Display) {
-        self.progress.above(|| {
+        self.progress.screen().suspend(|| {
             let _ = writeln!(io::stderr().lock(), "{line}");
         });
     }

@@ -13,7 +13,7 @@ use stoa_layout::{Direction, Event, Events, Exit, LayoutId, Leftover, Outcome, S
 use super::leftovers::Sum;
 use super::options::Typed;
 use super::told::Told;
-use crate::progress::{Progress, When};
+use crate::command::progress::{Progress, Screen, When};
 use crate::verify::look::{Fault, Found};
 
 /// How much time passes at least between two lines on progress.
@@ -40,7 +40,7 @@ impl Json {
             to_stderr: typed.auto,
             told: Told::default(),
             state: Mutex::default(),
-            nothing: Progress::new(When::Never, true),
+            nothing: Progress::new(Screen::default(), When::Never, true),
         }
     }
 

@@ -23,13 +23,13 @@ use stoa_layout::{
 };
 
 use crate::carry::{Report, Words};
+use crate::command::progress::Progress;
+use crate::command::report::Format;
+use crate::command::report::Telling;
 use crate::config::{Settings, World};
 use crate::logging::{self, Style};
-use crate::output::Format;
-use crate::progress::Progress;
 use crate::status;
 use crate::verify::look::{Fault, Found};
-use crate::work_options::Telling;
 
 use human::Human;
 use import::{Import, ImportError};
@@ -46,7 +46,7 @@ pub fn main(layouts: &Layouts) -> ExitCode {
 fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let typed = match Typed::try_parse_from(arguments) {
         Ok(typed) => typed.gathered(),
-        Err(error) => return crate::cli::tell(&error),
+        Err(error) => return crate::command::usage(&error),
     };
     let filter = world.variable("STOA_LOG");
     let filter = filter.as_deref().and_then(std::ffi::OsStr::to_str);

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use stoa_layout::LayoutId;
 
-use crate::cli::Common;
-use crate::output::Format;
-use crate::progress::When;
+use crate::command::Common;
+use crate::command::progress::When;
+use crate::command::report::Format;
 
 use super::verify::Verify;
 

@@ -11,7 +11,7 @@ use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Migrator};
 use stoa_store::{Store, Which};
 
-use crate::progress::Progress;
+use crate::command::progress::Progress;
 use crate::verify::look::{Fault, Found, How, Look, LookError};
 
 /// How closely to look.

@@ -12,8 +12,8 @@ use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::{Store, StoreError, Verified, VersionFile, Which};
 
+use crate::command::progress::Progress;
 use crate::parallel;
-use crate::progress::Progress;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,3 +18,4 @@ mod questions;
 mod site;
 mod stopping;
 mod upstream;
+mod upstream_client;

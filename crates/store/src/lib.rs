@@ -28,6 +28,7 @@
 //! | [`last_use`](Store::note_use) | when versions were used, by the day |
 //! | [`cache`](Shelf) | answers of upstreams, which may be lost |
 //! | [`tree_heads`](Store::tree_head) | the largest tree head of each checksum database |
+//! | [`census`](Store::census) | every stored version with its size and time, and every leftover |
 //! | [`claim`](Claim) | who may do one of these to a version |
 //! | [`index`](Store::catalog) | what lies in the store, page by page: derived, and healed by itself |
 //!
@@ -38,6 +39,7 @@
 
 mod batch;
 mod cache;
+mod census;
 mod claim;
 mod draft;
 mod error;
@@ -62,6 +64,7 @@ use stoa_layout::LayoutId;
 
 pub use batch::Batch;
 pub use cache::{Cached, Shelf};
+pub use census::{CensusItem, StoredVersion, census};
 pub use claim::Claim;
 pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;

@@ -18,7 +18,9 @@ pub enum VersionFile {
 }
 
 impl VersionFile {
-    /// Is its name in the version's folder.
+    pub(crate) const ALL: [Self; 4] = [Self::Info, Self::Mod, Self::Zip, Self::Seal];
+
+    /// Returns the name of the file in the folder of a version.
     pub fn name(self) -> &'static str {
         match self {
             Self::Info => "info",

@@ -14,6 +14,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -26,6 +27,7 @@ use stoa_layout::{PathError, durable, marker};
 use crate::list::SETTLED;
 use crate::paths::Paths;
 use crate::read::{Stamp, is_absent, open_file};
+use crate::walk::each_module;
 use crate::{Claim, Store, StoreError, staging};
 
 /// What is recorded of a version.
@@ -202,12 +204,8 @@ impl Store {
             return Ok(known.versions);
         }
         let mut versions = Vec::new();
-        for entry in fs::read_dir(&path).at("list", &path)? {
-            let entry = entry.at("list", &path)?;
-            let name = entry.file_name();
-            let version = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-            let Some(version) = version.and_then(|name| Version::unescape(name).ok()) else { continue };
-            if self.is_forbidden(&entry.path())? {
+        for version in versions_with_record(&path)? {
+            if self.is_forbidden(&path.join(version.escaped() + SUFFIX))? {
                 versions.push(version);
             }
         }
@@ -218,6 +216,32 @@ impl Store {
             self.tombstones.insert(module.clone(), known);
         }
         Ok(versions)
+    }
+
+    /// Visits every tombstone of the store, module by module. A damaged record is handed out as its error, because it
+    /// may hold a tombstone.
+    ///
+    /// Reads the records one at a time and holds only the names of the folders on its way in memory. A folder that
+    /// cannot be read ends the walk with an error, and so does an error of `visit`.
+    pub fn each_tombstone<E: From<StoreError>>(
+        &self,
+        mut visit: impl FnMut(ModuleVersion, Result<Tombstone, StoreError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let each = |module: ModulePath| -> Result<ControlFlow<()>, E> {
+            let folder = self.paths.records().join(Paths::versions_below_modules(&module));
+            let mut versions = versions_with_record(&folder)?;
+            versions.sort();
+            for version in versions {
+                let Ok(version) = ModuleVersion::new(module.clone(), version) else { continue };
+                match self.tombstone(&version) {
+                    Ok(Some(tombstone)) => visit(version, Ok(tombstone))?,
+                    Ok(None) => {}
+                    Err(error) => visit(version, Err(error))?,
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        };
+        each_module(&self.paths.records(), each, |error| Err(StoreError::from(error).into()))
     }
 
     /// Whether a record forbids its version, or may. One that does not is read once.
@@ -238,6 +262,17 @@ impl Store {
         }
         Ok(is_forbidden)
     }
+}
+
+/// Lists the versions that have a record in a folder of `records/`.
+fn versions_with_record(folder: &Path) -> Result<Vec<Version>, StoreError> {
+    let mut versions = Vec::new();
+    for entry in fs::read_dir(folder).at("list", folder)? {
+        let name = entry.at("list", folder)?.file_name();
+        let version = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+        versions.extend(version.and_then(|name| Version::unescape(name).ok()));
+    }
+    Ok(versions)
 }
 
 fn forbids(path: &Path) -> Result<bool, StoreError> {
@@ -377,6 +412,42 @@ mod tests {
         let v = version("example.com/m@v1.0.0");
         fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &Record::default()).unwrap();
         assert_eq!(told(), ["v1.2.0-RC1"]);
+    }
+
+    #[test]
+    fn every_tombstone_is_visited_with_its_reason() {
+        let fixture = Fixture::new();
+        for (pair, reason) in [
+            ("example.com/m@v1.0.0", Some("a key is in it")),
+            ("example.com/B@v2.0.0+incompatible", None),
+            ("example.com/m@v1.10.0", Some("it is broken")),
+            ("example.com/m@v1.9.0", Some("it is slow")),
+        ] {
+            let v = version(pair);
+            let tombstone = Some(Tombstone::now(reason.map(str::to_owned)));
+            let record = Record { tombstone, ..Record::default() };
+            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+        }
+        let v = version("example.com/free@v1.0.0");
+        let record = Record { h1: Some(h1('A')), ..Record::default() };
+        fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+        fs::write(fixture.store.paths.record(&version("example.com/m@v1.9.0")), "").unwrap();
+        fixture.store.replace_tree_head("sum.example", None, b"a note").unwrap();
+        let mut seen = Vec::new();
+        fixture
+            .store
+            .each_tombstone::<StoreError>(|version, tombstone| {
+                let reason = tombstone.map(|tombstone| tombstone.reason);
+                seen.push((version.to_string(), reason.map_err(|error| error.to_string())));
+                Ok(())
+            })
+            .unwrap();
+        seen.sort();
+        let [incompatible, first, tenth, damaged] = seen.try_into().unwrap();
+        assert_eq!(incompatible, ("example.com/B@v2.0.0+incompatible".to_owned(), Ok(None)));
+        assert_eq!(first, ("example.com/m@v1.0.0".to_owned(), Ok(Some("a key is in it".to_owned()))));
+        assert_eq!(tenth.0, "example.com/m@v1.10.0");
+        assert!(damaged.1.unwrap_err().contains("v1.9.0.toml"));
     }
 
     #[test]

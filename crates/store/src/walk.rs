@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use stoa_gomod::zip::{ExamineError, check_structure};
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
-use crate::paths::{Paths, VersionFile};
+use crate::paths::VersionFile;
 use crate::read::{is_absent, open_file};
 use crate::seal::Source;
 use crate::{Store, StoreError};
@@ -60,7 +61,7 @@ impl Store {
             }
             Ok(ControlFlow::Continue(()))
         };
-        each_module(&self.paths, each, |error| (unreadable.borrow_mut())(error.into()))
+        each_module(&self.paths.modules(), each, |error| (unreadable.borrow_mut())(error.into()))
     }
 
     /// Looks at the structure of a version's zip, a few reads, and says what is wrong with it. `None` if
@@ -85,12 +86,11 @@ impl Store {
 /// Hands out the path of every folder that has an `@v` in it, until told to stop. What cannot be read is handed out
 /// too, and ends the walk or is passed over.
 pub(crate) fn each_module<E>(
-    paths: &Paths,
+    modules: &Path,
     mut found: impl FnMut(ModulePath) -> Result<ControlFlow<()>, E>,
     mut unreadable: impl FnMut(PathError) -> Result<(), E>,
 ) -> Result<(), E> {
-    let modules = paths.modules();
-    let mut open = vec![modules.clone()];
+    let mut open = vec![modules.to_owned()];
     while let Some(folder) = open.pop() {
         let entries = match fs::read_dir(&folder) {
             Err(error) if is_absent(&error) => continue,
@@ -117,7 +117,7 @@ pub(crate) fn each_module<E>(
                 open.push(path);
                 continue;
             }
-            let module = folder.strip_prefix(&modules).ok().and_then(|path| path.to_str());
+            let module = folder.strip_prefix(modules).ok().and_then(|path| path.to_str());
             let Some(module) = module.and_then(|module| ModulePath::unescape(module).ok()) else { continue };
             if found(module)?.is_break() {
                 return Ok(());

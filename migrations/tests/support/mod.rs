@@ -1,8 +1,7 @@
 //! Running migrations within the process.
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test crate uses a part")]
 
-#[path = "../../../tests/support/stores.rs"]
-pub mod stores;
+pub use testkit::stores;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

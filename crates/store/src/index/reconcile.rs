@@ -268,7 +268,7 @@ fn pass(
         log::warn!("the index keeps what it has below there: {error}");
         Ok(())
     };
-    each_module(paths, found, unreadable)?;
+    each_module(&paths.modules(), found, unreadable)?;
     batch.write(database, &mut done)?;
     let mut after = String::new();
     loop {

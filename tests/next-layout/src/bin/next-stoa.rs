@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use stoa::cli::{self, App};
+use stoa::cli;
+use stoa::command::App;
 
 fn main() -> ExitCode {
     cli::main(&App { layout: next_layout::LAYOUT, folders: &next_layout::FOLDERS })
