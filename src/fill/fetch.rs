@@ -127,7 +127,7 @@ impl Fetch {
         drop(slot);
         if end.is_ok() {
             log::info!(
-                version:% = self.version, bytes, origin, seconds = began.elapsed().as_secs_f32();
+                version:% = self.version, bytes, origin, elapsed = format!("{:.1?}", began.elapsed());
                 "downloaded a version"
             );
         }

@@ -1,6 +1,6 @@
-//! Checksum databases that upstreams serve.
+//! Checksum databases that upstreams forward.
 //!
-//! As in the go command, the entries of the list are asked whether they serve a database
+//! As in the go command, the entries of the list are asked whether they forward a database
 //! (`sumdb/NAME/supported`), and all requests for the database go to the first entry that does. A positive
 //! answer is remembered for the life of the process, a negative answer for a minute, a failure not at all.
 //! Statuses and bodies are passed through unchanged; clients check signatures and inclusion. The caller
@@ -29,7 +29,7 @@ pub struct SumdbAnswer {
     pub body: Bytes,
 }
 
-/// The entries that serve databases, by the name of the database.
+/// The entries that forward databases, by the name of the database.
 #[derive(Debug, Default)]
 pub(super) struct Databases(Mutex<HashMap<String, Support>>);
 
@@ -40,12 +40,12 @@ enum Support {
 }
 
 impl Upstream {
-    /// Returns whether an entry of the list serves this database.
+    /// Returns whether an entry of the list forwards this database.
     pub async fn sumdb_supported(&self, name: &str, via: &Via) -> Result<bool, UpstreamError> {
         Ok(self.entry_for(name, via).await?.is_some())
     }
 
-    /// Requests `path` from the entry that serves the database: `latest`, `lookup/…`, `tile/…`.
+    /// Requests `path` from the entry that forwards the database: `latest`, `lookup/…`, `tile/…`.
     pub async fn sumdb(&self, name: &str, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
         let path = format!("sumdb/{name}/{path}");
         let absent =
@@ -54,7 +54,7 @@ impl Upstream {
             return Err(absent("invalid path"));
         }
         let Some(entry) = self.entry_for(name, via).await? else {
-            return Err(absent("no upstream serves this checksum database; `gosumdb` can set its URL"));
+            return Err(absent("no upstream forwards this checksum database; `gosumdb` can set its URL"));
         };
         self.pass_through(entry, &path, via).await
     }
@@ -102,7 +102,7 @@ impl Upstream {
         }
         let mut walk = self.inner.walk(0, &path, via)?;
         while let Some((entry, place)) = walk.place() {
-            // Neither can serve a database.
+            // Neither can forward a database.
             if matches!(place, Place::Direct(_) | Place::Off) {
                 break;
             }

@@ -39,8 +39,8 @@ pub(super) struct ProvedSums {
 /// The reason why a lookup has no result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum LookupError {
-    #[error("no upstream serves it")]
-    NotServed,
+    #[error("no upstream forwards it")]
+    NotForwarded,
     #[error("it does not know this version")]
     Unknown,
     #[error("{0}")]
@@ -90,7 +90,7 @@ impl Database {
             return Err(LookupError::Forked);
         }
         if !client.is_available().await.map_err(|error| self.unreachable(&error))? {
-            return Err(LookupError::NotServed);
+            return Err(LookupError::NotForwarded);
         }
         let path = format!("lookup/{}@{}", version.path().escaped(), version.version().escaped());
         match self.look_up_at(store, client, version, &path, false).await {

@@ -11,7 +11,7 @@
 //! | `require` | refused | refused; no client receives the mod before it is confirmed |
 //! | `off` | the database is not asked; the version's record still applies | the database is not asked |
 //!
-//! A database is asked through an upstream of the module that serves it, or at the URL in `GOSUMDB`. No
+//! A database is asked through an upstream of the module that forwards it, or at the URL in `GOSUMDB`. No
 //! other server learns the module's name.
 //!
 //! | module | purpose |

@@ -7,7 +7,7 @@ use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
 pub(in crate::fill) enum SumdbSource<'a> {
     /// The database itself, at its own URL.
     Database(&'a Upstream),
-    /// An upstream that may serve the database.
+    /// An upstream that may forward the database.
     Upstream(&'a Upstream),
 }
 
@@ -19,7 +19,7 @@ impl SumdbSource<'_> {
         }
     }
 
-    /// Returns whether the server serves the database.
+    /// Returns whether the server forwards the database.
     pub(in crate::fill) async fn supports(self, name: &str, via: &Via) -> Result<bool, UpstreamError> {
         match self {
             Self::Database(_) => Ok(true),
