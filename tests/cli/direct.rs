@@ -283,7 +283,7 @@ fn one_command() {
     server::terminate(&child);
     assert!(child.wait().unwrap().success());
     let log = fs::read_to_string(log).unwrap();
-    let runs: Vec<&str> = log.lines().filter(|line| line.contains("running go ")).collect();
+    let runs: Vec<&str> = log.lines().filter(|line| line.contains("running the go command")).collect();
     assert_eq!(runs.len(), 1, "{runs:?}");
 }
 

@@ -46,7 +46,7 @@ pub(super) enum LookupError {
     #[error("{0}")]
     Unreachable(FillError),
     /// An answer has no valid proof.
-    #[error("{what} is invalid: {why}")]
+    #[error("invalid {what}: {why}")]
     Bad { what: String, why: String },
     #[error("it has signed two contradicting trees and is no longer trusted")]
     Forked,
@@ -112,7 +112,7 @@ impl Database {
             Some(body) => body,
             None => return Err(LookupError::Unknown),
         };
-        let bad = |why: &str| LookupError::bad("the record", why);
+        let bad = |why: &str| LookupError::bad("record", why);
         let record = parse_record(&body).ok_or_else(|| bad("it is not a record"))?;
         let head = self.merge(store, client, record.rest).await?;
         let proof = Proof::of_record(&head.tree, record.id, TILE_HEIGHT);
@@ -144,7 +144,7 @@ impl Database {
         fresh: bool,
     ) -> Result<Proved, LookupError> {
         let tiles = try_join_all(proof.tiles().iter().map(|tile| self.tile(client, *tile, fresh))).await?;
-        let hash = proof.hash(&tiles).map_err(|error: ProofError| LookupError::bad("the tiles", error))?;
+        let hash = proof.hash(&tiles).map_err(|error: ProofError| LookupError::bad("tiles", error))?;
         for (tile, content) in proof.tiles().iter().zip(&tiles) {
             if fresh || self.tiles.get(tile).is_none() {
                 self.tiles.insert(*tile, content.clone());

@@ -60,9 +60,9 @@ impl Database {
     /// Verifies the signature of a head.
     fn open(&self, note: &[u8]) -> Result<Head, LookupError> {
         let text =
-            self.sumdb.verifier.verify(note).map_err(|error| LookupError::bad("a tree head", error))?;
+            self.sumdb.verifier.verify(note).map_err(|error| LookupError::bad("tree head", error))?;
         let tree = parse_tree(text.as_bytes());
-        let tree = tree.ok_or_else(|| LookupError::bad("a tree head", "its text is not a tree head"))?;
+        let tree = tree.ok_or_else(|| LookupError::bad("tree head", "its text is not a tree head"))?;
         Ok(Head { tree, note: note.into() })
     }
 

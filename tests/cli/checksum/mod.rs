@@ -282,9 +282,9 @@ fn down() {
 fn forged() {
     type Forge = fn(&mut sumdb::State, bool);
     let forges: [(&str, Forge); 3] = [
-        ("a tree head that came for it", |state, on| state.forges_signatures = on),
-        ("the tiles that came for it", |state, on| state.forges_tiles = on),
-        ("the record that came for it", |state, on| state.forges_records = on),
+        ("invalid tree head", |state, on| state.forges_signatures = on),
+        ("invalid tiles", |state, on| state.forges_tiles = on),
+        ("invalid record", |state, on| state.forges_records = on),
     ];
     for (words, forge) in forges {
         for policy in ["auto", "require"] {
