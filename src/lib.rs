@@ -25,6 +25,8 @@ mod prune;
 mod quarantine;
 pub mod serve;
 mod sources;
+mod stall_timeout;
+mod startup;
 pub mod status;
 mod upkeep;
 pub mod upstream;

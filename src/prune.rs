@@ -185,7 +185,7 @@ struct Prune<'a> {
 impl Prune<'_> {
     /// Counts and removes; is what was there and the day since which uses are noted.
     fn run(&self, done: &Mutex<Sum>) -> Result<(Total, Day), PruneError> {
-        let mut uses = self.store.last_uses()?;
+        let mut uses = self.store.usage().last_uses()?;
         let (counted, total) = self.count(&uses)?;
         let plan = Plan::new(&counted, total.bytes, self.typed.max_size, self.typed.unused_since);
         if plan != Plan::default() {

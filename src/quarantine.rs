@@ -14,7 +14,7 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::Exit;
-use stoa_store::{Entry, Restored, Store, StoreError, each_quarantined};
+use stoa_store::{QuarantineEntry, Restored, Store, StoreError, each_quarantined};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -182,7 +182,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, entry: &Entry) {
+    fn add(&mut self, entry: &QuarantineEntry) {
         self.entries += 1;
         self.bytes += entry.bytes.unwrap_or_default();
     }
@@ -235,7 +235,7 @@ impl Told {
         }
     }
 
-    fn purged(&self, entry: &Entry) {
+    fn purged(&self, entry: &QuarantineEntry) {
         match self.format {
             Format::Human if self.quiet => {}
             Format::Human => {
@@ -283,7 +283,7 @@ impl Told {
     }
 }
 
-fn row(entry: &Entry) -> String {
+fn row(entry: &QuarantineEntry) -> String {
     let size = entry.bytes.map_or_else(|| "nothing".to_owned(), |bytes| BinaryBytes(bytes).to_string());
     let reason = match &entry.why {
         Some(why) => format!("{}: {}", name(entry), why.reason),
@@ -292,19 +292,19 @@ fn row(entry: &Entry) -> String {
     format!("{:26}{:22}{size:>11}  {reason}", entry.id.to_string_lossy(), time(entry))
 }
 
-fn name(entry: &Entry) -> String {
+fn name(entry: &QuarantineEntry) -> String {
     match &entry.why {
         Some(why) => format!("{}@{}", why.module, why.version),
         None => "its reason.toml is missing or damaged".to_owned(),
     }
 }
 
-fn time(entry: &Entry) -> String {
+fn time(entry: &QuarantineEntry) -> String {
     let whole = OffsetDateTime::from(entry.since).replace_nanosecond(0).ok();
     whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-fn value(event: &str, entry: &Entry) -> Value {
+fn value(event: &str, entry: &QuarantineEntry) -> Value {
     let why = entry.why.as_ref();
     json!({
         "event": event,

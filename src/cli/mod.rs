@@ -425,5 +425,5 @@ fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Re
     let config = config()?;
     let migrator = if config.read_only { NOBODY } else { migrator(typed, settings)? };
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    listen::run(&gate, pass, config, settings.world())
+    listen::run(&gate, pass, config, settings)
 }

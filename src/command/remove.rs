@@ -226,7 +226,7 @@ impl Work<'_> {
             Named::Module(module) => module,
         };
         let versions = match self.args.lift {
-            true => Some(self.store.tombstones(module)?),
+            true => Some(self.store.records().tombstones(module)?),
             false => self.store.list(module)?,
         };
         Ok(pairs(module, versions.as_deref().unwrap_or_default()))
@@ -262,8 +262,8 @@ impl Work<'_> {
     fn lift<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
         let dry_run = self.args.dry_run;
         let is_lifted = match dry_run {
-            true => self.store.tombstone(version)?.is_some(),
-            false => self.store.lift(&self.claim(version)?)?,
+            true => self.store.records().tombstone(version)?.is_some(),
+            false => self.store.records().lift(&self.claim(version)?)?,
         };
         Ok(is_lifted.then(|| Event::Lifted { version: version.into(), dry_run }))
     }

@@ -186,10 +186,10 @@ impl Fetch {
         let version = self.version.clone();
         let result = self.fill.blocking(&self.version, move |store| {
             let claim = store.try_claim(&version)?;
-            let tombstone = store.tombstone(&version)?;
+            let tombstone = store.records().tombstone(&version)?;
             // After the claim, so that a version which was published before is seen. From the disk, since another
             // process may have removed the version a moment ago.
-            let stored = store.small_now(&version, SmallFile::Info)?.is_some();
+            let stored = store.small(&version, SmallFile::Info)?.is_some();
             Ok(match (claim, stored, tombstone) {
                 (_, true, _) => ClaimResult::Stored,
                 (_, false, Some(tombstone)) => ClaimResult::Tombstone(tombstone),

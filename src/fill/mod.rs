@@ -169,7 +169,7 @@ impl Fill {
         if rule.upstream.is_offline() || self.store.is_read_only() {
             return Err(FillError::Offline(version.to_string()));
         }
-        if !self.store.can_hold(version) {
+        if !Store::can_hold(self.store.root(), version) {
             let reason = format!("cannot store {version}: its name is too long");
             return Err(FillError::Absent(reason.into()));
         }
@@ -212,7 +212,7 @@ impl Fill {
     /// Returns an error if a version that is not in the store has a tombstone. Stored versions are served
     /// without this check.
     pub fn check_record(&self, version: &ModuleVersion) -> Result<(), FillError> {
-        match self.store.tombstone(version)? {
+        match self.store.records().tombstone(version)? {
             Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
             None => Ok(()),
         }
@@ -223,7 +223,7 @@ impl Fill {
     /// The record holds the hashes of the checksum database as soon as they are known. The zip is compared
     /// when it is published.
     fn check_mod(&self, version: &ModuleVersion, body: &[u8]) -> Result<(), FillError> {
-        let Some(record) = self.store.record(version)? else { return Ok(()) };
+        let Some(record) = self.store.records().get(version)? else { return Ok(()) };
         let Some(recorded) = record.gomod_h1 else { return Ok(()) };
         let ours = h1::hash_mod(body);
         if ours == recorded {
@@ -240,7 +240,7 @@ impl Fill {
     pub async fn forbidden(&self, module: &ModulePath) -> Result<Arc<[Version]>, FillError> {
         let named = module.clone();
         let what = format!("the tombstones of {module}");
-        self.blocking(what, move |store| store.tombstones(&named)).await
+        self.blocking(what, move |store| store.records().tombstones(&named)).await
     }
 
     /// Starts the flight of a version in the background.
@@ -258,6 +258,11 @@ impl Fill {
     /// wrong or incomplete.
     pub fn aborted_transfers(&self) -> u64 {
         self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of running flights.
+    pub fn count(&self) -> usize {
+        self.flights().len()
     }
 
     /// Starts the shutdown: flights that wait for their turn and have no waiting client are dropped.

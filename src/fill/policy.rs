@@ -211,6 +211,11 @@ impl Policy {
         self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]).map(|rule| &rule.upstream)
     }
 
+    /// Returns whether some upstream can be asked without the go command.
+    pub fn has_proxy(&self) -> bool {
+        self.upstreams().any(Upstream::has_proxy)
+    }
+
     /// Returns an error if a version is denied, whether it is stored or not.
     pub fn check(&self, version: &ModuleVersion) -> Result<(), FillError> {
         if self.rules.is_empty() && self.otherwise.admits_all() {

@@ -24,13 +24,12 @@ impl Line {
         line
     }
 
-    /// Returns the form for operators who search: `sentence key=value key="a value"`.
+    /// Returns the form for services, which is easy to search: `sentence key=value key="a value"`.
     pub(super) fn for_services(&self) -> impl Display {
         Service(self)
     }
 
-    /// Returns the form for people who wait: `sentence: reason (key: value, key: value)`, and the help in a line of its
-    /// own.
+    /// Returns the form for commands: `sentence: reason (key: value, key: value)`, and the help in a line of its own.
     pub(super) fn for_commands(&self) -> impl Display {
         Command(self)
     }

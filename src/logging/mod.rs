@@ -21,9 +21,9 @@ use self::repeats::{Repeated, Repeats};
 /// Which of the two forms log lines have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// The form for somebody who waits for a command: `warning: …`.
+    /// The form of commands: `warning: …`.
     Command,
-    /// The form for operators who search: time, level, sentence, `key=value`.
+    /// The form of services, which is easy to search: time, level, sentence, `key=value`.
     Service,
 }
 

@@ -61,6 +61,19 @@ pub struct Upstream {
     inner: Arc<Inner>,
 }
 
+/// The list in the syntax of `GOPROXY`, without credentials.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(list) = &self.inner.list else { return f.write_str("off") };
+        let mut separator = "";
+        for (entry, place) in list.entries().iter().zip(&self.inner.places) {
+            write!(f, "{separator}{}", place.shown())?;
+            separator = if entry.fallback_on_any_error { "|" } else { "," };
+        }
+        Ok(())
+    }
+}
+
 /// Omits the original list, which may contain credentials.
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,6 +178,11 @@ impl Upstream {
     /// Returns whether the list has no upstream.
     pub fn is_offline(&self) -> bool {
         self.inner.list.is_none()
+    }
+
+    /// Returns whether an entry of the list is a proxy or a tree of files, which can be asked without the go command.
+    pub fn has_proxy(&self) -> bool {
+        self.inner.places.iter().any(|place| matches!(place, Place::Http(_) | Place::File(_)))
     }
 
     /// Returns a tag that identifies the list, without its credentials. `None` if the list has no upstream.

@@ -31,7 +31,10 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Module, version, the time of its info, bytes.
 type Rows = BTreeSet<(String, String, i64, u64)>;
 
-const VERSIONS: usize = 20_000;
+/// How many versions the store has: more in the nightly form.
+fn versions() -> usize {
+    if testkit::sweep::tries_all() { 20_000 } else { 5_000 }
+}
 const A_MODULE: usize = 100;
 
 /// Puts many small versions into a store. The index does not look into them.
@@ -251,7 +254,7 @@ fn pairs(rows: &Rows) -> Vec<(String, String)> {
 fn rows_are_the_trees_whatever_happened() {
     let programs = Programs::current();
     let root = programs.make_store();
-    put_many(&root, VERSIONS);
+    put_many(&root, versions());
     let server = Logged::looked(&root);
     assert_equal(&root, "at first");
     assert!(server.stop().success());

@@ -298,7 +298,7 @@ fn a_place_that_will_not_do_is_refused() {
     let _user = SharedLock::acquire(&root).unwrap();
     let busy = programs.stoa(["leftovers", "move", "out", "--lock-timeout", "0"]);
     assert_eq!(busy.code, 75, "{busy:?}");
-    assert!(busy.err.contains("leftovers-") && busy.err.contains("store.lock"), "{busy:?}");
+    assert!(busy.err.contains("cli-") && busy.err.contains("store.lock"), "{busy:?}");
 }
 
 fn is_same_file_system(a: &Path, b: &Path) -> bool {

@@ -30,6 +30,8 @@ mod migrate;
 mod old_stores;
 mod policy;
 mod removal;
+mod server_log;
+mod texts;
 mod tidy;
 mod verify;
 
@@ -57,6 +59,8 @@ fn main() {
         ("old_stores", old_stores::cases()),
         ("policy", policy::cases()),
         ("removal", removal::cases()),
+        ("server_log", server_log::cases()),
+        ("texts", texts::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),
     ];

@@ -205,7 +205,7 @@ fn what_nobody_has_proved_is_asked_for_anew_after_ten_minutes() {
         let at = SystemTime::now() - Duration::from_secs(minutes * 60);
         let cache = |shelf, path: &str, body: &[u8]| {
             let body = body.to_vec().into();
-            site.store.cache(shelf, &format!("{path}{ending}"), &Cached { at, body }).unwrap();
+            site.store.cache().put(shelf, &format!("{path}{ending}"), &Cached { at, body }).unwrap();
         };
         cache(Shelf::Records("sum.example"), "lookup/example.com/!m@v1.0.0", older.as_bytes());
         cache(Shelf::Tiles("sum.example"), "tile/8/0/x001/234", &wrong);

@@ -216,7 +216,7 @@ fn what_names_only_what_was_removed_for_good_is_gone() {
     assert_eq!([LATEST, main].map(|path| site.get(path).status), [200; 2]);
     let claim = site.store.claim(&module.version).unwrap();
     let tombstone = Some(Tombstone::now(Some("a key is in it".to_owned())));
-    site.store.write_record(&claim, &Record { tombstone, ..Record::default() }).unwrap();
+    site.store.records().write(&claim, &Record { tombstone, ..Record::default() }).unwrap();
     for path in [LATEST, main] {
         for headers in [&[][..], &[("Disable-Module-Fetch", "true")]] {
             let reply = site.ask("GET", path, headers);

@@ -84,7 +84,7 @@ impl Site {
         let at = SystemTime::now() - TTL * ttls;
         let body = body.as_bytes().to_vec().into();
         let key = self.key(key);
-        self.store.cache(Shelf::Answers, &key, &Cached { at, body }).unwrap();
+        self.store.cache().put(Shelf::Answers, &key, &Cached { at, body }).unwrap();
     }
 
     /// Is the name in the cache of what its upstream answers at a path.

@@ -325,7 +325,8 @@ fn look(child: &mut Child) -> String {
     let mut said = String::new();
     let Some(stderr) = child.stderr.take() else { return said };
     let mut stderr = BufReader::new(stderr);
-    while !said.contains("the index is ") && stderr.read_line(&mut said).is_ok_and(|n| n > 0) {}
+    let is_over = |log: &str| log.contains("the index is current") || log.contains("cannot update the index");
+    while !is_over(&said) && stderr.read_line(&mut said).is_ok_and(|n| n > 0) {}
     child.stderr = Some(stderr.into_inner());
     said
 }
@@ -338,7 +339,7 @@ fn index_kept() -> Scenario {
     let expected = module.zip;
     let command = |url: &str, root: &Path| {
         let mut command = server::command(root);
-        command.args(["--upstream", url]).env("STOA_LOG", "info");
+        command.args(["--upstream", url]).env("STOA_LOG", "info,stoa::upkeep=debug");
         command
     };
     let again_url = url.clone();

@@ -13,8 +13,8 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
+use crate::files::is_absent;
 use crate::paths::{Paths, VersionFile};
-use crate::read::is_absent;
 use crate::{Store, StoreError};
 
 /// An item of a census.

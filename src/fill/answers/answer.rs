@@ -79,7 +79,7 @@ impl Fill {
     /// Returns the newest valid answer of this process or, on disk, of any process.
     pub(super) async fn recall_newest(&self, question: &Question) -> Option<Answer> {
         let key = question.key(self.upstream_of(question.module()).tag());
-        let cached = self.blocking(question, move |store| Ok(store.cached(Shelf::Answers, &key)));
+        let cached = self.blocking(question, move |store| Ok(store.cache().get(Shelf::Answers, &key)));
         let cached = cached.await.ok().flatten();
         let own = self.answers.cache.get(question);
         match cached {
@@ -101,8 +101,10 @@ impl Fill {
         keys.extend(matches!(question, Question::Query(..)).then(|| question.key(None)));
         let cached = self.blocking(question, move |store| {
             keys.iter().try_for_each(|key| match &answer.result {
-                Ok(body) => store.cache(Shelf::Answers, key, &Cached { at: answer.at, body: body.clone() }),
-                Err(_) => store.uncache(Shelf::Answers, key),
+                Ok(body) => {
+                    store.cache().put(Shelf::Answers, key, &Cached { at: answer.at, body: body.clone() })
+                }
+                Err(_) => store.cache().remove(Shelf::Answers, key),
             })
         });
         if let Err(error) = cached.await {

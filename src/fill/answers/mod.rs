@@ -124,7 +124,7 @@ impl Fill {
         // An invalid version of the module has no record.
         let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { return Ok(()) };
         let named = version.clone();
-        match self.blocking(what, move |store| store.tombstone(&named)).await? {
+        match self.blocking(what, move |store| store.records().tombstone(&named)).await? {
             Some(tombstone) => Err(FillError::objection(&version, &Objection::Tombstone(tombstone))),
             None => Ok(()),
         }

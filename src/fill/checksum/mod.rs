@@ -112,6 +112,11 @@ impl Checksums {
         Self { database, private, counts }
     }
 
+    /// Returns the name of the database, if there is one.
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_ref().map(|database| database.sumdb.name())
+    }
+
     fn named(&self, name: &str) -> Option<&Database> {
         self.database.as_ref().filter(|database| database.sumdb.name() == name)
     }

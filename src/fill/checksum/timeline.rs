@@ -59,8 +59,7 @@ impl Database {
 
     /// Verifies the signature of a head.
     fn open(&self, note: &[u8]) -> Result<Head, LookupError> {
-        let text =
-            self.sumdb.verifier.verify(note).map_err(|error| LookupError::bad("tree head", error))?;
+        let text = self.sumdb.verifier.verify(note).map_err(|error| LookupError::bad("tree head", error))?;
         let tree = parse_tree(text.as_bytes());
         let tree = tree.ok_or_else(|| LookupError::bad("tree head", "its text is not a tree head"))?;
         Ok(Head { tree, note: note.into() })
@@ -72,7 +71,7 @@ impl Database {
             return Ok(());
         }
         let name = self.sumdb.name().to_owned();
-        let kept = blocking(store, LOOKUP, move |store| store.tree_head(&name)).await?;
+        let kept = blocking(store, LOOKUP, move |store| store.tree_heads().get(&name)).await?;
         if let Some(head) = kept.as_deref().and_then(|note| self.open_kept(note)) {
             self.install(store, client, head).await?;
         }
@@ -127,8 +126,9 @@ impl Database {
                 return Ok(largest);
             }
             let (name, note) = (self.sumdb.name().to_owned(), Arc::clone(&largest.note));
-            let replaced =
-                blocking(store, LOOKUP, move |store| store.replace_tree_head(&name, seen.as_deref(), &note));
+            let replaced = blocking(store, LOOKUP, move |store| {
+                store.tree_heads().replace(&name, seen.as_deref(), &note)
+            });
             // A process that keeps the head locked must not cause refusals with the policy `auto`.
             let replaced = replaced.await.map_err(|error| match error {
                 FillError::Store(store) if matches!(*store, StoreError::Busy { .. }) => {
@@ -202,7 +202,7 @@ impl Database {
         let text = format!("older:\n\n{one}\nnewer:\n\n{other}{}", proof_text(older, proved));
         let saved = blocking(store, LOOKUP, {
             let name = name.clone();
-            move |store| store.keep_fork(&name, &text)
+            move |store| store.tree_heads().keep_fork(&name, &text)
         });
         let saved = match saved.await {
             Ok(path) => path.display().to_string(),

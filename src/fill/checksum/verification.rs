@@ -134,7 +134,7 @@ impl Verified {
     /// Writes the verdict into the record of the claimed version. Existing entries stay. If they differ
     /// from the verdict, the version will not be published.
     pub(in crate::fill) fn record(&self, store: &Store, claim: &Claim) -> Result<(), StoreError> {
-        let existing = store.record(claim.version())?.unwrap_or_default();
+        let existing = store.records().get(claim.version())?.unwrap_or_default();
         if existing.verdict.is_some()
             || existing.objection(&self.sums.zip, Some(&self.sums.modfile)).is_some()
         {
@@ -146,7 +146,7 @@ impl Verified {
             verdict: Some(self.verdict.clone()),
             ..existing
         };
-        store.write_record(claim, &record)
+        store.records().write(claim, &record)
     }
 
     fn of_record(record: Record) -> Option<Self> {
@@ -170,7 +170,7 @@ impl Lookup {
             return Ok(None);
         }
         let version = self.version.clone();
-        let record = self.fill.blocking(&self.version, move |store| store.record(&version)).await?;
+        let record = self.fill.blocking(&self.version, move |store| store.records().get(&version)).await?;
         if let Some(verified) = record.and_then(Verified::of_record) {
             return Ok(Some(verified));
         }

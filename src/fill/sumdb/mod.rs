@@ -288,7 +288,7 @@ impl Fill {
 
     async fn has_records(&self, name: &str) -> Result<bool, FillError> {
         let database = name.to_owned();
-        self.blocking(name, move |store| Ok(store.has_cached(Shelf::Records(&database)))).await
+        self.blocking(name, move |store| Ok(store.cache().has_any(Shelf::Records(&database)))).await
     }
 
     /// Returns the cached answer, proved ones first.
@@ -297,7 +297,7 @@ impl Fill {
         let cached = self.blocking("the cache of a checksum database", move |store| {
             let cached = |is_proved| {
                 let (shelf, key) = question.cache_key(&name, is_proved);
-                let Cached { at, body } = store.cached(shelf, &key)?;
+                let Cached { at, body } = store.cache().get(shelf, &key)?;
                 Some(CachedAnswer { body: question.answer(body)?, at, is_proved })
             };
             Ok(cached(true).or_else(|| cached(false)))
@@ -336,12 +336,12 @@ impl Fill {
             let (shelf, key) = question.cache_key(&database, is_proved);
             let is_narrower = !replaces
                 && matches!(question, SumdbQuestion::Tile(_))
-                && store.cached(shelf, &key).is_some_and(|cached| {
+                && store.cache().get(shelf, &key).is_some_and(|cached| {
                     cached.body.len() >= body.len() && (is_proved || is_younger(cached.at, UNPROVED_TTL))
                 });
             match is_narrower {
                 true => Ok(()),
-                false => store.cache(shelf, &key, &Cached { at: SystemTime::now(), body }),
+                false => store.cache().put(shelf, &key, &Cached { at: SystemTime::now(), body }),
             }
         });
         if let Err(error) = result.await {

@@ -72,11 +72,11 @@ impl<'a> Work<'a> {
     /// Copies one into staging, unless it is in the store. Is a batch that has become full.
     fn copy(&self, item: &Item) -> Result<Option<Waiting>, Not> {
         let version = &item.version;
-        if !Store::could_hold(self.root, version) {
+        if !Store::can_hold(self.root, version) {
             return Err(Not::Left("its name is longer, once escaped, than a file system takes".to_owned()));
         }
         if let Some(store) = self.store
-            && let Some(tombstone) = store.tombstone(version)?
+            && let Some(tombstone) = store.records().tombstone(version)?
         {
             self.report.version(version, Fate::Forbidden(&tombstone.to_string()));
             return Ok(None);

@@ -35,7 +35,11 @@ pub(crate) fn serve_listens_and_stops_when_asked_to() {
     assert_eq!((status, body), (200, module.modfile));
     let ended = stopped(child);
     assert_eq!(ended.code, 0, "{ended:?}");
-    assert!(ended.err.contains("INFO") && ended.err.contains("asked to stop by SIGTERM"), "{ended:?}");
+    assert!(
+        ended.err.contains("INFO")
+            && ended.err.contains("stopping: a second signal stops at once signal=SIGTERM"),
+        "{ended:?}"
+    );
     let (child, _) = serving(&programs, |command| {
         command.args(["-q"]);
     });
@@ -99,7 +103,7 @@ pub(crate) fn serve_is_offline_without_a_go_command() {
     });
     assert_eq!(server::get(&url, "/example.org/m/@v/v1.0.0.info").unwrap().0, 404);
     let ended = stopped(child);
-    assert!(ended.err.contains("go env") && ended.err.contains("offline, because"), "{ended:?}");
+    assert!(ended.err.contains("go env") && ended.err.contains("degraded: no upstream"), "{ended:?}");
 }
 
 pub(crate) fn serve_fetches_from_where_go_says() {
