@@ -173,7 +173,7 @@ impl Database {
             // Two signed trees of one size need no further proof.
             true => None,
             false => {
-                let proof = Proof::of_beginning(&newer.tree, older.tree.size, TILE_HEIGHT);
+                let proof = Proof::of_prefix(&newer.tree, older.tree.size, TILE_HEIGHT);
                 let proof = proof.ok_or_else(LookupError::defect)?;
                 let proved = self.prove(client, &proof).await?;
                 if proved.hash == older.tree.hash {
