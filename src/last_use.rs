@@ -91,7 +91,7 @@ impl Shared {
             match store.usage().flush() {
                 Ok(written) => {
                     has_failed = false;
-                    log::debug!(versions = written, elapsed:? = began.elapsed(); "wrote usage data");
+                    log::debug!(versions = written, elapsed:% = format!("{:.1?}", began.elapsed()); "wrote usage data");
                 }
                 // Every round tries again, so only the first failure is a warning.
                 Err(error) if has_failed => log::debug!(reason:% = error; "cannot write usage data"),

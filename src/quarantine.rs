@@ -134,7 +134,7 @@ pub(crate) fn change(store: &Store, typed: &Typed, quiet: bool) -> Result<Exit, 
 fn restore(store: &Store, ids: &[OsString], told: &Told) -> Result<Exit, StoreError> {
     let mut exit = Exit::DONE;
     for id in ids {
-        let restored = store.restore(id)?;
+        let restored = store.quarantine().restore(id)?;
         let code = told.restored(id, &restored);
         // A name in the way is the one that a person must do something about first.
         if exit != Exit::CANT_CREATE && code != Exit::DONE {
@@ -147,7 +147,7 @@ fn restore(store: &Store, ids: &[OsString], told: &Told) -> Result<Exit, StoreEr
 fn purge(store: &Store, what: &Purge, told: &Told) -> Result<Exit, StoreError> {
     let (mut sum, mut exit) = (Sum::default(), Exit::DONE);
     let mut one = |id: &OsStr| -> Result<bool, StoreError> {
-        let purged = store.purge(id)?;
+        let purged = store.quarantine().purge(id)?;
         if let Some(entry) = &purged {
             sum.add(entry);
             told.purged(entry);

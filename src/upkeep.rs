@@ -126,7 +126,7 @@ fn log_pass(done: &Reconciled, elapsed: Duration) {
         rows_written = done.added,
         rows_removed = done.removed,
         is_new = done.is_new,
-        elapsed:? = elapsed;
+        elapsed:% = format!("{elapsed:.1?}");
         "the index is current"
     );
 }

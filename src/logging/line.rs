@@ -5,6 +5,9 @@ use std::fmt::{self, Display, Formatter, Write};
 use log::Record;
 use log::kv::{Error, Key, Value, VisitSource};
 
+/// The start of the line of help in the text of an error.
+const HELP: &str = "\nhelp: ";
+
 /// A sentence and its fields, in the order in which the code names them.
 #[derive(Debug, Default)]
 pub(super) struct Line {
@@ -52,7 +55,11 @@ fn is_measure(key: &str) -> bool {
 
 impl<'kvs> VisitSource<'kvs> for Line {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        self.fields.push((key.to_string(), value.to_string()));
+        let (key, mut value) = (key.to_string(), value.to_string());
+        // Errors have a second line for the help, see `CommandError`.
+        let help = value.find(HELP).map(|at| value.split_off(at).split_off(HELP.len()));
+        self.fields.push((key, value));
+        self.fields.extend(help.map(|help| ("help".to_owned(), help)));
         Ok(())
     }
 }
@@ -145,6 +152,17 @@ mod tests {
                 ("help", "try again")
             ]),
             "cannot fetch: timed out (version: a.b@v1.0.0, retry after: 5 s)\nhelp: try again"
+        );
+    }
+
+    #[test]
+    fn the_help_of_an_error_is_a_field_of_its_own() {
+        let line = line("not ready", &[("reason", "cannot read /s: gone\nhelp: mount it"), ("path", "/s")]);
+        let text = r#"not ready reason="cannot read /s: gone" help="mount it" path=/s"#;
+        assert_eq!(line.for_services().to_string(), text);
+        assert_eq!(
+            line.for_commands().to_string(),
+            "not ready: cannot read /s: gone (path: /s)\nhelp: mount it"
         );
     }
 

@@ -128,7 +128,7 @@ impl Proxy {
         }
         if let Some(began) = began {
             let (method, status) = (request.method(), response.status().as_u16());
-            log::debug!(method:% = method, path = path, status = status, elapsed:? = began.elapsed(); "answered a request");
+            log::debug!(method:% = method, path = path, status = status, elapsed:% = format!("{:.1?}", began.elapsed()); "answered a request");
         }
         response
     }

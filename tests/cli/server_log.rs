@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a server starts with its configuration", None, a_server_starts_with_its_configuration),
         trial("every line has a time a level and fields", None, every_line_has_a_time_a_level_and_fields),
         trial("a go session logs downloads only", go, a_go_session_logs_downloads_only),
+        trial("a failure is logged once", None, a_failure_is_logged_once),
         trial("equal warnings are counted", None, equal_warnings_are_counted),
         trial("a server without an upstream is degraded", None, a_server_without_an_upstream_is_degraded),
         trial("an offline server is not degraded", None, an_offline_server_is_not_degraded),
@@ -194,6 +195,23 @@ fn a_go_session_logs_downloads_only() {
     }
     assert!(lines.iter().all(|line| line.contains("v1.1.0") && line.contains(" INFO ")), "{lines:#?}");
     assert_eq!(lines.len(), 1, "{lines:#?}");
+}
+
+fn a_failure_is_logged_once() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    upstream.fail(Some("403 Forbidden"));
+    let server = Server::start(&programs, |command| {
+        command.args(["--upstream", upstream.url()]);
+    });
+    server.wait_for("ready to serve");
+    for path in ["m/@v/v1.0.0.info", "list/@v/list", "latest/@latest"] {
+        assert_eq!(server.status(&format!("/example.org/{path}")), 403);
+    }
+    let lines = server.stop();
+    for module in ["example.org/m@v1.0.0", "example.org/list", "example.org/latest"] {
+        let about = containing(&lines, module);
+        assert!(about.len() == 1 && about[0].contains(" WARN "), "{module}: {lines:#?}");
+    }
 }
 
 fn equal_warnings_are_counted() {

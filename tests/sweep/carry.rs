@@ -22,10 +22,8 @@ use testkit::{MIGRATE, STOA, create, stores, told, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = Vec::new();
-    for (scenario, is_like_another) in
-        [(IMPORT_V0, false), (IMPORT_CACHE, true), (EXPORT, false), (EXPORT_MORE, true)]
-    {
-        for (fault, act) in faults(is_like_another) {
+    for scenario in [IMPORT_V0, IMPORT_CACHE, EXPORT, EXPORT_MORE] {
+        for (fault, act) in faults() {
             let name = format!("{}: {fault}", scenario.name);
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, &scenario, act)));
         }

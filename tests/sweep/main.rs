@@ -10,6 +10,7 @@
     reason = "tests fail by panicking, and break stores by hand"
 )]
 
+mod answers;
 mod carry;
 mod check;
 mod migrate;
@@ -18,6 +19,7 @@ mod store;
 
 fn main() {
     let modules = vec![
+        ("answers", testkit::slow(answers::cases())),
         ("carry", testkit::slow(carry::cases())),
         ("check", testkit::slow(check::cases())),
         ("migrate", testkit::slow(migrate::cases())),

@@ -21,9 +21,7 @@ use testkit::{MIGRATE, told, trial};
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = Vec::new();
     for way in [V0_UP, TREE_UP, BACK] {
-        // The other ways move like the first, there or back.
-        let is_like_another = way.name != V0_UP.name;
-        for (fault, act) in faults(is_like_another) {
+        for (fault, act) in faults() {
             let name = format!("{}: {fault}", way.name);
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", act)));
         }
@@ -37,12 +35,12 @@ pub(crate) fn cases() -> Vec<Case> {
         tests.push(trial(&name, tracer::missing(), move || barriers(way)));
     }
     for way in [PLAIN_UP, BACK_TO_TREE] {
-        for (fault, act) in faults(true) {
+        for (fault, act) in faults() {
             let name = format!("{}: {fault}", way.name);
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", act)));
         }
     }
-    for (fault, act) in faults(true) {
+    for (fault, act) in faults() {
         let name = format!("leftovers move: {fault}");
         tests.push(trial(&name.clone(), tracer::missing(), move || leftovers(&name, act)));
     }

@@ -9,7 +9,7 @@ use testkit::Case;
 
 use testkit::server::{self, Server};
 use testkit::sumdb::{self, Site};
-use testkit::sweep::{Prepare, Scenario, Told, failed_clearly, only_stderr, trials, trials_like_others};
+use testkit::sweep::{Prepare, Scenario, Told, failed_clearly, only_stderr, trials, trials_of_all_faults};
 use testkit::tracer::Traced;
 use testkit::tree::snapshot;
 use testkit::upstream::{Module, Upstream};
@@ -19,13 +19,14 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut tests = trials(&[
         ("creation", creation),
         ("creation through the gate", creation_through_the_gate),
-        ("publish", publish),
         ("seal", seal),
         ("quarantine", quarantine),
         ("index, regenerated", index_regenerated),
         ("index, kept by a server", index_kept),
     ]);
-    tests.extend(trials_like_others(&[("publish, vouched for", publish_vouched_for)]));
+    // A full disk and a broken one in the middle of a publish are what a server meets.
+    tests.extend(trials_of_all_faults(&[("publish", publish)]));
+    tests.extend(trials(&[("publish, vouched for", publish_vouched_for)]));
     tests
 }
 

@@ -21,7 +21,7 @@
 //! | [`read`](Store::small), [`list`](Store::list) | reading versions and lists |
 //! | [`draft`](Draft), [`publish`](Store::publish) | writing and publishing a version |
 //! | [`seal`](Store::seal) | verifying a version once, before its zip is served |
-//! | [`quarantine`](Quarantined) | corrupt versions, with [`restore`](Store::restore) and [`purge`](Store::purge) |
+//! | [`quarantine`](Quarantine) | corrupt versions, to be restored or removed |
 //! | [`batch`](Batch) | publishing many versions with few waits for the disk |
 //! | [`records`](Records) | the recorded hashes and the tombstones of versions |
 //! | [`remove`](Store::remove) | removing versions, with a recorded hash or for good |
@@ -76,7 +76,7 @@ pub use last_use::{Day, LastUseError, LastUses, Usage};
 pub use open::Store;
 pub use paths::VersionFile;
 pub use publish::Published;
-pub use quarantine::{QuarantineEntry, Quarantined, Restored, each_quarantined};
+pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{Objection, Record, Records, Tombstone, Verdict};
 pub use remove::{Footprint, Removed};

@@ -118,19 +118,6 @@ impl Store {
         Ok(exists.then_some(path))
     }
 
-    /// Returns whether any file of a version exists, even if the version is incomplete.
-    pub fn has_any_file(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
-        if Stamp::at(&self.paths.version(version))?.is_none() {
-            return Ok(false);
-        }
-        for file in VersionFile::ALL {
-            if is_file(&self.paths.file(version, file))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Returns whether a file system can hold a version of this name in a store with this root, which need not exist.
     pub fn can_hold(root: &Path, version: &ModuleVersion) -> bool {
         let path = Paths::new(root).file(version, VersionFile::Seal);

@@ -108,11 +108,14 @@ impl Store {
                     }
                     // A corrupt version is in quarantine by now.
                     if std::fs::symlink_metadata(&target).is_ok() {
-                        self.quarantine(claim, "it was in the way of a publish and is not a version")?;
+                        self.quarantine_version(
+                            claim,
+                            "it was in the way of a publish and is not a version",
+                        )?;
                     }
                 }
                 Some(Errno::NOTDIR | Errno::ISDIR) => {
-                    self.quarantine(claim, "it was in the way of a publish and is not a folder")?;
+                    self.quarantine_version(claim, "it was in the way of a publish and is not a folder")?;
                 }
                 _ => return Err(error.into()),
             }

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use stoa_gomod::zip::{ExamineError, Examined, ReadAt, examine};
+use stoa_gomod::zip::{ExamineError, Examined, ReadAt, check_structure, examine};
 use stoa_gomod::{H1, ModuleVersion, info, modfile};
 use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable};
@@ -47,13 +47,15 @@ enum Step {
     Done(Verified),
 }
 
-/// The versions that a verification reads.
+/// The versions that a verification reads, and how much of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// Versions without a valid seal.
     Unsealed,
     /// All versions.
     All,
+    /// All versions, but only the structure of their zips, with a few reads. Nothing is sealed or moved.
+    Structure,
 }
 
 /// The result of verifying a version.
@@ -115,6 +117,10 @@ impl Store {
             Ok(None) => {}
             Err(error) => return Ok(Verified::Unreadable(error)),
         }
+        if which == Which::Structure {
+            let checked = self.verify_structure(version);
+            return Ok(checked.unwrap_or_else(Verified::Unreadable));
+        }
         let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
         let (folder, examination) = match self.verify_by_reading(version, which) {
             Ok(Step::Read(folder, examination)) => (folder, examination),
@@ -144,6 +150,30 @@ impl Store {
                 Ok(if is_there { Verified::Broken(reason) } else { Verified::Absent })
             }
         }
+    }
+
+    /// Checks that all files of a version exist, and the structure of its zip.
+    fn verify_structure(&self, version: &ModuleVersion) -> Result<Verified, StoreError> {
+        let fault = 'fault: {
+            let modfile = self.paths.file(version, VersionFile::Mod);
+            if !is_file(&modfile)? {
+                break 'fault Some("it has no mod".to_owned());
+            }
+            let path = self.paths.file(version, VersionFile::Zip);
+            let Some((zip, _)) = open_file(&path)? else { break 'fault Some("it has no zip".to_owned()) };
+            match check_structure(&Source::new(&zip).at("look at", &path)?, version) {
+                Ok(_) => None,
+                Err(ExamineError::Broken(fault)) => Some(format!("its zip: {fault}")),
+                Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
+            }
+        };
+        Ok(match fault {
+            // No byte of the content was read.
+            None => Verified::Whole(0),
+            // The version may have been removed meanwhile.
+            Some(fault) if self.has_info(version)? => Verified::Broken(fault),
+            Some(_) => Verified::Absent,
+        })
     }
 
     fn verify_by_reading(&self, version: &ModuleVersion, which: Which) -> Result<Step, StoreError> {
@@ -231,7 +261,7 @@ impl Store {
         let now = Stamp::at(&self.paths.version(claim.version()))?;
         let is_same = now.is_some_and(|now| now.is_same_file(folder));
         if is_same {
-            self.quarantine(claim, reason)?;
+            self.quarantine_version(claim, reason)?;
         }
         Ok(is_same)
     }
@@ -518,6 +548,27 @@ mod tests {
             let [(reason, _)] = quarantined(fixture.dir.path()).try_into().unwrap();
             assert!(reason.contains("removed for good") && reason.contains("a key is in it"), "{reason}");
         }
+    }
+
+    #[test]
+    fn verifying_the_structure_finds_cut_zips_and_changes_nothing() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let verify = || fixture.store.verify(&v, Which::Structure).unwrap();
+        assert!(matches!(verify(), Verified::Absent));
+        let bytes = zip(&v, "package a\n");
+        let folder = put_unsealed(&fixture.store, &v, &bytes);
+        assert!(matches!(verify(), Verified::Whole(0)));
+        fs::write(folder.join("zip"), &bytes[..bytes.len() - 5]).unwrap();
+        assert!(matches!(verify(), Verified::Broken(fault) if fault.starts_with("its zip: ")));
+        for file in ["zip", "mod"] {
+            fs::remove_file(folder.join(file)).unwrap();
+            assert!(matches!(verify(), Verified::Broken(fault) if fault == format!("it has no {file}")));
+        }
+        assert!(folder.exists() && !folder.join("ziphash").exists());
+        fs::write(folder.join("mod"), "").unwrap();
+        fs::remove_file(folder.join("info")).unwrap();
+        assert!(matches!(verify(), Verified::Leftover));
     }
 
     #[test]

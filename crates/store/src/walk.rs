@@ -4,14 +4,10 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use stoa_gomod::zip::{ExamineError, check_structure};
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::PathError;
-use stoa_layout::error::PathContext;
 
-use crate::files::{is_absent, open_file};
-use crate::paths::VersionFile;
-use crate::seal::Source;
+use crate::files::is_absent;
 use crate::{Store, StoreError};
 
 impl Store {
@@ -69,24 +65,6 @@ impl Store {
             (unreadable.borrow_mut())(error.into());
             Ok(())
         })
-    }
-
-    /// Checks the structure of the zip of a version with a few reads, and returns what is wrong with it. `None` if
-    /// nothing is wrong, or if the version is not in the store.
-    pub fn find_structural_fault(&self, version: &ModuleVersion) -> Result<Option<String>, StoreError> {
-        for file in [VersionFile::Mod, VersionFile::Zip] {
-            if self.locate(version, file)?.is_none() {
-                let fault = format!("it has no {}", file.name());
-                return Ok(self.has_info(version)?.then_some(fault));
-            }
-        }
-        let path = self.paths.file(version, VersionFile::Zip);
-        let Some((zip, _)) = open_file(&path)? else { return Ok(Some("its zip is not a file".to_owned())) };
-        match check_structure(&Source::new(&zip).at("look at", &path)?, version) {
-            Ok(_) => Ok(None),
-            Err(ExamineError::Broken(fault)) => Ok(Some(format!("its zip: {fault}"))),
-            Err(ExamineError::Read(error)) => Err(PathError::new("read", path, error).into()),
-        }
     }
 }
 
@@ -172,19 +150,5 @@ mod tests {
             })
             .unwrap();
         assert_eq!(first.len(), 1);
-    }
-
-    #[test]
-    fn a_structural_check_changes_nothing() {
-        let fixture = Fixture::new();
-        let v = version("example.com/m@v1.0.0");
-        let bytes = zip(&v, "package a\n");
-        let folder = put_unsealed(&fixture.store, &v, &bytes);
-        assert_eq!(fixture.store.find_structural_fault(&v).unwrap(), None);
-        fs::write(folder.join("zip"), &bytes[..bytes.len() - 5]).unwrap();
-        assert!(fixture.store.find_structural_fault(&v).unwrap().unwrap().starts_with("its zip: "));
-        fs::remove_file(folder.join("mod")).unwrap();
-        assert_eq!(fixture.store.find_structural_fault(&v).unwrap().unwrap(), "it has no mod");
-        assert!(folder.exists());
     }
 }

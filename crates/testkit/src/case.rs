@@ -1,6 +1,11 @@
 //! Test cases that say at run time whether they can run here, and the binaries that run them.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -101,12 +106,34 @@ pub fn run(built: Built, modules: Vec<(&str, Vec<Case>)>) -> ! {
         .into_iter()
         .flat_map(|(module, cases)| cases.into_iter().map(move |case| case.trial(module)))
         .collect::<Vec<_>>();
+    let log = (!arguments.nocapture && !arguments.list).then(redirect_stderr);
     let slow = trials.iter().filter(|trial| arguments.is_ignored(trial)).count();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if slow > 0 && !arguments.list {
         println!("{slow} slow tests were ignored; run them with `-- --include-ignored`\n");
     }
+    if let (true, Some(log)) = (conclusion.has_failed(), log) {
+        println!("the log lines of the programs are in {}; `-- --nocapture` shows them\n", log.display());
+    }
     conclusion.exit()
+}
+
+/// Sends the log lines of all programs that tests start to a file, so that they do not stand between the results.
+/// Panics of tests are still printed.
+fn redirect_stderr() -> PathBuf {
+    let name = std::env::current_exe().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    let path = built::scratch().join(format!("{name}.log"));
+    let terminal = Mutex::new(File::from(rustix::io::dup(rustix::stdio::stderr()).unwrap()));
+    rustix::stdio::dup2_stderr(File::create(&path).unwrap()).unwrap();
+    std::panic::set_hook(Box::new(move |panic| {
+        let backtrace = Backtrace::capture();
+        let mut text = format!("{panic}\n");
+        if backtrace.status() == BacktraceStatus::Captured {
+            text += &format!("{backtrace}\n");
+        }
+        let _ = terminal.lock().unwrap().write_all(text.as_bytes());
+    }));
+    path
 }
 
 /// Marks all cases as slow.

@@ -21,20 +21,20 @@ use super::{Case, trial};
 /// Makes a scenario.
 pub type Start = fn() -> Scenario;
 
-/// Makes the tests of some scenarios, each under every fault.
+/// Makes the tests of some scenarios: kills, and with `STOA_SWEEP_ALL` every fault.
 pub fn trials(scenarios: &[(&str, Start)]) -> Vec<Case> {
-    under(scenarios, false)
+    under(scenarios, &faults())
 }
 
-/// Makes the tests of scenarios that do much the same as others.
-pub fn trials_like_others(scenarios: &[(&str, Start)]) -> Vec<Case> {
-    under(scenarios, true)
+/// Makes the tests of some scenarios under every fault, always.
+pub fn trials_of_all_faults(scenarios: &[(&str, Start)]) -> Vec<Case> {
+    under(scenarios, &FAULTS)
 }
 
-fn under(scenarios: &[(&str, Start)], are_like_others: bool) -> Vec<Case> {
+fn under(scenarios: &[(&str, Start)], faults: &[(&'static str, At)]) -> Vec<Case> {
     let mut tests = Vec::new();
     for (scenario, start) in scenarios.iter().copied() {
-        for (fault, act) in faults(are_like_others) {
+        for (fault, act) in faults.iter().copied() {
             let name = format!("{scenario}: {fault}");
             tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, &start(), act)));
         }
@@ -53,14 +53,12 @@ pub const FAULTS: [(&str, At); 5] = [
     ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
 ];
 
-/// Is the faults to try; those are fewer where the program does much the same as in another scenario, unless the
-/// variable `STOA_SWEEP_ALL` is set.
-pub fn faults(is_like_another: bool) -> impl Iterator<Item = (&'static str, At)> {
-    let only_kills = is_like_another && !tries_all();
-    FAULTS.into_iter().filter(move |(fault, _)| !only_kills || *fault == "SIGKILL")
+/// Returns the faults to try: a kill, and all others too if the variable `STOA_SWEEP_ALL` is set.
+pub fn faults() -> Vec<(&'static str, At)> {
+    FAULTS[..if tries_all() { FAULTS.len() } else { 1 }].to_vec()
 }
 
-/// Whether what goes like something else is tried in every way nevertheless.
+/// Returns whether the full matrix of faults is asked for.
 pub fn tries_all() -> bool {
     std::env::var_os("STOA_SWEEP_ALL").is_some()
 }

@@ -48,12 +48,23 @@ impl Quarantined {
     }
 }
 
+/// The quarantine of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Quarantine<'a>(&'a Store);
+
+impl Store {
+    /// Returns the quarantine of the store.
+    pub fn quarantine(&self) -> Quarantine<'_> {
+        Quarantine(self)
+    }
+}
+
 const REASON: &str = "reason.toml";
 const CONTENT: &str = "version";
 
 impl Store {
     /// Moves whatever is in the place of the claimed version to quarantine.
-    pub(crate) fn quarantine(&self, claim: &Claim, reason: &str) -> Result<(), StoreError> {
+    pub(crate) fn quarantine_version(&self, claim: &Claim, reason: &str) -> Result<(), StoreError> {
         let path = self.paths.version(claim.version());
         log::error!(version:% = claim.version(), reason:% = reason; "moving a corrupt version to quarantine");
         let moved = self.quarantine_folder(claim, &path, reason);

@@ -7,12 +7,12 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
-use super::{CONTENT, QuarantineEntry};
+use super::{CONTENT, Quarantine, QuarantineEntry};
 use crate::files::{Stamp, open_file};
 use crate::paths::VersionFile;
 use crate::publish::{Placed, Wait};
 use crate::seal::{Examination, examine_folder};
-use crate::{Claim, Objection, Store, StoreError};
+use crate::{Claim, Objection, StoreError};
 
 /// The result of a restore. Unless it is `Done`, the entry stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,16 +48,16 @@ pub enum Restored {
     Absent,
 }
 
-impl Store {
+impl Quarantine<'_> {
     /// Publishes a version from quarantine again, if it is valid.
     pub fn restore(&self, id: &OsStr) -> Result<Restored, StoreError> {
-        self.staging()?;
-        let quarantine = self.paths.quarantine();
+        self.0.staging()?;
+        let quarantine = self.0.paths.quarantine();
         let Some(entry) = QuarantineEntry::read(&quarantine, id)? else { return Ok(Restored::Absent) };
         let Some(version) = entry.why.and_then(|why| why.module_version()) else {
             return Ok(Restored::Unfit("its reason.toml names no version"));
         };
-        let claim = self.claim(&version)?;
+        let claim = self.0.claim(&version)?;
         let restored = self.restore_claimed(&quarantine.join(id), version, &claim);
         // A purge takes no claim of an entry with content, so the entry may have been removed meanwhile.
         let may_be_gone =
@@ -83,17 +83,17 @@ impl Store {
             Examination::Corrupt(reason) => return Ok(Restored::Broken { version, reason }),
         };
         // A person wrote these files: they may not be on disk yet, and may belong to another user.
-        self.durable.hand_over(&content)?;
+        self.0.durable.hand_over(&content)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
             with_file(&content, file, durable::sync_file)?;
         }
         // Before the owner of the zip changes: that changes its stamp, and the seal would be refused.
-        self.add_seal(&content, &h1, folder, zip)?;
+        self.0.add_seal(&content, &h1, folder, zip)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
-            self.durable.hand_over(&content.join(file.name()))?;
+            self.0.durable.hand_over(&content.join(file.name()))?;
         }
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
-        Ok(match self.place(&content, &h1, claim, Wait::Now, stamp)? {
+        Ok(match self.0.place(&content, &h1, claim, Wait::Now, stamp)? {
             Placed::Ours => {
                 self.drop_entry(entry);
                 Restored::Done(version)
@@ -108,7 +108,7 @@ impl Store {
 
     /// Removes the rest of an entry whose version was published. If this fails, the next start removes it.
     fn drop_entry(&self, entry: &Path) {
-        let dropped = self.staging().and_then(|run| {
+        let dropped = self.0.staging().and_then(|run| {
             let staged = run.fresh();
             durable::rename(entry, &staged)?;
             Ok(durable::remove_tree(&staged)?)
@@ -159,19 +159,19 @@ mod tests {
     fn a_repaired_version_is_published_again() {
         let (fixture, v, entry, bytes) = with_a_corrupt_version();
         let id = entry.file_name().unwrap();
-        let restored = fixture.store.restore(id).unwrap();
+        let restored = fixture.store.quarantine().restore(id).unwrap();
         assert!(
             matches!(&restored, Restored::Broken { reason, .. } if reason.starts_with("its zip")),
             "{restored:?}"
         );
         assert!(entry.join("version/zip").is_file());
         fs::write(entry.join("version/zip"), &bytes).unwrap();
-        assert_eq!(fixture.store.restore(id).unwrap(), Restored::Done(v.clone()));
+        assert_eq!(fixture.store.quarantine().restore(id).unwrap(), Restored::Done(v.clone()));
         let open = fixture.store.open_zip(&v).unwrap().unwrap();
         assert!(open.seal.is_some() && open.length == bytes.len() as u64);
         assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_some());
         assert!(quarantined(fixture.dir.path()).is_empty() && staged(fixture.dir.path()).is_empty());
-        assert_eq!(fixture.store.restore(id).unwrap(), Restored::Absent);
+        assert_eq!(fixture.store.quarantine().restore(id).unwrap(), Restored::Absent);
     }
 
     #[test]
@@ -188,11 +188,11 @@ mod tests {
             }
             let together = std::sync::Barrier::new(2);
             let (restored, purged) = std::thread::scope(|scope| {
-                let restored = scope.spawn(|| (together.wait(), fixture.store.restore(id)).1);
+                let restored = scope.spawn(|| (together.wait(), fixture.store.quarantine().restore(id)).1);
                 together.wait();
                 // At a different point of the restore each time.
                 while fixture.store.try_claim(&v).unwrap().is_some() && !restored.is_finished() {}
-                let purged = fixture.store.purge(id).unwrap();
+                let purged = fixture.store.quarantine().purge(id).unwrap();
                 (restored.join().unwrap(), purged)
             });
             match restored.unwrap() {
@@ -213,7 +213,7 @@ mod tests {
             let (fixture, v, entry, bytes) = with_a_corrupt_version();
             fs::write(entry.join("version/zip"), &bytes).unwrap();
             fixture.publish(&v, &zip(&v, content));
-            let restored = fixture.store.restore(entry.file_name().unwrap()).unwrap();
+            let restored = fixture.store.quarantine().restore(entry.file_name().unwrap()).unwrap();
             match same {
                 true => assert_eq!(restored, Restored::There(v)),
                 false => assert!(matches!(restored, Restored::Taken { .. }), "{restored:?}"),
@@ -229,16 +229,16 @@ mod tests {
         fs::write(entry.join("version/zip"), &bytes).unwrap();
         let reason = fs::read(entry.join("reason.toml")).unwrap();
         fs::write(entry.join("reason.toml"), "x").unwrap();
-        assert!(matches!(fixture.store.restore(id).unwrap(), Restored::Unfit(_)));
+        assert!(matches!(fixture.store.quarantine().restore(id).unwrap(), Restored::Unfit(_)));
         fs::write(entry.join("reason.toml"), reason).unwrap();
         fs::write(entry.join("version/ziphash"), format!("h1:{}=", "A".repeat(43))).unwrap();
-        let restored = fixture.store.restore(id).unwrap();
+        let restored = fixture.store.quarantine().restore(id).unwrap();
         assert!(
             matches!(&restored, Restored::Broken { reason, .. } if reason.contains("sealed as")),
             "{restored:?}"
         );
         fs::remove_dir_all(entry.join("version")).unwrap();
         fs::write(entry.join("version"), "a file").unwrap();
-        assert!(matches!(fixture.store.restore(id).unwrap(), Restored::Unfit(_)));
+        assert!(matches!(fixture.store.quarantine().restore(id).unwrap(), Restored::Unfit(_)));
     }
 }
