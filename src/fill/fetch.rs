@@ -25,7 +25,7 @@ use stoa_layout::PathError;
 use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
 use tokio::sync::{mpsc, watch};
 
-use super::checksum::Verification;
+use super::checksum::{Confirmation, Verification};
 use super::flight::{Arriving, End, Flight, Progress};
 use super::shared::Permit;
 use super::slots::Slot;
@@ -79,20 +79,20 @@ impl Fetch {
     }
 
     fn report(&self, result: &Result<End, FillError>) {
-        let version = &*self.version.to_string();
-        match result {
-            Ok(_) => {}
-            Err(error @ (FillError::Absent(_) | FillError::Gone(_) | FillError::Abandoned(_))) => {
-                log::debug!(version, reason:% = error; "did not download a version");
+        let Err(error) = result else { return };
+        let (version, text) = (&*self.version.to_string(), error.to_string());
+        // The version has a field of its own.
+        let reason = text.strip_prefix(version).and_then(|text| text.strip_prefix(": ")).unwrap_or(&text);
+        match error {
+            FillError::Absent(_) | FillError::Gone(_) | FillError::Abandoned(_) => {
+                log::debug!(version, reason; "did not download a version");
             }
-            Err(FillError::Stopping(_)) => log::info!(version; "dropped a download at shutdown"),
-            Err(error @ (FillError::Differs(_) | FillError::Unexpected { .. })) => {
-                log::error!(version, reason:% = error; "SECURITY: refused a version");
+            FillError::Stopping(_) => log::info!(version; "dropped a download at shutdown"),
+            FillError::Differs(_) | FillError::Unexpected { .. } => {
+                log::error!(version, reason; "SECURITY: refused a version");
             }
-            Err(error @ FillError::Store(_)) => {
-                log::error!(version, reason:% = error; "cannot store a version");
-            }
-            Err(error) => log::warn!(version, reason:% = error; "cannot download a version"),
+            FillError::Store(_) => log::error!(version, reason; "cannot store a version"),
+            _ => log::warn!(version, reason; "cannot download a version"),
         }
     }
 
@@ -369,7 +369,8 @@ impl Fetch {
         modfile: Bytes,
         verification: Verification,
     ) -> Result<End, FillError> {
-        let verified = verification.outcome().await?;
+        let confirmation = verification.outcome().await?;
+        let confirmed = confirmation.clone();
         let expected = self.expected.clone();
         let _examining = self.fill.examining.acquire().await.map_err(|_| self.stopping())?;
         let published = self.fill.blocking(&self.version, move |store| {
@@ -387,7 +388,7 @@ impl Fetch {
                 let version = sealed.version().to_string();
                 return Ok(Err(FillError::Unexpected { version, reason }));
             }
-            if let Some(verified) = verified {
+            if let Confirmation::Confirmed(verified) = confirmed {
                 // Usually the record is already written, unless another process held the claim.
                 // It must be there before the version is.
                 verified.record(store, &claim)?;
@@ -397,7 +398,11 @@ impl Fetch {
             }
             Ok(Ok(store.publish(sealed, &claim)?))
         });
-        match published.await? {
+        let published = published.await?;
+        if let Ok(Published::Ours(_) | Published::Theirs { same: true, .. }) = &published {
+            confirmation.log_published(self.fill.policy.checksums(), &self.version);
+        }
+        match published {
             Ok(Published::Ours(_)) => Ok(End::Ours),
             Ok(Published::Theirs { same: true, .. }) => Ok(End::Ours),
             Ok(Published::Theirs { same: false, .. }) => Ok(End::Theirs),

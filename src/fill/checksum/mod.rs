@@ -40,7 +40,7 @@ use stoa_gomod::sumdb::Tile;
 
 pub(super) use self::source::SumdbSource;
 pub use self::sumdb::{Sumdb, SumdbError};
-pub(super) use self::verification::Verification;
+pub(super) use self::verification::{Confirmation, Verification};
 
 use self::outage::Outage;
 use self::timeline::Timeline;

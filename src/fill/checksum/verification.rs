@@ -24,7 +24,18 @@ pub(in crate::fill) struct Verified {
     verdict: Verdict,
 }
 
-type Outcome = Result<Option<Verified>, FillError>;
+/// The result of a lookup, if the policy accepts the version so far.
+#[derive(Debug, Clone)]
+pub(in crate::fill) enum Confirmation {
+    /// A database confirmed these hashes.
+    Confirmed(Verified),
+    /// No database confirmed the version, and the policy does not require it.
+    Unconfirmed { level: log::Level, reason: Arc<str> },
+    /// The policy is `off`.
+    NotAsked,
+}
+
+type Outcome = Result<Confirmation, FillError>;
 
 /// The claim of a flight while it has one. A flight releases its claim while it waits for a slot.
 type Held = Arc<Mutex<Weak<Claim>>>;
@@ -96,7 +107,7 @@ impl Verification {
         self.policy == ChecksumPolicy::Require
     }
 
-    /// Waits for the lookup. Returns `None` if no database confirmed the version and the policy does not require it.
+    /// Waits for the lookup.
     pub(in crate::fill) async fn outcome(&self) -> Outcome {
         match self.outcome.clone().wait_for(Option::is_some).await.as_deref() {
             Ok(Some(outcome)) => outcome.clone(),
@@ -107,8 +118,10 @@ impl Verification {
     /// Compares a mod with the confirmed hash, as soon as that is known.
     pub(in crate::fill) async fn check_mod(&self, body: &[u8]) -> Result<(), FillError> {
         match self.outcome().await? {
-            Some(verified) => self.compare("go.mod", &h1::hash_mod(body), &verified.sums.modfile, &verified),
-            None => Ok(()),
+            Confirmation::Confirmed(verified) => {
+                self.compare("go.mod", &h1::hash_mod(body), &verified.sums.modfile, &verified)
+            }
+            Confirmation::Unconfirmed { .. } | Confirmation::NotAsked => Ok(()),
         }
     }
 
@@ -127,6 +140,16 @@ impl Verification {
             self.version, verified.verdict.database
         );
         Err(FillError::Differs(text.into()))
+    }
+}
+
+impl Confirmation {
+    /// Counts and logs a published version that no database confirmed.
+    pub(in crate::fill) fn log_published(&self, checksums: &Checksums, version: &ModuleVersion) {
+        if let Self::Unconfirmed { level, reason } = self {
+            checksums.counts.unverified.fetch_add(1, Ordering::Relaxed);
+            log::log!(*level, version:% = version, reason:% = reason; "accepted a version without verification");
+        }
     }
 }
 
@@ -167,12 +190,12 @@ struct Lookup {
 impl Lookup {
     async fn outcome(&self) -> Outcome {
         if self.policy == ChecksumPolicy::Off {
-            return Ok(None);
+            return Ok(Confirmation::NotAsked);
         }
         let version = self.version.clone();
         let record = self.fill.blocking(&self.version, move |store| store.records().get(&version)).await?;
         if let Some(verified) = record.and_then(Verified::of_record) {
-            return Ok(Some(verified));
+            return Ok(Confirmation::Confirmed(verified));
         }
         let is_private = self.fill.policy.checksums().private.matches(self.version.path().as_str());
         let Some(database) = self.fill.policy.checksums().database.as_ref().filter(|_| !is_private) else {
@@ -205,7 +228,7 @@ impl Lookup {
                 let verdict = Verdict { database, tree_size: proved.tree_size, at: marker::now() };
                 let verified = Verified { sums: proved.sums, verdict };
                 self.record(&verified).await?;
-                Ok(Some(verified))
+                Ok(Confirmation::Confirmed(verified))
             }
             Err(error) => self.not_found(database, error),
         }
@@ -261,12 +284,9 @@ impl Lookup {
                 );
                 Err(FillError::Upstream(text.into()))
             }
-            error => {
-                let level = match error {
-                    LookupError::Unreachable(_) => log::Level::Warn,
-                    _ => log::Level::Debug,
-                };
-                self.unconfirmed(level, &format_args!("the checksum database {name}: {error}"))
+            LookupError::Unreachable(cause) => self.unconfirmed(log::Level::Warn, &cause),
+            LookupError::NotForwarded | LookupError::Unknown => {
+                self.unconfirmed(log::Level::Debug, &format_args!("the checksum database {name}: {error}"))
             }
         }
     }
@@ -278,9 +298,7 @@ impl Lookup {
             let text = format!("refused {}: no checksum database confirmed it: {why}", self.version);
             return Err(FillError::Unverified(text.into()));
         }
-        self.fill.policy.checksums().counts.unverified.fetch_add(1, Ordering::Relaxed);
-        log::log!(level, version:% = self.version, reason:% = why; "accepted a version without verification");
-        Ok(None)
+        Ok(Confirmation::Unconfirmed { level, reason: why.to_string().into() })
     }
 }
 
