@@ -5,6 +5,7 @@
 //! layout more runs the same code.
 
 mod beside;
+#[expect(dead_code, reason = "export moves to the reporter of the commands")]
 mod carry;
 pub mod cli;
 pub mod command;
@@ -13,7 +14,6 @@ mod export;
 mod fetch;
 pub mod fill;
 mod go_env;
-mod import_config;
 mod last_use;
 mod listen;
 mod logging;

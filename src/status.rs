@@ -50,6 +50,7 @@ enum Kind {
     Migrating,
     Newer,
     Empty,
+    Unmarked,
     Foreign,
 }
 
@@ -128,11 +129,14 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
         State::Migrating { .. } | State::Creating(_) => Kind::Migrating,
         State::Newer(_) => Kind::Newer,
         State::Empty => Kind::Empty,
+        State::MarkerLost { .. } => Kind::Unmarked,
         State::TwoMarkers(_) | State::Blocked(_) | State::Foreign(_) => Kind::Foreign,
     };
     let mut status = Status::new(root, kind, current);
     status.layout = match &state {
-        State::At(layout) | State::Untagged(layout) => Some(layout.to_string()),
+        State::At(layout) | State::Untagged(layout) | State::MarkerLost { layout, .. } => {
+            Some(layout.to_string())
+        }
         State::Newer(Marker::At(layout)) => Some(layout.to_string()),
         State::Migrating { from, .. } | State::Newer(Marker::Migrating { from, .. }) => {
             Some(from.to_string())
@@ -275,7 +279,9 @@ impl Status {
         if let Some(warning) = warning {
             log::warn!("{warning}");
         }
-        let is_migration = |entry: &HistoryEntry| entry.from != "empty" && entry.from != entry.to;
+        let is_migration = |entry: &HistoryEntry| {
+            !["empty", "unmarked"].contains(&entry.from.as_str()) && entry.from != entry.to
+        };
         self.last_migration = content.history.into_iter().rev().find(is_migration);
     }
 
@@ -298,10 +304,11 @@ impl Status {
             Kind::Migrating => "migrating: stoa-migrate goes on with it",
             Kind::Newer => "newer than this program",
             Kind::Empty => "empty: there is no store yet",
+            Kind::Unmarked => "unmarked: a store without its marker",
             Kind::Foreign => "foreign: not a store",
         };
         let mut lines = vec![line("store", &self.store), line("state", state)];
-        if let (Some(remark), Kind::Migrating | Kind::Newer | Kind::Foreign | Kind::Old) =
+        if let (Some(remark), Kind::Migrating | Kind::Newer | Kind::Unmarked | Kind::Foreign | Kind::Old) =
             (&self.remark, self.state)
         {
             lines.push(line("", remark));

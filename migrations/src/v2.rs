@@ -1,4 +1,4 @@
-//! Layout v2: `modules/ESCAPED/@v/VERSION/{info,mod,zip}` and optionally `ziphash`, one folder a version.
+//! Layout v2: `modules/ESCAPED/@v/VERSION/{info,mod,zip}` and optionally `ziphash`, one folder per version.
 
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,13 @@ use crate::picture::{
     BATCH, Candidate, Emptied, Files, Found, Names, Picture, Visit, escaped, is_ignored, leftover,
 };
 
-/// The layout.
+/// The name of the layout.
 pub(crate) const ID: LayoutId = LayoutId::fixed("v2");
 
-/// The folders that a store at this layout has beside the modules.
+/// The folders of a store at this layout.
 pub(crate) const FOLDERS: [&str; 6] = ["modules", "staging", "quarantine", "index", "cache", "records"];
 
-/// How it looks.
+/// The picture of the layout.
 pub(crate) struct V2;
 
 const VERSIONS: &str = "@v";
@@ -94,7 +94,7 @@ fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_
         };
         match pair {
             Some(pair) => look(pair, name.path, &mut candidates, visit)?,
-            // A file of a flat layout: the other side of a step, or what it left.
+            // A file of a flat layout belongs to the other side of a step, or is a leftover of it.
             None if is_flat(name.text.as_deref().unwrap_or_default()) => {}
             None => visit(Found::Leftover(leftover(&name.path, "foreign file")))?,
         }
@@ -122,7 +122,7 @@ fn look(
         let name = name?;
         match files.in_order().iter().position(|path| *path == name.path) {
             Some(part) if name.kind.is_file() => has[part] = true,
-            Some(_) => fault = Some("symlink: one of its files is no regular file".to_owned()),
+            Some(_) => fault = Some("symlink: one of its files is not a regular file".to_owned()),
             None if files.seal.as_deref() == Some(&name.path) && name.kind.is_file() => has_seal = true,
             None => visit(Found::Leftover(leftover(&name.path, "foreign file")))?,
         }

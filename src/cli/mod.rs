@@ -27,7 +27,6 @@ use crate::command::{self, App, Command as _, Common};
 use crate::config::{ConfigError, Settings, World, parse_switch};
 use crate::export;
 use crate::fetch;
-use crate::import_config;
 use crate::listen;
 use crate::logging::{self, Style};
 use crate::output;
@@ -115,8 +114,13 @@ enum Command {
     Export(export::Typed),
     /// Fill the store ahead of time: with versions that are named, or that a go.mod or a go.sum lists
     Fetch(fetch::Typed),
-    /// Print a config file of stoa made from the configuration of Athens
-    ImportConfig(import_config::Typed),
+    /// Print a config file for Stoa made from the configuration of Athens
+    #[command(disable_help_flag = true)]
+    ImportConfig {
+        /// The options of `stoa import-config --help`
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
     Migrate {
@@ -172,7 +176,6 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
         Command::Export(what) => export(app, &typed, &settings, what),
         Command::Fetch(what) => fetch(app, &typed, &settings, what),
-        Command::ImportConfig(what) => import_config::run(what, std::env::vars_os(), typed.common.quiet),
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Verify(what) => verify(app, &typed, &settings, what),
         Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
@@ -181,6 +184,7 @@ fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
         Command::Import { arguments } => Err(become_migrator(&typed, Some("import"), arguments)),
+        Command::ImportConfig { arguments } => Err(become_migrator(&typed, Some("import-config"), arguments)),
     };
     result.unwrap_or_else(|error| reporter.error(&error))
 }
@@ -193,7 +197,7 @@ fn become_migrator(typed: &Typed, command: Option<&str>, arguments: &[OsString])
 }
 
 /// Commands of the migrator: everything behind them is left as it is, for the migrator to parse.
-const OF_THE_MIGRATOR: [&str; 3] = ["migrate", "leftovers", "import"];
+const OF_THE_MIGRATOR: [&str; 4] = ["migrate", "leftovers", "import", "import-config"];
 
 /// Parses the command line.
 fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
@@ -203,7 +207,8 @@ fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
         if let Ok(mut typed) = Typed::try_parse_from(head)
             && let Command::Migrate { arguments }
             | Command::Leftovers { arguments }
-            | Command::Import { arguments } = &mut typed.command
+            | Command::Import { arguments }
+            | Command::ImportConfig { arguments } = &mut typed.command
         {
             *arguments = tail.to_vec();
             return Ok(typed);

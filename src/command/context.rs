@@ -216,7 +216,7 @@ impl From<ConfigError> for CommandError {
 
 impl From<GateError> for CommandError {
     fn from(error: GateError) -> Self {
-        if error.is_told() { Self::reported(error.exit()) } else { Self::new(error.exit(), error) }
+        if error.is_reported() { Self::reported(error.exit()) } else { Self::new(error.exit(), error) }
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) fn cases() -> Vec<Case> {
         what_is_there_already_stands,
         a_store_is_made_or_upgraded_first,
         where_there_is_no_store_and_none_is_to_be_made_it_says_so,
+        a_folder_above_a_module_cache_is_refused_with_the_right_path,
+        leftovers_are_summed_up_by_reason_and_named_with_v,
         one_that_cannot_be_written_is_named_and_the_rest_imported,
         what_is_no_source_is_refused_untouched,
         an_export_is_a_tree_that_grows,
@@ -141,7 +143,7 @@ fn imports(
     assert_eq!(snapshot(source), before, "the source was changed");
     let human = programs.stoa(["import", source.to_str().unwrap()]);
     assert_eq!(human.code, code);
-    assert!(human.out.contains(&format!("{whole} skipped")), "{human:?}");
+    assert!(human.out.contains(&format!("{whole} already in the store")), "{human:?}");
 }
 
 fn from_an_athens_store() {
@@ -329,7 +331,7 @@ fn where_there_is_no_store_and_none_is_to_be_made_it_says_so() {
         assert!(of(&told, "imported").is_empty(), "{ended:?}");
         let human = programs.stoa(["import", "source"].iter().chain(more));
         assert_eq!(human.code, 0, "{human:?}");
-        assert!(human.out.contains("holds no store; nothing was done"), "{human:?}");
+        assert!(human.out.contains("there is no store in"), "{human:?}");
         assert!(!human.out.contains("imported"), "{human:?}");
         assert!(!programs.store().exists());
     }
@@ -365,11 +367,65 @@ fn one_that_cannot_be_written_is_named_and_the_rest_imported() {
     let human = programs.stoa(["import", "source"]);
     assert_eq!(human.code, 1, "{human:?}");
     assert!(human.err.contains("failed example.com/taken@v1.0.0: cannot "), "{human:?}");
-    assert!(human.err.contains("1 versions of ") && human.err.contains("run again"), "{human:?}");
-    assert!(human.out.contains("2 skipped, 1 failed"), "{human:?}");
+    assert!(human.err.contains("1 versions of ") && human.err.contains("could not be written"), "{human:?}");
+    assert!(human.out.contains("2 already in the store, 1 failed"), "{human:?}");
     fs::remove_file(&taken).unwrap();
     let ended = import(&programs, &source, &[]);
     assert_eq!((ended.code, versions(&root).len()), (0, 3), "{ended:?}");
+}
+
+/// A module cache of the go command, with one version.
+fn module_cache(folder: &Path) {
+    let download = folder.join("cache/download");
+    Module::new("example.com/m@v1.0.0", 100).put_flat(&download);
+    for name in ["v1.0.0.lock", "v1.0.0.ziphash", "list"] {
+        fs::write(download.join("example.com/m/@v").join(name), "").unwrap();
+    }
+}
+
+fn a_folder_above_a_module_cache_is_refused_with_the_right_path() {
+    let programs = Programs::current();
+    let gopath = programs.folder().join("home/go");
+    module_cache(&gopath.join("pkg/mod"));
+    let before = snapshot(&gopath);
+    let cache = gopath.join("pkg/mod");
+    for above in [gopath.join("pkg"), gopath.clone(), programs.folder().join("home")] {
+        for more in [&[][..], &["--dry-run"]] {
+            let ended = programs.stoa(["import", above.to_str().unwrap()].iter().chain(more));
+            assert_eq!(ended.code, 65, "{ended:?}");
+            let help = format!("help: did you mean {}?", cache.display());
+            assert!(ended.err.contains(&help), "{ended:?}");
+        }
+    }
+    assert!(!programs.store().exists());
+    for folder in [cache.clone(), cache.join("cache/download")] {
+        let ended = import(&programs, &folder, &[]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+    assert_eq!(versions(&programs.store()).len(), 1);
+    assert_eq!(snapshot(&gopath), before);
+}
+
+fn leftovers_are_summed_up_by_reason_and_named_with_v() {
+    let programs = Programs::current();
+    let source = programs.folder().join("source");
+    Module::new("example.com/m@v1.0.0", 100).put_flat(&source);
+    for name in ["a", "b"] {
+        fs::write(source.join("example.com/m/@v").join(format!("v1.{name}.0.foreign")), "x").unwrap();
+        fs::write(source.join("example.com/m/@v").join(format!("v1.2.0-{name}.zip")), "x").unwrap();
+        fs::write(source.join("example.com/m/@v").join(format!("v1.2.0-{name}.info")), "x").unwrap();
+    }
+    let few = programs.stoa(["import", "source"]);
+    assert_eq!(few.code, 0, "{few:?}");
+    assert!(few.out.contains("4 leftovers not imported: 2 foreign, 2 incomplete"), "{few:?}");
+    assert!(few.err.contains("run with -v to list the leftovers"), "{few:?}");
+    assert!(!few.out.contains("v1.2.0-a") && !few.err.contains("v1.2.0-a"), "{few:?}");
+    let all = programs.stoa(["import", "source", "-v"]);
+    for name in ["v1.a.0.foreign", "v1.b.0.foreign", "v1.2.0-a.info", "v1.2.0-b.info"] {
+        let line = all.out.lines().find(|line| line.starts_with("leftover ") && line.contains(name));
+        assert!(line.is_some(), "{name}: {all:?}");
+    }
+    assert!(!all.err.contains("run with -v"), "{all:?}");
 }
 
 fn what_is_no_source_is_refused_untouched() {
@@ -390,15 +446,15 @@ fn what_is_no_source_is_refused_untouched() {
     Module::new("example.com/around@v1.0.0", 10).put_flat(programs.folder());
     let before = snapshot(programs.folder());
     for (source, code, word) in [
-        ("letters", 65, "nothing that is known"),
-        ("file", 65, "no folder"),
-        ("missing", 65, "not there"),
+        ("letters", 65, "not a store of Stoa or Athens"),
+        ("file", 65, "not a folder"),
+        ("missing", 65, "no such folder"),
         ("empty", 65, "is empty"),
         ("newer", 78, "newer"),
         ("two", 65, "2 markers"),
         ("store", 64, "the store itself"),
-        ("store/staging/tree", 64, "lies in the store"),
-        (".", 64, "the store lies in it"),
+        ("store/staging/tree", 64, "inside the store"),
+        (".", 64, "the store is inside it"),
     ] {
         for more in [&[][..], &["--dry-run"]] {
             let ended = programs.stoa(["import", source].iter().chain(more));

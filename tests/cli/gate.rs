@@ -109,7 +109,7 @@ fn a_missing_store_is_made() {
     let ended = programs.stoa(["path", PAIR]);
     assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{ended:?}");
     assert!(ended.err.contains(PAIR), "{ended:?}");
-    let made: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("made a new store")).collect();
+    let made: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("created a new store")).collect();
     assert_eq!(made.len(), 1, "{ended:?}");
     let expected =
         ["cache", "index", "layout.v2", "modules", "quarantine", "records", "staging", "store.lock"];
@@ -139,7 +139,7 @@ fn of_fifty_starters_one_makes_the_store() {
         (0..50).map(|_| programs.command("stoa", ["path", PAIR]).spawn().unwrap()).collect();
     let ended: Vec<Ended> = children.into_iter().map(Ended::from_child).collect();
     assert!(ended.iter().all(|ended| ended.code == 1), "{ended:?}");
-    let made = ended.iter().filter(|ended| ended.err.contains("made a new store")).count();
+    let made = ended.iter().filter(|ended| ended.err.contains("created a new store")).count();
     assert_eq!(made, 1);
     let marker = fs::read_to_string(programs.store().join("layout.v2")).unwrap();
     assert_eq!(marker.matches("[[history]]").count(), 1, "{marker}");
@@ -417,7 +417,7 @@ fn read_only(programs: &Programs, name: &str, arguments: &[&str]) -> Command {
 fn a_read_only_file_system_is_refused() {
     let next = Programs::next();
     let root = older_store(&next);
-    let way_out = format!("copy {} to where it can be written", root.display());
+    let way_out = format!("copy {} to a writable place", root.display());
     for (name, arguments) in [("stoa-migrate", &[][..]), ("stoa", &["path", PAIR])] {
         let said = assert_refused(&root, 77, || Ended::of(read_only(&next, name, arguments)));
         assert!(said.contains("Read-only file system") && said.contains(&way_out), "{said}");
@@ -479,7 +479,7 @@ fn a_missing_migrator_is_named() {
     let closed = programs.stoa(["path", PAIR]);
     let closed_migrate = programs.stoa(["migrate"]);
     for (ended, why) in
-        [(missing, "is not there"), (closed, "is not executable"), (closed_migrate, "is not executable")]
+        [(missing, "does not exist"), (closed, "is not executable"), (closed_migrate, "is not executable")]
     {
         assert_eq!(ended.code, 78, "{ended:?}");
         assert!(ended.err.contains(migrator.to_str().unwrap()) && ended.err.contains(why), "{ended:?}");
@@ -493,7 +493,7 @@ fn a_migrator_of_another_release_is_told() {
     fs::copy("/bin/true", programs.program("stoa-migrate")).unwrap();
     let useless = programs.stoa(["path", PAIR]);
     assert_eq!(useless.code, 78, "{useless:?}");
-    assert!(useless.err.contains("of another release"), "{useless:?}");
+    assert!(useless.err.contains("different releases"), "{useless:?}");
     fs::remove_file(next.program("stoa-migrate")).unwrap();
     fs::copy(MIGRATE, next.program("stoa-migrate")).unwrap();
     let older = next.stoa(["path", PAIR]);

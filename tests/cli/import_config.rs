@@ -1,4 +1,4 @@
-//! What Athens is told becomes a config file of ours that does the same.
+//! The configuration of Athens becomes a config file of Stoa with the same effect.
 
 use std::fs;
 use std::process::Output;
@@ -16,9 +16,9 @@ pub(crate) fn cases() -> Vec<Case> {
         a_checksum_database_is_asked_at_its_url,
         a_whole_configuration_does_the_same_here,
         what_is_not_named_is_refused_where_the_filter_says_so,
-        what_has_no_counterpart_is_told_and_no_secret_is,
+        settings_without_counterpart_are_reported_and_secrets_are_not,
         a_container_has_only_variables,
-        what_cannot_be_meant_is_named_by_file_and_line,
+        an_invalid_setting_is_named_by_file_and_line,
     ]
 }
 
@@ -39,7 +39,7 @@ fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The configuration of an Athens whose storage is a folder of this one's.
+/// The configuration of an Athens whose storage is the store of this test.
 fn athens(programs: &Programs, upstream: &str) -> String {
     let write = |name: &str, text: &str| fs::write(programs.folder().join(name), text).unwrap();
     write("modes.hcl", MODES);
@@ -70,7 +70,7 @@ fn secrets_in_urls_are_not_copied() {
     assert!(!all.contains("hidden"), "{all}");
     assert!(out(&output).contains("\"https://a.example/x,direct\""), "{all}");
     assert!(out(&output).contains("\"sumdb.example\", \"other.example\""), "{all}");
-    assert!(all.contains("sumdb.example is passed on by a URL with credentials or a query"), "{all}");
+    assert!(all.contains("the URL of sumdb.example has credentials or a query"), "{all}");
 }
 
 fn a_checksum_database_is_asked_at_its_url() {
@@ -88,7 +88,7 @@ fn a_checksum_database_is_asked_at_its_url() {
     for urls in ["https://sumdb.example".to_owned(), format!("https://{name},https://sumdb.example")] {
         let (config, notes) = import(&urls);
         assert!(!config.contains("\ngosumdb = "), "{config}");
-        assert!(notes.contains("sumdb.example is asked where an upstream carries it"), "{notes}");
+        assert!(notes.contains("Stoa asks sumdb.example through an upstream"), "{notes}");
     }
 }
 
@@ -110,7 +110,7 @@ fn a_whole_configuration_does_the_same_here() {
         upstream.offer(pair, 2000);
     }
     fs::write(programs.folder().join("athens.toml"), athens(&programs, upstream.url())).unwrap();
-    // As Athens does it takes the file in its folder, and relative paths start there.
+    // As in Athens, the default file lies in the current folder, and relative paths start there.
     let output = import(&programs, &[], &[]);
     assert!(output.status.success(), "{}", told(&output));
     let config = programs.folder().join("stoa.toml");
@@ -161,7 +161,7 @@ fn what_is_not_named_is_refused_where_the_filter_says_so() {
     }
 }
 
-fn what_has_no_counterpart_is_told_and_no_secret_is() {
+fn settings_without_counterpart_are_reported_and_secrets_are_not() {
     let programs = Programs::current();
     let text = athens(&programs, "https://user:pa55@proxy.example");
     fs::write(programs.folder().join("a.toml"), text).unwrap();
@@ -199,9 +199,12 @@ fn what_has_no_counterpart_is_told_and_no_secret_is() {
         "ATHENS_TYPO",
     ] {
         assert!(notes.contains(key), "{key}: {notes}");
-        assert!(config.lines().any(|line| line.starts_with("# - ") && line.contains(key)), "{key}: {config}");
+        assert!(
+            config.lines().any(|line| line.starts_with("# not translated: ") && line.contains(key)),
+            "{key}: {config}"
+        );
     }
-    // What is as it always is needs no word.
+    // Defaults are not reported.
     assert!(!notes.contains("Timeout (") && !notes.contains("GoEnv"), "{notes}");
 }
 
@@ -240,7 +243,7 @@ fn a_container_has_only_variables() {
     assert!(out(&output).contains("listen = \"0.0.0.0:3000\""), "{}", told(&output));
 }
 
-fn what_cannot_be_meant_is_named_by_file_and_line() {
+fn an_invalid_setting_is_named_by_file_and_line() {
     let programs = Programs::current();
     let write = |name: &str, text: &str| fs::write(programs.folder().join(name), text).unwrap();
     let refused = |arguments: &[&str], parts: &[&str]| {
@@ -252,7 +255,7 @@ fn what_cannot_be_meant_is_named_by_file_and_line() {
         }
     };
     refused(&[], &["nothing to import"]);
-    refused(&["--config-file", "gone.toml"], &["gone.toml", "is not there"]);
+    refused(&["--config-file", "gone.toml"], &["gone.toml", "no such file"]);
     write("bad.toml", "Port = \":3000\"\n\nGoGetWorkers = \n");
     refused(&["--config-file", "bad.toml"], &["bad.toml, line 3"]);
     write("modes.hcl", "mode = \"sync\"\ndownload \"a.b\" {\n  mode = \"never\"\n}\n");

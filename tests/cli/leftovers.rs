@@ -225,13 +225,13 @@ fn odd_names_in_a_current_store_are_found() {
     Module::new("github.com/a/b@v1.0.0", 10).put_v0(&root);
     put(&root, "github.com/a/b/@v/v1.1.0.zip", "zip");
     let expected = [
-        ("modules/example.org/flat/@v/v1.0.0.info", "whole, and of another layout"),
+        ("modules/example.org/flat/@v/v1.0.0.info", "whole, but not of the layout"),
         ("modules/example.org/m/@v/v1.1.0", "incomplete: it has no info"),
         ("modules/example.org/m/@v/master", "foreign"),
         ("modules/example.org/m/@v/v1.0.0/extra", "foreign file"),
         ("modules/example.org/m/@v/V1.0.0", "foreign"),
         ("modules/README", "foreign file"),
-        ("github.com/a/b/v1.0.0", "whole, and of another layout"),
+        ("github.com/a/b/v1.0.0", "whole, but not of the layout"),
         ("github.com/a/b/@v/v1.1.0.zip", "incomplete: it has no go.mod"),
     ];
     assert_listed(&listed(&programs), &expected);
@@ -280,11 +280,11 @@ fn a_place_that_will_not_do_is_refused() {
     put(programs.folder(), "file", "mine");
     let before = shape(programs.folder());
     for (place, word) in [
-        ("store", "in the store"),
-        ("store/staging/out", "in the store"),
-        (".", "the store lies in it"),
+        ("store", "inside the store"),
+        ("store/staging/out", "inside the store"),
+        (".", "the store is inside it"),
         ("taken", "taken/home.html"),
-        ("file", "a file stands"),
+        ("file", "not a folder"),
         ("/dev/shm/stoa-leftovers", "another file system"),
     ] {
         if place.starts_with("/dev") && is_same_file_system(Path::new("/dev/shm"), &root) {
@@ -298,7 +298,10 @@ fn a_place_that_will_not_do_is_refused() {
     let _user = SharedLock::acquire(&root).unwrap();
     let busy = programs.stoa(["leftovers", "move", "out", "--lock-timeout", "0"]);
     assert_eq!(busy.code, 75, "{busy:?}");
-    assert!(busy.err.contains("cli-") && busy.err.contains("store.lock"), "{busy:?}");
+    assert!(
+        busy.err.contains(&format!("process {}", std::process::id())) && busy.err.contains("store.lock"),
+        "{busy:?}"
+    );
 }
 
 fn is_same_file_system(a: &Path, b: &Path) -> bool {

@@ -44,6 +44,10 @@ pub(crate) fn cases() -> Vec<Case> {
         let name = format!("leftovers move: {fault}");
         tests.push(trial(&name.clone(), tracer::missing(), move || leftovers(&name, act)));
     }
+    for (fault, act) in faults() {
+        let name = format!("restore the marker: {fault}");
+        tests.push(trial(&name.clone(), tracer::missing(), move || restore(&name, act)));
+    }
     let name = "v0 to v2, four threads: SIGKILL";
     tests.push(trial(name, tracer::missing(), move || sweep(name, V0_UP, "4", Act::Kill)));
     tests
@@ -371,6 +375,52 @@ fn leftovers(name: &str, act: At) {
         let output = command(dir.path()).output().unwrap();
         assert!(output.status.success(), "{what}: {}", self::told(&output));
         assert!((files(&root), outside(dir.path())) == expected, "{what}");
+        tree
+    });
+}
+
+/// Restores the lost marker of a store: after each fault the marker is missing or complete, no version is changed, and
+/// a second run ends with the marker.
+fn restore(name: &str, act: At) {
+    let undisturbed = Undisturbed::new(V0_UP);
+    let command = |root: &Path| {
+        let mut command = Command::new(MIGRATE);
+        command.arg("--store").arg(root).args(["--from", "v2", "--threads", "1", "--progress", "never"]);
+        command
+    };
+    let fresh = || {
+        let dir = scratch();
+        let root = undisturbed.fresh(dir.path());
+        migrate(&root, "v2");
+        fs::remove_file(root.join("layout.v2")).unwrap();
+        // A backup may leave out empty folders.
+        fs::remove_dir(root.join("quarantine")).unwrap();
+        (dir, root)
+    };
+    let expected = undisturbed.at["v2"].0.clone();
+    let run = |act: Act| {
+        let (dir, root) = fresh();
+        let (run, told) = tracer::run(&mut command(&root), &root, act, only_stderr);
+        (run, (dir, root, told))
+    };
+    at_each_call(name, act, run, |n, run, (_dir, root, told)| {
+        let what = format!("after {:?} (call {n})", run.hit);
+        let found = markers(&root);
+        assert!(found.is_empty() || found == ["layout.v2"], "{found:?} {what}");
+        assert!(files(&root) == expected, "{what}: {}", difference(&expected, &files(&root)));
+        let tree = tree_of(&root);
+        if is_kill(act) {
+            assert_eq!(run.code, -9, "{what}");
+        } else {
+            failed_clearly(&root, run, &told, &what);
+        }
+        if found.is_empty() {
+            let output = command(&root).output().unwrap();
+            assert!(output.status.success(), "{what}: {}", self::told(&output));
+        }
+        assert_eq!(markers(&root), ["layout.v2"], "{what}");
+        assert!(root.join("quarantine").is_dir(), "{what}");
+        assert!(files(&root) == expected, "{what}: {}", difference(&expected, &files(&root)));
         tree
     });
 }

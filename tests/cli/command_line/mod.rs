@@ -321,7 +321,7 @@ fn a_dry_run_writes_nothing() {
     let programs = Programs::next();
     let human = programs.migrate(["--dry-run"]);
     assert_eq!(human.code, 0);
-    assert!(human.out.contains("a new one would be made at layout v3"), "{human:?}");
+    assert!(human.out.contains("would create a store at layout v3"), "{human:?}");
     let json = lines(&programs.migrate(["--dry-run", "--format", "json"]).out);
     assert_eq!((&json[0]["event"], &json[0]["creates"]), (&"plan".into(), &"v3".into()));
     assert_eq!(json.last().unwrap()["pending"], true);
@@ -378,7 +378,7 @@ fn no_create_makes_no_store() {
     fs::create_dir_all(&store).unwrap();
     fs::write(store.join("creating.v2"), "").unwrap();
     let planned = programs.migrate(["--no-create", "--dry-run"]);
-    assert!(planned.code == 0 && planned.out.contains("would be made"), "{planned:?}");
+    assert!(planned.code == 0 && planned.out.contains("would create a store"), "{planned:?}");
     let made = programs.migrate(["--no-create"]);
     assert!(made.code == 0 && store.join("layout.v2").is_file(), "{made:?}");
 }

@@ -1,7 +1,9 @@
 //! The real migrator on stores from before there were markers: what it moves and tells, what it refuses and
 //! leaves as it was to the byte and the mtime, and the way back.
 
+mod marker_lost;
 mod refused;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -42,6 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("folders that stay need not be writable", as_nobody, unwritable_leftovers),
         trial("another file system below is 73", mounting, mounted),
     ];
+    tests.extend(marker_lost::cases());
     tests.extend(REFUSALS.map(|refusal| trial(refusal.name, None, move || refusal.holds())));
     tests
 }

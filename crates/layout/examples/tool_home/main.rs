@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         }
     };
     let exit = run(&args).unwrap_or_else(|error| {
-        if !matches!(&error, Error::Gate(error) if error.is_told()) {
+        if !matches!(&error, Error::Gate(error) if error.is_reported()) {
             eprintln!("tool_home: {error}");
         }
         error.exit()

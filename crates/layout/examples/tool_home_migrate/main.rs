@@ -122,6 +122,7 @@ impl Events for Terminal {
                 say(&format!("{from} to {to}: done, {items} moved, {leftovers} left"));
             }
             Event::Created(layout) => say(&format!("made at layout {layout}")),
+            Event::Restored(layout) => say(&format!("restored the marker of layout {layout}")),
         }
     }
 }

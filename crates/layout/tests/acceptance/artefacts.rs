@@ -49,7 +49,7 @@ fn an_interrupted_regeneration_is_finished_first() {
         let target = options.target.clone().unwrap().to_string();
         let events = Recorder::default();
         assert_eq!(run_recorded(dir.path(), &options, &layouts(), &events), done(&target));
-        events.assert_told("build the derived files again");
+        events.assert_told("rebuild the derived files");
         assert!(dir.path().join("bin/zig").exists());
     }
 }
@@ -139,7 +139,7 @@ fn an_artefact_that_is_healed_later_may_fail() {
     homes::v0(dir.path());
     let events = Recorder::default();
     assert_eq!(run_recorded(dir.path(), &auto(), &with_broken(false), &events), done("v2"));
-    events.assert_told("the index was not built, the program will build it later: cannot write /index/1");
+    events.assert_told("cannot build the index, the program builds it later: cannot write /index/1");
 }
 
 #[test]

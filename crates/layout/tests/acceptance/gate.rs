@@ -67,16 +67,14 @@ fn without_a_migrator_it_says_where_it_looked() {
     let output = tool_home_at(&program, &home, &["which", "node"]);
     assert_eq!(code(&output), 78);
     let beside = bin.canonicalize().unwrap().join("tool_home_migrate");
-    assert!(
-        stderr(&output).contains(&format!("{}, which would bring it there, is not there", beside.display()))
-    );
+    assert!(stderr(&output).contains(&format!("{} does not exist", beside.display())));
     homes::file(&beside, "", 0o644);
     assert!(stderr(&tool_home_at(&program, &home, &["which", "node"])).contains("is not executable"));
     // One that does nothing must not lead into a loop.
     homes::file(&beside, "#!/bin/sh\n", 0o755);
     let output = tool_home_at(&program, &home, &["which", "node"]);
     assert_eq!(code(&output), 78);
-    assert!(stderr(&output).contains("still not there"), "{output:?}");
+    assert!(stderr(&output).contains("succeeded but did not create"), "{output:?}");
     // A program behind a symlink finds what lies beside the program itself.
     fs::remove_file(&beside).unwrap();
     std::os::unix::fs::symlink(example("tool_home"), dir.path().join("link")).unwrap();

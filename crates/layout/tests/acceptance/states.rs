@@ -193,3 +193,67 @@ fn states_are_told_apart() {
     fs::rename(root.join("layout.v1"), root.join("creating.v1")).unwrap();
     assert_eq!(look(), State::Creating(v(1)));
 }
+
+/// A home at v2 that lost its marker.
+fn unmarked(root: &Path) {
+    homes::v0(root);
+    assert_eq!(run::run(root, &to("v2")), run::done("v2"));
+    fs::remove_file(root.join("layout.v2")).unwrap();
+    // What the upgrade left behind is no part of the home.
+    fs::remove_dir_all(root.join("tools/half-1.0")).unwrap();
+}
+
+#[test]
+fn a_lost_marker_is_65_and_names_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    unmarked(dir.path());
+    assert_refused(
+        dir.path(),
+        Exit::NOT_A_STORE,
+        &["without its marker layout.v2", "nothing was changed", "tool_home_migrate --store", "--from v2"],
+    );
+    let v2 = stoa_layout::LayoutId::numbered(2);
+    let state = State::look(dir.path(), &layouts()).unwrap();
+    assert_eq!(state, State::MarkerLost { layout: v2, is_confirmed: false });
+}
+
+#[test]
+fn a_lost_marker_is_restored_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    unmarked(dir.path());
+    let before = tree::settled(dir.path());
+    let by_hand = run::Options { assumed: to("v2").target, ..to("v2") };
+    let events = Recorder::default();
+    assert_eq!(plan(dir.path(), &by_hand, &events), Ok(true));
+    events.assert_told("restores: Some");
+    run::assert_same(&before, &tree::settled(dir.path()), "a planned restoration");
+    assert_eq!(run::run(dir.path(), &by_hand), run::done("v2"));
+    assert_eq!(markers(dir.path()), ["layout.v2"]);
+    let mut after = tree::settled(dir.path());
+    after.remove(Path::new("layout.v2"));
+    run::assert_same(&before, &after, "a restored home");
+    let text = fs::read_to_string(dir.path().join("layout.v2")).unwrap();
+    assert!(text.contains("unmarked"), "{text}");
+    // Further on from there.
+    fs::remove_file(dir.path().join("layout.v2")).unwrap();
+    let back = run::Options { assumed: to("v2").target, ..to("v1") };
+    assert_eq!(run::run(dir.path(), &back), run::done("v1"));
+    assert_eq!(markers(dir.path()), ["layout.v1"]);
+}
+
+#[test]
+fn a_marker_is_not_restored_over_a_structure_that_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    unmarked(dir.path());
+    fs::remove_file(dir.path().join("toolchains/node/1.2/bin/node")).unwrap();
+    let before = tree::settled(dir.path());
+    let by_hand = run::Options { assumed: to("v2").target, ..to("v2") };
+    run::run(dir.path(), &by_hand).assert_failed(Exit::NOT_A_STORE, &["node/1.2", "nothing was changed"]);
+    assert_eq!(plan(dir.path(), &by_hand, &Recorder::default()).unwrap_err().0, 65);
+    run::assert_same(&before, &tree::settled(dir.path()), "a refused restoration");
+    // A home of another layout is not taken for it.
+    let other = tempfile::tempdir().unwrap();
+    homes::v0(other.path());
+    run::run(other.path(), &by_hand).assert_failed(Exit::NOT_A_STORE, &["--from v2"]);
+    assert!(markers(other.path()).is_empty());
+}

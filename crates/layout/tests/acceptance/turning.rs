@@ -78,7 +78,7 @@ fn auto_leaves_a_step_back_to_a_person() {
         run_and_stop(dir.path(), &to(target), 1, SIGINT);
         let before = tree::settled(dir.path());
         let (on, up) = (format!("--to {target}"), format!("--to {start}"));
-        run::run(dir.path(), &auto()).assert_failed(Exit::NEWER, &[&on, &up, "person"]);
+        run::run(dir.path(), &auto()).assert_failed(Exit::NEWER, &[&on, &up, "by hand"]);
         let (code, _) = plan(dir.path(), &auto(), &Recorder::default()).unwrap_err();
         assert_eq!(code, 78);
         run::assert_same(&before, &tree::settled(dir.path()), "refused by auto");
@@ -94,12 +94,12 @@ fn auto_never_goes_back() {
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
     let before = tree::everything(dir.path());
-    run::run(dir.path(), &older).assert_failed(Exit::NEWER, &["only a person", "--to v1"]);
+    run::run(dir.path(), &older).assert_failed(Exit::NEWER, &["never downgraded", "--to v1"]);
     run::assert_same(&before.clone(), &tree::everything(dir.path()), "refused by auto");
     run::run(dir.path(), &to("v1"));
     run_and_stop(dir.path(), &to("v2"), 2, SIGINT);
     let before = tree::everything(dir.path());
-    run::run(dir.path(), &older).assert_failed(Exit::NEWER, &["only a person", "--to v1"]);
+    run::run(dir.path(), &older).assert_failed(Exit::NEWER, &["never downgraded", "--to v1"]);
     assert_eq!(plan(dir.path(), &older, &Recorder::default()).unwrap_err().0, 78);
     run::assert_same(&before, &tree::everything(dir.path()), "refused by auto in a step");
 }

@@ -33,6 +33,7 @@ pub(crate) fn layouts() -> Layouts {
     let program = concat!("tool_home_migrate ", env!("CARGO_PKG_VERSION"));
     let mut layouts = Layouts::new(program, CURRENT, vec!["toolchains", "bin"]);
     layouts.detectors = vec![Box::new(v0::Detector)];
+    layouts.unmarked = vec![Box::new(v2::MarkerLost)];
     layouts.steps = vec![Box::new(v0_to_v1::step()), Box::new(v1_to_v2::step())];
     layouts.artefacts = vec![
         Box::new(Shims { layout: v0::ID, toolchains: v0::toolchains, place: v0::place }),

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use stoa_layout::{LayoutId, PathError};
+use stoa_layout::step::{Refusal, Work};
+use stoa_layout::{Exit, LayoutId, PathError, StepError, Unmarked};
 
 use super::scan::{self, Found};
 use super::toolchain::Toolchain;
@@ -23,4 +24,27 @@ pub(crate) fn scan(root: &Path) -> Result<Found, PathError> {
 
 pub(crate) fn toolchains(root: &Path) -> Result<Vec<Toolchain>, PathError> {
     Ok(scan(root)?.toolchains)
+}
+
+/// Recognises a home at v2 without its marker.
+pub(crate) struct MarkerLost;
+
+impl Unmarked for MarkerLost {
+    fn layout(&self) -> LayoutId {
+        ID
+    }
+
+    fn recognises(&self, root: &Path) -> Result<bool, StepError> {
+        Ok(!toolchains(root)?.is_empty())
+    }
+
+    fn check(&self, root: &Path, work: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
+        work.cancel.check()?;
+        let incomplete = scan(root)?.inside;
+        let refusal = |leftover: &stoa_layout::Leftover| Refusal {
+            exit: Exit::NOT_A_STORE,
+            message: format!("{}: {}; nothing was changed", leftover.path.display(), leftover.reason),
+        };
+        Ok(incomplete.iter().map(refusal).collect())
+    }
 }

@@ -1,29 +1,30 @@
-//! The filter file of Athens, and what of it our rules can say.
+//! The filter file of Athens, translated into rules of Stoa.
 //!
-//! A line is `+`, `-` or `D`, a path, and versions with commas between; a sign alone is for all other modules. A
-//! path is about the module of that name and all below it. Of the paths that are about a module the longest counts,
-//! unless it names versions and this one is not among them: then the next longer one does.
+//! A line consists of a sign (`+`, `-` or `D`), a path, and optionally versions separated by commas. A sign alone
+//! applies to all other modules. A path applies to the module of that name and all modules below it. The longest
+//! path that applies to a module decides. If its line names versions and the requested version is not among them,
+//! the next shorter path decides.
 
 use std::collections::BTreeMap;
 
 use stoa_gomod::VersionRange;
 
-/// What is done about a module.
+/// The sign of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// It is served.
+    /// The module is served.
     Include,
-    /// It is refused.
+    /// The module is refused.
     Exclude,
-    /// Who asks is sent elsewhere.
+    /// Clients are redirected.
     Direct,
 }
 
-/// What a line says of a path.
+/// The line of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Node {
     sign: Sign,
-    /// Of which versions; of all if there are none.
+    /// The versions it applies to; empty means all.
     versions: Vec<Range>,
 }
 
@@ -32,38 +33,38 @@ struct Node {
 pub(super) struct Filter {
     otherwise: Option<Sign>,
     nodes: BTreeMap<Vec<String>, Node>,
-    /// What is odd about it, with the line.
+    /// Oddities, each with its line.
     pub(super) odd: Vec<String>,
 }
 
-/// A line that Athens would not take.
+/// A line that Athens rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FilterError {
     pub(super) line: usize,
     pub(super) why: &'static str,
 }
 
-/// What our rules can say of it.
+/// The rule for a module, in Stoa's terms.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) allow: Vec<String>,
     pub(super) deny: Vec<String>,
-    /// Whether who asks is sent elsewhere.
-    pub(super) leads_away: bool,
+    /// Whether clients are redirected.
+    pub(super) redirects: bool,
 }
 
 impl Verdict {
-    /// Whether no version is to be had.
+    /// Returns whether all versions are refused.
     pub(super) fn refuses_all(&self) -> bool {
         self.deny.iter().any(|range| range == "*")
     }
 }
 
-/// A range of versions in our words.
+/// A version range in Stoa's syntax.
 type Range = String;
 
 impl Filter {
-    /// Reads a filter file.
+    /// Parses a filter file.
     pub(super) fn parse(text: &str) -> Result<Self, FilterError> {
         let mut filter = Self::default();
         for (line, text) in (1..).zip(text.lines().map(str::trim)) {
@@ -80,16 +81,16 @@ impl Filter {
             Some(&"+") => Sign::Include,
             Some(&"-") => Sign::Exclude,
             Some(&"D") => Sign::Direct,
-            _ => return Err("it begins with none of +, - and D, and a space"),
+            _ => return Err("expected +, - or D, followed by a space"),
         };
         if fields.len() > 3 {
-            return Err("it has more than a sign, a path and versions, with one space between");
+            return Err("expected a sign, a path and versions, separated by one space each");
         }
         let path = fields.get(1).copied().unwrap_or_default().trim().trim_matches('/');
         let mut odd = |what: &str| self.odd.push(format!("line {line}, `{text}`: {what}"));
         if path.is_empty() {
             if fields.len() > 1 {
-                odd("there are two spaces, so Athens takes it for a line without a path, about all modules");
+                odd("has two spaces; Athens reads it as a line without a path, which applies to all modules");
             }
             self.otherwise = Some(sign);
             return Ok(());
@@ -102,28 +103,28 @@ impl Filter {
                 why.into_iter().for_each(&mut odd);
             }
             if versions.is_empty() {
-                odd("none of its versions is ever matched, so the line has no effect and is left out");
+                odd("none of its versions can match; the line has no effect and is omitted");
                 return Ok(());
             }
             if sign != Sign::Include {
-                odd("Athens refuses the list and @latest too; here they are answered");
+                odd("Athens also refuses the list and @latest; Stoa answers them");
             }
         }
         let path: Vec<String> = path.split('/').map(str::to_owned).collect();
         if path.iter().any(|element| element.is_empty() || element.contains(['*', '?', '[', '\\', ','])) {
-            odd("it matches no module: a path is no pattern there; the line is left out");
+            odd("matches no module, because Athens does not support patterns in paths; the line is omitted");
             return Ok(());
         }
         self.nodes.insert(path, Node { sign, versions });
         Ok(())
     }
 
-    /// Is what is done about modules that no path is about.
+    /// Returns the rule for modules that no path applies to.
     pub(super) fn otherwise(&self) -> Verdict {
         self.verdict(&[]).0
     }
 
-    /// Lists the paths, longer ones first, with what is done about the modules there; and what cannot be said so.
+    /// Returns the paths, longer ones first, with their rules, and a note for each rule that is not exact.
     pub(super) fn rules(&self) -> (Vec<(String, Verdict)>, Vec<String>) {
         let mut paths: Vec<&Vec<String>> = self.nodes.keys().collect();
         paths.sort_by_key(|path| std::cmp::Reverse(path.len()));
@@ -153,27 +154,27 @@ impl Filter {
     }
 }
 
-/// Says in our words: the first step that has the version decides, and `last` about the rest. Where that cannot
-/// be said more is refused than was, never less.
+/// Builds the rule for a path. The first step that contains a version decides, and `last` decides about the rest.
+/// A rule that cannot be exact refuses more versions than Athens, never fewer.
 fn verdict(mut steps: Vec<(Vec<Range>, Sign)>, last: Sign) -> (Verdict, Option<&'static str>) {
     let admits = |sign: Sign| sign != Sign::Exclude;
     while steps.last().is_some_and(|(_, sign)| *sign == last) {
         steps.pop();
     }
     let mut why = None;
-    // Where some versions are served and others lead away, one of both holds for all.
+    // A rule of Stoa cannot serve some versions and redirect others.
     let admitted = || steps.iter().map(|(_, sign)| *sign).chain([last]).filter(|sign| admits(*sign));
-    let leads_away = match admits(last) {
+    let redirects = match admits(last) {
         true => last == Sign::Direct,
         false => admitted().next() == Some(Sign::Direct),
     };
-    if admitted().any(|sign| (sign == Sign::Direct) != leads_away) {
-        why = Some(match leads_away {
-            true => "some versions were served and others redirected; here all of them are redirected",
-            false => "some versions were redirected and others served; here all of them are served",
+    if admitted().any(|sign| (sign == Sign::Direct) != redirects) {
+        why = Some(match redirects {
+            true => "Athens serves some versions and redirects others; Stoa redirects all of them",
+            false => "Athens redirects some versions and serves others; Stoa serves all of them",
         });
     }
-    // Neighbours that say the same of a version count as one, as far as it is admitted or not.
+    // Adjacent steps that both admit or both refuse count as one step.
     let mut merged: Vec<(Vec<Range>, bool)> = Vec::new();
     for (ranges, sign) in steps {
         match merged.last_mut() {
@@ -184,7 +185,7 @@ fn verdict(mut steps: Vec<(Vec<Range>, Sign)>, last: Sign) -> (Verdict, Option<&
     while merged.last().is_some_and(|(_, is_admitted)| *is_admitted == admits(last)) {
         merged.pop();
     }
-    let mut verdict = Verdict { leads_away, ..Verdict::default() };
+    let mut verdict = Verdict { redirects, ..Verdict::default() };
     if !admits(last) {
         match merged.pop() {
             Some((ranges, _)) => verdict.allow = ranges,
@@ -196,63 +197,63 @@ fn verdict(mut steps: Vec<(Vec<Range>, Sign)>, last: Sign) -> (Verdict, Option<&
     }
     if merged.iter().any(|(_, is_admitted)| *is_admitted) {
         why = Some(
-            "a longer path admits versions that a shorter one refuses; here those that both name are refused",
+            "a longer path admits versions that a shorter path refuses; Stoa refuses the versions that both name",
         );
     }
     (verdict, why)
 }
 
-/// What a qualifier says.
+/// The meaning of a version qualifier.
 struct Meant {
-    /// `None` if it never matches.
+    /// `None` if the qualifier never matches.
     range: Option<Range>,
     odd: Option<&'static str>,
 }
 
-/// Reads a qualifier as Athens does.
+/// Reads a version qualifier as Athens does.
 fn meant(qualifier: &str) -> Result<Meant, &'static str> {
     let text = qualifier.trim_end_matches('*');
     if text.is_empty() {
-        return Err("one of its versions is empty");
+        return Err("a version is empty");
     }
     let is_prefix = text.ends_with('.') || text.matches('.').count() < 2;
     let text = text.trim_end_matches('.');
     let never = |why| Ok(Meant { range: None, odd: Some(why) });
     let checked = |range: String, odd: Option<&'static str>| match range.parse::<VersionRange>() {
         Ok(_) => Ok(Meant { range: Some(range), odd }),
-        Err(_) => never("a version of it is none that Go knows, and never matched"),
+        Err(_) => never("contains a version that is invalid in Go and never matches"),
     };
     match text.chars().next() {
         Some('v') if is_prefix => match text.matches('.').count() {
             0 | 1 => checked(format!("{text}.*"), None),
-            _ => never("a version of it has more than three numbers, and never matched"),
+            _ => never("contains a version with more than three numbers, which never matches"),
         },
         Some('v') if text.contains(['-', '+']) => checked(
             text.to_owned(),
-            Some("Athens matches every version that begins with these letters; here it is that one alone"),
+            Some("Athens matches every version with this prefix; Stoa matches only this version"),
         ),
-        // As it begins with these letters, each pre-release is matched too.
+        // Athens compares prefixes, so the qualifier also matches each pre-release.
         Some('v') => checked(
             format!(">={text}-0 <={text}"),
-            Some(
-                "Athens also matches versions with more digits behind it (v1.2.30 by v1.2.3); here it does not",
-            ),
+            Some("Athens also matches versions with more digits (v1.2.30 by v1.2.3); Stoa does not"),
         ),
         Some(sign @ ('~' | '^' | '<')) => {
             let version = text.trim_start_matches(sign).trim_start_matches('v');
             let numbers: Vec<&str> = version.split('.').collect();
             let [major, minor, _] = numbers.as_slice() else {
-                return never("~, ^ and < match nothing unless three numbers follow");
+                return never("contains ~, ^ or < without three numbers, which never matches");
             };
-            let odd = Some("Athens never matches a pre-release by it; here those between the releases are");
+            let odd = Some(
+                "Athens never matches a pre-release with it; Stoa matches pre-releases within the range",
+            );
             match sign {
                 '~' => checked(format!("v{major}.{minor}.* >=v{version}"), odd),
                 '^' => checked(format!("v{major}.* >=v{version}"), odd),
-                // As Athens has it, whatever it says of itself.
+                // Athens' documentation says `less than`, its code includes the version itself.
                 _ => checked(format!("<=v{version}"), odd),
             }
         }
-        _ => never("a version of it begins with none of v, ~, ^ and <, and never matched"),
+        _ => never("contains a version without v, ~, ^ or <, which never matches"),
     }
 }
 
@@ -273,7 +274,7 @@ mod tests {
             .into_iter()
             .find(|(pattern, _)| path == pattern || path.starts_with(&format!("{pattern}/")));
         let verdict = rule.map_or_else(|| filter.otherwise(), |(_, verdict)| verdict);
-        (verdict.allow, verdict.deny, verdict.leads_away)
+        (verdict.allow, verdict.deny, verdict.redirects)
     }
 
     fn all() -> Vec<String> {
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_path_counts() {
+    fn the_longest_path_decides() {
         let text = "# ours\n\n- github.com/acme\n+ github.com/acme/open/\nD example.com\n";
         for (path, expected) in [
             ("github.com/acme/closed", (vec![], all(), false)),
@@ -296,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_alone_is_for_the_rest() {
+    fn a_sign_alone_applies_to_the_rest() {
         let text = "-\n+ github.com/acme\n";
         assert_eq!(verdict_of(text, "github.com/acme/x"), (vec![], vec![], false));
         assert_eq!(verdict_of(text, "github.com/other"), (vec![], all(), false));
         assert_eq!(verdict_of("D\n", "a.b"), (vec![], vec![], true));
         assert_eq!(verdict_of("", "a.b"), (vec![], vec![], false));
-        // The last line about a path counts.
+        // The last line of a path decides.
         assert_eq!(verdict_of("- a.b\n+ a.b\n", "a.b"), (vec![], vec![], false));
     }
 
@@ -317,7 +318,7 @@ mod tests {
         assert_eq!(ranges("^v1.2.3"), ["v1.* >=v1.2.3"]);
         assert_eq!(ranges("<v1.2.3"), ["<=v1.2.3"]);
         assert_eq!(ranges("v1.2.3-pre.1"), ["v1.2.3-pre.1"]);
-        // What matches nothing has no effect, and is told.
+        // A qualifier that never matches has no effect and is reported.
         for never in ["<v2", "~v1.2", "v", "1.2.3", "nonsense", "v1.2.3.4.*"] {
             let filter = Filter::parse(&format!("-\n+ a.b {never}\n")).unwrap();
             assert!(filter.rules().0.is_empty(), "{never}");
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_are_not_named_fall_to_the_shorter_path() {
+    fn a_shorter_path_decides_about_versions_that_are_not_named() {
         for (text, expected, is_exact) in [
             ("- a.b v1\n", (vec![], vec!["v1.*"], false), true),
             ("-\n+ a.b v1\n", (vec!["v1.*"], vec![], false), true),
@@ -344,7 +345,7 @@ mod tests {
             let found = (
                 verdict.allow.iter().map(String::as_str).collect(),
                 verdict.deny.iter().map(String::as_str).collect(),
-                verdict.leads_away,
+                verdict.redirects,
             );
             assert_eq!(found, expected, "{text}");
             assert_eq!(inexact.is_empty(), is_exact, "{text}: {inexact:?}");
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_athens_would_not_take_is_named() {
+    fn a_line_that_athens_rejects_is_named() {
         for (text, line) in
             [("x a.b\n", 1), ("+ a.b v1 v2\n", 1), ("\n-a.b\n", 2), ("+ a.b v1,,v2\n", 1), ("+ a.b *\n", 1)]
         {
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_is_told() {
+    fn oddities_are_reported() {
         let filter = Filter::parse("-  a.b\n+ a.b/*\n").unwrap();
         assert_eq!(filter.odd.len(), 2, "{:?}", filter.odd);
         assert!(filter.otherwise().refuses_all());

@@ -1,20 +1,20 @@
-//! Our config file, as it is written.
+//! The config file of Stoa that the command prints.
 
 use std::fmt::Write;
 
 use super::rules::{Effect, Rule};
 
-/// What the config file is to say.
+/// The content of the config file.
 #[derive(Debug, Default)]
 pub(super) struct Ours {
-    /// Where it all comes from.
+    /// The sources, for a comment at the top.
     pub(super) sources: Vec<String>,
-    /// What has no counterpart, and what to do instead.
+    /// Notes about settings that have no exact counterpart.
     pub(super) notes: Vec<String>,
-    /// Keys and their values, in order, with a comment where one is needed.
+    /// Keys with their values, in order, some with a comment.
     pub(super) keys: Vec<(&'static str, toml::Value, Option<&'static str>)>,
     pub(super) max_fills: u64,
-    /// What is done about modules where no rule says something else.
+    /// The effect on modules that no rule matches.
     pub(super) base: Effect,
     /// Whether modules that no rule matches are refused.
     pub(super) refuses_rest: bool,
@@ -22,18 +22,26 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    /// Writes it.
+    /// Notes that a setting is not translated, with advice.
+    pub(super) fn not_translated(&mut self, origin: &str, advice: &str) {
+        self.notes.push(format!("not translated: {origin}: {advice}"));
+    }
+
+    /// Notes that a setting is translated with a difference.
+    pub(super) fn note(&mut self, origin: &str, difference: &str) {
+        self.notes.push(format!("note: {origin}: {difference}"));
+    }
+
+    /// Formats the config file.
     pub(super) fn to_toml(&self) -> String {
-        let mut text = String::from(
-            "# A configuration of stoa, made by `stoa import-config` from what Athens is told:\n",
-        );
+        let mut text = String::from("# A config file for Stoa, made by `stoa import-config` from:\n");
         for source in &self.sources {
             comment(&mut text, &format!("  {source}"));
         }
         if !self.notes.is_empty() {
-            text.push_str("#\n# Not everything has a counterpart:\n");
+            text.push_str("#\n");
             for note in &self.notes {
-                comment(&mut text, &format!("- {note}"));
+                comment(&mut text, note);
             }
         }
         text.push('\n');
@@ -65,7 +73,7 @@ impl Ours {
         text
     }
 
-    /// Writes what differs from what holds for all.
+    /// Writes the settings of a rule that differ from the base.
     fn rule(&self, text: &mut String, effect: &Effect) {
         let Effect { admits, mode, url, is_direct, is_unchecked } = effect;
         if !admits.refuses_all() {
@@ -91,11 +99,11 @@ impl Ours {
 }
 
 fn line(text: &mut String, key: &str, value: &toml::Value) {
-    // Writing to a text does not fail.
+    // Writing to a string does not fail.
     let _ = writeln!(text, "{key} = {value}");
 }
 
-/// Writes a comment, whatever is in it.
+/// Writes a comment on one line. Control characters become spaces.
 fn comment(text: &mut String, what: &str) {
     let what = what.replace(|c: char| c.is_control(), " ");
     let _ = writeln!(text, "# {what}");

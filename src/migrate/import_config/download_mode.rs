@@ -1,24 +1,24 @@
-//! What Athens does about a version that is not there: a word, or a file in HCL with a word for each pattern.
+//! The download mode of Athens: a mode, or an HCL file with a mode for each pattern.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hcl::{Block, Body, Expression, Structure};
 
-/// The words of Athens, which are ours.
+/// The modes of Athens. Stoa uses the same words.
 const MODES: [&str; 5] = ["sync", "async", "redirect", "async_redirect", "none"];
 
-/// What is done about which module.
+/// The modes of all modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DownloadMode {
-    /// What is done about modules that no pattern matches.
+    /// The mode of modules that no pattern matches.
     pub(super) mode: &'static str,
-    /// Where it leads to, if anywhere.
+    /// The target of redirections.
     pub(super) url: Option<String>,
-    /// The first that matches decides.
+    /// The patterns, in order. The first that matches decides.
     pub(super) paths: Vec<ModeOfPath>,
 }
 
-/// What is done about the modules of a pattern.
+/// The mode of the modules that a pattern matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModeOfPath {
     pub(super) pattern: String,
@@ -26,30 +26,30 @@ pub(super) struct ModeOfPath {
     pub(super) url: Option<String>,
 }
 
-/// The file cannot be meant.
+/// The file is malformed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModeError {
-    /// The line, counted from one.
+    /// Line number, counted from one.
     pub(super) line: usize,
     pub(super) why: String,
 }
 
-/// Finds a word of Athens.
+/// Returns the mode of a word.
 pub(super) fn mode(word: &str) -> Option<&'static str> {
     MODES.into_iter().find(|mode| *mode == word)
 }
 
-/// Whether what is not there leads elsewhere.
-pub(super) fn leads_away(mode: &str) -> bool {
+/// Returns whether a mode redirects clients.
+pub(super) fn redirects(mode: &str) -> bool {
     matches!(mode, "redirect" | "async_redirect")
 }
 
-/// Decodes what stands behind `custom:`.
+/// Decodes the base64 after `custom:`.
 pub(super) fn decode(base64: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(base64).ok()?).ok()
 }
 
-/// Reads the file.
+/// Parses the HCL file.
 pub(super) fn parse(text: &str) -> Result<DownloadMode, ModeError> {
     let body: Body = hcl::parse(text).map_err(|error| match &error {
         hcl::Error::Parse(parse) => {
@@ -75,7 +75,7 @@ fn path(text: &str, block: &Block) -> Result<ModeOfPath, ModeError> {
     if block.identifier.as_str() != "download" || block.labels.len() != 1 {
         let name = block.identifier.as_str();
         let begins = line_with(text, name, 1);
-        let why = format!("a block is download \"PATTERN\" {{ … }}, and {name} is none");
+        let why = format!("unexpected block {name}, expected download \"PATTERN\" {{ … }}");
         return Err(ModeError { line: begins, why });
     }
     let inner = Attributes { text, body: &block.body, begins };
@@ -87,12 +87,12 @@ fn path(text: &str, block: &Block) -> Result<ModeOfPath, ModeError> {
 struct Attributes<'a> {
     text: &'a str,
     body: &'a Body,
-    /// The line that it begins at.
+    /// The line at which the block begins.
     begins: usize,
 }
 
 impl Attributes<'_> {
-    /// Knows all that is there.
+    /// Rejects unknown attributes.
     fn check(&self) -> Result<(), ModeError> {
         for structure in self.body.iter() {
             let name = match structure {
@@ -100,7 +100,9 @@ impl Attributes<'_> {
                 Structure::Block(_) => continue,
             };
             if !matches!(name, "mode" | "downloadURL") {
-                return Err(self.wrong(name, format!("{name} is not known; there are mode and downloadURL")));
+                return Err(
+                    self.wrong(name, format!("unknown attribute {name}, expected mode or downloadURL"))
+                );
             }
         }
         Ok(())
@@ -109,17 +111,17 @@ impl Attributes<'_> {
     fn mode(&self) -> Result<&'static str, ModeError> {
         let word = self.text_of("mode")?.unwrap_or_default();
         mode(&word).ok_or_else(|| {
-            self.wrong("mode", format!("mode is {word:?}, and takes one of {}", MODES.join(", ")))
+            self.wrong("mode", format!("mode is {word:?}, expected one of {}", MODES.join(", ")))
         })
     }
 
-    /// Is the text of an attribute, if it is there and not empty.
+    /// Returns the text of an attribute, unless it is missing or empty.
     fn text_of(&self, name: &str) -> Result<Option<String>, ModeError> {
         let found = self.body.attributes().find(|attribute| attribute.key.as_str() == name);
         match found.map(|attribute| &attribute.expr) {
             None => Ok(None),
             Some(Expression::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
-            Some(_) => Err(self.wrong(name, format!("{name} takes a text in quotes"))),
+            Some(_) => Err(self.wrong(name, format!("{name} is not a quoted string"))),
         }
     }
 
@@ -128,7 +130,7 @@ impl Attributes<'_> {
     }
 }
 
-/// Is the first line from there on that has a word, or the one to begin with.
+/// Returns the number of the first line from `from` on that contains a word, or `from`.
 fn line_with(text: &str, word: &str, from: usize) -> usize {
     let lines = (1..).zip(text.lines()).skip(from - 1);
     lines.into_iter().find(|(_, line)| line.contains(word)).map_or(from, |(number, _)| number)
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_named_by_its_line() {
+    fn a_malformed_file_is_named_by_its_line() {
         for (text, line, word) in [
             ("mode = \"sync\"\nmode\n", 2, ""),
             ("mode = \"sometimes\"\n", 1, "sometimes"),
@@ -169,7 +171,7 @@ mod tests {
             ("mode = \"sync\"\n\ndownload \"a.b\" {\n  mode = \"x\"\n}\n", 4, "\"x\""),
             ("mode = \"sync\"\nupload \"a.b\" {\n  mode = \"sync\"\n}\n", 2, "upload"),
             ("mode = \"sync\"\ndownload \"a.b\" \"c\" {\n  mode = \"sync\"\n}\n", 2, "PATTERN"),
-            ("mode = 1\n", 1, "quotes"),
+            ("mode = 1\n", 1, "quoted"),
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.line, line, "{text}: {error:?}");

@@ -1,21 +1,22 @@
-//! Tells each leftover once, though two steps on the way may both meet it.
+//! Remembers which paths were reported, because two steps may meet the same leftover.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Mutex;
 
-/// How many are remembered, so that memory does not grow with the store. Of more some may be told twice.
+/// Maximum number of remembered paths. It bounds the memory; further paths may be reported twice.
 const REMEMBERED: usize = 1 << 16;
 
+/// The paths seen so far.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct SeenOnce {
     hasher: RandomState,
     hashes: Mutex<HashSet<u64>>,
 }
 
-impl Told {
-    /// Whether the path is told for the first time, as far as that is remembered.
+impl SeenOnce {
+    /// Remembers a path and returns whether it is new.
     pub(super) fn is_new(&self, path: &Path) -> bool {
         let hash = self.hasher.hash_one(path.as_os_str());
         let Ok(mut hashes) = self.hashes.lock() else { return true };
@@ -28,9 +29,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_new_once() {
-        let told = Told::default();
-        assert!(told.is_new(Path::new("/s/a")) && told.is_new(Path::new("/s/b")));
-        assert!(!told.is_new(Path::new("/s/a")));
+    fn a_path_is_new_once() {
+        let seen = SeenOnce::default();
+        assert!(seen.is_new(Path::new("/s/a")) && seen.is_new(Path::new("/s/b")));
+        assert!(!seen.is_new(Path::new("/s/a")));
     }
 }

@@ -1,49 +1,49 @@
-//! What Athens is told, said in our words; and what has no words here.
+//! Translates the keys of Athens into those of Stoa, and notes keys that have no counterpart.
 
 use std::path::{Path, PathBuf};
 
 use super::athens::{Athens, ReadError, Setting, read_named};
-use super::download_mode::{self, DownloadMode, leads_away};
+use super::download_mode::{self, DownloadMode, redirects};
 use super::filter::Filter;
 use super::ours::Ours;
 use super::pattern;
 use super::rules::{self, Admission, Change, Effect, List};
 use crate::fill::Sumdb;
 
-/// What is done about each key that has no counterpart, where it is set to something of its own.
-const INSTEAD: [(&str, &str); 20] = [
-    ("BasicAuthUser", "stoa asks nobody for a password: put a reverse proxy in front of it that does"),
-    ("CloudRuntime", "logs are written in one form"),
-    ("EnablePprof", "there is no profiler in it"),
-    ("ForceSSL", "let the reverse proxy in front of it redirect to https"),
+/// Keys that have no counterpart, with advice. A note is printed if the key differs from its default.
+const ADVICE: [(&str, &str); 20] = [
+    ("BasicAuthUser", "Stoa has no authentication; put a reverse proxy with authentication in front of it"),
+    ("CloudRuntime", "Stoa has one log format"),
+    ("EnablePprof", "Stoa has no profiler"),
+    ("ForceSSL", "let the reverse proxy in front of Stoa redirect to https"),
     (
         "GithubToken",
-        "it is not copied: put it into the netrc file of the user that stoa runs as, as the password for github.com",
+        "secrets are not copied; put the token into the netrc file of the user that runs stoa, as the password for github.com",
     ),
-    ("GoBinary", "have that folder first in the PATH that stoa runs with"),
+    ("GoBinary", "put its folder first in the PATH of stoa"),
     (
         "GoGetDir",
-        "what is being fetched lies in the store's own staging folder; TMPDIR says where the go command works",
+        "Stoa downloads into the staging folder of the store; set TMPDIR to move the work folder of the go command",
     ),
-    ("HGRCPath", "make it the .hgrc of the user that stoa runs as"),
-    ("HomeTemplatePath", "there is no page to be changed"),
-    ("LogFormat", "logs are written in one form"),
-    ("LogLevel", "set STOA_LOG instead, to error, warn, info, debug or trace"),
-    ("NETRCPath", "set NETRC to that path in the environment of stoa"),
-    ("PprofPort", "there is no profiler in it"),
+    ("HGRCPath", "make it the .hgrc of the user that runs stoa"),
+    ("HomeTemplatePath", "Stoa has no home page to change"),
+    ("LogFormat", "Stoa has one log format"),
+    ("LogLevel", "set STOA_LOG to error, warn, info, debug or trace"),
+    ("NETRCPath", "set NETRC to this path in the environment of stoa"),
+    ("PprofPort", "Stoa has no profiler"),
     (
         "ProtocolWorkers",
-        "what is in the store waits for no fetch here; max_connections bounds the connections",
+        "Stoa serves stored modules without waiting for downloads; max_connections limits the connections",
     ),
-    ("RobotsFile", "have the reverse proxy in front of it answer /robots.txt"),
-    ("StashTimeout", "a fetch has limits of its own here"),
-    ("StatsExporter", "it is not known here"),
-    ("TLSCertFile", "stoa speaks plain HTTP: put a reverse proxy in front of it that has the certificate"),
-    ("Timeout", "a fetch has limits of its own here"),
-    ("UnixSocket", "stoa listens on an address and a port: see listen"),
+    ("RobotsFile", "let the reverse proxy in front of Stoa answer /robots.txt"),
+    ("StashTimeout", "Stoa has its own time limits for downloads"),
+    ("StatsExporter", "Stoa has no exporter"),
+    ("TLSCertFile", "Stoa serves plain HTTP; put a reverse proxy with the certificate in front of it"),
+    ("Timeout", "Stoa has its own time limits for downloads"),
+    ("UnixSocket", "Stoa listens on an address and a port (key listen)"),
 ];
 
-/// Says in our words what Athens is told. Relative paths start at this folder.
+/// Translates the configuration of Athens. Relative paths start at `folder`.
 pub(super) fn translate(athens: &Athens, folder: &Path) -> Result<Ours, ReadError> {
     let mut ours = Ours { max_fills: athens.number("GoGetWorkers")?.max(1), ..Ours::default() };
     store(athens, folder, &mut ours);
@@ -67,18 +67,19 @@ fn store(athens: &Athens, folder: &Path, ours: &mut Ours) {
         "disk" => match athens.set("Storage.Disk.RootPath") {
             Some(root) => {
                 let path = folder.join(root.text());
-                let why = "Stop Athens first: what is there is brought to the layout of stoa at its first start.";
+                let why = "Stop Athens before the first start: Stoa then upgrades this folder to its own layout.";
                 ours.keys.push(("store", path.display().to_string().into(), Some(why)));
             }
-            None => ours.notes.push("StorageType is disk, and Storage.Disk.RootPath is not set: say with `store` where the modules are to be".to_owned()),
+            None => ours.note("StorageType", "disk is set without Storage.Disk.RootPath; name the folder with the key store"),
         },
-        "memory" => ours.notes.push(
-            "StorageType is memory, which keeps nothing: stoa keeps what it fetches, in a folder that `store` names".to_owned(),
+        "memory" => ours.note("StorageType", "memory keeps nothing; Stoa keeps modules in the folder of the key store"),
+        other => ours.not_translated(
+            &athens.origin("StorageType"),
+            &format!(
+                "Stoa has no {other} storage and keeps modules in the folder of the key store; copy the bucket to a folder and \
+                 run `stoa import`, or let Stoa download the modules again (keys and passwords are not copied)"
+            ),
         ),
-        other => ours.notes.push(format!(
-            "StorageType is {other}: stoa keeps modules in a folder that `store` names. Copy the bucket to a folder, then `stoa import` it, \
-             or let them be fetched again. Its keys and passwords were not copied"
-        )),
     }
 }
 
@@ -87,22 +88,22 @@ fn listen(athens: &Athens) -> Result<String, ReadError> {
     let port = port.trim();
     let (host, number) = port.rsplit_once(':').unwrap_or(("", port));
     if number.parse::<u16>().is_err() || host.contains('/') {
-        return Err(athens.wrong("Port", "it takes a port, as in 3000 or :3000, or an address and a port"));
+        return Err(athens.wrong("Port", "expected a port (3000 or :3000), or an address and a port"));
     }
-    // Athens listens on all addresses unless told otherwise.
+    // Athens listens on all addresses by default.
     Ok(format!("{}:{number}", if host.is_empty() { "0.0.0.0" } else { host }))
 }
 
-/// What Athens tells the go command.
+/// The environment that Athens sets for the go command.
 struct Go {
     variables: Vec<(String, String)>,
-    whence: String,
+    origin: String,
     upstream: Option<String>,
     had_credentials: bool,
 }
 
-/// Variables of the go command that are told in the config, not handed on.
-const OF_CONFIG: [&str; 5] = ["GOPROXY", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOSUMDB"];
+/// Variables of the go command that are translated into keys.
+const TRANSLATED: [&str; 5] = ["GOPROXY", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOSUMDB"];
 
 impl Go {
     fn of(athens: &Athens) -> Result<Self, ReadError> {
@@ -113,17 +114,17 @@ impl Go {
         let mut variables: Vec<(String, String)> = Vec::new();
         for part in list.iter().filter(|part| !part.is_empty()) {
             let Some((name, value)) = part.split_once('=') else {
-                // The rest may be secret.
-                let why = "it takes NAME=VALUE, with ; between in a variable".to_owned();
-                let whence = athens.whence("GoBinaryEnvVars");
+                // The rest may be a secret, so the error does not show it.
+                let why = "expected NAME=VALUE, separated by ; in a variable".to_owned();
+                let origin = athens.origin("GoBinaryEnvVars");
                 let value = part.split(':').next().unwrap_or_default().to_owned();
-                return Err(ReadError::Value { whence, value, why });
+                return Err(ReadError::Value { origin, value, why });
             };
             variables.push((name.trim().to_owned(), value.trim().to_owned()));
         }
         let mut go = Self {
             variables,
-            whence: athens.whence("GoBinaryEnvVars"),
+            origin: athens.origin("GoBinaryEnvVars"),
             upstream: None,
             had_credentials: false,
         };
@@ -135,33 +136,36 @@ impl Go {
         Ok(go)
     }
 
-    /// Is the value of a variable of the go command that is not empty; the last one counts.
+    /// Returns the last value of a variable of the go command, unless it is empty.
     fn variable(&self, name: &str) -> Option<String> {
         let found = self.variables.iter().rev().find(|(known, _)| known == name);
         found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
     }
 
     fn keys(&self, ours: &mut Ours) {
-        let whence = &self.whence;
+        let origin = &self.origin;
         if let Some(upstream) = &self.upstream {
             ours.keys.push(("upstream", upstream.as_str().into(), None));
         }
         if self.had_credentials {
-            ours.notes.push(format!(
-                "{whence}: GOPROXY holds credentials or a query, which are not copied: put them into the netrc file of the user that stoa runs as"
-            ));
+            ours.not_translated(
+                origin,
+                "GOPROXY has credentials or a query, which are not copied; put them into the netrc file of the user that runs stoa",
+            );
         }
-        for (name, _) in self.variables.iter().filter(|(name, _)| !OF_CONFIG.contains(&name.as_str())) {
-            ours.notes
-                .push(format!("{whence}: {name} is for the go command: set it in the environment of stoa"));
+        for (name, _) in self.variables.iter().filter(|(name, _)| !TRANSLATED.contains(&name.as_str())) {
+            ours.not_translated(origin, &format!("set {name} in the environment of stoa"));
         }
         if self.variable("GOSUMDB").is_some_and(|value| value != "off") {
-            ours.notes.push(format!("{whence}: GOSUMDB names a checksum database: set it in the environment of stoa, or name it in sumdbs"));
+            ours.not_translated(
+                origin,
+                "set GOSUMDB in the environment of stoa, or name the database in the key sumdbs",
+            );
         }
     }
 }
 
-/// Takes user and password, and the query, which may be a token, out of the URLs of a list in the syntax of `GOPROXY`.
+/// Removes credentials and queries from the URLs of a list in the syntax of `GOPROXY`. A query may be a token.
 fn without_credentials(list: &str) -> String {
     let mut plain = String::new();
     for part in list.split_inclusive([',', '|']) {
@@ -191,40 +195,37 @@ fn sumdbs(athens: &Athens, ours: &mut Ours) {
             let with_scheme = if url.contains("://") { url.clone() } else { format!("https://{url}") };
             let plain = without_credentials(&with_scheme);
             if plain != with_scheme {
-                let what = "is passed on by a URL with credentials or a query, which are not copied";
                 let host = plain.split_once("://").map_or(plain.as_str(), |(_, host)| host);
-                ours.notes.push(format!("{}: {host} {what}", setting.whence));
+                let what = format!("the URL of {host} has credentials or a query, which are not copied");
+                ours.not_translated(&setting.origin, &what);
             }
             let (scheme, rest) = plain.split_once("://").unwrap_or(("https", plain.as_str()));
             let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
             if !path.is_empty() {
-                ours.notes.push(format!(
-                    "{}: the path in {plain} counts for nothing in Athens, and is left out",
-                    setting.whence
-                ));
+                ours.note(&setting.origin, &format!("Athens ignores the path of {plain}; it is omitted"));
             }
             names.push((name.to_owned(), format!("{scheme}://{name}")));
         }
         let urls = names.clone();
         ours.keys.push(("sumdbs", names.into_iter().map(|(name, _)| name).collect::<Vec<_>>().into(), None));
-        // Athens asks a database itself; here an upstream does, unless the URL is known.
+        // Athens asks a database itself. Stoa asks through an upstream, unless it knows the database's URL.
         match &urls[..] {
             [(name, url)] if Sumdb::parse(name).is_ok_and(|known| known.is_some()) => {
                 ours.keys.push(("gosumdb", format!("{name} {url}").into(), None));
             }
-            _ => ours.notes.extend(urls.iter().map(|(name, url)| {
-                format!(
-                    "{}: {name} is asked where an upstream carries it, not at {url}; for one database gosumdb can say                      NAME+HASH+KEY and its URL",
-                    setting.whence
-                )
-            })),
+            _ => urls.iter().for_each(|(name, url)| {
+                let what = format!(
+                    "Stoa asks {name} through an upstream, not at {url}; for a single database the key gosumdb takes \
+                     NAME+HASH+KEY and a URL"
+                );
+                ours.note(&setting.origin, &what);
+            }),
         }
     }
     let Some(setting) = athens.set("NoSumPatterns") else { return };
     let mut patterns: Vec<String> = Vec::new();
     for written in setting.list(',').iter().filter(|pattern| !pattern.is_empty()) {
-        let refused = refused(written, setting, &mut ours.notes);
-        patterns.extend(refused);
+        patterns.extend(refused(written, setting, ours));
     }
     patterns.dedup();
     if !patterns.is_empty() {
@@ -232,13 +233,13 @@ fn sumdbs(athens: &Athens, ours: &mut Ours) {
     }
 }
 
-/// Is a pattern of lookups that Athens refuses, as one of module paths: there it is matched against the escaped
-/// path with `@` and the version behind, here against the path as it is.
-fn refused(written: &str, setting: &Setting, notes: &mut Vec<String>) -> Option<String> {
-    let mut note = |what: &str| notes.push(format!("{}: {written}: {what}", setting.whence));
+/// Translates a pattern of refused lookups. Athens matches it against the escaped path followed by `@` and the
+/// version, Stoa against the plain module path.
+fn refused(written: &str, setting: &Setting, ours: &mut Ours) -> Option<String> {
+    let mut note = |what: &str| ours.note(&setting.origin, &format!("{written}: {what}"));
     let path = written.split('@').next().unwrap_or_default();
     if path.len() < written.len() {
-        note("a lookup is refused whatever its version here");
+        note("Stoa refuses lookups of all versions");
     }
     let mut plain = String::new();
     let mut chars = path.chars();
@@ -248,27 +249,25 @@ fn refused(written: &str, setting: &Setting, notes: &mut Vec<String>) -> Option<
             c => plain.push(c),
         }
     }
-    if pattern::is_void(&plain) {
-        note("it matches nothing, and is left out");
+    if pattern::matches_nothing(&plain) {
+        note("the pattern matches nothing and is omitted");
         return None;
     }
     if path.len() == written.len() && !path.ends_with(['*', '?', ']']) {
-        note("Athens refuses only lookups of modules below that path; here that of the path itself too");
+        note("Athens refuses only lookups below this path; Stoa also refuses the lookup of the path itself");
     }
     if path != plain || plain.chars().any(|c| c.is_ascii_uppercase()) {
-        note(
-            "capitals stand for themselves here, so that modules are protected which Athens may not protect",
-        );
+        note("Stoa matches capital letters as written, so it may refuse lookups that Athens allows");
     }
     Some(plain)
 }
 
-/// What is done about which module.
+/// Builds the rules for modules.
 fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     let modes = download(athens, ours)?;
     let filter = filter(athens, ours)?;
     let (verdicts, inexact) = filter.rules();
-    ours.notes.extend(inexact.into_iter().map(|why| format!("FilterFile: {why}")));
+    inexact.iter().for_each(|why| ours.note("FilterFile", why));
     let base = Effect {
         mode: modes.mode,
         url: modes.url.as_deref().and_then(|url| checked_url(url, "DownloadURL", ours)),
@@ -277,9 +276,9 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     };
     let otherwise = filter.otherwise();
     let mut endpoint = None;
-    if otherwise.leads_away || verdicts.iter().any(|(_, verdict)| verdict.leads_away) {
-        let what = "what it marks with D and is in the store is served from there; what is not leads away, with 302 in place of 303";
-        ours.notes.push(format!("FilterFile: {what}"));
+    if otherwise.redirects || verdicts.iter().any(|(_, verdict)| verdict.redirects) {
+        let what = "Stoa serves modules marked with D if they are stored, and redirects the others with 302 instead of 303";
+        ours.note("FilterFile", what);
         endpoint = checked_url(&athens.text("GlobalEndpoint"), "GlobalEndpoint", ours);
     }
     let list_of = verdicts.into_iter().map(|(path, verdict)| (path, Change::Admits(verdict)));
@@ -287,7 +286,7 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     let modes_of = modes.paths.iter().map(|path| (path.pattern.clone(), Change::Mode(path.mode)));
     let mut lists: Vec<List> = vec![modes_of.collect()];
     let urls = modes.paths.iter().filter_map(|path| Some((path.pattern.clone(), path.url.clone()?)));
-    lists.push(urls.map(|(pattern, url)| (pattern, Change::Leads(url))).collect());
+    lists.push(urls.map(|(pattern, url)| (pattern, Change::RedirectsTo(url))).collect());
     let private = go.variable("GOPRIVATE");
     let no_proxy = go.variable("GONOPROXY").or_else(|| private.clone());
     if go.upstream.as_deref() != Some("direct") {
@@ -298,18 +297,19 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     if !base.is_unchecked {
         lists.push(list(no_sum.as_deref(), &Change::Unchecked));
     }
-    let leads_nowhere =
-        |mode: &str, url: &Option<String>| leads_away(mode) && url.is_none() && base.url.is_none();
-    if leads_nowhere(base.mode, &None) || modes.paths.iter().any(|path| leads_nowhere(path.mode, &path.url)) {
-        let what = "it is not set, so that redirections lead to Athens itself, for ever: `none` stands in their place";
-        ours.notes.push(format!("DownloadURL: {what}"));
+    let has_no_target =
+        |mode: &str, url: &Option<String>| redirects(mode) && url.is_none() && base.url.is_none();
+    if has_no_target(base.mode, &None) || modes.paths.iter().any(|path| has_no_target(path.mode, &path.url)) {
+        let what = "it is not set, so Athens redirects to itself for ever; the mode `none` replaces these redirections";
+        ours.note("DownloadURL", what);
     }
     let combined = rules::combine(&admission, &lists, &base);
     for (one, other) in &combined.unclear {
-        ours.notes.push(format!(
-            "no pattern says what {one} and {other} have in common: where both match, what is said of {other} does not hold; \
-             write a rule for these modules by hand, before the others"
-        ));
+        let what = format!(
+            "the setting for {other} does not apply to modules that {one} matches too; add a [[module]] rule for these \
+             modules before the others"
+        );
+        ours.not_translated(other, &what);
     }
     ours.rules = combined.rules;
     ours.refuses_rest = combined.otherwise.admits.refuses_all();
@@ -317,46 +317,43 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Takes a comma list of patterns for a list of rules.
+/// Returns a list of rules for a comma-separated list of patterns.
 fn list(patterns: Option<&str>, change: &Change) -> List {
     let patterns =
         patterns.unwrap_or_default().split(',').map(|pattern| pattern.trim().trim_end_matches('/'));
-    let patterns = patterns.filter(|pattern| !pattern::is_void(pattern));
+    let patterns = patterns.filter(|pattern| !pattern::matches_nothing(pattern));
     patterns.map(|pattern| (pattern.to_owned(), change.clone())).collect()
 }
 
-/// Reads what is done about what is not there.
+/// Reads the download mode.
 fn download(athens: &Athens, ours: &mut Ours) -> Result<DownloadMode, ReadError> {
-    let (text, whence) = (athens.text("DownloadMode"), athens.whence("DownloadMode"));
+    let (text, origin) = (athens.text("DownloadMode"), athens.origin("DownloadMode"));
     if let Some(mode) = download_mode::mode(&text) {
         let url = athens.set("DownloadURL").map(Setting::text);
         return Ok(DownloadMode { mode, url, paths: Vec::new() });
     }
     let (name, hcl) = if let Some(path) = text.strip_prefix("file:") {
-        (path.to_owned(), read_named(Path::new(path), &whence)?)
+        (path.to_owned(), read_named(Path::new(path), &origin)?)
     } else if let Some(base64) = text.strip_prefix("custom:") {
-        let why = "what stands behind custom: is not base64 of a text";
-        (whence.clone(), download_mode::decode(base64).ok_or_else(|| athens.wrong("DownloadMode", why))?)
+        let why = "the part after custom: is not the base64 of a text";
+        (origin.clone(), download_mode::decode(base64).ok_or_else(|| athens.wrong("DownloadMode", why))?)
     } else {
-        let why = "it takes sync, async, redirect, async_redirect, none, file:PATH or custom:BASE64";
+        let why = "expected sync, async, redirect, async_redirect, none, file:PATH or custom:BASE64";
         return Err(athens.wrong("DownloadMode", why));
     };
     let parsed = download_mode::parse(&hcl);
     let mut modes =
         parsed.map_err(|error| ReadError::Syntax { file: name.clone(), line: error.line, why: error.why })?;
-    ours.sources.push(format!("the download mode of {name}"));
+    ours.sources.push(format!("the download mode {name}"));
     if athens.set("DownloadURL").is_some() {
-        ours.notes.push(format!(
-            "{}: the download mode has a URL of its own, which counts",
-            athens.whence("DownloadURL")
-        ));
+        ours.note(&athens.origin("DownloadURL"), "the URL in the download mode file takes precedence");
     }
     modes.paths.retain(|path| {
-        let is_void = pattern::is_void(&path.pattern);
-        if is_void {
-            ours.notes.push(format!("{name}: no module matches {:?}, which is left out", path.pattern));
+        let matches_nothing = pattern::matches_nothing(&path.pattern);
+        if matches_nothing {
+            ours.note(&name, &format!("the pattern {:?} matches no module and is omitted", path.pattern));
         }
-        !is_void
+        !matches_nothing
     });
     for path in &mut modes.paths {
         path.url = path.url.take().and_then(|url| checked_url(&url, &name, ours));
@@ -364,52 +361,53 @@ fn download(athens: &Athens, ours: &mut Ours) -> Result<DownloadMode, ReadError>
     Ok(modes)
 }
 
-/// Reads the filter file, if there is one.
+/// Reads the filter file, if one is set.
 fn filter(athens: &Athens, ours: &mut Ours) -> Result<Filter, ReadError> {
     let Some(setting) = athens.set("FilterFile") else { return Ok(Filter::default()) };
     let path = PathBuf::from(setting.text());
     let name = path.display().to_string();
-    let text = read_named(&path, &setting.whence)?;
+    let text = read_named(&path, &setting.origin)?;
     let filter = Filter::parse(&text).map_err(|error| ReadError::Syntax {
         file: name.clone(),
         line: error.line,
         why: error.why.to_owned(),
     })?;
     ours.sources.push(format!("the filter file {name}"));
-    ours.notes.extend(filter.odd.iter().map(|odd| format!("{name}, {odd}")));
+    filter.odd.iter().for_each(|odd| ours.note(&name, odd));
     Ok(filter)
 }
 
-/// Is the base of a redirection, which every client gets to see.
-fn checked_url(url: &str, whence: &str, ours: &mut Ours) -> Option<String> {
+/// Returns the base URL of redirections, without credentials. `None` if the URL is invalid.
+fn checked_url(url: &str, origin: &str, ours: &mut Ours) -> Option<String> {
     let plain = without_credentials(url);
     if plain != without_query(url) {
-        ours.notes.push(format!(
-            "{whence}: every client gets to see where it is sent, so the credentials in the URL are left out"
-        ));
+        // Every client would see them.
+        ours.not_translated(origin, "the credentials in the URL are not copied");
     }
     match reqwest::Url::parse(&plain) {
         Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && without_query(url) == url => {
             Some(plain.trim_end_matches('/').to_owned())
         }
         _ => {
-            ours.notes
-                .push(format!("{whence}: {plain} is no http or https URL without a query, and is left out"));
+            ours.not_translated(
+                origin,
+                &format!("{plain} is not an http or https URL without a query; it is omitted"),
+            );
             None
         }
     }
 }
 
 fn notes(athens: &Athens, ours: &mut Ours) {
-    for (name, instead) in INSTEAD {
+    for (name, advice) in ADVICE {
         if let Some(setting) = athens.changed(name) {
-            ours.notes.push(format!("{}: {instead}", setting.whence));
+            ours.not_translated(&setting.origin, advice);
         }
     }
-    let mut note = |name: &str, what: &str| ours.notes.push(format!("{}: {what}", athens.whence(name)));
+    let mut note = |name: &str, what: &str| ours.not_translated(&athens.origin(name), what);
     if let Some(hook) = athens.set("ValidatorHook") {
         let what = format!(
-            "nobody is asked before a version is served ({}): say with allow and deny of [[module]] what is to be had",
+            "Stoa does not call a hook ({}); limit versions with allow and deny in [[module]]",
             without_credentials(&hook.text())
         );
         note("ValidatorHook", &what);
@@ -417,22 +415,19 @@ fn notes(athens: &Athens, ours: &mut Ours) {
     match athens.text("NetworkMode").as_str() {
         "offline" => note(
             "NetworkMode",
-            "Athens still downloads what is missing then, so `offline` is not set, which fetches nothing at all; set it if that is meant",
+            "Athens downloads missing modules even in this mode, so the key offline is not set; set it to forbid all downloads",
         ),
-        "fallback" => note(
-            "NetworkMode",
-            "an upstream that fails never hides what is stored here, so there is nothing to set",
-        ),
+        "fallback" => note("NetworkMode", "Stoa always serves stored versions when an upstream fails"),
         _ => {}
     }
     if athens.changed("SingleFlightType").is_some() {
-        note("SingleFlightType", "servers on one store need nothing else to fetch each version once");
+        note("SingleFlightType", "servers that share a store coordinate their downloads themselves");
     }
     if athens.changed("IndexType").is_some_and(|setting| setting.text() != "memory") {
-        note("IndexType", "the index is part of the store here, and needs no database");
+        note("IndexType", "the index is part of the store and needs no database");
     }
     for unknown in &athens.unknown {
-        ours.notes.push(format!("{unknown}: it is no key of Athens that is known here, and was passed over"));
+        ours.not_translated(unknown, "unknown key of Athens");
     }
 }
 

@@ -1,8 +1,7 @@
-//! What Athens is told: its config file, and the variables that go before it.
+//! The configuration of Athens: its config file and its variables.
 //!
-//! Variables go before the file, and the file before the default, as in Athens. Each variable may have the prefix
-//! `ATHENS_` once more, since the library that Athens reads them with looks for that first. A variable that is
-//! set and empty counts as set.
+//! Precedence is that of Athens: variables, then the file, then the default. A variable may carry the prefix
+//! `ATHENS_` twice, because Athens' library looks for that name first. A variable that is empty counts as set.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use stoa_layout::{Exit, PathError};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// A key of the file, the variables that go before it, and its default.
+/// A key of the file, the variables that override it, and its default.
 struct Key {
     name: &'static str,
     variables: &'static [&'static str],
@@ -65,11 +64,11 @@ const KEYS: [Key; 40] = [
     key("ValidatorHook", &["ATHENS_PROXY_VALIDATOR"], ""),
 ];
 
-/// Keys that matter only where something else is of no use here either.
-const BESIDE_THE_POINT: [&str; 5] = ["Storage.", "SingleFlight.", "Index.", "Trace", "Buffalo"];
+/// Beginnings of keys that only configure parts of Athens that Stoa does not have.
+const IGNORED_KEYS: [&str; 5] = ["Storage.", "SingleFlight.", "Index.", "Trace", "Buffalo"];
 
-/// What begins so is about those.
-const VARIABLES_BESIDE_THE_POINT: [&str; 13] = [
+/// Beginnings of variables that only configure those parts.
+const IGNORED_VARIABLES: [&str; 13] = [
     "ATHENS_AZURE_",
     "ATHENS_ETCD_",
     "ATHENS_EXTERNAL_STORAGE_",
@@ -85,20 +84,20 @@ const VARIABLES_BESIDE_THE_POINT: [&str; 13] = [
     "ATHENS_LOCK_",
 ];
 
-/// What was to be read cannot be.
+/// Athens' configuration cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    #[error("{file}, line {line}: {why}; mend it, or import without it")]
+    #[error("cannot read {file}, line {line}: {why}")]
     Syntax { file: String, line: usize, why: String },
-    #[error("{whence} is {value:?}: {why}")]
-    Value { whence: String, value: String, why: String },
-    #[error("{path}, named by {by}, is not there; paths start at the folder that the command runs in", path = path.display())]
+    #[error("cannot translate {origin} = {value:?}: {why}")]
+    Value { origin: String, value: String, why: String },
+    #[error("cannot read {path}, named by {by}: no such file\nhelp: relative paths start at the current folder", path = path.display())]
     Missing { path: PathBuf, by: String },
     #[error(transparent)]
     Unreadable(#[from] PathError),
     #[error(
-        "nothing to import: there is no athens.toml in this folder and no variable of Athens is set; name its config file with \
-         --config-file"
+        "nothing to import: there is no athens.toml in this folder and no variable of Athens is set\n\
+         help: name the config file with --config-file"
     )]
     Nothing,
 }
@@ -112,13 +111,13 @@ impl ReadError {
     }
 }
 
-/// A value that was set.
+/// A value that is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setting {
-    /// A list where the file has one.
+    /// A list if the file has a list.
     value: Value,
     /// The variable, or the key with file and line.
-    pub(super) whence: String,
+    pub(super) origin: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +127,7 @@ enum Value {
 }
 
 impl Setting {
-    /// Is the value as text.
+    /// Returns the value as text.
     pub(super) fn text(&self) -> String {
         match &self.value {
             Value::Text(text) => text.clone(),
@@ -136,21 +135,21 @@ impl Setting {
         }
     }
 
-    /// Is the value as a list; a variable has this sign between its parts.
-    pub(super) fn list(&self, between: char) -> Vec<String> {
+    /// Returns the value as a list. In a variable the parts are separated by `separator`.
+    pub(super) fn list(&self, separator: char) -> Vec<String> {
         match &self.value {
             Value::List(parts) => parts.clone(),
             Value::Text(text) if text.trim().is_empty() => Vec::new(),
-            Value::Text(text) => text.split(between).map(|part| part.trim().to_owned()).collect(),
+            Value::Text(text) => text.split(separator).map(|part| part.trim().to_owned()).collect(),
         }
     }
 }
 
-/// All that Athens is told.
+/// The configuration of Athens.
 #[derive(Debug, Default)]
 pub(super) struct Athens {
-    known: BTreeMap<&'static str, Setting>,
-    /// What is set and no key of Athens that is known here.
+    settings: BTreeMap<&'static str, Setting>,
+    /// Keys and variables that are set and unknown.
     pub(super) unknown: Vec<String>,
 }
 
@@ -168,41 +167,41 @@ impl Athens {
         Ok(athens)
     }
 
-    /// Whether nothing is set at all.
+    /// Returns whether nothing is set.
     pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.unknown.is_empty()
+        self.settings.is_empty() && self.unknown.is_empty()
     }
 
-    /// Is a value that was set, and not to nothing.
+    /// Returns a setting that is set and not empty.
     pub(super) fn set(&self, name: &str) -> Option<&Setting> {
-        self.known.get(name).filter(|setting| !setting.text().is_empty())
+        self.settings.get(name).filter(|setting| !setting.text().is_empty())
     }
 
-    /// Is a value that was set, and not to what it is anyway.
+    /// Returns a setting that is set and differs from its default.
     pub(super) fn changed(&self, name: &str) -> Option<&Setting> {
         let default = default_of(name);
         self.set(name).filter(|setting| setting.text() != default)
     }
 
-    /// Is a value, or its default.
+    /// Returns a value, or its default.
     pub(super) fn text(&self, name: &str) -> String {
-        self.known.get(name).map_or_else(|| default_of(name).to_owned(), Setting::text)
+        self.settings.get(name).map_or_else(|| default_of(name).to_owned(), Setting::text)
     }
 
-    /// Is a number, or its default.
+    /// Returns a number, or its default.
     pub(super) fn number(&self, name: &str) -> Result<u64, ReadError> {
         let text = self.set(name).map_or_else(|| default_of(name).to_owned(), Setting::text);
-        text.trim().parse().map_err(|_| self.wrong(name, "it takes a number"))
+        text.trim().parse().map_err(|_| self.wrong(name, "expected a number"))
     }
 
-    /// Says what is wrong with a value.
+    /// Returns an error about the value of a key.
     pub(super) fn wrong(&self, name: &str, why: &str) -> ReadError {
-        ReadError::Value { whence: self.whence(name), value: self.text(name), why: why.to_owned() }
+        ReadError::Value { origin: self.origin(name), value: self.text(name), why: why.to_owned() }
     }
 
-    /// Is where a value comes from.
-    pub(super) fn whence(&self, name: &str) -> String {
-        self.known.get(name).map_or_else(|| name.to_owned(), |setting| setting.whence.clone())
+    /// Returns the origin of a value: its variable, or its key with file and line.
+    pub(super) fn origin(&self, name: &str) -> String {
+        self.settings.get(name).map_or_else(|| name.to_owned(), |setting| setting.origin.clone())
     }
 
     fn read_file(&mut self, name: &str, text: &str) -> Result<(), ReadError> {
@@ -222,13 +221,13 @@ impl Athens {
                 continue;
             }
             let place = place(key.span().start);
-            // As Athens does: capitals do not count.
+            // Athens ignores case too.
             match KEYS.iter().find(|key| key.name.eq_ignore_ascii_case(&path)) {
                 Some(key) => {
-                    let whence = format!("{} ({place})", key.name);
-                    self.known.insert(key.name, Setting { value: value_of(value), whence });
+                    let origin = format!("{} ({place})", key.name);
+                    self.settings.insert(key.name, Setting { value: value_of(value), origin });
                 }
-                None if BESIDE_THE_POINT.iter().any(|begin| path.starts_with(begin)) => {}
+                None if IGNORED_KEYS.iter().any(|begin| path.starts_with(begin)) => {}
                 None => self.unknown.push(format!("{path} ({place})")),
             }
         }
@@ -238,32 +237,32 @@ impl Athens {
         for key in &KEYS {
             let names = key.variables.iter().flat_map(|name| [format!("ATHENS_{name}"), (*name).to_owned()]);
             let mut set = names.filter_map(|name| Some((variables.get(&name)?.clone(), name)));
-            // An empty port is none, or PORT would not be asked.
-            if let Some((value, whence)) = set.find(|(value, _)| key.name != "Port" || !value.is_empty()) {
-                self.known.insert(key.name, Setting { value: Value::Text(value), whence });
+            // Athens reads PORT if ATHENS_PORT is empty.
+            if let Some((value, origin)) = set.find(|(value, _)| key.name != "Port" || !value.is_empty()) {
+                self.settings.insert(key.name, Setting { value: Value::Text(value), origin });
             }
         }
         let is_known = |name: &str| {
             let plain = name.strip_prefix("ATHENS_").unwrap_or(name);
             KEYS.iter().any(|key| key.variables.contains(&name) || key.variables.contains(&plain))
-                || VARIABLES_BESIDE_THE_POINT.iter().any(|begin| name.starts_with(begin))
+                || IGNORED_VARIABLES.iter().any(|begin| name.starts_with(begin))
         };
         let unknown = variables.keys().filter(|name| name.starts_with("ATHENS_") && !is_known(name));
         self.unknown.extend(unknown.cloned());
     }
 }
 
-/// Whether a variable says something to Athens.
+/// Returns whether a variable is one of Athens'.
 pub(super) fn is_variable(name: &str) -> bool {
     name.starts_with("ATHENS_") || KEYS.iter().any(|key| key.variables.contains(&name))
 }
 
-/// Is the number of the line at a place in a text, counted from one.
+/// Returns the line number of an offset in a text, counted from one.
 pub(super) fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-/// Reads a file that Athens is told of, as a path from the folder of the process.
+/// Reads a file that a setting names. Relative paths start at the current folder.
 pub(super) fn read_named(path: &Path, by: &str) -> Result<String, ReadError> {
     let bytes = std::fs::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => ReadError::Missing { path: path.to_owned(), by: by.to_owned() },
@@ -272,7 +271,7 @@ pub(super) fn read_named(path: &Path, by: &str) -> Result<String, ReadError> {
     as_text(&path.display().to_string(), bytes)
 }
 
-/// Takes bytes for text.
+/// Decodes bytes as text.
 pub(super) fn as_text(name: &str, bytes: Vec<u8>) -> Result<String, ReadError> {
     String::from_utf8(bytes).map_err(|error| {
         let before = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
@@ -315,7 +314,7 @@ mod tests {
         Odd = true\n[Storage]\n  [Storage.Disk]\n  RootPath = \"/srv/athens\"\n  [Storage.S3]\n  Secret = \"s\"\n";
 
     #[test]
-    fn a_variable_goes_before_the_file_and_that_before_the_default() {
+    fn a_variable_overrides_the_file_and_the_file_the_default() {
         let read = |set: &[(&str, &str)]| Athens::read(Some(("athens.toml", FILE)), &variables(set)).unwrap();
         let athens = read(&[]);
         assert_eq!(athens.number("GoGetWorkers").unwrap(), 7);
@@ -323,10 +322,10 @@ mod tests {
         assert_eq!(athens.text("Storage.Disk.RootPath"), "/srv/athens");
         assert_eq!(athens.text("DownloadMode"), "sync");
         assert_eq!(athens.set("NoSumPatterns").unwrap().list(','), ["a.b/*", "c.d"]);
-        assert_eq!(athens.whence("Port"), "Port (athens.toml, line 2)");
+        assert_eq!(athens.origin("Port"), "Port (athens.toml, line 2)");
         assert_eq!(athens.unknown, ["Odd (athens.toml, line 4)"]);
         let athens = read(&[("PORT", "1"), ("ATHENS_GONOSUM_PATTERNS", "x.y,z"), ("ATHENS_PORT", "")]);
-        assert_eq!((athens.text("Port"), athens.whence("Port")), ("1".to_owned(), "PORT".to_owned()));
+        assert_eq!((athens.text("Port"), athens.origin("Port")), ("1".to_owned(), "PORT".to_owned()));
         assert_eq!(athens.set("NoSumPatterns").unwrap().list(','), ["x.y", "z"]);
         assert_eq!(read(&[("PORT", "1"), ("ATHENS_PORT", "2")]).text("Port"), "2");
         assert_eq!(read(&[("ATHENS_BASIC_AUTH_USER", "me")]).text("BasicAuthUser"), "me");
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_told() {
+    fn unknown_variables_are_reported() {
         let set = [("ATHENS_TYPO", "1"), ("ATHENS_S3_BUCKET_NAME", "x"), ("HOME", "/")];
         let athens = Athens::read(None, &variables(&set)).unwrap();
         assert_eq!(athens.unknown, ["ATHENS_TYPO"]);
@@ -342,11 +341,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_by_its_line() {
+    fn an_unreadable_value_is_named_by_file_and_line() {
         let error = Athens::read(Some(("athens.toml", "Port = 1\n\nx = [\n")), &BTreeMap::new()).unwrap_err();
-        assert!(error.to_string().starts_with("athens.toml, line "), "{error}");
+        assert!(error.to_string().starts_with("cannot read athens.toml, line "), "{error}");
         let athens = Athens::read(Some(("a.toml", "GoGetWorkers = \"many\"")), &BTreeMap::new()).unwrap();
         let error = athens.number("GoGetWorkers").unwrap_err().to_string();
-        assert_eq!(error, "GoGetWorkers (a.toml, line 1) is \"many\": it takes a number");
+        assert_eq!(error, "cannot translate GoGetWorkers (a.toml, line 1) = \"many\": expected a number");
     }
 }

@@ -1,30 +1,29 @@
-//! Several lists of rules about modules made into one.
+//! Merges Athens' lists of rules into one list.
 //!
-//! Athens has a list for each matter (which modes, which redirections, which modules are refused, are private, are
-//! not looked up), and in each the first pattern that matches decides. We have one list. So each rule here is what
-//! a choice of theirs, one from each list, have in common, in the order of the lists: the first of these that
-//! matches a module is the one made of those that decide about it there.
+//! Athens has a list for each matter: modes, redirections, refused modules, private modules, and modules that are
+//! not looked up in the checksum database. In each list the first pattern that matches decides. Stoa has one list.
+//! Each rule of Stoa is therefore the intersection of one rule of each list of Athens, in the order of the lists.
 
-use super::download_mode::leads_away;
+use super::download_mode::redirects;
 use super::filter::Verdict;
 use super::pattern;
 
-/// What a rule says of its modules.
+/// The effect of one rule of Athens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Which versions are to be had.
+    /// Limits the versions.
     Admits(Verdict),
-    /// What is done about what is not there.
+    /// Sets the mode.
     Mode(&'static str),
-    /// Where it leads to.
-    Leads(String),
-    /// It is fetched from where it comes from, past every proxy.
+    /// Sets the target of redirections.
+    RedirectsTo(String),
+    /// Fetches from version control, not from a proxy.
     Direct,
-    /// No checksum database is asked.
+    /// Does not ask the checksum database.
     Unchecked,
 }
 
-/// What is done about a module, all taken together.
+/// The combined effect of all rules on a module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Effect {
     pub(super) admits: Verdict,
@@ -35,71 +34,71 @@ pub(super) struct Effect {
 }
 
 impl Effect {
-    /// Changes it. Where the filter leads away that is to `endpoint`.
+    /// Returns the effect after a change. A filter redirects to `endpoint`.
     fn with(&self, change: &Change, endpoint: Option<&str>) -> Self {
         let mut effect = self.clone();
         match change {
             Change::Admits(verdict) => {
                 effect.admits = verdict.clone();
-                if verdict.leads_away {
+                if verdict.redirects {
                     (effect.mode, effect.url) = ("redirect", endpoint.map(str::to_owned));
                 }
             }
             Change::Mode(mode) => effect.mode = mode,
-            Change::Leads(url) => effect.url = Some(url.clone()),
+            Change::RedirectsTo(url) => effect.url = Some(url.clone()),
             Change::Direct => effect.is_direct = true,
             Change::Unchecked => effect.is_unchecked = true,
         }
         effect
     }
 
-    /// Whether nothing that another list says makes a difference any more.
+    /// Returns whether no other list can change the effect.
     fn is_final(&self) -> bool {
-        self.admits.refuses_all() || self.admits.leads_away
+        self.admits.refuses_all() || self.admits.redirects
     }
 
-    /// Takes out what makes no difference.
+    /// Removes settings without effect.
     pub(super) fn settled(mut self) -> Self {
         if self.admits.refuses_all() {
             return Self { admits: self.admits, ..Self::default() };
         }
-        if leads_away(self.mode) && self.url.is_none() {
-            // It would lead to itself.
+        if redirects(self.mode) && self.url.is_none() {
+            // Stoa would redirect to itself.
             self.mode = "none";
         }
-        if !leads_away(self.mode) {
+        if !redirects(self.mode) {
             self.url = None;
         }
         self
     }
 }
 
-/// A rule: patterns with commas between, and what is done.
+/// Patterns separated by commas, and their effect.
 pub(super) type Rule = (String, Effect);
 
-/// A list of patterns and what each changes; the first that matches decides.
+/// A list of patterns with their changes. The first that matches decides.
 pub(super) type List = Vec<(String, Change)>;
 
-/// What the filter says, in the order in which it counts, and of what no path of it is about.
+/// The rules of the filter file in their order, and the rule for all other modules.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     pub(super) list: List,
     pub(super) otherwise: Verdict,
-    /// Where it leads to.
+    /// The target of its redirections.
     pub(super) endpoint: Option<String>,
 }
 
-/// The rules made of several lists.
+/// The merged rules.
 #[derive(Debug, Default)]
 pub(super) struct Combined {
     pub(super) rules: Vec<Rule>,
-    /// What holds for modules that none of the rules is about.
+    /// The effect on modules that no rule matches.
     pub(super) otherwise: Effect,
-    /// Pairs of patterns of which nobody can say what they have in common.
+    /// Pairs of patterns whose intersection cannot be expressed.
     pub(super) unclear: Vec<(String, String)>,
 }
 
-/// Makes one list of several; `base` is what holds where none of them says anything.
+/// Merges several lists into one. `base` is the effect where no list has a rule.
 pub(super) fn combine(admission: &Admission, lists: &[List], base: &Effect) -> Combined {
     let mut combined = Combined::default();
     let endpoint = admission.endpoint.as_deref();
@@ -123,7 +122,7 @@ fn descend(lists: &[List], pattern: Option<&str>, effect: &Effect, combined: &mu
     for (other, change) in list {
         let common = match pattern {
             None => Some(vec![other.clone()]),
-            Some(own) => pattern::both(own, other),
+            Some(own) => pattern::intersection(own, other),
         };
         let Some(common) = common else {
             let pair = (pattern.unwrap_or_default().to_owned(), other.clone());
@@ -137,7 +136,7 @@ fn descend(lists: &[List], pattern: Option<&str>, effect: &Effect, combined: &mu
     descend(rest, pattern, effect, combined);
 }
 
-/// Leaves out what makes no difference, and puts neighbours that say the same into one.
+/// Removes rules without effect and merges adjacent rules with the same effect.
 fn merged(rules: Vec<Rule>, otherwise: &Effect) -> Vec<Rule> {
     let mut seen = std::collections::HashSet::new();
     let mut merged: Vec<Rule> = Vec::new();
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_what_one_of_each_list_have_in_common() {
+    fn a_merged_rule_is_the_intersection_of_one_rule_of_each_list() {
         let lists = [
             vec![
                 ("*.corp".to_owned(), Change::Mode("none")),
@@ -196,7 +195,7 @@ mod tests {
 
     fn admission(otherwise: Verdict) -> Admission {
         let refused = Verdict { deny: vec!["*".to_owned()], ..Verdict::default() };
-        let away = Verdict { leads_away: true, ..Verdict::default() };
+        let away = Verdict { redirects: true, ..Verdict::default() };
         let list = [("a.b/c", Verdict::default()), ("a.b", refused), ("c.d", away)];
         Admission {
             list: list.map(|(path, verdict)| (path.to_owned(), Change::Admits(verdict))).into(),
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_that_and_no_more() {
+    fn other_lists_do_not_change_refused_modules() {
         let lists = [vec![("*".to_owned(), Change::Direct)]];
         let Combined { rules, otherwise, .. } = combine(&admission(Verdict::default()), &lists, &base());
         let patterns: Vec<_> = rules.iter().map(|(patterns, _)| patterns.as_str()).collect();
@@ -217,10 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_for_the_rest_holds_for_no_other() {
+    fn the_rule_for_the_rest_applies_to_no_listed_module() {
         let lists = [vec![("a.b/c/x".to_owned(), Change::Mode("none"))]];
         let refused = Verdict { deny: vec!["*".to_owned()], ..Verdict::default() };
-        let away = Verdict { leads_away: true, ..Verdict::default() };
+        let away = Verdict { redirects: true, ..Verdict::default() };
         for rest in [refused, away] {
             let Combined { rules, otherwise, .. } = combine(&admission(rest.clone()), &lists, &base());
             assert_eq!(first(&rules, "a.b/c/x").unwrap().mode, "none");
@@ -228,12 +227,12 @@ mod tests {
             assert!(first(&rules, "a.b/d").unwrap().admits.refuses_all());
             assert_eq!(first(&rules, "other.org/x"), None);
             assert_eq!(otherwise.admits, rest);
-            assert_eq!(otherwise.mode == "redirect", rest.leads_away);
+            assert_eq!(otherwise.mode == "redirect", rest.redirects);
         }
     }
 
     #[test]
-    fn what_makes_no_difference_is_left_out() {
+    fn rules_without_effect_are_left_out() {
         let lists = [vec![
             ("a.b".to_owned(), Change::Mode("none")),
             ("c.d".to_owned(), Change::Mode("none")),
@@ -242,14 +241,14 @@ mod tests {
         ]];
         let rules = rules_of(&lists);
         assert_eq!(rules, [("a.b,c.d".to_owned(), Effect { mode: "none", ..Effect::default() })]);
-        // A redirection that leads nowhere is none.
+        // A redirection without a target becomes `none`.
         let lists = [vec![("a.b".to_owned(), Change::Mode("redirect"))]];
         assert_eq!(rules_of(&lists)[0].1.mode, "none");
     }
 
     proptest! {
         #[test]
-        fn one_list_says_what_all_said(
+        fn the_merged_list_has_the_effect_of_all_lists(
             modes in proptest::collection::vec("[ab*](/[ab*])?(/[ab])?", 0..4),
             direct in proptest::collection::vec("[ab*](/[ab*])?", 0..3),
             path in "[ab](/[ab]){0,3}",

@@ -1,13 +1,14 @@
-//! What two patterns of module paths have in common.
+//! The intersection of two patterns of module paths.
 //!
-//! A pattern in the syntax of `GOPRIVATE` has as many elements as it has slashes, and one more, and is about the
-//! modules whose leading elements it matches. So two have in common what their elements have in common one by one,
-//! and the rest of the longer one.
+//! A pattern in the syntax of `GOPRIVATE` matches the modules whose leading path elements it matches. The
+//! intersection of two patterns is the intersection of their elements one by one, followed by the rest of the
+//! longer pattern.
 
 use stoa_gomod::private::Patterns;
 
-/// Patterns that match exactly what both match; none if that is nothing. `None` if no pattern says so.
-pub(super) fn both(one: &str, other: &str) -> Option<Vec<String>> {
+/// Returns patterns that match exactly the modules that both patterns match. `None` if the intersection cannot be
+/// expressed.
+pub(super) fn intersection(one: &str, other: &str) -> Option<Vec<String>> {
     let (one, other): (Vec<&str>, Vec<&str>) = (one.split('/').collect(), other.split('/').collect());
     let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
     let mut found = vec![Vec::new()];
@@ -26,13 +27,13 @@ pub(super) fn both(one: &str, other: &str) -> Option<Vec<String>> {
     Some(found.into_iter().map(|elements| elements.join("/")).collect())
 }
 
-/// Whether no module matches it at all, or it means something else in a list of patterns.
-pub(super) fn is_void(pattern: &str) -> bool {
+/// Returns whether a pattern matches no module, or would be split in a list of patterns.
+pub(super) fn matches_nothing(pattern: &str) -> bool {
     let is_good = |element: &str| !element.is_empty() && !element.contains(',') && is_well_formed(element);
     !pattern.split('/').all(is_good)
 }
 
-/// What two globs of one element have in common.
+/// Returns the intersection of two globs of one element.
 fn elements(one: &str, other: &str) -> Option<Vec<String>> {
     if one == other || other == "*" {
         return Some(vec![one.to_owned()]);
@@ -45,14 +46,17 @@ fn elements(one: &str, other: &str) -> Option<Vec<String>> {
         (_, false) => Some(if matches(one, other) { vec![other.to_owned()] } else { Vec::new() }),
         (true, true) => {
             let ((before, after), (other_before, other_after)) = (around_star(one)?, around_star(other)?);
-            Some(around_both((before, after), (other_before, other_after)))
+            Some(intersection_of_stars((before, after), (other_before, other_after)))
         }
     }
 }
 
-/// What `a*b` and `c*d` have in common: the longer begin and the longer end, if each begins or ends so; where they
-/// come from different ones they may overlap.
-fn around_both((before, after): (&str, &str), (other_before, other_after): (&str, &str)) -> Vec<String> {
+/// Returns the intersection of `a*b` and `c*d`: the longer prefix and the longer suffix, if they agree. A prefix and
+/// a suffix of different globs may overlap.
+fn intersection_of_stars(
+    (before, after): (&str, &str),
+    (other_before, other_after): (&str, &str),
+) -> Vec<String> {
     let head = if before.len() >= other_before.len() { before } else { other_before };
     let tail = if after.len() >= other_after.len() { after } else { other_after };
     let begins = head.starts_with(before) && head.starts_with(other_before);
@@ -75,7 +79,7 @@ fn around_both((before, after): (&str, &str), (other_before, other_after): (&str
     found
 }
 
-/// Is what stands before and behind the one star of a glob that has no more than that.
+/// Splits a glob at its star. `None` if it has another special character.
 fn around_star(glob: &str) -> Option<(&str, &str)> {
     let (before, after) = glob.split_once('*')?;
     (!is_glob(before) && !is_glob(after)).then_some((before, after))
@@ -89,7 +93,7 @@ fn matches(glob: &str, element: &str) -> bool {
     Patterns::parse(glob).matches(element)
 }
 
-/// Whether brackets are closed and no backslash is the last.
+/// Returns whether all brackets are closed and no backslash is at the end.
 fn is_well_formed(element: &str) -> bool {
     let mut rest = element.chars();
     let mut within = false;
@@ -110,8 +114,8 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_two_patterns_have_in_common() {
-        let common = |one: &str, other: &str| both(one, other).map(|found| found.join(","));
+    fn two_patterns_intersect() {
+        let common = |one: &str, other: &str| intersection(one, other).map(|found| found.join(","));
         for (one, other, expected) in [
             ("a.b/c", "a.b/c", "a.b/c"),
             ("a.b", "a.b/c/d", "a.b/c/d"),
@@ -134,21 +138,21 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_match_nothing_are_known() {
+    fn a_pattern_that_matches_nothing_is_recognised() {
         for void in ["", "/", "a.b/", "a//b", "a,b", "[a", "a\\"] {
-            assert!(is_void(void), "{void}");
+            assert!(matches_nothing(void), "{void}");
         }
         for good in ["*", "a.b/*", "[a-c]*", "a.b/c?"] {
-            assert!(!is_void(good), "{good}");
+            assert!(!matches_nothing(good), "{good}");
         }
     }
 
     proptest! {
         #[test]
-        fn the_common_one_matches_what_both_match(
+        fn the_intersection_matches_exactly_the_common_modules(
             one in "[ab*]{1,4}(/[ab*]{1,3})?", other in "[ab*]{1,4}(/[ab*]{1,3})?", path in "[ab]{1,5}(/[ab]{1,4}){0,2}"
         ) {
-            if let Some(found) = both(&one, &other) {
+            if let Some(found) = intersection(&one, &other) {
                 let expected = matches(&one, &path) && matches(&other, &path);
                 prop_assert_eq!(found.iter().any(|pattern| matches(pattern, &path)), expected, "{:?}", found);
             }
