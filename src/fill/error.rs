@@ -62,7 +62,7 @@ pub enum FillError {
     #[error("{0}")]
     Store(Arc<StoreError>),
     /// A task of this program panicked.
-    #[error("internal error: {0} failed (see the server log)")]
+    #[error("{0} failed: a task panicked (see the server log)")]
     Broken(String),
     /// Too many versions are waiting to be downloaded.
     #[error("cannot download {0}: too many downloads are waiting; try again later")]
@@ -115,7 +115,7 @@ impl FillError {
             | Self::Timeout(reason)
             | Self::Upstream(reason)
             | Self::Loop(reason) => reason.for_client.clone().unwrap_or_else(|| reason.text.clone()),
-            Self::Store(_) => "internal error: cannot access the store (see the server log)".to_owned(),
+            Self::Store(_) => "cannot access the store (see the server log)".to_owned(),
             Self::Offline(_)
             | Self::Unexpected { .. }
             | Self::NotFetched(_)
