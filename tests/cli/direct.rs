@@ -5,7 +5,6 @@
 //! Needs go and git.
 
 use std::fs;
-use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +13,7 @@ use testkit::Case;
 
 use tempfile::TempDir;
 use testkit::server::{self, Server};
-use testkit::upstream::Upstream;
+use testkit::upstream::{Script, Upstream, announced};
 use testkit::{missing_tool, told, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -328,45 +327,24 @@ fn statuses() {
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
 }
 
-/// A server that gives each request the answer for its path, and then ends the connection; its URL.
-fn answering(answer: impl Fn(&str) -> String + Send + 'static) -> String {
-    use std::io::Write;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = [0; 4096];
-            let read = stream.read(&mut head).unwrap_or_default();
-            let head = String::from_utf8_lossy(&head[..read]);
-            let path = head.split(' ').nth(1).unwrap_or_default();
-            let _ = stream.write_all(answer(path).as_bytes());
-        }
-    });
-    url
-}
-
-/// A server that refuses everything; its URL.
+/// Starts a server that refuses everything; its URL.
 fn refusing_server() -> String {
-    answering(|_| "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned())
+    Upstream::with(|_| Script::Status(403, "text/plain", b"")).url().to_owned()
 }
 
 /// The slot that the zip of the proxy had is the only one, and version control is asked without.
 fn takes_over() {
     let world = World::new();
     plain(&world);
-    let proxy = answering(|path| {
-        let (body, missing) = match path.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("info") => (r#"{"Version":"v1.0.0"}"#.to_owned(), 0),
-            Some("mod") => (format!("module {HOST}/plain\n\ngo 1.20\n"), 0),
-            _ => ("PK".to_owned(), 1000),
-        };
-        let length = body.len() + missing;
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    let proxy = Upstream::with(|request| match request.path.rsplit_once('.') {
+        Some((_, "info")) => Script::Body(br#"{"Version":"v1.0.0"}"#.to_vec()),
+        Some((_, "mod")) => Script::Body(format!("module {HOST}/plain\n\ngo 1.20\n").into_bytes()),
+        _ => Script::Raw(announced(1002, b"PK")),
     });
     let mut command = server::command(&world.path("store"));
     command.args([
         "--upstream",
-        &format!("{proxy}|direct"),
+        &format!("{}|direct", proxy.url()),
         "--fill-max-concurrent",
         "1",
         "--gosumdb",

@@ -2,13 +2,11 @@
 //!
 //! Needs the system's root certificates, as any https upstream does.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::sync::mpsc::{Receiver, channel};
 use testkit::Case;
 
 use testkit::server::{self, Server};
 use testkit::trial;
+use testkit::upstream::{Script, Upstream};
 
 pub(crate) fn cases() -> Vec<Case> {
     let roots =
@@ -21,22 +19,9 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A forward proxy that refuses everything, and tells what it was asked for.
-fn refusing() -> (String, Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (tell, told) = channel();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let asked = lines.next().unwrap().unwrap();
-            while !lines.next().unwrap().unwrap().is_empty() {}
-            let _ = tell.send(asked);
-            let _ =
-                stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        }
-    });
-    (url, told)
+/// Starts a forward proxy that refuses everything.
+fn refusing() -> Upstream {
+    Upstream::with(|_| Script::Status(403, "text/plain", b""))
 }
 
 fn ask(upstream: &str, variables: &[(&str, &str)]) -> u16 {
@@ -51,15 +36,16 @@ fn ask(upstream: &str, variables: &[(&str, &str)]) -> u16 {
 }
 
 fn through() {
-    let (proxy, asked) = refusing();
-    assert_eq!(ask("https://upstream.invalid", &[("HTTPS_PROXY", &proxy)]), 502);
-    assert_eq!(asked.recv().unwrap(), "CONNECT upstream.invalid:443 HTTP/1.1");
+    let proxy = refusing();
+    assert_eq!(ask("https://upstream.invalid", &[("HTTPS_PROXY", proxy.url())]), 502);
+    let first = &proxy.requests()[0];
+    assert_eq!((first.method.as_str(), first.path.as_str()), ("CONNECT", "upstream.invalid:443"));
 }
 
 fn past() {
-    let (proxy, asked) = refusing();
-    let variables = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", "other.example,upstream.invalid")];
+    let proxy = refusing();
+    let variables = [("HTTPS_PROXY", proxy.url()), ("NO_PROXY", "other.example,upstream.invalid")];
     assert_eq!(ask("https://upstream.invalid", &variables), 502);
     assert_eq!(ask("https://127.0.0.1:1", &variables), 502);
-    assert!(asked.try_recv().is_err(), "the forward proxy was asked");
+    assert!(proxy.requests().is_empty(), "the forward proxy was asked");
 }

@@ -124,7 +124,11 @@ fn an_old_store_is_brought_along_and_the_way_back_is_told() {
     assert!(store.join("layout.v2").is_file() && !folder.exists());
     let told = text(&output);
     assert!(told.contains("from layout v0 to v2"), "{told}");
-    let command = told.lines().find_map(|line| line.split_once("before: ")).expect("the way back is told").1;
+    let command = told
+        .lines()
+        .find_map(|line| line.split_once("previous release, run: "))
+        .expect("the way back is told")
+        .1;
     assert!(command.ends_with("--to v0"), "{command}");
 
     // Where nothing is to be done, there is nothing to go back to.

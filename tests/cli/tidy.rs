@@ -7,6 +7,7 @@ use testkit::{Case, cases};
 pub(crate) fn cases() -> Vec<Case> {
     cases![
         imports_run_one_way,
+        leaves_import_nothing_of_ours,
         the_engine_has_no_word_of_go,
         only_one_module_writes,
         one_file_names_the_database_of_go,
@@ -43,16 +44,31 @@ fn nobody_below(folder: &str, except: &[&str], names: &[&str]) {
 }
 
 fn imports_run_one_way() {
+    // The upper floors, from the top: the command line, commands, the server, the proxy, fills, upstreams.
     nobody_below("src", &["src/bin/stoa-migrate.rs"], &["stoa_migrations"]);
-    nobody_below("src/proxy", &[], &["crate::upstream", "crate::cli", "crate::migrate"]);
-    nobody_below("src/upstream", &[], &["crate::proxy", "crate::fill", "stoa_store", "crate::serve"]);
-    nobody_below("src/fill", &[], &["crate::proxy", "crate::serve", "hyper::"]);
+    nobody_below("src", &[], &["crate::cli"]);
+    nobody_below("src/command", &[], &["crate::migrate", "crate::proxy"]);
+    nobody_below("src/migrate", &[], &["crate::proxy", "crate::serve", "crate::listen"]);
+    nobody_below("src/config", &[], &["crate::command", "crate::migrate", "crate::proxy", "crate::serve"]);
+    for folder in ["src/proxy", "src/fill", "src/upstream"] {
+        nobody_below(folder, &[], &["crate::command", "crate::config", "crate::migrate", "crate::serve"]);
+    }
+    nobody_below("src/proxy", &[], &["crate::upstream"]);
+    nobody_below("src/fill", &[], &["crate::proxy", "hyper::"]);
+    nobody_below("src/upstream", &[], &["crate::proxy", "crate::fill", "stoa_store"]);
+    // The crates.
     nobody_below("crates/layout", &[], &["stoa_gomod", "stoa_store", "stoa_migrations"]);
     nobody_below("crates/gomod/src", &[], &["stoa_layout", "std::fs", "std::net", "std::process"]);
     nobody_below("crates/store/src", &[], &["stoa_migrations", "tokio"]);
     nobody_below("migrations/src", &[], &["tokio"]);
     for folder in ["crates", "migrations"] {
         nobody_below(folder, &[], &["tokio::", "reqwest::"]);
+    }
+}
+
+fn leaves_import_nothing_of_ours() {
+    for name in ["error", "event", "progress", "report"] {
+        nobody_below(&format!("src/command/{name}.rs"), &[], &["crate::"]);
     }
 }
 

@@ -15,8 +15,8 @@ use stoa_layout::{Cancel, Gate, LayoutId, Layouts, Migrator, Options, Runner, ev
 use stoa_store::{Cached, FOLDERS, LAYOUT, Shelf, SmallFile, Store};
 use tokio::sync::oneshot;
 
-use super::client::{self, Reply};
-use super::upstream::Module;
+use testkit::client::{self, Reply};
+use testkit::upstream::Module;
 
 /// The name of every proxy here in `Via`.
 pub(crate) const INSTANCE: &str = "stoa-under-test";

@@ -11,8 +11,10 @@
 
 mod built;
 mod case;
+pub mod client;
 pub mod commands;
 pub mod go;
+mod module;
 pub mod nginx;
 pub mod old;
 pub mod peer;
@@ -31,6 +33,7 @@ use std::process::{Command, Output};
 
 pub use built::{Built, MIGRATE, Program, STOA, set};
 pub use case::{Case, missing_tool, run, slow, trial};
+pub use module::Module;
 
 /// Returns a path below the root of the project.
 pub fn project(path: &str) -> PathBuf {

@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::STOA;
+use super::client::{self, Conversation, Reply};
 
 /// A running server; killed when dropped.
 pub struct Server {
@@ -36,6 +37,11 @@ impl Server {
     pub fn stop(mut self) -> std::process::ExitStatus {
         terminate(&self.child);
         self.child.wait().expect("it ends")
+    }
+
+    /// Asks for a path, with some headers.
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        client::ask(client::address(&self.url), method, path, headers)
     }
 
     /// Gets a path; the status and the body.
@@ -72,42 +78,13 @@ pub fn terminate(child: &Child) {
     let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
 }
 
-/// Gets a path from a server that may be gone: an error then, and for a transfer that was broken off.
+/// Gets a path from a server that may be gone: an error then, and for a transfer that was aborted.
 pub fn get(url: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
-    use std::io::Write;
-    let address = url.strip_prefix("http://").expect("a plain URL");
-    let mut stream = std::net::TcpStream::connect(address)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let broken = || std::io::Error::other("the answer was broken off");
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(broken)?;
-    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
-    let body = &answer[end + 4..];
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
-    match length {
-        Some(length) if length == body.len() => Ok((status, body.to_vec())),
-        Some(_) => Err(broken()),
-        None if head.contains("transfer-encoding: chunked") => {
-            Ok((status, unchunk(body).ok_or_else(broken)?))
-        }
-        None => Ok((status, body.to_vec())),
-    }
-}
-
-/// Reads a chunked body. `None` if it does not come to its end.
-fn unchunk(mut body: &[u8]) -> Option<Vec<u8>> {
-    let mut whole = Vec::new();
-    loop {
-        let line = body.windows(2).position(|two| two == b"\r\n")?;
-        let size = usize::from_str_radix(std::str::from_utf8(&body[..line]).ok()?.trim(), 16).ok()?;
-        body = &body[line + 2..];
-        if size == 0 {
-            return Some(whole);
-        }
-        whole.extend_from_slice(body.get(..size)?);
-        body = body.get(size + 2..)?;
+    let reply = Conversation::try_begin(client::address(url), "GET", path, "HTTP/1.1", &[])?.finish();
+    if reply.is_whole {
+        Ok((reply.status, reply.body))
+    } else {
+        Err(std::io::Error::other("the answer was aborted"))
     }
 }
 

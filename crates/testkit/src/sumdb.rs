@@ -3,8 +3,6 @@
 //! Unlike a real one it can lie in every way that a test needs.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use base64::Engine;
@@ -13,14 +11,15 @@ use ed25519_dalek::{Signer, SigningKey};
 use stoa_gomod::sumdb::{Hash, Level, Tile, format_record, key_hash, node_hash, record_hash};
 use stoa_gomod::{ModuleVersion, h1};
 
-use super::upstream::Module;
+use super::Module;
+use super::upstream::{Script, Upstream};
 
 /// What the database is called.
 pub const NAME: &str = "sum.example.org/test";
 
 /// A running site; it ends with the test's process.
 pub struct Site {
-    url: String,
+    upstream: Upstream,
     state: Arc<Mutex<State>>,
     held: Arc<Held>,
 }
@@ -55,24 +54,24 @@ pub struct State {
 impl Site {
     /// Starts one whose database has some records of other modules.
     pub fn start(others: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = State { passes_on: true, ..State::default() };
-        let site = Self { url, state: Arc::new(Mutex::new(state)), held: Arc::default() };
-        site.add_others(others);
-        let shared = (Arc::clone(&site.state), Arc::clone(&site.held));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (state, held) = shared.clone();
-                std::thread::spawn(move || serve(stream, &state, &held));
-            }
+        let state = Arc::new(Mutex::new(State { passes_on: true, ..State::default() }));
+        let held = Arc::<Held>::default();
+        let shared = (Arc::clone(&state), Arc::clone(&held));
+        let upstream = Upstream::with(move |request| {
+            let (state, held) = &shared;
+            let is_held =
+                |held: &mut Option<String>| held.as_ref().is_some_and(|part| request.path.contains(part));
+            drop(held.1.wait_while(held.0.lock().unwrap(), is_held).unwrap());
+            state.lock().unwrap().answer(&request.path)
         });
+        let site = Self { upstream, state, held };
+        site.add_others(others);
         site
     }
 
     /// Is the URL to give to `--upstream`; the database alone is at `db` below it.
     pub fn url(&self) -> &str {
-        &self.url
+        self.upstream.url()
     }
 
     /// What the site answers, to be changed.
@@ -150,44 +149,21 @@ fn public_key() -> Vec<u8> {
     [vec![1], signing_key().verifying_key().as_bytes().to_vec()].concat()
 }
 
-fn serve(stream: TcpStream, state: &Mutex<State>, held: &Held) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut writer = stream;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        let path = line.split(' ').nth(1)?.replace("%21", "!").replace("%40", "@");
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header).ok()?;
-            if header.trim().is_empty() {
-                break;
-            }
-        }
-        let is_held = |held: &mut Option<String>| held.as_ref().is_some_and(|part| path.contains(part));
-        drop(held.1.wait_while(held.0.lock().unwrap(), is_held).unwrap());
-        let (status, body) = state.lock().unwrap().answer(&path);
-        write!(writer, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
-        writer.write_all(&body).ok()?;
-    }
-}
-
 impl State {
-    fn answer(&mut self, path: &str) -> (u16, Vec<u8>) {
+    fn answer(&mut self, path: &str) -> Script {
         self.asked.push(path.to_owned());
-        let absent = (404, b"not found: no such thing here\n".to_vec());
+        let absent = Script::Status(404, "text/plain", b"not found: no such thing here\n");
         let passed_on = path.strip_prefix(&format!("/sumdb/{NAME}/")).filter(|_| self.passes_on);
-        match passed_on.or_else(|| path.strip_prefix("/db/")) {
-            Some(_) if self.is_down => (500, Vec::new()),
-            Some("supported") => (200, Vec::new()),
+        let body = match passed_on.or_else(|| path.strip_prefix("/db/")) {
+            Some(_) if self.is_down => return Script::Status(500, "text/plain", b""),
+            Some("supported") => Some(Vec::new()),
             Some(rest) => match rest.strip_prefix("lookup/") {
-                Some(version) => self.look_up(version).map_or(absent, |body| (200, body)),
-                None => self.tile(rest).map_or(absent, |body| (200, body)),
+                Some(version) => self.look_up(version),
+                None => self.tile(rest),
             },
-            None => self.files.get(path).map_or(absent, |body| (200, body.clone())),
-        }
+            None => self.files.get(path).cloned(),
+        };
+        body.map_or(absent, Script::Body)
     }
 
     fn size(&self) -> usize {

@@ -27,7 +27,7 @@ pub(super) fn fork() {
         assert!(fork.contains(part), "{fork}");
     }
     let log = bench.log();
-    let heads = log.matches("go.sum database tree\n").count();
+    let heads = log.matches("go.sum database tree").count();
     assert!(log.contains("SECURITY") && heads == 2 && log.contains("fork-"), "{log}");
     assert!(server.stop().success());
     // Nothing of the other story was kept.

@@ -1,4 +1,4 @@
-//! `stoa` with one layout more.
+//! `stoa` with one more layout.
 
 use std::process::ExitCode;
 

@@ -1,28 +1,28 @@
 //! A client that says byte for byte what it got.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// So that a test which would wait for ever fails instead.
-const NEVER: Duration = Duration::from_secs(60);
+const NEVER: Duration = Duration::from_secs(300);
 
 /// The status of an answer that ended before it had one: what went out of it was not flushed yet.
-pub(crate) const BROKEN_OFF: u16 = 0;
+pub const BROKEN_OFF: u16 = 0;
 
 /// An answer.
 #[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
+pub struct Reply {
+    pub status: u16,
     /// Lower-case names.
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
     /// Whether the body came to its end, as its length or its chunks tell.
-    pub(crate) is_whole: bool,
+    pub is_whole: bool,
 }
 
 impl Reply {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let mut found =
             self.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let first = found.next();
@@ -31,53 +31,69 @@ impl Reply {
     }
 
     /// Is the headers without those that differ from one connection to the next.
-    pub(crate) fn lasting_headers(&self) -> Vec<(String, String)> {
+    pub fn lasting_headers(&self) -> Vec<(String, String)> {
         let mut headers = self.headers.clone();
         headers.retain(|(name, _)| name != "date" && name != "connection");
         headers.sort();
         headers
     }
 
-    pub(crate) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 }
 
-pub(crate) fn get(address: SocketAddr, path: &str) -> Reply {
+/// Returns the address in a URL of a server on this machine.
+pub fn address(url: &str) -> SocketAddr {
+    url.strip_prefix("http://").expect("a plain URL").parse().unwrap()
+}
+
+pub fn get(address: SocketAddr, path: &str) -> Reply {
     ask(address, "GET", path, &[])
 }
 
-pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
     Conversation::begin(address, method, path, "HTTP/1.1", headers).finish()
 }
 
 /// A request whose answer is read step by step.
-pub(crate) struct Conversation {
+pub struct Conversation {
     reader: BufReader<TcpStream>,
     is_head: bool,
 }
 
 impl Conversation {
-    pub(crate) fn begin(
+    pub fn begin(
         address: SocketAddr,
         method: &str,
         path: &str,
         version: &str,
         headers: &[(&str, &str)],
     ) -> Self {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(NEVER)).unwrap();
+        Self::try_begin(address, method, path, version, headers).unwrap()
+    }
+
+    /// Begins a request to a server that may be gone.
+    pub fn try_begin(
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        version: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(NEVER))?;
         let mut request = format!("{method} {path} {version}\r\nHost: {address}\r\nConnection: close\r\n");
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         request.push_str("\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        Self { reader: BufReader::new(stream), is_head: method == "HEAD" }
+        stream.write_all(request.as_bytes())?;
+        Ok(Self { reader: BufReader::new(stream), is_head: method == "HEAD" })
     }
 
     /// Reads the status and the headers. The status is [`BROKEN_OFF`] if the connection ends before them.
-    pub(crate) fn head(&mut self) -> Reply {
+    pub fn head(&mut self) -> Reply {
         let mut line = String::new();
         if !matches!(self.reader.read_line(&mut line), Ok(read) if read > 0) {
             return Reply { status: BROKEN_OFF, headers: Vec::new(), body: Vec::new(), is_whole: false };
@@ -85,7 +101,9 @@ impl Conversation {
         let status = line.split(' ').nth(1).expect("a status line").parse().unwrap();
         let mut headers = Vec::new();
         loop {
-            let line = self.line();
+            let Some(line) = self.line() else {
+                return Reply { status: BROKEN_OFF, headers: Vec::new(), body: Vec::new(), is_whole: false };
+            };
             if line.is_empty() {
                 return Reply { status, headers, body: Vec::new(), is_whole: false };
             }
@@ -95,19 +113,19 @@ impl Conversation {
     }
 
     /// Reads so many bytes as they come over the wire, chunk marks included.
-    pub(crate) fn raw(&mut self, count: usize) -> Vec<u8> {
+    pub fn raw(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.reader.read_exact(&mut bytes).unwrap();
         bytes
     }
 
-    pub(crate) fn finish(mut self) -> Reply {
+    pub fn finish(mut self) -> Reply {
         let head = self.head();
         self.body(head)
     }
 
     /// Reads what is left of the body; `head` holds what of it was read by [`raw`](Self::raw).
-    pub(crate) fn body(mut self, mut head: Reply) -> Reply {
+    pub fn body(mut self, mut head: Reply) -> Reply {
         if head.status == BROKEN_OFF {
             return head;
         }
@@ -135,11 +153,11 @@ impl Conversation {
         rest
     }
 
-    fn line(&mut self) -> String {
+    /// Reads a line of the head. `None` if the connection ends in it.
+    fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        self.reader.read_line(&mut line).unwrap();
-        assert!(line.ends_with("\r\n"), "the connection ended in the head: {line:?}");
-        line.trim_end().to_owned()
+        self.reader.read_line(&mut line).ok()?;
+        Some(line.strip_suffix("\r\n")?.to_owned())
     }
 }
 
