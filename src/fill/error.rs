@@ -62,7 +62,7 @@ pub enum FillError {
     #[error("{0}")]
     Store(Arc<StoreError>),
     /// A task of this program panicked.
-    #[error("{0} failed: a task panicked (see the server log)")]
+    #[error("{0} failed (see the server log)")]
     Broken(String),
     /// Too many versions are waiting to be downloaded.
     #[error("cannot download {0}: too many downloads are waiting; try again later")]
