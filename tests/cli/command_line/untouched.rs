@@ -24,7 +24,7 @@ fn changes_nothing(programs: &Programs, arguments: &[&str], code: i32, words: &s
     assert_eq!(snapshot(&root), before, "{arguments:?}");
 }
 
-pub(crate) fn who_cannot_serve_changes_no_store() {
+pub(crate) fn a_server_that_cannot_start_changes_no_store() {
     let programs = Programs::current();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -43,7 +43,7 @@ pub(crate) fn a_dry_run_changes_no_store() {
     }
 }
 
-pub(crate) fn what_works_on_a_store_makes_none() {
+pub(crate) fn commands_that_need_a_store_create_none() {
     let programs = Programs::current();
     let (root, to) = (programs.store(), programs.folder().join("out"));
     for arguments in [
