@@ -6,22 +6,19 @@
 //! file system behind it. `--brief` takes fewer and smaller rounds; `--versions N` and `--rounds N` ask for others.
 
 #![expect(
-    clippy::disallowed_methods,
     clippy::expect_used,
     reason = "a bench makes its own files, and one that cannot run says why and ends"
 )]
 
 mod measure;
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::process::Command;
 use std::time::Duration;
 
 use measure::{Asked, alternating, median, micros, timed};
-use support::{MIGRATE, STOA, create, old};
+use testkit::{MIGRATE, STOA, create, old};
 
 fn main() {
+    testkit::set(testkit::built!());
     let asked = Asked::of_process();
     let brief = asked.has("--brief");
     let versions = asked.number("--versions", if brief { 1_000 } else { 10_000 });

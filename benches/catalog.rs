@@ -92,7 +92,7 @@ fn make(root: &Path, versions: usize) {
         });
         (name(n), rows.collect())
     });
-    store.index_as_if(modules).expect("an index is built");
+    store.index().fill(modules).expect("an index is built");
 }
 
 struct Server {

@@ -5,13 +5,9 @@
 //! its last; medians. `--brief` takes fewer rounds.
 
 #![expect(
-    clippy::disallowed_methods,
     clippy::expect_used,
     reason = "a bench makes its own files, and one that cannot run says why and ends"
 )]
-
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,8 +15,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::server::Server;
-use support::upstream::Module;
+use testkit::server::Server;
+use testkit::upstream::Module;
 
 /// How much longer the way through stoa may take: to the first byte, and to the last.
 const AIMS: (f64, f64) = (1.3, 1.15);
@@ -30,6 +26,7 @@ const RATE: f64 = 12.5e6;
 const LATENCY: Duration = Duration::from_millis(20);
 
 fn main() {
+    testkit::set(testkit::built!());
     let brief = std::env::args().any(|argument| argument == "--brief");
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut missed = Vec::new();

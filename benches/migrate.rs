@@ -16,9 +16,6 @@
 )]
 
 mod measure;
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -28,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use measure::{Asked, alternating, median, micros};
 use stoa_gomod::ModuleVersion;
-use support::{MIGRATE, old};
 use tempfile::TempDir;
+use testkit::{MIGRATE, old};
 
 const AIM_RATIO: f64 = 0.6;
 const AIM_MIB: f64 = 64.0;
@@ -38,6 +35,7 @@ const AIM_MIB: f64 = 64.0;
 const RECENTLY: Duration = Duration::from_secs(60);
 
 fn main() {
+    testkit::set(testkit::built!());
     let asked = Asked::of_process();
     let brief = asked.has("--brief");
     let versions = asked.number("--versions", if brief { 5_000 } else { 100_000 });

@@ -14,9 +14,6 @@
 )]
 
 mod measure;
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +24,7 @@ use libdeflater::Decompressor;
 use measure::{Asked, alternating, median, timed};
 use sha2::{Digest, Sha256};
 use stoa_gomod::ModuleVersion;
-use support::{STOA, create};
+use testkit::{STOA, create};
 
 const AIM: f64 = 0.85;
 
@@ -41,6 +38,7 @@ const OWN_WORDS: usize = 90;
 const KINDS: usize = 16;
 
 fn main() {
+    testkit::set(testkit::built!());
     let asked = Asked::of_process();
     let brief = asked.has("--brief");
     let mib = asked.number("--mib", if brief { 128 } else { 2048 });

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Builds Stoa and installs both programs side by side, then brings a store that is there to the layout of this
-# release. It makes no store where there is none.
+# Builds Stoa, installs both programs in one folder, and upgrades an existing store to the layout of this release. It
+# never creates a store.
 #
 #   installer/install.sh [--prefix DIR] [--from DIR] [--store DIR] [--no-migrate]
 #
 #   --prefix DIR   install into DIR/bin (default: /usr/local for root, else ~/.local)
-#   --from DIR     take the two programs from DIR instead of building them
-#   --store DIR    the store to bring along (default: where stoa itself looks)
-#   --no-migrate   leave the store to the first start of stoa
+#   --from DIR     install the two programs from DIR instead of building them
+#   --store DIR    the store to upgrade (default: the default store of stoa)
+#   --no-migrate   do not upgrade the store; stoa does it at its next start
 set -eu
 unset CDPATH
 
@@ -21,19 +21,19 @@ default_prefix() {
 }
 
 build() { # SOURCE TARGET
-    command -v cargo >/dev/null 2>&1 || fail "cargo is not there; install Rust, or name built programs with --from" 69
-    cargo build --release --locked --manifest-path "$1/Cargo.toml" --target-dir "$2" || fail "the build failed; see above"
+    command -v cargo >/dev/null 2>&1 || fail "cannot build: cargo is not in PATH; install Rust, or name built programs with --from" 69
+    cargo build --release --locked --manifest-path "$1/Cargo.toml" --target-dir "$2" || fail "the build failed (see above)"
 }
 
-# Copies to a name of its own and renames: whoever starts the program meanwhile gets the old one or the new one.
+# Copies the program to a temporary name and renames it, so the old or the new program can be started at every instant.
 put() { # FROM TO
-    if [ -d "$2" ]; then fail "$2 is a folder where a program belongs; move it away, or name another folder with --prefix" 73; fi
+    if [ -d "$2" ]; then fail "cannot install $2: it is a folder; move it away, or name another folder with --prefix" 73; fi
     if cp "$1" "$2.new.$$" && chmod 755 "$2.new.$$" && mv -f "$2.new.$$" "$2"; then return; fi
     rm -f "$2.new.$$"
-    fail "cannot install $2; name a folder that you may write to with --prefix" 73
+    fail "cannot install $2; name a writable folder with --prefix" 73
 }
 
-# As a shell reads it back.
+# Quotes a word for the shell.
 quoted() { # WORD
     case $1 in
         *[!a-zA-Z0-9_./=+-]* | '') printf "'%s'" "$(printf '%s\n' "$1" | sed "s/'/'\\\\''/g")" ;;
@@ -41,14 +41,14 @@ quoted() { # WORD
     esac
 }
 
-# Prints the layout of a store that is there, nothing else. The state itself is the migrator's to judge.
+# Prints the layout of an existing store, and nothing otherwise.
 layout() { # PROGRAM [--store STORE]
     program=$1
     shift
     "$program" "$@" -q status --format json 2>/dev/null | sed -n 's/.*"layout":"\([a-z0-9]*\)".*/\1/p'
 }
 
-# Brings a store along that is there, and says how to go back if that changed anything.
+# Upgrades an existing store, and prints how to downgrade it again.
 migrate() { # BIN STORE
     if [ -n "$2" ]; then set -- "$1" --store "$2"; else set -- "$1"; fi
     program=$1/stoa-migrate
@@ -59,15 +59,15 @@ migrate() { # BIN STORE
     if "$program" "$@" --no-create; then
         after=$(layout "$program" "$@")
         if [ -n "$before" ] && [ "$before" != "$after" ]; then
-            say "install.sh: the store was brought from layout $before to $after; not one file was copied or rewritten."
-            say "install.sh: to go back to what was installed before: $command --to $before"
+            say "install.sh: upgraded the store from layout $before to $after; no file was copied or rewritten"
+            say "install.sh: to go back to the previous release, run: $command --to $before"
         fi
         return
     else
         code=$?
     fi
-    say "install.sh: both programs are installed, and the store was not brought along (exit code $code, see above)."
-    say "install.sh: once that is mended, run: $command"
+    say "install.sh: both programs are installed, but the store was not upgraded (exit code $code, see above)"
+    say "install.sh: fix the cause, then run: $command"
     exit "$code"
 }
 
@@ -102,12 +102,12 @@ main() {
         from=$target/release
     fi
     for program in stoa stoa-migrate; do
-        [ -f "$from/$program" ] || fail "$from/$program is not there; build it first, or name another folder with --from" 64
+        [ -f "$from/$program" ] || fail "cannot find $from/$program; build it first, or name another folder with --from" 64
     done
     bin=${prefix:-$(default_prefix)}/bin
-    mkdir -p "$bin" || fail "cannot make $bin; name a folder that you may write to with --prefix" 73
+    mkdir -p "$bin" || fail "cannot create $bin; name a writable folder with --prefix" 73
     bin=$(cd "$bin" && pwd) || fail "cannot enter $bin; name another folder with --prefix" 73
-    # The migrator first: a new stoa may call it at once, an old one finds the marker of its layout and calls none.
+    # The migrator comes first: a new stoa may call it at once, and an old stoa does not call it on a current store.
     put "$from/stoa-migrate" "$bin/stoa-migrate"
     put "$from/stoa" "$bin/stoa"
     if [ "$migrate" = yes ]; then migrate "$bin" "$store"; fi

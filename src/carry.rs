@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::Leftover;
 
-use crate::output::Format;
-use crate::progress::Progress;
-use crate::work_options::{Loudness, Telling};
+use crate::command::progress::{Progress, Screen};
+use crate::command::report::Format;
+use crate::command::report::{Loudness, Telling};
 
 /// What came of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(words: Words, telling: Telling, loudness: Loudness) -> Self {
         let (Telling { format, progress: when }, Loudness { quiet, verbose }) = (telling, loudness);
-        let progress = Progress::new(when, quiet || format == Format::Json);
+        let progress = Progress::new(Screen::default(), when, quiet || format == Format::Json);
         progress.begin(words.work, None);
         Self { words, format, quiet, verbose, progress, sum: Sum::default() }
     }
@@ -225,13 +225,13 @@ impl Report {
     /// Writes a result, above the bar if there is one.
     fn result(&self, line: impl Display) {
         if !self.quiet {
-            self.progress.above(|| print(line));
+            self.progress.screen().suspend(|| print(line));
         }
     }
 
     /// Writes what is told in any case.
     fn problem(&self, line: impl Display) {
-        self.progress.above(|| {
+        self.progress.screen().suspend(|| {
             let _ = writeln!(io::stderr().lock(), "{line}");
         });
     }

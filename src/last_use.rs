@@ -1,6 +1,7 @@
-//! Keeping note of what is used: one thread that writes it down at the start, now and then, and at the end.
+//! The thread that writes which versions were used: at the start, at intervals, and at the end.
 //!
-//! At the start there is nothing to write but the day since which notes are kept, and that must not be missed.
+//! The pass at the start has no uses to write. It stores the day since which uses are recorded, without which `stoa prune`
+//! removes nothing.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use stoa_gomod::ModuleVersion;
 use stoa_store::Store;
 
-/// Keeps note for as long as it is not stopped.
+/// Records the last use of versions.
 #[derive(Debug)]
 pub(crate) struct LastUse {
     store: Arc<Store>,
@@ -25,77 +26,78 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether so much waits that it is to be written at once.
+    /// Whether the memory for uses is full, so that they are to be written at once.
     is_full: bool,
     is_ending: bool,
 }
 
-/// How long to wait at least before it is written again, however much there is.
+/// Minimum time between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the thread gets to end.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+/// Time limit for the thread to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 impl LastUse {
-    /// Begins at once. With an interval of zero, or where the store may not be written to, nothing is noted.
+    /// Starts at once. An interval of zero disables the thread, and so does a store that is read-only.
     pub(crate) fn start(store: &Arc<Store>, interval: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let thread = if interval.is_zero() || store.is_read_only() {
             None
         } else {
-            store.keep_uses();
+            store.usage().start();
             let (store, shared) = (Arc::clone(store), Arc::clone(&shared));
             let spawned = thread::Builder::new()
                 .name("last-use".to_owned())
                 .spawn(move || shared.keep(&store, interval));
-            spawned
-                .inspect_err(|error| log::warn!("no note is kept of what is used: no thread for it: {error}"))
-                .ok()
+            let spawned = spawned.inspect_err(
+                |error| log::warn!(reason:% = error; "cannot start the thread that records which versions are used"),
+            );
+            spawned.ok()
         };
         Self { store: Arc::clone(store), shared, thread: Mutex::new(thread) }
     }
 
-    /// Notes that a version was used. Not for a version that was filled just now: that it was published is known.
+    /// Records that a stored version was used. A new version needs no record: the time of its publication counts.
     pub(crate) fn note(&self, version: &ModuleVersion) {
-        if self.store.note_use(version) {
+        if self.store.usage().note(version) {
             lock(&self.shared.state).is_full = true;
             self.shared.bell.notify_all();
         }
     }
 
-    /// Writes down what is left, and waits until that is done; it may be waiting for the disk, so not for ever.
+    /// Writes the remaining uses, and waits for that up to a limit, since the thread may wait for the disk.
     pub(crate) async fn end(&self) {
         lock(&self.shared.state).is_ending = true;
         self.shared.bell.notify_all();
         let Some(thread) = lock(&self.thread).take() else { return };
         let joined = tokio::task::spawn_blocking(move || thread.join());
-        if !matches!(tokio::time::timeout(LAST_WAIT, joined).await, Ok(Ok(Ok(())))) {
-            log::warn!("the thread that notes what is used has not ended, and is left to itself");
+        if !matches!(tokio::time::timeout(END_LIMIT, joined).await, Ok(Ok(Ok(())))) {
+            log::warn!(limit:? = END_LIMIT; "the thread that records which versions are used did not end");
         }
     }
 }
 
 impl Shared {
     fn keep(&self, store: &Store, interval: Duration) {
-        let mut is_told = false;
+        let mut has_failed = false;
         loop {
-            // Before it is written: whoever asks for the end after this has another round.
+            // The flags are read before the write: a call of `end` after this line causes another round.
             let is_last = {
                 let mut state = lock(&self.state);
                 state.is_full = false;
                 state.is_ending
             };
             let began = Instant::now();
-            match store.flush_uses() {
+            match store.usage().flush() {
                 Ok(written) => {
-                    is_told = false;
-                    log::debug!("{written} versions noted as used, in {:.1?}", began.elapsed());
+                    has_failed = false;
+                    log::debug!(versions = written, elapsed:% = format!("{:.1?}", began.elapsed()); "wrote usage data");
                 }
-                // It is tried again for as long as this runs: told once is enough.
-                Err(error) if is_told => log::debug!("what is used is not noted: {error}"),
+                // Every round tries again, so only the first failure is a warning.
+                Err(error) if has_failed => log::debug!(reason:% = error; "cannot write usage data"),
                 Err(error) => {
-                    is_told = true;
-                    log::warn!("what is used is not noted, and kept in mind for now: {error}");
+                    has_failed = true;
+                    log::warn!(reason:% = error; "cannot write usage data, keeping it in memory");
                 }
             }
             if is_last {
@@ -107,12 +109,12 @@ impl Shared {
     }
 
     fn wait(&self, time: Duration, is_over: impl Fn(&State) -> bool) {
-        // Whether it was the time or the bell makes no difference.
+        // The next step is the same after the time and after the bell.
         drop(self.bell.wait_timeout_while(lock(&self.state), time, |state| !is_over(state)));
     }
 }
 
-/// Nothing that can panic is done under these locks.
+/// No code that can panic runs under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,27 +5,28 @@
 //! layout more runs the same code.
 
 mod beside;
+#[expect(dead_code, reason = "export moves to the reporter of the commands")]
 mod carry;
 pub mod cli;
+pub mod command;
 pub mod config;
 mod export;
 mod fetch;
 pub mod fill;
 mod go_env;
-mod import_config;
 mod last_use;
 mod listen;
 mod logging;
 pub mod migrate;
 mod output;
 mod parallel;
-mod progress;
 pub mod proxy;
 mod prune;
 mod quarantine;
-mod remove;
 pub mod serve;
 mod sources;
+mod stall_timeout;
+mod startup;
 pub mod status;
 mod upkeep;
 pub mod upstream;

@@ -1,7 +1,7 @@
-//! `stoa serve`: from a passed gate to a proxy that listens, and to its end.
+//! `stoa serve`: from a passed gate to a listening server, and to its end.
 //!
-//! The store is opened and the address taken before the first thread is started, so that whatever forbids
-//! serving is told at once, with the code that names it.
+//! The store is opened and the address is bound before the first thread starts. So a failure is reported at once, with the
+//! exit code that names it.
 
 use std::io;
 use std::net::TcpListener;
@@ -14,26 +14,43 @@ use stoa_layout::{Exit, Gate, Pass};
 use stoa_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::Failure;
-use crate::config::{ServeConfig, World};
+use crate::command::error::CommandError;
+use crate::config::{ServeConfig, Settings, World};
 use crate::fill::Policy;
 use crate::output;
 use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
+use crate::startup::{self, Startup};
 
-/// Serves until a signal asks to stop.
-pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &World) -> Result<Exit, Failure> {
+/// Serves until a signal stops it.
+pub(crate) fn run(
+    gate: &Gate<'_>,
+    pass: Pass,
+    config: ServeConfig,
+    settings: &Settings<'_>,
+) -> Result<Exit, CommandError> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let held = gate.hold(pass, mode)?;
     let after_migration = held.pass().signals();
-    let store = Store::open(held, mode).map_err(|error| Failure::new(error.exit(), error))?;
+    let store = Store::open(held, mode).map_err(|error| CommandError::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
-    let sources = Sources::new(world);
-    let policy = sources.policy(&config, store.is_read_only(), listener.local_addr().ok())?;
+    let address = listener.local_addr().map_err(cannot_start)?;
+    let sources = Sources::new(settings.world());
+    let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let answers = sources.answers(&config, is_asked);
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
+    let degraded = startup::degraded(&config, &policy, store.is_read_only(), &sources, settings.world());
+    let (layout, config_file) = (gate.current, settings.config_file());
+    let sources = &sources;
+    Startup { store: &store, layout, config: &config, config_file, sources, policy: &policy, address }.log();
+    if let Some(reason) = &degraded {
+        log::warn!(
+            reason, help = "install Go, or set an upstream with --upstream or STOA_UPSTREAM";
+            "degraded: no upstream, only stored modules are served"
+        );
+    }
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
@@ -43,28 +60,37 @@ pub(crate) fn run(gate: &Gate<'_>, pass: Pass, config: ServeConfig, world: &Worl
         grace: config.grace,
         index_interval: config.index_interval,
         last_use_interval: config.last_use_interval,
+        degraded,
         ..ServeOptions::default()
     };
-    log::info!("serving {}, at layout {}", store.root().display(), gate.current);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to serve with: {error}")))?;
-    let served =
-        runtime.block_on(serve_until_asked_to_stop(listener, store, policy, options, &after_migration));
-    // What still waits (for a name to be resolved, for another process's claim) may wait for long, and whatever
-    // it would do to the store it does at once or not at all.
-    runtime.shutdown_timeout(LAST_WAIT);
-    served
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(cannot_start)?;
+    let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));
+    log::logger().flush();
+    match served {
+        Ok(Some(signal)) => {
+            runtime.shutdown_background();
+            Ok(Exit::signal(signal.as_raw_value()))
+        }
+        served => {
+            // A thread may still wait for a name to be resolved, or for a claim of another process. Its next change of the
+            // store is atomic, so the process can end without it.
+            runtime.shutdown_timeout(THREADS_LIMIT);
+            served.map(|_| Exit::DONE)
+        }
+    }
 }
 
-/// How long threads that wait for something get to end, when all else has.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+fn cannot_start(error: io::Error) -> CommandError {
+    CommandError::new(Exit::IO, format!("cannot start to serve: {error}"))
+}
 
-/// Files that are open whatever is asked for, and those of the fills.
+/// Time limit for blocked threads to end after everything else has ended.
+const THREADS_LIMIT: Duration = Duration::from_secs(5);
+
+/// Number of files that may be open besides those of the connections: the store's own, and those of fills.
 const FILES_BESIDE_CONNECTIONS: u64 = 512;
 
-/// Lets this process open as many files as it may, and says how many that is.
+/// Raises the limit of open files as far as permitted. Returns the limit, if there is one.
 fn raise_limit_of_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -72,81 +98,138 @@ fn raise_limit_of_files() -> Option<u64> {
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(errno) => {
-            log::debug!("the limit of open files stays as it is: {errno}");
+            log::debug!(reason:% = errno; "cannot raise the limit of open files");
             limit.current
         }
     }
 }
 
-/// Bounds the connections so that each may have a file open, and the store its own. Where there are too few
-/// files for what is wanted, connections wait; without this, what is in the store could not be opened.
+/// Returns the maximum number of connections for which each connection may have a file open besides the store's own.
+/// Without this bound, a server with many clients could not open the files of its store.
 fn within_limit(wanted: usize, files: Option<u64>) -> usize {
     let Some(files) = files else { return wanted };
     let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS).max(files / 4) / 2;
     let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
     if possible < wanted {
         log::warn!(
-            "{possible} connections are served at a time, not {wanted}, since only {files} files may be open; raise that limit (ulimit -n, LimitNOFILE)"
+            connections = possible, configured = wanted, open_files = files,
+            help = "raise the limit of open files (ulimit -n, LimitNOFILE)";
+            "the limit of open files bounds the number of connections"
         );
     }
     wanted.min(possible)
 }
 
-/// Looks whether it can be served so, before anything is changed for it.
-pub(crate) fn check(config: &ServeConfig, world: &World) -> Result<(), Failure> {
+/// Checks that the server could start, before the store is changed for it.
+pub(crate) fn check(config: &ServeConfig, world: &World) -> Result<(), CommandError> {
     Sources::new(world).check(config)?;
     bind(&config.listen).map(drop)
 }
 
-fn bind(address: &str) -> Result<TcpListener, Failure> {
+fn bind(address: &str) -> Result<TcpListener, CommandError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
     bound.map_err(|error| {
-        let (exit, next) = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                (Exit::CANT_CREATE, "stop what listens there, or name another one with --listen")
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                (Exit::CANT_CREATE, "name an address of this machine with --listen")
-            }
-            io::ErrorKind::PermissionDenied => {
-                (Exit::PERMISSION, "name a port from 1024 on with --listen, or allow this program to use it")
-            }
-            _ => (Exit::USAGE, "name an address and a port with --listen, as in 127.0.0.1:3000"),
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+        let (exit, reason, help) = match error.kind() {
+            AddrInUse => (
+                Exit::CANT_CREATE,
+                "another program listens there".to_owned(),
+                "stop that program (it may be another stoa serve), or choose another port with --listen",
+            ),
+            AddrNotAvailable => (
+                Exit::CANT_CREATE,
+                "this machine does not have that address".to_owned(),
+                "choose an address of this machine with --listen, or 0.0.0.0 for all of them",
+            ),
+            PermissionDenied => (
+                Exit::PERMISSION,
+                error.to_string(),
+                "choose a port of at least 1024 with --listen, or permit this program to use lower ports",
+            ),
+            _ => (
+                Exit::USAGE,
+                error.to_string(),
+                "set an address and a port with --listen, for example 127.0.0.1:3000",
+            ),
         };
-        Failure::new(exit, format!("cannot listen on {address}: {error}; {next}"))
+        CommandError::new(exit, format!("cannot listen on {address}: {reason}")).help(help)
     })
 }
 
-async fn serve_until_asked_to_stop(
+/// Serves until the first signal, and then until all requests in progress have ended. Returns the second signal if that
+/// came before.
+async fn serve_until_stopped(
     listener: TcpListener,
     store: Store,
     policy: Policy,
     options: ServeOptions,
     after_migration: &SignalsAfter,
-) -> Result<Exit, Failure> {
-    let io = |error: io::Error| Failure::new(Exit::IO, format!("cannot begin to serve: {error}"));
-    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-    let [interrupt, terminate] = signals.map(|signal| signal.map_err(io));
-    let (interrupt, terminate) = (interrupt?, terminate?);
+) -> Result<Option<SignalKind>, CommandError> {
+    let mut signals = Signals::new().map_err(cannot_start)?;
     after_migration.handled_by_program();
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(io)?;
-    let address = listener.local_addr().map_err(io)?;
-    // Who reads it may have gone; who serves goes on.
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot_start)?;
+    let address = listener.local_addr().map_err(cannot_start)?;
+    // The server goes on if nobody reads its standard output.
     let _ = output::result_line(format_args!("listening on http://{address}"));
-    serve::run(listener, Arc::new(store), policy, options, asked_to_stop(interrupt, terminate))
-        .await
-        .map_err(|error| Failure::new(Exit::IO, error))?;
-    log::info!("stopped");
-    Ok(Exit::DONE)
+    let (stop, stopping) = tokio::sync::oneshot::channel();
+    let served = serve::run(listener, Arc::new(store), policy, options, async {
+        // An error means that the sender is gone, which is the end as well.
+        let _ = stopping.await;
+    });
+    let signalled = async {
+        let first = signals.next().await;
+        log::info!(signal = name(first); "stopping: a second signal stops at once");
+        let _ = stop.send(());
+        signals.next().await
+    };
+    tokio::select! {
+        served = served => {
+            served.map_err(|error| CommandError::new(Exit::IO, error))?;
+            log::info!("stopped");
+            Ok(None)
+        }
+        second = signalled => {
+            log::warn!(signal = name(second); "stopped at once: aborted requests in progress");
+            Ok(Some(second))
+        }
+        never = report_repeated() => match never {},
+    }
 }
 
-async fn asked_to_stop(mut interrupt: Signal, mut terminate: Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => log::info!("asked to stop by SIGINT"),
-        _ = terminate.recv() => log::info!("asked to stop by SIGTERM"),
+/// The signals that stop a server.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Self { interrupt: signal(interrupt)?, terminate: signal(terminate)? })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        }
+    }
+}
+
+fn name(signal: SignalKind) -> &'static str {
+    if signal == SignalKind::interrupt() { "SIGINT" } else { "SIGTERM" }
+}
+
+/// Logs once a minute how often warnings were repeated.
+async fn report_repeated() -> std::convert::Infallible {
+    const EVERY: Duration = Duration::from_secs(60);
+    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
+    loop {
+        interval.tick().await;
+        log::logger().flush();
     }
 }
 

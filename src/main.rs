@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use stoa::cli::{self, App};
+use stoa::cli;
+use stoa::command::App;
 
 fn main() -> ExitCode {
     cli::main(&App { layout: stoa_store::LAYOUT, folders: &stoa_store::FOLDERS })

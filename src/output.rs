@@ -7,26 +7,6 @@ use std::path::Path;
 
 use stoa_layout::Exit;
 
-/// What the format of a result is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
-    #[default]
-    Human,
-    /// JSON.
-    Json,
-}
-
-impl Format {
-    /// Is its name on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Human => "human",
-            Self::Json => "json",
-        }
-    }
-}
-
 /// Writes a line of a result at once.
 pub(crate) fn result_line(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();

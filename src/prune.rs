@@ -26,10 +26,11 @@ use stoa_layout::{Cancel, Exit};
 use stoa_store::{Day, LastUseError, LastUses, Store, StoreError};
 use time::OffsetDateTime;
 
-use crate::cli::Failure;
-use crate::output::{self, Format};
+use crate::command::error::CommandError;
+use crate::command::progress::{Progress, Screen};
+use crate::command::report::Format;
+use crate::output;
 use crate::parallel;
-use crate::progress::Progress;
 use crate::work_options::Working;
 
 /// What is typed.
@@ -74,9 +75,10 @@ pub(crate) fn run(
     threads: usize,
     quiet: bool,
     cancel: &Cancel,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     let format = typed.working.telling.format;
-    let progress = Progress::new(typed.working.telling.progress, quiet || format == Format::Json);
+    let progress =
+        Progress::new(Screen::default(), typed.working.telling.progress, quiet || format == Format::Json);
     let told = Told { format, quiet, dry_run: typed.dry_run, progress: &progress };
     let keep = Patterns::parse(&typed.keep.join(","));
     let prune = Prune { store, typed, keep, threads, cancel, progress: &progress, told: &told };
@@ -89,9 +91,9 @@ pub(crate) fn run(
     Ok(told.end(root, &sum, total, began, typed))
 }
 
-fn unfinished(root: &Path, sum: &Sum, error: &PruneError) -> Failure {
+fn unfinished(root: &Path, sum: &Sum, error: &PruneError) -> CommandError {
     let message = format!("{error}; {sum} removed from {} before that, run again to go on", root.display());
-    Failure::new(error.exit(), message)
+    CommandError::new(error.exit(), message)
 }
 
 /// It did not come to its end.
@@ -183,7 +185,7 @@ struct Prune<'a> {
 impl Prune<'_> {
     /// Counts and removes; is what was there and the day since which uses are noted.
     fn run(&self, done: &Mutex<Sum>) -> Result<(Total, Day), PruneError> {
-        let mut uses = self.store.last_uses()?;
+        let mut uses = self.store.usage().last_uses()?;
         let (counted, total) = self.count(&uses)?;
         let plan = Plan::new(&counted, total.bytes, self.typed.max_size, self.typed.unused_since);
         if plan != Plan::default() {
@@ -374,7 +376,7 @@ impl Told<'_> {
 
     fn failed(&self, exit: Exit, message: impl Display) -> Exit {
         match self.format {
-            Format::Human => self.progress.above(|| {
+            Format::Human => self.progress.screen().suspend(|| {
                 output::fail(exit, &message);
             }),
             Format::Json => {
@@ -439,7 +441,7 @@ impl Told<'_> {
 
     fn line(&self, line: impl Display) {
         // A reader that went away must not stop the work half-way.
-        self.progress.above(|| {
+        self.progress.screen().suspend(|| {
             let _ = output::result_line(line);
         });
     }

@@ -14,12 +14,13 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::Exit;
-use stoa_store::{Entry, Restored, Store, StoreError, each_quarantined};
+use stoa_store::{QuarantineEntry, Restored, Store, StoreError, each_quarantined};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::cli::Failure;
-use crate::output::{self, Format};
+use crate::command::error::CommandError;
+use crate::command::report::Format;
+use crate::output;
 
 /// What is typed.
 #[derive(Debug, Args)]
@@ -71,7 +72,7 @@ impl Typed {
 }
 
 /// Lists what is in quarantine below a root.
-pub(crate) fn list(root: &Path, typed: &Typed, quiet: bool) -> Result<Exit, Failure> {
+pub(crate) fn list(root: &Path, typed: &Typed, quiet: bool) -> Result<Exit, CommandError> {
     let mut sum = Sum::default();
     let listed = each_quarantined(root, |entry| {
         if sum.entries == 0 && typed.format == Format::Human {
@@ -87,7 +88,7 @@ pub(crate) fn list(root: &Path, typed: &Typed, quiet: bool) -> Result<Exit, Fail
     match listed {
         Ok(()) => {}
         Err(ListError::Output(error)) => return Ok(output::written(Err(error))),
-        Err(ListError::Store(error)) => return Err(Failure::new(error.exit(), error)),
+        Err(ListError::Store(error)) => return Err(CommandError::new(error.exit(), error)),
     }
     Ok(match typed.format {
         Format::Json => output::last_line(sum.value(root, false)),
@@ -118,10 +119,10 @@ impl From<io::Error> for ListError {
 }
 
 /// Restores or purges.
-pub(crate) fn change(store: &Store, typed: &Typed, quiet: bool) -> Result<Exit, Failure> {
+pub(crate) fn change(store: &Store, typed: &Typed, quiet: bool) -> Result<Exit, CommandError> {
     let told = Told { format: typed.format, quiet };
     let failed = |error: StoreError| {
-        Failure::new(error.exit(), format!("{error}; what is named after it was not touched"))
+        CommandError::new(error.exit(), format!("{error}; what is named after it was not touched"))
     };
     match &typed.what {
         None | Some(What::List) => list(store.root(), typed, quiet),
@@ -133,7 +134,7 @@ pub(crate) fn change(store: &Store, typed: &Typed, quiet: bool) -> Result<Exit, 
 fn restore(store: &Store, ids: &[OsString], told: &Told) -> Result<Exit, StoreError> {
     let mut exit = Exit::DONE;
     for id in ids {
-        let restored = store.restore(id)?;
+        let restored = store.quarantine().restore(id)?;
         let code = told.restored(id, &restored);
         // A name in the way is the one that a person must do something about first.
         if exit != Exit::CANT_CREATE && code != Exit::DONE {
@@ -146,7 +147,7 @@ fn restore(store: &Store, ids: &[OsString], told: &Told) -> Result<Exit, StoreEr
 fn purge(store: &Store, what: &Purge, told: &Told) -> Result<Exit, StoreError> {
     let (mut sum, mut exit) = (Sum::default(), Exit::DONE);
     let mut one = |id: &OsStr| -> Result<bool, StoreError> {
-        let purged = store.purge(id)?;
+        let purged = store.quarantine().purge(id)?;
         if let Some(entry) = &purged {
             sum.add(entry);
             told.purged(entry);
@@ -181,7 +182,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, entry: &Entry) {
+    fn add(&mut self, entry: &QuarantineEntry) {
         self.entries += 1;
         self.bytes += entry.bytes.unwrap_or_default();
     }
@@ -234,7 +235,7 @@ impl Told {
         }
     }
 
-    fn purged(&self, entry: &Entry) {
+    fn purged(&self, entry: &QuarantineEntry) {
         match self.format {
             Format::Human if self.quiet => {}
             Format::Human => {
@@ -282,7 +283,7 @@ impl Told {
     }
 }
 
-fn row(entry: &Entry) -> String {
+fn row(entry: &QuarantineEntry) -> String {
     let size = entry.bytes.map_or_else(|| "nothing".to_owned(), |bytes| BinaryBytes(bytes).to_string());
     let reason = match &entry.why {
         Some(why) => format!("{}: {}", name(entry), why.reason),
@@ -291,19 +292,19 @@ fn row(entry: &Entry) -> String {
     format!("{:26}{:22}{size:>11}  {reason}", entry.id.to_string_lossy(), time(entry))
 }
 
-fn name(entry: &Entry) -> String {
+fn name(entry: &QuarantineEntry) -> String {
     match &entry.why {
         Some(why) => format!("{}@{}", why.module, why.version),
         None => "its reason.toml is missing or damaged".to_owned(),
     }
 }
 
-fn time(entry: &Entry) -> String {
+fn time(entry: &QuarantineEntry) -> String {
     let whole = OffsetDateTime::from(entry.since).replace_nanosecond(0).ok();
     whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-fn value(event: &str, entry: &Entry) -> Value {
+fn value(event: &str, entry: &QuarantineEntry) -> Value {
     let why = entry.why.as_ref();
     json!({
         "event": event,

@@ -1,17 +1,13 @@
-//! Serving: the listener, its connections, and the way it stops.
+//! The HTTP server: its listener, its connections and its shutdown.
 //!
-//! Connections are bounded in number, in the size of what they send before they are answered, and in how long
-//! they may keep still: a client that neither finishes its request nor takes what it asked for is cut off.
-//! When it is time to stop, nothing new is accepted, requests under way and the fills behind them get
-//! [`ServeOptions::grace`] to end, and what is left then is broken off; a fill that is broken off leaves
-//! nothing behind.
+//! Connections are bounded in number, in the size of a request's head, and in time: a client that does not finish its
+//! request, or does not read the answer, is disconnected. On shutdown the listener closes first. Requests in progress
+//! and their fills get [`ServeOptions::grace`] to end. The rest is aborted, and an aborted fill leaves nothing behind.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -19,39 +15,41 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use stoa_store::Store;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep};
 
 use crate::fill::{AnswerOptions, Fill, Policy};
-use crate::proxy::Proxy;
+use crate::proxy::{InProgress, Proxy, ProxyOptions};
+use crate::stall_timeout::StallTimeout;
 use crate::upkeep::Upkeep;
 
-/// How to serve.
+/// The options of a server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// The checksum databases that are passed on, if an upstream does too.
+    /// The checksum databases to forward, if an upstream does so too.
     pub sumdbs: Vec<String>,
-    /// What the proxy is mounted at: `/`, or `/some/path`.
+    /// The path that all addresses begin with: `/`, or `/some/path`.
     pub base_path: String,
-    /// How many zips are fetched at a time.
+    /// Maximum number of zips that are fetched at the same time.
     pub max_fills: usize,
     /// How lists, latest versions, queries and checksum databases are answered.
     pub answers: AnswerOptions,
-    /// How many connections are served at a time; more wait to be accepted.
+    /// Maximum number of open connections. Further clients wait to be accepted.
     pub max_connections: usize,
-    /// How long a request's head may take to arrive, and a connection may be idle.
+    /// Time limit for the head of a request to arrive, and for an idle connection.
     pub head_timeout: Duration,
-    /// How long a client may take nothing of what it is sent.
+    /// Time limit for a client to read something of its answer.
     pub stall_timeout: Duration,
-    /// How long what is under way may take to end when it is time to stop.
+    /// Time limit on shutdown for requests and fills in progress.
     pub grace: Duration,
-    /// How often the index of the store is reconciled, besides at the start; zero leaves it to others.
+    /// Time between two passes over the store that update its index. Zero leaves the index to other processes.
     pub index_interval: Duration,
-    /// How often what was used is written down, besides at the start and the end; zero keeps no note of it.
+    /// Time between two writes of the days of last use. Zero disables them.
     pub last_use_interval: Duration,
+    /// The reason why no missing module can be fetched although the configuration does not say so, if there is one.
+    /// `/readyz` reports it.
+    pub degraded: Option<String>,
 }
 
 impl Default for ServeOptions {
@@ -67,26 +65,29 @@ impl Default for ServeOptions {
             grace: Duration::from_secs(30),
             index_interval: Duration::from_secs(600),
             last_use_interval: Duration::from_secs(300),
+            degraded: None,
         }
     }
 }
 
-/// Serving ended before it was asked to.
+/// The server ended before its shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The listener is of no use any more.
-    #[error("cannot accept connections: {0}; see whether the address is still there, then start again")]
+    /// The listener does not work any more.
+    #[error(
+        "cannot accept connections: {0}\nhelp: check that the address still belongs to this machine, then start again"
+    )]
     Accept(io::Error),
 }
 
-/// How much a client may send before it is answered, and about how much is gathered to be sent to it.
+/// Maximum size of a request's head, and about the size of a write to the connection.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 const MAX_HEADERS: usize = 100;
 
-/// Serves until `shutdown` comes.
+/// Serves until `shutdown` is ready, and then shuts down.
 ///
-/// The name under which a request that comes back is known (`Via`) is the upstream's.
+/// The name of this proxy in `Via` is that of the policy's upstream.
 pub async fn run(
     listener: TcpListener,
     store: Arc<Store>,
@@ -98,44 +99,66 @@ pub async fn run(
     let instance = policy.upstream_of_none().instance().to_owned();
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
     let fill = Fill::new(store, policy, options.max_fills, &options.answers);
-    let sumdbs = options.sumdbs.clone();
-    let proxy = Proxy::new(Arc::clone(&fill), Arc::clone(&upkeep), &options.base_path, sumdbs, instance);
-    let server = Server { proxy: Arc::new(proxy), builder: builder(&options), stall: options.stall_timeout };
+    let proxy_options = ProxyOptions {
+        base_path: options.base_path.clone(),
+        sumdbs: options.sumdbs.clone(),
+        instance,
+        degraded: options.degraded.clone(),
+    };
+    let proxy = Proxy::new(Arc::clone(&fill), Arc::clone(&upkeep), proxy_options);
+    let server = Server {
+        proxy: Arc::new(proxy),
+        builder: builder(&options),
+        stall: options.stall_timeout,
+        in_progress: InProgress::default(),
+    };
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let accepted = accept(listener, &server, &options, &graceful, &mut connections, shutdown).await;
 
-    log::info!("stopping: {} connections are open", connections.len());
+    while connections.try_join_next().is_some() {}
+    log::info!(
+        connections = connections.len(),
+        requests = server.in_progress.count(),
+        fills = fill.count(),
+        grace:? = options.grace;
+        "waiting for requests in progress"
+    );
     fill.close();
     upkeep.close();
     let ended = tokio::time::timeout(options.grace, async {
         graceful.shutdown().await;
         fill.closed().await;
     });
+    let mut aborted_requests = 0;
     if ended.await.is_err() {
-        log::warn!("some requests or fills have not ended within {:?}, and are broken off", options.grace);
+        aborted_requests = server.in_progress.count();
+        log::warn!(
+            requests = aborted_requests, fills = fill.count(), grace:? = options.grace;
+            "aborting requests and fills that did not end within the grace period"
+        );
     }
     connections.shutdown().await;
     fill.end().await;
     upkeep.end().await;
-    tell_counts(&fill);
+    log_counts(&fill, aborted_requests);
     accepted
 }
 
-fn tell_counts(fill: &Fill) {
-    let sums = fill.policy().checksums().counts();
+fn log_counts(fill: &Fill, aborted_requests: usize) {
+    let checksums = fill.policy().checksums().counts();
     log::info!(
-        "{} transfers were broken off; the checksum database vouched for {} versions, did not know {}, and {} were \
-         refused; {} times it contradicted itself",
-        fill.transfers_broken_off(),
-        sums.vouched,
-        sums.unvouched,
-        sums.mismatches + sums.refused,
-        sums.forks
+        aborted_requests_total = aborted_requests,
+        aborted_transfers_total = fill.aborted_transfers(),
+        checksums_verified_total = checksums.verified,
+        checksums_unknown_total = checksums.unverified,
+        checksums_rejected_total = checksums.mismatches + checksums.refused,
+        checksum_database_forks_total = checksums.forks;
+        "totals since the start"
     );
 }
 
-/// Accepts connections until `shutdown` comes, and closes the listener.
+/// Accepts connections until `shutdown` is ready, and closes the listener.
 async fn accept(
     listener: TcpListener,
     server: &Server,
@@ -148,7 +171,7 @@ async fn accept(
     tokio::pin!(shutdown);
     loop {
         let next = async {
-            // Who waits for a place waits in the kernel's queue. The semaphore is never closed.
+            // Clients without a place wait in the kernel's queue. The semaphore is never closed.
             let place = Arc::clone(&places).acquire_owned().await;
             (place, listener.accept().await)
         };
@@ -156,7 +179,7 @@ async fn accept(
             () = &mut shutdown => return Ok(()),
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
-                    log::error!("a connection broke off within this program: {error}");
+                    log::error!(reason:% = error; "a connection ended by an internal error");
                 }
             }
             (place, accepted) = next => match accepted {
@@ -167,11 +190,14 @@ async fn accept(
                         drop(place);
                     });
                 }
-                Err(error) if is_of_one_connection(&error) => log::debug!("a client gave up: {error}"),
+                Err(error) if is_of_one_connection(&error) => log::debug!(reason:% = error; "a client gave up before its connection was accepted"),
                 Err(error) if is_fatal(&error) => return Err(ServeError::Accept(error)),
                 Err(error) => {
-                    // Out of files or memory: some connection will end.
-                    log::warn!("cannot accept a connection now: {error}; raise the limit of open files if this stays");
+                    // Out of files or memory, until some connection ends.
+                    log::warn!(
+                        reason:% = error, help = "raise the limit of open files (ulimit -n, LimitNOFILE)";
+                        "cannot accept a connection"
+                    );
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
@@ -214,6 +240,7 @@ struct Server {
     proxy: Arc<Proxy>,
     builder: auto::Builder<TokioExecutor>,
     stall: Duration,
+    in_progress: InProgress,
 }
 
 impl Server {
@@ -224,112 +251,19 @@ impl Server {
         watcher: hyper_util::server::graceful::Watcher,
     ) -> impl Future<Output = ()> + use<> {
         if let Err(error) = stream.set_nodelay(true) {
-            log::debug!("{peer}: {error}");
+            log::debug!(client:% = peer, reason:% = error; "cannot set TCP_NODELAY");
         }
-        let proxy = Arc::clone(&self.proxy);
+        let (proxy, in_progress) = (Arc::clone(&self.proxy), self.in_progress.clone());
         let service = service_fn(move |request| {
-            let proxy = Arc::clone(&proxy);
-            async move { Ok::<_, Infallible>(proxy.answer(request).await) }
+            let (proxy, started) = (Arc::clone(&proxy), in_progress.start());
+            async move { Ok::<_, Infallible>(proxy.answer(request).await.map(|body| started.until_end_of(body))) }
         });
-        let io = TokioIo::new(Patient::new(stream, self.stall));
+        let io = TokioIo::new(StallTimeout::new(stream, self.stall));
         let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
         async move {
             if let Err(error) = connection.await {
-                log::debug!("{peer}: {error}");
+                log::debug!(client:% = peer, reason:% = error; "a connection ended by an error");
             }
         }
-    }
-}
-
-/// How many bytes tell the version of HTTP that a client speaks, at most.
-const PREFACE_BYTES: usize = 24;
-
-/// A connection that is cut off if the other side keeps still for too long: while it is sent something, and
-/// before it has said which version of HTTP it speaks. After that hyper has timeouts of its own.
-struct Patient {
-    stream: TcpStream,
-    patience: Duration,
-    read: usize,
-    reading: Option<Pin<Box<Sleep>>>,
-    writing: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patient {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, read: 0, reading: None, writing: None }
-    }
-
-    /// Passes a result of the stream on, or gives up if there was none for too long.
-    fn bound<T>(
-        waiting: &mut Option<Pin<Box<Sleep>>>,
-        patience: Duration,
-        context: &mut Context<'_>,
-        result: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if result.is_ready() {
-            *waiting = None;
-            return result;
-        }
-        let sleep =
-            waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
-        match sleep.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut this.stream).poll_read(context, buffer);
-        if this.read >= PREFACE_BYTES {
-            return result;
-        }
-        this.read += buffer.filled().len() - before;
-        if result.is_ready() && this.read < PREFACE_BYTES {
-            // A trickle does not begin the time anew.
-            return result;
-        }
-        Self::bound(&mut this.reading, this.patience, context, result)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let result = Pin::new(&mut this.stream).poll_write(context, bytes);
-        Self::bound(&mut this.writing, this.patience, context, result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let result = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
-        Self::bound(&mut this.writing, this.patience, context, result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -8,7 +8,7 @@ use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Store;
 
-use crate::cli::Failure;
+use crate::command::error::CommandError;
 use crate::config::{ServeConfig, World};
 use crate::fill::{AnswerOptions, ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
@@ -21,10 +21,16 @@ pub(crate) struct Sources<'a> {
     go: OnceCell<Option<GoEnv>>,
 }
 
-/// A list of upstreams, and who says it. The list itself may hold credentials, so only where it comes from is told.
-struct Said {
+/// A list of upstreams and its origin. Messages name only the origin, since the list may contain credentials.
+pub(crate) struct UpstreamList {
     list: String,
-    whence: String,
+    pub(crate) origin: &'static str,
+}
+
+/// A setting and its origin. The setting is `None` if nothing sets it.
+pub(crate) struct Origin {
+    value: Option<String>,
+    pub(crate) origin: &'static str,
 }
 
 impl<'a> Sources<'a> {
@@ -33,7 +39,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Looks whether what the configuration names can be an upstream.
-    pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), Failure> {
+    pub(crate) fn check(&self, config: &ServeConfig) -> Result<(), CommandError> {
         if config.offline {
             return Ok(());
         }
@@ -43,8 +49,8 @@ impl<'a> Sources<'a> {
             known: HashMap::new(),
             options: self.options(config),
         };
-        if let Some(Said { list, whence }) = self.said(config) {
-            upstreams.of(&list, || whence.clone())?;
+        if let Some(UpstreamList { list, origin }) = self.upstream_list(config) {
+            upstreams.of(&list, || origin.to_owned())?;
         }
         for rule in &config.modules {
             if let Some(list) = &rule.upstream {
@@ -60,12 +66,8 @@ impl<'a> Sources<'a> {
         config: &ServeConfig,
         is_read_only: bool,
         own_address: Option<SocketAddr>,
-    ) -> Result<Policy, Failure> {
+    ) -> Result<Policy, CommandError> {
         let is_told = config.offline || is_read_only;
-        if is_told {
-            let why = if config.offline { "it was told so" } else { "the store cannot be written to" };
-            log::info!("offline, because {why}: only what is in the store is served");
-        }
         let mut upstreams =
             Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options(config) };
         let otherwise = match is_told {
@@ -90,7 +92,7 @@ impl<'a> Sources<'a> {
             };
             Ok((table.pattern.clone(), rule))
         });
-        let rules = rules.collect::<Result<Vec<_>, Failure>>()?;
+        let rules = rules.collect::<Result<Vec<_>, CommandError>>()?;
         let otherwise = Rule {
             mode: config.mode,
             redirect_url: config.redirect_url.clone(),
@@ -108,34 +110,44 @@ impl<'a> Sources<'a> {
     }
 
     /// Resolves what is fetched is verified against.
-    fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, Failure> {
-        let said = config.gosumdb.clone().or_else(|| self.gosumdb());
-        let sumdb = match said.as_deref().map(Sumdb::parse) {
+    fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, CommandError> {
+        let Origin { value, origin } = self.checksum_database(config);
+        let sumdb = match value.as_deref().map(Sumdb::parse) {
             None => Sumdb::of_go().map(Some),
             Some(sumdb) => sumdb,
         };
         let sumdb = sumdb.unwrap_or_else(|error| {
-            // What the configuration says was read already; the go command's own setting need not suit us.
-            log::warn!("no checksum database is asked, as GOSUMDB is of no use here: {error}");
+            // The configuration was checked before. A value of GOSUMDB may be valid for the go command only.
+            log::warn!(origin, reason:% = error; "cannot use the checksum database: downloads are not verified against it");
             None
         });
         let Some(sumdb) = sumdb else {
             let why = "checksum is require, and there is no checksum database: name one with --gosumdb, STOA_GOSUMDB or \
                        `gosumdb` in the config file";
-            return if is_required { Err(Failure::new(Exit::USAGE, why)) } else { Ok(Checksums::default()) };
+            return if is_required {
+                Err(CommandError::new(Exit::USAGE, why))
+            } else {
+                Ok(Checksums::default())
+            };
         };
         let own = sumdb.url().map(|url| Upstream::new(url, self.options(config))).transpose();
         let own = own.map_err(|error| {
-            Failure::new(Exit::USAGE, format!("the URL of the checksum database {}: {error}", sumdb.name()))
+            CommandError::new(
+                Exit::USAGE,
+                format!("the URL of the checksum database {}: {error}", sumdb.name()),
+            )
         })?;
-        log::debug!("what is fetched is compared with the checksum database {}", sumdb.name());
         Ok(Checksums::new(Some(sumdb), own, self.sumdb_refuse(config, true)))
     }
 
-    /// Is the database that the environment or the go command names.
-    fn gosumdb(&self) -> Option<String> {
-        let value = self.text("GOSUMDB").or_else(|| Some(self.go()?.gosumdb.clone()));
-        value.filter(|value| !value.trim().is_empty())
+    /// Returns the checksum database, in the syntax of `GOSUMDB`.
+    pub(crate) fn checksum_database(&self, config: &ServeConfig) -> Origin {
+        let some = |value: String, origin| Some(Origin { value: Some(value), origin });
+        let is_empty = |found: &Origin| found.value.as_ref().is_none_or(|value| value.trim().is_empty());
+        let found = config.gosumdb.clone().and_then(|value| some(value, "the configuration"));
+        let found = found.or_else(|| some(self.text("GOSUMDB")?, "the variable GOSUMDB"));
+        let found = found.or_else(|| some(self.go()?.gosumdb.clone(), "`go env GOSUMDB`"));
+        found.filter(|found| !is_empty(found)).unwrap_or(Origin { value: None, origin: "default" })
     }
 
     /// Finds the checksum databases that are forwarded.
@@ -147,8 +159,8 @@ impl<'a> Sources<'a> {
         let value = match said.filter(|value| !value.trim().is_empty()) {
             Some(value) => Some(value),
             // Nothing can be had that is not kept, so the go command need not be there to be asked.
-            None if is_offline => return store.cached_databases(),
-            None => self.gosumdb(),
+            None if is_offline => return store.cache().databases(),
+            None => self.checksum_database(config).value,
         };
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }
@@ -174,23 +186,19 @@ impl<'a> Sources<'a> {
         config.fetching.options(netrc_path(|name| self.world.variable(name)))
     }
 
-    /// Finds who says where to fetch what no rule is about. `None` if nobody does.
-    fn said(&self, config: &ServeConfig) -> Option<Said> {
-        let said = |list: String, whence: &str| Some(Said { list, whence: whence.to_owned() });
-        if let Some(list) = &config.upstream {
-            return said(list.clone(), "the configuration");
-        }
-        if let Some(list) = self.text("GOPROXY") {
-            return said(list, "the variable GOPROXY");
-        }
-        said(self.go()?.goproxy.clone(), "`go env GOPROXY`")
+    /// Returns the upstreams of modules that no rule matches. Returns `None` if nothing names them.
+    pub(crate) fn upstream_list(&self, config: &ServeConfig) -> Option<UpstreamList> {
+        let some = |list: String, origin| Some(UpstreamList { list, origin });
+        let found = config.upstream.clone().and_then(|list| some(list, "the configuration"));
+        let found = found.or_else(|| some(self.text("GOPROXY")?, "the variable GOPROXY"));
+        found.or_else(|| some(self.go()?.goproxy.clone(), "`go env GOPROXY`"))
     }
 
     fn go(&self) -> Option<&GoEnv> {
         let asked = self.go.get_or_init(|| match go_env::ask() {
             Ok(env) => Some(env),
             Err(error) => {
-                log::warn!("{error}");
+                log::warn!(reason:% = error; "cannot ask the go command for its configuration");
                 None
             }
         });
@@ -211,33 +219,24 @@ struct Upstreams<'a> {
 }
 
 impl Upstreams<'_> {
-    fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, Failure> {
-        let Some(Said { list, whence }) = self.sources.said(config) else {
-            log::warn!(
-                "offline, because nothing says where to fetch from: name it with --upstream, STOA_UPSTREAM or GOPROXY"
-            );
-            return Ok(Upstream::offline());
-        };
-        let upstream = self.of(&list, || whence.clone())?;
-        match upstream.is_offline() {
-            true => log::info!("offline, as {whence} says: only what is in the store is served"),
-            false => log::info!("what is missing is fetched from where {whence} says"),
+    fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, CommandError> {
+        match self.sources.upstream_list(config) {
+            Some(UpstreamList { list, origin }) => self.of(&list, || origin.to_owned()),
+            None => Ok(Upstream::offline()),
         }
-        Ok(upstream)
     }
 
-    fn of(&mut self, list: &str, whence: impl Fn() -> String) -> Result<Upstream, Failure> {
+    fn of(&mut self, list: &str, whence: impl Fn() -> String) -> Result<Upstream, CommandError> {
         if let Some(known) = self.known.get(list) {
             return Ok(known.clone());
         }
         let upstream = Upstream::new(list, self.options.clone()).map_err(|error| {
-            Failure::new(Exit::USAGE, format!("the upstream, from {}: {error}", whence()))
+            CommandError::new(Exit::USAGE, format!("the upstream, from {}: {error}", whence()))
         })?;
         if self.own_address.is_some_and(|own| names_itself(list, own)) {
             log::warn!(
-                "the upstream, from {}, is this proxy itself, which cannot fetch from itself: name another one with \
-                 --upstream or STOA_UPSTREAM",
-                whence()
+                origin:% = whence(), help = "set another upstream with --upstream or STOA_UPSTREAM";
+                "the upstream is this proxy itself"
             );
         }
         self.known.insert(list.to_owned(), upstream.clone());

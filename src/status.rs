@@ -4,8 +4,6 @@
 //! none, is told by `stoa-migrate`, which alone knows what older layouts look like: `stoa status` turns into
 //! it. What is counted is what is there to be seen while it may change; nothing is locked.
 
-mod count;
-
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,10 +11,11 @@ use stoa_layout::inventory::Found;
 use stoa_layout::lock::{self, Holder};
 use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
 use stoa_layout::{Exit, LayoutId, Layouts, PathError, State, StepError};
+use stoa_store::{CensusItem, StoreError, census, each_quarantined};
 
-use crate::cli::App;
-use crate::output::{self, Format};
-use count::Count;
+use crate::command::App;
+use crate::command::report::Format;
+use crate::output;
 
 /// What is told; the keys of the JSON format.
 #[derive(Debug, Serialize)]
@@ -51,6 +50,7 @@ enum Kind {
     Migrating,
     Newer,
     Empty,
+    Unmarked,
     Foreign,
 }
 
@@ -94,7 +94,7 @@ fn current_or_empty(
     let here = Marker::At(current.clone());
     match top {
         Some(top) if top.blocked.is_empty() && top.markers == [here.clone()] => Some({
-            count::modules(root, current, folders).map(|count| {
+            Count::take(root, top, folders).map(|count| {
                 let mut status = Status::new(root, Kind::Current, current);
                 status.layout = Some(current.to_string());
                 status.set_counts(&count);
@@ -129,11 +129,14 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
         State::Migrating { .. } | State::Creating(_) => Kind::Migrating,
         State::Newer(_) => Kind::Newer,
         State::Empty => Kind::Empty,
+        State::MarkerLost { .. } => Kind::Unmarked,
         State::TwoMarkers(_) | State::Blocked(_) | State::Foreign(_) => Kind::Foreign,
     };
     let mut status = Status::new(root, kind, current);
     status.layout = match &state {
-        State::At(layout) | State::Untagged(layout) => Some(layout.to_string()),
+        State::At(layout) | State::Untagged(layout) | State::MarkerLost { layout, .. } => {
+            Some(layout.to_string())
+        }
         State::Newer(Marker::At(layout)) => Some(layout.to_string()),
         State::Migrating { from, .. } | State::Newer(Marker::Migrating { from, .. }) => {
             Some(from.to_string())
@@ -158,6 +161,62 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
         }
     }
     Ok(status)
+}
+
+/// The counts of a store.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    versions: u64,
+    modules: u64,
+    bytes: u64,
+    leftovers: u64,
+    quarantined: u64,
+    quarantined_bytes: u64,
+}
+
+impl Count {
+    /// Counts a store at the current layout. Every other name in its root is a leftover.
+    fn take(root: &Path, top: &Top, folders: &[&str]) -> Result<Self, PathError> {
+        let is_folder =
+            |name: &&&str| std::fs::symlink_metadata(root.join(name)).is_ok_and(|meta| meta.is_dir());
+        let ours = folders.iter().filter(is_folder).count() as u64;
+        let mut count = Self { leftovers: top.others_count.saturating_sub(ours), ..Self::default() };
+        let mut module = None;
+        path_errors(census(root, |item| {
+            match item {
+                CensusItem::Version(stored) => {
+                    count.versions += 1;
+                    count.bytes += stored.bytes + stored.seal_bytes;
+                    // The versions of a module come one after the other.
+                    if module.as_ref() != Some(stored.version.path()) {
+                        count.modules += 1;
+                        module = Some(stored.version.path().clone());
+                    }
+                }
+                CensusItem::Leftover(_) => count.leftovers += 1,
+            }
+            Ok(())
+        }))?;
+        count.quarantine(root)?;
+        Ok(count)
+    }
+
+    /// Counts the quarantine.
+    fn quarantine(&mut self, root: &Path) -> Result<(), PathError> {
+        path_errors(each_quarantined(root, |entry| {
+            self.quarantined += 1;
+            self.quarantined_bytes += entry.bytes.unwrap_or_default();
+            Ok(())
+        }))
+    }
+}
+
+/// Turns the error of a walk that takes no lock and writes nothing into the only kind that it can be.
+fn path_errors(walked: Result<(), StoreError>) -> Result<(), PathError> {
+    match walked {
+        Err(StoreError::Path(error)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl Status {
@@ -220,7 +279,9 @@ impl Status {
         if let Some(warning) = warning {
             log::warn!("{warning}");
         }
-        let is_migration = |entry: &HistoryEntry| entry.from != "empty" && entry.from != entry.to;
+        let is_migration = |entry: &HistoryEntry| {
+            !["empty", "unmarked"].contains(&entry.from.as_str()) && entry.from != entry.to
+        };
         self.last_migration = content.history.into_iter().rev().find(is_migration);
     }
 
@@ -243,10 +304,11 @@ impl Status {
             Kind::Migrating => "migrating: stoa-migrate goes on with it",
             Kind::Newer => "newer than this program",
             Kind::Empty => "empty: there is no store yet",
+            Kind::Unmarked => "unmarked: a store without its marker",
             Kind::Foreign => "foreign: not a store",
         };
         let mut lines = vec![line("store", &self.store), line("state", state)];
-        if let (Some(remark), Kind::Migrating | Kind::Newer | Kind::Foreign | Kind::Old) =
+        if let (Some(remark), Kind::Migrating | Kind::Newer | Kind::Unmarked | Kind::Foreign | Kind::Old) =
             (&self.remark, self.state)
         {
             lines.push(line("", remark));
@@ -281,4 +343,42 @@ impl Status {
 
 fn line(name: &str, value: &str) -> String {
     format!("{name:16}{value}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make stores by hand")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn versions_leftovers_and_the_quarantine_are_counted_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, content) in [
+            ("layout.v2", ""),
+            ("store.lock", ""),
+            ("modules/example.org/a/@v/v1.0.0/info", "{}"),
+            ("modules/example.org/a/@v/v1.0.0/zip", "1234"),
+            ("modules/example.org/a/@v/v1.0.0/ziphash", "h1:"),
+            ("modules/example.org/a/@v/v1.1.0/info", "{}"),
+            ("modules/example.org/a/v2/@v/v2.0.0-!r!c1/info", "{}"),
+            ("modules/example.org/b/@v/v1.0.0/mod", "left"),
+            ("modules/example.org/README", "left"),
+            ("quarantine/x/reason.toml", ""),
+            ("quarantine/x/version/zip", "123"),
+            ("records", "a file where a folder belongs"),
+            ("notes.txt", "left"),
+            ("lost+found/x", ""),
+        ] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let top = Top::read(dir.path()).unwrap().unwrap();
+        let count = Count::take(dir.path(), &top, &["modules", "quarantine", "records"]).unwrap();
+        let expected =
+            Count { versions: 3, modules: 2, bytes: 13, leftovers: 4, quarantined: 1, quarantined_bytes: 3 };
+        assert_eq!(count, expected);
+    }
 }

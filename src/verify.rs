@@ -15,9 +15,10 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::{Store, Which};
 
-use crate::cli::Failure;
-use crate::output::{self, Format};
-use crate::progress::Progress;
+use crate::command::error::CommandError;
+use crate::command::progress::{Progress, Screen};
+use crate::command::report::Format;
+use crate::output;
 use crate::work_options::Working;
 use look::{Fault, Found, How, Look, LookError, Named};
 
@@ -51,10 +52,10 @@ pub(crate) fn run(
     threads: usize,
     quiet: bool,
     cancel: &Cancel,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     let root = store.root();
     let format = typed.working.telling.format;
-    let progress = Progress::new(typed.working.telling.progress, quiet);
+    let progress = Progress::new(Screen::default(), typed.working.telling.progress, quiet);
     let told = Told { format, progress: &progress, quiet };
     let tell = |version: &ModuleVersion, fault: Fault, reason: &str| told.fault(version, fault, reason);
     let which = if typed.again { Which::All } else { Which::Unsealed };
@@ -167,7 +168,7 @@ impl Told<'_> {
 
     fn error(&self, exit: Exit, message: impl Display) {
         match self.format {
-            Format::Human => self.progress.above(|| {
+            Format::Human => self.progress.screen().suspend(|| {
                 output::fail(exit, &message);
             }),
             Format::Json => {
@@ -178,7 +179,7 @@ impl Told<'_> {
 
     fn line(&self, line: impl Display) {
         // A reader that went away must not stop the work half-way.
-        self.progress.above(|| {
+        self.progress.screen().suspend(|| {
             let mut out = io::stdout().lock();
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         });

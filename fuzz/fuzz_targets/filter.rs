@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use stoa_gomod::VersionRange;
 
 #[allow(dead_code)]
-#[path = "../../src/import_config/filter.rs"]
+#[path = "../../src/migrate/import_config/filter.rs"]
 mod filter;
 
 fuzz_target!(|text: &str| {

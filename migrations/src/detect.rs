@@ -1,19 +1,20 @@
-//! Knowing stores from before there were markers. Never a guess: at least one whole version lies in the folder
-//! at the path that its own zip names.
+//! Recognises stores at layouts without markers. This is never a guess: the folder must contain at least one whole
+//! version at the path that its own zip names.
 
 use std::path::{Path, PathBuf};
 
+use stoa_gomod::ModulePath;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Detect, Detection, LayoutId, StepError};
 
 use crate::flat::{self, Flat};
-use crate::picture::{Candidate, Found, Picture};
+use crate::picture::{Candidate, Finding, Picture};
 use crate::{v0, whole};
 
-/// Knows v0.
+/// Recognises v0.
 pub(crate) struct IsV0;
 
-/// Knows a tree, and the go command's own cache, which is one that must not be touched.
+/// Recognises a tree, and refuses the module cache of the go command, which is also a tree.
 pub(crate) struct IsTree;
 
 impl Detect for IsV0 {
@@ -34,8 +35,7 @@ impl Detect for IsTree {
     fn detect(&self, root: &Path) -> Result<Detection, StepError> {
         if let Some(cache) = go_cache(root)? {
             return Ok(Detection::Refuse(format!(
-                "{} is the go command's own module cache, which go uses: `stoa import {}` copies what is in it into a \
-                 store and leaves it as it is",
+                "{} is the module cache of the go command; copy it into a store with `stoa import {}`",
                 cache.display(),
                 cache.display()
             )));
@@ -44,10 +44,10 @@ impl Detect for IsTree {
     }
 }
 
-/// Stops a walk; never seen outside.
+/// Stops a walk early.
 const ENOUGH: StepError = StepError::Cancelled(Cancelled(0));
 
-fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, StepError> {
+pub(crate) fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, StepError> {
     let is_whole = |candidate: &Candidate| {
         candidate.fault.is_none()
             && candidate.has == [true; 3]
@@ -55,7 +55,7 @@ fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, Ste
     };
     let mut found = false;
     let walked = picture.walk(root, &mut |what| match what {
-        Found::Versions(candidates) if candidates.iter().any(is_whole) => {
+        Finding::Versions(candidates) if candidates.iter().any(is_whole) => {
             found = true;
             Err(ENOUGH)
         }
@@ -68,9 +68,12 @@ fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, Ste
     }
 }
 
-/// Finds the go command's own cache: the folder itself, or in a `GOMODCACHE` or a `GOPATH`.
+/// Returns the `cache/download` folder of the go command's module cache: the folder itself, or a folder below it that the
+/// go command uses.
 pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
-    for below in ["", "cache/download", "pkg/mod/cache/download"] {
+    for below in
+        ["", "cache/download", "mod/cache/download", "pkg/mod/cache/download", "go/pkg/mod/cache/download"]
+    {
         let cache = if below.is_empty() { root.to_owned() } else { root.join(below) };
         if (below.is_empty() || cache.is_dir()) && is_go_cache(&cache)? {
             return Ok(Some(cache));
@@ -79,12 +82,12 @@ pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
     Ok(None)
 }
 
-/// The go command leaves a lock and a hash beside what it downloads, and a list.
+/// Returns whether a folder is the go command's cache: the command leaves locks and hashes beside its downloads.
 fn is_go_cache(root: &Path) -> Result<bool, StepError> {
     let (mut has_lock, mut has_hash) = (false, false);
     let walked = Flat::Tree.walk(root, &mut |what| {
-        if let Found::Leftover(leftover) = what
-            && leftover.path.parent().is_some_and(|folder| folder.ends_with("@v"))
+        if let Finding::Leftover(leftover) = what
+            && is_beside_versions(root, &leftover.path)
         {
             has_lock |= leftover.path.extension().is_some_and(|ending| ending == "lock");
             has_hash |= leftover.path.extension().is_some_and(|ending| ending == "ziphash");
@@ -96,4 +99,11 @@ fn is_go_cache(root: &Path) -> Result<bool, StepError> {
         Err(error) => Err(error),
         Ok(()) => Ok(false),
     }
+}
+
+/// Returns whether a path is in the `@v` folder of a module, whose path begins at this root and not above or below it.
+fn is_beside_versions(root: &Path, path: &Path) -> bool {
+    let module = path.parent().filter(|folder| folder.ends_with("@v")).and_then(Path::parent);
+    let module = module.and_then(|folder| folder.strip_prefix(root).ok()).and_then(Path::to_str);
+    module.is_some_and(|module| ModulePath::unescape(module).is_ok())
 }

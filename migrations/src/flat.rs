@@ -1,7 +1,7 @@
 //! Flat layouts: `ESCAPED/@v/VERSION.{info,mod,zip}` at the root itself (the tree) or below `modules/` (v1).
 //!
-//! A tree may come from a goproxy cache, which escapes names, or from an Athens bucket that was copied to
-//! disk, which does not; v1 always escapes.
+//! A tree may come from a GOPROXY cache, which escapes names, or from a copied Athens bucket, which does not. v1 always
+//! escapes names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError, durable};
 
 use crate::picture::{
-    Candidate, Emptied, Files, Found, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top,
+    Candidate, Emptied, Files, Finding, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top,
     leftover,
 };
 
@@ -20,12 +20,12 @@ pub(crate) const TREE: LayoutId = LayoutId::fixed("tree");
 /// Layout v1.
 pub(crate) const V1: LayoutId = LayoutId::fixed("v1");
 
-/// Which of the two.
+/// A flat layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flat {
-    /// At the root itself, escaped or not, without seals.
+    /// The tree: at the root itself, escaped or not, without seals.
     Tree,
-    /// Below `modules/`, escaped, with seals.
+    /// v1: below `modules/`, escaped, with seals.
     V1,
 }
 
@@ -63,7 +63,7 @@ impl Flat {
         let names = match Names::of(folder) {
             Ok(Some(names)) => names,
             Ok(None) => return Ok(()),
-            Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+            Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
         };
         let at_the_top = folder == base;
         for name in names {
@@ -76,13 +76,13 @@ impl Flat {
                 }
                 _ if name.kind.is_dir() => self.walk_folder(base, &name.path, visit)?,
                 _ if is_ignored(text) => {}
-                _ => visit(Found::Leftover(leftover(&name.path, reason(&name))))?,
+                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))))?,
             }
         }
         Ok(())
     }
 
-    /// Looks at the files of one module. Memory is that of the names in this one folder.
+    /// Walks the versions of one module. Only the names in this folder are kept in memory.
     fn walk_versions(
         self,
         base: &Path,
@@ -93,7 +93,7 @@ impl Flat {
         let names = match Names::of(folder) {
             Ok(Some(names)) => names,
             Ok(None) => return Ok(()),
-            Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+            Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
         };
         let module_path = module_folder.strip_prefix(base).ok().and_then(Path::to_str);
         let module = module_path.and_then(|path| self.module(path));
@@ -111,24 +111,24 @@ impl Flat {
                     if name.kind.is_file() {
                         parts.has[part] = true;
                     } else if name.kind.is_symlink() {
-                        parts.fault = Some("symlink: one of its files is one".to_owned());
+                        parts.fault = Some("symlink: one of its files is a symlink".to_owned());
                     } else {
-                        parts.fault = Some("foreign: one of its names is no file".to_owned());
+                        parts.fault = Some("foreign: one of its names is not a file".to_owned());
                     }
                 }
                 Some((stem, _)) if module.is_some() && name.kind.is_file() => {
-                    let why = format!("alias: {stem} is no canonical version");
-                    visit(Found::Leftover(leftover(&name.path, why)))?;
+                    let why = format!("alias: {stem} is not a canonical version");
+                    visit(Finding::Leftover(leftover(&name.path, why)))?;
                 }
                 _ if module.is_some() && self.seal_of(&name).is_some() => {
                     let stem = self.seal_of(&name).unwrap_or_default().to_owned();
                     versions.entry(stem).or_default().has_seal = true;
                 }
-                // A version in a folder of its own: the other side of a step.
+                // A version folder belongs to the other side of a step.
                 _ if self == Self::V1
                     && name.kind.is_dir()
                     && self.version(name.text.as_deref().unwrap_or_default()).is_some() => {}
-                _ => visit(Found::Leftover(leftover(&name.path, reason(&name))))?,
+                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))))?,
             }
         }
         let (Some(module), Some(module_path)) = (module, module_path) else { return Ok(()) };
@@ -139,7 +139,7 @@ impl Flat {
             let pair = match ModuleVersion::new(module.clone(), version) {
                 Ok(pair) => pair,
                 Err(error) => {
-                    visit(Found::Leftover(leftover(&files.info, format!("foreign: {error}"))))?;
+                    visit(Finding::Leftover(leftover(&files.info, format!("foreign: {error}"))))?;
                     continue;
                 }
             };
@@ -157,10 +157,10 @@ impl Flat {
                 shown,
             });
         }
-        if candidates.is_empty() { Ok(()) } else { visit(Found::Versions(candidates)) }
+        if candidates.is_empty() { Ok(()) } else { visit(Finding::Versions(candidates)) }
     }
 
-    /// Whether the same version is there under a path or a name that is escaped otherwise.
+    /// Returns whether the same version exists with a different escaping.
     fn has_another_spelling(self, base: &Path, pair: &ModuleVersion, path: &str, stem: &str) -> bool {
         spellings(pair)
             .iter()
@@ -173,14 +173,14 @@ impl Flat {
         files.in_order().into_iter().any(|file| file.symlink_metadata().is_ok())
     }
 
-    /// A seal is a part of its version, wherever the rest of that is now.
+    /// Returns the version of a seal. A seal belongs to its version, even if the other files are on the other side.
     fn seal_of(self, name: &Name) -> Option<&str> {
         let stem = name.text.as_deref()?.strip_suffix(".ziphash")?;
         (self == Self::V1 && name.kind.is_file() && self.version(stem).is_some()).then_some(stem)
     }
 }
 
-/// What a folder holds of one version.
+/// The files of one version in a folder.
 #[derive(Default)]
 struct Parts {
     has: [bool; 3],
@@ -188,7 +188,7 @@ struct Parts {
     fault: Option<String>,
 }
 
-/// The ways to write a version's path and name, the escaped one first.
+/// Returns the spellings of a version's path and name, the escaped spelling first.
 fn spellings(pair: &ModuleVersion) -> Vec<(String, String)> {
     let (module, version) = (pair.path(), pair.version());
     let mut spellings = Vec::with_capacity(4);
@@ -207,8 +207,8 @@ impl Picture for Flat {
     fn files(&self, root: &Path, version: &ModuleVersion) -> Files {
         let base = self.base(root);
         let mut spellings = spellings(version);
-        // What a step up left behind in the middle of a version, under names that are not escaped, belongs to
-        // the rest: a version must not be torn apart between two spellings.
+        // An interrupted step up may have left a part of the version under unescaped names. The other files must get the
+        // same spelling.
         let other = match self {
             Self::Tree => spellings.iter().position(|(path, stem)| self.has_any(&base, path, stem)),
             Self::V1 => None,
@@ -230,7 +230,7 @@ impl Picture for Flat {
         let base = self.base(root);
         match self {
             Self::V1 => {
-                // What is in a version's folder is that version, and there is one for each on the way up.
+                // A version folder is never empty, and there are many on the way up.
                 let goes_below =
                     |folder: &Path| !folder.parent().is_some_and(|parent| parent.ends_with(VERSIONS));
                 let emptied = Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &goes_below };
@@ -244,7 +244,7 @@ impl Picture for Flat {
                         return false;
                     };
                     let path = path.strip_suffix("/@v").unwrap_or(path);
-                    // Escaped or plain: the counterpart is of the plain path.
+                    // The counterpart has the plain path, whether this folder is escaped or not.
                     let plain = plain_of(path);
                     other.has_folder_for(root, &plain)
                 };
@@ -255,7 +255,7 @@ impl Picture for Flat {
     }
 }
 
-/// Undoes the escaping of a path that may be escaped.
+/// Returns the plain path of a path that may be escaped.
 fn plain_of(path: &str) -> String {
     let mut plain = String::with_capacity(path.len());
     let mut chars = path.chars();

@@ -1,9 +1,8 @@
-//! How every step moves versions from one layout to the other: streamed, in parallel, by renames.
+//! Moves versions from one layout to the other: streamed, in parallel, by renames.
 //!
-//! The source side is walked and judged; of a version `mod` and `zip` move first and the info last, so that a
-//! version whose files are at two places still has its info at the old one, where the next pass finds it.
-//! After a turn in the middle of a step it is the other way round, which is why a version is judged by the
-//! union of both sides.
+//! A pass walks the source side and judges each version. `mod` and `zip` move first and the info last, so a half-moved
+//! version still has its info on the source side, where the next pass finds it. After a change of direction in the middle
+//! of a step it is the other way round. A version is therefore judged by the union of both sides.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,10 +19,10 @@ use stoa_layout::{
     durable,
 };
 
-use crate::picture::{Candidate, Files, Found, Picture, too_long};
+use crate::picture::{Candidate, Files, Finding, Picture, too_long};
 use crate::{refuse, whole};
 
-/// What a folder hook does after all versions moved.
+/// A function that creates or removes folders after all versions have moved.
 pub(crate) type Folders = fn(&Path, &Durable) -> Result<(), PathError>;
 
 /// A step that moves versions from one picture to another.
@@ -33,36 +32,38 @@ pub(crate) struct Flow {
     pub(crate) description: &'static str,
     pub(crate) old: &'static dyn Picture,
     pub(crate) new: &'static dyn Picture,
-    /// Whether the old layout is one of others: it is judged by content, and looked at for what forbids to begin.
+    /// Whether another program wrote the old layout. Its versions are judged by content, and the step may be refused.
     pub(crate) is_foreign: bool,
-    /// Makes the folders of the new layout.
+    /// Creates the folders of the new layout.
     pub(crate) folders_up: Folders,
-    /// Removes what only the new layout has.
+    /// Removes the folders of the new layout.
     pub(crate) folders_back: Folders,
 }
 
-/// What is to be done with a version.
+/// The judgement of a version.
 pub(crate) enum Verdict {
-    /// Nothing of it is on this side.
+    /// No file of the version is on this side.
     Elsewhere,
+    /// The version moves.
     Moves {
         bytes: u64,
-        /// Where to.
+        /// The files on the other side.
         there: Files,
     },
+    /// The version stays, for this reason.
     Stays(String),
-    /// Its place on the other side is taken.
+    /// The place on the other side is taken.
     Taken(String),
 }
 
-/// How many refusals of one kind are told by name.
-const TOLD: usize = 20;
+/// Maximum number of versions that a refusal lists.
+const LISTED: usize = 20;
 
-/// How many batches may wait for a thread.
+/// Number of batches that may wait for a thread.
 const AHEAD: usize = 8;
 
-/// After how many versions progress is told.
-const TELL_EVERY: u64 = 64;
+/// Number of versions between two progress events.
+const REPORT_EVERY: u64 = 64;
 
 impl Flow {
     fn sides(&self, direction: Direction) -> (&'static dyn Picture, &'static dyn Picture) {
@@ -109,7 +110,7 @@ impl Flow {
             match (has, other) {
                 (true, None) => {}
                 (true, Some(other)) => match fs::symlink_metadata(here) {
-                    // Linked there and not yet unlinked here: the move finishes it.
+                    // The file is linked there and not yet unlinked here. The move finishes it.
                     Ok(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
                     Ok(_) => return Ok(Verdict::Taken(format!("its {name} is at {} too", there.display()))),
                     Err(error) if is_absence(&error) => {}
@@ -118,7 +119,7 @@ impl Flow {
                     }
                 },
                 (false, Some(other)) if other.is_file() => union.put(part, there),
-                (false, Some(_)) => return Ok(Verdict::Taken(format!("{} is no file", there.display()))),
+                (false, Some(_)) => return Ok(Verdict::Taken(format!("{} is not a file", there.display()))),
                 (false, None) => missing = missing.or(Some(name)),
             }
         }
@@ -170,7 +171,7 @@ impl Flow {
         if let Some(own) = own.seal.as_deref().filter(|_| candidate.has_seal) {
             match there.seal.as_deref().filter(|there| too_long(root, there).is_none()) {
                 Some(there) => durable::rename_noreplace(own, there)?,
-                // Derived, and the other side has no place for it.
+                // A seal is derived, and the other side has no place for it.
                 None => durable::remove_file(own)?,
             }
         }
@@ -203,8 +204,8 @@ impl Flow {
             work.threads,
             |batches| {
                 from.walk(root, &mut |found| match found {
-                    Found::Versions(batch) => batches(batch),
-                    Found::Leftover(leftover) => {
+                    Finding::Versions(batch) => batches(batch),
+                    Finding::Leftover(leftover) => {
                         tally.leftover(&work, &leftover);
                         Ok(())
                     }
@@ -213,8 +214,7 @@ impl Flow {
             &each,
         )?;
         let moved = tally.sum();
-        // All moves of this pass are done, and the next one has little to walk through then. From v1 up there is
-        // next to nothing to remove.
+        // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
             from.remove_emptied(root, to, &pool(work.threads)?)?;
         }
@@ -257,7 +257,7 @@ impl Step for Flow {
                 Verdict::Taken(reason) if direction == Direction::Back => {
                     taken_count.fetch_add(1, Ordering::Relaxed);
                     if let Ok(mut taken) = taken.lock()
-                        && taken.len() < TOLD
+                        && taken.len() < LISTED
                     {
                         taken.push(format!("{}: {reason}", candidate.version));
                     }
@@ -271,8 +271,8 @@ impl Step for Flow {
             work.threads,
             |batches| {
                 from.walk(root, &mut |found| match found {
-                    Found::Versions(batch) => batches(batch),
-                    Found::Leftover(leftover) => {
+                    Finding::Versions(batch) => batches(batch),
+                    Finding::Leftover(leftover) => {
                         tally.leftover(work, &leftover);
                         Ok(())
                     }
@@ -288,8 +288,8 @@ impl Step for Flow {
                 taken.push(format!("and {more} more"));
             }
             let message = format!(
-                "{} cannot go back to {}: something is in the way of\n    {}\nMove what is in the way out of the store \
-                 first (stoa leftovers move DIR); nothing was changed",
+                "cannot downgrade {} to {}: other files are in the place of\n    {}\nnothing was changed\n\
+                 help: move them out of the store with `stoa leftovers move DIR`, then run again",
                 root.display(),
                 self.from,
                 taken.join("\n    ")
@@ -304,18 +304,18 @@ impl Step for Flow {
         Ok(Survey { items, bytes, leftovers, refusals, is_estimate: false })
     }
 
-    /// Judging is the dear part, and going up the pass judges again: only what forbids the step is looked for.
-    /// What seems to is for the survey to say, since a version that stays forbids nothing.
     fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
         if direction == Direction::Back {
             return self.survey(root, direction, work);
         }
+        // Judging is expensive, and the pass up judges again. So only look for what forbids the step.
         let mut survey = Survey { is_estimate: true, ..Survey::default() };
         let writable = self.is_foreign.then(|| refuse::Writable::below(root));
         survey.items = self.sides(direction).0.estimate(root, &mut |file| {
             work.cancel.check()?;
             writable.as_ref().map_or(Ok(()), |writable| writable.look(file))
         })?;
+        // The survey decides, because a version that stays forbids nothing.
         if writable.and_then(refuse::Writable::refusal).is_some() {
             return self.survey(root, direction, work);
         }
@@ -337,10 +337,13 @@ impl Step for Flow {
         let root = context.root();
         let from = self.sides(direction).0;
         from.walk(root, &mut |found| {
-            let Found::Versions(candidates) = found else { return Ok(()) };
+            let Finding::Versions(candidates) = found else { return Ok(()) };
             for candidate in candidates {
                 if let Verdict::Moves { .. } = self.judge(root, direction, &candidate)? {
-                    let message = format!("{} was not moved; run again to resume", candidate.shown.display());
+                    let message = format!(
+                        "cannot finish the step: {} was not moved\nhelp: run again to resume",
+                        candidate.shown.display()
+                    );
                     return Err(StepError::Refused(Refusal { exit: Exit::IO, message }));
                 }
             }
@@ -349,7 +352,7 @@ impl Step for Flow {
     }
 }
 
-/// Whether there is something at both paths, and it is not one file.
+/// Returns whether two different files are at these paths.
 fn is_another_file(here: &Path, there: &Path) -> bool {
     let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else {
         return false;
@@ -361,19 +364,19 @@ fn is_absence(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
-/// What is known while a batch, which is of one module nearly always, is worked on.
+/// The state of the work on a batch, which nearly always belongs to one module.
 #[derive(Default)]
-struct Batch {
-    /// The folder on the other side that was looked for last, and whether it was not there. What came into it
-    /// since came from this side, under the exclusive lock, and is of other versions.
+pub(crate) struct Batch {
+    // Files that come into the folder later come from this side, under the exclusive lock, and belong to other versions.
+    /// The last folder on the other side, and whether it was missing.
     looked: PathBuf,
     is_missing: bool,
-    /// The folder that was made last, or found to be there.
+    /// The last folder that was created or found.
     made: PathBuf,
 }
 
 impl Batch {
-    /// Whether nothing of a version can be at these places, for want of the folder.
+    /// Returns whether the folder of these files is missing.
     fn is_missing(&mut self, there: &Files) -> bool {
         let folder = there.folder();
         if self.looked != folder {
@@ -385,7 +388,7 @@ impl Batch {
 }
 
 impl Files {
-    /// Is the folder that all of them are in, on every side.
+    /// Returns the folder of all files.
     fn folder(&self) -> &Path {
         self.info.parent().unwrap_or(&self.info)
     }
@@ -415,7 +418,7 @@ impl Tally {
     fn moved(&self, bytes: u64, work: &Work<'_>) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let items = self.items.fetch_add(1, Ordering::Relaxed) + 1;
-        if items.is_multiple_of(TELL_EVERY) {
+        if items.is_multiple_of(REPORT_EVERY) {
             work.events.event(Event::Progress { items, bytes: self.bytes.load(Ordering::Relaxed) });
         }
     }
@@ -442,11 +445,11 @@ fn pool(threads: usize) -> Result<ThreadPool, StepError> {
     })
 }
 
-type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
+pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 
-/// Walks on this thread and works on as many as were asked for, this one among them: it takes on what the others
-/// have no time for. The first error ends it all.
-fn in_parallel(
+/// Walks on this thread and works on `threads` threads, including this one. This thread works on a batch itself if the
+/// others are busy. The first error ends everything.
+pub(crate) fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
     each: &(dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync),
@@ -457,7 +460,7 @@ fn in_parallel(
     let has_failed = || failed.lock().is_ok_and(|failed| failed.is_some());
     let work = |batch: Vec<Candidate>| {
         let mut known = Batch::default();
-        // After a failure what is still sent is taken and dropped.
+        // After a failure the remaining batches are dropped.
         for candidate in batch.iter().take_while(|_| !has_failed()) {
             if let Err(error) = each(candidate, &mut known)
                 && let Ok(mut failed) = failed.lock()

@@ -1,9 +1,9 @@
-//! What lies in a store, at every layout and in the middle of every step: what is whole, and what is a
-//! leftover and why.
+//! Lists the content of a store, at every layout and in the middle of every step: whole versions, and leftovers with
+//! their reasons.
 //!
-//! It looks with the pictures of the steps. A picture is alive if the store is at its layout, both of a step
-//! are in the middle of one, and dead if not: whatever it finds then is a leftover, whole or not. Two pictures
-//! look into `modules`, so what is of neither is told by the flat one alone.
+//! The inventory uses the pictures of the steps. A picture is alive if the store is at its layout; in the middle of a step
+//! both pictures are alive. Everything that a dead picture finds is a leftover, even a whole version. Two pictures look
+//! into `modules`; only the flat picture reports paths that belong to neither.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,13 +15,13 @@ use stoa_layout::{Direction, Inventory, Leftover, State, StepError};
 
 use crate::flat::{self, Flat};
 use crate::flow::{Flow, Verdict};
-use crate::picture::{BATCH, Candidate, Files, Found, Names, OURS, Picture, leftover};
+use crate::picture::{BATCH, Candidate, Files, Finding, Names, OURS, Picture, leftover};
 use crate::{refuse, tree_to_v1, v0, v0_to_v1, v1_to_v2, v2, whole};
 
-/// Knows the layouts up to v2.
-pub(crate) struct Known;
+/// The inventory of the layouts up to v2.
+pub(crate) struct AllLayouts;
 
-impl Inventory for Known {
+impl Inventory for AllLayouts {
     fn take(&self, root: &Path, state: &State, visit: &mut Visit<'_>) -> Result<(), StepError> {
         let mut look = Look { root, visit, modules: Modules::default() };
         let (v0_step, tree_step, last_step) = (v0_to_v1::step(), tree_to_v1::step(), v1_to_v2::step());
@@ -68,7 +68,7 @@ impl Inventory for Known {
     }
 }
 
-/// Which layouts are alive.
+/// The layouts that are alive.
 enum Sides {
     V0,
     Tree,
@@ -99,64 +99,63 @@ impl Sides {
     }
 }
 
-/// What is to be told of a version that a picture found.
-enum Told {
-    /// It is whole; what of it lies on the other side of a step, if this is one.
+/// The judgement of a version that a picture found.
+enum Judgement {
+    /// The version is whole. In a step some of its files may be on the other side.
     Whole {
         elsewhere: Option<Files>,
     },
-    /// The other side tells it.
+    /// The other side reports it.
     Nothing,
     Leftover(String),
 }
 
-type Judge<'a> = &'a dyn Fn(&Candidate) -> Result<Told, StepError>;
+type Judge<'a> = &'a dyn Fn(&Candidate) -> Result<Judgement, StepError>;
 
-/// Judges by both sides of a step. The side that has the info tells of the version.
-fn judged(step: &Flow, root: &Path, direction: Direction, one: &Candidate) -> Result<Told, StepError> {
+/// Judges a version by both sides of a step. The side with the info reports it.
+fn judged(step: &Flow, root: &Path, direction: Direction, one: &Candidate) -> Result<Judgement, StepError> {
     Ok(match step.judge(root, direction, one)? {
-        Verdict::Elsewhere => Told::Nothing,
-        Verdict::Moves { .. } if !one.has[2] => Told::Nothing,
+        Verdict::Elsewhere => Judgement::Nothing,
+        Verdict::Moves { .. } if !one.has[2] => Judgement::Nothing,
         Verdict::Moves { .. } => {
             let other = if direction == Direction::Up { step.new } else { step.old };
-            Told::Whole { elsewhere: (one.has != [true; 3]).then(|| other.files(root, &one.version)) }
+            Judgement::Whole { elsewhere: (one.has != [true; 3]).then(|| other.files(root, &one.version)) }
         }
-        Verdict::Stays(reason) | Verdict::Taken(reason) => Told::Leftover(reason),
+        Verdict::Stays(reason) | Verdict::Taken(reason) => Judgement::Leftover(reason),
     })
 }
 
-/// Judges where v1 alone is alive: all three are there.
-fn at_v1(one: &Candidate) -> Told {
+/// Judges a version at v1: all three files must exist.
+fn at_v1(one: &Candidate) -> Judgement {
     match fault(one) {
-        Some(fault) => Told::Leftover(fault),
-        None => Told::Whole { elsewhere: None },
+        Some(fault) => Judgement::Leftover(fault),
+        None => Judgement::Whole { elsewhere: None },
     }
 }
 
-/// Judges where v2 alone is alive: a version is there if its info is; what else is wrong with it is found
-/// when it is sealed.
-fn at_v2(one: &Candidate) -> Told {
+/// Judges a version at v2: it exists if its info exists. Sealing finds other faults later.
+fn at_v2(one: &Candidate) -> Judgement {
     match (&one.fault, one.has) {
-        (Some(fault), _) => Told::Leftover(fault.clone()),
-        (None, [.., true]) => Told::Whole { elsewhere: None },
-        (None, [false, false, _]) => Told::Leftover("foreign: a seal without its version".to_owned()),
-        (None, _) => Told::Leftover("incomplete: it has no info".to_owned()),
+        (Some(fault), _) => Judgement::Leftover(fault.clone()),
+        (None, [.., true]) => Judgement::Whole { elsewhere: None },
+        (None, [false, false, _]) => Judgement::Leftover("foreign: a seal without its version".to_owned()),
+        (None, _) => Judgement::Leftover("incomplete: it has no info".to_owned()),
     }
 }
 
-/// Says why a version of a layout that the store is not at is left, be it whole.
-fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Told {
+/// Judges a version of a layout that is not alive.
+fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Judgement {
     let fault = fault(one).or_else(|| whole::examine(&one.version, &one.files).err());
-    Told::Leftover(fault.unwrap_or_else(|| {
+    Judgement::Leftover(fault.unwrap_or_else(|| {
         let there = alive.files(root, &one.version);
         match there.info.symlink_metadata() {
             Ok(_) => format!("its info is at {} too", there.info.display()),
-            Err(_) => "whole, and of another layout than the store".to_owned(),
+            Err(_) => "whole, but not of the layout of the store".to_owned(),
         }
     }))
 }
 
-/// Says why a version is not whole, as far as its names tell.
+/// Returns the reason why a version is not whole, judged by its names.
 pub(crate) fn fault(one: &Candidate) -> Option<String> {
     if one.has == [false; 3] && one.has_seal {
         return Some("foreign: a seal without its version".to_owned());
@@ -169,11 +168,11 @@ pub(crate) fn fault(one: &Candidate) -> Option<String> {
     })
 }
 
-/// What an inventory calls the three files of a version, in the order in which they move.
+/// The roles of the three files of a version, in the order in which they move.
 pub(crate) const ROLES: [&str; 3] = ["mod", "zip", "info"];
 
-/// Tells of a whole version, with what of it lies on the other side of a step.
-pub(crate) fn tell_whole(
+/// Reports a whole version, with its files on the other side of a step.
+pub(crate) fn report_whole(
     one: &Candidate,
     elsewhere: Option<&Files>,
     is_first_of_group: bool,
@@ -194,7 +193,7 @@ pub(crate) fn tell_whole(
     visit(inventory::Found::Whole { name, files: &files, bytes, is_first_of_group })
 }
 
-/// One look at a store.
+/// One walk through a store.
 struct Look<'a, 'v> {
     root: &'a Path,
     visit: &'a mut Visit<'v>,
@@ -202,12 +201,12 @@ struct Look<'a, 'v> {
 }
 
 impl Look<'_, '_> {
-    /// Tells all that a picture finds.
+    /// Reports everything that a picture finds.
     fn all(&mut self, picture: &dyn Picture, judge: Judge<'_>) -> Result<(), StepError> {
         self.some(picture, judge, &|_| true)
     }
 
-    /// Tells what a picture finds at the paths that are asked for.
+    /// Reports what a picture finds at selected paths.
     fn some(
         &mut self,
         picture: &dyn Picture,
@@ -216,28 +215,28 @@ impl Look<'_, '_> {
     ) -> Result<(), StepError> {
         let root = self.root;
         picture.walk(root, &mut |found| match found {
-            Found::Versions(versions) => {
+            Finding::Versions(versions) => {
                 let is_last = versions.len() < BATCH;
                 let versions = versions.iter().filter(|one| is_asked_for(&one.files.info));
                 self.versions(versions, is_last, judge)
             }
-            Found::Leftover(leftover) if is_asked_for(&leftover.path) => self.leftover(&leftover),
-            Found::Leftover(_) => Ok(()),
+            Finding::Leftover(leftover) if is_asked_for(&leftover.path) => self.leftover(&leftover),
+            Finding::Leftover(_) => Ok(()),
         })
     }
 
-    /// Looks into `modules`.
+    /// Walks `modules`.
     fn modules(&mut self, flat: Judge<'_>, folders: Judge<'_>) -> Result<(), StepError> {
         self.some(&Flat::V1, flat, &|_| true)?;
         let root = self.root;
         v2::V2.walk(root, &mut |found| match found {
-            Found::Versions(versions) => self.versions(versions.iter(), versions.len() < BATCH, folders),
-            Found::Leftover(leftover) if is_of_a_version_folder(&leftover.path) => self.leftover(&leftover),
-            Found::Leftover(_) => Ok(()),
+            Finding::Versions(versions) => self.versions(versions.iter(), versions.len() < BATCH, folders),
+            Finding::Leftover(leftover) if is_of_a_version_folder(&leftover.path) => self.leftover(&leftover),
+            Finding::Leftover(_) => Ok(()),
         })
     }
 
-    /// Looks outside of `modules` in a store that has a marker, where nothing is alive.
+    /// Walks everything outside of `modules` in a store with a marker. All of it is leftovers.
     fn outside(&mut self, alive: &dyn Picture) -> Result<(), StepError> {
         let root = self.root;
         let judge = |one: &Candidate| Ok(dead(alive, root, one));
@@ -260,20 +259,20 @@ impl Look<'_, '_> {
     ) -> Result<(), StepError> {
         for one in versions {
             match judge(one)? {
-                Told::Nothing => {}
-                Told::Whole { elsewhere } => {
+                Judgement::Nothing => {}
+                Judgement::Whole { elsewhere } => {
                     let is_first_of_group = self.modules.is_first(one.version.path(), is_last);
-                    tell_whole(one, elsewhere.as_ref(), is_first_of_group, self.visit)?;
+                    report_whole(one, elsewhere.as_ref(), is_first_of_group, self.visit)?;
                 }
-                Told::Leftover(reason) => {
+                Judgement::Leftover(reason) => {
                     let mut pieces = one.pieces();
-                    // A folder under the name of a file may hold modules in v0.
+                    // In v0 a folder with the name of a file may contain modules.
                     if one.shown.as_path() == one.files.info.parent().unwrap_or(self.root)
                         && one.files.seal.is_none()
                     {
                         pieces.retain(|piece| !piece.is_dir() || piece.is_symlink());
                     }
-                    // Gone meanwhile.
+                    // The version may have vanished meanwhile.
                     if !pieces.is_empty() {
                         let leftover = one.leftover(reason);
                         (self.visit)(inventory::Found::Leftover { leftover: &leftover, pieces: &pieces })?;
@@ -296,8 +295,7 @@ impl Look<'_, '_> {
     }
 }
 
-/// Counts modules once, whose versions come in batches. Only those with many versions come in several, and
-/// only those are remembered beyond the next one.
+/// Counts each module once, although its versions come in batches. Only modules with several batches are remembered.
 #[derive(Default)]
 struct Modules {
     last: Option<ModulePath>,
@@ -321,13 +319,13 @@ impl Modules {
     }
 }
 
-/// Whether a path lies below an `@v` folder of a tree.
+/// Returns whether a path is below an `@v` folder of a tree.
 fn is_in_a_tree(root: &Path, path: &Path) -> bool {
     let folder = path.parent().and_then(|folder| folder.strip_prefix(root).ok());
     folder.is_some_and(|folder| folder.iter().skip(1).any(|name| name == "@v"))
 }
 
-/// Whether a path is one that only the picture with a folder for each version looks at.
+/// Returns whether only the picture with version folders looks at a path.
 fn is_of_a_version_folder(path: &Path) -> bool {
     let in_versions = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("@v"));
     let is_version = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {

@@ -1,5 +1,4 @@
-//! What a layout looks like, as a frozen step sees it: where a version's files lie, and how to find what is
-//! there.
+//! The picture of a layout, as a frozen step sees it: where the files of a version are, and how to find all versions.
 
 use std::fs::{self, FileType};
 use std::io;
@@ -18,36 +17,36 @@ pub(crate) struct Files {
     pub(crate) modfile: PathBuf,
     pub(crate) zip: PathBuf,
     pub(crate) info: PathBuf,
-    /// Where the layout keeps the seal, if it keeps any.
+    /// The seal, if the layout has one.
     pub(crate) seal: Option<PathBuf>,
 }
 
 impl Files {
-    /// Is the three in the order in which they move: the info last.
+    /// Returns the three files in the order in which they move: the info last.
     pub(crate) fn in_order(&self) -> [&Path; 3] {
         [&self.modfile, &self.zip, &self.info]
     }
 }
 
-/// Something of a version on one side.
+/// A version, or a part of it, on one side of a step.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) version: ModuleVersion,
     pub(crate) files: Files,
-    /// Which of the three are there as regular files, in the order in which they move.
+    /// Whether each of the three files exists as a regular file, in the order in which they move.
     pub(crate) has: [bool; 3],
-    /// Whether the seal is there.
+    /// Whether the seal exists.
     pub(crate) has_seal: bool,
-    /// Why it must stay, whatever else is there.
+    /// The reason why the version must stay in any case.
     pub(crate) fault: Option<String>,
-    /// What is said if its zip is on neither side, where more is known than that.
+    /// A more exact reason if the zip is on neither side.
     pub(crate) without_zip: Option<String>,
-    /// What names it in a report.
+    /// The path of the version in reports.
     pub(crate) shown: PathBuf,
 }
 
 impl Candidate {
-    /// Tells of it as something that stays: named by what is there of it.
+    /// Returns the version as a leftover.
     pub(crate) fn leftover(&self, reason: impl Into<String>) -> Leftover {
         let there = self.pieces();
         let path = match there.first() {
@@ -58,39 +57,39 @@ impl Candidate {
         Leftover { path, bytes, reason: reason.into() }
     }
 
-    /// Is what is there under the names of its files, whatever it is; not what else lies beside them.
+    /// Returns the existing paths of its files, whatever their types. Other paths beside them are not included.
     pub(crate) fn pieces(&self) -> Vec<PathBuf> {
         let files = self.files.in_order().into_iter().chain(self.files.seal.as_deref());
         files.filter(|file| file.symlink_metadata().is_ok()).map(Path::to_owned).collect()
     }
 }
 
-/// What a walk hands out.
-pub(crate) enum Found {
-    /// Versions of one module, or some of them.
+/// One finding of a walk.
+pub(crate) enum Finding {
+    /// Some or all versions of one module.
     Versions(Vec<Candidate>),
-    /// Something that is of no version.
+    /// A path that belongs to no version.
     Leftover(Leftover),
 }
 
-/// Takes what a walk finds.
-pub(crate) type Visit<'a> = dyn FnMut(Found) -> Result<(), StepError> + 'a;
+/// Receives the findings of a walk.
+pub(crate) type Visit<'a> = dyn FnMut(Finding) -> Result<(), StepError> + 'a;
 
-/// Takes the path of a file that may have to move.
+/// Receives the path of a file that may have to move.
 pub(crate) type EachFile<'a> = dyn FnMut(&Path) -> Result<(), StepError> + 'a;
 
-/// One layout.
+/// The picture of a layout.
 pub(crate) trait Picture: Sync {
-    /// Is where a version's files lie.
+    /// Returns the paths of a version's files.
     fn files(&self, root: &Path, version: &ModuleVersion) -> Files;
-    /// Finds what is there. A folder that cannot be read is a leftover.
+    /// Finds all versions and leftovers. A folder that cannot be read is a leftover.
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError>;
-    /// Counts versions roughly, where that takes less than a walk, and hands out a file's path in each folder that
-    /// something may have to be moved out of.
+    /// Returns a rough count of the versions if that is cheaper than a walk. Passes a file of each folder with files to
+    /// move to `each`.
     fn estimate(&self, root: &Path, each: &mut EachFile<'_>) -> Result<u64, StepError> {
         let mut count = 0;
         self.walk(root, &mut |found| {
-            let Found::Versions(batch) = found else { return Ok(()) };
+            let Finding::Versions(batch) = found else { return Ok(()) };
             for candidate in batch.iter().filter(|candidate| candidate.has != [false; 3]) {
                 count += u64::from(candidate.has[2] && candidate.fault.is_none());
                 each(&candidate.files.modfile)?;
@@ -99,13 +98,13 @@ pub(crate) trait Picture: Sync {
         })?;
         Ok(count)
     }
-    /// Whether there is a folder for modules whose plain paths begin with these elements.
+    /// Returns whether there is a folder for modules whose plain paths begin with these elements.
     fn has_folder_for(&self, root: &Path, plain: &str) -> bool;
-    /// Removes the folders that the moves to `other` have emptied, on as many threads as `pool` has.
+    /// Removes the folders that the moves to `other` have emptied, on the threads of `pool`.
     fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError>;
 }
 
-/// How many versions are handed out at a time.
+/// Maximum number of versions in a batch.
 pub(crate) const BATCH: usize = 256;
 
 /// The names in a folder.
@@ -120,7 +119,7 @@ pub(crate) struct Name {
 }
 
 impl Names {
-    /// Opens a folder. `None` if there is none.
+    /// Opens a folder. `None` if it does not exist.
     pub(crate) fn of(folder: &Path) -> Result<Option<Self>, PathError> {
         match fs::read_dir(folder) {
             Ok(entries) => Ok(Some(Self(entries, folder.to_owned()))),
@@ -142,7 +141,7 @@ impl Iterator for Names {
             let path = entry.path();
             return match entry.file_type() {
                 Ok(kind) => Some(Ok(Name { text: entry.file_name().into_string().ok(), path, kind })),
-                // Gone meanwhile.
+                // The name vanished meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => Some(Err(error).at("look at", &path)),
             };
@@ -150,12 +149,12 @@ impl Iterator for Names {
     }
 }
 
-/// Tells of a file, a symlink or the like, or a whole folder, that stays.
+/// Returns a path as a leftover, with the size of everything below it.
 pub(crate) fn leftover(path: &Path, reason: impl Into<String>) -> Leftover {
     Leftover { path: path.to_owned(), bytes: size(path), reason: reason.into() }
 }
 
-/// Is the size of a file, or of all files below a folder. What cannot be looked at counts nothing.
+/// Returns the size of a file, or of all files below a folder. An unreadable path counts as 0.
 fn size(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     if !meta.is_dir() {
@@ -165,15 +164,15 @@ fn size(path: &Path) -> u64 {
     entries.map(|entry| size(&entry.path())).sum()
 }
 
-/// Names at the top that layouts with a marker use.
+/// The names at the top of a store with a marker.
 pub(crate) const OURS: [&str; 6] = ["modules", "staging", "quarantine", "index", "cache", "records"];
 
-/// Whether a name at the top is none of a store's without a marker.
+/// Returns whether a name at the top is not part of a layout without markers.
 pub(crate) fn is_ours_at_the_top(name: &str) -> bool {
     OURS.contains(&name) || is_ignored(name)
 }
 
-/// Whether a name says nothing about a folder.
+/// Returns whether a name is ignored in a store.
 pub(crate) fn is_ignored(name: &str) -> bool {
     use stoa_layout::lock::LOCK_NAME;
     use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
@@ -184,44 +183,44 @@ pub(crate) fn is_ignored(name: &str) -> bool {
         || Marker::parse(name).is_some()
 }
 
-/// The longest name that file systems take, and the longest path that the system takes.
+/// Maximum length of a name in a file system, and of a path.
 const LONGEST: (usize, usize) = (255, 4095);
 
-/// Why there can be no file of this path below a root.
+/// Returns the reason why a path is too long.
 pub(crate) fn too_long(root: &Path, path: &Path) -> Option<String> {
     let whole = path.as_os_str().len();
     let longest = path.strip_prefix(root).unwrap_or(path).iter().map(std::ffi::OsStr::len).max().unwrap_or(0);
     if longest > LONGEST.0 {
-        Some(format!("its name has {longest} bytes once escaped, and a file system takes {}", LONGEST.0))
+        Some(format!("its name has {longest} bytes once escaped, the maximum is {}", LONGEST.0))
     } else if whole > LONGEST.1 {
-        Some(format!("its name makes a path of {whole} bytes once escaped, and {} is the limit", LONGEST.1))
+        Some(format!("its path has {whole} bytes once escaped, the maximum is {}", LONGEST.1))
     } else {
         None
     }
 }
 
-/// Which empty folders go.
+/// The rules for removing empty folders.
 pub(crate) struct Emptied<'a> {
-    /// Whether this one may.
+    /// Returns whether a folder may be removed.
     pub(crate) may_go: &'a (dyn Fn(&Path) -> bool + Sync),
-    /// Names at the top that are passed over.
+    /// Returns whether a name at the top is skipped.
     pub(crate) skip: &'a (dyn Fn(&str) -> bool + Sync),
-    /// Whether there may be empty ones in this one, which is not empty itself.
+    /// Returns whether a folder that is not empty may contain empty folders.
     pub(crate) goes_below: &'a (dyn Fn(&Path) -> bool + Sync),
 }
 
-/// How many names of a folder are held at a time.
+/// Maximum number of names of a folder in memory.
 const HELD: usize = 1024;
 
 impl Emptied<'_> {
-    /// Removes those below a folder, deepest first.
+    /// Removes the empty folders below a folder, deepest first.
     pub(crate) fn remove_below(&self, folder: &Path, pool: &ThreadPool) -> Result<(), StepError> {
         pool.install(|| self.below(folder, true)).map(drop)
     }
 
-    /// The same, and says whether nothing is left in the folder.
+    /// Does the same, and returns whether the folder is empty now.
     fn below(&self, folder: &Path, at_the_top: bool) -> Result<bool, StepError> {
-        // What cannot be read is a leftover, told by the walk, and stays.
+        // An unreadable folder is a leftover, which the walk reports.
         let Ok(Some(mut names)) = Names::of(folder) else { return Ok(false) };
         let mut is_empty = true;
         loop {
@@ -252,16 +251,16 @@ impl Emptied<'_> {
         }
     }
 
-    /// Removes a folder and those below it as far as they may go, and says whether it is gone.
+    /// Removes a folder and the folders below it if the rules allow it, and returns whether it is gone.
     fn remove(&self, folder: &Path) -> Result<bool, StepError> {
         let may_go = (self.may_go)(folder);
-        // Most are empty or full: one call finds out, where a look inside takes four.
+        // Most folders are empty or full. One call finds out; looking inside takes four.
         Ok(may_go && remove_empty_dir(folder)?
             || (self.goes_below)(folder) && self.below(folder, false)? && may_go && remove_empty_dir(folder)?)
     }
 }
 
-/// Writes capitals as Go's file names do: `!` and the small letter.
+/// Escapes capital letters as Go does in file names: `!` and the lower-case letter.
 pub(crate) fn escaped(plain: &str) -> String {
     let mut escaped = String::with_capacity(plain.len());
     for c in plain.chars() {

@@ -1,4 +1,4 @@
-//! What forbids to begin a step from a layout of others, besides what the versions themselves say.
+//! Finds what forbids a step from another program's layout, apart from the versions themselves.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ use stoa_layout::{Exit, PathError, StepError};
 
 use crate::picture::{Names, OURS};
 
-/// Looks for it all.
+/// Returns all reasons.
 pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     refusals.extend(names_of_ours(root)?);
@@ -24,21 +24,21 @@ pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
     Ok(refusals)
 }
 
-/// A name of ours at the top that holds somebody's modules, or files that a later step back would take away.
-/// What an earlier step back has left under them is none of that.
+/// Refuses a folder with a name that Stoa needs, if it contains modules, or files that a later downgrade would remove.
+/// Files that an earlier downgrade left there are allowed.
 fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     for name in OURS {
         let path = root.join(name);
         let held = match path.symlink_metadata() {
             Err(_) => None,
-            Ok(meta) if !meta.is_dir() => Some("it is no folder".to_owned()),
-            Ok(_) => what_is_held(&path, GOES.contains(&name))?,
+            Ok(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
+            Ok(_) => foreign_content(&path, REMOVED.contains(&name))?,
         };
         if let Some(held) = held {
             let message = format!(
-                "{}: a folder of this name is needed, and {held}; nothing was changed. Move it out of the store, then \
-                 run again",
+                "cannot use the name {}: {held}; nothing was changed\n\
+                 help: Stoa needs this name for a folder of its own. Move it out of the store, then run again",
                 path.display()
             );
             refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
@@ -47,11 +47,11 @@ fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
     Ok(refusals)
 }
 
-/// The names of ours that a step back removes with all that is below.
-const GOES: [&str; 3] = ["staging", "index", "cache"];
+/// The folders that a downgrade removes with everything below.
+const REMOVED: [&str; 3] = ["staging", "index", "cache"];
 
-/// Says what a folder holds that is not ours: a version of an old layout, or with `any` whatever file.
-fn what_is_held(folder: &Path, any: bool) -> Result<Option<String>, StepError> {
+/// Returns what another program has in a folder: a version of an old layout, or with `any` any file.
+fn foreign_content(folder: &Path, any: bool) -> Result<Option<String>, StepError> {
     let Some(names) = Names::of(folder)? else { return Ok(None) };
     let version = folder.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let parts = ["go.mod".to_owned(), "source.zip".to_owned(), format!("{version}.info")];
@@ -60,23 +60,23 @@ fn what_is_held(folder: &Path, any: bool) -> Result<Option<String>, StepError> {
         let name = name?;
         match name.text.as_deref() {
             _ if name.kind.is_dir() => folders.push(name.path),
-            _ if any => return Ok(Some(format!("there is {} in it", name.path.display()))),
+            _ if any => return Ok(Some(format!("it contains {}", name.path.display()))),
             Some(text) if name.kind.is_file() && parts.iter().any(|part| part == text) => has += 1,
             _ => {}
         }
     }
     if has == parts.len() {
-        return Ok(Some(format!("it holds a module's version, {}", folder.display())));
+        return Ok(Some(format!("it contains a version of a module, {}", folder.display())));
     }
     for folder in folders {
-        if let Some(held) = what_is_held(&folder, any)? {
+        if let Some(held) = foreign_content(&folder, any)? {
             return Ok(Some(held));
         }
     }
     Ok(None)
 }
 
-/// Another file system below the root: nothing can be renamed into or out of it.
+/// Refuses other file systems below the root. Files cannot be renamed into or out of them.
 fn mounts(root: &Path) -> Vec<Refusal> {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -90,15 +90,15 @@ fn mounts(root: &Path) -> Vec<Refusal> {
     let refusal = |mount: PathBuf| Refusal {
         exit: Exit::CANT_CREATE,
         message: format!(
-            "{}: another file system is mounted here, below the store, and files move by renames only; nothing was \
-             changed. Unmount it, then run again",
+            "cannot rename files across {}: another file system is mounted there, below the store; nothing was changed\n\
+             help: unmount it, then run again",
             mount.display()
         ),
     };
     below.into_iter().map(refusal).collect()
 }
 
-/// Undoes the escaping of blanks and backslashes in `/proc/self/mountinfo`.
+/// Decodes escaped spaces and backslashes in `/proc/self/mountinfo`.
 fn unescape_octal(field: &str) -> String {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
@@ -118,12 +118,12 @@ fn unescape_octal(field: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Looks whether the folders that versions are moved out of can be written to. Others need not be.
+/// Checks whether the folders from which versions move are writable. Other folders need not be.
 pub(crate) struct Writable {
     root: PathBuf,
-    /// Root may write everywhere but on a read-only file system, which the marker's own folder tells.
+    /// Root may write everywhere, except on a read-only file system, where the marker fails too.
     is_root: bool,
-    /// The folder of the module that was looked at last, which is nearly always that of the next version.
+    /// The last module folder, which is nearly always that of the next version too.
     last: Mutex<PathBuf>,
     found: Mutex<Option<Refusal>>,
 }
@@ -134,7 +134,7 @@ impl Writable {
         Self { root: root.to_owned(), is_root, last: Mutex::default(), found: Mutex::default() }
     }
 
-    /// Looks at the folder of a file that is to move, which is removed once it is empty, and at those above.
+    /// Checks the folder of a file that moves, and the folders above. Emptied folders are removed.
     pub(crate) fn look(&self, file: &Path) -> Result<(), StepError> {
         if self.is_root {
             return Ok(());
@@ -159,8 +159,8 @@ impl Writable {
 
     fn put(&self, folder: &Path, errno: Errno) {
         let message = format!(
-            "{}: this folder cannot be written to ({errno}); nothing was changed. Mend its permissions or run as its \
-             owner, then run again",
+            "cannot write to {}: {errno}; nothing was changed\n\
+             help: fix its permissions or run as its owner, then run again",
             folder.display()
         );
         if let Ok(mut found) = self.found.lock() {
@@ -168,21 +168,20 @@ impl Writable {
         }
     }
 
-    /// Is the first that cannot be.
+    /// Returns the first refusal.
     pub(crate) fn refusal(self) -> Option<Refusal> {
         self.found.into_inner().ok().flatten()
     }
 }
 
-/// Programs of ours: they ask for the lock before they touch anything, and one that waits for its turn may be
-/// looking at what the store is.
+/// Programs that take the lock of the store before they change anything. A waiting program may have files open.
 const OUR_PROGRAMS: [&str; 2] = ["stoa", "stoa-migrate"];
 
-/// How often is looked for processes that hold files open before they count, and how far apart. One that was
-/// forked a moment ago has its parent's files until it runs a program of its own.
+/// Number of checks for processes with open files, and the time between them. A process that was forked a moment ago still
+/// has the files of its parent.
 const LOOKS: (u32, Duration) = (5, Duration::from_millis(100));
 
-/// Refuses where processes hold a file below the root open, as far as `/proc` tells.
+/// Refuses a root in which processes have files open, as far as `/proc` shows them.
 pub(crate) fn open_files(root: &Path) -> Option<Refusal> {
     let root = root.canonicalize().ok()?;
     let mut holders = holders(&root);
@@ -200,14 +199,14 @@ pub(crate) fn open_files(root: &Path) -> Option<Refusal> {
     let names: Vec<String> =
         holders.into_iter().map(|(pid, name)| format!("{name} (process {pid})")).collect();
     let message = format!(
-        "{} is in use by {}, which holds files in it open; nothing was changed. Stop it, then run again",
+        "{} is in use by {}, which has files in it open; nothing was changed\nhelp: stop it, then run again",
         root.display(),
         names.join(", ")
     );
     Some(Refusal { exit: Exit::BUSY, message })
 }
 
-/// Is the processes that hold a file below the root open just now, with their names.
+/// Returns the processes that have a file below the root open, with their names.
 fn holders(root: &Path) -> BTreeMap<u32, String> {
     let mut holders = BTreeMap::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {

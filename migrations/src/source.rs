@@ -1,8 +1,7 @@
-//! Folders of others to import from: a GOPROXY file tree, and the go command's own module cache, which is one.
+//! Folders of other programs to import from: a GOPROXY file tree, and the go command's module cache, which is one.
 //!
-//! Both hold more than versions, and it belongs there: the lists, locks and hashes of the go command, the tiles of
-//! the checksum database, the answers to queries for branches, and the go.mod of a version whose zip nobody has
-//! asked for.
+//! Both contain other files that belong there: lists, locks and hashes of the go command, tiles of the checksum database,
+//! answers to queries for branches, and the go.mod of versions without a zip.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +10,11 @@ use stoa_layout::{Leftover, State, StepError};
 
 use crate::detect;
 use crate::flat::{self, Flat};
-use crate::inventory::{fault, tell_whole};
-use crate::picture::{Candidate, Found, Picture};
+use crate::inventory::{fault, report_whole};
+use crate::picture::{Candidate, Finding, Picture};
 use crate::whole;
 
-/// Knows trees.
+/// Recognises trees.
 pub(crate) struct Trees;
 
 impl Source for Trees {
@@ -30,9 +29,9 @@ impl Source for Trees {
     fn take(&self, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         let database = folder.join("sumdb");
         Flat::Tree.walk(folder, &mut |found| match found {
-            Found::Versions(versions) => versions.iter().try_for_each(|one| tell(one, visit)),
-            Found::Leftover(leftover) if belongs_there(&leftover, &database) => Ok(()),
-            Found::Leftover(leftover) => {
+            Finding::Versions(versions) => versions.iter().try_for_each(|one| report(one, visit)),
+            Finding::Leftover(leftover) if belongs_there(&leftover, &database) => Ok(()),
+            Finding::Leftover(leftover) => {
                 let pieces = [leftover.path.clone()];
                 visit(inventory::Found::Leftover { leftover: &leftover, pieces: &pieces })
             }
@@ -40,12 +39,12 @@ impl Source for Trees {
     }
 }
 
-fn tell(one: &Candidate, visit: &mut Visit<'_>) -> Result<(), StepError> {
+fn report(one: &Candidate, visit: &mut Visit<'_>) -> Result<(), StepError> {
     let Some(fault) = fault(one).or_else(|| whole::fault(&one.version, &one.files)) else {
-        return tell_whole(one, None, false, visit);
+        return report_whole(one, None, false, visit);
     };
     let pieces = one.pieces();
-    // Gone meanwhile.
+    // The version may have vanished meanwhile.
     if pieces.is_empty() {
         return Ok(());
     }
@@ -58,10 +57,10 @@ fn tell(one: &Candidate, visit: &mut Visit<'_>) -> Result<(), StepError> {
     })
 }
 
-/// The folder that says that a tree is an export of a store.
+/// The folder that marks a tree as an export of a store.
 const EXPORTING: &str = ".stoa-export";
 
-/// What the go command and static trees keep beside versions.
+/// Returns whether a path belongs beside the versions of a tree or a module cache.
 fn belongs_there(leftover: &Leftover, database: &Path) -> bool {
     const ENDINGS: [&str; 4] = ["lock", "ziphash", "partial", "tmp"];
     let path = &leftover.path;

@@ -1,4 +1,4 @@
-//! tree → v1: a GOPROXY file tree at the root itself moves below `modules/`, its names escaped.
+//! tree → v1: a GOPROXY file tree at the root itself moves below `modules/`, with escaped names.
 //!
 //! ```text
 //! before                                        after
@@ -6,7 +6,7 @@
 //! github.com/Azure/sdk/@v/v1.0.0.zip            modules/github.com/!azure/sdk/@v/v1.0.0.zip
 //! ```
 //!
-//! The way back writes the escaped spelling, whatever it was before.
+//! The step back always writes escaped names.
 
 use crate::flat::{self, Flat};
 use crate::flow::Flow;
@@ -16,7 +16,7 @@ pub(crate) fn step() -> Flow {
     Flow {
         from: flat::TREE,
         to: flat::V1,
-        description: "keep all modules below modules/",
+        description: "move all modules below modules/",
         old: &Flat::Tree,
         new: &Flat::V1,
         is_foreign: true,

@@ -1,8 +1,8 @@
-//! Layout v0: an Athens disk store. `MODULE/VERSION/{go.mod,source.zip,VERSION.info}`, nothing escaped.
+//! Layout v0: an Athens disk store. `MODULE/VERSION/{go.mod,source.zip,VERSION.info}`, without escaping.
 //!
-//! A folder is a version if it holds `NAME.info`, or its name is a canonical version and it holds `go.mod` or
-//! `source.zip`. In either case what lies deeper is looked at too: an element in the middle of a module path
-//! may look like a version.
+//! A folder is a candidate version if it contains `NAME.info`, or if its name is a canonical version and it contains
+//! `go.mod` or `source.zip`. Deeper folders are walked in either case, because an element in the middle of a module path may
+//! look like a version.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, EachFile, Emptied, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top,
-    leftover,
+    BATCH, Candidate, EachFile, Emptied, Files, Finding, Names, Picture, Visit, is_ignored,
+    is_ours_at_the_top, leftover,
 };
 
-/// The layout.
+/// The name of the layout.
 pub(crate) const ID: LayoutId = LayoutId::fixed("v0");
 
-/// How it looks.
+/// The picture of the layout.
 pub(crate) struct V0;
 
 impl Picture for V0 {
@@ -43,14 +43,13 @@ impl Picture for V0 {
     }
 
     fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
-        // A folder may go if what it stood for is on the other side: its version, or a version of its module
-        // or of one below.
+        // A folder may go if its version, or a version of its module or of a module below, is on the other side.
         let may_go = |folder: &Path| stands_on(root, folder, other);
         Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }.remove_below(root, pool)
     }
 }
 
-/// Walks below a root, our own names at the top left out.
+/// Walks a root, without the names of Stoa at the top.
 fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
     let Some(names) = Names::of(root)? else { return Ok(()) };
     for name in names {
@@ -58,15 +57,15 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         match name.text.as_deref() {
             Some(text) if is_ours_at_the_top(text) => {}
             _ if name.kind.is_dir() => walk_folder(root, &name.path, visit)?,
-            _ => visit(Found::Leftover(leftover(&name.path, reason_of_file(name.kind))))?,
+            _ => visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))))?,
         }
     }
     Ok(())
 }
 
-/// Counts the folders that look like versions, most of them without a look inside.
+/// Counts the folders that look like versions, most of them without reading them.
 fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> Result<u64, StepError> {
-    // What cannot be read is a leftover, told by the walk.
+    // An unreadable folder is a leftover, which the walk reports.
     let Ok(Some(names)) = Names::of(folder) else { return Ok(0) };
     let mut count = 0;
     for name in names {
@@ -91,14 +90,14 @@ fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> R
     Ok(count)
 }
 
-/// Whether there is surely no folder in a folder. Most file systems count them in its links; where one does not
-/// (Btrfs), nothing is sure.
+/// Returns whether a folder certainly contains no folders. Most file systems count them as links of the folder; Btrfs does
+/// not, so nothing is certain there.
 fn has_no_folders(folder: &Path) -> bool {
     std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.nlink() == 2)
 }
 
-/// Is what makes a folder a version of something that has no valid name, and no more: what else is in it is
-/// told by itself. Empty for anything else.
+/// Returns the files that make a folder a version without a valid name. Other paths in it are reported separately. Empty for
+/// any other folder.
 pub(crate) fn pieces_of_alias(folder: &Path) -> Vec<PathBuf> {
     let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
     let files = files_in(folder, name);
@@ -106,31 +105,31 @@ pub(crate) fn pieces_of_alias(folder: &Path) -> Vec<PathBuf> {
     files.in_order().into_iter().filter(is_there).map(Path::to_owned).collect()
 }
 
-/// Looks at a folder that is no version of anything, and at the versions in it.
+/// Walks a folder that is not a version.
 fn walk_folder(root: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
     let names = match Names::of(folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(()),
-        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
     };
     let mut versions = Vec::new();
     for name in names {
         let name = name?;
         if !name.kind.is_dir() {
             if name.text.as_deref().is_none_or(|text| !is_ignored(text)) {
-                visit(Found::Leftover(leftover(&name.path, reason_of_file(name.kind))))?;
+                visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))))?;
             }
             continue;
         }
         look(root, &name.path, name.text.as_deref(), &mut versions, visit)?;
         if versions.len() >= BATCH {
-            visit(Found::Versions(std::mem::take(&mut versions)))?;
+            visit(Finding::Versions(std::mem::take(&mut versions)))?;
         }
     }
-    if versions.is_empty() { Ok(()) } else { visit(Found::Versions(versions)) }
+    if versions.is_empty() { Ok(()) } else { visit(Finding::Versions(versions)) }
 }
 
-/// Looks at a folder that may be a version, and descends.
+/// Looks at a folder that may be a version, and walks the folders below.
 fn look(
     root: &Path,
     folder: &Path,
@@ -142,7 +141,7 @@ fn look(
     let names = match Names::of(folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(()),
-        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
     };
     let files = files_in(folder, name);
     let (mut has, mut symlinks, mut others, mut folders) = ([false; 3], Vec::new(), Vec::new(), Vec::new());
@@ -164,8 +163,8 @@ fn look(
     let is_version = has[2] || canonical.is_some() && (has[0] || has[1]);
     if is_version {
         let module = folder.parent().and_then(|parent| parent.strip_prefix(root).ok()).and_then(Path::to_str);
-        let fault = (!symlinks.is_empty()).then(|| "symlink: one of its files is one".to_owned());
-        // Whether it has a zip is judged with the other side, where that may be already.
+        let fault = (!symlinks.is_empty()).then(|| "symlink: one of its files is a symlink".to_owned());
+        // The zip may be on the other side already, so the missing zip is judged later.
         let without_zip = prefilled.then(|| format!("prefilled: it has {name}.zip and no source.zip"));
         match name_of(module, name, canonical) {
             Ok(version) => {
@@ -181,7 +180,7 @@ fn look(
             }
             Err(reason) => {
                 let bytes = pieces_of_alias(folder).iter().map(|piece| leftover(piece, "").bytes).sum();
-                visit(Found::Leftover(Leftover { path: folder.to_owned(), bytes, reason }))?;
+                visit(Finding::Leftover(Leftover { path: folder.to_owned(), bytes, reason }))?;
             }
         }
     } else {
@@ -197,23 +196,23 @@ fn look(
         }
     }
     for path in symlinks.iter().filter(|_| !is_version) {
-        visit(Found::Leftover(leftover(path, "symlink")))?;
+        visit(Finding::Leftover(leftover(path, "symlink")))?;
     }
     for (path, kind) in others {
-        visit(Found::Leftover(leftover(&path, reason_of_file(kind))))?;
+        visit(Finding::Leftover(leftover(&path, reason_of_file(kind))))?;
     }
     let mut below = Vec::new();
     for (path, text) in folders {
         look(root, &path, text.as_deref(), &mut below, visit)?;
         if below.len() >= BATCH {
-            visit(Found::Versions(std::mem::take(&mut below)))?;
+            visit(Finding::Versions(std::mem::take(&mut below)))?;
         }
     }
-    if below.is_empty() { Ok(()) } else { visit(Found::Versions(below)) }
+    if below.is_empty() { Ok(()) } else { visit(Finding::Versions(below)) }
 }
 
 fn name_of(module: Option<&str>, name: &str, canonical: Option<Version>) -> Result<ModuleVersion, String> {
-    let Some(version) = canonical else { return Err(format!("alias: {name} is no canonical version")) };
+    let Some(version) = canonical else { return Err(format!("alias: {name} is not a canonical version")) };
     let module = module.ok_or_else(|| "foreign: its path is not UTF-8".to_owned())?;
     let module = ModulePath::new(module).map_err(|error| format!("foreign: {error}"))?;
     ModuleVersion::new(module, version).map_err(|error| format!("foreign: {error}"))
@@ -232,7 +231,7 @@ fn reason_of_file(kind: std::fs::FileType) -> &'static str {
     if kind.is_symlink() { "symlink" } else { "foreign file" }
 }
 
-/// Whether what a folder stood for is on the other side.
+/// Returns whether the counterpart of a folder is on the other side.
 fn stands_on(root: &Path, folder: &Path, other: &dyn Picture) -> bool {
     let Some(path) = folder.strip_prefix(root).ok().and_then(Path::to_str) else { return false };
     let as_version = path.rsplit_once('/').and_then(|(module, version)| {

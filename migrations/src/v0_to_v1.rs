@@ -19,7 +19,7 @@ pub(crate) fn step() -> Flow {
     Flow {
         from: v0::ID,
         to: flat::V1,
-        description: "escape names, and keep all modules below modules/",
+        description: "escape names, and move all modules below modules/",
         old: &v0::V0,
         new: &Flat::V1,
         is_foreign: true,
@@ -28,12 +28,12 @@ pub(crate) fn step() -> Flow {
     }
 }
 
-/// A store with a marker has the folder, be it empty.
+/// Creates the folder `modules`, which every store with a marker has.
 pub(crate) fn make_modules(root: &Path, durable: &Durable) -> Result<(), PathError> {
     durable.ensure_dir(&root.join("modules")).map(drop)
 }
 
-/// What is not empty holds leftovers, and stays.
+/// Removes the empty folders. A folder with leftovers stays.
 pub(crate) fn leave_nothing_empty(root: &Path, _: &Durable) -> Result<(), PathError> {
     for folder in ["modules", "quarantine", "records"] {
         stoa_layout::durable::remove_empty_dir(&root.join(folder))?;

@@ -1,4 +1,4 @@
-//! v1 → v2: one folder a version, which one rename can publish.
+//! v1 → v2: each version gets a folder, which one rename can publish.
 //!
 //! ```text
 //! before                                   after
@@ -8,7 +8,7 @@
 //! modules/ESCAPED/@v/v1.0.0.ziphash        modules/ESCAPED/@v/v1.0.0/ziphash
 //! ```
 //!
-//! Up, the folders for work in progress and the rest are made; back, those that may be lost are removed.
+//! The step up creates the other folders of the store. The step back removes the folders that may be lost.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(crate) fn step() -> Flow {
     Flow {
         from: flat::V1,
         to: v2::ID,
-        description: "keep each version in a folder of its own",
+        description: "give each version its own folder",
         old: &Flat::V1,
         new: &v2::V2,
         is_foreign: false,

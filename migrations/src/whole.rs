@@ -1,4 +1,4 @@
-//! Which versions are whole. A few reads a version; reading every byte is the seal's task, later.
+//! Decides which versions are whole, with a few reads per version. Sealing reads every byte later.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,15 +11,15 @@ use stoa_gomod::{ModuleVersion, info, modfile};
 
 use crate::picture::Files;
 
-/// More than any info or go.mod may have: what is longer is wrong anyway.
+/// More than the maximum size of an info or a go.mod.
 const SMALL_LIMIT: u64 = (16 << 20) + 1;
 
-/// Says why the three files are no whole version; `None` if they are.
+/// Returns the reason why the three files are not a whole version.
 pub(crate) fn fault(version: &ModuleVersion, files: &Files) -> Option<String> {
     examine(version, files).err()
 }
 
-/// Is the size of the three files together, if they are a whole version; else why they are none.
+/// Returns the total size of the three files of a whole version, or the reason why they are not a whole version.
 pub(crate) fn examine(version: &ModuleVersion, files: &Files) -> Result<u64, String> {
     let body = read(&files.info).map_err(|error| format!("unreadable: its info: {error}"))?;
     let mut bytes = body.len() as u64;
@@ -49,16 +49,16 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Room for nearly all of them, so that one call reads the whole and another one finds the end.
+    // Large enough for nearly all files: one call reads the file, a second call finds its end.
     let mut body = Vec::with_capacity(4096);
     open(path)?.take(SMALL_LIMIT).read_to_end(&mut body)?;
     Ok(body)
 }
 
-/// How much of a zip's end is read at first: the directory of most, and all of a small one.
+/// Size of the end of a zip that is read first. It contains the directory of most zips.
 const TAIL: u64 = 16 << 10;
 
-/// A zip, of which the end is in memory.
+/// A zip with its end in memory.
 struct Source {
     file: File,
     size: u64,

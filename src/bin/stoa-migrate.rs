@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     let mut layouts = Layouts::new(program, stoa_store::LAYOUT, stoa_store::FOLDERS.to_vec());
     layouts.steps = stoa_migrations::steps();
     layouts.detectors = stoa_migrations::detectors();
+    layouts.unmarked = stoa_migrations::unmarked();
     layouts.artefacts = vec![Box::new(stoa_store::IndexArtefact)];
     layouts.inventory = Some(stoa_migrations::inventory());
     layouts.sources = stoa_migrations::sources();

@@ -7,68 +7,34 @@
 mod serve;
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::{GateError, Mode};
-use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass};
+use stoa_layout::{Cancel, Exit, Gate, Migrator, Pass};
 use stoa_store::{Store, VersionFile};
 
 use crate::beside::{self, MIGRATOR};
+use crate::command::context::{Context, GENERAL};
+use crate::command::error::CommandError;
+use crate::command::progress::Screen;
+use crate::command::remove::Remove;
+use crate::command::report::Format;
+use crate::command::report::Reporter;
+use crate::command::{self, App, Command as _, Common};
 use crate::config::{ConfigError, Settings, World, parse_switch};
 use crate::export;
 use crate::fetch;
-use crate::import_config;
 use crate::listen;
 use crate::logging::{self, Style};
-use crate::output::{self, Format};
+use crate::output;
 use crate::prune;
 use crate::quarantine;
-use crate::remove;
 use crate::status::{self, Leftovers};
 use crate::verify;
-use crate::work_options::Loudness;
 use serve::Serve;
-
-/// What the program was built for, as a value: a program with one layout more runs the same code.
-#[derive(Debug)]
-pub struct App {
-    /// The layout of the stores that it works with.
-    pub layout: LayoutId,
-    /// The folders of such a store.
-    pub folders: &'static [&'static str],
-}
-
-/// What options are called in the help that have to do with the store and the log rather than one command.
-const COMMON: &str = "General options";
-
-/// What both programs take.
-#[derive(Debug, Clone, Default, Args)]
-pub struct Common {
-    /// The store [default: $XDG_DATA_HOME/stoa] [key: store] [variable: STOA_STORE]
-    #[arg(long, global = true, value_name = "DIR", help_heading = COMMON)]
-    pub store: Option<PathBuf>,
-
-    /// The config file [default: $XDG_CONFIG_HOME/stoa/config.toml, else /etc/stoa/config.toml] [variable: STOA_CONFIG]
-    #[arg(long, global = true, value_name = "FILE", help_heading = COMMON)]
-    pub config: Option<PathBuf>,
-
-    /// Log more; twice, still more
-    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = COMMON)]
-    pub verbose: u8,
-
-    /// Say nothing but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = COMMON)]
-    pub quiet: bool,
-}
-
-impl Common {
-    pub(crate) fn loudness(&self) -> Loudness {
-        Loudness { quiet: self.quiet, verbose: self.verbose > 0 }
-    }
-}
 
 #[derive(Debug, Parser)]
 #[command(
@@ -86,11 +52,11 @@ struct Typed {
     common: Common,
 
     /// Do not run stoa-migrate by itself; the same as --auto-migrate=false
-    #[arg(long, global = true, help_heading = COMMON)]
+    #[arg(long, global = true, help_heading = GENERAL)]
     no_migrate: bool,
 
     /// Whether stoa-migrate is run by itself where the store needs it [default: true] [key: auto_migrate]
-    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate", help_heading = COMMON)]
+    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate", help_heading = GENERAL)]
     auto_migrate: Option<bool>,
 
     #[command(subcommand)]
@@ -127,7 +93,7 @@ enum Command {
     /// List what proved broken, publish it again once it is mended, or remove it
     Quarantine(quarantine::Typed),
     /// Take versions out of the store, or forbid them for good
-    Remove(remove::Typed),
+    Remove(Remove),
     /// Remove the versions that were used least recently
     Prune(prune::Typed),
     /// List what the store holds that is no part of it, or move it out
@@ -148,8 +114,13 @@ enum Command {
     Export(export::Typed),
     /// Fill the store ahead of time: with versions that are named, or that a go.mod or a go.sum lists
     Fetch(fetch::Typed),
-    /// Print a config file of stoa made from the configuration of Athens
-    ImportConfig(import_config::Typed),
+    /// Print a config file for Stoa made from the configuration of Athens
+    #[command(disable_help_flag = true)]
+    ImportConfig {
+        /// The options of `stoa import-config --help`
+        #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run stoa-migrate with all further arguments
     #[command(disable_help_flag = true)]
     Migrate {
@@ -182,53 +153,51 @@ pub fn main(app: &App) -> ExitCode {
     run(app, &World::of_process(), std::env::args_os().collect()).into()
 }
 
-/// Tells what clap has to say about a command line, and hands back the code that the program ends with.
-pub(crate) fn tell(error: &clap::Error) -> Exit {
-    // If nobody listens the code says it still.
-    let _ = error.print();
-    if error.use_stderr() { Exit::USAGE } else { Exit::DONE }
-}
-
 fn run(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
     let typed = match parse(arguments) {
         Ok(typed) => typed,
-        Err(error) => return tell(&error),
+        Err(error) => return command::usage(&error),
     };
     let style = if matches!(typed.command, Command::Serve(_)) { Style::Service } else { Style::Command };
     let filter = world.variable("STOA_LOG");
     let filter = filter.as_deref().and_then(OsStr::to_str);
     logging::init(style, typed.common.verbose, typed.common.quiet, filter);
     let settings = Settings::new(world, typed.common.config.clone());
-    let result = match &typed.command {
+    let screen = Screen::default();
+    let reporter = Reporter::new(&screen, Default::default(), typed.common.loudness());
+    let auto_migrate = typed.auto_migrate();
+    let Typed { common, command, .. } = &typed;
+    if let Command::Remove(remove) = command {
+        let context = Context::new((app, common, auto_migrate), &settings, (&screen, remove.telling()));
+        return command::run(remove.clone(), &context);
+    }
+    let result = match command {
         Command::Serve(serve) => self::serve(app, &typed, &settings, serve),
         Command::Path { module, file } => path(app, &typed, &settings, module, *file),
         Command::Export(what) => export(app, &typed, &settings, what),
         Command::Fetch(what) => fetch(app, &typed, &settings, what),
-        Command::ImportConfig(what) => import_config::run(what, std::env::vars_os(), typed.common.quiet),
         Command::Status { format } => look(app, &typed, &settings, *format),
         Command::Verify(what) => verify(app, &typed, &settings, what),
         Command::Quarantine(what) => quarantine(app, &typed, &settings, what),
         Command::Prune(what) => prune(app, &typed, &settings, what),
-        Command::Remove(what) => remove(app, &typed, &settings, what),
+        Command::Remove(_) => Ok(Exit::DONE),
         Command::Migrate { arguments } => Err(become_migrator(&typed, None, arguments)),
         Command::Leftovers { arguments } => Err(become_migrator(&typed, Some("leftovers"), arguments)),
         Command::Import { arguments } => Err(become_migrator(&typed, Some("import"), arguments)),
+        Command::ImportConfig { arguments } => Err(become_migrator(&typed, Some("import-config"), arguments)),
     };
-    result.unwrap_or_else(|failure| match failure.message {
-        Some(message) => output::fail(failure.exit, message),
-        None => failure.exit,
-    })
+    result.unwrap_or_else(|error| reporter.error(&error))
 }
 
 /// Becomes the migrator, for one of its sub-commands or for all that it does. Comes back only if that fails.
-fn become_migrator(typed: &Typed, command: Option<&str>, arguments: &[OsString]) -> Failure {
+fn become_migrator(typed: &Typed, command: Option<&str>, arguments: &[OsString]) -> CommandError {
     let more = command.map(OsString::from).into_iter().chain(arguments.iter().cloned());
-    let error = beside::become_migrator(handed_on(&typed.common).chain(more));
-    Failure::new(error.exit(), error)
+    let error = beside::become_migrator(typed.common.handed_on().into_iter().chain(more));
+    CommandError::new(error.exit(), error)
 }
 
 /// Commands of the migrator: everything behind them is left as it is, for the migrator to parse.
-const OF_THE_MIGRATOR: [&str; 3] = ["migrate", "leftovers", "import"];
+const OF_THE_MIGRATOR: [&str; 4] = ["migrate", "leftovers", "import", "import-config"];
 
 /// Parses the command line.
 fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
@@ -238,7 +207,8 @@ fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
         if let Ok(mut typed) = Typed::try_parse_from(head)
             && let Command::Migrate { arguments }
             | Command::Leftovers { arguments }
-            | Command::Import { arguments } = &mut typed.command
+            | Command::Import { arguments }
+            | Command::ImportConfig { arguments } = &mut typed.command
         {
             *arguments = tail.to_vec();
             return Ok(typed);
@@ -247,40 +217,15 @@ fn parse(arguments: Vec<OsString>) -> Result<Typed, clap::Error> {
     Typed::try_parse_from(arguments)
 }
 
-/// Why a command fails, and whether that must still be told.
-pub(crate) struct Failure {
-    exit: Exit,
-    message: Option<String>,
-}
-
-impl Failure {
-    pub(crate) fn new(exit: Exit, message: impl ToString) -> Self {
-        Self { exit, message: Some(message.to_string()) }
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::new(error.exit(), error)
-    }
-}
-
-impl From<GateError> for Failure {
-    fn from(error: GateError) -> Self {
-        let message = (!error.is_told()).then(|| error.to_string());
-        Self { exit: error.exit(), message }
-    }
-}
-
 /// Passes the gate, with as little as possible where the store is current. `check` looks at the configuration
 /// of the command: before a store is made or migrated for it, else after the gate. `migrator` says whether that may be
 /// done, and is asked only where it is to be.
 fn pass(
     app: &App,
     root: &Path,
-    check: impl Fn() -> Result<(), Failure>,
-    migrator: impl Fn() -> Result<Migrator, Failure>,
-) -> Result<Pass, Failure> {
+    check: impl Fn() -> Result<(), CommandError>,
+    migrator: impl Fn() -> Result<Migrator, CommandError>,
+) -> Result<Pass, CommandError> {
     // On a current store nobody asks whether the migrator may be run, so no config file is read for it.
     match (Gate { root, current: &app.layout, migrator: &NOBODY }).pass() {
         Err(GateError::Forbidden { .. }) => {
@@ -301,7 +246,11 @@ const NOBODY: Migrator = Migrator::Forbidden { name: MIGRATOR };
 
 /// Says who brings a store along for a command that needs one to be there: where nothing is none is made, since its
 /// path is mistyped then.
-fn migrator_of_existing(typed: &Typed, settings: &Settings<'_>, root: &Path) -> Result<Migrator, Failure> {
+fn migrator_of_existing(
+    typed: &Typed,
+    settings: &Settings<'_>,
+    root: &Path,
+) -> Result<Migrator, CommandError> {
     let is_nothing = match std::fs::read_dir(root) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -311,7 +260,7 @@ fn migrator_of_existing(typed: &Typed, settings: &Settings<'_>, root: &Path) -> 
             "there is no store in {root}: name one with --store, or make one with `{MIGRATOR} --store {root}`",
             root = root.display()
         );
-        return Err(Failure::new(Exit::NOT_A_STORE, message));
+        return Err(CommandError::new(Exit::NOT_A_STORE, message));
     }
     Ok(migrator(typed, settings)?)
 }
@@ -320,7 +269,7 @@ fn migrator(typed: &Typed, settings: &Settings<'_>) -> Result<Migrator, ConfigEr
     Ok(if settings.auto_migrate(typed.auto_migrate())? {
         // The gate names the store itself.
         let common = Common { store: None, ..typed.common.clone() };
-        Migrator::Beside { name: MIGRATOR, arguments: handed_on(&common).collect() }
+        Migrator::Beside { name: MIGRATOR, arguments: common.handed_on() }
     } else {
         Migrator::Forbidden { name: MIGRATOR }
     })
@@ -332,21 +281,26 @@ fn path(
     settings: &Settings<'_>,
     module: &str,
     file: FileKind,
-) -> Result<Exit, Failure> {
-    let version = ModuleVersion::parse(module).map_err(|error| Failure::new(Exit::USAGE, error))?;
+) -> Result<Exit, CommandError> {
+    let version = ModuleVersion::parse(module).map_err(|error| CommandError::new(Exit::USAGE, error))?;
     let root = settings.store(typed.common.store.clone())?;
     let pass = pass(app, &root, || Ok(settings.check_named()?), || Ok(migrator(typed, settings)?))?;
     match Store::look(&pass).locate(&version, file.into()) {
         Ok(Some(path)) => Ok(output::path_line(&path)),
         Ok(None) => {
             let message = format!("{version} is not in {}", root.display());
-            Err(Failure::new(Exit::FAILED, message))
+            Err(CommandError::new(Exit::FAILED, message))
         }
-        Err(error) => Err(Failure::new(error.exit(), error)),
+        Err(error) => Err(CommandError::new(error.exit(), error)),
     }
 }
 
-fn export(app: &App, typed: &Typed, settings: &Settings<'_>, what: &export::Typed) -> Result<Exit, Failure> {
+fn export(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    what: &export::Typed,
+) -> Result<Exit, CommandError> {
     let root = settings.store(typed.common.store.clone())?;
     let threads = || settings.migrate(None, what.working.threads).map(|meant| meant.threads);
     let check = || Ok(threads().and_then(|_| settings.check_named())?);
@@ -356,7 +310,12 @@ fn export(app: &App, typed: &Typed, settings: &Settings<'_>, what: &export::Type
     export::run(&gate, pass, what, threads()?, typed.common.loudness())
 }
 
-fn fetch(app: &App, typed: &Typed, settings: &Settings<'_>, what: &fetch::Typed) -> Result<Exit, Failure> {
+fn fetch(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    what: &fetch::Typed,
+) -> Result<Exit, CommandError> {
     let root = settings.store(typed.common.store.clone())?;
     let config = || settings.serve(what.serve());
     let wanted = what.wanted()?;
@@ -366,7 +325,7 @@ fn fetch(app: &App, typed: &Typed, settings: &Settings<'_>, what: &fetch::Typed)
     fetch::run(&gate, pass, (what, wanted), &config()?, settings.world(), typed.common.loudness())
 }
 
-fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, Failure> {
+fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Result<Exit, CommandError> {
     let root = settings.store(typed.common.store.clone())?;
     settings.check_named()?;
     if let Some(exit) = status::of_current(&root, app, format, Leftovers::AreForOthers) {
@@ -374,12 +333,17 @@ fn look(app: &App, typed: &Typed, settings: &Settings<'_>, format: Format) -> Re
     }
     let common = Common { store: Some(root.clone()), ..typed.common.clone() };
     let more = ["status", "--format", format.name()].map(OsString::from);
-    let error = beside::become_migrator(handed_on(&common).chain(more));
+    let error = beside::become_migrator(common.handed_on().into_iter().chain(more));
     status::of_current(&root, app, format, Leftovers::AreOurs)
-        .ok_or_else(|| Failure::new(error.exit(), error))
+        .ok_or_else(|| CommandError::new(error.exit(), error))
 }
 
-fn verify(app: &App, typed: &Typed, settings: &Settings<'_>, what: &verify::Typed) -> Result<Exit, Failure> {
+fn verify(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    what: &verify::Typed,
+) -> Result<Exit, CommandError> {
     let threads = settings.migrate(None, what.working.threads)?.threads;
     let store = open(app, typed, settings)?;
     verify::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
@@ -390,7 +354,7 @@ fn quarantine(
     typed: &Typed,
     settings: &Settings<'_>,
     what: &quarantine::Typed,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     let quiet = typed.common.quiet;
     if what.only_looks() {
         let root = settings.store(typed.common.store.clone())?;
@@ -398,28 +362,28 @@ fn quarantine(
         if root.metadata().is_ok_and(|meta| !meta.is_dir()) {
             let message =
                 format!("{} is no store, since it is no folder; name one with --store", root.display());
-            return Err(Failure::new(Exit::NOT_A_STORE, message));
+            return Err(CommandError::new(Exit::NOT_A_STORE, message));
         }
         return quarantine::list(&root, what, quiet);
     }
     quarantine::change(&open(app, typed, settings)?, what, quiet)
 }
 
-fn remove(app: &App, typed: &Typed, settings: &Settings<'_>, what: &remove::Typed) -> Result<Exit, Failure> {
-    let store = open_or_look(app, typed, settings, what.dry_run)?;
-    remove::run(&store, what, typed.common.quiet, &stoppable(&store)?)
-}
-
-fn prune(app: &App, typed: &Typed, settings: &Settings<'_>, what: &prune::Typed) -> Result<Exit, Failure> {
+fn prune(
+    app: &App,
+    typed: &Typed,
+    settings: &Settings<'_>,
+    what: &prune::Typed,
+) -> Result<Exit, CommandError> {
     let threads = settings.migrate(None, what.working.threads)?.threads;
     let store = open_or_look(app, typed, settings, what.dry_run)?;
     prune::run(&store, what, threads, typed.common.quiet, &stoppable(&store)?)
 }
 
 /// Lets signals stop a work between two versions.
-fn stoppable(store: &Store) -> Result<Cancel, Failure> {
+fn stoppable(store: &Store) -> Result<Cancel, CommandError> {
     let cancel = Cancel::on_signals()
-        .map_err(|error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}")))?;
+        .map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))?;
     store.signals().handled_by_program();
     Ok(cancel)
 }
@@ -430,7 +394,7 @@ fn open_or_look(
     typed: &Typed,
     settings: &Settings<'_>,
     is_dry_run: bool,
-) -> Result<Store, Failure> {
+) -> Result<Store, CommandError> {
     if !is_dry_run {
         return open(app, typed, settings);
     }
@@ -440,33 +404,20 @@ fn open_or_look(
 }
 
 /// Passes the gate and opens the store, to be held shared.
-fn open(app: &App, typed: &Typed, settings: &Settings<'_>) -> Result<Store, Failure> {
+fn open(app: &App, typed: &Typed, settings: &Settings<'_>) -> Result<Store, CommandError> {
     let root = settings.store(typed.common.store.clone())?;
     let check = || Ok(settings.check_named()?);
     let pass = pass(app, &root, check, || migrator_of_existing(typed, settings, &root))?;
     let migrator = migrator(typed, settings)?;
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
     let held = gate.hold(pass, Mode::ReadWrite)?;
-    Store::open(held, Mode::ReadWrite).map_err(|error| Failure::new(error.exit(), error))
+    Store::open(held, Mode::ReadWrite).map_err(|error| CommandError::new(error.exit(), error))
 }
 
-/// Is what both programs take, for the one beside.
-fn handed_on(common: &Common) -> impl Iterator<Item = OsString> {
-    let mut arguments: Vec<OsString> = Vec::new();
-    for (name, value) in [("--store", &common.store), ("--config", &common.config)] {
-        if let Some(value) = value {
-            arguments.extend([OsString::from(name), value.clone().into()]);
-        }
-    }
-    arguments.extend((0..common.verbose).map(|_| OsString::from("-v")));
-    arguments.extend(common.quiet.then(|| OsString::from("-q")));
-    arguments.into_iter()
-}
-
-fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Result<Exit, Failure> {
+fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Result<Exit, CommandError> {
     let root = settings.store(typed.common.store.clone())?;
     let config = || settings.serve(serve.typed());
-    let who = || -> Result<Migrator, Failure> {
+    let who = || -> Result<Migrator, CommandError> {
         let config = config()?;
         if config.read_only {
             return Ok(NOBODY);
@@ -479,5 +430,5 @@ fn serve(app: &App, typed: &Typed, settings: &Settings<'_>, serve: &Serve) -> Re
     let config = config()?;
     let migrator = if config.read_only { NOBODY } else { migrator(typed, settings)? };
     let gate = Gate { root: &root, current: &app.layout, migrator: &migrator };
-    listen::run(&gate, pass, config, settings.world())
+    listen::run(&gate, pass, config, settings)
 }

@@ -78,6 +78,12 @@ impl<'a> Settings<'a> {
         self.world
     }
 
+    /// Returns the config file that was read, if one was.
+    pub fn config_file(&self) -> Option<&Path> {
+        let loaded = self.file.get()?;
+        Some(loaded.path.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// Finds the store; an absolute path.
     pub fn store(&self, typed: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
         let said = match self.above_file("store", typed.clone())? {

@@ -29,9 +29,10 @@ use stoa_layout::{Cancel, Exit, Gate, Pass, PathError};
 use stoa_store::{Store, StoreError};
 
 use crate::carry::{Fate, Overlap, Report, Words, overlap};
-use crate::cli::Failure;
+use crate::command::error::CommandError;
+use crate::command::report::Loudness;
 use crate::parallel;
-use crate::work_options::{Loudness, Working};
+use crate::work_options::Working;
 use tree::{Put, Tree};
 
 /// What is typed.
@@ -85,15 +86,15 @@ pub(crate) fn run(
     typed: &Typed,
     threads: usize,
     loudness: Loudness,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     check_places(gate.root, &typed.to)?;
     let held = gate.hold(pass, Mode::ReadWrite)?;
     let after_migration = held.pass().signals();
     let cancel = Cancel::on_signals().map_err(|error| {
-        Failure::new(Exit::IO, format!("cannot listen for signals: {error}; nothing was written"))
+        CommandError::new(Exit::IO, format!("cannot listen for signals: {error}; nothing was written"))
     })?;
     after_migration.handled_by_program();
-    let store = Store::open(held, Mode::ReadWrite).map_err(|error| Failure::new(error.exit(), error))?;
+    let store = Store::open(held, Mode::ReadWrite).map_err(|error| CommandError::new(error.exit(), error))?;
     let words = Words { work: "export", carried: "exported", kept: "kept" };
     let report = Report::new(words, typed.working.telling, loudness);
     let (to, root) = (typed.to.display(), gate.root.display());
@@ -103,7 +104,7 @@ pub(crate) fn run(
             ExportError::Refused { .. } => error.to_string(),
             _ => format!("{error}; what was exported to {to} stays: run again to go on"),
         };
-        return Err(Failure::new(error.exit(), message));
+        return Err(CommandError::new(error.exit(), message));
     }
     let more = json!({ "store": gate.root.to_string_lossy(), "to": typed.to.to_string_lossy() });
     report.done(format_args!("from {root} to {to}"), more);
@@ -113,7 +114,7 @@ pub(crate) fn run(
                 "cannot read {} versions of {root}, see above, so they are not in {to}; see why, then run again",
                 report.unreadable()
             );
-            Err(Failure::new(Exit::IO, message))
+            Err(CommandError::new(Exit::IO, message))
         }
         0 => Ok(Exit::DONE),
         count => {
@@ -121,16 +122,16 @@ pub(crate) fn run(
                 "{count} versions of {root} are broken, or differ from what was exported to {to} before, see above; what \
                  is there stands: move a version that differs away, then run again"
             );
-            Err(Failure::new(Exit::FAILED, message))
+            Err(CommandError::new(Exit::FAILED, message))
         }
     }
 }
 
 /// Refuses what is no folder, and a folder that is part of the store.
-fn check_places(root: &Path, to: &Path) -> Result<(), Failure> {
+fn check_places(root: &Path, to: &Path) -> Result<(), CommandError> {
     if to.metadata().is_ok_and(|meta| !meta.is_dir()) {
         let message = format!("{} is no folder; nothing was written. Name another place", to.display());
-        return Err(Failure::new(Exit::CANT_CREATE, message));
+        return Err(CommandError::new(Exit::CANT_CREATE, message));
     }
     let why = match overlap(to, root) {
         None => return Ok(()),
@@ -143,7 +144,7 @@ fn check_places(root: &Path, to: &Path) -> Result<(), Failure> {
         root.display(),
         to.display()
     );
-    Err(Failure::new(Exit::CANT_CREATE, message))
+    Err(CommandError::new(Exit::CANT_CREATE, message))
 }
 
 fn export(

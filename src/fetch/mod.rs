@@ -18,11 +18,11 @@ use stoa_layout::{Exit, Gate, Pass};
 use stoa_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::Failure;
+use crate::command::error::CommandError;
+use crate::command::report::{Loudness, Telling};
 use crate::config::{ServeConfig, TypedServe, World};
 use crate::fill::Fill;
 use crate::sources::Sources;
-use crate::work_options::{Loudness, Telling};
 use told::Told;
 use wanted::{Asked, Wanted, WantedError};
 
@@ -70,9 +70,9 @@ impl Typed {
     }
 
     /// Reads what is to be fetched.
-    pub(crate) fn wanted(&self) -> Result<Wanted, Failure> {
+    pub(crate) fn wanted(&self) -> Result<Wanted, CommandError> {
         let gathered = wanted::gather(&self.named, &self.from);
-        gathered.map_err(|error: WantedError| Failure::new(error.exit(), error))
+        gathered.map_err(|error: WantedError| CommandError::new(error.exit(), error))
     }
 }
 
@@ -87,29 +87,28 @@ pub(crate) fn run(
     config: &ServeConfig,
     world: &World,
     loudness: Loudness,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CommandError> {
     if config.offline {
         let message = "nothing can be fetched, because the configuration says `offline`: change that, or say STOA_OFFLINE=false";
-        return Err(Failure::new(Exit::USAGE, message));
+        return Err(CommandError::new(Exit::USAGE, message));
     }
     let held = gate.hold(pass, Mode::ReadWrite)?;
     let after_migration = held.pass().signals();
-    let store = Store::open(held, Mode::ReadWrite).map_err(|error| Failure::new(error.exit(), error))?;
+    let store = Store::open(held, Mode::ReadWrite).map_err(|error| CommandError::new(error.exit(), error))?;
     if store.is_read_only() {
         let message = format!("{} cannot be written to, so nothing is fetched into it", gate.root.display());
-        return Err(Failure::new(Exit::PERMISSION, message));
+        return Err(CommandError::new(Exit::PERMISSION, message));
     }
     let sources = Sources::new(world);
     let policy = sources.policy(config, false, None)?;
     if policy.is_offline() {
         let message = "nothing can be fetched, because no upstream is to be asked: name one with --upstream";
-        return Err(Failure::new(Exit::USAGE, message));
+        return Err(CommandError::new(Exit::USAGE, message));
     }
     let told = Told::new(typed.telling, loudness, wanted.len());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::IO, format!("cannot start threads to fetch with: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        CommandError::new(Exit::IO, format!("cannot start threads to fetch with: {error}"))
+    })?;
     let at_once = config.fill_max_concurrent;
     let answers = sources.answers(config, true);
     let fill = || Fill::new(Arc::new(store), policy, at_once, &answers);
@@ -127,8 +126,9 @@ async fn until_asked_to_stop(
     mut told: Told,
     root: &Path,
     after_migration: &SignalsAfter,
-) -> Result<Exit, Failure> {
-    let io = |error: std::io::Error| Failure::new(Exit::IO, format!("cannot listen for signals: {error}"));
+) -> Result<Exit, CommandError> {
+    let io =
+        |error: std::io::Error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}"));
     let signals = [SignalKind::interrupt(), SignalKind::terminate()];
     let [interrupt, terminate] = signals.map(|kind| signal(kind).map_err(io));
     let (mut interrupt, mut terminate) = (interrupt?, terminate?);
@@ -144,16 +144,16 @@ async fn until_asked_to_stop(
     match ended {
         Err(number) => {
             told.end();
-            Err(Failure::new(Exit::signal(number), format!("stopped by signal {number}; {stays}")))
+            Err(CommandError::new(Exit::signal(number), format!("stopped by signal {number}; {stays}")))
         }
         Ok(Err(error)) => {
             told.end();
-            Err(Failure::new(error.exit(), format!("{error}; {stays}")))
+            Err(CommandError::new(error.exit(), format!("{error}; {stays}")))
         }
         Ok(Ok(())) => {
             told.done(root);
             let verdict = told.verdict().map(|()| Exit::DONE);
-            verdict.map_err(|(exit, message)| Failure::new(exit, message))
+            verdict.map_err(|(exit, message)| CommandError::new(exit, message))
         }
     }
 }

@@ -10,9 +10,9 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::Exit;
 
 use super::wanted::Asked;
-use crate::output::Format;
-use crate::progress::Progress;
-use crate::work_options::{Loudness, Telling};
+use crate::command::progress::{Progress, Screen};
+use crate::command::report::Format;
+use crate::command::report::{Loudness, Telling};
 
 /// What came of something that was asked for.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(super) struct Told {
 impl Told {
     pub(super) fn new(telling: Telling, loudness: Loudness, of: usize) -> Self {
         let (Telling { format, progress: when }, Loudness { quiet, verbose }) = (telling, loudness);
-        let progress = Progress::new(when, quiet || format == Format::Json);
+        let progress = Progress::new(Screen::default(), when, quiet || format == Format::Json);
         progress.begin("fetch", Some(of as u64));
         Self { format, quiet, verbose, progress, sum: Sum::default() }
     }
@@ -169,14 +169,14 @@ impl Told {
 
     /// Writes a result, above the bar if there is one. A reader that went away must not stop the work half-way.
     fn result(&self, line: impl Display) {
-        self.progress.above(|| {
+        self.progress.screen().suspend(|| {
             let mut out = io::stdout().lock();
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         });
     }
 
     fn problem(&self, line: impl Display) {
-        self.progress.above(|| {
+        self.progress.screen().suspend(|| {
             let _ = writeln!(io::stderr().lock(), "{line}");
         });
     }
@@ -185,7 +185,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::When;
+    use crate::command::progress::When;
 
     #[test]
     fn the_worst_counts() {

@@ -1,8 +1,8 @@
-//! `stoa-migrate leftovers`: tells what a store holds that is no part of it, and takes it out.
+//! `stoa-migrate leftovers`: lists the leftovers of a store and moves them out of it.
 //!
-//! Listing looks at the tree as it is, in whatever state, and changes nothing. Moving is by renames that never
-//! overwrite, under the exclusive lock, at rest only: in the middle of a step what looks incomplete may be half
-//! moved. Stopped in between it goes on when it is run again, since what was moved is no leftover any more.
+//! Listing works in every state and changes nothing. Moving takes the exclusive lock and needs a store at rest, because in
+//! the middle of a step a version may be half moved. It renames and never overwrites. An interrupted move continues on the
+//! next run.
 
 use std::fs;
 use std::io;
@@ -18,16 +18,16 @@ use stoa_layout::{
     State, StepError, durable,
 };
 
-use super::told::Told;
+use super::seen::SeenOnce;
 
-/// How many were told or moved.
+/// The number of leftovers and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Sum {
+pub(super) struct Total {
     pub(super) count: u64,
     pub(super) bytes: u64,
 }
 
-/// What to look at, and how.
+/// The leftovers of a store.
 pub(super) struct Leftovers<'a> {
     pub(super) root: &'a Path,
     pub(super) layouts: &'a Layouts,
@@ -36,29 +36,29 @@ pub(super) struct Leftovers<'a> {
     pub(super) events: &'a dyn Events,
 }
 
-/// Takes one leftover, and where it was moved to; an error of its own ends the work.
-pub(super) type Tell<'a> = dyn FnMut(&Leftover, Option<&Path>) -> io::Result<()> + 'a;
+/// Receives a leftover, and its new path if it was moved. An error ends the work.
+pub(super) type Tell<'a> = dyn FnMut(&Leftover, Option<&Path>) -> Result<(), StepError> + 'a;
 
-/// Takes one leftover and what must be renamed to take it away.
+/// Receives a leftover and the paths to rename in order to move it.
 type Visit<'a> = dyn FnMut(&Leftover, &[PathBuf]) -> Result<(), StepError> + 'a;
 
 impl Leftovers<'_> {
-    /// Tells every one.
-    pub(super) fn list(&self, tell: &mut Tell<'_>) -> Result<Sum, RunError> {
+    /// Lists all leftovers.
+    pub(super) fn list(&self, tell: &mut Tell<'_>) -> Result<Total, RunError> {
         let state = self.look()?;
-        let mut sum = Sum::default();
+        let mut total = Total::default();
         self.each(&state, &mut |leftover, _| {
-            sum.add(leftover);
-            Ok(tell(leftover, None).map_err(cannot_tell)?)
+            total.add(leftover);
+            tell(leftover, None)
         })?;
-        Ok(sum)
+        Ok(total)
     }
 
-    /// Takes every one out of the root.
-    pub(super) fn take_out(&self, to: &Path, tell: &mut Tell<'_>) -> Result<Sum, RunError> {
-        // Nothing is made below a folder that is none of ours.
+    /// Moves all leftovers out of the store.
+    pub(super) fn take_out(&self, to: &Path, tell: &mut Tell<'_>) -> Result<Total, RunError> {
+        // A folder that is not a store is not changed.
         if !self.root.join(LOCK_NAME).exists() && self.look_at_rest()? == State::Empty {
-            return Ok(Sum::default());
+            return Ok(Total::default());
         }
         let lock = self.lock()?;
         let state = self.look_at_rest()?;
@@ -71,8 +71,8 @@ impl Leftovers<'_> {
         lock.sign();
         durable::create_root(to)?;
         let out = Mover { root: self.root, to, durable: Durable::for_root(to)? };
-        let (mut sum, told) = (Sum::default(), Told::default());
-        // A name may escape a look at a folder in which names vanish: until a look finds nothing.
+        let (mut total, seen) = (Total::default(), SeenOnce::default());
+        // A walk may miss a name in a folder from which others vanish, so repeat until a walk finds nothing.
         loop {
             let mut moved = 0_u64;
             self.each(&state, &mut |leftover, pieces| {
@@ -81,19 +81,19 @@ impl Leftovers<'_> {
                         moved += 1;
                     }
                 }
-                if !told.is_new(&leftover.path) {
+                if !seen.is_new(&leftover.path) {
                     return Ok(());
                 }
-                sum.add(leftover);
+                total.add(leftover);
                 let relative = leftover.path.strip_prefix(self.root).unwrap_or(&leftover.path);
-                Ok(tell(leftover, Some(&to.join(relative))).map_err(cannot_tell)?)
+                tell(leftover, Some(&to.join(relative)))
             })?;
             if moved == 0 {
                 break;
             }
         }
         durable::sync_file_system(self.root)?;
-        Ok(sum)
+        Ok(total)
     }
 
     fn look(&self) -> Result<State, RunError> {
@@ -110,8 +110,8 @@ impl Leftovers<'_> {
             return Ok(state);
         };
         let message = format!(
-            "{root} is in the middle of a step ({marker}), where nothing may be taken out; nothing was changed. Finish \
-             the step with stoa-migrate --store {root}, or go back with --to, then run again",
+            "cannot move leftovers out of {root}: it is in the middle of a step ({marker}); nothing was changed\n\
+             help: finish the step with `stoa-migrate --store {root}`, or go back with --to, then run again",
             root = self.root.display()
         );
         Err(refused(Exit::NEWER, message))
@@ -133,7 +133,7 @@ impl Leftovers<'_> {
 
     fn lock(&self) -> Result<ExclusiveLock, RunError> {
         let since = Instant::now();
-        let mut told: Option<Instant> = None;
+        let mut reported: Option<Instant> = None;
         loop {
             self.cancel.check()?;
             if let Some(lock) = ExclusiveLock::try_acquire(self.root, &self.layouts.program)? {
@@ -145,22 +145,22 @@ impl Leftovers<'_> {
                 let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
                 let names = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
                 return Err(RunError::Busy(format!(
-                    "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}. Stop it, \
-                     then run again, or wait longer with --lock-timeout",
+                    "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}\n\
+                     help: stop it and run again, or wait longer with --lock-timeout",
                     root = self.root.display(),
                     seconds = self.options.lock_timeout.as_secs(),
                     lock = self.root.join(LOCK_NAME).display(),
                 )));
             }
-            if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
+            if reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
                 self.events.event(Event::Waiting { holders: &holders });
-                told = Some(Instant::now());
+                reported = Some(Instant::now());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Refuses a folder that renames cannot reach, or that is part of the store.
+    /// Refuses a target on another file system, in the store, or around the store.
     fn check_target(&self, to: &Path) -> Result<(), RunError> {
         let there = to.ancestors().find_map(|folder| {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -169,33 +169,33 @@ impl Leftovers<'_> {
         let root = self.root.canonicalize().map_err(|error| PathError::new("look at", self.root, error))?;
         let Some(there) = there else { return Ok(()) };
         let why = if there.starts_with(&root) {
-            "it lies in the store"
+            "it is inside the store"
         } else if to.canonicalize().is_ok_and(|to| root.starts_with(to)) {
-            "the store lies in it"
+            "the store is inside it"
         } else if !there.is_dir() {
-            "a file stands in its place"
+            "it is not a folder"
         } else if device(&there)? != device(&root)? {
-            "it is on another file system, and leftovers are moved by renames only"
+            "it is on another file system, and leftovers can only be renamed"
         } else {
             return Ok(());
         };
         let message = format!(
-            "cannot move the leftovers of {} to {}: {why}; nothing was changed. Name another folder",
+            "cannot move the leftovers of {} to {}: {why}; nothing was changed\nhelp: name another folder",
             root.display(),
             to.display()
         );
         Err(refused(Exit::CANT_CREATE, message))
     }
 
-    /// Refuses where something is at a place already.
+    /// Refuses if a target path exists already.
     fn check_places(&self, state: &State, to: &Path) -> Result<(), RunError> {
         self.each(state, &mut |_, pieces| {
             for piece in pieces {
                 let place = to.join(piece.strip_prefix(self.root).unwrap_or(piece));
                 if place.symlink_metadata().is_ok() {
                     let message = format!(
-                        "cannot move {} to {}: something is there already; nothing was changed. Move that away or name \
-                         another folder",
+                        "cannot move {} to {}: the path exists already; nothing was changed\n\
+                         help: move it away or name another folder",
                         piece.display(),
                         place.display()
                     );
@@ -214,7 +214,7 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    /// Moves one file or folder, and removes the folders that this emptied. `false` if it is gone.
+    /// Moves one file or folder and removes emptied folders. Returns `false` if the path is gone.
     fn take(&self, piece: &Path) -> Result<bool, StepError> {
         let relative = piece.strip_prefix(self.root).unwrap_or(piece);
         if let Some(folder) = relative.parent() {
@@ -224,7 +224,8 @@ impl Mover<'_> {
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) if error.source.kind() == io::ErrorKind::CrossesDevices => {
                 let message = format!(
-                    "{error}: another file system is mounted in between; unmount it or move this by hand, then run again"
+                    "{error}: another file system is mounted in between\n\
+                     help: unmount it, or move the path by hand, then run again"
                 );
                 return Err(StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message }));
             }
@@ -240,14 +241,14 @@ impl Mover<'_> {
         Ok(true)
     }
 
-    /// The root stays, and the folders of the store in it.
+    /// Returns whether an emptied folder may be removed: the root and the folders of the store stay.
     fn may_go(&self, folder: &Path) -> bool {
         let relative = folder.strip_prefix(self.root).unwrap_or(Path::new(""));
         !relative.as_os_str().is_empty() && relative != "modules"
     }
 }
 
-impl Sum {
+impl Total {
     fn add(&mut self, leftover: &Leftover) {
         self.count += 1;
         self.bytes += leftover.bytes;
@@ -256,10 +257,6 @@ impl Sum {
 
 fn device(path: &Path) -> Result<u64, PathError> {
     fs::metadata(path).map(|meta| meta.dev()).map_err(|error| PathError::new("look at", path, error))
-}
-
-fn cannot_tell(error: io::Error) -> PathError {
-    PathError::new("write to", "standard output", error)
 }
 
 fn refused(exit: Exit, message: String) -> RunError {

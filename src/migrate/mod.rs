@@ -1,41 +1,38 @@
-//! The program `stoa-migrate`: brings a store to a layout and says what it did.
+//! The program `stoa-migrate`: upgrades and downgrades stores, and knows the formats of other programs.
 //!
-//! The work is [`stoa_layout::Runner`]'s; here the command line is translated for it, and its events are told
-//! to people or as JSON lines. Which layouts there are is handed in.
+//! [`stoa_layout::Runner`] does the work of an upgrade. This module translates the command line for it and reports
+//! its events. The known layouts are passed in as a value.
 
-mod human;
+mod args;
+mod events;
 mod import;
-mod json;
+mod import_config;
 mod leftovers;
-mod options;
-mod told;
+mod seen;
 mod verify;
 
-use std::ffi::OsString;
-use std::io;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use stoa_gomod::ModuleVersion;
-use stoa_layout::{
-    Cancel, Events, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, StepError,
-};
+use stoa_layout::{Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
 
-use crate::carry::{Report, Words};
+use crate::command;
+use crate::command::context::cancel_on_signals;
+use crate::command::error::CommandError;
+use crate::command::progress::Screen;
+use crate::command::report::{Reporter, Telling};
 use crate::config::{Settings, World};
 use crate::logging::{self, Style};
-use crate::output::Format;
-use crate::progress::Progress;
 use crate::status;
 use crate::verify::look::{Fault, Found};
-use crate::work_options::Telling;
 
-use human::Human;
+use args::{Args, Command, LeftoversCommand};
+use events::{Event, Watcher, text};
 use import::{Import, ImportError};
-use json::Json;
-use leftovers::{Leftovers, Sum};
-use options::{Command, LeftoversCommand, Typed};
+use leftovers::Leftovers;
 use verify::Verify;
 
 /// Runs the program with the arguments of the process.
@@ -44,172 +41,171 @@ pub fn main(layouts: &Layouts) -> ExitCode {
 }
 
 fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let typed = match Typed::try_parse_from(arguments) {
-        Ok(typed) => typed.gathered(),
-        Err(error) => return crate::cli::tell(&error),
+    let args = match Args::try_parse_from(arguments) {
+        Ok(args) => args.merged(),
+        Err(error) => return command::usage(&error),
     };
     let filter = world.variable("STOA_LOG");
-    let filter = filter.as_deref().and_then(std::ffi::OsStr::to_str);
-    logging::init(Style::Command, typed.common.verbose, typed.common.quiet, filter);
-    let reporter = Reporter::new(&typed);
-    let resolved = resolve(&typed, world);
-    let result = match (resolved, &typed.command) {
-        (Err(failure), _) => Err(failure),
-        (Ok((root, _)), Some(Command::Status)) => {
-            return status::of_any(&root, layouts, typed.format);
-        }
-        (Ok((root, options)), Some(Command::Leftovers { what })) => {
-            leftovers(layouts, what.as_ref(), &root, &options, &reporter)
-        }
-        (Ok((root, options)), Some(Command::Import(what))) => {
-            import(layouts, &typed, &what.source, &root, options, &reporter)
-        }
-        (Ok((root, options)), None) => migrate(layouts, &typed, &root, &options, &reporter),
-    };
-    match result {
-        Ok(()) => Exit::DONE,
-        Err(failure) => {
-            reporter.error(&failure);
-            failure.exit
-        }
+    let filter = filter.as_deref().and_then(OsStr::to_str);
+    let screen = Screen::default();
+    logging::init(Style::Command, args.common.verbose, args.common.quiet, filter);
+    let telling = Telling { format: args.format, progress: args.progress };
+    let mut reporter = Reporter::new(&screen, telling, args.common.loudness());
+    if args.auto {
+        reporter = reporter.below_another();
     }
+    let done = dispatch(layouts, world, &args, &reporter);
+    reporter.progress().end();
+    done.unwrap_or_else(|error| reporter.error(&error))
 }
 
-/// How the program fails.
-struct Failure {
-    exit: Exit,
-    message: String,
+fn dispatch(
+    layouts: &Layouts,
+    world: &World,
+    args: &Args,
+    reporter: &Reporter,
+) -> Result<Exit, CommandError> {
+    // Reads no configuration of Stoa, so it runs on a machine without one.
+    if let Some(Command::ImportConfig(what)) = &args.command {
+        return import_config::run(what, std::env::vars_os(), reporter);
+    }
+    let (root, options) = resolve(args, world)?;
+    match &args.command {
+        Some(Command::Status) => return Ok(status::of_any(&root, layouts, args.format)),
+        Some(Command::Leftovers { command }) => {
+            leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
+        }
+        Some(Command::Import(what)) => import(layouts, args, &what.source, &root, options, reporter)?,
+        Some(Command::ImportConfig(_)) | None => migrate(layouts, args, &root, &options, reporter)?,
+    }
+    Ok(Exit::DONE)
 }
 
-fn resolve(typed: &Typed, world: &World) -> Result<(PathBuf, Options), Failure> {
-    let settings = Settings::new(world, typed.common.config.clone());
-    let resolved = settings.store(typed.common.store.clone()).and_then(|root| {
-        let meant = settings.migrate(typed.lock_timeout, typed.threads)?;
-        settings.check_named()?;
-        Ok((root, meant))
-    });
-    let (root, meant) =
-        resolved.map_err(|error| Failure { exit: error.exit(), message: error.to_string() })?;
+fn resolve(args: &Args, world: &World) -> Result<(PathBuf, Options), CommandError> {
+    let settings = Settings::new(world, args.common.config.clone());
+    let root = settings.store(args.common.store.clone())?;
+    let migrate = settings.migrate(args.lock_timeout, args.threads)?;
+    settings.check_named()?;
     let options = Options {
-        target: typed.to.clone(),
-        assumed: typed.from.clone(),
-        auto: typed.auto,
-        no_create: typed.no_create,
-        regenerate: typed.regenerate,
-        lock_timeout: meant.lock_timeout,
-        threads: meant.threads,
+        target: args.to.clone(),
+        assumed: args.from.clone(),
+        auto: args.auto,
+        no_create: args.no_create,
+        regenerate: args.regenerate,
+        lock_timeout: migrate.lock_timeout,
+        threads: migrate.threads,
     };
     Ok((root, options))
 }
 
 fn migrate(
     layouts: &Layouts,
-    typed: &Typed,
+    args: &Args,
     root: &Path,
     options: &Options,
     reporter: &Reporter,
-) -> Result<(), Failure> {
-    if typed.auto {
-        follow_the_parent();
+) -> Result<(), CommandError> {
+    if args.auto {
+        stop_with_parent();
     }
-    if typed.verify.is_some() && options.target.as_ref().is_some_and(|target| *target != layouts.current) {
-        let message =
-            format!("--verify looks at stores at layout {} only; run without --to", layouts.current);
-        return Err(Failure { exit: Exit::USAGE, message });
+    if args.verify.is_some() && options.target.as_ref().is_some_and(|target| *target != layouts.current) {
+        let message = format!("cannot verify a store at another layout than {}", layouts.current);
+        return Err(CommandError::new(Exit::USAGE, message).help("run without --to or without --verify"));
     }
-    let cancel = listen_for_signals()?;
-    let runner = Runner { root, layouts, options, events: reporter.events(), cancel: &cancel };
-    if typed.dry_run {
+    let cancel = cancel_on_signals()?;
+    let watcher = Watcher::new(reporter, args.auto, args.dry_run);
+    let runner = Runner { root, layouts, options, events: &watcher, cancel: &cancel };
+    if args.dry_run {
         let pending = runner.plan().map_err(|error| failure(root, &error))?;
-        reporter.planned(root, pending);
-    } else {
-        let outcome = runner.run().map_err(|error| failure(root, &error))?;
-        reporter.done(root, &outcome);
-        if let (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) = (typed.verify, &outcome) {
-            return verify(layouts, how, root, options, &cancel, reporter);
-        }
+        watcher.planned(root, pending);
+        return Ok(());
     }
-    Ok(())
-}
-
-fn listen_for_signals() -> Result<Cancel, Failure> {
-    Cancel::on_signals().map_err(|error| Failure {
-        exit: Exit::IO,
-        message: format!("cannot listen for signals: {error}; nothing was changed"),
-    })
+    let outcome = runner.run().map_err(|error| failure(root, &error))?;
+    watcher.done(root, &outcome);
+    match (args.verify, outcome) {
+        (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) => {
+            verify(layouts, how, root, options.threads, reporter)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn leftovers(
     layouts: &Layouts,
-    what: Option<&LeftoversCommand>,
+    command: Option<&LeftoversCommand>,
     root: &Path,
     options: &Options,
     reporter: &Reporter,
-) -> Result<(), Failure> {
-    let cancel = listen_for_signals()?;
-    let leftovers = Leftovers { root, layouts, options, cancel: &cancel, events: reporter.events() };
-    let mut tell = |leftover: &Leftover, to: Option<&Path>| reporter.leftover(leftover, to);
-    let (sum, moved) = match what {
-        Some(LeftoversCommand::Move { to }) => (leftovers.take_out(to, &mut tell), true),
-        Some(LeftoversCommand::List) | None => (leftovers.list(&mut tell), false),
+) -> Result<(), CommandError> {
+    let cancel = cancel_on_signals()?;
+    let watcher = Watcher::new(reporter, false, false);
+    let leftovers = Leftovers { root, layouts, options, cancel: &cancel, events: &watcher };
+    let mut written = Ok(());
+    let (total, is_moved) = match command {
+        Some(LeftoversCommand::Move { to }) => {
+            let total = leftovers.take_out(to, &mut |leftover, to| {
+                reporter.result(&Event::leftover(leftover, to, true));
+                Ok(())
+            });
+            (total, true)
+        }
+        Some(LeftoversCommand::List) | None => {
+            let total = leftovers.list(&mut |leftover, _| {
+                written = reporter.answer(&Event::leftover(leftover, None, true));
+                // Ends the walk; the error of the reporter is returned below.
+                written.clone().map_err(|_| StepError::Cancelled(stoa_layout::signals::Cancelled(0)))
+            });
+            (total, false)
+        }
     };
-    let sum = sum.map_err(|error| failure(root, &error))?;
-    reporter.leftovers(root, sum, moved);
+    written?;
+    let total = total.map_err(|error| failure(root, &error))?;
+    let changed = is_moved && total.count > 0;
+    let store = text(root);
+    reporter.note(&Event::Leftovers { store, leftovers: total.count, bytes: total.bytes, changed });
     Ok(())
 }
 
 fn import(
     layouts: &Layouts,
-    typed: &Typed,
+    args: &Args,
     source: &Path,
     root: &Path,
     options: Options,
     reporter: &Reporter,
-) -> Result<(), Failure> {
-    if options.target.is_some() || options.regenerate || options.auto || typed.verify.is_some() {
-        let message = "import takes none of --to, --regenerate, --verify and --auto".to_owned();
-        return Err(Failure { exit: Exit::USAGE, message });
+) -> Result<(), CommandError> {
+    if options.target.is_some() || options.regenerate || options.auto || args.verify.is_some() {
+        let message = "import does not support --to, --regenerate, --verify and --auto";
+        return Err(CommandError::new(Exit::USAGE, message));
     }
-    let cancel = listen_for_signals()?;
-    // What it is that is named by hand is the source. An interrupted step back is a person's decision.
+    let cancel = cancel_on_signals()?;
+    // `--from` names the layout of the source. An import never decides about an interrupted downgrade.
     let options = Options { assumed: None, auto: true, ..options };
+    let watcher = Watcher::new(reporter, false, args.dry_run);
     let import = Import {
         root,
         source,
         layouts,
         options: &options,
-        assumed: typed.from.as_ref(),
-        dry_run: typed.dry_run,
+        assumed: args.from.as_ref(),
+        dry_run: args.dry_run,
         cancel: &cancel,
-        events: reporter.events(),
+        events: &watcher,
     };
-    let words = Words { work: "import", carried: "imported", kept: "skipped" };
-    let telling = Telling { format: typed.format, progress: typed.progress };
-    let report = Report::new(words, telling, typed.common.loudness());
+    let report = import::Report::new(reporter);
     match import.run(&report) {
-        Ok(true) => import::end(&import, &report),
+        Ok(true) => reporter.finish(&report.imported(&import)),
         Ok(false) => {
-            report.end();
-            reporter.done(root, &Outcome::NoStore);
-            return Ok(());
+            reporter.progress().end();
+            watcher.done(root, &Outcome::NoStore);
+            Ok(())
         }
-        Err(ImportError::Run(error)) => {
-            report.end();
-            return Err(failure(root, &error));
-        }
+        Err(ImportError::Run(error)) => Err(failure(root, &error)),
         Err(error) => {
-            report.end();
-            let message = if error.is_resumable() {
-                format!("{error}; {}: run again to go on", import::so_far(&import, &report))
-            } else {
-                error.to_string()
-            };
-            return Err(Failure { exit: error.exit(), message });
+            let is_resumable = error.is_resumable();
+            let error = CommandError::new(error.exit(), error);
+            Err(if is_resumable { error.after(report.so_far(&import)) } else { error })
         }
-    }
-    match import::what_is_wrong(&import, &report) {
-        None => Ok(()),
-        Some((exit, message)) => Err(Failure { exit, message }),
     }
 }
 
@@ -217,51 +213,56 @@ fn verify(
     layouts: &Layouts,
     how: Verify,
     root: &Path,
-    options: &Options,
-    cancel: &Cancel,
+    threads: usize,
     reporter: &Reporter,
-) -> Result<(), Failure> {
-    let tell = |version: &ModuleVersion, fault: Fault, reason: &str| reporter.fault(version, fault, reason);
-    let threads = options.threads;
-    let found = verify::run(root, &layouts.current, how, threads, cancel, reporter.progress(), &tell);
+) -> Result<(), CommandError> {
+    let cancel = cancel_on_signals()?;
+    let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
+        let version = version.into();
+        reporter.result(&match fault {
+            Fault::Broken => Event::Broken { version, reason },
+            Fault::Unreadable => Event::Unreadable { version, reason },
+        });
+    };
+    let found = verify::run(root, &layouts.current, how, threads, &cancel, reporter.progress(), &tell);
     let found = found.map_err(|error| {
-        let message = format!("cannot verify {}: {error}; run again to go on", root.display());
-        Failure { exit: error.exit(), message }
+        let message = format!("cannot verify {}: {error}", root.display());
+        CommandError::new(error.exit(), message).help("run again to continue")
     })?;
-    reporter.verified(root, found);
+    reporter.progress().end();
+    let versions = found.versions();
+    reporter.result(&Event::Verified { store: text(root), broken: found.broken, versions });
     let (count, what) = match found {
         Found { broken: 0, unreadable: 0, .. } => return Ok(()),
         Found { broken: 0, unreadable, .. } => (unreadable, "cannot be read"),
-        Found { broken, .. } => (broken, "are broken"),
+        Found { broken, .. } => (broken, "are corrupt"),
     };
-    let message = format!("{count} of {} versions in {} {what}, see above", found.versions(), root.display());
-    Err(Failure { exit: found.exit(), message })
+    let message = format!("{count} of {versions} versions in {} {what} (listed above)", root.display());
+    Err(CommandError::new(found.exit(), message))
 }
 
-/// Whoever started this under the gate waits for it: if it dies, nobody wants the result any more.
-fn follow_the_parent() {
+/// Stops this program when its parent dies. A program that waits at the gate started it, and no other program needs
+/// the result.
+fn stop_with_parent() {
     #[cfg(target_os = "linux")]
     if let Err(errno) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
     {
-        log::debug!("the end of the parent process will not be noticed: {errno}");
+        log::debug!(reason:% = errno; "cannot watch the parent process");
     }
 }
 
-fn failure(root: &Path, error: &RunError) -> Failure {
-    let exit = error.exit();
-    let message = match error {
-        _ if path_error(error).is_some_and(PathError::is_read_only) => {
-            format!(
-                "{error}. If it is to stay read-only, copy {} to where it can be written, and name the copy with --store",
-                root.display()
-            )
+fn failure(root: &Path, error: &RunError) -> CommandError {
+    let failed = CommandError::new(error.exit(), error);
+    match error {
+        _ if path_error(error).is_some_and(PathError::is_read_only) => failed.help(format!(
+            "if it must stay read-only, copy {} to a writable place and name the copy with --store",
+            root.display()
+        )),
+        RunError::Outside(StepError::Cancelled(_)) => {
+            failed.help(format!("{} is unchanged or can be resumed: run again to resume", root.display()))
         }
-        RunError::Outside(StepError::Cancelled(cancelled)) => {
-            format!("{cancelled}; {} is as it was or resumable: run again to resume", root.display())
-        }
-        _ => error.to_string(),
-    };
-    Failure { exit, message }
+        _ => failed,
+    }
 }
 
 fn path_error(error: &RunError) -> Option<&PathError> {
@@ -270,83 +271,5 @@ fn path_error(error: &RunError) -> Option<&PathError> {
         RunError::Step { source: StepError::Path(error), .. } => Some(error),
         RunError::Outside(StepError::Path(error)) => Some(error),
         _ => None,
-    }
-}
-
-/// Tells what happens, in the format that was asked for.
-enum Reporter {
-    Human(Human),
-    Json(Json),
-}
-
-impl Reporter {
-    fn new(typed: &Typed) -> Self {
-        match typed.format {
-            Format::Human => Self::Human(Human::new(typed)),
-            Format::Json => Self::Json(Json::new(typed)),
-        }
-    }
-
-    fn events(&self) -> &dyn Events {
-        match self {
-            Self::Human(human) => human,
-            Self::Json(json) => json,
-        }
-    }
-
-    fn planned(&self, root: &Path, pending: bool) {
-        match self {
-            Self::Human(human) => human.planned(root, pending),
-            Self::Json(json) => json.planned(root, pending),
-        }
-    }
-
-    fn done(&self, root: &Path, outcome: &Outcome) {
-        match self {
-            Self::Human(human) => human.done(root, outcome),
-            Self::Json(json) => json.done(root, outcome),
-        }
-    }
-
-    fn progress(&self) -> &Progress {
-        match self {
-            Self::Human(human) => human.progress(),
-            Self::Json(json) => json.progress_shown(),
-        }
-    }
-
-    fn fault(&self, version: &ModuleVersion, fault: Fault, reason: &str) {
-        match self {
-            Self::Human(human) => human.fault(version, fault, reason),
-            Self::Json(json) => json.fault(version, fault, reason),
-        }
-    }
-
-    fn verified(&self, root: &Path, found: Found) {
-        match self {
-            Self::Human(human) => human.verified(root, found),
-            Self::Json(json) => json.verified(root, found),
-        }
-    }
-
-    fn leftover(&self, leftover: &Leftover, to: Option<&Path>) -> io::Result<()> {
-        match self {
-            Self::Human(human) => human.listed(leftover, to),
-            Self::Json(json) => json.listed(leftover, to),
-        }
-    }
-
-    fn leftovers(&self, root: &Path, sum: Sum, moved: bool) {
-        match self {
-            Self::Human(human) => human.leftovers(root, sum, moved),
-            Self::Json(json) => json.leftovers(root, sum, moved),
-        }
-    }
-
-    fn error(&self, failure: &Failure) {
-        match self {
-            Self::Human(human) => human.error(&failure.message),
-            Self::Json(json) => json.error(failure.exit, &failure.message),
-        }
     }
 }

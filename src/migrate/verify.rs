@@ -1,7 +1,4 @@
-//! `--verify`: looks at every version of a store that has come to the current layout.
-//!
-//! `structure` takes a few reads a version and changes nothing. `full` reads every zip whole, those that are
-//! sealed too, and adds its seal, or puts it into quarantine: the store may be in use meanwhile.
+//! `--verify`: checks every version of a store at the current layout. The store may be in use meanwhile.
 
 use std::path::Path;
 
@@ -11,19 +8,19 @@ use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Migrator};
 use stoa_store::{Store, Which};
 
-use crate::progress::Progress;
+use crate::command::progress::Progress;
 use crate::verify::look::{Fault, Found, How, Look, LookError};
 
-/// How closely to look.
+/// The depth of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Verify {
-    /// At the structure of each zip; changes nothing.
+    /// Check the structure of each zip; changes nothing
     Structure,
-    /// At every byte; seals what is whole, and puts what is broken into quarantine.
+    /// Read every zip completely; seal valid versions and quarantine corrupt ones
     Full,
 }
 
-/// Looks at every version, and hands what is broken to `tell` with its fault.
+/// Checks every version, and passes each corrupt or unreadable version to `tell`.
 pub(super) fn run(
     root: &Path,
     layout: &LayoutId,

@@ -1,8 +1,8 @@
 //! The bodies of answers.
 //!
-//! A zip is read when the connection asks for more of it, so a slow client holds one chunk and no more. What
-//! is in the page cache is read at once on the worker; what would wait for the disk, on the blocking pool. A
-//! body that fails makes hyper break the connection off: it never looks like one that has ended.
+//! A zip is read when the connection asks for more of it, so a slow client holds only one chunk. Bytes in the page cache
+//! are read on the worker, and bytes on disk by the blocking pool. A body that fails makes hyper abort the connection, so
+//! that no client takes it for complete.
 
 use std::future::Future;
 use std::io;
@@ -22,18 +22,18 @@ use crate::fill::Transfer;
 /// The body of an answer.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// Nothing, or nothing any more.
+    /// No bytes, or no more bytes.
     Empty,
-    /// What is in memory.
+    /// Bytes in memory.
     Whole(Bytes),
-    /// A published zip, or a part of one.
+    /// A stored zip, or a range of it.
     Zip(ZipBody),
-    /// A zip on its way.
+    /// A zip that is being downloaded.
     Transfer(TransferBody),
 }
 
 impl Body {
-    /// Is the part of a published zip from `start` to before `end`.
+    /// Returns a range of a stored zip.
     pub(super) fn zip(
         version: &ModuleVersion,
         file: ZipFile,
@@ -50,7 +50,7 @@ impl Body {
         })
     }
 
-    /// Is a zip on its way.
+    /// Returns a zip that is being downloaded.
     pub(super) fn transfer(transfer: Transfer, buffers: &Arc<Buffers>) -> Self {
         let left = transfer.length();
         Self::Transfer(TransferBody { state: State::Idle(transfer), left, buffers: Arc::clone(buffers) })
@@ -75,9 +75,6 @@ impl hyper::body::Body for Body {
             Self::Zip(zip) => ready!(zip.poll(context)),
             Self::Transfer(transfer) => ready!(transfer.poll(context)),
         };
-        if let Some(Err(error)) = &chunk {
-            log::debug!("{error}");
-        }
         Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }
 
@@ -86,7 +83,7 @@ impl hyper::body::Body for Body {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Zip(zip) => zip.at == zip.end,
-            // The end of it is known only when it was published.
+            // The transfer ends when the version is stored.
             Self::Transfer(_) => false,
         }
     }
@@ -101,7 +98,7 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// A published zip, or a part of one.
+/// A stored zip, or a range of it.
 #[derive(Debug)]
 pub(crate) struct ZipBody {
     version: ModuleVersion,
@@ -144,7 +141,7 @@ impl ZipBody {
             }
         };
         Poll::Ready(Some(match read {
-            Ok(0) => Err(self.failed(&"it is shorter than it was when it was opened")),
+            Ok(0) => Err(self.failed(&"the file has become shorter since it was opened")),
             Ok(read) => {
                 self.at += read as u64;
                 Ok(buffer.into_bytes(read))
@@ -155,16 +152,16 @@ impl ZipBody {
 
     fn failed(&self, reason: &dyn std::fmt::Display) -> io::Error {
         let version = &self.version;
-        log::error!("cannot read the zip of {version} at {}: {reason}; the answer is broken off", self.at);
-        io::Error::other(format!("the zip of {version} cannot be read: {reason}"))
+        log::error!(version:% = version, offset = self.at, reason:% = reason; "cannot read a stored zip: aborting its transfer");
+        io::Error::other(format!("cannot read the zip of {version}: {reason}"))
     }
 }
 
-/// A zip on its way.
+/// A zip that is being downloaded.
 #[derive(Debug)]
 pub(crate) struct TransferBody {
     state: State,
-    /// How much is still to come, if that is known.
+    /// The number of bytes still to send, if known.
     left: Option<u64>,
     buffers: Arc<Buffers>,
 }

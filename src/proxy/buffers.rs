@@ -1,17 +1,17 @@
-//! Buffers for the bodies of zips, used again and again.
+//! A pool of buffers for the bodies of zips.
 //!
-//! A chunk goes to the connection without a copy, and its buffer comes back here when the last of it was
-//! sent. The size was measured: chunks of 64 KiB cost a third to a half of the throughput, larger ones gain
-//! little and cost memory for each client.
+//! A chunk goes to the connection without a copy, and its buffer returns to the pool when its last byte was sent. The
+//! size was measured: chunks of 64 KiB cost a third to a half of the throughput. Larger chunks gain little and cost memory
+//! for each client.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// The size of a chunk.
+/// Size of a chunk, in bytes.
 pub(super) const CHUNK: usize = 256 * 1024;
 
-/// How many unused buffers are kept: 8 MiB.
+/// Maximum number of unused buffers in the pool: 8 MiB.
 const MAX_UNUSED: usize = 32;
 
 /// The unused buffers.
@@ -20,24 +20,24 @@ pub(super) struct Buffers {
     unused: Mutex<Vec<Box<[u8]>>>,
 }
 
-/// A buffer of [`CHUNK`] bytes that goes back when it is dropped.
+/// A buffer of [`CHUNK`] bytes that returns to its pool when it is dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
     filled: usize,
-    home: Arc<Buffers>,
+    pool: Arc<Buffers>,
 }
 
 impl Buffers {
     pub(super) fn take(self: &Arc<Self>) -> Buffer {
         let unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = unused.unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice());
-        Buffer { bytes, filled: 0, home: Arc::clone(self) }
+        Buffer { bytes, filled: 0, pool: Arc::clone(self) }
     }
 }
 
 impl Buffer {
-    /// Returns the first `filled` bytes as what a body sends.
+    /// Returns the first `filled` bytes, for a body to send.
     pub(super) fn into_bytes(mut self, filled: usize) -> Bytes {
         self.filled = filled.min(self.bytes.len());
         Bytes::from_owner(self)
@@ -59,7 +59,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let mut unused = self.home.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unused = self.pool.unused.lock().unwrap_or_else(PoisonError::into_inner);
         if unused.len() < MAX_UNUSED {
             unused.push(bytes);
         }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_when_what_was_sent_is_dropped() {
+    fn a_buffer_returns_to_the_pool_when_its_bytes_are_dropped() {
         let buffers = Arc::new(Buffers::default());
         let mut buffer = buffers.take();
         buffer.as_mut()[..3].copy_from_slice(b"abc");

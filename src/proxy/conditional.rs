@@ -1,7 +1,7 @@
-//! What a client wants to have only if, and only a part of (RFC 9110, sections 13 and 14).
+//! Conditional requests and ranges (RFC 9110, sections 13 and 14).
 //!
-//! A single range is answered by itself; what asks for more than one is answered with the whole, as is what
-//! cannot be read.
+//! A request for a single range gets that range. A request for several ranges, or with a range that cannot be parsed, gets
+//! the whole file.
 
 use std::ops::Range;
 use std::time::SystemTime;
@@ -11,106 +11,108 @@ use hyper::header::{
     IF_UNMODIFIED_SINCE, RANGE,
 };
 
-/// What a client has to compare with what it knows.
+/// The validators of a file, which a client compares with those of its copy.
 #[derive(Debug, Clone)]
 pub(super) struct Validators {
     /// A strong entity tag, quotes included.
     pub(super) etag: HeaderValue,
-    /// When it was written last, if that is known.
+    /// The time of the last change, if known.
     pub(super) modified: Option<SystemTime>,
 }
 
-/// What a request comes to.
+/// The part of a file that a request gets.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// All of it.
+pub(super) enum Part {
+    /// The whole file: 200.
     Whole,
-    /// A part: 206.
-    Part(Range<u64>),
-    /// The client has it: 304.
+    /// A range of bytes: 206.
+    Range(Range<u64>),
+    /// Nothing, since the client has a current copy: 304.
     NotModified,
-    /// It is not what the client wants to have: 412.
-    Failed,
-    /// No byte of it is in the range: 416.
+    /// Nothing, since the file is not the one that the client means: 412.
+    PreconditionFailed,
+    /// Nothing, since no byte is in the range: 416.
     Unsatisfiable,
 }
 
-/// Says whether anything but the whole may come out.
+/// Returns whether a request may get anything but the whole file.
 pub(super) fn is_conditional(headers: &HeaderMap) -> bool {
     [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE]
         .iter()
         .any(|name| headers.contains_key(name))
 }
 
-/// Judges a request for something of this length.
-pub(super) fn judge(headers: &HeaderMap, is_head: bool, validators: &Validators, length: u64) -> Verdict {
+/// Returns the part that a request gets of a file of this length.
+pub(super) fn judge(headers: &HeaderMap, is_head: bool, validators: &Validators, length: u64) -> Part {
     let date = |name: HeaderName| headers.get(name).and_then(read_date);
     if headers.contains_key(IF_MATCH) {
         if !lists(headers, IF_MATCH, &validators.etag, false) {
-            return Verdict::Failed;
+            return Part::PreconditionFailed;
         }
     } else if let (Some(since), Some(modified)) = (date(IF_UNMODIFIED_SINCE), validators.modified)
         && whole_secs(modified) > whole_secs(since)
     {
-        return Verdict::Failed;
+        return Part::PreconditionFailed;
     }
     if headers.contains_key(IF_NONE_MATCH) {
         if lists(headers, IF_NONE_MATCH, &validators.etag, true) {
-            return Verdict::NotModified;
+            return Part::NotModified;
         }
     } else if let (Some(since), Some(modified)) = (date(IF_MODIFIED_SINCE), validators.modified)
         && whole_secs(modified) <= whole_secs(since)
     {
-        return Verdict::NotModified;
+        return Part::NotModified;
     }
     match headers.get(RANGE) {
-        // A range of a HEAD means nothing.
-        Some(range) if !is_head && is_same_still(headers, validators) => judge_range(range, length),
-        _ => Verdict::Whole,
+        // Ranges apply to GET only.
+        Some(range) if !is_head && has_same_copy(headers, validators) => judge_range(range, length),
+        _ => Part::Whole,
     }
 }
 
-fn judge_range(range: &HeaderValue, length: u64) -> Verdict {
-    let Some(range) = range.to_str().ok().and_then(read_range) else { return Verdict::Whole };
+fn judge_range(range: &HeaderValue, length: u64) -> Part {
+    let Some(range) = range.to_str().ok().and_then(read_range) else { return Part::Whole };
     let (start, end) = match range {
-        Asked::From(first, last) => (first, last.map_or(length, |last| last.saturating_add(1).min(length))),
-        Asked::Last(count) => (length.saturating_sub(count), length),
+        ByteRange::From(first, last) => {
+            (first, last.map_or(length, |last| last.saturating_add(1).min(length)))
+        }
+        ByteRange::Last(count) => (length.saturating_sub(count), length),
     };
-    if start < end { Verdict::Part(start..end) } else { Verdict::Unsatisfiable }
+    if start < end { Part::Range(start..end) } else { Part::Unsatisfiable }
 }
 
-enum Asked {
+enum ByteRange {
     /// From the first to the last byte, or to the end.
     From(u64, Option<u64>),
-    /// So many at the end.
+    /// The last bytes, by their number.
     Last(u64),
 }
 
-fn read_range(text: &str) -> Option<Asked> {
+fn read_range(text: &str) -> Option<ByteRange> {
     let (unit, range) = text.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") || range.contains(',') {
         return None;
     }
     let (first, last) = range.trim().split_once('-')?;
-    let asked = match (first, last) {
-        ("", count) => Asked::Last(read_number(count)?),
-        (first, "") => Asked::From(read_number(first)?, None),
-        (first, last) => Asked::From(read_number(first)?, Some(read_number(last)?)),
+    let range = match (first, last) {
+        ("", count) => ByteRange::Last(read_number(count)?),
+        (first, "") => ByteRange::From(read_number(first)?, None),
+        (first, last) => ByteRange::From(read_number(first)?, Some(read_number(last)?)),
     };
-    match asked {
-        Asked::From(first, Some(last)) if last < first => None,
-        asked => Some(asked),
+    match range {
+        ByteRange::From(first, Some(last)) if last < first => None,
+        range => Some(range),
     }
 }
 
-/// Reads digits and nothing else; what is beyond all lengths is the largest number.
+/// Parses a number that consists of digits only. A number that is too large becomes the largest one.
 fn read_number(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Says whether what the client has a part of is what we have (`If-Range`).
-fn is_same_still(headers: &HeaderMap, validators: &Validators) -> bool {
+/// Returns whether the client has a part of this very file (`If-Range`).
+fn has_same_copy(headers: &HeaderMap, validators: &Validators) -> bool {
     let Some(condition) = headers.get(IF_RANGE) else { return true };
     match read_date(condition) {
         Some(date) => validators.modified.is_some_and(|modified| whole_secs(modified) == whole_secs(date)),
@@ -118,10 +120,10 @@ fn is_same_still(headers: &HeaderMap, validators: &Validators) -> bool {
     }
 }
 
-/// Says whether a header lists an entity tag, or all by `*`.
+/// Returns whether a header lists an entity tag, or all tags by `*`.
 fn lists(headers: &HeaderMap, name: HeaderName, etag: &HeaderValue, weakly: bool) -> bool {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        // No tag of ours has a comma in it.
+        // Our tags contain no comma.
         value.split(',').map(str::trim).any(|tag| {
             let tag = if weakly { tag.strip_prefix("W/").unwrap_or(tag) } else { tag };
             tag == "*" || tag.as_bytes() == etag.as_bytes()
@@ -133,7 +135,7 @@ fn read_date(value: &HeaderValue) -> Option<SystemTime> {
     httpdate::parse_http_date(value.to_str().ok()?).ok()
 }
 
-/// Is a time as `Last-Modified` can say it.
+/// Returns a time with the precision of `Last-Modified`.
 fn whole_secs(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn judge_get(pairs: &[(HeaderName, &str)], length: u64) -> Verdict {
+    fn judge_get(pairs: &[(HeaderName, &str)], length: u64) -> Part {
         let validators = Validators {
             etag: HeaderValue::from_static("\"a\""),
             modified: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_500)),
@@ -154,68 +156,68 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_known_is_not_sent_again() {
+    fn a_client_with_the_current_tag_gets_not_modified() {
         for known in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
-            assert_eq!(judge_get(&[(IF_NONE_MATCH, known)], 9), Verdict::NotModified, "{known}");
+            assert_eq!(judge_get(&[(IF_NONE_MATCH, known)], 9), Part::NotModified, "{known}");
         }
-        assert_eq!(judge_get(&[(IF_NONE_MATCH, "\"b\"")], 9), Verdict::Whole);
+        assert_eq!(judge_get(&[(IF_NONE_MATCH, "\"b\"")], 9), Part::Whole);
     }
 
     #[test]
-    fn a_tag_goes_before_a_date() {
+    fn a_tag_takes_precedence_over_a_date() {
         let later = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(2000));
         let same = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
         let earlier = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(999));
-        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &later)], 9), Verdict::NotModified);
-        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &same)], 9), Verdict::NotModified);
-        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &earlier)], 9), Verdict::Whole);
-        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &later), (IF_NONE_MATCH, "\"b\"")], 9), Verdict::Whole);
-        assert_eq!(judge_get(&[(IF_UNMODIFIED_SINCE, &earlier)], 9), Verdict::Failed);
-        assert_eq!(judge_get(&[(IF_UNMODIFIED_SINCE, &same)], 9), Verdict::Whole);
-        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, "yesterday")], 9), Verdict::Whole);
+        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &later)], 9), Part::NotModified);
+        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &same)], 9), Part::NotModified);
+        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &earlier)], 9), Part::Whole);
+        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, &later), (IF_NONE_MATCH, "\"b\"")], 9), Part::Whole);
+        assert_eq!(judge_get(&[(IF_UNMODIFIED_SINCE, &earlier)], 9), Part::PreconditionFailed);
+        assert_eq!(judge_get(&[(IF_UNMODIFIED_SINCE, &same)], 9), Part::Whole);
+        assert_eq!(judge_get(&[(IF_MODIFIED_SINCE, "yesterday")], 9), Part::Whole);
     }
 
     #[test]
-    fn what_must_match_matches_strongly() {
-        assert_eq!(judge_get(&[(IF_MATCH, "\"a\"")], 9), Verdict::Whole);
-        assert_eq!(judge_get(&[(IF_MATCH, "W/\"a\"")], 9), Verdict::Failed);
+    fn if_match_compares_strongly() {
+        assert_eq!(judge_get(&[(IF_MATCH, "\"a\"")], 9), Part::Whole);
+        assert_eq!(judge_get(&[(IF_MATCH, "W/\"a\"")], 9), Part::PreconditionFailed);
     }
 
     #[test]
-    fn one_range_is_a_part() {
-        for (range, length, verdict) in [
-            ("bytes=0-0", 9, Verdict::Part(0..1)),
-            ("bytes=2-", 9, Verdict::Part(2..9)),
-            ("bytes=2-100", 9, Verdict::Part(2..9)),
-            ("bytes=-3", 9, Verdict::Part(6..9)),
-            ("bytes=-99999999999999999999999", 9, Verdict::Part(0..9)),
-            ("bytes=9-", 9, Verdict::Unsatisfiable),
-            ("bytes=99999999999999999999999-", 9, Verdict::Unsatisfiable),
-            ("bytes=-0", 9, Verdict::Unsatisfiable),
-            ("bytes=0-", 0, Verdict::Unsatisfiable),
-            ("bytes=0-1,4-5", 9, Verdict::Whole),
-            ("bytes=5-4", 9, Verdict::Whole),
-            ("bytes=+1-4", 9, Verdict::Whole),
-            ("bytes=-", 9, Verdict::Whole),
-            ("lines=1-2", 9, Verdict::Whole),
-            ("", 9, Verdict::Whole),
+    fn a_single_range_is_served_and_other_ranges_get_the_whole_file() {
+        for (range, length, part) in [
+            ("bytes=0-0", 9, Part::Range(0..1)),
+            ("bytes=2-", 9, Part::Range(2..9)),
+            ("bytes=2-100", 9, Part::Range(2..9)),
+            ("bytes=-3", 9, Part::Range(6..9)),
+            ("bytes=-99999999999999999999999", 9, Part::Range(0..9)),
+            ("bytes=9-", 9, Part::Unsatisfiable),
+            ("bytes=99999999999999999999999-", 9, Part::Unsatisfiable),
+            ("bytes=-0", 9, Part::Unsatisfiable),
+            ("bytes=0-", 0, Part::Unsatisfiable),
+            ("bytes=0-1,4-5", 9, Part::Whole),
+            ("bytes=5-4", 9, Part::Whole),
+            ("bytes=+1-4", 9, Part::Whole),
+            ("bytes=-", 9, Part::Whole),
+            ("lines=1-2", 9, Part::Whole),
+            ("", 9, Part::Whole),
         ] {
-            assert_eq!(judge_get(&[(RANGE, range)], length), verdict, "{range}");
+            assert_eq!(judge_get(&[(RANGE, range)], length), part, "{range}");
         }
     }
 
     #[test]
-    fn a_range_of_something_else_is_the_whole() {
+    fn a_range_of_another_file_gets_the_whole_file() {
         let same = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
         let later = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1001));
-        for (condition, verdict) in [
-            ("\"a\"", Verdict::Part(1..2)),
-            ("W/\"a\"", Verdict::Whole),
-            ("\"b\"", Verdict::Whole),
-            (same.as_str(), Verdict::Part(1..2)),
-            (later.as_str(), Verdict::Whole),
+        for (condition, part) in [
+            ("\"a\"", Part::Range(1..2)),
+            ("W/\"a\"", Part::Whole),
+            ("\"b\"", Part::Whole),
+            (same.as_str(), Part::Range(1..2)),
+            (later.as_str(), Part::Whole),
         ] {
-            assert_eq!(judge_get(&[(RANGE, "bytes=1-1"), (IF_RANGE, condition)], 9), verdict, "{condition}");
+            assert_eq!(judge_get(&[(RANGE, "bytes=1-1"), (IF_RANGE, condition)], 9), part, "{condition}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The files of a version: info, mod and zip.
 //!
-//! What is in the store is answered at once on the worker, see [`Proxy::stored_small`] and
-//! [`Proxy::stored_zip`]; the rest waits for a fill, or for the seal of a zip that came without one.
+//! A stored file is answered at once on the worker, see [`Proxy::stored_small`] and [`Proxy::stored_zip`]. Other requests
+//! wait for a fill, or for the seal of a stored zip that has none.
 
 use std::ops::Range;
 use std::time::SystemTime;
@@ -13,75 +13,82 @@ use hyper::header::{
 };
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{SmallFile, VersionFile, ZipFile};
+use stoa_store::{SmallFile, StoreError, VersionFile, ZipFile};
 
-use super::answer::{self, JSON, Kind, MINUTE, Response, TEXT, WEEK, ZIP};
+use super::answer::{self, JSON, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
-use super::conditional::{self, Validators, Verdict};
-use super::{Asked, Proxy};
+use super::conditional::{self, Part, Validators};
+use super::problem::{Problem, Subject};
+use super::{Client, Proxy};
 use crate::fill::{Arrival, FillError, Mode};
 
-/// How often a version may come and go while somebody asks for it, before that is an error.
+/// The number of times that a version may appear and disappear during one request.
 const ATTEMPTS: usize = 4;
 
 impl Proxy {
-    /// Answers for an info or a mod that is in the store. `None` if it is not.
+    /// Answers with a stored info or mod. Returns `None` if it is not stored.
     pub(super) fn stored_small(
         &self,
-        asked: Asked<'_>,
+        client: Client<'_>,
         version: &ModuleVersion,
         file: SmallFile,
     ) -> Option<Response> {
         match self.store().small(version, file) {
             Ok(Some(small)) => {
                 self.upkeep.last_use.note(version);
-                Some(small_answer(asked, file, small.bytes, &small.digest, Some(small.modified)))
+                Some(small_answer(client, file, small.bytes, &small.digest, Some(small.modified)))
             }
             Ok(None) => None,
-            Err(error) => Some(answer::store_failed(version, error)),
+            Err(error) => Some(store_failed(version, error)),
         }
     }
 
-    /// Answers for an info or a mod.
-    pub(super) async fn small(&self, asked: Asked<'_>, version: &ModuleVersion, file: SmallFile) -> Response {
+    /// Answers with an info or a mod.
+    pub(super) async fn small(
+        &self,
+        client: Client<'_>,
+        version: &ModuleVersion,
+        file: SmallFile,
+    ) -> Response {
         for _ in 0..ATTEMPTS {
-            if let Some(response) = self.stored_small(asked, version, file) {
+            if let Some(response) = self.stored_small(client, version, file) {
                 return response;
             }
-            if let Some(response) = self.not_fetched_now(asked, version, file.into()) {
+            if let Some(response) = self.not_awaited(client, version, file.into()) {
                 return response;
             }
-            let arrival = match self.fill.join(version, &asked.via(), false) {
+            let arrival = match self.fill.join(version, &client.via(), false) {
                 Ok(waiter) => waiter.small(file).await,
                 Err(error) => Err(error),
             };
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
                     let digest = Sha256::digest(&bytes).into();
-                    let mut response = small_answer(asked, file, bytes, &digest, None);
-                    // The version may prove broken yet.
+                    let mut response = small_answer(client, file, bytes, &digest, None);
+                    // The rest of the version may still turn out to be corrupt.
                     response.headers_mut().insert(CACHE_CONTROL, MINUTE);
                     return response;
                 }
                 Ok(Arrival::Stored) => {}
-                Err(error) => return answer::failed(&error, Kind::File),
+                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
         unsteady(version)
     }
 
-    /// Answers for a file of a version that is not in the store, where nobody is to wait for it, or to have it at all.
-    fn not_fetched_now(
+    /// Answers for a file that is not stored, if the version is forbidden or the client is not to wait for it. Returns
+    /// `None` if the client waits for a fill.
+    fn not_awaited(
         &self,
-        asked: Asked<'_>,
+        client: Client<'_>,
         version: &ModuleVersion,
         file: VersionFile,
     ) -> Option<Response> {
         if let Err(error) = self.fill.check_record(version) {
             return Some(forbidden(version, &error));
         }
-        if asked.is_local {
-            return Some(answer::not_fetched());
+        if client.is_local {
+            return Some(Problem::NotStored.answer());
         }
         let rule = self.fill.policy().rule(version.path());
         let in_background = match rule.mode {
@@ -90,58 +97,58 @@ impl Proxy {
             Mode::Async | Mode::AsyncRedirect => true,
         };
         if in_background {
-            self.fill.fill_in_background(version, &asked.via());
+            self.fill.fill_in_background(version, &client.via());
         }
         let redirect_url = rule.redirect_url.as_ref().filter(|_| rule.mode.redirects());
         Some(match redirect_url {
-            Some(base) => answer::elsewhere(&format!(
+            Some(base) => answer::redirect(&format!(
                 "{base}/{}/@v/{}.{}",
                 version.path().escaped(),
                 version.version().escaped(),
                 file.name()
             )),
-            None => answer::not_fetched(),
+            None => Problem::NotStored.answer(),
         })
     }
 
-    /// Answers for a zip that is in the store and sealed. `None` if it is not.
-    pub(super) fn stored_zip(&self, asked: Asked<'_>, version: &ModuleVersion) -> Option<Response> {
+    /// Answers with a stored and sealed zip. Returns `None` if there is none.
+    pub(super) fn stored_zip(&self, client: Client<'_>, version: &ModuleVersion) -> Option<Response> {
         match self.store().open_zip(version) {
-            Ok(Some(mut zip)) => zip.seal.take().map(|seal| self.zip_answer(asked, version, zip, &seal)),
+            Ok(Some(mut zip)) => zip.seal.take().map(|seal| self.zip_answer(client, version, zip, &seal)),
             Ok(None) => None,
-            Err(error) => Some(answer::store_failed(version, error)),
+            Err(error) => Some(store_failed(version, error)),
         }
     }
 
-    /// Answers for a zip.
-    pub(super) async fn zip(&self, asked: Asked<'_>, version: &ModuleVersion) -> Response {
+    /// Answers with a zip.
+    pub(super) async fn zip(&self, client: Client<'_>, version: &ModuleVersion) -> Response {
         for _ in 0..ATTEMPTS {
             match self.store().open_zip(version) {
                 Ok(Some(mut zip)) => {
                     if let Some(seal) = zip.seal.take() {
-                        return self.zip_answer(asked, version, zip, &seal);
+                        return self.zip_answer(client, version, zip, &seal);
                     }
-                    // Sealed or in quarantine: either way it is opened again, since what is at that name now
-                    // need not be what was sealed.
+                    // The file at that name may have changed since it was sealed, or be in quarantine now. So it is opened
+                    // again.
                     match self.fill.seal(version).await {
                         Ok(_) => continue,
-                        Err(error) => return log_failed(version, &error),
+                        Err(error) => return seal_failed(version, &error),
                     }
                 }
                 Ok(None) => {}
-                Err(error) => return answer::store_failed(version, error),
+                Err(error) => return store_failed(version, error),
             }
-            if let Some(response) = self.not_fetched_now(asked, version, VersionFile::Zip) {
+            if let Some(response) = self.not_awaited(client, version, VersionFile::Zip) {
                 return response;
             }
-            let waiter = match self.fill.join(version, &asked.via(), true) {
+            let waiter = match self.fill.join(version, &client.via(), true) {
                 Ok(waiter) => waiter,
-                Err(error) => return answer::failed(&error, Kind::File),
+                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
-            if asked.wants_whole() {
+            if client.wants_whole() {
                 match waiter.stored().await {
                     Ok(()) => continue,
-                    Err(error) => return answer::failed(&error, Kind::File),
+                    Err(error) => return Problem::Failed(&error, Subject::File).answer(),
                 }
             }
             match waiter.zip().await {
@@ -150,24 +157,24 @@ impl Proxy {
                     return answer::module(StatusCode::OK, ZIP, WEEK, body);
                 }
                 Ok(Arrival::Stored) => {}
-                Err(error) => return answer::failed(&error, Kind::File),
+                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
         unsteady(version)
     }
 
-    fn zip_answer(&self, asked: Asked<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
+    fn zip_answer(&self, client: Client<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
         self.upkeep.last_use.note(version);
         let (length, modified) = (zip.length, zip.modified);
-        // The same files may have been packed otherwise: with the length the tag stands for the bytes.
+        // A seal identifies the files in a zip, but not how they are packed. The length makes the tag strong.
         let etag = tag(format!("\"{seal}-{length:x}\""));
         let body = |range| Body::zip(version, zip, range, &self.buffers);
-        entity(asked, ZIP, Validators { etag, modified: Some(modified) }, length, body)
+        entity(client, ZIP, Validators { etag, modified: Some(modified) }, length, body)
     }
 }
 
 fn small_answer(
-    asked: Asked<'_>,
+    client: Client<'_>,
     file: SmallFile,
     bytes: Bytes,
     digest: &[u8; 32],
@@ -178,34 +185,34 @@ fn small_answer(
         SmallFile::Mod => TEXT,
     };
     let validators = Validators { etag: etag_of(digest), modified };
-    entity(asked, content_type, validators, bytes.len() as u64, |range| {
-        // A length of something in memory.
+    entity(client, content_type, validators, bytes.len() as u64, |range| {
+        // The length of bytes in memory fits.
         let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
         Body::Whole(bytes.slice(place(range.start)..place(range.end)))
     })
 }
 
-/// Answers with the whole, a part or nothing of what a version has for good.
+/// Answers with the whole of a file that never changes, with a part of it, or without it.
 fn entity(
-    asked: Asked<'_>,
+    client: Client<'_>,
     content_type: HeaderValue,
     validators: Validators,
     length: u64,
     body: impl FnOnce(Range<u64>) -> Body,
 ) -> Response {
-    let verdict = match conditional::is_conditional(asked.headers) {
-        true => conditional::judge(asked.headers, asked.is_head, &validators, length),
-        false => Verdict::Whole,
+    let part = match conditional::is_conditional(client.headers) {
+        true => conditional::judge(client.headers, client.is_head, &validators, length),
+        false => Part::Whole,
     };
-    let (status, body, range) = match verdict {
-        Verdict::Whole => (StatusCode::OK, body(0..length), None),
-        Verdict::Part(part) => {
-            let range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
-            (StatusCode::PARTIAL_CONTENT, body(part), Some(range))
+    let (status, body, range) = match part {
+        Part::Whole => (StatusCode::OK, body(0..length), None),
+        Part::Range(range) => {
+            let header = format!("bytes {}-{}/{length}", range.start, range.end - 1);
+            (StatusCode::PARTIAL_CONTENT, body(range), Some(header))
         }
-        Verdict::NotModified => (StatusCode::NOT_MODIFIED, Body::Empty, None),
-        Verdict::Failed => (StatusCode::PRECONDITION_FAILED, Body::Empty, None),
-        Verdict::Unsatisfiable => {
+        Part::NotModified => (StatusCode::NOT_MODIFIED, Body::Empty, None),
+        Part::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, Body::Empty, None),
+        Part::Unsatisfiable => {
             (StatusCode::RANGE_NOT_SATISFIABLE, Body::Empty, Some(format!("bytes */{length}")))
         }
     };
@@ -227,7 +234,7 @@ fn entity(
     response
 }
 
-/// Makes a strong entity tag of the hash of the content.
+/// Returns a strong entity tag made of the hash of the content.
 fn etag_of(digest: &[u8; 32]) -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(34);
@@ -242,23 +249,33 @@ fn etag_of(digest: &[u8; 32]) -> HeaderValue {
 }
 
 fn tag(quoted: String) -> HeaderValue {
-    // Hex digits, or the base64 of a seal: nothing that a header cannot hold.
+    // Hex digits and base64 are valid in a header.
     HeaderValue::try_from(quoted).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-fn log_failed(version: &ModuleVersion, error: &FillError) -> Response {
-    log::error!("cannot seal {version}: {error}");
-    answer::failed(error, Kind::File)
+/// Answers that the store failed. The log has the reason, which names paths of this machine.
+fn store_failed(version: &ModuleVersion, error: StoreError) -> Response {
+    log::error!(version:% = version, reason:% = error; "cannot read a version from the store");
+    Problem::Failed(&FillError::from(error), Subject::File).answer()
+}
+
+fn seal_failed(version: &ModuleVersion, error: &FillError) -> Response {
+    log::error!(version:% = version, reason:% = error; "cannot seal a zip");
+    Problem::Failed(error, Subject::File).answer()
 }
 
 fn forbidden(version: &ModuleVersion, error: &FillError) -> Response {
+    // A tombstone is a decision, not a failure.
     if !matches!(error, FillError::Gone(_)) {
-        log::error!("cannot answer for {version}: {error}");
+        log::error!(version:% = version, reason:% = error; "cannot read the record of a version");
     }
-    answer::failed(error, Kind::File)
+    Problem::Failed(error, Subject::File).answer()
 }
 
 fn unsteady(version: &ModuleVersion) -> Response {
-    log::error!("{version} comes and goes in the store; find out what else writes below it");
-    answer::failed(&FillError::Broken(version.to_string()), Kind::File)
+    log::error!(
+        version:% = version, help = "find out which other program writes to the store";
+        "a version keeps changing on disk"
+    );
+    Problem::Failed(&FillError::Broken(version.to_string()), Subject::File).answer()
 }

@@ -5,90 +5,99 @@ use hyper::header::HeaderValue;
 use stoa_gomod::sumdb::Level;
 use stoa_gomod::{ModulePath, Revision};
 
-use super::answer::{self, JSON, Kind, MINUTE, OCTETS, Response, SUMDB_DAY, SUMDB_HOUR, TEXT};
+use super::answer::{self, JSON, MINUTE, NO_STORE, OCTETS, Response, SUMDB_DAY, SUMDB_HOUR, TEXT};
 use super::body::Body;
-use super::{Asked, Proxy};
+use super::problem::{Problem, Subject};
+use super::{Client, Proxy};
 use crate::fill::{FillError, SumdbQuestion};
 
 impl Proxy {
-    pub(super) async fn list(&self, asked: Asked<'_>, module: &ModulePath) -> Response {
-        let list = match asked.is_local {
+    pub(super) async fn list(&self, client: Client<'_>, module: &ModulePath) -> Response {
+        let list = match client.is_local {
             true => self.fill.list_local(module).await,
-            false => self.fill.list(module, &asked.via()).await.map(Some),
+            false => self.fill.list(module, &client.via()).await.map(Some),
         };
         question(list, TEXT)
     }
 
-    pub(super) async fn latest(&self, asked: Asked<'_>, module: &ModulePath) -> Response {
-        let info = match asked.is_local {
+    pub(super) async fn latest(&self, client: Client<'_>, module: &ModulePath) -> Response {
+        let info = match client.is_local {
             true => self.fill.latest_local(module).await,
-            false => self.fill.latest(module, &asked.via()).await.map(Some),
+            false => self.fill.latest(module, &client.via()).await.map(Some),
         };
         question(info, JSON)
     }
 
-    pub(super) async fn query(&self, asked: Asked<'_>, module: &ModulePath, revision: &Revision) -> Response {
-        let info = match asked.is_local {
+    pub(super) async fn query(
+        &self,
+        client: Client<'_>,
+        module: &ModulePath,
+        revision: &Revision,
+    ) -> Response {
+        let info = match client.is_local {
             true => self.fill.query_local(module, revision).await,
-            false => self.fill.query(module, revision, &asked.via()).await.map(Some),
+            false => self.fill.query(module, revision, &client.via()).await.map(Some),
         };
         question(info, JSON)
     }
 
-    /// Says yes only if answers are to be had: a client that reads yes asks nobody else.
-    pub(super) async fn sumdb_supported(&self, asked: Asked<'_>, name: &str) -> Response {
-        match self.fill.sumdb_supported(name, &asked.via(), asked.is_local).await {
+    /// Answers 200 only if an upstream forwards the database: a client that reads 200 asks nobody else.
+    pub(super) async fn sumdb_supported(&self, client: Client<'_>, name: &str) -> Response {
+        match self.fill.sumdb_supported(name, &client.via(), client.is_local).await {
             Ok(true) => answer::plain(StatusCode::OK, TEXT, SUMDB_DAY, Body::Empty),
-            Ok(false) if asked.is_local => answer::not_fetched(),
+            Ok(false) if client.is_local => Problem::NotStored.answer(),
             Ok(false) => {
-                let reason = format!("no upstream passes the checksum database {name} on");
-                answer::failed(&FillError::Absent(reason.into()), Kind::Sumdb)
+                let reason = format!("no upstream forwards the checksum database {name}");
+                Problem::Failed(&FillError::Absent(reason.into()), Subject::Sumdb).answer()
             }
-            Err(error) => logged(&error, Kind::Sumdb),
+            Err(error) => logged(&error, Subject::Sumdb),
         }
     }
 
-    pub(super) async fn sumdb(&self, asked: Asked<'_>, name: &str, question: &SumdbQuestion) -> Response {
-        let answer = match self.fill.sumdb(name, question, &asked.via(), asked.is_local).await {
+    pub(super) async fn sumdb(&self, client: Client<'_>, name: &str, question: &SumdbQuestion) -> Response {
+        let answer = match self.fill.sumdb(name, question, &client.via(), client.is_local).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => return answer::not_fetched(),
-            Err(error) => return logged(&error, Kind::Sumdb),
+            Ok(None) => return Problem::NotStored.answer(),
+            Err(error) => return logged(&error, Subject::Sumdb),
         };
         let cache = match (answer.status, question) {
             (200, SumdbQuestion::Latest) => SUMDB_HOUR,
             (200, _) => SUMDB_DAY,
             (404 | 410, _) => HeaderValue::from_static("max-age=60"),
-            _ => HeaderValue::from_static("no-store"),
+            _ => NO_STORE,
         };
         let usual = match question {
             SumdbQuestion::Tile(tile) if tile.level != Level::Data => OCTETS,
             _ => TEXT,
         };
-        let told = answer.content_type.and_then(|told| HeaderValue::try_from(told).ok());
-        // A status that is none of HTTP's is as good as no answer.
+        let content_type = answer.content_type.and_then(|text| HeaderValue::try_from(text).ok());
+        // An invalid status counts as no answer.
         let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        answer::plain(status, told.unwrap_or(usual), cache, Body::Whole(answer.body))
+        answer::plain(status, content_type.unwrap_or(usual), cache, Body::Whole(answer.body))
     }
 }
 
 fn question(result: Result<Option<bytes::Bytes>, FillError>, content_type: HeaderValue) -> Response {
     match result {
         Ok(Some(body)) => answer::module(StatusCode::OK, content_type, MINUTE, Body::Whole(body)),
-        Ok(None) => answer::not_fetched(),
-        Err(error) => logged(&error, Kind::Question),
+        Ok(None) => Problem::NotStored.answer(),
+        Err(error) => logged(&error, Subject::Question),
     }
 }
 
-/// Answers with an error that no flight has put into the log.
-fn logged(error: &FillError, kind: Kind) -> Response {
+/// Logs an error, and answers with it.
+fn logged(error: &FillError, subject: Subject) -> Response {
     match error {
+        // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
         FillError::Absent(_)
         | FillError::Gone(_)
         | FillError::Offline(_)
         | FillError::Loop(_)
-        | FillError::Private(_) => {}
-        FillError::Store(_) | FillError::Broken(_) => log::error!("{error}"),
-        _ => log::warn!("{error}"),
+        | FillError::Private(_) => log::debug!(reason:% = error; "a request has no answer"),
+        // The task that failed has logged the reason.
+        FillError::Broken(_) => log::debug!(reason:% = error; "cannot answer a request"),
+        FillError::Store(_) => log::error!(reason:% = error; "cannot answer a request"),
+        _ => log::warn!(reason:% = error; "cannot answer a request"),
     }
-    answer::failed(error, kind)
+    Problem::Failed(error, subject).answer()
 }

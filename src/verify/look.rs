@@ -10,10 +10,10 @@ use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::gate::GateError;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit};
-use stoa_store::{Store, StoreError, Verified, VersionFile, Which};
+use stoa_store::{Store, StoreError, Verified, Which};
 
+use crate::command::progress::Progress;
 use crate::parallel;
-use crate::progress::Progress;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +182,7 @@ impl Look<'_> {
             for one in named {
                 match one {
                     Named::Version(version) => {
-                        if !self.store.has_any_file(version)? {
+                        if matches!(self.store.verify(version, Which::Structure)?, Verified::Absent) {
                             absent(one);
                         } else if each(version.clone()).is_break() {
                             return Ok(());
@@ -245,16 +245,13 @@ impl Look<'_> {
     }
 
     fn verified(&self, version: &ModuleVersion) -> Result<Verified, StoreError> {
-        Ok(match self.how {
-            How::Whole(which) => self.store.verify(version, which)?,
-            How::Structure => match self.store.find_structural_fault(version) {
-                Ok(Some(fault)) => Verified::Broken(fault),
-                // No byte of its zip was read.
-                Ok(None) if self.store.locate(version, VersionFile::Info)?.is_some() => Verified::Whole(0),
-                Ok(None) => Verified::Absent,
-                Err(error) => Verified::Unreadable(error),
+        self.store.verify(
+            version,
+            match self.how {
+                How::Whole(which) => which,
+                How::Structure => Which::Structure,
             },
-        })
+        )
     }
 }
 

@@ -10,7 +10,7 @@ use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site, TTL};
-use super::upstream::{Gate, Module, Script, Upstream};
+use testkit::upstream::{Gate, Module, Script, Upstream};
 
 const LIST: &str = "/example.com/m/@v/list";
 const LATEST: &str = "/example.com/m/@latest";
@@ -94,7 +94,7 @@ fn what_was_published_a_moment_ago_is_in_a_fresh_list() {
     upstream.set(LIST, body("v1.0.0\n"));
     assert_eq!(site.get(LIST).text(), "v1.0.0\n");
     let module = Module::new("example.com/m@v1.1.0", 10);
-    upstream.offer(&module);
+    upstream.serve(&module);
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
     assert_eq!(site.get(LIST).text(), "v1.0.0\nv1.1.0\n");
     site.publish(&Module::new("example.com/m@v1.0.1", 10));
@@ -383,12 +383,12 @@ fn who_wants_nothing_fetched_has_the_last_answer() {
         assert_eq!((reply.status, reply.header("cache-control")), (404, Some("no-store")), "{path}");
         assert_eq!(reply.text(), "not found: temporarily unavailable\n");
     }
-    assert_eq!(upstream.asked().len(), 0);
+    assert_eq!(upstream.requests().len(), 0);
     upstream.set(LIST, body("v1.1.0\n"));
     upstream.set(LATEST, body(&info("v1.1.0")));
     upstream.set(MAIN, body(&info(PSEUDO)));
     let said = [LIST, LATEST, MAIN].map(|path| site.get(path).body);
-    let asked = upstream.asked().len();
+    let asked = upstream.requests().len();
     assert_eq!([LIST, LATEST, MAIN].map(|path| ask(path).body), said);
     site.publish(&Module::new("example.com/m@v1.0.0", 10));
     assert_eq!(ask(LIST).text(), "v1.0.0\nv1.1.0\n");
@@ -398,7 +398,7 @@ fn who_wants_nothing_fetched_has_the_last_answer() {
     assert_eq!(ask("/example.com/n/@v/list").text(), "v1.0.0\n");
     assert_eq!(ask("/example.com/n/@latest").body, stored.info);
     assert_eq!(ask("/example.com/n/@v/v1.info").body, stored.info);
-    assert_eq!(upstream.asked().len(), asked);
+    assert_eq!(upstream.requests().len(), asked);
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn offline_only_what_is_stored_is_named() {
     site.publish(&Module::new("example.com/m@v1.1.0-rc.1", 10));
     site.publish(&Module::new(&format!("example.com/m@{PSEUDO}"), 10));
     drop(site);
-    let asked = upstream.asked().len();
+    let asked = upstream.requests().len();
     let check = |site: &Site| {
         assert_eq!(site.get(LIST).text(), "v1.0.0\nv1.1.0-rc.1\n");
         assert_eq!(site.get(LATEST).body, stored.info, "the highest release");
@@ -437,7 +437,7 @@ fn offline_only_what_is_stored_is_named() {
     let store = site::open(folder.path(), Mode::ReadOnly);
     check(&Site::with(store, site::upstream(upstream.url()), site::asking_each_time()));
     assert_eq!(snapshot(folder.path()), before, "nothing is written");
-    assert_eq!(upstream.asked().len(), asked);
+    assert_eq!(upstream.requests().len(), asked);
 }
 
 #[test]
@@ -504,7 +504,7 @@ fn two_names_of_one_version_are_written_once() {
     let upstream = Upstream::start();
     let site = Site::with_ttl(folder.path(), upstream.url());
     let module = Module::new(&format!("example.com/m@{PSEUDO}"), 100_000);
-    upstream.offer(&module);
+    upstream.serve(&module);
     upstream.set(MAIN, Script::Body(module.info.clone()));
     upstream.set(COMMIT, Script::Body(module.info.clone()));
     thread::scope(|scope| {

@@ -9,7 +9,7 @@ use stoa_layout::gate::Mode;
 use stoa_store::{Cached, Shelf};
 
 use super::site::{self, Site, TTL};
-use super::upstream::{Script, Upstream};
+use testkit::upstream::{Script, Upstream};
 
 const BASE: &str = "/sumdb/sum.example";
 const PARTIAL: &str = "/sumdb/sum.example/tile/8/0/x001/234.p/5";
@@ -101,7 +101,10 @@ fn a_checksum_database_is_passed_on_where_upstream_does() {
     ] {
         assert_eq!(site.get(path).status, 404, "{path}");
     }
-    assert_eq!(upstream.asked().iter().filter(|request| request.path.contains("other.example")).count(), 0);
+    assert_eq!(
+        upstream.requests().iter().filter(|request| request.path.contains("other.example")).count(),
+        0
+    );
 }
 
 #[test]
@@ -162,7 +165,7 @@ fn who_wants_nothing_fetched_gets_what_is_kept() {
         let reply = ask(path);
         assert_eq!((reply.status, reply.header("cache-control")), (404, Some("no-store")), "{path}");
     }
-    assert_eq!(upstream.asked().len(), 0);
+    assert_eq!(upstream.requests().len(), 0);
     for path in [LATEST, LOOKUP, PARTIAL] {
         assert_eq!(site.get(path).status, 200);
         assert_eq!(ask(path).status, 200, "{path}");
@@ -184,10 +187,14 @@ fn the_widest_tile_that_was_seen_answers_for_all_narrower_ones() {
     }
     let site = start(folder.path(), upstream.url());
     for (width, is_asked) in [(9, true), (3, false), (9, false), (256, true), (3, false), (200, false)] {
-        let before = upstream.asked().len();
+        let before = upstream.requests().len();
         let reply = site.get(&tile(width));
         assert_eq!((reply.status, reply.body.as_slice()), (200, &whole[..width * 32]), "{width}");
-        assert_eq!(upstream.count(&tile(width)) > 0 && upstream.asked().len() > before, is_asked, "{width}");
+        assert_eq!(
+            upstream.count(&tile(width)) > 0 && upstream.requests().len() > before,
+            is_asked,
+            "{width}"
+        );
     }
     drop(site);
     let offline = start(folder.path(), "off");
@@ -205,7 +212,7 @@ fn what_nobody_has_proved_is_asked_for_anew_after_ten_minutes() {
         let at = SystemTime::now() - Duration::from_secs(minutes * 60);
         let cache = |shelf, path: &str, body: &[u8]| {
             let body = body.to_vec().into();
-            site.store.cache(shelf, &format!("{path}{ending}"), &Cached { at, body }).unwrap();
+            site.store.cache().put(shelf, &format!("{path}{ending}"), &Cached { at, body }).unwrap();
         };
         cache(Shelf::Records("sum.example"), "lookup/example.com/!m@v1.0.0", older.as_bytes());
         cache(Shelf::Tiles("sum.example"), "tile/8/0/x001/234", &wrong);
@@ -287,7 +294,7 @@ fn nobody_is_asked_about_what_is_private() {
         }
     }
     for name in ["secret", "our", "deep"] {
-        assert!(!upstream.asked().iter().any(|request| request.path.contains(name)), "{name}");
+        assert!(!upstream.requests().iter().any(|request| request.path.contains(name)), "{name}");
     }
     // What was kept before somebody thought of it is refused as well.
     drop(site);

@@ -3,9 +3,9 @@
 use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
-use super::client::Conversation;
 use super::site::{self, INSTANCE, Site};
-use super::upstream::{Module, Upstream};
+use testkit::client::Conversation;
+use testkit::upstream::{Module, Upstream};
 
 fn offline(root: &std::path::Path) -> Site {
     Site::start(root, "off")
@@ -234,7 +234,7 @@ fn a_circle_of_upstreams_ends() {
         std::thread::yield_now();
     }
     for path in ["/example.com/m/@v/v1.0.0.zip", "/example.com/m/@v/list", "/example.com/m/@latest"] {
-        assert_eq!(super::client::get(address, path).status, 508, "{path}");
+        assert_eq!(testkit::client::get(address, path).status, 508, "{path}");
     }
     stop.send(()).unwrap();
     runtime.block_on(serving).unwrap().unwrap();
@@ -247,7 +247,7 @@ fn who_wants_no_fetch_gets_what_is_stored() {
     let site = Site::start(folder.path(), upstream.url());
     let (stored, other) = (Module::new("example.com/m@v1.0.0", 10), Module::new("example.com/m@v1.1.0", 10));
     site.publish(&stored);
-    upstream.offer(&other);
+    upstream.serve(&other);
     let local = |path: &str, value: &str| site.ask("GET", path, &[("Disable-Module-Fetch", value)]);
     for extension in ["info", "mod", "zip"] {
         assert_eq!(local(&stored.path(extension), "true").status, 200);
@@ -268,7 +268,7 @@ fn who_wants_no_fetch_gets_what_is_stored() {
         assert_eq!(reply.header("cache-control"), Some("no-store"));
         assert_eq!(reply.header("vary"), Some("Disable-Module-Fetch"));
     }
-    assert!(upstream.asked().is_empty());
+    assert!(upstream.requests().is_empty());
     assert_eq!(local(&other.path("zip"), "yes").status, 200);
 }
 
@@ -293,8 +293,8 @@ fn an_old_client_is_answered_with_a_length() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", 300_000);
-    upstream.offer(&module);
-    upstream.set(&module.path("zip"), super::upstream::Script::Chunked(module.zip.clone()));
+    upstream.serve(&module);
+    upstream.set(&module.path("zip"), testkit::upstream::Script::Chunked(module.zip.clone()));
     let reply = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.0", &[]).finish();
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-length"), Some(module.zip.len().to_string().as_str()));

@@ -7,9 +7,9 @@ use stoa::fill::{AnswerOptions, Fill, Via};
 use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
-use super::client::Conversation;
 use super::site::{self, INSTANCE, Site};
-use super::upstream::{Gate, Module, Script, Upstream};
+use testkit::client::Conversation;
+use testkit::upstream::{Gate, Module, Script, Upstream};
 
 const LARGE: usize = 2_000_000;
 /// What no client gets before the zip is published.
@@ -21,7 +21,7 @@ fn many_clients_of_one_version_are_one_fetch() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.offer(&module);
+    upstream.serve(&module);
     let gate = Gate::default();
     upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 100_000, gate.clone()));
     std::thread::scope(|scope| {
@@ -48,9 +48,9 @@ fn many_clients_of_one_version_are_one_fetch() {
         assert_eq!(upstream.count(&module.path(extension)), 1, "{extension}");
     }
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
-    assert_eq!(upstream.asked().len(), 3);
+    assert_eq!(upstream.requests().len(), 3);
     assert!(
-        upstream.asked().iter().all(|request| {
+        upstream.requests().iter().all(|request| {
             request.headers.to_ascii_lowercase().contains(&format!("via: 1.1 {INSTANCE}"))
         })
     );
@@ -62,7 +62,7 @@ fn two_proxies_on_one_store_fetch_once() {
     let upstream = Upstream::start();
     let sites = [Site::start(folder.path(), upstream.url()), Site::start(folder.path(), upstream.url())];
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.offer(&module);
+    upstream.serve(&module);
     let gate = Gate::default();
     upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 100_000, gate.clone()));
     std::thread::scope(|scope| {
@@ -88,14 +88,14 @@ fn who_dies_over_a_fill_is_succeeded() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.offer(&module);
+    upstream.serve(&module);
     // Another process's claim, as far as this one can tell.
     let store = site::open(folder.path(), Mode::ReadWrite);
     let claim = store.claim(&module.version).unwrap();
     let site = Site::start(folder.path(), upstream.url());
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| site.get(&module.path("zip")));
-        assert!(upstream.asked().is_empty());
+        assert!(upstream.requests().is_empty());
         drop(claim);
         assert_eq!(asking.join().unwrap().body, module.zip);
     });
@@ -107,7 +107,7 @@ fn a_zip_is_sent_on_while_it_arrives() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.offer(&module);
+    upstream.serve(&module);
     let gate = Gate::default();
     let arrived = 1_000_000;
     upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), arrived, gate.clone()));
@@ -137,7 +137,7 @@ fn a_zip_without_a_length_is_sent_in_chunks() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.offer(&module);
+    upstream.serve(&module);
     upstream.set(&module.path("zip"), Script::Chunked(module.zip.clone()));
     let reply = site.get(&module.path("zip"));
     assert!(reply.is_whole && reply.body == module.zip);
@@ -161,7 +161,7 @@ fn who_wants_a_part_or_only_the_head_waits_for_the_whole() {
     .enumerate()
     {
         let module = Module::new(&format!("example.com/m@v1.0.{number}"), LARGE);
-        upstream.offer(&module);
+        upstream.serve(&module);
         let reply = site.ask(method, &module.path("zip"), &headers);
         assert_eq!((reply.status, reply.is_whole), (status, true), "{method} {headers:?}");
         assert!(site.has(&module.version));
@@ -180,7 +180,7 @@ fn what_was_asked_for_once_works_offline_later() {
     let modules = [Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.1.0", LARGE)];
     let site = Site::start(folder.path(), upstream.url());
     for (module, extension) in modules.iter().zip(["info", "mod"]) {
-        upstream.offer(module);
+        upstream.serve(module);
         let gate = Gate::default();
         upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 0, gate.clone()));
         // Answered although the zip is not there.
@@ -208,17 +208,17 @@ fn zips_that_nobody_waits_for_are_bounded() {
     let modules: Vec<_> =
         (0..6).map(|number| Module::new(&format!("example.com/m@v1.{number}.0"), 1000)).collect();
     for module in &modules {
-        upstream.offer(module);
+        upstream.serve(module);
         upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 0, gate.clone()));
         assert_eq!(site.get(&module.path("mod")).body, module.modfile);
     }
-    let zips = || upstream.asked().iter().filter(|request| request.path.ends_with(".zip")).count();
+    let zips = || upstream.requests().iter().filter(|request| request.path.ends_with(".zip")).count();
     // One of the two slots is for those whom somebody waits for.
     assert!(zips() <= 1, "{}", zips());
     let wanted = Module::new("example.com/m@v2.0.0+incompatible", 1000);
-    upstream.offer(&wanted);
+    upstream.serve(&wanted);
     assert_eq!(site.get(&wanted.path("zip")).body, wanted.zip);
-    upstream.offer(&modules[5]);
+    upstream.serve(&modules[5]);
     assert_eq!(site.get(&modules[5].path("zip")).body, modules[5].zip);
     gate.open();
     for module in &modules {
@@ -233,7 +233,7 @@ fn a_fill_outlives_who_began_it() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.offer(&module);
+    upstream.serve(&module);
     let gate = Gate::default();
     upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 500_000, gate.clone()));
     let mut client = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
@@ -253,7 +253,7 @@ fn a_client_that_takes_nothing_holds_up_nobody() {
     let site = Site::start(folder.path(), upstream.url());
     // More than the sockets on the way can hold.
     let module = Module::new("example.com/m@v1.0.0", 16_000_000);
-    upstream.offer(&module);
+    upstream.serve(&module);
     let mut slow = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
     let head = slow.head();
     let quick = site.get(&module.path("zip"));
@@ -272,9 +272,9 @@ fn a_version_comes_whole_from_one_upstream() {
     let (mut wrong, right) =
         (Module::new("example.com/m@v1.0.0", 100), Module::new("example.com/m@v1.0.0", 5000));
     wrong.info = br#"{"Version":"v1.0.0","Time":"2001-01-01T00:00:00Z"}"#.to_vec();
-    first.offer(&wrong);
+    first.serve(&wrong);
     first.set(&wrong.path("zip"), Script::Status(404, "text/plain", b"no"));
-    second.offer(&right);
+    second.serve(&right);
     assert_eq!(site.get(&right.path("zip")).body, right.zip);
     assert_eq!(site.get(&right.path("info")).body, right.info);
 }
@@ -287,13 +287,17 @@ fn a_mod_that_was_told_is_not_replaced_by_that_of_another_upstream() {
     let (mut told, other) =
         (Module::new("example.com/m@v1.0.0", 100), Module::new("example.com/m@v1.0.0", 5000));
     told.modfile = b"module example.com/m\n\nrequire example.com/other v1.0.0\n".to_vec();
-    first.offer(&told);
+    first.serve(&told);
     first.set(&told.path("zip"), Script::Status(404, "text/plain", b"no"));
-    second.offer(&other);
+    second.serve(&other);
     assert_eq!(site.get(&told.path("mod")).body, told.modfile);
     let refused = site.get(&other.path("zip"));
     let text = String::from_utf8_lossy(&refused.body);
-    assert!(refused.status == 502 && text.contains("two upstreams disagree"), "{} {text}", refused.status);
+    assert!(
+        refused.status == 502 && text.contains("two upstreams have different go.mod files"),
+        "{} {text}",
+        refused.status
+    );
     site.assert_holds_nothing();
     assert_eq!(site.get(&told.path("mod")).body, told.modfile);
 }
@@ -303,11 +307,11 @@ fn a_mod_that_was_told_is_not_replaced_by_that_of_another_upstream() {
 fn zip_that_fails(bytes: usize, spoil: impl Fn(Vec<u8>) -> Script) -> (Upstream, Upstream, Module) {
     let (first, second) = (Upstream::start(), Upstream::start());
     let module = Module::new("example.com/m@v1.0.0", bytes);
-    second.offer(&module);
+    second.serve(&module);
     let mut spoilt = module.clone();
     spoilt.info = br#"{"Version":"v1.0.0","Time":"2001-01-01T00:00:00Z"}"#.to_vec();
     spoilt.zip[2..].fill(0);
-    first.offer(&spoilt);
+    first.serve(&spoilt);
     first.set(&module.path("zip"), spoil(spoilt.zip));
     (first, second, module)
 }
@@ -399,7 +403,7 @@ fn behind_a_comma_a_zip_that_breaks_off_is_no_absence() {
     let reply = site.get(&module.path("zip"));
     assert_eq!((reply.status, reply.header("cache-control")), (502, Some("no-store")), "{}", reply.text());
     assert_eq!(first.count(&module.path("zip")), 2);
-    assert!(second.asked().is_empty());
+    assert!(second.requests().is_empty());
     site.assert_holds_nothing();
 }
 
@@ -408,7 +412,7 @@ fn a_zip_that_breaks_off_is_asked_for_once_more() {
     let folder = site::folder();
     let (upstream, gate) = (Upstream::start(), Gate::default());
     let module = Module::new("example.com/m@v1.0.0", SMALL);
-    upstream.offer(&module);
+    upstream.serve(&module);
     upstream.set(&module.path("zip"), Script::GatedCut(module.zip.clone(), 3000, gate.clone()));
     let site = Site::start(folder.path(), upstream.url());
     std::thread::scope(|scope| {
@@ -444,7 +448,7 @@ fn a_transfer_that_is_not_what_is_stored_is_broken_off() {
     let site = Site::start(folder.path(), upstream.url());
     let (ours, theirs) =
         (Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.0.0", 5000));
-    upstream.offer(&ours);
+    upstream.serve(&ours);
     let gate = Gate::default();
     upstream.set(&ours.path("zip"), Script::Gated(ours.zip.clone(), 500_000, gate.clone()));
     let mut client = Conversation::begin(site.address, "GET", &ours.path("zip"), "HTTP/1.1", &[]);
@@ -463,7 +467,7 @@ fn crowd(upstream: &Upstream, gate: &Gate) -> Vec<Module> {
     let crowd: Vec<_> =
         (0..16).map(|number| Module::new(&format!("example.com/crowd@v1.{number}.0"), 1000)).collect();
     for module in &crowd {
-        upstream.offer(module);
+        upstream.serve(module);
         upstream.set(&module.path("info"), Script::Gated(module.info.clone(), 0, gate.clone()));
     }
     crowd
@@ -476,7 +480,7 @@ fn what_waits_for_its_turn_holds_no_claim() {
     let gate = Gate::default();
     let crowd = crowd(&upstream, &gate);
     let late = Module::new("example.com/late@v1.0.0", 1000);
-    upstream.offer(&late);
+    upstream.serve(&late);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let store = site::open(folder.path(), Mode::ReadWrite);
     runtime.block_on(async {
@@ -489,7 +493,7 @@ fn what_waits_for_its_turn_holds_no_claim() {
         }
         let late_one = join(&late);
         let abandoned = Module::new("example.com/abandoned@v1.0.0", 1000);
-        upstream.offer(&abandoned);
+        upstream.serve(&abandoned);
         drop(join(&abandoned));
         // Another process has a go in between.
         for module in [&late, &abandoned] {
@@ -523,5 +527,5 @@ fn a_name_that_no_file_can_have_is_absent() {
     }
     let reply = site.get(&format!("/example.com/m/@v/v1.0.0-{long}.zip"));
     assert_eq!(reply.status, 404, "{}", reply.text());
-    assert!(!upstream.asked().iter().any(|request| request.path.ends_with(".zip")));
+    assert!(!upstream.requests().iter().any(|request| request.path.ends_with(".zip")));
 }

@@ -1,9 +1,9 @@
 //! Upstreams that lie, break off and fail: the right status or a transfer that is broken off, never the whole
 //! of a wrong body, and nothing in the store.
 
-use super::client::BROKEN_OFF;
 use super::site::{self, Site};
-use super::upstream::{Module, Script, Upstream};
+use testkit::client::BROKEN_OFF;
+use testkit::upstream::{Module, Script, Upstream};
 
 /// More than what is kept back, so that clients get some of it before it is known to be wrong.
 const LARGE: usize = 1_000_000;
@@ -15,7 +15,7 @@ fn refused(what: &str, bytes: usize, spoil: impl Fn(&Upstream, &Module)) {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", bytes);
-    upstream.offer(&module);
+    upstream.serve(&module);
     spoil(&upstream, &module);
     // One that gets it as it arrives, one that waits for the whole.
     let reply = site.get(&module.path("zip"));
@@ -31,7 +31,7 @@ fn refused(what: &str, bytes: usize, spoil: impl Fn(&Upstream, &Module)) {
     assert!(!site.has(&module.version), "{what}");
     site.assert_holds_nothing();
 
-    upstream.offer(&module);
+    upstream.serve(&module);
     let healed = site.get(&module.path("zip"));
     assert!(healed.status == 200 && healed.is_whole && healed.body == module.zip, "{what}: not healed");
     // A body that was sent whole was published before.
@@ -132,7 +132,7 @@ fn what_an_upstream_answers_decides_the_status() {
         (508, 508, "no-store"),
     ] {
         for spoilt in ["info", "mod", "zip"] {
-            upstream.offer(&module);
+            upstream.serve(&module);
             upstream.set(&module.path(spoilt), Script::Status(status, "text/plain", b"no"));
             let reply = site.get(&module.path("zip"));
             assert_eq!(
@@ -164,7 +164,7 @@ fn a_store_that_fails_is_our_fault() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", SMALL);
-    upstream.offer(&module);
+    upstream.serve(&module);
     std::fs::remove_dir_all(folder.path().join("staging")).unwrap();
     std::fs::write(folder.path().join("staging"), "in the way").unwrap();
     let reply = site.get(&module.path("zip"));
@@ -180,7 +180,7 @@ fn a_broken_zip_in_the_store_is_never_served() {
         let upstream = Upstream::start();
         let site = Site::start(folder.path(), if list_is_off { "off" } else { upstream.url() });
         let module = Module::new("example.com/m@v1.0.0", LARGE);
-        upstream.offer(&module);
+        upstream.serve(&module);
         site.put_unsealed(&module.clone().with_bad_crc());
         let reply = site.get(&module.path("zip"));
         assert_eq!(reply.status, expected);

@@ -10,11 +10,10 @@
 
 mod answers;
 mod checksums;
-mod client;
 mod endpoints;
 mod fills;
 mod hostile;
 mod questions;
 mod site;
 mod stopping;
-mod upstream;
+mod upstream_client;

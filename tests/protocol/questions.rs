@@ -6,7 +6,7 @@ use stoa_layout::gate::Mode;
 use stoa_store::{Record, Tombstone};
 
 use super::site::{self, Site};
-use super::upstream::{Gate, Module, Script, Upstream};
+use testkit::upstream::{Gate, Module, Script, Upstream};
 
 const LIST: &str = "/example.com/m/@v/list";
 const LATEST: &str = "/example.com/m/@latest";
@@ -121,12 +121,12 @@ fn latest_of_a_plain_tree_is_found_in_its_list() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let pseudo = Module::new(&format!("example.com/m@{PSEUDO}"), 10);
-    upstream.offer(&pseudo);
+    upstream.serve(&pseudo);
     upstream.set(LIST, body(&format!("{PSEUDO}\n")));
     assert_eq!(site.get(LIST).text(), "");
     assert_eq!(site.get(LATEST).body, pseudo.info);
     let tagged = Module::new("example.com/m@v1.0.0", 10);
-    upstream.offer(&tagged);
+    upstream.serve(&tagged);
     upstream.set(LIST, body(&format!("v1.0.0\n{PSEUDO}\n")));
     assert_eq!(site.get(LATEST).body, tagged.info);
 }
@@ -171,7 +171,7 @@ fn an_upstream_that_is_silent_is_a_timeout() {
         assert_eq!((reply.status, reply.header("cache-control")), (504, Some("no-store")), "{path}");
     }
     gate.open();
-    upstream.offer(&module);
+    upstream.serve(&module);
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
 }
 
@@ -216,7 +216,7 @@ fn what_names_only_what_was_removed_for_good_is_gone() {
     assert_eq!([LATEST, main].map(|path| site.get(path).status), [200; 2]);
     let claim = site.store.claim(&module.version).unwrap();
     let tombstone = Some(Tombstone::now(Some("a key is in it".to_owned())));
-    site.store.write_record(&claim, &Record { tombstone, ..Record::default() }).unwrap();
+    site.store.records().write(&claim, &Record { tombstone, ..Record::default() }).unwrap();
     for path in [LATEST, main] {
         for headers in [&[][..], &[("Disable-Module-Fetch", "true")]] {
             let reply = site.ask("GET", path, headers);

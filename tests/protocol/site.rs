@@ -15,8 +15,8 @@ use stoa_layout::{Cancel, Gate, LayoutId, Layouts, Migrator, Options, Runner, ev
 use stoa_store::{Cached, FOLDERS, LAYOUT, Shelf, SmallFile, Store};
 use tokio::sync::oneshot;
 
-use super::client::{self, Reply};
-use super::upstream::Module;
+use testkit::client::{self, Reply};
+use testkit::upstream::Module;
 
 /// The name of every proxy here in `Via`.
 pub(crate) const INSTANCE: &str = "stoa-under-test";
@@ -84,7 +84,7 @@ impl Site {
         let at = SystemTime::now() - TTL * ttls;
         let body = body.as_bytes().to_vec().into();
         let key = self.key(key);
-        self.store.cache(Shelf::Answers, &key, &Cached { at, body }).unwrap();
+        self.store.cache().put(Shelf::Answers, &key, &Cached { at, body }).unwrap();
     }
 
     /// Is the name in the cache of what its upstream answers at a path.

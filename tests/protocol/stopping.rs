@@ -6,14 +6,14 @@ use std::time::Duration;
 use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
-use super::client::Conversation;
 use super::site::{self, Site};
-use super::upstream::{Gate, Module, Script, Upstream};
+use testkit::client::Conversation;
+use testkit::upstream::{Gate, Module, Script, Upstream};
 
 fn gated(upstream: &Upstream) -> (Module, Gate) {
     let module = Module::new("example.com/m@v1.0.0", 1_000_000);
     let gate = Gate::default();
-    upstream.offer(&module);
+    upstream.serve(&module);
     upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 500_000, gate.clone()));
     (module, gate)
 }

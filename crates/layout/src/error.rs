@@ -1,4 +1,4 @@
-//! The error of an operation on a path: what was tried, where, why it failed, what to do next.
+//! Errors of operations on paths: the operation, the path, the reason, and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,40 +7,40 @@ use rustix::io::Errno;
 
 use crate::Exit;
 
-/// An operation on a path failed.
+/// A failed operation on a path.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {source}{hint}", path = path.display(), hint = hint(source))]
 pub struct PathError {
-    /// What was tried, as a verb: "create", "sync".
+    /// The operation as a verb: "create", "sync".
     pub action: &'static str,
-    /// On which path.
+    /// The path.
     pub path: PathBuf,
-    /// Why it failed.
+    /// The reason.
     pub source: io::Error,
 }
 
 impl PathError {
-    /// Puts what was tried and where to an error of the system.
+    /// Adds an operation and a path to an error of the system.
     pub fn new(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
         Self { action, path: path.into(), source: source.into() }
     }
 
-    /// Whether the file or folder was not there.
+    /// Returns whether the file or folder does not exist.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether the file system is mounted read-only.
+    /// Returns whether the file system is mounted read-only.
     pub fn is_read_only(&self) -> bool {
         self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
     }
 
-    /// Is the system's number of the error, where it has one.
+    /// Returns the system's error number, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         Errno::from_io_error(&self.source)
     }
 
-    /// Is the code that a program ends with for this error.
+    /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self.source.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::PERMISSION,
@@ -56,20 +56,20 @@ fn hint(source: &io::Error) -> &'static str {
         Some(Errno::NOSPC) => "; free space on that file system, then run again",
         Some(Errno::DQUOT) => "; raise the quota or free space, then run again",
         Some(Errno::IO) => "; check the disk and the system's log, then run again",
-        Some(Errno::ACCESS | Errno::PERM) => "; mend its permissions or run as its owner, then run again",
+        Some(Errno::ACCESS | Errno::PERM) => "; fix its permissions or run as its owner, then run again",
         Some(Errno::ROFS) => "; mount the file system writable, then run again",
-        Some(Errno::NOTDIR) => "; a file or a symlink stands where a folder is needed, move it away",
-        Some(Errno::LOOP) => "; a symlink stands where a file is needed, move it away",
-        Some(Errno::NAMETOOLONG) => "; the file system cannot hold a name of that length",
-        Some(Errno::XDEV) => "; everything below a store must lie on one file system",
+        Some(Errno::NOTDIR) => "; a file or a symlink is in the place of a folder, move it away",
+        Some(Errno::LOOP) => "; a symlink is in the place of a file, move it away",
+        Some(Errno::NAMETOOLONG) => "; the name is too long for the file system",
+        Some(Errno::XDEV) => "; everything below a store must be on one file system",
         Some(Errno::MFILE | Errno::NFILE) => "; raise the limit of open files, then run again",
         _ => "",
     }
 }
 
-/// Puts a path to the errors of the system.
+/// Adds a path to errors of the system.
 pub trait PathContext<T> {
-    /// Says what was tried and on which path.
+    /// Adds the operation and the path to the error.
     fn at(self, action: &'static str, path: &Path) -> Result<T, PathError>;
 }
 
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_where_why_and_what_next() {
+    fn the_message_has_operation_path_reason_and_advice() {
         let error = PathError::new("create", "/s/store.lock", Errno::NOSPC);
         let text = error.to_string();
         assert!(text.starts_with("cannot create /s/store.lock: No space left on device"), "{text}");

@@ -1,95 +1,82 @@
-//! What the runner tells while it works, for a progress bar, a log or JSON lines.
+//! Events of the runner, for a progress bar, a log or JSON lines.
 
 use std::path::{Path, PathBuf};
 
-use crate::step::{Direction, Survey};
-use crate::{LayoutId, lock::Holder};
+use crate::LayoutId;
+use crate::lock::Holder;
+use crate::plan::PlannedStep;
 
-/// Something that a step leaves where it is, with the reason.
+/// A path that a step leaves in place, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// Its size in bytes, all files below it counted.
+    /// Size in bytes of the file, or of all files below the folder.
     pub bytes: u64,
-    /// Why it is left.
+    /// The reason.
     pub reason: String,
 }
 
-/// One step of a plan.
-#[derive(Debug, Clone)]
-pub struct PlannedStep {
-    /// The layout before.
-    pub from: LayoutId,
-    /// The layout after; the same for a regeneration.
-    pub to: LayoutId,
-    /// Up or back.
-    pub direction: Direction,
-    /// What the step says of itself.
-    pub description: String,
-    /// Whether it has begun already and is taken up again.
-    pub resumes: bool,
-    /// What there is to do. Known for the first step of a plan, the only one whose tree is there to be looked
-    /// at.
-    pub survey: Option<Survey>,
-}
-
-/// One thing that happened.
+/// One event.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// What will be done.
+    /// The plan of the run.
     Plan {
-        /// The folder.
+        /// The root of the store.
         root: &'a Path,
-        /// The layout that it is brought to.
+        /// The target layout.
         target: &'a LayoutId,
-        /// Whether a folder that holds nothing yet is made a store.
+        /// The layout of a new store, if one is created.
         creates: Option<&'a LayoutId>,
-        /// The steps in their order.
+        /// The layout whose lost marker is restored first.
+        restores: Option<&'a LayoutId>,
+        /// The steps in order.
         steps: &'a [PlannedStep],
     },
-    /// Another process holds the lock.
+    /// The run waits for another process that holds the lock.
     Waiting {
-        /// The processes that hold it, as far as the system tells.
+        /// The processes that hold the lock, as far as the system reports them.
         holders: &'a [Holder],
     },
-    /// A step begins, or goes on.
+    /// A step begins or resumes.
     StepBegin(&'a PlannedStep),
-    /// So much of the step is done.
+    /// Progress of the current step.
     Progress {
-        /// Items that are done, of those that the survey counted.
+        /// Items moved so far.
         items: u64,
-        /// Their bytes.
+        /// Bytes of these items.
         bytes: u64,
     },
-    /// Something stays where it is.
+    /// A leftover stays in place.
     Leftover(&'a Leftover),
-    /// Something that is not right, and does not stop the work.
+    /// A problem that does not stop the run.
     Warning(String),
     /// A step is complete and its marker is written.
     StepEnd {
-        /// The layout before.
+        /// The layout before the step.
         from: &'a LayoutId,
-        /// The layout now.
+        /// The layout after the step.
         to: &'a LayoutId,
         /// Items moved.
         items: u64,
-        /// Their bytes.
+        /// Bytes of these items.
         bytes: u64,
-        /// Leftovers told.
+        /// Reported leftovers.
         leftovers: u64,
     },
-    /// An empty folder is a store now.
+    /// A new store is created.
     Created(&'a LayoutId),
+    /// The lost marker of a store is restored.
+    Restored(&'a LayoutId),
 }
 
-/// Takes events, from several threads at once.
+/// Receives events, possibly from several threads at once.
 pub trait Events: Sync {
-    /// Takes one.
+    /// Receives one event.
     fn event(&self, event: Event<'_>);
 }
 
-/// Takes events and drops them.
+/// Drops all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

@@ -1,42 +1,42 @@
-//! Exit codes, after BSD's `sysexits.h`, with one meaning each in all programs that use this crate.
+//! Exit codes, after BSD's `sysexits.h`. Each code has one meaning in all programs that use this crate.
 
-/// How a program ends.
+/// An exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit(u8);
 
 impl Exit {
-    /// Done, or nothing to do.
+    /// Success, or nothing to do.
     pub const DONE: Self = Self(0);
-    /// What was asked for is not so.
+    /// The check failed, for example because a version is missing or does not match.
     pub const FAILED: Self = Self(1);
     /// The command line or the configuration is wrong.
     pub const USAGE: Self = Self(64);
     /// The folder is not a store, or has two markers.
     pub const NOT_A_STORE: Self = Self(65);
-    /// An upstream is not available.
+    /// An upstream is unavailable.
     pub const UNAVAILABLE: Self = Self(69);
-    /// Something cannot be created, or a name is in the way.
+    /// A file or folder cannot be created, or a name is in the way.
     pub const CANT_CREATE: Self = Self(73);
     /// Input or output failed.
     pub const IO: Self = Self(74);
-    /// Busy; try later.
+    /// The store is in use; try again later.
     pub const BUSY: Self = Self(75);
-    /// Permission is missing, or the file system is read-only.
+    /// Permission denied, or the file system is read-only.
     pub const PERMISSION: Self = Self(77);
-    /// The store is newer than this program, or in a step that it must not continue.
+    /// The store is newer than this program, or in a step that this program must not continue.
     pub const NEWER: Self = Self(78);
 
-    /// Says that a signal ended the program, as shells do: 128 and the signal's number.
+    /// Returns the code for a signal, as shells do: 128 plus the signal's number.
     pub fn signal(number: i32) -> Self {
         Self(u8::try_from(number.saturating_add(128)).unwrap_or(u8::MAX))
     }
 
-    /// Takes over the code that another program ended with.
+    /// Returns the code that a child process ended with.
     pub fn code_of_child(code: u8) -> Self {
         Self(code)
     }
 
-    /// Is the number.
+    /// Returns the number.
     pub fn code(self) -> u8 {
         self.0
     }

@@ -1,13 +1,13 @@
-//! The gate: the one check that a program makes at every start.
+//! The gate: the check that a program makes at every start.
 //!
-//! 1. [`Gate::pass`] asks with one `faccessat` whether the marker of the layout that the program was built
-//!    for is there. If so, that is all that it costs.
-//! 2. If it is not there (`ENOENT`, and nothing else), the migrator beside the program is run and the check
-//!    is made once more.
-//! 3. [`Gate::hold`] is for whatever keeps the store open or writes to it: it shares the lock, and looks
-//!    under it that the marker is there alone.
+//! 1. [`Gate::pass`] checks with one `faccessat` whether the marker of the program's layout exists. On a current store
+//!    this is the only cost.
+//! 2. If the marker does not exist (`ENOENT`, no other error), the migrator beside the program is run and the check is
+//!    repeated.
+//! 3. [`Gate::hold`] is for programs that keep the store open or write to it. It takes the shared lock and checks that
+//!    the marker is the only one.
 //!
-//! Both hand out a value that the code which opens the store asks for, so none reaches the files without.
+//! Both return a value that is required to open the store.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -29,33 +29,32 @@ use crate::{Exit, LayoutId, PathError};
 /// The check before a store is used.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate<'a> {
-    /// The folder.
+    /// The root of the store.
     pub root: &'a Path,
-    /// The layout that the program was built for.
+    /// The layout of the program.
     pub current: &'a LayoutId,
-    /// What to run if the marker is missing.
+    /// The program to run if the marker is missing.
     pub migrator: &'a Migrator,
 }
 
-/// What to run if the marker of the current layout is missing.
+/// The program to run if the marker of the current layout is missing.
 #[derive(Debug, Clone)]
 pub enum Migrator {
-    /// The program of this name in the folder of the running one, with these arguments besides those that the
-    /// gate gives.
+    /// A program in the folder of the running program.
     Beside {
         /// Its file name.
         name: &'static str,
-        /// More arguments, say how much to tell.
+        /// Additional arguments, for example for verbosity.
         arguments: Vec<OsString>,
     },
-    /// Nothing: say which command to run.
+    /// Nothing is run. The error names the command.
     Forbidden {
         /// Its file name.
         name: &'static str,
     },
 }
 
-/// Says that the marker of the current layout was there.
+/// Proof that the marker of the current layout existed.
 #[derive(Debug)]
 pub struct Pass {
     root: PathBuf,
@@ -63,37 +62,39 @@ pub struct Pass {
     signals: SignalsAfter,
 }
 
-/// Says that the marker of the current layout is there alone, and that the lock keeps it so.
+/// Proof that the marker of the current layout is the only marker, and that the lock keeps it so.
 #[derive(Debug)]
 pub struct Held {
     pass: Pass,
-    lock: Option<SharedLock>,
+    /// `None` for a store without a lock file on a read-only file system, and for one that is only read on storage
+    /// without locks.
+    _lock: Option<SharedLock>,
 }
 
 impl Pass {
-    /// Is the folder that was checked.
+    /// Returns the checked root.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Is the layout that it is at.
+    /// Returns its layout.
     pub fn layout(&self) -> &LayoutId {
         &self.layout
     }
 
-    /// Is what signals do to this process after a migrator ran, for a program that handles them itself.
+    /// Returns the effect of signals on this process, for a program that handles signals itself.
     pub fn signals(&self) -> SignalsAfter {
         self.signals.clone()
     }
 }
 
-/// What SIGINT and SIGTERM do to this process after a migrator ran, to which they were handed on: they
-/// end it, as by default, until the program says that it handles them itself.
+/// The effect of SIGINT and SIGTERM after a migrator ran: they end the process, as by default, until the program
+/// handles them itself.
 #[derive(Debug, Clone, Default)]
 pub struct SignalsAfter(Arc<AtomicBool>);
 
 impl SignalsAfter {
-    /// Says that the program handles these signals itself from now on.
+    /// Declares that the program handles these signals itself from now on.
     pub fn handled_by_program(&self) {
         self.0.store(false, Ordering::SeqCst);
     }
@@ -107,78 +108,73 @@ impl SignalsAfter {
     }
 }
 
-/// Signals that the migrator gets too while it runs.
+/// Signals that are passed on to the migrator while it runs.
 const HANDED_ON: [i32; 2] = [SIGINT, SIGTERM];
 
 impl Held {
-    /// Is what the check said.
+    /// Returns the proof of the check.
     pub fn pass(&self) -> &Pass {
         &self.pass
     }
-
-    /// Whether the lock is held. It is not only where the store is on a read-only file system and has no lock
-    /// file, or where its storage has no locks and it was opened to be read only.
-    pub fn is_locked(&self) -> bool {
-        self.lock.is_some()
-    }
 }
 
-/// Whether the store will be written to.
+/// The access to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Reads and writes.
     ReadWrite,
-    /// Reads only: a missing lock file is not made, and storage without locks is put up with.
+    /// Reads only. A missing lock file is not created, and storage without locks is accepted.
     ReadOnly,
 }
 
-/// The gate is not passed.
+/// The check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
-    /// The marker or the lock could not be asked for.
+    /// The marker or the lock file could not be read.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// The lock was not had.
+    /// The lock could not be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The migrator failed; it has said why.
+    /// The migrator failed and reported the reason itself.
     #[error("{program} ended with {status}")]
     Migrator {
         /// Its path.
         program: PathBuf,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
     },
-    /// The migrator is not there, or cannot be run.
+    /// The migrator does not exist or cannot be run.
     #[error(
-        "{root} is not at layout {layout}, and {program}, which would bring it there, {why}; \
-         install both programs of one release side by side",
+        "cannot upgrade {root} to layout {layout}: {program} {why}\n\
+         help: install both programs from the same release in the same folder",
         root = root.display(), program = program.display()
     )]
     NoMigrator {
-        /// The folder.
+        /// The root of the store.
         root: PathBuf,
-        /// The layout that is wanted.
+        /// The required layout.
         layout: LayoutId,
-        /// The path looked at.
+        /// The path of the program.
         program: PathBuf,
-        /// Why it cannot be run.
+        /// The reason why it cannot be run.
         why: String,
     },
-    /// The migrator must not be run by itself.
-    #[error("{root} is not at layout {layout}; run `{command}` to bring it there", root = root.display())]
+    /// The migrator must not be run automatically.
+    #[error("cannot use {root}: it is not at layout {layout}\nhelp: run `{command}`", root = root.display())]
     Forbidden {
-        /// The folder.
+        /// The root of the store.
         root: PathBuf,
-        /// The layout that is wanted.
+        /// The required layout.
         layout: LayoutId,
         /// The command to run.
         command: String,
     },
-    /// The migrator succeeded and the marker is still not there.
+    /// The migrator succeeded and the marker is still missing.
     #[error(
-        "{program} ended well, and {marker} is still not there: it is of another release than this program, or the \
-         store went back meanwhile; install both programs of one release side by side and start again",
+        "{program} succeeded but did not create {marker}. The two programs are probably from different releases, or the \
+         store was downgraded meanwhile\n\
+         help: install both programs from the same release in the same folder and start again",
         program = program.display(), marker = marker.display()
     )]
     StillMissing {
@@ -187,22 +183,22 @@ pub enum GateError {
         /// The marker.
         marker: PathBuf,
     },
-    /// More than one marker, or something else under a marker's name.
+    /// The root has several markers, or the name of a marker is not a file.
     #[error(
-        "{root} holds {names} where there must be one marker; nothing was changed. Find out which one tells the truth \
-         (a copy or a restored backup is the usual cause), and move the others away",
+        "cannot use {root}: it has {names} instead of one marker; nothing was changed\n\
+         help: find out which marker is right and move the others away (a copied or restored backup is the usual cause)",
         root = root.display()
     )]
     Markers {
-        /// The folder.
+        /// The root of the store.
         root: PathBuf,
-        /// The names, with commas.
+        /// The names, separated by commas.
         names: String,
     },
 }
 
 impl GateError {
-    /// Is the code that a program ends with for this error.
+    /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Path(error) => error.exit(),
@@ -217,8 +213,8 @@ impl GateError {
         }
     }
 
-    /// Whether whoever failed has told the user already.
-    pub fn is_told(&self) -> bool {
+    /// Returns whether the migrator has reported the error already.
+    pub fn is_reported(&self) -> bool {
         matches!(self, Self::Migrator { status, .. } if status.code().is_some())
     }
 }
@@ -229,7 +225,7 @@ impl Gate<'_> {
         let signals = SignalsAfter::default();
         if !self.is_there()? {
             let program = self.migrate()?;
-            // Without it the process would merely be deaf to them for the rest of its life.
+            // If this fails, the process only ignores these signals.
             let _ = signals.end_the_process();
             if !self.is_there()? {
                 return Err(GateError::StillMissing { program, marker: self.marker() });
@@ -238,8 +234,8 @@ impl Gate<'_> {
         Ok(Pass { root: self.root.to_owned(), layout: self.current.clone(), signals })
     }
 
-    /// Shares the lock and looks under it; if the store went away from the current layout between the check
-    /// and the lock, passes the gate once more.
+    /// Takes the shared lock and checks the marker again. If the store left the current layout between the check and
+    /// the lock, the whole check is repeated once.
     pub fn hold(&self, pass: Pass, access: Mode) -> Result<Held, GateError> {
         let mut pass = pass;
         for last in [false, true] {
@@ -250,7 +246,7 @@ impl Gate<'_> {
             let others: Vec<String> = others.collect();
             let is_here = top.markers.contains(&here);
             if is_here && others.is_empty() {
-                return Ok(Held { pass, lock });
+                return Ok(Held { pass, _lock: lock });
             }
             if is_here {
                 let names = format!("{here} and {}", others.join(", "));
@@ -266,13 +262,13 @@ impl Gate<'_> {
         Err(GateError::StillMissing { program: PathBuf::from("the migrator"), marker: self.marker() })
     }
 
-    /// Is the names in the root, if no folder or symlink stands under the name of a marker.
+    /// Reads the names in the root. Fails if the name of a marker is not a file.
     fn top(&self) -> Result<Top, GateError> {
         let top = Top::read(self.root)?.unwrap_or_default();
         if top.blocked.is_empty() {
             return Ok(top);
         }
-        let names = format!("{}, which is no file,", top.blocked.join(", "));
+        let names = format!("{}, which is not a file,", top.blocked.join(", "));
         Err(GateError::Markers { root: self.root.to_owned(), names })
     }
 
@@ -301,16 +297,16 @@ impl Gate<'_> {
                     .collect();
                 let names =
                     if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
-                log::warn!("waiting for {names}, which holds {}", self.root.join(LOCK_NAME).display());
+                log::warn!(holder:% = names, lock:% = self.root.join(LOCK_NAME).display(); "waiting for the lock of the store");
                 Ok(Some(SharedLock::acquire(self.root)?))
             }
             Err(LockError::Unsupported { path, source }) if access == Mode::ReadOnly => {
-                log::warn!("{}: no locks ({source}); serving it read-only without one", path.display());
+                log::warn!(lock:% = path.display(), reason:% = source; "serving read-only without a lock");
                 Ok(None)
             }
-            // A store that was copied without it.
+            // The store was copied without its lock file.
             Err(LockError::Path(error)) if error.is_not_found() => {
-                // Nothing is made in a folder that is no store after all.
+                // A folder that is not a store is not changed.
                 self.top()?;
                 let made = Durable::for_root(self.root)
                     .and_then(|durable| durable.open_or_create(&self.root.join(LOCK_NAME)));
@@ -338,7 +334,7 @@ impl Gate<'_> {
         let program = beside_this_program(name);
         let mut command = Command::new(&program);
         command.arg("--store").arg(self.root).args(["--auto", "--to", self.current.as_str()]).args(arguments);
-        // The standard output belongs to the result of the command that was asked for.
+        // Standard output belongs to the result of the command.
         if let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() {
             command.stdout(Stdio::from(stderr));
         }
@@ -346,7 +342,7 @@ impl Gate<'_> {
             root: self.root.to_owned(),
             layout: self.current.clone(),
             why: match error.kind() {
-                std::io::ErrorKind::NotFound => "is not there".to_owned(),
+                std::io::ErrorKind::NotFound => "does not exist".to_owned(),
                 std::io::ErrorKind::PermissionDenied => "is not executable".to_owned(),
                 _ => format!("cannot be run: {error}"),
             },
@@ -356,21 +352,20 @@ impl Gate<'_> {
     }
 }
 
-/// Is the path of a program in the folder of the running one, symlinks resolved.
+/// Returns the path of a program in the folder of the running program, with symlinks resolved.
 pub fn beside_this_program(name: impl AsRef<OsStr>) -> PathBuf {
     beside(std::env::current_exe().ok(), name.as_ref())
 }
 
-/// An absolute path in any case: a bare name would be looked for in `PATH`.
+/// Returns an absolute path in any case. A bare name would be looked up in `PATH`.
 fn beside(own: Option<PathBuf>, name: &OsStr) -> PathBuf {
-    // It cannot be resolved when it was replaced since it started; its folder is where it was.
+    // The path cannot be resolved if the program was replaced since it started. Its folder is still right.
     let own = own.map(|path| path.canonicalize().unwrap_or(path));
     let folder = own.as_deref().and_then(Path::parent).filter(|folder| folder.is_absolute());
     folder.unwrap_or(Path::new("/")).join(name)
 }
 
-/// Runs a program to its end. A signal that asks this process to stop is handed on, and the program says how
-/// the work ended: it stops at a safe place.
+/// Runs a program to its end. Signals to this process are passed on, and the program stops at a safe place.
 fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
     let mut signals = signal_hook::iterator::Signals::new(HANDED_ON)?;
     let handle = signals.handle();
@@ -381,7 +376,7 @@ fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
             let signal =
                 if signal == SIGINT { rustix::process::Signal::INT } else { rustix::process::Signal::TERM };
             if let Some(pid) = pid {
-                // It may have ended by itself just now.
+                // The program may have ended just now.
                 let _ = rustix::process::kill_process(pid, signal);
             }
         }
@@ -397,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_migrator_is_never_looked_for_in_path() {
+    fn the_migrator_is_never_looked_up_in_path() {
         let name = OsStr::new("migrate");
         for (own, expected) in [
             (Some("/no/such/folder/tool (deleted)"), "/no/such/folder/migrate"),

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// The name of a layout, as it stands in a marker's name: `v2`, or a word for one from before there were
-/// markers.
+/// The name of a layout, as in the name of a marker: `v2`, or a word for a layout without markers.
 ///
 /// * It begins with a lower-case ASCII letter.
 /// * The rest is lower-case ASCII letters and digits.
@@ -12,27 +11,27 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayoutId(Cow<'static, str>);
 
-/// A text is not the name of a layout.
+/// A text that is not the name of a layout.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no name of a layout: it takes a lower-case letter, then letters and digits, as in v2")]
+#[error("{0:?} is not the name of a layout: expected a lower-case letter, then letters and digits, as in v2")]
 pub struct BadLayoutId(String);
 
 impl LayoutId {
-    /// Is the numbered layout `vN`.
+    /// Returns the numbered layout `vN`.
     pub fn numbered(n: u64) -> Self {
         Self(Cow::Owned(format!("v{n}")))
     }
 
-    /// Checks a text that the program itself holds.
+    /// Returns the layout of a name in the program's own code.
     ///
     /// # Panics
-    /// At compile time in a constant, where the text is no name of a layout.
+    /// If the text is not the name of a layout. In a constant this fails at compile time.
     pub const fn fixed(name: &'static str) -> Self {
         assert!(is_valid(name.as_bytes()), "not the name of a layout");
         Self(Cow::Borrowed(name))
     }
 
-    /// Checks a text from outside.
+    /// Parses the name of a layout.
     pub fn parse(text: &str) -> Result<Self, BadLayoutId> {
         if is_valid(text.as_bytes()) {
             Ok(Self(Cow::Owned(text.to_owned())))
@@ -41,12 +40,12 @@ impl LayoutId {
         }
     }
 
-    /// Is the name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the name is `v` and a number without leading zeros.
+    /// Returns whether the name is `v` followed by a number without leading zeros.
     pub fn is_numbered(&self) -> bool {
         let digits = &self.0.as_bytes()[1..];
         self.0.starts_with('v')

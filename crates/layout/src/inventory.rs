@@ -1,62 +1,63 @@
-//! What lies in a root, told item by item: for counting, and for the list of leftovers.
+//! The content of a store, item by item: for counting, and for the list of leftovers.
 //!
-//! A tool hands in one value that knows all its layouts ([`crate::Layouts::inventory`]). It looks at the tree
-//! as it is, at rest or in the middle of a step, keeps no list, and changes nothing.
+//! A tool passes one value that knows all its layouts ([`crate::Layouts::inventory`]). The value reads the tree as
+//! it is, at rest or in the middle of a step, streams what it finds, and changes nothing.
 //!
-//! A tool may also know folders of others that it copies items from and never takes over ([`Source`]).
+//! A tool may also know folders of other programs. It copies items from them and never changes them ([`Source`]).
 
 use std::fmt::Arguments;
 use std::path::{Path, PathBuf};
 
 use crate::State;
 use crate::events::Leftover;
-use crate::step::{Refusal, StepError};
+use crate::plan::Refusal;
+use crate::step::StepError;
 
-/// One thing that lies in a root.
+/// One thing in a store.
 #[derive(Debug)]
 pub enum Found<'a> {
-    /// A whole item. One in the middle of a step, be it at both sides, is told once.
+    /// A whole item. An item in the middle of a step is reported once, even if both sides hold a part of it.
     Whole {
-        /// What the tool calls it.
+        /// The tool's name for it.
         name: Arguments<'a>,
-        /// Those of its files that are there: the role of each, and where it lies now.
+        /// Its files that exist: their roles and their current paths.
         files: &'a [(&'static str, &'a Path)],
         /// The size of its files.
         bytes: u64,
-        /// Whether it is the first that is told of its group, for counting groups. In the middle of a step a
-        /// group may be told once a side.
+        /// Whether it is the first reported item of its group, for counting groups. In the middle of a step each
+        /// side may report a group once.
         is_first_of_group: bool,
     },
-    /// Something that is of no whole item.
+    /// A path that is no part of a whole item.
     Leftover {
-        /// Where, how large, why.
+        /// Its path, size and reason.
         leftover: &'a Leftover,
-        /// What must be renamed to take it away, and nothing else with it: the files of an incomplete item
-        /// may share a folder with what is whole.
+        /// The paths to rename in order to move it away and nothing else. The files of an incomplete item may
+        /// share a folder with a whole item.
         pieces: &'a [PathBuf],
     },
-    /// Something that is of no whole item and belongs where it lies, in a folder of others.
+    /// A path in a folder of another program that is no whole item and belongs there.
     Aside {
-        /// Where, how large, why.
+        /// Its path, size and reason.
         leftover: &'a Leftover,
     },
 }
 
-/// Takes what an inventory finds; an error of its own ends the look.
+/// Receives what an inventory finds. An error ends the walk.
 pub type Visit<'a> = dyn FnMut(Found<'_>) -> Result<(), StepError> + 'a;
 
-/// Knows what lies in a root, for every layout and every step of a tool.
+/// Lists the content of a store at every layout and in every step of a tool.
 pub trait Inventory: Sync {
-    /// Tells everything, streamed. What vanishes meanwhile is no error.
+    /// Streams everything. A path that vanishes meanwhile is no error.
     fn take(&self, root: &Path, state: &State, visit: &mut Visit<'_>) -> Result<(), StepError>;
-    /// Says what forbids to take anything away from a root in this state.
+    /// Returns the reason that forbids moving anything out of a store in this state.
     fn forbids_moving(&self, root: &Path, state: &State) -> Option<Refusal>;
 }
 
-/// Knows folders of others, which items are copied from.
+/// Lists the items in a folder of another program.
 pub trait Source: Sync {
-    /// Is the folder to read, if this one is known, or holds one that is; what [`State`] says of it is at hand.
+    /// Returns the folder to read, if `folder` is a known folder or contains one. `state` is the state of `folder`.
     fn find(&self, folder: &Path, state: &State) -> Result<Option<PathBuf>, StepError>;
-    /// Tells everything that lies in a folder that was found, streamed. What vanishes meanwhile is no error.
+    /// Streams everything in a folder that [`Source::find`] returned. A path that vanishes meanwhile is no error.
     fn take(&self, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError>;
 }

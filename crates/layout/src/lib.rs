@@ -1,29 +1,31 @@
-//! Versioned directory layouts: a folder on disk whose layout is known by the name of one marker file, and
-//! the machinery that brings such a folder from one layout to the next, and back.
+//! Versioned directory layouts: folders whose layout is the name of one marker file, and an engine that upgrades
+//! and downgrades such a folder from layout to layout.
 //!
-//! Nothing in here knows what the folder holds. A tool hands in a [`Layouts`] value: its current layout, the
-//! [`Step`]s between layouts, how to [`Detect`] folders from before there were markers, and the [`Artefact`]s
-//! that are derived from the rest. `examples/tool_home` does so for a tool manager.
+//! The engine does not know what the folder contains. A tool passes a [`Layouts`] value: its current layout, the
+//! [`Step`]s between layouts, how to [`Detect`] folders without a marker, and the [`Artefact`]s that are derived from
+//! the rest. `examples/tool_home` does so for a tool manager.
 //!
 //! Two principles hold everywhere:
 //!
-//! 1. What others rely on becomes visible by one atomic operation, and that operation is the last.
-//! 2. What a step did is known from the tree itself, never from a list kept aside. So a step may be
-//!    interrupted at any instant, run again, or be turned around.
+//! 1. Other programs rely only on what one atomic operation made visible, and that operation is the last one.
+//! 2. The tree itself shows what a step has done; there is no separate list. A step may therefore be interrupted at
+//!    any instant, run again, or be reversed.
 //!
-//! | module | what it is for |
+//! | module | purpose |
 //! | --- | --- |
 //! | [`marker`] | the file whose name is the state of the folder |
-//! | [`lock`] | who may read and who may write |
-//! | [`state`] | what a folder is found to be |
-//! | [`step`] | what a tool says about one step, and about what is derived |
-//! | [`inventory`] | what lies in a folder: what is whole, and what is left over |
-//! | [`runner`] | surveys, begins, applies, checks, ends; waits its turn |
-//! | [`gate`] | the one check a tool makes at every start |
-//! | [`durable`] | the one place that writes to the disk |
+//! | [`lock`] | the lock that readers share and writers hold alone |
+//! | [`state`] | the state of a folder |
+//! | [`step`] | the values that describe a tool's layouts |
+//! | [`plan`] | the steps to take, and what stands in their way |
+//! | [`inventory`] | the content of a folder: whole items and leftovers |
+//! | [`runner`] | takes the steps, one after the other |
+//! | [`gate`] | the check that a tool makes at every start |
+//! | [`durable`] | all writes to the disk |
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make folders of their own"))]
 
+pub mod clock;
 pub mod durable;
 pub mod error;
 pub mod events;
@@ -33,6 +35,7 @@ pub mod id;
 pub mod inventory;
 pub mod lock;
 pub mod marker;
+pub mod plan;
 pub mod runner;
 pub mod signals;
 pub mod state;
@@ -46,7 +49,8 @@ pub use gate::{Gate, Held, Migrator, Pass};
 pub use id::LayoutId;
 pub use inventory::{Inventory, Source};
 pub use lock::{ExclusiveLock, SharedLock};
+pub use plan::{Direction, Survey};
 pub use runner::{Options, Outcome, RunError, Runner};
 pub use signals::Cancel;
 pub use state::State;
-pub use step::{Artefact, Context, Detect, Detection, Direction, Layouts, Moved, Step, StepError, Survey};
+pub use step::{Artefact, Context, Detect, Detection, Layouts, Moved, Step, StepError, Unmarked};

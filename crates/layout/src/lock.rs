@@ -1,11 +1,10 @@
-//! The lock of a store: `store.lock`, flock through fs2, never deleted.
+//! The lock of a store: the file `store.lock`, locked with flock and never deleted.
 //!
-//! Whatever keeps the store open shares it for its life; a migrator holds it exclusively. The kernel frees it
-//! when a process dies, so there is nothing to clean. Order: this lock is taken before any other lock below
-//! the root. Who holds it exclusively writes its name into it, for messages, best effort; nobody trusts it.
+//! Every process that keeps the store open shares the lock. A migrator holds it exclusively. The kernel releases the
+//! lock when a process dies, so there is nothing to clean up. This lock is taken before any other lock below the root.
+//! The exclusive holder writes its name into the file for messages; no program relies on it.
 //!
-//! Functions that change the state of a store ask for an [`ExclusiveLock`] as a value: holding it is what
-//! allows them to.
+//! Functions that change the state of a store take an [`ExclusiveLock`] as a value.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -17,20 +16,20 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::PathError;
+use crate::clock::now;
 use crate::durable::Durable;
 use crate::error::PathContext;
-use crate::marker::now;
 
 /// The name of the lock file in the root.
 pub const LOCK_NAME: &str = "store.lock";
 
-/// Shared with other users of the store; freed when dropped.
+/// A lock that other users of the store share. Released when dropped.
 #[derive(Debug)]
 pub struct SharedLock {
     _file: File,
 }
 
-/// Held by nobody else; freed when dropped.
+/// A lock that no other process shares. Released when dropped.
 #[derive(Debug)]
 pub struct ExclusiveLock {
     file: File,
@@ -39,28 +38,28 @@ pub struct ExclusiveLock {
     durable: Durable,
 }
 
-/// A lock was not had.
+/// A lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// The lock file could not be opened or made.
+    /// The lock file could not be opened or created.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// The storage does not do locks.
+    /// The storage does not support locks.
     #[error(
-        "cannot lock {path}: {source}; this storage has no working locks, so nothing may be written to it: \
-         mount it with locks, or serve it as it is with --read-only",
+        "cannot lock {path}: {source}\n\
+         help: this storage does not support locks; mount it with locks, or serve it with --read-only",
         path = path.display()
     )]
     Unsupported {
         /// The lock file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl LockError {
-    /// Is the code that a program ends with for this error.
+    /// Returns the exit code for this error.
     pub fn exit(&self) -> crate::Exit {
         match self {
             Self::Path(error) => error.exit(),
@@ -70,17 +69,17 @@ impl LockError {
 }
 
 impl SharedLock {
-    /// Takes the lock if no one holds it exclusively. `None` if somebody does.
+    /// Takes the lock, unless another process holds it exclusively (`None`).
     ///
-    /// The file is opened for reading only, so that a store on a read-only file system can be shared too; one
-    /// that is not there is an error that [`PathError::is_not_found`].
+    /// The file is opened for reading only, so the lock works on a read-only file system. A missing file is an error
+    /// with [`PathError::is_not_found`].
     pub fn try_acquire(root: &Path) -> Result<Option<Self>, LockError> {
         let (file, path) = Self::open(root)?;
         let taken = outcome(fs2::FileExt::try_lock_shared(&file), &path)?;
         Ok(taken.then_some(Self { _file: file }))
     }
 
-    /// Waits until no one holds the lock exclusively, and takes it.
+    /// Waits until no process holds the lock exclusively, then takes it.
     pub fn acquire(root: &Path) -> Result<Self, LockError> {
         let (file, path) = Self::open(root)?;
         loop {
@@ -103,14 +102,13 @@ impl SharedLock {
 }
 
 impl ExclusiveLock {
-    /// Takes the lock if nobody holds it, and makes the lock file if it is missing. `None` if somebody does.
-    ///
-    /// Nothing is written into it yet: who finds nothing to do leaves it as it is ([`Self::sign`]).
+    /// Takes the lock, unless another process holds it (`None`). Creates the lock file if it is missing, and writes
+    /// nothing into it ([`Self::sign`] does).
     pub fn try_acquire(root: &Path, program: &str) -> Result<Option<Self>, LockError> {
         let durable = Durable::for_root(root)?;
         let path = root.join(LOCK_NAME);
         let file = match durable.open_or_create(&path) {
-            // Root made it, and died before it gave it away. It can be locked all the same, and not signed.
+            // Root created the file and died before it changed the owner. The file can be locked, not signed.
             Err(error) if error.errno() == Some(Errno::ACCESS) => Self::open_to_read(&path).ok_or(error)?,
             result => result?,
         };
@@ -125,9 +123,9 @@ impl ExclusiveLock {
         rustix::fs::open(path, flags, Mode::empty()).ok().map(File::from)
     }
 
-    /// Writes into the lock file who holds it, before the first change below the root.
+    /// Writes the holder's name into the lock file, before the first change below the root.
     pub fn sign(&self) {
-        // For messages only; a full disk must not keep anybody from going back.
+        // Only for messages. A full disk must not prevent a downgrade.
         let _ = self.try_sign();
     }
 
@@ -138,35 +136,35 @@ impl ExclusiveLock {
         writeln!(file, "pid = {}\nprogram = {program:?}\nstarted = {:?}", std::process::id(), now())
     }
 
-    /// Is the root that the lock is of.
+    /// Returns the root of the store.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Writes below that root.
+    /// Returns the value that writes below the root.
     pub fn durable(&self) -> &Durable {
         &self.durable
     }
 }
 
-/// A lock file of one process, or of one moment: who has it excludes all others; freed when dropped.
+/// An exclusive lock on any other file below a root. Released when dropped.
 ///
-/// For what lies below a root beside `store.lock`, which is always taken first.
+/// `store.lock` is always taken first.
 #[derive(Debug)]
 pub struct FileLock {
     file: File,
 }
 
 impl FileLock {
-    /// Takes the lock if nobody has it, and makes the file if it is missing. `None` if somebody has it.
+    /// Takes the lock, unless another process holds it (`None`). Creates the file if it is missing.
     pub fn try_acquire(path: &Path, durable: &Durable) -> Result<Option<Self>, LockError> {
         let file = durable.open_or_create(path)?;
         let taken = outcome(fs2::FileExt::try_lock_exclusive(&file), path)?;
         Ok(taken.then_some(Self { file }))
     }
 
-    /// Whether `path` still names the file that is locked: another process may have removed it between
-    /// opening and locking.
+    /// Returns whether `path` still names the locked file. Another process may have removed it between opening and
+    /// locking.
     pub fn is_at(&self, path: &Path) -> bool {
         let (Ok(own), Ok(named)) = (self.file.metadata(), std::fs::symlink_metadata(path)) else {
             return false;
@@ -186,11 +184,11 @@ fn outcome(result: io::Result<()>, path: &Path) -> Result<bool, LockError> {
 /// A process that holds the lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holder {
-    /// Its number.
+    /// Process ID.
     pub pid: u32,
-    /// Its command, as far as the system tells.
+    /// Its command, as far as the system reports it.
     pub program: String,
-    /// When it started, RFC 3339 in UTC, as far as the system tells.
+    /// Its start time, RFC 3339 in UTC, as far as the system reports it.
     pub since: Option<String>,
     /// Whether it holds the lock exclusively.
     #[serde(skip)]
@@ -207,7 +205,7 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// Is the processes that hold the lock of a root, as far as `/proc` tells; for messages.
+/// Returns the processes that hold the lock of a root, as far as `/proc` shows them. For messages.
 pub fn holders(root: &Path) -> Vec<Holder> {
     let Ok(meta) = std::fs::metadata(root.join(LOCK_NAME)) else { return Vec::new() };
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
@@ -217,8 +215,7 @@ pub fn holders(root: &Path) -> Vec<Holder> {
     holders
 }
 
-/// Reads a line as `1: FLOCK  ADVISORY  WRITE 812 fe:00:1234 0 EOF`. The device is not compared: some file
-/// systems report another one here than in `stat`.
+/// Parses a line of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE 812 fe:00:1234 0 EOF`.
 fn holder_of(line: &str, inode: u64) -> Option<Holder> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     if fields.next()? != "FLOCK" {
@@ -226,6 +223,7 @@ fn holder_of(line: &str, inode: u64) -> Option<Holder> {
     }
     let access = fields.nth(1)?;
     let pid: u32 = fields.next()?.parse().ok()?;
+    // The device is not compared: some file systems report a different device here than in `stat`.
     let line_inode: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
     (line_inode == inode).then(|| Holder {
         pid,
@@ -257,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_share_and_one_excludes() {
+    fn shared_locks_exclude_an_exclusive_lock() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(SharedLock::try_acquire(dir.path()), Err(LockError::Path(e)) if e.is_not_found()));
         let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();

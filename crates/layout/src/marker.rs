@@ -1,14 +1,14 @@
-//! The marker: one small file in the root whose name is the state of the store.
+//! The marker: a small file in the root. Its name is the state of the store.
 //!
 //! | name | meaning |
 //! | --- | --- |
 //! | `layout.vN` | the store is at layout N, complete, artefacts included |
-//! | `migrating.A-B` | the step from A to B has begun and not ended; back is `migrating.v2-v1`, regeneration alone `migrating.v2-v2` |
-//! | `creating.vN` | an empty store is being made |
+//! | `migrating.A-B` | the step from A to B has begun and not ended; `migrating.v2-v1` is a step back, `migrating.v2-v2` a regeneration |
+//! | `creating.vN` | an empty store is being created |
 //!
-//! Exactly one exists once a store has begun, and every change of it is one rename under the exclusive lock
-//! (the first is the rename of a finished, synced `.marker.*` temporary). The name alone decides. The content
-//! is history: a damaged one is a warning, never a refusal.
+//! A store has exactly one marker. Every change is one rename under the exclusive lock; the first marker is a complete
+//! and synced `.marker.*` temporary that is renamed. Only the name decides. The content is history, so damaged content
+//! is a warning and never a refusal.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,35 +16,35 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::durable::{self, Durable};
 use crate::error::PathContext;
 use crate::lock::{ExclusiveLock, LOCK_NAME};
 use crate::{LayoutId, PathError};
 
-/// What the names of finished, not yet renamed markers begin with.
+pub use crate::clock::now;
+
+/// The prefix of complete markers that are not yet renamed.
 pub const TEMPORARY_PREFIX: &str = ".marker.";
 
-/// The name of a marker, which is the state of the store.
+/// A marker: the state of the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Marker {
-    /// `layout.vN`: complete at this layout.
+    /// `layout.vN`: the store is complete at this layout.
     At(LayoutId),
-    /// `migrating.A-B`: in the step from A to B.
+    /// `migrating.A-B`: the store is in the step from A to B.
     Migrating {
-        /// The layout that the step began at.
+        /// The layout at which the step began.
         from: LayoutId,
-        /// The layout that it ends at.
+        /// The layout at which it ends.
         to: LayoutId,
     },
-    /// `creating.vN`: being made.
+    /// `creating.vN`: the store is being created.
     Creating(LayoutId),
 }
 
 impl Marker {
-    /// Reads a file name; `None` if it is not of a marker's form.
+    /// Parses a file name. `None` if it is not the name of a marker.
     pub fn parse(name: &str) -> Option<Self> {
         let (form, rest) = name.split_once('.')?;
         let numbered = || LayoutId::parse(rest).ok().filter(LayoutId::is_numbered);
@@ -59,7 +59,7 @@ impl Marker {
         }
     }
 
-    /// Is where the marker lies below a root.
+    /// Returns the path of the marker below a root.
     pub fn path(&self, root: &Path) -> PathBuf {
         root.join(self.to_string())
     }
@@ -75,29 +75,29 @@ impl fmt::Display for Marker {
     }
 }
 
-/// What the top of a root holds, sorted by what it means.
+/// The names at the top of a root, by meaning.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Top {
-    /// The markers, by name.
+    /// The markers, sorted.
     pub markers: Vec<Marker>,
-    /// Folders, symlinks and the like under the names of markers.
+    /// Names of markers that are not files.
     pub blocked: Vec<String>,
-    /// Whether the lock file is there.
+    /// Whether the lock file exists.
     pub has_lock: bool,
-    /// Some of the other names, sorted; not those that an empty root may hold.
+    /// The first of the other names, sorted. Names that an empty root may contain are not among them.
     pub others: Vec<OsString>,
-    /// How many other names there are.
+    /// Number of other names.
     pub others_count: u64,
 }
 
-/// How many of the other names a [`Top`] keeps, for messages.
+/// Number of other names that a [`Top`] keeps, for messages.
 const OTHERS_KEPT: usize = 5;
 
-/// Names that do not make a root anything: what file systems and desktops put into folders of their own.
+/// Names that file systems and desktops create. A root with only these names is empty.
 const IGNORED: [&str; 2] = ["lost+found", ".DS_Store"];
 
 impl Top {
-    /// Reads the names in a root; `None` if the root is not there.
+    /// Reads the names in a root. `None` if the root does not exist.
     pub fn read(root: &Path) -> Result<Option<Self>, PathError> {
         let entries = match fs::read_dir(root) {
             Ok(entries) => entries,
@@ -131,7 +131,7 @@ impl Top {
         Ok(Some(top))
     }
 
-    /// Whether the root holds nothing that counts.
+    /// Returns whether the root is empty.
     pub fn is_empty(&self) -> bool {
         self.markers.is_empty() && self.blocked.is_empty() && self.others_count == 0
     }
@@ -140,48 +140,49 @@ impl Top {
 /// The content of a marker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
-    /// The program that wrote it, with its version.
+    /// The program that wrote the marker, with its version.
     pub written_by: String,
-    /// When, RFC 3339 in UTC.
+    /// The time of writing, RFC 3339 in UTC.
     pub written_at: String,
-    /// What happened to the store, oldest first.
+    /// The history of the store, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
 }
 
-/// One step that ended, or the creation.
+/// A step that ended, the creation of the store, or the restoration of its marker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// The layout before, or `empty`.
+    /// The layout before; `empty` for a creation, `unmarked` for a restored marker.
     pub from: String,
     /// The layout after.
     pub to: String,
-    /// When the step began, RFC 3339 in UTC. Of an interrupted one, when it was taken up last.
+    /// The start of the step, RFC 3339 in UTC. For an interrupted step, its last resumption.
     pub started: String,
-    /// When it ended, RFC 3339 in UTC.
+    /// The end of the step, RFC 3339 in UTC.
     pub finished: String,
     /// Items moved.
     #[serde(default)]
     pub moved: u64,
-    /// Leftovers told.
+    /// Reported leftovers.
     #[serde(default)]
     pub leftovers: u64,
-    /// Bytes of the items moved.
+    /// Bytes of the moved items.
     #[serde(default)]
     pub bytes: u64,
 }
 
 impl Content {
-    /// Begins a content.
+    /// Returns content with an empty history.
     pub fn new(program: &str) -> Self {
         Self { written_by: program.to_owned(), written_at: now(), history: Vec::new() }
     }
 
-    /// Reads the content of a marker. What is damaged is left out, and said in the second value.
+    /// Reads the content of a marker. Damaged content is replaced by an empty history, with a warning.
     pub fn read(root: &Path, marker: &Marker, program: &str) -> (Self, Option<String>) {
         let path = marker.path(root);
         let damaged = |why: String| {
-            let text = format!("{}: the history in it cannot be read and begins anew: {why}", path.display());
+            let text =
+                format!("cannot read the history in {}, starting a new history: {why}", path.display());
             (Self::new(program), Some(text))
         };
         match fs::read_to_string(&path) {
@@ -194,32 +195,25 @@ impl Content {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        // Only strings and numbers: there is nothing in it that TOML could not say.
+        // The content is only strings and numbers, so TOML can express it.
         toml::to_string(self).unwrap_or_default().into_bytes()
     }
 }
 
-/// Is the time now in RFC 3339, UTC, whole seconds.
-pub fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
-}
-
-/// Writes the first marker of a store: a finished temporary, renamed.
+/// Writes the first marker of a store by renaming a complete and synced temporary.
 pub fn write_first(lock: &ExclusiveLock, marker: &Marker, content: &Content) -> Result<(), PathError> {
     let root = lock.root();
     let temporary = lock.durable().temporary(root, TEMPORARY_PREFIX, &content.to_bytes())?;
     durable::rename_at_once(&temporary, &marker.path(root)).inspect_err(|_| {
-        // Of no use any more; the next holder of the lock sweeps it if this fails too.
+        // The next holder of the lock sweeps the temporary if this fails too.
         let _ = durable::remove_file(&temporary);
     })?;
     durable::sync_dir(root)
 }
 
-/// Changes the state of a store: one rename of its marker, then the root is synced.
+/// Changes the state of a store: renames its marker, then syncs the root.
 ///
-/// The content is replaced under the old name before; on a full disk only the name must succeed, so that a
-/// failure there is handed back as a warning.
+/// A failure to write the content is returned as a warning, because on a full disk only the rename must succeed.
 pub fn change(
     lock: &ExclusiveLock,
     old: &Marker,
@@ -227,6 +221,7 @@ pub fn change(
     content: &Content,
 ) -> Result<Option<PathError>, PathError> {
     let root = lock.root();
+    // The content is replaced under the old name, so the rename is the last change.
     let warning = replace_content(lock.durable(), root, old, content).err();
     if old != new {
         durable::rename_at_once(&old.path(root), &new.path(root))?;
@@ -244,13 +239,13 @@ fn replace_content(
     durable.replace_file(&marker.path(root), TEMPORARY_PREFIX, &content.to_bytes())
 }
 
-/// Removes the marker of a store that went back to a layout from before there were markers.
+/// Removes the marker of a store that went back to a layout without markers.
 pub fn remove(lock: &ExclusiveLock, marker: &Marker) -> Result<(), PathError> {
     durable::remove_file(&marker.path(lock.root()))?;
     durable::sync_dir(lock.root())
 }
 
-/// Removes the temporaries of markers that a killed process left.
+/// Removes temporary markers that a killed process left behind.
 pub fn sweep_temporaries(lock: &ExclusiveLock) -> Result<(), PathError> {
     let root = lock.root();
     for entry in fs::read_dir(root).at("list", root)? {
@@ -269,7 +264,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_of_markers() {
+    fn a_marker_is_parsed_from_its_name() {
         let v = LayoutId::numbered;
         for (name, marker) in [
             ("layout.v2", Some(Marker::At(v(2)))),
@@ -289,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn top_sorts_what_is_there() {
+    fn names_at_the_top_are_sorted_by_meaning() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Top::read(&dir.path().join("missing")).unwrap(), None);
         for name in ["lost+found", ".DS_Store", "store.lock", ".marker.abc"] {

@@ -1,4 +1,4 @@
-//! Stopping at the next safe place when asked to by a signal.
+//! Cancellation by signals at the next safe place.
 
 use std::io;
 use std::sync::Arc;
@@ -6,22 +6,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// Whether the work should stop, and which signal asked for it.
+/// A request to stop, shared by all threads, with the signal that made it.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicUsize>);
 
-/// The work was asked to stop.
+/// The work was stopped by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("stopped by signal {0}")]
 pub struct Cancelled(pub i32);
 
 impl Cancel {
-    /// Is never asked to stop but by [`Cancel::cancel`].
+    /// Returns a value that only [`Cancel::cancel`] can cancel.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Is asked to stop by SIGINT and SIGTERM, from now on and for the life of the process.
+    /// Returns a value that SIGINT and SIGTERM cancel, for the life of the process.
     pub fn on_signals() -> io::Result<Self> {
         let cancel = Self::default();
         for signal in [SIGINT, SIGTERM] {
@@ -34,12 +34,12 @@ impl Cancel {
         Ok(cancel)
     }
 
-    /// Asks to stop as if by this signal.
+    /// Cancels the work as if by this signal.
     pub fn cancel(&self, signal: i32) {
         self.0.store(usize::try_from(signal).unwrap_or(1), Ordering::SeqCst);
     }
 
-    /// Fails if the work should stop.
+    /// Fails if the work is cancelled.
     pub fn check(&self) -> Result<(), Cancelled> {
         match self.0.load(Ordering::Relaxed) {
             0 => Ok(()),

@@ -1,4 +1,4 @@
-//! What a folder is found to be. Never a guess: what is not known for certain is refused.
+//! The state of a folder. It is never a guess: a folder that is not recognised for certain is refused.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,31 +7,38 @@ use crate::marker::{Marker, Top};
 use crate::step::{Detection, Layouts, StepError};
 use crate::{Exit, LayoutId};
 
-/// What a folder is.
+/// The state of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Missing, or nothing in it that counts.
+    /// The folder is missing or empty.
     Empty,
-    /// Complete at a layout that is known, and marked so.
+    /// A complete store at a known layout, with its marker.
     At(LayoutId),
-    /// Of a layout from before there were markers, known by what it holds.
+    /// A store at a layout without markers, recognised by its content.
     Untagged(LayoutId),
-    /// In a step that is known.
+    /// A store whose content is of this layout and whose marker is lost.
+    MarkerLost {
+        /// The layout.
+        layout: LayoutId,
+        /// Whether a person named the layout. Without that the store is refused.
+        is_confirmed: bool,
+    },
+    /// A store in a known step.
     Migrating {
-        /// The layout that the step began at.
+        /// The layout at which the step began.
         from: LayoutId,
-        /// The layout that it ends at.
+        /// The layout at which it ends.
         to: LayoutId,
     },
-    /// Being made, at a layout that is known.
+    /// A store that is being created at a known layout.
     Creating(LayoutId),
-    /// A marker that this program does not know: a newer store, or a step of another release.
+    /// A store with an unknown marker: of a newer layout, or in a step of another release.
     Newer(Marker),
-    /// More than one marker.
+    /// A folder with more than one marker.
     TwoMarkers(Vec<Marker>),
-    /// Something stands under a marker's name that is no file.
+    /// A folder in which the name of a marker is not a file.
     Blocked(Vec<String>),
-    /// Something else.
+    /// Any other folder.
     Foreign(Foreign),
 }
 
@@ -40,19 +47,20 @@ pub enum State {
 pub struct Foreign {
     /// Some of the names in it.
     pub found: Vec<OsString>,
-    /// How many names there are.
+    /// The number of names in it.
     pub count: u64,
-    /// What it is instead and what to do, where that is known.
+    /// What the folder is and what to do, if that is known.
     pub hint: Option<String>,
 }
 
 impl State {
-    /// Looks what `root` is. Changes nothing.
+    /// Returns the state of `root`. Changes nothing.
     pub fn look(root: &Path, layouts: &Layouts) -> Result<Self, StepError> {
         Self::look_assuming(root, layouts, None)
     }
 
-    /// Looks, and takes a folder that is not empty and has no marker for what a person says that it is.
+    /// Returns the state of `root`. A folder that is not empty and has no marker counts as a store at the layout
+    /// `assumed`, which a person has named.
     pub fn look_assuming(
         root: &Path,
         layouts: &Layouts,
@@ -78,6 +86,19 @@ impl State {
         if let Some(layout) = assumed.filter(|layout| !layouts.is_tagged(layout)) {
             return Ok(Self::Untagged(layout.clone()));
         }
+        // Before the detectors: a leftover of an older layout must not make this store an older one.
+        for known in &layouts.unmarked {
+            let layout = known.layout();
+            if known.recognises(root)? {
+                let is_confirmed = assumed == Some(&layout);
+                return Ok(Self::MarkerLost { layout, is_confirmed });
+            }
+            if assumed == Some(&layout) {
+                let hint =
+                    format!("its content is not of layout {layout}; run again without --from {layout}");
+                return Ok(Self::Foreign(Foreign::of(top, Some(hint))));
+            }
+        }
         for detector in &layouts.detectors {
             match detector.detect(root)? {
                 Detection::Yes => return Ok(Self::Untagged(detector.layout())),
@@ -88,7 +109,7 @@ impl State {
         Ok(Self::Foreign(Foreign::of(top, None)))
     }
 
-    /// Is the marker of this state, where it has one.
+    /// Returns the marker of this state, if it has one.
     pub fn marker(&self) -> Option<Marker> {
         match self {
             Self::At(layout) => Some(Marker::At(layout.clone())),
@@ -99,19 +120,31 @@ impl State {
         }
     }
 
-    /// Says why nothing may be done with a folder in this state, and the code that a program ends with.
-    /// `None` if something may be done.
+    /// Returns the exit code and the message for a folder that must not be used. `None` if it may be used.
     pub fn refusal(&self, root: &Path, layouts: &Layouts) -> Option<(Exit, String)> {
         let (root, program) = (root.display(), &layouts.program);
         match self {
-            Self::Empty | Self::At(_) | Self::Untagged(_) | Self::Migrating { .. } | Self::Creating(_) => {
-                None
-            }
+            Self::Empty
+            | Self::At(_)
+            | Self::Untagged(_)
+            | Self::MarkerLost { is_confirmed: true, .. }
+            | Self::Migrating { .. }
+            | Self::Creating(_) => None,
+            Self::MarkerLost { layout, .. } => Some((
+                Exit::NOT_A_STORE,
+                format!(
+                    "cannot use {root}: it is a store at layout {layout} without its marker {}; nothing was changed\n\
+                     help: check its structure and restore the marker with `{} --store {root} --from {layout}`",
+                    Marker::At(layout.clone()),
+                    program.split(' ').next().unwrap_or_default(),
+                ),
+            )),
             Self::Newer(marker) => Some((
                 Exit::NEWER,
                 format!(
-                    "{root} is newer than this program: it holds {marker}, and {program} knows layouts up to {}; \
-                     nothing was changed. Use the release that wrote it (the file {root}/{marker} names it) or a newer one",
+                    "cannot use {root}: it is newer than this program; nothing was changed. It has the marker {marker}, \
+                     and {program} knows layouts up to {}\n\
+                     help: use the release that wrote it (see the file {root}/{marker}) or a newer release",
                     layouts.current
                 ),
             )),
@@ -120,9 +153,9 @@ impl State {
                 Some((
                     Exit::NOT_A_STORE,
                     format!(
-                        "{root} holds {} markers where there must be one: {}; nothing was changed. Find out which one \
-                         tells the truth (a copy or a restored backup is the usual cause), and move the others out of \
-                         {root}",
+                        "cannot use {root}: it has {} markers instead of one: {}; nothing was changed\n\
+                         help: find out which marker is right and move the others out of {root} (a copied or restored \
+                         backup is the usual cause)",
                         names.len(),
                         names.join(", ")
                     ),
@@ -131,7 +164,8 @@ impl State {
             Self::Blocked(names) => Some((
                 Exit::NOT_A_STORE,
                 format!(
-                    "{root}: {} has the name of a marker and is not a file; nothing was changed. Move it away",
+                    "cannot use {root}: {} has the name of a marker and is not a file; nothing was changed\n\
+                     help: move it away",
                     names.join(", ")
                 ),
             )),
@@ -149,12 +183,12 @@ impl Foreign {
         let names: Vec<String> = self.found.iter().map(|name| name.to_string_lossy().into_owned()).collect();
         let more = self.count.saturating_sub(names.len() as u64);
         let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let found = format!("it holds {}{and_more}", names.join(", "));
+        let found = format!("it contains {}{and_more}", names.join(", "));
         match &self.hint {
-            Some(hint) => format!("{root} is not a store: {found}. {hint}. Nothing was changed"),
+            Some(hint) => format!("{root} is not a store: {found}; nothing was changed\nhelp: {hint}"),
             None => format!(
-                "{root} is not a store: {found}, and no marker; nothing was changed. Name an empty or missing folder, \
-                 or the store itself rather than a folder above or below it"
+                "{root} is not a store: {found}, and no marker; nothing was changed\n\
+                 help: name an empty or missing folder, or the store itself, not a folder above or below it"
             ),
         }
     }

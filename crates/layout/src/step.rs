@@ -1,5 +1,5 @@
-//! What a tool says about its layouts: the steps between them, how to know a folder without a marker, and
-//! what is derived from the rest.
+//! The values that describe a tool's layouts: the steps between them, how to recognise a folder without a marker,
+//! and the files that are derived from the rest.
 
 use std::fmt;
 use std::path::Path;
@@ -9,87 +9,89 @@ use crate::lock::ExclusiveLock;
 use crate::signals::{Cancel, Cancelled};
 use crate::{Exit, Inventory, LayoutId, PathError, Source};
 
-/// Which way a step is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the older layout to the newer one.
-    Up,
-    /// From the newer layout to the older one.
-    Back,
-}
+pub use crate::plan::{Direction, Refusal, Survey};
 
-/// One step between two layouts, frozen: it carries its own picture of before and after and calls no code
-/// that may change later.
+/// One step between two layouts.
 ///
-/// * `apply` and `revert` move by renames within the file system and never overwrite
+/// A step is frozen. It has its own picture of both layouts and calls no code that may change later.
+///
+/// * `apply` and `revert` move items by renames within the file system and never overwrite
 ///   ([`crate::durable::rename_noreplace`]).
-/// * Both may be interrupted at any instant and run again. What is done is known from the tree; any mixture
-///   of the two sides is a valid start for both.
-/// * What is not whole, foreign or odd stays where it is, and is told as a leftover.
+/// * Both may be interrupted at any instant and run again. The tree itself shows what is done. Any mixture of the two
+///   layouts is a valid start for both.
+/// * Incomplete, foreign and odd files stay in place and are reported as leftovers.
 pub trait Step: Sync {
-    /// The older layout.
+    /// Returns the older layout.
     fn from(&self) -> LayoutId;
-    /// The newer layout.
+    /// Returns the newer layout.
     fn to(&self) -> LayoutId;
-    /// Says in one line what going up does.
+    /// Returns one line that says what going up does.
     fn description(&self) -> &str;
-    /// Counts what there is to do and says what forbids it. Changes nothing.
+    /// Counts the work and finds what forbids it. Changes nothing.
     fn survey(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError>;
-    /// Looks before a run: what forbids the step must be found, the rest may be an estimate. Leftovers are then
-    /// told by the first pass, which looks at everything anyway.
+    /// Looks at the tree before a run. It must find what forbids the step. The counts may be an estimate; leftovers
+    /// are then reported by the first pass.
     fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
         self.survey(root, direction, work)
     }
-    /// Goes up, one pass. The runner calls it until a pass moves nothing more.
+    /// Makes one pass up. The runner calls it until a pass moves nothing.
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError>;
-    /// Goes back, one pass, the same way.
+    /// Makes one pass back. The runner calls it until a pass moves nothing.
     fn revert(&self, context: &Context<'_>) -> Result<Moved, StepError>;
-    /// Checks the tree after the last pass: nothing that the step should have moved is at its old place.
+    /// Checks the tree after the last pass: the step left nothing behind that it should have moved.
     fn check(&self, context: &Context<'_>, direction: Direction) -> Result<(), StepError>;
 }
 
-/// Something derived from the rest of the store, that can be built again at any time.
+/// Derived files that can be built again at any time.
 pub trait Artefact: Sync {
-    /// Its name, for messages.
+    /// Returns its name, for messages.
     fn name(&self) -> &str;
-    /// The layout that it belongs to.
+    /// Returns its layout.
     fn layout(&self) -> LayoutId;
-    /// Whether a store without it is of no use. If not, the program heals it later and a failure to build it
-    /// is a warning.
+    /// Returns whether a store is unusable without it. If not, a failure to build it is a warning, and the program
+    /// builds it later.
     fn is_required(&self) -> bool;
-    /// Whether a new store and one that comes up do without it, because the program builds it while it works
-    /// already. A regeneration builds it in any case.
+    /// Returns whether the program builds it while it runs, so that a new or an upgraded store does without. A
+    /// regeneration builds it in any case.
     fn is_left_to_program(&self) -> bool {
         false
     }
-    /// Builds it aside and swaps it in by one rename.
+    /// Builds it beside its place and swaps it in with one rename.
     fn build(&self, context: &Context<'_>) -> Result<(), StepError>;
-    /// Removes it, after those of the other layout are built. What the artefact of the other layout has
-    /// replaced stays.
+    /// Removes it, after the artefacts of the new layout are built. Keeps what those have replaced.
     fn remove(&self, context: &Context<'_>) -> Result<(), StepError>;
 }
 
-/// Knows folders of a layout that has no marker.
+/// Recognises stores at a layout without markers.
 pub trait Detect: Sync {
-    /// The layout.
+    /// Returns the layout.
     fn layout(&self) -> LayoutId;
-    /// Looks whether the root is of this layout. Changes nothing.
+    /// Checks whether the root is a store at this layout. Changes nothing.
     fn detect(&self, root: &Path) -> Result<Detection, StepError>;
 }
 
-/// What a look for one layout found.
+/// Recognises stores at a layout with markers whose marker is lost.
+pub trait Unmarked: Sync {
+    /// Returns the layout.
+    fn layout(&self) -> LayoutId;
+    /// Returns whether the content of the root is of this layout for certain. Changes nothing.
+    fn recognises(&self, root: &Path) -> Result<bool, StepError>;
+    /// Checks the structure of the whole store. Returns the reasons that forbid restoring the marker. Changes nothing.
+    fn check(&self, root: &Path, work: &Work<'_>) -> Result<Vec<Refusal>, StepError>;
+}
+
+/// The result of a detection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Detection {
-    /// It is of this layout.
+    /// The root is a store at this layout.
     Yes,
-    /// It is not.
+    /// The root is not a store at this layout.
     No,
-    /// It is something else that is known, and must not be touched: what it is and what to do instead.
+    /// The root is a known folder that must not be changed. The text says what it is and what to do.
     Refuse(String),
 }
 
-/// Everything that a tool hands to this crate: values, so that a program with one layout more is the same
-/// code with one value more.
+/// Everything that a tool passes to this crate.
 pub struct Layouts {
     /// The program and its version, for the marker.
     pub program: String,
@@ -99,36 +101,46 @@ pub struct Layouts {
     pub folders: Vec<&'static str>,
     /// All steps, in any order.
     pub steps: Vec<Box<dyn Step>>,
-    /// Those who know layouts without a marker; the first that says yes wins.
+    /// The detectors of layouts without markers. The first that answers yes decides.
     pub detectors: Vec<Box<dyn Detect>>,
-    /// What is derived, of all layouts.
+    /// The layouts that are recognised without their marker. They are asked before the detectors.
+    pub unmarked: Vec<Box<dyn Unmarked>>,
+    /// The artefacts of all layouts.
     pub artefacts: Vec<Box<dyn Artefact>>,
-    /// Who knows what lies in a root at each of the layouts; without one nothing is counted there.
+    /// The inventory of all layouts. Without it nothing is counted.
     pub inventory: Option<Box<dyn Inventory>>,
-    /// Those who know folders of others to copy items from; the first that finds one wins.
+    /// The known folders of other programs. The first that finds a folder decides.
     pub sources: Vec<Box<dyn Source>>,
 }
 
 impl Layouts {
-    /// Begins a value that knows the current layout alone.
+    /// Returns a value that knows only the current layout.
     pub fn new(program: impl Into<String>, current: LayoutId, folders: Vec<&'static str>) -> Self {
-        let (steps, detectors, artefacts, sources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let program = program.into();
-        Self { program, current, folders, steps, detectors, artefacts, inventory: None, sources }
+        Self {
+            program: program.into(),
+            current,
+            folders,
+            steps: Vec::new(),
+            detectors: Vec::new(),
+            unmarked: Vec::new(),
+            artefacts: Vec::new(),
+            inventory: None,
+            sources: Vec::new(),
+        }
     }
 
-    /// Whether the layout is the current one or at an end of a step.
+    /// Returns whether the layout is the current layout or an end of a step.
     pub fn knows(&self, layout: &LayoutId) -> bool {
         *layout == self.current
             || self.steps.iter().any(|step| step.from() == *layout || step.to() == *layout)
     }
 
-    /// Whether stores at the layout carry a marker.
+    /// Returns whether stores at the layout have a marker.
     pub fn is_tagged(&self, layout: &LayoutId) -> bool {
         !self.detectors.iter().any(|detector| detector.layout() == *layout)
     }
 
-    /// Finds the step between two layouts, whichever way.
+    /// Returns the step between two layouts, in either direction.
     pub fn between(&self, from: &LayoutId, to: &LayoutId) -> Option<(&dyn Step, Direction)> {
         self.steps.iter().find_map(|step| {
             if step.from() == *from && step.to() == *to {
@@ -141,7 +153,7 @@ impl Layouts {
         })
     }
 
-    /// Finds the shortest way from one layout to another: the layouts after `from`, in order.
+    /// Returns the shortest way from one layout to another: the layouts after `from`, in order.
     pub fn way(&self, from: &LayoutId, to: &LayoutId) -> Option<Vec<LayoutId>> {
         let mut ways: Vec<Vec<LayoutId>> = vec![vec![from.clone()]];
         let mut next = 0;
@@ -173,91 +185,67 @@ impl fmt::Debug for Layouts {
     }
 }
 
-/// How to work: how many threads, whom to tell, when to stop.
+/// Settings of the work: threads, events, cancellation.
 #[derive(Clone, Copy)]
 pub struct Work<'a> {
-    /// How many threads to use, at least one.
+    /// Number of threads, at least 1.
     pub threads: usize,
-    /// Whom to tell.
+    /// Receives the events.
     pub events: &'a dyn Events,
-    /// When to stop.
+    /// Stops the work.
     pub cancel: &'a Cancel,
 }
 
 impl Work<'_> {
-    /// Tells of a leftover.
+    /// Reports a leftover.
     pub fn leftover(&self, leftover: &Leftover) {
         self.events.event(Event::Leftover(leftover));
     }
 }
 
-/// What a step works with: the lock that allows it, and how to work.
+/// The context of a step: the lock that allows it, and the settings of the work.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The lock of the store; it knows the root and writes below it.
+    /// The lock of the store. It knows the root and writes below it.
     pub lock: &'a ExclusiveLock,
-    /// How to work.
+    /// The settings of the work.
     pub work: Work<'a>,
 }
 
 impl Context<'_> {
-    /// Is the root of the store.
+    /// Returns the root of the store.
     pub fn root(&self) -> &Path {
         self.lock.root()
     }
 }
 
-/// What a survey found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Survey {
-    /// Items to move.
-    pub items: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Leftovers told.
-    pub leftovers: u64,
-    /// What forbids the step; empty if nothing does.
-    pub refusals: Vec<Refusal>,
-    /// Whether the items are an estimate, and their bytes and the leftovers not counted.
-    pub is_estimate: bool,
-}
-
-/// Why a step must not begin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The code that the program ends with.
-    pub exit: Exit,
-    /// What is in the way, on which path, and what to do next.
-    pub message: String,
-}
-
-/// What one pass moved.
+/// The result of one pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
-    /// Items.
+    /// Items moved.
     pub items: u64,
-    /// Their bytes.
+    /// Bytes of these items.
     pub bytes: u64,
-    /// Leftovers told.
+    /// Reported leftovers.
     pub leftovers: u64,
 }
 
-/// A step did not get to its end. The store is as it was, or resumable.
+/// A step stopped before its end. The store is unchanged or resumable.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// The disk said no.
+    /// An I/O error.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// A signal asked to stop.
+    /// A signal stopped the step.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// Something else forbids going on; the message names the path and what to do next.
+    /// The step cannot continue. The message names the path and what to do next.
     #[error("{}", .0.message)]
     Refused(Refusal),
 }
 
 impl StepError {
-    /// Is the code that a program ends with for this error.
+    /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Path(error) => error.exit(),

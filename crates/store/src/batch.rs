@@ -1,14 +1,14 @@
 //! Publishing many versions with few waits for the disk.
 //!
-//! The order is that of a single publish, and so is what a crash leaves: what a version consists of is on disk
-//! before the rename that makes it visible. Only the waits are shared. All drafts of a batch are written, then the
-//! file system is synced once, then they are renamed; the renames are on disk after the next sync.
+//! The order is the same as in a single publish, and so is the state after a crash: the files of a version are on
+//! disk before the rename that makes it visible. Only the waits are shared. All drafts of a batch are written, then
+//! the file system is synced once, then the drafts are renamed. The renames are on disk after the next sync.
 
 use stoa_layout::durable::FileSystem;
 
 use crate::{Claim, Published, SealedDraft, Store, StoreError, UnsyncedDraft};
 
-/// Publishes drafts that are synced together.
+/// A publisher of many drafts that are synced together.
 #[derive(Debug)]
 pub struct Batch<'a> {
     store: &'a Store,
@@ -16,7 +16,7 @@ pub struct Batch<'a> {
 }
 
 impl Store {
-    /// Begins to publish many versions. Drafts are sealed after this, not before: the sync tells of errors since.
+    /// Starts to publish many versions. Seal the drafts after this call, because the sync reports only later errors.
     pub fn batch(&self) -> Result<Batch<'_>, StoreError> {
         self.staging()?;
         Ok(Batch { store: self, file_system: FileSystem::of(self.root())? })
@@ -24,18 +24,18 @@ impl Store {
 }
 
 impl Batch<'_> {
-    /// Waits until all of these are on disk.
+    /// Waits until these drafts are on disk.
     pub fn settle(&self, drafts: Vec<UnsyncedDraft>) -> Result<Vec<SealedDraft>, StoreError> {
         self.file_system.sync()?;
         Ok(drafts.into_iter().map(|draft| draft.0).collect())
     }
 
-    /// Publishes a draft; that it stays so is sure after the next [`Self::settle`] or [`Self::finish`].
+    /// Publishes a draft. The version survives a crash only after the next [`Self::settle`] or [`Self::finish`].
     pub fn publish(&self, draft: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
         self.store.publish_unsynced(draft, claim)
     }
 
-    /// Waits until all that was published is on disk.
+    /// Waits until all published versions are on disk.
     pub fn finish(&self) -> Result<(), StoreError> {
         Ok(self.file_system.sync()?)
     }
@@ -50,7 +50,7 @@ mod tests {
     use crate::{Verified, Which};
 
     #[test]
-    fn versions_of_a_batch_are_there_whole() {
+    fn all_versions_of_a_batch_are_published_and_valid() {
         let fixture = Fixture::new();
         let batch = fixture.store.batch().unwrap();
         let pairs = ["example.com/a@v1.0.0", "example.com/a@v1.1.0", "example.com/B@v1.0.0"].map(version);

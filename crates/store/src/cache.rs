@@ -1,48 +1,48 @@
-//! What may be lost at any time: answers of upstreams and of checksum databases.
+//! The cache: answers of upstreams and of checksum databases. It may be lost at any time.
 //!
 //! ```text
 //! cache/SHELF/HH/HASH      one entry; HH and HASH are the SHA-256 of its key
 //!
-//! stoa-cache 1             what an entry is: four lines, and the body
+//! stoa-cache 1             the content of an entry: four lines, then the body
 //! KEY
-//! NANOSECONDS              when the answer was got, since 1970
+//! NANOSECONDS              the time of the answer, since 1970
 //! SHA-256                  of the two lines above and the body
 //! BODY
 //! ```
 //!
-//! An entry is written in staging and comes in by one rename, so no reader sees half of it and what a killed
-//! process left is swept with the rest of staging. Nothing is synced: after a power cut a file may be empty,
-//! cut or full of zeros, and it is believed only if its hash holds. Neither is anything believed that lies
-//! under another key, that is larger than an answer may be, or that is no regular file.
+//! An entry is written in staging and renamed to its place, so readers never see half an entry, and the next start
+//! removes what a killed process left. Nothing is synced. After a power failure a file may be empty, cut or full of
+//! zeros, so an entry counts only if its hash matches. An entry under another key, a file larger than any entry and
+//! anything but a regular file are ignored.
 //!
-//! **Bounds.** Each shelf is 256 folders, and each of these holds so many entries and bytes at most: now and
-//! then who writes into one looks at it and removes the oldest. What is asked for again is written again, so
-//! the oldest are those that nobody wants. Tiles have no bound but the size of their database.
+//! **Bounds.** Each shelf has 256 folders, and each folder holds up to a number of entries and bytes. A writer checks
+//! its folder after every 32 writes and removes the oldest entries. An answer that is requested again is written
+//! again, so the oldest entries are the unused ones. Tiles are bounded only by the size of their database.
 //!
-//! Where the store may not be written to, nothing is kept; what is there is read.
+//! A read-only store reads the cache and adds nothing.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use stoa_layout::PathError;
 use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
-use crate::read::{is_absent, open_file};
+use crate::files::{database_folder, is_absent, lock, open_file};
 use crate::{Store, StoreError, staging};
 
-/// Where in the cache something lies.
+/// A part of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shelf<'n> {
-    /// Lists, latest versions and queries, as an upstream answered.
+    /// Answers of upstreams to requests for lists, latest versions and queries.
     Answers,
     /// Records and tree heads of the checksum database of this name.
     Records(&'n str),
@@ -53,31 +53,27 @@ pub enum Shelf<'n> {
 /// An entry of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cached {
-    /// When it was got.
+    /// The time of the answer.
     pub at: SystemTime,
     /// The body.
     pub body: Bytes,
 }
 
-/// The largest body that is kept: what is larger is not worth its place.
+/// The maximum size of a body in bytes. Larger bodies are not cached.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// How much longer than its body a file may be.
+/// The maximum size of the lines before the body in bytes.
 const MAX_HEAD_BYTES: u64 = 16 << 10;
 
-/// How many folders a shelf has.
+/// The number of folders of a shelf.
 const BUCKETS: u64 = 256;
 
-/// How often a folder is written to between two looks at how much is in it.
+/// The number of writes to a folder between two checks of its size.
 const WRITES_BETWEEN_LOOKS: u32 = 32;
 
 const MAGIC: &str = "stoa-cache 1";
 
-/// Is what a name of a checksum database has in the name of a folder, besides letters and digits. A leading dot
-/// is none of it.
-const KEPT_IN_NAMES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_');
-
-/// How much one folder of a shelf may hold.
+/// The maximum content of one folder of a shelf.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
     entries: usize,
@@ -85,18 +81,18 @@ struct Bound {
 }
 
 impl Shelf<'_> {
-    /// Is its folder below `cache`.
+    /// Returns the folder of the shelf, relative to `cache`.
     fn folder(self) -> String {
         match self {
             Self::Answers => "answers".to_owned(),
-            Self::Records(name) => format!("{SUMDB}/{}/records", folder_name(name)),
-            Self::Tiles(name) => format!("{SUMDB}/{}/tiles", folder_name(name)),
+            Self::Records(name) => format!("{SUMDB}/{}/records", database_folder(name)),
+            Self::Tiles(name) => format!("{SUMDB}/{}/tiles", database_folder(name)),
         }
     }
 
     fn bound(self) -> Option<Bound> {
         match self {
-            // 65 536 questions, a quarter of a million records.
+            // In all 65,536 answers, and a quarter of a million records.
             Self::Answers => Some(Bound { entries: 256, bytes: (1 << 30) / BUCKETS }),
             Self::Records(_) => Some(Bound { entries: 1024, bytes: (1 << 30) / BUCKETS }),
             Self::Tiles(_) => None,
@@ -106,23 +102,14 @@ impl Shelf<'_> {
 
 const SUMDB: &str = "sumdb";
 
-fn folder_name(database: &str) -> String {
-    let encoded = utf8_percent_encode(database, KEPT_IN_NAMES).to_string();
-    match encoded.strip_prefix('.') {
-        Some(rest) => format!("%2E{rest}"),
-        None => encoded,
-    }
-}
-
-/// What is remembered of the cache while a store is open: how often its folders were written to since somebody
-/// looked at how much is in them.
+/// The number of writes to each folder of the cache since the last check of its size.
 #[derive(Debug, Default)]
 pub(crate) struct Writes(Mutex<HashMap<PathBuf, u32>>);
 
 impl Writes {
-    /// Notes that a folder was written to, and says whether it is time to look at it.
-    fn note(&self, folder: &Path) -> bool {
-        let mut writes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Counts a write to a folder, and returns whether to check the size of the folder.
+    fn count(&self, folder: &Path) -> bool {
+        let mut writes = lock(&self.0);
         let Some(count) = writes.get_mut(folder) else {
             writes.insert(folder.to_owned(), 0);
             return true;
@@ -136,81 +123,92 @@ impl Writes {
     }
 }
 
+/// The cache of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Cache<'a>(&'a Store);
+
 impl Store {
-    /// Finds an entry of the cache. `None` if there is none, or none that can be believed.
-    pub fn cached(&self, shelf: Shelf<'_>, key: &str) -> Option<Cached> {
-        let path = self.cached_at(shelf, key);
+    /// Returns the cache of the store.
+    pub fn cache(&self) -> Cache<'_> {
+        Cache(self)
+    }
+}
+
+impl Cache<'_> {
+    /// Returns an entry. `None` if there is no entry, or if it is damaged.
+    pub fn get(&self, shelf: Shelf<'_>, key: &str) -> Option<Cached> {
+        let path = self.path(shelf, key);
         match read(&path, key) {
             Ok(entry) => entry,
             Err(error) => {
-                log::debug!("the cache is of no use: {error}");
+                log::debug!(reason:% = error; "cannot read the cache");
                 None
             }
         }
     }
 
-    /// Keeps an entry in the cache, in place of the one of this key. What is too large is not kept.
-    pub fn cache(&self, shelf: Shelf<'_>, key: &str, entry: &Cached) -> Result<(), StoreError> {
+    /// Stores an entry and replaces an older entry with this key. Does nothing if the entry is too large.
+    pub fn put(&self, shelf: Shelf<'_>, key: &str, entry: &Cached) -> Result<(), StoreError> {
         if entry.body.len() > MAX_BODY_BYTES || key.contains('\n') {
             return Ok(());
         }
-        let fresh = self.staging()?.fresh();
-        let path = self.cached_at(shelf, key);
+        let fresh = self.0.staging()?.fresh();
+        let path = self.path(shelf, key);
         let folder = path.parent().unwrap_or(&path);
-        staging::write_unsynced(&self.durable, &fresh, &encode(key, entry))?;
-        let placed = self.place_cached(&fresh, &path);
+        staging::write_unsynced(&self.0.durable, &fresh, &encode(key, entry))?;
+        let placed = self.place(&fresh, &path);
         if placed.is_err() {
-            // Ours alone; if this fails too it is swept with the rest.
+            // If this fails too, the next start removes the file.
             let _ = durable::remove_file(&fresh);
         }
         placed?;
         match shelf.bound() {
-            Some(bound) if self.cache_writes.note(folder) => Ok(make_room(folder, bound)?),
+            Some(bound) if self.0.cache_writes.count(folder) => Ok(make_room(folder, bound)?),
             _ => Ok(()),
         }
     }
 
-    /// Drops an entry of the cache. One that is not there is no error.
-    pub fn uncache(&self, shelf: Shelf<'_>, key: &str) -> Result<(), StoreError> {
-        self.staging()?;
-        match durable::remove_file(&self.cached_at(shelf, key)) {
+    /// Removes an entry, if it exists.
+    pub fn remove(&self, shelf: Shelf<'_>, key: &str) -> Result<(), StoreError> {
+        self.0.staging()?;
+        match durable::remove_file(&self.path(shelf, key)) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    /// Says whether anything lies on a shelf.
-    pub fn has_cached(&self, shelf: Shelf<'_>) -> bool {
-        let folder = self.paths.cache().join(shelf.folder());
+    /// Returns whether a shelf has any entry.
+    pub fn has_any(&self, shelf: Shelf<'_>) -> bool {
+        let folder = self.0.paths.cache().join(shelf.folder());
         let Ok(buckets) = fs::read_dir(folder) else { return false };
         buckets
             .flatten()
             .any(|bucket| fs::read_dir(bucket.path()).is_ok_and(|mut entries| entries.next().is_some()))
     }
 
-    /// Lists the names of the checksum databases of which records are in the cache, sorted.
-    pub fn cached_databases(&self) -> Vec<String> {
-        let Ok(folders) = fs::read_dir(self.paths.cache().join(SUMDB)) else { return Vec::new() };
+    /// Returns the names of the checksum databases that have records in the cache, sorted.
+    pub fn databases(&self) -> Vec<String> {
+        let Ok(folders) = fs::read_dir(self.0.paths.cache().join(SUMDB)) else { return Vec::new() };
         let mut names: Vec<String> = folders
             .flatten()
             .filter_map(|folder| {
                 let name = folder.file_name().into_string().ok()?;
                 let name = percent_decode_str(&name).decode_utf8().ok()?.into_owned();
-                self.has_cached(Shelf::Records(&name)).then_some(name)
+                self.has_any(Shelf::Records(&name)).then_some(name)
             })
             .collect();
         names.sort();
         names
     }
 
-    fn cached_at(&self, shelf: Shelf<'_>, key: &str) -> PathBuf {
+    fn path(&self, shelf: Shelf<'_>, key: &str) -> PathBuf {
         let hash = hex(&Sha256::digest(key));
         let (bucket, name) = hash.split_at(2);
-        self.paths.cache().join(shelf.folder()).join(bucket).join(name)
+        self.0.paths.cache().join(shelf.folder()).join(bucket).join(name)
     }
 
-    /// Renames a finished file to its place, whatever of the way there is missing or in the way.
-    fn place_cached(&self, fresh: &Path, path: &Path) -> Result<(), PathError> {
+    /// Renames a finished file to its place. Creates missing folders and removes a folder in its place.
+    fn place(&self, fresh: &Path, path: &Path) -> Result<(), PathError> {
         use rustix::io::Errno;
         let error = match durable::rename(fresh, path) {
             Ok(()) => return Ok(()),
@@ -219,10 +217,10 @@ impl Store {
         match error.errno() {
             Some(Errno::NOENT) => {
                 let folder = path.parent().unwrap_or(path);
-                let relative = folder.strip_prefix(self.root()).unwrap_or(folder);
-                self.durable.ensure_dirs_unsynced(self.root(), relative)?;
+                let relative = folder.strip_prefix(self.0.root()).unwrap_or(folder);
+                self.0.durable.ensure_dirs_unsynced(self.0.root(), relative)?;
             }
-            // A folder at the place of an entry was put there by hand, and whatever is in here may be lost.
+            // A person put a folder in the place of an entry. Everything in the cache may be removed.
             Some(Errno::ISDIR) => durable::remove_tree(path)?,
             _ => return Err(error),
         }
@@ -248,7 +246,7 @@ fn read(path: &Path, key: &str) -> Result<Option<Cached>, PathError> {
     Ok(decode(Bytes::from(text), key))
 }
 
-/// Reads an entry. `None` if it is not whole, or of another key.
+/// Parses an entry. `None` if it is damaged or has another key.
 fn decode(file: Bytes, key: &str) -> Option<Cached> {
     let mut end = 0;
     let mut line = || {
@@ -280,8 +278,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Removes the oldest files of a folder if it holds more than it should, and some more, so that there is room
-/// for a while.
+/// Removes the oldest files of a folder that exceeds its bound, down to 7/8 of the bound.
 fn make_room(folder: &Path, bound: Bound) -> Result<(), PathError> {
     let mut files = Vec::new();
     let entries = match fs::read_dir(folder) {
@@ -291,7 +288,7 @@ fn make_room(folder: &Path, bound: Bound) -> Result<(), PathError> {
     };
     for entry in entries {
         let entry = entry.at("list", folder)?;
-        // One that has gone since takes no room.
+        // A file that was removed since takes no space.
         let Ok(meta) = entry.metadata() else { continue };
         if !meta.is_dir() {
             files.push((meta.modified().unwrap_or(UNIX_EPOCH), meta.len(), entry.path()));
@@ -334,34 +331,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_found_until_it_is_dropped() {
+    fn an_entry_is_found_until_it_is_removed() {
         let fixture = Fixture::new();
         let store = &fixture.store;
-        assert_eq!(store.cached(Shelf::Answers, "a"), None);
-        store.cache(Shelf::Answers, "a", &entry("one\n\ntwo")).unwrap();
-        store.cache(Shelf::Answers, "b", &entry("")).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "a"), Some(entry("one\n\ntwo")));
-        assert_eq!(store.cached(Shelf::Answers, "b"), Some(entry("")));
-        assert_eq!(store.cached(Shelf::Records("sum.example"), "a"), None);
-        store.cache(Shelf::Answers, "a", &entry("three")).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "a"), Some(entry("three")));
-        store.uncache(Shelf::Answers, "a").unwrap();
-        store.uncache(Shelf::Answers, "a").unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "a"), None);
+        assert_eq!(store.cache().get(Shelf::Answers, "a"), None);
+        store.cache().put(Shelf::Answers, "a", &entry("one\n\ntwo")).unwrap();
+        store.cache().put(Shelf::Answers, "b", &entry("")).unwrap();
+        assert_eq!(store.cache().get(Shelf::Answers, "a"), Some(entry("one\n\ntwo")));
+        assert_eq!(store.cache().get(Shelf::Answers, "b"), Some(entry("")));
+        assert_eq!(store.cache().get(Shelf::Records("sum.example"), "a"), None);
+        store.cache().put(Shelf::Answers, "a", &entry("three")).unwrap();
+        assert_eq!(store.cache().get(Shelf::Answers, "a"), Some(entry("three")));
+        store.cache().remove(Shelf::Answers, "a").unwrap();
+        store.cache().remove(Shelf::Answers, "a").unwrap();
+        assert_eq!(store.cache().get(Shelf::Answers, "a"), None);
         assert_eq!(staged(fixture.dir.path()), Vec::<String>::new());
     }
 
     #[test]
-    fn databases_are_known_by_their_records() {
+    fn databases_with_records_are_listed() {
         let fixture = Fixture::new();
         let store = &fixture.store;
         for name in ["sum.example/sub", "..", "db.example"] {
-            assert!(!store.has_cached(Shelf::Records(name)));
-            store.cache(Shelf::Records(name), "k", &entry("x")).unwrap();
-            assert!(store.has_cached(Shelf::Records(name)), "{name}");
+            assert!(!store.cache().has_any(Shelf::Records(name)));
+            store.cache().put(Shelf::Records(name), "k", &entry("x")).unwrap();
+            assert!(store.cache().has_any(Shelf::Records(name)), "{name}");
         }
-        store.cache(Shelf::Tiles("tiles.example"), "k", &entry("x")).unwrap();
-        assert_eq!(store.cached_databases(), ["..", "db.example", "sum.example/sub"]);
+        store.cache().put(Shelf::Tiles("tiles.example"), "k", &entry("x")).unwrap();
+        assert_eq!(store.cache().databases(), ["..", "db.example", "sum.example/sub"]);
         let mut below: Vec<_> = fs::read_dir(fixture.dir.path().join("cache/sumdb"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -371,11 +368,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_as_none_and_mended_by_the_next_one() {
+    fn a_damaged_entry_counts_as_absent_and_can_be_replaced() {
         let fixture = Fixture::new();
         let store = &fixture.store;
-        let (good, path) = (entry("v1.0.0\n"), store.cached_at(Shelf::Answers, "k"));
-        store.cache(Shelf::Answers, "k", &good).unwrap();
+        let (good, path) = (entry("v1.0.0\n"), store.cache().path(Shelf::Answers, "k"));
+        store.cache().put(Shelf::Answers, "k", &good).unwrap();
         let whole = fs::read(&path).unwrap();
         let mut damages: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
         damages.extend((0..whole.len()).map(|at| {
@@ -388,52 +385,57 @@ mod tests {
         damages.push(vec![b'x'; MAX_BODY_BYTES + MAX_HEAD_BYTES as usize + 1]);
         for damage in damages {
             fs::write(&path, &damage).unwrap();
-            assert_eq!(store.cached(Shelf::Answers, "k"), None, "{:?}", String::from_utf8_lossy(&damage));
+            assert_eq!(
+                store.cache().get(Shelf::Answers, "k"),
+                None,
+                "{:?}",
+                String::from_utf8_lossy(&damage)
+            );
         }
-        let elsewhere = store.cached_at(Shelf::Answers, "other");
+        let elsewhere = store.cache().path(Shelf::Answers, "other");
         fs::create_dir_all(elsewhere.parent().unwrap()).unwrap();
         fs::write(&elsewhere, &whole).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "other"), None, "the answer to another question");
-        store.cache(Shelf::Answers, "k", &good).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "k"), Some(good));
+        assert_eq!(store.cache().get(Shelf::Answers, "other"), None, "an entry under another key");
+        store.cache().put(Shelf::Answers, "k", &good).unwrap();
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), Some(good));
     }
 
     #[test]
-    fn what_is_no_file_is_as_none_and_gives_way() {
+    fn anything_but_a_file_counts_as_absent_and_can_be_replaced() {
         let fixture = Fixture::new();
         let store = &fixture.store;
-        let (good, path) = (entry("v1.0.0\n"), store.cached_at(Shelf::Answers, "k"));
-        store.cache(Shelf::Answers, "k", &good).unwrap();
+        let (good, path) = (entry("v1.0.0\n"), store.cache().path(Shelf::Answers, "k"));
+        store.cache().put(Shelf::Answers, "k", &good).unwrap();
         let elsewhere = fixture.dir.path().join("elsewhere");
         fs::rename(&path, &elsewhere).unwrap();
         symlink(&elsewhere, &path).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "k"), None, "a symlink");
-        store.cache(Shelf::Answers, "k", &good).unwrap();
-        assert!(elsewhere.is_file() && store.cached(Shelf::Answers, "k").is_some());
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), None, "a symlink");
+        store.cache().put(Shelf::Answers, "k", &good).unwrap();
+        assert!(elsewhere.is_file() && store.cache().get(Shelf::Answers, "k").is_some());
         fs::remove_file(&path).unwrap();
         fs::create_dir_all(path.join("deeper")).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "k"), None, "a folder");
-        store.cache(Shelf::Answers, "k", &good).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "k"), Some(good.clone()));
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), None, "a folder");
+        store.cache().put(Shelf::Answers, "k", &good).unwrap();
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), Some(good.clone()));
         fs::remove_dir_all(fixture.dir.path().join("cache")).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "k"), None, "nothing");
-        store.cache(Shelf::Answers, "k", &good).unwrap();
-        assert_eq!(store.cached(Shelf::Answers, "k"), Some(good));
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), None, "nothing");
+        store.cache().put(Shelf::Answers, "k", &good).unwrap();
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), Some(good));
     }
 
     #[test]
-    fn a_store_that_is_read_only_is_read_only() {
+    fn a_read_only_store_reads_the_cache_and_changes_nothing() {
         let fixture = Fixture::new();
-        fixture.store.cache(Shelf::Answers, "k", &entry("x")).unwrap();
+        fixture.store.cache().put(Shelf::Answers, "k", &entry("x")).unwrap();
         let store = open(fixture.dir.path(), Mode::ReadOnly);
-        assert_eq!(store.cached(Shelf::Answers, "k"), Some(entry("x")));
-        assert!(matches!(store.cache(Shelf::Answers, "k", &entry("y")), Err(StoreError::ReadOnly(_))));
-        assert!(matches!(store.uncache(Shelf::Answers, "k"), Err(StoreError::ReadOnly(_))));
-        assert_eq!(store.cached(Shelf::Answers, "k"), Some(entry("x")));
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), Some(entry("x")));
+        assert!(matches!(store.cache().put(Shelf::Answers, "k", &entry("y")), Err(StoreError::ReadOnly(_))));
+        assert!(matches!(store.cache().remove(Shelf::Answers, "k"), Err(StoreError::ReadOnly(_))));
+        assert_eq!(store.cache().get(Shelf::Answers, "k"), Some(entry("x")));
     }
 
     #[test]
-    fn the_oldest_give_way() {
+    fn the_oldest_entries_are_removed_first() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, age: u64, bytes: usize| {
             let path = dir.path().join(name);
@@ -463,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shelf_does_not_grow_without_end() {
+    fn the_size_of_a_shelf_is_bounded() {
         let fixture = Fixture::new();
         let (store, bound) = (&fixture.store, Shelf::Answers.bound().unwrap());
         // All of one folder, which is what is bounded.
@@ -473,30 +475,30 @@ mod tests {
             .take(bound.entries + 2 * WRITES_BETWEEN_LOOKS as usize)
             .collect();
         for key in &keys {
-            store.cache(Shelf::Answers, key, &entry("x")).unwrap();
+            store.cache().put(Shelf::Answers, key, &entry("x")).unwrap();
         }
         let held = fs::read_dir(fixture.dir.path().join("cache/answers/00")).unwrap().count();
         assert!(held <= bound.entries + WRITES_BETWEEN_LOOKS as usize, "{held}");
-        assert!(store.cached(Shelf::Answers, keys.last().unwrap()).is_some());
+        assert!(store.cache().get(Shelf::Answers, keys.last().unwrap()).is_some());
     }
 
     #[test]
-    fn what_is_too_large_is_not_kept() {
+    fn a_body_that_is_too_large_is_not_cached() {
         let fixture = Fixture::new();
         let large = Cached { at: SystemTime::now(), body: vec![b'x'; MAX_BODY_BYTES + 1].into() };
-        fixture.store.cache(Shelf::Answers, "k", &large).unwrap();
-        assert_eq!(fixture.store.cached(Shelf::Answers, "k"), None);
+        fixture.store.cache().put(Shelf::Answers, "k", &large).unwrap();
+        assert_eq!(fixture.store.cache().get(Shelf::Answers, "k"), None);
     }
 
     proptest! {
         #[test]
-        fn an_entry_is_read_as_written(key in "[ -~]{0,20}", nanoseconds in any::<u64>(), body in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn an_entry_is_read_as_it_was_written(key in "[ -~]{0,20}", nanoseconds in any::<u64>(), body in proptest::collection::vec(any::<u8>(), 0..60)) {
             let entry = Cached { at: UNIX_EPOCH + Duration::from_nanos(nanoseconds), body: body.into() };
             prop_assert_eq!(decode(encode(&key, &entry).into(), &key), Some(entry));
         }
 
         #[test]
-        fn any_bytes_get_an_answer(body in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn arbitrary_bytes_are_never_an_entry(body in proptest::collection::vec(any::<u8>(), 0..100)) {
             prop_assert_eq!(decode(body.into(), "k"), None);
         }
     }

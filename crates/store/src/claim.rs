@@ -1,11 +1,11 @@
-//! The claim of a version: who publishes, seals, quarantines or removes it holds it.
+//! The claim of a version: a process holds it while it publishes, seals, quarantines or removes the version.
 //!
-//! An open-file-description lock on one byte of `staging/claims`, at an offset of 62 bits of the SHA-256 of
-//! `path@version`, one descriptor a claim. There is nothing to create, to delete or to sweep for a version,
-//! and the kernel frees a dead owner's claim at once. Two versions share a byte once in 2^31 or so; they
-//! then merely wait for each other.
+//! A claim is an open-file-description lock on one byte of `staging/claims`. The offset is 62 bits of the SHA-256 of
+//! `path@version`, and each claim has its own descriptor. Nothing is created, deleted or swept per version, and the
+//! kernel frees the claim of a dead process at once. Two versions rarely share a byte, and then only wait for each
+//! other.
 //!
-//! Readers take none. Order: `store.lock`, then a claim, never two claims at once.
+//! Readers take no claim. Lock order: `store.lock`, then one claim. No process holds two claims at once.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,7 +17,7 @@ use stoa_layout::error::PathContext;
 
 use crate::StoreError;
 
-/// The right to change what is at a version's place; freed when dropped, or when the process dies.
+/// A lock on one version, which allows to change it. Released when dropped or when the process dies.
 #[derive(Debug)]
 pub struct Claim {
     _file: File,
@@ -25,7 +25,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Is the version that is claimed.
+    /// Returns the claimed version.
     pub fn version(&self) -> &ModuleVersion {
         &self.version
     }
@@ -55,7 +55,7 @@ fn offset(version: &ModuleVersion) -> i64 {
     let digest = Sha256::digest(version.to_string());
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
-    // 62 bits: the end of the range must not overflow either.
+    // 62 bits, because the end of the locked range must not overflow either.
     i64::try_from(u64::from_be_bytes(first) >> 2).unwrap_or(0)
 }
 
@@ -78,7 +78,7 @@ fn lock_byte(file: &File, offset: i64, wait: bool) -> std::io::Result<bool> {
     }
 }
 
-/// Without locks on parts of a file, all versions share one lock.
+/// Locks the whole file, for systems without locks on a part of a file.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn lock_byte(file: &File, _: i64, wait: bool) -> std::io::Result<bool> {
     use rustix::fs::{FlockOperation, flock};
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_owner_a_version() {
+    fn a_version_has_at_most_one_claim() {
         let dir = tempfile::tempdir().unwrap();
         let claims = dir.path().join("claims");
         let durable = Durable::default();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_are_in_range() {
+    fn offsets_fit_into_62_bits() {
         for n in 0..200 {
             let version = ModuleVersion::parse(&format!("example.com/a@v1.0.{n}")).unwrap();
             assert!((0..1 << 62).contains(&offset(&version)));

@@ -1,20 +1,20 @@
 //! A version that is being written, in the staging folder of this process.
 //!
-//! Its zip is written piece by piece, and may be read while it grows. Sealing examines all of it; only what
-//! is sealed can be published. A draft that is dropped is removed.
+//! The zip is written piece by piece and can be read while it grows. Sealing verifies the whole draft, and only a
+//! sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use stoa_gomod::zip::ExamineError;
+use stoa_gomod::zip::{ExamineError, examine};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
-use crate::seal::{Source, examine_zip, find_fault, write_seal};
+use crate::seal::{Source, find_fault, write_seal};
 use crate::{Store, StoreError, staging};
 
 /// A version that is being written.
@@ -27,7 +27,7 @@ pub struct Draft {
     modfile: Option<(File, Vec<u8>)>,
 }
 
-/// A version that is written, examined and synced, and waits to be published.
+/// A version that is written, verified and synced, and can be published.
 #[derive(Debug)]
 pub struct SealedDraft {
     pub(crate) folder: Folder,
@@ -35,25 +35,25 @@ pub struct SealedDraft {
     h1: H1,
 }
 
-/// A version that is written and examined, and waits to be synced together with others.
+/// A version that is written and verified, and can be synced together with others.
 #[derive(Debug)]
 pub struct UnsyncedDraft(pub(crate) SealedDraft);
 
-/// The files of a draft, open as they were written: syncing them tells of errors since.
+/// The files of a draft, still open since they were written, so that syncing them reports all write errors.
 type Written = [(Arc<File>, VersionFile); 4];
 
-/// A draft was not sealed, and is removed.
+/// A draft cannot be sealed. It was removed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// What was written is not a whole version.
-    #[error("{version} is broken: {reason}")]
+    /// The draft is not a valid version.
+    #[error("{version} is corrupt: {reason}")]
     Broken {
         /// The version.
         version: ModuleVersion,
-        /// What is wrong with it.
+        /// What is wrong with the draft.
         reason: String,
     },
-    /// The disk said no.
+    /// An I/O error.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -64,7 +64,7 @@ impl From<PathError> for SealError {
     }
 }
 
-/// A folder of staging, removed when dropped unless it has moved on.
+/// A folder in staging that is removed when dropped, unless it was moved to its place.
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
@@ -76,13 +76,13 @@ impl Drop for Folder {
         if !self.moved
             && let Err(error) = durable::remove_tree(&self.path)
         {
-            log::warn!("a draft stays until the next start: {error}");
+            log::warn!(reason:% = error; "cannot remove a staging folder, the next start will");
         }
     }
 }
 
 impl Store {
-    /// Begins a version.
+    /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
         let folder = Folder { path: self.staging()?.fresh(), moved: false };
         self.durable.create_dir(&folder.path)?;
@@ -92,23 +92,22 @@ impl Store {
 }
 
 impl Draft {
-    /// Is the version.
+    /// Returns the version.
     pub fn version(&self) -> &ModuleVersion {
         &self.version
     }
 
-    /// Is the file of the zip, to be written from its start to its end. What was written may be read at any
-    /// offset meanwhile.
+    /// Returns the file of the zip, to be written from start to end. The written part can be read meanwhile.
     pub fn zip(&self) -> Arc<File> {
         Arc::clone(&self.zip)
     }
 
-    /// Is where the zip lies, for messages.
+    /// Returns the path of the zip, for messages.
     pub fn zip_path(&self) -> PathBuf {
         self.folder.path.join(VersionFile::Zip.name())
     }
 
-    /// Sets the mod.
+    /// Writes the go.mod.
     pub fn write_mod(&mut self, body: &[u8]) -> Result<(), StoreError> {
         let path = self.folder.path.join(VersionFile::Mod.name());
         let file = staging::write_unsynced(&self.durable, &path, body)?;
@@ -116,7 +115,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Examines everything, writes the info and the seal, and syncs. Reads the whole zip.
+    /// Verifies the draft, writes its info and its seal, and syncs it. Reads the whole zip.
     pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
         let (draft, files) = self.examine(info)?;
         for (file, name) in files {
@@ -126,19 +125,19 @@ impl Draft {
         Ok(draft)
     }
 
-    /// The same without waiting for the disk, which [`crate::Batch`] does for many.
+    /// Does the same as [`Self::seal`] without syncing, which [`crate::Batch`] does for many drafts at once.
     pub fn seal_unsynced(self, info: &[u8]) -> Result<UnsyncedDraft, SealError> {
         Ok(UnsyncedDraft(self.examine(info)?.0))
     }
 
-    /// Examines everything, and writes the info and the seal. Is the draft, and its files as they were written.
+    /// Verifies the draft and writes its info and its seal. Returns the draft and its open files.
     fn examine(self, info: &[u8]) -> Result<(SealedDraft, Written), SealError> {
         let Self { folder, version, durable, zip, modfile } = self;
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let path = |file: VersionFile| folder.path.join(file.name());
         let (modfile, mod_body) = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
         let source = Source::new(&zip).at("look at", &path(VersionFile::Zip))?;
-        let examined = match examine_zip(&source, &version) {
+        let examined = match examine(&source, &version) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),
             Err(ExamineError::Read(error)) => {
@@ -165,24 +164,24 @@ impl Draft {
 }
 
 impl UnsyncedDraft {
-    /// Is the version.
+    /// Returns the version.
     pub fn version(&self) -> &ModuleVersion {
         &self.0.version
     }
 }
 
 impl SealedDraft {
-    /// Is the version.
+    /// Returns the version.
     pub fn version(&self) -> &ModuleVersion {
         &self.version
     }
 
-    /// Is the hash of the zip.
+    /// Returns the hash of the zip.
     pub fn h1(&self) -> &H1 {
         &self.h1
     }
 
-    /// Sets the time of publishing, which is the info's.
+    /// Sets the time of publishing, which is the time of the info.
     pub(crate) fn stamp(&self) -> Result<(), PathError> {
         durable::touch(&self.folder.path.join(VersionFile::Info.name()))
     }

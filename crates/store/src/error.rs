@@ -1,4 +1,4 @@
-//! What can go wrong with a store, as far as a caller may want to tell it apart.
+//! The errors of a store, as far as callers distinguish them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,42 +6,42 @@ use std::time::Duration;
 use stoa_layout::lock::LockError;
 use stoa_layout::{Exit, PathError};
 
-/// An operation on the store failed. Nothing is visible half-done.
+/// An operation on the store failed. No partial change is visible.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The disk said no.
+    /// An I/O error.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// A lock below the root was not had.
+    /// A lock below the root cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The store was opened to be read only.
-    #[error("{root} is open for reading only, so nothing can be stored in it; start without --read-only and on a writable file system", root = .0.display())]
+    /// The store is open for reading only.
+    #[error("cannot store anything in {root}: it is open for reading only\nhelp: start without --read-only, on a writable file system", root = .0.display())]
     ReadOnly(PathBuf),
-    /// Something else keeps appearing at the place of a version.
-    #[error("{path} cannot be published: something else keeps appearing there; find out what else writes below the store", path = .0.display())]
+    /// Another program keeps putting something in the place of a version.
+    #[error("cannot publish {path}: something else keeps appearing there\nhelp: find the other program that writes below the store", path = .0.display())]
     Contended(PathBuf),
-    /// Another process holds a lock that nobody needs for long.
-    #[error("{path} is held by another process, for more than {patience:?}; see which one has it open and whether that is stopped, then try again", path = path.display())]
+    /// Another process holds a lock that is normally held for milliseconds.
+    #[error("cannot lock {path}: another process has held it for more than {patience:?}\nhelp: find the process that has this file open and see whether it is stopped, then try again", path = path.display())]
     Busy {
         /// The lock file.
         path: PathBuf,
-        /// How long it was waited for.
+        /// How long this process waited.
         patience: Duration,
     },
-    /// A record is damaged, so that nobody knows what is forbidden.
-    #[error("the record {path} is damaged: {reason}; mend it, or remove it if no tombstone or hash in it is to hold any more, then try again", path = path.display())]
+    /// A record is damaged, so it is unknown whether the version was removed for good.
+    #[error("cannot read the record {path}: {reason}\nhelp: fix the file, or remove it if its tombstone and hashes are no longer needed", path = path.display())]
     Record {
-        /// Where it lies.
+        /// The file of the record.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
 }
 
 impl StoreError {
-    /// Whether it is a matter of the one version that was worked on, so that others need not fail likewise: not a
-    /// full disk, a file system that is read-only, or a device that fails.
+    /// Returns whether the error concerns one version only, so that work on other versions can go on. A full disk, a
+    /// read-only file system and a failing device concern all of them.
     pub fn is_of_one_version(&self) -> bool {
         use rustix::io::Errno;
         match self {
@@ -54,7 +54,7 @@ impl StoreError {
         }
     }
 
-    /// Is the code that a program ends with for this error.
+    /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Path(error) => error.exit(),

@@ -1,6 +1,6 @@
 //! Listing the versions of a module: the folders in its `@v` that have canonical names.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
-use crate::read::{Stamp, is_absent};
+use crate::files::{Stamp, metadata};
 use crate::{Store, StoreError};
 
-/// A list that was read, and the state of the folder that it was read from.
+/// A list in memory, with the state of the folder that it was read from.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownList {
     versions: Arc<[Version]>,
@@ -21,20 +21,15 @@ pub(crate) struct KnownList {
     modified: (i64, i64),
 }
 
-/// Two publishes can fall into one tick of the clock: a folder that changed just now may change again
-/// without showing it.
+/// The age from which the time of a folder can be relied on. Two publishes can have the same time, so a folder that
+/// changed a moment ago may change again without a new time.
 pub(crate) const SETTLED: Duration = Duration::from_secs(2);
 
 impl Store {
-    /// Lists the versions of a module, sorted, pseudo-versions included. `None` if there is none.
+    /// Returns the versions of a module, sorted, pseudo-versions included. `None` if there are none.
     pub fn list(&self, module: &ModulePath) -> Result<Option<Arc<[Version]>>, StoreError> {
         let path = self.paths.versions(module);
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => meta,
-            Ok(_) => return Ok(None),
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(PathError::new("look at", path, error).into()),
-        };
+        let Some(meta) = metadata(&path)?.filter(Metadata::is_dir) else { return Ok(None) };
         let (folder, modified) = (Stamp::of(&meta), (meta.mtime(), meta.mtime_nsec()));
         if let Some(known) = self.lists.get(module)
             && known.folder == folder
@@ -54,7 +49,7 @@ impl Store {
     }
 }
 
-/// Reads which folders in a module's `@v` have the names of versions.
+/// Reads which folders in the `@v` of a module have the names of versions.
 pub(crate) fn read_versions(path: &Path, module: &ModulePath) -> Result<Vec<Version>, PathError> {
     let mut versions = Vec::new();
     for entry in fs::read_dir(path).at("list", path)? {
@@ -76,7 +71,7 @@ mod tests {
     use crate::testing::{Fixture, put_unsealed, version, zip};
 
     #[test]
-    fn canonical_folders_are_versions() {
+    fn folders_with_canonical_names_are_versions() {
         let fixture = Fixture::new();
         for pair in ["example.com/m@v1.10.0", "example.com/m@v1.2.0-RC1", "example.com/m@v1.9.0"] {
             put_unsealed(&fixture.store, &version(pair), b"");
@@ -95,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_that_begin_alike_share_nothing() {
+    fn modules_with_the_same_prefix_share_no_versions() {
         let fixture = Fixture::new();
         let pairs = [
             "example.com/one/two@v1.1.0",
@@ -118,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publish_shows_at_once_and_a_settled_list_is_kept() {
+    fn a_publish_is_listed_at_once_and_a_settled_list_is_kept_in_memory() {
         let fixture = Fixture::new();
         let module = ModulePath::new("example.com/m").unwrap();
         let folder = fixture.store.paths.versions(&module);

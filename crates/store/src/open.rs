@@ -1,4 +1,4 @@
-//! Opening a store, and what is kept while it is open.
+//! Opening a store, and the state of an open store.
 
 use std::path::{Path, PathBuf};
 
@@ -11,16 +11,17 @@ use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
 use crate::cache::Writes;
+use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownList;
 use crate::paths::Paths;
-use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight, Stamp, is_file};
+use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight};
 use crate::records::KnownTombstones;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
 
-/// An open store. Share one among threads.
+/// An open store. Threads share one value.
 #[derive(Debug)]
 pub struct Store {
     pub(crate) paths: Paths,
@@ -29,39 +30,39 @@ pub struct Store {
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
     pub(crate) lists: Cache<ModulePath, KnownList>,
     pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
-    /// Records that forbid nothing.
+    /// Records without a tombstone.
     pub(crate) harmless: Cache<Stamp, ()>,
     pub(crate) index: Index,
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
     layout: LayoutId,
     run: Option<Run>,
-    // Last: the lock goes after the staging folder.
+    // Last, because fields drop in order: the lock is released after the staging folder is removed.
     held: Option<Held>,
 }
 
-/// How many bytes of info and mod files are kept in memory.
+/// The maximum number of bytes of info and mod files in memory.
 const SMALL_BYTES: u64 = 64 << 20;
 
-/// How many seals and lists are kept in memory.
+/// The maximum number of seals and of lists in memory.
 const ENTRIES: usize = 20_000;
 
-/// How many records are known to forbid nothing: a few megabytes.
+/// The maximum number of harmless records in memory: a few megabytes.
 const HARMLESS: usize = 1 << 16;
 
-/// How long a path may be (`PATH_MAX`, its last zero included), and each of its elements (`NAME_MAX`).
+/// The maximum length of a path (`PATH_MAX`, which includes the final zero) and of an element (`NAME_MAX`).
 const MAX_PATH: usize = 4096;
 const MAX_ELEMENT: usize = 255;
 
 impl Store {
-    /// Opens a store for a look: without the lock, and nothing can be written.
+    /// Opens a store without its lock, for reading only.
     pub fn look(pass: &Pass) -> Self {
-        Self::new(pass, None, None, Durable::default())
+        Self::new(pass, None, Durable::default())
     }
 
-    /// Opens a store for as long as this value lives, and sweeps what dead processes left.
+    /// Opens a store for as long as this value lives, and removes what dead processes left in staging.
     ///
-    /// Where the file system turns out to be read-only the store is opened to be read only.
+    /// A store on a read-only file system is opened for reading only.
     pub fn open(held: Held, mode: Mode) -> Result<Self, StoreError> {
         let root = held.pass().root().to_owned();
         if mode == Mode::ReadOnly {
@@ -72,8 +73,8 @@ impl Store {
             Ok(run) => Ok(Self::new_held(held, Some(run), durable)),
             Err(StoreError::Path(error)) if error.is_read_only() => {
                 log::warn!(
-                    "{} is on a read-only file system: it is served as it is, and nothing is stored",
-                    root.display()
+                    store:% = root.display();
+                    "the file system is read-only: stored versions are served and nothing is added"
                 );
                 Ok(Self::new_held(held, None, durable))
             }
@@ -81,76 +82,63 @@ impl Store {
         }
     }
 
-    /// Is the root.
+    /// Returns the root directory of the store.
     pub fn root(&self) -> &Path {
         self.paths.root()
     }
 
-    /// Is the layout that the gate found it at.
+    /// Returns the layout of the store.
     pub fn layout(&self) -> &LayoutId {
         &self.layout
     }
 
-    /// Is what signals do to this process after a migrator ran.
+    /// Returns how signals act on this process after a migrator ran.
     pub fn signals(&self) -> SignalsAfter {
         self.held.as_ref().map(|held| held.pass().signals()).unwrap_or_default()
     }
 
-    /// Whether nothing can be stored.
+    /// Returns whether the store is open for reading only.
     pub fn is_read_only(&self) -> bool {
         self.run.is_none()
     }
 
-    /// Looks whether the marker is still there.
+    /// Checks that the marker of the store still exists.
     pub fn check(&self) -> Result<(), StoreError> {
         let marker = Marker::At(self.layout.clone()).path(self.root());
         rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty())
             .map_err(|errno| PathError::new("look for", marker, errno).into())
     }
 
-    /// Finds where a file of a version lies. `None` if the version or the file is not there.
+    /// Returns the path of a file of a version. `None` if the version or the file does not exist.
     pub fn locate(&self, version: &ModuleVersion, file: VersionFile) -> Result<Option<PathBuf>, StoreError> {
         let path = self.paths.file(version, file);
-        let there = Stamp::at(&self.paths.version(version))?.is_some()
+        let exists = Stamp::at(&self.paths.version(version))?.is_some()
             && self.has_info(version)?
             && (file == VersionFile::Info || is_file(&path)?);
-        Ok(there.then_some(path))
+        Ok(exists.then_some(path))
     }
 
-    /// Whether any file of a version is in its place, be it whole or not.
-    pub fn has_any_file(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
-        if Stamp::at(&self.paths.version(version))?.is_none() {
-            return Ok(false);
-        }
-        for file in [VersionFile::Info, VersionFile::Mod, VersionFile::Zip, VersionFile::Seal] {
-            if is_file(&self.paths.file(version, file))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether the file system can hold a version of this name.
-    pub fn can_hold(&self, version: &ModuleVersion) -> bool {
-        Self::could_hold(self.root(), version)
-    }
-
-    /// The same of a store that is not open, or not there yet.
-    pub fn could_hold(root: &Path, version: &ModuleVersion) -> bool {
+    /// Returns whether a file system can hold a version of this name in a store with this root, which need not exist.
+    pub fn can_hold(root: &Path, version: &ModuleVersion) -> bool {
         let path = Paths::new(root).file(version, VersionFile::Seal);
         path.as_os_str().len() < MAX_PATH && path.iter().all(|element| element.len() <= MAX_ELEMENT)
     }
 
-    /// Takes the claim of a version, waiting for whoever has it.
+    /// Takes the claim of a version, and waits until its holder releases it.
     pub fn claim(&self, version: &ModuleVersion) -> Result<Claim, StoreError> {
         self.staging()?;
-        Claim::take(&self.paths.claims(), &self.durable, version)
+        let claim = Claim::take(&self.paths.claims(), &self.durable, version)?;
+        // The previous holder may be another process that has just changed the version.
+        self.forget(version);
+        Ok(claim)
     }
 
-    /// Takes the claim of a version. `None` if somebody has it, here or in another process.
+    /// Takes the claim of a version. `None` if this or another process holds it.
     pub fn try_claim(&self, version: &ModuleVersion) -> Result<Option<Claim>, StoreError> {
         self.staging()?;
-        Claim::try_take(&self.paths.claims(), &self.durable, version)
+        let claim = Claim::try_take(&self.paths.claims(), &self.durable, version)?;
+        self.forget(version);
+        Ok(claim)
     }
 
     pub(crate) fn staging(&self) -> Result<&Run, StoreError> {
@@ -167,22 +155,22 @@ impl Store {
         }
         let paths = Paths::new(root);
         let run = Run::begin(&paths.staging(), durable)?;
-        // A sweep is a favour: whoever cannot do it must still be able to serve.
+        // Not fatal: a process that cannot remove leftovers can still serve.
         for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(&paths, durable)] {
             if let Err(error) = swept {
-                log::warn!("what a dead process left stays: {error}");
+                log::warn!(reason:% = error; "cannot remove what a dead process left");
             }
         }
         Ok(run)
     }
 
     fn new_held(held: Held, run: Option<Run>, durable: Durable) -> Self {
-        let mut store = Self::new(held.pass(), run, None, durable);
+        let mut store = Self::new(held.pass(), run, durable);
         store.held = Some(held);
         store
     }
 
-    fn new(pass: &Pass, run: Option<Run>, held: Option<Held>, durable: Durable) -> Self {
+    fn new(pass: &Pass, run: Option<Run>, durable: Durable) -> Self {
         let paths = Paths::new(pass.root());
         Self {
             index: Index::new(paths.clone(), durable, run.is_none()),
@@ -197,7 +185,7 @@ impl Store {
             cache_writes: Writes::default(),
             layout: pass.layout().clone(),
             run,
-            held,
+            held: None,
         }
     }
 }

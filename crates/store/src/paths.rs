@@ -1,24 +1,30 @@
-//! Where things lie below the root. The only place that joins these names.
+//! The paths below the root of a store. No other module joins these names.
 
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use stoa_gomod::{ModulePath, ModuleVersion};
+use stoa_layout::PathError;
+
+use crate::files::metadata;
 
 /// A file of a published version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VersionFile {
-    /// The info body.
+    /// The info.
     Info,
-    /// The go.mod body.
+    /// The go.mod.
     Mod,
-    /// The module zip.
+    /// The zip.
     Zip,
-    /// The seal: the `h1:` of the zip.
+    /// The seal, which holds the `h1:` of the zip.
     Seal,
 }
 
 impl VersionFile {
-    /// Is its name in the version's folder.
+    pub(crate) const ALL: [Self; 4] = [Self::Info, Self::Mod, Self::Zip, Self::Seal];
+
+    /// Returns the name of the file in the folder of a version.
     pub fn name(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -68,7 +74,7 @@ impl Paths {
         self.root.join("quarantine")
     }
 
-    /// Is the folder of a module's versions, relative to [`Self::modules`].
+    /// Returns the folder of the versions of a module, relative to `modules` or `records`.
     pub(crate) fn versions_below_modules(module: &ModulePath) -> PathBuf {
         PathBuf::from(module.escaped() + "/@v")
     }
@@ -84,4 +90,13 @@ impl Paths {
     pub(crate) fn file(&self, version: &ModuleVersion, file: VersionFile) -> PathBuf {
         self.version(version).join(file.name())
     }
+}
+
+/// Returns the metadata of the info, the mod and the zip in the folder of a version. `None` for what is not a
+/// regular file.
+pub(crate) fn version_metadata(folder: &Path) -> Result<[Option<Metadata>; 3], PathError> {
+    let regular = |file: VersionFile| -> Result<_, PathError> {
+        Ok(metadata(&folder.join(file.name()))?.filter(Metadata::is_file))
+    };
+    Ok([regular(VersionFile::Info)?, regular(VersionFile::Mod)?, regular(VersionFile::Zip)?])
 }

@@ -1,7 +1,7 @@
-//! Publishing: a version becomes visible by one rename, and that rename is the last thing that happens.
+//! Publishing: a version becomes visible by one rename, which is the last step.
 //!
-//! Before it the draft's files and folder are synced; after it the folder of the versions is. A crash before
-//! the rename leaves a draft, which is swept; one after it leaves the version, whole.
+//! The files and the folder of the draft are synced before the rename, and the folder of the versions after it. A
+//! crash before the rename leaves a draft, which the next start removes. A crash after it leaves the whole version.
 
 use std::path::Path;
 
@@ -9,27 +9,26 @@ use rustix::io::Errno;
 use stoa_gomod::{H1, h1};
 use stoa_layout::{PathError, durable};
 
-use crate::paths::Paths;
-use crate::paths::VersionFile;
-use crate::read::open_file;
-use crate::seal::read_bounded;
+use crate::change::Change;
+use crate::files::{SMALL_LIMIT, open_file, read_bounded};
+use crate::paths::{Paths, VersionFile};
 use crate::{Claim, Objection, SealedDraft, Store, StoreError};
 
-/// How a publish ended.
+/// The result of a publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Published {
-    /// The draft is the version now.
+    /// The draft was published.
     Ours(H1),
-    /// Another writer was first, and its version stands.
+    /// Another writer was first, and its version stays.
     Theirs {
-        /// Whether it has the same files: the same hash of the zip. If not, ours is in quarantine.
+        /// Whether both zips have the same hash. If not, our draft is in quarantine.
         same: bool,
     },
-    /// Its record says that it must not be: nothing is published, and the draft is gone.
+    /// The record of the version forbids it. Nothing was published, and the draft was removed.
     Refused(Objection),
 }
 
-/// When a version that was placed is on disk at its place.
+/// When a published version is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     Now,
@@ -37,16 +36,16 @@ pub(crate) enum Wait {
     Later,
 }
 
-/// What came of placing a version.
+/// The result of placing a version.
 #[derive(Debug)]
 pub(crate) enum Placed {
     Ours,
-    /// Another one stands there, with this hash.
+    /// A version with this hash was published first.
     Theirs(H1),
     Refused(Objection),
 }
 
-/// How often something in the way is moved to quarantine before giving up.
+/// How often something in the way is moved to quarantine before the publish fails.
 const ATTEMPTS: usize = 4;
 
 impl Store {
@@ -57,7 +56,7 @@ impl Store {
         self.published(draft, claim, placed)
     }
 
-    /// Publishes a draft, and leaves it to a later sync that it stays so.
+    /// Publishes a draft. It survives a crash only after a later sync of the file system.
     pub(crate) fn publish_unsynced(
         &self,
         draft: SealedDraft,
@@ -67,10 +66,11 @@ impl Store {
         self.published(draft, claim, placed)
     }
 
-    /// Renames a folder that holds a version, whole and synced, with this hash of its zip, to its place, and says
-    /// which version stands there if another was first. `stamp` sets the time of publishing just before.
+    /// Renames a folder with a whole and synced version to its place, unless the record of the version forbids it or
+    /// another writer was first. `h1` is the hash of the zip, and `stamp` sets the time of publishing before the
+    /// rename.
     ///
-    /// The one door through which a version comes in, and so the one that asks its record.
+    /// Every version enters the store through this function.
     pub(crate) fn place(
         &self,
         from: &Path,
@@ -93,8 +93,7 @@ impl Store {
             stamp()?;
             let error = match durable::rename(from, &target) {
                 Ok(()) => {
-                    self.forget(version);
-                    self.index.note(version);
+                    self.changed(version, Change::Published);
                     if wait == Wait::Now {
                         durable::sync_dir(&self.paths.modules().join(below))?;
                     }
@@ -107,13 +106,16 @@ impl Store {
                     if let Some(theirs) = self.seal_claimed(claim)? {
                         return Ok(Placed::Theirs(theirs));
                     }
-                    // One that proved broken is in quarantine by now.
+                    // A corrupt version is in quarantine by now.
                     if std::fs::symlink_metadata(&target).is_ok() {
-                        self.quarantine(claim, "it was in the way of a publish, and was no version")?;
+                        self.quarantine_version(
+                            claim,
+                            "it was in the way of a publish and is not a version",
+                        )?;
                     }
                 }
                 Some(Errno::NOTDIR | Errno::ISDIR) => {
-                    self.quarantine(claim, "it was in the way of a publish, and was no folder")?;
+                    self.quarantine_version(claim, "it was in the way of a publish and is not a folder")?;
                 }
                 _ => return Err(error.into()),
             }
@@ -121,10 +123,10 @@ impl Store {
         Err(StoreError::Contended(target))
     }
 
-    /// Is what the record of a version has against what lies in a folder. The claim is held until that is in its
-    /// place or given up, so that no tombstone comes in between.
+    /// Returns what the record of a version has against the version in a folder. The caller holds the claim until the
+    /// version is published or refused, so that no tombstone comes in between.
     fn objection_to(&self, from: &Path, h1: &H1, claim: &Claim) -> Result<Option<Objection>, StoreError> {
-        let Some(record) = self.record(claim.version())? else { return Ok(None) };
+        let Some(record) = self.records().get(claim.version())? else { return Ok(None) };
         let gomod_h1 = match record.gomod_h1 {
             Some(_) => hash_of_mod(from)?,
             None => None,
@@ -151,10 +153,9 @@ impl Store {
     fn yield_to(&self, mut draft: SealedDraft, claim: &Claim, theirs: &H1) -> Result<Published, StoreError> {
         let same = draft.h1() == theirs;
         if !same {
-            let version = draft.version();
             log::error!(
-                "{version} is published already with another content: {theirs} stands, {} goes to quarantine",
-                draft.h1()
+                version:% = draft.version(), published:% = theirs, ours:% = draft.h1();
+                "the version is already published with other content, moving ours to quarantine"
             );
             let reason = format!("{theirs} was published first, and this is {}", draft.h1());
             self.quarantine_folder(claim, &draft.folder.path, &reason)?;
@@ -164,11 +165,11 @@ impl Store {
     }
 }
 
-/// Hashes the mod in a folder. `None` if there is none.
+/// Returns the hash of the mod in a folder. `None` if there is no mod.
 pub(crate) fn hash_of_mod(folder: &Path) -> Result<Option<H1>, StoreError> {
     let path = folder.join(VersionFile::Mod.name());
     match open_file(&path)? {
-        Some((file, _)) => Ok(Some(h1::hash_mod(&read_bounded(file, &path)?))),
+        Some((file, _)) => Ok(Some(h1::hash_mod(&read_bounded(file, &path, SMALL_LIMIT)?))),
         None => Ok(None),
     }
 }
@@ -182,7 +183,7 @@ mod tests {
     use crate::{Record, SmallFile, Tombstone, VersionFile};
 
     #[test]
-    fn a_published_version_is_there_whole() {
+    fn a_published_version_can_be_read() {
         let fixture = Fixture::new();
         let v = version("github.com/Azure/sdk@v1.0.0-RC1");
         assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_two_writers_stands() {
+    fn the_version_of_the_first_writer_stays() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let first = zip(&v, "package one\n");
@@ -220,16 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_goes_to_quarantine() {
+    fn whatever_is_in_the_way_of_a_publish_moves_to_quarantine() {
         let v = version("example.com/m@v1.0.0");
         type Put = fn(&std::path::Path);
         let cases: [(Option<&str>, Put); 4] = [
-            (Some("no version"), |target| {
+            (Some("not a version"), |target| {
                 fs::create_dir(target).unwrap();
                 fs::write(target.join("mod"), "module x\n").unwrap();
             }),
-            (Some("no folder"), |target| fs::write(target, "x").unwrap()),
-            (Some("no folder"), |target| std::os::unix::fs::symlink("/", target).unwrap()),
+            (Some("not a folder"), |target| fs::write(target, "x").unwrap()),
+            (Some("not a folder"), |target| std::os::unix::fs::symlink("/", target).unwrap()),
             (None, |target| fs::create_dir(target).unwrap()),
         ];
         for (reason, put) in cases {
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_version_makes_way() {
+    fn a_publish_replaces_a_corrupt_version() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let bytes = zip(&v, "package a\n");
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_from_its_record_or_is_forbidden_is_not_published() {
+    fn a_version_that_its_record_forbids_is_not_published() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let Published::Ours(h1) = fixture.publish(&v, &zip(&v, "package a\n")) else {
@@ -268,7 +269,7 @@ mod tests {
         };
         fs::remove_dir_all(fixture.store.paths.version(&v)).unwrap();
         let record = |record: Record| {
-            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+            fixture.store.records().write(&fixture.store.claim(&v).unwrap(), &record).unwrap();
         };
         record(Record { h1: Some(h1.clone()), ..Record::default() });
         let refused = fixture.publish(&v, &zip(&v, "package b\n"));
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_draft_leaves_nothing() {
+    fn dropping_a_draft_removes_it() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let sealed = draft(&fixture.store, &v, &zip(&v, "package a\n"));

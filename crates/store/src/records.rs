@@ -1,19 +1,18 @@
-//! Records: what must be known of a version whether it lies in the store or not, and can be derived from nothing.
+//! Records: facts about a version that outlive it and cannot be derived from anything else.
 //!
 //! ```text
-//! records/ESCAPED/@v/VERSION.toml     written aside and renamed, under the version's claim
+//! records/ESCAPED/@v/VERSION.toml     written aside and renamed, under the claim of the version
 //! ```
 //!
-//! A record says which content a version has had here or has by a checksum database, and whether it is forbidden by a
-//! tombstone. Whatever makes a version visible goes by [`Store::objection`] first: another content than the
-//! recorded one is never published, and nothing at all where there is a tombstone. What is visible is read without
-//! a look at its record.
+//! A record holds the hashes that a version had in this store or has in a checksum database, and a tombstone if the
+//! version was removed for good. Every publish checks the record first: content that differs from the recorded hash is
+//! never published, and a version with a tombstone is never published at all. Reading a stored version does not read
+//! its record.
 //!
-//! A record that cannot be read as one is an error and never taken for none: it may hold the tombstone that somebody
-//! relies on.
+//! A damaged record is an error and never counts as absent, because it may hold a tombstone.
 
 use std::fs;
-use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,56 +20,58 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
 use stoa_layout::error::PathContext;
-use stoa_layout::{PathError, durable, marker};
+use stoa_layout::{durable, marker};
 
+use crate::change::Change;
+use crate::files::{Stamp, TEXT_LIMIT, metadata, open_file, read_bounded};
 use crate::list::SETTLED;
 use crate::paths::Paths;
-use crate::read::{Stamp, is_absent, open_file};
+use crate::walk::each_module;
 use crate::{Claim, Store, StoreError, staging};
 
-/// What is recorded of a version.
+/// The record of a version.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The hash of its zip: of the one that was removed, or that a checksum database knows.
+    /// The hash of the zip: of the version that was removed, or from a checksum database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub h1: Option<H1>,
-    /// The hash of its go.mod, likewise.
+    /// The hash of the go.mod, from the same source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gomod_h1: Option<H1>,
-    /// What a checksum database said.
+    /// The confirmation of a checksum database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// That it is forbidden.
+    /// The tombstone, if the version was removed for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tombstone: Option<Tombstone>,
-    /// Keys of other releases, which are written again as they were.
+    /// Keys of other releases, which are kept as they are.
     #[serde(flatten)]
     pub other: toml::Table,
 }
 
-/// That a checksum database vouched for the hashes of a record.
+/// The confirmation of a checksum database for the hashes of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The name of the database.
     pub database: String,
     /// The size of the tree that holds them.
     pub tree_size: u64,
-    /// When that was seen, RFC 3339 in UTC.
+    /// The time of the confirmation, RFC 3339 in UTC.
     pub at: String,
 }
 
-/// That a version is neither served nor stored any more.
+/// A tombstone: the version was removed for good and is neither served nor stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
-    /// Since when, RFC 3339 in UTC.
+    /// The time of the removal, RFC 3339 in UTC.
     pub at: String,
-    /// Why, for those who ask for it.
+    /// The reason, which clients see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl Tombstone {
-    /// Makes one of now.
+    /// Returns a tombstone with the current time.
     pub fn now(reason: Option<String>) -> Self {
         Self { at: marker::now(), reason }
     }
@@ -85,26 +86,26 @@ impl std::fmt::Display for Tombstone {
     }
 }
 
-/// What a record has against publishing a version.
+/// The reason why a record forbids to publish a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Objection {
-    /// It is forbidden.
+    /// The version was removed for good.
     #[error("{0}")]
     Tombstone(Tombstone),
-    /// It is another one than was here before.
-    #[error("its {file} is {ours}, and what was here before, or a checksum database knows, is {recorded}")]
+    /// The content differs from the recorded content.
+    #[error("its {file} is {ours}, but this store or a checksum database has recorded {recorded}")]
     Differs {
-        /// Which file: "zip" or "mod".
+        /// The file: "zip" or "mod".
         file: &'static str,
-        /// The hash that is recorded.
+        /// The recorded hash.
         recorded: H1,
-        /// The hash of the one that was to be published.
+        /// The hash of the version that was to be published.
         ours: H1,
     },
 }
 
 impl Record {
-    /// Says what speaks against publishing a version with these hashes, if anything does.
+    /// Returns why this record forbids to publish a version with these hashes. `None` if it allows it.
     pub fn objection(&self, h1: &H1, gomod_h1: Option<&H1>) -> Option<Objection> {
         if let Some(tombstone) = &self.tombstone {
             return Some(Objection::Tombstone(tombstone.clone()));
@@ -119,7 +120,7 @@ impl Record {
     }
 }
 
-/// The tombstones of a module, as they were when its folder of records looked like this.
+/// The tombstones of a module in memory, with the state of the folder that they were read from.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownTombstones {
     versions: Arc<[Version]>,
@@ -127,27 +128,41 @@ pub(crate) struct KnownTombstones {
     modified: SystemTime,
 }
 
-/// More than any record has.
-const LIMIT: u64 = 1 << 20;
-
 const SUFFIX: &str = ".toml";
 
+/// The records of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Records<'a>(&'a Store);
+
 impl Store {
-    /// Reads the record of a version. `None` if there is none.
-    pub fn record(&self, version: &ModuleVersion) -> Result<Option<Record>, StoreError> {
-        let path = self.paths.record(version);
+    /// Returns the records of the store.
+    pub fn records(&self) -> Records<'_> {
+        Records(self)
+    }
+}
+
+impl Records<'_> {
+    /// Returns the record of a version. `None` if there is no record.
+    pub fn get(&self, version: &ModuleVersion) -> Result<Option<Record>, StoreError> {
+        let path = self.0.paths.record(version);
         match read(&path)? {
             Some(text) => parse(&path, &text).map(Some),
             None => Ok(None),
         }
     }
 
-    /// Replaces the record of the claimed version; an empty one is removed. It is on disk when this comes back.
-    pub fn write_record(&self, claim: &Claim, record: &Record) -> Result<(), StoreError> {
-        let version = claim.version();
-        let path = self.paths.record(version);
+    /// Replaces the record of the claimed version. An empty record is removed. The change is on disk on return.
+    pub fn write(&self, claim: &Claim, record: &Record) -> Result<(), StoreError> {
+        self.replace(claim.version(), record)?;
+        self.0.changed(claim.version(), Change::Recorded);
+        Ok(())
+    }
+
+    fn replace(&self, version: &ModuleVersion, record: &Record) -> Result<(), StoreError> {
+        let store = self.0;
+        let path = store.paths.record(version);
         let below = Paths::versions_below_modules(version.path());
-        let folder = self.paths.records().join(&below);
+        let folder = store.paths.records().join(&below);
         if *record == Record::default() {
             return match durable::remove_file(&path) {
                 Err(error) if error.is_not_found() => Ok(()),
@@ -156,93 +171,118 @@ impl Store {
         }
         let damaged = |reason: String| StoreError::Record { path: path.clone(), reason };
         let text = toml::to_string(record).map_err(|error| damaged(error.to_string()))?;
-        let staged = self.staging()?.fresh();
-        let written = staging::write(&self.durable, &staged, text.as_bytes())
-            .and_then(|_| self.durable.ensure_dirs(&self.paths.records(), &below))
+        let staged = store.staging()?.fresh();
+        let written = staging::write(&store.durable, &staged, text.as_bytes())
+            .and_then(|_| store.durable.ensure_dirs(&store.paths.records(), &below))
             .and_then(|()| durable::rename(&staged, &path));
         if written.is_err() {
-            // Ours alone; swept at the next start if this fails too.
+            // If this fails too, the next start removes the file.
             let _ = durable::remove_file(&staged);
         }
         Ok(written.and_then(|()| durable::sync_dir(&folder))?)
     }
 
-    /// Says what the record of a version has against publishing it, if anything. Under its claim that stays so.
-    pub fn objection(
-        &self,
-        version: &ModuleVersion,
-        h1: &H1,
-        gomod_h1: Option<&H1>,
-    ) -> Result<Option<Objection>, StoreError> {
-        Ok(self.record(version)?.and_then(|record| record.objection(h1, gomod_h1)))
+    /// Removes the tombstone of the claimed version. Returns whether there was a tombstone.
+    pub fn lift(&self, claim: &Claim) -> Result<bool, StoreError> {
+        let Some(mut record) = self.get(claim.version())? else { return Ok(false) };
+        let was_removed = record.tombstone.take().is_some();
+        if was_removed {
+            self.write(claim, &record)?;
+        }
+        Ok(was_removed)
     }
 
-    /// Finds out whether a version is forbidden.
+    /// Returns the tombstone of a version. `None` if the version was not removed for good.
     pub fn tombstone(&self, version: &ModuleVersion) -> Result<Option<Tombstone>, StoreError> {
-        Ok(self.record(version)?.and_then(|record| record.tombstone))
+        Ok(self.get(version)?.and_then(|record| record.tombstone))
     }
 
-    /// Lists the versions of a module that are forbidden, to be left out of what is told of it. One whose record is
-    /// damaged is among them: nobody can say that it is not.
+    /// Returns the versions of a module that have a tombstone or a damaged record, which may hold a tombstone.
     ///
-    /// Cheap while no record of the module changes: a look at one folder. When one does, the others are looked at, and
-    /// not opened again.
+    /// Needs one system call while no record of the module changes. After a change, only new and changed records are
+    /// opened.
     pub fn tombstones(&self, module: &ModulePath) -> Result<Arc<[Version]>, StoreError> {
-        let path = self.paths.records().join(Paths::versions_below_modules(module));
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) => meta,
-            Err(error) if is_absent(&error) => return Ok(Arc::default()),
-            Err(error) => return Err(PathError::new("look at", path, error).into()),
-        };
+        let store = self.0;
+        let path = store.paths.records().join(Paths::versions_below_modules(module));
+        let Some(meta) = metadata(&path)? else { return Ok(Arc::default()) };
         let (folder, modified) = (Stamp::of(&meta), meta.modified().at("look at", &path)?);
-        if let Some(known) = self.tombstones.get(module)
+        if let Some(known) = store.tombstones.get(module)
             && known.folder == folder
             && known.modified == modified
         {
             return Ok(known.versions);
         }
         let mut versions = Vec::new();
-        for entry in fs::read_dir(&path).at("list", &path)? {
-            let entry = entry.at("list", &path)?;
-            let name = entry.file_name();
-            let version = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-            let Some(version) = version.and_then(|name| Version::unescape(name).ok()) else { continue };
-            if self.is_forbidden(&entry.path())? {
+        for version in versions_with_record(&path)? {
+            if self.may_forbid(&path.join(version.escaped() + SUFFIX))? {
                 versions.push(version);
             }
         }
         let versions: Arc<[Version]> = versions.into();
-        // Two changes can fall into one tick of the clock.
+        // Two changes can have the same time, so a young folder may change again without a new time.
         if SystemTime::now().duration_since(modified).is_ok_and(|age| age > SETTLED) {
             let known = KnownTombstones { versions: Arc::clone(&versions), folder, modified };
-            self.tombstones.insert(module.clone(), known);
+            store.tombstones.insert(module.clone(), known);
         }
         Ok(versions)
     }
 
-    /// Whether a record forbids its version, or may. One that does not is read once.
-    fn is_forbidden(&self, path: &Path) -> Result<bool, StoreError> {
-        let meta = match fs::symlink_metadata(path) {
-            Ok(meta) => meta,
-            Err(error) if is_absent(&error) => return Ok(false),
-            Err(error) => return Err(PathError::new("look at", path, error).into()),
+    /// Visits every tombstone of the store, module by module. A damaged record is handed out as its error, because it
+    /// may hold a tombstone.
+    ///
+    /// Reads the records one at a time and holds only the names of the folders on its way in memory. A folder that
+    /// cannot be read ends the walk with an error, and so does an error of `visit`.
+    pub fn each_tombstone<E: From<StoreError>>(
+        &self,
+        mut visit: impl FnMut(ModuleVersion, Result<Tombstone, StoreError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let each = |module: ModulePath| -> Result<ControlFlow<()>, E> {
+            let folder = self.0.paths.records().join(Paths::versions_below_modules(&module));
+            let mut versions = versions_with_record(&folder)?;
+            versions.sort();
+            for version in versions {
+                let Ok(version) = ModuleVersion::new(module.clone(), version) else { continue };
+                match self.tombstone(&version) {
+                    Ok(Some(tombstone)) => visit(version, Ok(tombstone))?,
+                    Ok(None) => {}
+                    Err(error) => visit(version, Err(error))?,
+                }
+            }
+            Ok(ControlFlow::Continue(()))
         };
+        each_module(&self.0.paths.records(), each, |error| Err(StoreError::from(error).into()))
+    }
+
+    /// Returns whether a record holds a tombstone or is damaged. A record without a tombstone is read only once.
+    fn may_forbid(&self, path: &Path) -> Result<bool, StoreError> {
+        let Some(meta) = metadata(path)? else { return Ok(false) };
         let stamp = Stamp::of(&meta);
-        if self.harmless.get(&stamp).is_some() {
+        if self.0.harmless.get(&stamp).is_some() {
             return Ok(false);
         }
-        let is_forbidden = forbids(path)?;
+        let may_forbid = forbids(path)?;
         let is_settled = |at| SystemTime::now().duration_since(at).is_ok_and(|age| age > SETTLED);
-        if !is_forbidden && is_settled(meta.modified().at("look at", path)?) {
-            self.harmless.insert(stamp, ());
+        if !may_forbid && is_settled(meta.modified().at("look at", path)?) {
+            self.0.harmless.insert(stamp, ());
         }
-        Ok(is_forbidden)
+        Ok(may_forbid)
     }
+}
+
+/// Lists the versions that have a record in a folder of `records/`.
+fn versions_with_record(folder: &Path) -> Result<Vec<Version>, StoreError> {
+    let mut versions = Vec::new();
+    for entry in fs::read_dir(folder).at("list", folder)? {
+        let name = entry.at("list", folder)?.file_name();
+        let version = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+        versions.extend(version.and_then(|name| Version::unescape(name).ok()));
+    }
+    Ok(versions)
 }
 
 fn forbids(path: &Path) -> Result<bool, StoreError> {
     match read(path) {
-        // Most records have none, and a module may have many of them.
+        // Most records have no tombstone, and a module may have many records, so most are not parsed.
         Ok(Some(text)) if !text.contains("tombstone") => Ok(false),
         Ok(Some(text)) => Ok(parse(path, &text).map_or(true, |record| record.tombstone.is_some())),
         Ok(None) => Ok(false),
@@ -251,26 +291,24 @@ fn forbids(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Reads a record. `None` only if nothing at all is there.
+/// Reads the text of a record. `None` only if nothing exists at the path.
 fn read(path: &Path) -> Result<Option<String>, StoreError> {
     let damaged = |reason: &str| StoreError::Record { path: path.to_owned(), reason: reason.to_owned() };
     let Some((file, _)) = open_file(path)? else {
-        return match fs::symlink_metadata(path) {
-            Ok(_) => Err(damaged("it is no file")),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(PathError::new("look at", path, error).into()),
+        return match metadata(path)? {
+            Some(_) => Err(damaged("it is not a regular file")),
+            None => Ok(None),
         };
     };
-    let mut bytes = Vec::new();
-    file.take(LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(damaged("it is longer than any record"));
+    let bytes = read_bounded(file, path, TEXT_LIMIT)?;
+    if bytes.len() as u64 > TEXT_LIMIT {
+        return Err(damaged("it is larger than 1 MiB"));
     }
-    String::from_utf8(bytes).map(Some).map_err(|_| damaged("it is no text"))
+    String::from_utf8(bytes).map(Some).map_err(|_| damaged("it is not UTF-8 text"))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Record, StoreError> {
-    // An empty file would be a record that says nothing: what a disk leaves, and nobody writes.
+    // An empty file would parse as an empty record. Stoa never writes that, but a failing disk may leave it.
     if text.trim().is_empty() {
         return Err(StoreError::Record { path: path.to_owned(), reason: "it is empty".to_owned() });
     }
@@ -312,27 +350,27 @@ mod tests {
     fn a_record_is_read_as_it_was_written() {
         let fixture = Fixture::new();
         let v = version("example.com/M@v1.0.0-RC1");
-        assert_eq!(fixture.store.record(&v).unwrap(), None);
+        assert_eq!(fixture.store.records().get(&v).unwrap(), None);
         let claim = fixture.store.claim(&v).unwrap();
         for record in
             [full(), Record { tombstone: None, ..full() }, Record { h1: Some(h1('A')), ..Record::default() }]
         {
-            fixture.store.write_record(&claim, &record).unwrap();
-            assert_eq!(fixture.store.record(&v).unwrap(), Some(record));
+            fixture.store.records().write(&claim, &record).unwrap();
+            assert_eq!(fixture.store.records().get(&v).unwrap(), Some(record));
         }
         assert!(fixture.dir.path().join("records/example.com/!m/@v/v1.0.0-!r!c1.toml").is_file());
-        fixture.store.write_record(&claim, &Record::default()).unwrap();
-        fixture.store.write_record(&claim, &Record::default()).unwrap();
-        assert_eq!(fixture.store.record(&v).unwrap(), None);
+        fixture.store.records().write(&claim, &Record::default()).unwrap();
+        fixture.store.records().write(&claim, &Record::default()).unwrap();
+        assert_eq!(fixture.store.records().get(&v).unwrap(), None);
         assert!(staged(fixture.dir.path()).is_empty());
     }
 
     #[test]
-    fn a_damaged_record_is_an_error_and_no_absence() {
+    fn a_damaged_record_is_an_error_and_does_not_count_as_absent() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let claim = fixture.store.claim(&v).unwrap();
-        fixture.store.write_record(&claim, &full()).unwrap();
+        fixture.store.records().write(&claim, &full()).unwrap();
         let path = fixture.store.paths.record(&v);
         let whole = fs::read(&path).unwrap();
         let mut cases: Vec<Vec<u8>> =
@@ -341,77 +379,114 @@ mod tests {
         cases.push(b"h1 = 'h1:short'".to_vec());
         for damaged in cases {
             fs::write(&path, &damaged).unwrap();
-            let error = fixture.store.record(&v).unwrap_err();
+            let error = fixture.store.records().get(&v).unwrap_err();
             assert!(matches!(error, StoreError::Record { .. }), "{error}");
             assert!(error.to_string().contains("v1.0.0.toml"), "{error}");
         }
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/nowhere", &path).unwrap();
-        assert!(matches!(fixture.store.record(&v), Err(StoreError::Record { .. })));
-        assert_eq!(fixture.store.tombstones(v.path()).unwrap().len(), 1);
+        assert!(matches!(fixture.store.records().get(&v), Err(StoreError::Record { .. })));
+        assert_eq!(fixture.store.records().tombstones(v.path()).unwrap().len(), 1);
     }
 
     #[test]
-    fn tombstones_of_a_module_are_told_and_kept_in_memory() {
+    fn tombstones_of_a_module_are_listed_and_kept_in_memory() {
         let fixture = Fixture::new();
         let module = ModulePath::new("example.com/m").unwrap();
-        assert!(fixture.store.tombstones(&module).unwrap().is_empty());
+        assert!(fixture.store.records().tombstones(&module).unwrap().is_empty());
         for (pair, is_forbidden) in [("v1.0.0", true), ("v1.1.0", false), ("v1.2.0-RC1", true)] {
             let v = version(&format!("example.com/m@{pair}"));
             let tombstone = is_forbidden.then(|| Tombstone::now(None));
             let record = Record { tombstone, h1: Some(h1('A')), ..Record::default() };
-            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+            fixture.store.records().write(&fixture.store.claim(&v).unwrap(), &record).unwrap();
         }
-        let told = || {
-            let mut told: Vec<_> =
-                fixture.store.tombstones(&module).unwrap().iter().map(Version::to_string).collect();
-            told.sort();
-            told
+        let listed = || {
+            let mut listed: Vec<_> =
+                fixture.store.records().tombstones(&module).unwrap().iter().map(Version::to_string).collect();
+            listed.sort();
+            listed
         };
-        assert_eq!(told(), ["v1.0.0", "v1.2.0-RC1"]);
-        assert!(fixture.store.tombstones.get(&module).is_none(), "it was changed just now");
+        assert_eq!(listed(), ["v1.0.0", "v1.2.0-RC1"]);
+        assert!(fixture.store.tombstones.get(&module).is_none(), "it changed a moment ago");
         let folder = fixture.store.paths.records().join(Paths::versions_below_modules(&module));
         fs::File::open(&folder).unwrap().set_modified(SystemTime::now() - 2 * SETTLED).unwrap();
-        assert_eq!(told(), ["v1.0.0", "v1.2.0-RC1"]);
+        assert_eq!(listed(), ["v1.0.0", "v1.2.0-RC1"]);
         assert!(fixture.store.tombstones.get(&module).is_some());
         let v = version("example.com/m@v1.0.0");
-        fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &Record::default()).unwrap();
-        assert_eq!(told(), ["v1.2.0-RC1"]);
+        fixture.store.records().write(&fixture.store.claim(&v).unwrap(), &Record::default()).unwrap();
+        assert_eq!(listed(), ["v1.2.0-RC1"]);
     }
 
     #[test]
-    fn a_record_that_forbids_nothing_is_read_once() {
+    fn every_tombstone_is_visited_with_its_reason() {
+        let fixture = Fixture::new();
+        for (pair, reason) in [
+            ("example.com/m@v1.0.0", Some("a key is in it")),
+            ("example.com/B@v2.0.0+incompatible", None),
+            ("example.com/m@v1.10.0", Some("it is broken")),
+            ("example.com/m@v1.9.0", Some("it is slow")),
+        ] {
+            let v = version(pair);
+            let tombstone = Some(Tombstone::now(reason.map(str::to_owned)));
+            let record = Record { tombstone, ..Record::default() };
+            fixture.store.records().write(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+        }
+        let v = version("example.com/free@v1.0.0");
+        let record = Record { h1: Some(h1('A')), ..Record::default() };
+        fixture.store.records().write(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+        fs::write(fixture.store.paths.record(&version("example.com/m@v1.9.0")), "").unwrap();
+        fixture.store.tree_heads().replace("sum.example", None, b"a note").unwrap();
+        let mut seen = Vec::new();
+        fixture
+            .store
+            .records()
+            .each_tombstone::<StoreError>(|version, tombstone| {
+                let reason = tombstone.map(|tombstone| tombstone.reason);
+                seen.push((version.to_string(), reason.map_err(|error| error.to_string())));
+                Ok(())
+            })
+            .unwrap();
+        seen.sort();
+        let [incompatible, first, tenth, damaged] = seen.try_into().unwrap();
+        assert_eq!(incompatible, ("example.com/B@v2.0.0+incompatible".to_owned(), Ok(None)));
+        assert_eq!(first, ("example.com/m@v1.0.0".to_owned(), Ok(Some("a key is in it".to_owned()))));
+        assert_eq!(tenth.0, "example.com/m@v1.10.0");
+        assert!(damaged.1.unwrap_err().contains("v1.9.0.toml"));
+    }
+
+    #[test]
+    fn a_record_without_a_tombstone_is_read_once() {
         let fixture = Fixture::new();
         let module = ModulePath::new("example.com/m").unwrap();
         let record = Record { h1: Some(h1('A')), ..Record::default() };
         let write = |number: u32, record: &Record| {
             let v = version(&format!("example.com/m@v1.{number}.0"));
-            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), record).unwrap();
+            fixture.store.records().write(&fixture.store.claim(&v).unwrap(), record).unwrap();
             fixture.store.paths.record(&v)
         };
         for number in 0..20 {
             let path = write(number, &record);
             fs::File::open(path).unwrap().set_modified(SystemTime::now() - 2 * SETTLED).unwrap();
         }
-        let told = || fixture.store.tombstones(&module).unwrap().len();
-        // The folder is young, so each look lists it.
-        assert_eq!((told(), fixture.store.harmless.len()), (0, 20));
+        let listed = || fixture.store.records().tombstones(&module).unwrap().len();
+        // The folder is young, so each call lists it.
+        assert_eq!((listed(), fixture.store.harmless.len()), (0, 20));
         write(20, &record);
-        assert_eq!((told(), fixture.store.harmless.len()), (0, 20), "one is young");
-        // Whatever is written over one is seen, by a rename or in its place.
+        assert_eq!((listed(), fixture.store.harmless.len()), (0, 20), "a young record is not remembered");
+        // A later write is noticed, by a rename or in place.
         write(3, &full());
-        assert_eq!(told(), 1);
+        assert_eq!(listed(), 1);
         let in_place = toml::to_string(&full()).unwrap();
         fs::write(fixture.store.paths.record(&version("example.com/m@v1.7.0")), in_place).unwrap();
-        assert_eq!(told(), 2);
-        // What is known to be harmless is not opened: else this would be seen for what it is.
+        assert_eq!(listed(), 2);
+        // A record that is known to be harmless is not opened, or its tombstone would be found here.
         let forbidding = fixture.store.paths.record(&version("example.com/m@v1.3.0"));
         fixture.store.harmless.insert(Stamp::of(&fs::symlink_metadata(forbidding).unwrap()), ());
-        assert_eq!(told(), 1);
+        assert_eq!(listed(), 1);
     }
 
     #[test]
-    fn a_record_objects_to_another_content_and_a_tombstone_to_any() {
+    fn a_record_refuses_other_content_and_a_tombstone_refuses_all() {
         let record = Record { tombstone: None, ..full() };
         assert_eq!(record.objection(&h1('A'), Some(&h1('E'))), None);
         assert_eq!(record.objection(&h1('A'), None), None);

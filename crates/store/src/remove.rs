@@ -1,46 +1,47 @@
-//! Removing a version: by one rename into staging, after its record says what it was.
+//! Removing a version: one rename into staging, after its hash is recorded.
 //!
-//! Readers that have a file of it open read it to its end. Who is killed leaves the version whole, or the rest of
-//! it in staging, which the next start sweeps; its record is on disk before either. No folder of a module is removed
-//! while the store is in use: another process may be about to publish into it.
+//! A reader with an open file of the version reads it to its end. A killed process leaves the whole version, or the
+//! rest of it in staging, which the next start removes. The record is on disk before the rename. Folders of modules
+//! are never removed while the store is in use, because another process may be about to publish into them.
 
-use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::durable;
 
-use crate::paths::VersionFile;
+use crate::change::Change;
+use crate::files::Stamp;
+use crate::paths::version_metadata;
 use crate::publish::hash_of_mod;
-use crate::read::{Stamp, is_absent};
-use crate::seal::{Verdict, examine_folder};
+use crate::seal::{Examination, examine_folder};
 use crate::{Claim, Record, Store, StoreError, Tombstone};
 
-/// What came of a removal.
+/// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// How many bytes its files had. `None` if it was not there.
+    /// The size of the version in bytes. `None` if it was not in the store.
     pub bytes: Option<u64>,
-    /// The hash that the next one must have. `None` if it was not there or proved broken, and none was recorded.
+    /// The hash that a later version of this name must have. `None` if no hash is recorded: the version was not in the
+    /// store, or was corrupt.
     pub h1: Option<H1>,
 }
 
-/// What a version takes up.
+/// The size and the age of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// The bytes of its info, mod and zip.
+    /// The size of its info, mod and zip in bytes.
     pub bytes: u64,
-    /// When it was published.
+    /// The time of its publishing.
     pub published: SystemTime,
 }
 
 impl Store {
-    /// Removes the claimed version, and forbids it from then on if there is a tombstone to put, be it there or not.
-    /// That, and the hash that it had, is recorded before.
+    /// Removes the claimed version after recording its hash. A tombstone is recorded too, even if the version is not
+    /// in the store, and forbids the version from then on.
     pub fn remove(&self, claim: &Claim, tombstone: Option<Tombstone>) -> Result<Removed, StoreError> {
         let version = claim.version();
         let footprint = self.footprint(version)?;
-        let known = self.record(version)?;
+        let known = self.records().get(version)?;
         let mut record = known.clone().unwrap_or_default();
         if footprint.is_some() {
             self.record_hashes(version, &mut record)?;
@@ -49,7 +50,7 @@ impl Store {
             record.tombstone = Some(joined(record.tombstone.take(), tombstone));
         }
         if known.unwrap_or_default() != record {
-            self.write_record(claim, &record)?;
+            self.records().write(claim, &record)?;
         }
         if footprint.is_some() {
             self.take_away(version)?;
@@ -57,52 +58,30 @@ impl Store {
         Ok(Removed { bytes: footprint.map(|footprint| footprint.bytes), h1: record.h1 })
     }
 
-    /// Allows the claimed version again, and says whether it was forbidden.
-    pub fn lift(&self, claim: &Claim) -> Result<bool, StoreError> {
-        let Some(mut record) = self.record(claim.version())? else { return Ok(false) };
-        let was_forbidden = record.tombstone.take().is_some();
-        if was_forbidden {
-            self.write_record(claim, &record)?;
-        }
-        Ok(was_forbidden)
-    }
-
-    /// Looks what a version takes up, three system calls. `None` if it is not there.
+    /// Returns the size and the age of a version, with four system calls. `None` if it is not in the store.
     pub fn footprint(&self, version: &ModuleVersion) -> Result<Option<Footprint>, StoreError> {
         let folder = self.paths.version(version);
         if Stamp::at(&folder)?.is_none() {
             return Ok(None);
         }
-        let mut found = None;
-        for file in [VersionFile::Info, VersionFile::Mod, VersionFile::Zip] {
-            let path = folder.join(file.name());
-            let meta = match std::fs::symlink_metadata(&path) {
-                Ok(meta) if meta.is_file() => meta,
-                Err(error) if !is_absent(&error) => {
-                    return Err(stoa_layout::PathError::new("look at", path, error).into());
-                }
-                // Without its info it is no version.
-                _ if file == VersionFile::Info => return Ok(None),
-                _ => continue,
-            };
-            let published = || meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            found.get_or_insert_with(|| Footprint { bytes: 0, published: published() }).bytes += meta.size();
-        }
-        Ok(found)
+        let [Some(info), modfile, zip] = version_metadata(&folder)? else { return Ok(None) };
+        let published = info.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        let bytes = [Some(info), modfile, zip].iter().flatten().map(std::fs::Metadata::len).sum();
+        Ok(Some(Footprint { bytes, published }))
     }
 
-    /// Puts the hashes of a version into its record, unless one is recorded: that counts, and this one differs.
+    /// Puts the hashes of a version into its record. A hash that is already recorded stays.
     fn record_hashes(&self, version: &ModuleVersion, record: &mut Record) -> Result<(), StoreError> {
         if record.h1.is_some() {
             return Ok(());
         }
         let folder = self.paths.version(version);
-        let reason = match self.believed_seal(version)? {
+        let reason = match self.valid_seal(version)? {
             Some((h1, _)) => Ok(h1),
             None => match examine_folder(&folder, version) {
-                Ok(Verdict::Whole { h1, .. }) => Ok(h1),
-                Ok(Verdict::Broken(reason)) => Err(reason),
-                // It may never be read again, and must not stay for that.
+                Ok(Examination::Whole { h1, .. }) => Ok(h1),
+                Ok(Examination::Corrupt(reason)) => Err(reason),
+                // A version that can never be read must still be removable.
                 Err(error) if error.is_of_one_version() => Err(error.to_string()),
                 Err(error) => return Err(error),
             },
@@ -113,7 +92,7 @@ impl Store {
                 record.gomod_h1 = hash_of_mod(&folder)?;
             }
             Err(reason) => {
-                log::warn!("{version} is removed without a hash to compare the next one with: {reason}");
+                log::warn!(version:% = version, reason:% = reason; "removing a version without recording a hash");
             }
         }
         Ok(())
@@ -123,19 +102,18 @@ impl Store {
         let folder = self.paths.version(version);
         let staged = self.staging()?.fresh();
         durable::rename(&folder, &staged)?;
-        self.forget(version);
-        self.index.forget(version);
+        self.changed(version, Change::Removed);
         if let Some(parent) = folder.parent() {
             durable::sync_dir(parent)?;
         }
         if let Err(error) = durable::remove_tree(&staged) {
-            log::warn!("{version} is removed, and what it takes up is freed at the next start: {error}");
+            log::warn!(version:% = version, reason:% = error; "removed a version, the next start frees its space");
         }
         Ok(())
     }
 }
 
-/// Keeps since when it is forbidden; a new reason counts.
+/// Merges two tombstones: the older time and the newer reason.
 fn joined(known: Option<Tombstone>, new: Tombstone) -> Tombstone {
     match known {
         Some(known) => Tombstone { at: known.at, reason: new.reason.or(known.reason) },
@@ -157,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_is_gone_and_its_hash_stays() {
+    fn the_hash_of_a_removed_version_stays_recorded() {
         let fixture = Fixture::new();
         for is_sealed in [true, false] {
             let v = version(&format!("example.com/m@v1.0.{}", u8::from(is_sealed)));
@@ -176,8 +154,8 @@ mod tests {
             assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_none());
             let mut sent = Vec::new();
             open.file().read_to_end(&mut sent).unwrap();
-            assert_eq!(sent, bytes, "who has it open reads it to its end");
-            let record = fixture.store.record(&v).unwrap().unwrap();
+            assert_eq!(sent, bytes, "an open file can be read to its end");
+            let record = fixture.store.records().get(&v).unwrap().unwrap();
             assert_eq!(record.h1, removed.h1);
             assert!(record.gomod_h1.is_some() && record.tombstone.is_none());
             assert_eq!(remove(&fixture, &v, None), Removed { bytes: None, h1: removed.h1.clone() });
@@ -189,19 +167,19 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_version_is_removed_without_a_hash() {
+    fn a_corrupt_version_is_removed_without_recording_a_hash() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         put_unsealed(&fixture.store, &v, b"no zip");
         let removed = remove(&fixture, &v, None);
         assert!(removed.bytes.is_some() && removed.h1.is_none());
-        assert_eq!(fixture.store.record(&v).unwrap(), None);
+        assert_eq!(fixture.store.records().get(&v).unwrap(), None);
         assert!(quarantined(fixture.dir.path()).is_empty());
         assert!(matches!(fixture.publish(&v, &zip(&v, "package a\n")), Published::Ours(_)));
     }
 
     #[test]
-    fn what_is_no_version_is_not_touched() {
+    fn leftovers_are_not_removed() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let folder = put_unsealed(&fixture.store, &v, b"zip");
@@ -211,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_holds_until_it_is_lifted() {
+    fn a_tombstone_forbids_a_version_until_it_is_lifted() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let bytes = zip(&v, "package a\n");
@@ -220,19 +198,19 @@ mod tests {
         assert!(remove(&fixture, &v, Some(first)).bytes.is_some());
         let again = remove(&fixture, &v, Some(Tombstone::now(Some("a key is in it".to_owned()))));
         assert_eq!(again.bytes, None);
-        let tombstone = fixture.store.tombstone(&v).unwrap().unwrap();
+        let tombstone = fixture.store.records().tombstone(&v).unwrap().unwrap();
         assert_eq!(tombstone.to_string(), "it was removed for good at 2026-01-02T03:04:05Z: a key is in it");
         assert!(matches!(fixture.publish(&v, &bytes), Published::Refused(_)));
         let claim = fixture.store.claim(&v).unwrap();
-        assert!(fixture.store.lift(&claim).unwrap());
-        assert!(!fixture.store.lift(&claim).unwrap());
+        assert!(fixture.store.records().lift(&claim).unwrap());
+        assert!(!fixture.store.records().lift(&claim).unwrap());
         drop(claim);
         assert!(matches!(fixture.publish(&v, &bytes), Published::Ours(_)));
         let never = version("example.com/never@v1.0.0");
         remove(&fixture, &never, Some(Tombstone::now(None)));
-        assert!(fixture.store.tombstone(&never).unwrap().is_some());
-        assert!(fixture.store.lift(&fixture.store.claim(&never).unwrap()).unwrap());
-        assert_eq!(fixture.store.record(&never).unwrap(), None);
+        assert!(fixture.store.records().tombstone(&never).unwrap().is_some());
+        assert!(fixture.store.records().lift(&fixture.store.claim(&never).unwrap()).unwrap());
+        assert_eq!(fixture.store.records().get(&never).unwrap(), None);
     }
 
     #[test]
@@ -242,8 +220,8 @@ mod tests {
         put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
         let recorded = H1::new(&format!("h1:{}=", "A".repeat(43))).unwrap();
         let record = Record { h1: Some(recorded.clone()), ..Record::default() };
-        fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
-        // What came without a look at the record is not served either.
+        fixture.store.records().write(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+        // A version that came without a check of its record is not served either.
         assert_eq!(fixture.store.seal(&v).unwrap(), None);
         assert!(quarantined(fixture.dir.path())[0].0.contains(recorded.as_str()));
         put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));

@@ -1,13 +1,13 @@
-//! The seal: `ziphash` in a version's folder says that its zip was read whole once and found right, and
-//! holds its `h1:`.
+//! The seal: `ziphash` in the folder of a version. It holds the `h1:` of the zip and states that the whole zip was
+//! verified.
 //!
-//! A fill seals before it publishes. A version that came by migration or import is sealed at the first
-//! request for its zip, before the first byte goes out, or by [`Store::verify`]. Sealing fails only by content
-//! that was read and found wrong, by `mod` or `zip` missing beside `info`, or by a tombstone; the version then
-//! goes to quarantine and counts as absent. Any other error moves nothing.
+//! A fill seals a version before it publishes it. A version that came by migration or import is sealed at the first
+//! request for its zip, before the first byte is sent, or by [`Store::verify`]. Sealing fails only if the content
+//! was read and is wrong, if `mod` or `zip` is missing beside `info`, or if there is a tombstone. The version then
+//! moves to quarantine and counts as absent. Any other error moves nothing.
 //!
-//! A seal is never older than the `mod` and the `zip` that it is of. One that is says nothing: something was
-//! written to them since, and they are read again.
+//! A valid seal is never older than its `mod` and its `zip`. An older seal is ignored, because a file was written
+//! after the verification, and the version is read again.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,62 +15,70 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use stoa_gomod::zip::{ExamineError, Examined, ReadAt, examine};
+use stoa_gomod::zip::{ExamineError, Examined, ReadAt, check_structure, examine};
 use stoa_gomod::{H1, ModuleVersion, info, modfile};
 use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 
+use crate::files::{SMALL_LIMIT, Stamp, is_file, metadata, open_file, read_bounded};
 use crate::paths::VersionFile;
-use crate::read::{SMALL_LIMIT, Sealing, Stamp, is_file, open_file, read_seal};
+use crate::read::SealState;
 use crate::{Claim, Store, StoreError, staging};
 
-/// What reading a version found.
-pub(crate) enum Verdict {
-    /// What its seal must say, and the zip that was read.
+/// The result of reading a version.
+pub(crate) enum Examination {
+    /// The version is valid.
     Whole {
+        /// The hash for its seal.
         h1: H1,
+        /// The stamp of the zip that was read.
         zip: Stamp,
+        /// The size of the zip in bytes.
         length: u64,
     },
-    Broken(String),
+    /// The version is corrupt, for this reason.
+    Corrupt(String),
 }
 
-/// A folder that was read and what was found, or what was found without reading.
-enum Looked {
-    Read(Stamp, Verdict),
-    Only(Verified),
+/// A step of a verification: the folder that was read and the result, or a result without reading.
+enum Step {
+    Read(Stamp, Examination),
+    Done(Verified),
 }
 
-/// Which versions to read whole.
+/// The versions that a verification reads, and how much of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// Those without a seal, and those that were written to after they got theirs.
+    /// Versions without a valid seal.
     Unsealed,
-    /// All.
+    /// All versions.
     All,
+    /// All versions, but only the structure of their zips, with a few reads. Nothing is sealed or moved.
+    Structure,
 }
 
-/// What a look at one version found.
+/// The result of verifying a version.
 #[derive(Debug)]
 pub enum Verified {
-    /// It is not there, or went away meanwhile.
+    /// The version is not in the store, or was removed meanwhile.
     Absent,
-    /// It has its seal, and was not read again.
+    /// The version has a valid seal and was not read again.
     Sealed,
-    /// It was read and found right, and has its seal now; its zip has so many bytes.
+    /// The version was read and is valid. It is sealed now, unless the store is read-only. Holds the size of the zip
+    /// in bytes.
     Whole(u64),
-    /// It was read and found broken, for this reason. Unless the store is read only it is in quarantine now.
+    /// The version was read and is corrupt, for this reason. It is in quarantine now, unless the store is read-only.
     Broken(String),
-    /// Files of a version are there without its info, so it is a leftover.
+    /// Files of the version exist without its info.
     Leftover,
-    /// It cannot be read, which says nothing of its content; nothing was moved.
+    /// The version cannot be read. Nothing was moved.
     Unreadable(StoreError),
 }
 
 impl Store {
-    /// Reads a version whole and adds its seal, unless it has one. `None` if the version is not there, or
-    /// proved broken and is in quarantine now.
+    /// Verifies a version and adds its seal, unless it has a valid seal. `None` if the version is not in the store,
+    /// or was corrupt and is in quarantine now.
     pub fn seal(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
         if self.is_read_only() {
             return self.seal_in_memory(version);
@@ -86,74 +94,106 @@ impl Store {
         if !self.has_info(version)? {
             return Ok(None);
         }
-        if let Some((h1, _)) = self.believed_seal(version)? {
+        if let Some((h1, _)) = self.valid_seal(version)? {
             return Ok(Some(h1));
         }
         match self.examine(&path, version)? {
-            Verdict::Whole { h1, zip, .. } => {
+            Examination::Whole { h1, zip, .. } => {
                 self.add_seal(&path, &h1, folder, zip)?;
                 Ok(Some(h1))
             }
-            Verdict::Broken(reason) => {
+            Examination::Corrupt(reason) => {
                 self.quarantine_if_same(claim, folder, &reason)?;
                 Ok(None)
             }
         }
     }
 
-    /// Looks at a version: reads it whole if it is one of those that are wanted, and adds its seal, or puts it
-    /// into quarantine. Where the store is read only nothing is kept.
+    /// Verifies a version: reads it if `which` covers it, then adds its seal or moves it to quarantine. Changes
+    /// nothing in a read-only store.
     pub fn verify(&self, version: &ModuleVersion, which: Which) -> Result<Verified, StoreError> {
-        match self.look_quickly(version, which) {
+        match self.verify_without_reading(version, which) {
             Ok(Some(verified)) => return Ok(verified),
             Ok(None) => {}
             Err(error) => return Ok(Verified::Unreadable(error)),
         }
+        if which == Which::Structure {
+            let checked = self.verify_structure(version);
+            return Ok(checked.unwrap_or_else(Verified::Unreadable));
+        }
         let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
-        let (folder, verdict) = match self.look_closely(version, which) {
-            Ok(Looked::Read(folder, verdict)) => (folder, verdict),
-            Ok(Looked::Only(verified)) => return Ok(verified),
+        let (folder, examination) = match self.verify_by_reading(version, which) {
+            Ok(Step::Read(folder, examination)) => (folder, examination),
+            Ok(Step::Done(verified)) => return Ok(verified),
             Err(error) => return Ok(Verified::Unreadable(error)),
         };
         let path = self.paths.version(version);
-        match verdict {
-            Verdict::Whole { h1, length, zip } => {
-                if claim.is_some() && self.believed_seal(version)?.is_none() {
+        match examination {
+            Examination::Whole { h1, length, zip } => {
+                if claim.is_some() && self.valid_seal(version)?.is_none() {
                     match self.add_seal(&path, &h1, folder, zip) {
-                        // A matter of this version: the rest can be looked at nevertheless.
+                        // Only this version is affected, so the others can still be verified.
                         Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
                         added => added?,
                     }
                 }
                 Ok(Verified::Whole(length))
             }
-            Verdict::Broken(reason) => {
+            Examination::Corrupt(reason) => {
                 let is_there = match &claim {
                     Some(claim) => match self.quarantine_if_same(claim, folder, &reason) {
                         Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
                         moved => moved?,
                     },
-                    None => Stamp::at(&path)?.is_some_and(|now| now.is_same_folder(folder)),
+                    None => Stamp::at(&path)?.is_some_and(|now| now.is_same_file(folder)),
                 };
                 Ok(if is_there { Verified::Broken(reason) } else { Verified::Absent })
             }
         }
     }
 
-    fn look_closely(&self, version: &ModuleVersion, which: Which) -> Result<Looked, StoreError> {
-        // Somebody may have sealed it, or put it away, while this waited for the claim.
-        if let Some(verified) = self.look_quickly(version, which)? {
-            return Ok(Looked::Only(verified));
-        }
-        let path = self.paths.version(version);
-        Ok(match Stamp::at(&path)? {
-            Some(folder) => Looked::Read(folder, self.examine(&path, version)?),
-            None => Looked::Only(Verified::Absent),
+    /// Checks that all files of a version exist, and the structure of its zip.
+    fn verify_structure(&self, version: &ModuleVersion) -> Result<Verified, StoreError> {
+        let fault = 'fault: {
+            let modfile = self.paths.file(version, VersionFile::Mod);
+            if !is_file(&modfile)? {
+                break 'fault Some("it has no mod".to_owned());
+            }
+            let path = self.paths.file(version, VersionFile::Zip);
+            let Some((zip, _)) = open_file(&path)? else { break 'fault Some("it has no zip".to_owned()) };
+            match check_structure(&Source::new(&zip).at("look at", &path)?, version) {
+                Ok(_) => None,
+                Err(ExamineError::Broken(fault)) => Some(format!("its zip: {fault}")),
+                Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
+            }
+        };
+        Ok(match fault {
+            // No byte of the content was read.
+            None => Verified::Whole(0),
+            // The version may have been removed meanwhile.
+            Some(fault) if self.has_info(version)? => Verified::Broken(fault),
+            Some(_) => Verified::Absent,
         })
     }
 
-    /// Says what there is to say of a version without reading its zip, a few calls. `None` if it must be read.
-    fn look_quickly(&self, version: &ModuleVersion, which: Which) -> Result<Option<Verified>, StoreError> {
+    fn verify_by_reading(&self, version: &ModuleVersion, which: Which) -> Result<Step, StoreError> {
+        // Another process may have sealed or moved the version while this call waited for the claim.
+        if let Some(verified) = self.verify_without_reading(version, which)? {
+            return Ok(Step::Done(verified));
+        }
+        let path = self.paths.version(version);
+        Ok(match Stamp::at(&path)? {
+            Some(folder) => Step::Read(folder, self.examine(&path, version)?),
+            None => Step::Done(Verified::Absent),
+        })
+    }
+
+    /// Verifies a version with a few system calls. `None` if its zip must be read.
+    fn verify_without_reading(
+        &self,
+        version: &ModuleVersion,
+        which: Which,
+    ) -> Result<Option<Verified>, StoreError> {
         let path = self.paths.version(version);
         if Stamp::at(&path)?.is_none() {
             return Ok(Some(Verified::Absent));
@@ -167,32 +207,31 @@ impl Store {
             }
             return Ok(Some(Verified::Absent));
         }
-        let is_sealed = which == Which::Unsealed && self.believed_seal(version)?.is_some();
+        let is_sealed = which == Which::Unsealed && self.valid_seal(version)?.is_some();
         Ok(is_sealed.then_some(Verified::Sealed))
     }
 
-    /// Reads a version that lies in its place whole, and compares it with its record: what came by a migration went
-    /// by no other door that does.
-    fn examine(&self, folder: &Path, version: &ModuleVersion) -> Result<Verdict, StoreError> {
-        let record = self.record(version)?;
-        // However whole it is: it need not be read.
+    /// Reads a version in its place and compares it with its record, which a migration did not do.
+    fn examine(&self, folder: &Path, version: &ModuleVersion) -> Result<Examination, StoreError> {
+        let record = self.records().get(version)?;
+        // Nothing needs to be read: a removed version is not served, valid or not.
         if let Some(tombstone) = record.as_ref().and_then(|record| record.tombstone.as_ref()) {
-            return Ok(Verdict::Broken(tombstone.to_string()));
+            return Ok(Examination::Corrupt(tombstone.to_string()));
         }
-        let verdict = examine_folder(folder, version)?;
-        let Verdict::Whole { h1, .. } = &verdict else { return Ok(verdict) };
+        let examination = examine_folder(folder, version)?;
+        let Examination::Whole { h1, .. } = &examination else { return Ok(examination) };
         Ok(match record.and_then(|record| record.objection(h1, None)) {
-            Some(objection) => Verdict::Broken(objection.to_string()),
-            None => verdict,
+            Some(objection) => Examination::Corrupt(objection.to_string()),
+            None => examination,
         })
     }
 
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
         if let Some((_, meta)) = open_file(&self.paths.file(version, VersionFile::Zip))? {
-            match self.sealing(version, Stamp::of(&meta))? {
-                Sealing::Absent => return Ok(None),
-                Sealing::Sealed(h1) => return Ok(Some(h1)),
-                Sealing::Unsealed | Sealing::Replaced => {}
+            match self.seal_state(version, Stamp::of(&meta))? {
+                SealState::Absent => return Ok(None),
+                SealState::Sealed(h1) => return Ok(Some(h1)),
+                SealState::Unsealed | SealState::Replaced => {}
             }
         }
         let path = self.paths.version(version);
@@ -201,27 +240,28 @@ impl Store {
             return Ok(None);
         }
         match self.examine(&path, version)? {
-            Verdict::Whole { h1, zip, .. } => {
+            Examination::Whole { h1, zip, .. } => {
                 self.remember_seal(version, Some((h1.clone(), zip)), folder);
                 Ok(Some(h1))
             }
-            Verdict::Broken(reason) => {
+            Examination::Corrupt(reason) => {
                 self.remember_seal(version, None, folder);
                 log::error!(
-                    "{version} is broken and is not served: {reason}; nothing can be moved in a read-only store"
+                    version:% = version, reason:% = reason;
+                    "a corrupt version is not served; a read-only store cannot move it to quarantine"
                 );
                 Ok(None)
             }
         }
     }
 
-    /// Puts a claimed version that was read and found broken into quarantine, and says whether it did: somebody
-    /// without a claim (a hand, a restored backup) may have put another folder there.
+    /// Moves a claimed version that is corrupt to quarantine. Returns whether it did: a person or a restored backup
+    /// may have replaced the folder since it was read.
     fn quarantine_if_same(&self, claim: &Claim, folder: Stamp, reason: &str) -> Result<bool, StoreError> {
         let now = Stamp::at(&self.paths.version(claim.version()))?;
-        let is_same = now.is_some_and(|now| now.is_same_folder(folder));
+        let is_same = now.is_some_and(|now| now.is_same_file(folder));
         if is_same {
-            self.quarantine(claim, reason)?;
+            self.quarantine_version(claim, reason)?;
         }
         Ok(is_same)
     }
@@ -229,40 +269,69 @@ impl Store {
     /// Adds a seal to the folder that was examined, with this zip in it.
     pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp, zip: Stamp) -> Result<(), StoreError> {
         let seal = path.join(VersionFile::Seal.name());
+        let failed = |reason: &str| PathError::new("seal", path, io::Error::other(reason.to_owned()));
         let staged = self.staging()?.fresh();
         let added = write_seal(&self.durable, &staged, h1, path).and_then(|file| {
             durable::sync_file(&file, &staged)?;
-            let here = Stamp::at(path)?;
-            if !here.is_some_and(|now| now.is_same_folder(folder)) {
-                return Err(PathError::new("seal", path, io::Error::other("it was replaced meanwhile")));
+            if !Stamp::at(path)?.is_some_and(|now| now.is_same_file(folder)) {
+                return Err(failed("it was replaced meanwhile"));
             }
-            // What was written after it was read is of no seal, however old that looks.
+            // A zip that was written to since it was read gets no seal, however old its time is.
             let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("look at", path)?;
             if Stamp::of(&now) != zip {
-                return Err(PathError::new(
-                    "seal",
-                    path,
-                    io::Error::other("its zip was written to meanwhile"),
-                ));
+                return Err(failed("its zip was written to meanwhile"));
             }
-            // Plainly: what is there under this name was not a seal, or would have been believed.
+            // A plain rename: a file of this name is no valid seal, or this function would not be called.
             durable::rename(&staged, &seal)?;
             durable::sync_dir(path)
         });
         if added.is_err() {
-            // Ours alone; swept at the next start if this fails too.
+            // If this fails too, the next start removes the file.
             let _ = durable::remove_file(&staged);
         }
         Ok(added?)
     }
+
+    /// Returns the seal of a version with the stamp of its zip. `None` if there is no seal, the info is wrong, or
+    /// `mod` or `zip` is missing or newer than the seal.
+    pub(crate) fn valid_seal(&self, version: &ModuleVersion) -> Result<Option<(H1, Stamp)>, StoreError> {
+        let folder = self.paths.version(version);
+        let Some((h1, sealed)) = read_seal(&folder)? else { return Ok(None) };
+        let path = folder.join(VersionFile::Info.name());
+        let Some((info, _)) = open_file(&path)? else { return Ok(None) };
+        if info_fault(version, &read_bounded(info, &path, SMALL_LIMIT)?).is_some() {
+            return Ok(None);
+        }
+        // After reading the seal: a zip that is in its place now was there before, too.
+        let mut zip = None;
+        for file in [VersionFile::Mod, VersionFile::Zip] {
+            let path = folder.join(file.name());
+            let Some(meta) = metadata(&path)?.filter(fs::Metadata::is_file) else { return Ok(None) };
+            if meta.modified().at("look at", &path)? > sealed {
+                return Ok(None);
+            }
+            zip = (meta.len() > 0).then(|| Stamp::of(&meta));
+        }
+        Ok(zip.map(|zip| (h1, zip)))
+    }
 }
 
-/// Writes a seal for what lies in a folder, to a place where nobody sees it yet; the caller syncs it.
+/// Reads the seal in the folder of a version, and the time of its writing. `None` if the file holds no `h1:`.
+fn read_seal(folder: &Path) -> Result<Option<(H1, SystemTime)>, PathError> {
+    let path = folder.join(VersionFile::Seal.name());
+    let Some((open, meta)) = open_file(&path)? else { return Ok(None) };
+    let mut text = Vec::new();
+    open.take(128).read_to_end(&mut text).at("read", &path)?;
+    let h1 = std::str::from_utf8(&text).ok().and_then(|text| H1::new(text.trim()).ok());
+    Ok(h1.zip(meta.modified().ok()))
+}
+
+/// Writes a seal for the files in a folder to a place where no reader sees it yet. The caller syncs it.
 pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<File, PathError> {
     let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
     let time = |meta: io::Result<fs::Metadata>| meta.and_then(|meta| meta.modified());
     let written = time(file.metadata()).at("look at", seal)?;
-    // A clock that was put back, or files that came with a time to come: it would not be believed.
+    // The clock may have been set back, or the files may have a time in the future. The seal would be ignored.
     let newest = [VersionFile::Mod, VersionFile::Zip]
         .into_iter()
         .filter_map(|file| time(fs::symlink_metadata(folder.join(file.name()))).ok())
@@ -274,56 +343,44 @@ pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path)
     Ok(file)
 }
 
-/// Reads a version that lies in a folder whole.
-pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<Verdict, StoreError> {
+/// Reads all files of a version in a folder.
+pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<Examination, StoreError> {
+    let corrupt = |reason: String| Ok(Examination::Corrupt(reason));
     let read = |file: VersionFile| -> Result<_, StoreError> {
         let path = folder.join(file.name());
         let Some((open, _)) = open_file(&path)? else { return Ok(None) };
-        read_bounded(open, &path).map(Some)
+        Ok(Some(read_bounded(open, &path, SMALL_LIMIT)?))
     };
-    let Some(info) = read(VersionFile::Info)? else {
-        return Ok(Verdict::Broken("it has no info".to_owned()));
-    };
-    let Some(modfile) = read(VersionFile::Mod)? else {
-        return Ok(Verdict::Broken("it has no mod".to_owned()));
-    };
+    let Some(info) = read(VersionFile::Info)? else { return corrupt("it has no info".to_owned()) };
+    let Some(modfile) = read(VersionFile::Mod)? else { return corrupt("it has no mod".to_owned()) };
     if fs::symlink_metadata(folder.join(VersionFile::Seal.name())).is_ok_and(|meta| meta.is_dir()) {
-        return Ok(Verdict::Broken("a folder lies in the place of its seal".to_owned()));
+        return corrupt("its ziphash is a folder".to_owned());
     }
-    // Before the zip, which takes long: who asks for an info may wait for this.
+    // Before the zip, which takes long: a request for the info may be waiting.
     if let Some(fault) = info_fault(version, &info) {
-        return Ok(Verdict::Broken(fault));
+        return corrupt(fault);
     }
     let path = folder.join(VersionFile::Zip.name());
-    let Some((zip, meta)) = open_file(&path)? else {
-        return Ok(Verdict::Broken("it has no zip".to_owned()));
-    };
+    let Some((zip, meta)) = open_file(&path)? else { return corrupt("it has no zip".to_owned()) };
     let source = Source::new(&zip).at("look at", &path)?;
-    let examined = match examine_zip(&source, version) {
+    let examined = match examine(&source, version) {
         Ok(examined) => examined,
-        Err(ExamineError::Broken(fault)) => return Ok(Verdict::Broken(format!("its zip: {fault}"))),
+        Err(ExamineError::Broken(fault)) => return corrupt(format!("its zip: {fault}")),
         Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
     };
     if let Some(fault) = find_fault(version, &info, &modfile, &examined) {
-        return Ok(Verdict::Broken(fault));
+        return corrupt(fault);
     }
-    // A seal that is not believed any more still says what the zip was.
-    Ok(match read_seal(folder)? {
+    // An outdated seal still says which zip the version had.
+    match read_seal(folder)? {
         Some((sealed, _)) if sealed != examined.h1 => {
-            Verdict::Broken(format!("it was sealed as {sealed}, and its zip is {}", examined.h1))
+            corrupt(format!("it was sealed as {sealed}, and its zip is {}", examined.h1))
         }
-        _ => Verdict::Whole { h1: examined.h1, zip: Stamp::of(&meta), length: meta.len() },
-    })
+        _ => Ok(Examination::Whole { h1: examined.h1, zip: Stamp::of(&meta), length: meta.len() }),
+    }
 }
 
-/// Reads a byte more than may be there: what is longer is wrong anyway.
-pub(crate) fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = Vec::new();
-    file.take(SMALL_LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
-    Ok(bytes)
-}
-
-/// Says what is wrong with the info and the mod of a version whose zip is right.
+/// Returns what is wrong with the info and the mod of a version whose zip is valid.
 pub(crate) fn find_fault(
     version: &ModuleVersion,
     info: &[u8],
@@ -345,7 +402,7 @@ pub(crate) fn info_fault(version: &ModuleVersion, info: &[u8]) -> Option<String>
     parsed.err().map(|error| format!("its info: {error}"))
 }
 
-/// A file as the examination reads it.
+/// A file as the zip examination reads it.
 pub(crate) struct Source<'a> {
     file: &'a File,
     size: u64,
@@ -367,10 +424,6 @@ impl ReadAt for Source<'_> {
     }
 }
 
-pub(crate) fn examine_zip(source: &Source<'_>, version: &ModuleVersion) -> Result<Examined, ExamineError> {
-    examine(source, version)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -382,7 +435,7 @@ mod tests {
     use crate::{Record, Tombstone};
 
     #[test]
-    fn a_whole_version_gets_its_seal_once() {
+    fn a_valid_version_is_sealed_once() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
@@ -401,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_seal_is_not_believed() {
+    fn a_malformed_seal_is_ignored() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
@@ -472,14 +525,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forbidden_is_not_sealed_however_whole_it_is() {
+    fn a_version_with_a_tombstone_is_not_sealed_even_if_it_is_valid() {
         for by_verifying in [false, true] {
             let fixture = Fixture::new();
             let v = version("example.com/m@v1.0.0");
             let tombstone = Some(Tombstone::now(Some("a key is in it".to_owned())));
             let record = Record { tombstone, ..Record::default() };
-            fixture.store.write_record(&fixture.store.claim(&v).unwrap(), &record).unwrap();
-            // As an older release leaves it, that knows no records.
+            fixture.store.records().write(&fixture.store.claim(&v).unwrap(), &record).unwrap();
+            // As an older release without records leaves it.
             let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
             let reader = open(fixture.dir.path(), Mode::ReadOnly);
             assert_eq!(reader.seal(&v).unwrap(), None);
@@ -498,7 +551,28 @@ mod tests {
     }
 
     #[test]
-    fn verifying_reads_what_is_sealed_too() {
+    fn verifying_the_structure_finds_cut_zips_and_changes_nothing() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let verify = || fixture.store.verify(&v, Which::Structure).unwrap();
+        assert!(matches!(verify(), Verified::Absent));
+        let bytes = zip(&v, "package a\n");
+        let folder = put_unsealed(&fixture.store, &v, &bytes);
+        assert!(matches!(verify(), Verified::Whole(0)));
+        fs::write(folder.join("zip"), &bytes[..bytes.len() - 5]).unwrap();
+        assert!(matches!(verify(), Verified::Broken(fault) if fault.starts_with("its zip: ")));
+        for file in ["zip", "mod"] {
+            fs::remove_file(folder.join(file)).unwrap();
+            assert!(matches!(verify(), Verified::Broken(fault) if fault == format!("it has no {file}")));
+        }
+        assert!(folder.exists() && !folder.join("ziphash").exists());
+        fs::write(folder.join("mod"), "").unwrap();
+        fs::remove_file(folder.join("info")).unwrap();
+        assert!(matches!(verify(), Verified::Leftover));
+    }
+
+    #[test]
+    fn verifying_all_reads_sealed_versions_too() {
         let fixture = Fixture::new();
         let [good, rotten, swapped, bare] =
             ["v1.0.0", "v1.0.1", "v1.0.2", "v1.0.3"].map(|v| version(&format!("example.com/m@{v}")));
@@ -527,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_is_believed_until_something_is_written() {
+    fn a_seal_is_valid_until_a_file_is_written() {
         for file in ["zip", "mod"] {
             let fixture = Fixture::new();
             let v = version("example.com/m@v1.0.0");
@@ -539,14 +613,14 @@ mod tests {
             let other = open(fixture.dir.path(), Mode::ReadWrite);
             assert_eq!(other.open_zip(&v).unwrap().unwrap().seal, None, "{file}");
             assert!(matches!(other.verify(&v, Which::Unsealed).unwrap(), Verified::Whole(_)), "{file}");
-            // Also where the time of a file is still to come.
+            // The new seal is valid although the time of a file is in the future.
             assert!(other.open_zip(&v).unwrap().unwrap().seal.is_some(), "{file}");
             assert!(matches!(other.verify(&v, Which::Unsealed).unwrap(), Verified::Sealed), "{file}");
         }
     }
 
     #[test]
-    fn files_without_an_info_are_told_and_not_touched() {
+    fn files_without_an_info_are_a_leftover_and_stay() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
@@ -565,7 +639,10 @@ mod tests {
         let h1 = reader.seal(&whole).unwrap().unwrap();
         assert_eq!(reader.open_zip(&whole).unwrap().unwrap().seal, Some(h1));
         assert_eq!(reader.seal(&broken).unwrap(), None);
-        assert!(reader.open_zip(&broken).unwrap().is_none(), "known to be broken, and not read again");
+        assert!(
+            reader.open_zip(&broken).unwrap().is_none(),
+            "it is known to be corrupt and is not read again"
+        );
         assert_eq!(reader.seal(&broken).unwrap(), None);
         assert!(broken_folder.exists() && !folder.join("ziphash").exists());
         assert!(matches!(reader.draft(&whole), Err(StoreError::ReadOnly(_))));

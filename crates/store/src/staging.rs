@@ -1,8 +1,8 @@
-//! Work in progress: one folder of `staging/` a process, which nobody else looks into.
+//! Work in progress: each process has its own folder in `staging/`.
 //!
-//! `staging/RUN/lock` is locked for the life of the process. Whoever opens the store removes the folders
-//! whose lock it can get: their process is dead. Between making its folder and locking it a process may lose
-//! it to such a sweep, so it looks after locking whether the path still names what it locked.
+//! A process locks `staging/RUN/lock` for its whole life. A process that opens the store removes the folders whose
+//! lock is free, because their processes are dead. Such a sweep may remove a folder between its creation and its
+//! locking. So a process checks after locking that the path still names the file that it locked.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Makes a folder for this process.
+    /// Creates a folder for this process.
     pub(crate) fn begin(staging: &Path, durable: &Durable) -> Result<Self, StoreError> {
         loop {
             let folder = durable.create_dir_named(staging, RUN)?;
@@ -33,7 +33,7 @@ impl Run {
                 Ok(Some(lock)) if lock.is_at(&lock_path) => {
                     return Ok(Self { folder, lock: Some(lock), next: AtomicU64::new(1) });
                 }
-                // Lost to a sweep: take another.
+                // A sweep removed the folder: create another.
                 Ok(_) => {}
                 Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
                 Err(error) => return Err(error.into()),
@@ -41,7 +41,7 @@ impl Run {
         }
     }
 
-    /// Is a path in the folder that has not been used.
+    /// Returns a path in the folder that was not used before.
     pub(crate) fn fresh(&self) -> PathBuf {
         self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
@@ -49,7 +49,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Best effort: what stays is swept by whoever comes next. The lock goes after the folder.
+        // Best effort: the next process that opens the store removes the rest. The lock is released after that.
         let _ = durable::remove_tree(&self.folder);
         self.lock = None;
     }
@@ -57,7 +57,7 @@ impl Drop for Run {
 
 const LOCK: &str = "lock";
 
-/// What the names of the folders begin with. Nothing else in staging is ours to sweep.
+/// The start of the names of these folders. A sweep leaves everything else in `staging/` alone.
 const RUN: &str = "run-";
 
 /// Removes the folders of dead processes.
@@ -72,26 +72,28 @@ pub(crate) fn sweep(staging: &Path, durable: &Durable) -> Result<(), StoreError>
         match FileLock::try_acquire(&path.join(LOCK), durable) {
             Ok(Some(_lock)) => {
                 if let Err(error) = durable::remove_tree(&path) {
-                    log::warn!("{} is not swept: {error}", path.display());
+                    log::warn!(path:% = path.display(), reason:% = error; "cannot remove a staging folder");
                 }
             }
             Ok(None) => {}
-            // Swept by another meanwhile.
+            // Another process removed it meanwhile.
             Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
-            Err(error) => log::warn!("{} is not swept: {error}", path.display()),
+            Err(error) => {
+                log::warn!(path:% = path.display(), reason:% = error; "cannot remove a staging folder");
+            }
         }
     }
     Ok(())
 }
 
-/// Writes a file, synced, that nobody sees yet.
+/// Writes and syncs a file that no reader sees yet.
 pub(crate) fn write(durable: &Durable, path: &Path, content: &[u8]) -> Result<File, PathError> {
     let file = write_unsynced(durable, path, content)?;
     durable::sync_file(&file, path)?;
     Ok(file)
 }
 
-/// Writes a file that nobody sees yet, and that a later sync makes last.
+/// Writes a file that no reader sees yet. The caller syncs it.
 pub(crate) fn write_unsynced(durable: &Durable, path: &Path, content: &[u8]) -> Result<File, PathError> {
     use std::io::Write;
     let mut file = durable.create_file(path)?;
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_living_keep_their_folder_and_the_dead_lose_it() {
+    fn a_sweep_removes_the_folders_of_dead_processes_only() {
         let dir = tempfile::tempdir().unwrap();
         let durable = Durable::default();
         let run = Run::begin(dir.path(), &durable).unwrap();
@@ -116,7 +118,11 @@ mod tests {
         fs::create_dir_all(foreign.join("1")).unwrap();
         sweep(dir.path(), &durable).unwrap();
         assert!(run.folder.is_dir() && !dead.exists() && odd.exists());
-        assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1, "what is not a run's is not touched");
+        assert_eq!(
+            fs::read_dir(&foreign).unwrap().count(),
+            1,
+            "a sweep removes only folders of its own kind"
+        );
         let folder = run.folder.clone();
         drop(run);
         assert!(!folder.exists());

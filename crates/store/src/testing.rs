@@ -8,7 +8,7 @@ use stoa_layout::{Cancel, Gate, LayoutId, Layouts, Migrator, Options, Runner, ev
 
 use crate::{FOLDERS, LAYOUT, Store};
 
-/// A store in a folder of its own.
+/// A store in its own folder.
 pub(crate) struct Fixture {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) store: Store,
@@ -70,7 +70,7 @@ pub(crate) fn zip(version: &ModuleVersion, content: &str) -> Vec<u8> {
     stoa_gomod::zip::create(version, files).unwrap()
 }
 
-/// Puts a version into a store as a migration does: whole, and not sealed.
+/// Puts a version into a store as a migration does: whole and not sealed.
 pub(crate) fn put_unsealed(store: &Store, version: &ModuleVersion, zip: &[u8]) -> std::path::PathBuf {
     let folder = store.paths.version(version);
     std::fs::create_dir_all(&folder).unwrap();
@@ -80,7 +80,7 @@ pub(crate) fn put_unsealed(store: &Store, version: &ModuleVersion, zip: &[u8]) -
     folder
 }
 
-/// Is the reasons in quarantine, with the names of what is kept.
+/// Returns the reasons in quarantine with the names of the quarantined files.
 pub(crate) fn quarantined(root: &Path) -> Vec<(String, Vec<String>)> {
     let mut entries: Vec<_> =
         std::fs::read_dir(root.join("quarantine")).unwrap().map(|e| e.unwrap().path()).collect();
@@ -101,7 +101,7 @@ pub(crate) fn quarantined(root: &Path) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// Is what lies in staging besides the file for claims and the lock of a run.
+/// Returns the names in staging, except the file of the claims and the locks of the runs.
 pub(crate) fn staged(root: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for run in std::fs::read_dir(root.join("staging")).unwrap() {

@@ -1,22 +1,20 @@
 //! `stoa-migrate import`: copies versions from another store, a tree or the go command's cache into a store.
 //!
-//! The source is read as it is, in use or not: nothing is locked and nothing written there. Each version is
-//! published like a fill: copied into staging, by shared blocks where the file system can, read whole, sealed, and
-//! made visible by one rename; the waits for the disk are shared by a batch. The store may be in use: a version
-//! that another process is filling is waited for, and then it is there already.
+//! The source may be in use. It is neither locked nor changed. A version is published as after a download: copied into
+//! staging (sharing blocks if the file system can), read completely, sealed, and made visible with one rename. A batch of
+//! versions shares one sync. The store may be in use too: the import waits for a version that another process downloads.
 //!
-//! What is there already is compared: the go.mod and the zip byte for byte, and where the zips differ by their
-//! hashes. So a second run reads both sides once and writes nothing.
+//! A version that exists already is compared: go.mod and zip byte by byte, and different zips by their hashes. A second
+//! run reads both sides once and writes nothing.
 
+mod report;
 mod source;
 mod work;
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use indicatif::HumanCount;
-use serde_json::json;
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
 use stoa_layout::signals::Cancelled;
@@ -26,32 +24,33 @@ use stoa_layout::{
 };
 use stoa_store::{Store, StoreError};
 
-use crate::carry::{Overlap, Report, overlap};
+use crate::carry::{Overlap, overlap};
 use crate::parallel;
+pub(super) use report::Report;
 use source::{Item, Origin};
 use work::Work;
 
-/// What to copy, and where to.
+/// An import: source, target and options.
 pub(super) struct Import<'a> {
     pub(super) root: &'a Path,
     pub(super) source: &'a Path,
     pub(super) layouts: &'a Layouts,
-    /// How to bring the store to the current layout first.
+    /// Options of the upgrade of the store.
     pub(super) options: &'a Options,
-    /// What a person says that the source is.
+    /// The layout of the source, named by a person.
     pub(super) assumed: Option<&'a stoa_layout::LayoutId>,
     pub(super) dry_run: bool,
     pub(super) cancel: &'a Cancel,
     pub(super) events: &'a dyn Events,
 }
 
-/// The import did not come to its end.
+/// The import stopped before its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImportError {
-    /// Nothing was copied.
+    /// The import was refused. Nothing was copied.
     #[error("{message}")]
     Refused { exit: Exit, message: String },
-    /// The store is not brought to the current layout.
+    /// The upgrade of the store failed.
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
@@ -82,20 +81,21 @@ impl ImportError {
         }
     }
 
-    /// Whether it stopped in the middle, and goes on when it is run again.
+    /// Returns whether another run continues the import.
     pub(super) fn is_resumable(&self) -> bool {
         !matches!(self, Self::Refused { .. } | Self::Run(_) | Self::Gate(_))
     }
 }
 
-/// Stops a walk after a thread has failed; the thread's error is the one that is told.
-const NOBODY_LISTENS: StepError = StepError::Cancelled(Cancelled(0));
+/// Stops a walk after a thread has failed. The error of the thread is reported instead.
+const THREAD_FAILED: StepError = StepError::Cancelled(Cancelled(0));
 
 impl Import<'_> {
-    /// Copies, and tells what came of each version. Says whether there is a store to copy into.
-    pub(super) fn run(&self, report: &Report) -> Result<bool, ImportError> {
+    /// Imports all versions. Returns `false` if there is no store to import into.
+    pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, ImportError> {
         let from = self.find()?;
         self.check_places()?;
+        report.begin();
         let store = if self.dry_run { self.look()? } else { self.open()? };
         match store {
             Open::Nothing => return Ok(false),
@@ -105,7 +105,7 @@ impl Import<'_> {
         Ok(true)
     }
 
-    fn copy(&self, from: &Origin<'_>, store: Option<&Store>, report: &Report) -> Result<(), ImportError> {
+    fn copy(&self, from: &Origin<'_>, store: Option<&Store>, report: &Report<'_>) -> Result<(), ImportError> {
         let batch = match store {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
@@ -122,7 +122,7 @@ impl Import<'_> {
                         Found::Whole { name, files, bytes, .. } => {
                             let item = Item::of(&name.to_string(), files, bytes);
                             if item.is_some_and(|item| each(item) == ControlFlow::Break(())) {
-                                return Err(NOBODY_LISTENS);
+                                return Err(THREAD_FAILED);
                             }
                         }
                     }
@@ -135,7 +135,7 @@ impl Import<'_> {
         work.finish()
     }
 
-    /// Finds out what the source is.
+    /// Recognises the source.
     fn find(&self) -> Result<Origin<'_>, ImportError> {
         let (source, layouts) = (self.source, self.layouts);
         let name = source.display();
@@ -143,35 +143,50 @@ impl Import<'_> {
         match source.metadata() {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => {
-                let message = format!("{name} is no folder; name a store, a tree or a module cache");
+                let message = format!(
+                    "cannot import {name}: it is not a folder\nhelp: name a store, a GOPROXY tree or a module cache"
+                );
                 return refuse(Exit::NOT_A_STORE, message);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return refuse(Exit::NOT_A_STORE, format!("{name} is not there; name what to import from"));
+                let message = format!(
+                    "cannot import {name}: no such folder\nhelp: name a store, a GOPROXY tree or a module cache"
+                );
+                return refuse(Exit::NOT_A_STORE, message);
             }
             Err(error) => return Err(PathError::new("look at", source, error).into()),
         }
         let state = State::look_assuming(source, layouts, self.assumed)?;
         for known in &layouts.sources {
-            if let Some(folder) = known.find(source, &state)? {
-                return Ok(Origin::Source(known.as_ref(), folder));
+            match known.find(source, &state)? {
+                // The command must not read a large folder because of a mistyped path.
+                Some(folder) if is_far_below(source, &folder) => {
+                    let message = format!(
+                        "cannot import {name}: it is not a module cache\nhelp: did you mean {}?",
+                        module_cache(&folder).display()
+                    );
+                    return refuse(Exit::NOT_A_STORE, message);
+                }
+                Some(folder) => return Ok(Origin::Source(known.as_ref(), folder)),
+                None => {}
             }
         }
         match (state.refusal(source, layouts), layouts.inventory.as_deref()) {
             (Some((exit, _)), _) if matches!(state, State::Foreign(_)) => {
                 let message = format!(
-                    "{name} holds nothing that is known: no whole version lies in it where an Athens store, a GOPROXY tree, \
-                     the go command's module cache or a store of stoa would have it; nothing was imported. Name the \
-                     store itself rather than a folder above or below it, or say with --from what it is"
+                    "cannot import {name}: it is not a store of Stoa or Athens, a GOPROXY tree or a module cache\n\
+                     help: name the store itself, not a folder above or below it, or name its layout with --from"
                 );
                 refuse(exit, message)
             }
             (Some((exit, message)), _) => refuse(exit, message),
             (None, _) if state == State::Empty => {
-                refuse(Exit::NOT_A_STORE, format!("{name} is empty; name what to import from"))
+                refuse(Exit::NOT_A_STORE, format!("cannot import {name}: it is empty"))
             }
             (None, Some(inventory)) => Ok(Origin::Store(inventory, state, source)),
-            (None, None) => refuse(Exit::NOT_A_STORE, format!("{name} cannot be read by this program")),
+            (None, None) => {
+                refuse(Exit::NOT_A_STORE, format!("cannot import {name}: this program cannot read it"))
+            }
         }
     }
 
@@ -179,12 +194,12 @@ impl Import<'_> {
         let why = match overlap(self.source, self.root) {
             None => return Ok(()),
             Some(Overlap::Same) => "it is the store itself",
-            Some(Overlap::Inside) => "it lies in the store",
-            Some(Overlap::Around) => "the store lies in it",
+            Some(Overlap::Inside) => "it is inside the store",
+            Some(Overlap::Around) => "the store is inside it",
         };
         let (source, root) = (self.source.display(), self.root.display());
         let message = format!(
-            "cannot import {source} into {root}: {why}; nothing was changed. Name another store with --store"
+            "cannot import {source} into {root}: {why}; nothing was changed\nhelp: name another store with --store"
         );
         Err(ImportError::Refused { exit: Exit::USAGE, message })
     }
@@ -207,7 +222,7 @@ impl Import<'_> {
         }
     }
 
-    /// Makes the store, or brings it to the current layout, and opens it.
+    /// Creates or upgrades the store, and opens it.
     fn open(&self) -> Result<Open, ImportError> {
         if self.runner().run()? == Outcome::NoStore {
             return Ok(Open::Nothing);
@@ -217,7 +232,7 @@ impl Import<'_> {
         Ok(Open::Store(Box::new(Store::open(held, Mode::ReadWrite)?)))
     }
 
-    /// Looks at the store as it is; where it is not at the current layout it is not looked into.
+    /// Opens the store for a dry run. A store at an older layout is not opened.
     fn look(&self) -> Result<Open, ImportError> {
         match self.gate().pass() {
             Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass)))),
@@ -230,60 +245,23 @@ impl Import<'_> {
     }
 }
 
-/// What there is to import into.
+/// The target of an import.
 enum Open {
-    /// None, and none was to be made.
+    /// No store, and none was to be created.
     Nothing,
-    /// None yet, for a dry run.
+    /// No store yet, in a dry run.
     NoStore,
     Store(Box<Store>),
 }
 
-/// What is told at the end, besides the counts.
-pub(super) fn end(import: &Import<'_>, report: &Report) {
-    let (source, root) = (import.source.display(), import.root.display());
-    let dry = if import.dry_run { " (a dry run, nothing was written)" } else { "" };
-    let count = |of: &std::sync::atomic::AtomicU64| of.load(std::sync::atomic::Ordering::Relaxed);
-    let more = json!({
-        "store": import.root.to_string_lossy(), "source": import.source.to_string_lossy(),
-        "forbidden": count(&report.sum.forbidden), "leftovers": count(&report.sum.leftovers), "without_zip": count(&report.sum.aside),
-        "dry_run": import.dry_run,
-    });
-    report.done(format_args!("from {source} into {root}{dry}"), more);
+/// Returns whether a module cache was found below the folders that are a module cache themselves: `GOMODCACHE` and its
+/// `cache/download`.
+fn is_far_below(source: &Path, found: &Path) -> bool {
+    found != source && found != source.join("cache/download")
 }
 
-/// Says what was done by the time when it stopped, and what of it is undone.
-pub(super) fn so_far(import: &Import<'_>, report: &Report) -> String {
-    let (source, root) = (import.source.display(), import.root.display());
-    let carried = HumanCount(report.carried());
-    let done = format!("{carried} versions were imported from {source} and stay in {root}");
-    match report.waiting() {
-        0 => done,
-        waiting => format!("{done}, {} more were copied and are dropped again", HumanCount(waiting)),
-    }
-}
-
-/// Is the code and the message for what is not as it should be, after an import that came to its end.
-pub(super) fn what_is_wrong(import: &Import<'_>, report: &Report) -> Option<(Exit, String)> {
-    let (source, root) = (import.source.display(), import.root.display());
-    let (failed, unreadable) = (HumanCount(report.failed()), HumanCount(report.unreadable()));
-    let mut wrong = Vec::new();
-    if report.problems() > 0 {
-        let count = HumanCount(report.problems());
-        wrong.push(format!(
-            "{count} versions of {source} differ from those in {root} or are broken, see above; nothing of them was changed"
-        ));
-    }
-    if report.failed() > 0 {
-        wrong.push(format!(
-            "{failed} versions of {source} could not be brought into {root}, see above; see why, then run again"
-        ));
-    }
-    if wrong.is_empty() && report.unreadable() > 0 {
-        let message = format!(
-            "cannot read {unreadable} places in {source}, see above, so what is there is not in {root}; see why, then run again"
-        );
-        return Some((Exit::IO, message));
-    }
-    (!wrong.is_empty()).then(|| (Exit::FAILED, wrong.join("; ")))
+/// Returns the module cache of its folder `cache/download`.
+fn module_cache(folder: &Path) -> PathBuf {
+    let cache = folder.ends_with("cache/download").then(|| folder.parent()?.parent()).flatten();
+    cache.unwrap_or(folder).to_owned()
 }

@@ -1,4 +1,4 @@
-//! The source of an import: its versions, and their files as they are read.
+//! The source of an import: its versions and their files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use stoa_store::StoreError;
 
 use super::ImportError;
 
-/// What is imported from.
+/// The kind of a source.
 pub(super) enum Origin<'a> {
     Source(&'a dyn Source, PathBuf),
     Store(&'a dyn stoa_layout::Inventory, State, &'a Path),
@@ -29,7 +29,7 @@ impl Origin<'_> {
     }
 }
 
-/// One version of the source, with its files as far as they are there.
+/// A version of the source, with its files that exist.
 pub(super) struct Item {
     pub(super) version: ModuleVersion,
     pub(super) modfile: Option<PathBuf>,
@@ -38,13 +38,13 @@ pub(super) struct Item {
     pub(super) bytes: u64,
 }
 
-/// Why an item is not copied.
+/// The reason why a version is not copied.
 pub(super) enum Not {
-    /// It was never whole, or could not be read.
+    /// The version is a leftover or unreadable.
     Left(String),
-    /// It is not what it says.
+    /// The version is corrupt.
     Broken(String),
-    /// The store could not be read or written; it may be that no other version fares better.
+    /// The store cannot be read or written. Other versions may fail too.
     Stop(ImportError),
 }
 
@@ -61,7 +61,7 @@ impl From<PathError> for Not {
 }
 
 impl Item {
-    /// `None` if the name is none of a version, which no inventory tells.
+    /// Returns `None` if the name is not that of a version.
     pub(super) fn of(name: &str, files: &[(&'static str, &Path)], bytes: u64) -> Option<Self> {
         let file =
             |role: &str| files.iter().find(|(known, _)| *known == role).map(|(_, path)| (*path).to_owned());
@@ -80,7 +80,7 @@ impl Item {
         Ok((SourceZip { file, size }, path))
     }
 
-    /// Is where it lies, for messages.
+    /// Returns a path of the version, for messages.
     pub(super) fn shown(&self) -> PathBuf {
         let any = [&self.info, &self.zip, &self.modfile].into_iter().flatten().next();
         any.cloned().unwrap_or_default()
@@ -95,14 +95,14 @@ pub(super) fn unreadable(path: &Path, error: &io::Error) -> Not {
     Not::Left(format!("unreadable: {}: {error}", path.display()))
 }
 
-/// Opens a file of the source; a symlink is not followed, and a pipe not waited for.
+/// Opens a file of the source. Does not follow symlinks and does not wait for pipes.
 fn open(path: &Path) -> Result<File, Not> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = rustix::fs::open(path, flags, FileMode::empty());
     opened.map(File::from).map_err(|errno| unreadable(path, &errno.into()))
 }
 
-/// More than any info or go.mod may have: what is longer is found wrong.
+/// More than the maximum size of an info or a go.mod. A longer file is rejected later.
 const SMALL_LIMIT: u64 = (16 << 20) + 1;
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Not> {
@@ -127,7 +127,7 @@ impl ReadAt for SourceZip {
     }
 }
 
-/// Whether two zips of one size have the same bytes.
+/// Returns whether two zips of the same size are identical.
 pub(super) fn is_same(
     zip: &SourceZip,
     path: &Path,

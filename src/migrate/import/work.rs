@@ -1,4 +1,4 @@
-//! The work on each version of a source: compared with the store, copied into staging, published with others.
+//! The work on each version of a source: compare it with the store, copy it into staging, publish it with others.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -9,26 +9,26 @@ use stoa_layout::{Cancel, Leftover};
 use stoa_store::{Batch, Objection, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft};
 
 use super::ImportError;
+use super::report::{Report, Verdict};
 use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
-use crate::carry::{Fate, Report};
 
-/// How many versions, and how many of their bytes, share a wait for the disk.
+/// Maximum number of versions and of bytes that share a sync.
 const BATCH: (usize, u64) = (256, 64 << 20);
 
-/// How long to wait between two looks whether another process is done with a version.
+/// Time between two attempts to claim a version that another process works on.
 const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
-/// What the threads share.
+/// The state that all threads share.
 pub(super) struct Work<'a> {
     root: &'a Path,
-    /// `None` in a dry run on a store that is not there yet.
+    /// `None` in a dry run without a store.
     store: Option<&'a Store>,
     /// `None` in a dry run.
     batch: Option<Batch<'a>>,
-    /// Written, and not yet visible.
+    /// Versions that are copied and not yet visible.
     waiting: Mutex<Waiting>,
     cancel: &'a Cancel,
-    report: &'a Report,
+    report: &'a Report<'a>,
 }
 
 #[derive(Default)]
@@ -43,7 +43,7 @@ impl<'a> Work<'a> {
         store: Option<&'a Store>,
         batch: Option<Batch<'a>>,
         cancel: &'a Cancel,
-        report: &'a Report,
+        report: &'a Report<'a>,
     ) -> Self {
         Self { root, store, batch, waiting: Mutex::default(), cancel, report }
     }
@@ -55,11 +55,11 @@ impl<'a> Work<'a> {
             Ok(Some(full)) => self.publish(full),
             Err(Not::Stop(error)) => {
                 let reason = of_one_version(error)?;
-                self.report.version(&item.version, Fate::Failed(&reason));
+                self.report.version(&item.version, Verdict::Failed(&reason));
                 Ok(())
             }
             Err(Not::Broken(reason)) => {
-                self.report.version(&item.version, Fate::Broken(&reason));
+                self.report.version(&item.version, Verdict::Broken(&reason));
                 Ok(())
             }
             Err(Not::Left(reason)) => {
@@ -69,16 +69,16 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Copies one into staging, unless it is in the store. Is a batch that has become full.
+    /// Copies a version into staging, unless it is in the store. Returns the batch if it is full.
     fn copy(&self, item: &Item) -> Result<Option<Waiting>, Not> {
         let version = &item.version;
-        if !Store::could_hold(self.root, version) {
-            return Err(Not::Left("its name is longer, once escaped, than a file system takes".to_owned()));
+        if !Store::can_hold(self.root, version) {
+            return Err(Not::Left("its name is too long for a file system once escaped".to_owned()));
         }
         if let Some(store) = self.store
-            && let Some(tombstone) = store.tombstone(version)?
+            && let Some(tombstone) = store.records().tombstone(version)?
         {
-            self.report.version(version, Fate::Forbidden(&tombstone.to_string()));
+            self.report.version(version, Verdict::Forbidden(&tombstone.to_string()));
             return Ok(None);
         }
         if let Some(store) = self.store
@@ -87,7 +87,7 @@ impl<'a> Work<'a> {
             return Ok(None);
         }
         let (Some(store), Some(_)) = (self.store, &self.batch) else {
-            self.report.version(version, Fate::Carried(item.bytes));
+            self.report.version(version, Verdict::Imported(item.bytes));
             return Ok(None);
         };
         let info = read(item.info.as_deref().ok_or_else(|| missing("info"))?)?;
@@ -108,24 +108,24 @@ impl<'a> Work<'a> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.drafts.push(draft);
         waiting.sizes.push(item.bytes);
-        self.report.waits();
+        self.report.copied();
         let is_full = waiting.drafts.len() >= BATCH.0 || waiting.sizes.iter().sum::<u64>() >= BATCH.1;
         Ok(is_full.then(|| std::mem::take(&mut *waiting)))
     }
 
-    /// Whether a version is in the store already, and tells what came of the comparison.
+    /// Returns whether a version is in the store already, and reports the comparison.
     fn is_there(&self, store: &Store, item: &Item) -> Result<bool, Not> {
         let version = &item.version;
-        // Asking for these two puts away what has an info and lacks one of them.
+        // Opening these files quarantines a version that has an info and lacks one of them.
         let (Some(own_mod), Some(own_zip)) =
             (store.small(version, SmallFile::Mod)?, store.open_zip(version)?)
         else {
             return Ok(false);
         };
-        let kept = || self.report.version(version, Fate::Kept(item.bytes));
-        let differs = |reason: &str| self.report.version(version, Fate::Differs(reason));
+        let kept = || self.report.version(version, Verdict::Skipped(item.bytes));
+        let differs = |reason: &str| self.report.version(version, Verdict::Differs(reason));
         if item.read_mod()? != own_mod.bytes {
-            differs("its go.mod is another one than in the store, and that stands");
+            differs("its go.mod differs from the go.mod in the store, which is kept");
             return Ok(true);
         }
         let (zip, path) = item.open_zip()?;
@@ -134,13 +134,13 @@ impl<'a> Work<'a> {
             kept();
             return Ok(true);
         }
-        // Packed otherwise, perhaps.
+        // The zips may only be compressed differently.
         let Some(theirs) = store.seal(version)? else { return Ok(false) };
         let ours = hash(&zip, path, version)?;
         if ours == theirs {
             kept();
         } else {
-            differs(&format!("its zip is {ours}, and the one in the store, which stands, {theirs}"));
+            differs(&format!("its zip has {ours}, the zip in the store has {theirs} and is kept"));
         }
         Ok(true)
     }
@@ -151,26 +151,28 @@ impl<'a> Work<'a> {
         for (draft, bytes) in batch.settle(drafts)?.into_iter().zip(sizes) {
             let version = draft.version().clone();
             match self.publish_one(store, batch, draft) {
-                Ok(Published::Ours(_)) => self.report.waited(&version, Fate::Carried(bytes)),
-                Ok(Published::Theirs { same: true }) => self.report.waited(&version, Fate::Kept(bytes)),
+                Ok(Published::Ours(_)) => self.report.published(&version, Verdict::Imported(bytes)),
+                Ok(Published::Theirs { same: true }) => {
+                    self.report.published(&version, Verdict::Skipped(bytes))
+                }
                 Ok(Published::Theirs { same: false }) => {
                     let reason =
-                        "another one came into the store meanwhile and stands; this one is in quarantine";
-                    self.report.waited(&version, Fate::Differs(reason));
+                        "a different version was stored meanwhile and is kept; this version is in quarantine";
+                    self.report.published(&version, Verdict::Differs(reason));
                 }
                 Ok(Published::Refused(Objection::Tombstone(tombstone))) => {
-                    self.report.waited(&version, Fate::Forbidden(&tombstone.to_string()));
+                    self.report.published(&version, Verdict::Forbidden(&tombstone.to_string()));
                 }
                 Ok(Published::Refused(objection @ Objection::Differs { .. })) => {
-                    self.report.waited(&version, Fate::Differs(&objection.to_string()));
+                    self.report.published(&version, Verdict::Differs(&objection.to_string()));
                 }
-                Err(error) => self.report.waited(&version, Fate::Failed(&of_one_version(error)?)),
+                Err(error) => self.report.published(&version, Verdict::Failed(&of_one_version(error)?)),
             }
         }
         Ok(())
     }
 
-    /// Publishes one, as soon as no other process works on it.
+    /// Publishes a version as soon as no other process works on it.
     fn publish_one(
         &self,
         store: &Store,
@@ -186,7 +188,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Publishes what still waits, and waits for the disk.
+    /// Publishes the remaining versions and syncs.
     pub(super) fn finish(self) -> Result<(), ImportError> {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         self.publish(waiting)?;
@@ -197,7 +199,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Is the reason why one version is not imported, if it need not be one for others.
+/// Returns the error as a reason if it concerns only one version.
 fn of_one_version(error: ImportError) -> Result<String, ImportError> {
     match error {
         ImportError::Store(error) if error.is_of_one_version() => Ok(error.to_string()),

@@ -1,4 +1,4 @@
-//! What lies in a store, up to v3: the same as in one at v2, but for the folder of labels.
+//! The content of stores up to v3: the same as up to v2, except for the folder of labels.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use stoa_layout::inventory::{Found, Visit};
 use stoa_layout::step::Refusal;
 use stoa_layout::{Inventory, State, StepError};
 
+/// The inventory of all layouts up to v3.
 pub(crate) struct UpToV3(pub(crate) Box<dyn Inventory>);
 
 impl Inventory for UpToV3 {

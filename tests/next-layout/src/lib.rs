@@ -1,5 +1,5 @@
-//! Layout v3: what v2 is, a folder for each record, and a folder `labels`. The code is the real programs'; only
-//! values differ.
+//! Layout v3: layout v2 with a folder for each record and a folder `labels`. The code is that of the real programs; only
+//! the values differ.
 
 mod inventory;
 mod records;
@@ -7,13 +7,13 @@ mod v2_to_v3;
 
 use stoa_layout::{LayoutId, Layouts};
 
-/// The layout.
+/// The current layout.
 pub const LAYOUT: LayoutId = LayoutId::fixed("v3");
 
 /// The folders of an empty store.
 pub const FOLDERS: [&str; 7] = ["modules", "staging", "quarantine", "index", "cache", "records", "labels"];
 
-/// Knows all layouts up to v3.
+/// Returns all layouts up to v3.
 pub fn layouts() -> Layouts {
     let program = concat!("next-stoa-migrate ", env!("CARGO_PKG_VERSION"));
     let mut layouts = Layouts::new(program, LAYOUT, FOLDERS.to_vec());

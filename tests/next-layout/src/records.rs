@@ -1,4 +1,4 @@
-//! The picture: where records lie before and after, and how to find what is there. Frozen with its step.
+//! The picture: where records are before and after the step, and how to find them. Frozen with its step.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, StepError};
 
-/// Which side of the step.
+/// A side of the step.
 #[derive(Clone, Copy)]
 pub(crate) enum Side {
     /// `records/MODULE/@v/VERSION.toml`
@@ -15,7 +15,7 @@ pub(crate) enum Side {
     V3,
 }
 
-/// A record on one side, and its place on the other.
+/// The path of a record on one side, and its path on the other side.
 pub(crate) struct Record {
     pub(crate) here: PathBuf,
     pub(crate) there: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Record {
 
 type Visit<'a> = dyn FnMut(Record) -> Result<(), StepError> + 'a;
 
-/// Finds the records on one side, streamed: memory is that of one open folder a level.
+/// Streams the records on one side. Memory is bounded by one open folder per level.
 pub(crate) fn walk(root: &Path, side: Side, visit: &mut Visit<'_>) -> Result<(), StepError> {
     walk_folder(&root.join("records"), side, visit)
 }
@@ -46,7 +46,7 @@ fn walk_folder(folder: &Path, side: Side, visit: &mut Visit<'_>) -> Result<(), S
                 visit(Record { here: path.join("record.toml"), there: there.into() })?;
             }
             (_, false) if kind.is_dir() => walk_folder(&path, side, visit)?,
-            // Foreign: it stays.
+            // A foreign path stays in place.
             _ => {}
         }
     }

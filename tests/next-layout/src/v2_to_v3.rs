@@ -15,6 +15,7 @@ use stoa_layout::{Context, Direction, Exit, LayoutId, Leftover, Moved, StepError
 
 use crate::records::{self, Record, Side};
 
+/// The step.
 pub(crate) struct Step;
 
 impl stoa_layout::Step for Step {
@@ -27,15 +28,16 @@ impl stoa_layout::Step for Step {
     }
 
     fn description(&self) -> &str {
-        "make a folder for labels, and one for each record"
+        "create a folder for labels, and a folder for each record"
     }
 
-    /// Counts, and says what forbids the step. Changes nothing.
+    /// Counts the work and finds what forbids the step. Changes nothing.
     fn survey(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
         let mut survey = Survey::default();
         let labels = root.join("labels");
         if direction == Direction::Up && labels.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
-            let message = format!("{} has the name of a folder of layout v3; move it away", labels.display());
+            let message =
+                format!("{} is not a folder, and layout v3 needs one\nhelp: move it away", labels.display());
             survey.refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
         }
         records::walk(root, from_side(direction), &mut |record| {
@@ -46,9 +48,9 @@ impl stoa_layout::Step for Step {
                     survey.items += 1;
                     survey.bytes += bytes;
                 }
-                // Back, whatever would stay behind is refused: nobody would find it there.
+                // A step back refuses leftovers, because no program would find them at v2.
                 true if direction == Direction::Back => {
-                    let message = format!("{} is in the way; move it away", record.there.display());
+                    let message = format!("{} exists already\nhelp: move it away", record.there.display());
                     survey.refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
                 }
                 true => {
@@ -72,13 +74,13 @@ impl stoa_layout::Step for Step {
         pass(context, Direction::Back)
     }
 
-    /// Looks at the tree once more: nothing that can move is at its old place.
+    /// Checks that nothing that can move is at its old place.
     fn check(&self, context: &Context<'_>, direction: Direction) -> Result<(), StepError> {
         records::walk(context.root(), from_side(direction), &mut |record| {
             if is_taken(&record) {
                 return Ok(());
             }
-            let message = format!("{} was not moved; run again to resume", record.here.display());
+            let message = format!("{} was not moved\nhelp: run again to resume", record.here.display());
             Err(StepError::Refused(Refusal { exit: Exit::IO, message }))
         })
     }
@@ -95,7 +97,7 @@ fn is_taken(record: &Record) -> bool {
     record.there.symlink_metadata().is_ok()
 }
 
-/// One pass. What is done is known from the tree: a record that has moved is not found again.
+/// Makes one pass. A record that has moved is not found again, so the tree itself shows what is done.
 fn pass(context: &Context<'_>, direction: Direction) -> Result<Moved, StepError> {
     let (root, work) = (context.root(), context.work);
     let mut moved = Moved::default();

@@ -1,4 +1,4 @@
-//! Waits for the disk: for a file, for the names in a folder, and for a whole file system.
+//! Syncs files, the names in folders, and whole file systems.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,31 +9,31 @@ use rustix::io::Errno;
 use crate::PathError;
 use crate::error::PathContext;
 
-/// The file system of a folder, to wait for all that was written to it since this was made.
+/// The file system of a folder, for syncing everything written to it since this value was created.
 ///
-/// It is made before the first write: an error that the system meets on its own while it writes back is told to
-/// whoever had a file open before. It is told once, so that whoever waits after a failure fails as well: what one
-/// thread wrote may be what another one's wait has lost.
+/// Create it before the first write. After a failed sync all later syncs fail too.
 #[derive(Debug)]
 pub struct FileSystem {
+    // The kernel reports a write-back error only to files that were open before, and only once. The file is therefore
+    // opened early, and the error is kept: it may concern the data of another thread.
     folder: File,
     path: PathBuf,
     failed: Mutex<Option<Errno>>,
 }
 
 impl FileSystem {
-    /// Begins to listen for errors of the file system of a folder.
+    /// Opens the file system of a folder.
     pub fn of(folder: &Path) -> Result<Self, PathError> {
         let (opened, failed) = (File::open(folder).at("open", folder)?, Mutex::default());
         Ok(Self { folder: opened, path: folder.to_owned(), failed })
     }
 
-    /// Waits until everything that was written to it is on disk.
+    /// Waits until everything written to it is on disk.
     pub fn sync(&self) -> Result<(), PathError> {
         self.sync_by(sync_all)
     }
 
-    /// Waits in the way that is named, unless a wait has failed before.
+    /// Syncs with `wait`, unless a sync has failed before.
     fn sync_by(&self, wait: impl FnOnce(&File) -> Result<(), Errno>) -> Result<(), PathError> {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.is_none() {
@@ -46,7 +46,7 @@ impl FileSystem {
     }
 }
 
-/// Waits for all of the file system that a folder is on.
+/// Syncs the file system of a folder.
 fn sync_all(folder: &File) -> Result<(), Errno> {
     #[cfg(target_os = "linux")]
     return rustix::fs::syncfs(folder);
@@ -57,7 +57,7 @@ fn sync_all(folder: &File) -> Result<(), Errno> {
     }
 }
 
-/// Waits until a file's content is on disk.
+/// Waits until the content of a file is on disk.
 pub fn sync_file(file: &File, path: &Path) -> Result<(), PathError> {
     file.sync_all().at("sync", path)
 }
@@ -68,7 +68,7 @@ pub fn sync_dir(path: &Path) -> Result<(), PathError> {
     folder.sync_all().at("sync", path)
 }
 
-/// Waits until everything that was written to the file system of `root` is on disk.
+/// Waits until everything written to the file system of `root` is on disk.
 pub fn sync_file_system(root: &Path) -> Result<(), PathError> {
     FileSystem::of(root)?.sync()
 }
@@ -78,13 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_wait_fails_all_who_wait_after_it() {
+    fn a_failed_sync_fails_all_later_syncs() {
         let dir = tempfile::tempdir().unwrap();
         let whole = FileSystem::of(dir.path()).unwrap();
         whole.sync().unwrap();
         let errno = |result: Result<(), PathError>| result.unwrap_err().errno();
         assert_eq!(errno(whole.sync_by(|_| Err(Errno::IO))), Some(Errno::IO));
-        // The system would tell it once, and these waits would succeed.
+        // The kernel reports the error once, so these syncs would succeed.
         std::thread::scope(|scope| {
             let waits = [(); 2].map(|()| scope.spawn(|| errno(whole.sync())));
             assert_eq!(waits.map(|wait| wait.join().unwrap()), [Some(Errno::IO); 2]);

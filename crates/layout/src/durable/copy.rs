@@ -1,4 +1,4 @@
-//! A file's content into another file.
+//! Copies the content of a file into another file.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::PathError;
 
-/// What failed while a file was copied.
+/// A copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The original could not be read.
@@ -18,12 +18,11 @@ pub enum CopyError {
     Write(PathError),
 }
 
-/// How much is copied at a time.
+/// Size of the copy buffer.
 const COPIED_AT_ONCE: usize = 256 << 10;
 
-/// Makes an empty file one with the content of another: by sharing its blocks where the file system can, else by
-/// copying them. The two have nothing in common afterwards that a write to one could change in the other. Nothing is
-/// synced.
+/// Fills an empty file with the content of another file, by sharing its blocks if the file system can and else by
+/// copying. A later write to either file does not change the other. Nothing is synced.
 pub fn clone_or_copy(
     (from, from_path): (&File, &Path),
     (to, to_path): (&File, &Path),
@@ -55,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_has_the_same_content_and_is_another_file() {
+    fn a_copy_has_the_same_content_and_is_independent() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         for size in [0, 1, COPIED_AT_ONCE, 3 * COPIED_AT_ONCE + 7] {
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_tells_which_side_failed() {
+    fn a_failed_copy_names_the_side_that_failed() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, file) = (File::open(dir.path()).unwrap(), dir.path().join("f"));
         let made = Durable::default().create_file(&file).unwrap();

@@ -1,12 +1,12 @@
-//! The one place that writes to the disk.
+//! All writes to the disk.
 //!
-//! `clippy.toml` closes the other doors. Every operation here is either atomic by itself (a rename, an
-//! unlink) or makes something that nobody relies on yet (a temporary file, an empty folder). The way to
-//! change what others see is always the same: make it whole beside, sync it, rename it, sync the folder.
+//! `clippy.toml` forbids other ways to write. Every operation here is either atomic (a rename, an unlink) or creates
+//! something that no program relies on yet (a temporary file, an empty folder). A visible change always has four parts:
+//! write the complete file beside its place, sync it, rename it, sync the folder.
 //!
-//! What is made below a store's root when run as root belongs to the root folder's owner and group, so that
-//! an upgrade by a package's post-install step does not lock out the service that runs as somebody else.
-#![expect(clippy::disallowed_methods, reason = "this is the module that the other doors lead to")]
+//! A process that runs as root gives new files to the owner and group of the store's root. An upgrade by a package's
+//! post-install step therefore does not lock out the service, which runs as another user.
+#![expect(clippy::disallowed_methods, reason = "the module through which all writes go")]
 
 mod barrier;
 mod copy;

@@ -1,4 +1,4 @@
-//! What changes the names of what is there, or its times: renamed, removed, touched.
+//! Renames and removes files and folders, and sets their times.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,22 +12,22 @@ use rustix::io::Errno;
 use crate::PathError;
 use crate::error::PathContext;
 
-/// Renames; an existing file or empty folder at the new name is replaced.
+/// Renames. An existing file or empty folder at the new name is replaced.
 pub fn rename(from: &Path, to: &Path) -> Result<(), PathError> {
     rustix::fs::rename(from, to).at("rename to", to)
 }
 
-/// Renames, and never overwrites: that something else is at the new name is an error (`EEXIST`).
+/// Renames and never overwrites. An existing file at the new name is an error (`EEXIST`).
 ///
-/// Where the file system cannot do so in one call, a file is linked and then unlinked, so a crash may leave
-/// one file under both names; running it again, be it with a kernel that can, then unlinks the old one. A folder
-/// cannot be linked and cannot replace anything but an empty folder, so it is renamed plainly after a look.
+/// On a file system that cannot do this in one call, a crash may leave one file under both names. Another call then
+/// removes the old name.
 pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
     match rename_noreplace_once(from, to) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
         Err(Errno::EXIST) if is_second_name(from, to)? => return remove_file(from),
         result => return result.at("move to", to),
     }
+    // A file is linked and then unlinked. A folder cannot be linked, and it can only replace an empty folder.
     if fs::symlink_metadata(from).at("look at", from)?.is_dir() {
         return rename_after_look(from, to);
     }
@@ -39,10 +39,10 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
     remove_file(from)
 }
 
-/// Renames in one call on every file system, so that no crash leaves both names, and does not overwrite.
+/// Renames in one call on every file system and does not overwrite. No crash leaves both names.
 ///
-/// Where the file system cannot do both in one call it is renamed after a look, so this is for names that
-/// nobody else makes, under the exclusive lock.
+/// On a file system that cannot do both in one call, the new name is checked first. Use it only for names that no other
+/// process creates, under the exclusive lock.
 pub fn rename_at_once(from: &Path, to: &Path) -> Result<(), PathError> {
     match rename_noreplace_once(from, to) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_after_look(from, to),
@@ -68,8 +68,8 @@ fn rename_noreplace_once(_: &Path, _: &Path) -> Result<(), Errno> {
     Err(Errno::NOSYS)
 }
 
-/// Whether both are names of one file that has more than one. A name that differs in case only, where the
-/// file system takes that for the same, is not a second one.
+/// Returns whether both are names of one file with several names. A name that differs only in case is not a second name
+/// on a file system that ignores case.
 fn is_second_name(from: &Path, to: &Path) -> Result<bool, PathError> {
     let (old, new) =
         (fs::symlink_metadata(from).at("look at", from)?, fs::symlink_metadata(to).at("look at", to)?);
@@ -82,7 +82,7 @@ pub fn remove_file(path: &Path) -> Result<(), PathError> {
     fs::remove_file(path).at("remove", path)
 }
 
-/// Removes a folder if it is empty, and says whether it did. One that is not there counts as not removed.
+/// Removes a folder if it is empty, and returns whether it did. A missing folder counts as not removed.
 pub fn remove_empty_dir(path: &Path) -> Result<bool, PathError> {
     match rustix::fs::rmdir(path) {
         Ok(()) => Ok(true),
@@ -91,9 +91,9 @@ pub fn remove_empty_dir(path: &Path) -> Result<bool, PathError> {
     }
 }
 
-/// Removes a folder and everything below it; one that is not there is no error.
+/// Removes a folder and everything below it. A missing folder is no error.
 ///
-/// Only for what nobody relies on (staging, caches): others may see it half removed.
+/// Other processes may see the folder half removed, so use it only for staging folders and caches.
 pub fn remove_tree(path: &Path) -> Result<(), PathError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path, error)),
@@ -101,7 +101,7 @@ pub fn remove_tree(path: &Path) -> Result<(), PathError> {
     }
 }
 
-/// Sets the time of the last change of a file to now.
+/// Sets the modification time of a file to now.
 pub fn touch(path: &Path) -> Result<(), PathError> {
     let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
@@ -109,7 +109,7 @@ pub fn touch(path: &Path) -> Result<(), PathError> {
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)
 }
 
-/// Sets the time of the last change of a file.
+/// Sets the modification time of a file.
 pub fn set_modified(file: &File, path: &Path, time: SystemTime) -> Result<(), PathError> {
     file.set_modified(time).at("set the time of", path)
 }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noreplace_leaves_both_when_the_place_is_taken() {
+    fn a_rename_without_replacing_keeps_both_files() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&a, "a").unwrap();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_move_killed_between_link_and_unlink_is_finished() {
+    fn a_rename_killed_between_link_and_unlink_is_finished() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&a, "a").unwrap();

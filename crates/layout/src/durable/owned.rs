@@ -1,4 +1,4 @@
-//! Folders and files that are made, for the owner of the root.
+//! Creates folders and files for the owner of the root.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,14 +12,14 @@ use super::{rename, sync_dir};
 use crate::PathError;
 use crate::error::PathContext;
 
-/// Writes below one root, for that root's owner.
+/// Writes below a root, for the owner of the root.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Durable {
     owner: Option<(u32, u32)>,
 }
 
 impl Durable {
-    /// Writes for the owner of `root` if this process is root and another one owns it, else for itself.
+    /// Returns a value that writes for the owner of `root` if this process runs as root, else for its own user.
     pub fn for_root(root: &Path) -> Result<Self, PathError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::default());
@@ -30,41 +30,40 @@ impl Durable {
         Ok(Self { owner: (owner != own).then_some(owner) })
     }
 
-    /// Creates an empty folder; that something is there already is an error.
+    /// Creates an empty folder. An existing path is an error.
     pub fn create_dir(&self, path: &Path) -> Result<(), PathError> {
         rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)).at("create the folder", path)?;
         self.hand_over(path)
     }
 
-    /// Creates an empty folder of a name that nobody has: `prefix` and six random characters.
+    /// Creates an empty folder with an unused name: `prefix` and six random characters.
     pub fn create_dir_named(&self, parent: &Path, prefix: &str) -> Result<PathBuf, PathError> {
         let made = tempfile::Builder::new()
             .prefix(prefix)
             .make_in(parent, |path| Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o777))?))
             .at("create a folder in", parent)?;
-        // It would be removed as a file otherwise.
+        // `TempPath` would remove it as a file when dropped.
         let path = made.into_temp_path().keep().map_err(|e| PathError::new("keep", parent, e.error))?;
         self.hand_over(&path)?;
         Ok(path)
     }
 
-    /// Creates a folder unless one is there, and says whether it did.
-    ///
-    /// A symlink is no folder, wherever it points: what is made and swept below would be somebody else's.
+    /// Creates a folder unless it exists, and returns whether it did. A symlink is an error, wherever it points.
     pub fn ensure_dir(&self, path: &Path) -> Result<bool, PathError> {
         match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
             Ok(()) => self.hand_over(path).map(|()| true),
             Err(Errno::EXIST) => {
                 let meta = fs::symlink_metadata(path).at("look at", path)?;
+                // Files created or swept below a symlink would belong to another folder.
                 if !meta.is_dir() {
                     return Err(PathError::new("create the folder", path, Errno::NOTDIR));
                 }
-                // Killed between making it and giving it away: make up for it.
+                // A process was killed between creating the folder and changing its owner.
                 if self.owner.is_some() && meta.uid() == 0 {
                     self.hand_over(path)?;
                 }
                 if meta.uid() == 0 && is_closed_to_us(path) && rustix::fs::rmdir(path).is_ok() {
-                    // The same, met by the owner of the root: empty, so it can be made again.
+                    // The same, seen by the owner of the root. The empty folder can be created again.
                     return self.ensure_dir(path);
                 }
                 Ok(false)
@@ -73,13 +72,12 @@ impl Durable {
         }
     }
 
-    /// Creates the folders of `relative` below `base` that are missing, and syncs the parent of each new one.
+    /// Creates the missing folders of `relative` below `base`, and syncs the parent of each new folder.
     pub fn ensure_dirs(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
         self.make_dirs(base, relative, sync_dir)
     }
 
-    /// Creates the folders of `relative` below `base` that are missing; a later sync of the whole file system
-    /// makes them last.
+    /// Creates the missing folders of `relative` below `base`. The caller syncs the whole file system later.
     pub fn ensure_dirs_unsynced(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
         self.make_dirs(base, relative, |_| Ok(()))
     }
@@ -91,7 +89,7 @@ impl Durable {
         made_in: impl Fn(&Path) -> Result<(), PathError>,
     ) -> Result<(), PathError> {
         let whole = base.join(relative);
-        // Nearly always all of them, or all but the last, are there: begin at the end.
+        // Nearly always only the last folder is missing, so begin at the end.
         let mut missing = Vec::new();
         let mut at = whole.as_path();
         loop {
@@ -115,7 +113,7 @@ impl Durable {
         Ok(())
     }
 
-    /// Creates a file for writing; that something is there already is an error.
+    /// Creates a file for writing. An existing path is an error.
     pub fn create_file(&self, path: &Path) -> Result<File, PathError> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).at("create", path)?;
@@ -124,7 +122,7 @@ impl Durable {
         Ok(file)
     }
 
-    /// Opens a file for reading and writing, and creates it empty if it is not there.
+    /// Opens a file for reading and writing, and creates it if it is missing.
     pub fn open_or_create(&self, path: &Path) -> Result<File, PathError> {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).at("open or create", path)?;
@@ -135,9 +133,9 @@ impl Durable {
         Ok(file)
     }
 
-    /// Creates a whole, synced file under a temporary name: `prefix` and six random characters.
+    /// Creates a complete and synced file with a temporary name: `prefix` and six random characters.
     ///
-    /// The file is left behind if the process dies; whoever owns the folder sweeps the prefix.
+    /// If the process dies, the file stays. The owner of the folder sweeps files with this prefix.
     pub fn temporary(&self, folder: &Path, prefix: &str, content: &[u8]) -> Result<PathBuf, PathError> {
         let made = tempfile::Builder::new().prefix(prefix).make_in(folder, |path| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -152,19 +150,19 @@ impl Durable {
         Ok(path)
     }
 
-    /// Replaces the content of a file by one rename; a reader sees the old content or the new one, whole.
+    /// Replaces the content of a file with one rename. A reader sees either the old content or the new content.
     ///
-    /// The folder is not synced: the caller says when the change must be on disk.
+    /// The folder is not synced.
     pub fn replace_file(&self, path: &Path, temporary_prefix: &str, content: &[u8]) -> Result<(), PathError> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let temporary = self.temporary(folder, temporary_prefix, content)?;
         rename(&temporary, path).inspect_err(|_| {
-            // Ours alone, and of no use any more; if this fails too it is swept later.
+            // If this fails too, the temporary is swept later.
             let _ = fs::remove_file(&temporary);
         })
     }
 
-    /// Creates or replaces a symlink by one rename: there is no instant at which the name is not there.
+    /// Creates or replaces a symlink with one rename. The name exists at every instant.
     pub fn replace_symlink(
         &self,
         target: &Path,
@@ -178,12 +176,12 @@ impl Durable {
             .at("create a symlink in", folder)?;
         self.hand_over(made.path())?;
         rename(made.path(), link)?;
-        // The name that it would remove is the link's by now.
+        // `TempPath` must not remove the old name.
         made.into_temp_path().keep().map_err(|e| PathError::new("keep", link, e.error))?;
         Ok(())
     }
 
-    /// Gives what was made as root, here or by hand, to the owner of the root. A symlink is not followed.
+    /// Gives a path to the owner of the root if this process runs as root. A symlink is not followed.
     pub fn hand_over(&self, path: &Path) -> Result<(), PathError> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -198,14 +196,14 @@ impl Durable {
     }
 }
 
-/// Whether this process may not write into a folder, for want of permission and nothing else.
+/// Returns whether this process lacks the permission to write into a folder.
 fn is_closed_to_us(path: &Path) -> bool {
-    // By the effective user, as it would be when writing.
+    // The effective user decides, as for a write.
     let asked = rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS);
     matches!(asked, Err(Errno::ACCESS))
 }
 
-/// Creates `root` and its missing parents for the process itself, each synced into its parent.
+/// Creates `root` and its missing parents for the user of this process, and syncs each into its parent.
 pub fn create_root(root: &Path) -> Result<(), PathError> {
     let base = root.ancestors().last().unwrap_or(root);
     let parent_or_here = |path: &Path| match path.parent() {
@@ -231,7 +229,7 @@ pub fn create_root(root: &Path) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Whether a file may be executed by anybody, for messages about programs that cannot be run.
+/// Returns whether any user may execute a file, for messages about programs that cannot be run.
 pub fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
@@ -241,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replacing_leaves_no_temporary_behind() {
+    fn a_replacement_leaves_no_temporary_behind() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         for content in ["one", "two"] {
@@ -257,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn files_get_the_mode_of_ordinary_files() {
+    fn files_have_the_mode_of_ordinary_files() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         Durable::default().replace_file(&file, ".t.", b"x").unwrap();
@@ -267,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn ensure_dirs_makes_what_is_missing() {
+    fn ensure_dirs_creates_missing_folders() {
         let dir = tempfile::tempdir().unwrap();
         Durable::default().ensure_dirs(dir.path(), Path::new("a/b/c")).unwrap();
         Durable::default().ensure_dirs(dir.path(), Path::new("a/b/d")).unwrap();
@@ -277,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_is_no_folder() {
+    fn a_symlink_is_not_accepted_as_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         for target in [".", "nowhere"] {
             let link = dir.path().join("link");
@@ -290,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_is_made_with_its_parents() {
+    fn a_root_is_created_with_its_parents() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("x/y/z");
         create_root(&root).unwrap();

@@ -1,18 +1,21 @@
-//! Brings a store to a layout: looks, waits its turn, plans, and takes step after step.
+//! Brings a store to a layout: looks at it, waits for the lock, plans, and takes the steps.
 //!
-//! One step, up, back or regeneration, is always:
+//! A step (up, back or regeneration) has six parts:
 //!
-//! 1. survey; what must be refused is refused now, with nothing changed;
-//! 2. begin: the marker takes the name `migrating.A-B`, the root is synced;
-//! 3. `apply` or `revert`, until a pass finds nothing more to move;
-//! 4. `check`;
-//! 5. the artefacts of the new layout are built, then those of the old one removed;
-//! 6. the file system is synced; the marker takes the name `layout.vB` (or goes, for a layout without
-//!    markers); the root is synced.
+//! 1. Survey. A refusal happens here, before anything is changed.
+//! 2. Begin. The marker is renamed to `migrating.A-B` and the root is synced.
+//! 3. `apply` or `revert`, until a pass moves nothing.
+//! 4. `check`.
+//! 5. The artefacts of the new layout are built, then those of the old layout are removed.
+//! 6. End. The file system is synced, the marker is renamed to `layout.vB` (or removed, for a layout without markers),
+//!    and the root is synced.
 //!
-//! A crash before 2 leaves the old layout. One between 2 and 6 leaves `migrating.A-B`, and whoever comes next
-//! goes on at 3, or turns around. One after the rename in 6 leaves the new layout, complete, because all of
-//! it was synced before.
+//! A crash before 2 leaves the old layout. A crash between 2 and 6 leaves `migrating.A-B`; the next run resumes at 3 or
+//! goes the other way. A crash after the rename in 6 leaves the complete new layout, because everything was synced
+//! before.
+//!
+//! A lost marker is restored in the same way, with one rename: the structure is checked, the file system is synced,
+//! the marker `layout.vN` appears, and the root is synced.
 
 mod next;
 mod steps;
@@ -21,36 +24,37 @@ mod wait;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::events::{Event, Events, PlannedStep};
+use crate::events::{Event, Events};
 use crate::lock::{LOCK_NAME, LockError};
+use crate::plan::{Direction, PlannedStep, Refusal, Survey};
 use crate::signals::{Cancel, Cancelled};
 use crate::state::State;
-use crate::step::{Direction, Layouts, Refusal, Step, StepError, Survey, Work};
+use crate::step::{Layouts, Step, StepError, Work};
 use crate::{Exit, LayoutId, PathError, durable};
 use next::Action;
 use wait::Turn;
 
-/// What to do, and how.
+/// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The layout to bring the store to; the current one if none is named.
+    /// The target layout. The current layout if `None`.
     pub target: Option<LayoutId>,
-    /// What a person says that a folder without a marker is.
+    /// The layout of a folder without a marker, named by a person.
     pub assumed: Option<LayoutId>,
-    /// Run by the gate: go up only, and leave to a person what is a person's decision.
+    /// Whether the gate started the run. Such a run only goes up and leaves decisions to a person.
     pub auto: bool,
-    /// Make no store where there is none.
+    /// Whether an empty folder is left alone instead of creating a store in it.
     pub no_create: bool,
-    /// Build the artefacts again even if nothing else is to be done.
+    /// Whether the artefacts are built again even if there is nothing else to do.
     pub regenerate: bool,
-    /// How long to wait for those who use the store at an older layout.
+    /// Maximum wait for processes that use the store at an older layout.
     pub lock_timeout: Duration,
-    /// How many threads a step may use.
+    /// Number of threads of a step.
     pub threads: usize,
 }
 
 impl Default for Options {
-    /// To the current layout, by hand, with one thread; half a minute for those who use the store.
+    /// Returns the options of a manual run to the current layout, with one thread and a lock timeout of 30 s.
     fn default() -> Self {
         Self {
             target: None,
@@ -64,42 +68,42 @@ impl Default for Options {
     }
 }
 
-/// How a run ended well.
+/// The result of a successful run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The store is at the target already; nothing was done.
+    /// The store was at the target already.
     Nothing(LayoutId),
-    /// There is no store, and none was to be made.
+    /// There is no store, and none was to be created.
     NoStore,
     /// The store is at the target now.
     Done(LayoutId),
 }
 
-/// A run ended without reaching its target.
+/// A run that did not reach its target.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The folder, or what was asked for, is refused; nothing was changed.
+    /// The folder or the options are refused. Nothing was changed.
     #[error("{}", .0.message)]
     Refused(Refusal),
-    /// Others use the store.
+    /// Other processes use the store.
     #[error("{0}")]
     Busy(String),
-    /// The lock was not had.
+    /// The lock could not be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// A step did not get to its end; the message says that the store is resumable.
-    #[error("the step from {from} to {to} stopped: {source}; {root} is resumable: run again to go on, or name {from} with --to to go back", root = root.display())]
+    /// A step stopped before its end. The store is resumable.
+    #[error("the step from {from} to {to} stopped: {source}\nhelp: {root} can be resumed: run again to continue, or use --to {from} to go back", root = root.display())]
     Step {
-        /// The folder.
+        /// The root of the store.
         root: PathBuf,
         /// The layout before.
         from: LayoutId,
         /// The layout after.
         to: LayoutId,
-        /// Why.
+        /// The reason.
         source: StepError,
     },
-    /// Something failed outside of a step; what had begun is finished by the next run.
+    /// An error outside of a step. The next run finishes what has begun.
     #[error(transparent)]
     Outside(#[from] StepError),
 }
@@ -117,7 +121,7 @@ impl From<Cancelled> for RunError {
 }
 
 impl RunError {
-    /// Is the code that a program ends with for this error.
+    /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Refused(refusal) => refusal.exit,
@@ -135,25 +139,25 @@ impl RunError {
 /// Brings one store to one layout.
 #[derive(Clone, Copy)]
 pub struct Runner<'a> {
-    /// The folder.
+    /// The root of the store.
     pub root: &'a Path,
-    /// What the tool knows.
+    /// The tool's layouts.
     pub layouts: &'a Layouts,
-    /// What to do.
+    /// The options.
     pub options: &'a Options,
-    /// Whom to tell.
+    /// Receives the events.
     pub events: &'a dyn Events,
-    /// When to stop.
+    /// Stops the run.
     pub cancel: &'a Cancel,
 }
 
 impl Runner<'_> {
-    /// Does it.
+    /// Runs to the target.
     pub fn run(&self) -> Result<Outcome, RunError> {
         let target = self.target()?;
         let first = self.look_unlocked()?;
         if let Some(first) = &first {
-            self.refuse_what_cannot_change(first)?;
+            self.refuse_newer(first)?;
             match first {
                 State::At(layout) if *layout == target && !self.options.regenerate => {
                     return Ok(Outcome::Nothing(target));
@@ -161,7 +165,7 @@ impl Runner<'_> {
                 state if self.is_left_uncreated(state) => return Ok(Outcome::NoStore),
                 _ => {}
             }
-            // Where there is a lock file, somebody may be at it, and the look under the lock counts.
+            // With a lock file another process may be at work, so the look under the lock decides.
             if !self.root.join(LOCK_NAME).exists() {
                 self.refuse(first)?;
                 self.refuse_assumption(first)?;
@@ -176,7 +180,7 @@ impl Runner<'_> {
         self.act(&lock, &target)
     }
 
-    /// Says what would be done, and whether it is anything. Writes nothing, not even the lock file.
+    /// Reports the plan and returns whether there is anything to do. Writes nothing, not even the lock file.
     pub fn plan(&self) -> Result<bool, RunError> {
         let target = self.target()?;
         let state = self.look()?;
@@ -187,17 +191,24 @@ impl Runner<'_> {
             Action::Create => Some(&target),
             _ => None,
         };
+        let restores = match &state {
+            State::MarkerLost { layout, .. } => Some(layout),
+            _ => None,
+        };
         let steps = self.planned_steps(&state, &target, None)?;
-        self.events.event(Event::Plan { root: self.root, target: &target, creates, steps: &steps });
+        self.events.event(Event::Plan { root: self.root, target: &target, creates, restores, steps: &steps });
+        if let Some(layout) = restores {
+            self.check_unmarked(layout)?;
+        }
         let refusals =
             steps.iter().filter_map(|step| step.survey.as_ref()).flat_map(|survey| &survey.refusals);
         if let Some(refusal) = refusals.clone().next() {
             return Err(RunError::Refused(joined(refusal.exit, refusals)));
         }
-        Ok(creates.is_some() || !steps.is_empty())
+        Ok(creates.is_some() || restores.is_some() || !steps.is_empty())
     }
 
-    /// Is the steps from a state to the target. The first one is surveyed, unless that is done already.
+    /// Returns the steps from a state to the target. The first step is surveyed, unless `surveyed` has its survey.
     fn planned_steps(
         &self,
         state: &State,
@@ -210,6 +221,10 @@ impl Runner<'_> {
             let regenerated = steps.iter().any(|step| step.from == step.to);
             let planned = match self.action(&at, target, regenerated)? {
                 Action::Finished | Action::Create => return Ok(steps),
+                Action::Restore { layout } => {
+                    at = State::At(layout.clone());
+                    continue;
+                }
                 Action::Regenerate { begun } => match &at {
                     State::Migrating { to, .. } => self.planned_regeneration(to, begun),
                     _ => self.planned_regeneration(target, begun),
@@ -235,7 +250,7 @@ impl Runner<'_> {
             from: layout.clone(),
             to: layout.clone(),
             direction: Direction::Up,
-            description: "build the derived files again".to_owned(),
+            description: "rebuild the derived files".to_owned(),
             resumes,
             survey: Some(Survey::default()),
         }
@@ -246,7 +261,7 @@ impl Runner<'_> {
         for layout in [Some(&target), self.options.assumed.as_ref()].into_iter().flatten() {
             if !self.layouts.knows(layout) {
                 let message = format!(
-                    "{} does not know the layout {layout} (its own is {}); another release may know it",
+                    "{} does not know the layout {layout} (its own layout is {})\nhelp: use another release",
                     self.layouts.program, self.layouts.current
                 );
                 return Err(RunError::refused(Exit::NEWER, message));
@@ -259,9 +274,9 @@ impl Runner<'_> {
         Ok(State::look_assuming(self.root, self.layouts, self.options.assumed.as_ref())?)
     }
 
-    /// Looks without the lock: what is read may change meanwhile, be moved away even. So where there is a lock
-    /// file a look that fails says nothing, and the one under the lock counts.
+    /// Looks without the lock. `None` if the look failed and there is a lock file.
     fn look_unlocked(&self) -> Result<Option<State>, RunError> {
+        // Another process may move the files meanwhile, so the look under the lock decides.
         match self.look() {
             Err(_) if self.root.join(LOCK_NAME).exists() => Ok(None),
             result => result.map(Some),
@@ -275,12 +290,12 @@ impl Runner<'_> {
         }
     }
 
-    /// A marker that this program does not know stays unknown however long it waits.
-    fn refuse_what_cannot_change(&self, state: &State) -> Result<(), RunError> {
+    /// Refuses an unknown marker. Waiting for the lock would not help.
+    fn refuse_newer(&self, state: &State) -> Result<(), RunError> {
         if matches!(state, State::Newer(_)) { self.refuse(state) } else { Ok(()) }
     }
 
-    /// Whether there is no store and none is to be made. One whose making was begun is finished.
+    /// Returns whether there is no store and none is to be created. A creation that has begun is finished.
     fn is_left_uncreated(&self, state: &State) -> bool {
         self.options.no_create && *state == State::Empty
     }
@@ -289,7 +304,7 @@ impl Runner<'_> {
         Work { threads: self.options.threads.max(1), events: self.events, cancel: self.cancel }
     }
 
-    /// Refuses to be told what a store is that says so itself.
+    /// Refuses `--from` for a store that has a marker.
     fn refuse_assumption(&self, first: &State) -> Result<(), RunError> {
         let (Some(assumed), State::At(_) | State::Migrating { .. } | State::Creating(_)) =
             (&self.options.assumed, first)
@@ -298,7 +313,7 @@ impl Runner<'_> {
         };
         let marker = first.marker().map(|marker| marker.to_string()).unwrap_or_default();
         let root = self.root.display();
-        let message = format!("{root} says itself what it is, {marker}; run again without --from {assumed}");
+        let message = format!("{root} has the marker {marker}\nhelp: run again without --from {assumed}");
         Err(RunError::refused(Exit::USAGE, message))
     }
 }

@@ -1,21 +1,32 @@
-//! What comes next from a state, and what is refused.
+//! Decides the next action from a state, or refuses it.
 
 use super::{RunError, Runner};
 use crate::marker::Marker;
+use crate::plan::Direction;
 use crate::state::State;
-use crate::step::{Direction, Step};
+use crate::step::Step;
 use crate::{Exit, LayoutId};
 
-/// What is to be done next, under the lock or in a plan.
+/// The next action, under the lock or in a plan.
 pub(super) enum Action<'a> {
     Finished,
     Create,
-    Step { step: &'a dyn Step, direction: Direction, begun: Option<Marker> },
-    Regenerate { begun: bool },
+    /// Puts back the lost marker of this layout.
+    Restore {
+        layout: LayoutId,
+    },
+    Step {
+        step: &'a dyn Step,
+        direction: Direction,
+        begun: Option<Marker>,
+    },
+    Regenerate {
+        begun: bool,
+    },
 }
 
 impl Runner<'_> {
-    /// Decides what comes next from a state, or refuses it.
+    /// Decides the next action from a state, or refuses it.
     pub(super) fn action(
         &self,
         state: &State,
@@ -27,7 +38,8 @@ impl Runner<'_> {
             State::Empty | State::Creating(_) => {
                 if *target != self.layouts.current {
                     let message = format!(
-                        "{root} holds no store, and a new one is made at layout {} only; run again without --to {target}",
+                        "there is no store in {root}, and a new store is always created at layout {}\n\
+                         help: run again without --to {target}",
                         self.layouts.current
                     );
                     return Err(RunError::refused(Exit::USAGE, message));
@@ -42,11 +54,16 @@ impl Runner<'_> {
                 }
             }
             State::At(layout) | State::Untagged(layout) => self.next_step(layout, target, None),
+            State::MarkerLost { layout, is_confirmed: true } => {
+                Ok(Action::Restore { layout: layout.clone() })
+            }
             State::Migrating { from, to } if from == to => Ok(Action::Regenerate { begun: true }),
             State::Migrating { from, to } => self.resume(from, to, target),
-            State::Newer(_) | State::TwoMarkers(_) | State::Blocked(_) | State::Foreign(_) => {
-                self.refuse(state).map(|()| Action::Finished)
-            }
+            State::MarkerLost { .. }
+            | State::Newer(_)
+            | State::TwoMarkers(_)
+            | State::Blocked(_)
+            | State::Foreign(_) => self.refuse(state).map(|()| Action::Finished),
         }
     }
 
@@ -54,13 +71,13 @@ impl Runner<'_> {
         let unknown = || self.no_way(from, target);
         let (step, direction) = self.layouts.between(from, to).ok_or_else(unknown)?;
         if self.options.auto && direction == Direction::Back {
-            return Err(self.back_is_a_decision(from, to));
+            return Err(self.back_step_needs_decision(from, to));
         }
         let begun = Some(Marker::Migrating { from: from.clone(), to: to.clone() });
         let onward = self.layouts.way(to, target).ok_or_else(unknown)?;
         if onward.first() == Some(from) {
             if self.options.auto {
-                return Err(self.only_a_person_goes_back(to, target));
+                return Err(self.downgrade_needs_person(to, target));
             }
             let turned = if direction == Direction::Up { Direction::Back } else { Direction::Up };
             return Ok(Action::Step { step, direction: turned, begun });
@@ -78,15 +95,15 @@ impl Runner<'_> {
         let found = way.first().and_then(|next| self.layouts.between(layout, next));
         let (step, direction) = found.ok_or_else(|| self.no_way(layout, target))?;
         if self.options.auto && direction == Direction::Back {
-            return Err(self.only_a_person_goes_back(layout, target));
+            return Err(self.downgrade_needs_person(layout, target));
         }
         Ok(Action::Step { step, direction, begun })
     }
 
-    fn only_a_person_goes_back(&self, layout: &LayoutId, target: &LayoutId) -> RunError {
+    fn downgrade_needs_person(&self, layout: &LayoutId, target: &LayoutId) -> RunError {
         let message = format!(
-            "{} is at layout {layout} or on its way there, above {target}, and only a person takes a store back: run \
-             the migrator by hand with --to {target}",
+            "{} is at layout {layout} or in a step to it, and a store is never downgraded to {target} automatically\n\
+             help: run the migrator by hand with --to {target}",
             self.root.display()
         );
         RunError::refused(Exit::NEWER, message)
@@ -94,17 +111,17 @@ impl Runner<'_> {
 
     fn no_way(&self, from: &LayoutId, to: &LayoutId) -> RunError {
         let message = format!(
-            "{} is at layout {from}, and {} knows no steps from there to {to}; another release may",
+            "{} is at layout {from}, and {} knows no steps from there to {to}\nhelp: use another release",
             self.root.display(),
             self.layouts.program
         );
         RunError::refused(Exit::NEWER, message)
     }
 
-    fn back_is_a_decision(&self, from: &LayoutId, to: &LayoutId) -> RunError {
+    fn back_step_needs_decision(&self, from: &LayoutId, to: &LayoutId) -> RunError {
         let message = format!(
-            "{root} is in a step back from {from} to {to} that was interrupted, and which way to go is a person's \
-             decision: run the migrator by hand with --to {to} to go on back, or with --to {from} to go up again",
+            "{root} is in an interrupted step back from {from} to {to}\n\
+             help: run the migrator by hand with --to {to} to continue, or with --to {from} to upgrade again",
             root = self.root.display()
         );
         RunError::refused(Exit::NEWER, message)

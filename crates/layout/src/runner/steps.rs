@@ -1,18 +1,20 @@
-//! The steps themselves, under the exclusive lock, from marker to marker.
+//! Takes the steps under the exclusive lock, from marker to marker.
 
 use super::next::Action;
 use super::{Outcome, RunError, Runner, ends, joined, planned};
+use crate::clock::now;
 use crate::events::{Event, Events};
 use crate::lock::ExclusiveLock;
 use crate::marker::{self, Content, HistoryEntry, Marker};
+use crate::plan::{Direction, Survey};
 use crate::state::State;
-use crate::step::{Context, Direction, Moved, Step, StepError, Survey};
+use crate::step::{Context, Moved, Step, StepError};
 use crate::{LayoutId, PathError, durable};
 
-/// What artefacts are built for.
+/// The occasion for building artefacts.
 #[derive(Clone, Copy)]
 enum Occasion<'a> {
-    /// They were asked for.
+    /// A person asked for it.
     Regeneration,
     /// A new store, or a step from another layout.
     Other { old: Option<&'a LayoutId> },
@@ -22,7 +24,7 @@ impl Runner<'_> {
     pub(super) fn act(&self, lock: &ExclusiveLock, target: &LayoutId) -> Result<Outcome, RunError> {
         let mut done = false;
         let mut regenerated = false;
-        // A layout without a marker need not be known again by what it holds: that may be next to nothing.
+        // After a step to a layout without a marker the store may be nearly empty and not recognised again.
         let mut reached: Option<State> = None;
         loop {
             let state = match reached.take() {
@@ -43,21 +45,26 @@ impl Runner<'_> {
             match action {
                 Action::Finished if done => return Ok(Outcome::Done(target.clone())),
                 Action::Finished => return Ok(Outcome::Nothing(target.clone())),
-                // The look without the lock may have failed, or have seen what is gone by now.
+                // The look without the lock may have failed or be outdated.
                 Action::Create if self.is_left_uncreated(&state) => return Ok(Outcome::NoStore),
                 Action::Create => {
                     self.events.event(Event::Plan {
                         root: self.root,
                         target,
                         creates: Some(target),
+                        restores: None,
                         steps: &[],
                     });
                     self.create(lock, &state)?;
                 }
+                Action::Restore { layout } => {
+                    self.report_plan(&state, target, None)?;
+                    self.restore(lock, &layout)?;
+                }
                 Action::Step { step, direction, begun } => {
                     let survey = step.prepare(self.root, direction, &self.work())?;
                     if !done {
-                        self.tell_plan(&state, target, Some(&survey))?;
+                        self.report_plan(&state, target, Some(&survey))?;
                     }
                     self.take(lock, step, direction, begun.as_ref(), &state, survey)?;
                     let (_, to) = ends(step, direction);
@@ -69,7 +76,7 @@ impl Runner<'_> {
                         _ => target.clone(),
                     };
                     if !done {
-                        self.tell_plan(&state, target, None)?;
+                        self.report_plan(&state, target, None)?;
                     }
                     self.regenerate(lock, &layout, begun)?;
                     regenerated = true;
@@ -79,16 +86,20 @@ impl Runner<'_> {
         }
     }
 
-    fn tell_plan(&self, state: &State, target: &LayoutId, survey: Option<&Survey>) -> Result<(), RunError> {
+    fn report_plan(&self, state: &State, target: &LayoutId, survey: Option<&Survey>) -> Result<(), RunError> {
         let steps = self.planned_steps(state, target, survey.cloned())?;
-        self.events.event(Event::Plan { root: self.root, target, creates: None, steps: &steps });
+        let restores = match state {
+            State::MarkerLost { layout, .. } => Some(layout),
+            _ => None,
+        };
+        self.events.event(Event::Plan { root: self.root, target, creates: None, restores, steps: &steps });
         Ok(())
     }
 
     fn create(&self, lock: &ExclusiveLock, state: &State) -> Result<(), RunError> {
         let layout = self.layouts.current.clone();
         let creating = Marker::Creating(layout.clone());
-        let started = marker::now();
+        let started = now();
         let mut content = Content::new(&self.layouts.program);
         match state {
             State::Creating(older) if *older != layout => {
@@ -106,7 +117,7 @@ impl Runner<'_> {
             from: "empty".to_owned(),
             to: layout.to_string(),
             started,
-            finished: marker::now(),
+            finished: now(),
             moved: 0,
             leftovers: 0,
             bytes: 0,
@@ -116,11 +127,51 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Checks the structure of a store whose marker is lost.
+    pub(super) fn check_unmarked(&self, layout: &LayoutId) -> Result<(), RunError> {
+        let Some(known) = self.layouts.unmarked.iter().find(|known| known.layout() == *layout) else {
+            return Ok(());
+        };
+        let refusals = known.check(self.root, &self.work())?;
+        match refusals.first() {
+            None => Ok(()),
+            Some(first) => Err(RunError::Refused(joined(first.exit, refusals.iter()))),
+        }
+    }
+
+    /// Puts back the lost marker of a layout, after a check of the whole store.
+    fn restore(&self, lock: &ExclusiveLock, layout: &LayoutId) -> Result<(), RunError> {
+        let started = now();
+        self.check_unmarked(layout)?;
+        if *layout == self.layouts.current {
+            // A backup may have left out empty folders.
+            for folder in &self.layouts.folders {
+                lock.durable().ensure_dir(&self.root.join(folder))?;
+            }
+        }
+        self.artefacts(lock, layout, Occasion::Other { old: None })?;
+        // The files may have been copied a moment ago: they must be on disk before the marker vouches for them.
+        durable::sync_file_system(self.root)?;
+        let mut content = Content::new(&self.layouts.program);
+        content.history.push(HistoryEntry {
+            from: "unmarked".to_owned(),
+            to: layout.to_string(),
+            started,
+            finished: now(),
+            moved: 0,
+            leftovers: 0,
+            bytes: 0,
+        });
+        marker::write_first(lock, &Marker::At(layout.clone()), &content)?;
+        self.events.event(Event::Restored(layout));
+        Ok(())
+    }
+
     fn regenerate(&self, lock: &ExclusiveLock, layout: &LayoutId, begun: bool) -> Result<(), RunError> {
         let at = Marker::At(layout.clone());
         let during = Marker::Migrating { from: layout.clone(), to: layout.clone() };
         let (mut content, _) = self.history(if begun { &during } else { &at });
-        let started = marker::now();
+        let started = now();
         self.events.event(Event::StepBegin(&self.planned_regeneration(layout, begun)));
         if !begun {
             self.warn(marker::change(lock, &at, &during, &content)?);
@@ -146,12 +197,12 @@ impl Runner<'_> {
         if let Some(refusal) = survey.refusals.first() {
             return Err(RunError::Refused(joined(refusal.exit, survey.refusals.iter())));
         }
-        let leftovers_are_told = !survey.is_estimate;
+        let leftovers_are_reported = !survey.is_estimate;
         planned.survey = Some(survey);
         self.events.event(Event::StepBegin(&planned));
         let (from, to) = (planned.from, planned.to);
         let begin = Marker::Migrating { from: from.clone(), to: to.clone() };
-        let started = marker::now();
+        let started = now();
         let (mut content, warning) = match state.marker() {
             Some(old) if old == begin => self.history_without(&begin, &from, &to),
             Some(old) => self.history(&old),
@@ -165,7 +216,7 @@ impl Runner<'_> {
             Some(old) => self.warn(marker::change(lock, &old, &begin, &content)?),
             None => marker::write_first(lock, &begin, &content)?,
         }
-        let body = self.body(lock, step, direction, leftovers_are_told);
+        let body = self.body(lock, step, direction, leftovers_are_reported);
         let moved = body.map_err(|source| RunError::Step {
             root: self.root.to_owned(),
             from: from.clone(),
@@ -183,13 +234,13 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// What lies between the two markers.
+    /// Does the work between the two markers.
     fn body(
         &self,
         lock: &ExclusiveLock,
         step: &dyn Step,
         direction: Direction,
-        mut leftovers_are_told: bool,
+        mut leftovers_are_reported: bool,
     ) -> Result<Moved, StepError> {
         let (from, to) = ends(step, direction);
         let but_leftovers = ButLeftovers(self.events);
@@ -197,14 +248,14 @@ impl Runner<'_> {
         let mut all = Moved::default();
         loop {
             self.cancel.check()?;
-            if leftovers_are_told {
+            if leftovers_are_reported {
                 context.work.events = &but_leftovers;
             }
             let pass = match direction {
                 Direction::Up => step.apply(&context)?,
                 Direction::Back => step.revert(&context)?,
             };
-            leftovers_are_told = true;
+            leftovers_are_reported = true;
             all.items += pass.items;
             all.bytes += pass.bytes;
             all.leftovers = pass.leftovers;
@@ -233,10 +284,8 @@ impl Runner<'_> {
             }
             match artefact.build(&context) {
                 Err(error @ StepError::Path(_)) if !artefact.is_required() => {
-                    let text = format!(
-                        "{} was not built, the program will build it later: {error}",
-                        artefact.name()
-                    );
+                    let text =
+                        format!("cannot build {}, the program builds it later: {error}", artefact.name());
                     self.events.event(Event::Warning(text));
                 }
                 result => result?,
@@ -255,13 +304,13 @@ impl Runner<'_> {
     fn history(&self, marker: &Marker) -> (Content, Option<String>) {
         let (mut content, warning) = Content::read(self.root, marker, &self.layouts.program);
         content.written_by.clone_from(&self.layouts.program);
-        content.written_at = marker::now();
+        content.written_at = now();
         (content, warning)
     }
 
-    /// Is the history in the marker of a step that is taken up again. Its own entry, written and then killed
-    /// before the marker's name changed, is left out: it comes when the step ends.
+    /// Returns the history in the marker of a resumed step, without the step's own entry.
     fn history_without(&self, begin: &Marker, from: &LayoutId, to: &LayoutId) -> (Content, Option<String>) {
+        // A kill between writing the entry and renaming the marker leaves the entry in an unfinished step.
         let (mut content, warning) = self.history(begin);
         content.history.pop_if(|last| last.from == from.as_str() && last.to == to.as_str());
         (content, warning)
@@ -269,12 +318,12 @@ impl Runner<'_> {
 
     fn warn(&self, warning: Option<PathError>) {
         if let Some(error) = warning {
-            self.events.event(Event::Warning(format!("the history in the marker was not written: {error}")));
+            self.events.event(Event::Warning(format!("cannot write the history in the marker: {error}")));
         }
     }
 }
 
-/// Hands on everything but leftovers, which are told once though every pass meets them.
+/// Passes on all events but leftovers, which only the first pass reports.
 struct ButLeftovers<'a>(&'a dyn Events);
 
 impl Events for ButLeftovers<'_> {
@@ -290,7 +339,7 @@ fn entry(from: &LayoutId, to: &LayoutId, started: String, moved: Moved) -> Histo
         from: from.to_string(),
         to: to.to_string(),
         started,
-        finished: marker::now(),
+        finished: now(),
         moved: moved.items,
         leftovers: moved.leftovers,
         bytes: moved.bytes,

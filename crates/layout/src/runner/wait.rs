@@ -1,4 +1,4 @@
-//! The wait for the lock, beside others who use the store or work on it.
+//! Waits for the exclusive lock while other processes use the store or work on it.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,14 @@ use super::{RunError, Runner};
 use crate::LayoutId;
 use crate::events::Event;
 use crate::lock::{self, ExclusiveLock, Holder, LOCK_NAME, SharedLock};
+use crate::plan::Direction;
 use crate::state::State;
-use crate::step::Direction;
 
-/// What the loop for the lock ended with.
+/// The end of the wait.
 pub(super) enum Turn {
+    /// This process holds the lock.
     Ours(ExclusiveLock),
+    /// Another process has done the work.
     OthersDid,
 }
 
@@ -19,14 +21,14 @@ impl Runner<'_> {
     pub(super) fn wait_for_turn(&self, target: &LayoutId, first: Option<&State>) -> Result<Turn, RunError> {
         let must_act = self.options.regenerate;
         let mut shared_since: Option<Instant> = None;
-        let mut told: Option<Instant> = None;
+        let mut reported: Option<Instant> = None;
         loop {
             self.cancel.check()?;
             if let Some(lock) = ExclusiveLock::try_acquire(self.root, &self.layouts.program)? {
                 return Ok(Turn::Ours(lock));
             }
             if let Some(state) = self.look_unlocked()? {
-                self.refuse_what_cannot_change(&state)?;
+                self.refuse_newer(&state)?;
                 if state == State::At(target.clone()) && !must_act {
                     return Ok(Turn::OthersDid);
                 }
@@ -35,7 +37,7 @@ impl Runner<'_> {
                 }
             }
             match SharedLock::try_acquire(self.root) {
-                // Nobody changes the names while it is held, so what is refused now is refused for good.
+                // No process changes the names while the lock is shared, so a refusal is final.
                 Ok(Some(_shared)) => {
                     self.refuse(&self.look()?)?;
                     let since = *shared_since.get_or_insert_with(Instant::now);
@@ -45,9 +47,9 @@ impl Runner<'_> {
                 }
                 _ => shared_since = None,
             }
-            if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
+            if reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
                 self.events.event(Event::Waiting { holders: &self.other_holders() });
-                told = Some(Instant::now());
+                reported = Some(Instant::now());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -63,15 +65,15 @@ impl Runner<'_> {
         let holders: Vec<String> = self.other_holders().iter().map(ToString::to_string).collect();
         let names = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
         RunError::Busy(format!(
-            "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}. Stop it, then run \
-             again, or wait longer with --lock-timeout",
+            "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}\n\
+             help: stop it and run again, or wait longer with --lock-timeout",
             root = self.root.display(),
             seconds = self.options.lock_timeout.as_secs(),
             lock = self.root.join(LOCK_NAME).display(),
         ))
     }
 
-    /// A waiter that the gate started makes way for a person who takes the store back.
+    /// Ends the wait of a run that the gate started if a person downgrades the store meanwhile.
     fn stop_if_going_back(&self, first: Option<&State>, now: &State) -> Result<(), RunError> {
         let back = match now {
             State::Migrating { from, to } => {
@@ -90,7 +92,7 @@ impl Runner<'_> {
             return Ok(());
         }
         Err(RunError::Busy(format!(
-            "{} is being taken back to an older layout by somebody else; start again when that is done",
+            "another process downgrades {} to an older layout\nhelp: start again when it has finished",
             self.root.display()
         )))
     }

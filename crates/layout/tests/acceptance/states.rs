@@ -1,4 +1,4 @@
-//! What a folder is found to be, and that what is refused is not touched.
+//! The states of folders, and refusals, which change nothing.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::layouts::layouts;
 use crate::run::{self, End, Recorder, auto, markers, nothing, plan, to};
 use crate::support::{homes, tree};
 
-/// Every way in must refuse it, and leave it as it is to the byte and the time.
+/// Every option must refuse the folder and leave every byte and time unchanged.
 #[track_caller]
 fn assert_refused(root: &Path, code: Exit, words: &[&str]) {
     let before = tree::everything(root);
@@ -22,7 +22,7 @@ fn assert_refused(root: &Path, code: Exit, words: &[&str]) {
 }
 
 #[test]
-fn current_is_nothing_to_do() {
+fn a_current_home_has_nothing_to_do() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &auto());
@@ -73,7 +73,7 @@ fn foreign_is_65() {
     homes::file(&dir.path().join("bin/ls"), "", 0o755);
     homes::file(&dir.path().join("tools/saw"), "", 0o644);
     assert_refused(dir.path(), Exit::NOT_A_STORE, &["bin, tools", "not a store"]);
-    // The folder above a home is none, nor is one below it.
+    // A folder above or below a home is not a home.
     let above = tempfile::tempdir().unwrap();
     homes::v0(&above.path().join("home"));
     assert_refused(above.path(), Exit::NOT_A_STORE, &["home"]);
@@ -109,7 +109,7 @@ fn by_hand_a_home_may_be_said_to_be_v0() {
 }
 
 #[test]
-fn no_create_makes_nothing() {
+fn no_create_creates_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let options = run::Options { no_create: true, ..auto() };
     for root in [dir.path().join("missing"), dir.path().to_owned()] {
@@ -127,28 +127,28 @@ fn dry_run_writes_nothing() {
     let missing = dir.path().join("missing");
     let events = Recorder::default();
     assert_eq!(plan(&missing, &to("v2"), &events), Ok(true));
-    events.assert_told("creates: Some");
+    events.assert_reported("creates: Some");
     assert!(!missing.exists());
     let home = dir.path().join("home");
     homes::v0(&home);
     let before = tree::everything(&home);
     let events = Recorder::default();
     assert_eq!(plan(&home, &to("v2"), &events), Ok(true));
-    events.assert_told("items: 3");
-    events.assert_told("half-1.0 it is incomplete");
-    events.assert_told("README it is named as no toolchain is");
+    events.assert_reported("items: 3");
+    events.assert_reported("half-1.0 incomplete");
+    events.assert_reported("README its name is not that of a toolchain");
     run::assert_same(&before, &tree::everything(&home), "a planned home");
-    // In the middle of a step too.
+    // The same in the middle of a step.
     run::run_and_stop(&home, &to("v1"), 1, 15);
     let before = tree::everything(&home);
     let events = Recorder::default();
     assert_eq!(plan(&home, &to("v2"), &events), Ok(true));
-    events.assert_told("resumes: true");
+    events.assert_reported("resumes: true");
     run::assert_same(&before, &tree::everything(&home), "a planned home in a step");
 }
 
 #[test]
-fn what_can_be_refused_is_refused_before_anything_moves() {
+fn a_refusal_comes_before_any_move() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v1"));
@@ -171,14 +171,14 @@ fn a_taken_place_on_the_way_up_is_a_leftover() {
     homes::file(&dir.path().join("tools/zig/0.13.0"), "in the way", 0o644);
     let events = Recorder::default();
     assert_eq!(run::run_recorded(dir.path(), &to("v2"), &layouts(), &events), run::done("v2"));
-    events.assert_told("tools/zig-0.13.0 its place is taken");
+    events.assert_reported("tools/zig-0.13.0 its place is taken");
     assert!(dir.path().join("tools/zig-0.13.0/bin/zig").exists());
     assert_eq!(fs::read_to_string(dir.path().join("tools/zig/0.13.0")).unwrap(), "in the way");
     assert!(dir.path().join("toolchains/node/1.10/bin/node").exists());
 }
 
 #[test]
-fn states_are_told_apart() {
+fn each_state_is_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("home");
     let look = || State::look(&root, &layouts()).unwrap();
@@ -192,4 +192,68 @@ fn states_are_told_apart() {
     assert_eq!(look(), State::At(v(1)));
     fs::rename(root.join("layout.v1"), root.join("creating.v1")).unwrap();
     assert_eq!(look(), State::Creating(v(1)));
+}
+
+/// A home at v2 that lost its marker.
+fn unmarked(root: &Path) {
+    homes::v0(root);
+    assert_eq!(run::run(root, &to("v2")), run::done("v2"));
+    fs::remove_file(root.join("layout.v2")).unwrap();
+    // A leftover of the upgrade does not belong to the home.
+    fs::remove_dir_all(root.join("tools/half-1.0")).unwrap();
+}
+
+#[test]
+fn a_lost_marker_is_65_and_names_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    unmarked(dir.path());
+    assert_refused(
+        dir.path(),
+        Exit::NOT_A_STORE,
+        &["without its marker layout.v2", "nothing was changed", "tool_home_migrate --store", "--from v2"],
+    );
+    let v2 = stoa_layout::LayoutId::numbered(2);
+    let state = State::look(dir.path(), &layouts()).unwrap();
+    assert_eq!(state, State::MarkerLost { layout: v2, is_confirmed: false });
+}
+
+#[test]
+fn a_lost_marker_is_restored_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    unmarked(dir.path());
+    let before = tree::settled(dir.path());
+    let by_hand = run::Options { assumed: to("v2").target, ..to("v2") };
+    let events = Recorder::default();
+    assert_eq!(plan(dir.path(), &by_hand, &events), Ok(true));
+    events.assert_reported("restores: Some");
+    run::assert_same(&before, &tree::settled(dir.path()), "a planned restoration");
+    assert_eq!(run::run(dir.path(), &by_hand), run::done("v2"));
+    assert_eq!(markers(dir.path()), ["layout.v2"]);
+    let mut after = tree::settled(dir.path());
+    after.remove(Path::new("layout.v2"));
+    run::assert_same(&before, &after, "a restored home");
+    let text = fs::read_to_string(dir.path().join("layout.v2")).unwrap();
+    assert!(text.contains("unmarked"), "{text}");
+    // A restoration and a step back in one run.
+    fs::remove_file(dir.path().join("layout.v2")).unwrap();
+    let back = run::Options { assumed: to("v2").target, ..to("v1") };
+    assert_eq!(run::run(dir.path(), &back), run::done("v1"));
+    assert_eq!(markers(dir.path()), ["layout.v1"]);
+}
+
+#[test]
+fn a_marker_is_not_restored_over_a_structure_that_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    unmarked(dir.path());
+    fs::remove_file(dir.path().join("toolchains/node/1.2/bin/node")).unwrap();
+    let before = tree::settled(dir.path());
+    let by_hand = run::Options { assumed: to("v2").target, ..to("v2") };
+    run::run(dir.path(), &by_hand).assert_failed(Exit::NOT_A_STORE, &["node/1.2", "nothing was changed"]);
+    assert_eq!(plan(dir.path(), &by_hand, &Recorder::default()).unwrap_err().0, 65);
+    run::assert_same(&before, &tree::settled(dir.path()), "a refused restoration");
+    // A home of another layout is not taken for it.
+    let other = tempfile::tempdir().unwrap();
+    homes::v0(other.path());
+    run::run(other.path(), &by_hand).assert_failed(Exit::NOT_A_STORE, &["--from v2"]);
+    assert!(markers(other.path()).is_empty());
 }

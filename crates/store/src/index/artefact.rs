@@ -1,4 +1,4 @@
-//! The index as what the runner of migrations builds.
+//! The index as an artefact that `stoa-migrate` builds.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use crate::paths::Paths;
 use crate::staging::{self, Run};
 use crate::{LAYOUT, StoreError};
 
-/// The index, to be built by `stoa-migrate`.
+/// The index as an artefact of the store.
 ///
-/// A new store and one that comes up get it from the first server, in the background: building it costs a look at
-/// each file and two trees to keep in order, while a migration only moves. A regeneration builds it whole.
+/// After a creation or an upgrade the first server builds the index in the background, because building it reads the
+/// metadata of every file, while a migration only moves folders. A regeneration builds the whole index.
 #[derive(Debug, Clone, Copy)]
 pub struct IndexArtefact;
 

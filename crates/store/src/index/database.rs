@@ -1,21 +1,20 @@
-//! One database of an index: its tables, and every question that is asked of it.
+//! A database of the index: its tables and its queries.
 //!
-//! `versions` is kept in the order of the catalog, and `versions_by_time` in that of the feed, so that a page costs
-//! the same wherever it begins. An instant is given to one version only: who follows the feed page by page could not
-//! get past a page full of one. Where two infos were written at one instant, the second gets the next nanosecond that
-//! is free.
+//! The table `versions` is sorted as the catalog and the index `versions_by_time` as the feed, so a page costs the same
+//! at every position. Each version has its own instant, because a client that follows the feed page by page could not
+//! get past a full page of versions with the same time. If two infos have the same time, the second version gets the
+//! next free nanosecond.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{
-    CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, Params, Row, ToSql, ffi, params,
-};
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Params, Row, ToSql, params};
 
-use super::reconcile::{FolderStamp, SeenModule, Stop};
-use super::{CatalogEntry, FeedEntry, IndexError, IndexRow};
+use super::error::IndexError;
+use super::rows::{CatalogEntry, Changed, FeedEntry, FolderStamp, IndexRow, SeenModule, Stop};
+use crate::sqlite;
 
 /// An open database.
 #[derive(Debug)]
@@ -27,16 +26,16 @@ pub(super) struct Database {
 /// How a database is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// By who may write to the store; a question needs that too, to share what others write meanwhile.
+    /// For reading and writing. Queries in a writable store need it too, to see the writes of other processes.
     Write,
-    /// Without writing anything.
+    /// For reading, without writing any file.
     Read,
 }
 
-/// What says that a database is an index of a Go module store: the letters of this program.
+/// The application id of an index.
 const APPLICATION: i32 = i32::from_be_bytes(*b"Stoa");
 
-/// Grows with every change of the tables. Another number is an index that must be built again.
+/// The version of the tables. An index with another version is rebuilt.
 const SCHEMA_VERSION: i32 = 1;
 
 const SCHEMA: &str = "
@@ -58,51 +57,37 @@ const SCHEMA: &str = "
     CREATE UNIQUE INDEX versions_by_time ON versions (time);
 ";
 
-/// How many nanoseconds are searched at a time for one that is free.
+/// The number of nanoseconds that are searched at a time for a free instant.
 const WINDOW: i64 = 1_000_000;
 
-/// How many steps of a long question SQLite takes between two looks whether to stop: some milliseconds.
+/// The number of SQLite steps between two checks for a stop: a few milliseconds.
 const STEPS: i32 = 100_000;
 
-/// What a pass changed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Changed {
-    pub(super) added: u64,
-    pub(super) removed: u64,
-}
-
 impl Database {
-    /// Opens one that is there, and looks whether it is one of ours.
+    /// Opens an existing database and checks its kind.
     pub(super) fn open(path: &Path, access: Access, patience: Duration) -> Result<Self, IndexError> {
-        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = match access {
-            Access::Write => Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE),
-            Access::Read => Connection::open_with_flags(
-                read_only_uri(path),
-                flags | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
-            ),
+            Access::Write => sqlite::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, patience),
+            Access::Read => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+                sqlite::open(read_only_uri(path), flags, patience)
+            }
         };
-        let connection = opened.map_err(|source| failed(path, source))?;
+        let connection = opened.map_err(|source| IndexError::of(path, source))?;
         let database = Self { connection, path: path.to_owned() };
-        database.connection.busy_timeout(patience).map_err(|source| database.failed(source))?;
-        let number = |name: &str| {
-            let asked = database.connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-            asked.map_err(|source| database.failed(source))
-        };
-        let (application, version) = (number("application_id")?, number("user_version")?);
-        if (application, version) != (APPLICATION, SCHEMA_VERSION) {
-            let reason = format!("its tables are of another kind or release: {application:#x}, {version}");
-            return Err(IndexError::Broken { path: path.to_owned(), reason });
+        let kind = sqlite::kind(&database.connection).map_err(|source| database.failed(source))?;
+        if kind != (APPLICATION, SCHEMA_VERSION) {
+            return Err(IndexError::Broken { path: path.to_owned(), reason: sqlite::foreign(kind) });
         }
         database.set("synchronous", "NORMAL")?;
         database.set("temp_store", "MEMORY")?;
         Ok(database)
     }
 
-    /// Makes the tables in an empty file that nobody knows of yet: fast, and of no use if it is not finished.
+    /// Creates the tables in an empty file that no other process uses: fast, and unusable until it is finished.
     pub(super) fn create(path: &Path) -> Result<Self, IndexError> {
-        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE;
-        let connection = Connection::open_with_flags(path, flags).map_err(|source| failed(path, source))?;
+        let connection = sqlite::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)
+            .map_err(|source| IndexError::of(path, source))?;
         let database = Self { connection, path: path.to_owned() };
         database.set("journal_mode", "OFF")?;
         database.set("synchronous", "OFF")?;
@@ -115,21 +100,21 @@ impl Database {
         Ok(database)
     }
 
-    /// Ends what [`Self::create`] began. The file is whole then, and not synced.
+    /// Completes a database from [`Self::create`] and closes it. The caller syncs the file.
     pub(super) fn finish(self) -> Result<(), IndexError> {
         self.set("journal_mode", "WAL")?;
         let Self { connection, path } = self;
         connection.flush_prepared_statement_cache();
-        connection.close().map_err(|(_, source)| failed(&path, source))
+        connection.close().map_err(|(_, source)| IndexError::of(&path, source))
     }
 
-    /// Reads all of it once: what was cut off, overwritten or put together from two states is found here and not by
-    /// the questions.
+    /// Verifies the whole database: finds files that were cut, overwritten or mixed from two states, which queries
+    /// would not notice.
     pub(super) fn verify(&mut self, stop: &Stop) -> Result<(), IndexError> {
         let handler = stop.clone();
         self.connection
             .progress_handler(STEPS, Some(move || handler.is_asked()))
-            .map_err(|source| failed(&self.path, source))?;
+            .map_err(|source| IndexError::of(&self.path, source))?;
         let verdict = self.ask("PRAGMA integrity_check(1)", |row| row.get::<_, String>(0));
         let counted = self.ask(
             "SELECT count(*) FROM modules WHERE inode IS NOT NULL
@@ -142,11 +127,11 @@ impl Database {
         );
         self.connection
             .progress_handler(0, None::<fn() -> bool>)
-            .map_err(|source| failed(&self.path, source))?;
+            .map_err(|source| IndexError::of(&self.path, source))?;
         let reason = match (verdict?.as_str(), counted?, strays?) {
             ("ok", 0, 0) => return Ok(()),
             ("ok", counted, strays) => {
-                format!("{} modules have not the rows that they should", counted + strays)
+                format!("the rows of {} modules are inconsistent", counted + strays)
             }
             (verdict, ..) => verdict.to_owned(),
         };
@@ -180,8 +165,8 @@ impl Database {
         Ok(u64::try_from(count).unwrap_or_default())
     }
 
-    /// Is the stamp that was noted of a module.
-    pub(super) fn noted(&self, module: &str) -> Result<Option<FolderStamp>, IndexError> {
+    /// Returns the stored stamp of a module.
+    pub(super) fn stored_stamp(&self, module: &str) -> Result<Option<FolderStamp>, IndexError> {
         let asked = self.cached("SELECT inode, modified, changed FROM modules WHERE path = ?1")?.query_row(
             [module],
             |row| {
@@ -189,11 +174,11 @@ impl Database {
                 Ok(inode.zip(modified).zip(changed))
             },
         );
-        let noted = asked.optional().map_err(|source| self.failed(source))?;
-        Ok(noted.flatten().map(|((inode, modified), changed)| FolderStamp { inode, modified, changed }))
+        let stored = asked.optional().map_err(|source| self.failed(source))?;
+        Ok(stored.flatten().map(|((inode, modified), changed)| FolderStamp { inode, modified, changed }))
     }
 
-    /// Lists modules that have a row, in order, after one.
+    /// Returns up to `limit` modules after a module, sorted by path.
     pub(super) fn modules(&self, after: &str, limit: usize) -> Result<Vec<String>, IndexError> {
         self.list(
             "SELECT path FROM modules WHERE path > ?1 ORDER BY path LIMIT ?2",
@@ -202,7 +187,7 @@ impl Database {
         )
     }
 
-    /// Writes the row of one version. Its module is read again by whoever reconciles.
+    /// Writes the row of one version. The next reconciliation reads its module again.
     pub(super) fn put(&mut self, module: &str, row: &IndexRow) -> Result<(), IndexError> {
         self.change(|database| {
             database.unsettle(module)?;
@@ -219,8 +204,8 @@ impl Database {
         })
     }
 
-    /// Brings the rows of modules to what was seen of them. A row that was not seen goes only if `is_there` says, now
-    /// that nobody else can write, that its version is not there: it may have come after it was looked for.
+    /// Brings the rows of modules up to date with a pass. A row that the pass did not see is removed only if `is_there`
+    /// denies that its version exists, now that no other process can write: the version may be newer than the pass.
     pub(super) fn apply(
         &mut self,
         seen: &[SeenModule],
@@ -244,7 +229,7 @@ impl Database {
     ) -> Result<(), IndexError> {
         let module = seen.module.as_str();
         let known = self.rows(module, None)?;
-        // Rows that came after the look.
+        // Rows of versions that were published after the pass read the module.
         let mut later = 0;
         for row in &known {
             if find(&seen.rows, &row.version).is_some() {
@@ -274,12 +259,12 @@ impl Database {
         )
     }
 
-    /// Lets a module be read again.
+    /// Makes the next reconciliation read a module again.
     fn unsettle(&self, module: &str) -> Result<(), IndexError> {
         self.execute("INSERT OR REPLACE INTO modules (path) VALUES (?1)", [module])
     }
 
-    /// Is the rows of a module, or of one version of it, in the order of their text.
+    /// Returns the rows of a module, or of one version of it, sorted by the text of the version.
     fn rows(&self, module: &str, version: Option<&str>) -> Result<Vec<IndexRow>, IndexError> {
         self.list(
             "SELECT version, modified, bytes FROM versions
@@ -292,7 +277,7 @@ impl Database {
         )
     }
 
-    /// Writes a row unless it is there already, and says whether it did.
+    /// Writes a row unless it exists already. Returns whether the row was written.
     fn put_row(&self, module: &str, row: &IndexRow, known: Option<&IndexRow>) -> Result<bool, IndexError> {
         let bytes = i64::try_from(row.bytes).unwrap_or(i64::MAX);
         match known {
@@ -319,7 +304,7 @@ impl Database {
         self.execute("DELETE FROM versions WHERE module = ?1 AND version = ?2", [module, version])
     }
 
-    /// Finds an instant that no version has: the one that is asked for, or soon after it.
+    /// Returns an instant that no version has: the wanted instant, or a free instant soon after it.
     fn free_instant(&self, wanted: i64) -> Result<i64, IndexError> {
         let mut is_taken = self.cached("SELECT 1 FROM versions WHERE time = ?1")?;
         let mut last = self
@@ -333,14 +318,14 @@ impl Database {
         Ok(instant)
     }
 
-    /// Does a change whole or not at all, and no other writer in between.
+    /// Makes a change in one transaction.
     fn change(&mut self, change: impl FnOnce(&Self) -> Result<(), IndexError>) -> Result<(), IndexError> {
-        // Not `Connection::transaction`, which would keep the connection from everybody else.
+        // Not `Connection::transaction`, which borrows the connection mutably.
         self.batch("BEGIN IMMEDIATE")?;
         match change(self) {
             Ok(()) => self.batch("COMMIT"),
             Err(error) => {
-                // Closing it would do the same.
+                // If this fails, closing the connection rolls back too.
                 let _ = self.batch("ROLLBACK");
                 Err(error)
             }
@@ -379,11 +364,11 @@ impl Database {
     }
 
     fn failed(&self, source: rusqlite::Error) -> IndexError {
-        failed(&self.path, source)
+        IndexError::of(&self.path, source)
     }
 }
 
-/// Finds a version among rows in the order of their text.
+/// Finds a version among rows that are sorted by the text of the version.
 fn find<'a>(rows: &'a [IndexRow], version: &str) -> Option<&'a IndexRow> {
     let at = rows.binary_search_by(|row| row.version.as_str().cmp(version)).ok()?;
     rows.get(at)
@@ -393,48 +378,8 @@ fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Tells what is wrong with a database from what is wrong with the disk.
-fn failed(path: &Path, source: rusqlite::Error) -> IndexError {
-    use rusqlite::Error::{
-        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, SqlInputError, SqliteFailure,
-        Utf8Error,
-    };
-    let error = match &source {
-        SqliteFailure(error, _) | SqlInputError { error, .. } => Some(*error),
-        _ => None,
-    };
-    if error.is_some_and(|error| error.code == ErrorCode::OperationInterrupted) {
-        return IndexError::Stopped;
-    }
-    let is_broken = match (error, &source) {
-        (Some(error), _) => {
-            matches!(
-                error.code,
-                ErrorCode::DatabaseCorrupt
-                    | ErrorCode::NotADatabase
-                    | ErrorCode::SchemaChanged
-                    | ErrorCode::ConstraintViolation
-                    | ErrorCode::Unknown
-            ) || error.extended_code == ffi::SQLITE_IOERR_SHORT_READ
-        }
-        (
-            None,
-            FromSqlConversionFailure(..)
-            | IntegralValueOutOfRange(..)
-            | InvalidColumnType(..)
-            | Utf8Error(..),
-        ) => true,
-        _ => false,
-    };
-    let path = path.to_owned();
-    if is_broken {
-        return IndexError::Broken { path, reason: source.to_string() };
-    }
-    IndexError::Database { path, source }
-}
-
-/// Names a database so that reading it writes nothing. Where others have written what is not in the file itself
-/// yet, their memory of it is read as well, else the file is all there is.
+/// Returns a URI that opens a database without writing anything. If other processes have writes in the log that are
+/// not in the file yet, their shared memory is read too. Otherwise the file alone is read.
 fn read_only_uri(path: &Path) -> OsString {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");

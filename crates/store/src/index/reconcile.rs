@@ -1,19 +1,17 @@
-//! Bringing the index to what lies in the store.
+//! Bringing the index up to date with the store.
 //!
-//! One pass walks over the modules. One whose `@v` folder has the stamp that was noted is passed over; of any other
-//! the versions are read, and the stamp from before the reading is noted with them, unless something in there is so
-//! young, or so incomplete, that it may change again without showing it. Then every module that has a row is looked
-//! for, so that the rows of those that are gone go. Memory is that of a batch, and of the largest module.
+//! A pass walks over the modules. It skips a module whose `@v` folder has the stored stamp. Otherwise it reads the
+//! versions and stores them with the stamp from before the reading, unless a version is so young or incomplete that it
+//! may change without a new stamp. Then the pass removes the rows of modules that no longer exist. Memory holds one
+//! batch and the largest module.
 //!
-//! An index that is not there, or of no use, is first built aside by the same pass over an empty one. What was
-//! published meanwhile is found by the pass that follows.
+//! A missing or damaged index is first built aside, by the same pass over an empty database. The next pass finds the
+//! versions that were published meanwhile.
 
 use std::fs::{self, Metadata};
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use rustix::io::Errno;
@@ -23,149 +21,54 @@ use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
 use super::database::{Access, Database};
-use super::{FILE, Index, IndexError, IndexRow, PATIENCE, numbers};
+use super::rows::{FolderStamp, IndexRow, SeenModule, SeenVersion, Stop, nanoseconds};
+use super::{FILE, Index, IndexError, PATIENCE, numbers};
+use crate::StoreError;
 use crate::draft::Folder;
+use crate::files::{is_file, lock, metadata};
 use crate::list::{self, SETTLED};
-use crate::paths::{Paths, VersionFile};
-use crate::read::{is_absent, is_file};
+use crate::paths::{Paths, VersionFile, version_metadata};
 use crate::walk::each_module;
-use crate::{Store, StoreError};
 
-/// Asks work to stop. Clones ask as one.
-#[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Asks.
-    pub fn ask(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was asked.
-    pub fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// What a pass found and did.
+/// The result of a reconciliation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reconciled {
     /// The number of the index.
     pub number: u32,
-    /// Whether it was built new.
+    /// Whether the index was built anew.
     pub is_new: bool,
-    /// Modules met.
+    /// The number of modules in the store.
     pub modules: u64,
-    /// Versions that the index holds now.
+    /// The number of versions in the index.
     pub versions: u64,
-    /// Modules read again.
+    /// The number of modules that were read again.
     pub read: u64,
-    /// Rows written.
+    /// The number of rows written.
     pub added: u64,
-    /// Rows of what is gone.
+    /// The number of rows removed.
     pub removed: u64,
 }
 
-/// What tells a module's `@v` folder from what it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FolderStamp {
-    pub(super) inode: i64,
-    pub(super) modified: i64,
-    pub(super) changed: i64,
-}
-
-impl FolderStamp {
-    fn of(meta: &Metadata) -> Self {
-        Self {
-            inode: meta.ino().cast_signed(),
-            modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
-            changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
-
-/// What a look at a module found.
-#[derive(Debug)]
-pub(super) struct SeenModule {
-    pub(super) module: String,
-    /// Sorted by the text of the version.
-    pub(super) rows: Vec<IndexRow>,
-    /// To be noted; `None` if the module must be read again however it looks.
-    pub(super) stamp: Option<FolderStamp>,
-    /// Whether there is no such module.
-    pub(super) is_gone: bool,
-}
-
-/// What a look at a version found.
-#[derive(Debug)]
-pub(super) struct SeenVersion {
-    pub(super) row: IndexRow,
-    /// Whether it is whole, and was not written just now.
-    is_settled: bool,
-}
-
-/// How many rows are written at a time, roughly: other writers wait meanwhile.
+/// The approximate number of rows in one transaction. Other writers wait meanwhile.
 const BATCH: usize = 2000;
 
-/// How many modules are looked for at a time.
+/// The number of modules that are read from the index at a time.
 const PAGE: usize = 1000;
 
-impl Store {
-    /// Brings the index to what lies in the store; builds it if there is none or it is of no use. Several processes
-    /// may do so at once.
-    pub fn reconcile_index(&self, stop: &Stop) -> Result<Reconciled, IndexError> {
-        let staging = self.staging()?;
-        let mut is_new = false;
-        loop {
-            match self.index.reconcile(stop) {
-                Err(error) if error.is_of_no_use() && !is_new => {
-                    match &error {
-                        IndexError::Missing(_) => log::info!("{} gets a new index", self.root().display()),
-                        _ => log::warn!("a new index is built: {error}"),
-                    }
-                    self.index.build(staging.fresh(), &|| stop.is_asked())?;
-                    is_new = true;
-                }
-                result => return result.map(|done| Reconciled { is_new, ..done }),
-            }
-        }
-    }
-
-    /// Builds an index of whatever it is handed, in the order of modules: for measurements, which would not wait for
-    /// as many folders. The next reconciliation takes it all away again.
-    #[doc(hidden)]
-    pub fn index_as_if(
-        &self,
-        modules: impl Iterator<Item = (String, Vec<IndexRow>)>,
-    ) -> Result<(), IndexError> {
-        self.index.build_with(self.staging()?.fresh(), |database| {
-            for (module, rows) in modules {
-                let seen = SeenModule { module, rows, stamp: None, is_gone: false };
-                database.apply(&[seen], |_, _| true)?;
-            }
-            Ok(())
-        })
-    }
-}
-
 impl Index {
-    fn reconcile(&self, stop: &Stop) -> Result<Reconciled, IndexError> {
+    pub(super) fn reconcile(&self, stop: &Stop) -> Result<Reconciled, IndexError> {
         let identity = self.identity()?;
         let mut database = self.open(identity, Access::Write, PATIENCE)?;
-        let is_verified = *self.lock_verified() == Some(identity);
+        let is_verified = *lock(&self.verified) == Some(identity);
         if !is_verified {
             database.verify(stop)?;
-            *self.lock_verified() = Some(identity);
+            *lock(&self.verified) = Some(identity);
         }
         let pass = pass(&self.paths, &mut database, &|| stop.is_asked())?;
         Ok(Reconciled { number: identity.number, versions: database.count()?, ..pass })
     }
 
-    fn lock_verified(&self) -> std::sync::MutexGuard<'_, Option<super::Identity>> {
-        self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Builds an index aside and brings it in whole.
+    /// Builds an index aside and renames it to its place.
     pub(super) fn build(
         &self,
         aside: PathBuf,
@@ -174,7 +77,8 @@ impl Index {
         self.build_with(aside, |database| pass(&self.paths, database, should_stop).map(drop))
     }
 
-    fn build_with(
+    /// Builds an index aside with a function that fills it, and renames it to its place.
+    pub(super) fn build_with(
         &self,
         aside: PathBuf,
         fill: impl FnOnce(&mut Database) -> Result<(), IndexError>,
@@ -183,12 +87,12 @@ impl Index {
         let aside = Folder { path: aside, moved: false };
         self.durable.create_dir(&aside.path)?;
         let path = aside.path.join(FILE);
-        // SQLite makes its other files as this one's owner has them.
+        // SQLite gives its other files the owner of this file.
         drop(self.durable.create_file(&path)?);
         let mut database = Database::create(&path)?;
         fill(&mut database)?;
         database.finish()?;
-        // It is closed: opening it here takes no lock from anybody.
+        // The database is closed, so opening the file here releases no lock of SQLite.
         let file = fs::File::open(&path).at("open", &path)?;
         durable::sync_file(&file, &path)?;
         durable::sync_dir(&aside.path)?;
@@ -201,7 +105,7 @@ impl Index {
         loop {
             let taken = numbers(&folder)?;
             if newest(&taken) > before {
-                // Another process was first. Ours goes.
+                // Another process was first, so ours is removed.
                 return Ok(());
             }
             let next = taken.iter().map(|(number, _)| *number).max().map_or(Some(1), |n| n.checked_add(1));
@@ -221,13 +125,13 @@ impl Index {
         }
     }
 
-    /// Removes the indexes that do not count. For who has the exclusive lock of the store.
+    /// Removes all but the current index. The caller holds the exclusive lock of the store.
     pub(super) fn remove_older(&self) -> Result<(), IndexError> {
         let folder = self.paths.index();
         let mut folders: Vec<u32> =
             numbers(&folder)?.into_iter().filter(|(_, is_folder)| *is_folder).map(|(n, _)| n).collect();
         folders.sort_unstable();
-        // The one that counts.
+        // The current index.
         folders.pop();
         for number in folders {
             durable::remove_tree(&folder.join(number.to_string()))?;
@@ -236,12 +140,12 @@ impl Index {
     }
 }
 
-/// Is the number that counts.
+/// Returns the number of the current index.
 pub(super) fn newest(taken: &[(u32, bool)]) -> Option<u32> {
     taken.iter().filter(|(_, is_folder)| *is_folder).map(|(number, _)| *number).max()
 }
 
-/// One pass over everything.
+/// Makes one pass over the whole store.
 fn pass(
     paths: &Paths,
     database: &mut Database,
@@ -253,22 +157,22 @@ fn pass(
     let found = |module: ModulePath| -> Result<ControlFlow<()>, IndexError> {
         go_on()?;
         done.modules += 1;
-        let noted = database.noted(module.as_str())?;
-        match look(paths, &module, noted) {
+        let stored = database.stored_stamp(module.as_str())?;
+        match read_module(paths, &module, stored) {
             Ok(None) => {}
             Ok(Some(seen)) => {
                 done.read += 1;
                 batch.add(seen, database, &mut done)?;
             }
-            Err(error) => log::warn!("the index keeps what it has of {module}: {error}"),
+            Err(error) => keep_rows(&module, &error),
         }
         Ok(ControlFlow::Continue(()))
     };
     let unreadable = |error: PathError| -> Result<(), IndexError> {
-        log::warn!("the index keeps what it has below there: {error}");
+        log::warn!(reason:% = error; "cannot read a folder, its rows in the index stay");
         Ok(())
     };
-    each_module(paths, found, unreadable)?;
+    each_module(&paths.modules(), found, unreadable)?;
     batch.write(database, &mut done)?;
     let mut after = String::new();
     loop {
@@ -278,10 +182,10 @@ fn pass(
         after.clone_from(last);
         for module in modules {
             let is_there = match ModulePath::new(&module) {
-                Ok(path) => match folder(&paths.versions(&path)) {
-                    Ok(folder) => folder.is_some(),
+                Ok(path) => match metadata(&paths.versions(&path)) {
+                    Ok(meta) => meta.is_some_and(|meta| meta.is_dir()),
                     Err(error) => {
-                        log::warn!("the index keeps what it has of {module}: {error}");
+                        keep_rows(&module, &error);
                         true
                     }
                 },
@@ -296,7 +200,7 @@ fn pass(
     }
 }
 
-/// What was read and not written yet.
+/// Modules that were read and not written yet.
 struct Batch<'a> {
     paths: &'a Paths,
     seen: Vec<SeenModule>,
@@ -322,7 +226,7 @@ impl Batch<'_> {
         let is_there = |module: &str, version: &str| {
             let Ok(version) = ModuleVersion::parse(&format!("{module}@{version}")) else { return false };
             is_file(&self.paths.file(&version, VersionFile::Info)).unwrap_or_else(|error| {
-                log::warn!("the index keeps what it has of {version}: {error}");
+                keep_rows(&version, &error);
                 true
             })
         };
@@ -335,17 +239,22 @@ impl Batch<'_> {
     }
 }
 
-/// Looks at a module. `None` if it is as noted, or gone.
-pub(super) fn look(
+/// Logs that the rows of a module or version stay because it cannot be read.
+fn keep_rows(subject: &dyn std::fmt::Display, error: &dyn std::fmt::Display) {
+    log::warn!(subject:% = subject, reason:% = error; "cannot read a module, its rows in the index stay");
+}
+
+/// Reads the rows of a module. `None` if its folder has the stored stamp, or does not exist.
+pub(super) fn read_module(
     paths: &Paths,
     module: &ModulePath,
-    noted: Option<FolderStamp>,
+    stored: Option<FolderStamp>,
 ) -> Result<Option<SeenModule>, StoreError> {
     let path = paths.versions(module);
     let now = SystemTime::now();
-    let Some(meta) = folder(&path)? else { return Ok(None) };
+    let Some(meta) = metadata(&path)?.filter(Metadata::is_dir) else { return Ok(None) };
     let stamp = FolderStamp::of(&meta);
-    if noted == Some(stamp) {
+    if stored == Some(stamp) {
         return Ok(None);
     }
     let mut is_settled = has_settled(&meta, now);
@@ -357,7 +266,7 @@ pub(super) fn look(
                 is_settled &= seen.is_settled;
                 rows.push(seen.row);
             }
-            // Its info may be still on its way.
+            // Its info may follow.
             None => is_settled = false,
         }
     }
@@ -366,56 +275,23 @@ pub(super) fn look(
     Ok(Some(SeenModule { module: module.to_string(), rows, stamp, is_gone: false }))
 }
 
-/// Looks at a version. `None` if it is not there.
+/// Reads the row of a version. `None` if the version is not in the store.
 pub(super) fn read_version(paths: &Paths, version: &ModuleVersion) -> Result<Option<SeenVersion>, PathError> {
     let now = SystemTime::now();
-    let mut is_settled = true;
-    let mut bytes = 0;
-    let mut modified = None;
-    for file in [VersionFile::Info, VersionFile::Mod, VersionFile::Zip] {
-        let path = paths.file(version, file);
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_file() => Some(meta),
-            Ok(_) => None,
-            Err(error) if is_absent(&error) => None,
-            Err(error) => return Err(PathError::new("look at", path, error)),
-        };
-        match (file, meta) {
-            (VersionFile::Info, None) => return Ok(None),
-            (_, None) => is_settled = false,
-            (_, Some(meta)) => {
-                is_settled &= has_settled(&meta, now);
-                bytes += meta.len();
-                modified.get_or_insert_with(|| nanoseconds(meta.mtime(), meta.mtime_nsec()));
-            }
-        }
-    }
-    let row =
-        IndexRow { version: version.version().to_string(), modified: modified.unwrap_or_default(), bytes };
+    let [Some(info), modfile, zip] = version_metadata(&paths.version(version))? else { return Ok(None) };
+    let is_complete = modfile.is_some() && zip.is_some();
+    let modified = nanoseconds(info.mtime(), info.mtime_nsec());
+    let files = [Some(info), modfile, zip];
+    let is_settled = is_complete && files.iter().flatten().all(|meta| has_settled(meta, now));
+    let bytes = files.iter().flatten().map(Metadata::len).sum();
+    let row = IndexRow { version: version.version().to_string(), modified, bytes };
     Ok(Some(SeenVersion { row, is_settled }))
 }
 
-/// Looks at a folder itself. `None` if none is there.
-fn folder(path: &std::path::Path) -> Result<Option<Metadata>, PathError> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) => Ok(meta.is_dir().then_some(meta)),
-        Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(PathError::new("look at", path, error)),
-    }
-}
-
-/// Whether something was changed so long ago that another change would show. By the time of change, which nobody
-/// can set back.
+/// Returns whether a file changed so long ago that another change would be visible. Uses the change time, which
+/// cannot be set back.
 fn has_settled(meta: &Metadata, now: SystemTime) -> bool {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
     let settled = i128::from(nanoseconds(meta.ctime(), meta.ctime_nsec())) + SETTLED.as_nanos().cast_signed();
     settled < now.cast_signed()
 }
-
-fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds).min(LATEST)
-}
-
-/// The latest time that is told, in the year 2262: a file may claim a later one. So that an instant that is free can
-/// be found behind any.
-const LATEST: i64 = i64::MAX - (1 << 50);

@@ -14,7 +14,7 @@ use crate::testing::{Fixture, open, put_unsealed, version, zip};
 
 type Rows = BTreeMap<(String, String), (i64, u64)>;
 
-/// What should be in the index, by looking at every version.
+/// Returns the expected rows, from the files of every version.
 fn tree(store: &Store) -> Rows {
     let mut rows = Rows::new();
     let each = |version: ModuleVersion| {
@@ -31,7 +31,7 @@ fn tree(store: &Store) -> Rows {
     rows
 }
 
-/// What is in the index, by its tables.
+/// Returns the rows in the tables of the index.
 fn rows(store: &Store) -> Rows {
     let identity = store.index.identity().unwrap();
     let connection = rusqlite::Connection::open(store.index.file(identity.number)).unwrap();
@@ -42,7 +42,7 @@ fn rows(store: &Store) -> Rows {
 }
 
 fn reconcile(store: &Store) -> Reconciled {
-    let done = store.reconcile_index(&Stop::default()).unwrap();
+    let done = store.index().reconcile(&Stop::default()).unwrap();
     assert_eq!(rows(store), tree(store), "{done:?}");
     assert_eq!(done.versions, rows(store).len() as u64);
     done
@@ -53,7 +53,8 @@ fn put(store: &Store, pair: &str) -> PathBuf {
     put_unsealed(store, &v, &zip(&v, pair))
 }
 
-/// A store whose modules were last changed long enough ago to be noted. The time of change cannot be set back.
+/// Returns a store whose modules changed long enough ago for their stamps to be stored. The change time cannot be set
+/// back, so this waits.
 fn settled() -> Fixture {
     let fixture = Fixture::new();
     for pair in
@@ -71,18 +72,21 @@ fn file(store: &Store) -> PathBuf {
 }
 
 #[test]
-fn a_publish_shows_at_once() {
+fn a_publish_is_in_the_index_at_once() {
     let fixture = Fixture::new();
     let v = version("example.com/Cap@v1.0.0");
     fixture.publish(&v, &zip(&v, "package a\n"));
-    assert!(matches!(fixture.store.catalog(None, 9), Err(IndexError::Missing(_))), "nobody has built one");
+    assert!(
+        matches!(fixture.store.index().catalog(None, 9), Err(IndexError::Missing(_))),
+        "no index was built yet"
+    );
     let done = reconcile(&fixture.store);
     assert!(done.is_new && done.number == 1, "{done:?}");
     let w = version("example.com/Cap@v1.1.0");
     fixture.publish(&w, &zip(&w, "package a\n"));
     assert_eq!(rows(&fixture.store), tree(&fixture.store));
-    assert_eq!(fixture.store.catalog(None, 9).unwrap().len(), 2);
-    // What goes to quarantine goes from here.
+    assert_eq!(fixture.store.index().catalog(None, 9).unwrap().len(), 2);
+    // A version that moves to quarantine leaves the index.
     put(&fixture.store, "example.com/broken@v1.0.0");
     reconcile(&fixture.store);
     let folder = fixture.store.paths.version(&version("example.com/broken@v1.0.0"));
@@ -93,14 +97,14 @@ fn a_publish_shows_at_once() {
 }
 
 #[test]
-fn only_what_changed_is_read_again() {
+fn only_changed_modules_are_read_again() {
     let fixture = settled();
     assert_eq!(reconcile(&fixture.store).read, 0);
     let v = version("example.com/a@v1.11.0");
     fixture.publish(&v, &zip(&v, "package a\n"));
     assert_eq!(reconcile(&fixture.store).read, 1);
-    assert_eq!(reconcile(&fixture.store).read, 1, "it is too young to be passed over");
-    // Removed and copied in by hand, beside and within.
+    assert_eq!(reconcile(&fixture.store).read, 1, "a young module is not skipped");
+    // Versions and modules removed and copied in by hand.
     fs::remove_dir_all(fixture.store.paths.version(&version("example.com/a@v1.9.0"))).unwrap();
     fs::remove_dir_all(fixture.dir.path().join("modules/example.com/b")).unwrap();
     put(&fixture.store, "example.com/c@v0.1.0");
@@ -109,20 +113,20 @@ fn only_what_changed_is_read_again() {
 }
 
 #[test]
-fn what_is_on_its_way_is_looked_at_again() {
+fn an_incomplete_version_is_read_again() {
     let fixture = settled();
     let v = version("example.com/a@v1.2.0");
     let folder = put_unsealed(&fixture.store, &v, b"");
     fs::rename(folder.join("info"), fixture.dir.path().join("info")).unwrap();
     std::thread::sleep(crate::list::SETTLED + Duration::from_millis(100));
     assert_eq!(reconcile(&fixture.store).read, 1);
-    // The folder of the versions does not show it.
+    // The stamp of the folder of the versions does not change.
     fs::rename(fixture.dir.path().join("info"), folder.join("info")).unwrap();
     assert_eq!(reconcile(&fixture.store).added, 1);
 }
 
 #[test]
-fn whatever_happened_to_the_file_heals() {
+fn the_index_recovers_from_every_kind_of_damage() {
     type Harm = fn(&Path);
     let harms: [(&str, Harm); 8] = [
         ("deleted", |file| fs::remove_dir_all(file.parent().unwrap().parent().unwrap()).unwrap()),
@@ -147,17 +151,17 @@ fn whatever_happened_to_the_file_heals() {
     let fixture = settled();
     for (name, harm) in harms {
         harm(&file(&fixture.store));
-        // A process that starts, since this one keeps what it has read.
+        // A new process, because this process keeps the database open.
         let other = open(fixture.dir.path(), Mode::ReadWrite);
         let done = reconcile(&other);
         assert!(done.is_new, "{name}: {done:?}");
-        assert_eq!(fixture.store.catalog(None, 99).unwrap().len(), 4, "{name}: others switch to it");
+        assert_eq!(fixture.store.index().catalog(None, 99).unwrap().len(), 4, "{name}: others switch to it");
         assert!(!reconcile(&other).is_new, "{name}");
     }
 }
 
 #[test]
-fn rows_that_disagree_are_found() {
+fn inconsistent_rows_are_found() {
     for harm in [
         "DELETE FROM versions WHERE version = 'v1.9.0'",
         "INSERT INTO versions VALUES ('example.com/a', 'v7.0.0', 1, 1, 1)",
@@ -173,7 +177,7 @@ fn rows_that_disagree_are_found() {
 }
 
 #[test]
-fn an_old_index_is_brought_up() {
+fn a_restored_older_index_is_brought_up_to_date() {
     let fixture = settled();
     let index = file(&fixture.store);
     let old = fixture.dir.path().join("old");
@@ -184,7 +188,7 @@ fn an_old_index_is_brought_up() {
     }
     fs::remove_dir_all(fixture.dir.path().join("modules/example.com/b")).unwrap();
     reconcile(&fixture.store);
-    // Restored as a whole: nothing of the newer one stays beside it.
+    // Restored as a whole: no file of the newer database stays beside it.
     fs::remove_dir_all(index.parent().unwrap()).unwrap();
     fs::create_dir(index.parent().unwrap()).unwrap();
     fs::rename(&old, &index).unwrap();
@@ -194,25 +198,26 @@ fn an_old_index_is_brought_up() {
 }
 
 #[test]
-fn no_row_goes_that_came_meanwhile() {
+fn rows_written_during_a_pass_stay() {
     let fixture = settled();
     let identity = fixture.store.index.identity().unwrap();
     let mut database = fixture.store.index.open(identity, Access::Write, PATIENCE).unwrap();
-    let seen =
-        reconcile::look(&fixture.store.paths, version("example.com/a@v1.0.0").path(), None).unwrap().unwrap();
+    let seen = reconcile::read_module(&fixture.store.paths, version("example.com/a@v1.0.0").path(), None)
+        .unwrap()
+        .unwrap();
     assert!(seen.stamp.is_some());
     let v = version("example.com/a@v1.11.0");
     fixture.publish(&v, &zip(&v, "package a\n"));
     let is_there = |_: &str, version: &str| version == "v1.11.0";
     database.apply(&[seen], is_there).unwrap();
     assert_eq!(rows(&fixture.store), tree(&fixture.store));
-    assert_eq!(database.noted("example.com/a").unwrap(), None, "it is read again");
+    assert_eq!(database.stored_stamp("example.com/a").unwrap(), None, "it is read again");
 }
 
 #[test]
-fn one_that_cannot_be_looked_at_keeps_no_other_from_its_row() {
+fn a_version_that_cannot_be_read_does_not_block_the_others() {
     let fixture = settled();
-    // A name that leads to itself: nobody can say what lies below it.
+    // A symlink to itself cannot be followed.
     let folder = fixture.store.paths.version(&version("example.com/a@v1.9.0"));
     fs::remove_dir_all(&folder).unwrap();
     std::os::unix::fs::symlink(&folder, &folder).unwrap();
@@ -220,10 +225,10 @@ fn one_that_cannot_be_looked_at_keeps_no_other_from_its_row() {
     put(&fixture.store, "example.com/new@v1.0.0");
     fs::remove_dir_all(fixture.store.paths.version(&version("example.com/a@v1.10.0"))).unwrap();
     for _ in 0..2 {
-        fixture.store.reconcile_index(&Stop::default()).unwrap();
+        fixture.store.index().reconcile(&Stop::default()).unwrap();
         let mut expected = tree(&fixture.store);
         let row = rows(&fixture.store).remove(&("example.com/a".to_owned(), "v1.9.0".to_owned()));
-        expected.insert(("example.com/a".to_owned(), "v1.9.0".to_owned()), row.expect("it is kept"));
+        expected.insert(("example.com/a".to_owned(), "v1.9.0".to_owned()), row.expect("the row stays"));
         assert_eq!(rows(&fixture.store), expected);
     }
     fs::remove_file(&folder).unwrap();
@@ -231,9 +236,9 @@ fn one_that_cannot_be_looked_at_keeps_no_other_from_its_row() {
 }
 
 #[test]
-fn pages_add_up() {
+fn pages_of_any_size_add_up_to_the_catalog() {
     let fixture = Fixture::new();
-    // In an order that differs by path element and by text.
+    // Sorting by path element and by text gives different orders.
     for pair in [
         "example.com/a-b@v1.0.0",
         "example.com/a/v2@v2.0.0",
@@ -245,14 +250,14 @@ fn pages_add_up() {
         put(&fixture.store, pair);
     }
     reconcile(&fixture.store);
-    let all = fixture.store.catalog(None, 100).unwrap();
+    let all = fixture.store.index().catalog(None, 100).unwrap();
     assert_eq!(all.len(), 6);
     for size in 1..8 {
         let mut found = Vec::new();
         loop {
             let last: Option<CatalogEntry> = found.last().cloned();
             let after = last.as_ref().map(|last| (last.module.as_str(), last.version.as_str()));
-            let page = fixture.store.catalog(after, size).unwrap();
+            let page = fixture.store.index().catalog(after, size).unwrap();
             if page.is_empty() {
                 break;
             }
@@ -263,7 +268,7 @@ fn pages_add_up() {
 }
 
 #[test]
-fn an_instant_is_one_versions() {
+fn every_version_has_its_own_instant() {
     let fixture = Fixture::new();
     let instant = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     for n in 0..50 {
@@ -271,18 +276,18 @@ fn an_instant_is_one_versions() {
         fs::File::open(folder.join("info")).unwrap().set_modified(instant).unwrap();
     }
     reconcile(&fixture.store);
-    let feed = fixture.store.feed(0, 100).unwrap();
+    let feed = fixture.store.index().feed(0, 100).unwrap();
     assert_eq!(feed.len(), 50);
     let times: Vec<i64> = feed.iter().map(|entry| entry.time - 1_700_000_000_000_000_000).collect();
     assert_eq!(times, (0..50).collect::<Vec<i64>>());
-    // Looked at again, each keeps its own.
+    // Another pass keeps the instants.
     reconcile(&fixture.store);
-    assert_eq!(fixture.store.feed(0, 100).unwrap(), feed);
-    assert_eq!(fixture.store.feed(feed[20].time, 5).unwrap(), feed[20..25]);
+    assert_eq!(fixture.store.index().feed(0, 100).unwrap(), feed);
+    assert_eq!(fixture.store.index().feed(feed[20].time, 5).unwrap(), feed[20..25]);
 }
 
 #[test]
-fn any_time_can_be_kept() {
+fn any_file_time_can_be_stored() {
     let fixture = Fixture::new();
     for (n, seconds) in [(0, 1 << 34), (1, 1 << 34), (2, (1 << 34) - 5)] {
         let folder = put(&fixture.store, &format!("example.com/m@v1.0.{n}"));
@@ -290,8 +295,8 @@ fn any_time_can_be_kept() {
         fs::File::open(folder.join("info")).unwrap().set_modified(instant).unwrap();
     }
     for _ in 0..2 {
-        fixture.store.reconcile_index(&Stop::default()).unwrap();
-        let feed = fixture.store.feed(0, 9).unwrap();
+        fixture.store.index().reconcile(&Stop::default()).unwrap();
+        let feed = fixture.store.index().feed(0, 9).unwrap();
         assert_eq!(feed.len(), 3);
         assert!(feed.is_sorted_by(|a, b| a.time < b.time), "{feed:?}");
     }
@@ -310,7 +315,7 @@ fn two_stores_share_one_index() {
                     let draft = crate::testing::draft(store, &v, &zip(&v, "package a\n"));
                     store.publish(draft, &claim).unwrap();
                     if i % 7 == n {
-                        store.reconcile_index(&Stop::default()).unwrap();
+                        store.index().reconcile(&Stop::default()).unwrap();
                     }
                 }
             });
@@ -331,9 +336,9 @@ fn a_read_only_store_is_not_written_to() {
         names.sort();
         names
     };
-    // As a server that writes has it open, and as it is left.
+    // While a writing server has the index open, and after it was closed.
     let reader = open(fixture.dir.path(), Mode::ReadOnly);
-    fixture.store.catalog(None, 9).unwrap();
+    fixture.store.index().catalog(None, 9).unwrap();
     assert!(names().len() > 1, "{:?}", names());
     for close in [false, true] {
         if close {
@@ -341,28 +346,28 @@ fn a_read_only_store_is_not_written_to() {
             *fixture.store.index.writer.lock().unwrap() = None;
         }
         let before = names();
-        assert_eq!(reader.catalog(None, 9).unwrap().len(), 4);
-        assert_eq!(reader.feed(0, 2).unwrap().len(), 2);
+        assert_eq!(reader.index().catalog(None, 9).unwrap().len(), 4);
+        assert_eq!(reader.index().feed(0, 2).unwrap().len(), 2);
         assert_eq!(names(), before);
     }
     assert_eq!(names().len(), 1);
-    assert!(reader.reconcile_index(&Stop::default()).is_err());
+    assert!(reader.index().reconcile(&Stop::default()).is_err());
 }
 
 #[test]
-fn it_stops_when_asked() {
+fn a_reconciliation_stops_on_request() {
     let fixture = settled();
     let stop = Stop::default();
     stop.ask();
-    assert!(matches!(fixture.store.reconcile_index(&stop), Err(IndexError::Stopped)));
+    assert!(matches!(fixture.store.index().reconcile(&stop), Err(IndexError::Stopped)));
     let other = open(fixture.dir.path(), Mode::ReadWrite);
     fs::remove_dir_all(file(&other).parent().unwrap()).unwrap();
-    assert!(matches!(other.reconcile_index(&stop), Err(IndexError::Stopped)));
-    assert!(crate::testing::staged(fixture.dir.path()).is_empty(), "what was begun aside is gone");
+    assert!(matches!(other.index().reconcile(&stop), Err(IndexError::Stopped)));
+    assert!(crate::testing::staged(fixture.dir.path()).is_empty(), "the unfinished index was removed");
 }
 
 #[test]
-fn all_of_it_is_the_roots_owners() {
+fn all_files_of_the_index_belong_to_the_owner_of_the_root() {
     use std::os::unix::fs::{PermissionsExt, lchown};
     let fixture = Fixture::new();
     let root = fixture.dir.path();

@@ -1,20 +1,20 @@
-//! When versions were used last, by the day, so that those nobody wants can be removed.
+//! Usage data: the day of the last use of each version, so that unused versions can be removed.
 //!
 //! ```text
-//! cache/last-use/last-use.sqlite     versions with the day of their last use, and the day since which that is noted
-//! cache/last-use/lock                shared by who has it open; exclusive for who replaces it
+//! cache/last-use/last-use.sqlite     the day of the last use of each version, and the first day of the recording
+//! cache/last-use/lock                shared while the database is open, exclusive while it is replaced
 //! ```
 //!
-//! A request writes nothing: [`Store::note_use`] keeps in memory what was used, and [`Store::flush_uses`] writes that
-//! down now and then, at most once a day for a version that is asked for all the time. A process that is killed loses
-//! what it had not written, and around midnight a use may count for the day before.
+//! A request writes nothing: [`Usage::note`] keeps uses in memory and [`Usage::flush`] writes them periodically, at most
+//! once a day per version. A killed process loses the uses that it had not written. Around midnight a use may count for
+//! the day before.
 //!
-//! All of it may be lost at any time, or be of no use, and begins anew then. So a version counts as used on the latest
-//! of three days: the one that is noted, that of its publishing, and the first of these notes. Nothing is known of
-//! a time before; so nothing is taken for unused before as much time has passed again.
+//! The usage data may be lost or damaged at any time and then starts anew. So a version counts as used on the latest of
+//! three days: the recorded day, the day of its publishing, and the first day of the recording. After a loss, no
+//! version counts as unused until enough time has passed again.
 //!
-//! The database has a rollback journal and is open only while it is written or asked, so it can be deleted beside
-//! a running server, which makes another. A damaged one is replaced by whoever has it alone.
+//! The database has a rollback journal and is open only while it is read or written. So it can be deleted beside a
+//! running server, which creates it again. A damaged database is replaced by a process that holds the lock alone.
 
 mod notes;
 #[cfg(test)]
@@ -22,7 +22,6 @@ mod tests;
 mod uses;
 
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::ErrorCode;
@@ -32,56 +31,56 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
-use crate::read::is_file;
+use crate::files::{is_file, lock};
 use crate::{Store, StoreError};
 use notes::Notes;
 pub(crate) use uses::Uses;
 
-/// A day, counted from the first of January 1970, in UTC.
+/// A day in UTC, as the number of days since 1 January 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Day(pub i64);
 
 const SECONDS: u64 = 24 * 60 * 60;
 
 impl Day {
-    /// Is the day that it is now.
+    /// Returns the current day.
     pub fn today() -> Self {
         Self::of(SystemTime::now())
     }
 
-    /// Is the day of an instant.
+    /// Returns the day of a time.
     pub fn of(time: SystemTime) -> Self {
         let passed = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs());
         Self(i64::try_from(passed / SECONDS).unwrap_or(i64::MAX))
     }
 
-    /// Is the instant at which it begins.
+    /// Returns the start of the day.
     pub fn begin(self) -> SystemTime {
         let days = u64::try_from(self.0).unwrap_or_default();
         SystemTime::UNIX_EPOCH + Duration::from_secs(days.min(u64::from(u32::MAX)) * SECONDS)
     }
 }
 
-/// The notes cannot be read or written. No version is the worse for it.
+/// The usage data cannot be read or written. No stored version is affected.
 #[derive(Debug, thiserror::Error)]
 pub enum LastUseError {
-    /// The database is none of ours, or damaged.
-    #[error("the notes of last use {path} are of no use ({reason}); remove that file, and they begin anew", path = path.display())]
+    /// The database is damaged or belongs to another program.
+    #[error("cannot use the usage data {path}: {reason}\nhelp: remove the file; the recording then starts anew", path = path.display())]
     Broken {
         /// The database.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the database.
         reason: String,
     },
-    /// The database said no.
-    #[error("cannot use the notes of last use {path}: {source}; see whether the disk is full and the file may be written, then try again", path = path.display())]
+    /// A database error.
+    #[error("cannot use the usage data {path}: {source}\nhelp: check that the disk is not full and the file is writable, then try again", path = path.display())]
     Database {
         /// The database.
         path: PathBuf,
-        /// Why it failed.
+        /// The error of SQLite.
         source: rusqlite::Error,
     },
-    /// The store said no.
+    /// An error of the store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -93,9 +92,9 @@ impl From<PathError> for LastUseError {
 }
 
 impl LastUseError {
-    /// Whether it is gone when somebody has opened the notes to write: they begin anew then, or what was broken off
-    /// while they were written is taken back.
-    fn is_mended_by_writing(&self) -> bool {
+    /// Returns whether opening the database for writing fixes the error: the recording starts anew, or an interrupted
+    /// transaction is rolled back.
+    fn is_fixed_by_writing(&self) -> bool {
         match self {
             Self::Broken { .. } => true,
             Self::Database { source, .. } => source.sqlite_error_code() == Some(ErrorCode::ReadOnly),
@@ -104,46 +103,57 @@ impl LastUseError {
     }
 }
 
+/// The usage data of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage<'a>(&'a Store);
+
 impl Store {
-    /// Begins to note what is used: for a process that serves. Nothing is noted of a store that is read only.
-    pub fn keep_uses(&self) {
-        if !self.is_read_only() {
-            self.uses.begin();
+    /// Returns the usage data of the store.
+    pub fn usage(&self) -> Usage<'_> {
+        Usage(self)
+    }
+}
+
+impl<'a> Usage<'a> {
+    /// Starts the recording, in a process that serves. Does nothing in a read-only store.
+    pub fn start(&self) {
+        if !self.0.is_read_only() {
+            self.0.uses.start();
         }
     }
 
-    /// Notes that a version was used now, and says whether it is time to [`Self::flush_uses`]. No system call, and no
-    /// lock if it was noted today.
-    pub fn note_use(&self, version: &ModuleVersion) -> bool {
-        self.uses.note(version)
+    /// Records a use of a version in memory, and returns whether to call [`Self::flush`] soon. Makes no system call, and
+    /// takes no lock if the version was recorded today.
+    pub fn note(&self, version: &ModuleVersion) -> bool {
+        self.0.uses.note(version)
     }
 
-    /// Writes down what was used since this was done last, and says how many versions that were. What cannot be
-    /// written is kept for the next time.
-    pub fn flush_uses(&self) -> Result<usize, LastUseError> {
+    /// Writes the uses since the last call, and returns the number of versions. After an error the uses stay in memory
+    /// for the next call.
+    pub fn flush(&self) -> Result<usize, LastUseError> {
         let today = Day::today();
-        let uses = self.uses.take(today);
-        let written = self.open_uses(Access::Write).and_then(|notes| notes.write(&uses, today));
+        let uses = self.0.uses.take(today);
+        let written = self.open(Access::Write).and_then(|notes| notes.write(&uses, today));
         match written {
             Ok(()) => Ok(uses.len()),
             Err(error) => {
-                self.uses.give_back(uses);
+                self.0.uses.give_back(uses);
                 Err(error)
             }
         }
     }
 
-    /// Opens the notes to ask them. Where the store is read only and there are none, or none that can be read without
-    /// being mended first, all counts as used today.
-    pub fn last_uses(&self) -> Result<LastUses<'_>, LastUseError> {
+    /// Opens the usage data for queries. In a read-only store without readable usage data, every version counts as used
+    /// today.
+    pub fn last_uses(&self) -> Result<LastUses<'a>, LastUseError> {
         let none = LastUses { notes: None, began: Day::today(), today: Day::today() };
-        let access = if self.is_read_only() { Access::Read } else { Access::Write };
-        if access == Access::Read && !is_file(&self.uses_folder().join(FILE))? {
+        let access = if self.0.is_read_only() { Access::Read } else { Access::Write };
+        if access == Access::Read && !is_file(&self.folder().join(FILE))? {
             return Ok(none);
         }
-        match self.open_uses(access) {
-            Err(error) if access == Access::Read && error.is_mended_by_writing() => {
-                log::warn!("all counts as used today, until somebody who may write opens the notes: {error}");
+        match self.open(access) {
+            Err(error) if access == Access::Read && error.is_fixed_by_writing() => {
+                log::warn!(reason:% = error; "cannot read the usage data, all versions count as used today");
                 Ok(none)
             }
             notes => {
@@ -153,27 +163,28 @@ impl Store {
         }
     }
 
-    fn uses_folder(&self) -> PathBuf {
-        self.root().join("cache").join(FOLDER)
+    fn folder(&self) -> PathBuf {
+        self.0.paths.cache().join(FOLDER)
     }
 
-    /// Opens the database, and makes it if it is not there.
-    fn open_uses(&self, access: Access) -> Result<Notes<'_>, LastUseError> {
-        let mut is_verified = self.uses.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let folder = self.uses_folder();
+    /// Opens the database. Creates it if it is missing, and replaces it if it is damaged.
+    fn open(&self, access: Access) -> Result<Notes<'a>, LastUseError> {
+        let store = self.0;
+        let mut is_verified = lock(&store.uses.turn);
+        let folder = self.folder();
         let path = folder.join(FILE);
         if access == Access::Read {
-            return Notes::look(path, is_verified);
+            return Notes::open_read_only(path, is_verified);
         }
         for is_second in [false, true] {
-            self.durable.ensure_dirs(self.root(), Path::new("cache").join(FOLDER).as_path())?;
+            store.durable.ensure_dirs(store.root(), Path::new("cache").join(FOLDER).as_path())?;
             let lock_path = folder.join(LOCK);
-            let lock = self.durable.open_or_create(&lock_path)?;
+            let lock = store.durable.open_or_create(&lock_path)?;
             flock(&lock, FlockOperation::LockShared).at("lock", &lock_path)?;
             if !is_file(&path)? {
                 *is_verified = false;
-                // SQLite makes its other files as this one's owner has them.
-                match self.durable.create_file(&path) {
+                // SQLite gives its other files the owner of this file.
+                match store.durable.create_file(&path) {
                     Err(error) if error.errno() == Some(Errno::EXIST) => {}
                     created => drop(created?),
                 }
@@ -187,10 +198,10 @@ impl Store {
                     *is_verified = false;
                     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                         Ok(()) => {
-                            log::warn!("{error}; that is done now");
+                            log::warn!(reason:% = error; "replacing the damaged usage data");
                             self.drop_notes(&folder)?;
                         }
-                        // Somebody has it open, and will find the same.
+                        // Another process has the database open, and will find the same damage.
                         Err(Errno::WOULDBLOCK) => return Err(error),
                         Err(errno) => return Err(PathError::new("lock", lock_path, errno).into()),
                     }
@@ -198,21 +209,22 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        Err(LastUseError::Broken { path, reason: "it is damaged again and again".to_owned() })
+        Err(LastUseError::Broken { path, reason: "another program keeps damaging it".to_owned() })
     }
 
-    /// Removes a database that is of no use, under the exclusive lock: its journal first, which belongs to no other.
+    /// Removes a damaged database, under the exclusive lock. The journal goes first, because it belongs to this database
+    /// only.
     fn drop_notes(&self, folder: &Path) -> Result<(), LastUseError> {
         for name in [format!("{FILE}-journal"), FILE.to_owned()] {
             let path = folder.join(name);
-            let staged = self.staging()?.fresh();
+            let staged = self.0.staging()?.fresh();
             match durable::rename(&path, &staged) {
                 Err(error) if error.is_not_found() => continue,
                 renamed => renamed?,
             }
-            // A folder may stand there as well.
+            // It may also be a folder.
             if let Err(error) = durable::remove_tree(&staged).or_else(|_| durable::remove_file(&staged)) {
-                log::warn!("damaged notes of last use stay in staging until the next start: {error}");
+                log::warn!(reason:% = error; "cannot remove damaged usage data, the next start will");
             }
         }
         Ok(())
@@ -223,14 +235,14 @@ const FOLDER: &str = "last-use";
 const FILE: &str = "last-use.sqlite";
 const LOCK: &str = "lock";
 
-/// How the notes are opened.
+/// How the database is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Write,
     Read,
 }
 
-/// When versions were used last, to be asked.
+/// The usage data, open for queries.
 #[derive(Debug)]
 pub struct LastUses<'a> {
     notes: Option<Notes<'a>>,
@@ -239,22 +251,22 @@ pub struct LastUses<'a> {
 }
 
 impl LastUses<'_> {
-    /// Is the day since which uses are noted.
+    /// Returns the first day of the recording.
     pub fn began(&self) -> Day {
         self.began
     }
 
-    /// Is the day on which a version counts as used last, that was published at an instant. Never one to come.
+    /// Returns the day on which a version counts as last used, given the time of its publishing. Never in the future.
     pub fn of(&self, version: &ModuleVersion, published: SystemTime) -> Result<Day, LastUseError> {
-        let noted = match &self.notes {
+        let recorded = match &self.notes {
             Some(notes) => notes.day(version)?,
             None => None,
         };
-        let latest = self.began.max(Day::of(published)).max(noted.unwrap_or(self.began));
+        let latest = self.began.max(Day::of(published)).max(recorded.unwrap_or(self.began));
         Ok(latest.min(self.today))
     }
 
-    /// Drops what is noted of versions that are not there any more, and says how many that were.
+    /// Removes the usage data of versions that are no longer in the store, and returns their number.
     pub fn sweep(&mut self, store: &Store) -> Result<u64, LastUseError> {
         let Some(notes) = &mut self.notes else { return Ok(0) };
         let (mut dropped, mut after) = (0, (String::new(), String::new()));

@@ -1,4 +1,4 @@
-//! The database of the notes.
+//! The database of the usage data.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -6,21 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use stoa_gomod::ModuleVersion;
 
 use super::{Day, LastUseError};
+use crate::sqlite;
 
-/// What says that a database is one of these: letters of this program.
+/// The application id of a database with usage data.
 const APPLICATION: i32 = i32::from_be_bytes(*b"StUs");
 
-/// Grows with every change of the tables. Another number is a database that begins anew.
+/// The version of the tables. A database with another version is replaced.
 const SCHEMA_VERSION: i32 = 1;
 
-/// How long to wait for another process that writes.
+/// How long to wait for another writer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An open database. Closed before the locks are let go.
+/// An open database. Dropping it closes the database before it releases the locks.
 #[derive(Debug)]
 pub(super) struct Notes<'a> {
     connection: Connection,
@@ -30,17 +31,17 @@ pub(super) struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
-    /// Takes over a database that was opened to be written, with the locks that keep it.
+    /// Wraps a database that was opened for writing, with its locks.
     pub(super) fn new(connection: Connection, path: PathBuf, lock: File, turn: MutexGuard<'a, bool>) -> Self {
         Self { connection, path, _lock: Some(lock), _turn: turn }
     }
 
-    /// Opens a database to read it, and writes nothing.
-    pub(super) fn look(path: PathBuf, turn: MutexGuard<'a, bool>) -> Result<Self, LastUseError> {
+    /// Opens a database for reading, without writing any file.
+    pub(super) fn open_read_only(path: PathBuf, turn: MutexGuard<'a, bool>) -> Result<Self, LastUseError> {
         let connection = open(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        match kind(&connection).map_err(|source| failed(&path, source))? {
+        match sqlite::kind(&connection).map_err(|source| failed(&path, source))? {
             (APPLICATION, SCHEMA_VERSION) => verify(&connection, &path)?,
-            kind => return Err(of_another_kind(&path, kind)),
+            kind => return Err(foreign(&path, kind)),
         }
         Ok(Self { connection, path, _lock: None, _turn: turn })
     }
@@ -60,7 +61,7 @@ impl Notes<'_> {
         asked.map(|day| day.map(Day)).map_err(|source| self.failed(source))
     }
 
-    /// Lists versions that something is noted of, in order, after one.
+    /// Returns up to 1000 versions with usage data after a version, sorted by module and version.
     pub(super) fn page(&self, after: &(String, String)) -> Result<Vec<(String, String)>, LastUseError> {
         let asked = self
             .connection
@@ -122,7 +123,7 @@ fn params_of(version: &ModuleVersion) -> [&str; 2] {
     [version.path().as_str(), version.version().as_str()]
 }
 
-/// Opens a database, or an empty file, to write it. What was read whole before need not be again.
+/// Opens a database or an empty file for writing. Verifies the database unless that was done before.
 pub(super) fn connect(path: &Path, is_verified: bool) -> Result<Connection, LastUseError> {
     let mut connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     prepare(&mut connection, path)?;
@@ -133,23 +134,18 @@ pub(super) fn connect(path: &Path, is_verified: bool) -> Result<Connection, Last
 }
 
 fn open(path: &Path, access: OpenFlags) -> Result<Connection, LastUseError> {
-    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let opened = Connection::open_with_flags(path, flags).and_then(|connection| {
-        connection.busy_timeout(PATIENCE)?;
-        Ok(connection)
-    });
-    opened.map_err(|source| failed(path, source))
+    sqlite::open(path, access, PATIENCE).map_err(|source| failed(path, source))
 }
 
-/// Makes the tables in an empty database, in one transaction; else looks whether it is one of ours.
+/// Creates the tables in an empty database, in one transaction. Otherwise checks the kind of the database.
 fn prepare(connection: &mut Connection, path: &Path) -> Result<(), LastUseError> {
-    if kind(connection).map_err(|source| failed(path, source))? == (APPLICATION, SCHEMA_VERSION) {
+    if sqlite::kind(connection).map_err(|source| failed(path, source))? == (APPLICATION, SCHEMA_VERSION) {
         return Ok(());
     }
     let made = (|| {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        // Another process may have been faster.
-        let kind = kind(&transaction)?;
+        // Again: another process may have been faster.
+        let kind = sqlite::kind(&transaction)?;
         let tables: i64 =
             transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if kind == (0, 0) && tables == 0 {
@@ -164,13 +160,12 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), LastUseError>
     })();
     match made.map_err(|source| failed(path, source))? {
         (APPLICATION, SCHEMA_VERSION) => Ok(()),
-        kind => Err(of_another_kind(path, kind)),
+        kind => Err(foreign(path, kind)),
     }
 }
 
-fn of_another_kind(path: &Path, (application, version): (i32, i32)) -> LastUseError {
-    let reason = format!("its tables are of another kind or release: {application:#x}, {version}");
-    LastUseError::Broken { path: path.to_owned(), reason }
+fn foreign(path: &Path, kind: sqlite::Kind) -> LastUseError {
+    LastUseError::Broken { path: path.to_owned(), reason: sqlite::foreign(kind) }
 }
 
 const SCHEMA: &str = "
@@ -183,12 +178,7 @@ const SCHEMA: &str = "
     CREATE TABLE began (one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1), day INTEGER NOT NULL) STRICT;
 ";
 
-fn kind(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
-    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    Ok((number("application_id")?, number("user_version")?))
-}
-
-/// Reads all of it, once a process: what was cut off or overwritten is found here and not by the questions.
+/// Verifies the whole database: finds files that were cut or overwritten, which queries would not notice.
 fn verify(connection: &Connection, path: &Path) -> Result<(), LastUseError> {
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
@@ -199,7 +189,7 @@ fn verify(connection: &Connection, path: &Path) -> Result<(), LastUseError> {
     match (verdict.as_str(), began) {
         ("ok", 1) => Ok(()),
         ("ok", _) => {
-            let reason = "it does not say when it began".to_owned();
+            let reason = "the first day of the recording is missing".to_owned();
             Err(LastUseError::Broken { path: path.to_owned(), reason })
         }
         (verdict, _) => Err(LastUseError::Broken { path: path.to_owned(), reason: verdict.to_owned() }),
@@ -208,10 +198,9 @@ fn verify(connection: &Connection, path: &Path) -> Result<(), LastUseError> {
 
 fn failed(path: &Path, source: rusqlite::Error) -> LastUseError {
     let path = path.to_owned();
-    match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            LastUseError::Broken { path, reason: source.to_string() }
-        }
-        _ => LastUseError::Database { path, source },
+    if sqlite::is_damage(&source) {
+        LastUseError::Broken { path, reason: source.to_string() }
+    } else {
+        LastUseError::Database { path, source }
     }
 }

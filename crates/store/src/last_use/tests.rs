@@ -11,11 +11,11 @@ const OLD: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn serving(fixture: &Fixture) -> Store {
     let store = open(fixture.dir.path(), Mode::ReadWrite);
-    store.keep_uses();
+    store.usage().start();
     store
 }
 
-/// Sets back everything that is noted.
+/// Makes all usage data older.
 fn age(fixture: &Fixture, days: i64) {
     let connection = Connection::open(fixture.dir.path().join("cache/last-use/last-use.sqlite")).unwrap();
     connection.execute("UPDATE uses SET day = day - ?1", [days]).unwrap();
@@ -23,37 +23,41 @@ fn age(fixture: &Fixture, days: i64) {
 }
 
 #[test]
-fn the_latest_of_three_days_counts() {
+fn the_latest_of_three_days_counts_as_the_last_use() {
     let fixture = Fixture::new();
     let store = serving(&fixture);
     let [used, unused] = ["example.com/m@v1.0.0", "example.com/m@v1.1.0"].map(version);
-    store.note_use(&used);
-    assert_eq!(store.flush_uses().unwrap(), 1);
+    store.usage().note(&used);
+    assert_eq!(store.usage().flush().unwrap(), 1);
     age(&fixture, 20);
-    store.note_use(&used);
-    assert_eq!(store.flush_uses().unwrap(), 0, "it is noted once a day");
+    store.usage().note(&used);
+    assert_eq!(store.usage().flush().unwrap(), 0, "a version is recorded once a day");
     let today = Day::today();
-    let ask = |version, published| store.last_uses().unwrap().of(version, published).unwrap();
+    let ask = |version, published| store.usage().last_uses().unwrap().of(version, published).unwrap();
     assert_eq!(ask(&used, OLD), Day(today.0 - 20));
-    assert_eq!(ask(&unused, OLD), Day(today.0 - 20), "nothing is known of a time before");
+    assert_eq!(
+        ask(&unused, OLD),
+        Day(today.0 - 20),
+        "a version without a use counts from the start of the recording"
+    );
     assert_eq!(ask(&unused, SystemTime::now()), today);
     assert_eq!(ask(&unused, SystemTime::now() + Duration::from_secs(10 * SECONDS)), today);
     drop(store);
     let store = serving(&fixture);
     age(&fixture, 10);
-    store.note_use(&used);
-    store.flush_uses().unwrap();
-    let mut uses = store.last_uses().unwrap();
+    store.usage().note(&used);
+    store.usage().flush().unwrap();
+    let mut uses = store.usage().last_uses().unwrap();
     assert_eq!(uses.of(&used, OLD).unwrap(), today);
     assert_eq!(uses.of(&unused, OLD).unwrap(), Day(today.0 - 30));
-    assert_eq!(uses.sweep(&store).unwrap(), 1, "it is not in the store");
+    assert_eq!(uses.sweep(&store).unwrap(), 1, "the version is not in the store");
     assert_eq!(uses.of(&used, OLD).unwrap(), Day(today.0 - 30));
     assert_eq!(uses.sweep(&store).unwrap(), 0);
     assert_eq!(uses.began(), Day(today.0 - 30));
 }
 
 #[test]
-fn notes_that_are_lost_or_damaged_begin_anew() {
+fn lost_or_damaged_usage_data_starts_anew() {
     let fixture = Fixture::new();
     let store = serving(&fixture);
     let v = version("example.com/m@v1.0.0");
@@ -81,72 +85,75 @@ fn notes_that_are_lost_or_damaged_begin_anew() {
         },
     ];
     for (n, harm) in harms.into_iter().enumerate() {
-        store.note_use(&v);
-        store.flush_uses().unwrap();
+        store.usage().note(&v);
+        store.usage().flush().unwrap();
         age(&fixture, 50);
         harm(&folder);
         let store = serving(&fixture);
-        assert_eq!(store.last_uses().unwrap().began(), Day::today(), "harm {n}");
-        assert_eq!(store.last_uses().unwrap().of(&v, OLD).unwrap(), Day::today(), "harm {n}");
-        store.note_use(&v);
-        assert_eq!(store.flush_uses().unwrap(), 1, "harm {n}");
+        assert_eq!(store.usage().last_uses().unwrap().began(), Day::today(), "harm {n}");
+        assert_eq!(store.usage().last_uses().unwrap().of(&v, OLD).unwrap(), Day::today(), "harm {n}");
+        store.usage().note(&v);
+        assert_eq!(store.usage().flush().unwrap(), 1, "harm {n}");
     }
     assert!(staged(fixture.dir.path()).is_empty());
 }
 
 #[test]
-fn what_somebody_has_open_is_not_replaced() {
+fn a_damaged_database_that_is_in_use_is_not_replaced() {
     let fixture = Fixture::new();
     let store = serving(&fixture);
-    store.flush_uses().unwrap();
+    store.usage().flush().unwrap();
     let folder = fixture.dir.path().join("cache/last-use");
     let other = serving(&fixture);
-    let held = other.last_uses().unwrap();
+    let held = other.usage().last_uses().unwrap();
     fs::write(folder.join(FILE), "x".repeat(5000)).unwrap();
     let v = version("example.com/m@v1.0.0");
-    store.note_use(&v);
+    store.usage().note(&v);
     let fresh = serving(&fixture);
-    assert!(matches!(fresh.flush_uses(), Err(LastUseError::Broken { .. })));
+    assert!(matches!(fresh.usage().flush(), Err(LastUseError::Broken { .. })));
     drop(held);
-    fresh.flush_uses().unwrap();
-    store.flush_uses().unwrap();
-    assert_eq!(store.last_uses().unwrap().notes.as_ref().unwrap().day(&v).unwrap(), Some(Day::today()));
+    fresh.usage().flush().unwrap();
+    store.usage().flush().unwrap();
+    assert_eq!(
+        store.usage().last_uses().unwrap().notes.as_ref().unwrap().day(&v).unwrap(),
+        Some(Day::today())
+    );
 }
 
 #[test]
-fn what_waits_is_bounded_and_kept_if_it_cannot_be_written() {
+fn unwritten_uses_are_bounded_and_survive_a_failed_write() {
     let fixture = Fixture::new();
     let store = serving(&fixture);
     let nth = |n: usize| version(&format!("example.com/m@v1.0.{n}"));
-    let asked = (0..PENDING + 10).filter(|n| store.note_use(&nth(*n))).count();
+    let asked = (0..PENDING + 10).filter(|n| store.usage().note(&nth(*n))).count();
     assert!(asked > PENDING / 2, "{asked}");
     assert_eq!(store.uses.pending().len(), PENDING);
     let cache = fixture.dir.path().join("cache");
     fs::remove_dir(&cache).unwrap();
     fs::write(&cache, "in the way").unwrap();
-    store.flush_uses().unwrap_err();
+    store.usage().flush().unwrap_err();
     assert_eq!(store.uses.pending().len(), PENDING);
     fs::remove_file(&cache).unwrap();
-    assert_eq!(store.flush_uses().unwrap(), PENDING);
-    assert!(!store.note_use(&nth(PENDING + 9)), "it was not noted before, and is now");
-    assert_eq!(store.flush_uses().unwrap(), 1);
+    assert_eq!(store.usage().flush().unwrap(), PENDING);
+    assert!(!store.usage().note(&nth(PENDING + 9)), "a use above the bound is recorded later");
+    assert_eq!(store.usage().flush().unwrap(), 1);
     let none = open(fixture.dir.path(), Mode::ReadWrite);
-    assert!(!none.note_use(&nth(0)));
-    assert_eq!(none.flush_uses().unwrap(), 0);
+    assert!(!none.usage().note(&nth(0)));
+    assert_eq!(none.usage().flush().unwrap(), 0);
 }
 
 #[test]
-fn a_look_at_what_must_be_mended_first_finds_no_notes() {
+fn a_read_only_store_ignores_usage_data_that_needs_a_repair() {
     let fixture = Fixture::new();
     let v = version("example.com/m@v1.0.0");
     let store = serving(&fixture);
-    store.note_use(&v);
-    store.flush_uses().unwrap();
+    store.usage().note(&v);
+    store.usage().flush().unwrap();
     age(&fixture, 5);
     let folder = fixture.dir.path().join("cache/last-use");
     let [database, journal] = [FILE.to_owned(), format!("{FILE}-journal")].map(|name| folder.join(name));
     let whole = fs::read(&database).unwrap();
-    // Read in the middle of a large transaction: what a writer that is killed leaves.
+    // The files in the middle of a large transaction, as a killed writer leaves them.
     let mut writer = Connection::open(&database).unwrap();
     writer.pragma_update(None, "cache_size", 1).unwrap();
     let transaction = writer.transaction().unwrap();
@@ -158,7 +165,7 @@ fn a_look_at_what_must_be_mended_first_finds_no_notes() {
     drop(transaction);
     drop(writer);
     let reader = open(fixture.dir.path(), Mode::ReadOnly);
-    let ask = || reader.last_uses().unwrap().of(&v, OLD).unwrap();
+    let ask = || reader.usage().last_uses().unwrap().of(&v, OLD).unwrap();
     for bytes in [b"".to_vec(), b"no database".repeat(100), whole[..whole.len() / 2].to_vec()] {
         fs::write(&database, &bytes).unwrap();
         assert_eq!(ask(), Day::today());
@@ -168,24 +175,24 @@ fn a_look_at_what_must_be_mended_first_finds_no_notes() {
     fs::write(&journal, &half[1]).unwrap();
     assert_eq!(ask(), Day::today());
     assert_eq!(fs::read(&journal).unwrap(), half[1]);
-    // Whoever may write takes it back, and then a look finds it again.
+    // A process that can write rolls the transaction back, and then a reader finds the data again.
     let day = Day(Day::today().0 - 5);
-    assert_eq!(serving(&fixture).last_uses().unwrap().of(&v, OLD).unwrap(), day);
+    assert_eq!(serving(&fixture).usage().last_uses().unwrap().of(&v, OLD).unwrap(), day);
     assert_eq!(ask(), day);
 }
 
 #[test]
-fn a_look_writes_nothing() {
+fn a_read_only_store_writes_no_usage_data() {
     let fixture = Fixture::new();
     let v = version("example.com/m@v1.0.0");
     let reader = open(fixture.dir.path(), Mode::ReadOnly);
-    reader.keep_uses();
-    assert!(!reader.note_use(&v));
-    assert_eq!(reader.last_uses().unwrap().of(&v, OLD).unwrap(), Day::today());
+    reader.usage().start();
+    assert!(!reader.usage().note(&v));
+    assert_eq!(reader.usage().last_uses().unwrap().of(&v, OLD).unwrap(), Day::today());
     assert_eq!(fs::read_dir(fixture.dir.path().join("cache")).unwrap().count(), 0);
     let store = serving(&fixture);
-    store.note_use(&v);
-    store.flush_uses().unwrap();
+    store.usage().note(&v);
+    store.usage().flush().unwrap();
     age(&fixture, 5);
-    assert_eq!(reader.last_uses().unwrap().of(&v, OLD).unwrap(), Day(Day::today().0 - 5));
+    assert_eq!(reader.usage().last_uses().unwrap().of(&v, OLD).unwrap(), Day(Day::today().0 - 5));
 }

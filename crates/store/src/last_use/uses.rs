@@ -1,30 +1,32 @@
-//! What was used, in memory.
+//! The uses in memory.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use stoa_gomod::ModuleVersion;
 
 use super::Day;
+use crate::files::lock;
 
-/// How many versions are known, without a lock, to be noted already. A power of two.
+/// The number of versions that are known, without a lock, to be recorded today. A power of two.
 const NOTED: usize = 1 << 16;
 
-/// How many versions may wait to be written down.
+/// The maximum number of versions that wait to be written.
 pub(super) const PENDING: usize = 1 << 15;
 
-/// What was used since it was written down last, and what need not be noted again.
+/// The uses since the last write, and the versions that were recorded today.
 #[derive(Debug)]
 pub(crate) struct Uses {
     hasher: RandomState,
-    /// The hash of a version in the place that it gives: noted on the day that is meant. Not there where nothing is
-    /// noted.
+    /// The hashes of the versions that were recorded on `day`, each in the slot that the hash names. Empty until the
+    /// recording starts.
     noted: OnceLock<Box<[AtomicU64]>>,
     day: AtomicI64,
     pending: Mutex<HashSet<ModuleVersion>>,
-    /// One at a time opens the database: SQLite's locks belong to the process.
+    /// Held while the database is open, because the locks of SQLite belong to the process. Holds whether the database
+    /// was verified.
     pub(super) turn: Mutex<bool>,
 }
 
@@ -39,15 +41,15 @@ impl Uses {
         }
     }
 
-    pub(super) fn begin(&self) {
+    pub(super) fn start(&self) {
         self.day.store(Day::today().0, Ordering::Relaxed);
         self.noted.get_or_init(|| std::iter::repeat_with(|| AtomicU64::new(0)).take(NOTED).collect());
     }
 
-    /// Notes a use, and says whether so many wait that they should be written down now.
+    /// Records a use, and returns whether enough versions wait to be written soon.
     pub(super) fn note(&self, version: &ModuleVersion) -> bool {
         let Some(noted) = self.noted.get() else { return false };
-        // 0 is an empty place.
+        // 0 marks an empty slot.
         let hash = self.hasher.hash_one(version).max(1);
         let Some(place) = noted.get(hash as usize & (NOTED - 1)) else { return false };
         if place.load(Ordering::Relaxed) == hash {
@@ -55,7 +57,7 @@ impl Uses {
         }
         let mut pending = self.pending();
         if pending.len() >= PENDING {
-            // Not noted: the next use tries again.
+            // Not recorded. The next use tries again.
             return true;
         }
         pending.insert(version.clone());
@@ -64,11 +66,10 @@ impl Uses {
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, HashSet<ModuleVersion>> {
-        // Nothing that can panic is done under this lock.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pending)
     }
 
-    /// Takes what is to be written down. On another day everything is to be noted again.
+    /// Returns the uses to write and clears them. On a new day every version can be recorded again.
     pub(super) fn take(&self, today: Day) -> HashSet<ModuleVersion> {
         if self.day.swap(today.0, Ordering::Relaxed) != today.0 {
             for place in self.noted.get().into_iter().flatten() {

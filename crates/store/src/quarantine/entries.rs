@@ -1,4 +1,4 @@
-//! What is in quarantine: a look at any state of a store, without the lock, that changes nothing.
+//! Listing the quarantine of a store, open or not. Takes no lock and changes nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -12,62 +12,57 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{CONTENT, Quarantined, read_reason};
 use crate::StoreError;
+use crate::files::{is_absent, metadata};
 use crate::paths::Paths;
-use crate::read::is_absent;
 
-/// One entry of the quarantine.
+/// An entry of the quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The name of its folder, by which it is restored and purged.
+pub struct QuarantineEntry {
+    /// The name of the folder, which identifies the entry.
     pub id: OsString,
-    /// What it is about. `None` if its `reason.toml` is missing, or is none.
+    /// The reason. `None` if `reason.toml` is missing or damaged.
     pub why: Option<Quarantined>,
-    /// How many bytes it keeps. `None` if it keeps nothing: who was to move it in died, or is at it.
+    /// The size of the content in bytes. `None` if there is no content: the process that moves it in died or is
+    /// still running.
     pub bytes: Option<u64>,
-    /// When it was put there; where the reason does not say, when the folder was changed last.
+    /// The time of the move, or of the last change of the folder if the reason holds no time.
     pub since: SystemTime,
 }
 
-/// Hands out every entry of the quarantine of a root, sorted by name, which is by time.
+/// Visits every entry of the quarantine of a root, sorted by name and so by time.
 pub fn each_quarantined<E: From<StoreError>>(
     root: &Path,
-    mut found: impl FnMut(Entry) -> Result<(), E>,
+    mut visit: impl FnMut(QuarantineEntry) -> Result<(), E>,
 ) -> Result<(), E> {
     let quarantine = Paths::new(root).quarantine();
     for id in names(&quarantine).map_err(StoreError::from)? {
-        if let Some(entry) = Entry::read(&quarantine, &id).map_err(StoreError::from)? {
-            found(entry)?;
+        if let Some(entry) = QuarantineEntry::read(&quarantine, &id).map_err(StoreError::from)? {
+            visit(entry)?;
         }
     }
     Ok(())
 }
 
 fn names(quarantine: &Path) -> Result<Vec<OsString>, PathError> {
-    let entries = match fs::symlink_metadata(quarantine) {
-        Ok(meta) if meta.is_dir() => fs::read_dir(quarantine).at("list", quarantine)?,
-        Err(error) if !is_absent(&error) => return Err(PathError::new("look at", quarantine, error)),
-        _ => return Ok(Vec::new()),
-    };
+    if !metadata(quarantine)?.is_some_and(|meta| meta.is_dir()) {
+        return Ok(Vec::new());
+    }
     let mut names = Vec::new();
-    for entry in entries {
+    for entry in fs::read_dir(quarantine).at("list", quarantine)? {
         names.push(entry.at("list", quarantine)?.file_name());
     }
     names.sort();
     Ok(names)
 }
 
-impl Entry {
-    /// Reads an entry. `None` if there is none of that name: only a folder in the quarantine is one.
+impl QuarantineEntry {
+    /// Reads an entry. `None` if the quarantine has no folder of this name.
     pub(super) fn read(quarantine: &Path, id: &OsStr) -> Result<Option<Self>, PathError> {
         let Some(path) = path_of(quarantine, id) else { return Ok(None) };
-        let meta = match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => meta,
-            Err(error) if !is_absent(&error) => return Err(PathError::new("look at", path, error)),
-            _ => return Ok(None),
-        };
+        let Some(meta) = metadata(&path)?.filter(fs::Metadata::is_dir) else { return Ok(None) };
         let why = read_reason(&path);
-        let told = why.as_ref().and_then(|why| OffsetDateTime::parse(&why.at, &Rfc3339).ok());
-        let since = match told {
+        let stated = why.as_ref().and_then(|why| OffsetDateTime::parse(&why.at, &Rfc3339).ok());
+        let since = match stated {
             Some(time) => time.into(),
             None => meta.modified().at("look at", &path)?,
         };
@@ -75,22 +70,20 @@ impl Entry {
     }
 }
 
-/// Is the path of an entry. `None` if its name would lead anywhere else.
+/// Returns the path of an entry. `None` if the name leads out of the quarantine.
 fn path_of(quarantine: &Path, id: &OsStr) -> Option<PathBuf> {
     let mut components = Path::new(id).components();
     let is_name = matches!(components.next(), Some(Component::Normal(name)) if name == id);
     (is_name && components.next().is_none()).then(|| quarantine.join(id))
 }
 
-/// Adds up the files of what is kept. `None` if nothing is there; what goes meanwhile does not count.
+/// Returns the size of all files below a path in bytes. `None` if nothing exists there. Files that are removed
+/// meanwhile do not count.
 fn size(content: &Path) -> Result<Option<u64>, PathError> {
     let mut bytes = None;
     let mut open = vec![content.to_owned()];
     while let Some(path) = open.pop() {
-        let meta = match fs::symlink_metadata(&path) {
-            Err(error) if is_absent(&error) => continue,
-            meta => meta.at("look at", &path)?,
-        };
+        let Some(meta) = metadata(&path)? else { continue };
         let bytes = bytes.get_or_insert(0);
         if !meta.is_dir() {
             *bytes += meta.len();
@@ -113,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_leads_nowhere_else() {
+    fn a_name_that_leads_out_of_the_quarantine_is_no_entry() {
         let quarantine = Path::new("/s/quarantine");
         assert_eq!(path_of(quarantine, OsStr::new("a")), Some(quarantine.join("a")));
         for bad in ["", ".", "..", "/", "/a", "a/", "a/b", "../a", "a/..", "./a"] {
@@ -122,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_listed_whatever_is_in_them() {
+    fn damaged_and_empty_entries_are_listed_too() {
         let dir = tempfile::tempdir().unwrap();
         let listed = || {
             let mut found = Vec::new();

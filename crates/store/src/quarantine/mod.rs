@@ -1,15 +1,14 @@
-//! Quarantine: `quarantine/UNIQUE/` holds what proved broken while the store was in use, with the reason.
+//! Quarantine: `quarantine/UNIQUE/` holds a corrupt version and the reason.
 //!
-//! An entry is made in staging with `reason.toml` in it, whole, and renamed to its place; then what it is about
-//! is moved in, as `version`. A crash in between leaves a reason without a version, which the next start
-//! removes. It leaves again by one rename, whether to its old place or for good.
+//! An entry is created in staging with its `reason.toml` and renamed to its place. Then the version is moved into it,
+//! as `version`. A crash in between leaves a reason without a version, which the next start removes. A version leaves
+//! the quarantine by one rename, when it is restored or removed for good.
 
 mod entries;
 mod purge;
 mod restore;
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,33 +17,45 @@ use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, marker};
 
+use crate::change::Change;
 use crate::draft::Folder;
+use crate::files::{TEXT_LIMIT, open_file, read_bounded};
 use crate::paths::Paths;
-use crate::read::open_file;
 use crate::{Claim, Store, StoreError, staging};
 
-pub use entries::{Entry, each_quarantined};
+pub use entries::{QuarantineEntry, each_quarantined};
 pub use restore::Restored;
 
-/// Why something is in quarantine: the content of `reason.toml`.
+/// The reason why a version is in quarantine: the content of `reason.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
-    /// The module path, plain.
+    /// The module path, unescaped.
     pub module: String,
     /// The version.
     pub version: String,
-    /// Where it was, relative to the root.
+    /// The path where the version was, relative to the root.
     pub path: PathBuf,
-    /// When it was put there, RFC 3339 in UTC.
+    /// The time of the move, RFC 3339 in UTC.
     pub at: String,
-    /// What is wrong with it.
+    /// What is wrong with the version.
     pub reason: String,
 }
 
 impl Quarantined {
-    /// Is the version that it is about. `None` if somebody wrote something else into the file.
-    pub fn module_version(&self) -> Option<ModuleVersion> {
+    /// Returns the version. `None` if a person wrote something else into the file.
+    pub(crate) fn module_version(&self) -> Option<ModuleVersion> {
         ModuleVersion::parse(&format!("{}@{}", self.module, self.version)).ok()
+    }
+}
+
+/// The quarantine of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Quarantine<'a>(&'a Store);
+
+impl Store {
+    /// Returns the quarantine of the store.
+    pub fn quarantine(&self) -> Quarantine<'_> {
+        Quarantine(self)
     }
 }
 
@@ -52,15 +63,17 @@ const REASON: &str = "reason.toml";
 const CONTENT: &str = "version";
 
 impl Store {
-    /// Moves whatever is at the place of the claimed version to quarantine.
-    pub(crate) fn quarantine(&self, claim: &Claim, reason: &str) -> Result<(), StoreError> {
+    /// Moves whatever is in the place of the claimed version to quarantine.
+    pub(crate) fn quarantine_version(&self, claim: &Claim, reason: &str) -> Result<(), StoreError> {
         let path = self.paths.version(claim.version());
-        log::error!("{} goes to quarantine: {reason}", claim.version());
+        log::error!(version:% = claim.version(), reason:% = reason; "moving a corrupt version to quarantine");
         let moved = self.quarantine_folder(claim, &path, reason);
-        self.index.forget(claim.version());
+        // Also after an error: the version may have been moved all the same.
+        self.changed(claim.version(), Change::Removed);
         moved
     }
 
+    /// Moves a folder with the claimed version to quarantine.
     pub(crate) fn quarantine_folder(
         &self,
         claim: &Claim,
@@ -78,16 +91,16 @@ impl Store {
         let entry = self.new_entry(&why)?;
         let moved = self.move_in(path, &entry);
         if moved.is_err() && fs::symlink_metadata(entry.join(CONTENT)).is_err() {
-            // Nothing was moved: take back what was made for it. Swept at the next start if this fails too.
+            // Nothing was moved, so the entry is removed again. If this fails too, the next start removes it.
             let _ = durable::remove_tree(&entry);
         }
         self.forget(version);
         moved.map_err(StoreError::from)
     }
 
-    /// Makes an entry with its reason aside and renames it: no entry is ever seen without its reason.
+    /// Creates an entry with its reason in staging and renames it, so that no entry is visible without its reason.
     fn new_entry(&self, why: &Quarantined) -> Result<PathBuf, StoreError> {
-        // Only strings: there is nothing in it that TOML could not say.
+        // Cannot fail: the struct holds only strings.
         let text = toml::to_string(why).unwrap_or_default();
         let staged = Folder { path: self.staging()?.fresh(), moved: false };
         self.durable.create_dir(&staged.path)?;
@@ -98,7 +111,7 @@ impl Store {
 
     fn enter(&self, mut staged: Folder, at: &str) -> Result<PathBuf, StoreError> {
         let quarantine = self.paths.quarantine();
-        // Names that sort by time are easier on people; the rest makes them unique.
+        // Names sort by time for the reader. The rest makes them unique.
         let time: String = at.chars().filter(|c| *c != '-' && *c != ':').collect();
         for n in 0u32.. {
             let entry = quarantine.join(format!("{time}-{}-{n}", std::process::id()));
@@ -118,7 +131,7 @@ impl Store {
     fn move_in(&self, from: &Path, entry: &Path) -> Result<(), PathError> {
         durable::rename_noreplace(from, &entry.join(CONTENT))?;
         match durable::sync_dir(entry) {
-            // Purged already.
+            // The entry was purged already.
             Err(error) if error.is_not_found() => {}
             synced => synced?,
         }
@@ -126,8 +139,8 @@ impl Store {
     }
 }
 
-/// Removes entries that a process died over before it moved anything in. One that another process is at just
-/// now is told by its claim.
+/// Removes entries of processes that died before they moved anything in. A living process holds the claim of the
+/// version.
 pub(crate) fn sweep(paths: &Paths, durable: &Durable) -> Result<(), StoreError> {
     let quarantine = paths.quarantine();
     for entry in fs::read_dir(&quarantine).at("list", &quarantine)? {
@@ -144,22 +157,19 @@ pub(crate) fn sweep(paths: &Paths, durable: &Durable) -> Result<(), StoreError> 
 
 fn is_abandoned(paths: &Paths, durable: &Durable, entry: &Path) -> Result<bool, StoreError> {
     let version = read_reason(entry).and_then(|why| why.module_version());
-    // What has no reason of ours is not ours.
+    // Without a reason of ours the entry is not ours.
     let Some(version) = version else { return Ok(false) };
     let claim = Claim::try_take(&paths.claims(), durable, &version)?;
     Ok(claim.is_some() && fs::symlink_metadata(entry.join(CONTENT)).is_err())
 }
 
-/// Reads the reason of an entry. `None` if it is none of ours: a pipe or a huge file may stand there as well.
+/// Reads the reason of an entry. `None` if the file is not a reason: it may be anything, even a pipe or a huge file.
 fn read_reason(entry: &Path) -> Option<Quarantined> {
-    let (file, _) = open_file(&entry.join(REASON)).ok()??;
-    let mut text = String::new();
-    file.take(REASON_LIMIT).read_to_string(&mut text).ok()?;
-    toml::from_str(&text).ok()
+    let path = entry.join(REASON);
+    let (file, _) = open_file(&path).ok()??;
+    let text = read_bounded(file, &path, TEXT_LIMIT).ok()?;
+    toml::from_str(std::str::from_utf8(&text).ok()?).ok()
 }
-
-/// More than any reason of ours has.
-const REASON_LIMIT: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -168,7 +178,7 @@ mod tests {
     use stoa_layout::gate::Mode;
 
     #[test]
-    fn an_entry_says_what_where_when_and_why() {
+    fn an_entry_states_the_version_its_path_and_the_reason() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         put_unsealed(&fixture.store, &v, b"no zip");
@@ -182,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_without_a_version_is_swept() {
+    fn a_reason_without_a_version_is_removed_at_the_next_start() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
         put_unsealed(&fixture.store, &v, b"no zip");
@@ -191,7 +201,7 @@ mod tests {
         let kept = fs::read_dir(&quarantine).unwrap().next().unwrap().unwrap().path();
         let odd = quarantine.join("odd");
         fs::create_dir(&odd).unwrap();
-        // Opened like a file it would never let go.
+        // Opening a pipe like a file would block.
         rustix::fs::mknodat(rustix::fs::CWD, odd.join(REASON), rustix::fs::FileType::Fifo, 0o600.into(), 0)
             .unwrap();
         let abandoned = quarantine.join("abandoned");
@@ -199,7 +209,7 @@ mod tests {
         fs::copy(kept.join(REASON), abandoned.join(REASON)).unwrap();
         let claim = fixture.store.claim(&v).unwrap();
         drop(open(fixture.dir.path(), Mode::ReadWrite));
-        assert!(abandoned.exists(), "its owner is alive");
+        assert!(abandoned.exists(), "the process that owns it is alive");
         drop(claim);
         drop(open(fixture.dir.path(), Mode::ReadWrite));
         assert!(!abandoned.exists());

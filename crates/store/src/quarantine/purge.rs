@@ -1,28 +1,29 @@
-//! Out of the quarantine for good: by one rename into staging, and then removed there.
+//! Removing an entry from quarantine: one rename into staging, where it is then removed.
 
 use std::ffi::OsStr;
 
 use rustix::io::Errno;
 use stoa_layout::durable;
 
-use super::Entry;
-use crate::{Store, StoreError};
+use super::{Quarantine, QuarantineEntry};
+use crate::StoreError;
 
-impl Store {
-    /// Removes an entry with what it keeps, and hands back what it was. `None` if there is none of that name.
+impl Quarantine<'_> {
+    /// Removes an entry from quarantine and returns it. `None` if there is no entry of this name.
     ///
-    /// Who is killed leaves the entry as it was, or the rest of it in staging, which the next start sweeps.
-    pub fn purge(&self, id: &OsStr) -> Result<Option<Entry>, StoreError> {
-        let staged = self.staging()?.fresh();
-        let quarantine = self.paths.quarantine();
-        let Some(mut entry) = Entry::read(&quarantine, id)? else { return Ok(None) };
-        // One that keeps nothing yet may be in the making. What is in an entry is nobody's but a restore's, and
-        // that loses nothing either: whoever renames first has it.
+    /// A killed process leaves the whole entry, or the rest of it in staging, which the next start removes.
+    pub fn purge(&self, id: &OsStr) -> Result<Option<QuarantineEntry>, StoreError> {
+        let store = self.0;
+        let staged = store.staging()?.fresh();
+        let quarantine = store.paths.quarantine();
+        let Some(mut entry) = QuarantineEntry::read(&quarantine, id)? else { return Ok(None) };
+        // An entry without content may be in creation, so the claim is needed. An entry with content needs no claim:
+        // only a restore touches it too, and the first rename wins without a loss.
         let version = entry.why.as_ref().and_then(|why| why.module_version());
         let _claim = match version {
             Some(version) if entry.bytes.is_none() => {
-                let claim = self.claim(&version)?;
-                match Entry::read(&quarantine, id)? {
+                let claim = store.claim(&version)?;
+                match QuarantineEntry::read(&quarantine, id)? {
                     Some(now) => entry = now,
                     None => return Ok(None),
                 }
@@ -48,7 +49,7 @@ mod tests {
     use crate::testing::{Fixture, put_unsealed, staged, version};
 
     #[test]
-    fn what_is_purged_is_gone_and_nothing_else() {
+    fn a_purge_removes_one_entry_and_nothing_else() {
         let fixture = Fixture::new();
         for pair in ["example.com/m@v1.0.0", "example.com/m@v1.0.1"] {
             let v = version(pair);
@@ -60,12 +61,12 @@ mod tests {
             fs::read_dir(&quarantine).unwrap().map(|entry| entry.unwrap().file_name()).collect()
         };
         let id = names().remove(0);
-        let purged = fixture.store.purge(&id).unwrap().unwrap();
+        let purged = fixture.store.quarantine().purge(&id).unwrap().unwrap();
         assert!(purged.bytes > Some(6) && purged.why.is_some());
         assert_eq!(names().len(), 1);
-        assert_eq!(fixture.store.purge(&id).unwrap(), None);
+        assert_eq!(fixture.store.quarantine().purge(&id).unwrap(), None);
         for bad in ["", "..", "../modules", "."] {
-            assert_eq!(fixture.store.purge(OsStr::new(bad)).unwrap(), None, "{bad}");
+            assert_eq!(fixture.store.quarantine().purge(OsStr::new(bad)).unwrap(), None, "{bad}");
         }
         assert!(staged(fixture.dir.path()).is_empty());
     }

@@ -1,4 +1,4 @@
-//! Back from quarantine: what a person has mended is examined whole, sealed, and published by one rename.
+//! Restoring a version that a person repaired: it is verified, sealed and published by one rename.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -7,62 +7,62 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
-use super::{CONTENT, Entry};
+use super::{CONTENT, Quarantine, QuarantineEntry};
+use crate::files::{Stamp, open_file};
 use crate::paths::VersionFile;
 use crate::publish::{Placed, Wait};
-use crate::read::{Stamp, open_file};
-use crate::seal::{Verdict, examine_folder};
-use crate::{Claim, Objection, Store, StoreError};
+use crate::seal::{Examination, examine_folder};
+use crate::{Claim, Objection, StoreError};
 
-/// How a restore ended. Unless it is done the entry stays as it is.
+/// The result of a restore. Unless it is `Done`, the entry stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Restored {
-    /// The version is published again, and the entry is gone.
+    /// The version is published again, and the entry was removed.
     Done(ModuleVersion),
-    /// The version is there by now with the same content, so there is nothing to restore.
+    /// The version is in the store again with the same content.
     There(ModuleVersion),
-    /// The version is there by now, and differs in its zip.
+    /// The version is in the store again with another zip.
     Taken {
         /// The version.
         version: ModuleVersion,
-        /// How both differ.
+        /// How both zips differ.
         reason: String,
     },
-    /// It was read, and is broken still.
+    /// The version was read and is still corrupt.
     Broken {
         /// The version.
         version: ModuleVersion,
-        /// What is wrong with it.
+        /// What is wrong with the version.
         reason: String,
     },
-    /// Its record says that it must not be published.
+    /// The record of the version forbids to publish it.
     Refused {
         /// The version.
         version: ModuleVersion,
-        /// What the record has against it.
+        /// The reason why.
         objection: Objection,
     },
-    /// It is no version, or nobody knows of which.
+    /// The entry holds no version, or it is unknown which version. Holds the reason.
     Unfit(&'static str),
-    /// There is no entry of that name.
+    /// There is no entry of this name.
     Absent,
 }
 
-impl Store {
-    /// Publishes again what is in quarantine, if it is whole.
+impl Quarantine<'_> {
+    /// Publishes a version from quarantine again, if it is valid.
     pub fn restore(&self, id: &OsStr) -> Result<Restored, StoreError> {
-        self.staging()?;
-        let quarantine = self.paths.quarantine();
-        let Some(entry) = Entry::read(&quarantine, id)? else { return Ok(Restored::Absent) };
+        self.0.staging()?;
+        let quarantine = self.0.paths.quarantine();
+        let Some(entry) = QuarantineEntry::read(&quarantine, id)? else { return Ok(Restored::Absent) };
         let Some(version) = entry.why.and_then(|why| why.module_version()) else {
-            return Ok(Restored::Unfit("its reason.toml does not say which version it is"));
+            return Ok(Restored::Unfit("its reason.toml names no version"));
         };
-        let claim = self.claim(&version)?;
+        let claim = self.0.claim(&version)?;
         let restored = self.restore_claimed(&quarantine.join(id), version, &claim);
-        // A purge takes no claim for what keeps something: this may have been about what was gone by then.
+        // A purge takes no claim of an entry with content, so the entry may have been removed meanwhile.
         let may_be_gone =
             matches!(restored, Ok(Restored::Broken { .. } | Restored::Unfit(_)) | Err(StoreError::Path(_)));
-        if may_be_gone && Entry::read(&quarantine, id)?.is_none() {
+        if may_be_gone && QuarantineEntry::read(&quarantine, id)?.is_none() {
             return Ok(Restored::Absent);
         }
         restored
@@ -76,24 +76,24 @@ impl Store {
     ) -> Result<Restored, StoreError> {
         let content = entry.join(CONTENT);
         let Some(folder) = Stamp::at(&content)? else {
-            return Ok(Restored::Unfit("it keeps no folder of a version"));
+            return Ok(Restored::Unfit("it holds no folder of a version"));
         };
         let (h1, zip) = match examine_folder(&content, &version)? {
-            Verdict::Whole { h1, zip, .. } => (h1, zip),
-            Verdict::Broken(reason) => return Ok(Restored::Broken { version, reason }),
+            Examination::Whole { h1, zip, .. } => (h1, zip),
+            Examination::Corrupt(reason) => return Ok(Restored::Broken { version, reason }),
         };
-        // It was written by hand, so that nothing of it need be on disk, nor be the store's owner's.
-        self.durable.hand_over(&content)?;
+        // A person wrote these files: they may not be on disk yet, and may belong to another user.
+        self.0.durable.hand_over(&content)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
             with_file(&content, file, durable::sync_file)?;
         }
-        // The zip was read before: its owner is one of the things that a seal is not to miss.
-        self.add_seal(&content, &h1, folder, zip)?;
+        // Before the owner of the zip changes: that changes its stamp, and the seal would be refused.
+        self.0.add_seal(&content, &h1, folder, zip)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
-            self.durable.hand_over(&content.join(file.name()))?;
+            self.0.durable.hand_over(&content.join(file.name()))?;
         }
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
-        Ok(match self.place(&content, &h1, claim, Wait::Now, stamp)? {
+        Ok(match self.0.place(&content, &h1, claim, Wait::Now, stamp)? {
             Placed::Ours => {
                 self.drop_entry(entry);
                 Restored::Done(version)
@@ -106,20 +106,23 @@ impl Store {
         })
     }
 
-    /// Removes what is left of an entry whose version has moved on. Whoever starts next removes it otherwise.
+    /// Removes the rest of an entry whose version was published. If this fails, the next start removes it.
     fn drop_entry(&self, entry: &Path) {
-        let dropped = self.staging().and_then(|run| {
+        let dropped = self.0.staging().and_then(|run| {
             let staged = run.fresh();
             durable::rename(entry, &staged)?;
             Ok(durable::remove_tree(&staged)?)
         });
         if let Err(error) = dropped {
-            log::warn!("what is left of {} stays until the next start: {error}", entry.display());
+            log::warn!(
+                path:% = entry.display(), reason:% = error;
+                "cannot remove the rest of a quarantine entry, the next start will"
+            );
         }
     }
 }
 
-/// Does something with a file of a version.
+/// Applies a function to a file of a version.
 fn with_file(
     folder: &Path,
     file: VersionFile,
@@ -141,8 +144,8 @@ mod tests {
     use crate::SmallFile;
     use crate::testing::{Fixture, put_unsealed, quarantined, staged, version, zip};
 
-    /// A store with a version in quarantine whose zip was cut; its folder there, and the whole zip.
-    fn with_a_broken_version() -> (Fixture, ModuleVersion, PathBuf, Vec<u8>) {
+    /// Returns a store with a version in quarantine whose zip was cut, its entry, and the whole zip.
+    fn with_a_corrupt_version() -> (Fixture, ModuleVersion, PathBuf, Vec<u8>) {
         let fixture = Fixture::new();
         let v = version("example.com/M@v1.0.0");
         let bytes = zip(&v, "package a\n");
@@ -153,27 +156,27 @@ mod tests {
     }
 
     #[test]
-    fn what_was_mended_is_published_again() {
-        let (fixture, v, entry, bytes) = with_a_broken_version();
+    fn a_repaired_version_is_published_again() {
+        let (fixture, v, entry, bytes) = with_a_corrupt_version();
         let id = entry.file_name().unwrap();
-        let restored = fixture.store.restore(id).unwrap();
+        let restored = fixture.store.quarantine().restore(id).unwrap();
         assert!(
             matches!(&restored, Restored::Broken { reason, .. } if reason.starts_with("its zip")),
             "{restored:?}"
         );
         assert!(entry.join("version/zip").is_file());
         fs::write(entry.join("version/zip"), &bytes).unwrap();
-        assert_eq!(fixture.store.restore(id).unwrap(), Restored::Done(v.clone()));
+        assert_eq!(fixture.store.quarantine().restore(id).unwrap(), Restored::Done(v.clone()));
         let open = fixture.store.open_zip(&v).unwrap().unwrap();
         assert!(open.seal.is_some() && open.length == bytes.len() as u64);
         assert!(fixture.store.small(&v, SmallFile::Info).unwrap().is_some());
         assert!(quarantined(fixture.dir.path()).is_empty() && staged(fixture.dir.path()).is_empty());
-        assert_eq!(fixture.store.restore(id).unwrap(), Restored::Absent);
+        assert_eq!(fixture.store.quarantine().restore(id).unwrap(), Restored::Absent);
     }
 
     #[test]
-    fn what_is_purged_meanwhile_is_not_there_any_more() {
-        let (fixture, v, entry, bytes) = with_a_broken_version();
+    fn restoring_an_entry_that_is_purged_meanwhile_reports_it_absent() {
+        let (fixture, v, entry, bytes) = with_a_corrupt_version();
         fs::write(entry.join("version/zip"), &bytes).unwrap();
         let id = entry.file_name().unwrap();
         let (kept, mut lost) = (fixture.dir.path().join("kept"), 0);
@@ -185,11 +188,11 @@ mod tests {
             }
             let together = std::sync::Barrier::new(2);
             let (restored, purged) = std::thread::scope(|scope| {
-                let restored = scope.spawn(|| (together.wait(), fixture.store.restore(id)).1);
+                let restored = scope.spawn(|| (together.wait(), fixture.store.quarantine().restore(id)).1);
                 together.wait();
-                // At another point of the restore each time, for all that is known here.
+                // At a different point of the restore each time.
                 while fixture.store.try_claim(&v).unwrap().is_some() && !restored.is_finished() {}
-                let purged = fixture.store.purge(id).unwrap();
+                let purged = fixture.store.quarantine().purge(id).unwrap();
                 (restored.join().unwrap(), purged)
             });
             match restored.unwrap() {
@@ -205,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_published_meanwhile_stands() {
+    fn a_version_that_was_published_meanwhile_stays() {
         for (content, same) in [("package a\n", true), ("package b\n", false)] {
-            let (fixture, v, entry, bytes) = with_a_broken_version();
+            let (fixture, v, entry, bytes) = with_a_corrupt_version();
             fs::write(entry.join("version/zip"), &bytes).unwrap();
             fixture.publish(&v, &zip(&v, content));
-            let restored = fixture.store.restore(entry.file_name().unwrap()).unwrap();
+            let restored = fixture.store.quarantine().restore(entry.file_name().unwrap()).unwrap();
             match same {
                 true => assert_eq!(restored, Restored::There(v)),
                 false => assert!(matches!(restored, Restored::Taken { .. }), "{restored:?}"),
@@ -220,22 +223,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_stays() {
-        let (fixture, _, entry, bytes) = with_a_broken_version();
+    fn an_entry_without_a_version_stays() {
+        let (fixture, _, entry, bytes) = with_a_corrupt_version();
         let id = entry.file_name().unwrap();
         fs::write(entry.join("version/zip"), &bytes).unwrap();
         let reason = fs::read(entry.join("reason.toml")).unwrap();
         fs::write(entry.join("reason.toml"), "x").unwrap();
-        assert!(matches!(fixture.store.restore(id).unwrap(), Restored::Unfit(_)));
+        assert!(matches!(fixture.store.quarantine().restore(id).unwrap(), Restored::Unfit(_)));
         fs::write(entry.join("reason.toml"), reason).unwrap();
         fs::write(entry.join("version/ziphash"), format!("h1:{}=", "A".repeat(43))).unwrap();
-        let restored = fixture.store.restore(id).unwrap();
+        let restored = fixture.store.quarantine().restore(id).unwrap();
         assert!(
             matches!(&restored, Restored::Broken { reason, .. } if reason.contains("sealed as")),
             "{restored:?}"
         );
         fs::remove_dir_all(entry.join("version")).unwrap();
         fs::write(entry.join("version"), "a file").unwrap();
-        assert!(matches!(fixture.store.restore(id).unwrap(), Restored::Unfit(_)));
+        assert!(matches!(fixture.store.quarantine().restore(id).unwrap(), Restored::Unfit(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! `stoa-migrate` with one layout more.
+//! `stoa-migrate` with one more layout.
 
 use std::process::ExitCode;
 

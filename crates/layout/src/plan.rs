@@ -1,0 +1,53 @@
+//! A plan: the steps to take, in which direction, and what stands in their way.
+
+use crate::{Exit, LayoutId};
+
+/// The direction of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the older layout to the newer layout.
+    Up,
+    /// From the newer layout to the older layout.
+    Back,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone)]
+pub struct PlannedStep {
+    /// The layout before the step.
+    pub from: LayoutId,
+    /// The layout after the step. Equal to `from` for a regeneration.
+    pub to: LayoutId,
+    /// Up or back.
+    pub direction: Direction,
+    /// The step's description of itself.
+    pub description: String,
+    /// Whether the step has begun already and is resumed.
+    pub resumes: bool,
+    /// The survey. Only the first step of a plan has one, because only its tree exists already.
+    pub survey: Option<Survey>,
+}
+
+/// The result of a survey.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Items to move.
+    pub items: u64,
+    /// Bytes of these items.
+    pub bytes: u64,
+    /// Reported leftovers.
+    pub leftovers: u64,
+    /// Reasons that forbid the step. Empty if it may begin.
+    pub refusals: Vec<Refusal>,
+    /// Whether `items` is an estimate, and bytes and leftovers are not counted.
+    pub is_estimate: bool,
+}
+
+/// A reason that forbids a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The exit code of the program.
+    pub exit: Exit,
+    /// The message. It names the path and what to do next.
+    pub message: String,
+}

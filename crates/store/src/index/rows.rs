@@ -1,0 +1,107 @@
+//! The rows of the index, as the database stores them and as a pass over the store finds them.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A version in the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogEntry {
+    /// The module path, unescaped.
+    pub module: String,
+    /// The version.
+    pub version: String,
+}
+
+/// A version in the feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedEntry {
+    /// The module path, unescaped.
+    pub module: String,
+    /// The version.
+    pub version: String,
+    /// The time of publishing in nanoseconds since 1970. Unique among all versions.
+    pub time: i64,
+}
+
+/// The row of a version in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexRow {
+    /// The version.
+    pub version: String,
+    /// The time of the last write to its info in nanoseconds since 1970.
+    pub modified: i64,
+    /// The size of its info, mod and zip in bytes.
+    pub bytes: u64,
+}
+
+/// The identity and state of the `@v` folder of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FolderStamp {
+    pub(super) inode: i64,
+    pub(super) modified: i64,
+    pub(super) changed: i64,
+}
+
+impl FolderStamp {
+    pub(super) fn of(meta: &Metadata) -> Self {
+        Self {
+            inode: meta.ino().cast_signed(),
+            modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+            changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// A module as a pass over the store found it.
+#[derive(Debug)]
+pub(super) struct SeenModule {
+    pub(super) module: String,
+    /// Sorted by the text of the version.
+    pub(super) rows: Vec<IndexRow>,
+    /// The stamp to store. `None` if the next pass must read the module again in any case.
+    pub(super) stamp: Option<FolderStamp>,
+    /// Whether the module no longer exists.
+    pub(super) is_gone: bool,
+}
+
+/// A version as a pass over the store found it.
+#[derive(Debug)]
+pub(super) struct SeenVersion {
+    pub(super) row: IndexRow,
+    /// Whether the version is complete and old enough that a later change would be visible.
+    pub(super) is_settled: bool,
+}
+
+/// The changes of a pass.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Changed {
+    pub(super) added: u64,
+    pub(super) removed: u64,
+}
+
+/// A request to stop a pass. Clones share one request.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Requests the stop.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the stop was requested.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns a time in nanoseconds since 1970, or the latest time that the index can store.
+pub(super) fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds).min(LATEST)
+}
+
+/// The latest time that the index stores, in the year 2262. A file may claim a later time. The margin leaves room to
+/// find a free instant after any time.
+const LATEST: i64 = i64::MAX - (1 << 50);

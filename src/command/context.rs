@@ -1,0 +1,254 @@
+//! The surroundings of a command: the program, the settings, the store behind its gate, and the reporter.
+//!
+//! A command that touches the store passes the gate before any thread is started, and before any config file is read
+//! that finding the store does not need. Commands that only look (`status`, `quarantine list`, help) do not pass the
+//! gate, so they work on a store in any state.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args};
+use stoa_layout::gate::{GateError, Mode};
+use stoa_layout::lock::LockError;
+use stoa_layout::signals::Cancelled;
+use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError};
+use stoa_store::{LastUseError, Store, StoreError};
+
+use super::error::CommandError;
+use super::progress::Screen;
+use super::report::{Loudness, Reporter, Telling};
+use crate::beside::MIGRATOR;
+use crate::config::{ConfigError, Settings};
+
+/// What the program was built for. A program with one more layout runs the same code.
+#[derive(Debug)]
+pub struct App {
+    /// The layout of the stores that the program works with.
+    pub layout: LayoutId,
+    /// The folders of such a store.
+    pub folders: &'static [&'static str],
+}
+
+/// The heading of the options that every command has.
+pub(crate) const GENERAL: &str = "General options";
+
+/// The options of both programs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Common {
+    /// Folder of the store [default: $XDG_DATA_HOME/stoa] [key: store] [env: STOA_STORE]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GENERAL)]
+    pub store: Option<PathBuf>,
+
+    /// Config file [default: $XDG_CONFIG_HOME/stoa/config.toml, or else /etc/stoa/config.toml] [env: STOA_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GENERAL)]
+    pub config: Option<PathBuf>,
+
+    /// Log more (-vv for debug output)
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = GENERAL)]
+    pub verbose: u8,
+
+    /// Print only errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = GENERAL)]
+    pub quiet: bool,
+}
+
+impl Common {
+    pub(crate) fn loudness(&self) -> Loudness {
+        Loudness { quiet: self.quiet, verbose: self.verbose > 0 }
+    }
+
+    /// Returns these options as arguments for the other program.
+    pub(crate) fn handed_on(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        for (name, value) in [("--store", &self.store), ("--config", &self.config)] {
+            if let Some(value) = value {
+                arguments.extend([OsString::from(name), value.clone().into()]);
+            }
+        }
+        arguments.extend((0..self.verbose).map(|_| OsString::from("-v")));
+        arguments.extend(self.quiet.then(|| OsString::from("-q")));
+        arguments
+    }
+}
+
+/// Everything that a command needs besides its own arguments.
+pub(crate) struct Context<'a> {
+    pub(crate) app: &'a App,
+    pub(crate) common: &'a Common,
+    /// `--auto-migrate`, if given.
+    pub(crate) auto_migrate: Option<bool>,
+    pub(crate) settings: &'a Settings<'a>,
+    pub(crate) reporter: Reporter,
+}
+
+/// Never changes a store.
+pub(crate) const NO_MIGRATOR: Migrator = Migrator::Forbidden { name: MIGRATOR };
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        (app, common, auto_migrate): (&'a App, &'a Common, Option<bool>),
+        settings: &'a Settings<'a>,
+        (screen, telling): (&Screen, Telling),
+    ) -> Self {
+        let reporter = Reporter::new(screen, telling, common.loudness());
+        Self { app, common, auto_migrate, settings, reporter }
+    }
+
+    /// Returns the folder of the store, as an absolute path.
+    pub(crate) fn root(&self) -> Result<PathBuf, CommandError> {
+        Ok(self.settings.store(self.common.store.clone())?)
+    }
+
+    /// Returns the number of worker threads.
+    pub(crate) fn threads(&self, typed: Option<usize>) -> Result<usize, CommandError> {
+        Ok(self.settings.migrate(None, typed)?.threads)
+    }
+
+    /// Passes the gate. `check` checks the configuration of the command: before a store is created or upgraded for it,
+    /// otherwise after the gate. `migrator` is called only if the store is not at the current layout.
+    pub(crate) fn pass(
+        &self,
+        root: &Path,
+        check: impl Fn() -> Result<(), CommandError>,
+        migrator: impl Fn() -> Result<Migrator, CommandError>,
+    ) -> Result<Pass, CommandError> {
+        // On a current store no config file is read just to learn whether the migrator may run.
+        match self.gate(root, &NO_MIGRATOR).pass() {
+            Err(GateError::Forbidden { .. }) => {
+                check()?;
+                Ok(self.gate(root, &migrator()?).pass()?)
+            }
+            passed => {
+                let passed = passed?;
+                check()?;
+                Ok(passed)
+            }
+        }
+    }
+
+    /// Returns the gate of a store.
+    pub(crate) fn gate<'g>(&'g self, root: &'g Path, migrator: &'g Migrator) -> Gate<'g> {
+        Gate { root, current: &self.app.layout, migrator }
+    }
+
+    /// Returns the program that upgrades the store, as far as the configuration allows it to run.
+    pub(crate) fn migrator(&self) -> Result<Migrator, CommandError> {
+        if !self.settings.auto_migrate(self.auto_migrate)? {
+            return Ok(NO_MIGRATOR);
+        }
+        // The gate names the store itself.
+        let common = Common { store: None, ..self.common.clone() };
+        Ok(Migrator::Beside { name: MIGRATOR, arguments: common.handed_on() })
+    }
+
+    /// Returns the migrator for a command that needs an existing store. An empty or missing folder is an error: its
+    /// path is most likely mistyped.
+    pub(crate) fn migrator_of_existing(&self, root: &Path) -> Result<Migrator, CommandError> {
+        let is_nothing = match std::fs::read_dir(root) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        if is_nothing {
+            let root = root.display();
+            let error = CommandError::new(Exit::NOT_A_STORE, format!("there is no store in {root}"));
+            let help = format!("name a store with --store, or create one with `{MIGRATOR} --store {root}`");
+            return Err(error.help(help));
+        }
+        self.migrator()
+    }
+
+    /// Passes the gate and opens an existing store for reading and writing.
+    pub(crate) fn open(&self) -> Result<Store, CommandError> {
+        self.open_checked(|| Ok(()))
+    }
+
+    /// Like [`Context::open`], with a check of the command's own configuration.
+    pub(crate) fn open_checked(
+        &self,
+        check: impl Fn() -> Result<(), CommandError>,
+    ) -> Result<Store, CommandError> {
+        let root = self.root()?;
+        let check = || check().and_then(|()| Ok(self.settings.check_named()?));
+        let pass = self.pass(&root, check, || self.migrator_of_existing(&root))?;
+        let migrator = self.migrator()?;
+        let held = self.gate(&root, &migrator).hold(pass, Mode::ReadWrite)?;
+        Ok(Store::open(held, Mode::ReadWrite)?)
+    }
+
+    /// Passes the gate without creating, upgrading or locking the store: nothing can be written through it.
+    pub(crate) fn look(&self) -> Result<Store, CommandError> {
+        let root = self.root()?;
+        let pass = self.pass(
+            &root,
+            || Ok(self.settings.check_named()?),
+            || {
+                // Its error says first if there is no store at all.
+                self.migrator_of_existing(&root).map(|_| NO_MIGRATOR)
+            },
+        )?;
+        Ok(Store::look(&pass))
+    }
+
+    /// Opens the store, or only looks at it for a dry run.
+    pub(crate) fn open_or_look(&self, is_dry_run: bool) -> Result<Store, CommandError> {
+        if is_dry_run { self.look() } else { self.open() }
+    }
+
+    /// Lets SIGINT and SIGTERM stop the work between two versions.
+    pub(crate) fn cancel(&self, store: &Store) -> Result<Cancel, CommandError> {
+        let cancel = cancel_on_signals()?;
+        store.signals().handled_by_program();
+        Ok(cancel)
+    }
+}
+
+/// Listens for SIGINT and SIGTERM.
+pub(crate) fn cancel_on_signals() -> Result<Cancel, CommandError> {
+    Cancel::on_signals()
+        .map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))
+}
+
+impl From<ConfigError> for CommandError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<GateError> for CommandError {
+    fn from(error: GateError) -> Self {
+        if error.is_reported() { Self::reported(error.exit()) } else { Self::new(error.exit(), error) }
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<PathError> for CommandError {
+    fn from(error: PathError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<LockError> for CommandError {
+    fn from(error: LockError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<LastUseError> for CommandError {
+    fn from(error: LastUseError) -> Self {
+        match error {
+            LastUseError::Store(error) => error.into(),
+            error => Self::new(Exit::IO, error),
+        }
+    }
+}
+
+impl From<Cancelled> for CommandError {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::new(Exit::signal(cancelled.0), cancelled)
+    }
+}

@@ -1,0 +1,70 @@
+//! How a command fails: an exit code, a message, and a line of help.
+
+use stoa_layout::Exit;
+
+/// A failure of a command.
+///
+/// `message` has the form `cannot DO THING PATH: REASON`, in lower case and without a full stop. `help` names the next
+/// thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CommandError {
+    pub(crate) exit: Exit,
+    /// Missing if another program has already reported the failure.
+    pub(crate) message: Option<String>,
+    pub(crate) help: Option<String>,
+}
+
+/// The start of the line of help in the text of an error.
+const HELP: &str = "\nhelp: ";
+
+impl CommandError {
+    /// Makes an error from a text. A line of the text that starts with `help: ` becomes the help.
+    pub(crate) fn new(exit: Exit, text: impl ToString) -> Self {
+        let text = text.to_string();
+        let (message, help) = match text.split_once(HELP) {
+            Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
+            None => (text, None),
+        };
+        Self { exit, message: Some(message), help }
+    }
+
+    /// Makes an error that another program has already reported.
+    pub(crate) fn reported(exit: Exit) -> Self {
+        Self { exit, message: None, help: None }
+    }
+
+    /// Adds or replaces the help.
+    #[must_use]
+    pub(crate) fn help(mut self, help: impl ToString) -> Self {
+        self.help = Some(help.to_string());
+        self
+    }
+
+    /// Adds the work that was done before the failure, and the help to run the command again if there is no other.
+    #[must_use]
+    pub(crate) fn after(mut self, done: impl ToString) -> Self {
+        if let Some(message) = &mut self.message {
+            message.push_str("; ");
+            message.push_str(&done.to_string());
+            self.help.get_or_insert_with(|| "run the command again to continue".to_owned());
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_is_split_from_the_message() {
+        let error = CommandError::new(Exit::IO, "cannot read /s: gone\nhelp: mount it");
+        let expected = ("cannot read /s: gone", Some("mount it"));
+        assert_eq!((error.message.as_deref().unwrap(), error.help.as_deref()), expected);
+        assert_eq!(
+            error.after("2 versions removed").message.unwrap(),
+            "cannot read /s: gone; 2 versions removed"
+        );
+        assert_eq!(CommandError::reported(Exit::IO).after("x"), CommandError::reported(Exit::IO));
+    }
+}

@@ -1,0 +1,286 @@
+//! `stoa remove`: removes versions, forbids them with a tombstone, and lifts tombstones.
+//!
+//! It can run beside a server: a zip that is being sent is sent to its end. The next request downloads the version
+//! again, or gets 410 if there is a tombstone.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{BinaryBytes, HumanCount};
+use serde::Serialize;
+use stoa_gomod::{ModulePath, ModuleVersion};
+use stoa_layout::{Cancel, Exit};
+use stoa_store::{Claim, Store, StoreError, Tombstone};
+
+use super::Command;
+use super::context::Context;
+use super::error::CommandError;
+use super::event::VersionKeys;
+use super::progress::When;
+use super::report::{Format, Summary, Telling};
+use crate::verify::look::Named;
+
+/// Remove versions from the store, or forbid them
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A module without a version stands for all its versions in the store, without those of modules below its path.\n\
+                  A removed version is downloaded again on the next request and must be identical: its hash is kept. With \
+                  --tombstone, requests get 410, and the version is neither downloaded, imported nor restored until --lift.\n\
+                  The command can run beside a server, and can be stopped and run again.\n\
+                  Exit codes: 0 done; 1 a version is not in the store; 74 input/output error; 130, 143 stopped."
+)]
+pub(crate) struct Remove {
+    /// Modules and versions to remove
+    #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse, required = true)]
+    named: Vec<Named>,
+
+    /// Forbid the versions from now on, even if they are not in the store
+    #[arg(long)]
+    tombstone: bool,
+
+    /// Reason for the tombstone, shown to clients
+    #[arg(long, value_name = "TEXT", requires = "tombstone")]
+    reason: Option<String>,
+
+    /// Remove nothing, and lift tombstones
+    #[arg(long, alias = "no-tombstone", conflicts_with = "tombstone")]
+    lift: bool,
+
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Format of results
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Command for Remove {
+    type Summary = Removed;
+
+    fn telling(&self) -> Telling {
+        Telling { format: self.format, progress: When::Never }
+    }
+
+    fn run(self, context: &Context<'_>) -> Result<Removed, CommandError> {
+        let store = context.open_or_look(self.dry_run)?;
+        let cancel = context.cancel(&store)?;
+        let mut removed = Removed::new(&store, self.dry_run);
+        let work = Work { context, store: &store, args: &self, cancel: &cancel };
+        match work.all(&mut removed) {
+            Ok(()) => Ok(removed),
+            Err(error) => {
+                Err(error.after(format_args!("{removed} in {} before that", store.root().display())))
+            }
+        }
+    }
+}
+
+/// The time between two attempts to claim a version that another process works on.
+const CLAIM_EVERY: Duration = Duration::from_millis(20);
+
+/// The result for one version.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    /// The version was removed.
+    Removed {
+        #[serde(flatten)]
+        version: VersionKeys<'a>,
+        bytes: u64,
+        h1: Option<String>,
+        forbidden: bool,
+        #[serde(skip)]
+        dry_run: bool,
+    },
+    /// The version was not in the store and has a tombstone now.
+    Forbidden {
+        #[serde(flatten)]
+        version: VersionKeys<'a>,
+        #[serde(skip)]
+        dry_run: bool,
+    },
+    /// The tombstone was lifted.
+    Lifted {
+        #[serde(flatten)]
+        version: VersionKeys<'a>,
+        #[serde(skip)]
+        dry_run: bool,
+    },
+}
+
+impl Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Removed { dry_run, .. } | Self::Forbidden { dry_run, .. } | Self::Lifted { dry_run, .. }) =
+            self;
+        let would = |done: &'static str, plan: &'static str| if *dry_run { plan } else { done };
+        match self {
+            Self::Removed { version, bytes, forbidden, .. } => {
+                let removed = would("removed", "would remove");
+                write!(f, "{removed} {version} ({})", BinaryBytes(*bytes))?;
+                if *forbidden { write!(f, " and {} it", would("forbade", "forbid")) } else { Ok(()) }
+            }
+            Self::Forbidden { version, .. } => {
+                write!(f, "{} {version}, which is not in the store", would("forbade", "would forbid"))
+            }
+            Self::Lifted { version, .. } => {
+                write!(f, "{} the tombstone of {version}", would("lifted", "would lift"))
+            }
+        }
+    }
+}
+
+/// The number of versions that were removed, forbidden or allowed again.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "done")]
+pub(crate) struct Removed {
+    store: String,
+    removed: u64,
+    forbidden: u64,
+    lifted: u64,
+    bytes: u64,
+    dry_run: bool,
+    /// Whether something that was named is missing.
+    #[serde(skip)]
+    is_incomplete: bool,
+}
+
+impl Removed {
+    fn new(store: &Store, dry_run: bool) -> Self {
+        let store = store.root().to_string_lossy().into_owned();
+        Self { store, removed: 0, forbidden: 0, lifted: 0, bytes: 0, dry_run, is_incomplete: false }
+    }
+
+    fn add(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Removed { bytes, forbidden, .. } => {
+                self.removed += 1;
+                self.bytes += bytes;
+                self.forbidden += u64::from(*forbidden);
+            }
+            Event::Forbidden { .. } => self.forbidden += 1,
+            Event::Lifted { .. } => self.lifted += 1,
+        }
+    }
+}
+
+impl Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.lifted > 0 {
+            return write!(f, "{} tombstones lifted", HumanCount(self.lifted));
+        }
+        write!(f, "{} versions removed, {}", HumanCount(self.removed), BinaryBytes(self.bytes))?;
+        if self.forbidden > 0 {
+            write!(f, ", {} forbidden", HumanCount(self.forbidden))?;
+        }
+        Ok(())
+    }
+}
+
+impl Summary for Removed {
+    fn report(&self, reporter: &super::report::Reporter) {
+        if reporter.is_json() {
+            return reporter.result(self);
+        }
+        let dry = if self.dry_run { " (dry run: nothing was changed)" } else { "" };
+        reporter.remark(format_args!("{}: {self}{dry}", self.store));
+    }
+
+    fn verdict(&self) -> Result<(), CommandError> {
+        // Each of them has been reported.
+        if self.is_incomplete { Err(CommandError::reported(Exit::FAILED)) } else { Ok(()) }
+    }
+}
+
+struct Work<'a> {
+    context: &'a Context<'a>,
+    store: &'a Store,
+    args: &'a Remove,
+    cancel: &'a Cancel,
+}
+
+impl Work<'_> {
+    fn all(&self, removed: &mut Removed) -> Result<(), CommandError> {
+        for named in &self.args.named {
+            let mut is_met = false;
+            for version in self.versions(named)? {
+                self.cancel.check()?;
+                let event = if self.args.lift { self.lift(&version)? } else { self.remove(&version)? };
+                let Some(event) = event else { continue };
+                is_met = true;
+                removed.add(&event);
+                self.context.reporter.result(&event);
+            }
+            if !is_met {
+                removed.is_incomplete = true;
+                self.context.reporter.error(&self.missing(named));
+            }
+        }
+        Ok(())
+    }
+
+    fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, StoreError> {
+        let module = match named {
+            Named::Version(version) => return Ok(vec![version.clone()]),
+            Named::Module(module) => module,
+        };
+        let versions = match self.args.lift {
+            true => Some(self.store.records().tombstones(module)?),
+            false => self.store.list(module)?,
+        };
+        Ok(pairs(module, versions.as_deref().unwrap_or_default()))
+    }
+
+    /// Waits for the claim: another process may be about to publish the version.
+    fn claim(&self, version: &ModuleVersion) -> Result<Claim, CommandError> {
+        loop {
+            if let Some(claim) = self.store.try_claim(version)? {
+                return Ok(claim);
+            }
+            std::thread::sleep(CLAIM_EVERY);
+            self.cancel.check()?;
+        }
+    }
+
+    fn remove<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
+        let Remove { tombstone: forbidden, dry_run, .. } = *self.args;
+        let (bytes, h1) = if dry_run {
+            (self.store.footprint(version)?.map(|footprint| footprint.bytes), None)
+        } else {
+            let tombstone = forbidden.then(|| Tombstone::now(self.args.reason.clone()));
+            let removed = self.store.remove(&self.claim(version)?, tombstone)?;
+            (removed.bytes, removed.h1.map(|h1| h1.to_string()))
+        };
+        let version = VersionKeys::from(version);
+        Ok(match bytes {
+            Some(bytes) => Some(Event::Removed { version, bytes, h1, forbidden, dry_run }),
+            None => forbidden.then_some(Event::Forbidden { version, dry_run }),
+        })
+    }
+
+    fn lift<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
+        let dry_run = self.args.dry_run;
+        let is_lifted = match dry_run {
+            true => self.store.records().tombstone(version)?.is_some(),
+            false => self.store.records().lift(&self.claim(version)?)?,
+        };
+        Ok(is_lifted.then(|| Event::Lifted { version: version.into(), dry_run }))
+    }
+
+    fn missing(&self, named: &Named) -> CommandError {
+        let root = self.store.root().display();
+        let error = |text: String| CommandError::new(Exit::FAILED, text);
+        match (self.args.lift, named) {
+            (true, _) => error(format!("{named} has no tombstone in {root}")),
+            (false, Named::Version(_)) => error(format!("{named} is not in {root}")),
+            (false, Named::Module(_)) => error(format!("no version of {named} is in {root}"))
+                .help("to forbid a version that is not there, name it as MODULE@VERSION"),
+        }
+    }
+}
+
+fn pairs(module: &ModulePath, versions: &[stoa_gomod::Version]) -> Vec<ModuleVersion> {
+    let pair = |version: &stoa_gomod::Version| ModuleVersion::new(module.clone(), version.clone()).ok();
+    versions.iter().filter_map(pair).collect()
+}

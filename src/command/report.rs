@@ -1,0 +1,280 @@
+//! The output of a command: events on standard output, as lines for people or as JSON, and errors and notes on
+//! standard error.
+//!
+//! An event is a value with `Display` and `Serialize`. With `--format json` each event is one line of JSON on standard
+//! output, with its name in `event`. Otherwise its `Display` is printed, above the progress bar if there is one.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use stoa_layout::Exit;
+
+use super::error::CommandError;
+use super::progress::{Progress, Screen, When};
+
+/// The format of results.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Lines for people
+    #[default]
+    Human,
+    /// One JSON object per line
+    Json,
+}
+
+impl Format {
+    /// Returns the name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// How a command reports results and progress.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Telling {
+    /// Format of results
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+
+    /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) progress: When,
+}
+
+/// How much a command prints.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Loudness {
+    pub(crate) quiet: bool,
+    pub(crate) verbose: bool,
+}
+
+/// Something that a command reports.
+pub(crate) trait Event: Serialize + Display {}
+
+impl<E: Serialize + Display + ?Sized> Event for E {}
+
+/// What a command did in all: its last event.
+pub(crate) trait Summary: Event + Sized {
+    /// Prints the summary, by default as a result.
+    fn report(&self, reporter: &Reporter) {
+        reporter.result(self);
+    }
+
+    /// Returns an error if the command did its work and found something wrong.
+    fn verdict(&self) -> Result<(), CommandError> {
+        Ok(())
+    }
+}
+
+/// The summary of a command that prints no last line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Nothing;
+
+impl Display for Nothing {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Ok(())
+    }
+}
+
+impl Summary for Nothing {
+    fn report(&self, _: &Reporter) {}
+}
+
+/// Reports the events of one command.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    format: Format,
+    loudness: Loudness,
+    /// Whether standard output belongs to another program, the one that started this one.
+    is_below_another: bool,
+    progress: Progress,
+    /// The first failure to write to standard output.
+    failed: Mutex<Option<io::Error>>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Plain<'a> {
+    Error {
+        code: u8,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        help: Option<&'a str>,
+    },
+    Warning {
+        message: &'a str,
+    },
+}
+
+impl Reporter {
+    pub(crate) fn new(screen: &Screen, telling: Telling, loudness: Loudness) -> Self {
+        let is_silent = loudness.quiet || telling.format == Format::Json;
+        Self {
+            format: telling.format,
+            loudness,
+            is_below_another: false,
+            progress: Progress::new(screen.clone(), telling.progress, is_silent),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// Prints everything to standard error: standard output belongs to the program that waits for this one.
+    #[must_use]
+    pub(crate) fn below_another(mut self) -> Self {
+        self.is_below_another = true;
+        self
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    pub(crate) fn loudness(&self) -> Loudness {
+        self.loudness
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Prints a result, unless `--quiet` is set and people read it.
+    pub(crate) fn result(&self, event: &(impl Event + ?Sized)) {
+        match self.format {
+            Format::Json => self.json(event),
+            Format::Human if self.loudness.quiet => {}
+            Format::Human => self.out(event),
+        }
+    }
+
+    /// Prints a result that was asked for by name, with `--quiet` too.
+    pub(crate) fn answer(&self, event: &(impl Event + ?Sized)) -> Result<(), CommandError> {
+        match self.format {
+            Format::Json => self.json(event),
+            Format::Human => self.out(event),
+        }
+        self.check()
+    }
+
+    /// Prints a result that matters only with `--verbose`.
+    pub(crate) fn detail(&self, event: &(impl Event + ?Sized)) {
+        if self.is_json() || self.loudness.verbose {
+            self.result(event);
+        }
+    }
+
+    /// Prints a problem: to standard error for people, with `--quiet` too.
+    pub(crate) fn problem(&self, event: &(impl Event + ?Sized)) {
+        match self.format {
+            Format::Json => self.json(event),
+            Format::Human => self.err(event),
+        }
+    }
+
+    /// Prints a remark beside the results: to standard error for people, unless `--quiet` is set.
+    pub(crate) fn note(&self, event: &(impl Event + ?Sized)) {
+        match self.format {
+            Format::Json => self.json(event),
+            Format::Human if self.loudness.quiet => {}
+            Format::Human => self.err(event),
+        }
+    }
+
+    /// Prints a remark for people only, unless `--quiet` is set.
+    pub(crate) fn remark(&self, text: impl Display) {
+        if self.format == Format::Human && !self.loudness.quiet {
+            self.err(text);
+        }
+    }
+
+    /// Prints a warning.
+    pub(crate) fn warning(&self, text: impl Display) {
+        match self.format {
+            Format::Json => self.json(&Plain::Warning { message: &text.to_string() }),
+            Format::Human if self.loudness.quiet => {}
+            Format::Human => self.err(format_args!("warning: {text}")),
+        }
+    }
+
+    /// Prints an error and returns the exit code.
+    pub(crate) fn error(&self, error: &CommandError) -> Exit {
+        let Some(message) = &error.message else { return error.exit };
+        let help = error.help.as_deref();
+        match (self.format, help) {
+            (Format::Json, _) => self.json(&Plain::Error { code: error.exit.code(), message, help }),
+            (Format::Human, None) => self.err(format_args!("error: {message}")),
+            (Format::Human, Some(help)) => self.err(format_args!("error: {message}\nhelp: {help}")),
+        }
+        error.exit
+    }
+
+    /// Ends the work, prints the summary, and returns its verdict.
+    pub(crate) fn finish(&self, summary: &impl Summary) -> Result<(), CommandError> {
+        self.progress.end();
+        summary.report(self);
+        summary.verdict()
+    }
+
+    /// Fails if a result could not be written. A command that only prints stops then; one that changes a store goes on.
+    pub(crate) fn check(&self) -> Result<(), CommandError> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed.as_ref() {
+            None => Ok(()),
+            // The reader went away and reads no message either.
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(CommandError::reported(Exit::IO)),
+            Some(error) => {
+                Err(CommandError::new(Exit::IO, format!("cannot write to standard output: {error}")))
+            }
+        }
+    }
+
+    /// Writes bytes to standard output as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), CommandError> {
+        self.progress.screen().suspend(|| {
+            let mut out = io::stdout().lock();
+            self.keep(out.write_all(bytes).and_then(|()| out.flush()));
+        });
+        self.check()
+    }
+
+    fn json(&self, event: &(impl Serialize + ?Sized)) {
+        match serde_json::to_string(event) {
+            Ok(line) => self.out(line),
+            Err(error) => self.keep(Err(error.into())),
+        }
+    }
+
+    fn out(&self, line: impl Display) {
+        if self.is_below_another {
+            return self.err(line);
+        }
+        let line = format!("{line}\n");
+        self.progress.screen().suspend(|| {
+            let mut out = io::stdout().lock();
+            self.keep(out.write_all(line.as_bytes()).and_then(|()| out.flush()));
+        });
+    }
+
+    fn err(&self, line: impl Display) {
+        let line = format!("{line}\n");
+        self.progress.screen().suspend(|| {
+            // The exit code reports the failure even if standard error is closed.
+            let _ = io::stderr().lock().write_all(line.as_bytes());
+        });
+    }
+
+    fn keep(&self, written: io::Result<()>) {
+        if let Err(error) = written {
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    }
+}

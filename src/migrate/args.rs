@@ -1,0 +1,184 @@
+//! The command line of `stoa-migrate`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use stoa_layout::LayoutId;
+
+use super::import_config::ImportConfig;
+use super::verify::Verify;
+use crate::command::Common;
+use crate::command::progress::When;
+use crate::command::report::Format;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stoa-migrate",
+    version,
+    about = "Upgrade or downgrade the store of Stoa",
+    long_about = "Upgrade or downgrade the store of Stoa.\n\n\
+                  Detects the layout of the store, takes the steps to the current layout (or to the layout of --to), and writes \
+                  the marker last. The program can be stopped at any time and run again.",
+    after_help = "Examples:\n  \
+                  stoa-migrate --dry-run         show what an upgrade would do\n  \
+                  stoa-migrate                   upgrade the store\n  \
+                  stoa-migrate --to v0           downgrade to the layout of Athens\n  \
+                  stoa-migrate --from v2         restore the lost marker of a store at layout v2\n\n\
+                  Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 usage or configuration; 65 not a store; \
+                  73 a name is in the way; 74 input/output; 75 store in use; 77 permission; 78 the store is newer than this \
+                  program; 130, 143 stopped (run again to resume).",
+    subcommand_negates_reqs = true
+)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) common: Common,
+
+    /// Target layout, such as v2 [default: the current layout]
+    #[arg(long, value_name = "LAYOUT")]
+    pub(super) to: Option<LayoutId>,
+
+    /// Layout of a folder without a marker; for import, the layout of the source
+    #[arg(long, global = true, value_name = "LAYOUT")]
+    pub(super) from: Option<LayoutId>,
+
+    /// Show what would be done and write nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// Do not create a store in an empty or missing folder
+    #[arg(long)]
+    pub(super) no_create: bool,
+
+    /// Rebuild derived files, even if there is nothing else to do
+    #[arg(long)]
+    pub(super) regenerate: bool,
+
+    /// Check every version after the upgrade; exit code 1 if one is corrupt
+    #[arg(long, value_enum, conflicts_with = "dry_run")]
+    pub(super) verify: Option<Verify>,
+
+    /// Maximum wait for processes that use the store, in seconds [default: 30] [key: lock_timeout]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub(super) lock_timeout: Option<u64>,
+
+    /// Number of worker threads [default: number of CPUs] [key: threads]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+
+    /// Format of results
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(super) format: Format,
+
+    /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) progress: When,
+
+    /// Internal: upgrade only, with minimal output (used by stoa)
+    #[arg(long)]
+    pub(super) auto: bool,
+
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// The commands of the program.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print the state of a store, for `stoa status`
+    #[command(hide = true)]
+    Status,
+    /// Copy versions into the store from another store, a GOPROXY tree or a module cache
+    #[command(
+        long_about = "Copy versions into the store from another store, a GOPROXY tree or the go command's module cache.\n\n\
+                      The source is never changed. Source and store may be in use. The store is created or upgraded first if \
+                      necessary. Each version is verified before it becomes visible, and existing versions are compared. The \
+                      command can be stopped at any time and run again.",
+        after_help = "Examples:\n  \
+                      stoa import ~/go/pkg/mod             import the module cache\n  \
+                      stoa import --dry-run /srv/athens    show what an import of an Athens store would do\n\n\
+                      Leftovers of the source are summed up by reason; -v names each.\n\n\
+                      Exit codes: 0 success; 1 a version differs from the version in the store, is corrupt, or cannot be written; \
+                      64 the source overlaps the store; 65 the source is not recognised; others as for stoa-migrate."
+    )]
+    Import(Import),
+    /// Print a config file for Stoa made from the configuration of Athens
+    ImportConfig(ImportConfig),
+    /// List or move the leftovers of a store
+    #[command(
+        long_about = "List or move the leftovers of a store: incomplete versions, foreign files and the like.\n\n\
+                      Stoa never serves leftovers and never changes them. Only `leftovers move` moves them."
+    )]
+    Leftovers {
+        #[command(subcommand)]
+        command: Option<LeftoversCommand>,
+    },
+}
+
+/// The arguments of `import`.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Import {
+    /// A store of Stoa or Athens, a GOPROXY tree, or a module cache (GOMODCACHE or its cache/download)
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: PathBuf,
+
+    /// Show what would be imported and write nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Do not create a store in an empty or missing folder
+    #[arg(long)]
+    no_create: bool,
+
+    /// Number of worker threads [default: number of CPUs] [key: threads]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds
+    #[arg(long, value_enum)]
+    progress: Option<When>,
+}
+
+impl Args {
+    /// Applies options after the command that the program has before it too.
+    pub(super) fn merged(mut self) -> Self {
+        if let Some(Command::Import(import)) = &self.command {
+            self.dry_run |= import.dry_run;
+            self.no_create |= import.no_create;
+            self.threads = import.threads.or(self.threads);
+            self.progress = import.progress.unwrap_or(self.progress);
+        }
+        self
+    }
+}
+
+/// The commands of `leftovers`.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum LeftoversCommand {
+    /// Print each leftover with its size and reason (default)
+    List,
+    /// Move all leftovers out of the store
+    Move {
+        /// Target folder on the same file system; created if missing
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn invalid_arguments_are_refused() {
+        for bad in [&["x"][..], &["--to", "V2"], &["--lock-timeout", "soon"], &["--verify", "all"]] {
+            assert!(Args::try_parse_from(["stoa-migrate"].iter().chain(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

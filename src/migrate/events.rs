@@ -1,0 +1,395 @@
+//! The events of `stoa-migrate`, and the watcher that turns the engine's events into them.
+
+use std::fmt::{self, Display};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{BinaryBytes, HumanCount};
+use serde::Serialize;
+use stoa_layout::events::Events;
+use stoa_layout::lock::Holder;
+use stoa_layout::plan::PlannedStep;
+use stoa_layout::{Direction, LayoutId, Leftover, Outcome, Survey};
+
+use super::seen::SeenOnce;
+use crate::command::event::VersionKeys;
+use crate::command::report::Reporter;
+
+/// Minimum time between two progress events.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// An event of `stoa-migrate`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Event<'a> {
+    /// The plan of a run.
+    Plan {
+        store: String,
+        layout: &'a str,
+        creates: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        restores: Option<&'a str>,
+        steps: Vec<StepKeys<'a>>,
+    },
+    /// The run waits for the lock.
+    Waiting { holders: &'a [Holder] },
+    /// A step begins.
+    #[serde(rename = "step")]
+    StepBegin {
+        state: &'static str,
+        #[serde(flatten)]
+        step: StepKeys<'a>,
+    },
+    /// A step is done.
+    #[serde(rename = "step")]
+    StepEnd { state: &'static str, from: &'a str, to: &'a str, bytes: u64, leftovers: u64, versions: u64 },
+    /// A store is created, or its marker is restored.
+    #[serde(rename = "step")]
+    Marked { state: &'static str, from: Option<&'static str>, to: &'a str },
+    /// Progress of a step.
+    Progress {
+        from: Option<String>,
+        to: Option<String>,
+        bytes: u64,
+        of_bytes: Option<u64>,
+        of_versions: Option<u64>,
+        versions: u64,
+    },
+    /// A leftover.
+    Leftover {
+        path: String,
+        bytes: u64,
+        reason: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        moved_to: Option<String>,
+        /// Whether the command lists leftovers, and nothing else.
+        #[serde(skip)]
+        is_listed: bool,
+    },
+    /// A version that is corrupt.
+    Broken {
+        #[serde(flatten)]
+        version: VersionKeys<'a>,
+        reason: &'a str,
+    },
+    /// A version that cannot be read.
+    Unreadable {
+        #[serde(flatten)]
+        version: VersionKeys<'a>,
+        reason: &'a str,
+    },
+    /// The result of `--verify`.
+    Verified { store: String, broken: u64, versions: u64 },
+    /// The result of a run.
+    Done {
+        store: String,
+        layout: Option<&'a str>,
+        changed: bool,
+        pending: bool,
+        /// The text for people, if there is any.
+        #[serde(skip)]
+        text: Option<String>,
+    },
+    /// The result of `leftovers`.
+    #[serde(rename = "done")]
+    Leftovers { store: String, leftovers: u64, bytes: u64, changed: bool },
+}
+
+/// The keys of a planned step.
+#[derive(Serialize)]
+pub(super) struct StepKeys<'a> {
+    from: &'a str,
+    to: &'a str,
+    direction: &'static str,
+    description: &'a str,
+    resumes: bool,
+    bytes: Option<u64>,
+    leftovers: Option<u64>,
+    versions: Option<u64>,
+}
+
+impl<'a> StepKeys<'a> {
+    fn of(step: &'a PlannedStep) -> Self {
+        let survey = step.survey.as_ref();
+        let counted = survey.and_then(counted);
+        Self {
+            from: step.from.as_str(),
+            to: step.to.as_str(),
+            direction: if step.direction == Direction::Up { "up" } else { "back" },
+            description: &step.description,
+            resumes: step.resumes,
+            bytes: counted.map(|survey| survey.bytes),
+            leftovers: counted.map(|survey| survey.leftovers),
+            versions: survey.map(|survey| survey.items),
+        }
+    }
+
+    fn name(&self) -> String {
+        let back = if self.direction == "back" { "back, " } else { "" };
+        format!("{back}{} to {}", self.from, self.to)
+    }
+}
+
+impl Display for StepKeys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resumes = if self.resumes { " (resumes)" } else { "" };
+        write!(f, "{}{resumes}: {}", self.name(), self.description)
+    }
+}
+
+impl Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan { store, creates, restores, steps, .. } => {
+                let mut lines = Vec::new();
+                lines.extend(
+                    creates.map(|layout| format!("{store}: would create a store at layout {layout}")),
+                );
+                lines.extend(
+                    restores.map(|layout| format!("{store}: would restore the marker of layout {layout}")),
+                );
+                for step in steps {
+                    lines.push(format!("{store}: {step}"));
+                    if let (Some(versions), Some(bytes), Some(leftovers)) =
+                        (step.versions, step.bytes, step.leftovers)
+                        && step.from != step.to
+                    {
+                        let (versions, leftovers) = (HumanCount(versions), HumanCount(leftovers));
+                        let bytes = BinaryBytes(bytes);
+                        lines.push(format!(
+                            "    {versions} versions to move, {bytes}; {leftovers} leftovers stay in place"
+                        ));
+                    }
+                }
+                f.write_str(&lines.join("\n"))
+            }
+            Self::Waiting { holders } => {
+                let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                let names = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
+                write!(f, "waiting for {names}, which uses the store")
+            }
+            Self::StepBegin { step, .. } => step.fmt(f),
+            Self::StepEnd { from, to, .. } if from == to => {
+                write!(f, "rebuilt the derived files of layout {to}")
+            }
+            Self::StepEnd { from, to, bytes, leftovers, versions, .. } => write!(
+                f,
+                "{from} to {to}: {} versions moved, {}; {} leftovers stay in place",
+                HumanCount(*versions),
+                BinaryBytes(*bytes),
+                HumanCount(*leftovers)
+            ),
+            Self::Marked { from: None, to, .. } => write!(f, "created a new store at layout {to}"),
+            Self::Marked { to, .. } => write!(f, "restored the marker of layout {to}"),
+            Self::Progress { versions, .. } => write!(f, "{} versions", HumanCount(*versions)),
+            Self::Leftover { path, bytes, reason, moved_to, is_listed } => {
+                let bytes = BinaryBytes(*bytes);
+                match moved_to {
+                    Some(to) => write!(f, "moved {path} ({bytes}) to {to}: {reason}"),
+                    None if *is_listed => write!(f, "{path} ({bytes}): {reason}"),
+                    None => write!(f, "leftover {path} ({bytes}): {reason}"),
+                }
+            }
+            Self::Broken { version, reason } => write!(f, "broken {version}: {reason}"),
+            Self::Unreadable { version, reason } => write!(f, "unreadable {version}: {reason}"),
+            Self::Verified { store, broken, versions } => write!(
+                f,
+                "{store}: {} versions verified, {} broken",
+                HumanCount(*versions),
+                HumanCount(*broken)
+            ),
+            Self::Done { text, .. } => f.write_str(text.as_deref().unwrap_or_default()),
+            Self::Leftovers { store, leftovers, bytes, changed } => match (leftovers, changed) {
+                (0, _) => write!(f, "{store}: no leftovers"),
+                (count, true) => {
+                    write!(f, "{store}: {} leftovers, {}, moved out", HumanCount(*count), BinaryBytes(*bytes))
+                }
+                (count, false) => {
+                    write!(f, "{store}: {} leftovers, {}", HumanCount(*count), BinaryBytes(*bytes))
+                }
+            },
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    pub(super) fn leftover(leftover: &'a Leftover, moved_to: Option<&Path>, is_listed: bool) -> Self {
+        Self::Leftover {
+            path: text(&leftover.path),
+            bytes: leftover.bytes,
+            reason: &leftover.reason,
+            moved_to: moved_to.map(text),
+            is_listed,
+        }
+    }
+}
+
+/// Returns a path as the text of an event.
+pub(super) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn counted(survey: &Survey) -> Option<&Survey> {
+    (!survey.is_estimate).then_some(survey)
+}
+
+/// Reports the engine's events.
+pub(super) struct Watcher<'a> {
+    reporter: &'a Reporter,
+    /// Whether `stoa` started this program. People then see one line at the end.
+    auto: bool,
+    dry_run: bool,
+    seen: SeenOnce,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    created: bool,
+    moved: u64,
+    leftovers: u64,
+    /// The current step, with its number of versions and of bytes.
+    step: Option<(String, String, Option<u64>, Option<u64>)>,
+    reported: Option<Instant>,
+}
+
+impl<'a> Watcher<'a> {
+    pub(super) fn new(reporter: &'a Reporter, auto: bool, dry_run: bool) -> Self {
+        Self { reporter, auto, dry_run, seen: SeenOnce::default(), state: Mutex::default() }
+    }
+
+    /// Reports the end of a dry run.
+    pub(super) fn planned(&self, root: &Path, pending: bool) {
+        let store = text(root);
+        if pending && !self.reporter.is_json() {
+            return;
+        }
+        let text = Some(format!("{store}: nothing to do"));
+        self.reporter.result(&Event::Done { store, layout: None, changed: false, pending, text });
+    }
+
+    /// Reports the end of a run.
+    pub(super) fn done(&self, root: &Path, outcome: &Outcome) {
+        let store = text(root);
+        let (layout, changed) = match outcome {
+            Outcome::Nothing(layout) => (Some(layout.as_str()), false),
+            Outcome::NoStore => (None, false),
+            Outcome::Done(layout) => (Some(layout.as_str()), true),
+        };
+        let text = match outcome {
+            Outcome::Nothing(_) | Outcome::NoStore if self.auto => None,
+            Outcome::Nothing(layout) => Some(format!("{store} is already at layout {layout}; nothing to do")),
+            Outcome::NoStore => Some(format!("there is no store in {store}; nothing to do")),
+            Outcome::Done(layout) if self.auto => Some(self.upgraded(&store, layout)),
+            Outcome::Done(layout) => Some(format!("{store} is at layout {layout}")),
+        };
+        if text.is_some() || self.reporter.is_json() {
+            self.reporter.result(&Event::Done { store, layout, changed, pending: false, text });
+        }
+    }
+
+    /// Returns the only line that people see if `stoa` started this program.
+    fn upgraded(&self, store: &str, layout: &LayoutId) -> String {
+        let Ok(state) = self.state.lock() else { return String::new() };
+        let moved = HumanCount(state.moved);
+        match (state.created, state.leftovers) {
+            (true, _) => format!("created a new store in {store}, at layout {layout}"),
+            (_, 0) => format!("upgraded {store} to layout {layout}: {moved} versions moved"),
+            (_, left) => format!(
+                "upgraded {store} to layout {layout}: {moved} versions moved, {} leftovers stay in place",
+                HumanCount(left)
+            ),
+        }
+    }
+
+    /// Reports an event as a result, unless people see only one line.
+    fn result(&self, event: &Event<'_>) {
+        if !self.auto || self.reporter.is_json() {
+            self.reporter.result(event);
+        }
+    }
+
+    fn begin(&self, step: &PlannedStep) {
+        let survey = step.survey.as_ref().filter(|_| step.from != step.to);
+        if let Ok(mut state) = self.state.lock() {
+            let (versions, bytes) =
+                (survey.map(|survey| survey.items), survey.and_then(counted).map(|survey| survey.bytes));
+            state.step = Some((step.from.to_string(), step.to.to_string(), versions, bytes));
+            state.reported = None;
+        }
+        let keys = StepKeys::of(step);
+        let name = keys.name();
+        let event = Event::StepBegin { state: "begun", step: keys };
+        if self.reporter.is_json() {
+            self.reporter.result(&event);
+        } else if self.reporter.progress().is_in_lines() && !self.auto {
+            self.reporter.remark(&event);
+        }
+        self.reporter.progress().begin(&name, survey.map(|survey| survey.items));
+    }
+
+    fn progress(&self, versions: u64, bytes: u64) {
+        self.reporter.progress().advance(versions, bytes);
+        let Ok(mut state) = self.state.lock() else { return };
+        if !self.reporter.is_json() || state.reported.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) {
+            return;
+        }
+        state.reported = Some(Instant::now());
+        let (from, to, of_versions, of_bytes) = match &state.step {
+            Some((from, to, versions, bytes)) => (Some(from.clone()), Some(to.clone()), *versions, *bytes),
+            None => (None, None, None, None),
+        };
+        self.reporter.result(&Event::Progress { from, to, bytes, of_bytes, of_versions, versions });
+    }
+}
+
+impl Events for Watcher<'_> {
+    fn event(&self, event: stoa_layout::Event<'_>) {
+        use stoa_layout::Event as Engine;
+        match event {
+            Engine::Plan { root, target, creates, restores, steps } => {
+                let has_text = creates.is_some() || restores.is_some() || !steps.is_empty();
+                // In a real run people see each step when it begins.
+                if self.reporter.is_json() || self.dry_run && has_text {
+                    self.reporter.result(&Event::Plan {
+                        store: text(root),
+                        layout: target.as_str(),
+                        creates: creates.map(LayoutId::as_str),
+                        restores: restores.map(LayoutId::as_str),
+                        steps: steps.iter().map(StepKeys::of).collect(),
+                    });
+                }
+            }
+            Engine::Waiting { holders } => self.reporter.note(&Event::Waiting { holders }),
+            Engine::StepBegin(step) => self.begin(step),
+            Engine::Progress { items, bytes } => self.progress(items, bytes),
+            Engine::Leftover(leftover) => {
+                if self.seen.is_new(&leftover.path) {
+                    self.result(&Event::leftover(leftover, None, false));
+                }
+            }
+            Engine::Warning(message) => self.reporter.warning(message),
+            Engine::StepEnd { from, to, items, bytes, leftovers } => {
+                self.reporter.progress().end();
+                if let Ok(mut state) = self.state.lock() {
+                    state.step = None;
+                    state.moved = state.moved.max(items);
+                    // Each step up looks at a different part of the store.
+                    state.leftovers += leftovers;
+                }
+                let (from, to) = (from.as_str(), to.as_str());
+                self.result(&Event::StepEnd { state: "done", from, to, bytes, leftovers, versions: items });
+            }
+            Engine::Created(layout) => {
+                if let Ok(mut state) = self.state.lock() {
+                    state.created = true;
+                }
+                self.result(&Event::Marked { state: "done", from: None, to: layout.as_str() });
+            }
+            Engine::Restored(layout) => {
+                self.result(&Event::Marked { state: "done", from: Some("unmarked"), to: layout.as_str() });
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Answers that report a problem: their status, headers and text.
+//!
+//! An upstream's failure is a 5xx that no cache may store: a client that reads 404 asks the next proxy of its list, and
+//! would take a module as absent because of an outage. The texts name modules and upstreams, and never a path of this
+//! machine.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
+
+use super::answer::{self, DAY, MINUTE, NO_STORE, Response, TEXT};
+use super::body::Body;
+use crate::fill::FillError;
+
+/// The reason why a request is not answered as the client wants.
+#[derive(Debug)]
+pub(super) enum Problem<'e> {
+    /// A module, a version or a checksum database could not be fetched or read.
+    Failed(&'e FillError, Subject),
+    /// The client wants stored versions only, or is not to wait, and the version is not stored.
+    NotStored,
+    /// The proxy has no such address.
+    UnknownAddress,
+    /// The checksum database is not forwarded, or has no such address.
+    UnknownDatabase,
+    /// The method is not GET or HEAD.
+    MethodNotAllowed,
+    /// The request has already passed through this proxy.
+    Loop,
+    /// A parameter of `/catalog` or `/index` is wrong.
+    BadParameter(BadParameter),
+    /// The index of the store cannot be read, or is being built.
+    NoIndex,
+    /// The store cannot be read.
+    NotReady,
+}
+
+/// The subject of a request, as far as the answer that it does not exist depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// A file of a version.
+    File,
+    /// A list or a query.
+    Question,
+    /// A part of a checksum database.
+    Sumdb,
+}
+
+/// A wrong parameter of `/catalog` or `/index`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadParameter {
+    /// A page size that is not a positive number.
+    #[error("{0} must be a number of at least 1")]
+    Size(&'static str),
+    /// A token that no page has named.
+    #[error("token must be the value of \"next\" in the previous page")]
+    Token,
+    /// A time in another form.
+    #[error("since must be a time such as 2024-01-02T03:04:05Z")]
+    Since,
+}
+
+const TEN_MINUTES: HeaderValue = HeaderValue::from_static("max-age=600");
+const ONE_MINUTE: HeaderValue = HeaderValue::from_static("max-age=60");
+
+impl Problem<'_> {
+    /// Returns the answer. This is the only place where an error gets its status.
+    pub(super) fn answer(&self) -> Response {
+        let (status, cache) = self.status();
+        let body = Body::Whole(Bytes::from(self.text()));
+        let mut response = match self.is_about_a_module() {
+            true => answer::module(status, TEXT, cache, body),
+            false => answer::plain(status, TEXT, cache, body),
+        };
+        if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::NotReady) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+
+    fn status(&self) -> (StatusCode, HeaderValue) {
+        match self {
+            Self::Failed(error, subject) => status_of(error, *subject),
+            Self::NotStored => (StatusCode::NOT_FOUND, NO_STORE),
+            Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
+            // The list of forwarded databases may change with the configuration.
+            Self::UnknownDatabase => (StatusCode::NOT_FOUND, ONE_MINUTE),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, DAY),
+            Self::Loop => (StatusCode::LOOP_DETECTED, NO_STORE),
+            Self::BadParameter(_) => (StatusCode::BAD_REQUEST, NO_STORE),
+            Self::NoIndex | Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
+        }
+    }
+
+    /// Returns whether the answer depends on the header `Disable-Module-Fetch`.
+    fn is_about_a_module(&self) -> bool {
+        matches!(self, Self::Failed(..) | Self::NotStored | Self::UnknownAddress | Self::Loop)
+    }
+
+    fn text(&self) -> String {
+        let text = match self {
+            Self::Failed(error, _) => {
+                let help = help(error).map_or_else(String::new, |help| format!("help: {help}\n"));
+                return format!("{}: {}\n{help}", class(error), error.for_client());
+            }
+            // Other tools recognise the absence that is not final by these words.
+            Self::NotStored => "not found: temporarily unavailable",
+            Self::UnknownAddress => {
+                "not found: this is not the address of a module's list, version or file\n\
+                 help: see the start page of this proxy for its addresses"
+            }
+            Self::UnknownDatabase => {
+                "not found: this proxy does not forward that checksum database, or the database has no such address"
+            }
+            Self::MethodNotAllowed => "method not allowed: this proxy answers GET and HEAD",
+            Self::Loop => {
+                "loop detected: this request has already passed through this proxy\n\
+                 help: remove this proxy from the upstreams of its upstream"
+            }
+            Self::BadParameter(parameter) => return format!("bad request: {parameter}\n"),
+            Self::NoIndex => {
+                "index unavailable: the index of the store is being built or cannot be read (see the server log)\n\
+                 help: try again later"
+            }
+            Self::NotReady => "not ready: cannot read the store (see the server log)",
+        };
+        format!("{text}\n")
+    }
+}
+
+fn status_of(error: &FillError, subject: Subject) -> (StatusCode, HeaderValue) {
+    match error {
+        FillError::Absent(_) if subject == Subject::File => (StatusCode::NOT_FOUND, TEN_MINUTES),
+        FillError::Absent(_) => (StatusCode::NOT_FOUND, ONE_MINUTE),
+        FillError::Offline(_) | FillError::NotFetched(_) => (StatusCode::NOT_FOUND, NO_STORE),
+        // A tombstone can be lifted.
+        FillError::Gone(_) => (StatusCode::GONE, MINUTE),
+        FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_) => {
+            (StatusCode::FORBIDDEN, NO_STORE)
+        }
+        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_) => {
+            (StatusCode::FORBIDDEN, NO_STORE)
+        }
+        FillError::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
+        FillError::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
+        FillError::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
+        FillError::Store(_) | FillError::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
+        FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, NO_STORE)
+        }
+    }
+}
+
+/// Returns the words that the text of an error begins with.
+fn class(error: &FillError) -> &'static str {
+    match error {
+        FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
+        FillError::Gone(_) => "gone",
+        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_) => "not trusted",
+        FillError::Store(_) | FillError::Broken(_) => "internal error",
+        FillError::Denied(_) | FillError::Private(_) => "refused",
+        FillError::Refused(_) => "refused by the upstream",
+        FillError::Timeout(_) => "upstream timeout",
+        FillError::Upstream(_) => "upstream failure",
+        FillError::Loop(_) => "loop detected",
+        FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => "temporarily unavailable",
+    }
+}
+
+/// Returns the next thing to do, for a client that cannot change this proxy. Some errors name it themselves.
+fn help(error: &FillError) -> Option<&'static str> {
+    Some(match error {
+        FillError::Absent(_) | FillError::Private(_) | FillError::Loop(_) => return None,
+        FillError::Busy(_) | FillError::Stopping(_) => return None,
+        FillError::Offline(_) | FillError::NotFetched(_) => "ask the operator of this proxy to download it",
+        FillError::Gone(_) => "use another version, or ask the operator of this proxy to lift the tombstone",
+        FillError::Differs(_) | FillError::Unexpected { .. } => {
+            "do not use this version until you know which copy is right"
+        }
+        FillError::Unverified(_) => {
+            "ask the operator of this proxy whether downloads of this module are to be verified"
+        }
+        FillError::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
+        FillError::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
+        FillError::Timeout(_) | FillError::Upstream(_) => "try again; if it fails again, check the upstream",
+        FillError::Store(_) | FillError::Broken(_) => "ask the operator of this proxy to read its log",
+        FillError::Abandoned(_) => "try again",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use hyper::header::{CACHE_CONTROL, VARY};
+
+    use super::*;
+
+    const VERSION: &str = "example.com/m@v1.0.0";
+
+    /// Returns an error of each kind. A new kind of error makes `kind` fail to compile, and `every_error_has_a_text` fail
+    /// until it is in this list.
+    fn errors() -> Vec<FillError> {
+        let version = || VERSION.to_owned();
+        let reason = |text: &str| format!("{VERSION}: {text}").into();
+        let store = stoa_store::StoreError::ReadOnly("/srv/stoa".into());
+        vec![
+            FillError::Absent(reason("the upstream has no such version")),
+            FillError::Offline(version()),
+            FillError::Gone(reason("removed")),
+            FillError::Differs(reason("the hash differs")),
+            FillError::Unexpected { version: version(), reason: "the hash differs".to_owned() },
+            FillError::Unverified(reason("the checksum database does not know it")),
+            FillError::NotFetched(version()),
+            FillError::Denied(version()),
+            FillError::Refused(reason("the upstream answered 403")),
+            FillError::Private("example.com/m".to_owned()),
+            FillError::Timeout(reason("no answer within 60 s")),
+            FillError::Upstream(reason("the upstream answered 500")),
+            FillError::Loop(reason("the upstream asks this proxy")),
+            FillError::Store(std::sync::Arc::new(store)),
+            FillError::Broken(version()),
+            FillError::Busy(version()),
+            FillError::Abandoned(version()),
+            FillError::Stopping(version()),
+        ]
+    }
+
+    const KINDS: usize = 18;
+
+    fn kind(error: &FillError) -> usize {
+        match error {
+            FillError::Absent(_) => 0,
+            FillError::Offline(_) => 1,
+            FillError::Gone(_) => 2,
+            FillError::Differs(_) => 3,
+            FillError::Unexpected { .. } => 4,
+            FillError::Unverified(_) => 5,
+            FillError::NotFetched(_) => 6,
+            FillError::Denied(_) => 7,
+            FillError::Refused(_) => 8,
+            FillError::Private(_) => 9,
+            FillError::Timeout(_) => 10,
+            FillError::Upstream(_) => 11,
+            FillError::Loop(_) => 12,
+            FillError::Store(_) => 13,
+            FillError::Broken(_) => 14,
+            FillError::Busy(_) => 15,
+            FillError::Abandoned(_) => 16,
+            FillError::Stopping(_) => 17,
+        }
+    }
+
+    /// Returns the other problems. The match in `is_listed` fails to compile when a problem is added.
+    fn others() -> Vec<Problem<'static>> {
+        let others = vec![
+            Problem::NotStored,
+            Problem::UnknownAddress,
+            Problem::UnknownDatabase,
+            Problem::MethodNotAllowed,
+            Problem::Loop,
+            Problem::BadParameter(BadParameter::Size("pagesize")),
+            Problem::BadParameter(BadParameter::Token),
+            Problem::BadParameter(BadParameter::Since),
+            Problem::NoIndex,
+            Problem::NotReady,
+        ];
+        let is_listed = |problem: &Problem<'_>| match problem {
+            Problem::Failed(..) => false,
+            Problem::NotStored
+            | Problem::UnknownAddress
+            | Problem::UnknownDatabase
+            | Problem::MethodNotAllowed => true,
+            Problem::Loop | Problem::NoIndex | Problem::NotReady => true,
+            Problem::BadParameter(BadParameter::Size(_) | BadParameter::Token | BadParameter::Since) => true,
+        };
+        assert!(others.iter().all(is_listed));
+        others
+    }
+
+    fn render(name: &str, problem: &Problem<'_>, text: &mut String) {
+        let response = problem.answer();
+        let Body::Whole(body) = response.body() else { panic!("{name} has no text") };
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(body.ends_with('\n'), "{body}");
+        let cache = response.headers()[CACHE_CONTROL].to_str().unwrap();
+        writeln!(text, "{name}\n{} ({cache})\n{body}", response.status()).unwrap();
+    }
+
+    #[test]
+    fn every_error_has_a_text() {
+        let errors = errors();
+        let kinds: Vec<usize> = errors.iter().map(kind).collect();
+        assert_eq!(kinds, (0..KINDS).collect::<Vec<_>>());
+        let mut text = String::new();
+        for error in &errors {
+            let name = format!("{error:?}");
+            let name = name.split(['(', ' ']).next().unwrap();
+            for subject in [Subject::File, Subject::Question, Subject::Sumdb] {
+                // The subject makes a difference only where something does not exist.
+                if subject == Subject::File || kind(error) == 0 {
+                    render(&format!("{name}, {subject:?}"), &Problem::Failed(error, subject), &mut text);
+                }
+            }
+        }
+        for problem in others() {
+            render(&format!("{problem:?}"), &problem, &mut text);
+        }
+        assert!(!text.contains("/srv"), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn caches_may_store_only_that_something_does_not_exist() {
+        for error in errors() {
+            let response = Problem::Failed(&error, Subject::File).answer();
+            let cache = match response.status().as_u16() {
+                404 if matches!(error, FillError::Absent(_)) => "max-age=600",
+                410 => "public, max-age=60",
+                _ => "no-store",
+            };
+            assert_eq!(response.headers()[CACHE_CONTROL], cache, "{error}");
+            assert_eq!(response.headers()[VARY], "Disable-Module-Fetch");
+        }
+    }
+
+    #[test]
+    fn a_client_is_asked_to_come_back_where_waiting_helps() {
+        let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
+        assert!(has_retry(Problem::NoIndex));
+        assert!(has_retry(Problem::Failed(&FillError::Busy(VERSION.to_owned()), Subject::File)));
+        assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
+    }
+}

@@ -1,0 +1,397 @@
+//! What is filled is verified against a checksum database: a real proxy, and a database made here that can lie.
+
+mod bench;
+mod heads;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use testkit::Case;
+
+use bench::{Bench, another, assert_answered, get, until};
+use testkit::go::Go;
+use testkit::server::{self, Server};
+use testkit::sumdb;
+use testkit::upstream::Module;
+use testkit::{missing_tool, told, trial};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let tests: [(&str, fn()); 17] = [
+        ("what the database vouches for is stored with its verdict", vouched),
+        ("a version with a verdict needs no database", verdict_is_enough),
+        ("a zip with other bytes is refused", other_zip),
+        ("a long zip with other bytes is broken off", other_long_zip),
+        ("a go.mod with other bytes is refused", other_mod),
+        ("a go.mod that came before the verdict is given out no more after it", other_mod_before),
+        ("a go.mod that comes after the verdict is compared before it is given out", other_mod_after),
+        ("a verdict is recorded though the zip never comes", verdict_without_zip),
+        ("what the database does not know is taken, unless it must vouch", unknown),
+        ("a database that nobody passes on is not asked, unless a URL is told", not_passed_on),
+        ("a database that is down holds up only who requires it", down),
+        ("what is forged is refused", forged),
+        ("a fork is an alarm", heads::fork),
+        ("a fork is noticed after a restart", heads::fork_after_restart),
+        ("two heads of one size are a fork", heads::fork_of_one_size),
+        ("an older head is no fork, and replaces none", heads::older_head),
+        ("what was put in by hand must agree with its record", record_binds),
+    ];
+    let tests = tests.into_iter().map(|(name, test)| trial(name, None, test));
+    tests
+        .chain([
+            trial("two proxies keep one head", None, heads::two_proxies),
+            trial("private modules are not named to the database", None, private),
+            trial("a real module is vouched for by the database that go knows", None, real)
+                .needs(no_real_upstream)
+                .slow(),
+        ])
+        .collect()
+}
+
+fn vouched() {
+    for policy in ["auto", "require"] {
+        let bench = Bench::new();
+        let server = bench.serve(policy);
+        let modules = ["example.com/Upper@v1.0.0", "example.com/m@v1.2.3"].map(|pair| bench.site.offer(pair));
+        for module in &modules {
+            bench.site.record(module);
+            bench.site.add_others(100);
+        }
+        assert_eq!(get(&server, &modules[0], "mod"), (200, modules[0].modfile.clone()));
+        for module in &modules {
+            bench.assert_filled(&server, module);
+            let record = bench.record(&module.version).unwrap();
+            assert!(record.contains(&format!("database = {:?}", sumdb::NAME)), "{record}");
+            let seal = fs::read_to_string(bench.folder(&module.version).join("ziphash")).unwrap();
+            assert!(record.contains(&format!("h1 = {seal:?}")), "{record}");
+        }
+        assert_eq!(bench.largest(), 502);
+        assert_eq!(bench.site.asked("/lookup/"), 2);
+        assert!(server.stop().success());
+        let log = bench.log();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    }
+}
+
+fn verdict_is_enough() {
+    let bench = Bench::new();
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("require");
+    bench.assert_filled(&server, &module);
+    assert!(server.stop().success());
+    fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    bench.site.state().is_down = true;
+    let server = bench.serve("require");
+    bench.assert_filled(&server, &module);
+    assert!(server.stop().success());
+    fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    // Whatever the policy says: what was vouched for once binds.
+    bench.site.put(&another("example.com/m@v1.0.0", 10_000, None));
+    for policy in ["require", "auto", "off"] {
+        let server = bench.serve(policy);
+        let (status, body) = get(&server, &module, "zip");
+        let body = String::from_utf8_lossy(&body);
+        assert!(status == 403 && body.contains("h1:"), "{status} {body}");
+        assert!(!bench.folder(&module.version).exists());
+    }
+}
+
+fn other_zip() {
+    for policy in ["auto", "require"] {
+        let bench = Bench::new();
+        let server = bench.serve(policy);
+        let module = bench.site.offer("example.com/m@v1.0.0");
+        let right = another("example.com/m@v1.0.0", 10_000, None);
+        bench.site.record(&right);
+        let words = "checksum mismatch: the upstream sent a zip with h1:";
+        bench.assert_other(&server, &right, "zip", words);
+        // What was sent is not remembered: it is refused each time anew, until the right bytes come.
+        bench.assert_other(&server, &right, "zip", words);
+        assert!(bench.log().contains("SECURITY") && bench.log().contains(words), "{}", bench.log());
+        assert_ne!(module.zip, right.zip);
+        bench.site.put(&right);
+        bench.assert_filled(&server, &right);
+    }
+}
+
+fn other_long_zip() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let sent = another("example.com/m@v1.0.0", 1_000_000, None);
+    bench.site.put(&sent);
+    let known = another("example.com/m@v1.0.0", 999_999, None);
+    bench.site.record(&known);
+    // Some of it may have gone out before it was known; never the whole, and never with a clean end.
+    match server::get(&server.url, "/example.com/m/@v/v1.0.0.zip") {
+        Ok((status, _)) => assert_eq!(status, 403),
+        Err(error) => assert!(error.to_string().contains("aborted"), "{error}"),
+    }
+    bench.assert_recorded(&known);
+}
+
+/// What an upstream sends whose go.mod is another one, and what the database knows.
+fn evil() -> (Module, Module) {
+    let pair = "example.com/m@v1.0.0";
+    let sent = another(pair, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
+    (sent, Module::new(pair, 20_000))
+}
+
+/// What is said of a go.mod that differs from the record of it.
+const RECORDED: &str = "a checksum database has recorded h1:";
+
+fn other_mod() {
+    for policy in ["auto", "require"] {
+        let bench = Bench::new();
+        let server = bench.serve(policy);
+        let (sent, known) = evil();
+        bench.site.put(&sent);
+        bench.site.record(&known);
+        let words = "checksum mismatch: the upstream sent a go.mod with h1:";
+        let (status, body) = get(&server, &sent, if policy == "require" { "mod" } else { "zip" });
+        let body = String::from_utf8_lossy(&body);
+        // Which of the two comes first is not said where the database need not be waited for.
+        let is_told = body.contains(words) || policy == "auto" && body.contains(RECORDED);
+        assert!(status == 403 && is_told, "{status} {body}");
+        assert!(bench.log().contains("SECURITY"), "{}", bench.log());
+        bench.assert_recorded(&known);
+        for ending in ["mod", "zip"] {
+            bench.assert_other(&server, &known, ending, RECORDED);
+        }
+        assert!(server.stop().success());
+        // Also where nobody can be asked, and nobody need be.
+        bench.site.state().passes_on = false;
+        for policy in ["auto", "off"] {
+            let server = bench.serve(policy);
+            for ending in ["mod", "zip"] {
+                bench.assert_other(&server, &known, ending, RECORDED);
+            }
+        }
+    }
+}
+
+fn other_mod_before() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let (sent, known) = evil();
+    bench.site.put(&sent);
+    bench.site.record(&known);
+    bench.site.hold("/lookup/");
+    // Nobody waits for a database that need not vouch.
+    assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
+    bench.site.release();
+    let words = "checksum mismatch: the upstream sent a go.mod with h1:";
+    until("the mismatch is found", || bench.log().contains(words));
+    bench.assert_other(&server, &known, "mod", RECORDED);
+}
+
+fn other_mod_after() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let (sent, known) = evil();
+    bench.site.put(&sent);
+    bench.site.record(&known);
+    bench.site.hold("v1.0.0.mod");
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| assert_answered(&server, &sent, "mod", 403, RECORDED));
+        until("the verdict is recorded", || bench.record(&known.version).is_some());
+        bench.site.release();
+        asking.join().unwrap();
+    });
+    bench.assert_recorded(&known);
+}
+
+fn verdict_without_zip() {
+    let bench = Bench::new();
+    let server = bench.serve("auto");
+    let (sent, known) = evil();
+    bench.site.put(&sent);
+    bench.site.state().files.remove("/example.com/m/@v/v1.0.0.zip");
+    bench.site.record(&known);
+    bench.site.hold("/lookup/");
+    assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
+    assert_eq!(get(&server, &sent, "zip").0, 404);
+    bench.site.release();
+    until("the verdict is recorded", || bench.record(&known.version).is_some());
+    bench.assert_other(&server, &known, "mod", RECORDED);
+}
+
+fn unknown() {
+    let bench = Bench::new();
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    let server = bench.serve("require");
+    for ending in ["mod", "zip"] {
+        bench.assert_refused(&server, &module, ending, 403, "no checksum database confirmed it");
+    }
+    let log = bench.log();
+    assert!(log.contains("WARN") && !log.contains("ERROR") && !log.contains("SECURITY"), "{log}");
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    assert_eq!(bench.record(&module.version), None);
+    assert!(bench.site.asked("/lookup/") > 1);
+    let other = bench.site.offer("example.com/m@v1.0.1");
+    let asked = bench.site.asked("/lookup/");
+    let server = bench.serve("off");
+    bench.assert_filled(&server, &other);
+    assert_eq!(bench.site.asked("/lookup/"), asked);
+}
+
+fn not_passed_on() {
+    let bench = Bench::new();
+    bench.site.state().passes_on = false;
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("require");
+    bench.assert_refused(&server, &module, "zip", 502, "no upstream forwards the checksum database");
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    assert_eq!(bench.site.asked("/lookup/"), 0);
+    let other = bench.site.offer("example.com/m@v1.0.1");
+    bench.site.record(&other);
+    let sumdb = format!("{} {}/db", sumdb::verifier_key(), bench.site.url());
+    let server = Server::start_with(&mut bench.command("require", &sumdb));
+    bench.assert_filled(&server, &other);
+    assert_eq!(bench.site.asked("/db/lookup/"), 1);
+    assert!(bench.record(&other.version).is_some());
+    let client = bench.site.offer("example.com/m@v1.0.2");
+    bench.site.record(&client);
+    let sumdb = format!("/sumdb/{}", sumdb::NAME);
+    assert_eq!(server.get(&format!("{sumdb}/supported")).0, 200);
+    let (status, body) = server.get(&format!("{sumdb}/lookup/example.com/m@v1.0.2"));
+    assert_eq!(status, 200);
+    assert!(String::from_utf8_lossy(&body).contains("example.com/m v1.0.2 h1:"));
+    assert_eq!(bench.site.asked("/db/lookup/example.com/m@v1.0.2"), 1);
+}
+
+fn down() {
+    let bench = Bench::new();
+    bench.site.state().is_down = true;
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("require");
+    for ending in ["mod", "zip"] {
+        bench.assert_refused(&server, &module, ending, 502, "cannot verify");
+    }
+    bench.site.state().is_down = false;
+    bench.assert_filled(&server, &module);
+    let other = bench.site.offer("example.com/m@v1.0.1");
+    bench.site.state().is_down = true;
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &other);
+    assert_eq!(bench.record(&other.version), None);
+}
+
+fn forged() {
+    type Forge = fn(&mut sumdb::State, bool);
+    let forges: [(&str, Forge); 3] = [
+        ("invalid tree head", |state, on| state.forges_signatures = on),
+        ("invalid tiles", |state, on| state.forges_tiles = on),
+        ("invalid record", |state, on| state.forges_records = on),
+    ];
+    for (words, forge) in forges {
+        for policy in ["auto", "require"] {
+            let bench = Bench::new();
+            let module = bench.site.offer("example.com/m@v1.0.0");
+            bench.site.record(&module);
+            let server = bench.serve(policy);
+            forge(&mut bench.site.state(), true);
+            bench.assert_refused(&server, &module, "zip", 502, words);
+            assert!(bench.log().contains(words), "{}", bench.log());
+            // It is asked again, and nothing of what was forged is remembered.
+            forge(&mut bench.site.state(), false);
+            bench.assert_filled(&server, &module);
+            assert!(bench.record(&module.version).is_some());
+        }
+    }
+}
+
+fn private() {
+    let bench = Bench::new();
+    let module = bench.site.offer("corp.example/secret@v1.0.0");
+    bench.site.record(&module);
+    for name in ["GOPRIVATE", "GONOSUMDB"] {
+        let serve = |policy: &str| {
+            let mut command = bench.command(policy, &sumdb::verifier_key());
+            Server::start_with(command.env(name, "*.corp.example,corp.example"))
+        };
+        let server = serve("require");
+        bench.assert_refused(&server, &module, "zip", 403, "it is private");
+        let server = serve("auto");
+        bench.assert_filled(&server, &module);
+        assert!(server.stop().success());
+        fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    }
+    assert_eq!(bench.site.asked("/lookup/"), 0);
+}
+
+fn record_binds() {
+    let bench = Bench::new();
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    assert!(server.stop().success());
+    fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    // As a migration or a restored backup would.
+    another("example.com/m@v1.0.0", 10_000, None).put_unsealed(&bench.store());
+    let server = bench.serve("auto");
+    bench.assert_filled(&server, &module);
+    let [entry] =
+        fs::read_dir(bench.store().join("quarantine")).unwrap().collect::<Vec<_>>().try_into().unwrap();
+    let reason = fs::read_to_string(entry.unwrap().path().join("reason.toml")).unwrap();
+    assert!(reason.contains("a checksum database has recorded"), "{reason}");
+}
+
+/// A small module that will not change.
+const REAL: &str = "rsc.io/quote@v1.5.2";
+
+fn no_real_upstream() -> Option<String> {
+    missing_tool("go", &["version"]).or_else(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let list = Command::new("go").args(["env", "GOPROXY"]).current_dir(dir.path()).output().unwrap();
+        let go = Go::new(dir.path(), String::from_utf8_lossy(&list.stdout).trim());
+        let output = go.command(dir.path(), "probe", &["mod", "download", REAL]).output().unwrap();
+        (!output.status.success()).then(|| format!("the upstream of go is not to be had: {}", told(&output)))
+    })
+}
+
+fn real() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let serve = || {
+        let mut command = server::command(&store);
+        for name in ["GOPROXY", "GOSUMDB"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        Server::start_with(command.env("STOA_CHECKSUM", "require"))
+    };
+    let server = serve();
+    for (ending, words) in [("info", "v1.5.2"), ("mod", "module \"rsc.io/quote\"")] {
+        let (status, body) = server.get(&format!("/rsc.io/quote/@v/v1.5.2.{ending}"));
+        let body = String::from_utf8_lossy(&body);
+        assert!(status == 200 && body.contains(words), "{status} {body}");
+    }
+    let (status, _) = server.get("/rsc.io/quote/@v/v1.5.2.zip");
+    assert_eq!(status, 200);
+    let record = fs::read_to_string(store.join("records/rsc.io/quote/@v/v1.5.2.toml")).unwrap();
+    assert!(
+        record.contains("tree_size") && record.contains("h1:w5fcysjrx7yqtD/aO+QwRjYZOKnaM9Uh2b40tElTs3Y="),
+        "{record}"
+    );
+    assert!(server.stop().success());
+    // The head that was kept is one that the next start goes on from.
+    let server = serve();
+    assert_eq!(server.get("/rsc.io/sampler/@v/v1.3.0.zip").0, 200);
+    let heads = only_entry(&store.join("records/sumdb"));
+    assert!(heads.join("latest").is_file());
+    assert!(
+        fs::read_dir(heads).unwrap().all(|entry| !entry.unwrap().path().to_string_lossy().contains("fork"))
+    );
+}
+
+fn only_entry(folder: &Path) -> PathBuf {
+    let mut entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let first = entries.next().unwrap();
+    assert!(entries.next().is_none());
+    first
+}

@@ -1,0 +1,60 @@
+//! What must make no store, nor bring an old one along.
+
+use std::fs;
+use std::net::TcpListener;
+
+use super::{PAIR, config};
+use testkit::programs::Programs;
+use testkit::stores;
+use testkit::tree::snapshot;
+
+/// Sees to it that a command ends with a code and these words, and leaves a store of Athens, and a place without a
+/// store, as they are.
+#[track_caller]
+fn changes_nothing(programs: &Programs, arguments: &[&str], code: i32, words: &str) {
+    let root = programs.store();
+    let _ = fs::remove_dir_all(&root);
+    let ended = programs.stoa(arguments);
+    assert!(ended.code == code && ended.err.contains(words), "{arguments:?}: {ended:?}");
+    assert!(!root.exists(), "{arguments:?} made a store");
+    stores::v0().write(&root);
+    let before = snapshot(&root);
+    let ended = programs.stoa(arguments);
+    assert!(ended.code == code && ended.err.contains(words), "{arguments:?}: {ended:?}");
+    assert_eq!(snapshot(&root), before, "{arguments:?}");
+}
+
+pub(crate) fn who_cannot_serve_changes_no_store() {
+    let programs = Programs::current();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    changes_nothing(&programs, &["serve", "--listen", &address], 73, "cannot listen on");
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    changes_nothing(&programs, &[&serve[..], &["--upstream", "ftp://x"]].concat(), 64, "the upstream, from");
+    changes_nothing(&programs, &[&serve[..], &["--read-only"]].concat(), 78, "run `stoa-migrate --store");
+    config(&programs, "[[module]]\npattern = \"a.b\"\nupstream = \"ftp://x\"\n");
+    changes_nothing(&programs, &serve, 64, "the rule of a.b");
+}
+
+pub(crate) fn a_dry_run_changes_no_store() {
+    let programs = Programs::current();
+    for arguments in [&["remove", "--dry-run", PAIR][..], &["prune", "--dry-run", "--max-size", "1"]] {
+        changes_nothing(&programs, arguments, 78, "run `stoa-migrate --store");
+    }
+}
+
+pub(crate) fn what_works_on_a_store_makes_none() {
+    let programs = Programs::current();
+    let (root, to) = (programs.store(), programs.folder().join("out"));
+    for arguments in [
+        &["verify"][..],
+        &["export", to.to_str().unwrap()],
+        &["remove", PAIR],
+        &["prune", "--max-size", "1"],
+        &["quarantine", "purge", "--all"],
+    ] {
+        let ended = programs.stoa(arguments);
+        assert!(ended.code == 65 && ended.err.contains("with --store"), "{arguments:?}: {ended:?}");
+        assert!(!root.exists() && !to.exists(), "{arguments:?}");
+    }
+}

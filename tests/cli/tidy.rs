@@ -1,0 +1,110 @@
+//! What the compiler does not check: who may know whom, and what must not be written anywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use testkit::{Case, cases};
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        imports_run_one_way,
+        leaves_import_nothing_of_ours,
+        the_engine_has_no_word_of_go,
+        only_one_module_writes,
+        one_file_names_the_database_of_go,
+    ]
+}
+
+/// The sources below a folder of the project.
+fn sources(below: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(below)];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    assert!(!found.is_empty(), "no sources below {below}");
+    found
+}
+
+fn nobody_below(folder: &str, except: &[&str], names: &[&str]) {
+    for (path, text) in sources(folder) {
+        if except.iter().any(|except| path.ends_with(except)) {
+            continue;
+        }
+        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for name in names {
+                assert!(!line.contains(name), "{}:{}: {name} must not be known here", path.display(), n + 1);
+            }
+        }
+    }
+}
+
+fn imports_run_one_way() {
+    // The upper floors, from the top: the command line, commands, the server, the proxy, fills, upstreams.
+    nobody_below("src", &["src/bin/stoa-migrate.rs"], &["stoa_migrations"]);
+    nobody_below("src", &[], &["crate::cli"]);
+    nobody_below("src/command", &[], &["crate::migrate", "crate::proxy"]);
+    nobody_below("src/migrate", &[], &["crate::proxy", "crate::serve", "crate::listen"]);
+    nobody_below("src/config", &[], &["crate::command", "crate::migrate", "crate::proxy", "crate::serve"]);
+    for folder in ["src/proxy", "src/fill", "src/upstream"] {
+        nobody_below(folder, &[], &["crate::command", "crate::config", "crate::migrate", "crate::serve"]);
+    }
+    nobody_below("src/proxy", &[], &["crate::upstream"]);
+    nobody_below("src/fill", &[], &["crate::proxy", "hyper::"]);
+    nobody_below("src/upstream", &[], &["crate::proxy", "crate::fill", "stoa_store"]);
+    // The crates.
+    nobody_below("crates/layout", &[], &["stoa_gomod", "stoa_store", "stoa_migrations"]);
+    nobody_below("crates/gomod/src", &[], &["stoa_layout", "std::fs", "std::net", "std::process"]);
+    nobody_below("crates/store/src", &[], &["stoa_migrations", "tokio"]);
+    nobody_below("migrations/src", &[], &["tokio"]);
+    for folder in ["crates", "migrations"] {
+        nobody_below(folder, &[], &["tokio::", "reqwest::"]);
+    }
+}
+
+fn leaves_import_nothing_of_ours() {
+    for name in ["error", "event", "progress", "report"] {
+        nobody_below(&format!("src/command/{name}.rs"), &[], &["crate::"]);
+    }
+}
+
+fn the_engine_has_no_word_of_go() {
+    for (path, text) in sources("crates/layout") {
+        let text = text.to_lowercase();
+        for word in ["golang", "goproxy", "go.mod", "module path", "athens", "gomod"] {
+            assert!(!text.contains(word), "{}: {word}", path.display());
+        }
+    }
+}
+
+fn only_one_module_writes() {
+    let expectation = "clippy::disallowed_methods";
+    // What stands in it holds for the files below it.
+    let door = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/layout/src/durable/mod.rs");
+    assert!(fs::read_to_string(&door).unwrap().contains(expectation), "{}", door.display());
+    for folder in ["src", "crates/layout/src", "crates/gomod/src", "crates/store/src", "migrations/src"] {
+        for (path, text) in sources(folder) {
+            // Files of tests are compiled for tests only.
+            if path == door || path.ends_with("tests.rs") {
+                continue;
+            }
+            // What stands behind it is compiled for tests only.
+            let shipped = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for line in shipped.lines().filter(|line| line.contains(expectation)) {
+                assert!(line.contains("cfg_attr(test"), "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+fn one_file_names_the_database_of_go() {
+    let name = ["sum", "golang", "org"].join(".");
+    let folders = ["src", "crates", "migrations", "tests", "benches"].map(sources);
+    let named = folders.into_iter().flatten().filter(|(_, text)| text.contains(&name));
+    let named: Vec<_> = named.map(|(path, _)| path).collect();
+    assert!(matches!(&named[..], [one] if one.ends_with("src/fill/checksum/known.rs")), "{named:?}");
+}

@@ -1,0 +1,242 @@
+//! `stoa remove` and `stoa prune`, and a server that notes what is used, killed at every system call that changes the
+//! store, and with each of them failing.
+//!
+//! A version is whole at its place or not there at all, and its record is on disk before it goes; a tombstone that
+//! was asked for is there once that was told; a server answers and ends as it should whatever becomes of its notes.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use testkit::Case;
+
+use rusqlite::Connection;
+use testkit::commands::{run, stoa};
+use testkit::server;
+use testkit::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
+use testkit::tracer::Traced;
+use testkit::upstream::Module;
+use testkit::{create, told};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut tests = trials(&[
+        ("remove", remove),
+        ("remove for good", remove_for_good),
+        ("lift", lift),
+        ("prune", prune),
+        ("notes of last use", notes_of_last_use),
+    ]);
+    // It is a part of the one for good: killed only.
+    tests.retain(|test| !test.name().starts_with("remove: ") || test.name() == "remove: SIGKILL");
+    tests
+}
+
+const PAIR: &str = "example.com/Cap/m@v1.0.0";
+const FOLDER: &str = "modules/example.com/!cap/m/@v/v1.0.0";
+const RECORD: &str = "records/example.com/!cap/m/@v/v1.0.0.toml";
+
+/// Whether a version is there; then it is whole.
+fn is_there(folder: &Path, module: &Module, traced: &Traced) -> bool {
+    let files = [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)];
+    if !folder.exists() {
+        return false;
+    }
+    for (name, content) in files {
+        assert!(
+            fs::read(folder.join(name)).is_ok_and(|is| is == *content),
+            "{name} of what is there, after {:?}",
+            traced.hit
+        );
+    }
+    true
+}
+
+/// Is the record in a file, which is whole if it is there.
+fn record(path: &Path, traced: &Traced) -> Option<toml::Table> {
+    let text = fs::read_to_string(path).ok()?;
+    let record = toml::from_str::<toml::Table>(&text);
+    assert!(record.is_ok() && !text.is_empty(), "a damaged record after {:?}: {text}", traced.hit);
+    record.ok()
+}
+
+fn remove() -> Scenario {
+    removing(&["remove", PAIR], |record| record.contains_key("h1"))
+}
+
+fn remove_for_good() -> Scenario {
+    removing(&["remove", "--tombstone", "--reason", "a key is in it", PAIR], |record| {
+        record.contains_key("h1")
+            && record["tombstone"].as_table().is_some_and(|tombstone| tombstone["reason"].is_str())
+    })
+}
+
+fn removing(arguments: &'static [&'static str], is_recorded: fn(&toml::Table) -> bool) -> Scenario {
+    let module = Module::new(PAIR, 20_000);
+    let whole = Module::new(PAIR, 20_000);
+    Scenario {
+        prepare: Box::new(move |dir| {
+            create(&dir.join("store"));
+            module.put_unsealed(&dir.join("store"));
+        }),
+        command: Box::new(move |root| stoa(root, arguments)),
+        drive: Box::new(only_stderr),
+        check: Box::new(move |root, traced, told, is_kill| {
+            let is_there = is_there(&root.join(FOLDER), &whole, traced);
+            let record = record(&root.join(RECORD), traced);
+            assert!(
+                is_there || record.as_ref().is_some_and(is_recorded),
+                "gone unrecorded: {:?}",
+                traced.hit
+            );
+            if !is_kill {
+                failed_clearly(traced, told);
+                assert!(traced.code != 0 || !is_there, "success was told after {:?}", traced.hit);
+            }
+        }),
+        again: Box::new(move |root| {
+            let output = run(root, arguments);
+            // 1: it went in the run before.
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", told(&output));
+            assert!(!root.join(FOLDER).exists());
+        }),
+    }
+}
+
+fn lift() -> Scenario {
+    Scenario {
+        prepare: Box::new(|dir| {
+            create(&dir.join("store"));
+            let output = run(&dir.join("store"), &["remove", "--tombstone", PAIR]);
+            assert!(output.status.success(), "{}", told(&output));
+        }),
+        command: Box::new(|root| stoa(root, &["remove", "--lift", PAIR])),
+        drive: Box::new(only_stderr),
+        check: Box::new(|root, traced, told, is_kill| {
+            let record = record(&root.join(RECORD), traced);
+            assert!(record.as_ref().is_none_or(|record| record.contains_key("tombstone")));
+            if !is_kill {
+                failed_clearly(traced, told);
+                assert!(traced.code != 0 || record.is_none(), "success was told after {:?}", traced.hit);
+            }
+        }),
+        again: Box::new(|root| {
+            let output = run(root, &["remove", "--lift", PAIR]);
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", told(&output));
+            assert!(!root.join(RECORD).exists());
+        }),
+    }
+}
+
+/// Versions that were published a day after the other, oldest first; one of them is left.
+const PAIRS: [&str; 3] = ["example.com/c@v1.0.0", "example.com/b@v1.0.0", "example.com/a@v1.0.0"];
+const PRUNE: [&str; 5] = ["prune", "--max-size", "30k", "--threads", "1"];
+
+fn prune() -> Scenario {
+    let modules = || PAIRS.map(|pair| Module::new(pair, 20_000));
+    let (put, whole) = (modules(), modules());
+    Scenario {
+        prepare: Box::new(move |dir| {
+            create(&dir.join("store"));
+            for (module, days) in put.iter().zip([9, 8, 7]) {
+                let folder = module.put_unsealed(&dir.join("store"));
+                let past = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+                fs::File::open(folder.join("info")).unwrap().set_modified(past).unwrap();
+            }
+        }),
+        command: Box::new(|root| stoa(root, &PRUNE)),
+        drive: Box::new(only_stderr),
+        check: Box::new(move |root, traced, told, is_kill| {
+            let mut left = Vec::new();
+            for module in &whole {
+                let name = module.version.path();
+                let is_there = is_there(&root.join(format!("modules/{name}/@v/v1.0.0")), module, traced);
+                let record = record(&root.join(format!("records/{name}/@v/v1.0.0.toml")), traced);
+                assert!(
+                    is_there || record.is_some_and(|record| record.contains_key("h1")),
+                    "{name} is gone unrecorded after {:?}",
+                    traced.hit
+                );
+                left.extend(is_there.then_some(name.as_str()));
+            }
+            assert_eq!(left.last(), Some(&"example.com/a"), "the newest is left after {:?}", traced.hit);
+            if !is_kill {
+                failed_clearly(traced, told);
+                assert!(traced.code != 0 || left.len() == 1, "success was told after {:?}", traced.hit);
+            }
+        }),
+        again: Box::new(|root| {
+            let output = run(root, &PRUNE);
+            assert!(output.status.success(), "{}", told(&output));
+        }),
+    }
+}
+
+const MOD: &str = "/example.com/!cap/m/@v/v1.0.0.mod";
+
+/// Whether the use of the version is noted, by a database that is sound if it is there at all.
+fn is_noted(root: &Path) -> bool {
+    let path = root.join("cache/last-use/last-use.sqlite");
+    let connection = Connection::open(path).unwrap();
+    let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
+    let ask =
+        connection.query_row("SELECT count(*) FROM uses WHERE module = 'example.com/Cap/m'", [], |row| {
+            row.get::<_, i64>(0)
+        });
+    ask.is_ok_and(|count| count == 1)
+}
+
+fn notes_of_last_use() -> Scenario {
+    let module = Module::new(PAIR, 2000);
+    let whole = Module::new(PAIR, 2000);
+    let command = |root: &Path| {
+        let mut command = server::command(root);
+        command.args(["--upstream", "off", "--index-interval", "0", "--last-use-interval", "600"]);
+        command
+    };
+    Scenario {
+        prepare: Box::new(move |dir| {
+            create(&dir.join("store"));
+            module.put_unsealed(&dir.join("store"));
+        }),
+        command: Box::new(command),
+        drive: Box::new(|child| {
+            let mut told = Told::default();
+            if let Some(url) = server::listening(child) {
+                told.answers.push(server::get(&url, MOD).map_err(|error| error.to_string()));
+                server::terminate(child);
+            }
+            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
+            told
+        }),
+        check: Box::new(move |root, traced, told, is_kill| {
+            assert!(is_there(&root.join(FOLDER), &whole, traced));
+            let is_of_notes = traced.hit.as_ref().is_some_and(|hit| hit.contains("last-use"));
+            if !is_kill {
+                failed_clearly(traced, told);
+                for answer in &told.answers {
+                    assert!(
+                        answer.as_ref().is_ok_and(|(status, body)| (*status, body) == (200, &whole.modfile)),
+                        "{answer:?} after {:?}",
+                        traced.hit
+                    );
+                }
+                // What may be lost fails no answer and no server.
+                assert!(!is_of_notes || traced.code == 0, "{} after {:?}", traced.code, traced.hit);
+            }
+            if root.join("cache/last-use/last-use.sqlite").exists() {
+                is_noted(root);
+            }
+        }),
+        again: Box::new(move |root| {
+            let mut command = command(root);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let url = server::listening(&mut child).unwrap();
+            assert_eq!(server::get(&url, MOD).unwrap().0, 200);
+            server::terminate(&child);
+            assert!(child.wait().unwrap().success());
+            assert!(is_noted(root));
+        }),
+    }
+}
