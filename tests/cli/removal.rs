@@ -511,15 +511,11 @@ fn a_damaged_record_blocks_the_version_and_the_error_says_how_to_fix_it() {
     assert!(!text(&body).contains("records/"), "a client learns no path");
     let output = run(&root, &["remove", "--tombstone", PAIR]);
     assert_eq!(output.status.code(), Some(74), "{}", told(&output));
-<<<<<<< HEAD
-    assert!(told(&output).contains(RECORD) && told(&output).contains("fix the file"), "{}", told(&output));
-=======
     assert!(
         told(&output).contains(RECORD) && told(&output).contains("help: fix the file"),
         "{}",
         told(&output)
     );
->>>>>>> main
     assert!(!root.join(FOLDER).exists());
     // A version that is there is served whatever its record is.
     module.put_unsealed(&root);
