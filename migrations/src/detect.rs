@@ -8,7 +8,7 @@ use stoa_layout::signals::Cancelled;
 use stoa_layout::{Detect, Detection, LayoutId, StepError};
 
 use crate::flat::{self, Flat};
-use crate::picture::{Candidate, Found, Picture};
+use crate::picture::{Candidate, Finding, Picture};
 use crate::{v0, whole};
 
 /// Recognises v0.
@@ -55,7 +55,7 @@ pub(crate) fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Resul
     };
     let mut found = false;
     let walked = picture.walk(root, &mut |what| match what {
-        Found::Versions(candidates) if candidates.iter().any(is_whole) => {
+        Finding::Versions(candidates) if candidates.iter().any(is_whole) => {
             found = true;
             Err(ENOUGH)
         }
@@ -86,7 +86,7 @@ pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
 fn is_go_cache(root: &Path) -> Result<bool, StepError> {
     let (mut has_lock, mut has_hash) = (false, false);
     let walked = Flat::Tree.walk(root, &mut |what| {
-        if let Found::Leftover(leftover) = what
+        if let Finding::Leftover(leftover) = what
             && is_beside_versions(root, &leftover.path)
         {
             has_lock |= leftover.path.extension().is_some_and(|ending| ending == "lock");

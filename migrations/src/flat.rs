@@ -11,7 +11,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError, durable};
 
 use crate::picture::{
-    Candidate, Emptied, Files, Found, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top,
+    Candidate, Emptied, Files, Finding, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top,
     leftover,
 };
 
@@ -63,7 +63,7 @@ impl Flat {
         let names = match Names::of(folder) {
             Ok(Some(names)) => names,
             Ok(None) => return Ok(()),
-            Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+            Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
         };
         let at_the_top = folder == base;
         for name in names {
@@ -76,7 +76,7 @@ impl Flat {
                 }
                 _ if name.kind.is_dir() => self.walk_folder(base, &name.path, visit)?,
                 _ if is_ignored(text) => {}
-                _ => visit(Found::Leftover(leftover(&name.path, reason(&name))))?,
+                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))))?,
             }
         }
         Ok(())
@@ -93,7 +93,7 @@ impl Flat {
         let names = match Names::of(folder) {
             Ok(Some(names)) => names,
             Ok(None) => return Ok(()),
-            Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+            Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
         };
         let module_path = module_folder.strip_prefix(base).ok().and_then(Path::to_str);
         let module = module_path.and_then(|path| self.module(path));
@@ -118,7 +118,7 @@ impl Flat {
                 }
                 Some((stem, _)) if module.is_some() && name.kind.is_file() => {
                     let why = format!("alias: {stem} is not a canonical version");
-                    visit(Found::Leftover(leftover(&name.path, why)))?;
+                    visit(Finding::Leftover(leftover(&name.path, why)))?;
                 }
                 _ if module.is_some() && self.seal_of(&name).is_some() => {
                     let stem = self.seal_of(&name).unwrap_or_default().to_owned();
@@ -128,7 +128,7 @@ impl Flat {
                 _ if self == Self::V1
                     && name.kind.is_dir()
                     && self.version(name.text.as_deref().unwrap_or_default()).is_some() => {}
-                _ => visit(Found::Leftover(leftover(&name.path, reason(&name))))?,
+                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))))?,
             }
         }
         let (Some(module), Some(module_path)) = (module, module_path) else { return Ok(()) };
@@ -139,7 +139,7 @@ impl Flat {
             let pair = match ModuleVersion::new(module.clone(), version) {
                 Ok(pair) => pair,
                 Err(error) => {
-                    visit(Found::Leftover(leftover(&files.info, format!("foreign: {error}"))))?;
+                    visit(Finding::Leftover(leftover(&files.info, format!("foreign: {error}"))))?;
                     continue;
                 }
             };
@@ -157,7 +157,7 @@ impl Flat {
                 shown,
             });
         }
-        if candidates.is_empty() { Ok(()) } else { visit(Found::Versions(candidates)) }
+        if candidates.is_empty() { Ok(()) } else { visit(Finding::Versions(candidates)) }
     }
 
     /// Returns whether the same version exists with a different escaping.

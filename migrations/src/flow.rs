@@ -19,7 +19,7 @@ use stoa_layout::{
     durable,
 };
 
-use crate::picture::{Candidate, Files, Found, Picture, too_long};
+use crate::picture::{Candidate, Files, Finding, Picture, too_long};
 use crate::{refuse, whole};
 
 /// A function that creates or removes folders after all versions have moved.
@@ -204,8 +204,8 @@ impl Flow {
             work.threads,
             |batches| {
                 from.walk(root, &mut |found| match found {
-                    Found::Versions(batch) => batches(batch),
-                    Found::Leftover(leftover) => {
+                    Finding::Versions(batch) => batches(batch),
+                    Finding::Leftover(leftover) => {
                         tally.leftover(&work, &leftover);
                         Ok(())
                     }
@@ -271,8 +271,8 @@ impl Step for Flow {
             work.threads,
             |batches| {
                 from.walk(root, &mut |found| match found {
-                    Found::Versions(batch) => batches(batch),
-                    Found::Leftover(leftover) => {
+                    Finding::Versions(batch) => batches(batch),
+                    Finding::Leftover(leftover) => {
                         tally.leftover(work, &leftover);
                         Ok(())
                     }
@@ -337,7 +337,7 @@ impl Step for Flow {
         let root = context.root();
         let from = self.sides(direction).0;
         from.walk(root, &mut |found| {
-            let Found::Versions(candidates) = found else { return Ok(()) };
+            let Finding::Versions(candidates) = found else { return Ok(()) };
             for candidate in candidates {
                 if let Verdict::Moves { .. } = self.judge(root, direction, &candidate)? {
                     let message = format!(

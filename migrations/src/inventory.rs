@@ -15,13 +15,13 @@ use stoa_layout::{Direction, Inventory, Leftover, State, StepError};
 
 use crate::flat::{self, Flat};
 use crate::flow::{Flow, Verdict};
-use crate::picture::{BATCH, Candidate, Files, Found, Names, OURS, Picture, leftover};
+use crate::picture::{BATCH, Candidate, Files, Finding, Names, OURS, Picture, leftover};
 use crate::{refuse, tree_to_v1, v0, v0_to_v1, v1_to_v2, v2, whole};
 
 /// The inventory of the layouts up to v2.
-pub(crate) struct Known;
+pub(crate) struct AllLayouts;
 
-impl Inventory for Known {
+impl Inventory for AllLayouts {
     fn take(&self, root: &Path, state: &State, visit: &mut Visit<'_>) -> Result<(), StepError> {
         let mut look = Look { root, visit, modules: Modules::default() };
         let (v0_step, tree_step, last_step) = (v0_to_v1::step(), tree_to_v1::step(), v1_to_v2::step());
@@ -215,13 +215,13 @@ impl Look<'_, '_> {
     ) -> Result<(), StepError> {
         let root = self.root;
         picture.walk(root, &mut |found| match found {
-            Found::Versions(versions) => {
+            Finding::Versions(versions) => {
                 let is_last = versions.len() < BATCH;
                 let versions = versions.iter().filter(|one| is_asked_for(&one.files.info));
                 self.versions(versions, is_last, judge)
             }
-            Found::Leftover(leftover) if is_asked_for(&leftover.path) => self.leftover(&leftover),
-            Found::Leftover(_) => Ok(()),
+            Finding::Leftover(leftover) if is_asked_for(&leftover.path) => self.leftover(&leftover),
+            Finding::Leftover(_) => Ok(()),
         })
     }
 
@@ -230,9 +230,9 @@ impl Look<'_, '_> {
         self.some(&Flat::V1, flat, &|_| true)?;
         let root = self.root;
         v2::V2.walk(root, &mut |found| match found {
-            Found::Versions(versions) => self.versions(versions.iter(), versions.len() < BATCH, folders),
-            Found::Leftover(leftover) if is_of_a_version_folder(&leftover.path) => self.leftover(&leftover),
-            Found::Leftover(_) => Ok(()),
+            Finding::Versions(versions) => self.versions(versions.iter(), versions.len() < BATCH, folders),
+            Finding::Leftover(leftover) if is_of_a_version_folder(&leftover.path) => self.leftover(&leftover),
+            Finding::Leftover(_) => Ok(()),
         })
     }
 

@@ -49,7 +49,7 @@ pub fn unmarked() -> Vec<Box<dyn Unmarked>> {
 
 /// Returns the inventory of all layouts.
 pub fn inventory() -> Box<dyn Inventory> {
-    Box::new(inventory::Known)
+    Box::new(inventory::AllLayouts)
 }
 
 /// Returns the folders of other programs that can be imported.

@@ -65,7 +65,7 @@ impl Candidate {
 }
 
 /// One finding of a walk.
-pub(crate) enum Found {
+pub(crate) enum Finding {
     /// Some or all versions of one module.
     Versions(Vec<Candidate>),
     /// A path that belongs to no version.
@@ -73,7 +73,7 @@ pub(crate) enum Found {
 }
 
 /// Receives the findings of a walk.
-pub(crate) type Visit<'a> = dyn FnMut(Found) -> Result<(), StepError> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(Finding) -> Result<(), StepError> + 'a;
 
 /// Receives the path of a file that may have to move.
 pub(crate) type EachFile<'a> = dyn FnMut(&Path) -> Result<(), StepError> + 'a;
@@ -89,7 +89,7 @@ pub(crate) trait Picture: Sync {
     fn estimate(&self, root: &Path, each: &mut EachFile<'_>) -> Result<u64, StepError> {
         let mut count = 0;
         self.walk(root, &mut |found| {
-            let Found::Versions(batch) = found else { return Ok(()) };
+            let Finding::Versions(batch) = found else { return Ok(()) };
             for candidate in batch.iter().filter(|candidate| candidate.has != [false; 3]) {
                 count += u64::from(candidate.has[2] && candidate.fault.is_none());
                 each(&candidate.files.modfile)?;

@@ -11,7 +11,7 @@ use stoa_layout::{Leftover, State, StepError};
 use crate::detect;
 use crate::flat::{self, Flat};
 use crate::inventory::{fault, report_whole};
-use crate::picture::{Candidate, Found, Picture};
+use crate::picture::{Candidate, Finding, Picture};
 use crate::whole;
 
 /// Recognises trees.
@@ -29,9 +29,9 @@ impl Source for Trees {
     fn take(&self, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         let database = folder.join("sumdb");
         Flat::Tree.walk(folder, &mut |found| match found {
-            Found::Versions(versions) => versions.iter().try_for_each(|one| report(one, visit)),
-            Found::Leftover(leftover) if belongs_there(&leftover, &database) => Ok(()),
-            Found::Leftover(leftover) => {
+            Finding::Versions(versions) => versions.iter().try_for_each(|one| report(one, visit)),
+            Finding::Leftover(leftover) if belongs_there(&leftover, &database) => Ok(()),
+            Finding::Leftover(leftover) => {
                 let pieces = [leftover.path.clone()];
                 visit(inventory::Found::Leftover { leftover: &leftover, pieces: &pieces })
             }

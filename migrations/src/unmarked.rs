@@ -9,7 +9,7 @@ use stoa_layout::{Direction, Exit, LayoutId, StepError, Unmarked};
 use crate::detect::holds_a_whole_version;
 use crate::flat::Flat;
 use crate::flow::{Verdict, in_parallel};
-use crate::picture::{Found, Picture};
+use crate::picture::{Finding, Picture};
 use crate::{v0, v1_to_v2, v2, whole};
 
 /// Recognises a store at layout v2 without its marker.
@@ -97,7 +97,7 @@ fn problems(root: &Path, work: &Work<'_>) -> Result<Vec<String>, StepError> {
     // A version that the step to v2 would still move: the marker was lost in the middle of that step.
     let step = v1_to_v2::step();
     Flat::V1.walk(root, &mut |found| {
-        let Found::Versions(candidates) = found else { return Ok(()) };
+        let Finding::Versions(candidates) = found else { return Ok(()) };
         for one in &candidates {
             work.cancel.check()?;
             if let Verdict::Moves { .. } = step.judge(root, Direction::Up, one)? {
@@ -116,11 +116,11 @@ fn problems(root: &Path, work: &Work<'_>) -> Result<Vec<String>, StepError> {
 }
 
 fn versions(
-    found: Found,
+    found: Finding,
     batches: &mut dyn FnMut(Vec<crate::picture::Candidate>) -> Result<(), StepError>,
 ) -> Result<(), StepError> {
     match found {
-        Found::Versions(batch) => batches(batch),
-        Found::Leftover(_) => Ok(()),
+        Finding::Versions(batch) => batches(batch),
+        Finding::Leftover(_) => Ok(()),
     }
 }

@@ -12,8 +12,8 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, EachFile, Emptied, Files, Found, Names, Picture, Visit, is_ignored, is_ours_at_the_top,
-    leftover,
+    BATCH, Candidate, EachFile, Emptied, Files, Finding, Names, Picture, Visit, is_ignored,
+    is_ours_at_the_top, leftover,
 };
 
 /// The name of the layout.
@@ -57,7 +57,7 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         match name.text.as_deref() {
             Some(text) if is_ours_at_the_top(text) => {}
             _ if name.kind.is_dir() => walk_folder(root, &name.path, visit)?,
-            _ => visit(Found::Leftover(leftover(&name.path, reason_of_file(name.kind))))?,
+            _ => visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))))?,
         }
     }
     Ok(())
@@ -110,23 +110,23 @@ fn walk_folder(root: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), 
     let names = match Names::of(folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(()),
-        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
     };
     let mut versions = Vec::new();
     for name in names {
         let name = name?;
         if !name.kind.is_dir() {
             if name.text.as_deref().is_none_or(|text| !is_ignored(text)) {
-                visit(Found::Leftover(leftover(&name.path, reason_of_file(name.kind))))?;
+                visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))))?;
             }
             continue;
         }
         look(root, &name.path, name.text.as_deref(), &mut versions, visit)?;
         if versions.len() >= BATCH {
-            visit(Found::Versions(std::mem::take(&mut versions)))?;
+            visit(Finding::Versions(std::mem::take(&mut versions)))?;
         }
     }
-    if versions.is_empty() { Ok(()) } else { visit(Found::Versions(versions)) }
+    if versions.is_empty() { Ok(()) } else { visit(Finding::Versions(versions)) }
 }
 
 /// Looks at a folder that may be a version, and walks the folders below.
@@ -141,7 +141,7 @@ fn look(
     let names = match Names::of(folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(()),
-        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
     };
     let files = files_in(folder, name);
     let (mut has, mut symlinks, mut others, mut folders) = ([false; 3], Vec::new(), Vec::new(), Vec::new());
@@ -180,7 +180,7 @@ fn look(
             }
             Err(reason) => {
                 let bytes = pieces_of_alias(folder).iter().map(|piece| leftover(piece, "").bytes).sum();
-                visit(Found::Leftover(Leftover { path: folder.to_owned(), bytes, reason }))?;
+                visit(Finding::Leftover(Leftover { path: folder.to_owned(), bytes, reason }))?;
             }
         }
     } else {
@@ -196,19 +196,19 @@ fn look(
         }
     }
     for path in symlinks.iter().filter(|_| !is_version) {
-        visit(Found::Leftover(leftover(path, "symlink")))?;
+        visit(Finding::Leftover(leftover(path, "symlink")))?;
     }
     for (path, kind) in others {
-        visit(Found::Leftover(leftover(&path, reason_of_file(kind))))?;
+        visit(Finding::Leftover(leftover(&path, reason_of_file(kind))))?;
     }
     let mut below = Vec::new();
     for (path, text) in folders {
         look(root, &path, text.as_deref(), &mut below, visit)?;
         if below.len() >= BATCH {
-            visit(Found::Versions(std::mem::take(&mut below)))?;
+            visit(Finding::Versions(std::mem::take(&mut below)))?;
         }
     }
-    if below.is_empty() { Ok(()) } else { visit(Found::Versions(below)) }
+    if below.is_empty() { Ok(()) } else { visit(Finding::Versions(below)) }
 }
 
 fn name_of(module: Option<&str>, name: &str, canonical: Option<Version>) -> Result<ModuleVersion, String> {

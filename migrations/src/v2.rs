@@ -7,7 +7,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, Emptied, Files, Found, Names, Picture, Visit, escaped, is_ignored, leftover,
+    BATCH, Candidate, Emptied, Files, Finding, Names, Picture, Visit, escaped, is_ignored, leftover,
 };
 
 /// The name of the layout.
@@ -55,7 +55,7 @@ fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), 
     let names = match Names::of(folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(()),
-        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
     };
     for name in names {
         let name = name?;
@@ -65,7 +65,7 @@ fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), 
         } else if name.kind.is_dir() {
             walk_folder(base, &name.path, visit)?;
         } else if !is_ignored(text) {
-            visit(Found::Leftover(leftover(&name.path, "foreign file")))?;
+            visit(Finding::Leftover(leftover(&name.path, "foreign file")))?;
         }
     }
     Ok(())
@@ -75,7 +75,7 @@ fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_
     let names = match Names::of(folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(()),
-        Err(error) => return visit(Found::Leftover(leftover(folder, format!("unreadable: {error}")))),
+        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
     };
     let module = module
         .strip_prefix(base)
@@ -96,13 +96,13 @@ fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_
             Some(pair) => look(pair, name.path, &mut candidates, visit)?,
             // A file of a flat layout belongs to the other side of a step, or is a leftover of it.
             None if is_flat(name.text.as_deref().unwrap_or_default()) => {}
-            None => visit(Found::Leftover(leftover(&name.path, "foreign file")))?,
+            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")))?,
         }
         if candidates.len() >= BATCH {
-            visit(Found::Versions(std::mem::take(&mut candidates)))?;
+            visit(Finding::Versions(std::mem::take(&mut candidates)))?;
         }
     }
-    if candidates.is_empty() { Ok(()) } else { visit(Found::Versions(candidates)) }
+    if candidates.is_empty() { Ok(()) } else { visit(Finding::Versions(candidates)) }
 }
 
 fn look(
@@ -114,7 +114,7 @@ fn look(
     let names = match Names::of(&folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(()),
-        Err(error) => return visit(Found::Leftover(leftover(&folder, format!("unreadable: {error}")))),
+        Err(error) => return visit(Finding::Leftover(leftover(&folder, format!("unreadable: {error}")))),
     };
     let files = files_in(&folder);
     let (mut has, mut has_seal, mut fault) = ([false; 3], false, None);
@@ -124,7 +124,7 @@ fn look(
             Some(part) if name.kind.is_file() => has[part] = true,
             Some(_) => fault = Some("symlink: one of its files is not a regular file".to_owned()),
             None if files.seal.as_deref() == Some(&name.path) && name.kind.is_file() => has_seal = true,
-            None => visit(Found::Leftover(leftover(&name.path, "foreign file")))?,
+            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")))?,
         }
     }
     if has != [false; 3] || has_seal || fault.is_some() {

@@ -1,5 +1,5 @@
-//! Every odd case of stores from before there were markers: what moves, what stays and why, and that the way
-//! back gives what was there.
+//! All odd cases of stores without markers: versions that move, leftovers with their reasons, and the step back, which restores
+//! the first tree.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use support::stores::{self, Plan, Shape, assert_same, files, folders, markers};
-use support::{Told, run, told};
+use support::{Report, reported, run};
 
-/// Goes up and back, and looks at each side.
+/// Goes up and back, and checks each side.
 fn up_and_back(plan: &Plan, old: &str, back_to: Shape) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
     plan.write(&root);
     let (before, folders_before) = (files(&root), folders(&root));
-    let told = told(&root, "v2").unwrap();
-    compare_leftovers(plan, &root, &told);
+    let reported = reported(&root, "v2").unwrap();
+    compare_leftovers(plan, &root, &reported);
     assert_eq!(markers(&root), ["layout.v2"]);
     assert_same(&plan.expected(&before, Shape::V2), &files(&root), "at v2");
     run(&root, old).unwrap();
@@ -31,20 +31,22 @@ fn up_and_back(plan: &Plan, old: &str, back_to: Shape) {
     assert_same(&plan.expected(&before, Shape::V2), &files(&root), "at v2 again");
 }
 
-fn compare_leftovers(plan: &Plan, root: &Path, told: &Told) {
+fn compare_leftovers(plan: &Plan, root: &Path, reported: &Report) {
     let mut expected: BTreeMap<PathBuf, &str> = plan.left.iter().cloned().collect();
     let mut faults = Vec::new();
-    for (path, reason) in &told.leftovers {
+    for (path, reason) in &reported.leftovers {
         let path = path.strip_prefix(root).unwrap();
         match expected.remove(path) {
             Some(begins) if reason.starts_with(begins) => {}
             Some(begins) => faults.push(format!("{}: {reason:?}, not {begins:?}", path.display())),
-            None => faults.push(format!("{}: {reason:?} was not expected, or told twice", path.display())),
+            None => {
+                faults.push(format!("{}: {reason:?} was not expected, or reported twice", path.display()))
+            }
         }
     }
-    faults.extend(expected.keys().map(|path| format!("{} was not told", path.display())));
+    faults.extend(expected.keys().map(|path| format!("{} was not reported", path.display())));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    assert_eq!(told.moved, plan.whole.len() as u64);
+    assert_eq!(reported.moved, plan.whole.len() as u64);
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! Random stores go up and down and are the same, and any mixture of the two sides of a step ends right in both
-//! directions.
+//! Random stores go up and back and are equal. Any mixture of the two sides of a step ends right in both directions.
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -13,7 +12,7 @@ use stoa_gomod::ModuleVersion;
 use support::stores::{self, INFO, MOD, Plan, Shape, ZIP, assert_same, files, folders, scratch};
 use support::{run, run_from};
 
-/// A module's folder elements, so few that modules lie in and beside each other.
+/// The path elements of modules. There are few, so that modules are nested.
 const ELEMENTS: [&str; 9] = ["a", "Abc", "aBC", "v1.0.0", "v2", "v3", "x.info", "yaml.v2", "Z_z~z"];
 const HOSTS: [&str; 4] = ["example.com", "gopkg.in", "a.b", "nodot"];
 const VERSIONS: [&str; 10] = [
@@ -29,15 +28,15 @@ const VERSIONS: [&str; 10] = [
     "master",
 ];
 
-/// What there is of one version.
+/// The files of a version.
 #[derive(Debug, Clone)]
 struct Part {
     host: usize,
     elements: Vec<usize>,
     version: usize,
-    /// Which of the three are there, as bits.
+    /// The existing files, as bits.
     has: u8,
-    /// What is wrong with one of them.
+    /// The fault of one of the files.
     fault: Option<usize>,
     extra: bool,
 }
@@ -66,7 +65,7 @@ fn plan(shape: Shape, parts: &[Part]) -> Plan {
         }
         seen.push((module.clone(), version));
         if part.extra {
-            // In a version's folder of v0 it is what prefilling leaves.
+            // In a v0 version folder this is a prefilled zip.
             let name = if shape == Shape::V0 { format!("{version}.zip") } else { "extra".to_owned() };
             plan.file(shape.paths(&module, version)[MOD].with_file_name(name), "mine");
         }
@@ -79,7 +78,7 @@ fn plan(shape: Shape, parts: &[Part]) -> Plan {
             Some(fault) if at == fault => content.truncate(content.len() / 3),
             _ => {}
         });
-        // A third of a go.mod still says `module`, or does not: no matter here.
+        // The first third of a go.mod may or may not contain `module`.
         let is_valid = ModuleVersion::parse(&format!("{module}@{version}")).is_ok();
         if part.has == 7 && part.fault.is_none() && is_valid {
             plan.whole.push((module.leak(), version, shape));
@@ -102,7 +101,7 @@ fn name(shape: Shape) -> &'static str {
     }
 }
 
-/// Where versions of a shape end on the way back.
+/// Returns the shape of versions after the way back.
 fn back(shape: Shape) -> Shape {
     if shape == Shape::Plain { Shape::Tree } else { shape }
 }
@@ -111,12 +110,11 @@ fn shapes() -> impl Strategy<Value = Shape> {
     prop_oneof![2 => Just(Shape::V0), 1 => Just(Shape::Tree), 1 => Just(Shape::Plain)]
 }
 
-/// How far the move of a file has come.
+/// The progress of the move of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Far {
     NotYet,
-    /// Linked at the new place and not yet unlinked at the old one, where nothing can be renamed without
-    /// overwriting.
+    /// Linked at the new place and not yet unlinked at the old place, on a file system that cannot rename without overwriting.
     Linked,
     Moved,
 }
@@ -125,7 +123,7 @@ fn far() -> impl Strategy<Value = Far> {
     prop_oneof![4 => Just(Far::NotYet), 1 => Just(Far::Linked), 4 => Just(Far::Moved)]
 }
 
-/// Moves files by hand.
+/// Moves files without the engine.
 fn mix(root: &Path, moves: &[(PathBuf, PathBuf)], how_far: &[Far]) {
     for ((from, to), far) in moves.iter().zip(how_far.iter().cycle()).filter(|(_, far)| **far != Far::NotYet)
     {

@@ -163,7 +163,7 @@ fn damaged() {
     let ended = fetch(&programs, upstream.url(), &wanted);
     assert_eq!((ended.code, counts(&ended)), (69, [2, 0, 0, 0, 1]), "{ended:?}");
     let failed = lines(&ended).into_iter().find(|line| line["event"] == "failed").unwrap();
-    assert!(failed["reason"].as_str().unwrap().contains("mend it"), "{failed}");
+    assert!(failed["reason"].as_str().unwrap().contains("help: fix the file"), "{failed}");
 }
 
 fn refused() {

@@ -27,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         the_least_recently_used_go_by_size_and_by_time,
         notes_of_last_use_outlive_a_restart_and_their_loss_makes_nothing_old,
         a_prune_beside_servers_leaves_what_they_fill,
-        a_damaged_record_lets_nothing_in_and_says_how_to_mend_it,
+        a_damaged_record_blocks_the_version_and_the_error_says_how_to_fix_it,
     ]
 }
 
@@ -495,7 +495,7 @@ fn a_prune_beside_servers_leaves_what_they_fill() {
     assert_eq!(run(&root, &["verify", "--again"]).status.code(), Some(0));
 }
 
-fn a_damaged_record_lets_nothing_in_and_says_how_to_mend_it() {
+fn a_damaged_record_blocks_the_version_and_the_error_says_how_to_fix_it() {
     let programs = Programs::current();
     let root = programs.make_store();
     let upstream = Upstream::start();
@@ -508,7 +508,11 @@ fn a_damaged_record_lets_nothing_in_and_says_how_to_mend_it() {
     assert!(!text(&body).contains("records/"), "a client learns no path");
     let output = run(&root, &["remove", "--tombstone", PAIR]);
     assert_eq!(output.status.code(), Some(74), "{}", told(&output));
-    assert!(told(&output).contains(RECORD) && told(&output).contains("mend it"), "{}", told(&output));
+    assert!(
+        told(&output).contains(RECORD) && told(&output).contains("help: fix the file"),
+        "{}",
+        told(&output)
+    );
     assert!(!root.join(FOLDER).exists());
     // A version that is there is served whatever its record is.
     module.put_unsealed(&root);

@@ -1,10 +1,10 @@
 //! The migrator of `examples/tool_home`, killed at each call that changes the disk, and failed at each.
 //!
-//! After every fault the marker must tell the truth: under `layout.vN` lies a whole home at N. No shim may be
-//! missing. Run again, the program must reach the same tree as an undisturbed run, byte by byte.
+//! After every fault the marker must be right: with `layout.vN` there is a whole home at N. No shim may be missing. A second run
+//! must reach the same tree as an undisturbed run, byte by byte.
 //!
-//! These tests are slow: run them with `-- --include-ignored`. By default there are only kills; the variable
-//! `STOA_SWEEP_ALL` adds the errors. Needs strace. Where it is missing the tests say so and count as ignored, or fail if `CI=true`.
+//! These tests are slow: run them with `-- --include-ignored`. By default they only kill; the variable `STOA_SWEEP_ALL`
+//! adds the errors. They need strace. Without it they are ignored with the reason, or fail if `CI=true`.
 #![expect(clippy::disallowed_methods, reason = "tests make folders of their own")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -26,16 +26,16 @@ use support::programs::migrator;
 use support::tree::{self, Tree};
 use sweep::{Fault, Report, Sweep};
 
-/// One way to run the migrator.
+/// A way to run the migrator.
 #[derive(Clone, Copy)]
 struct Scenario {
     name: &'static str,
-    /// The layout that the home is at before; none for an empty one.
+    /// The layout of the home before; `None` for an empty folder.
     from: Option<&'static str>,
     to: &'static str,
     arguments: &'static [&'static str],
     always: Option<(&'static str, &'static str)>,
-    /// How many points there are at least, so that a sweep that misses the work is seen.
+    /// Minimum number of calls, to detect a sweep that misses the work.
     at_least: usize,
 }
 
@@ -118,7 +118,7 @@ fn try_one(scenario: Scenario, fault: Fault) -> Result<Completion, Failed> {
 
 impl Scenario {
     fn sweep(&self, fault: Fault) -> Report {
-        // The regeneration has something to mend.
+        // The regeneration has something to repair.
         let before = |home: &Path| {
             self.make(home, self.from);
             if self.arguments.contains(&"--regenerate") {
@@ -157,7 +157,7 @@ impl Scenario {
         }
     }
 
-    /// Is the home at a layout as an undisturbed run leaves it.
+    /// Returns the home at a layout as an undisturbed run leaves it.
     fn undisturbed(&self, layout: &str) -> Tree {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
@@ -172,8 +172,7 @@ impl Scenario {
         tree::settled(&home)
     }
 
-    /// Under a marker that names a layout, or none, the home is whole; in a step anything may be, but no shim
-    /// is missing.
+    /// At a layout the home must be whole. In a step anything is allowed, but no shim may be missing.
     fn judge_marker(&self, home: &Path, undisturbed: &BTreeMap<&str, Tree>) -> Result<(), String> {
         let top = Top::read(home).unwrap().unwrap();
         let names: Vec<String> = top.markers.iter().map(ToString::to_string).collect();
@@ -188,9 +187,11 @@ impl Scenario {
             }
         }
         match undisturbed.get(layout) {
-            // Before it began, and after it ended, the regeneration is at the same layout.
+            // A regeneration begins and ends at the same layout.
             Some(_) if self.arguments.contains(&"--regenerate") => Ok(()),
-            Some(whole) => compare(whole, &told(home)).map_err(|e| format!("under {names:?}: {e}")),
+            Some(whole) => {
+                compare(whole, &without_temporaries(home)).map_err(|e| format!("under {names:?}: {e}"))
+            }
             None => Ok(()),
         }
     }
@@ -200,8 +201,8 @@ fn compare(whole: &Tree, tree: &Tree) -> Result<(), String> {
     if whole == tree { Ok(()) } else { Err(format!("another tree:\n{}", tree::difference(whole, tree))) }
 }
 
-/// Is the home without what a killed run may leave beside a marker that tells the truth.
-fn told(home: &Path) -> Tree {
+/// Returns the home without the temporaries that a killed run may leave.
+fn without_temporaries(home: &Path) -> Tree {
     let mut tree = tree::settled(home);
     tree.retain(|path, _| !path.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX)));
     tree

@@ -1,4 +1,4 @@
-//! Running migrations within the process.
+//! Runs migrations in the process.
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test crate uses a part")]
 
 pub use testkit::stores;
@@ -9,33 +9,33 @@ use std::time::Duration;
 
 use stoa_layout::{Cancel, Event, Events, LayoutId, Layouts, Options, Outcome, RunError, Runner};
 
-/// What a run told.
+/// The report of a run.
 #[derive(Debug, Default)]
-pub struct Told {
-    /// What the first step left, with the reason.
+pub struct Report {
+    /// The leftovers of the first step, with their reasons.
     pub leftovers: Vec<(PathBuf, String)>,
-    /// How many versions the first step moved.
+    /// The number of versions that the first step moved.
     pub moved: u64,
 }
 
 /// Brings a store to a layout.
 pub fn run(root: &Path, to: &str) -> Result<Outcome, RunError> {
-    run_telling(root, to, 2, None, &Listening::default())
+    run_with(root, to, 2, None, &Recorder::default())
 }
 
-/// Brings a store to a layout, and hands back what it told.
-pub fn told(root: &Path, to: &str) -> Result<Told, RunError> {
-    let listening = Listening::default();
-    run_telling(root, to, 2, None, &listening)?;
-    Ok(listening.told.into_inner().unwrap())
+/// Brings a store to a layout, and returns the report.
+pub fn reported(root: &Path, to: &str) -> Result<Report, RunError> {
+    let recorder = Recorder::default();
+    run_with(root, to, 2, None, &recorder)?;
+    Ok(recorder.reported.into_inner().unwrap())
 }
 
-/// Brings a store that is of this layout, says a person, to another.
+/// Brings a store to a layout, with the layout that a person names for it.
 pub fn run_from(root: &Path, from: &str, to: &str) -> Result<Outcome, RunError> {
-    run_telling(root, to, 2, Some(from), &Listening::default())
+    run_with(root, to, 2, Some(from), &Recorder::default())
 }
 
-fn run_telling(
+fn run_with(
     root: &Path,
     to: &str,
     threads: usize,
@@ -58,23 +58,27 @@ fn run_telling(
 }
 
 #[derive(Default)]
-struct Listening {
-    told: Mutex<Told>,
+struct Recorder {
+    reported: Mutex<Report>,
     ended: Mutex<bool>,
 }
 
-impl Events for Listening {
+impl Events for Recorder {
     fn event(&self, event: Event<'_>) {
         let mut ended = self.ended.lock().unwrap();
         match event {
             Event::Leftover(leftover) if !*ended => {
-                self.told.lock().unwrap().leftovers.push((leftover.path.clone(), leftover.reason.clone()));
+                self.reported
+                    .lock()
+                    .unwrap()
+                    .leftovers
+                    .push((leftover.path.clone(), leftover.reason.clone()));
             }
             Event::StepEnd { items, .. } => {
                 *ended = true;
-                let mut told = self.told.lock().unwrap();
-                if told.moved == 0 {
-                    told.moved = items;
+                let mut reported = self.reported.lock().unwrap();
+                if reported.moved == 0 {
+                    reported.moved = items;
                 }
             }
             _ => {}

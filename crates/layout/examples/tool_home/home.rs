@@ -1,10 +1,10 @@
-//! The home as it is now. The code that the program lives on; it knows the current layout and no other.
+//! The home at the current layout. This code knows no other layout.
 //!
 //! ```text
 //! layout.v2  store.lock
 //! toolchains/NAME/VERSION/bin/NAME
 //! bin/NAME -> ../toolchains/NAME/VERSION/bin/NAME     a shim, derived: the newest version
-//! settings.toml                                       the user's, if there is one
+//! settings.toml                                       the user's settings, optional
 //! ```
 
 use std::fs;
@@ -16,7 +16,7 @@ use stoa_layout::{LayoutId, Pass, PathError};
 /// The layout that this program works with.
 pub(crate) const LAYOUT: LayoutId = LayoutId::fixed("v2");
 
-/// An open home. Only who passed the gate has one.
+/// An open home. It requires a passed gate.
 pub(crate) struct Home {
     root: PathBuf,
 }
@@ -30,7 +30,7 @@ impl Home {
         &self.root
     }
 
-    /// Is where the shim of a tool leads to, if there is one.
+    /// Returns the target of the shim of a tool, if there is one.
     pub(crate) fn tool(&self, name: &str) -> Result<Option<PathBuf>, PathError> {
         let shim = self.root.join("bin").join(name);
         match fs::canonicalize(&shim) {

@@ -1,13 +1,13 @@
-//! A tool manager that keeps its home in a versioned layout: how a program uses `stoa-layout`.
+//! A tool manager with a home in a versioned layout. It shows how a program uses `stoa-layout`.
 //!
-//! This is the program that people run. All it knows is the current layout (`home.rs`), and before it reads
-//! anything it passes the gate. The layouts from before, and the steps between them, are linked into
-//! `tool_home_migrate` alone, which the gate runs if the marker is not there.
+//! This is the program that people run. It knows only the current layout (`home.rs`), and it passes the gate before it reads
+//! anything. Only `tool_home_migrate` links the older layouts and the steps between them. The gate runs that program if the
+//! marker is missing.
 //!
 //! ```text
-//! tool_home --store DIR which NAME          prints where the tool NAME lies
-//! tool_home --store DIR run NAME [ARG...]   runs it, and keeps the home from being migrated meanwhile
-//! tool_home --store DIR status              looks, and changes nothing
+//! tool_home --store DIR which NAME          prints the path of the tool NAME
+//! tool_home --store DIR run NAME [ARG...]   runs the tool; the home cannot be migrated meanwhile
+//! tool_home --store DIR status              prints the state and changes nothing
 //! ```
 
 mod home;
@@ -29,7 +29,7 @@ struct Args {
     /// The home.
     #[arg(long, env = "TOOL_HOME")]
     store: PathBuf,
-    /// Say which command brings the home to the current layout rather than run it.
+    /// Name the command that upgrades the home instead of running it
     #[arg(long)]
     no_migrate: bool,
     #[command(subcommand)]
@@ -38,15 +38,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Prints where a tool lies.
+    /// Print the path of a tool
     Which { name: String },
-    /// Runs a tool.
+    /// Run a tool
     Run {
         name: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Says what the home is.
+    /// Print the state of the home
     Status,
 }
 
@@ -115,7 +115,7 @@ fn tool(home: &Home, name: &str) -> Result<PathBuf, Error> {
     home.tool(name)?.ok_or_else(|| Error::NoTool { name: name.to_owned(), home: home.root().to_owned() })
 }
 
-/// Looks without passing the gate. What the home is, if it isn't current, the migrator knows.
+/// Prints the state without passing the gate. The migrator knows the state of a home that is not current.
 fn status(args: &Args) -> Result<Exit, Error> {
     if home::marker(&args.store).exists() {
         println!("{} is at layout {}", args.store.display(), home::LAYOUT);

@@ -1,7 +1,7 @@
-//! Brings the home of `tool_home` to a layout. Run by the gate, or by hand.
+//! Brings the home of `tool_home` to a layout. Started by the gate or by hand.
 //!
-//! All there is to it: arguments into [`Options`], events onto the terminal, the outcome into an exit code.
-//! What it knows is in `../tool_home/layouts`; what it does is the engine's.
+//! It turns arguments into [`Options`], events into lines, and the outcome into an exit code. The layouts are in
+//! `../tool_home/layouts`, the work is done by the engine.
 
 #[path = "../tool_home/layouts/mod.rs"]
 mod layouts;
@@ -19,25 +19,25 @@ struct Args {
     /// The home.
     #[arg(long, env = "TOOL_HOME")]
     store: PathBuf,
-    /// The layout to bring it to, the current one if none is named.
+    /// Target layout [default: the current layout]
     #[arg(long, value_name = "LAYOUT")]
     to: Option<LayoutId>,
-    /// Says by hand what a home without a marker is.
+    /// Layout of a home without a marker
     #[arg(long, value_name = "LAYOUT")]
     from: Option<LayoutId>,
-    /// Only go up, and leave what is a person's decision to a person.
+    /// Upgrade only, and leave decisions to a person
     #[arg(long)]
     auto: bool,
-    /// Make no home where there is none.
+    /// Do not create a home
     #[arg(long)]
     no_create: bool,
-    /// Build the shims again even if nothing else is to be done.
+    /// Rebuild the shims, even if there is nothing else to do
     #[arg(long)]
     regenerate: bool,
-    /// Say what would be done; write nothing.
+    /// Show what would be done and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// How long to wait for those who use the home at an older layout.
+    /// Maximum wait for programs that use the home at an older layout
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     lock_timeout: f64,
 }
@@ -91,7 +91,7 @@ fn run(args: Args) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Tells people what happens.
+/// Prints the events.
 struct Terminal;
 
 impl Events for Terminal {
@@ -99,7 +99,7 @@ impl Events for Terminal {
         match event {
             Event::Plan { root, creates, steps, .. } => {
                 if let Some(layout) = creates {
-                    say(&format!("{}: to be made at layout {layout}", root.display()));
+                    say(&format!("{}: to be created at layout {layout}", root.display()));
                 }
                 for step in steps {
                     let what = step.survey.as_ref().map(|survey| format!(": {} items", survey.items));
@@ -121,13 +121,13 @@ impl Events for Terminal {
             Event::StepEnd { from, to, items, leftovers, .. } => {
                 say(&format!("{from} to {to}: done, {items} moved, {leftovers} left"));
             }
-            Event::Created(layout) => say(&format!("made at layout {layout}")),
+            Event::Created(layout) => say(&format!("created at layout {layout}")),
             Event::Restored(layout) => say(&format!("restored the marker of layout {layout}")),
         }
     }
 }
 
-/// That nobody reads on must not stop the work.
+/// Prints a line. A closed pipe must not stop the work.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

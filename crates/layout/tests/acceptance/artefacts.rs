@@ -1,4 +1,4 @@
-//! What is derived: built again on demand, healed by whoever comes next, and never missing meanwhile.
+//! Artefacts are rebuilt on demand, repaired by the next run, and never missing meanwhile.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn regenerate() -> Options {
 }
 
 #[test]
-fn regenerating_mends_the_shims() {
+fn a_regeneration_repairs_the_shims() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &auto());
@@ -27,13 +27,13 @@ fn regenerating_mends_the_shims() {
     std::os::unix::fs::symlink("../toolchains/gone/1.0/bin/gone", bin.join("gone")).unwrap();
     assert_eq!(run::run(dir.path(), &regenerate()), done("v2"));
     run::assert_same(&whole, &settled(dir.path()), "regenerated");
-    // What leads elsewhere, or is a file, is the user's.
+    // Other symlinks and files belong to the user.
     std::os::unix::fs::symlink("/usr/bin/env", bin.join("env")).unwrap();
     fs::remove_file(bin.join("zig")).unwrap();
     homes::file(&bin.join("zig"), "mine", 0o755);
     let events = Recorder::default();
     assert_eq!(run_recorded(dir.path(), &regenerate(), &layouts(), &events), done("v2"));
-    events.assert_told("zig is no shim and stays");
+    events.assert_reported("zig is no shim and stays");
     assert_eq!(fs::read_to_string(bin.join("zig")).unwrap(), "mine");
     assert!(bin.join("env").symlink_metadata().is_ok());
 }
@@ -49,12 +49,12 @@ fn an_interrupted_regeneration_is_finished_first() {
         let target = options.target.clone().unwrap().to_string();
         let events = Recorder::default();
         assert_eq!(run_recorded(dir.path(), &options, &layouts(), &events), done(&target));
-        events.assert_told("rebuild the derived files");
+        events.assert_reported("rebuild the derived files");
         assert!(dir.path().join("bin/zig").exists());
     }
 }
 
-/// Begun by an older program, whose current layout it was.
+/// An older program, with an older current layout, began the regeneration.
 #[test]
 fn a_regeneration_of_an_older_layout_is_planned_and_finished() {
     let dir = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ fn a_regeneration_of_an_older_layout_is_planned_and_finished() {
     fs::rename(dir.path().join("layout.v1"), dir.path().join("migrating.v1-v1")).unwrap();
     let events = Recorder::default();
     assert_eq!(plan(dir.path(), &auto(), &events), Ok(true));
-    events.assert_told("keep toolchains apart");
+    events.assert_reported("keep toolchains apart");
     assert_eq!(run::run(dir.path(), &auto()), done("v2"));
     assert_eq!(markers(dir.path()), ["layout.v2"]);
 }
@@ -72,7 +72,7 @@ fn a_regeneration_of_an_older_layout_is_planned_and_finished() {
 fn no_shim_is_missing_at_any_instant() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
-    // One look right after the other at one name, and many changes of it: an instant is short.
+    // The name is checked all the time while it changes many times.
     let shim = dir.path().join("bin/node");
     let (looks, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -134,12 +134,12 @@ fn with_broken(is_required: bool) -> Layouts {
 }
 
 #[test]
-fn an_artefact_that_is_healed_later_may_fail() {
+fn an_artefact_that_the_program_builds_later_may_fail() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     let events = Recorder::default();
     assert_eq!(run_recorded(dir.path(), &auto(), &with_broken(false), &events), done("v2"));
-    events.assert_told("cannot build the index, the program builds it later: cannot write /index/1");
+    events.assert_reported("cannot build the index, the program builds it later: cannot write /index/1");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A store that is made new, and one whose making was interrupted.
+//! New stores, and interrupted creations.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn a_missing_folder_becomes_a_store_with_its_parents() {
 }
 
 #[test]
-fn what_an_empty_folder_may_hold_does_not_count() {
+fn names_that_desktops_create_do_not_count() {
     let dir = tempfile::tempdir().unwrap();
     for name in [".DS_Store", "store.lock", ".marker.old"] {
         homes::file(&dir.path().join(name), "", 0o644);
@@ -40,7 +40,7 @@ fn what_an_empty_folder_may_hold_does_not_count() {
 }
 
 #[test]
-fn a_new_store_is_made_at_the_current_layout_only() {
+fn a_new_store_is_created_at_the_current_layout_only() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("home");
     run::run(&root, &to("v1")).assert_failed(Exit::USAGE, &["home", "--to v1"]);
@@ -48,8 +48,8 @@ fn a_new_store_is_made_at_the_current_layout_only() {
 }
 
 #[test]
-fn an_interrupted_making_is_finished() {
-    // Of an older layout too: there is nothing in it yet.
+fn an_interrupted_creation_is_finished() {
+    // A creation at an older layout is finished too: the store is still empty.
     for marker in ["creating.v2", "creating.v1"] {
         for folders in [&[][..], &["bin"], &["toolchains", "bin"]] {
             let dir = tempfile::tempdir().unwrap();
@@ -70,7 +70,7 @@ fn fresh_equals_migrated() {
     homes::v0_with(&old, &[("node", "1.0")]);
     assert_eq!(run::run(&old, &auto()), done("v2"));
     assert_eq!(run::run(&new, &auto()), done("v2"));
-    // What a user puts there by the program's rules is then in the same place.
+    // Toolchains of the user are then at the same place.
     for folder in ["bin/node", "share/doc"] {
         let from = old.join("toolchains/node/1.0").join(folder);
         let content = fs::read_to_string(&from).unwrap();

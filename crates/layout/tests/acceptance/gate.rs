@@ -1,4 +1,4 @@
-//! The gate, with the two programs as they are installed: side by side.
+//! The gate, with both programs installed in one folder.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -27,7 +27,7 @@ fn stdout(output: &Output) -> String {
 }
 
 #[test]
-fn an_old_home_is_brought_up_and_used() {
+fn an_old_home_is_upgraded_and_used() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().canonicalize().unwrap();
     homes::v0(&home);
@@ -36,7 +36,7 @@ fn an_old_home_is_brought_up_and_used() {
     assert_eq!(stdout(&output), format!("{}\n", home.join("toolchains/node/1.10/bin/node").display()));
     assert!(stderr(&output).contains("v1 to v2: done"), "{output:?}");
     assert!(Marker::At(layouts::CURRENT).path(&home).exists());
-    // Once there, the migrator isn't run any more.
+    // On a current store the migrator is not run.
     let output = tool_home(&home, &["run", "zig"]);
     assert_eq!((code(&output), stdout(&output)), (0, "zig 0.13.0\n".to_owned()));
     assert_eq!(stderr(&output), "");
@@ -44,7 +44,7 @@ fn an_old_home_is_brought_up_and_used() {
 }
 
 #[test]
-fn the_migrators_code_and_message_stand() {
+fn the_exit_code_and_message_of_the_migrator_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     homes::file(&dir.path().join("layout.v9"), "", 0o644);
@@ -56,7 +56,7 @@ fn the_migrators_code_and_message_stand() {
 }
 
 #[test]
-fn without_a_migrator_it_says_where_it_looked() {
+fn a_missing_migrator_is_named_by_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let (bin, home) = (dir.path().join("programs"), dir.path().join("home"));
     fs::create_dir(&bin).unwrap();
@@ -70,12 +70,12 @@ fn without_a_migrator_it_says_where_it_looked() {
     assert!(stderr(&output).contains(&format!("{} does not exist", beside.display())));
     homes::file(&beside, "", 0o644);
     assert!(stderr(&tool_home_at(&program, &home, &["which", "node"])).contains("is not executable"));
-    // One that does nothing must not lead into a loop.
+    // A migrator that does nothing must not cause a loop.
     homes::file(&beside, "#!/bin/sh\n", 0o755);
     let output = tool_home_at(&program, &home, &["which", "node"]);
     assert_eq!(code(&output), 78);
     assert!(stderr(&output).contains("succeeded but did not create"), "{output:?}");
-    // A program behind a symlink finds what lies beside the program itself.
+    // A program behind a symlink finds the migrator beside the program itself.
     fs::remove_file(&beside).unwrap();
     std::os::unix::fs::symlink(example("tool_home"), dir.path().join("link")).unwrap();
     assert_eq!(code(&tool_home_at(&dir.path().join("link"), &home, &["which", "zig"])), 0);
@@ -104,9 +104,9 @@ fn looking_changes_nothing() {
     run::assert_same(&before, &everything(dir.path()), "a look");
 }
 
-/// One that is opened for longer looks for a second marker as well.
+/// A program that holds the store looks for a second marker too.
 #[test]
-fn a_second_marker_is_refused_by_who_stays() {
+fn a_program_that_holds_the_store_refuses_a_second_marker() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     assert_eq!(code(&tool_home(dir.path(), &["which", "zig"])), 0);
@@ -137,7 +137,7 @@ fn after_a_migration_a_signal_ends_the_program_as_before() {
     let kill = |target: String| Command::new("kill").args(["-TERM", "--", &target]).status().unwrap();
     assert!(kill(child.id().to_string()).success());
     let status = child.wait().unwrap();
-    // What it ran is still there.
+    // The child still runs.
     kill(format!("-{}", child.id()));
     assert_eq!(status.signal(), Some(15), "{status}");
 }

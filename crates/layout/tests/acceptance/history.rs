@@ -1,4 +1,4 @@
-//! What a marker tells beside its name, and that its content decides nothing.
+//! The content of a marker is history and decides nothing.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn entry(from: &str, to: &str, moved: u64, leftovers: u64) -> (String, String, u
 }
 
 #[test]
-fn each_step_is_an_entry() {
+fn each_step_adds_an_entry() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
@@ -42,14 +42,14 @@ fn each_step_is_an_entry() {
 }
 
 #[test]
-fn the_making_is_an_entry() {
+fn the_creation_adds_an_entry() {
     let dir = tempfile::tempdir().unwrap();
     run::run(dir.path(), &auto());
     assert_eq!(history(dir.path()), [entry("empty", "v2", 0, 0)]);
 }
 
-/// The content is written under the old name first: killed between that and the change of the name, the
-/// entry is there though the step has not ended.
+/// The content is written under the old name first. After a kill between the write and the rename, the entry exists although the
+/// step has not ended.
 #[test]
 fn an_entry_written_too_early_is_not_written_twice() {
     let dir = tempfile::tempdir().unwrap();
@@ -73,13 +73,13 @@ fn damaged_content_is_a_warning() {
         fs::write(dir.path().join("layout.v1"), damage).unwrap();
         let events = Recorder::default();
         assert_eq!(run_recorded(dir.path(), &auto(), &layouts(), &events), done("v2"), "{damage:?}");
-        events.assert_told("cannot read the history in");
+        events.assert_reported("cannot read the history in");
         assert_eq!(history(dir.path()), [entry("v1", "v2", 4, 3)]);
     }
 }
 
 #[test]
-fn what_a_killed_run_left_is_swept() {
+fn temporaries_of_a_killed_run_are_swept() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     homes::file(&dir.path().join(".marker.abc123"), "half", 0o600);
@@ -90,7 +90,7 @@ fn what_a_killed_run_left_is_swept() {
 }
 
 #[test]
-fn a_layout_from_before_markers_has_none() {
+fn a_layout_without_markers_has_no_history() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));

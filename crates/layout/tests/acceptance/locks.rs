@@ -1,4 +1,4 @@
-//! Who waits for whom, and that nobody goes on without the lock.
+//! Processes wait for each other, and no process works without the lock.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -51,7 +51,7 @@ fn home_with_a_user(root: &Path) -> User {
 }
 
 #[test]
-fn one_that_is_in_use_is_busy_and_names_who_uses_it() {
+fn a_store_in_use_is_busy_and_names_its_user() {
     let dir = tempfile::tempdir().unwrap();
     let user = home_with_a_user(dir.path());
     let before = settled(dir.path());
@@ -68,7 +68,7 @@ fn one_that_is_in_use_is_busy_and_names_who_uses_it() {
 }
 
 #[test]
-fn who_waits_goes_on_when_the_user_is_gone() {
+fn a_waiting_run_continues_when_the_user_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let user = home_with_a_user(dir.path());
     let patient = Options { lock_timeout: Duration::from_secs(30), ..to("v1") };
@@ -83,7 +83,7 @@ fn who_waits_goes_on_when_the_user_is_gone() {
 }
 
 #[test]
-fn of_many_starters_one_migrates() {
+fn one_of_many_starters_migrates() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     for n in 0..30 {
@@ -108,15 +108,15 @@ fn of_many_starters_one_migrates() {
     let winners: Vec<u32> =
         runs.iter().filter(|(_, output)| stderr(output).contains("done,")).map(|(pid, _)| *pid).collect();
     assert_eq!(winners.len(), 1, "{runs:#?}");
-    // Losers write nothing, not even their names into the lock file.
+    // The losers write nothing, not even their names into the lock file.
     let lock = fs::read_to_string(dir.path().join("store.lock")).unwrap();
     assert!(lock.contains(&format!("pid = {}\n", winners[0])), "{lock} {winners:?}");
     assert_eq!(markers(dir.path()), ["layout.v2"]);
 }
 
-/// The names may be read while they change; where somebody is at work, only a look under the lock counts.
+/// Names may change while they are read. Only a look under the lock counts while another process works.
 #[test]
-fn what_is_seen_while_somebody_is_at_work_does_not_count() {
+fn a_look_during_the_work_of_another_process_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
@@ -134,8 +134,8 @@ fn what_is_seen_while_somebody_is_at_work_does_not_count() {
 }
 
 #[test]
-fn a_waiter_under_auto_makes_way_for_a_step_back() {
-    // One that comes before the step begins, and one that comes while it is under way.
+fn an_automatic_run_stops_waiting_for_a_step_back() {
+    // One run waits before the step begins, the other while the step is under way.
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v1"));
@@ -150,7 +150,7 @@ fn a_waiter_under_auto_makes_way_for_a_step_back() {
         assert_eq!(person.join().unwrap(), 0);
     });
     assert_eq!(markers(dir.path()), Vec::<String>::new());
-    // The end of a step back is seen as well: lower than what it was at first.
+    // The end of a step back counts too: the layout is older than at first.
     run::run(dir.path(), &to("v1"));
     let lock = locked(dir.path());
     thread::scope(|scope| {
@@ -165,7 +165,7 @@ fn a_waiter_under_auto_makes_way_for_a_step_back() {
     drop(lock);
 }
 
-/// Takes the lock. Another test's child may hold a copy of one that was let go, from its fork to its exec.
+/// Takes the lock. The child of another test may hold a copy of a released lock between its fork and its exec.
 fn locked(root: &Path) -> ExclusiveLock {
     loop {
         if let Some(lock) = ExclusiveLock::try_acquire(root, "test").unwrap() {
@@ -194,7 +194,7 @@ fn a_waiter_can_be_stopped() {
     run::assert_same(&before, &settled(dir.path()), "stopped while waiting");
 }
 
-/// Tells a test how far a run is, and holds it there.
+/// Reports the progress of a run to a test, and holds the run there.
 struct Teller {
     waiting: Option<mpsc::Sender<()>>,
     moving: Option<(mpsc::Sender<()>, std::sync::Mutex<mpsc::Receiver<()>>)>,
@@ -233,7 +233,7 @@ fn run_telling(root: &Path, options: &Options, teller: Teller) -> u8 {
 }
 
 #[test]
-fn the_dead_leave_no_lock_behind() {
+fn a_dead_process_leaves_no_lock_behind() {
     let dir = tempfile::tempdir().unwrap();
     let mut user = home_with_a_user(dir.path());
     user.0.kill().unwrap();

@@ -1,7 +1,7 @@
 //! Acceptance tests of the engine, with the layouts of `examples/tool_home`.
 //!
-//! In-process where the test must stop the work at a certain place; with the real programs where processes
-//! matter. What survives a kill is `../kill_sweep.rs`.
+//! They run in the process if the test must stop the work at a certain place, and with the real programs if processes matter.
+//! `../kill_sweep.rs` tests kills.
 #![expect(clippy::disallowed_methods, reason = "tests make folders of their own")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 

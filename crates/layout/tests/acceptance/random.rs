@@ -1,4 +1,4 @@
-//! Random homes, and random mixtures of the two sides of a step: any of them is a valid start both ways.
+//! Random homes, and random mixtures of the two sides of a step. Each is a valid start in both directions.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::support::tree::{self, settled};
 struct Home {
     /// The versions of each tool, in order.
     tools: BTreeMap<String, Vec<String>>,
-    /// What is none of ours, below the home.
+    /// Foreign files below the home.
     odd: Vec<String>,
     has_settings: bool,
 }
@@ -37,7 +37,7 @@ impl Home {
             .collect()
     }
 
-    /// Is the moves of a step, from the older side to the newer one.
+    /// Returns the moves of a step, from the older to the newer side.
     fn moves(&self, step: (&str, &str)) -> Vec<(PathBuf, PathBuf)> {
         let mut moves: Vec<(String, String)> = self
             .pairs()
@@ -76,7 +76,7 @@ fn homes() -> impl Strategy<Value = Home> {
     (tools, odd, any::<bool>()).prop_map(|(tools, odd, has_settings)| Home { tools, odd, has_settings })
 }
 
-/// Is the undisturbed home at a layout.
+/// Returns the undisturbed home at a layout.
 fn undisturbed(home: &Home, layout: &str) -> tree::Tree {
     let dir = tempfile::tempdir().unwrap();
     home.make(dir.path());

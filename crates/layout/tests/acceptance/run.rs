@@ -1,4 +1,4 @@
-//! Runs the engine in-process, keeps what it tells, and stops it where a test says.
+//! Runs the engine in the process, records its events, and stops it at a given item.
 
 use std::path::Path;
 use std::process::Output;
@@ -12,23 +12,27 @@ pub(crate) use stoa_layout::Options;
 use crate::layouts::layouts;
 use crate::support::tree;
 
-/// Keeps what was told, and may ask for an end at the n-th moved item.
+/// Records the events, and may cancel the run at the n-th moved item.
 #[derive(Default)]
 pub(crate) struct Recorder {
-    pub(crate) told: Mutex<Vec<String>>,
+    pub(crate) reported: Mutex<Vec<String>>,
     stop_at: Option<u64>,
     signal: i32,
     cancel: Cancel,
 }
 
 impl Recorder {
-    pub(crate) fn told(&self) -> Vec<String> {
-        self.told.lock().unwrap().clone()
+    pub(crate) fn reported(&self) -> Vec<String> {
+        self.reported.lock().unwrap().clone()
     }
 
     #[track_caller]
-    pub(crate) fn assert_told(&self, part: &str) {
-        assert!(self.told().iter().any(|line| line.contains(part)), "{part:?} not in {:#?}", self.told());
+    pub(crate) fn assert_reported(&self, part: &str) {
+        assert!(
+            self.reported().iter().any(|line| line.contains(part)),
+            "{part:?} not in {:#?}",
+            self.reported()
+        );
     }
 }
 
@@ -44,11 +48,11 @@ impl Events for Recorder {
             Event::Leftover(leftover) => format!("leftover: {} {}", leftover.path.display(), leftover.reason),
             other => format!("{other:?}"),
         };
-        self.told.lock().unwrap().push(line);
+        self.reported.lock().unwrap().push(line);
     }
 }
 
-/// Is the options of a run by hand to a layout.
+/// Returns the options of a manual run to a layout.
 pub(crate) fn to(layout: &str) -> Options {
     Options {
         target: Some(LayoutId::parse(layout).unwrap()),
@@ -57,12 +61,12 @@ pub(crate) fn to(layout: &str) -> Options {
     }
 }
 
-/// Is the options that the gate gives.
+/// Returns the options of the gate.
 pub(crate) fn auto() -> Options {
     Options { auto: true, ..to("v2") }
 }
 
-/// How a run ended, in a form to compare.
+/// The end of a run, for comparisons.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Done(Outcome),
@@ -70,7 +74,7 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// Checks that it failed with this code and a message that holds these words.
+    /// Checks that the run failed with this exit code and a message with these words.
     #[track_caller]
     pub(crate) fn assert_failed(&self, code: Exit, words: &[&str]) {
         match self {
@@ -105,37 +109,37 @@ pub(crate) fn run_recorded(root: &Path, options: &Options, layouts: &Layouts, ev
     }
 }
 
-/// Runs until `items` items of a step are moved, then stops it as a signal would.
+/// Runs until `items` items of a step are moved, then stops the run as a signal does.
 pub(crate) fn run_and_stop(root: &Path, options: &Options, items: u64, signal: i32) {
     let events = Recorder { stop_at: Some(items), signal, ..Recorder::default() };
     let end = run_recorded(root, options, &layouts(), &events);
     end.assert_failed(Exit::signal(signal), &["run again", "--to"]);
 }
 
-/// Plans, and says whether there is something to do.
+/// Plans a run, and returns whether there is anything to do.
 pub(crate) fn plan(root: &Path, options: &Options, events: &Recorder) -> Result<bool, (u8, String)> {
     let layouts = layouts();
     let runner = Runner { root, layouts: &layouts, options, events, cancel: &events.cancel };
     runner.plan().map_err(|error| (error.exit().code(), error.to_string()))
 }
 
-/// Is the markers in a root.
+/// Returns the markers in a root.
 pub(crate) fn markers(root: &Path) -> Vec<String> {
     Top::read(root).unwrap().unwrap_or_default().markers.iter().map(ToString::to_string).collect()
 }
 
-/// Is the code that a program ended with.
+/// Returns the exit code of a program.
 #[track_caller]
 pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"))
 }
 
-/// Is what a program said on stderr.
+/// Returns the standard error of a program.
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Checks that two trees are the same, and says what differs.
+/// Checks that two trees are equal, and shows the differences.
 #[track_caller]
 pub(crate) fn assert_same(left: &tree::Tree, right: &tree::Tree, what: &str) {
     assert!(left == right, "{what}:\n{}", tree::difference(left, right));

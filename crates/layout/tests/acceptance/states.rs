@@ -1,4 +1,4 @@
-//! What a folder is found to be, and that what is refused is not touched.
+//! The states of folders, and refusals, which change nothing.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::layouts::layouts;
 use crate::run::{self, End, Recorder, auto, markers, nothing, plan, to};
 use crate::support::{homes, tree};
 
-/// Every way in must refuse it, and leave it as it is to the byte and the time.
+/// Every option must refuse the folder and leave every byte and time unchanged.
 #[track_caller]
 fn assert_refused(root: &Path, code: Exit, words: &[&str]) {
     let before = tree::everything(root);
@@ -22,7 +22,7 @@ fn assert_refused(root: &Path, code: Exit, words: &[&str]) {
 }
 
 #[test]
-fn current_is_nothing_to_do() {
+fn a_current_home_has_nothing_to_do() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &auto());
@@ -73,7 +73,7 @@ fn foreign_is_65() {
     homes::file(&dir.path().join("bin/ls"), "", 0o755);
     homes::file(&dir.path().join("tools/saw"), "", 0o644);
     assert_refused(dir.path(), Exit::NOT_A_STORE, &["bin, tools", "not a store"]);
-    // The folder above a home is none, nor is one below it.
+    // A folder above or below a home is not a home.
     let above = tempfile::tempdir().unwrap();
     homes::v0(&above.path().join("home"));
     assert_refused(above.path(), Exit::NOT_A_STORE, &["home"]);
@@ -109,7 +109,7 @@ fn by_hand_a_home_may_be_said_to_be_v0() {
 }
 
 #[test]
-fn no_create_makes_nothing() {
+fn no_create_creates_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let options = run::Options { no_create: true, ..auto() };
     for root in [dir.path().join("missing"), dir.path().to_owned()] {
@@ -127,28 +127,28 @@ fn dry_run_writes_nothing() {
     let missing = dir.path().join("missing");
     let events = Recorder::default();
     assert_eq!(plan(&missing, &to("v2"), &events), Ok(true));
-    events.assert_told("creates: Some");
+    events.assert_reported("creates: Some");
     assert!(!missing.exists());
     let home = dir.path().join("home");
     homes::v0(&home);
     let before = tree::everything(&home);
     let events = Recorder::default();
     assert_eq!(plan(&home, &to("v2"), &events), Ok(true));
-    events.assert_told("items: 3");
-    events.assert_told("half-1.0 it is incomplete");
-    events.assert_told("README it is named as no toolchain is");
+    events.assert_reported("items: 3");
+    events.assert_reported("half-1.0 incomplete");
+    events.assert_reported("README its name is not that of a toolchain");
     run::assert_same(&before, &tree::everything(&home), "a planned home");
-    // In the middle of a step too.
+    // The same in the middle of a step.
     run::run_and_stop(&home, &to("v1"), 1, 15);
     let before = tree::everything(&home);
     let events = Recorder::default();
     assert_eq!(plan(&home, &to("v2"), &events), Ok(true));
-    events.assert_told("resumes: true");
+    events.assert_reported("resumes: true");
     run::assert_same(&before, &tree::everything(&home), "a planned home in a step");
 }
 
 #[test]
-fn what_can_be_refused_is_refused_before_anything_moves() {
+fn a_refusal_comes_before_any_move() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v1"));
@@ -171,14 +171,14 @@ fn a_taken_place_on_the_way_up_is_a_leftover() {
     homes::file(&dir.path().join("tools/zig/0.13.0"), "in the way", 0o644);
     let events = Recorder::default();
     assert_eq!(run::run_recorded(dir.path(), &to("v2"), &layouts(), &events), run::done("v2"));
-    events.assert_told("tools/zig-0.13.0 its place is taken");
+    events.assert_reported("tools/zig-0.13.0 its place is taken");
     assert!(dir.path().join("tools/zig-0.13.0/bin/zig").exists());
     assert_eq!(fs::read_to_string(dir.path().join("tools/zig/0.13.0")).unwrap(), "in the way");
     assert!(dir.path().join("toolchains/node/1.10/bin/node").exists());
 }
 
 #[test]
-fn states_are_told_apart() {
+fn each_state_is_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("home");
     let look = || State::look(&root, &layouts()).unwrap();
@@ -199,7 +199,7 @@ fn unmarked(root: &Path) {
     homes::v0(root);
     assert_eq!(run::run(root, &to("v2")), run::done("v2"));
     fs::remove_file(root.join("layout.v2")).unwrap();
-    // What the upgrade left behind is no part of the home.
+    // A leftover of the upgrade does not belong to the home.
     fs::remove_dir_all(root.join("tools/half-1.0")).unwrap();
 }
 
@@ -225,7 +225,7 @@ fn a_lost_marker_is_restored_by_hand() {
     let by_hand = run::Options { assumed: to("v2").target, ..to("v2") };
     let events = Recorder::default();
     assert_eq!(plan(dir.path(), &by_hand, &events), Ok(true));
-    events.assert_told("restores: Some");
+    events.assert_reported("restores: Some");
     run::assert_same(&before, &tree::settled(dir.path()), "a planned restoration");
     assert_eq!(run::run(dir.path(), &by_hand), run::done("v2"));
     assert_eq!(markers(dir.path()), ["layout.v2"]);
@@ -234,7 +234,7 @@ fn a_lost_marker_is_restored_by_hand() {
     run::assert_same(&before, &after, "a restored home");
     let text = fs::read_to_string(dir.path().join("layout.v2")).unwrap();
     assert!(text.contains("unmarked"), "{text}");
-    // Further on from there.
+    // A restoration and a step back in one run.
     fs::remove_file(dir.path().join("layout.v2")).unwrap();
     let back = run::Options { assumed: to("v2").target, ..to("v1") };
     assert_eq!(run::run(dir.path(), &back), run::done("v1"));

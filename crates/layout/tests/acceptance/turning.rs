@@ -1,4 +1,4 @@
-//! Steps that are interrupted, taken up again, turned around, and taken back.
+//! Steps that are interrupted, resumed and reversed.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::support::tree::{self, Tree, settled};
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
 
-/// Is what an undisturbed home looks like at a layout.
+/// Returns the picture of an undisturbed home at a layout.
 fn undisturbed(layout: &str) -> Tree {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
@@ -42,7 +42,7 @@ fn up_and_back_is_the_same_tree() {
 }
 
 #[test]
-fn an_interrupted_step_is_resumed_or_turned_around() {
+fn an_interrupted_step_is_resumed_or_reversed() {
     for (start, target) in [("v0", "v1"), ("v1", "v0"), ("v1", "v2"), ("v2", "v1")] {
         for items in 1..=3 {
             for end in ["v0", "v1", "v2"] {
@@ -70,7 +70,7 @@ fn stopped_is_130_or_143_and_resumable() {
 }
 
 #[test]
-fn auto_leaves_a_step_back_to_a_person() {
+fn an_automatic_run_does_not_resume_a_step_back() {
     for (start, target) in [("v2", "v1"), ("v1", "v0")] {
         let dir = tempfile::tempdir().unwrap();
         homes::v0(dir.path());
@@ -86,9 +86,9 @@ fn auto_leaves_a_step_back_to_a_person() {
     }
 }
 
-/// An older program's gate names an older layout: that must not make the migrator take anything back.
+/// The gate of an older program names an older layout. The migrator must not downgrade the home for it.
 #[test]
-fn auto_never_goes_back() {
+fn an_automatic_run_never_goes_back() {
     let older = run::Options { auto: true, ..to("v1") };
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
@@ -105,25 +105,25 @@ fn auto_never_goes_back() {
 }
 
 #[test]
-fn leftovers_are_told_with_their_reasons() {
+fn leftovers_are_reported_with_their_reasons() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     let events = Recorder::default();
     run::run_recorded(dir.path(), &auto(), &layouts(), &events);
     for leftover in [
-        "tools/README it is named as no toolchain is",
-        "tools/half-1.0 it is incomplete: there is no file bin/half",
-        "tools/empty/1.0 it is incomplete: there is no file bin/empty",
+        "tools/README its name is not that of a toolchain",
+        "tools/half-1.0 incomplete: it has no file bin/half",
+        "tools/empty/1.0 incomplete: it has no file bin/empty",
     ] {
-        events.assert_told(leftover);
+        events.assert_reported(leftover);
     }
     assert!(dir.path().join("tools/half-1.0/lib/x").exists());
     assert_eq!(fs::read_to_string(dir.path().join("notes.txt")).unwrap(), "left alone\n");
 }
 
-/// There is nothing left that v0 could be known by, and that is no reason to fail.
+/// The home cannot be recognised as v0 any more, and the step back succeeds all the same.
 #[test]
-fn a_home_with_nothing_in_it_goes_back_too() {
+fn an_empty_home_goes_back_too() {
     let dir = tempfile::tempdir().unwrap();
     run::run(dir.path(), &auto());
     assert_eq!(run::run(dir.path(), &to("v0")), done("v0"));

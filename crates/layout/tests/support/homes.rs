@@ -1,17 +1,17 @@
-//! Homes of the tool manager in `examples/tool_home`, made by hand as v0 had them.
+//! Homes of the tool manager in `examples/tool_home` at layout v0.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Names and versions, the newest of a name last.
+/// Names and versions, the newest version of each name last.
 pub(crate) type Tools<'a> = &'a [(&'a str, &'a str)];
 
 /// The toolchains of an ordinary home.
 pub(crate) const TOOLS: Tools<'static> = &[("node", "1.2"), ("node", "1.10"), ("zig", "0.13.0")];
 
-/// Makes a v0 home with settings and odd things in it.
+/// Creates a v0 home with settings and odd files.
 pub(crate) fn v0(root: &Path) {
     v0_with(root, TOOLS);
     file(&root.join("settings"), "colour = true\n", 0o600);
@@ -22,7 +22,7 @@ pub(crate) fn v0(root: &Path) {
     file(&root.join("notes.txt"), "left alone\n", 0o640);
 }
 
-/// Makes a v0 home of these toolchains and their shims.
+/// Creates a v0 home with these toolchains and their shims.
 pub(crate) fn v0_with(root: &Path, tools: Tools<'_>) {
     fs::create_dir_all(root.join("tools")).unwrap();
     fs::create_dir_all(root.join("bin")).unwrap();
@@ -36,13 +36,13 @@ pub(crate) fn v0_with(root: &Path, tools: Tools<'_>) {
     }
 }
 
-/// Writes a file with its folders, a mode, and a time of its own.
+/// Writes a file with its folders, a mode and a fixed time.
 pub(crate) fn file(path: &Path, content: &str, mode: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let age = u64::try_from(path.as_os_str().len()).unwrap() % 7;
-    // Opened for reading: the mode may forbid writing.
+    // The mode may forbid writing, so the file is opened for reading.
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000 + age);
     File::open(path).unwrap().set_modified(time).unwrap();
 }

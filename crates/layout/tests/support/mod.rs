@@ -1,4 +1,4 @@
-//! What the tests of the engine share: homes to migrate, pictures of trees, the programs to run.
+//! Shared by the tests of the engine: homes, pictures of trees, programs.
 
 pub(crate) mod homes;
 pub(crate) mod programs;

@@ -1,12 +1,11 @@
 //! Kills or fails a program at each of its calls that change the disk, with `strace --inject`.
 //!
-//! First a clean run is traced, and its calls are counted. Then, for each of them, a fresh folder is made and
-//! the program is run again until that call, at which it is killed before the call runs, or is told that it
-//! failed. What it left is judged, the program is run once more undisturbed, and the end is judged.
+//! First a clean run is traced and its calls are counted. Then, for each call, the program runs in a fresh folder until that
+//! call, where it is killed, or the call fails. The tree is checked, the program runs once more undisturbed, and the tree is
+//! checked again.
 //!
-//! strace counts a call by its name in one process, so this is for programs that do their work in one
-//! process and thread. Only calls that name something below the folder are points: not the loader's, nor
-//! those to the terminal.
+//! strace counts calls by name in one process, so the programs must work in one process and thread. Only calls with a path
+//! below the folder count, not those of the loader or to the terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,12 +18,12 @@ use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
 
 use super::support::tree::{self, Tree};
 
-/// The calls that change the disk, or make a change last.
+/// The calls that change the disk or sync it.
 const CALLS: &str = "open,openat,creat,write,pwrite64,writev,truncate,ftruncate,fallocate,rename,renameat,renameat2,\
                      mkdir,mkdirat,rmdir,unlink,unlinkat,link,linkat,symlink,symlinkat,chmod,fchmod,fchmodat,chown,fchown,\
                      lchown,fchownat,utimensat,setxattr,fsetxattr,fsync,fdatasync,syncfs,flock";
 
-/// What a program is put through.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL before the call.
@@ -33,12 +32,12 @@ pub(crate) enum Fault {
     Error(&'static str),
 }
 
-/// What a judge finds wrong is a text.
+/// A check returns the problem as a text.
 pub(crate) type Judge<'a> = &'a dyn Fn(&Path) -> Result<(), String>;
 
-/// A program and how to judge what it leaves.
+/// A program, and the checks of the trees that it leaves.
 pub(crate) struct Sweep<'a> {
-    /// Makes the folder as it is before; the folder itself is not there yet.
+    /// Creates the folder in its first state. The folder does not exist yet.
     pub(crate) before: &'a dyn Fn(&Path),
     /// Is the program, to be run on the folder.
     pub(crate) command: &'a dyn Fn(&Path) -> Command,

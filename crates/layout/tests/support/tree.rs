@@ -12,7 +12,7 @@ use stoa_layout::marker::Marker;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Entry {
     pub(crate) mode: u32,
-    /// Nanoseconds. Of folders and symlinks only in a picture of everything.
+    /// Nanoseconds. Folders and symlinks have one only in a picture of everything.
     pub(crate) mtime: Option<i128>,
     /// A file's bytes, a symlink's target.
     pub(crate) content: Option<Vec<u8>>,
@@ -21,7 +21,7 @@ pub(crate) struct Entry {
 /// All names below a folder.
 pub(crate) type Tree = BTreeMap<PathBuf, Entry>;
 
-/// Pictures everything, to show that nothing at all was changed.
+/// Returns a picture of everything, to show that nothing was changed.
 pub(crate) fn everything(root: &Path) -> Tree {
     let mut tree = Tree::new();
     if root.exists() {
@@ -31,8 +31,8 @@ pub(crate) fn everything(root: &Path) -> Tree {
     tree
 }
 
-/// Pictures what people rely on: names, modes, bytes, and times of files; of the marker the name alone. Not the
-/// lock file, which stays behind by design.
+/// Returns a picture of names, modes, bytes, and times of files; of the marker only the name. The lock file is left out, because
+/// it stays by design.
 pub(crate) fn settled(root: &Path) -> Tree {
     let mut tree = everything(root);
     tree.remove(Path::new(""));
@@ -47,7 +47,7 @@ pub(crate) fn settled(root: &Path) -> Tree {
     tree
 }
 
-/// Says what differs, a line each, for messages.
+/// Returns the differences, one per line.
 pub(crate) fn difference(left: &Tree, right: &Tree) -> String {
     let only = |a: &Tree, b: &Tree, sign: char| -> String {
         a.iter()

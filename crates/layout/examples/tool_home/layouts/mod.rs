@@ -1,15 +1,15 @@
-//! Every layout that the home ever had, and the steps between them. Linked into the migrator alone.
+//! All layouts of the home, and the steps between them. Only the migrator links them.
 //!
-//! | layout | the tool NAME at VERSION | known by |
+//! | layout | the tool NAME at VERSION | recognised by |
 //! | --- | --- | --- |
 //! | v0 | `tools/NAME-VERSION/bin/NAME` | at least one such file ([`v0`]) |
 //! | v1 | `tools/NAME/VERSION/bin/NAME` | `layout.v1` |
 //! | v2 | `toolchains/NAME/VERSION/bin/NAME`, and `settings` is called `settings.toml` | `layout.v2` |
 //!
-//! In each `bin/NAME` is a shim, a symlink to the newest version, derived from the rest ([`shims`]).
+//! Every layout has a shim `bin/NAME`, a symlink to the newest version, which is derived from the rest ([`shims`]).
 //!
-//! A new layout costs a module `v3`, a module `v2_to_v3`, and a line in each list below. What is there
-//! already is frozen and stays as it is: a step must do tomorrow what it does today.
+//! A new layout costs a module `v3`, a module `v2_to_v3`, and a line in each list below. The existing modules are frozen: a
+//! step must do tomorrow what it does today.
 
 mod moving;
 mod scan;
@@ -25,10 +25,10 @@ use stoa_layout::{LayoutId, Layouts};
 
 use shims::Shims;
 
-/// The layout that a new home is made at.
+/// The layout of a new home.
 pub(crate) const CURRENT: LayoutId = v2::ID;
 
-/// Says all of this to the engine.
+/// Returns all layouts for the engine.
 pub(crate) fn layouts() -> Layouts {
     let program = concat!("tool_home_migrate ", env!("CARGO_PKG_VERSION"));
     let mut layouts = Layouts::new(program, CURRENT, vec!["toolchains", "bin"]);

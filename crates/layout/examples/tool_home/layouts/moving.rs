@@ -1,7 +1,7 @@
-//! A step that only moves: what all steps of this home have in common.
+//! A step that only moves. All steps of this home are of this kind.
 //!
-//! A step says, for each direction and by looking at the tree alone, what is still at its old place and where
-//! it belongs ([`Plan`]). So it does not matter where an earlier run was interrupted, or which way it went.
+//! A step reads from the tree, for each direction, what is still at its old place and where it belongs ([`Plan`]). It does not
+//! matter where an earlier run was interrupted, or in which direction it went.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,16 @@ use stoa_layout::{
 
 use super::scan;
 
-/// What there is to do, all paths below the home.
+/// The work to do. All paths are below the home.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// From where to where, one rename each.
+    /// The renames, from and to.
     pub(crate) moves: Vec<(PathBuf, PathBuf)>,
-    /// What stays where it is.
+    /// The paths that stay.
     pub(crate) leftovers: Vec<Leftover>,
 }
 
-/// Looks and says what there is to do.
+/// Returns the work to do.
 type Look<T> = fn(&Path, Direction) -> Result<T, PathError>;
 
 /// A step that only moves.
@@ -29,16 +29,16 @@ pub(crate) struct MoveStep {
     pub(crate) from: LayoutId,
     pub(crate) to: LayoutId,
     pub(crate) description: &'static str,
-    /// Plans the moves that are still to be done.
+    /// Plans the remaining moves.
     pub(crate) plan: Look<Plan>,
-    /// Names the folders that the layout has even if they are empty.
+    /// Folders that the layout has even if they are empty.
     pub(crate) folders: fn(Direction) -> &'static [&'static str],
-    /// Names the folders that go if they are empty once all is moved, the deeper ones first.
+    /// Folders that are removed if they are empty after the moves, deeper folders first.
     pub(crate) emptied: Look<Vec<PathBuf>>,
 }
 
 impl MoveStep {
-    /// Plans, and sorts out the moves whose place is taken: nothing is ever overwritten.
+    /// Plans the moves, without those whose place is taken. Nothing is ever overwritten.
     fn plan(&self, root: &Path, direction: Direction) -> Result<(Plan, Vec<Refusal>), PathError> {
         let mut plan = (self.plan)(root, direction)?;
         let mut refusals = Vec::new();
@@ -100,7 +100,7 @@ impl Step for MoveStep {
         self.description
     }
 
-    /// Counts, and tells the leftovers; the passes only count them.
+    /// Counts the work and reports the leftovers. The passes only count them.
     fn survey(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
         let (plan, refusals) = self.plan(root, direction)?;
         let mut survey = Survey { leftovers: plan.leftovers.len() as u64, refusals, ..Survey::default() };
@@ -138,8 +138,8 @@ impl Step for MoveStep {
     }
 }
 
-/// Whether something else is at the new place. One file under both names is a move that was killed half-way,
-/// where the file system has no rename that refuses to overwrite.
+/// Returns whether a different file is at the new place. A file under both names is a move that was killed half-way on a
+/// file system without a rename that refuses to overwrite.
 fn is_taken(root: &Path, from: &Path, to: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let look = |path: &Path| root.join(path).symlink_metadata().map(|meta| (meta.dev(), meta.ino()));

@@ -1,8 +1,7 @@
-//! Reads which toolchains lie below a folder, and what else does.
+//! Lists the toolchains below a folder, and everything else.
 //!
-//! Only whole toolchains are ours: a folder in the right place that holds the regular file `bin/NAME`. All
-//! else is a leftover, with the reason. The lists are sorted, so that two runs do the same in the same order;
-//! a home is small enough to keep them.
+//! A whole toolchain is a folder in the right place with the regular file `bin/NAME`. Everything else is a leftover with a
+//! reason. The lists are sorted, so that two runs do the same in the same order. A home is small enough for lists.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,26 +11,26 @@ use stoa_layout::{Leftover, PathError};
 
 use super::toolchain::{Toolchain, is_tool_name};
 
-/// What lies below a folder.
+/// The content of a folder.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Listing {
     /// The whole toolchains.
     pub(crate) toolchains: Vec<Toolchain>,
-    /// What is not ours in the folder itself.
+    /// Leftovers in the folder itself.
     pub(crate) beside: Vec<Leftover>,
-    /// What is not ours in the folders of tools, one level deeper.
+    /// Leftovers in the folders of tools, one level deeper.
     pub(crate) inside: Vec<Leftover>,
 }
 
-/// Reads `TOP/NAME-VERSION/bin/NAME`. Folders of the form `TOP/NAME` are passed by: [`nested`] reads them.
-pub(crate) fn flat(top: &Path) -> Result<Found, PathError> {
-    let mut found = Found::default();
+/// Reads `TOP/NAME-VERSION/bin/NAME`. Folders of the form `TOP/NAME` are skipped: [`nested`] reads them.
+pub(crate) fn flat(top: &Path) -> Result<Listing, PathError> {
+    let mut found = Listing::default();
     for (name, path) in entries(top)? {
         match Toolchain::parse_joined(&name) {
             Some(toolchain) if is_whole(&path, toolchain.name())? => found.toolchains.push(toolchain),
             Some(toolchain) => found.beside.push(incomplete(path, toolchain.name())),
             None if is_folder_of_a_tool(&name, &path) => {}
-            None => found.beside.push(leftover(path, "it is named as no toolchain is")),
+            None => found.beside.push(leftover(path, "its name is not that of a toolchain")),
         }
     }
     found.toolchains.sort();
@@ -39,18 +38,18 @@ pub(crate) fn flat(top: &Path) -> Result<Found, PathError> {
 }
 
 /// Reads `TOP/NAME/VERSION/bin/NAME`.
-pub(crate) fn nested(top: &Path) -> Result<Found, PathError> {
-    let mut found = Found::default();
+pub(crate) fn nested(top: &Path) -> Result<Listing, PathError> {
+    let mut found = Listing::default();
     for (name, path) in entries(top)? {
         if !is_folder_of_a_tool(&name, &path) {
-            found.beside.push(leftover(path, "it is named as no tool is, or is no folder"));
+            found.beside.push(leftover(path, "it is not the folder of a tool"));
             continue;
         }
         for (version, path) in entries(&path)? {
             match Toolchain::parse(&name, &version) {
                 Some(toolchain) if is_whole(&path, &name)? => found.toolchains.push(toolchain),
                 Some(_) => found.inside.push(incomplete(path, &name)),
-                None => found.inside.push(leftover(path, "it is named as no version is")),
+                None => found.inside.push(leftover(path, "its name is not a version")),
             }
         }
     }
@@ -58,14 +57,14 @@ pub(crate) fn nested(top: &Path) -> Result<Found, PathError> {
     Ok(found)
 }
 
-/// Is the folders `TOP/NAME`.
+/// Returns the folders `TOP/NAME`.
 pub(crate) fn folders_of_tools(top: &Path) -> Result<Vec<String>, PathError> {
     let mut all = entries(top)?;
     all.retain(|(name, path)| is_folder_of_a_tool(name, path));
     Ok(all.into_iter().map(|(name, _)| name).collect())
 }
 
-/// Is the size of all files below a path.
+/// Returns the size of all files below a path.
 pub(crate) fn bytes_below(path: &Path) -> Result<u64, PathError> {
     let meta = fs::symlink_metadata(path).at("look at", path)?;
     if !meta.is_dir() {
@@ -78,13 +77,13 @@ pub(crate) fn bytes_below(path: &Path) -> Result<u64, PathError> {
     Ok(bytes)
 }
 
-/// Says that something stays where it is. Its size is for people to see; one that can't be told is 0.
+/// Returns a leftover. A size that cannot be read is 0.
 pub(crate) fn leftover(path: PathBuf, reason: &str) -> Leftover {
     Leftover { bytes: bytes_below(&path).unwrap_or(0), path, reason: reason.to_owned() }
 }
 
-/// Is the entries of a folder, sorted; none if it is not there. A name that is not Unicode reads as one that
-/// nothing of ours has, while the path stays true.
+/// Returns the entries of a folder, sorted. A missing folder has none. A name that is not Unicode is replaced by a name that no
+/// toolchain has, while the path stays right.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, PathError> {
     let listing = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -118,5 +117,5 @@ fn is_whole(folder: &Path, tool: &str) -> Result<bool, PathError> {
 }
 
 fn incomplete(path: PathBuf, tool: &str) -> Leftover {
-    leftover(path, &format!("it is incomplete: there is no file bin/{tool} in it"))
+    leftover(path, &format!("incomplete: it has no file bin/{tool}"))
 }

@@ -1,7 +1,7 @@
-//! The shims: `bin/NAME`, a symlink to the newest version of a tool. Derived, so an artefact.
+//! The shims: `bin/NAME`, a symlink to the newest version of a tool. They are derived, so they are an artefact.
 //!
-//! A shim is replaced by one rename of a finished symlink; at no instant is one missing. What is in `bin`
-//! and leads to no toolchain is the user's: never replaced, never removed.
+//! A shim is replaced by renaming a complete symlink, so it exists at every instant. Other files in `bin` belong to the user
+//! and are never replaced or removed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use stoa_layout::{Artefact, Context, Event, LayoutId, PathError, StepError, dura
 use super::scan;
 use super::toolchain::Toolchain;
 
-/// What the names of finished, not yet renamed shims begin with.
+/// The prefix of complete shims that are not yet renamed.
 const TEMPORARY_PREFIX: &str = ".shim.";
 
 /// The shims of one layout.
@@ -24,12 +24,12 @@ pub(crate) struct Shims {
 }
 
 impl Shims {
-    /// Is what the shim of a toolchain holds.
+    /// Returns the target of the shim of a toolchain.
     fn target(&self, toolchain: &Toolchain) -> PathBuf {
         Path::new("..").join((self.place)(toolchain)).join("bin").join(toolchain.name())
     }
 
-    /// Whether a shim of this name and content is of this layout, be its toolchain there or not.
+    /// Returns whether a shim with this name and target belongs to this layout.
     fn is_ours(&self, name: &str, target: &Path) -> bool {
         let parts: Vec<&str> = target.iter().filter_map(|part| part.to_str()).collect();
         let toolchain = match parts.as_slice() {
@@ -57,7 +57,7 @@ impl Artefact for Shims {
     fn build(&self, context: &Context<'_>) -> Result<(), StepError> {
         let bin = context.root().join("bin");
         context.lock.durable().ensure_dir(&bin)?;
-        // Sorted, so of one name the newest version comes last and stays.
+        // The list is sorted, so the newest version of each name comes last and stays.
         let newest: BTreeMap<String, Toolchain> = (self.toolchains)(context.root())?
             .into_iter()
             .map(|toolchain| (toolchain.name().to_owned(), toolchain))
@@ -86,7 +86,7 @@ impl Artefact for Shims {
 }
 
 impl Shims {
-    /// Removes the shims of this layout whose name is stale, and what a killed run left.
+    /// Removes stale shims of this layout, and temporaries of a killed run.
     fn sweep(&self, bin: &Path, is_stale: impl Fn(&str) -> bool) -> Result<(), PathError> {
         for (name, path) in scan::entries(bin)? {
             let Ok(target) = fs::read_link(&path) else { continue };
@@ -98,10 +98,10 @@ impl Shims {
     }
 }
 
-/// What is under the name of a shim.
+/// The file with the name of a shim.
 enum Content {
     Nothing,
-    /// A symlink to a toolchain, of whatever layout.
+    /// A symlink to a toolchain of any layout.
     Shim(PathBuf),
     Foreign,
 }
@@ -113,7 +113,7 @@ fn content(path: &Path) -> Result<Content, PathError> {
         }
         Ok(_) => Ok(Content::Foreign),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Content::Nothing),
-        // It is no symlink.
+        // The file is not a symlink.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(Content::Foreign),
         Err(error) => Err(PathError::new("read", path, error)),
     }

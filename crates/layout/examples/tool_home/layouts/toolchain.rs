@@ -1,4 +1,4 @@
-//! What a home holds and a step moves as a whole: one tool at one version.
+//! A toolchain: a tool at a version. A step moves it as a whole.
 
 /// A tool at a version.
 ///
@@ -35,13 +35,13 @@ impl Toolchain {
     }
 }
 
-/// Whether a text may be the name of a tool.
+/// Returns whether a text is a valid name of a tool.
 pub(crate) fn is_tool_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// Reads a number the one way that it is written.
+/// Parses a number. A number has one spelling only.
 fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|number: &u64| number.to_string() == text)
 }

@@ -1,20 +1,20 @@
-//! v0, from before there were markers: `tools/NAME-VERSION/bin/NAME`.
+//! v0, a layout without markers: `tools/NAME-VERSION/bin/NAME`.
 
 use std::path::{Path, PathBuf};
 
 use stoa_layout::{Detect, Detection, LayoutId, PathError, StepError};
 
-use super::scan::{self, Found};
+use super::scan::{self, Listing};
 use super::toolchain::Toolchain;
 
 pub(crate) const ID: LayoutId = LayoutId::fixed("v0");
 
-/// Is where a toolchain lies below the home.
+/// Returns the path of a toolchain below the home.
 pub(crate) fn place(toolchain: &Toolchain) -> PathBuf {
     Path::new("tools").join(format!("{}-{}", toolchain.name(), toolchain.version()))
 }
 
-pub(crate) fn scan(root: &Path) -> Result<Found, PathError> {
+pub(crate) fn scan(root: &Path) -> Result<Listing, PathError> {
     scan::flat(&root.join("tools"))
 }
 
@@ -22,8 +22,8 @@ pub(crate) fn toolchains(root: &Path) -> Result<Vec<Toolchain>, PathError> {
     Ok(scan(root)?.toolchains)
 }
 
-/// Knows a v0 home by one whole toolchain in the right place. Never by a name alone: `tools` and `bin` are
-/// in many folders.
+/// Recognises a v0 home by a whole toolchain in the right place. A name alone is not enough: many folders contain `tools` and
+/// `bin`.
 pub(crate) struct Detector;
 
 impl Detect for Detector {

@@ -1,6 +1,6 @@
-//! v0 → v1: `tools/NAME-VERSION` becomes `tools/NAME/VERSION`. One rename a toolchain.
+//! v0 → v1: `tools/NAME-VERSION` becomes `tools/NAME/VERSION`, with one rename per toolchain.
 //!
-//! The two layouts share the folder `tools`. Neither form is ever the other's: a name has no `-`.
+//! Both layouts use the folder `tools`. The two forms differ, because a name contains no `-`.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ fn plan(root: &Path, direction: Direction) -> Result<Plan, PathError> {
     Ok(Plan { moves, leftovers: [flat.beside, nested.inside].concat() })
 }
 
-/// On the way back, `tools/NAME` where a `tools/NAME-VERSION` is: an empty folder that the user had stays.
+/// On the way back, returns `tools/NAME` if there is a `tools/NAME-VERSION`. Other empty folders belong to the user.
 fn emptied(root: &Path, direction: Direction) -> Result<Vec<PathBuf>, PathError> {
     if direction == Direction::Up {
         return Ok(Vec::new());

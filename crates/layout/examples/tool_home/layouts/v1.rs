@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use stoa_layout::{LayoutId, PathError};
 
-use super::scan::{self, Found};
+use super::scan::{self, Listing};
 use super::toolchain::Toolchain;
 
 pub(crate) const ID: LayoutId = LayoutId::fixed("v1");
 
-/// Is where a toolchain lies below the home.
+/// Returns the path of a toolchain below the home.
 pub(crate) fn place(toolchain: &Toolchain) -> PathBuf {
     Path::new("tools").join(toolchain.name()).join(toolchain.version())
 }
 
-pub(crate) fn scan(root: &Path) -> Result<Found, PathError> {
+pub(crate) fn scan(root: &Path) -> Result<Listing, PathError> {
     scan::nested(&root.join("tools"))
 }
 

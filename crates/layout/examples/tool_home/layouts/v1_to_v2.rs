@@ -1,6 +1,6 @@
 //! v1 → v2: `tools` becomes `toolchains`, and `settings` becomes `settings.toml`.
 //!
-//! A rename a toolchain, not one of the whole folder: what is no toolchain stays in `tools`.
+//! Each toolchain is renamed separately, so that other files stay in `tools`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ fn plan(root: &Path, direction: Direction) -> Result<Plan, PathError> {
     Ok(Plan { moves, leftovers: [old.beside, old.inside, new.beside, new.inside].concat() })
 }
 
-/// The folders of tools whose counterpart is there on the other side, then the folder that held them.
+/// Returns the folders of tools whose counterpart exists on the other side, then the folder around them.
 fn emptied(root: &Path, direction: Direction) -> Result<Vec<PathBuf>, PathError> {
     let (left, other) = match direction {
         Direction::Up => (Path::new("tools"), Path::new("toolchains")),

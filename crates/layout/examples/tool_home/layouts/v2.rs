@@ -1,24 +1,24 @@
 //! v2, the current layout: `toolchains/NAME/VERSION/bin/NAME`, and `settings.toml`.
 //!
-//! The same picture as in the program's own `home.rs`, on purpose not the same code: the steps keep theirs
-//! when that one goes on to v3. That the two agree is a test.
+//! The same picture as in the program's own `home.rs`, but not the same code: the steps keep their code when the program
+//! goes on to v3. A test checks that the two agree.
 
 use std::path::{Path, PathBuf};
 
 use stoa_layout::step::{Refusal, Work};
 use stoa_layout::{Exit, LayoutId, PathError, StepError, Unmarked};
 
-use super::scan::{self, Found};
+use super::scan::{self, Listing};
 use super::toolchain::Toolchain;
 
 pub(crate) const ID: LayoutId = LayoutId::fixed("v2");
 
-/// Is where a toolchain lies below the home.
+/// Returns the path of a toolchain below the home.
 pub(crate) fn place(toolchain: &Toolchain) -> PathBuf {
     Path::new("toolchains").join(toolchain.name()).join(toolchain.version())
 }
 
-pub(crate) fn scan(root: &Path) -> Result<Found, PathError> {
+pub(crate) fn scan(root: &Path) -> Result<Listing, PathError> {
     scan::nested(&root.join("toolchains"))
 }
 
