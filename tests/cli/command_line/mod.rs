@@ -332,7 +332,7 @@ fn a_dry_run_writes_nothing() {
     fs::remove_file(programs.store().join("store.lock")).unwrap();
     let before = snapshot(&programs.store());
     let human = programs.migrate(["--dry-run"]);
-    assert!(human.out.contains("v2 to v3: make a folder for labels"), "{human:?}");
+    assert!(human.out.contains("v2 to v3: create a folder for labels"), "{human:?}");
     let json = lines(&programs.migrate(["--dry-run", "--format", "json"]).out);
     let step = &json[0]["steps"][0];
     assert_eq!((&step["from"], &step["to"], &step["direction"]), (&"v2".into(), &"v3".into(), &"up".into()));
