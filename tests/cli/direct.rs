@@ -282,7 +282,7 @@ fn one_command() {
     server::terminate(&child);
     assert!(child.wait().unwrap().success());
     let log = fs::read_to_string(log).unwrap();
-    let runs: Vec<&str> = log.lines().filter(|line| line.contains("running go ")).collect();
+    let runs: Vec<&str> = log.lines().filter(|line| line.contains("running the go command")).collect();
     assert_eq!(runs.len(), 1, "{runs:?}");
 }
 
@@ -309,8 +309,8 @@ fn statuses() {
         ("github.com/nowhere/x/@v/list".to_owned(), 502, "Connection refused"),
         ("github.com/nowhere/x/@v/v1.0.0.zip".to_owned(), 502, "Connection refused"),
         ("github.com/refused/x/@latest".to_owned(), 403, "403"),
-        (format!("{HOST}/new/@v/v1.0.0.zip"), 502, "log says more"),
-        (format!("{HOST}/new/@v/v1.0.0.info"), 502, "log says more"),
+        (format!("{HOST}/new/@v/v1.0.0.zip"), 502, "see the server log"),
+        (format!("{HOST}/new/@v/v1.0.0.info"), 502, "see the server log"),
     ] {
         let (got, body) = server.get(&format!("/{path}"));
         let body = String::from_utf8_lossy(&body);
@@ -432,14 +432,14 @@ fn no_go() {
         let server = Server::start_with(proxy.env("PATH", directory).stderr(fs::File::create(&log).unwrap()));
         let (status, body) = server.get(&path);
         let body = String::from_utf8(body).unwrap();
-        assert!(status == 502 && body.contains("log says more"), "{status} {body}");
+        assert!(status == 502 && body.contains("see the server log"), "{status} {body}");
         assert!(!body.contains("PATH") && !body.contains("install Go"), "{body}");
         fs::read_to_string(&log).unwrap()
     };
     let empty = world.path("empty");
     fs::create_dir(&empty).unwrap();
     let log = asked(&empty);
-    assert!(log.contains("go cannot be run") && log.contains("install Go"), "{log}");
+    assert!(log.contains("cannot run go") && log.contains("install Go"), "{log}");
 
     // With go, and without git.
     let output = Command::new("go").args(["env", "GOROOT"]).output().unwrap();

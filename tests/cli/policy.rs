@@ -97,7 +97,7 @@ fn what_is_not_there_may_stay_away() {
     let asked = upstream.asked("");
     let (status, body) = text(server.get("/git.corp.example/m/@v/v1.0.0.mod"));
     assert_eq!(status, 404);
-    assert!(body.contains("the configuration says not to fetch it"), "{body}");
+    assert!(body.contains("the configuration forbids downloading it"), "{body}");
     assert_eq!(server.get("/git.corp.example/m/@v/v1.1.0.zip"), (200, stored.zip));
     assert_eq!(text(server.get("/git.corp.example/m/@v/list")), (200, "v1.1.0\n".to_owned()));
     assert_eq!(upstream.asked(""), asked, "the upstream was asked");

@@ -102,7 +102,7 @@ fn other_zip() {
         let module = bench.site.offer("example.com/m@v1.0.0");
         let right = another("example.com/m@v1.0.0", 10_000, None);
         bench.site.record(&right);
-        let words = "checksum mismatch: its zip: the upstream sent h1:";
+        let words = "checksum mismatch: the upstream sent a zip with h1:";
         bench.assert_other(&server, &right, "zip", words);
         // What was sent is not remembered: it is refused each time anew, until the right bytes come.
         bench.assert_other(&server, &right, "zip", words);
@@ -145,7 +145,7 @@ fn other_mod() {
         let (sent, known) = evil();
         bench.site.put(&sent);
         bench.site.record(&known);
-        let words = "checksum mismatch: its go.mod: the upstream sent h1:";
+        let words = "checksum mismatch: the upstream sent a go.mod with h1:";
         let (status, body) = get(&server, &sent, if policy == "require" { "mod" } else { "zip" });
         let body = String::from_utf8_lossy(&body);
         // Which of the two comes first is not said where the database need not be waited for.
@@ -178,7 +178,7 @@ fn other_mod_before() {
     // Nobody waits for a database that need not vouch.
     assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
     bench.site.release();
-    let words = "checksum mismatch: its go.mod: the upstream sent h1:";
+    let words = "checksum mismatch: the upstream sent a go.mod with h1:";
     until("the mismatch is found", || bench.log().contains(words));
     bench.assert_other(&server, &known, "mod", RECORDED);
 }
@@ -219,7 +219,7 @@ fn unknown() {
     let module = bench.site.offer("example.com/m@v1.0.0");
     let server = bench.serve("require");
     for ending in ["mod", "zip"] {
-        bench.assert_refused(&server, &module, ending, 403, "nothing vouches for it");
+        bench.assert_refused(&server, &module, ending, 403, "no checksum database confirmed it");
     }
     let log = bench.log();
     assert!(log.contains("WARN") && !log.contains("ERROR") && !log.contains("SECURITY"), "{log}");
@@ -240,7 +240,7 @@ fn not_passed_on() {
     let module = bench.site.offer("example.com/m@v1.0.0");
     bench.site.record(&module);
     let server = bench.serve("require");
-    bench.assert_refused(&server, &module, "zip", 502, "no upstream passes the checksum database");
+    bench.assert_refused(&server, &module, "zip", 502, "no upstream forwards the checksum database");
     let server = bench.serve("auto");
     bench.assert_filled(&server, &module);
     assert_eq!(bench.site.asked("/lookup/"), 0);
@@ -268,7 +268,7 @@ fn down() {
     bench.site.record(&module);
     let server = bench.serve("require");
     for ending in ["mod", "zip"] {
-        bench.assert_refused(&server, &module, ending, 502, "cannot be verified");
+        bench.assert_refused(&server, &module, ending, 502, "cannot verify");
     }
     bench.site.state().is_down = false;
     bench.assert_filled(&server, &module);
@@ -282,9 +282,9 @@ fn down() {
 fn forged() {
     type Forge = fn(&mut sumdb::State, bool);
     let forges: [(&str, Forge); 3] = [
-        ("a tree head that came for it", |state, on| state.forges_signatures = on),
-        ("the tiles that came for it", |state, on| state.forges_tiles = on),
-        ("the record that came for it", |state, on| state.forges_records = on),
+        ("invalid tree head", |state, on| state.forges_signatures = on),
+        ("invalid tiles", |state, on| state.forges_tiles = on),
+        ("invalid record", |state, on| state.forges_records = on),
     ];
     for (words, forge) in forges {
         for policy in ["auto", "require"] {
