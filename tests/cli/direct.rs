@@ -19,16 +19,16 @@ use testkit::{missing_tool, told, trial};
 pub(crate) fn cases() -> Vec<Case> {
     let missing = || missing_tool("go", &["version"]).or_else(|| missing_tool("git", &["--version"]));
     vec![
-        trial("direct: a private module is got by branch, commit and version", missing(), by_every_name),
-        trial("direct: a module in a folder, a later major and one without go.mod", missing(), odd_modules),
-        trial("direct: one go command for the files of a version", missing(), one_command),
-        trial("direct: what version control says becomes a status", missing(), statuses),
-        trial("direct: a git that hangs is a timeout, and is ended", missing(), hanging),
-        trial("direct: a git that hangs holds up no other upstream", missing(), hanging_beside),
-        trial("direct: it takes over from a proxy whose zip breaks off", missing(), takes_over),
-        trial("direct: a missing or old go command is told of as such", missing(), no_go),
-        trial("direct: a stopped proxy leaves nothing behind", missing(), stopped),
-        trial("direct: a killed proxy leaves nothing behind its next start", missing(), killed),
+        trial("a private module is fetched by branch, commit and version", missing(), by_every_name),
+        trial("a module in a folder, a later major and a module without go.mod", missing(), odd_modules),
+        trial("one go command serves all files of a version", missing(), one_command),
+        trial("errors of version control become a status", missing(), statuses),
+        trial("a git that hangs is a timeout and is killed", missing(), hanging),
+        trial("a git that hangs does not block other upstreams", missing(), hanging_beside),
+        trial("version control takes over from a proxy whose zip is aborted", missing(), takes_over),
+        trial("a missing or old go command is reported", missing(), no_go),
+        trial("a stopped server leaves nothing behind", missing(), stopped),
+        trial("the next start removes what a killed server left", missing(), killed),
     ]
 }
 

@@ -16,30 +16,30 @@ use testkit::{missing_tool, told, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let tests: [(&str, fn()); 17] = [
-        ("what the database vouches for is stored with its verdict", vouched),
-        ("a version with a verdict needs no database", verdict_is_enough),
+        ("a version that the database knows is stored with its record", vouched),
+        ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
-        ("a long zip with other bytes is broken off", other_long_zip),
+        ("a long zip with other bytes is aborted", other_long_zip),
         ("a go.mod with other bytes is refused", other_mod),
-        ("a go.mod that came before the verdict is given out no more after it", other_mod_before),
-        ("a go.mod that comes after the verdict is compared before it is given out", other_mod_after),
-        ("a verdict is recorded though the zip never comes", verdict_without_zip),
-        ("what the database does not know is taken, unless it must vouch", unknown),
-        ("a database that nobody passes on is not asked, unless a URL is told", not_passed_on),
-        ("a database that is down holds up only who requires it", down),
-        ("what is forged is refused", forged),
+        ("a wrong go.mod that was served before the record is refused after it", other_mod_before),
+        ("a go.mod is compared with an existing record before it is served", other_mod_after),
+        ("the record is written even if the zip never arrives", verdict_without_zip),
+        ("an unknown version is accepted unless verification is required", unknown),
+        ("a database that no upstream forwards is asked only with a configured URL", not_passed_on),
+        ("a database that is down blocks fills only if verification is required", down),
+        ("forged answers of the database are refused", forged),
         ("a fork is an alarm", heads::fork),
         ("a fork is noticed after a restart", heads::fork_after_restart),
         ("two heads of one size are a fork", heads::fork_of_one_size),
-        ("an older head is no fork, and replaces none", heads::older_head),
-        ("what was put in by hand must agree with its record", record_binds),
+        ("an older tree head is not a fork and replaces nothing", heads::older_head),
+        ("a version copied in by hand must match its record", record_binds),
     ];
     let tests = tests.into_iter().map(|(name, test)| trial(name, None, test));
     tests
         .chain([
             trial("two proxies keep one head", None, heads::two_proxies),
             trial("private modules are not named to the database", None, private),
-            trial("a real module is vouched for by the database that go knows", None, real)
+            trial("a real module is verified by the default database of go", None, real)
                 .needs(no_real_upstream)
                 .slow(),
         ])
