@@ -19,11 +19,11 @@ pub(crate) fn cases() -> Vec<Case> {
         verify_finds_every_damage,
         what_changed_without_a_trace_is_found_again,
         the_last_line_says_where_to_look,
-        verify_beside_a_server_mends_what_is_asked_for_next,
+        verify_beside_a_server_lets_the_next_request_fetch_again,
         only_what_is_named_is_looked_at,
         two_verifies_share_the_work,
         verify_beside_fills_disturbs_none,
-        what_was_mended_is_restored,
+        a_repaired_version_is_restored,
         a_restore_yields_to_what_is_there,
         only_what_is_named_is_purged,
         the_list_works_on_every_state_and_changes_nothing,
@@ -224,7 +224,7 @@ fn the_last_line_says_where_to_look() {
     assert!(line.contains("`stoa quarantine list`"), "{line}");
 }
 
-fn verify_beside_a_server_mends_what_is_asked_for_next() {
+fn verify_beside_a_server_lets_the_next_request_fetch_again() {
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20_000);
     let dir = tempfile::tempdir().unwrap();
@@ -324,7 +324,7 @@ fn with_a_broken_one(module: &Module, root: &Path) -> String {
     quarantined(root)[0]["id"].as_str().unwrap().to_owned()
 }
 
-fn what_was_mended_is_restored() {
+fn a_repaired_version_is_restored() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     let module = Module::new(PAIR, 5000);

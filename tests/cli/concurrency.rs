@@ -18,7 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         testkit::trial("fifty starters make one store", None, fifty_starters),
         testkit::trial("fifty starters on an old store upgrade it once", None, one_migration),
-        testkit::trial("who waits for a migration writes nothing", tracer::missing(), waiting),
+        testkit::trial("a process that waits for a migration writes nothing", tracer::missing(), waiting),
         testkit::trial("two servers and fifty clients fetch one version once", None, one_fetch),
     ]
 }

@@ -20,17 +20,16 @@ use testkit::{missing_tool, program, told, trial};
 pub(crate) fn cases() -> Vec<Case> {
     let missing = missing_tool("go", &["version"]);
     vec![
-        trial("what is named is fetched once", None, named),
-        trial("a go.mod and a go.sum say what to fetch", None, lists),
-        trial("another one than the go.sum says is told", None, differs),
-        trial("the worst of all counts", None, worst),
+        trial("named versions are fetched once", None, named),
+        trial("a go.mod and a go.sum list the versions to fetch", None, lists),
+        trial("a mismatch with the go.sum is reported", None, differs),
+        trial("the worst failure decides the exit code", None, worst),
         trial("a damaged record stops no other version", None, damaged),
-        trial("without anything to fetch, or from, no store is made", None, refused),
-        trial("a fetch that is stopped goes on", None, stopped),
+        trial("without versions or upstream no store is created", None, refused),
+        trial("a stopped fetch resumes", None, stopped),
         trial("a program of 40 modules builds offline from its go.sum", missing.clone(), program_builds)
             .slow(),
-        trial("what was fetched is carried over an air gap, and then only what is new", missing, air_gap)
-            .slow(),
+        trial("fetched versions cross an air gap, then only new versions do", missing, air_gap).slow(),
     ]
 }
 

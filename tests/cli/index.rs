@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         pages_of_the_catalog_add_up,
         questions_and_their_answers,
         the_migrator_builds_it_when_asked,
-        another_may_be_told_to_keep_it,
+        only_one_server_keeps_the_index_if_configured,
     ]
 }
 
@@ -482,7 +482,7 @@ fn the_migrator_builds_it_when_asked() {
     assert!(server.stop().success());
 }
 
-fn another_may_be_told_to_keep_it() {
+fn only_one_server_keeps_the_index_if_configured() {
     let programs = Programs::current();
     let root = programs.make_store();
     put(&root, "example.com/m", "v1.0.0");

@@ -20,8 +20,8 @@ use testkit::{create, told};
 pub(crate) fn cases() -> Vec<Case> {
     cases![
         what_is_removed_is_fetched_again_and_must_be_the_same,
-        a_mod_that_is_another_one_is_told_to_nobody,
-        a_tombstone_is_told_for_every_file_until_it_is_lifted,
+        a_go_mod_that_differs_from_its_record_is_served_to_nobody,
+        a_tombstone_is_reported_for_every_file_until_it_is_lifted,
         a_module_means_its_own_versions_and_a_dry_run_changes_nothing,
         clients_read_whole_files_while_versions_are_removed,
         the_least_recently_used_go_by_size_and_by_time,
@@ -124,7 +124,7 @@ fn what_is_removed_is_fetched_again_and_must_be_the_same() {
     assert!(server.stop().success());
 }
 
-fn a_mod_that_is_another_one_is_told_to_nobody() {
+fn a_go_mod_that_differs_from_its_record_is_served_to_nobody() {
     let (dir, root) = store();
     let tree = dir.path().join("tree");
     let mut module = Module::new(PAIR, 2000);
@@ -164,7 +164,7 @@ fn ask(url: &str, path: &str, header: &str) -> (u16, String) {
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-fn a_tombstone_is_told_for_every_file_until_it_is_lifted() {
+fn a_tombstone_is_reported_for_every_file_until_it_is_lifted() {
     let (_dir, root) = store();
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20_000);

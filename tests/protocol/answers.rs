@@ -402,7 +402,7 @@ fn who_wants_nothing_fetched_has_the_last_answer() {
 }
 
 #[test]
-fn offline_only_what_is_stored_is_named() {
+fn an_offline_server_names_stored_versions_only() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());

@@ -293,7 +293,11 @@ fn a_mod_that_was_told_is_not_replaced_by_that_of_another_upstream() {
     assert_eq!(site.get(&told.path("mod")).body, told.modfile);
     let refused = site.get(&other.path("zip"));
     let text = String::from_utf8_lossy(&refused.body);
-    assert!(refused.status == 502 && text.contains("two upstreams disagree"), "{} {text}", refused.status);
+    assert!(
+        refused.status == 502 && text.contains("two upstreams have different go.mod files"),
+        "{} {text}",
+        refused.status
+    );
     site.assert_holds_nothing();
     assert_eq!(site.get(&told.path("mod")).body, told.modfile);
 }

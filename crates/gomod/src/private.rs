@@ -1,7 +1,7 @@
-//! Patterns of private modules, as in `GOPRIVATE`, `GONOPROXY` and `GONOSUMDB`.
+//! Patterns of modules, as in `GOPRIVATE`, `GONOPROXY` and `GONOSUMDB`.
 //!
-//! The rule is that of `golang.org/x/mod/module.MatchPrefixPatterns`: a comma list of globs, each matched
-//! against as many leading elements of a module path as it has itself. What a match means is the caller's.
+//! The rule is that of `golang.org/x/mod/module.MatchPrefixPatterns`: a comma-separated list of globs. Each
+//! glob is matched against as many leading elements of a module path as it has itself.
 
 /// A list of patterns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -10,18 +10,18 @@ pub struct Patterns {
 }
 
 impl Patterns {
-    /// Reads a comma list; empty patterns are passed over, malformed ones never match.
+    /// Parses a comma-separated list. Empty patterns are skipped. Malformed patterns never match.
     pub fn parse(list: &str) -> Self {
         let globs = list.split(',').map(|glob| glob.strip_suffix('/').unwrap_or(glob));
         Self { globs: globs.filter(|glob| !glob.is_empty()).map(str::to_owned).collect() }
     }
 
-    /// Says whether there is no pattern.
+    /// Returns whether there is no pattern.
     pub fn is_empty(&self) -> bool {
         self.globs.is_empty()
     }
 
-    /// Says whether any pattern matches the module path or a parent of it.
+    /// Returns whether a pattern matches the module path or a parent of it.
     pub fn matches(&self, path: &str) -> bool {
         self.globs.iter().any(|glob| leading(path, glob).is_some_and(|prefix| glob_matches(glob, prefix)))
     }
@@ -41,7 +41,7 @@ impl std::str::FromStr for Patterns {
     }
 }
 
-/// Returns as many leading elements of the path as the glob has; `None` if the path has fewer.
+/// Returns as many leading elements of the path as the glob has. `None` if the path has fewer.
 fn leading<'a>(path: &'a str, glob: &str) -> Option<&'a str> {
     let slashes = glob.matches('/').count();
     if path.matches('/').count() < slashes {
@@ -50,13 +50,13 @@ fn leading<'a>(path: &'a str, glob: &str) -> Option<&'a str> {
     Some(path.match_indices('/').nth(slashes).map_or(path, |(end, _)| &path[..end]))
 }
 
-/// Matches a glob of Go's `path.Match` against a whole text; a malformed glob matches nothing.
+/// Matches a glob of Go's `path.Match` against a complete text. A malformed glob matches nothing.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let glob: Vec<char> = glob.chars().collect();
     let text: Vec<char> = text.chars().collect();
     let (mut g, mut t) = (0, 0);
-    // Where the last star stands and where what it stands for ends so far. Going back to the last one is
-    // enough: an earlier one could only give the later a worse start.
+    // The position of the last star, and the end of the text that it matches so far. Going back to the last
+    // star is enough: an earlier star could only leave a worse start for the later one.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() || g < glob.len() {
         if glob.get(g) == Some(&'*') {
@@ -87,7 +87,7 @@ fn glob_matches(glob: &str, text: &str) -> bool {
 }
 
 enum Step {
-    /// The character matches, and this much of the glob is used up.
+    /// The character matches this number of characters of the glob.
     Match(usize),
     Miss,
     Malformed,
@@ -109,11 +109,11 @@ fn step(glob: &[char], c: char) -> Step {
     }
 }
 
-/// Matches a character class, from behind its `[`; the length includes the `]`.
+/// Matches a character class after its `[`. The returned length includes the `]`.
 fn class(glob: &[char], c: char) -> Option<(bool, usize)> {
     let negated = glob.first() == Some(&'^');
     let mut at = usize::from(negated);
-    let mut found = false;
+    let mut is_match = false;
     let mut ranges = 0;
     while ranges == 0 || glob.get(at) != Some(&']') {
         let low = class_char(glob, &mut at)?;
@@ -123,13 +123,13 @@ fn class(glob: &[char], c: char) -> Option<(bool, usize)> {
         } else {
             low
         };
-        found |= (low..=high).contains(&c);
+        is_match |= (low..=high).contains(&c);
         ranges += 1;
     }
-    Some((found != negated, at + 1))
+    Some((is_match != negated, at + 1))
 }
 
-/// Reads one end of a range; a bare `-` or `]` there makes the class malformed.
+/// Parses one end of a range. An unescaped `-` or `]` makes the class malformed.
 fn class_char(glob: &[char], at: &mut usize) -> Option<char> {
     let (c, length) = match glob.get(*at..)? {
         ['\\', c, ..] => (*c, 2),
@@ -137,7 +137,7 @@ fn class_char(glob: &[char], at: &mut usize) -> Option<char> {
         [c, ..] => (*c, 1),
     };
     *at += length;
-    // As in Go, a class that is not closed is malformed even if it would have matched by now.
+    // As in Go, an unclosed class is malformed even if a range already matches.
     (*at < glob.len()).then_some(c)
 }
 
@@ -184,12 +184,12 @@ mod tests {
         }
 
         #[test]
-        fn any_pattern_gets_an_answer(list in "[a/*?\\[\\]^\\\\,-]{0,20}", path in "[a/-]{0,20}") {
+        fn no_input_panics(list in "[a/*?\\[\\]^\\\\,-]{0,20}", path in "[a/-]{0,20}") {
             let _ = Patterns::parse(&list).matches(&path);
         }
 
         #[test]
-        fn many_stars_take_no_time(stars in 1usize..60) {
+        fn many_stars_do_not_slow_matching_down(stars in 1usize..60) {
             prop_assert!(!glob_matches(&"*a".repeat(stars), &"a".repeat(stars * 3).replace("aaa", "aab")));
         }
     }
