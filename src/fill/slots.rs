@@ -106,8 +106,8 @@ mod tests {
         let (_keep, idle) = watch::channel(false);
         let _background = slots.try_take(&idle, &Upstream::offline()).unwrap();
         let (want, mut wanted) = watch::channel(false);
-        let nobody = Upstream::offline();
-        let take = slots.take(&mut wanted, &nobody);
+        let offline = Upstream::offline();
+        let take = slots.take(&mut wanted, &offline);
         tokio::pin!(take);
         assert!(futures_poll(take.as_mut()).await.is_none());
         want.send_replace(true);

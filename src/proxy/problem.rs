@@ -175,6 +175,7 @@ fn help(error: &FillError) -> Option<&'static str> {
     Some(match error {
         FillError::Absent(_) | FillError::Private(_) | FillError::Loop(_) => return None,
         FillError::Busy(_) | FillError::Stopping(_) => return None,
+        FillError::Store(_) | FillError::Broken(_) => return None,
         FillError::Offline(_) | FillError::NotFetched(_) => "ask the operator of this proxy to download it",
         FillError::Gone(_) => "use another version, or ask the operator of this proxy to lift the tombstone",
         FillError::Differs(_) | FillError::Unexpected { .. } => {
@@ -186,7 +187,6 @@ fn help(error: &FillError) -> Option<&'static str> {
         FillError::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
         FillError::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
         FillError::Timeout(_) | FillError::Upstream(_) => "try again; if it fails again, check the upstream",
-        FillError::Store(_) | FillError::Broken(_) => "ask the operator of this proxy to read its log",
         FillError::Abandoned(_) => "try again",
     })
 }

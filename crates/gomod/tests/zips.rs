@@ -511,7 +511,7 @@ fn many_entries_are_examined_in_bounded_time() {
 
 proptest! {
     #[test]
-    fn what_is_created_passes(files in proptest::collection::btree_map("[a-z]{1,4}(/[a-z]{1,4}){0,2}", ".{0,40}", 0..6)) {
+    fn a_created_zip_passes(files in proptest::collection::btree_map("[a-z]{1,4}(/[a-z]{1,4}){0,2}", ".{0,40}", 0..6)) {
         let listed = files.iter().map(|(path, content)| (path.as_str(), content.as_bytes()));
         // Names that are both a file and a directory are rejected, and some are vendored.
         if let Ok(archive) = zip::create(&module(), listed) {
