@@ -3,7 +3,7 @@
 //! The store is opened and the address is bound before the first thread starts. So a failure is reported at once, with the
 //! exit code that names it.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings, World};
 use crate::fill::Policy;
-use crate::output;
 use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
 use crate::startup::{self, Startup};
@@ -173,7 +172,7 @@ async fn serve_until_stopped(
     let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot_start)?;
     let address = listener.local_addr().map_err(cannot_start)?;
     // The server goes on if nobody reads its standard output.
-    let _ = output::result_line(format_args!("listening on http://{address}"));
+    let _ = writeln!(io::stdout().lock(), "listening on http://{address}");
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let served = serve::run(listener, Arc::new(store), policy, options, async {
         // An error means that the sender is gone, which is the end as well.

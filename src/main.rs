@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use stoa::cli;
-use stoa::command::App;
+use stoa::command::{self, App};
 
 fn main() -> ExitCode {
-    cli::main(&App { layout: stoa_store::LAYOUT, folders: &stoa_store::FOLDERS })
+    command::main(&App {
+        layout: stoa_store::LAYOUT,
+        folders: &stoa_store::FOLDERS,
+        migrator: stoa::migrate::command_line,
+    })
 }

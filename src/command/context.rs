@@ -5,9 +5,12 @@
 //! gate, so they work on a store in any state.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::lock::LockError;
 use stoa_layout::signals::Cancelled;
@@ -15,10 +18,9 @@ use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError};
 use stoa_store::{LastUseError, Store, StoreError};
 
 use super::error::CommandError;
-use super::progress::Screen;
-use super::report::{Loudness, Reporter, Telling};
-use crate::beside::MIGRATOR;
-use crate::config::{ConfigError, Settings};
+use super::hand_over::MIGRATOR;
+use super::report::{Loudness, Reporter};
+use crate::config::{ConfigError, Settings, parse_switch};
 
 /// What the program was built for. A program with one more layout runs the same code.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct App {
     pub layout: LayoutId,
     /// The folders of such a store.
     pub folders: &'static [&'static str],
+    /// Returns the command line of `stoa-migrate`, for completions and manual pages.
+    pub migrator: fn() -> clap::Command,
 }
 
 /// The heading of the options that every command has.
@@ -71,12 +75,25 @@ impl Common {
     }
 }
 
+/// The options that every command of `stoa` has.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Global {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    /// Whether to run stoa-migrate when the store needs it [default: true] [key: auto_migrate] [env: STOA_AUTO_MIGRATE]
+    #[arg(long, global = true, value_name = "BOOL", value_parser = parse_switch, conflicts_with = "no_migrate", help_heading = GENERAL)]
+    auto_migrate: Option<bool>,
+
+    /// The same as --auto-migrate=false
+    #[arg(long, global = true, hide = true)]
+    no_migrate: bool,
+}
+
 /// Everything that a command needs besides its own arguments.
 pub(crate) struct Context<'a> {
     pub(crate) app: &'a App,
-    pub(crate) common: &'a Common,
-    /// `--auto-migrate`, if given.
-    pub(crate) auto_migrate: Option<bool>,
+    pub(crate) global: &'a Global,
     pub(crate) settings: &'a Settings<'a>,
     pub(crate) reporter: Reporter,
 }
@@ -84,19 +101,10 @@ pub(crate) struct Context<'a> {
 /// Never changes a store.
 pub(crate) const NO_MIGRATOR: Migrator = Migrator::Forbidden { name: MIGRATOR };
 
-impl<'a> Context<'a> {
-    pub(crate) fn new(
-        (app, common, auto_migrate): (&'a App, &'a Common, Option<bool>),
-        settings: &'a Settings<'a>,
-        (screen, telling): (&Screen, Telling),
-    ) -> Self {
-        let reporter = Reporter::new(screen, telling, common.loudness());
-        Self { app, common, auto_migrate, settings, reporter }
-    }
-
+impl Context<'_> {
     /// Returns the folder of the store, as an absolute path.
     pub(crate) fn root(&self) -> Result<PathBuf, CommandError> {
-        Ok(self.settings.store(self.common.store.clone())?)
+        Ok(self.settings.store(self.global.common.store.clone())?)
     }
 
     /// Returns the number of worker threads.
@@ -133,17 +141,20 @@ impl<'a> Context<'a> {
 
     /// Returns the program that upgrades the store, as far as the configuration allows it to run.
     pub(crate) fn migrator(&self) -> Result<Migrator, CommandError> {
-        if !self.settings.auto_migrate(self.auto_migrate)? {
+        let auto_migrate = if self.global.no_migrate { Some(false) } else { self.global.auto_migrate };
+        if !self.settings.auto_migrate(auto_migrate)? {
             return Ok(NO_MIGRATOR);
         }
         // The gate names the store itself.
-        let common = Common { store: None, ..self.common.clone() };
+        let common = Common { store: None, ..self.global.common.clone() };
         Ok(Migrator::Beside { name: MIGRATOR, arguments: common.handed_on() })
     }
 
     /// Returns the migrator for a command that needs an existing store. An empty or missing folder is an error: its
     /// path is most likely mistyped.
     pub(crate) fn migrator_of_existing(&self, root: &Path) -> Result<Migrator, CommandError> {
+        // Reads the configuration first: an error in it is the more useful message.
+        let migrator = self.migrator()?;
         let is_nothing = match std::fs::read_dir(root) {
             Ok(mut entries) => entries.next().is_none(),
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -154,7 +165,7 @@ impl<'a> Context<'a> {
             let help = format!("name a store with --store, or create one with `{MIGRATOR} --store {root}`");
             return Err(error.help(help));
         }
-        self.migrator()
+        Ok(migrator)
     }
 
     /// Passes the gate and opens an existing store for reading and writing.
@@ -173,6 +184,22 @@ impl<'a> Context<'a> {
         let migrator = self.migrator()?;
         let held = self.gate(&root, &migrator).hold(pass, Mode::ReadWrite)?;
         Ok(Store::open(held, Mode::ReadWrite)?)
+    }
+
+    /// Passes the gate and opens the store for reading and writing. A missing store is created.
+    pub(crate) fn open_or_create(&self) -> Result<Store, CommandError> {
+        let root = self.root()?;
+        let pass = self.pass(&root, || Ok(self.settings.check_named()?), || self.migrator())?;
+        let migrator = self.migrator()?;
+        let held = self.gate(&root, &migrator).hold(pass, Mode::ReadWrite)?;
+        Ok(Store::open(held, Mode::ReadWrite)?)
+    }
+
+    /// Passes the gate, upgrades an existing store if it needs it, and opens it without a lock.
+    pub(crate) fn upgrade_and_look(&self) -> Result<Store, CommandError> {
+        let root = self.root()?;
+        let check = || Ok(self.settings.check_named()?);
+        Ok(Store::look(&self.pass(&root, check, || self.migrator_of_existing(&root))?))
     }
 
     /// Passes the gate without creating, upgrading or locking the store: nothing can be written through it.
@@ -194,18 +221,37 @@ impl<'a> Context<'a> {
         if is_dry_run { self.look() } else { self.open() }
     }
 
-    /// Lets SIGINT and SIGTERM stop the work between two versions.
+    /// Lets SIGINT and SIGTERM stop the work between two versions. A second Ctrl-C ends the process at once.
     pub(crate) fn cancel(&self, store: &Store) -> Result<Cancel, CommandError> {
-        let cancel = cancel_on_signals()?;
+        let cancel = cancel_on_signals(&self.reporter, false)?;
         store.signals().handled_by_program();
         Ok(cancel)
     }
 }
 
-/// Listens for SIGINT and SIGTERM.
-pub(crate) fn cancel_on_signals() -> Result<Cancel, CommandError> {
-    Cancel::on_signals()
-        .map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))
+/// Listens for SIGINT and SIGTERM. A second Ctrl-C ends the process at once, and the first says so on a terminal.
+///
+/// Below another program that waits, the second does not count: that program hands each signal on, so a single Ctrl-C
+/// arrives twice.
+pub(crate) fn cancel_on_signals(reporter: &Reporter, is_below_another: bool) -> Result<Cancel, CommandError> {
+    let failed = |error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}"));
+    let cancel = Cancel::on_signals().map_err(failed)?;
+    if is_below_another {
+        return Ok(cancel);
+    }
+    cancel.end_on_second_interrupt().map_err(failed)?;
+    if !std::io::stderr().is_terminal() {
+        return Ok(cancel);
+    }
+    let mut signals = Signals::new([SIGINT]).map_err(failed)?;
+    let screen = reporter.progress().screen().clone();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let line = b"stopping; press Ctrl-C again to stop at once\n";
+            let _ = screen.suspend(|| std::io::stderr().lock().write_all(line));
+        }
+    });
+    Ok(cancel)
 }
 
 impl From<ConfigError> for CommandError {

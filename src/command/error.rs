@@ -17,6 +17,8 @@ pub(crate) struct CommandError {
 /// The start of the line of help in the text of an error.
 const HELP: &str = "\nhelp: ";
 
+const RUN_AGAIN: &str = "run again to continue";
+
 impl CommandError {
     /// Makes an error from a text. A line of the text that starts with `help: ` becomes the help.
     pub(crate) fn new(exit: Exit, text: impl ToString) -> Self {
@@ -40,15 +42,23 @@ impl CommandError {
         self
     }
 
+    /// Adds the help to run the command again, if there is no other.
+    #[must_use]
+    pub(crate) fn resumable(mut self) -> Self {
+        if self.message.is_some() {
+            self.help.get_or_insert_with(|| RUN_AGAIN.to_owned());
+        }
+        self
+    }
+
     /// Adds the work that was done before the failure, and the help to run the command again if there is no other.
     #[must_use]
     pub(crate) fn after(mut self, done: impl ToString) -> Self {
         if let Some(message) = &mut self.message {
             message.push_str("; ");
             message.push_str(&done.to_string());
-            self.help.get_or_insert_with(|| "run the command again to continue".to_owned());
         }
-        self
+        self.resumable()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// When to show progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
-    /// While a command works
     #[default]
     Auto,
-    /// Never
     Never,
 }
 
@@ -85,6 +84,28 @@ impl Progress {
         self.shown == Shown::Lines
     }
 
+    /// Returns whether progress is shown as a bar.
+    pub(crate) fn is_bar(&self) -> bool {
+        self.shown == Shown::Bar
+    }
+
+    /// Counts the versions of the work that is under way, to show the total. The count stops when the work ends.
+    pub(crate) fn count<T, E>(
+        &self,
+        walk: impl FnOnce(&mut dyn FnMut(T) -> ControlFlow<()>) -> Result<(), E>,
+    ) {
+        let Some(bar) = self.work.lock().ok().and_then(|work| work.as_ref()?.bar.clone()) else { return };
+        let mut total = 0;
+        let counted = walk(&mut |_| {
+            total += 1;
+            if bar.is_finished() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        // A walk that fails says so to the work itself.
+        if counted.is_ok() && !bar.is_finished() {
+            show_total(&bar, total);
+        }
+    }
+
     /// Begins a piece of work, with the number of versions if it is known.
     pub(crate) fn begin(&self, name: &str, total: Option<u64>) {
         self.end();
@@ -123,17 +144,22 @@ fn amount(bytes: u64) -> String {
 }
 
 fn bar(name: &str, total: Option<u64>) -> ProgressBar {
-    let template = match total {
-        Some(_) => "{prefix} [{bar:30}] {human_pos}/{human_len} versions{msg}, {eta} left",
-        None => "{prefix} {spinner} {human_pos} versions{msg}, {elapsed}",
-    };
     let bar = ProgressBar::no_length();
-    if let Some(total) = total {
-        bar.set_length(total);
-    }
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
+    match total {
+        Some(total) => show_total(&bar, total),
+        None => set_template(&bar, "{prefix} {spinner} {human_pos} versions{msg}, {elapsed}"),
     }
     bar.set_prefix(name.to_owned());
     bar
+}
+
+fn show_total(bar: &ProgressBar, total: u64) {
+    bar.set_length(total);
+    set_template(bar, "{prefix} [{bar:30}] {human_pos}/{human_len} versions{msg}, {eta} left");
+}
+
+fn set_template(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
 }

@@ -9,30 +9,38 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
-use stoa_gomod::{ModulePath, ModuleVersion};
+use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::{Claim, Store, StoreError, Tombstone};
 
 use super::Command;
+use super::confirm::confirm;
 use super::context::Context;
 use super::error::CommandError;
 use super::event::VersionKeys;
 use super::progress::When;
-use super::report::{Format, Summary, Telling};
-use crate::verify::look::Named;
+use super::report::{Format, Reporter, Summary, Telling};
+use super::verify::look::{Named, pairs, versions_of};
 
 /// Remove versions from the store, or forbid them
-#[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "A module without a version stands for all its versions in the store, without those of modules below its path.\n\
-                  A removed version is downloaded again on the next request and must be identical: its hash is kept. With \
-                  --tombstone, requests get 410, and the version is neither downloaded, imported nor restored until --lift.\n\
-                  The command can run beside a server, and can be stopped and run again.\n\
-                  Exit codes: 0 done; 1 a version is not in the store; 74 input/output error; 130, 143 stopped."
-)]
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A module without a version stands for all its versions in the store, without those of modules below its path. A removed \
+version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
+410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
+command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
+
+Examples:
+  stoa remove example.org/module@v1.2.3
+  stoa remove --tombstone --reason 'contains a key, see ticket 1234' example.org/module@v1.2.3
+  stoa remove --lift example.org/module@v1.2.3
+  stoa remove --list
+
+Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 not confirmed; 74 input/output error; \
+130, 143 stopped.")]
 pub(crate) struct Remove {
     /// Modules and versions to remove
-    #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse, required = true)]
+    #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse, required_unless_present = "list")]
     named: Vec<Named>,
 
     /// Forbid the versions from now on, even if they are not in the store
@@ -47,11 +55,19 @@ pub(crate) struct Remove {
     #[arg(long, alias = "no-tombstone", conflicts_with = "tombstone")]
     lift: bool,
 
+    /// Remove nothing, and list all tombstones with their reasons
+    #[arg(long, conflicts_with_all = ["named", "tombstone", "lift", "dry_run", "yes"])]
+    list: bool,
+
     /// Show what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Format of results
+    /// Do not ask, even for more than 100 versions
+    #[arg(long)]
+    yes: bool,
+
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -64,18 +80,24 @@ impl Command for Remove {
     }
 
     fn run(self, context: &Context<'_>) -> Result<Removed, CommandError> {
+        if self.list {
+            return list(&context.upgrade_and_look()?, &context.reporter);
+        }
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
         let mut removed = Removed::new(&store, self.dry_run);
-        let work = Work { context, store: &store, args: &self, cancel: &cancel };
+        let work = Work { reporter: &context.reporter, store: &store, args: &self, cancel: &cancel };
+        work.ask()?;
         match work.all(&mut removed) {
             Ok(()) => Ok(removed),
-            Err(error) => {
-                Err(error.after(format_args!("{removed} in {} before that", store.root().display())))
-            }
+            Err(error) if removed.is_empty() => Err(error.resumable()),
+            Err(error) => Err(error.after(format_args!("{removed} in {} before that", removed.store))),
         }
     }
 }
+
+/// The number of versions up to which the command does not ask.
+const ASK_ABOVE: usize = 100;
 
 /// The time between two attempts to claim a version that another process works on.
 const CLAIM_EVERY: Duration = Duration::from_millis(20);
@@ -131,6 +153,42 @@ impl Display for Event<'_> {
     }
 }
 
+/// A tombstone, as it is listed.
+#[derive(Serialize)]
+#[serde(tag = "event", rename = "tombstone")]
+struct TombstoneEvent<'a> {
+    #[serde(flatten)]
+    version: VersionKeys<'a>,
+    at: &'a str,
+    reason: Option<&'a str>,
+}
+
+impl Display for TombstoneEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.at, self.version)?;
+        self.reason.map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
+}
+
+/// Lists all tombstones.
+fn list(store: &Store, reporter: &Reporter) -> Result<Removed, CommandError> {
+    let mut listed = Removed::new(store, false);
+    listed.is_list = true;
+    store.records().each_tombstone(|version, tombstone| match tombstone {
+        Ok(tombstone) => {
+            listed.forbidden += 1;
+            let (version, reason) = (VersionKeys::from(&version), tombstone.reason.as_deref());
+            reporter.answer(&TombstoneEvent { version, at: &tombstone.at, reason })
+        }
+        Err(error) => {
+            listed.failed = Some(error.exit());
+            reporter.error(&error.into());
+            Ok(())
+        }
+    })?;
+    Ok(listed)
+}
+
 /// The number of versions that were removed, forbidden or allowed again.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename = "done")]
@@ -141,15 +199,22 @@ pub(crate) struct Removed {
     lifted: u64,
     bytes: u64,
     dry_run: bool,
-    /// Whether something that was named is missing.
+    /// Whether tombstones were listed only.
     #[serde(skip)]
-    is_incomplete: bool,
+    is_list: bool,
+    /// The exit code if something went wrong; the error has been reported.
+    #[serde(skip)]
+    failed: Option<Exit>,
 }
 
 impl Removed {
     fn new(store: &Store, dry_run: bool) -> Self {
         let store = store.root().to_string_lossy().into_owned();
-        Self { store, removed: 0, forbidden: 0, lifted: 0, bytes: 0, dry_run, is_incomplete: false }
+        Self { store, removed: 0, forbidden: 0, lifted: 0, bytes: 0, dry_run, is_list: false, failed: None }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.removed + self.forbidden + self.lifted == 0
     }
 
     fn add(&mut self, event: &Event<'_>) {
@@ -167,19 +232,23 @@ impl Removed {
 
 impl Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.lifted > 0 {
-            return write!(f, "{} tombstones lifted", HumanCount(self.lifted));
+        let would = if self.dry_run { "would be " } else { "" };
+        if self.is_list {
+            return write!(f, "{} tombstones", HumanCount(self.forbidden));
         }
-        write!(f, "{} versions removed, {}", HumanCount(self.removed), BinaryBytes(self.bytes))?;
+        if self.lifted > 0 {
+            return write!(f, "{} tombstones {would}lifted", HumanCount(self.lifted));
+        }
+        write!(f, "{} versions {would}removed, {}", HumanCount(self.removed), BinaryBytes(self.bytes))?;
         if self.forbidden > 0 {
-            write!(f, ", {} forbidden", HumanCount(self.forbidden))?;
+            write!(f, ", {} {would}forbidden", HumanCount(self.forbidden))?;
         }
         Ok(())
     }
 }
 
 impl Summary for Removed {
-    fn report(&self, reporter: &super::report::Reporter) {
+    fn report(&self, reporter: &Reporter) {
         if reporter.is_json() {
             return reporter.result(self);
         }
@@ -188,19 +257,47 @@ impl Summary for Removed {
     }
 
     fn verdict(&self) -> Result<(), CommandError> {
-        // Each of them has been reported.
-        if self.is_incomplete { Err(CommandError::reported(Exit::FAILED)) } else { Ok(()) }
+        self.failed.map_or(Ok(()), |exit| Err(CommandError::reported(exit)))
     }
 }
 
 struct Work<'a> {
-    context: &'a Context<'a>,
+    reporter: &'a Reporter,
     store: &'a Store,
     args: &'a Remove,
     cancel: &'a Cancel,
 }
 
 impl Work<'_> {
+    /// Asks first if many versions would go: a module in place of a version is the usual cause.
+    fn ask(&self) -> Result<(), CommandError> {
+        let Remove { lift, dry_run, yes, .. } = *self.args;
+        if lift || dry_run || yes {
+            return Ok(());
+        }
+        let (mut count, mut bytes, mut lines) = (0, 0, Vec::new());
+        for named in &self.args.named {
+            let (mut here, mut size) = (0, 0);
+            for version in self.versions(named)? {
+                let Some(footprint) = self.store.footprint(&version)? else { continue };
+                (here, size) = (here + 1, size + footprint.bytes);
+            }
+            let plan = format!("{named}: {} versions, {}", HumanCount(here as u64), BinaryBytes(size));
+            lines.extend((here > 0).then_some(plan));
+            (count, bytes) = (count + here, bytes + size);
+        }
+        if count <= ASK_ABOVE {
+            return Ok(());
+        }
+        lines.iter().for_each(|line| self.reporter.remark(line));
+        confirm(&format!(
+            "{} versions, {}, would be removed from {}",
+            HumanCount(count as u64),
+            BinaryBytes(bytes),
+            self.store.root().display()
+        ))
+    }
+
     fn all(&self, removed: &mut Removed) -> Result<(), CommandError> {
         for named in &self.args.named {
             let mut is_met = false;
@@ -210,11 +307,11 @@ impl Work<'_> {
                 let Some(event) = event else { continue };
                 is_met = true;
                 removed.add(&event);
-                self.context.reporter.result(&event);
+                self.reporter.result(&event);
             }
             if !is_met {
-                removed.is_incomplete = true;
-                self.context.reporter.error(&self.missing(named));
+                removed.failed = Some(Exit::FAILED);
+                self.reporter.error(&self.missing(named));
             }
         }
         Ok(())
@@ -225,11 +322,10 @@ impl Work<'_> {
             Named::Version(version) => return Ok(vec![version.clone()]),
             Named::Module(module) => module,
         };
-        let versions = match self.args.lift {
-            true => Some(self.store.records().tombstones(module)?),
-            false => self.store.list(module)?,
-        };
-        Ok(pairs(module, versions.as_deref().unwrap_or_default()))
+        match self.args.lift {
+            true => Ok(pairs(module, &self.store.records().tombstones(module)?)),
+            false => versions_of(self.store, module),
+        }
     }
 
     /// Waits for the claim: another process may be about to publish the version.
@@ -278,9 +374,4 @@ impl Work<'_> {
                 .help("to forbid a version that is not there, name it as MODULE@VERSION"),
         }
     }
-}
-
-fn pairs(module: &ModulePath, versions: &[stoa_gomod::Version]) -> Vec<ModuleVersion> {
-    let pair = |version: &stoa_gomod::Version| ModuleVersion::new(module.clone(), version.clone()).ok();
-    versions.iter().filter_map(pair).collect()
 }

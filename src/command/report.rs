@@ -18,10 +18,9 @@ use super::progress::{Progress, Screen, When};
 /// The format of results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Lines for people
+    // Without doc comments, so that -h and --help are the same.
     #[default]
     Human,
-    /// One JSON object per line
     Json,
 }
 
@@ -38,13 +37,24 @@ impl Format {
 /// How a command reports results and progress.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct Telling {
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 
     /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds
     #[arg(long, value_enum, default_value_t)]
     pub(crate) progress: When,
+}
+
+/// How a command works through many versions.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Working {
+    /// Number of worker threads [default: number of CPUs] [key: threads]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) telling: Telling,
 }
 
 /// How much a command prints.
@@ -129,10 +139,6 @@ impl Reporter {
     pub(crate) fn below_another(mut self) -> Self {
         self.is_below_another = true;
         self
-    }
-
-    pub(crate) fn format(&self) -> Format {
-        self.format
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -220,8 +226,19 @@ impl Reporter {
     /// Ends the work, prints the summary, and returns its verdict.
     pub(crate) fn finish(&self, summary: &impl Summary) -> Result<(), CommandError> {
         self.progress.end();
-        summary.report(self);
-        summary.verdict()
+        let verdict = summary.verdict();
+        match &verdict {
+            // The summary is the last line of JSON.
+            Err(error) if self.is_json() => {
+                self.error(error);
+                summary.report(self);
+                Err(CommandError::reported(error.exit))
+            }
+            _ => {
+                summary.report(self);
+                verdict
+            }
+        }
     }
 
     /// Fails if a result could not be written. A command that only prints stops then; one that changes a store goes on.

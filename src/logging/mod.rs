@@ -13,11 +13,14 @@ use std::io::Write;
 use std::num::NonZeroU8;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use time::OffsetDateTime;
 use time::format_description::well_known::Iso8601;
 use time::format_description::well_known::iso8601::{Config, TimePrecision};
+
+use crate::command::progress::Screen;
 
 use self::line::Line;
 use self::repeats::{Repeated, Repeats};
@@ -41,8 +44,13 @@ impl Style {
 }
 
 /// Starts logging. Later calls have no effect.
-pub(crate) fn init(style: Style, verbose: u8, quiet: bool, filter: Option<&str>) {
+///
+/// A command writes to `screen`, above its progress bar.
+pub(crate) fn init(style: Style, verbose: u8, quiet: bool, filter: Option<&str>, screen: Screen) {
     let mut builder = env_logger::Builder::new();
+    if style == Style::Command {
+        builder.target(Target::Pipe(Box::new(screen)));
+    }
     builder.parse_filters(&filters(style, verbose, quiet, filter));
     builder.format(move |out, record| write_line(out, record, style));
     let writer = builder.build();

@@ -11,7 +11,7 @@ mod leftovers;
 mod seen;
 mod verify;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,10 +24,10 @@ use crate::command::context::cancel_on_signals;
 use crate::command::error::CommandError;
 use crate::command::progress::Screen;
 use crate::command::report::{Reporter, Telling};
+use crate::command::status;
+use crate::command::verify::look::{Fault, Findings};
 use crate::config::{Settings, World};
-use crate::logging::{self, Style};
-use crate::status;
-use crate::verify::look::{Fault, Found};
+use crate::logging::Style;
 
 use args::{Args, Command, LeftoversCommand};
 use events::{Event, Watcher, text};
@@ -40,15 +40,18 @@ pub fn main(layouts: &Layouts) -> ExitCode {
     run(layouts, &World::of_process(), std::env::args_os()).into()
 }
 
+/// Returns the command line of `stoa-migrate`.
+pub fn command_line() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let args = match Args::try_parse_from(arguments) {
         Ok(args) => args.merged(),
         Err(error) => return command::usage(&error),
     };
-    let filter = world.variable("STOA_LOG");
-    let filter = filter.as_deref().and_then(OsStr::to_str);
     let screen = Screen::default();
-    logging::init(Style::Command, args.common.verbose, args.common.quiet, filter);
+    command::start_log(Style::Command, &args.common, world, &screen);
     let telling = Telling { format: args.format, progress: args.progress };
     let mut reporter = Reporter::new(&screen, telling, args.common.loudness());
     if args.auto {
@@ -71,7 +74,10 @@ fn dispatch(
     }
     let (root, options) = resolve(args, world)?;
     match &args.command {
-        Some(Command::Status) => return Ok(status::of_any(&root, layouts, args.format)),
+        Some(Command::Status) => {
+            reporter.finish(&status::of_any(&root, layouts)?)?;
+            reporter.check()?;
+        }
         Some(Command::Leftovers { command }) => {
             leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
         }
@@ -112,7 +118,7 @@ fn migrate(
         let message = format!("cannot verify a store at another layout than {}", layouts.current);
         return Err(CommandError::new(Exit::USAGE, message).help("run without --to or without --verify"));
     }
-    let cancel = cancel_on_signals()?;
+    let cancel = cancel_on_signals(reporter, args.auto)?;
     let watcher = Watcher::new(reporter, args.auto, args.dry_run);
     let runner = Runner { root, layouts, options, events: &watcher, cancel: &cancel };
     if args.dry_run {
@@ -137,7 +143,7 @@ fn leftovers(
     options: &Options,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let cancel = cancel_on_signals()?;
+    let cancel = cancel_on_signals(reporter, false)?;
     let watcher = Watcher::new(reporter, false, false);
     let leftovers = Leftovers { root, layouts, options, cancel: &cancel, events: &watcher };
     let mut written = Ok(());
@@ -178,7 +184,7 @@ fn import(
         let message = "import does not support --to, --regenerate, --verify and --auto";
         return Err(CommandError::new(Exit::USAGE, message));
     }
-    let cancel = cancel_on_signals()?;
+    let cancel = cancel_on_signals(reporter, false)?;
     // `--from` names the layout of the source. An import never decides about an interrupted downgrade.
     let options = Options { assumed: None, auto: true, ..options };
     let watcher = Watcher::new(reporter, false, args.dry_run);
@@ -216,26 +222,27 @@ fn verify(
     threads: usize,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let cancel = cancel_on_signals()?;
+    let cancel = cancel_on_signals(reporter, false)?;
     let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
         let version = version.into();
         reporter.result(&match fault {
-            Fault::Broken => Event::Broken { version, reason },
+            Fault::Corrupt => Event::Broken { version, reason },
             Fault::Unreadable => Event::Unreadable { version, reason },
         });
     };
     let found = verify::run(root, &layouts.current, how, threads, &cancel, reporter.progress(), &tell);
     let found = found.map_err(|error| {
-        let message = format!("cannot verify {}: {error}", root.display());
-        CommandError::new(error.exit(), message).help("run again to continue")
+        let reason = error.message.unwrap_or_default();
+        let message = format!("cannot verify {}: {reason}", root.display());
+        CommandError::new(error.exit, message).help("run again to continue")
     })?;
     reporter.progress().end();
     let versions = found.versions();
-    reporter.result(&Event::Verified { store: text(root), broken: found.broken, versions });
+    reporter.result(&Event::Verified { store: text(root), broken: found.corrupt, versions });
     let (count, what) = match found {
-        Found { broken: 0, unreadable: 0, .. } => return Ok(()),
-        Found { broken: 0, unreadable, .. } => (unreadable, "cannot be read"),
-        Found { broken, .. } => (broken, "are corrupt"),
+        Findings { corrupt: 0, unreadable: 0, .. } => return Ok(()),
+        Findings { corrupt: 0, unreadable, .. } => (unreadable, "cannot be read"),
+        Findings { corrupt, .. } => (corrupt, "are corrupt"),
     };
     let message = format!("{count} of {versions} versions in {} {what} (listed above)", root.display());
     Err(CommandError::new(found.exit(), message))

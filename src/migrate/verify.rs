@@ -8,8 +8,9 @@ use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Migrator};
 use stoa_store::{Store, Which};
 
+use crate::command::error::CommandError;
 use crate::command::progress::Progress;
-use crate::verify::look::{Fault, Found, How, Look, LookError};
+use crate::command::verify::look::{Fault, Findings, Look};
 
 /// The depth of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,13 +30,13 @@ pub(super) fn run(
     cancel: &Cancel,
     progress: &Progress,
     tell: &(dyn Fn(&ModuleVersion, Fault, &str) + Sync),
-) -> Result<Found, LookError> {
-    let (mode, how) = match verify {
-        Verify::Structure => (Mode::ReadOnly, How::Structure),
-        Verify::Full => (Mode::ReadWrite, How::Whole(Which::All)),
+) -> Result<Findings, CommandError> {
+    let (mode, which) = match verify {
+        Verify::Structure => (Mode::ReadOnly, Which::Structure),
+        Verify::Full => (Mode::ReadWrite, Which::All),
     };
     let gate = Gate { root, current: layout, migrator: &Migrator::Forbidden { name: "stoa-migrate" } };
     let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?;
-    let (sum, ended) = Look { store: &store, how, threads, cancel, progress, tell }.run(&[], |_| {});
+    let (sum, ended) = Look { store: &store, which, threads, cancel, progress, tell }.run(&[], |_| {});
     ended.map(|()| sum)
 }

@@ -196,7 +196,7 @@ fn because(message: &str) -> String {
 pub enum UpstreamConfigError {
     /// The list is invalid.
     #[error(
-        "invalid list of upstreams: {reason}; use the syntax of GOPROXY, for example https://proxy.example,off"
+        "cannot use the list of upstreams: {reason}\nhelp: use the syntax of GOPROXY, for example https://proxy.example,off"
     )]
     List {
         /// The fault.
@@ -204,15 +204,15 @@ pub enum UpstreamConfigError {
     },
     /// The name of this proxy cannot be in a `Via` header.
     #[error(
-        "invalid name of this proxy for the Via header: {0:?}; use ASCII without spaces, commas, quotes and brackets"
+        "cannot use {0:?} as the name of this proxy in the Via header\nhelp: use ASCII without spaces, commas, quotes and brackets"
     )]
     Instance(String),
     /// The user agent cannot be in a header.
-    #[error("invalid User-Agent header: {0:?}; use ASCII on one line")]
+    #[error("cannot use {0:?} as the User-Agent header\nhelp: use ASCII on one line")]
     UserAgent(String),
     /// There are no root certificates.
     #[error(
-        "no root certificates found to verify {url}{}; install the system's certificates, or set SSL_CERT_FILE or SSL_CERT_DIR",
+        "cannot verify {url}: there are no root certificates{}\nhelp: install the system's certificates, or set SSL_CERT_FILE or SSL_CERT_DIR",
         because(reason)
     )]
     NoRoots {

@@ -458,7 +458,7 @@ mod tests {
             ["|", "word", "ftp://u:secret@a.example", "https://u:secret@", "https://u:secret@a.example:port"]
         {
             let message = refused(list);
-            assert!(message.starts_with("invalid list of upstreams"), "{message}");
+            assert!(message.starts_with("cannot use the list of upstreams"), "{message}");
             assert!(!message.contains("secret"), "{message}");
         }
     }

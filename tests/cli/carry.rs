@@ -589,10 +589,10 @@ fn a_folder_that_is_no_export_is_refused_untouched() {
     for (place, code, word) in [
         ("letters", 73, "letter.txt"),
         ("other", 73, "example.com"),
-        ("letters/letter.txt", 73, "letter.txt is no folder"),
+        ("letters/letter.txt", 73, "letter.txt: it is not a folder"),
         ("store", 73, "the store itself"),
-        ("store/cache/x", 73, "lies in the store"),
-        (".", 73, "the store lies in it"),
+        ("store/cache/x", 73, "it is inside the store"),
+        (".", 73, "the store is inside it"),
         ("busy", 75, "another export"),
     ] {
         let ended = programs.stoa(["export", place]);

@@ -29,7 +29,7 @@ fn fifty_starters() {
     let children: Vec<_> = (0..50)
         .map(|_| {
             let mut command = Command::new(STOA);
-            command.args(["path", "example.com/m@v1.0.0", "--store"]).arg(&root);
+            command.args(testkit::commands::CREATING).arg("--store").arg(&root);
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         })
         .collect();

@@ -105,7 +105,7 @@ fn lists() {
     let file = fs::File::open(programs.folder().join("go.sum")).unwrap();
     let output = command.stdin(file).output().unwrap();
     assert!(output.status.success(), "{}", told(&output));
-    assert!(told(&output).contains("0 versions fetched") && told(&output).contains("2 there already"));
+    assert!(told(&output).contains("0 versions downloaded") && told(&output).contains("2 already there"));
 }
 
 fn differs() {
@@ -126,7 +126,7 @@ fn differs() {
         }
         let ended = fetch(&programs, upstream.url(), &["--from", "go.sum"]);
         assert_eq!((ended.code, counts(&ended)), (1, [0, 0, 2, 0, 0]), "{ended:?}");
-        assert!(ended.err.contains("other ones than their go.sum says"), "{ended:?}");
+        assert!(ended.out.contains("checksum mismatch for 2 versions"), "{ended:?}");
         assert_eq!(pairs.map(|pair| is_stored(&programs, pair)), [is_there; 2]);
     }
     // Any of several hashes is right, of what is there and of what is fetched.
@@ -173,14 +173,14 @@ fn refused() {
         assert_eq!(output.status.code(), Some(64), "{}", testkit::told(&output));
         assert!(testkit::told(&output).contains(part), "{part}: {}", testkit::told(&output));
     };
-    told(&["fetch"], &[], "nothing says what to fetch");
+    told(&["fetch"], &[], "no versions to fetch");
     told(&["fetch", "example.com/one"], &[], "MODULE@VERSION");
-    told(&["fetch", "--from", "go.sum"], &[], "is not there");
+    told(&["fetch", "--from", "go.sum"], &[], "there is no such file");
     fs::write(programs.folder().join("go.mod"), "module a.b\n\nrequire c.d\n").unwrap();
-    told(&["fetch", "--from", "go.mod"], &[], "go.mod, line 3");
-    assert!(!programs.store().exists());
-    told(&["fetch", "example.com/one@v1.0.0"], &[], "no upstream is to be asked");
+    told(&["fetch", "--from", "go.mod"], &[], "go.mod: line 3");
+    told(&["fetch", "example.com/one@v1.0.0"], &[], "all upstreams are off");
     told(&["fetch", "example.com/one@v1.0.0"], &[("STOA_OFFLINE", "true")], "offline");
+    assert!(!programs.store().exists());
 }
 
 fn stopped() {
@@ -199,7 +199,7 @@ fn stopped() {
     terminate(&child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{}", told(&output));
-    assert!(told(&output).contains("run again to go on"), "{}", told(&output));
+    assert!(told(&output).contains("run again to continue"), "{}", told(&output));
     assert_eq!(
         testkit::tree::shape(&programs.store().join("staging")).len(),
         2,

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use testkit::Case;
+use testkit::commands::CREATING;
 
 use nix::errno::Errno;
 use stoa_layout::SharedLock;
@@ -106,8 +107,8 @@ fn assert_same(before: &BTreeMap<PathBuf, tree::Entry>, after: &BTreeMap<PathBuf
 
 fn a_missing_store_is_created() {
     let programs = Programs::current();
-    let ended = programs.stoa(["path", PAIR]);
-    assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{ended:?}");
+    let ended = programs.stoa(CREATING);
+    assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.err.contains(PAIR), "{ended:?}");
     let made: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("created a new store")).collect();
     assert_eq!(made.len(), 1, "{ended:?}");
@@ -135,8 +136,7 @@ fn a_current_store_is_left_alone() {
 
 fn one_of_fifty_starters_creates_the_store() {
     let programs = Programs::current();
-    let children: Vec<Child> =
-        (0..50).map(|_| programs.command("stoa", ["path", PAIR]).spawn().unwrap()).collect();
+    let children: Vec<Child> = (0..50).map(|_| programs.command("stoa", CREATING).spawn().unwrap()).collect();
     let ended: Vec<Ended> = children.into_iter().map(Ended::from_child).collect();
     assert!(ended.iter().all(|ended| ended.code == 1), "{ended:?}");
     let made = ended.iter().filter(|ended| ended.err.contains("created a new store")).count();
@@ -322,7 +322,7 @@ fn the_migrator_stops_when_its_starter_ends() {
     // The migrator holds the other end of the pipe until it ends.
     let mut rest = String::new();
     while lines.read_line(&mut rest).unwrap() > 0 {}
-    assert!(rest.contains("stopped by signal 15"), "{rest}");
+    assert!(rest.contains("stopped by SIGTERM"), "{rest}");
 }
 
 fn a_name_in_the_way_is_refused() {
@@ -349,7 +349,7 @@ fn a_folder_that_cannot_be_written_is_refused() {
     for name in ["stoa", "stoa-migrate"] {
         let store = folder.join("store");
         let mut arguments = vec!["--store", store.to_str().unwrap()];
-        arguments.extend(if name == "stoa" { &["path", PAIR][..] } else { &[] });
+        arguments.extend(if name == "stoa" { &CREATING[..] } else { &[] });
         let mut command = next.command(name, arguments);
         if rustix::process::geteuid().is_root() {
             // Root may write everywhere.
@@ -446,7 +446,7 @@ fn a_read_only_current_store_is_served() {
 }
 
 fn an_error_of_the_disk_is_74() {
-    for (name, arguments) in [("stoa-migrate", &[][..]), ("stoa", &["path", PAIR])] {
+    for (name, arguments) in [("stoa-migrate", &[][..]), ("stoa", &CREATING[..])] {
         let traced = |programs: &Programs, act: Act| {
             tracer::run(&mut programs.command(name, arguments), &programs.store(), act, |child| {
                 let mut said = String::new();
@@ -463,7 +463,7 @@ fn an_error_of_the_disk_is_74() {
         assert_eq!(failed.code, 74, "{failed:?} {said}");
         assert!(said.starts_with("error: ") && said.contains("Input/output error"), "{said}");
         assert!(said.contains(programs.store().join("modules").to_str().unwrap()), "{said}");
-        assert_eq!(programs.stoa(["path", PAIR]).code, 1);
+        assert_eq!(programs.stoa(CREATING).code, 1);
         assert!(programs.store().join("layout.v2").exists());
     }
 }
@@ -472,11 +472,11 @@ fn a_missing_migrator_is_named() {
     let programs = Programs::current();
     let migrator = programs.program("stoa-migrate");
     fs::remove_file(&migrator).unwrap();
-    let missing = programs.stoa(["path", PAIR]);
+    let missing = programs.stoa(CREATING);
     // Another file, so that the mode of the one that others use stays.
     fs::copy(programs.program("stoa"), &migrator).unwrap();
     fs::set_permissions(&migrator, fs::Permissions::from_mode(0o644)).unwrap();
-    let closed = programs.stoa(["path", PAIR]);
+    let closed = programs.stoa(CREATING);
     let closed_migrate = programs.stoa(["migrate"]);
     for (ended, why) in
         [(missing, "does not exist"), (closed, "is not executable"), (closed_migrate, "is not executable")]
@@ -491,12 +491,12 @@ fn a_migrator_of_another_release_is_reported() {
     let (programs, next) = (Programs::current(), Programs::next());
     fs::remove_file(programs.program("stoa-migrate")).unwrap();
     fs::copy("/bin/true", programs.program("stoa-migrate")).unwrap();
-    let useless = programs.stoa(["path", PAIR]);
+    let useless = programs.stoa(CREATING);
     assert_eq!(useless.code, 78, "{useless:?}");
     assert!(useless.err.contains("different releases"), "{useless:?}");
     fs::remove_file(next.program("stoa-migrate")).unwrap();
     fs::copy(MIGRATE, next.program("stoa-migrate")).unwrap();
-    let older = next.stoa(["path", PAIR]);
+    let older = next.stoa(CREATING);
     assert_eq!(older.code, 78, "{older:?}");
     assert!(older.err.contains("does not know the layout v3"), "{older:?}");
 }
@@ -504,13 +504,13 @@ fn a_migrator_of_another_release_is_reported() {
 fn the_migrator_can_be_forbidden() {
     let programs = Programs::current();
     let config = programs.folder().join("home/.config/stoa/config.toml");
-    let by_option = programs.stoa(["path", PAIR, "--no-migrate"]);
-    let mut command = programs.command("stoa", ["path", PAIR]);
+    let by_option = programs.stoa(CREATING.iter().chain(&["--no-migrate"]));
+    let mut command = programs.command("stoa", CREATING);
     command.env("STOA_AUTO_MIGRATE", "false");
     let by_variable = Ended::of(command);
     fs::create_dir_all(config.parent().unwrap()).unwrap();
     fs::write(config, "auto_migrate = false\n").unwrap();
-    let by_file = programs.stoa(["path", PAIR]);
+    let by_file = programs.stoa(CREATING);
     for ended in [by_option, by_variable, by_file] {
         assert_eq!(ended.code, 78, "{ended:?}");
         let command = format!("stoa-migrate --store {}", programs.store().display());
@@ -518,7 +518,7 @@ fn the_migrator_can_be_forbidden() {
     }
     assert!(!programs.store().exists());
     // The option goes before the file.
-    assert_eq!(programs.stoa(["path", PAIR, "--auto-migrate", "true"]).code, 1);
+    assert_eq!(programs.stoa(CREATING.iter().chain(&["--auto-migrate", "true"])).code, 1);
     assert!(programs.store().exists());
 }
 

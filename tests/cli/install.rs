@@ -66,7 +66,7 @@ fn an_installed_stoa_finds_its_migrator_through_a_symlink() {
     std::os::unix::fs::symlink(home.path().join("prefix/bin/stoa"), &link).unwrap();
     let store = home.path().join("store");
     let output =
-        Command::new(link).args(["path", "example.com/m@v1.0.0", "--store"]).arg(&store).output().unwrap();
+        Command::new(link).args(testkit::commands::CREATING).arg("--store").arg(&store).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(store.join("layout.v2").is_file());
 }

@@ -106,5 +106,5 @@ fn one_file_names_the_database_of_go() {
     let folders = ["src", "crates", "migrations", "tests", "benches"].map(sources);
     let named = folders.into_iter().flatten().filter(|(_, text)| text.contains(&name));
     let named: Vec<_> = named.map(|(path, _)| path).collect();
-    assert!(matches!(&named[..], [one] if one.ends_with("src/fill/checksum/known.rs")), "{named:?}");
+    assert!(matches!(&named[..], [one] if one.ends_with("src/fill/checksum/sumdb.rs")), "{named:?}");
 }

@@ -231,7 +231,7 @@ fn verify_stops_and_goes_on() {
                 }
                 _ => {
                     assert_eq!(traced.code, code, "after {:?}: {}", traced.hit, told.stderr);
-                    assert!(told.stderr.contains("run again to go on"), "{}", told.stderr);
+                    assert!(told.stderr.contains("run again to continue"), "{}", told.stderr);
                     stopped += 1;
                 }
             }

@@ -63,7 +63,7 @@ fn creation() -> Scenario {
 fn creation_through_the_gate() -> Scenario {
     let path = |root: &Path| {
         let mut command = Command::new(STOA);
-        command.args(["path", "example.com/m@v1.0.0", "--store"]).arg(root);
+        command.args(testkit::commands::CREATING).arg("--store").arg(root);
         command
     };
     Scenario {

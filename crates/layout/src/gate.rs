@@ -281,7 +281,7 @@ impl Gate<'_> {
         match rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(PathError::new("look for", marker, errno).into()),
+            Err(errno) => Err(PathError::new("check for", marker, errno).into()),
         }
     }
 
@@ -372,9 +372,15 @@ fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
     let mut child = command.spawn().inspect_err(|_| handle.close())?;
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     let forward = std::thread::spawn(move || {
+        let mut interrupts = 0;
         for signal in signals.forever() {
-            let signal =
-                if signal == SIGINT { rustix::process::Signal::INT } else { rustix::process::Signal::TERM };
+            interrupts += i32::from(signal == SIGINT);
+            let signal = match signal {
+                // The program that waits is asked to end at once; what the migrator wrote survives that.
+                SIGINT if interrupts > 1 => rustix::process::Signal::KILL,
+                SIGINT => rustix::process::Signal::INT,
+                _ => rustix::process::Signal::TERM,
+            };
             if let Some(pid) = pid {
                 // The program may have ended just now.
                 let _ = rustix::process::kill_process(pid, signal);

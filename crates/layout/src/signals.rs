@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -12,8 +12,16 @@ pub struct Cancel(Arc<AtomicUsize>);
 
 /// The work was stopped by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("stopped by signal {0}")]
+#[error("stopped by {}", name(*.0))]
 pub struct Cancelled(pub i32);
+
+fn name(signal: i32) -> String {
+    match signal {
+        SIGINT => "Ctrl-C".to_owned(),
+        SIGTERM => "SIGTERM".to_owned(),
+        signal => format!("signal {signal}"),
+    }
+}
 
 impl Cancel {
     /// Returns a value that only [`Cancel::cancel`] can cancel.
@@ -32,6 +40,19 @@ impl Cancel {
             )?;
         }
         Ok(cancel)
+    }
+
+    /// Lets a second SIGINT end the process at once. Every write to a store survives that.
+    ///
+    /// A program that gets each SIGINT twice must not call this: a migrator gets it from the terminal and from the
+    /// program that waits for it.
+    pub fn end_on_second_interrupt(&self) -> io::Result<()> {
+        let armed = Arc::new(AtomicBool::new(false));
+        // In this order: the first signal must not find the flag that it sets itself.
+        let code = i32::from(crate::Exit::signal(SIGINT).code());
+        signal_hook::flag::register_conditional_shutdown(SIGINT, code, Arc::clone(&armed))?;
+        signal_hook::flag::register(SIGINT, armed)?;
+        Ok(())
     }
 
     /// Cancels the work as if by this signal.

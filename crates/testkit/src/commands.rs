@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use super::{STOA, told};
 
+/// The arguments of a command that creates a missing store, asks nobody, finds nothing and so ends with 1.
+pub const CREATING: [&str; 4] = ["fetch", "example.org/m@v1.0.0", "--upstream", "file:///nowhere"];
+
 pub fn stoa(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(STOA);
     command.args(arguments).arg("--store").arg(root).env_remove("STOA_STORE").env_remove("STOA_LOG");

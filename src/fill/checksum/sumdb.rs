@@ -21,18 +21,18 @@ pub struct Sumdb {
 pub enum SumdbError {
     /// It does not have one or two words.
     #[error(
-        "{0:?} is not a checksum database: expected NAME, NAME+HASH+KEY, either of them followed by a URL, or off"
+        "{0:?} is not a checksum database\nhelp: use NAME, NAME+HASH+KEY, either of them followed by a URL, or off"
     )]
     Form(String),
     /// It has no key, and the key of this database is unknown.
-    #[error("the key of the checksum database {0} is unknown; write {0}+HASH+KEY")]
+    #[error("the key of the checksum database {0} is unknown\nhelp: use {0}+HASH+KEY")]
     Unknown(String),
     /// The key is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The name cannot be part of a URL.
     #[error(
-        "{0:?} is not a valid name of a checksum database: expected a host, optionally followed by a path"
+        "{0:?} is not a valid name of a checksum database\nhelp: use a host, optionally followed by a path"
     )]
     Name(String),
 }

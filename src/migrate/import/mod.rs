@@ -24,8 +24,8 @@ use stoa_layout::{
 };
 use stoa_store::{Store, StoreError};
 
-use crate::carry::{Overlap, overlap};
-use crate::parallel;
+use crate::command::overlap::{Overlap, overlap};
+use crate::command::parallel;
 pub(super) use report::Report;
 use source::{Item, Origin};
 use work::Work;

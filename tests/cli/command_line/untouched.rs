@@ -41,8 +41,13 @@ pub(crate) fn a_server_that_cannot_start_changes_no_store() {
 
 pub(crate) fn a_dry_run_changes_no_store() {
     let programs = Programs::current();
+    let root = programs.store();
+    stores::v0().write(&root);
+    let before = snapshot(&root);
     for arguments in [&["remove", "--dry-run", PAIR][..], &["prune", "--dry-run", "--max-size", "1"]] {
-        changes_nothing(&programs, arguments, 78, "run `stoa-migrate --store");
+        let ended = programs.stoa(arguments);
+        assert!(ended.code == 78 && ended.err.contains("stoa-migrate --store"), "{arguments:?}: {ended:?}");
+        assert_eq!(snapshot(&root), before, "{arguments:?}");
     }
 }
 
@@ -50,7 +55,12 @@ pub(crate) fn commands_that_need_a_store_create_none() {
     let programs = Programs::current();
     let (root, to) = (programs.store(), programs.folder().join("out"));
     for arguments in [
-        &["verify"][..],
+        &["path", PAIR][..],
+        &["list"],
+        &["remove", "--dry-run", PAIR],
+        &["remove", "--list"],
+        &["prune", "--dry-run", "--max-size", "1"],
+        &["verify"],
         &["export", to.to_str().unwrap()],
         &["remove", PAIR],
         &["prune", "--max-size", "1"],

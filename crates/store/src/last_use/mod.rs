@@ -266,6 +266,11 @@ impl LastUses<'_> {
         Ok(latest.min(self.today))
     }
 
+    /// Returns the day on which a server recorded the last use of a version.
+    pub fn recorded(&self, version: &ModuleVersion) -> Result<Option<Day>, LastUseError> {
+        self.notes.as_ref().map_or(Ok(None), |notes| notes.day(version))
+    }
+
     /// Removes the usage data of versions that are no longer in the store, and returns their number.
     pub fn sweep(&mut self, store: &Store) -> Result<u64, LastUseError> {
         let Some(notes) = &mut self.notes else { return Ok(0) };

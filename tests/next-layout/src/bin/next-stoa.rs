@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use stoa::cli;
-use stoa::command::App;
+use stoa::command::{self, App};
 
 fn main() -> ExitCode {
-    cli::main(&App { layout: next_layout::LAYOUT, folders: &next_layout::FOLDERS })
+    command::main(&App {
+        layout: next_layout::LAYOUT,
+        folders: &next_layout::FOLDERS,
+        migrator: stoa::migrate::command_line,
+    })
 }

@@ -1,4 +1,4 @@
-//! The tree of files: what is in it, and how it comes in.
+//! The tree of files that an export writes.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,14 +16,14 @@ use stoa_layout::marker::Top;
 use stoa_layout::{Exit, PathError};
 use stoa_store::{SmallFile, Store, StoreError, VersionFile, ZipFile};
 
-use super::ExportError;
+use crate::command::error::CommandError;
 
-/// The folder that says that this is an export, and in which files are written before they get their names.
+/// The folder that marks an export. Files are written in it before they are renamed to their places.
 const OWN: &str = ".stoa-export";
 
 const LOCK: &str = "lock";
 
-/// An export that is open for writing, by this process alone.
+/// An export that is open for writing. No other process can open it meanwhile.
 pub(super) struct Tree {
     root: PathBuf,
     own: PathBuf,
@@ -34,46 +34,46 @@ pub(super) struct Tree {
     _lock: FileLock,
 }
 
-/// Files that are written and wait to be synced together, and to get their names in this order.
+/// Files that wait to be synced together, and then to be renamed to their places in this order.
 #[derive(Default)]
 pub(super) struct Batch {
     files: Vec<Staged>,
     versions: Vec<(ModuleVersion, u64)>,
 }
 
-/// A file under the name that it was written with.
+/// A file under its temporary name.
 struct Staged {
     at: PathBuf,
     to: PathBuf,
-    /// Whether it is derived, and replaces what is there.
+    /// Whether the file is derived and replaces the existing one.
     replaces: bool,
 }
 
-/// What came of a version.
+/// The result for one version.
 pub(super) enum Put {
-    /// All of it is there already.
+    /// All files are there already.
     Kept(u64),
-    /// Something else is there.
+    /// A file with other content is there.
     Differs(String),
-    /// It is not whole, or gone meanwhile.
-    Broken,
-    /// It cannot be read, and nothing of it was written.
+    /// The version is corrupt, or gone meanwhile.
+    Corrupt,
+    /// The version cannot be read, and none of its files was written.
     Unreadable(StoreError),
-    /// It waits to be published.
+    /// The version waits to be published.
     Written,
-    /// The same, and these may not wait any longer.
+    /// The version was written, and this batch is to be published now.
     Full(Batch),
 }
 
-/// More than any info has.
+/// More bytes than any info file has.
 const SMALL_LIMIT: u64 = 16 << 20;
 
-/// How many files, and how many bytes, share a wait for the disk.
+/// The number of files, and of bytes, that share one wait for the disk.
 const BATCH: (usize, u64) = (512, 64 << 20);
 
 impl Tree {
-    /// Opens a folder that is an export, or makes an empty or missing one to be one.
-    pub(super) fn open(root: &Path) -> Result<Self, ExportError> {
+    /// Opens an export. An empty or missing folder becomes one.
+    pub(super) fn open(root: &Path) -> Result<Self, CommandError> {
         let own = root.join(OWN);
         if let Some(top) = Top::read(root)?
             && !(top.markers.is_empty() && top.blocked.is_empty() && top.others_count == 0 && !top.has_lock)
@@ -83,11 +83,11 @@ impl Tree {
                 top.others.iter().map(|name| name.to_string_lossy().into_owned()).collect();
             let names = if names.is_empty() { "a store".to_owned() } else { names.join(", ") };
             let message = format!(
-                "{} is no export: it holds {names}; nothing was written. Name an empty or a missing folder, or one that \
-                 was exported to before",
+                "cannot export to {}: it holds {names}; nothing was written\nhelp: name an empty or missing folder, or an \
+                 earlier export",
                 root.display()
             );
-            return Err(ExportError::Refused { exit: Exit::CANT_CREATE, message });
+            return Err(CommandError::new(Exit::CANT_CREATE, message));
         }
         durable::create_root(root)?;
         let durable = Durable::for_root(root)?;
@@ -95,8 +95,11 @@ impl Tree {
             durable::sync_dir(root)?;
         }
         let Some(lock) = FileLock::try_acquire(&own.join(LOCK), &durable)? else {
-            let message = format!("another export to {} is running; wait for its end", root.display());
-            return Err(ExportError::Refused { exit: Exit::BUSY, message });
+            let message = format!(
+                "cannot export to {}: another export to it is running\nhelp: wait until it ends",
+                root.display()
+            );
+            return Err(CommandError::new(Exit::BUSY, message));
         };
         sweep(&own)?;
         let file_system = FileSystem::of(root)?;
@@ -104,8 +107,8 @@ impl Tree {
         Ok(Self { root: root.to_owned(), own, durable, file_system, next, waiting, _lock: lock })
     }
 
-    /// Writes what is missing of a version.
-    pub(super) fn put(&self, store: &Store, version: &ModuleVersion) -> Result<Put, ExportError> {
+    /// Writes the missing files of a version.
+    pub(super) fn put(&self, store: &Store, version: &ModuleVersion) -> Result<Put, CommandError> {
         let read = || -> Result<_, StoreError> {
             let Some(zip) = sealed(store, version)? else { return Ok(None) };
             let (modfile, info) =
@@ -114,7 +117,7 @@ impl Tree {
         };
         let (zip, modfile, info) = match read() {
             Ok(Some(read)) => read,
-            Ok(None) => return Ok(Put::Broken),
+            Ok(None) => return Ok(Put::Corrupt),
             Err(error) if error.is_of_one_version() => return Ok(Put::Unreadable(error)),
             Err(error) => return Err(error.into()),
         };
@@ -134,7 +137,7 @@ impl Tree {
                 Some(true) => continue,
                 Some(false) => {
                     self.drop_all(&files);
-                    let reason = format!("{} is another one than in the store, and stands", to.display());
+                    let reason = format!("{} has other content than in the store, and stays", to.display());
                     return Ok(Put::Differs(reason));
                 }
                 None => {}
@@ -162,18 +165,18 @@ impl Tree {
         Ok(if is_full { Put::Full(std::mem::take(&mut *waiting)) } else { Put::Written })
     }
 
-    /// Publishes what still waits.
-    pub(super) fn settle(&self, tell: impl Fn(&ModuleVersion, u64)) -> Result<(), ExportError> {
+    /// Publishes the last batch.
+    pub(super) fn settle(&self, tell: impl Fn(&ModuleVersion, u64)) -> Result<(), CommandError> {
         let batch = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         self.publish(batch, tell)
     }
 
-    /// Waits until all of a batch is on disk, and gives each file its name.
+    /// Waits until the files of a batch are on disk, and renames each to its place.
     pub(super) fn publish(
         &self,
         batch: Batch,
         tell: impl Fn(&ModuleVersion, u64),
-    ) -> Result<(), ExportError> {
+    ) -> Result<(), CommandError> {
         if batch.files.is_empty() {
             return Ok(());
         }
@@ -192,9 +195,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Writes what is derived for a module: the list of the tagged versions in the tree, and the info of the latest
-    /// one, which is the newest of the others where none is tagged.
-    pub(super) fn list(&self, module: &ModulePath) -> Result<(), ExportError> {
+    /// Writes the derived files of a module: the list of tagged versions, and the info of the latest version. Without a
+    /// tagged version that is the newest pseudo-version.
+    pub(super) fn list(&self, module: &ModulePath) -> Result<(), CommandError> {
         let folder = self.versions(module);
         let versions = versions(&folder, module)?;
         if versions.is_empty() {
@@ -211,12 +214,12 @@ impl Tree {
         Ok(())
     }
 
-    /// Waits until everything is on disk.
-    pub(super) fn finish(&self) -> Result<(), ExportError> {
+    /// Waits until all files are on disk.
+    pub(super) fn finish(&self) -> Result<(), CommandError> {
         Ok(self.file_system.sync()?)
     }
 
-    fn derive(&self, to: &Path, content: &[u8]) -> Result<(), ExportError> {
+    fn derive(&self, to: &Path, content: &[u8]) -> Result<(), CommandError> {
         if is_content(to, content)? == Some(true) {
             return Ok(());
         }
@@ -256,7 +259,7 @@ impl Tree {
         let file = self.durable.create_file(at)?;
         let from = match store.locate(version, VersionFile::Zip) {
             Ok(Some(path)) => path,
-            // For a message only.
+            // Used in messages only.
             _ => store.root().to_owned(),
         };
         match clone_or_copy((zip.file(), &from), (&file, at)) {
@@ -265,7 +268,7 @@ impl Tree {
         }
     }
 
-    /// Removes what is of no use any more; what stays is swept by the next run.
+    /// Removes temporary files. The next run removes the rest.
     fn drop_all(&self, files: &[Staged]) {
         for file in files {
             let _ = durable::remove_file(&file.at);
@@ -273,8 +276,8 @@ impl Tree {
     }
 }
 
-/// Removes what a run that died left.
-fn sweep(own: &Path) -> Result<(), ExportError> {
+/// Removes temporary files of a run that was killed.
+fn sweep(own: &Path) -> Result<(), CommandError> {
     for entry in fs::read_dir(own).at("list", own)? {
         let entry = entry.at("list", own)?;
         if entry.file_name() != LOCK {
@@ -284,7 +287,7 @@ fn sweep(own: &Path) -> Result<(), ExportError> {
     Ok(())
 }
 
-/// Opens a zip that was read whole once. `None` if it is not there, or proved broken.
+/// Opens a sealed zip, and seals it first if it needs it. Returns `None` if it is missing or corrupt.
 fn sealed(store: &Store, version: &ModuleVersion) -> Result<Option<ZipFile>, StoreError> {
     loop {
         match store.open_zip(version)? {
@@ -296,7 +299,7 @@ fn sealed(store: &Store, version: &ModuleVersion) -> Result<Option<ZipFile>, Sto
     }
 }
 
-/// Opens a regular file in the tree. `None` if nothing is there, an error if something else is.
+/// Opens a regular file in the tree. Returns `None` if it is missing, and an error if the name is not a regular file.
 fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_file() => {
@@ -304,7 +307,7 @@ fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
             Ok(Some((file, meta)))
         }
         Ok(_) => {
-            let why = io::Error::other("something that is no file is at its place; move it away");
+            let why = io::Error::other("it is not a regular file; move it away");
             Err(PathError::new("write", path, why))
         }
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -314,7 +317,7 @@ fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
     }
 }
 
-/// Whether a file has this content. `None` if there is none.
+/// Returns whether a file has this content, or `None` if it is missing.
 fn is_content(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
     let Some((file, meta)) = open(path)? else { return Ok(None) };
     if meta.len() != content.len() as u64 {
@@ -325,7 +328,7 @@ fn is_content(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
     Ok(Some(found == content))
 }
 
-/// Whether a file has an info that says the same: each upstream writes it in its own way. `None` if there is none.
+/// Returns whether an info file has the same meaning, or `None` if it is missing. Upstreams format it differently.
 fn is_info(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
     let is_same = is_content(path, content)?;
     if is_same != Some(false) {
@@ -334,11 +337,11 @@ fn is_info(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
     let Some((file, meta)) = open(path)? else { return Ok(None) };
     let mut found = Vec::new();
     file.take(meta.len().min(SMALL_LIMIT)).read_to_end(&mut found).at("read", path)?;
-    let said = |body: &[u8]| info::parse(body).ok();
-    Ok(Some(said(&found).is_some_and(|found| said(content) == Some(found))))
+    let parsed = |body: &[u8]| info::parse(body).ok();
+    Ok(Some(parsed(&found).is_some_and(|found| parsed(content) == Some(found))))
 }
 
-/// Whether a zip is the same: surely if size and time are, else by its bytes. `None` if there is none.
+/// Returns whether a zip is the same, or `None` if it is missing. Same size and time are enough, otherwise bytes decide.
 fn is_zip(path: &Path, zip: &ZipFile) -> Result<Option<bool>, PathError> {
     let Some((file, meta)) = open(path)? else { return Ok(None) };
     if meta.len() != zip.length {
@@ -360,7 +363,7 @@ fn is_zip(path: &Path, zip: &ZipFile) -> Result<Option<bool>, PathError> {
     Ok(Some(true))
 }
 
-/// Is the versions of a module in the tree.
+/// Returns the versions of a module in the tree.
 fn versions(folder: &Path, module: &ModulePath) -> Result<Vec<Version>, PathError> {
     let mut versions = Vec::new();
     let entries = match fs::read_dir(folder) {

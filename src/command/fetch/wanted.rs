@@ -1,4 +1,4 @@
-//! What is to be fetched: what was typed, and what a go.mod or a go.sum lists.
+//! The versions to fetch: from the command line, and from go.mod and go.sum files.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,20 +13,20 @@ use stoa_layout::{Exit, PathError};
 
 use crate::fill::Expected;
 
-/// A version, or what stands for one.
+/// A version, or a query for one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Asked {
-    /// This one.
+    /// An exact version.
     Version(ModuleVersion),
-    /// What a branch, a commit, a prefix or `latest` stands for today.
+    /// A branch, a commit, a prefix or `latest`, to be resolved by the upstream.
     Query(ModulePath, Revision),
 }
 
 impl Asked {
-    /// Reads `MODULE@VERSION`.
+    /// Parses `MODULE@VERSION`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (path, version) =
-            text.split_once('@').ok_or("it takes MODULE@VERSION, as in example.org/module@latest")?;
+            text.split_once('@').ok_or("expected MODULE@VERSION, as in example.org/module@latest")?;
         let path = ModulePath::new(path).map_err(|error| error.to_string())?;
         let version = Revision::new(version).map_err(|error| error.to_string())?;
         Ok(Self::of(path, version))
@@ -39,7 +39,7 @@ impl Asked {
         }
     }
 
-    /// Is the module.
+    /// Returns the module.
     pub(crate) fn module(&self) -> &ModulePath {
         match self {
             Self::Version(version) => version.path(),
@@ -47,7 +47,7 @@ impl Asked {
         }
     }
 
-    /// Is what stands behind the `@`.
+    /// Returns the text after the `@`.
     pub(crate) fn asked(&self) -> &str {
         match self {
             Self::Version(version) => version.version().as_str(),
@@ -62,21 +62,21 @@ impl fmt::Display for Asked {
     }
 }
 
-/// What is to be fetched, once each, with the hashes that go.sum files say it has.
+/// The versions to fetch, with their hashes from go.sum files.
 pub(crate) type Wanted = BTreeMap<Asked, Expected>;
 
-/// What is wanted cannot be found out.
+/// A failure to read the list of versions.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WantedError {
-    #[error("{path}, {why}; name a go.mod or a go.sum", path = path.display())]
+    #[error("cannot parse {path}: {why}\nhelp: name a go.mod or a go.sum", path = path.display())]
     Syntax { path: PathBuf, why: String },
-    #[error("{path} is a folder; name the go.mod or the go.sum in it", path = path.display())]
+    #[error("cannot read {path}: it is a folder\nhelp: name the go.mod or the go.sum in it", path = path.display())]
     Folder { path: PathBuf },
-    #[error("{path} is not there; name a go.mod or a go.sum", path = path.display())]
+    #[error("cannot read {path}: there is no such file\nhelp: name a go.mod or a go.sum", path = path.display())]
     Missing { path: PathBuf },
     #[error(transparent)]
     Unreadable(#[from] PathError),
-    #[error("nothing says what to fetch: name MODULE@VERSION, or a go.mod or a go.sum with --from")]
+    #[error("no versions to fetch\nhelp: name MODULE@VERSION, or a go.mod or a go.sum with --from")]
     Nothing,
 }
 
@@ -89,7 +89,7 @@ impl WantedError {
     }
 }
 
-/// Gathers what was typed and what the files list; `-` is standard input.
+/// Gathers the versions of the command line and of the files. `-` is standard input.
 pub(crate) fn gather(typed: &[Asked], files: &[PathBuf]) -> Result<Wanted, WantedError> {
     if typed.is_empty() && files.is_empty() {
         return Err(WantedError::Nothing);
@@ -112,7 +112,7 @@ fn add(wanted: &mut Wanted, file: &Path, body: &[u8]) -> Result<(), String> {
     };
     if !is_sum {
         if !has_module_directive(body) {
-            return Err("it is no go.mod, which says `module`, and no go.sum".to_owned());
+            return Err("it is neither a go.mod, which has a line `module`, nor a go.sum".to_owned());
         }
         for one in requirements(body).map_err(|error| error.to_string())? {
             wanted.entry(Asked::of(one.path, one.version)).or_default();
@@ -157,13 +157,13 @@ mod tests {
     const HASH: &str = "h1:dJmeSrJpmDbUBaBgAhrw5uDIeaBwxX0oy0IIx0F+Cok=";
 
     #[test]
-    fn a_version_is_told_from_a_query() {
+    fn an_exact_version_is_no_query() {
         for (text, is_version) in [
             ("a.b/c@v1.2.3", true),
             ("a.b/c@latest", false),
             ("a.b/c@v1.2", false),
             ("a.b/c@0123abc", false),
-            // Not of this module: whoever has the repository knows what it stands for.
+            // The major version does not match: only the upstream can resolve it.
             ("a.b/c@v2.0.0", false),
         ] {
             let asked = Asked::parse(text).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_told_apart_and_come_together() {
+    fn a_go_mod_and_a_go_sum_are_recognised_and_merged() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, body: &str| {
             let path = dir.path().join(name);
@@ -197,18 +197,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn errors_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("go.sum");
         std::fs::write(&path, "\nrequire a.b v1.0.0 x\n").unwrap();
-        let told = |files: &[PathBuf]| {
+        let error_for = |files: &[PathBuf]| {
             let error = gather(&[], files).unwrap_err();
             assert_eq!(error.exit(), Exit::USAGE);
             error.to_string()
         };
-        assert!(told(&[path]).contains("go.sum, line 2: "));
-        assert!(told(&[dir.path().to_owned()]).contains("is a folder"));
-        assert!(told(&[dir.path().join("missing")]).contains("is not there"));
-        assert!(told(&[]).contains("nothing says what to fetch"));
+        assert!(error_for(&[path]).contains("go.sum: line 2: "));
+        assert!(error_for(&[dir.path().to_owned()]).contains("is a folder"));
+        assert!(error_for(&[dir.path().join("missing")]).contains("there is no such file"));
+        assert!(error_for(&[]).contains("no versions to fetch"));
     }
 }

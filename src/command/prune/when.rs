@@ -1,15 +1,13 @@
-//! Since when something is not used, as it is typed.
+//! A day on the command line: an age, or a date.
 
 use std::time::SystemTime;
 
 use stoa_store::Day;
 use time::{Date, Month, Time};
 
-/// Reads `90d` or `12w`, so long ago, or a date. What was used last before that day is meant.
+/// Parses `90d` or `12w`, an age, or a date.
 pub(super) fn parse(text: &str) -> Result<Day, String> {
-    let wrong = || {
-        format!("{text:?} is no time; it takes days or weeks, as in 90d and 12w, or a date, as in 2026-01-31")
-    };
+    let wrong = || format!("{text:?} is neither an age, as in 90d and 12w, nor a date, as in 2026-01-31");
     let days = |number: &str, days: i64| {
         let number: u32 = number.parse().map_err(|_| wrong())?;
         Ok(Day(Day::today().0 - i64::from(number) * days))
@@ -24,13 +22,11 @@ pub(super) fn parse(text: &str) -> Result<Day, String> {
     let day = Day::of(SystemTime::from(date.with_time(Time::MIDNIGHT).assume_utc()));
     match day <= Day::today() {
         true => Ok(day),
-        false => {
-            Err(format!("{text} is yet to come, and nothing is used since then; name a day that has been"))
-        }
+        false => Err(format!("{text} is in the future")),
     }
 }
 
-/// Reads `2026-01-31`.
+/// Parses `2026-01-31`.
 fn date(text: &str) -> Option<Date> {
     let mut parts = text.split('-');
     let mut part = |digits: usize| parts.next().filter(|part| part.len() == digits);
@@ -45,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read() {
+    fn ages_and_dates_are_parsed() {
         let today = Day::today().0;
         assert_eq!(parse("0d"), Ok(Day(today)));
         assert_eq!(parse("90d"), Ok(Day(today - 90)));

@@ -1,14 +1,26 @@
-//! The options of `stoa serve`.
+//! `stoa serve`: the options, and the way through the gate to the server.
 
 use clap::Args;
+use stoa_layout::{Exit, Migrator};
 
+use super::Command;
+use super::context::{Context, NO_MIGRATOR};
+use super::error::CommandError;
+use super::report::Nothing;
 use crate::config::{TypedFetching, TypedServe, parse_switch};
 use crate::fill::{ChecksumPolicy, Mode};
+use crate::listen;
+use crate::logging::Style;
 
+/// Serve modules to the go command
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Each key is a key of the config file and a variable: STOA_LISTEN is that of `listen`."
-)]
+#[command(after_help = "\
+Each option is a key of the config file and a variable too: STOA_LISTEN is the variable of the key `listen`.
+
+Examples:
+  stoa serve
+  stoa serve --listen :3000 --upstream https://proxy.example.org,direct
+  stoa serve --read-only --store /srv/modules")]
 pub(super) struct Serve {
     /// Listen here; port 0 takes a free one [default: 127.0.0.1:3000] [key: listen]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -93,7 +105,7 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn typed(&self) -> TypedServe {
+    fn typed(&self) -> TypedServe {
         TypedServe {
             listen: self.listen.clone(),
             upstream: self.upstream.clone(),
@@ -117,6 +129,35 @@ impl Serve {
                 direct_max_concurrent: self.direct_max_concurrent,
                 direct_timeout: self.direct_timeout,
             },
+        }
+    }
+}
+
+impl Command for Serve {
+    type Summary = Nothing;
+
+    const STYLE: Style = Style::Service;
+
+    fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
+        let settings = context.settings;
+        let root = context.root()?;
+        let config = || Ok(settings.serve(self.typed())?);
+        let migrator = || -> Result<Migrator, CommandError> {
+            let config = config()?;
+            if config.read_only {
+                return Ok(NO_MIGRATOR);
+            }
+            // A server that cannot start changes nothing: the store may belong to the server that has the port.
+            listen::check(&config, settings.world())?;
+            context.migrator()
+        };
+        let pass = context.pass(&root, || config().map(drop), migrator)?;
+        let config = config()?;
+        let migrator = if config.read_only { NO_MIGRATOR } else { context.migrator()? };
+        match listen::run(&context.gate(&root, &migrator), pass, config, settings)? {
+            Exit::DONE => Ok(Nothing),
+            // Stopped at once by a second signal, and logged.
+            exit => Err(CommandError::reported(exit)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Fetching what is wanted, some at a time: what is asked for is resolved, looked for in the store, filled where it
-//! is missing, and compared with what go.sum files say of it, before it is stored or where it lies.
+//! The work of `stoa fetch`, several versions at a time: resolve the query, look into the store, download the version
+//! if it is missing, and compare it with the go.sum files.
 
 use std::sync::Arc;
 
@@ -8,27 +8,27 @@ use stoa_layout::Exit;
 use stoa_store::{SmallFile, Store, StoreError};
 use tokio::task::JoinSet;
 
-use super::told::{Outcome, Told};
+use super::fetched::{FetchResult, Fetched};
 use super::wanted::{Asked, Wanted};
 use crate::fill::{Expected, Fill, FillError, Via};
 
-/// How many versions are on their way for each zip that may be: the others are at their info and mod.
+/// The number of versions under way per zip: the others download their info and mod.
 const AHEAD: usize = 4;
 
-/// The work cannot go on.
+/// A failure that ends the whole work.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WorkError {
     #[error(transparent)]
     Store(Arc<StoreError>),
-    #[error("a task broke off within this program; the log says more")]
-    Broken,
+    #[error("internal error: a task panicked; see the log")]
+    Panicked,
 }
 
 impl WorkError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Store(error) => error.exit(),
-            Self::Broken => Exit::IO,
+            Self::Panicked => Exit::IO,
         }
     }
 }
@@ -39,12 +39,12 @@ impl From<StoreError> for WorkError {
     }
 }
 
-/// Fetches all. What one version comes to stops no other; what is wrong with the store stops all.
+/// Fetches all. A failure of one version does not stop the others; a failure of the store stops all.
 pub(super) async fn run(
     fill: &Arc<Fill>,
     wanted: Wanted,
     at_once: usize,
-    told: &mut Told,
+    fetched: &mut Fetched<'_>,
 ) -> Result<(), WorkError> {
     let mut running = JoinSet::new();
     let mut waiting = wanted.into_iter();
@@ -59,30 +59,30 @@ pub(super) async fn run(
         }
         match running.join_next().await {
             None => return Ok(()),
-            Some(Ok((asked, outcome))) => told.one(&asked, &outcome?),
+            Some(Ok((asked, outcome))) => fetched.add(&asked, &outcome?),
             Some(Err(error)) => {
-                log::error!("{error}");
-                return Err(WorkError::Broken);
+                log::error!(error:% = error; "a task failed");
+                return Err(WorkError::Panicked);
             }
         }
     }
 }
 
-async fn one(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<Outcome, WorkError> {
+async fn one(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<FetchResult, WorkError> {
     match have(fill, asked, sums).await {
         Ok(outcome) => Ok(outcome),
         Err(Stop::Fill(FillError::Store(error)) | Stop::Work(WorkError::Store(error))) => {
             match error.is_of_one_version() {
-                true => Ok(Outcome::Failed(error.exit(), error.to_string())),
+                true => Ok(FetchResult::Failed(error.exit(), error.to_string())),
                 false => Err(WorkError::Store(error)),
             }
         }
-        Err(Stop::Fill(error)) => Ok(Outcome::Failed(exit_of(&error), error.to_string())),
+        Err(Stop::Fill(error)) => Ok(FetchResult::Failed(exit_of(&error), error.to_string())),
         Err(Stop::Work(error)) => Err(error),
     }
 }
 
-/// Why one version does not come to a good end.
+/// The failure of one version.
 enum Stop {
     Fill(FillError),
     Work(WorkError),
@@ -100,32 +100,32 @@ impl From<WorkError> for Stop {
     }
 }
 
-async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<Outcome, Stop> {
+async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<FetchResult, Stop> {
     let version = resolve(fill, asked).await?;
     let mut was_there = {
         let version = version.clone();
         on_disk(fill, move |store| Ok(store.small(&version, SmallFile::Info)?.is_some())).await?
     };
-    // What lies there without a seal may prove broken, and is fetched again then.
+    // An unsealed version may turn out to be corrupt, and is downloaded again then.
     if was_there && !sums.zip.is_empty() {
         was_there = fill.seal(&version).await?.is_some();
     }
     if !was_there {
         match fill.join_expecting(&version, &Via::none(), true, sums)?.stored().await {
             Err(FillError::Unexpected { reason, .. }) => {
-                return Ok(Outcome::Differs(version, format!("{reason}; it is not stored")));
+                return Ok(FetchResult::Differs(version, format!("{reason}; it was not stored")));
             }
             stored => stored?,
         }
     }
     if let Some(reason) = difference(fill, &version, sums).await? {
-        return Ok(Outcome::Differs(version, reason));
+        return Ok(FetchResult::Differs(version, reason));
     }
     let bytes = {
         let version = version.clone();
         on_disk(fill, move |store| Ok(store.open_zip(&version)?.map_or(0, |zip| zip.length))).await?
     };
-    Ok(if was_there { Outcome::Kept(version, bytes) } else { Outcome::Fetched(version, bytes) })
+    Ok(if was_there { FetchResult::Kept(version, bytes) } else { FetchResult::Fetched(version, bytes) })
 }
 
 async fn resolve(fill: &Arc<Fill>, asked: &Asked) -> Result<ModuleVersion, FillError> {
@@ -137,13 +137,12 @@ async fn resolve(fill: &Arc<Fill>, asked: &Asked) -> Result<ModuleVersion, FillE
         "latest" => fill.latest(module, &Via::none()).await?,
         _ => fill.query(module, query, &Via::none()).await?,
     };
-    let unusable =
-        |why: String| FillError::Upstream(format!("{asked}: the answer is of no use: {why}").into());
+    let unusable = |why: String| FillError::Upstream(format!("{asked}: malformed response: {why}").into());
     let info = info::parse(&body).map_err(|error| unusable(error.to_string()))?;
     ModuleVersion::new(module.clone(), info.version).map_err(|error| unusable(error.to_string()))
 }
 
-/// Says what in the store is not as a go.sum has it.
+/// Returns how the version in the store differs from the go.sum files, if it does.
 async fn difference(
     fill: &Arc<Fill>,
     version: &ModuleVersion,
@@ -163,7 +162,7 @@ async fn difference(
     Ok(None)
 }
 
-/// Does on the blocking pool what may wait for the disk.
+/// Runs work that may wait for the disk, on the blocking pool.
 async fn on_disk<T: Send + 'static>(
     fill: &Arc<Fill>,
     work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
@@ -172,13 +171,13 @@ async fn on_disk<T: Send + 'static>(
     match tokio::task::spawn_blocking(move || work(&store)).await {
         Ok(done) => Ok(done?),
         Err(error) => {
-            log::error!("{error}");
-            Err(WorkError::Broken)
+            log::error!(error:% = error; "a task failed");
+            Err(WorkError::Panicked)
         }
     }
 }
 
-/// What is not there, or not for us, is another matter than an upstream that might have it tomorrow.
+/// Returns the exit code for a failure: 1 if a retry cannot help, and 69 if it may.
 fn exit_of(error: &FillError) -> Exit {
     match error {
         FillError::Absent(_)

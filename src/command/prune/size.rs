@@ -1,23 +1,31 @@
-//! How large a store may be, as it is typed.
+//! A size on the command line.
 
-/// Reads a number of bytes: `500M`, `1.5GiB`, `20GB`, `4096`.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
-    let wrong = || {
-        format!("{text:?} is no size; it takes bytes, or a number with a unit, as in 500M, 1.5GiB or 20GB")
-    };
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) bytes: u64,
+    pub(super) has_unit: bool,
+}
+
+/// Parses a size: `500M`, `1.5GiB`, `20GB`, `4096`.
+pub(super) fn parse(text: &str) -> Result<Size, String> {
+    let wrong =
+        || format!("{text:?} is not a size; sizes are numbers with a unit, as in 500M, 1.5GiB or 20GB");
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let factor = factor(unit.trim_start()).ok_or_else(wrong)?;
+    let unit = unit.trim_start();
+    let factor = factor(unit).ok_or_else(wrong)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if fraction.contains('.') || fraction.len() > 9 {
         return Err(wrong());
     }
     let whole: u128 = whole.parse().map_err(|_| wrong())?;
-    // As a fraction of whole numbers, so that nothing is rounded twice.
+    // In integers, so that nothing is rounded twice.
     let scale = 10u128.pow(u32::try_from(fraction.len()).unwrap_or_default());
     let parts: u128 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| wrong())? };
     let bytes = whole.checked_mul(factor).and_then(|bytes| bytes.checked_add(parts * factor / scale));
-    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(wrong)
+    let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(wrong)?;
+    Ok(Size { bytes, has_unit: !unit.is_empty() })
 }
 
 fn factor(unit: &str) -> Option<u128> {
@@ -41,7 +49,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn sizes_are_read() {
+    fn sizes_are_parsed() {
         for (text, bytes) in [
             ("0", 0),
             ("4096", 4096),
@@ -53,7 +61,9 @@ mod tests {
             ("7b", 7),
             ("0.5kb", 500),
         ] {
-            assert_eq!(parse(text), Ok(bytes), "{text}");
+            let size = parse(text).unwrap();
+            assert_eq!(size.bytes, bytes, "{text}");
+            assert_eq!(size.has_unit, text != "0" && text != "4096", "{text}");
         }
         for text in ["", "G", "1.2.3M", "-1", "1X", "1MiBs", "1e9", ".5G", "99999999999T", "1.M.", "äG", "1é"]
         {

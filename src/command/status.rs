@@ -1,35 +1,40 @@
-//! What a store is, told without changing it and without passing the gate.
+//! `stoa status`: the state of a store, without a change to it and without the gate.
 //!
-//! A current store and an empty folder are told here, by either program. Whatever has another marker, or
-//! none, is told by `stoa-migrate`, which alone knows what older layouts look like: `stoa status` turns into
-//! it. What is counted is what is there to be seen while it may change; nothing is locked.
+//! Both programs know a current store and an empty folder. Only `stoa-migrate` knows older layouts, so `stoa status`
+//! becomes it for any other folder. Nothing is locked: the counts may change meanwhile.
 
+use std::ffi::OsString;
+use std::fmt::{self, Display};
 use std::path::Path;
 
+use clap::Args;
 use serde::Serialize;
 use stoa_layout::inventory::Found;
 use stoa_layout::lock::{self, Holder};
 use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
-use stoa_layout::{Exit, LayoutId, Layouts, PathError, State, StepError};
+use stoa_layout::{LayoutId, Layouts, PathError, State, StepError};
 use stoa_store::{CensusItem, StoreError, census, each_quarantined};
 
-use crate::command::App;
-use crate::command::report::Format;
-use crate::output;
+use super::Command;
+use super::context::{App, Common, Context};
+use super::error::CommandError;
+use super::hand_over::to_migrator;
+use super::progress::When;
+use super::report::{Format, Reporter, Summary, Telling};
 
-/// What is told; the keys of the JSON format.
+/// The status of a store; its fields are the keys of the JSON format.
 #[derive(Debug, Serialize)]
-struct Status {
+pub(crate) struct Status {
     /// The version of this format.
     format: u32,
     store: String,
     state: Kind,
-    /// The layout, the one before a step in the middle of one; `None` where there is none, or an unknown one.
+    /// The layout, in the middle of a step the old one. `None` without a layout or for an unknown one.
     layout: Option<String>,
     program_layout: String,
-    /// `None` where they cannot be counted: in a newer store, in a folder that is none.
+    /// `None` where versions cannot be counted: in a newer store and in a folder that is not a store.
     versions: Option<u64>,
-    /// `None` in the middle of a step, too.
+    /// `None` in the middle of a step too.
     modules: Option<u64>,
     bytes: Option<u64>,
     leftovers: Option<u64>,
@@ -37,7 +42,7 @@ struct Status {
     quarantined_bytes: Option<u64>,
     last_migration: Option<HistoryEntry>,
     holders: Vec<Holder>,
-    /// What people are told besides.
+    /// A remark for people.
     #[serde(skip)]
     remark: Option<String>,
 }
@@ -54,35 +59,55 @@ enum Kind {
     Foreign,
 }
 
-/// Tells of a store that is at the layout of the program, or of an empty folder. `None` if it is neither, or
-/// if there are leftovers, which only who knows old layouts can tell apart.
-pub(crate) fn of_current(root: &Path, app: &App, format: Format, leftovers: Leftovers) -> Option<Exit> {
-    let status = match Top::read(root) {
-        Ok(top) => current_or_empty(root, &app.layout, app.folders, top.as_ref())?,
-        Err(error) => Err(error),
-    };
-    Some(match status {
-        Ok(status) if status.leftovers != Some(0) && leftovers == Leftovers::AreForOthers => return None,
-        Ok(status) => status.tell(format),
-        Err(error) => output::fail(error.exit(), error),
-    })
+/// Show the state, the layout and the content of the store
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The command works on a store in any state and changes nothing.
+
+Examples:
+  stoa status
+  stoa status --format json
+
+Exit codes: 0 success; 74 the folder cannot be read.")]
+pub(crate) struct ShowStatus {
+    /// Format of results: lines for people, or one JSON object per line
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
-/// Who counts leftovers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leftovers {
-    /// The migrator.
-    AreForOthers,
-    /// This program, each name in the way as one: there is no migrator.
-    AreOurs,
-}
+impl Command for ShowStatus {
+    type Summary = Status;
 
-/// Tells of a store in any state.
-pub(crate) fn of_any(root: &Path, layouts: &Layouts, format: Format) -> Exit {
-    match look(root, layouts) {
-        Ok(status) => status.tell(format),
-        Err(error) => output::fail(error.exit(), error),
+    fn telling(&self) -> Telling {
+        Telling { format: self.format, progress: When::Never }
     }
+
+    fn run(self, context: &Context<'_>) -> Result<Status, CommandError> {
+        let root = context.root()?;
+        context.settings.check_named()?;
+        let mut status = of_current(&root, context.app)?;
+        if let Some(status) = status.take_if(|status| status.leftovers == Some(0)) {
+            return Ok(status);
+        }
+        // Only stoa-migrate knows old layouts, and counts leftovers by version.
+        let common = Common { store: Some(root), ..context.global.common.clone() };
+        let arguments = ["--format", self.format.name()].map(OsString::from);
+        let error = to_migrator(&common, "status", &arguments);
+        // Without it, each name that belongs to no version is counted.
+        status.ok_or(error)
+    }
+}
+
+/// Returns the status of a store at the layout of the program, or of an empty folder.
+fn of_current(root: &Path, app: &App) -> Result<Option<Status>, CommandError> {
+    let top = Top::read(root)?;
+    let status = current_or_empty(root, &app.layout, app.folders, top.as_ref());
+    Ok(status.transpose()?)
+}
+
+/// Returns the status of a store in any state.
+pub(crate) fn of_any(root: &Path, layouts: &Layouts) -> Result<Status, CommandError> {
+    look(root, layouts).map_err(|error| CommandError::new(error.exit(), error))
 }
 
 fn current_or_empty(
@@ -119,7 +144,7 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
     {
         let mut status = status?;
         if status.leftovers != Some(0) {
-            // The same leftovers as in their list: each version, not each name.
+            // The same leftovers as in their list: by version, not by name.
             status.take_inventory(root, layouts, &state)?;
         }
         return Ok(status);
@@ -146,8 +171,8 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
     if let Some(marker) = state.marker() {
         status.read_history(root, &marker);
         status.remark = Some(match &marker {
-            Marker::Migrating { from, to } => format!("in the step from {from} to {to}"),
-            Marker::Creating(layout) => format!("being made at layout {layout}"),
+            Marker::Migrating { from, to } => format!("in the middle of the step from {from} to {to}"),
+            Marker::Creating(layout) => format!("being created at layout {layout}"),
             Marker::At(layout) => format!("at layout {layout}"),
         });
     }
@@ -155,9 +180,9 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
         status.remark = Some(why);
     }
     if let State::At(_) | State::Untagged(_) | State::Migrating { .. } | State::Creating(_) = &state {
-        // Not an error of the look: what cannot be read cannot be counted.
+        // The status is still useful without the counts.
         if let Err(error) = status.take_inventory(root, layouts, &state) {
-            status.remark = Some(format!("it could not be counted: {error}"));
+            status.remark = Some(format!("cannot count the versions: {error}"));
         }
     }
     Ok(status)
@@ -248,7 +273,7 @@ impl Status {
         self.quarantined_bytes = Some(count.quarantined_bytes);
     }
 
-    /// Counts what is there, in the middle of a step too.
+    /// Counts versions and leftovers, in the middle of a step too.
     fn take_inventory(&mut self, root: &Path, layouts: &Layouts, state: &State) -> Result<(), StepError> {
         let Some(inventory) = layouts.inventory.as_deref() else { return Ok(()) };
         let mut count = Count::default();
@@ -267,13 +292,13 @@ impl Status {
         count.quarantine(root)?;
         self.set_counts(&count);
         if matches!(state, State::Migrating { from, to } if from != to) {
-            // A module may be at both sides, and telling that would take memory.
+            // A module may be on both sides, and finding out would take memory.
             self.modules = None;
         }
         Ok(())
     }
 
-    /// Takes the last migration from the marker. Neither the making of a store nor a regeneration is one.
+    /// Reads the last migration from the marker. Creating a store and regenerating derived files do not count.
     fn read_history(&mut self, root: &Path, marker: &Marker) {
         let (content, warning) = Content::read(root, marker, "");
         if let Some(warning) = warning {
@@ -285,23 +310,11 @@ impl Status {
         self.last_migration = content.history.into_iter().rev().find(is_migration);
     }
 
-    fn tell(&self, format: Format) -> Exit {
-        match format {
-            Format::Json => match serde_json::to_string(self) {
-                Ok(line) => output::last_line(line),
-                Err(error) => output::fail(Exit::IO, error),
-            },
-            Format::Human => output::last_line(self.for_people()),
-        }
-    }
-
     fn for_people(&self) -> String {
         let state = match self.state {
             Kind::Current => "current",
-            Kind::Old => {
-                "old: stoa-migrate brings it to the current layout, and so does stoa at its next start"
-            }
-            Kind::Migrating => "migrating: stoa-migrate goes on with it",
+            Kind::Old => "old: stoa-migrate upgrades it, and so does stoa at its next start",
+            Kind::Migrating => "migrating: stoa-migrate continues",
             Kind::Newer => "newer than this program",
             Kind::Empty => "empty: there is no store yet",
             Kind::Unmarked => "unmarked: a store without its marker",
@@ -338,6 +351,19 @@ impl Status {
         }
         lines.extend(self.holders.iter().map(|holder| line("in use by", &holder.to_string())));
         lines.join("\n")
+    }
+}
+
+impl Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.for_people())
+    }
+}
+
+impl Summary for Status {
+    fn report(&self, reporter: &Reporter) {
+        // The verdict finds a failure to write.
+        let _ = reporter.answer(self);
     }
 }
 

@@ -1,0 +1,153 @@
+//! `stoa fetch`: downloads versions ahead of time.
+//!
+//! It does what a server does on a miss, by the same code, with servers beside it or without. It can be stopped at any
+//! time: stored versions stay and are not downloaded again.
+
+mod fetched;
+mod wanted;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use stoa_layout::signals::Cancelled;
+use stoa_layout::{Cancel, Exit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Command;
+use super::context::Context;
+use super::error::CommandError;
+use super::report::Telling;
+use crate::config::TypedServe;
+use crate::fill::Fill;
+use crate::sources::Sources;
+use fetched::{FetchDone, Fetched};
+use wanted::{Asked, Wanted};
+
+/// Download versions into the store ahead of time
+#[derive(Debug, Args)]
+#[command(after_help = "\
+VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix as in v1.2. \
+From a go.mod, all required versions are downloaded, with `replace` applied. From a go.sum, all versions are downloaded \
+and compared with their hashes before they are stored. Zips are downloaded even if a build reads only the go.mod. \
+A go.sum lists everything that an offline build needs; a go.mod alone may not. \
+The command can run beside a server. If it is stopped, the next run continues.
+
+Examples:
+  stoa fetch --from go.sum
+  stoa fetch example.org/module@latest example.org/other@v1.2.3
+
+Exit codes: 0 all versions are in the store; 1 a version does not exist, is refused by the configuration, or does not \
+match its go.sum; 69 an upstream is unavailable for some versions; 130, 143 stopped.")]
+pub(crate) struct Fetch {
+    /// Modules and versions to download
+    #[arg(value_name = "MODULE@VERSION", value_parser = Asked::parse)]
+    named: Vec<Asked>,
+
+    /// A go.mod or go.sum with versions to download; - is standard input
+    #[arg(long, value_name = "FILE")]
+    from: Vec<PathBuf>,
+
+    /// Upstreams, in the syntax of GOPROXY [default: those of the go command] [key: upstream]
+    #[arg(long, value_name = "LIST")]
+    upstream: Option<String>,
+
+    /// Maximum number of concurrent downloads [default: 16] [key: fill.max_concurrent]
+    #[arg(long, value_name = "N")]
+    fill_max_concurrent: Option<usize>,
+
+    #[command(flatten)]
+    telling: Telling,
+}
+
+/// The time that waiting threads have to end after everything else.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+impl Command for Fetch {
+    type Summary = FetchDone;
+
+    fn telling(&self) -> Telling {
+        self.telling
+    }
+
+    fn run(self, context: &Context<'_>) -> Result<FetchDone, CommandError> {
+        let wanted = wanted::gather(&self.named, &self.from)
+            .map_err(|error| CommandError::new(error.exit(), error))?;
+        let config = context.settings.serve(TypedServe {
+            upstream: self.upstream.clone(),
+            fill_max_concurrent: self.fill_max_concurrent,
+            ..TypedServe::default()
+        })?;
+        let usage = |text: &str, help: &str| Err(CommandError::new(Exit::USAGE, text).help(help));
+        if config.offline {
+            let text = "cannot fetch: `offline` is set in the configuration";
+            return usage(text, "change it, or run with STOA_OFFLINE=false");
+        }
+        let sources = Sources::new(context.settings.world());
+        let policy = sources.policy(&config, false, None)?;
+        if policy.is_offline() {
+            return usage("cannot fetch: all upstreams are off", "name an upstream with --upstream");
+        }
+        let store = context.open_or_create()?;
+        let root = store.root().to_owned();
+        if store.is_read_only() {
+            let text = format!("cannot fetch into {}: the store is not writable", root.display());
+            return Err(CommandError::new(Exit::PERMISSION, text));
+        }
+        let cancel = context.cancel(&store)?;
+        let reporter = &context.reporter;
+        reporter.progress().begin("fetch", Some(wanted.len() as u64));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| CommandError::new(Exit::IO, format!("cannot start threads: {error}")))?;
+        let at_once = config.fill_max_concurrent;
+        let answers = sources.answers(&config, true);
+        let fetched = runtime.block_on(async {
+            let fill = Fill::new(Arc::new(store), policy, at_once, &answers);
+            let fetched = Fetched::new(root.to_string_lossy().into_owned(), reporter);
+            until_stopped(&fill, (wanted, at_once), fetched, &cancel).await
+        });
+        runtime.shutdown_timeout(LAST_WAIT);
+        fetched
+    }
+}
+
+async fn until_stopped(
+    fill: &Arc<Fill>,
+    (wanted, at_once): (Wanted, usize),
+    mut fetched: Fetched<'_>,
+    cancel: &Cancel,
+) -> Result<FetchDone, CommandError> {
+    let ended = tokio::select! {
+        worked = work::run(fill, wanted, at_once, &mut fetched) => {
+            worked.map_err(|error| CommandError::new(error.exit(), error))
+        }
+        signal = stopped(cancel) => signal.and_then(|cancelled| Err(cancelled.into())),
+    };
+    // Downloads that are under way leave nothing behind when they are dropped.
+    fill.end().await;
+    match ended {
+        Ok(()) => Ok(fetched.done()),
+        Err(error) => Err(error.after(fetched.done().so_far())),
+    }
+}
+
+async fn stopped(cancel: &Cancel) -> Result<Cancelled, CommandError> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))
+    };
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    // A signal may have come before.
+    if let Err(cancelled) = cancel.check() {
+        return Ok(cancelled);
+    }
+    let kind = tokio::select! {
+        _ = interrupt.recv() => SignalKind::interrupt(),
+        _ = terminate.recv() => SignalKind::terminate(),
+    };
+    Ok(Cancelled(kind.as_raw_value()))
+}

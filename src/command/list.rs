@@ -1,0 +1,160 @@
+//! `stoa list`: lists the versions in the store.
+
+use std::fmt::{self, Display};
+use std::time::SystemTime;
+
+use clap::Args;
+use indicatif::{BinaryBytes, HumanCount};
+use serde::Serialize;
+use stoa_gomod::ModuleVersion;
+use stoa_gomod::private::Patterns;
+use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Command;
+use super::context::Context;
+use super::error::CommandError;
+use super::event::VersionKeys;
+use super::progress::When;
+use super::report::{Format, Reporter, Summary, Telling};
+
+/// List the versions in the store with size, time and last use
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A pattern matches module paths as in GOPRIVATE: `example.org` stands for all modules below it, and `*` for any text in \
+one path element. The column LAST USED shows `-` if no use of the version is recorded.
+
+Examples:
+  stoa list
+  stoa list 'github.com/*/*'
+  stoa list example.org/module --format json
+
+Exit codes: 0 success; 65 there is no store.")]
+pub(crate) struct List {
+    /// Patterns of module paths, separated by commas [default: all modules]
+    #[arg(value_name = "PATTERN")]
+    patterns: Vec<String>,
+
+    /// Format of results: lines for people, or one JSON object per line
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Command for List {
+    type Summary = Listed;
+
+    fn telling(&self) -> Telling {
+        Telling { format: self.format, progress: When::Never }
+    }
+
+    fn run(self, context: &Context<'_>) -> Result<Listed, CommandError> {
+        let store = context.upgrade_and_look()?;
+        let reporter = &context.reporter;
+        let patterns = Patterns::parse(&self.patterns.join(","));
+        let uses = match store.usage().last_uses() {
+            Ok(uses) => Some(uses),
+            Err(error) => {
+                log::warn!(reason:% = error; "cannot read the last uses");
+                None
+            }
+        };
+        let mut listed = Listed::new(store.root().to_string_lossy().into_owned());
+        census(store.root(), |item| -> Result<(), CommandError> {
+            let CensusItem::Version(stored) = item else { return Ok(()) };
+            let module = stored.version.path().as_str();
+            if !self.patterns.is_empty() && !patterns.matches(module) {
+                return Ok(());
+            }
+            if listed.versions == 0 && !reporter.is_json() {
+                reporter.bytes(HEADER.as_bytes())?;
+            }
+            listed.add(&stored);
+            reporter.answer(&VersionEvent::new(&stored, last_use(uses.as_ref(), &stored.version)?))
+        })?;
+        Ok(listed)
+    }
+}
+
+const HEADER: &str = "      SIZE  STORED                LAST USED   VERSION\n";
+
+fn last_use(uses: Option<&LastUses<'_>>, version: &ModuleVersion) -> Result<Option<Day>, CommandError> {
+    Ok(uses.map(|uses| uses.recorded(version)).transpose()?.flatten())
+}
+
+/// A version in the store.
+#[derive(Serialize)]
+#[serde(tag = "event", rename = "version")]
+struct VersionEvent<'a> {
+    #[serde(flatten)]
+    version: VersionKeys<'a>,
+    bytes: u64,
+    stored: String,
+    last_use: Option<String>,
+}
+
+impl<'a> VersionEvent<'a> {
+    fn new(stored: &'a StoredVersion, last_use: Option<Day>) -> Self {
+        let whole = OffsetDateTime::from(stored.published).replace_nanosecond(0).ok();
+        let day = |day: Day| {
+            let begin: SystemTime = day.begin();
+            OffsetDateTime::from(begin).date().to_string()
+        };
+        Self {
+            version: (&stored.version).into(),
+            bytes: stored.bytes,
+            stored: whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
+            last_use: last_use.map(day),
+        }
+    }
+}
+
+impl Display for VersionEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = BinaryBytes(self.bytes).to_string();
+        let last_use = self.last_use.as_deref().unwrap_or("-");
+        write!(f, "{bytes:>10}  {:20}  {last_use:10}  {}", self.stored, self.version)
+    }
+}
+
+/// The number of listed versions.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "done")]
+pub(crate) struct Listed {
+    store: String,
+    versions: u64,
+    modules: u64,
+    bytes: u64,
+    #[serde(skip)]
+    last_module: Option<String>,
+}
+
+impl Listed {
+    fn new(store: String) -> Self {
+        Self { store, versions: 0, modules: 0, bytes: 0, last_module: None }
+    }
+
+    fn add(&mut self, stored: &StoredVersion) {
+        self.versions += 1;
+        self.bytes += stored.bytes;
+        // The versions of a module come one after the other.
+        let module = stored.version.path().as_str();
+        if self.last_module.as_deref() != Some(module) {
+            self.modules += 1;
+            self.last_module = Some(module.to_owned());
+        }
+    }
+}
+
+impl Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (versions, modules) = (HumanCount(self.versions), HumanCount(self.modules));
+        write!(f, "{}: {versions} versions of {modules} modules, {}", self.store, BinaryBytes(self.bytes))
+    }
+}
+
+impl Summary for Listed {
+    fn report(&self, reporter: &Reporter) {
+        reporter.note(self);
+    }
+}

@@ -1,0 +1,191 @@
+//! `stoa verify`: reads versions, seals intact ones, and moves corrupt ones to quarantine.
+//!
+//! Sealed versions are skipped, so a run that was stopped continues where it was. `--again` reads them too.
+
+pub(crate) mod look;
+
+use std::fmt::{self, Display};
+
+use clap::Args;
+use indicatif::{BinaryBytes, HumanCount};
+use serde::Serialize;
+use stoa_gomod::ModuleVersion;
+use stoa_layout::Exit;
+use stoa_store::Which;
+
+use super::Command;
+use super::context::Context;
+use super::error::CommandError;
+use super::event::VersionKeys;
+use super::report::{Reporter, Summary, Telling, Working};
+use look::{Fault, Findings, Look, Named};
+
+/// Read versions completely, seal intact ones, and move corrupt ones to quarantine
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A sealed version is skipped if its files have not been written since: that takes a few system calls. --again reads \
+sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
+downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
+The command can run beside a server. If it is stopped, the next run continues.
+
+Examples:
+  stoa verify
+  stoa verify example.org/module example.org/other@v1.2.3
+  stoa verify --again --format json
+
+Exit codes: 0 all versions are intact; 1 a version is corrupt or not in the store; 74 a version cannot be read; \
+130, 143 stopped.")]
+pub(crate) struct Verify {
+    /// Modules and versions to verify [default: all]
+    #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse)]
+    named: Vec<Named>,
+
+    /// Read sealed versions too
+    #[arg(long)]
+    again: bool,
+
+    #[command(flatten)]
+    working: Working,
+}
+
+impl Command for Verify {
+    type Summary = VerifyDone;
+
+    fn telling(&self) -> Telling {
+        self.working.telling
+    }
+
+    fn run(self, context: &Context<'_>) -> Result<VerifyDone, CommandError> {
+        let threads = context.threads(self.working.threads)?;
+        let store = context.open()?;
+        let cancel = context.cancel(&store)?;
+        let reporter = &context.reporter;
+        let root = store.root().display();
+        let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
+            reporter.result(&FaultEvent { event: fault.name(), version: version.into(), reason });
+        };
+        let which = if self.again { Which::All } else { Which::Unsealed };
+        let look = Look {
+            store: &store,
+            which,
+            threads,
+            cancel: &cancel,
+            progress: reporter.progress(),
+            tell: &tell,
+        };
+        let mut absent = 0u64;
+        let (findings, ended) = look.run(&self.named, |named| {
+            absent += 1;
+            reporter.error(&CommandError::new(Exit::FAILED, format!("{named} is not in {root}")));
+        });
+        let versions = HumanCount(findings.versions());
+        ended.map_err(|error| {
+            error.after(format_args!("{versions} versions in {root} verified before that"))
+        })?;
+        Ok(VerifyDone::new(&store, findings, absent))
+    }
+}
+
+/// A version with a fault.
+#[derive(Serialize)]
+pub(crate) struct FaultEvent<'a> {
+    pub(crate) event: &'static str,
+    #[serde(flatten)]
+    pub(crate) version: VersionKeys<'a>,
+    pub(crate) reason: &'a str,
+}
+
+impl Display for FaultEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fault = if self.event == Fault::Corrupt.name() { "corrupt" } else { self.event };
+        write!(f, "{fault} {}: {}", self.version, self.reason)
+    }
+}
+
+/// The result of a verification.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "done")]
+pub(crate) struct VerifyDone {
+    store: String,
+    verified: u64,
+    skipped: u64,
+    broken: u64,
+    unreadable: u64,
+    bytes: u64,
+    read_only: bool,
+    #[serde(skip)]
+    findings: Findings,
+    #[serde(skip)]
+    absent: u64,
+}
+
+impl VerifyDone {
+    fn new(store: &stoa_store::Store, findings: Findings, absent: u64) -> Self {
+        let Findings { verified, skipped, corrupt: broken, unreadable, bytes, .. } = findings;
+        let read_only = store.is_read_only();
+        let store = store.root().to_string_lossy().into_owned();
+        Self { store, verified, skipped, broken, unreadable, bytes, read_only, findings, absent }
+    }
+
+    /// Returns the next steps for corrupt versions.
+    fn help(&self) -> String {
+        let moved = match self.read_only {
+            true => {
+                "the store is read-only, so they stay in place; run `stoa verify` where the store is writable"
+            }
+            false => "`stoa quarantine list` lists them; they are downloaded again on the next request",
+        };
+        let left = "`stoa leftovers` lists versions without an info file";
+        match self.findings.leftovers {
+            0 => moved.to_owned(),
+            all if all == self.broken => left.to_owned(),
+            _ => format!("{moved}; {left}"),
+        }
+    }
+}
+
+impl Display for VerifyDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verified, bytes) = (HumanCount(self.verified), BinaryBytes(self.bytes));
+        let (skipped, broken) = (HumanCount(self.skipped), HumanCount(self.broken));
+        let store = &self.store;
+        write!(
+            f,
+            "{store}: {verified} versions verified, {bytes}; {skipped} already sealed; {broken} corrupt"
+        )?;
+        if self.unreadable > 0 {
+            write!(f, "; {} unreadable", HumanCount(self.unreadable))?;
+        }
+        if self.read_only { write!(f, "; the store is read-only, so no seals were written") } else { Ok(()) }
+    }
+}
+
+impl Summary for VerifyDone {
+    fn report(&self, reporter: &Reporter) {
+        reporter.result(self);
+        // Two errors if there are two kinds of faults: the exit code names the worse one.
+        if self.broken > 0 && self.unreadable > 0 && !reporter.is_json() {
+            reporter.error(&self.unreadable_error());
+        }
+    }
+
+    fn verdict(&self) -> Result<(), CommandError> {
+        let store = &self.store;
+        if self.broken > 0 {
+            let text = format!("{} versions in {store} are corrupt", HumanCount(self.broken));
+            return Err(CommandError::new(Exit::FAILED, text).help(self.help()));
+        }
+        if self.absent > 0 {
+            return Err(CommandError::reported(Exit::FAILED));
+        }
+        if self.unreadable > 0 { Err(self.unreadable_error()) } else { Ok(()) }
+    }
+}
+
+impl VerifyDone {
+    fn unreadable_error(&self) -> CommandError {
+        let unreadable = HumanCount(self.unreadable);
+        CommandError::new(Exit::IO, format!("cannot read {unreadable} versions in {}", self.store))
+            .help("the reasons are listed above; fix them, then run again")
+    }
+}
