@@ -32,7 +32,7 @@ pub struct ModuleTable {
 
 fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Patterns, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let patterns = Patterns::parse(&text);
+    let patterns = Patterns::parse_strict(&text).map_err(serde::de::Error::custom)?;
     match patterns.is_empty() {
         true => Err(serde::de::Error::custom("no module matches an empty pattern; * matches all")),
         false => Ok(patterns),

@@ -201,7 +201,7 @@ fn rules_about_modules_are_read_in_order() {
     let dir = tempfile::tempdir().unwrap();
     own_file(
         dir.path(),
-        "mode = 'async'\nchecksum = 'require'\n\n[[module]]\npattern = 'example.org/Acme,*.corp.example'\nmode = 'redirect'\n\
+        "mode = 'async'\nchecksum = 'require'\n\n[[module]]\npattern = 'example.org/Acme, *.corp.example'\nmode = 'redirect'\n\
          redirect_url = 'https://elsewhere.example/go/'\nupstream = 'direct'\nallow = ['v1.*', '>=v2.1.0 <v3']\ndeny = ['v1.3.0']\n\
          checksum = 'off'\n\n[[module]]\npattern = '*'\n",
     );
@@ -223,6 +223,8 @@ fn rules_that_cannot_be_meant_name_their_line() {
     for (rule, line, why) in [
         ("mode = 'none'", 1, "pattern"),
         ("pattern = ','", 2, "empty pattern"),
+        ("pattern = '[a'", 2, "brackets"),
+        ("pattern = 'https://a.b'", 2, "scheme"),
         ("pattern = 'a.b'\nmode = ''", 3, "variant"),
         ("pattern = 'a.b'\nmode = 'sometimes'", 3, "variant"),
         ("pattern = 'a.b'\nallow = ['1.2']", 3, "v1.2.3"),

@@ -16,6 +16,19 @@ impl Patterns {
         Self { globs: globs.filter(|glob| !glob.is_empty()).map(str::to_owned).collect() }
     }
 
+    /// Parses a comma-separated list, and ignores spaces around the commas.
+    ///
+    /// # Errors
+    ///
+    /// Fails for a pattern that can never match a module path. [`Patterns::parse`] accepts it, as the go command does.
+    pub fn parse_strict(list: &str) -> Result<Self, PatternError> {
+        let globs: Vec<&str> = list.split(',').map(str::trim).filter(|glob| !glob.is_empty()).collect();
+        for glob in &globs {
+            check(glob).map_err(|reason| PatternError { pattern: (*glob).to_owned(), reason })?;
+        }
+        Ok(Self::parse(&globs.join(",")))
+    }
+
     /// Returns whether there is no pattern.
     pub fn is_empty(&self) -> bool {
         self.globs.is_empty()
@@ -39,6 +52,47 @@ impl std::str::FromStr for Patterns {
     fn from_str(list: &str) -> Result<Self, Self::Err> {
         Ok(Self::parse(list))
     }
+}
+
+/// A pattern that can never match a module path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the pattern {pattern:?} never matches a module path: {reason}")]
+pub struct PatternError {
+    /// The pattern.
+    pub pattern: String,
+    /// The reason.
+    pub reason: &'static str,
+}
+
+/// Returns the reason why a glob can never match a module path.
+fn check(glob: &str) -> Result<(), &'static str> {
+    if glob.contains("://") {
+        return Err("a module path has no scheme");
+    }
+    if glob.starts_with('/') || glob.contains("//") {
+        return Err("a module path has no empty elements");
+    }
+    let glob: Vec<char> = glob.chars().collect();
+    let mut at = 0;
+    while let Some(rest) = glob.get(at..).filter(|rest| !rest.is_empty()) {
+        let (literal, length) = match rest {
+            ['*' | '?', ..] => (None, 1),
+            ['[', class_rest @ ..] => {
+                // The length of a class does not depend on the character.
+                let (_, length) = class(class_rest, 'a').ok_or("the brackets are malformed")?;
+                (None, length + 1)
+            }
+            ['\\', literal, ..] => (Some(*literal), 2),
+            ['\\'] => return Err("nothing follows the backslash"),
+            [literal, ..] => (Some(*literal), 1),
+            [] => return Ok(()),
+        };
+        if literal.is_some_and(|c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '.' | '_' | '~' | '/')) {
+            return Err("a module path has only letters, digits and - . _ ~ /");
+        }
+        at += length;
+    }
+    Ok(())
 }
 
 /// Returns as many leading elements of the path as the glob has. `None` if the path has fewer.
@@ -176,7 +230,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn patterns_that_never_match_are_errors() {
+        for (list, reason) in [
+            ("[a", "brackets"),
+            ("a.example/[]", "brackets"),
+            ("a.example/x[b-", "brackets"),
+            ("https://a.example", "scheme"),
+            ("/a.example", "empty"),
+            ("a.example//x", "empty"),
+            ("a.example/x@v1", "letters"),
+            ("b.example,a b.example", "letters"),
+            ("a.example\\", "backslash"),
+        ] {
+            let error = Patterns::parse_strict(list).unwrap_err();
+            assert!(error.reason.contains(reason), "{list}: {error}");
+        }
+        let list = " a.example/x , *.corp.example,,b.example/v[0-9]/,c.example/\\~x";
+        let patterns = Patterns::parse_strict(list).unwrap();
+        assert_eq!(patterns.to_string(), "a.example/x,*.corp.example,b.example/v[0-9],c.example/\\~x");
+        assert!(patterns.matches("git.corp.example/y") && patterns.matches("a.example/x/y"));
+        assert!(Patterns::parse_strict(" ,").unwrap().is_empty());
+    }
+
     proptest! {
+        #[test]
+        fn a_module_path_is_a_pattern_that_matches(path in "[a-zA-Z0-9._~-]{1,8}(/[a-zA-Z0-9._~-]{1,4}){0,3}") {
+            prop_assert!(Patterns::parse_strict(&path).unwrap().matches(&path));
+        }
+
         #[test]
         fn a_path_matches_itself_and_its_parents(path in "[a-z.]{1,4}(/[a-z.]{1,4}){0,3}", below in "(/[a-z]{1,3}){0,2}") {
             let child = path.clone() + &below;
