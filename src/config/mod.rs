@@ -25,7 +25,6 @@ mod file;
 mod rules;
 mod serve;
 mod shown;
-mod unknown;
 mod variable;
 mod world;
 
@@ -46,7 +45,6 @@ pub use self::error::ConfigError;
 pub use self::fetching::{Fetching, TypedFetching};
 pub use self::rules::ModuleTable;
 pub use self::serve::{ServeConfig, TypedServe};
-pub use self::unknown::{UnknownVariable, is_of_kubernetes, nearest, unknown_variables};
 pub use self::variable::{parse_switch, variable_of};
 pub use self::world::{Lookup, World};
 

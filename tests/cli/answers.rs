@@ -1,4 +1,4 @@
-//! What changes with time, asked of the real programs: in an outage, after a kill, offline, and by a real `go`
+//! Answers that change with time, from the real programs: in an outage, after a kill, offline, and by a real `go`
 //! client that has nothing of its own.
 
 use std::fs;

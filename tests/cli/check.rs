@@ -1,4 +1,4 @@
-//! What becomes of damage: `stoa verify`, `stoa quarantine` and a server, on versions that were broken by hand.
+//! Damaged versions: `stoa verify`, `stoa quarantine` and a server, on versions that a test damages.
 
 use std::fs;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn quarantined(root: &Path) -> Vec<Value> {
     lines
 }
 
-/// What a damage leaves.
+/// The state of a version after a damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaves {
     /// A version that is broken.
@@ -70,7 +70,7 @@ struct Damage {
     act: Box<dyn Fn(&Path)>,
 }
 
-/// Where an entry of the directory begins.
+/// Returns the offset of the first directory entry.
 fn directory(zip: &[u8]) -> usize {
     zip.windows(4).position(|four| four == b"PK\x01\x02").unwrap()
 }

@@ -137,7 +137,7 @@ fn waiting() {
     assert_eq!((after.ctime(), after.ctime_nsec()), (before.ctime(), before.ctime_nsec()));
 }
 
-/// Is what a second writing of the marker would change.
+/// Returns the stamps that a second write of the marker would change.
 fn marker(root: &Path) -> (u64, i64, i64, u64) {
     let meta = fs::metadata(root.join("layout.v2")).unwrap();
     (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())

@@ -32,7 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Where a module of ours is said to be; git is told where it really is.
+/// The host in the paths of the test modules; git is configured to use local folders instead.
 const HOST: &str = "github.com/stoa-test";
 
 /// Repositories, and an environment in which they are found.
@@ -143,7 +143,7 @@ impl World {
         fs::write(self.path("client").join("go.mod"), "module example.com/client\n\ngo 1.20\n").unwrap();
     }
 
-    /// What the proxy has in its folder for temporary files.
+    /// Returns the entries of the server's folder for temporary files.
     fn scratch(&self) -> Vec<PathBuf> {
         fs::read_dir(self.path("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect()
     }

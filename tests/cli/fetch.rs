@@ -75,7 +75,7 @@ fn named() {
     assert_eq!(server.get("/example.com/three/@v/v1.0.0.zip").0, 200);
 }
 
-/// Is the line of a go.sum for a module's zip, and the one for its go.mod.
+/// Returns the line of a go.sum for a module's zip, and the one for its go.mod.
 fn sums(module: &Module) -> String {
     let (path, version) = (module.version.path(), module.version.version());
     let zip = stoa_gomod::zip::examine(&module.zip, &module.version).unwrap().h1;

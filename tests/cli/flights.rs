@@ -192,7 +192,7 @@ fn takeover() {
 struct Race {
     calls: usize,
     hit: Option<String>,
-    /// What the server gave that was not disturbed, and how long after both were asked.
+    /// The answer of the undisturbed server, and the time since both were asked.
     waited: Vec<u8>,
     took: Duration,
 }

@@ -106,7 +106,7 @@ impl Scene {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
-    /// What is in the store but for what is derived.
+    /// Returns the content of the store without derived files.
     fn stored(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut shape = tree::shape(&self.dir.path().join("store"));
         // The file that claims are locks on stays.

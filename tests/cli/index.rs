@@ -52,7 +52,7 @@ fn put(root: &Path, escaped: &str, version: &str) {
     }
 }
 
-/// What the index should say.
+/// Returns the rows that the index should have.
 fn tree(root: &Path) -> Rows {
     let modules = root.join("modules");
     let mut rows = Rows::new();
@@ -88,7 +88,7 @@ fn database(root: &Path) -> PathBuf {
     root.join("index").join(newest.unwrap().to_string()).join("index.sqlite")
 }
 
-/// What the index says.
+/// Returns the rows of the index.
 fn rows(root: &Path) -> Rows {
     let connection = rusqlite::Connection::open(database(root)).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();

@@ -1,4 +1,4 @@
-//! What is done about which module: modes, allowed and denied versions, upstreams of their own.
+//! Rules for modules: modes, allowed and denied versions, upstreams of their own.
 
 use std::net::TcpListener;
 use std::path::Path;

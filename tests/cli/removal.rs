@@ -1,4 +1,4 @@
-//! What becomes of versions that are removed, forbidden or pruned: the real programs, with servers and an upstream
+//! Versions that are removed, forbidden or pruned: the real programs, with servers and an upstream
 //! beside them.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What the compiler does not check: who may know whom, and what must not be written anywhere.
+//! Rules that the compiler does not check: the direction of imports, and forbidden words and calls.
 
 use std::fs;
 use std::path::{Path, PathBuf};

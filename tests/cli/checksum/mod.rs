@@ -1,4 +1,4 @@
-//! What is filled is verified against a checksum database: a real proxy, and a database made here that can lie.
+//! Fills are verified against a checksum database: a real server, and a scripted database that can lie.
 
 mod bench;
 mod heads;
@@ -128,14 +128,14 @@ fn other_long_zip() {
     bench.assert_recorded(&known);
 }
 
-/// What an upstream sends whose go.mod is another one, and what the database knows.
+/// Returns a version whose go.mod differs from the database, and the version that the database knows.
 fn evil() -> (Module, Module) {
     let pair = "example.com/m@v1.0.0";
     let sent = another(pair, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
     (sent, Module::new(pair, 20_000))
 }
 
-/// What is said of a go.mod that differs from the record of it.
+/// A part of the message for a go.mod that differs from its record.
 const RECORDED: &str = "a checksum database has recorded h1:";
 
 fn other_mod() {

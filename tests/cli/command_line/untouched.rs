@@ -1,4 +1,4 @@
-//! What must make no store, nor bring an old one along.
+//! Commands that must not create or upgrade a store.
 
 use std::fs;
 use std::net::TcpListener;

@@ -53,7 +53,7 @@ fn migrate(programs: &Programs, more: &[&str]) -> Ended {
     programs.migrate([&["--format", "json"], more].concat())
 }
 
-/// Is the leftovers that the first step told, with their reasons.
+/// Returns the leftovers that the first step reported, with their reasons.
 fn leftovers(told: &Ended) -> Vec<(String, String)> {
     let events = told.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"));
     events
