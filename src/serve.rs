@@ -149,9 +149,9 @@ fn log_counts(fill: &Fill, aborted_requests: usize) {
     let checksums = fill.policy().checksums().counts();
     log::info!(
         aborted_requests_total = aborted_requests,
-        aborted_transfers_total = fill.transfers_broken_off(),
-        checksums_verified_total = checksums.vouched,
-        checksums_unknown_total = checksums.unvouched,
+        aborted_transfers_total = fill.aborted_transfers(),
+        checksums_verified_total = checksums.verified,
+        checksums_unknown_total = checksums.unverified,
         checksums_rejected_total = checksums.mismatches + checksums.refused,
         checksum_database_forks_total = checksums.forks;
         "totals since the start"

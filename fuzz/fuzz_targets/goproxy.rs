@@ -1,4 +1,4 @@
-//! Any text as a list of proxies; what is read can be shown and read again.
+//! Any text as a list of proxies. A printed list parses to the same list.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use stoa_gomod::goproxy::parse;
 
 fuzz_target!(|value: &str| {
     if let Ok(list) = parse(value) {
-        let again = parse(&list.to_string()).expect("what is shown is good");
+        let again = parse(&list.to_string()).expect("a printed list is valid");
         assert_eq!(again.entries().len(), list.entries().len());
     }
 });

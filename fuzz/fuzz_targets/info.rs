@@ -1,4 +1,4 @@
-//! Any bytes as an info body; what is read can be written and read again.
+//! Any bytes as an info. An encoded info parses to the same version.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use stoa_gomod::info::{encode, parse};
 
 fuzz_target!(|body: &[u8]| {
     if let Ok(info) = parse(body) {
-        let again = parse(encode(&info.version, info.time).as_bytes()).expect("what is written is good");
+        let again = parse(encode(&info.version, info.time).as_bytes()).expect("an encoded info is valid");
         assert_eq!(again.version, info.version);
     }
 });

@@ -1,4 +1,4 @@
-//! Any text as patterns of private modules.
+//! Any text as patterns of modules.
 
 #![no_main]
 

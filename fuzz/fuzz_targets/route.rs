@@ -1,4 +1,4 @@
-//! Any request target: an answer, and the names in it lead back to the same answer.
+//! Any request target. The names in a route lead back to the same route.
 
 #![no_main]
 

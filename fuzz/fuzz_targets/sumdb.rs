@@ -1,4 +1,4 @@
-//! Any bytes as what a checksum database says.
+//! Any bytes as answers of a checksum database.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(tree) = &tree {
         for proof in [
             Proof::of_record(tree, tree.size / 3, TILE_HEIGHT),
-            Proof::of_beginning(tree, tree.size / 3, TILE_HEIGHT),
+            Proof::of_prefix(tree, tree.size / 3, TILE_HEIGHT),
         ] {
             if let Some(proof) = proof {
                 let tiles: Vec<_> =

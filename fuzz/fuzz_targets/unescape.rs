@@ -1,4 +1,4 @@
-//! Any text as an escaped name; a name has one spelling.
+//! Any text as an escaped name. A name has exactly one escaped form.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any bytes as a module zip: an answer, never a panic, and what is found good stands the lesser test too.
+//! Any bytes as a module zip. A zip that passes the examination also has a valid structure.
 
 #![no_main]
 
@@ -10,6 +10,6 @@ fuzz_target!(|bytes: &[u8]| {
     let module = ModuleVersion::parse("a.b@v1.0.0").expect("the pair is valid");
     let structure = check_structure(bytes, &module);
     if let Ok(examined) = examine(bytes, &module) {
-        assert_eq!(structure.expect("a good zip has a good structure").entries, examined.entries);
+        assert_eq!(structure.expect("a valid zip has a valid structure").entries, examined.entries);
     }
 });

@@ -1,4 +1,4 @@
-//! Files as a fuzzer thinks them up: what is made of them passes, and damage is found or harmless.
+//! Any files as a module. The created zip passes, and damage is detected or changes no content.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ fuzz_target!(|input: (Vec<(String, Vec<u8>)>, u32, u8)| {
     let module = ModuleVersion::parse("a.b@v1.0.0").expect("the pair is valid");
     let named = files.iter().map(|(path, content)| (path.as_str(), content.as_slice()));
     let Ok(mut archive) = create(&module, named) else { return };
-    let examined = examine(&archive, &module).expect("what is made is good");
+    let examined = examine(&archive, &module).expect("a created zip is valid");
     let at = at as usize % archive.len();
     archive[at] ^= change;
     if let Ok(damaged) = examine(&archive, &module) {

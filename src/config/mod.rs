@@ -319,14 +319,15 @@ const OTHER_VARIABLES: [&str; 3] = ["STOA_CONFIG", "STOA_LOG", "STOA_SWEEP_ALL"]
 
 /// Returns variables that look like keys and are not, each with the nearest known name.
 ///
-/// Kubernetes sets variables for a service with the name stoa. They are ignored.
+/// Kubernetes sets variables for services, also for those with a name such as `stoa` or `stoa-proxy`. They are ignored.
 pub fn unknown_variables(world: &World) -> Vec<(String, Option<String>)> {
     let known: Vec<String> =
         keys::all().map(Key::variable).chain(OTHER_VARIABLES.map(str::to_owned)).collect();
     let is_of_kubernetes = |name: &str| {
-        ["STOA_SERVICE_HOST", "STOA_PORT"].contains(&name)
-            || name.starts_with("STOA_SERVICE_PORT")
-            || name.starts_with("STOA_PORT_")
+        let parts = ["_SERVICE_PORT", "_PORT_"];
+        parts.iter().any(|part| name.contains(part))
+            || name.ends_with("_SERVICE_HOST")
+            || name.ends_with("_PORT")
     };
     let unknown = world
         .names

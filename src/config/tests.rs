@@ -146,7 +146,7 @@ fn errors_name_the_origin_of_the_value() {
     for (key, wrong) in [
         ("listen", "localhost"),
         ("listen", "127.0.0.1:70000"),
-        ("upstream", " "),
+        ("grace", "soon"),
         ("base_path", "go"),
         ("base_path", "/go//x"),
         ("base_path", "//"),
@@ -158,6 +158,9 @@ fn errors_name_the_origin_of_the_value() {
         let name = keys::find(key).unwrap().variable();
         let (bare, set) = (world(dir.path(), &[]), world(dir.path(), &[(&name, wrong)]));
         for (world, origin) in [(&bare, path.to_str().unwrap()), (&set, name.as_str())] {
+            if origin == name {
+                own_file(dir.path(), "");
+            }
             let error = Settings::new(world, None).serve(&Options::default()).unwrap_err();
             let message = error.to_string();
             assert!(message.contains(origin), "{message}");
@@ -202,7 +205,7 @@ fn rules_about_modules_are_read_in_order() {
     let dir = tempfile::tempdir().unwrap();
     own_file(
         dir.path(),
-        "mode = 'async'\nchecksum = 'require'\n\n[[module]]\npattern = 'example.org/Acme,*.corp.example'\nmode = 'redirect'\n\
+        "mode = 'async'\nchecksum = 'require'\n\n[[module]]\npattern = 'example.org/Acme, *.corp.example'\nmode = 'redirect'\n\
          redirect_url = 'https://elsewhere.example/go/'\nupstream = 'direct'\nallow = ['v1.*', '>=v2.1.0 <v3']\ndeny = ['v1.3.0']\n\
          checksum = 'off'\n\n[[module]]\npattern = '*'\n",
     );
@@ -224,6 +227,8 @@ fn errors_in_rules_name_their_line() {
     for (rule, line, why) in [
         ("mode = 'none'", 1, "pattern"),
         ("pattern = ','", 2, "empty pattern"),
+        ("pattern = '[a'", 2, "brackets"),
+        ("pattern = 'https://a.b'", 2, "scheme"),
         ("pattern = 'a.b'\nmode = ''", 3, "variant"),
         ("pattern = 'a.b'\nmode = 'sometimes'", 3, "variant"),
         ("pattern = 'a.b'\nallow = ['1.2']", 3, "v1.2.3"),
@@ -363,6 +368,7 @@ fn unknown_variables_have_a_nearest_name_and_those_of_kubernetes_are_ignored() {
             ("STOA_SERVICE_PORT_HTTP", "x"),
             ("STOA_PORT", "x"),
             ("STOA_PORT_3000_TCP", "x"),
+            ("STOA_PROXY_SERVICE_HOST", "x"),
         ],
     );
     let unknown = unknown_variables(&world);
@@ -410,4 +416,20 @@ fn every_value_is_shown_with_its_origin_and_without_secrets() {
     assert_eq!(of("credentials[0].bearer"), ("***".to_owned(), Origin::File(path, 5)));
     assert_eq!(of("mode"), ("sync".to_owned(), Origin::Default));
     assert!(!format!("{shown:?}").contains("hidden"));
+}
+
+#[test]
+fn the_config_file_of_earlier_releases_is_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("password"), "x").unwrap();
+    let path = dir.path().join("config.toml");
+    fs::write(&path, include_str!("earlier.toml")).unwrap();
+    let world = world(dir.path(), &[]);
+    let settings = Settings::new(&world, Some(path));
+    assert!(settings.faults(&Options::default()).is_empty());
+    let config = settings.serve(&Options::default()).unwrap();
+    assert_eq!(
+        (config.fill_list_ttl, config.modules.len(), config.credentials.len()),
+        (Duration::from_secs(60), 1, 1)
+    );
 }

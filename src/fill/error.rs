@@ -1,4 +1,4 @@
-//! Why something could not be had, in the terms that an answer is chosen by.
+//! Errors of downloads and questions, in the terms by which the proxy chooses a status.
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
@@ -7,69 +7,71 @@ use stoa_store::{Objection, StoreError};
 
 use crate::upstream::UpstreamError;
 
-/// Why a version, a list or another answer could not be had.
+/// The reason why a version, a list or another answer is not available.
 ///
-/// Cloneable, since one flight fails for everybody who waits for it.
+/// The error is cloneable, since a failed flight fails for every client that waits for it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FillError {
-    /// An upstream answered that there is no such thing.
+    /// An upstream answered that it does not exist.
     #[error("{0}")]
     Absent(Reason),
-    /// It is not in the store, and no upstream may be asked.
+    /// It is not in the store, and there is no upstream to ask.
     #[error("{0} is not in the store, and this proxy is offline")]
     Offline(String),
-    /// Somebody has removed it for good.
+    /// The version has a tombstone.
     #[error("{0}")]
     Gone(Reason),
-    /// It is another one than is recorded of it or than a checksum database knows.
+    /// Its hash differs from the version's record or from the checksum database.
     #[error("{0}")]
     Differs(Reason),
-    /// It is another one than who asked expects.
+    /// Its hash differs from the hash that the caller expects.
     #[error("{version}: {reason}")]
     Unexpected {
-        /// What was fetched, and is not stored.
+        /// The downloaded version, which was not stored.
         version: String,
-        /// What is wrong with it.
+        /// The difference.
         reason: String,
     },
-    /// Nobody vouches for it, and somebody must.
+    /// No checksum database knows its hash, and the policy requires that.
     #[error("{0}")]
-    Unvouched(Reason),
-    /// It is not in the store, and is not to be fetched.
-    #[error("{0} is not in the store, and the configuration says not to fetch it")]
+    Unverified(Reason),
+    /// It is not in the store, and the mode of its rule is `none`.
+    #[error("{0} is not in the store, and the configuration forbids downloading it")]
     NotFetched(String),
-    /// The configuration says that nobody gets it.
-    #[error("{0} is refused by the configuration of this proxy")]
+    /// The configuration denies it.
+    #[error("{0} is denied by the configuration of this proxy")]
     Denied(String),
-    /// An upstream does not want to give it to us.
+    /// An upstream refused the request.
     #[error("{0}")]
     Refused(Reason),
-    /// It is private: no checksum database is asked about it.
-    #[error("{0} is private: no checksum database is asked about it; name it in GONOSUMDB or GOPRIVATE")]
+    /// The module is private, so no checksum database is asked about it.
+    #[error(
+        "{0} is private, so no checksum database is asked about it\nhelp: add the module to GONOSUMDB or GOPRIVATE"
+    )]
     Private(String),
     /// An upstream did not answer in time.
     #[error("{0}")]
     Timeout(Reason),
-    /// An upstream failed, or what it answered is broken.
+    /// An upstream failed or sent an invalid answer.
     #[error("{0}")]
     Upstream(Reason),
-    /// The request comes back to us.
+    /// The request came back to this proxy.
     #[error("{0}")]
     Loop(Reason),
     /// The store failed.
     #[error("{0}")]
     Store(Arc<StoreError>),
-    /// A task of this program broke off.
-    #[error("{0} broke off within this program; the log says more")]
+    /// A task of this program panicked.
+    #[error("{0} failed (see the server log)")]
     Broken(String),
-    /// More is waiting to be filled than this program remembers.
-    #[error("{0} cannot be fetched now: too many versions are waiting to be; try again later")]
+    /// Too many versions are waiting to be downloaded.
+    #[error("cannot download {0}: too many downloads are waiting\nhelp: try again later")]
     Busy(String),
-    /// Everybody who waited for it went away before it was begun.
-    #[error("{0} was not fetched: nobody waits for it any more")]
+    /// All waiting clients disconnected before the download started.
+    #[error("{0} was not downloaded: no client waits for it any more")]
     Abandoned(String),
-    /// This program is about to end.
-    #[error("{0} cannot be fetched: this proxy is shutting down; try again")]
+    /// This program is shutting down.
+    #[error("cannot download {0}: this proxy is shutting down\nhelp: try again")]
     Stopping(String),
 }
 
@@ -80,7 +82,7 @@ impl From<StoreError> for FillError {
 }
 
 impl FillError {
-    /// Puts what an upstream said into these terms; `what` names what was asked for.
+    /// Converts an upstream's error; `what` names the requested item.
     pub(super) fn upstream(what: impl Display, error: &UpstreamError) -> Self {
         let reason = || Reason::new(&what, error);
         match error {
@@ -93,7 +95,7 @@ impl FillError {
         }
     }
 
-    /// Puts what a version's record has against it into these terms.
+    /// Converts an objection of a version's record.
     pub(super) fn objection(version: impl Display, objection: &Objection) -> Self {
         let reason = Reason::from(format!("{version}: {objection}"));
         match objection {
@@ -102,18 +104,18 @@ impl FillError {
         }
     }
 
-    /// Is what a client may know of it: not where things lie on this machine.
-    pub fn told(&self) -> String {
+    /// Returns the message for clients, without local paths.
+    pub fn for_client(&self) -> String {
         match self {
             Self::Absent(reason)
             | Self::Gone(reason)
             | Self::Differs(reason)
-            | Self::Unvouched(reason)
+            | Self::Unverified(reason)
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)
-            | Self::Loop(reason) => reason.told.clone().unwrap_or_else(|| reason.text.clone()),
-            Self::Store(_) => "the store failed; the log of this proxy says more".to_owned(),
+            | Self::Loop(reason) => reason.for_client.clone().unwrap_or_else(|| reason.text.clone()),
+            Self::Store(_) => "cannot access the store (see the server log)".to_owned(),
             Self::Offline(_)
             | Self::Unexpected { .. }
             | Self::NotFetched(_)
@@ -127,24 +129,24 @@ impl FillError {
     }
 }
 
-/// What went wrong, for the log; and for a client, where that differs.
+/// The text of an error for the log, and the text for clients if that differs.
 #[derive(Debug, Clone)]
 pub struct Reason {
     text: String,
-    told: Option<String>,
+    for_client: Option<String>,
 }
 
 impl Reason {
     fn new(what: &dyn Display, error: &UpstreamError) -> Self {
-        let (text, told) = (format!("{what}: {error}"), format!("{what}: {}", error.told()));
-        let told = (told != text).then_some(told);
-        Self { text, told }
+        let (text, for_client) = (format!("{what}: {error}"), format!("{what}: {}", error.for_client()));
+        let for_client = (for_client != text).then_some(for_client);
+        Self { text, for_client }
     }
 }
 
 impl From<String> for Reason {
     fn from(text: String) -> Self {
-        Self { text, told: None }
+        Self { text, for_client: None }
     }
 }
 
@@ -159,22 +161,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_learns_no_path_of_this_machine() {
+    fn texts_for_clients_contain_no_local_paths() {
         let absent = |url: &str| {
             let error = UpstreamError::NotFound { url: url.to_owned(), message: String::new() };
             FillError::upstream("a.b@v1.0.0", &error)
         };
         let local = absent("file:///srv/go modules/a.b/@v/v1.0.0.info");
         assert!(local.to_string().contains("/srv/go modules/"));
-        assert_eq!(local.told(), "a.b@v1.0.0: a file of the upstream was not found");
+        assert_eq!(local.for_client(), "a.b@v1.0.0: a file of the upstream was not found");
         let remote = absent("https://proxy.example/a.b/@v/v1.0.0.info");
-        assert_eq!(remote.told(), remote.to_string());
+        assert_eq!(remote.for_client(), remote.to_string());
         let reason = "cannot create a folder in /srv/my scratch: no space left".to_owned();
         let tool = FillError::upstream(
             "a.b@v1.0.0",
             &UpstreamError::GoCommand { url: "a.b (direct)".to_owned(), reason },
         );
         assert!(tool.to_string().contains("/srv/my scratch"));
-        assert!(!tool.told().contains("scratch") && tool.told().contains("log"), "{}", tool.told());
+        assert!(
+            !tool.for_client().contains("scratch") && tool.for_client().contains("log"),
+            "{}",
+            tool.for_client()
+        );
     }
 }

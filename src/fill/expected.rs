@@ -1,23 +1,23 @@
-//! What who asks for a version knows of it beforehand, as by a go.sum.
+//! The hashes that a caller expects, for example from a go.sum.
 
 use stoa_gomod::H1;
 
-/// The hashes that a version is to have; any of them is right, and where there is none, so is everything.
+/// The accepted hashes of a version. An empty list accepts everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// Of its zip.
+    /// The hashes of its zip.
     pub zip: Vec<H1>,
-    /// Of its go.mod.
+    /// The hashes of its go.mod.
     pub modfile: Vec<H1>,
 }
 
 impl Expected {
-    /// Says what is wrong with a zip of this hash.
+    /// Returns a message if a zip's hash is not accepted.
     pub fn fault_of_zip(&self, h1: &H1) -> Option<String> {
         fault("zip", h1, &self.zip)
     }
 
-    /// Says what is wrong with a go.mod of this hash.
+    /// Returns a message if a go.mod's hash is not accepted.
     pub fn fault_of_mod(&self, h1: &H1) -> Option<String> {
         fault("go.mod", h1, &self.modfile)
     }
@@ -28,5 +28,5 @@ fn fault(file: &str, h1: &H1, expected: &[H1]) -> Option<String> {
         return None;
     }
     let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
-    Some(format!("its {file} has {h1}, and should have {}", expected.join(" or ")))
+    Some(format!("checksum mismatch: its {file} has {h1}, expected {}", expected.join(" or ")))
 }

@@ -1,15 +1,18 @@
-//! The task that fetches one version and publishes it.
+//! The task that downloads and publishes one version.
 //!
-//! The claim comes first, then a look at the store, since another process may have published in between. The
-//! info and the mod are fetched next, side by side, then the zip, all three from one upstream; a zip that
-//! somebody waits for is asked for with them, so that the way to the upstream is gone once. Those who wait
-//! for the info or the mod have it as soon as it parses; the zip goes to a draft in staging, which is sealed
-//! and published when it is complete. One that breaks off on its way is asked for again, there or at the next entry
-//! of the list where that is allowed: in the same flight, under the same slot and claim, into a draft of its own.
-//! What a checksum database says of the version is looked up and recorded meanwhile, and nothing that differs is
-//! published. While a flight waits for its turn, to begin or to fetch its zip, it holds no claim: that is an open
-//! file, and more may wait than there are files to open. While it waits for the go command it holds neither turn
-//! nor slot.
+//! | step | condition |
+//! | --- | --- |
+//! | permit and claim | while a flight waits for a permit or a slot, it holds no claim |
+//! | look at the store | another process may have published the version |
+//! | info and mod, side by side | clients get them as soon as they parse |
+//! | zip, with a slot, into a draft | starts together with the info if a client waits for it and a slot is free |
+//! | examine, compare, publish | nothing that differs from the record or the checksum database is published |
+//!
+//! All three files come from one upstream. A zip whose download fails is requested again within the same
+//! flight, slot and claim, from the same upstream or from the next entry of the list where that is allowed.
+//! The checksum database is asked in parallel.
+//!
+//! While the go command works for `direct`, a flight holds neither permit nor slot.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,21 +25,20 @@ use stoa_layout::PathError;
 use stoa_store::{Claim, Draft, Objection, Published, SealError, SmallFile, StoreError, Tombstone};
 use tokio::sync::{mpsc, watch};
 
-use super::checksum::Vouching;
+use super::checksum::{Confirmation, Verification};
 use super::flight::{Arriving, End, Flight, Progress};
 use super::shared::Permit;
 use super::slots::Slot;
 use super::{Expected, Fill, FillError, Phase};
 use crate::upstream::{Upstream, UpstreamError, VersionSource, Via, ZipDownload};
 
-/// How many chunks of a download may wait for the disk.
+/// Maximum number of chunks that wait to be written.
 const CHUNKS_AHEAD: usize = 16;
 
-/// How much of a zip may wait for the disk. It is synced now and then on its way, so that its publish, which all who
-/// wait for its end wait for, has little left to sync.
+/// Number of bytes of a zip after which the file is synced.
 const UNSYNCED_BYTES: u64 = 8 << 20;
 
-/// How long to wait between looks at a claim that another process holds: first, and at most.
+/// The first and the longest pause between two attempts to get a claim that another process holds.
 const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
 pub(super) struct Fetch {
@@ -49,21 +51,21 @@ pub(super) struct Fetch {
     pub(super) expected: Expected,
 }
 
-/// Who may fetch a version.
-enum Turn {
-    Ours(Claim),
-    /// Nobody needs to: it is in the store.
+/// The result of an attempt to claim a version.
+enum ClaimResult {
+    Claimed(Claim),
+    /// The version is in the store.
     Stored,
-    /// Nobody may: it was removed for good.
-    Forbidden(Tombstone),
-    /// Somebody else is about to.
-    Theirs,
+    /// The version has a tombstone.
+    Tombstone(Tombstone),
+    /// Another process holds the claim.
+    Held,
 }
 
 impl Fetch {
-    /// Fetches, publishes, and tells those who wait how it ended.
+    /// Downloads and publishes the version, and reports the result to the waiting clients.
     pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
-        let landing = Landing { fill: Arc::clone(&self.fill), flight: Arc::clone(&self.flight) };
+        let remove = RemoveOnDrop { fill: Arc::clone(&self.fill), flight: Arc::clone(&self.flight) };
         let result = tokio::select! {
             result = self.fetch(phase.clone()) => result,
             _ = phase.wait_for(|phase| *phase == Phase::Ending) => {
@@ -71,87 +73,86 @@ impl Fetch {
             }
         };
         self.report(&result);
-        // Whoever comes between these two lines begins a flight that finds the version in the store.
-        drop(landing);
+        // A request between these two lines starts a new flight, which finds the version in the store.
+        drop(remove);
         self.progress.send_modify(|now| now.end = Some(result));
     }
 
     fn report(&self, result: &Result<End, FillError>) {
-        match result {
-            Ok(_) => {}
-            Err(FillError::Absent(reason) | FillError::Gone(reason)) => log::debug!("not filled: {reason}"),
-            Err(FillError::Store(error)) => log::error!("cannot fill {}: {error}", self.version),
-            Err(FillError::Differs(reason)) => log::error!("SECURITY: not filled: {reason}"),
-            Err(error @ FillError::Unexpected { .. }) => log::error!("SECURITY: not filled: {error}"),
-            Err(FillError::Abandoned(_)) => log::debug!("nobody waits for {} any more", self.version),
-            Err(FillError::Stopping(_)) => log::info!("the fill of {} was dropped", self.version),
-            Err(error) => log::warn!("cannot fill {}: {error}", self.version),
+        let Err(error) = result else { return };
+        let (version, text) = (&*self.version.to_string(), error.to_string());
+        // The version has a field of its own.
+        let reason = text.strip_prefix(version).and_then(|text| text.strip_prefix(": ")).unwrap_or(&text);
+        match error {
+            FillError::Absent(_) | FillError::Gone(_) | FillError::Abandoned(_) => {
+                log::debug!(version, reason; "did not download a version");
+            }
+            FillError::Stopping(_) => log::info!(version; "dropped a download at shutdown"),
+            FillError::Differs(_) | FillError::Unexpected { .. } => {
+                log::error!(version, reason; "SECURITY: refused a version");
+            }
+            FillError::Store(_) => log::error!(version, reason; "cannot store a version"),
+            _ => log::warn!(version, reason; "cannot download a version"),
         }
     }
 
     async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, FillError> {
         let began = Instant::now();
-        let Some((turn, claim)) = self.begin().await? else { return Ok(End::Theirs) };
+        let Some((permit, claim)) = self.start().await? else { return Ok(End::Theirs) };
         let source = self.upstream().version(&self.version);
-        let vouching = Vouching::begin(&self.fill, &self.version, &self.via);
-        let claim = vouching.share(claim);
+        let verification = Verification::start(&self.fill, &self.version, &self.via);
+        let claim = verification.share(claim);
         let slot = self.slot_at_once();
-        let is_begun = slot.is_some();
-        let zip = async { if is_begun { Some(source.zip(&self.via).await) } else { None } };
-        let all = async { tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &vouching), zip) };
-        let (slot, (info, modfile, zip)) = unless_direct(&source, (turn, slot), all).await;
-        let slot = slot.and_then(|(_turn, slot)| slot);
-        // Which of the errors counts must not hang on which came first, and nothing is sent of a zip that has no
-        // info or no mod.
+        let is_started = slot.is_some();
+        let zip = async { if is_started { Some(source.zip(&self.via).await) } else { None } };
+        let all =
+            async { tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &verification), zip) };
+        let (slot, (info, modfile, zip)) = release_for_direct(&source, (permit, slot), all).await;
+        let slot = slot.and_then(|(_permit, slot)| slot);
+        // The info's error counts first, whichever request failed first. Clients get no part of a zip
+        // without info or mod.
         let (mut info, modfile) = (info?, modfile?);
-        // The rest of a version whose mod is wrong need not arrive.
-        let checked = vouching.check_mod(&modfile);
-        let fetched = self.fetch_zip(&source, (slot, zip), claim, phase, &vouching);
+        // A wrong mod ends the download of the zip.
+        let checked = verification.check_mod(&modfile);
+        let fetched = self.fetch_zip(&source, (slot, zip), claim, phase, &verification);
         let (fetched, ()) = tokio::try_join!(fetched, checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         if source.switched() {
-            // Not all came from one upstream: the small files are got again from the one that had the zip,
-            // which is the one that is asked first by now. It may know another time; the mod was told already.
+            // The upstream of the zip is asked first from now on. Its info may have another time. Its mod
+            // must be identical, since clients may already have the first mod.
             info = self.fetch_info(&source).await?;
             self.compare_mods(&modfile, &source.modfile(&self.via).await.map_err(|e| self.failed(&e))?)?;
         }
-        let end = self.publish(draft, claim, info, modfile, vouching).await;
+        let end = self.publish(draft, claim, info, modfile, verification).await;
         drop(slot);
         if end.is_ok() {
-            log::info!("filled {}: {bytes} bytes from {origin} in {:.1?}", self.version, began.elapsed());
+            log::info!(
+                version:% = self.version, bytes, origin, elapsed = format!("{:.1?}", began.elapsed());
+                "downloaded a version"
+            );
         }
         end
     }
 
-    /// Waits for the turn to begin, and for the claim. `None` if the version is in the store.
-    async fn begin(&self) -> Result<Option<(Permit, Claim)>, FillError> {
-        let mut pause = CLAIM_POLL.0;
-        loop {
-            let turn = self.turn().await?;
-            match self.try_claim().await? {
-                Turn::Ours(claim) => return Ok(Some((turn, claim))),
-                Turn::Stored => return Ok(None),
-                Turn::Forbidden(tombstone) => return Err(self.forbidden(tombstone)),
-                Turn::Theirs => drop(turn),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(CLAIM_POLL.1);
-        }
+    /// Waits for the permit to start, and for the claim. Returns `None` if the version is in the store.
+    async fn start(&self) -> Result<Option<(Permit, Claim)>, FillError> {
+        self.claim(|| self.permit()).await
     }
 
-    async fn turn(&self) -> Result<Permit, FillError> {
-        let turn = self.fill.turns.take(self.upstream()).await.ok_or_else(|| self.stopping())?;
+    async fn permit(&self) -> Result<Permit, FillError> {
+        let permit = self.fill.starts.take(self.upstream()).await.ok_or_else(|| self.stopping())?;
         match self.is_abandoned() {
             true => Err(FillError::Abandoned(self.version.to_string())),
-            false => Ok(turn),
+            false => Ok(permit),
         }
     }
 
-    /// Whether nobody waits any more. The flight is off the map then: who comes later begins another one.
+    /// Returns whether no client waits any more. If so, removes the flight from the map: the next request starts a
+    /// new flight.
     fn is_abandoned(&self) -> bool {
         // Under the lock of the map, as joining is.
         let mut flights = self.fill.flights();
-        // The flight itself has one.
+        // The flight itself has one receiver.
         let is_abandoned = self.progress.receiver_count() <= 1;
         if is_abandoned {
             flights.remove(&self.version);
@@ -159,36 +160,44 @@ impl Fetch {
         is_abandoned
     }
 
-    /// Waits for the claim. `None` if the version is in the store.
-    async fn claim(&self) -> Result<Option<Claim>, FillError> {
+    /// Waits for the claim, together with what `acquire` returns. Returns `None` if the version is in the store.
+    async fn claim<P, F>(&self, acquire: impl Fn() -> F) -> Result<Option<(P, Claim)>, FillError>
+    where
+        F: Future<Output = Result<P, FillError>>,
+    {
         let mut pause = CLAIM_POLL.0;
         loop {
+            // Before the claim: a claim is an open file, and more flights may wait than there may be open files.
+            let acquired = acquire().await?;
             match self.try_claim().await? {
-                Turn::Ours(claim) => return Ok(Some(claim)),
-                Turn::Stored => return Ok(None),
-                Turn::Forbidden(tombstone) => return Err(self.forbidden(tombstone)),
-                Turn::Theirs => tokio::time::sleep(pause).await,
+                ClaimResult::Claimed(claim) => return Ok(Some((acquired, claim))),
+                ClaimResult::Stored => return Ok(None),
+                ClaimResult::Tombstone(tombstone) => {
+                    return Err(FillError::objection(&self.version, &Objection::Tombstone(tombstone)));
+                }
+                ClaimResult::Held => drop(acquired),
             }
+            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(CLAIM_POLL.1);
         }
     }
 
-    async fn try_claim(&self) -> Result<Turn, FillError> {
+    async fn try_claim(&self) -> Result<ClaimResult, FillError> {
         let version = self.version.clone();
-        let turn = self.fill.blocking(&self.version, move |store| {
+        let result = self.fill.blocking(&self.version, move |store| {
             let claim = store.try_claim(&version)?;
             let tombstone = store.records().tombstone(&version)?;
-            // After the claim: what was published before it was had is seen. From the disk: another process may have
-            // removed it a moment ago.
+            // After the claim, so that a version which was published before is seen. From the disk, since another
+            // process may have removed the version a moment ago.
             let stored = store.small(&version, SmallFile::Info)?.is_some();
             Ok(match (claim, stored, tombstone) {
-                (_, true, _) => Turn::Stored,
-                (_, false, Some(tombstone)) => Turn::Forbidden(tombstone),
-                (Some(claim), false, None) => Turn::Ours(claim),
-                (None, false, None) => Turn::Theirs,
+                (_, true, _) => ClaimResult::Stored,
+                (_, false, Some(tombstone)) => ClaimResult::Tombstone(tombstone),
+                (Some(claim), false, None) => ClaimResult::Claimed(claim),
+                (None, false, None) => ClaimResult::Held,
             })
         });
-        turn.await
+        result.await
     }
 
     async fn fetch_info(&self, source: &VersionSource) -> Result<Bytes, FillError> {
@@ -197,50 +206,54 @@ impl Fetch {
         Ok(info)
     }
 
-    async fn fetch_mod(&self, source: &VersionSource, vouching: &Vouching) -> Result<Bytes, FillError> {
+    async fn fetch_mod(
+        &self,
+        source: &VersionSource,
+        verification: &Verification,
+    ) -> Result<Bytes, FillError> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
         self.fill.check_mod(&self.version, &body)?;
-        if vouching.is_required() {
-            vouching.check_mod(&body).await?;
+        if verification.is_required() {
+            verification.check_mod(&body).await?;
         }
-        vouching.mod_is_told();
+        verification.mod_was_sent();
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
     }
 
-    /// Sees to it that the mod that was told is that of the upstream that has the zip.
-    fn compare_mods(&self, told: &[u8], other: &[u8]) -> Result<(), FillError> {
-        if told == other {
+    /// Compares the mod that clients may have with the mod of the upstream that has the zip.
+    fn compare_mods(&self, sent: &[u8], other: &[u8]) -> Result<(), FillError> {
+        if sent == other {
             return Ok(());
         }
         let text = format!(
-            "{}: two upstreams disagree about its go.mod: it is {} where there is no zip, and {} where there is one",
+            "{}: two upstreams have different go.mod files: {} at the upstream without the zip, {} at the upstream with the zip",
             self.version,
-            h1::hash_mod(told),
+            h1::hash_mod(sent),
             h1::hash_mod(other)
         );
         Err(FillError::Upstream(text.into()))
     }
 
-    /// Takes a slot if somebody waits for the zip and one is free.
+    /// Takes a slot if a client waits for the zip and a slot is free.
     fn slot_at_once(&self) -> Option<Slot> {
         let is_wanted = *self.wanted.borrow();
         if is_wanted { self.fill.slots.try_take(&self.wanted, self.upstream()) } else { None }
     }
 
-    /// Fetches the zip, if it is not begun yet, into a draft, and again into another one if it breaks off and may be
-    /// asked for again. `None` if another process has published the version in the meantime.
+    /// Downloads the zip into a draft. If the download fails and the zip may be requested again, uses a new
+    /// draft. Returns `None` if another process has published the version.
     async fn fetch_zip(
         &self,
         source: &VersionSource,
-        mut begun: Begun,
+        mut started: Started,
         mut claim: Arc<Claim>,
         phase: watch::Receiver<Phase>,
-        vouching: &Vouching,
+        verification: &Verification,
     ) -> Result<Option<FetchedZip>, FillError> {
         loop {
             let Some((slot, still_ours, download)) =
-                self.begin_zip(source, begun, claim, &phase, vouching).await?
+                self.start_zip(source, started, claim, &phase, verification).await?
             else {
                 return Ok(None);
             };
@@ -254,48 +267,48 @@ impl Fetch {
                 Ok(bytes) => return Ok(Some(FetchedZip { draft, claim, bytes, origin, slot })),
                 Err(error) => error,
             };
-            // Who has none of it loses nothing if it comes later.
-            let may_come_later = self.progress.borrow().may_be_sent() == 0;
-            let is_asked_again = may_come_later && source.may_ask_again(&error).await;
-            if !is_asked_again && !source.zip_failed(&error) {
+            // If no client has received any byte, none is disconnected by another attempt.
+            let nothing_sent = self.progress.borrow().may_be_sent() == 0;
+            let is_retried = nothing_sent && source.may_retry(&error).await;
+            if !is_retried && !source.zip_failed(&error) {
                 return Err(self.failed(&error));
             }
-            log::warn!("the zip of {} is asked for again: {error}", self.version);
-            // Who has some of it is broken off by this, and the others wait for the next one.
+            log::warn!(version:% = self.version, reason:% = error; "retrying the download of a zip");
+            // This disconnects the clients that have part of the zip. The others wait for the next attempt.
             self.progress.send_modify(|now| (now.zip, now.written) = (None, 0));
-            begun = (Some(slot), None);
+            started = (Some(slot), None);
         }
     }
 
-    /// Begins the zip, if it is not begun yet, with a slot and under the claim. `None` if another process has published
-    /// the version in the meantime.
-    async fn begin_zip(
+    /// Starts the download of the zip, unless it has started, with a slot and under the claim. Returns
+    /// `None` if another process has published the version.
+    async fn start_zip(
         &self,
         source: &VersionSource,
-        (mut slot, mut begun): Begun,
+        (mut slot, mut started): Started,
         mut claim: Arc<Claim>,
         phase: &watch::Receiver<Phase>,
-        vouching: &Vouching,
+        verification: &Verification,
     ) -> Result<Option<(Slot, Arc<Claim>, ZipDownload)>, FillError> {
         loop {
             let held = match slot.take().or_else(|| self.fill.slots.try_take(&self.wanted, self.upstream())) {
                 Some(held) => held,
                 None => {
-                    // What was begun is a file open, too.
-                    drop((begun.take(), claim));
+                    // The started download is an open file, too.
+                    drop((started.take(), claim));
                     let held = self.wait_for_slot(phase.clone()).await?;
-                    let Some(again) = self.claim().await? else { return Ok(None) };
-                    claim = vouching.share(again);
+                    let Some(((), again)) = self.claim(|| async { Ok(()) }).await? else { return Ok(None) };
+                    claim = verification.share(again);
                     held
                 }
             };
-            match begun.take() {
+            match started.take() {
                 Some(download) => {
                     return Ok(Some((held, claim, download.map_err(|e| self.failed(&e))?)));
                 }
                 None => {
-                    let (held, download) = unless_direct(source, held, source.zip(&self.via)).await;
-                    (slot, begun) = (held, Some(download));
+                    let (held, download) = release_for_direct(source, held, source.zip(&self.via)).await;
+                    (slot, started) = (held, Some(download));
                 }
             }
         }
@@ -304,7 +317,7 @@ impl Fetch {
     async fn wait_for_slot(&self, mut phase: watch::Receiver<Phase>) -> Result<Slot, FillError> {
         let (mut wanted, mut still_wanted) = (self.wanted.clone(), self.wanted.clone());
         let closing = async {
-            // Who waits for the zip is let wait; the rest can as well be asked for another day.
+            // At shutdown only downloads with a waiting client keep waiting.
             let _ = phase.wait_for(|phase| *phase != Phase::Running).await;
             if *still_wanted.borrow_and_update() {
                 std::future::pending::<()>().await;
@@ -316,8 +329,8 @@ impl Fetch {
         }
     }
 
-    /// Writes a download to the draft's file, on one thread of the blocking pool, and says how much it was, or how the
-    /// upstream failed. What fails here is told before that.
+    /// Writes a download to the draft's file on a thread of the blocking pool. Returns the number of bytes
+    /// or the upstream's error. Local failures are reported first.
     async fn receive(
         &self,
         mut download: ZipDownload,
@@ -330,7 +343,7 @@ impl Fetch {
             match download.chunk().await {
                 Ok(Some(chunk)) => match chunks.send(chunk).await {
                     Ok(()) => {}
-                    // The writer has failed, and says below how.
+                    // The writer has failed; its error is returned below.
                     Err(_) => break Ok(()),
                 },
                 Ok(None) => break Ok(()),
@@ -339,12 +352,12 @@ impl Fetch {
         };
         drop(chunks);
         let written = writing.await.map_err(|error| {
-            log::error!("writing {}: {error}", self.version);
+            log::error!(version:% = self.version, reason:% = error; "a task panicked");
             FillError::Broken(self.version.to_string())
         })?;
         let written =
             written.map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
-        // That it is as long as was told is seen to where it is read.
+        // `Download` has already compared the length with the announced one.
         Ok(received.map(|()| written))
     }
 
@@ -354,9 +367,10 @@ impl Fetch {
         claim: Arc<Claim>,
         info: Bytes,
         modfile: Bytes,
-        vouching: Vouching,
+        verification: Verification,
     ) -> Result<End, FillError> {
-        let vouched = vouching.outcome().await?;
+        let confirmation = verification.outcome().await?;
+        let confirmed = confirmation.clone();
         let expected = self.expected.clone();
         let _examining = self.fill.examining.acquire().await.map_err(|_| self.stopping())?;
         let published = self.fill.blocking(&self.version, move |store| {
@@ -365,7 +379,7 @@ impl Fetch {
                 Ok(sealed) => sealed,
                 Err(SealError::Store(error)) => return Err(error),
                 Err(broken) => {
-                    let reason = format!("what the upstream sent is of no use: {broken}");
+                    let reason = format!("the upstream sent an invalid version: {broken}");
                     return Ok(Err(FillError::Upstream(reason.into())));
                 }
             };
@@ -374,16 +388,21 @@ impl Fetch {
                 let version = sealed.version().to_string();
                 return Ok(Err(FillError::Unexpected { version, reason }));
             }
-            if let Some(vouched) = vouched {
-                // It is, unless another process kept the version claimed; and before the version is there.
-                vouched.record(store, &claim)?;
-                if let Err(error) = vouching.check_zip(sealed.h1(), &vouched) {
+            if let Confirmation::Confirmed(verified) = confirmed {
+                // Usually the record is already written, unless another process held the claim.
+                // It must be there before the version is.
+                verified.record(store, &claim)?;
+                if let Err(error) = verification.check_zip(sealed.h1(), &verified) {
                     return Ok(Err(error));
                 }
             }
             Ok(Ok(store.publish(sealed, &claim)?))
         });
-        match published.await? {
+        let published = published.await?;
+        if let Ok(Published::Ours(_) | Published::Theirs { same: true, .. }) = &published {
+            confirmation.log_published(self.fill.policy.checksums(), &self.version);
+        }
+        match published {
             Ok(Published::Ours(_)) => Ok(End::Ours),
             Ok(Published::Theirs { same: true, .. }) => Ok(End::Ours),
             Ok(Published::Theirs { same: false, .. }) => Ok(End::Theirs),
@@ -396,10 +415,6 @@ impl Fetch {
         &self.fill.policy.rule(self.version.path()).upstream
     }
 
-    fn forbidden(&self, tombstone: Tombstone) -> FillError {
-        FillError::objection(&self.version, &Objection::Tombstone(tombstone))
-    }
-
     fn failed(&self, error: &UpstreamError) -> FillError {
         FillError::upstream(&self.version, error)
     }
@@ -409,9 +424,9 @@ impl Fetch {
     }
 }
 
-/// Does some work holding something that others wait for. It is let go of when version control is asked: the go
-/// command has a queue of its own, and a server that hangs must not hold up who does not need it.
-async fn unless_direct<H, T>(
+/// Does some work while holding a permit or slot. Releases it when version control is asked: the go command
+/// has a queue of its own, and a slow server must not delay downloads that do not need it.
+async fn release_for_direct<H, T>(
     source: &VersionSource,
     held: H,
     work: impl Future<Output = T>,
@@ -426,10 +441,10 @@ async fn unless_direct<H, T>(
     (None, work.await)
 }
 
-/// What there is of a zip to begin with: the slot, if it is held, and how it has begun, if it was asked for.
-type Begun = (Option<Slot>, Option<Result<ZipDownload, UpstreamError>>);
+/// The slot, if it is held, and the started download, if there is one.
+type Started = (Option<Slot>, Option<Result<ZipDownload, UpstreamError>>);
 
-/// A zip that has arrived, unexamined.
+/// A downloaded zip that is not examined yet.
 struct FetchedZip {
     draft: Draft,
     claim: Arc<Claim>,
@@ -448,6 +463,7 @@ fn write(
         file.write_all(&chunk)?;
         written += chunk.len() as u64;
         progress.send_modify(|now| now.written = written);
+        // Clients wait for the final sync before publishing, so it should have little left to do.
         if written - synced >= UNSYNCED_BYTES {
             file.sync_data()?;
             synced = written;
@@ -456,17 +472,17 @@ fn write(
     Ok(written)
 }
 
-/// Takes a flight off the map, also if its task panics or is dropped.
-struct Landing {
+/// Removes a flight from the map, also if its task panics or is dropped.
+struct RemoveOnDrop {
     fill: Arc<Fill>,
     flight: Arc<Flight>,
 }
 
-impl Drop for Landing {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let mut flights = self.fill.flights();
-        // One that was abandoned is off the map already, and another may have begun.
-        if flights.get(&self.flight.version).is_some_and(|known| Arc::ptr_eq(known, &self.flight)) {
+        // An abandoned flight is already removed, and another flight may have started.
+        if flights.get(&self.flight.version).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             flights.remove(&self.flight.version);
         }
     }

@@ -1,12 +1,13 @@
-//! What is known of a version while it is fetched, and how those who wait for it get at it.
+//! The progress of a download, and how waiting clients read it.
 //!
-//! One task fetches; it alone changes the [`Progress`], and everybody else watches. A zip is read by those who
-//! wait from the file that it is being written to, each at its own pace: a slow client holds up nobody. The
-//! last [`KEPT_BACK`] bytes stay behind until the version is published, so that no client ever has the whole
-//! of a body that proves wrong: the last of the zip where its length is known, else the last that came.
+//! One task downloads and is the only writer of [`Progress`]; all others watch it. Waiting clients read a
+//! zip from the file that the task writes, each at its own speed, so a slow client delays no other. The
+//! last [`KEPT_BACK`] bytes are withheld until the version is published, so no client ever receives a
+//! complete zip that turns out to be wrong. These are the last bytes of the zip if its length is known, and
+//! otherwise the last bytes that arrived.
 //!
-//! A zip that breaks off on its way from the upstream may be followed by another one. Who has got
-//! some of the first is broken off then; who has got nothing yet gets the second.
+//! If a zip download fails, the flight may start another one. Clients that already received part of the
+//! first zip are disconnected. The others get the second zip.
 
 use std::fs::File;
 use std::io;
@@ -21,27 +22,27 @@ use tokio::sync::watch;
 
 use super::FillError;
 
-/// How much of a zip nobody gets before it is published.
+/// The number of bytes of a zip that are withheld until it is published.
 pub(super) const KEPT_BACK: u64 = 64 * 1024;
 
-/// A flight as those see it who wait for it.
+/// A flight, as its waiting clients see it.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) version: ModuleVersion,
     pub(super) progress: watch::Receiver<Progress>,
-    /// Whether somebody waits for the zip.
+    /// Whether a client waits for the zip.
     pub(super) wanted: watch::Sender<bool>,
-    /// How many transfers this process has broken off.
-    pub(super) broken_off: Arc<AtomicU64>,
+    /// Number of transfers that this process has aborted.
+    pub(super) aborted: Arc<AtomicU64>,
 }
 
-/// How far a flight is.
+/// The progress of a flight.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) info: Option<Bytes>,
     pub(super) modfile: Option<Bytes>,
     pub(super) zip: Option<Arriving>,
-    /// How many bytes of the zip are in its file.
+    /// Number of bytes of the zip that are in its file.
     pub(super) written: u64,
     pub(super) end: Option<Result<End, FillError>>,
 }
@@ -50,16 +51,16 @@ pub(super) struct Progress {
 #[derive(Debug, Clone)]
 pub(super) struct Arriving {
     pub(super) file: Arc<File>,
-    /// What the upstream says its size is.
+    /// The size of the zip according to the upstream.
     pub(super) length: Option<u64>,
 }
 
-/// How a flight ends that does not fail: the version is in the store.
+/// The end of a successful flight: the version is in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// What was fetched is what is stored.
+    /// The stored version is identical to the downloaded one.
     Ours,
-    /// Another writer's version is stored; what was fetched differs, or nothing was fetched.
+    /// Another writer's version is stored, and the download differs or did not take place.
     Theirs,
 }
 
@@ -71,14 +72,15 @@ impl Progress {
         }
     }
 
-    /// Says whether the zip that is being written is this one.
+    /// Returns whether `zip` is still the zip that is being written.
     fn is_of(&self, zip: &Arriving) -> bool {
         self.zip.as_ref().is_some_and(|now| Arc::ptr_eq(&now.file, &zip.file))
     }
 
-    /// How much of the zip may be sent before it is published.
+    /// Returns the number of bytes of the zip that may be sent before it is published.
     pub(super) fn may_be_sent(&self) -> u64 {
         match self.zip.as_ref().map(|zip| zip.length) {
+            // A wrong zip is only detected at its end. A client that lacks the last bytes knows that it failed.
             Some(Some(length)) => self.written.min(length.saturating_sub(KEPT_BACK)),
             Some(None) => self.written.saturating_sub(KEPT_BACK),
             None => 0,
@@ -86,19 +88,19 @@ impl Progress {
     }
 }
 
-/// Waits for a flight.
+/// A handle to wait for a flight.
 #[derive(Debug)]
 pub struct Waiter {
     flight: Arc<Flight>,
     progress: watch::Receiver<Progress>,
 }
 
-/// What came of waiting.
+/// The result of waiting for a part of a version.
 #[derive(Debug)]
 pub enum Arrival<T> {
-    /// What was waited for, ahead of the whole.
+    /// The part, before the version is complete.
     Early(T),
-    /// The whole version is in the store now.
+    /// The complete version is in the store now.
     Stored,
 }
 
@@ -110,8 +112,8 @@ impl Waiter {
 
     /// Waits for the info or the mod.
     pub async fn small(mut self, file: SmallFile) -> Result<Arrival<Bytes>, FillError> {
-        let known = self.progress.wait_for(|now| now.small(file).is_some() || now.end.is_some()).await;
-        let Ok(now) = known else { return Err(broken(&self.flight)) };
+        let reached = self.progress.wait_for(|now| now.small(file).is_some() || now.end.is_some()).await;
+        let Ok(now) = reached else { return Err(internal(&self.flight)) };
         match (now.small(file), &now.end) {
             (Some(bytes), _) => Ok(Arrival::Early(bytes.clone())),
             (None, Some(Err(error))) => Err(error.clone()),
@@ -119,10 +121,10 @@ impl Waiter {
         }
     }
 
-    /// Waits until some of the zip may be sent.
+    /// Waits until part of the zip may be sent.
     pub async fn zip(mut self) -> Result<Arrival<Transfer>, FillError> {
         let zip = match self.progress.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await {
-            Err(_) => return Err(broken(&self.flight)),
+            Err(_) => return Err(internal(&self.flight)),
             Ok(now) => match (&now.end, &now.zip) {
                 (Some(Err(error)), _) => return Err(error.clone()),
                 (None, Some(zip)) => zip.clone(),
@@ -134,8 +136,8 @@ impl Waiter {
 
     /// Waits until the version is in the store.
     pub async fn stored(mut self) -> Result<(), FillError> {
-        let known = self.progress.wait_for(|now| now.end.is_some()).await;
-        let Ok(now) = known else { return Err(broken(&self.flight)) };
+        let reached = self.progress.wait_for(|now| now.end.is_some()).await;
+        let Ok(now) = reached else { return Err(internal(&self.flight)) };
         match &now.end {
             Some(Err(error)) => Err(error.clone()),
             _ => Ok(()),
@@ -153,20 +155,22 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Is the size of the zip, if the upstream told it.
+    /// Returns the size of the zip if the upstream sent it.
     pub fn length(&self) -> Option<u64> {
         self.zip.length
     }
 
-    /// Waits until there is something to read, or the end. A buffer is better taken after that than before.
+    /// Waits for data or the end. Callers take a buffer only afterwards, so that waiting transfers hold none.
     pub async fn ready(&mut self) -> io::Result<()> {
         self.available().await.map(|_| ())
     }
 
-    /// Reads what comes next into a buffer, waiting for it, and says how much it is; 0 at the end.
+    /// Reads the next part into a buffer and returns its length, which is 0 at the end.
     ///
-    /// An error means that what was sent is not what is in the store, or that nothing came of it: the client
-    /// must not be left to believe that it has the whole.
+    /// # Errors
+    ///
+    /// An error means that the sent bytes differ from the stored zip, or that there is no stored zip. The caller
+    /// must make sure that the client does not take the transfer for complete.
     pub async fn next<B>(&mut self, mut buffer: B) -> io::Result<(B, usize)>
     where
         B: AsMut<[u8]> + Send + 'static,
@@ -186,39 +190,37 @@ impl Transfer {
         let (buffer, read) = reading.await.map_err(io::Error::other)?;
         let read = read?;
         if read == 0 {
-            return Err(self.broken_off("its file is shorter than what was written to it"));
+            return Err(self.abort("the file of the zip is truncated"));
         }
         self.sent += read as u64;
         Ok((buffer, read))
     }
 
-    /// Waits until more may be sent, or all was, and says up to where.
+    /// Waits until more may be sent or all was sent. Returns the end of the part that may be sent.
     async fn available(&mut self) -> io::Result<u64> {
         let (zip, sent) = (&self.zip, self.sent);
         let more = |now: &Progress| now.end.is_some() || !now.is_of(zip) || now.may_be_sent() > sent;
         let reason = match self.progress.wait_for(more).await {
-            Err(_) => "the fill broke off".to_owned(),
+            Err(_) => "internal error: the download failed".to_owned(),
             Ok(now) => match &now.end {
                 Some(Err(error)) => error.to_string(),
-                Some(Ok(End::Theirs)) => "another writer has stored other bytes".to_owned(),
-                _ if !now.is_of(zip) => "it broke off on its way here, and is fetched again".to_owned(),
+                Some(Ok(End::Theirs)) => "another process stored a different zip".to_owned(),
+                _ if !now.is_of(zip) => "the download from the upstream failed and was restarted".to_owned(),
                 Some(Ok(End::Ours)) => return Ok(now.written),
                 None => return Ok(now.may_be_sent()),
             },
         };
-        Err(self.broken_off(&reason))
+        Err(self.abort(&reason))
     }
 
-    fn broken_off(&self, reason: &str) -> io::Error {
-        let count = 1 + self.flight.broken_off.fetch_add(1, Ordering::Relaxed);
+    fn abort(&self, reason: &str) -> io::Error {
+        let count = 1 + self.flight.aborted.fetch_add(1, Ordering::Relaxed);
         let version = &self.flight.version;
-        log::warn!(
-            "the transfer of {version} to a client was broken off, the {count}. since the start: {reason}"
-        );
-        io::Error::other(format!("the transfer of {version} was broken off: {reason}"))
+        log::warn!(version:% = version, reason, aborted_total = count; "aborted a transfer");
+        io::Error::other(format!("aborted the transfer of {version}: {reason}"))
     }
 }
 
-fn broken(flight: &Flight) -> FillError {
-    FillError::Broken(format!("the fill of {}", flight.version))
+fn internal(flight: &Flight) -> FillError {
+    FillError::Broken(format!("the download of {}", flight.version))
 }

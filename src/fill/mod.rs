@@ -1,25 +1,25 @@
-//! The one place where upstream meets store.
+//! Downloads from upstreams into the store, and answers that combine both.
 //!
-//! A version that is not in the store is fetched by one flight, however many ask for it: within the process by
-//! a map, across processes by the store's claim. A flight goes on when those who began it have gone away. A
-//! flight that fails is forgotten at once, so that the next request tries again: no failure is ever taken for
-//! absence.
+//! One flight downloads a version, however many clients ask for it: a map ensures that within the process,
+//! and the store's claim ensures it across processes. A flight continues after the clients that started it
+//! have disconnected. A failed flight is forgotten at once, so the next request tries again. A failure is
+//! never taken for absence.
 //!
-//! | module | what it is for |
+//! | module | purpose |
 //! | --- | --- |
-//! | `flight` | what is known of a version on its way, and waiting for it |
-//! | `fetch` | the task that fetches one version and publishes it |
-//! | `checksum` | verifying what is fetched against a checksum database |
-//! | `expected` | what who asks for a version knows of it beforehand |
-//! | `slots` | how many zips are fetched at a time |
-//! | `shared` | what upstreams share, so that none has it all |
-//! | `policy` | what is done about which module |
-//! | `seals` | sealing what came into the store without a seal, once for all who wait |
-//! | `answers` | lists, `@latest` and queries: answered from both, with what upstream said last |
-//! | `sumdb` | checksum databases: passed on, with what is kept of them |
-//! | `once` | one task for one thing, however many want it |
+//! | `flight` | the progress of a download, and waiting for it |
+//! | `fetch` | the task that downloads and publishes one version |
+//! | `checksum` | verification against a checksum database |
+//! | `expected` | the hashes that a caller already knows, for example from a go.sum |
+//! | `slots` | the limit on concurrent zip downloads |
+//! | `shared` | fair shares of a limit between upstreams |
+//! | `policy` | the rules per module |
+//! | `seals` | sealing versions that have no seal yet |
+//! | `answers` | lists, `@latest` and queries, from upstream, cache and store |
+//! | `sumdb` | checksum databases, passed on to clients and cached |
+//! | `once` | one task per key, with any number of waiting callers |
 //!
-//! Statuses, headers and bodies are the proxy's.
+//! Statuses, headers and bodies belong to the proxy.
 
 mod answers;
 mod checksum;
@@ -35,6 +35,7 @@ mod slots;
 mod sumdb;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,7 +46,7 @@ use tokio::sync::{Semaphore, watch};
 use self::answers::Answers;
 use self::flight::{Flight, Progress};
 use self::seals::Seals;
-use self::shared::Shared;
+use self::shared::SharedPermits;
 use self::slots::Slots;
 use self::sumdb::Databases;
 
@@ -58,84 +59,85 @@ pub use self::policy::{ChecksumPolicy, Mode, Policy, Rule, UnknownWord};
 pub use self::sumdb::SumdbQuestion;
 pub use crate::upstream::{SumdbAnswer, Via};
 
-/// Fills the store from upstreams.
+/// Downloads missing versions into the store and answers questions about modules.
 #[derive(Debug)]
 pub struct Fill {
     store: Arc<Store>,
     policy: Policy,
     flights: Mutex<HashMap<ModuleVersion, Arc<Flight>>>,
     slots: Slots,
-    /// How many versions' infos and mods are fetched at a time.
-    turns: Shared,
-    /// How many zips are examined at a time: what lists a million files takes memory.
+    /// Limits concurrent downloads of info and mod files.
+    starts: SharedPermits,
+    /// Limits concurrent examinations of zips: a zip with a million files takes much memory.
     examining: Semaphore,
     seals: Seals,
     answers: Answers,
     databases: Databases,
     phase: watch::Sender<Phase>,
-    broken_off: Arc<AtomicU64>,
+    aborted: Arc<AtomicU64>,
 }
 
-/// How many versions may be at their info and mod for each that may be at its zip. Many of them only turn out
-/// not to be there.
-const TURNS_A_FILL: usize = 8;
+/// Number of flights that may download info and mod per zip download. Many versions turn out to be missing
+/// upstream.
+const STARTS_PER_FILL: usize = 8;
 
-/// How many zips may be examined at a time at least, however few cores there are: it also waits for the disk.
+/// Minimum number of concurrent zip examinations. An examination also waits for the disk, so there may be
+/// more than cores.
 const MIN_EXAMINING: usize = 4;
 
-/// How many flights there may be, those that wait for their turn included.
+/// Maximum number of flights, including those that wait for their turn.
 const MAX_FLIGHTS: usize = 8192;
 
-/// Where this program is in its life, as the flights need to know it. Each flight holds a receiver.
+/// The phase of the process, as far as flights need it. Each flight holds a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Running,
-    /// What nobody waits for is not begun any more.
+    /// Flights without waiting clients do not start any more.
     Closing,
-    /// Everything is dropped.
+    /// All flights are dropped.
     Ending,
 }
 
 impl Fill {
-    /// Begins without a flight; at most `max_fills` zips are fetched at a time.
+    /// Creates a `Fill` that downloads at most `max_fills` zips at a time.
     pub fn new(
         store: Arc<Store>,
         policy: impl Into<Policy>,
         max_fills: usize,
         answers: &AnswerOptions,
     ) -> Arc<Self> {
-        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / TURNS_A_FILL);
+        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
         let policy = policy.into();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             store,
             flights: Mutex::default(),
             slots: Slots::new(max_fills, policy.upstreams()),
-            turns: Shared::new(max_fills * TURNS_A_FILL, policy.upstreams()),
+            starts: SharedPermits::new(max_fills * STARTS_PER_FILL, policy.upstreams()),
             examining: Semaphore::new(cores.max(MIN_EXAMINING)),
             policy,
             seals: Seals::new(),
             answers: Answers::new(answers),
             databases: Databases::new(answers),
             phase: watch::Sender::new(Phase::Running),
-            broken_off: Arc::default(),
+            aborted: Arc::default(),
         })
     }
 
-    /// Is the store that is filled.
+    /// Returns the store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    /// Is what is done about which module.
+    /// Returns the rules per module.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Joins the flight of a version that is not in the store, or begins it.
+    /// Joins the flight of a version that is not in the store, or starts one.
     ///
-    /// `via` is what the request came through; `wants_zip` says that somebody waits for the zip, not only for
-    /// what comes before it.
+    /// `via` is the `Via` of the request. `wants_zip` says whether a client waits for the zip, and not only
+    /// for the smaller files.
     pub fn join(
         self: &Arc<Self>,
         version: &ModuleVersion,
@@ -145,9 +147,11 @@ impl Fill {
         self.join_expecting(version, via, wants_zip, &Expected::default())
     }
 
-    /// Joins the flight of a version as [`join`](Self::join) does, or begins one that publishes nothing else than what is
-    /// expected. One that is under way, here or in another process, is not stopped by it: what is in the store then is
-    /// for who expects to look at.
+    /// Joins a flight as [`join`](Self::join) does, or starts one that only publishes a version with the
+    /// expected hashes.
+    ///
+    /// A flight that is already under way does not know these hashes, here or in another process. The
+    /// caller therefore compares the stored version itself.
     pub fn join_expecting(
         self: &Arc<Self>,
         version: &ModuleVersion,
@@ -166,7 +170,7 @@ impl Fill {
             return Err(FillError::Offline(version.to_string()));
         }
         if !Store::can_hold(self.store.root(), version) {
-            let reason = format!("{version}: its name is too long to be stored");
+            let reason = format!("cannot store {version}: its name is too long");
             return Err(FillError::Absent(reason.into()));
         }
         let mut flights = self.flights();
@@ -179,7 +183,7 @@ impl Fill {
         if flights.len() >= MAX_FLIGHTS {
             return Err(FillError::Busy(version.to_string()));
         }
-        // Under the lock of the map: who ends this program looks at the phase after emptying the map.
+        // Under the lock of the map, so that no flight starts after `end` has set the phase.
         let phase = self.phase.subscribe();
         if *phase.borrow() == Phase::Ending {
             return Err(FillError::Stopping(version.to_string()));
@@ -189,7 +193,7 @@ impl Fill {
             version: version.clone(),
             progress: watched,
             wanted: watch::Sender::new(wants_zip),
-            broken_off: Arc::clone(&self.broken_off),
+            aborted: Arc::clone(&self.aborted),
         });
         flights.insert(version.clone(), Arc::clone(&flight));
         let fetch = fetch::Fetch {
@@ -205,8 +209,8 @@ impl Fill {
         Ok(Waiter::new(flight))
     }
 
-    /// Asks the record of a version that is not in the store whether it may ever be. What is there is served without
-    /// asking.
+    /// Returns an error if a version that is not in the store has a tombstone. Stored versions are served
+    /// without this check.
     pub fn check_record(&self, version: &ModuleVersion) -> Result<(), FillError> {
         match self.store.records().tombstone(version)? {
             Some(tombstone) => Err(FillError::objection(version, &Objection::Tombstone(tombstone))),
@@ -214,8 +218,10 @@ impl Fill {
         }
     }
 
-    /// Asks the record of a version whether this may be its mod, before anybody has it. A checksum database's verdict
-    /// is in it as soon as it is known. That of the zip is asked when it is published.
+    /// Compares a mod with the version's record before any client gets it.
+    ///
+    /// The record holds the hashes of the checksum database as soon as they are known. The zip is compared
+    /// when it is published.
     fn check_mod(&self, version: &ModuleVersion, body: &[u8]) -> Result<(), FillError> {
         let Some(record) = self.store.records().get(version)? else { return Ok(()) };
         let Some(recorded) = record.gomod_h1 else { return Ok(()) };
@@ -229,69 +235,81 @@ impl Fill {
         Err(FillError::objection(version, &Objection::Differs { file: "mod", recorded, ours }))
     }
 
-    /// Lists the versions of a module that must not be named to anybody, since they were removed for good. While that
-    /// cannot be told none is to be named.
+    /// Returns the versions of a module that have a tombstone. If they cannot be read, the caller must not
+    /// name any version.
     pub async fn forbidden(&self, module: &ModulePath) -> Result<Arc<[Version]>, FillError> {
         let named = module.clone();
-        let what = format!("what of {module} was removed for good");
+        let what = format!("the tombstones of {module}");
         self.blocking(what, move |store| store.records().tombstones(&named)).await
     }
 
-    /// Begins the flight of a version that nobody waits for.
+    /// Starts the flight of a version in the background.
     pub fn fill_in_background(self: &Arc<Self>, version: &ModuleVersion, via: &Via) {
         match self.join(version, via, false) {
-            // Whoever waits keeps the flight from being given up. How it ends is in the log.
+            // A waiting task keeps the flight from being abandoned. The flight logs its own result.
             Ok(waiter) => drop(tokio::spawn(waiter.stored())),
-            Err(error) => log::debug!("{error}"),
+            Err(error) => {
+                log::debug!(version:% = version, reason:% = error; "did not start a background download")
+            }
         }
     }
 
-    /// Is how many transfers to clients were broken off since the start, since what was fetched proved wrong.
-    pub fn transfers_broken_off(&self) -> u64 {
-        self.broken_off.load(Ordering::Relaxed)
+    /// Returns how many transfers to clients were aborted since startup because the downloaded zip was
+    /// wrong or incomplete.
+    pub fn aborted_transfers(&self) -> u64 {
+        self.aborted.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of fills in progress.
+    /// Returns the number of running flights.
     pub fn count(&self) -> usize {
         self.flights().len()
     }
 
-    /// Begins to end: flights that nobody waits for and that wait for their turn are dropped.
+    /// Starts the shutdown: flights that wait for their turn and have no waiting client are dropped.
     pub fn close(&self) {
         self.phase.send_replace(Phase::Closing);
     }
 
-    /// Waits until no flight is left.
+    /// Waits until all flights have ended.
     pub async fn closed(&self) {
         self.phase.closed().await;
     }
 
-    /// Drops what is left of flights, and waits until it is gone.
+    /// Drops the remaining flights and waits until they are gone.
     pub async fn end(&self) {
         self.phase.send_replace(Phase::Ending);
         self.phase.closed().await;
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<ModuleVersion, Arc<Flight>>> {
-        // Nothing that can panic is done under this lock.
+        // No code that can panic runs under this lock.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does on the blocking pool what may wait for the disk.
-    async fn blocking<T, F>(&self, what: impl std::fmt::Display, work: F) -> Result<T, FillError>
+    /// Runs work on the store on the blocking pool; `what` names the work in errors.
+    async fn blocking<T, F>(&self, what: impl Display, work: F) -> Result<T, FillError>
     where
         T: Send + 'static,
         F: FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     {
-        let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(result) => Ok(result?),
-            // The program ends.
-            Err(error) if error.is_cancelled() => Err(FillError::Stopping(what.to_string())),
-            Err(error) => {
-                log::error!("{what}: {error}");
-                Err(FillError::Broken(what.to_string()))
-            }
+        blocking(&self.store, what, work).await
+    }
+}
+
+/// Runs work on a store on the blocking pool, since it may wait for the disk; `what` names the work in errors.
+async fn blocking<T, F>(store: &Arc<Store>, what: impl Display, work: F) -> Result<T, FillError>
+where
+    T: Send + 'static,
+    F: FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+{
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(result) => Ok(result?),
+        // The process is shutting down.
+        Err(error) if error.is_cancelled() => Err(FillError::Stopping(what.to_string())),
+        Err(error) => {
+            log::error!(task:% = what, reason:% = error; "a task panicked");
+            Err(FillError::Broken(what.to_string()))
         }
     }
 }

@@ -1,6 +1,7 @@
-//! One task for one thing, however many want it.
+//! One task per key, with any number of waiting callers.
 //!
-//! A task goes on when those who wait for it have gone away, and is forgotten when it ends, well or not.
+//! A task continues after its callers have gone away. It is forgotten when it ends, whether it succeeds or
+//! fails.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,23 +9,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// How many tasks there may be of one kind.
+/// Maximum number of running tasks of one kind.
 const MAX_RUNNING: usize = 8192;
 
 type Running<K, V> = Mutex<HashMap<K, watch::Receiver<Option<V>>>>;
 
-/// The tasks of one kind that are under way.
+/// The running tasks of one kind.
 #[derive(Debug)]
 pub(super) struct Once<K, V> {
     running: Arc<Running<K, V>>,
 }
 
-/// Waits for a task.
+/// A handle to wait for a task.
 #[derive(Debug)]
-pub(super) struct Outcome<V>(watch::Receiver<Option<V>>);
+pub(super) struct Task<V>(watch::Receiver<Option<V>>);
 
-impl<V: Clone> Outcome<V> {
-    /// Waits until the task ends. `None` if it broke off within this program.
+impl<V: Clone> Task<V> {
+    /// Waits until the task ends. Returns `None` if it panicked.
     pub(super) async fn wait(mut self) -> Option<V> {
         self.0.wait_for(Option::is_some).await.ok()?.clone()
     }
@@ -39,46 +40,46 @@ where
         Self { running: Arc::default() }
     }
 
-    /// Joins the task for a key, or begins it. `None` if too many are under way.
-    pub(super) fn join<F>(&self, key: &K, work: impl FnOnce() -> F) -> Option<Outcome<V>>
+    /// Joins the task of a key, or starts it. Returns `None` if too many tasks are running.
+    pub(super) fn join<F>(&self, key: &K, work: impl FnOnce() -> F) -> Option<Task<V>>
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut running = lock(&self.running);
-        if let Some(outcome) = running.get(key) {
-            return Some(Outcome(outcome.clone()));
+        if let Some(task) = running.get(key) {
+            return Some(Task(task.clone()));
         }
         if running.len() >= MAX_RUNNING {
             return None;
         }
-        let (tell, outcome) = watch::channel(None);
-        running.insert(key.clone(), outcome.clone());
-        let landing = Landing { running: Arc::clone(&self.running), key: key.clone() };
+        let (sender, task) = watch::channel(None);
+        running.insert(key.clone(), task.clone());
+        let remove = RemoveOnDrop { running: Arc::clone(&self.running), key: key.clone() };
         let work = work();
         tokio::spawn(async move {
             let value = work.await;
-            // Who comes between these two lines begins anew, and finds what this one has noted.
-            drop(landing);
-            tell.send_replace(Some(value));
+            // A caller that arrives between these two lines starts a new task, which finds the result of this one.
+            drop(remove);
+            sender.send_replace(Some(value));
         });
-        Some(Outcome(outcome))
+        Some(Task(task))
     }
 }
 
-/// Forgets a task when it ends, however it does.
-struct Landing<K: Hash + Eq, V> {
+/// Removes a task from the map when it ends, also after a panic.
+struct RemoveOnDrop<K: Hash + Eq, V> {
     running: Arc<Running<K, V>>,
     key: K,
 }
 
-impl<K: Hash + Eq, V> Drop for Landing<K, V> {
+impl<K: Hash + Eq, V> Drop for RemoveOnDrop<K, V> {
     fn drop(&mut self) {
         lock(&self.running).remove(&self.key);
     }
 }
 
 fn lock<K, V>(running: &Running<K, V>) -> MutexGuard<'_, HashMap<K, watch::Receiver<Option<V>>>> {
-    // Nothing that can panic is done under this lock but to call what makes a future.
+    // Under this lock only `work` could panic, which just creates a future.
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -91,12 +92,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn many_wait_for_one() {
-        let (once, begun, gate) = (Once::new(), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    async fn many_callers_wait_for_one_task() {
+        let (once, started, gate) = (Once::new(), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let join = |key: &u8| {
-            let (begun, gate) = (Arc::clone(&begun), Arc::clone(&gate));
+            let (started, gate) = (Arc::clone(&started), Arc::clone(&gate));
             once.join(key, || async move {
-                begun.fetch_add(1, Ordering::SeqCst);
+                started.fetch_add(1, Ordering::SeqCst);
                 gate.acquire().await.unwrap().forget();
                 "done"
             })
@@ -105,20 +106,20 @@ mod tests {
         let waiting = [join(&1), join(&1), join(&2)];
         drop(join(&2));
         gate.add_permits(2);
-        for outcome in waiting {
-            assert_eq!(outcome.wait().await, Some("done"));
+        for task in waiting {
+            assert_eq!(task.wait().await, Some("done"));
         }
-        assert_eq!(begun.load(Ordering::SeqCst), 2);
+        assert_eq!(started.load(Ordering::SeqCst), 2);
         gate.add_permits(1);
         assert_eq!(join(&1).wait().await, Some("done"));
-        assert_eq!(begun.load(Ordering::SeqCst), 3, "what has ended is forgotten");
+        assert_eq!(started.load(Ordering::SeqCst), 3, "an ended task is forgotten");
     }
 
     #[tokio::test]
-    async fn what_breaks_off_is_told_and_forgotten() {
+    async fn a_panic_is_reported_and_the_task_forgotten() {
         let once: Once<u8, u8> = Once::new();
-        let broken = once.join(&1, || async { panic!("as a defect would") }).unwrap();
-        assert_eq!(broken.wait().await, None);
+        let panicked = once.join(&1, || async { panic!("a defect") }).unwrap();
+        assert_eq!(panicked.wait().await, None);
         assert_eq!(once.join(&1, || async { 7 }).unwrap().wait().await, Some(7));
     }
 }

@@ -1,7 +1,7 @@
-//! What is done about a module: where it is fetched from, whether, and which of its versions are to be had.
+//! The rules per module: its upstream, its mode, and the allowed versions.
 //!
-//! Rules have patterns in the syntax of `GOPRIVATE`, matched against the module path as it is written in a
-//! `go.mod` (not escaped). The first rule that matches decides, and another one stands behind them all.
+//! The patterns of a rule have the syntax of `GOPRIVATE` and match the unescaped module path. The first
+//! matching rule applies. If no rule matches, the default rule applies.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,39 +14,39 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version, VersionRange};
 use super::{Checksums, FillError};
 use crate::upstream::Upstream;
 
-/// What is done about a version that is asked for and not in the store.
+/// The reaction to a request for a version that is not in the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// It is fetched, stored, and given to who asked while it arrives.
+    /// Stoa downloads and stores the version, and sends it to the client while it arrives.
     #[default]
     Sync,
-    /// It is fetched and stored in the background; who asked is told that it is not there.
+    /// Stoa answers 404 and downloads the version in the background.
     Async,
-    /// Who asked is sent elsewhere; nothing is stored.
+    /// Stoa redirects the client and stores nothing.
     Redirect,
-    /// Who asked is sent elsewhere, and it is fetched and stored in the background.
+    /// Stoa redirects the client and downloads the version in the background.
     AsyncRedirect,
-    /// It is not fetched.
+    /// Stoa answers 404 and downloads nothing.
     None,
 }
 
-/// Whether what is fetched is compared with what a checksum database says.
+/// Whether downloads are verified against a checksum database.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChecksumPolicy {
-    /// Where an upstream passes the database on, and as far as the database knows the version.
+    /// Versions are verified if an upstream serves the database and the database knows them.
     #[default]
     Auto,
-    /// Nothing is taken that the database does not vouch for.
+    /// Versions that the database does not confirm are refused.
     Require,
     /// The database is not asked.
     Off,
 }
 
-/// A word that is none of those known.
+/// An unknown value; lists the valid values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it takes one of {}", .0.join(", "))]
+#[error("must be one of {}", .0.join(", "))]
 pub struct UnknownWord(&'static [&'static str]);
 
 impl Mode {
@@ -58,7 +58,7 @@ impl Mode {
         ("none", Self::None),
     ];
 
-    /// Whether who asks for what is not there is sent elsewhere.
+    /// Returns whether clients are redirected.
     pub fn redirects(self) -> bool {
         matches!(self, Self::Redirect | Self::AsyncRedirect)
     }
@@ -99,27 +99,28 @@ impl FromStr for ChecksumPolicy {
     }
 }
 
-/// What is done about the modules of some patterns.
+/// The rule for the modules of some patterns.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// What is done about what is not there.
+    /// The reaction to requests for missing versions.
     pub mode: Mode,
-    /// The base that [`Mode::Redirect`] and [`Mode::AsyncRedirect`] lead to, without a slash at its end.
+    /// The base URL of redirects, without a trailing slash.
     pub redirect_url: Option<String>,
-    /// Where these modules are fetched from.
+    /// The upstream of these modules.
     pub upstream: Upstream,
-    /// The only versions that are to be had; any, if it is empty.
+    /// The allowed versions. If empty, all versions are allowed.
     pub allow: Vec<VersionRange>,
-    /// Versions that are not to be had, whatever `allow` says.
+    /// The denied versions, even if `allow` contains them.
     pub deny: Vec<VersionRange>,
-    /// Whether what is fetched is compared with what a checksum database says.
+    /// Whether these modules are verified against a checksum database.
     pub checksum: ChecksumPolicy,
-    /// Whether no checksum database hears of these modules, not even by a client that asks for it through this proxy.
+    /// Whether the names of these modules are kept from checksum databases. This also applies to a client
+    /// that asks a database through this proxy.
     pub is_private: bool,
 }
 
 impl Rule {
-    /// Fetches everything from an upstream, and gives it to everybody.
+    /// Returns a rule that allows every version and downloads it from an upstream.
     pub fn fetching_from(upstream: Upstream) -> Self {
         Self {
             mode: Mode::default(),
@@ -132,19 +133,19 @@ impl Rule {
         }
     }
 
-    /// Whether a version is to be had, stored or not.
+    /// Returns whether a version is allowed, whether it is stored or not.
     pub fn admits(&self, version: &Version) -> bool {
         let within = |ranges: &[VersionRange]| ranges.iter().any(|range| range.contains(version));
         (self.allow.is_empty() || within(&self.allow)) && !within(&self.deny)
     }
 
-    /// Whether every version is to be had.
+    /// Returns whether every version is allowed.
     pub fn admits_all(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
 }
 
-/// The rules, in order.
+/// An ordered list of rules and a default rule.
 #[derive(Clone)]
 pub struct Policy {
     rules: Vec<(Patterns, Rule)>,
@@ -153,37 +154,37 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Tries the rules in order; `otherwise` is for modules that none matches.
+    /// Creates a policy; `otherwise` applies to modules that match no rule.
     pub fn new(mut rules: Vec<(Patterns, Rule)>, mut otherwise: Rule) -> Self {
-        // What is not fetched is not asked for either: a list would name versions that are not to be had.
+        // With mode `none`, lists must not name versions that cannot be downloaded.
         let all = rules.iter_mut().map(|(_, rule)| rule).chain([&mut otherwise]);
         all.filter(|rule| rule.mode == Mode::None).for_each(|rule| rule.upstream = Upstream::offline());
         Self { rules, otherwise, checksums: Arc::default() }
     }
 
-    /// Says what fills are verified against; nothing, if nobody says it.
+    /// Sets the verification of downloads. Without it nothing is verified.
     pub fn verified_against(self, checksums: Checksums) -> Self {
         Self { checksums: Arc::new(checksums), ..self }
     }
 
-    /// Whether anything must be vouched for.
+    /// Returns whether a rule requires verification.
     pub fn requires_checksums(&self) -> bool {
         let all = self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]);
         all.into_iter().any(|rule| rule.checksum == ChecksumPolicy::Require)
     }
 
-    /// Is what fills are verified against.
+    /// Returns the verification of downloads.
     pub fn checksums(&self) -> &Arc<Checksums> {
         &self.checksums
     }
 
-    /// Is the rule that decides about a module.
+    /// Returns the rule that applies to a module.
     pub fn rule(&self, module: &ModulePath) -> &Rule {
-        let known = self.rules.iter().find(|(patterns, _)| patterns.matches(module.as_str()));
-        known.map_or(&self.otherwise, |(_, rule)| rule)
+        let matching = self.rules.iter().find(|(patterns, _)| patterns.matches(module.as_str()));
+        matching.map_or(&self.otherwise, |(_, rule)| rule)
     }
 
-    /// Says why nothing of a module is to be had, be it stored or not.
+    /// Returns an error if all versions of a module are denied.
     pub fn check_module(&self, module: &ModulePath) -> Result<(), FillError> {
         match self.rule(module).deny.iter().any(VersionRange::is_any) {
             true => Err(FillError::Denied(module.to_string())),
@@ -191,13 +192,13 @@ impl Policy {
         }
     }
 
-    /// Whether no checksum database may hear of a module.
+    /// Returns whether the name of a module is kept from checksum databases.
     pub fn is_private(&self, module: &ModulePath) -> bool {
         self.rule(module).is_private || self.check_module(module).is_err()
     }
 
-    /// Is whom to ask for what belongs to no module: the upstream of the first rule that has one, beginning with what
-    /// is done where no rule matches.
+    /// Returns the upstream for requests that belong to no module: the upstream of the default rule, or
+    /// else of the first rule that has an upstream.
     pub fn upstream_of_none(&self) -> &Upstream {
         let all = [&self.otherwise].into_iter().chain(self.rules.iter().map(|(_, rule)| rule));
         all.map(|rule| &rule.upstream)
@@ -205,7 +206,7 @@ impl Policy {
             .unwrap_or(&self.otherwise.upstream)
     }
 
-    /// Lists the upstreams of all rules.
+    /// Returns the upstreams of all rules.
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]).map(|rule| &rule.upstream)
     }
@@ -215,7 +216,7 @@ impl Policy {
         self.upstreams().any(Upstream::has_proxy)
     }
 
-    /// Says why a version is not to be had, be it stored or not.
+    /// Returns an error if a version is denied, whether it is stored or not.
     pub fn check(&self, version: &ModuleVersion) -> Result<(), FillError> {
         if self.rules.is_empty() && self.otherwise.admits_all() {
             return Ok(());
@@ -226,7 +227,7 @@ impl Policy {
         }
     }
 
-    /// Whether nothing is fetched, whatever is asked for.
+    /// Returns whether no rule has an upstream.
     pub fn is_offline(&self) -> bool {
         let all = self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]);
         all.into_iter().all(|rule| rule.upstream.is_offline())
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_matches_decides() {
+    fn the_first_matching_rule_applies() {
         let none = Rule { mode: Mode::None, ..rule(&[], &[]) };
         let rules = vec![
             (Patterns::parse("example.org/Acme/open"), rule(&[], &[])),
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_denied_is_not_allowed() {
+    fn deny_overrides_allow() {
         let (allow, deny) = (&["v1.*", ">=v2.1.0"], &["v1.3.0"]);
         let policy = Policy::new(vec![(Patterns::parse("a.b"), rule(allow, deny))], rule(&[], &[]));
         let admits = |text: &str| policy.check(&ModuleVersion::parse(text).unwrap()).is_ok();
@@ -284,13 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn words_are_read_as_they_are_written() {
+    fn modes_parse_as_they_are_printed() {
         for (word, mode) in Mode::WORDS {
             assert_eq!(word.parse(), Ok(mode));
             assert_eq!(mode.to_string(), word);
         }
         let unknown = "sometimes".parse::<Mode>().unwrap_err().to_string();
-        assert_eq!(unknown, "it takes one of sync, async, redirect, async_redirect, none");
+        assert_eq!(unknown, "must be one of sync, async, redirect, async_redirect, none");
         assert!("on".parse::<ChecksumPolicy>().is_err());
     }
 }

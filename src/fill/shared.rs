@@ -1,4 +1,4 @@
-//! What upstreams have in common a limited number of: one that hangs leaves some to the others.
+//! Limits that several upstreams share, so that a slow upstream cannot use up the whole limit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,25 +7,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::upstream::Upstream;
 
-/// Permits to do something, of which no upstream has them all where there are several.
+/// A number of permits. If there are several upstreams, none of them gets all permits.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedPermits {
     all: Arc<Semaphore>,
-    /// By the upstream's tag.
+    /// The share of each upstream, by its tag.
     shares: HashMap<String, Arc<Semaphore>>,
 }
 
-/// One of them; free again when dropped.
+/// A permit, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    _one: OwnedSemaphorePermit,
-    _of_share: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
-impl Shared {
-    /// Makes so many permits for these upstreams.
+impl SharedPermits {
+    /// Creates `count` permits for these upstreams.
     pub(super) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
-        // Three quarters: one upstream has nearly all while the others want nothing.
+        // Three quarters: an upstream gets most permits while the others are idle.
         let share = (count - count / 4).clamp(1, Semaphore::MAX_PERMITS);
         let tags = upstreams.filter_map(Upstream::tag);
         let mut shares: HashMap<_, _> =
@@ -36,24 +36,24 @@ impl Shared {
         Self { all: Arc::new(Semaphore::new(count)), shares }
     }
 
-    /// Takes one for an upstream if one is free.
+    /// Takes a permit for an upstream if one is free.
     pub(super) fn try_take(&self, upstream: &Upstream) -> Option<Permit> {
-        let of_share = match self.share(upstream) {
+        let share = match self.share(upstream) {
             Some(share) => Some(share.try_acquire_owned().ok()?),
             None => None,
         };
-        let one = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Permit { _one: one, _of_share: of_share })
+        let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Permit { _permit: permit, _share: share })
     }
 
-    /// Waits for one. `None` if they were taken away, which nobody does.
+    /// Waits for a permit. Returns `None` if the semaphore was closed, which never happens.
     pub(super) async fn take(&self, upstream: &Upstream) -> Option<Permit> {
-        let of_share = match self.share(upstream) {
+        let share = match self.share(upstream) {
             Some(share) => Some(share.acquire_owned().await.ok()?),
             None => None,
         };
-        let one = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Permit { _one: one, _of_share: of_share })
+        let permit = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        Some(Permit { _permit: permit, _share: share })
     }
 
     fn share(&self, upstream: &Upstream) -> Option<Arc<Semaphore>> {
@@ -71,9 +71,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_upstream_has_them_all() {
+    async fn no_upstream_gets_all_permits() {
         let [one, other] = ["http://one.example", "http://other.example"].map(upstream);
-        let shared = Shared::new(4, [&one, &other, &one].into_iter());
+        let shared = SharedPermits::new(4, [&one, &other, &one].into_iter());
         let held: Vec<_> = (0..3).map(|_| shared.try_take(&one).unwrap()).collect();
         assert!(shared.try_take(&one).is_none());
         let last = shared.take(&other).await.unwrap();
@@ -81,7 +81,7 @@ mod tests {
         drop(held);
         assert!(shared.try_take(&one).is_some());
         drop(last);
-        let alone = Shared::new(4, [&one, &one].into_iter());
+        let alone = SharedPermits::new(4, [&one, &one].into_iter());
         let held: Vec<_> = (0..4).map(|_| alone.try_take(&one).unwrap()).collect();
         assert_eq!(held.len(), 4);
     }

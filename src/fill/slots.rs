@@ -1,28 +1,29 @@
-//! How many zips are fetched at a time.
+//! The limit on concurrent zip downloads.
 //!
-//! Nobody waits for the zip that follows an asked-for `.mod`, so these get at most half of the slots, and a
-//! flight that somebody begins to wait for moves to the head of them. What waits is bounded too. Where there are
-//! several upstreams none of them gets all slots.
+//! A request for a `.mod` also starts a download of the zip that no client waits for. Such background
+//! downloads get at most half of the slots. A download that a client starts to wait for moves ahead of
+//! them. The number of waiting downloads is limited too. If there are several upstreams, none of them gets
+//! all slots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::shared::{Permit, Shared};
+use super::shared::{Permit, SharedPermits};
 use crate::upstream::Upstream;
 
-/// How many flights may wait for a slot.
+/// Maximum number of flights that wait for a slot.
 const MAX_WAITING: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Slots {
-    all: Shared,
+    all: SharedPermits,
     background: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
-/// The right to fetch one zip; freed when dropped.
+/// The right to download one zip, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     _slot: Permit,
@@ -30,11 +31,11 @@ pub(super) struct Slot {
 }
 
 impl Slots {
-    /// Makes so many slots for these upstreams.
+    /// Creates `count` slots for these upstreams.
     pub(super) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
         let count = count.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            all: Shared::new(count, upstreams),
+            all: SharedPermits::new(count, upstreams),
             background: Arc::new(Semaphore::new(count.div_ceil(2))),
             waiting: AtomicUsize::new(0),
         }
@@ -50,13 +51,13 @@ impl Slots {
         Some(Slot { _slot: slot, _background: background })
     }
 
-    /// Waits for a slot. `None` if too many wait already and nobody waits for this zip.
+    /// Waits for a slot. Returns `None` if too many flights wait already and no client waits for this zip.
     pub(super) async fn take(&self, wanted: &mut watch::Receiver<bool>, upstream: &Upstream) -> Option<Slot> {
         let _waiting = Waiting::begin(&self.waiting);
         if self.waiting.load(Ordering::Relaxed) > MAX_WAITING && !*wanted.borrow() {
             return None;
         }
-        // An error of either semaphore or of the channel says that it was closed, which nobody does.
+        // The semaphores and the channel are never closed, so their errors do not occur.
         let background = tokio::select! {
             biased;
             _ = wanted.wait_for(|wanted| *wanted) => None,
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_background_gets_half() {
+    async fn background_downloads_get_half_of_the_slots() {
         let slots = Slots::new(2, std::iter::empty());
         let (_keep, idle) = watch::channel(false);
         let (_keep, asked) = watch::channel(true);
@@ -100,13 +101,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_waited_for_passes_the_background() {
+    async fn a_download_with_a_waiting_client_passes_background_downloads() {
         let slots = Slots::new(2, std::iter::empty());
         let (_keep, idle) = watch::channel(false);
         let _background = slots.try_take(&idle, &Upstream::offline()).unwrap();
         let (want, mut wanted) = watch::channel(false);
-        let nobody = Upstream::offline();
-        let take = slots.take(&mut wanted, &nobody);
+        let offline = Upstream::offline();
+        let take = slots.take(&mut wanted, &offline);
         tokio::pin!(take);
         assert!(futures_poll(take.as_mut()).await.is_none());
         want.send_replace(true);

@@ -10,11 +10,15 @@ mod line;
 mod repeats;
 
 use std::io::Write;
+use std::num::NonZeroU8;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use time::OffsetDateTime;
+use time::format_description::well_known::Iso8601;
+use time::format_description::well_known::iso8601::{Config, TimePrecision};
 
 use crate::command::progress::Screen;
 
@@ -98,12 +102,20 @@ fn louder(usual: LevelFilter, by: u8) -> LevelFilter {
     levels[at.min(levels.len() - 1)]
 }
 
+/// The form of times: RFC 3339 with milliseconds.
+const TIME: Iso8601<
+    {
+        let milliseconds = TimePrecision::Second { decimal_digits: NonZeroU8::new(3) };
+        Config::DEFAULT.set_time_precision(milliseconds).encode()
+    },
+> = Iso8601;
+
 fn write_line(out: &mut Formatter, record: &Record<'_>, style: Style) -> std::io::Result<()> {
     let line = Line::of(record);
     let colour = out.default_level_style(record.level());
     match style {
         Style::Service => {
-            let time = out.timestamp_millis();
+            let time = OffsetDateTime::now_utc().format(&TIME).unwrap_or_default();
             writeln!(out, "{time} {colour}{:<5}{colour:#} {}", record.level(), line.for_services())
         }
         Style::Command => {

@@ -104,7 +104,7 @@ impl Problem<'_> {
         let text = match self {
             Self::Failed(error, _) => {
                 let help = help(error).map_or_else(String::new, |help| format!("help: {help}\n"));
-                return format!("{}: {}\n{help}", class(error), error.told());
+                return format!("{}: {}\n{help}", class(error), error.for_client());
             }
             // Other tools recognise the absence that is not final by these words.
             Self::NotStored => "not found: temporarily unavailable",
@@ -141,7 +141,7 @@ fn status_of(error: &FillError, subject: Subject) -> (StatusCode, HeaderValue) {
         FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
-        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unvouched(_) => {
+        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
         FillError::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
@@ -159,7 +159,7 @@ fn class(error: &FillError) -> &'static str {
     match error {
         FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
         FillError::Gone(_) => "gone",
-        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unvouched(_) => "not trusted",
+        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_) => "not trusted",
         FillError::Store(_) | FillError::Broken(_) => "internal error",
         FillError::Denied(_) | FillError::Private(_) => "refused",
         FillError::Refused(_) => "refused by the upstream",
@@ -175,18 +175,18 @@ fn help(error: &FillError) -> Option<&'static str> {
     Some(match error {
         FillError::Absent(_) | FillError::Private(_) | FillError::Loop(_) => return None,
         FillError::Busy(_) | FillError::Stopping(_) => return None,
+        FillError::Store(_) | FillError::Broken(_) => return None,
         FillError::Offline(_) | FillError::NotFetched(_) => "ask the operator of this proxy to download it",
         FillError::Gone(_) => "use another version, or ask the operator of this proxy to lift the tombstone",
         FillError::Differs(_) | FillError::Unexpected { .. } => {
             "do not use this version until you know which copy is right"
         }
-        FillError::Unvouched(_) => {
+        FillError::Unverified(_) => {
             "ask the operator of this proxy whether downloads of this module are to be verified"
         }
         FillError::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
         FillError::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
         FillError::Timeout(_) | FillError::Upstream(_) => "try again; if it fails again, check the upstream",
-        FillError::Store(_) | FillError::Broken(_) => "ask the operator of this proxy to read its log",
         FillError::Abandoned(_) => "try again",
     })
 }
@@ -213,7 +213,7 @@ mod tests {
             FillError::Gone(reason("removed")),
             FillError::Differs(reason("the hash differs")),
             FillError::Unexpected { version: version(), reason: "the hash differs".to_owned() },
-            FillError::Unvouched(reason("the checksum database does not know it")),
+            FillError::Unverified(reason("the checksum database does not know it")),
             FillError::NotFetched(version()),
             FillError::Denied(version()),
             FillError::Refused(reason("the upstream answered 403")),
@@ -238,7 +238,7 @@ mod tests {
             FillError::Gone(_) => 2,
             FillError::Differs(_) => 3,
             FillError::Unexpected { .. } => 4,
-            FillError::Unvouched(_) => 5,
+            FillError::Unverified(_) => 5,
             FillError::NotFetched(_) => 6,
             FillError::Denied(_) => 7,
             FillError::Refused(_) => 8,

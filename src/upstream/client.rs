@@ -1,8 +1,8 @@
-//! The HTTP client: what it trusts, where it follows to, and when it asks once more.
+//! The HTTP client: certificates, redirects and retries.
 //!
-//! TLS is rustls with ring and the certificates of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` instead,
-//! where they are set). Redirects are followed ten times and never from https to http. What may be better the
-//! next time is asked again, see [`retry`]. What the statuses mean is for the callers.
+//! TLS uses rustls with ring and the system's certificates (or `SSL_CERT_FILE` and `SSL_CERT_DIR`, if set).
+//! Up to ten redirects are followed, never from https to http. Failures that may be temporary are retried,
+//! see [`retry`]. Callers interpret the status.
 
 use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
@@ -18,23 +18,23 @@ const MAX_REDIRECTS: usize = 10;
 /// The client for every upstream of a list.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    /// By the proxy that the environment names, if it names one.
+    /// Uses the proxy from the environment, if there is one.
     outside: reqwest::Client,
-    /// For hosts of this machine: never by a proxy, as in the go command.
+    /// For loopback addresses: never uses a proxy, as in the go command.
     loopback: reqwest::Client,
-    patience: Patience,
+    timeouts: Timeouts,
     retry: RetryOptions,
 }
 
-/// How long to wait.
+/// The timeouts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     connect: Duration,
     pub(super) idle: Duration,
 }
 
 impl Client {
-    /// Makes the client; `needs_roots` is an upstream that can't do without certificates.
+    /// Creates the client; `needs_roots` is an upstream that needs certificates.
     pub(super) fn new(
         options: &UpstreamOptions,
         needs_roots: Option<&str>,
@@ -60,22 +60,22 @@ impl Client {
         Ok(Self {
             outside: build(builder())?,
             loopback: build(builder().no_proxy())?,
-            patience: Patience { connect: options.connect_timeout, idle: options.idle_timeout },
+            timeouts: Timeouts { connect: options.connect_timeout, idle: options.idle_timeout },
             retry: options.retry,
         })
     }
 
-    /// Returns how long to wait for each part of a body.
-    pub(super) fn patience(&self) -> Patience {
-        self.patience
+    /// Returns the timeouts.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
-    /// Returns the tries that one request has.
+    /// Returns the attempts for one request.
     pub(super) fn budget(&self) -> Budget {
         Budget::new(self.retry)
     }
 
-    /// Sends a GET and waits for the head of the answer, whatever its status.
+    /// Sends a GET and waits for the headers of the answer, whatever its status.
     pub(super) async fn get(
         &self,
         url: &Url,
@@ -85,13 +85,15 @@ impl Client {
     ) -> Result<Response, UpstreamError> {
         loop {
             let sent = self.send(url, credentials, via).await;
-            let wish = match &sent {
-                Ok(answer) if retry::may_become_better(answer.status()) => retry::wish(answer.headers()),
+            let requested = match &sent {
+                Ok(answer) if retry::is_retryable_status(answer.status()) => {
+                    retry::retry_after(answer.headers())
+                }
                 Err(UpstreamError::Transport { .. }) => None,
                 _ => return sent,
             };
-            let Some(pause) = budget.pause(wish) else { return sent };
-            log::debug!("asking {} again in {pause:?}: {}", place::shown(url), outcome(&sent));
+            let Some(pause) = budget.pause(requested) else { return sent };
+            log::debug!(url = place::shown(url), reason = outcome(&sent), pause:? = pause; "retrying a request");
             drop(sent);
             tokio::time::sleep(pause).await;
         }
@@ -106,26 +108,26 @@ impl Client {
         let client = if is_loopback(url) { &self.loopback } else { &self.outside };
         let mut request = client.get(url.clone());
         if let Some(credentials) = credentials {
-            request = credentials.put_into(request);
+            request = credentials.add_to(request);
         }
         if let Some(via) = via {
             request = request.header(VIA, via);
         }
-        let patience = self.patience.connect.saturating_add(self.patience.idle);
-        match tokio::time::timeout(patience, request.send()).await {
+        let limit = self.timeouts.connect.saturating_add(self.timeouts.idle);
+        match tokio::time::timeout(limit, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(broken(place::shown(url), error)),
+            Ok(Err(error)) => Err(from_reqwest(place::shown(url), error)),
             Err(_) => Err(UpstreamError::Timeout {
                 url: place::shown(url),
-                reason: format!("no answer within {patience:?}"),
+                reason: format!("no answer within {limit:?}"),
             }),
         }
     }
 }
 
-/// Turns an error of the HTTP library into ours.
-pub(super) fn broken(url: String, error: reqwest::Error) -> UpstreamError {
-    // The library's own words hold the URL as it was sent, or where a redirect led to, signatures included.
+/// Converts an error of the HTTP library.
+pub(super) fn from_reqwest(url: String, error: reqwest::Error) -> UpstreamError {
+    // The library's text contains the URL or the target of a redirect, including signatures.
     let error = error.without_url();
     let reason = causes(&error);
     if error.is_timeout() {
@@ -151,7 +153,7 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
-/// Says why a redirect is not followed; the first of `previous` is the request itself.
+/// Returns why a redirect is not followed. The first URL of `previous` is the original request.
 fn refusal(previous: &[Url], next: &Url) -> Option<String> {
     if previous.len() > MAX_REDIRECTS {
         return Some(format!("redirected more than {MAX_REDIRECTS} times"));
@@ -160,7 +162,7 @@ fn refusal(previous: &[Url], next: &Url) -> Option<String> {
     (from_https && next.scheme() != "https").then(|| "redirected from https to http".to_owned())
 }
 
-/// Says whether a URL leads to this machine.
+/// Returns whether a URL has a loopback address.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
@@ -168,16 +170,16 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
-    let found = rustls_native_certs::load_native_certs();
+    let loaded = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
-    // Systems carry some certificates that rustls does not take; the others count.
-    let (taken, _) = roots.add_parsable_certificates(found.certs);
-    let trouble = found.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    // Some system certificates are not accepted by rustls. They are skipped.
+    let (accepted, _) = roots.add_parsable_certificates(loaded.certs);
+    let errors = loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     match needs_roots {
-        Some(url) if taken == 0 => {
-            return Err(UpstreamConfigError::NoRoots { url: url.to_owned(), reason: trouble });
+        Some(url) if accepted == 0 => {
+            return Err(UpstreamConfigError::NoRoots { url: url.to_owned(), reason: errors });
         }
-        Some(_) if !trouble.is_empty() => log::warn!("some root certificates could not be read: {trouble}"),
+        Some(_) if !errors.is_empty() => log::warn!(reason = errors; "cannot read some root certificates"),
         _ => {}
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -186,19 +188,19 @@ fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, Upstrea
         .map_err(|error| UpstreamConfigError::Client(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    // A config that reqwest gets from outside says itself what it speaks.
+    // reqwest does not set ALPN in a preconfigured TLS config.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// Lists what led to an error, from the outermost cause inwards.
+/// Returns the causes of an error, outermost first.
 fn causes(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let text = error.to_string();
-        // Many a wrapper repeats what it wraps.
-        if !texts.iter().any(|known| known.contains(&text)) {
+        // Some wrappers repeat the text of their cause.
+        if !texts.iter().any(|earlier| earlier.contains(&text)) {
             texts.push(text);
         }
         cause = error.source();
@@ -211,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_redirect_never_leaves_https_and_ends() {
+    fn redirects_never_leave_https_and_are_limited() {
         let (http, https) =
             (Url::parse("http://a.example").unwrap(), Url::parse("https://a.example").unwrap());
         let refused = |previous: &[&Url], next| {
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_known() {
+    fn loopback_addresses_are_recognized() {
         for (url, loopback) in [
             ("http://localhost:3000/x", true),
             ("http://127.8.0.1/", true),

@@ -1,23 +1,23 @@
-//! Who we are to an upstream.
+//! Credentials for upstreams.
 //!
-//! What the URL of an entry says counts first, then what the configuration says of its host, then netrc. All of it
-//! goes out over https alone, to the host that it is for, and is never shown.
+//! Credentials in the URL of an entry come first, then the configuration for its host, then netrc. They are
+//! only sent over https, to their own host, and never shown.
 
 use super::netrc::Netrc;
 use reqwest::{RequestBuilder, Url};
 use std::fmt;
 
-/// What is sent to be let in.
+/// Credentials for one server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
-    /// A login and its password.
+    /// A login with a password.
     Login {
         /// The login.
         login: String,
         /// The password.
         password: String,
     },
-    /// A token.
+    /// A bearer token.
     Bearer(String),
 }
 
@@ -28,8 +28,8 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Puts them into a request.
-    pub(super) fn put_into(&self, request: RequestBuilder) -> RequestBuilder {
+    /// Adds the credentials to a request.
+    pub(super) fn add_to(&self, request: RequestBuilder) -> RequestBuilder {
         match self {
             Self::Login { login, password } => request.basic_auth(login, Some(password)),
             Self::Bearer(token) => request.bearer_auth(token),
@@ -42,11 +42,11 @@ impl Credentials {
 pub struct HostCredentials {
     /// The host, alone or with a port.
     pub host: String,
-    /// What is sent to it.
+    /// The credentials.
     pub credentials: Credentials,
 }
 
-/// All that is known of hosts.
+/// The credentials from the configuration and from netrc.
 #[derive(Debug, Default)]
 pub(super) struct Keyring {
     pub(super) hosts: Vec<HostCredentials>,
@@ -59,9 +59,9 @@ impl Keyring {
         let host = url.host_str()?;
         let with_port = url.port_or_known_default().map(|port| format!("{host}:{port}"));
         let names = with_port.iter().map(String::as_str).chain([host]);
-        let known =
-            names.flat_map(|name| self.hosts.iter().find(|known| known.host.eq_ignore_ascii_case(name)));
-        known.map(|known| known.credentials.clone()).next().or_else(|| self.netrc.find(url))
+        let mut matching =
+            names.flat_map(|name| self.hosts.iter().find(|entry| entry.host.eq_ignore_ascii_case(name)));
+        matching.next().map(|entry| entry.credentials.clone()).or_else(|| self.netrc.find(url))
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_configuration_goes_before_netrc() {
+    fn the_configuration_takes_precedence_over_netrc() {
         let token = |host: &str, token: &str| HostCredentials {
             host: host.to_owned(),
             credentials: Credentials::Bearer(token.to_owned()),

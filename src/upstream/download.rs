@@ -1,29 +1,28 @@
-//! A body on its way, bounded in size, in silence and in slowness.
+//! The download of a body, limited in size, idle time and slowness.
 //!
-//! A body that broke off never looks like one that ended: a length that was announced is counted after, and
-//! whatever is read behind an error is an error again. Where no length was announced the encoding itself
-//! marks the end (chunks, HTTP/2); only an HTTP/1.0 body can end early unnoticed, and who reads a zip finds
-//! that out.
+//! A truncated body is always an error: an announced length is compared, and every read after an error
+//! fails. Without an announced length, the encoding marks the end (chunks, HTTP/2). Only an HTTP/1.0 body
+//! can be truncated unnoticed, which the reader of a zip detects.
 
-use super::client::{self, Patience};
+use super::client::{self, Timeouts};
 use super::error::UpstreamError;
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
-/// How many bytes a second a body must have on average, once its time of silence is used up. An upstream that
-/// sends a byte now and then would keep a place among those that are fetched for days.
+/// Minimum average speed of a body in bytes per second, once its idle time is used up. Otherwise an
+/// upstream that sends a byte from time to time could hold a slot for days.
 const MIN_BYTES_A_SECOND: u64 = 1024;
 
-/// How much of a local file is read at once.
+/// The size of one read of a local file.
 const FILE_CHUNK: usize = 256 * 1024;
 
-/// A body on its way.
+/// The download of a body.
 #[derive(Debug)]
 pub(super) struct Download {
-    /// What was asked, to be shown.
+    /// The requested URL, without credentials.
     pub(super) url: String,
-    /// How long it will be, if that is known.
+    /// The length of the body, if it is known.
     pub(super) length: Option<u64>,
     limit: u64,
     received: u64,
@@ -33,7 +32,7 @@ pub(super) struct Download {
 
 #[derive(Debug)]
 enum Body {
-    Http(reqwest::Response, Patience),
+    Http(reqwest::Response, Timeouts),
     File(tokio::fs::File),
     Memory(Bytes),
     Ended,
@@ -41,24 +40,24 @@ enum Body {
 }
 
 impl Download {
-    /// Begins to read the body of an answer of at most `limit` bytes.
-    pub(super) fn http(url: String, response: reqwest::Response, patience: Patience, limit: u64) -> Self {
+    /// Reads the body of an answer of at most `limit` bytes.
+    pub(super) fn http(url: String, response: reqwest::Response, timeouts: Timeouts, limit: u64) -> Self {
         let length = response.content_length();
-        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Http(response, patience) }
+        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Http(response, timeouts) }
     }
 
-    /// Begins to read a local file of at most `limit` bytes.
+    /// Reads a local file of at most `limit` bytes.
     pub(super) fn file(url: String, file: tokio::fs::File, length: u64, limit: u64) -> Self {
         Self { url, length: Some(length), limit, received: 0, began: Instant::now(), body: Body::File(file) }
     }
 
-    /// Is what is in memory already.
+    /// Reads a body from memory.
     pub(super) fn whole(url: String, bytes: Bytes, limit: u64) -> Self {
         let length = Some(bytes.len() as u64);
         Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Memory(bytes) }
     }
 
-    /// Waits for the next part; `None` at the end.
+    /// Waits for the next part. Returns `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let result = self.read().await.and_then(|chunk| self.count(chunk));
         match &result {
@@ -69,7 +68,7 @@ impl Download {
         result
     }
 
-    /// Reads it to its end.
+    /// Reads the body to its end.
     pub(super) async fn collect(&mut self) -> Result<Bytes, UpstreamError> {
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
         let mut body = BytesMut::from(first);
@@ -84,19 +83,19 @@ impl Download {
             return Err(UpstreamError::TooLarge { url: self.url.clone(), limit: self.limit });
         }
         match &mut self.body {
-            Body::Http(response, patience) => {
+            Body::Http(response, timeouts) => {
                 let earned = Duration::from_secs(self.received / MIN_BYTES_A_SECOND);
-                let left = patience.idle.saturating_add(earned).saturating_sub(self.began.elapsed());
-                match tokio::time::timeout(patience.idle.min(left), response.chunk()).await {
-                    Ok(chunk) => chunk.map_err(|error| client::broken(self.url.clone(), error)),
+                let left = timeouts.idle.saturating_add(earned).saturating_sub(self.began.elapsed());
+                match tokio::time::timeout(timeouts.idle.min(left), response.chunk()).await {
+                    Ok(chunk) => chunk.map_err(|error| client::from_reqwest(self.url.clone(), error)),
                     Err(_) => {
-                        let reason = match left < patience.idle {
+                        let reason = match left < timeouts.idle {
                             true => format!(
-                                "{} bytes of the body within {:.0?}",
+                                "only {} bytes of the body within {:.0?}",
                                 self.received,
                                 self.began.elapsed()
                             ),
-                            false => format!("no byte of the body within {:?}", patience.idle),
+                            false => format!("no byte of the body within {:?}", timeouts.idle),
                         };
                         Err(UpstreamError::Timeout { url: self.url.clone(), reason })
                     }
@@ -134,33 +133,33 @@ impl Download {
     }
 }
 
-/// A module zip on its way from an upstream; dropping it ends the transfer.
+/// The download of a module zip. Dropping it aborts the transfer.
 #[derive(Debug)]
 pub struct ZipDownload {
-    /// How long the zip is, if the upstream says.
+    /// The length of the zip, if the upstream sent it.
     pub length: Option<u64>,
-    /// What was read to see that it looks like a zip at all.
+    /// The first part, which was read to recognize a zip.
     first: Option<Bytes>,
     download: Download,
 }
 
 impl ZipDownload {
-    /// Waits for the first bytes of what ought to be a zip.
-    pub(super) async fn begin(mut download: Download) -> Result<Self, UpstreamError> {
+    /// Waits for the first bytes and checks that they look like a zip.
+    pub(super) async fn start(mut download: Download) -> Result<Self, UpstreamError> {
         let first = download.chunk().await?.unwrap_or_default();
-        // Every file in a zip, and an empty zip's end record, begins with these two; a page of HTML does not.
+        // The headers of a zip start with these two bytes; an HTML page does not.
         if first.is_empty() || !b"PK".starts_with(&first[..first.len().min(2)]) {
-            return Err(UpstreamError::BadAnswer { url: download.url, reason: "it is no zip".to_owned() });
+            return Err(UpstreamError::BadAnswer { url: download.url, reason: "it is not a zip".to_owned() });
         }
         Ok(Self { length: download.length, first: Some(first), download })
     }
 
-    /// Returns where it comes from, fit to be shown.
+    /// Returns the URL, without credentials.
     pub fn url(&self) -> &str {
         &self.download.url
     }
 
-    /// Waits for the next part; `None` once the whole zip was there.
+    /// Waits for the next part. Returns `None` at the end of the zip.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         match self.first.take() {
             Some(first) => Ok(Some(first)),

@@ -1,134 +1,137 @@
-//! How asking an upstream can fail, in the terms that its callers decide by.
+//! Errors of upstreams, in the terms by which callers decide.
 //!
-//! What is shown never holds credentials: URLs come here without userinfo and query, and the words of
-//! libraries without their URL.
+//! Texts never contain credentials: URLs come without userinfo and query, and errors of libraries without
+//! their URL.
 
 use super::direct;
 
-/// Why no upstream gave what was asked for.
+/// The reason why no upstream had an answer.
 ///
-/// Cloneable, since one flight fails for everybody who waits for it.
+/// The error is cloneable, since a failed flight fails for every client that waits for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// The upstream does not have it (404).
+    /// The upstream answered 404.
     #[error("{url} was not found{}", because(message))]
     NotFound {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// What the upstream said of it; empty if nothing fit to be shown.
+        /// The upstream's message, empty if it cannot be printed.
         message: String,
     },
-    /// The upstream had it once (410).
+    /// The upstream answered 410.
     #[error("{url} is gone{}", because(message))]
     Gone {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// What the upstream said of it; empty if nothing fit to be shown.
+        /// The upstream's message, empty if it cannot be printed.
         message: String,
     },
-    /// The upstream does not want to give it to us (401, 403, 407, 451).
-    #[error("{url} was refused with status {status}{}; it may want credentials, or others", because(message))]
-    Refused {
-        /// What was asked.
-        url: String,
-        /// The status of the answer.
-        status: u16,
-        /// What the upstream said of it; empty if nothing fit to be shown.
-        message: String,
-    },
-    /// The upstream answered with any other status that is no success.
-    #[error("{url} was answered with status {status}{}", because(message))]
-    Status {
-        /// What was asked.
-        url: String,
-        /// The status of the answer.
-        status: u16,
-        /// What the upstream said of it; empty if nothing fit to be shown.
-        message: String,
-    },
-    /// Nothing came in time.
-    #[error("{url} took too long: {reason}; try again, or allow more time")]
-    Timeout {
-        /// What was asked.
-        url: String,
-        /// What was waited for, and how long.
-        reason: String,
-    },
-    /// The connection could not be made or broke, or a local file could not be read.
-    #[error("{url} could not be fetched: {reason}")]
-    Transport {
-        /// What was asked.
-        url: String,
-        /// What went wrong.
-        reason: String,
-    },
-    /// It was answered, but not with what was asked for.
-    #[error("{url} was answered with something else than what was asked for: {reason}")]
-    BadAnswer {
-        /// What was asked.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// There is no upstream to ask.
-    #[error("there is no upstream to ask: the list of upstreams is empty or says \"off\"")]
-    Offline,
-    /// Version control does not want to give it to us, or the go command is not allowed to ask it; or there is no such
-    /// repository, which hosts say of private ones too.
+    /// The upstream refused the request (401, 403, 407, 451).
     #[error(
-        "{url} was refused by version control: {reason}; it may want credentials, or others, or not be there"
+        "{url} was refused with status {status}{}; check the credentials for this upstream",
+        because(message)
+    )]
+    Refused {
+        /// The requested URL.
+        url: String,
+        /// The status of the answer.
+        status: u16,
+        /// The upstream's message, empty if it cannot be printed.
+        message: String,
+    },
+    /// The upstream answered with another error status.
+    #[error("{url} failed with status {status}{}", because(message))]
+    Status {
+        /// The requested URL.
+        url: String,
+        /// The status of the answer.
+        status: u16,
+        /// The upstream's message, empty if it cannot be printed.
+        message: String,
+    },
+    /// The upstream did not answer in time.
+    #[error("{url} timed out: {reason}; try again, or increase the timeout")]
+    Timeout {
+        /// The requested URL.
+        url: String,
+        /// The exceeded limit.
+        reason: String,
+    },
+    /// The connection failed, or a local file could not be read.
+    #[error("cannot download {url}: {reason}")]
+    Transport {
+        /// The requested URL.
+        url: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The answer is invalid.
+    #[error("{url} has an invalid answer: {reason}")]
+    BadAnswer {
+        /// The requested URL.
+        url: String,
+        /// The fault.
+        reason: String,
+    },
+    /// The list has no upstream.
+    #[error("there is no upstream: the list of upstreams is empty or \"off\"")]
+    Offline,
+    /// Version control refused the request, or the go command may not use it, or the repository does not
+    /// exist. Hosts answer "not found" for private repositories, too.
+    #[error(
+        "{url} was refused by version control: {reason}; check the credentials, and that the repository exists"
     )]
     VcsRefused {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// What was said of it.
+        /// The error message.
         reason: String,
     },
-    /// The go command of this machine is not there, too old, or has no place to work in.
-    #[error("{url} cannot be fetched by the go command of this machine: {reason}")]
+    /// The go command is missing, too old, or cannot write its files.
+    #[error("cannot download {url} with the go command: {reason}")]
     GoCommand {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// What was said of it.
+        /// The error message.
         reason: String,
     },
-    /// The answer is larger than anything of its kind may be.
-    #[error("{url} is larger than the {limit} bytes that are accepted")]
+    /// The answer exceeds the size limit.
+    #[error("{url} exceeds the limit of {limit} bytes")]
     TooLarge {
-        /// What was asked.
+        /// The requested URL.
         url: String,
-        /// The bound, in bytes.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The request comes back to us.
-    #[error("asking {url} goes in a circle; an upstream of this proxy has this proxy as its own upstream")]
+    /// The request came back to this proxy.
+    #[error("requests for {url} go in a loop: an upstream of this proxy has this proxy as its own upstream")]
     Loop {
-        /// What was asked.
+        /// The requested URL.
         url: String,
     },
 }
 
 impl UpstreamError {
-    /// Says whether it was answered that there is no such thing, so that a client may look elsewhere.
+    /// Returns whether an upstream answered that it does not exist, so that a client may look elsewhere.
     ///
-    /// An upstream that failed or was not asked says nothing of absence.
+    /// A failure or a missing upstream does not mean absence.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::Gone { .. })
     }
 
-    /// Says whether time ran out, here or (504, 408) at the upstream.
+    /// Returns whether a timeout occurred, here or at the upstream (504, 408).
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. })
     }
 
-    /// Is what a client may know of it: not where things lie on this machine.
-    pub fn told(&self) -> String {
+    /// Returns the message for clients, without local paths.
+    pub fn for_client(&self) -> String {
         if let Self::GoCommand { url, .. } = self {
-            return format!("{url} cannot be fetched by the go command of this proxy, whose log says more");
+            return format!("cannot download {url} with the go command of this proxy (see the server log)");
         }
         let text = self.to_string();
         match self.url() {
-            // A tree of files as an upstream: the path says nothing to a client.
+            // The upstream is a local tree of files.
             Some(url) if url.starts_with("file:") => text.replace(url, "a file of the upstream"),
             Some(url) if direct::is_shown(url) => direct::without_paths(&text),
             _ => text,
@@ -152,7 +155,7 @@ impl UpstreamError {
         }
     }
 
-    /// Returns the status that the upstream answered with, where that is what failed.
+    /// Returns the error status of the upstream's answer, if there is one.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::NotFound { .. } => Some(404),
@@ -162,7 +165,7 @@ impl UpstreamError {
         }
     }
 
-    /// Sorts the answer to a request by its status, which is not 200.
+    /// Returns the error for an answer with a status other than 200.
     pub(super) fn of_status(status: u16, url: String, message: String) -> Self {
         match status {
             404 => Self::NotFound { url, message },
@@ -173,8 +176,8 @@ impl UpstreamError {
         }
     }
 
-    /// Says how much an error tells: what went wrong more than what is not there, and that more than that there
-    /// is nobody to ask.
+    /// Returns how informative an error is: failures are more informative than absence, and absence more
+    /// than a missing upstream.
     pub(super) fn weight(&self) -> u8 {
         match self {
             Self::Offline => 0,
@@ -188,37 +191,37 @@ fn because(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
-/// Why no [`Upstream`](super::Upstream) could be made.
+/// The reason why settings of upstreams are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamConfigError {
-    /// The list is not one.
+    /// The list is invalid.
     #[error(
-        "cannot read the list of upstreams: {reason}; it is written as GOPROXY is, for example https://proxy.example,off"
+        "cannot use the list of upstreams: {reason}\nhelp: use the syntax of GOPROXY, for example https://proxy.example,off"
     )]
     List {
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// The name of this proxy cannot stand in a `Via` header.
+    /// The name of this proxy cannot be in a `Via` header.
     #[error(
-        "{0:?} cannot name this proxy in a Via header: it must be plain ASCII without spaces, commas, quotes and brackets"
+        "cannot use {0:?} as the name of this proxy in the Via header\nhelp: use ASCII without spaces, commas, quotes and brackets"
     )]
     Instance(String),
-    /// The user agent cannot stand in a header.
-    #[error("{0:?} cannot be sent as a User-Agent header: it must be plain ASCII on one line")]
+    /// The user agent cannot be in a header.
+    #[error("cannot use {0:?} as the User-Agent header\nhelp: use ASCII on one line")]
     UserAgent(String),
-    /// Nothing says which certificates to trust.
+    /// There are no root certificates.
     #[error(
-        "no root certificates were found to check {url} with{}; install the system's certificates, or name them in SSL_CERT_FILE or SSL_CERT_DIR",
+        "cannot verify {url}: there are no root certificates{}\nhelp: install the system's certificates, or set SSL_CERT_FILE or SSL_CERT_DIR",
         because(reason)
     )]
     NoRoots {
         /// The upstream that needs them.
         url: String,
-        /// What went wrong when they were looked for; empty if there just are none.
+        /// The errors while loading them, empty if there were none.
         reason: String,
     },
-    /// The HTTP client could not be made.
+    /// The HTTP client could not be created.
     #[error("cannot set up the HTTP client for the upstreams: {0}")]
     Client(String),
 }
@@ -228,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_answer_says_that_something_is_absent() {
+    fn only_404_and_410_mean_absence() {
         let of = |status| UpstreamError::of_status(status, "http://a.example/x".to_owned(), String::new());
         assert!(of(404).is_absent() && of(410).is_absent());
         for status in [201, 204, 304, 400, 401, 403, 429, 500, 502, 503, 504, 508] {

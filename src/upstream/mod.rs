@@ -1,15 +1,15 @@
-//! Fetching from other proxies along a list in the syntax of `GOPROXY`.
+//! Downloads from other proxies and version control, along a list in the syntax of `GOPROXY`.
 //!
-//! Each request walks the list on its own: behind a `,` the next entry is asked only if the one before said
-//! "not found" (404, 410), behind a `|` after any error; `off` ends the list, and so does `direct`, which is
-//! version control. If nobody answers, the most informative error is reported: what went wrong before what is not
-//! there. An error says nothing of absence unless [`UpstreamError::is_absent`], and no failure is remembered.
+//! Each request walks the list. After a `,` the next entry is asked only if the previous entry answered 404
+//! or 410; after a `|`, after any error. `off` and `direct` (version control) end the list. If no entry has
+//! an answer, the most informative error is returned: a failure rather than a 404. An error only means
+//! absence if [`UpstreamError::is_absent`] says so, and no failure is cached.
 //!
-//! What arrives is bounded in size and checked as far as one file alone can be: an info body must parse and
-//! name the version asked for, a mod must have a module directive, a zip must begin like one. Whether the
-//! files of a version agree is for whoever fills; they are got from one entry by [`VersionSource`].
+//! Files are limited in size and checked as far as a single file allows: an info must parse and name the
+//! requested version, a mod must have a module directive, a zip must start like one. Whether the files of a
+//! version agree is checked by the caller. [`VersionSource`] gets them from one entry.
 //!
-//! The protocol is that of the Go Modules Reference, section "GOPROXY protocol".
+//! The protocol is described in the Go Modules Reference, section "GOPROXY protocol".
 
 mod client;
 mod credentials;
@@ -36,7 +36,7 @@ pub use via::Via;
 use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
-use direct::Keep;
+use direct::SharedDownload;
 use netrc::Netrc;
 use place::{Place, Request};
 use reqwest::header::HeaderValue;
@@ -55,7 +55,7 @@ const MAX_MOD_BYTES: u64 = 16 << 20;
 const MAX_LIST_BYTES: u64 = 8 << 20;
 const MAX_ZIP_BYTES: u64 = 500 << 20;
 
-/// The proxies that this one asks; cheap to clone.
+/// A list of upstreams. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstream {
     inner: Arc<Inner>,
@@ -74,7 +74,7 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// Without the list as it was written, which may hold credentials.
+/// Omits the original list, which may contain credentials.
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream")
@@ -84,30 +84,30 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// How to ask.
+/// Settings for requests to upstreams.
 #[derive(Debug, Clone)]
 pub struct UpstreamOptions {
     /// How long making a connection may take.
     pub connect_timeout: Duration,
-    /// How long to wait for an answer to begin, and between two parts of its body.
+    /// Maximum time until an answer starts, and between two parts of its body.
     pub idle_timeout: Duration,
-    /// How an upstream is asked again.
+    /// The retries.
     pub retry: RetryOptions,
-    /// The netrc file with credentials, see [`netrc_path`]. It is read once; one that is missing is as none.
+    /// The netrc file, see [`netrc_path`]. It is read once and may be missing.
     pub netrc: Option<PathBuf>,
-    /// Who we are to which host, where its URL does not say it.
+    /// Credentials for hosts whose URL has none.
     pub credentials: Vec<HostCredentials>,
-    /// The go command that `direct` is asked by; to be shared by all lists of a process.
+    /// The go command for `direct`, shared by all lists of a process.
     pub direct: Direct,
-    /// What to send as `User-Agent`.
+    /// The `User-Agent` header.
     pub user_agent: String,
-    /// The name of this proxy in `Via`. No two proxies may share one, or they take each other for a circle.
+    /// The name of this proxy in `Via`. It must be unique: two proxies with one name detect a loop.
     pub instance: String,
 }
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
-        // The hasher's keys are random, which is all the uniqueness that a name in Via needs.
+        // The hasher has random keys, which makes the name unique.
         let unique = RandomState::new().hash_one("via");
         Self {
             connect_timeout: Duration::from_secs(10),
@@ -123,20 +123,20 @@ impl Default for UpstreamOptions {
 }
 
 struct Inner {
-    /// `None` if there is nobody to ask.
+    /// `None` if the list has no upstream.
     list: Option<GoProxyList>,
     /// See [`Upstream::tag`].
     tag: Option<String>,
-    /// Where the entries of the list lead to, in its order.
+    /// The places of the list's entries, in order.
     places: Vec<Place>,
-    /// `None` if no entry is asked by HTTP.
+    /// `None` if no entry is an HTTP proxy.
     client: Option<Client>,
     instance: String,
     databases: sumdb::Databases,
 }
 
 impl Upstream {
-    /// Reads a list; an empty one, like `off`, leaves nobody to ask.
+    /// Parses a list. An empty list and `off` have no upstream.
     pub fn new(list: &str, options: UpstreamOptions) -> Result<Self, UpstreamConfigError> {
         if !via::is_name(&options.instance) {
             return Err(UpstreamConfigError::Instance(options.instance));
@@ -170,12 +170,12 @@ impl Upstream {
         }))
     }
 
-    /// Returns an upstream that has nobody to ask.
+    /// Returns an empty list of upstreams.
     pub fn offline() -> Self {
         Self::of(Inner::offline(UpstreamOptions::default().instance))
     }
 
-    /// Says whether there is nobody to ask.
+    /// Returns whether the list has no upstream.
     pub fn is_offline(&self) -> bool {
         self.inner.list.is_none()
     }
@@ -185,8 +185,7 @@ impl Upstream {
         self.inner.places.iter().any(|place| matches!(place, Place::Http(_) | Place::File(_)))
     }
 
-    /// Returns what tells answers of this list from those of another one; `None` if there is nobody to ask. Nothing of
-    /// its credentials is in it.
+    /// Returns a tag that identifies the list, without its credentials. `None` if the list has no upstream.
     pub fn tag(&self) -> Option<&str> {
         self.inner.tag.as_deref()
     }
@@ -196,20 +195,24 @@ impl Upstream {
         &self.inner.instance
     }
 
-    /// Fetches the list of a module's versions, as the upstream wrote it.
+    /// Downloads the list of a module's versions, unchanged.
     pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/list", module.escaped());
-        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, &Keep::default()).await.map(|(_, body)| body)
+        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, &SharedDownload::default())
+            .await
+            .map(|(_, body)| body)
     }
 
-    /// Fetches what an upstream takes for the latest version of a module; an info body.
+    /// Downloads the info of the latest version of a module.
     pub async fn latest(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@latest", module.escaped());
         let check = Check::Info(module, "latest");
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, &Keep::default()).await.map(|(_, body)| body)
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, &SharedDownload::default())
+            .await
+            .map(|(_, body)| body)
     }
 
-    /// Fetches what an upstream takes for the version of a branch, a commit or a shorthand; an info body.
+    /// Downloads the info of the version of a branch, a commit or a prefix.
     pub async fn query(
         &self,
         module: &ModulePath,
@@ -218,26 +221,27 @@ impl Upstream {
     ) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/{}.info", module.escaped(), revision.escaped());
         let check = Check::Info(module, revision.as_str());
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, &Keep::default()).await.map(|(_, body)| body)
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, &SharedDownload::default())
+            .await
+            .map(|(_, body)| body)
     }
 
-    /// Begins to fetch the files of one version, which are to come from one entry of the list.
+    /// Returns the source of a version's files, which come from one entry of the list.
     pub fn version(&self, version: &ModuleVersion) -> VersionSource {
         VersionSource::new(self.clone(), version.clone())
     }
 
-    /// Fetches the info of a version; who wants more of it than this file uses [`version`](Self::version).
+    /// Downloads the info of a version. For several files, use [`version`](Self::version).
     pub async fn info(&self, version: &ModuleVersion, via: &Via) -> Result<Bytes, UpstreamError> {
         self.version(version).info(via).await
     }
 
-    /// Fetches the mod of a version; who wants more of it than this file uses [`version`](Self::version).
+    /// Downloads the mod of a version. For several files, use [`version`](Self::version).
     pub async fn modfile(&self, version: &ModuleVersion, via: &Via) -> Result<Bytes, UpstreamError> {
         self.version(version).modfile(via).await
     }
 
-    /// Begins to fetch the zip of a version; who wants more of it than this file uses
-    /// [`version`](Self::version).
+    /// Starts the download of a version's zip. For several files, use [`version`](Self::version).
     pub async fn zip(&self, version: &ModuleVersion, via: &Via) -> Result<ZipDownload, UpstreamError> {
         self.version(version).zip(via).await
     }
@@ -246,7 +250,7 @@ impl Upstream {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Fetches a body from the first entry that gives a good one, beginning with entry `from`.
+    /// Downloads a body from the first entry that has a valid one, starting with entry `from`.
     async fn body(
         &self,
         from: usize,
@@ -254,12 +258,12 @@ impl Upstream {
         limit: u64,
         check: &Check<'_>,
         via: &Via,
-        keep: &Keep,
+        shared: &SharedDownload,
     ) -> Result<(usize, Bytes), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, limit, walk.via.as_ref());
-            match checked_body(place, Request { keep: Some(keep), ..request }, check).await {
+            match checked_body(place, Request { shared: Some(shared), ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -267,20 +271,20 @@ impl Upstream {
         Err(walk.into_error())
     }
 
-    /// Begins a zip from the first entry that begins one, beginning with entry `from`; `before` is how an earlier one
-    /// failed.
-    async fn begin_zip(
+    /// Starts the download of a zip from the first entry that has it, starting with entry `from`; `before`
+    /// is the error of an earlier attempt.
+    async fn start_zip(
         &self,
         from: usize,
         path: &str,
         via: &Via,
-        keep: &Keep,
+        shared: &SharedDownload,
         before: Option<UpstreamError>,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = Walk { worst: before, ..self.inner.walk(from, path, via)? };
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
-            match place.begin_zip(Request { keep: Some(keep), ..request }).await {
+            match place.start_zip(Request { shared: Some(shared), ..request }).await {
                 Ok(zip) => return Ok((index, zip)),
                 Err(error) => walk.fail(error),
             }
@@ -311,15 +315,15 @@ impl Inner {
         Ok(Walk { inner: self, index: Some(from), worst: None, via: via.appended(&self.instance) })
     }
 
-    /// Returns the entry to ask after one failed in this way; `None` if the walk is over.
+    /// Returns the entry to ask after entry `index` failed. `None` at the end of the walk.
     fn next_after(&self, index: usize, error: &UpstreamError) -> Option<usize> {
         let outcome = if error.is_absent() { Outcome::NotFound } else { Outcome::Failed };
         self.list.as_ref()?.next_after(index, outcome)
     }
 
-    /// Makes what is asked of a place of the list.
+    /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, keep: None }
+        Request { client: self.client.as_ref(), path, limit, via, shared: None }
     }
 }
 
@@ -336,9 +340,6 @@ async fn checked_body(
 }
 
 /// A request on its way along the list.
-///
-/// [`goproxy::Walk`] always begins at the first entry and lets an error of `direct` hide all others; here a
-/// walk may begin later, and that version control has nothing does not hide that a proxy failed.
 struct Walk<'u> {
     inner: &'u Inner,
     index: Option<usize>,
@@ -347,17 +348,17 @@ struct Walk<'u> {
 }
 
 impl<'u> Walk<'u> {
-    /// Returns the place to ask now; `None` if the walk is over.
+    /// Returns the place to ask now. `None` at the end of the walk.
     fn place(&self) -> Option<(usize, &'u Place)> {
         let index = self.index?;
         Some((index, self.inner.places.get(index)?))
     }
 
-    /// Notes that the place failed, and goes on to the next one that may be asked.
+    /// Notes the error of the place, and moves on to the next entry that may be asked.
     fn fail(&mut self, error: UpstreamError) {
-        log::debug!("{error}");
+        log::debug!(reason:% = error; "an upstream did not answer a request");
         self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
-        // Of equally informative errors the last counts, as in the go command.
+        // Among equally informative errors the last one counts, as in the go command.
         if self.worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) {
             self.worst = Some(error);
         }
@@ -368,10 +369,10 @@ impl<'u> Walk<'u> {
     }
 }
 
-/// What a body must look like, so that a page of HTML with status 200 is not taken for it.
+/// The expected form of a body, so that an HTML page with status 200 is not taken for it.
 enum Check<'r> {
     List,
-    /// The info of a module for what was asked for.
+    /// The info of a module for the requested version or query.
     Info(&'r ModulePath, &'r str),
     Mod,
 }
@@ -379,9 +380,9 @@ enum Check<'r> {
 impl Check<'_> {
     fn fault(&self, body: &[u8]) -> Option<String> {
         match self {
-            // The go command would read a page as an empty list: a module that is known and has no versions.
+            // The go command would read an HTML page as an empty list: an existing module without versions.
             Self::List if body.trim_ascii_start().starts_with(b"<") => {
-                Some("it is markup, no list".to_owned())
+                Some("it is HTML, not a list".to_owned())
             }
             Self::List => None,
             Self::Info(module, requested) => {
@@ -394,7 +395,7 @@ impl Check<'_> {
     }
 }
 
-/// Is the beginning of the SHA-256 of a list without its credentials.
+/// Returns the first 8 bytes of the SHA-256 of a list without its credentials, in hex.
 fn tag(list: &str) -> String {
     let mut plain = String::new();
     for part in list.split_inclusive([',', '|']) {
@@ -405,7 +406,7 @@ fn tag(list: &str) -> String {
     Sha256::digest(plain).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Says what is wrong with a list, without the credentials that may be in it.
+/// Returns the fault of a list, without the credentials in it.
 fn reason(error: &GoProxyError) -> String {
     match error {
         GoProxyError::NoEntries => error.to_string(),
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_where_nobody_is_named() {
+    fn a_list_without_upstreams_is_offline() {
         for list in ["", "  ", "off", "off,https://a.example"] {
             assert!(Upstream::new(list, UpstreamOptions::default()).unwrap().is_offline(), "{list:?}");
         }
@@ -436,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_have_tags_without_their_secrets() {
+    fn tags_do_not_depend_on_credentials() {
         let tag =
             |list: &str| Upstream::new(list, UpstreamOptions::default()).unwrap().tag().map(str::to_owned);
         assert_eq!(tag("off"), None);
@@ -452,18 +453,18 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_none_is_refused_without_its_secrets() {
+    fn errors_of_invalid_lists_contain_no_credentials() {
         for list in
             ["|", "word", "ftp://u:secret@a.example", "https://u:secret@", "https://u:secret@a.example:port"]
         {
             let message = refused(list);
-            assert!(message.starts_with("cannot read the list of upstreams"), "{message}");
+            assert!(message.starts_with("cannot use the list of upstreams"), "{message}");
             assert!(!message.contains("secret"), "{message}");
         }
     }
 
     #[test]
-    fn a_name_that_cannot_be_sent_is_refused() {
+    fn names_that_cannot_be_in_a_header_are_rejected() {
         let with = |instance: &str, user_agent: &str| {
             let options = UpstreamOptions {
                 instance: instance.to_owned(),

@@ -1,36 +1,36 @@
-//! Credentials from a netrc file, read as the go command reads it.
+//! Credentials from a netrc file, parsed as by the go command.
 //!
-//! The words `machine`, `login`, `password` and `macdef` count, in pairs within a line; a macro ends at an
-//! empty line; `default` ends the file, since a password for every host there is must not be sent to an
-//! upstream. Words are split at white space and nothing is quoted: a `"` or `\` belongs to the password.
-//! (General netrc parsers differ in that, and refuse the whole file for one word that they don't know.)
+//! Only `machine`, `login`, `password` and `macdef` count, each with its value on the same line. A macro
+//! ends at an empty line. `default` ends the file: a password for every host must not be sent to an
+//! upstream. Words are separated by white space, without quoting: a `"` or `\` belongs to the password.
+//! General netrc parsers differ in this, and reject the whole file for one unknown word.
 
 use super::credentials::Credentials;
 use reqwest::Url;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Finds the netrc file that the go command would read: `NETRC`, else `.netrc` in `HOME`.
+/// Returns the path of the go command's netrc file: `NETRC`, or else `.netrc` in `HOME`.
 ///
-/// `var` looks up a variable of the environment.
+/// `var` looks up an environment variable.
 pub fn netrc_path(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let named = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     named("NETRC").or_else(|| Some(named("HOME")?.join(".netrc")))
 }
 
-/// The lines of a netrc file.
+/// The entries of a netrc file.
 #[derive(Debug, Default)]
 pub(super) struct Netrc(Vec<(String, Credentials)>);
 
 impl Netrc {
-    /// Reads the file; one that is missing has no lines, one that cannot be read is told of and has none either.
+    /// Reads the file. A missing file has no entries. An unreadable file has no entries and is logged.
     pub(super) fn read(path: Option<&Path>) -> Self {
         let Some(path) = path else { return Self::default() };
         match std::fs::read(path) {
             Ok(bytes) => Self::parse(&String::from_utf8_lossy(&bytes)),
             Err(error) => {
                 if error.kind() != std::io::ErrorKind::NotFound {
-                    log::warn!("cannot read {}: {error}; going on without its credentials", path.display());
+                    log::warn!(path:% = path.display(), reason:% = error; "ignoring a netrc file that cannot be read");
                 }
                 Self::default()
             }
@@ -111,7 +111,7 @@ machine late.example login l password l
     }
 
     #[test]
-    fn a_machine_is_found_by_its_name() {
+    fn entries_are_found_by_host_name() {
         let pair = |login: &str, password: &str| Some((login.to_owned(), password.to_owned()));
         assert_eq!(find("https://a.example/x"), pair("al", r#"se"c\r#et"#));
         assert_eq!(find("https://b.example"), pair("bob", "pb"));
@@ -120,7 +120,7 @@ machine late.example login l password l
     }
 
     #[test]
-    fn macros_halves_and_defaults_are_nobodys_credentials() {
+    fn macros_incomplete_entries_and_default_are_ignored() {
         for host in ["macro.example", "half.example", "late.example", "other.example", "sub.a.example"] {
             assert_eq!(find(&format!("https://{host}/")), None, "{host}");
         }
@@ -128,7 +128,7 @@ machine late.example login l password l
     }
 
     #[test]
-    fn the_file_is_named_by_the_environment() {
+    fn the_environment_names_the_file() {
         let with = |vars: &[(&str, &str)]| {
             let vars: Vec<_> =
                 vars.iter().map(|&(name, value)| (name.to_owned(), OsString::from(value))).collect();
@@ -140,7 +140,7 @@ machine late.example login l password l
     }
 
     #[test]
-    fn what_is_secret_is_not_shown() {
+    fn debug_output_contains_no_secrets() {
         assert!(!format!("{:?}", Netrc::parse(FILE)).contains("pb"));
     }
 }

@@ -1,12 +1,11 @@
-//! Where an entry of the list leads to: a proxy, a tree of files, version control, or nowhere.
+//! The place of a list's entry: a proxy, a tree of files, version control, or none.
 //!
-//! Names arrive escaped as they stand in URLs and file names, `!` included, which is sent as it is. From an
-//! entry's URL the credentials are taken off here, and they, or those that are known of the host, go out over
-//! https alone.
+//! Module paths arrive escaped, as in URLs and file names. A `!` is sent as it is. Credentials are removed
+//! from an entry's URL here. They, or the configured ones of the host, are only sent over https.
 
 use super::client::Client;
 use super::credentials::{Credentials, Keyring};
-use super::direct::{Direct, Keep};
+use super::direct::{Direct, SharedDownload};
 use super::download::{Download, ZipDownload};
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::retry::{self, Budget};
@@ -20,13 +19,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use stoa_gomod::goproxy::Source;
 
-/// How much of an error's body is looked at, and how long; and how much of that is told.
+/// Limits for reading the body of an error, and for its text.
 const MAX_ERROR_BODY_BYTES: usize = 4096;
 const MAX_ERROR_BODY_WAIT: Duration = Duration::from_secs(5);
 const MAX_MESSAGE_BYTES: usize = 650;
 const MAX_MESSAGE_LINES: usize = 8;
 
-/// Where an entry leads to.
+/// The place of an entry.
 pub(super) enum Place {
     /// A proxy.
     Http(Proxy),
@@ -34,7 +33,7 @@ pub(super) enum Place {
     File(PathBuf),
     /// Version control, by the go command.
     Direct(Direct),
-    /// Nowhere.
+    /// No place.
     Off,
 }
 
@@ -44,18 +43,18 @@ pub(super) struct Proxy {
     credentials: Option<Credentials>,
 }
 
-/// What is asked of a place.
+/// A request to a place.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
-    /// Asks proxies.
+    /// The HTTP client for proxies.
     pub(super) client: Option<&'a Client>,
-    /// Relative to the place, and escaped.
+    /// The escaped path, relative to the place.
     pub(super) path: &'a str,
-    /// How long the body may be, in bytes.
+    /// The maximum length of the body in bytes.
     pub(super) limit: u64,
     pub(super) via: Option<&'a HeaderValue>,
-    /// Where `direct` leaves the other files of a version.
-    pub(super) keep: Option<&'a Keep>,
+    /// Receives the other files of a version from `direct`.
+    pub(super) shared: Option<&'a SharedDownload>,
 }
 
 impl Request<'_> {
@@ -86,13 +85,13 @@ impl Place {
             |reason: &str| UpstreamConfigError::List { reason: format!("{:?} {reason}", redact(text)) };
         let url = Url::parse(text).map_err(|error| refused(&format!("is not a valid URL ({error})")))?;
         if url.scheme() == "file" {
-            let root = url.to_file_path().map_err(|()| refused("names no path of this machine"))?;
+            let root = url.to_file_path().map_err(|()| refused("is not a local path"))?;
             return Ok(Self::File(root));
         }
         Ok(Self::Http(Proxy::new(url, keyring)))
     }
 
-    /// Returns the URL that can't be asked without certificates to check it by.
+    /// Returns the URL of the place if it needs certificates.
     pub(super) fn needs_roots(&self) -> Option<String> {
         match self {
             Self::Http(proxy) if proxy.base.scheme() == "https" => Some(shown(&proxy.base)),
@@ -100,7 +99,7 @@ impl Place {
         }
     }
 
-    /// Returns the base of the place, fit to be shown.
+    /// Returns the base URL of the place, without credentials.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Http(proxy) => shown(&proxy.base),
@@ -110,39 +109,39 @@ impl Place {
         }
     }
 
-    /// Asks; an answer is of status 200.
+    /// Sends a request. Any status other than 200 is an error.
     pub(super) async fn open(&self, request: Request<'_>) -> Result<Download, UpstreamError> {
         let mut budget = request.budget();
         self.try_open(request, budget.as_mut()).await
     }
 
-    /// Asks as [`open`](Self::open) does, and reads the body to its end; one that breaks off is
-    /// asked for again. Also says what was asked, fit to be shown.
+    /// Sends a request and reads the body to its end. Retries a failed body. Also returns the requested
+    /// URL, without credentials.
     pub(super) async fn read(&self, request: Request<'_>) -> Result<(String, Bytes), UpstreamError> {
         let mut budget = request.budget();
         loop {
             let mut download = self.try_open(request, budget.as_mut()).await?;
             match download.collect().await {
                 Ok(body) => return Ok((download.url, body)),
-                Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
+                Err(error) if is_retried(&error, budget.as_mut()).await => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Asks for a zip, and waits for its first bytes; one that breaks off before them is asked for again.
-    pub(super) async fn begin_zip(&self, request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
+    /// Requests a zip and waits for its first bytes. Retries if the download fails before them.
+    pub(super) async fn start_zip(&self, request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
         let mut budget = request.budget();
         loop {
             let download = self.try_open(request, budget.as_mut()).await?;
-            match ZipDownload::begin(download).await {
-                Err(error) if is_tried_again(&error, budget.as_mut()).await => {}
-                begun => return begun,
+            match ZipDownload::start(download).await {
+                Err(error) if is_retried(&error, budget.as_mut()).await => {}
+                started => return started,
             }
         }
     }
 
-    /// Asks, and returns the answer as it is.
+    /// Sends a request and returns the answer, whatever its status.
     pub(super) async fn ask(&self, request: Request<'_>) -> Result<Answer, UpstreamError> {
         let mut budget = request.budget();
         self.try_ask(request, budget.as_mut()).await
@@ -166,14 +165,14 @@ impl Place {
         request: Request<'_>,
         budget: Option<&mut Budget>,
     ) -> Result<Answer, UpstreamError> {
-        let Request { client, path, limit, via, keep } = request;
+        let Request { client, path, limit, via, shared } = request;
         match (self, client, budget) {
             (Self::Http(proxy), Some(client), Some(budget)) => {
                 proxy.ask(client, path, limit, via, budget).await
             }
             (Self::File(root), ..) => read_file(root.join(path), limit).await,
             (Self::Direct(direct), ..) => {
-                let body = direct.open(path, limit, keep.unwrap_or(&Keep::default())).await?;
+                let body = direct.open(path, limit, shared.unwrap_or(&SharedDownload::default())).await?;
                 Ok(Answer { status: 200, content_type: None, body })
             }
             (Self::Off | Self::Http(_), ..) => Err(UpstreamError::Offline),
@@ -189,7 +188,7 @@ impl Proxy {
             login: decode(base.username()),
             password: decode(base.password().unwrap_or_default()),
         });
-        // Both can fail only for URLs without a host, which no proxy has.
+        // Both fail only for URLs without a host, which no proxy has.
         let _ = base.set_username("");
         let _ = base.set_password(None);
         base.set_fragment(None);
@@ -197,7 +196,7 @@ impl Proxy {
             "https" => own.or_else(|| keyring.find(&base)),
             _ => {
                 if own.is_some() {
-                    log::warn!("the credentials for {} are not sent: its URL is not https", shown(&base));
+                    log::warn!(url = shown(&base); "not sending credentials to a URL without https");
                 }
                 None
             }
@@ -221,10 +220,10 @@ impl Proxy {
             && status == 200
             && !coding.eq_ignore_ascii_case("identity")
         {
-            let reason = format!("it is encoded as {coding:?}, which was not asked for");
+            let reason = format!("unrequested content encoding {coding:?}");
             return Err(UpstreamError::BadAnswer { url: shown(&url), reason });
         }
-        let body = Download::http(shown(&url), response, client.patience(), limit);
+        let body = Download::http(shown(&url), response, client.timeouts(), limit);
         Ok(Answer { status, content_type, body })
     }
 
@@ -237,24 +236,24 @@ impl Proxy {
     }
 }
 
-/// Waits before another try for a body that failed, if there is one.
-async fn is_tried_again(error: &UpstreamError, budget: Option<&mut Budget>) -> bool {
-    let pause = budget.filter(|_| retry::may_come_whole(error)).and_then(|budget| budget.pause(None));
+/// Waits before the next attempt for a failed body, if there is one.
+async fn is_retried(error: &UpstreamError, budget: Option<&mut Budget>) -> bool {
+    let pause = budget.filter(|_| retry::is_retryable(error)).and_then(|budget| budget.pause(None));
     if let Some(pause) = pause {
-        log::debug!("asking again in {pause:?}: {error}");
+        log::debug!(reason:% = error, pause:? = pause; "retrying a request");
         tokio::time::sleep(pause).await;
     }
     pause.is_some()
 }
 
-/// As it may be shown, since a `{:?}` gets into logs as well.
+/// Omits credentials, since the output may be logged.
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown())
     }
 }
 
-/// Returns a URL without what may be secret in it.
+/// Returns a URL without the parts that may be secret.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     let _ = url.set_username("");
@@ -264,11 +263,11 @@ pub(super) fn shown(url: &Url) -> String {
     url.into()
 }
 
-/// Returns a text that may be a URL without what may be secret in it.
+/// Returns a text that may be a URL without the parts that may be secret.
 pub(super) fn redact(text: &str) -> String {
     let text = text.split(['?', '#']).next().unwrap_or_default();
     match text.rsplit_once('@') {
-        // Whatever is wrong with it, what precedes an `@` may be a password.
+        // Even in an invalid URL, the part before an `@` may be a password.
         Some((before, after)) => match before.split_once("://") {
             Some((scheme, _)) => format!("{scheme}://{after}"),
             None => after.to_owned(),
@@ -284,7 +283,7 @@ async fn read_file(path: PathBuf, limit: u64) -> Result<Answer, UpstreamError> {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => absent(),
         _ => UpstreamError::Transport { url: url.clone(), reason: error.to_string() },
     };
-    // Looked at before it is opened: opening a pipe would wait for its writer.
+    // Checked before opening, since opening a pipe waits for its writer.
     if !tokio::fs::metadata(&path).await.map_err(failed)?.is_file() {
         return Err(absent());
     }
@@ -294,15 +293,15 @@ async fn read_file(path: PathBuf, limit: u64) -> Result<Answer, UpstreamError> {
     Ok(Answer { status: 200, content_type: None, body })
 }
 
-/// Reads what an upstream says of its refusal, as the go command would show it: text that can be printed, up
-/// to the first blank line, and not much of it.
+/// Reads the message of an error, as the go command would show it: printable text up to the first blank
+/// line, cut to the limits.
 async fn message(answer: &mut Answer) -> String {
     if !answer.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/plain")) {
         return String::new();
     }
     let mut body = Vec::new();
     let reading = async {
-        // The status has been told; what is missing of the words matters little.
+        // A truncated message does not matter.
         while body.len() < MAX_ERROR_BODY_BYTES
             && let Ok(Some(chunk)) = answer.body.chunk().await
         {
@@ -310,10 +309,10 @@ async fn message(answer: &mut Answer) -> String {
         }
     };
     let _ = tokio::time::timeout(MAX_ERROR_BODY_WAIT, reading).await;
-    fit_to_print(&String::from_utf8_lossy(&body))
+    printable(&String::from_utf8_lossy(&body))
 }
 
-pub(super) fn fit_to_print(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty()).take(MAX_MESSAGE_LINES);
     let mut message = lines.collect::<Vec<_>>().join("; ");
     if message.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
@@ -341,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_put_behind_the_base() {
+    fn paths_are_appended_to_the_base_url() {
         let none = Keyring::default();
         let url = |base: &str, path: &str| proxy(base, &none).url(path).to_string();
         assert_eq!(
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_for_https_alone() {
+    fn credentials_are_only_used_with_https() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("netrc");
         #[expect(clippy::disallowed_methods, reason = "a scratch file of a test, no store")]
@@ -400,10 +399,10 @@ mod tests {
     }
 
     #[test]
-    fn an_upstreams_words_are_cut_to_what_can_be_shown() {
-        assert_eq!(fit_to_print("not found: no such\nmodule\n\nat all"), "no such; module");
-        assert_eq!(fit_to_print("\u{1b}[31mred"), "");
-        assert_eq!(fit_to_print(&"é".repeat(1000)).len(), 650);
-        assert_eq!(fit_to_print(&"x\n".repeat(20)).matches('x').count(), 8);
+    fn messages_of_upstreams_are_cut_to_printable_lines() {
+        assert_eq!(printable("not found: no such\nmodule\n\nat all"), "no such; module");
+        assert_eq!(printable("\u{1b}[31mred"), "");
+        assert_eq!(printable(&"é".repeat(1000)).len(), 650);
+        assert_eq!(printable(&"x\n".repeat(20)).matches('x').count(), 8);
     }
 }

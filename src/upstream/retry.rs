@@ -1,9 +1,9 @@
-//! When an upstream is asked once more, and after which pause.
+//! Retries of requests, and the pauses between them.
 //!
-//! One [`Budget`] holds for all of one request: its tries are counted and its time is bounded, whatever fails
-//! in it. Only what may be better the next time is tried again: an upstream that is busy or out of order (429,
-//! 500, 502, 503), and a connection that could not be made or broke. A timeout (504 too) has had its time. Whatever
-//! the end is, it is told as what it was: trying again never makes an absence of a failure.
+//! One [`Budget`] limits the attempts and the total time of one request. Only failures that may be
+//! temporary are retried: an overloaded or broken upstream (429, 500, 502, 503) and a failed connection. A
+//! timeout (504 too) has used up its time. The last error is returned unchanged, so a retry never turns a
+//! failure into absence.
 
 use super::UpstreamError;
 use reqwest::StatusCode;
@@ -12,17 +12,17 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How an upstream is asked again.
+/// Settings for retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryOptions {
-    /// How often it is asked at most, the first time included.
+    /// Maximum number of attempts, including the first.
     pub tries: u32,
-    /// The pause before the second try; each further one is twice as long. It is stretched or shrunk by up to a
-    /// half, so that those who failed together do not come back together.
+    /// The pause before the second attempt. Each further pause is twice as long. Pauses vary randomly by up
+    /// to a half, so that clients that failed together do not return together.
     pub pause: Duration,
-    /// How long an upstream may ask us to wait (`Retry-After`); one that wants more is not asked again.
+    /// The longest accepted `Retry-After`. A longer one ends the attempts.
     pub longest_pause: Duration,
-    /// How long after the first try another one may begin.
+    /// Maximum time after the first attempt at which another attempt may start.
     pub within: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Default for RetryOptions {
     }
 }
 
-/// What is left of the tries of one request.
+/// The remaining attempts of one request.
 #[derive(Debug)]
 pub(super) struct Budget {
     options: RetryOptions,
@@ -50,46 +50,46 @@ impl Budget {
         Self { options, began: Instant::now(), tried: 0 }
     }
 
-    /// Counts a try that failed. `None` if it was the last, else how long to wait before the next one.
+    /// Counts a failed attempt. Returns the pause before the next attempt, or `None` if it was the last.
     ///
-    /// `wish` is how long the upstream asked us to wait, if it did.
-    pub(super) fn pause(&mut self, wish: Option<Duration>) -> Option<Duration> {
+    /// `requested` is the `Retry-After` of the upstream, if it sent one.
+    pub(super) fn pause(&mut self, requested: Option<Duration>) -> Option<Duration> {
         let options = self.options;
         self.tried += 1;
-        if self.tried >= options.tries || wish.is_some_and(|wish| wish > options.longest_pause) {
+        if self.tried >= options.tries || requested.is_some_and(|pause| pause > options.longest_pause) {
             return None;
         }
         let backoff = options.pause.saturating_mul(1 << (self.tried - 1).min(16)).min(options.longest_pause);
-        let pause = jittered(backoff).max(wish.unwrap_or_default());
+        let pause = jittered(backoff).max(requested.unwrap_or_default());
         (self.began.elapsed().saturating_add(pause) <= options.within).then_some(pause)
     }
 }
 
-/// Says whether an answer of this status may be a better one the next time.
-pub(super) fn may_become_better(status: StatusCode) -> bool {
+/// Returns whether a request with an answer of this status is retried.
+pub(super) fn is_retryable_status(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503)
 }
 
-/// Says whether a body that failed in this way may come whole the next time.
-pub(super) fn may_come_whole(error: &UpstreamError) -> bool {
+/// Returns whether a body that failed with this error is retried.
+pub(super) fn is_retryable(error: &UpstreamError) -> bool {
     matches!(error, UpstreamError::Transport { .. })
 }
 
-/// Reads how long an upstream asks us to wait.
-pub(super) fn wish(headers: &HeaderMap) -> Option<Duration> {
-    let wish = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    match wish.parse::<u64>() {
+/// Parses the `Retry-After` header.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match value.parse::<u64>() {
         Ok(secs) => Some(Duration::from_secs(secs)),
         Err(_) => {
-            let time = httpdate::parse_http_date(wish).ok()?;
+            let time = httpdate::parse_http_date(value).ok()?;
             Some(time.duration_since(SystemTime::now()).unwrap_or_default())
         }
     }
 }
 
-/// Between half of a pause and half as much again.
+/// Returns a random duration between 50 % and 150 % of a pause.
 fn jittered(pause: Duration) -> Duration {
-    // The hasher's keys are random, which is all that is needed to come apart.
+    // The hasher has random keys, which is random enough.
     let random = RandomState::new().hash_one("pause") % 1000;
     let nanos = pause.as_nanos() * u128::from(500 + random) / 1000;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_is_heeded_within_bounds() {
+    fn retry_after_is_respected_within_limits() {
         let mut budget = Budget::new(OPTIONS);
         assert!(budget.pause(Some(Duration::from_secs(3))).unwrap() >= Duration::from_secs(3));
         assert_eq!(budget.pause(Some(Duration::from_secs(4))), None);
@@ -126,27 +126,27 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_seconds_or_dates() {
-        let of = |value: &str| wish(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]));
+    fn retry_after_has_seconds_or_a_date() {
+        let of = |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]));
         assert_eq!(of("7"), Some(Duration::from_secs(7)));
         assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         assert!(of(&soon).unwrap() > Duration::from_secs(90));
         assert_eq!(of("when it suits you"), None);
-        assert_eq!(wish(&HeaderMap::new()), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 
     #[test]
-    fn only_what_may_become_better_is_tried_again() {
+    fn only_temporary_failures_are_retried() {
         for (status, again) in
             [(429, true), (500, true), (502, true), (503, true), (504, false), (501, false), (404, false)]
         {
-            assert_eq!(may_become_better(StatusCode::from_u16(status).unwrap()), again, "{status}");
+            assert_eq!(is_retryable_status(StatusCode::from_u16(status).unwrap()), again, "{status}");
         }
         let url = || "http://a.example/x".to_owned();
         let broken = UpstreamError::Transport { url: url(), reason: "reset".to_owned() };
         let slow = UpstreamError::Timeout { url: url(), reason: "slow".to_owned() };
-        assert!(may_come_whole(&broken) && !may_come_whole(&slow));
-        assert!(!may_come_whole(&UpstreamError::TooLarge { url: url(), limit: 1 }));
+        assert!(is_retryable(&broken) && !is_retryable(&slow));
+        assert!(!is_retryable(&UpstreamError::TooLarge { url: url(), limit: 1 }));
     }
 }

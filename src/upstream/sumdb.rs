@@ -1,10 +1,10 @@
-//! Checksum databases, passed on by an upstream.
+//! Checksum databases that upstreams forward.
 //!
-//! As in the go command the list is asked who passes a database on (`sumdb/NAME/supported`), and all that is
-//! asked of this database goes to the one that does. That an entry does is remembered for good, that none
-//! does only briefly, a failure not at all. Statuses and bodies are passed through as they are: clients check
-//! signatures and inclusion themselves. Which databases may be asked at all is for the caller to say; a name
-//! that comes straight from a request is none of them.
+//! As in the go command, the entries of the list are asked whether they forward a database
+//! (`sumdb/NAME/supported`), and all requests for the database go to the first entry that does. A positive
+//! answer is remembered for the life of the process, a negative answer for a minute, a failure not at all.
+//! Statuses and bodies are passed through unchanged; clients check signatures and inclusion. The caller
+//! decides which databases may be asked: a name from a client's request must not be trusted.
 
 use super::{Place, Upstream, UpstreamError, Via};
 use bytes::Bytes;
@@ -15,60 +15,57 @@ use std::time::{Duration, Instant};
 /// Large enough for the largest tile of records.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
-/// How long nobody is asked again whether he passes a database on.
+/// How long a negative answer to `supported` is remembered.
 const UNSUPPORTED_LIFETIME: Duration = Duration::from_secs(60);
 
-/// What an upstream answered for a checksum database.
+/// An upstream's answer for a checksum database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SumdbAnswer {
-    /// The status, of whatever class.
+    /// The status, which may be an error.
     pub status: u16,
-    /// The type of the body, if the upstream told.
+    /// The content type, if the upstream sent one.
     pub content_type: Option<String>,
     /// The body.
     pub body: Bytes,
 }
 
-/// Who passes which database on, as far as that is known.
+/// The entries that forward databases, by the name of the database.
 #[derive(Debug, Default)]
-pub(super) struct Databases(Mutex<HashMap<String, Known>>);
+pub(super) struct Databases(Mutex<HashMap<String, Support>>);
 
 #[derive(Debug, Clone, Copy)]
-enum Known {
+enum Support {
     By(usize),
-    Nobody(Instant),
+    None(Instant),
 }
 
 impl Upstream {
-    /// Says whether an entry of the list passes this database on.
+    /// Returns whether an entry of the list forwards this database.
     pub async fn sumdb_supported(&self, name: &str, via: &Via) -> Result<bool, UpstreamError> {
         Ok(self.entry_for(name, via).await?.is_some())
     }
 
-    /// Asks the entry that passes the database on for `path`: `latest`, `lookup/…`, `tile/…`.
+    /// Requests `path` from the entry that forwards the database: `latest`, `lookup/…`, `tile/…`.
     pub async fn sumdb(&self, name: &str, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
         let path = format!("sumdb/{name}/{path}");
         let absent =
             |message: &str| UpstreamError::NotFound { url: path.clone(), message: message.to_owned() };
         if !is_clean(&path) {
-            return Err(absent("it is no clean path"));
+            return Err(absent("invalid path"));
         }
         let Some(entry) = self.entry_for(name, via).await? else {
-            return Err(absent(
-                "no upstream that is asked passes this checksum database on; `gosumdb` may name its URL",
-            ));
+            return Err(absent("no upstream forwards this checksum database; `gosumdb` can set its URL"));
         };
         self.pass_through(entry, &path, via).await
     }
 
-    /// Asks for a path of a database that the first entry of the list is itself.
+    /// Requests a path from the first entry of the list, which is the database itself.
     pub async fn sumdb_here(&self, path: &str, via: &Via) -> Result<SumdbAnswer, UpstreamError> {
         match is_clean(path) {
             true => self.pass_through(0, path, via).await,
-            false => Err(UpstreamError::NotFound {
-                url: path.to_owned(),
-                message: "it is no clean path".to_owned(),
-            }),
+            false => {
+                Err(UpstreamError::NotFound { url: path.to_owned(), message: "invalid path".to_owned() })
+            }
         }
     }
 
@@ -85,7 +82,7 @@ impl Upstream {
                     status => Ok(SumdbAnswer { status, content_type: answer.content_type, body }),
                 }
             }
-            // A file that is not there is what 404 is elsewhere.
+            // A missing file in a tree of files is a 404.
             (Err(UpstreamError::NotFound { .. }), Place::File(_)) => {
                 Ok(SumdbAnswer { status: 404, content_type: None, body: Bytes::new() })
             }
@@ -95,8 +92,8 @@ impl Upstream {
 
     async fn entry_for(&self, name: &str, via: &Via) -> Result<Option<usize>, UpstreamError> {
         match self.inner.databases.recall(name) {
-            Some(Known::By(entry)) => return Ok(Some(entry)),
-            Some(Known::Nobody(since)) if since.elapsed() < UNSUPPORTED_LIFETIME => return Ok(None),
+            Some(Support::By(entry)) => return Ok(Some(entry)),
+            Some(Support::None(since)) if since.elapsed() < UNSUPPORTED_LIFETIME => return Ok(None),
             _ => {}
         }
         let path = format!("sumdb/{name}/supported");
@@ -105,13 +102,13 @@ impl Upstream {
         }
         let mut walk = self.inner.walk(0, &path, via)?;
         while let Some((entry, place)) = walk.place() {
-            // Neither can pass anything on, and that a database is not to be had there needs no warning.
+            // Neither can forward a database.
             if matches!(place, Place::Direct(_) | Place::Off) {
                 break;
             }
             match place.open(self.inner.request(&path, MAX_ANSWER_BYTES, walk.via.as_ref())).await {
                 Ok(_) => {
-                    self.inner.databases.note(name, Known::By(entry));
+                    self.inner.databases.note(name, Support::By(entry));
                     return Ok(Some(entry));
                 }
                 Err(error) => walk.fail(error),
@@ -120,7 +117,7 @@ impl Upstream {
         match walk.worst {
             Some(error) if !error.is_absent() => Err(error),
             _ => {
-                self.inner.databases.note(name, Known::Nobody(Instant::now()));
+                self.inner.databases.note(name, Support::None(Instant::now()));
                 Ok(None)
             }
         }
@@ -128,20 +125,20 @@ impl Upstream {
 }
 
 impl Databases {
-    fn recall(&self, name: &str) -> Option<Known> {
+    fn recall(&self, name: &str) -> Option<Support> {
         self.lock().get(name).copied()
     }
 
-    fn note(&self, name: &str, known: Known) {
-        self.lock().insert(name.to_owned(), known);
+    fn note(&self, name: &str, support: Support) {
+        self.lock().insert(name.to_owned(), support);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Support>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Says whether a path stays below the base that it is put behind.
+/// Returns whether a path stays below its base.
 fn is_clean(path: &str) -> bool {
     path.split('/').all(|element| !matches!(element, "" | "." | "..") && !element.contains(['\\', '\0']))
 }

@@ -1,46 +1,46 @@
 //! The files of one version, from one upstream.
 //!
-//! Two upstreams may have different bytes under one name, and a version made of both would be neither. So the
-//! entry of the list that gives the first file is asked for the others too. Only if it does not have one of
-//! them (or, behind a `|`, fails) does the walk go on from there, as the go command's would: a module cache
-//! that is served as a tree of files often has an info and a mod without the zip. A zip may fail long after
-//! it was begun: who reads it tells so with [`zip_failed`](VersionSource::zip_failed), and behind a `|` the walk goes
-//! on then, too. If the files came from more than one entry, [`switched`](VersionSource::switched) tells, and what
-//! was got before ought to be got again.
+//! Two upstreams may have different files for one version, and a mixture would be neither. So the entry
+//! that has the first file is asked for the other files, too. Only if a file is missing there (or, before a
+//! `|`, fails) does the walk continue with the next entry, as in the go command: a module cache that is
+//! served as a tree of files often has an info and a mod without a zip. A download of a zip may also fail
+//! after it started: the caller reports that with [`zip_failed`](VersionSource::zip_failed), and before a
+//! `|` the walk continues. If the files came from several entries, [`switched`](VersionSource::switched)
+//! returns true, and the first files should be downloaded again.
 
 use super::client::Client;
-use super::direct::Keep;
+use super::direct::SharedDownload;
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload, retry};
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use stoa_gomod::ModuleVersion;
 
-/// The files of one version, from one entry of the list. For one fill: it remembers who answered.
+/// The files of one version, from one entry of the list. Used for one download, since it remembers the entry.
 #[derive(Debug)]
 pub struct VersionSource {
     upstream: Upstream,
     version: ModuleVersion,
     pin: Mutex<Pin>,
-    /// What `direct` got: all files of the version at once.
-    keep: Keep,
+    /// The files from `direct`, which downloads all files at once.
+    shared: SharedDownload,
 }
 
 #[derive(Debug, Default)]
 struct Pin {
     /// The entry that answered last.
     entry: Option<usize>,
-    /// The entry that has begun the zip, or is to begin the next one. The others are asked for at the same time, and
-    /// may be answered later.
+    /// The entry of the started zip, or of the next attempt. Requests for the other files run at the same
+    /// time and may be answered later by another entry.
     zip: Option<usize>,
-    /// Why the zip that was begun before failed.
+    /// The error of the previous attempt to download the zip.
     zip_failed: Option<UpstreamError>,
-    /// The entry that is asked for the zip a second time.
-    asked_again: Option<usize>,
+    /// The entry that has been asked for the zip a second time.
+    retried: Option<usize>,
     switched: bool,
 }
 
 impl Pin {
-    /// Is the entry to be asked first.
+    /// Returns the entry to ask first.
     fn first(&self) -> Option<usize> {
         self.zip.or(self.entry)
     }
@@ -48,39 +48,40 @@ impl Pin {
 
 impl VersionSource {
     pub(super) fn new(upstream: Upstream, version: ModuleVersion) -> Self {
-        Self { upstream, version, pin: Mutex::default(), keep: Keep::default() }
+        Self { upstream, version, pin: Mutex::default(), shared: SharedDownload::default() }
     }
 
-    /// Fetches the info, which names this version.
+    /// Downloads the info and checks that it names this version.
     pub async fn info(&self, via: &Via) -> Result<Bytes, UpstreamError> {
         let check = Check::Info(self.version.path(), self.version.version().as_str());
         self.body("info", MAX_INFO_BYTES, &check, via).await
     }
 
-    /// Fetches the mod, which has a module directive.
+    /// Downloads the mod and checks that it has a module directive.
     pub async fn modfile(&self, via: &Via) -> Result<Bytes, UpstreamError> {
         self.body("mod", MAX_MOD_BYTES, &Check::Mod, via).await
     }
 
-    /// Begins to fetch the zip, which begins like one.
+    /// Starts the download of the zip and checks its first bytes.
     pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
         let before = self.pin().zip_failed.clone();
         let (entry, zip) =
-            self.upstream.begin_zip(self.first(), &self.path("zip"), via, &self.keep, before).await?;
+            self.upstream.start_zip(self.first(), &self.path("zip"), via, &self.shared, before).await?;
         self.note(entry);
         self.pin().zip = Some(entry);
         Ok(zip)
     }
 
-    /// Says whether the zip that failed may come whole from the same entry, and waits until that may be asked again.
-    pub async fn may_ask_again(&self, error: &UpstreamError) -> bool {
+    /// Returns whether the same entry may be asked again for a failed zip. If so, waits for the pause
+    /// before the next attempt. Each entry gets one such retry.
+    pub async fn may_retry(&self, error: &UpstreamError) -> bool {
         let budget = self.upstream.inner.client.as_ref().map(Client::budget);
-        let pause = budget.filter(|_| retry::may_come_whole(error)).and_then(|mut budget| budget.pause(None));
+        let pause = budget.filter(|_| retry::is_retryable(error)).and_then(|mut budget| budget.pause(None));
         let Some(pause) = pause else { return false };
         let is_first = {
             let mut pin = self.pin();
             let asked = pin.zip;
-            std::mem::replace(&mut pin.asked_again, asked) != asked
+            std::mem::replace(&mut pin.retried, asked) != asked
         };
         if is_first {
             tokio::time::sleep(pause).await;
@@ -88,8 +89,8 @@ impl VersionSource {
         is_first
     }
 
-    /// Notes that the zip that was begun last failed on its way, and says whether the list has an entry that may be
-    /// asked for it now. That is the one which [`zip`](Self::zip) asks then.
+    /// Notes that the last download of the zip failed. Returns whether the list has a next entry to ask,
+    /// which [`zip`](Self::zip) then uses.
     pub fn zip_failed(&self, error: &UpstreamError) -> bool {
         let mut pin = self.pin();
         let next = pin.zip.and_then(|entry| self.upstream.inner.next_after(entry, error));
@@ -99,19 +100,19 @@ impl VersionSource {
         next.is_some()
     }
 
-    /// Waits until version control is asked, which may take as long as nothing else does. Who asks holds nothing then
-    /// that others wait for.
+    /// Waits until version control is asked, which takes longer than anything else. The caller then
+    /// releases what other downloads wait for.
     pub async fn at_direct(&self) {
-        self.keep.asked().await;
+        self.shared.started().await;
     }
 
-    /// Says whether the files that were got came from more than one entry.
+    /// Returns whether the files came from more than one entry.
     pub fn switched(&self) -> bool {
         self.pin().switched
     }
 
-    /// Returns the entry that the zip comes from, else the one that answered last, fit to be shown; `None` if none
-    /// did.
+    /// Returns the entry of the zip, or else the entry that answered last, without credentials. `None` if
+    /// no entry has answered.
     pub fn origin(&self) -> Option<String> {
         let entry = self.pin().first()?;
         self.upstream.inner.places.get(entry).map(|place| place.shown())
@@ -125,7 +126,7 @@ impl VersionSource {
         via: &Via,
     ) -> Result<Bytes, UpstreamError> {
         let (entry, body) =
-            self.upstream.body(self.first(), &self.path(extension), limit, check, via, &self.keep).await?;
+            self.upstream.body(self.first(), &self.path(extension), limit, check, via, &self.shared).await?;
         self.note(entry);
         Ok(body)
     }
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_the_zip_is_asked_again_whoever_answers_last() {
+    fn the_entry_of_the_zip_is_asked_first() {
         let list = "http://a.example,http://b.example";
         let upstream = Upstream::new(list, UpstreamOptions::default()).unwrap();
         let source = upstream.version(&ModuleVersion::parse("example.com/m@v1.0.0").unwrap());
@@ -168,16 +169,16 @@ mod tests {
     }
 
     #[test]
-    fn a_zip_that_failed_is_asked_for_elsewhere_behind_a_bar() {
+    fn a_failed_zip_is_requested_from_the_next_entry_after_a_bar() {
         let upstream =
             Upstream::new("http://a.example|http://b.example,direct", UpstreamOptions::default()).unwrap();
         let source = upstream.version(&ModuleVersion::parse("example.com/m@v1.0.0").unwrap());
         let error = UpstreamError::Transport { url: "http://a.example/".into(), reason: "reset".into() };
-        assert!(!source.zip_failed(&error), "none was begun");
+        assert!(!source.zip_failed(&error), "no zip has started");
         source.pin().zip = Some(0);
         assert!(source.zip_failed(&error));
         assert_eq!(source.first(), 1);
-        assert!(!source.zip_failed(&error), "behind a comma only absence counts");
+        assert!(!source.zip_failed(&error), "after a comma only absence counts");
         assert_eq!(source.first(), 1);
     }
 }

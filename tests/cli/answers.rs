@@ -1,4 +1,4 @@
-//! What changes with time, asked of the real programs: in an outage, after a kill, offline, and by a real `go`
+//! Answers that change with time, from the real programs: in an outage, after a kill, offline, and by a real `go`
 //! client that has nothing of its own.
 
 use std::fs;
@@ -16,12 +16,12 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("the last answers stand in an outage, after a kill", None, outage),
         trial("many clients of two servers ask once each", None, crowd),
-        trial("offline only what is stored is named", None, offline),
-        trial("private names stay here, capitals or not", None, private),
-        trial("what a fill verified is kept for clients", None, verified_by_a_fill),
-        trial("what the database has not signed is not kept", None, unsigned),
+        trial("an offline server names stored versions only", None, offline),
+        trial("private names are sent to nobody else, capitals or not", None, private),
+        trial("hashes that a fill verified are kept for clients", None, verified_by_a_fill),
+        trial("records that the database has not signed are not kept", None, unsigned),
         trial(
-            "a client with nothing of its own verifies offline what was verified before",
+            "a fresh client verifies offline with the hashes of earlier fills",
             missing_tool("go", &["version"]),
             offline_checksums,
         ),

@@ -85,7 +85,7 @@ fn versions(root: &Path) -> BTreeMap<String, [Vec<u8>; 3]> {
     found
 }
 
-/// What a plan's whole versions are in a store, those left out whose zip only a look at all of it finds wrong.
+/// Returns the whole versions of a plan as a store holds them, without those whose zip is corrupt inside.
 fn expected(plan: &Plan) -> BTreeMap<String, [Vec<u8>; 3]> {
     let whole = plan.whole.iter().filter(|(module, ..)| *module != "example.com/hole");
     whole

@@ -1,4 +1,4 @@
-//! What becomes of damage: `stoa verify`, `stoa quarantine` and a server, on versions that were broken by hand.
+//! Damaged versions: `stoa verify`, `stoa quarantine` and a server, on versions that a test damages.
 
 use std::fs;
 use std::path::Path;
@@ -19,11 +19,11 @@ pub(crate) fn cases() -> Vec<Case> {
         verify_finds_every_damage,
         what_changed_without_a_trace_is_found_again,
         the_last_line_says_where_to_look,
-        verify_beside_a_server_mends_what_is_asked_for_next,
+        verify_beside_a_server_lets_the_next_request_fetch_again,
         only_what_is_named_is_looked_at,
         two_verifies_share_the_work,
         verify_beside_fills_disturbs_none,
-        what_was_mended_is_restored,
+        a_repaired_version_is_restored,
         a_restore_yields_to_what_is_there,
         only_what_is_named_is_purged,
         the_list_works_on_every_state_and_changes_nothing,
@@ -53,7 +53,7 @@ fn quarantined(root: &Path) -> Vec<Value> {
     lines
 }
 
-/// What a damage leaves.
+/// The state of a version after a damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaves {
     /// A version that is broken.
@@ -70,7 +70,7 @@ struct Damage {
     act: Box<dyn Fn(&Path)>,
 }
 
-/// Where an entry of the directory begins.
+/// Returns the offset of the first directory entry.
 fn directory(zip: &[u8]) -> usize {
     zip.windows(4).position(|four| four == b"PK\x01\x02").unwrap()
 }
@@ -226,7 +226,7 @@ fn the_last_line_says_where_to_look() {
     assert!(line.contains("`stoa quarantine list`"), "{line}");
 }
 
-fn verify_beside_a_server_mends_what_is_asked_for_next() {
+fn verify_beside_a_server_lets_the_next_request_fetch_again() {
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20_000);
     let dir = tempfile::tempdir().unwrap();
@@ -326,7 +326,7 @@ fn with_a_broken_one(module: &Module, root: &Path) -> String {
     quarantined(root)[0]["id"].as_str().unwrap().to_owned()
 }
 
-fn what_was_mended_is_restored() {
+fn a_repaired_version_is_restored() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     let module = Module::new(PAIR, 5000);

@@ -18,7 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         testkit::trial("fifty starters make one store", None, fifty_starters),
         testkit::trial("fifty starters on an old store upgrade it once", None, one_migration),
-        testkit::trial("who waits for a migration writes nothing", tracer::missing(), waiting),
+        testkit::trial("a process that waits for a migration writes nothing", tracer::missing(), waiting),
         testkit::trial("two servers and fifty clients fetch one version once", None, one_fetch),
     ]
 }
@@ -137,7 +137,7 @@ fn waiting() {
     assert_eq!((after.ctime(), after.ctime_nsec()), (before.ctime(), before.ctime_nsec()));
 }
 
-/// Is what a second writing of the marker would change.
+/// Returns the stamps that a second write of the marker would change.
 fn marker(root: &Path) -> (u64, i64, i64, u64) {
     let meta = fs::metadata(root.join("layout.v2")).unwrap();
     (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())

@@ -19,20 +19,20 @@ use testkit::{missing_tool, told, trial};
 pub(crate) fn cases() -> Vec<Case> {
     let missing = || missing_tool("go", &["version"]).or_else(|| missing_tool("git", &["--version"]));
     vec![
-        trial("direct: a private module is got by branch, commit and version", missing(), by_every_name),
-        trial("direct: a module in a folder, a later major and one without go.mod", missing(), odd_modules),
-        trial("direct: one go command for the files of a version", missing(), one_command),
-        trial("direct: what version control says becomes a status", missing(), statuses),
-        trial("direct: a git that hangs is a timeout, and is ended", missing(), hanging),
-        trial("direct: a git that hangs holds up no other upstream", missing(), hanging_beside),
-        trial("direct: it takes over from a proxy whose zip breaks off", missing(), takes_over),
-        trial("direct: a missing or old go command is told of as such", missing(), no_go),
-        trial("direct: a stopped proxy leaves nothing behind", missing(), stopped),
-        trial("direct: a killed proxy leaves nothing behind its next start", missing(), killed),
+        trial("a private module is fetched by branch, commit and version", missing(), by_every_name),
+        trial("a module in a folder, a later major and a module without go.mod", missing(), odd_modules),
+        trial("one go command serves all files of a version", missing(), one_command),
+        trial("errors of version control become a status", missing(), statuses),
+        trial("a git that hangs is a timeout and is killed", missing(), hanging),
+        trial("a git that hangs does not block other upstreams", missing(), hanging_beside),
+        trial("version control takes over from a proxy whose zip is aborted", missing(), takes_over),
+        trial("a missing or old go command is reported", missing(), no_go),
+        trial("a stopped server leaves nothing behind", missing(), stopped),
+        trial("the next start removes what a killed server left", missing(), killed),
     ]
 }
 
-/// Where a module of ours is said to be; git is told where it really is.
+/// The host in the paths of the test modules; git is configured to use local folders instead.
 const HOST: &str = "github.com/stoa-test";
 
 /// Repositories, and an environment in which they are found.
@@ -143,7 +143,7 @@ impl World {
         fs::write(self.path("client").join("go.mod"), "module example.com/client\n\ngo 1.20\n").unwrap();
     }
 
-    /// What the proxy has in its folder for temporary files.
+    /// Returns the entries of the server's folder for temporary files.
     fn scratch(&self) -> Vec<PathBuf> {
         fs::read_dir(self.path("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
@@ -282,7 +282,7 @@ fn one_command() {
     server::terminate(&child);
     assert!(child.wait().unwrap().success());
     let log = fs::read_to_string(log).unwrap();
-    let runs: Vec<&str> = log.lines().filter(|line| line.contains("running go ")).collect();
+    let runs: Vec<&str> = log.lines().filter(|line| line.contains("running the go command")).collect();
     assert_eq!(runs.len(), 1, "{runs:?}");
 }
 
@@ -309,8 +309,8 @@ fn statuses() {
         ("github.com/nowhere/x/@v/list".to_owned(), 502, "Connection refused"),
         ("github.com/nowhere/x/@v/v1.0.0.zip".to_owned(), 502, "Connection refused"),
         ("github.com/refused/x/@latest".to_owned(), 403, "403"),
-        (format!("{HOST}/new/@v/v1.0.0.zip"), 502, "log says more"),
-        (format!("{HOST}/new/@v/v1.0.0.info"), 502, "log says more"),
+        (format!("{HOST}/new/@v/v1.0.0.zip"), 502, "see the server log"),
+        (format!("{HOST}/new/@v/v1.0.0.info"), 502, "see the server log"),
     ] {
         let (got, body) = server.get(&format!("/{path}"));
         let body = String::from_utf8_lossy(&body);
@@ -432,14 +432,14 @@ fn no_go() {
         let server = Server::start_with(proxy.env("PATH", directory).stderr(fs::File::create(&log).unwrap()));
         let (status, body) = server.get(&path);
         let body = String::from_utf8(body).unwrap();
-        assert!(status == 502 && body.contains("log says more"), "{status} {body}");
+        assert!(status == 502 && body.contains("see the server log"), "{status} {body}");
         assert!(!body.contains("PATH") && !body.contains("install Go"), "{body}");
         fs::read_to_string(&log).unwrap()
     };
     let empty = world.path("empty");
     fs::create_dir(&empty).unwrap();
     let log = asked(&empty);
-    assert!(log.contains("go cannot be run") && log.contains("install Go"), "{log}");
+    assert!(log.contains("cannot run go") && log.contains("install Go"), "{log}");
 
     // With go, and without git.
     let output = Command::new("go").args(["env", "GOROOT"]).output().unwrap();

@@ -20,17 +20,16 @@ use testkit::{missing_tool, program, told, trial};
 pub(crate) fn cases() -> Vec<Case> {
     let missing = missing_tool("go", &["version"]);
     vec![
-        trial("what is named is fetched once", None, named),
-        trial("a go.mod and a go.sum say what to fetch", None, lists),
-        trial("another one than the go.sum says is told", None, differs),
-        trial("the worst of all counts", None, worst),
+        trial("named versions are fetched once", None, named),
+        trial("a go.mod and a go.sum list the versions to fetch", None, lists),
+        trial("a mismatch with the go.sum is reported", None, differs),
+        trial("the worst failure decides the exit code", None, worst),
         trial("a damaged record stops no other version", None, damaged),
-        trial("without anything to fetch, or from, no store is made", None, refused),
-        trial("a fetch that is stopped goes on", None, stopped),
+        trial("without versions or upstream no store is created", None, refused),
+        trial("a stopped fetch resumes", None, stopped),
         trial("a program of 40 modules builds offline from its go.sum", missing.clone(), program_builds)
             .slow(),
-        trial("what was fetched is carried over an air gap, and then only what is new", missing, air_gap)
-            .slow(),
+        trial("fetched versions cross an air gap, then only new versions do", missing, air_gap).slow(),
     ]
 }
 
@@ -76,7 +75,7 @@ fn named() {
     assert_eq!(server.get("/example.com/three/@v/v1.0.0.zip").0, 200);
 }
 
-/// Is the line of a go.sum for a module's zip, and the one for its go.mod.
+/// Returns the line of a go.sum for a module's zip, and the one for its go.mod.
 fn sums(module: &Module) -> String {
     let (path, version) = (module.version.path(), module.version.version());
     let zip = stoa_gomod::zip::examine(&module.zip, &module.version).unwrap().h1;
@@ -163,7 +162,7 @@ fn damaged() {
     let ended = fetch(&programs, upstream.url(), &wanted);
     assert_eq!((ended.code, counts(&ended)), (69, [2, 0, 0, 0, 1]), "{ended:?}");
     let failed = lines(&ended).into_iter().find(|line| line["event"] == "failed").unwrap();
-    assert!(failed["reason"].as_str().unwrap().contains("fix the file"), "{failed}");
+    assert!(failed["reason"].as_str().unwrap().contains("help: fix the file"), "{failed}");
 }
 
 fn refused() {

@@ -21,9 +21,9 @@ const ZIP: &str = "/example.com/m/@v/v1.0.0.zip";
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients),
-        trial("modules that are fetched at a time keep apart", None, three_at_a_time),
-        trial("whoever waits takes over from a server that is killed", tracer::missing(), takeover),
-        trial("whoever waits takes over while the upstream is slow", None, takeover_of_a_slow_fill),
+        trial("modules fetched at the same time keep their own bytes", None, three_at_a_time),
+        trial("a waiting server takes over from a killed server", tracer::missing(), takeover),
+        trial("a waiting server takes over while the upstream is slow", None, takeover_of_a_slow_fill),
     ]
 }
 
@@ -192,7 +192,7 @@ fn takeover() {
 struct Race {
     calls: usize,
     hit: Option<String>,
-    /// What the server gave that was not disturbed, and how long after both were asked.
+    /// The answer of the undisturbed server, and the time since both were asked.
     waited: Vec<u8>,
     took: Duration,
 }

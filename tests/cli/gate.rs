@@ -27,21 +27,21 @@ pub(crate) fn cases() -> Vec<Case> {
     let is_root = rustix::process::geteuid().is_root();
     let mounts = missing_tool("unshare", &["--map-root-user", "--mount", "true"]);
     vec![
-        trial("a missing store is made", None, a_missing_store_is_made),
+        trial("a missing store is created", None, a_missing_store_is_created),
         trial("a current store is left alone", None, a_current_store_is_left_alone),
-        trial("of fifty starters one makes the store", None, of_fifty_starters_one_makes_the_store),
+        trial("one of fifty starters creates the store", None, one_of_fifty_starters_creates_the_store),
         trial("an interrupted creation is finished", None, an_interrupted_creation_is_finished),
         trial("an older interrupted creation is finished", None, an_older_interrupted_creation_is_finished),
-        trial("an older store is brought up", None, an_older_store_is_brought_up),
+        trial("an older store is upgraded", None, an_older_store_is_upgraded),
         trial("up and back gives the same store", None, up_and_back_gives_the_same_store),
-        trial("what is foreign is refused untouched", None, what_is_foreign_is_refused_untouched),
+        trial("a foreign folder is refused untouched", None, a_foreign_folder_is_refused_untouched),
         trial("two markers are refused untouched", None, two_markers_are_refused_untouched),
         trial("a newer store is refused untouched", None, a_newer_store_is_refused_untouched),
         trial("an older release refuses a newer store", None, an_older_release_refuses_a_newer_store),
-        trial("a step back is a persons decision", None, a_step_back_is_a_persons_decision),
+        trial("a downgrade needs a person", None, a_downgrade_needs_a_person),
         trial("a store in use is not migrated", None, a_store_in_use_is_not_migrated),
         trial("a signal stops a waiter", None, a_signal_stops_a_waiter),
-        trial("the end of the starter stops the migrator", None, the_end_of_the_starter_stops_the_migrator),
+        trial("the migrator stops when its starter ends", None, the_migrator_stops_when_its_starter_ends),
         trial("a name in the way is refused", None, a_name_in_the_way_is_refused),
         trial("a folder that cannot be written is refused", None, a_folder_that_cannot_be_written_is_refused),
         trial(
@@ -56,7 +56,7 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .unless((!is_root).then(|| "only root can give a folder away".to_owned())),
         trial("a missing migrator is named", None, a_missing_migrator_is_named),
-        trial("a migrator of another release is told", None, a_migrator_of_another_release_is_told),
+        trial("a migrator of another release is reported", None, a_migrator_of_another_release_is_reported),
         trial("the migrator can be forbidden", None, the_migrator_can_be_forbidden),
         trial(
             "a read only file system is refused with a way out",
@@ -105,7 +105,7 @@ fn assert_same(before: &BTreeMap<PathBuf, tree::Entry>, after: &BTreeMap<PathBuf
     assert!(new.is_empty(), "{new:?}");
 }
 
-fn a_missing_store_is_made() {
+fn a_missing_store_is_created() {
     let programs = Programs::current();
     let ended = programs.stoa(CREATING);
     assert_eq!(ended.code, 1, "{ended:?}");
@@ -134,7 +134,7 @@ fn a_current_store_is_left_alone() {
     assert_same(&before, &snapshot(&root));
 }
 
-fn of_fifty_starters_one_makes_the_store() {
+fn one_of_fifty_starters_creates_the_store() {
     let programs = Programs::current();
     let children: Vec<Child> = (0..50).map(|_| programs.command("stoa", CREATING).spawn().unwrap()).collect();
     let ended: Vec<Ended> = children.into_iter().map(Ended::from_child).collect();
@@ -163,7 +163,7 @@ fn an_older_interrupted_creation_is_finished() {
     assert!(names.contains(&"layout.v3".to_owned()) && names.contains(&"labels".to_owned()), "{names:?}");
 }
 
-fn an_older_store_is_brought_up() {
+fn an_older_store_is_upgraded() {
     let next = Programs::next();
     let root = older_store(&next);
     let version = put_version(&root);
@@ -188,7 +188,7 @@ fn up_and_back_gives_the_same_store() {
     assert_eq!(tree::shape(&root), before);
 }
 
-fn what_is_foreign_is_refused_untouched() {
+fn a_foreign_folder_is_refused_untouched() {
     let programs = Programs::next();
     let checkout = programs.folder().join("checkout");
     fs::create_dir_all(checkout.join(".git/refs/heads")).unwrap();
@@ -243,7 +243,7 @@ fn an_older_release_refuses_a_newer_store() {
     assert_refused(&root, 78, || current.migrate(["--store", store, "--to", "v3"]));
 }
 
-fn a_step_back_is_a_persons_decision() {
+fn a_downgrade_needs_a_person() {
     let next = Programs::next();
     let root = next.make_store();
     fs::rename(root.join("layout.v3"), root.join("migrating.v3-v2")).unwrap();
@@ -309,7 +309,7 @@ fn kill(signal: &str, pid: u32) {
     assert!(status.success());
 }
 
-fn the_end_of_the_starter_stops_the_migrator() {
+fn the_migrator_stops_when_its_starter_ends() {
     if cfg!(not(target_os = "linux")) {
         return;
     }
@@ -487,7 +487,7 @@ fn a_missing_migrator_is_named() {
     assert!(!programs.store().exists());
 }
 
-fn a_migrator_of_another_release_is_told() {
+fn a_migrator_of_another_release_is_reported() {
     let (programs, next) = (Programs::current(), Programs::next());
     fs::remove_file(programs.program("stoa-migrate")).unwrap();
     fs::copy("/bin/true", programs.program("stoa-migrate")).unwrap();

@@ -47,7 +47,7 @@ const MODULES: [(&str, &str); 8] = [
     ("example.com/x/v1.2.3/sub", "v1.0.0"),
 ];
 
-/// What is in the folder, told apart by nothing but names and bytes: that is what a checkout keeps.
+/// The names and bytes of a folder, which is all that a checkout keeps.
 type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
 fn folder() -> PathBuf {

@@ -106,7 +106,7 @@ impl Scene {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
-    /// What is in the store but for what is derived.
+    /// Returns the content of the store without derived files.
     fn stored(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut shape = tree::shape(&self.dir.path().join("store"));
         // The file that claims are locks on stays.
@@ -197,53 +197,55 @@ fn suffers_zip(scene: &Scene, name: &str, status: u16, words: &str, reply: impl 
 
 fn zips_that_break_off() {
     let scene = Scene::new();
-    suffers_zip(&scene, "short", 502, "could not be fetched", |module| {
+    suffers_zip(&scene, "short", 502, "cannot download", |module| {
         Script::Raw(announced(module.zip.len() + 1000, &module.zip))
     });
-    suffers_zip(&scene, "cut-chunks", 502, "could not be fetched", |module| {
+    suffers_zip(&scene, "cut-chunks", 502, "cannot download", |module| {
         Script::Raw(chunked(&module.zip[..module.zip.len() - 500], false))
     });
-    suffers_zip(&scene, "no-last-chunk", 502, "could not be fetched", |module| {
+    suffers_zip(&scene, "no-last-chunk", 502, "cannot download", |module| {
         Script::Raw(chunked(&module.zip, false))
     });
-    suffers_zip(&scene, "reset", 502, "could not be fetched", |module| {
+    suffers_zip(&scene, "reset", 502, "cannot download", |module| {
         Script::Reset(announced(module.zip.len(), &module.zip[..module.zip.len() / 2]))
     });
-    suffers_zip(&scene, "stall", 504, "took too long", |module| {
+    suffers_zip(&scene, "stall", 504, "timed out", |module| {
         Script::Stall(announced(module.zip.len(), &module.zip[..module.zip.len() / 2]))
     });
-    suffers_zip(&scene, "drip", 504, "took too long", |module| {
+    suffers_zip(&scene, "drip", 504, "timed out", |module| {
         Script::Drip(announced(module.zip.len(), &module.zip[..1000]))
     });
 }
 
 fn zips_that_are_others() {
     let scene = Scene::new();
-    suffers_zip(&scene, "cut", 502, "of no use", |module| ok(&module.zip[..module.zip.len() - 300]));
-    suffers_zip(&scene, "longer", 502, "of no use", |module| {
+    suffers_zip(&scene, "cut", 502, "invalid version", |module| ok(&module.zip[..module.zip.len() - 300]));
+    suffers_zip(&scene, "longer", 502, "invalid version", |module| {
         Script::Raw(announced(module.zip.len() - 1000, &module.zip))
     });
-    suffers_zip(&scene, "crc", 502, "of no use", |module| {
+    suffers_zip(&scene, "crc", 502, "invalid version", |module| {
         let mut zip = module.zip.clone();
         let middle = zip.len() / 2;
         zip[middle] ^= 0x55;
         ok(&zip)
     });
-    suffers_zip(&scene, "hole", 502, "of no use", |module| {
+    suffers_zip(&scene, "hole", 502, "invalid version", |module| {
         let mut zip = module.zip.clone();
         let middle = zip.len() / 2;
         zip[middle..middle + 1000].fill(0);
         Script::Raw(chunked(&zip, true))
     });
-    suffers_zip(&scene, "prefix", 502, "of no use", |module| {
+    suffers_zip(&scene, "prefix", 502, "invalid version", |module| {
         ok(&Module::new("example.com/another@v1.0.0", module.zip.len()).zip)
     });
-    suffers_zip(&scene, "version-in-zip", 502, "of no use", |module| {
+    suffers_zip(&scene, "version-in-zip", 502, "invalid version", |module| {
         ok(&Module::new(&format!("{}@v1.0.1", module.version.path()), module.zip.len()).zip)
     });
-    suffers_zip(&scene, "page", 502, "it is no zip", |_| ok(b"<html>Please log in</html>"));
-    suffers_zip(&scene, "empty", 502, "it is no zip", |_| ok(b""));
-    suffers_zip(&scene, "huge", 502, "larger than", |module| Script::Raw(announced(600 << 20, &module.zip)));
+    suffers_zip(&scene, "page", 502, "it is not a zip", |_| ok(b"<html>Please log in</html>"));
+    suffers_zip(&scene, "empty", 502, "it is not a zip", |_| ok(b""));
+    suffers_zip(&scene, "huge", 502, "exceeds the limit", |module| {
+        Script::Raw(announced(600 << 20, &module.zip))
+    });
 }
 
 fn zips_that_swell() {
@@ -255,7 +257,7 @@ fn zips_that_swell() {
         let mut zip = stoa_gomod::zip::create(&module.version, files).unwrap();
         assert!(zip.len() < 1 << 20, "it shrinks well");
         assert_eq!(redeclare(&mut zip, zeros.len() as u32, size), 1);
-        scene.suffers(name, &module, "@v/v1.0.0.zip", ok(&zip), 502, "of no use");
+        scene.suffers(name, &module, "@v/v1.0.0.zip", ok(&zip), 502, "invalid version");
     }
 }
 
@@ -277,25 +279,25 @@ fn small_files_that_are_others() {
     let cut = |body: &[u8]| Script::Raw(announced(1000, body));
     let flood = || Script::Flood(head(200, "Transfer-Encoding: chunked\r\n"));
     let info = br#"{"Version":"v1.0.1","Time":"2024-01-02T03:04:05Z"}"#;
-    let (other, odd) = ("something else than what was asked for", "of no use");
+    let (other, odd) = ("invalid answer", "invalid version");
     for (name, file, reply, status, words) in [
         ("info-version", "@v/v1.0.0.info", ok(info), 502, "v1.0.1"),
         ("info-page", "@v/v1.0.0.info", page(), 502, other),
         ("info-empty", "@v/v1.0.0.info", ok(b""), 502, other),
         ("info-array", "@v/v1.0.0.info", ok(b"[]"), 502, other),
-        ("info-cut", "@v/v1.0.0.info", cut(info), 502, "could not be fetched"),
+        ("info-cut", "@v/v1.0.0.info", cut(info), 502, "cannot download"),
         ("info-nothing", "@v/v1.0.0.info", Script::Raw(head(200, "")), 502, other),
-        ("info-reset", "@v/v1.0.0.info", Script::Reset(announced(500, b"{")), 502, "could not be fetched"),
-        ("info-stall", "@v/v1.0.0.info", Script::Stall(announced(50, b"{")), 504, "took too long"),
-        ("info-drip", "@v/v1.0.0.info", Script::Drip(announced(100_000, b"{")), 504, "took too long"),
-        ("info-flood", "@v/v1.0.0.info", flood(), 502, "larger than"),
+        ("info-reset", "@v/v1.0.0.info", Script::Reset(announced(500, b"{")), 502, "cannot download"),
+        ("info-stall", "@v/v1.0.0.info", Script::Stall(announced(50, b"{")), 504, "timed out"),
+        ("info-drip", "@v/v1.0.0.info", Script::Drip(announced(100_000, b"{")), 504, "timed out"),
+        ("info-flood", "@v/v1.0.0.info", flood(), 502, "exceeds the limit"),
         ("mod-page", "@v/v1.0.0.mod", page(), 502, other),
         ("mod-empty", "@v/v1.0.0.mod", ok(b""), 502, other),
-        ("mod-flood", "@v/v1.0.0.mod", flood(), 502, "larger than"),
-        ("mod-stall", "@v/v1.0.0.mod", Script::Stall(announced(50, b"module")), 504, "took too long"),
+        ("mod-flood", "@v/v1.0.0.mod", flood(), 502, "exceeds the limit"),
+        ("mod-stall", "@v/v1.0.0.mod", Script::Stall(announced(50, b"module")), 504, "timed out"),
         ("list-page", "@v/list", page(), 502, other),
-        ("list-flood", "@v/list", flood(), 502, "larger than"),
-        ("list-stall", "@v/list", Script::Stall(announced(50, b"v1")), 504, "took too long"),
+        ("list-flood", "@v/list", flood(), 502, "exceeds the limit"),
+        ("list-stall", "@v/list", Script::Stall(announced(50, b"v1")), 504, "timed out"),
         ("latest-page", "@latest", page(), 502, other),
         ("latest-empty", "@latest", ok(b""), 502, other),
     ] {

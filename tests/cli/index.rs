@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         pages_of_the_catalog_add_up,
         questions_and_their_answers,
         the_migrator_builds_it_when_asked,
-        another_may_be_told_to_keep_it,
+        only_one_server_keeps_the_index_if_configured,
     ]
 }
 
@@ -52,7 +52,7 @@ fn put(root: &Path, escaped: &str, version: &str) {
     }
 }
 
-/// What the index should say.
+/// Returns the rows that the index should have.
 fn tree(root: &Path) -> Rows {
     let modules = root.join("modules");
     let mut rows = Rows::new();
@@ -88,7 +88,7 @@ fn database(root: &Path) -> PathBuf {
     root.join("index").join(newest.unwrap().to_string()).join("index.sqlite")
 }
 
-/// What the index says.
+/// Returns the rows of the index.
 fn rows(root: &Path) -> Rows {
     let connection = rusqlite::Connection::open(database(root)).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -482,7 +482,7 @@ fn the_migrator_builds_it_when_asked() {
     assert!(server.stop().success());
 }
 
-fn another_may_be_told_to_keep_it() {
+fn only_one_server_keeps_the_index_if_configured() {
     let programs = Programs::current();
     let root = programs.make_store();
     put(&root, "example.com/m", "v1.0.0");

@@ -12,10 +12,10 @@ pub(crate) fn cases() -> Vec<Case> {
     cases![
         installs_both_side_by_side_and_makes_no_store,
         an_installed_stoa_finds_its_migrator_through_a_symlink,
-        a_store_that_is_refused_is_said_and_the_programs_are_there,
+        a_refused_store_is_reported_and_the_programs_are_installed,
         what_it_says_to_run_can_be_run,
         what_is_in_the_way_stays,
-        an_old_store_is_brought_along_and_the_way_back_is_told,
+        an_old_store_is_upgraded_and_the_downgrade_is_explained,
         bad_usage_says_so,
     ]
 }
@@ -71,7 +71,7 @@ fn an_installed_stoa_finds_its_migrator_through_a_symlink() {
     assert!(store.join("layout.v2").is_file());
 }
 
-fn a_store_that_is_refused_is_said_and_the_programs_are_there() {
+fn a_refused_store_is_reported_and_the_programs_are_installed() {
     let home = tempfile::tempdir().unwrap();
     let store = home.path().join("store");
     fs::create_dir(&store).unwrap();
@@ -113,7 +113,7 @@ fn what_is_in_the_way_stays() {
     assert_eq!(output.status.code(), Some(73), "{}", text(&output));
 }
 
-fn an_old_store_is_brought_along_and_the_way_back_is_told() {
+fn an_old_store_is_upgraded_and_the_downgrade_is_explained() {
     let home = tempfile::tempdir().unwrap();
     let store = home.path().join("a store's place");
     let pair = "example.org/Upper@v1.0.0";

@@ -1,4 +1,4 @@
-//! What a store holds that is no part of it: listed in every state, moved out, and counted.
+//! Leftovers in a store: listed in every state, moved out, and counted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
 const WHOLE: [&str; 3] =
     ["example.org/Upper/m@v1.0.0", "example.org/x@v1.2.3", "example.org/x/v1.2.3/sub@v0.1.0"];
 
-/// What lies beside them in a v0 store, and the beginning of the reason.
+/// Leftovers of a v0 store, with the beginning of each reason.
 const ODD: [(&str, &str); 7] = [
     ("example.org/half/v1.0.0", "incomplete: it has no zip"),
     ("example.org/empty/v1.0.0", "incomplete: its go.mod is empty"),

@@ -13,6 +13,7 @@ mod carry;
 mod check;
 mod checksum;
 mod command_line;
+mod commands;
 mod concurrency;
 mod direct;
 mod fetch;
@@ -42,6 +43,7 @@ fn main() {
         ("check", check::cases()),
         ("checksum", checksum::cases()),
         ("command_line", command_line::cases()),
+        ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
         ("direct", direct::cases()),
         ("fetch", fetch::cases()),

@@ -1,4 +1,4 @@
-//! What is done about which module: modes, allowed and denied versions, upstreams of their own.
+//! Rules for modules: modes, allowed and denied versions, upstreams of their own.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -9,15 +9,15 @@ use testkit::upstream::Upstream;
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
-        what_is_not_there_may_be_fetched_in_the_background,
-        what_is_not_there_may_be_elsewhere,
+        a_missing_version_may_be_fetched_in_the_background,
+        a_missing_version_may_be_redirected,
         what_is_not_there_may_stay_away,
-        what_is_denied_is_given_to_nobody,
+        denied_versions_are_served_to_nobody,
         what_is_denied_is_named_by_no_query_that_was_answered_before,
         modules_have_upstreams_of_their_own,
-        what_a_rule_makes_private_no_checksum_database_hears_of,
+        modules_that_a_rule_makes_private_are_not_sent_to_a_checksum_database,
         a_version_is_looked_up_where_its_module_comes_from,
-        what_another_upstream_said_is_forgotten,
+        answers_of_a_former_upstream_are_forgotten,
         an_upstream_that_hangs_leaves_room_for_others,
     ]
 }
@@ -40,7 +40,7 @@ fn until(server: &Server, path: &str, status: u16) {
     }
 }
 
-fn what_is_not_there_may_be_fetched_in_the_background() {
+fn a_missing_version_may_be_fetched_in_the_background() {
     let folder = tempfile::tempdir().unwrap();
     let upstream = Upstream::start();
     let module = upstream.offer("example.org/m@v1.0.0", 1000);
@@ -53,7 +53,7 @@ fn what_is_not_there_may_be_fetched_in_the_background() {
     assert_eq!(upstream.asked(".zip"), 1);
 }
 
-fn what_is_not_there_may_be_elsewhere() {
+fn a_missing_version_may_be_redirected() {
     let folder = tempfile::tempdir().unwrap();
     let upstream = Upstream::start();
     upstream.offer("example.org/Acme/m@v1.0.0", 1000);
@@ -97,13 +97,13 @@ fn what_is_not_there_may_stay_away() {
     let asked = upstream.asked("");
     let (status, body) = text(server.get("/git.corp.example/m/@v/v1.0.0.mod"));
     assert_eq!(status, 404);
-    assert!(body.contains("the configuration says not to fetch it"), "{body}");
+    assert!(body.contains("the configuration forbids downloading it"), "{body}");
     assert_eq!(server.get("/git.corp.example/m/@v/v1.1.0.zip"), (200, stored.zip));
     assert_eq!(text(server.get("/git.corp.example/m/@v/list")), (200, "v1.1.0\n".to_owned()));
     assert_eq!(upstream.asked(""), asked, "the upstream was asked");
 }
 
-fn what_is_denied_is_given_to_nobody() {
+fn denied_versions_are_served_to_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let upstream = Upstream::start();
     for version in ["v1.0.0", "v1.1.0", "v1.2.0"] {
@@ -184,7 +184,7 @@ fn modules_have_upstreams_of_their_own() {
     assert_eq!((public.asked_at("git.corp.example"), private.asked_at("example.org")), (0, 0));
 }
 
-fn what_a_rule_makes_private_no_checksum_database_hears_of() {
+fn modules_that_a_rule_makes_private_are_not_sent_to_a_checksum_database() {
     let folder = tempfile::tempdir().unwrap();
     let upstream = Upstream::start();
     upstream.put("/sumdb/sum.example/supported", "");
@@ -236,7 +236,7 @@ fn a_version_is_looked_up_where_its_module_comes_from() {
     assert_eq!((asked(&one), asked(&other)), ([1, 0, 0, 1], [0, 1, 0, 0]));
 }
 
-fn what_another_upstream_said_is_forgotten() {
+fn answers_of_a_former_upstream_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let (public, private) = (Upstream::start(), Upstream::start());
     public.offer("git.corp.example/m@v1.9.9", 100);

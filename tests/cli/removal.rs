@@ -1,4 +1,4 @@
-//! What becomes of versions that are removed, forbidden or pruned: the real programs, with servers and an upstream
+//! Versions that are removed, forbidden or pruned: the real programs, with servers and an upstream
 //! beside them.
 
 use std::collections::BTreeSet;
@@ -20,14 +20,14 @@ use testkit::{create, told};
 pub(crate) fn cases() -> Vec<Case> {
     cases![
         what_is_removed_is_fetched_again_and_must_be_the_same,
-        a_mod_that_is_another_one_is_told_to_nobody,
-        a_tombstone_is_told_for_every_file_until_it_is_lifted,
+        a_go_mod_that_differs_from_its_record_is_served_to_nobody,
+        a_tombstone_is_reported_for_every_file_until_it_is_lifted,
         a_module_means_its_own_versions_and_a_dry_run_changes_nothing,
         clients_read_whole_files_while_versions_are_removed,
         the_least_recently_used_go_by_size_and_by_time,
         notes_of_last_use_outlive_a_restart_and_their_loss_makes_nothing_old,
         a_prune_beside_servers_leaves_what_they_fill,
-        a_damaged_record_lets_nothing_in_and_says_how_to_mend_it,
+        a_damaged_record_blocks_the_version_and_the_error_says_how_to_fix_it,
     ]
 }
 
@@ -124,7 +124,7 @@ fn what_is_removed_is_fetched_again_and_must_be_the_same() {
     assert!(server.stop().success());
 }
 
-fn a_mod_that_is_another_one_is_told_to_nobody() {
+fn a_go_mod_that_differs_from_its_record_is_served_to_nobody() {
     let (dir, root) = store();
     let tree = dir.path().join("tree");
     let mut module = Module::new(PAIR, 2000);
@@ -164,7 +164,7 @@ fn ask(url: &str, path: &str, header: &str) -> (u16, String) {
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-fn a_tombstone_is_told_for_every_file_until_it_is_lifted() {
+fn a_tombstone_is_reported_for_every_file_until_it_is_lifted() {
     let (_dir, root) = store();
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20_000);
@@ -498,7 +498,7 @@ fn a_prune_beside_servers_leaves_what_they_fill() {
     assert_eq!(run(&root, &["verify", "--again"]).status.code(), Some(0));
 }
 
-fn a_damaged_record_lets_nothing_in_and_says_how_to_mend_it() {
+fn a_damaged_record_blocks_the_version_and_the_error_says_how_to_fix_it() {
     let programs = Programs::current();
     let root = programs.make_store();
     let upstream = Upstream::start();
@@ -511,7 +511,11 @@ fn a_damaged_record_lets_nothing_in_and_says_how_to_mend_it() {
     assert!(!text(&body).contains("records/"), "a client learns no path");
     let output = run(&root, &["remove", "--tombstone", PAIR]);
     assert_eq!(output.status.code(), Some(74), "{}", told(&output));
-    assert!(told(&output).contains(RECORD) && told(&output).contains("fix the file"), "{}", told(&output));
+    assert!(
+        told(&output).contains(RECORD) && told(&output).contains("help: fix the file"),
+        "{}",
+        told(&output)
+    );
     assert!(!root.join(FOLDER).exists());
     // A version that is there is served whatever its record is.
     module.put_unsealed(&root);

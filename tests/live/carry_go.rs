@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// What the program needs besides, so that it has more than 100 dependencies.
+/// Further packages of the program, so that it has more than 100 dependencies.
 const MORE: [[&str; 2]; 3] = [
     ["github.com/prometheus/client_golang/prometheus", "github.com/prometheus/client_golang v1.17.0"],
     ["github.com/gin-gonic/gin", "github.com/gin-gonic/gin v1.9.1"],

@@ -90,7 +90,7 @@ fn builds_again(home: &Path, folder: &Path, url: &str, module_cache: &str) {
     assert!(same, "the program built through {url} is another one");
 }
 
-/// What must come back: names, kinds, modes, and of files the time and the bytes. Moves change the times of
+/// The state that must come back: names, kinds, modes, and of files the time and the bytes. Moves change the times of
 /// folders, whoever makes them.
 #[derive(Debug, PartialEq, Eq)]
 struct Was {
@@ -125,7 +125,7 @@ fn assert_same(before: &BTreeMap<PathBuf, Was>, after: &BTreeMap<PathBuf, Was>) 
     }
 }
 
-/// Is the versions with all three files, with the digests of info, mod and zip as the peer wrote them.
+/// Returns the versions with all three files, with the digests of info, mod and zip as the peer wrote them.
 fn versions_of(peer: Peer, manifest: &BTreeMap<PathBuf, Was>) -> BTreeMap<ModuleVersion, [String; 3]> {
     let digest = |path: &Path| manifest.get(path)?.file.as_ref().map(|(_, digest)| digest.clone());
     let mut versions = BTreeMap::new();

@@ -50,7 +50,7 @@ fn spoil(root: &Path, with: impl Fn(&Path)) {
     assert!(spoilt > 0, "nothing is kept");
 }
 
-/// Is every file of a store but the locks of those who have it open, with its content.
+/// Returns every file of a store with its content, without locks of open stores.
 fn snapshot(root: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = site::files_below(root)
         .into_iter()
@@ -313,7 +313,7 @@ fn an_absence_is_kept_for_a_moment_and_a_failure_not_at_all() {
 }
 
 #[test]
-fn a_list_of_a_folder_in_a_module_is_no_list() {
+fn a_folder_in_a_module_has_no_list() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::with_ttl(folder.path(), upstream.url());
@@ -402,7 +402,7 @@ fn who_wants_nothing_fetched_has_the_last_answer() {
 }
 
 #[test]
-fn offline_only_what_is_stored_is_named() {
+fn an_offline_server_names_stored_versions_only() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());

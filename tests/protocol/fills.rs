@@ -1,4 +1,4 @@
-//! What is not in the store is fetched once, sent on while it arrives, and stored.
+//! Missing versions are fetched once, streamed to clients while they arrive, and stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use testkit::client::Conversation;
 use testkit::upstream::{Gate, Module, Script, Upstream};
 
 const LARGE: usize = 2_000_000;
-/// What no client gets before the zip is published.
+/// The number of bytes that no client gets before the zip is published.
 const KEPT_BACK: usize = 64 * 1024;
 
 #[test]
@@ -293,7 +293,11 @@ fn a_mod_that_was_told_is_not_replaced_by_that_of_another_upstream() {
     assert_eq!(site.get(&told.path("mod")).body, told.modfile);
     let refused = site.get(&other.path("zip"));
     let text = String::from_utf8_lossy(&refused.body);
-    assert!(refused.status == 502 && text.contains("two upstreams disagree"), "{} {text}", refused.status);
+    assert!(
+        refused.status == 502 && text.contains("two upstreams have different go.mod files"),
+        "{} {text}",
+        refused.status
+    );
     site.assert_holds_nothing();
     assert_eq!(site.get(&told.path("mod")).body, told.modfile);
 }
@@ -438,7 +442,7 @@ fn a_zip_that_breaks_off_is_not_absent_since_the_next_upstream_has_none() {
 }
 
 #[test]
-fn a_transfer_that_is_not_what_is_stored_is_broken_off() {
+fn a_transfer_that_differs_from_the_stored_zip_is_aborted() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());

@@ -87,7 +87,7 @@ impl Site {
         self.store.cache().put(Shelf::Answers, &key, &Cached { at, body }).unwrap();
     }
 
-    /// Is the name in the cache of what its upstream answers at a path.
+    /// Returns the name in the cache for the upstream's answer at a path.
     pub(crate) fn key(&self, path: &str) -> String {
         self.tag.as_ref().map_or_else(|| path.to_owned(), |tag| format!("{path} {tag}"))
     }
@@ -156,7 +156,7 @@ impl Site {
         assert_eq!(pieces_below(self.store.root()), Vec::<PathBuf>::new());
     }
 
-    /// Is what lies where versions are written.
+    /// Returns the entries of the folder where versions are written.
     pub(crate) fn drafts(&self) -> Vec<PathBuf> {
         pieces_below(&self.store.root().join("staging"))
     }

@@ -36,13 +36,13 @@ pub(crate) fn cases() -> Vec<Case> {
     tests
 }
 
-/// What is disturbed. All of it happens below one folder: `store`, and `source` or `tree`.
+/// A disturbed command and its checks. All of it happens below one folder: `store`, and `source` or `tree`.
 #[derive(Clone, Copy)]
 struct Scenario {
     name: &'static str,
     prepare: fn(&Path),
     command: fn(&Path) -> Command,
-    /// What must be so whenever a program stopped.
+    /// The check after a program stopped.
     check: fn(&Scenario, &Path, &str),
     /// The version whose info a hand removed from the tree, so that it is listed until the next run.
     removed: Option<&'static str>,
@@ -190,7 +190,7 @@ fn exported(scenario: &Scenario, dir: &Path, when: &str) {
     }
 }
 
-/// What a run ends with: the store and the tree.
+/// The result of a run: the store and the tree.
 fn ends(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut whole = shape(&dir.join("store"));
     whole.extend(
@@ -199,7 +199,7 @@ fn ends(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     whole
 }
 
-/// What a run could not remove is left to the next one.
+/// Returns whether a path is a left-over file that the next run removes.
 fn is_swept(path: &Path) -> bool {
     let name = |at: usize| path.iter().nth(at).and_then(|name| name.to_str()).unwrap_or_default();
     name(0) == "staging" && name(1).starts_with("run-")

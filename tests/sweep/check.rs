@@ -239,7 +239,7 @@ fn verify_stops_and_goes_on() {
             let output = run(&root, &["verify"]);
             assert!(output.status.success(), "{}", testkit::told(&output));
             assert!(
-                testkit::told(&output).contains(&format!("; {done} sealed before;")),
+                testkit::told(&output).contains(&format!("; {done} already sealed;")),
                 "{}",
                 testkit::told(&output)
             );
@@ -268,10 +268,10 @@ fn a_read_only_file_system_is_looked_at() {
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     for said in [
         "1 versions verified",
-        "1 sealed before",
-        "1 broken",
-        "nothing was kept",
-        "broken example.com/m@v1.2.0",
+        "1 already sealed",
+        "1 corrupt",
+        "no seals were written",
+        "corrupt example.com/m@v1.2.0",
     ] {
         assert!(told(&output).contains(said), "{said}: {}", told(&output));
     }

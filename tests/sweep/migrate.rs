@@ -80,7 +80,7 @@ fn plain_tree() -> Plan {
 /// How often the second run is killed, too.
 const KILLED_AGAIN_EVERY: usize = 5;
 
-/// What a step back takes away, as designed, and is no loss.
+/// The content of a derived file, which a downgrade removes by design.
 const DERIVED: &[u8] = b"h1:derived";
 
 /// The store at each layout of a way, undisturbed.
@@ -219,7 +219,7 @@ fn traced(root: &Path, to: &str, threads: &str, act: Act) -> (Traced, Told) {
     tracer::run(&mut command(root, to, threads), root, act, only_stderr)
 }
 
-/// Is a run from the store as it is before, on the whole way.
+/// Runs the whole way from the prepared store.
 fn whole_way(undisturbed: &Undisturbed, threads: &str, act: Act) -> (Traced, (TempDir, PathBuf, Told)) {
     let dir = scratch();
     let root = undisturbed.fresh(dir.path());
@@ -227,7 +227,7 @@ fn whole_way(undisturbed: &Undisturbed, threads: &str, act: Act) -> (Traced, (Te
     (run, (dir, root, told))
 }
 
-/// What tells a tree from others.
+/// Returns a key that distinguishes trees.
 fn tree_of(root: &Path) -> (Vec<String>, Vec<PathBuf>) {
     (markers(root), files(root).into_keys().collect())
 }

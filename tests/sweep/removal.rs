@@ -51,7 +51,7 @@ fn is_there(folder: &Path, module: &Module, traced: &Traced) -> bool {
     true
 }
 
-/// Is the record in a file, which is whole if it is there.
+/// Returns the record in a file, which is whole if it exists.
 fn record(path: &Path, traced: &Traced) -> Option<toml::Table> {
     let text = fs::read_to_string(path).ok()?;
     let record = toml::from_str::<toml::Table>(&text);

@@ -1,25 +1,25 @@
-//! The lines of a go.sum: which versions a build has seen, and their hashes.
+//! The lines of a go.sum: versions and their hashes.
 //!
-//! `MODULE VERSION h1:…` is of a zip, `MODULE VERSION/go.mod h1:…` of a go.mod alone. A hash of another kind is
-//! passed over, as the go command does; any other line that is not of this form is an error.
+//! `MODULE VERSION h1:…` is the hash of a zip, `MODULE VERSION/go.mod h1:…` that of a go.mod. Hashes of
+//! other kinds are skipped, as in the go command. Any other line is an error.
 
 use crate::h1::H1;
 use crate::module_version::ModuleVersion;
 use crate::path::ModulePath;
 use crate::version::Version;
 
-/// One line.
+/// One line of a go.sum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sum {
     /// The version.
     pub version: ModuleVersion,
-    /// What is hashed.
+    /// The hashed file.
     pub of: SumOf,
-    /// The hash; `None` if it is of a kind that is not known.
+    /// The hash. `None` if its kind is unknown.
     pub h1: Option<H1>,
 }
 
-/// What a line of a go.sum is about.
+/// The file that a line of a go.sum belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SumOf {
     /// The zip.
@@ -28,27 +28,27 @@ pub enum SumOf {
     Mod,
 }
 
-/// A line is not one of a go.sum.
+/// A line is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {why}")]
 pub struct GosumError {
-    /// The line, counted from one.
+    /// The line number, starting at 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The fault.
     pub why: String,
 }
 
-/// Reads a go.sum.
+/// Parses a go.sum.
 pub fn parse(body: &[u8]) -> Result<Vec<Sum>, GosumError> {
     let mut sums = Vec::new();
     for (line, bytes) in (1..).zip(body.split(|byte| *byte == b'\n')) {
-        let read = str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()).and_then(sum);
-        sums.extend(read.map_err(|why| GosumError { line, why })?);
+        let parsed = str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()).and_then(sum);
+        sums.extend(parsed.map_err(|why| GosumError { line, why })?);
     }
     Ok(sums)
 }
 
-/// Says whether a text looks like a go.sum, by its first line that says anything.
+/// Returns whether the first non-empty line of a text looks like a line of a go.sum.
 pub fn looks_like(body: &[u8]) -> bool {
     let mut lines = body.split(|byte| *byte == b'\n').map(|line| str::from_utf8(line).unwrap_or_default());
     let first = lines.find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -56,7 +56,7 @@ pub fn looks_like(body: &[u8]) -> bool {
     matches!(fields.as_slice(), [_, version, hash] if version.starts_with('v') && hash.contains(':'))
 }
 
-/// Reads one line; `None` if it is blank.
+/// Parses one line. Returns `None` if it is blank.
 fn sum(line: &str) -> Result<Option<Sum>, String> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (path, version, hash) = match fields.as_slice() {
@@ -86,7 +86,7 @@ mod tests {
     const HASH: &str = "h1:dJmeSrJpmDbUBaBgAhrw5uDIeaBwxX0oy0IIx0F+Cok=";
 
     #[test]
-    fn lines_are_of_zips_and_of_mods() {
+    fn lines_of_zips_and_mods_are_parsed() {
         let body = format!(
             "example.com/Mod v1.0.0 {HASH}\nexample.com/Mod v1.0.0/go.mod {HASH}\r\n\nexample.com/Mod v1.1.0/go.mod h7:AbC\n"
         );
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_go_sum_is_named_by_its_line() {
+    fn errors_name_the_line() {
         for (line, bad) in [
             (1, "module example.com/me\n"),
             (2, "\nexample.com/m v1.0.0\n"),
@@ -120,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_get_an_answer(body in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn no_input_panics(body in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = (parse(&body), looks_like(&body));
         }
     }

@@ -1,8 +1,8 @@
-//! The info body of a version: a JSON object with `Version` and `Time`.
+//! The info of a version: a JSON object with `Version` and `Time`.
 //!
-//! It is read as the go command reads it: the case of keys is ignored, of two equal keys the later counts,
-//! `null` says nothing, unknown keys are passed over, and anything malformed is an error rather than
-//! "not found". Only what is read is returned; who stores a body keeps its bytes.
+//! It is parsed as by the go command: keys ignore case, the last of equal keys counts, `null` is ignored,
+//! unknown keys are skipped, and malformed JSON is an error and not "not found". Callers that store an info
+//! keep its original bytes.
 
 use crate::module_version;
 use crate::path::ModulePath;
@@ -12,38 +12,38 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor}
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-/// What an info body says.
+/// A parsed info.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
-    /// The version, canonical.
+    /// The canonical version.
     pub version: Version,
     /// The time of the commit.
     pub time: Option<OffsetDateTime>,
 }
 
-/// An info body that the go command would refuse.
+/// The reason why the go command would reject an info.
 #[derive(Debug, thiserror::Error)]
 pub enum InfoError {
-    /// It is not a JSON object of the right types.
-    #[error("the info body is not what JSON of a version looks like: {0}")]
+    /// It is not a JSON object with the right types.
+    #[error("the info is not valid JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// It names no version.
-    #[error("the info body has no Version")]
+    /// It has no version.
+    #[error("the info has no Version")]
     NoVersion,
-    /// It names something that is no canonical version.
-    #[error("the info body names no canonical version: {0}")]
+    /// Its version is not canonical.
+    #[error("the info has an invalid version: {0}")]
     Version(#[from] VersionError),
-    /// It names another version than the one asked for.
-    #[error("the info body names version {named}, asked for was {requested}")]
+    /// It has another version than the requested one.
+    #[error("the info has version {named}, expected {requested}")]
     OtherVersion {
-        /// The version in the body.
+        /// The version in the info.
         named: Version,
-        /// The version of the request.
+        /// The requested version.
         requested: String,
     },
 }
 
-/// Reads an info body.
+/// Parses an info.
 pub fn parse(body: &[u8]) -> Result<Info, InfoError> {
     let fields: Fields = serde_json::from_slice(body)?;
     if fields.version.is_empty() {
@@ -52,8 +52,9 @@ pub fn parse(body: &[u8]) -> Result<Info, InfoError> {
     Ok(Info { version: Version::new(&fields.version)?, time: fields.time })
 }
 
-/// Reads the answer to a request, as the go command does: a canonical version that agrees with the path must
-/// be answered by itself; anything else (a branch, a commit, a shorthand) by some canonical version.
+/// Parses the answer to a request, as the go command does. A request for a canonical version that agrees
+/// with the path must be answered with this version. Any other request (a branch, a commit, a prefix) may
+/// be answered with any canonical version.
 pub fn parse_answer(path: &ModulePath, requested: &str, body: &[u8]) -> Result<Info, InfoError> {
     let info = parse(body)?;
     let exact = semver::is_canonical(requested) && module_version::agree(path, requested);
@@ -63,24 +64,19 @@ pub fn parse_answer(path: &ModulePath, requested: &str, body: &[u8]) -> Result<I
     Ok(info)
 }
 
-/// Says whether the go command would accept the body as the answer to a request.
-pub fn accepts(path: &ModulePath, requested: &str, body: &[u8]) -> bool {
-    parse_answer(path, requested, body).is_ok()
-}
-
-/// Writes an info body, compact, the time in UTC.
+/// Returns a compact info with the time in UTC.
 pub fn encode(version: &Version, time: Option<OffsetDateTime>) -> String {
-    // Nothing in a version or a time needs escaping in JSON. A year beyond 9999 has no such form.
+    // Versions and times need no escaping in JSON. A year beyond 9999 has no RFC 3339 form.
     match time.and_then(|time| time.to_offset(UtcOffset::UTC).format(&Rfc3339).ok()) {
         Some(time) => format!(r#"{{"Version":"{version}","Time":"{time}"}}"#),
         None => format!(r#"{{"Version":"{version}"}}"#),
     }
 }
 
-/// Reads a time of RFC 3339 as strictly as Go does.
+/// Parses an RFC 3339 time as strictly as Go.
 pub(crate) fn parse_time(text: &str) -> Option<OffsetDateTime> {
     let bytes = text.as_bytes();
-    // Go wants capital letters and knows no leap second.
+    // Go requires capital letters and rejects leap seconds.
     let strict =
         bytes.len() >= 20 && bytes[10] == b'T' && &bytes[17..19] < b"60".as_slice() && !text.ends_with('z');
     strict.then(|| OffsetDateTime::parse(text, &Rfc3339).ok()).flatten()
@@ -116,9 +112,8 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 }
             } else if key.eq_ignore_ascii_case("time") {
                 if let Some(text) = map.next_value::<Option<String>>()? {
-                    let time = parse_time(&text).ok_or_else(|| {
-                        de::Error::custom(format_args!("{text:?} is not a time of RFC 3339"))
-                    })?;
+                    let time = parse_time(&text)
+                        .ok_or_else(|| de::Error::custom(format_args!("{text:?} is not an RFC 3339 time")))?;
                     fields.time = Some(time);
                 }
             } else {
@@ -135,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_usual_body_is_written_and_read() {
+    fn an_encoded_info_parses_to_the_same_info() {
         let version = Version::new("v0.4.1").unwrap();
         let time = parse_time("2021-05-06T09:08:09+02:00");
         let body = encode(&version, time);
@@ -145,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn the_later_of_two_keys_counts_and_null_says_nothing() {
+    fn the_last_of_equal_keys_counts_and_null_is_ignored() {
         let body = br#"{"Version":"v1.0.0","VERSION":"v1.2.0","version":null,"Short":[{}]}"#;
         assert_eq!(parse(body).unwrap().version.as_str(), "v1.2.0");
     }
 
     #[test]
-    fn what_is_malformed_is_refused() {
+    fn malformed_infos_are_rejected() {
         for bad in [
             "null",
             "[]",
@@ -173,12 +168,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_get_an_answer(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn no_input_panics(body in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = parse(&body);
         }
 
         #[test]
-        fn a_time_is_kept_to_the_nanosecond(seconds in -62_135_596_800i64..253_402_300_799, nanos in 0u32..1_000_000_000) {
+        fn times_keep_their_nanoseconds(seconds in -62_135_596_800i64..253_402_300_799, nanos in 0u32..1_000_000_000) {
             let version = Version::new("v1.0.0").unwrap();
             let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap().replace_nanosecond(nanos).unwrap();
             prop_assert_eq!(parse(encode(&version, Some(time)).as_bytes()).unwrap().time, Some(time));

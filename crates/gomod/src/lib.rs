@@ -1,12 +1,11 @@
-//! What Go says of modules: paths, versions, escaping, zips, hashes and the protocol's texts.
+//! Go's rules for modules: paths, versions, escaping, zips, hashes and the texts of the protocol.
 //!
-//! The rules are those of the Go Modules Reference and of the `golang.org/x/mod` libraries; where the two
-//! differ, the libraries' behaviour counts, since it is what every client runs. The crate does no I/O of its
-//! own: bytes come in as slices or through [`zip::ReadAt`], and what to fetch, store or answer is left to
-//! the callers.
+//! The rules are those of the Go Modules Reference and of the `golang.org/x/mod` libraries. Where the two
+//! differ, the libraries count, since every client runs them. The crate does no I/O: bytes come in as
+//! slices or through [`zip::ReadAt`], and callers decide what to download, store or answer.
 //!
-//! Names are parsed at the door. A [`ModulePath`], a [`Version`], a [`Revision`] or a [`ModuleVersion`] that
-//! exists is valid, so nothing behind the door checks again.
+//! Names are validated when they are parsed. A [`ModulePath`], a [`Version`], a [`Revision`] or a
+//! [`ModuleVersion`] is always valid, so later code does not check again.
 
 pub mod escape;
 pub mod goproxy;
@@ -32,7 +31,7 @@ pub mod zip;
 
 pub use escape::EscapeError;
 pub use h1::H1;
-pub use module_version::{ModuleVersion, PairError, check as check_pair};
+pub use module_version::{ModuleVersion, PairError};
 pub use path::{ModulePath, PathError, PathReason};
 pub use range::{VersionRange, VersionRangeError};
 pub use revision::{Revision, RevisionError};

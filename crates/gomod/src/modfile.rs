@@ -1,14 +1,15 @@
-//! The little that a proxy reads of a go.mod, and the one that is made up where there is none.
+//! The few parts of a go.mod that a proxy needs, and the generated go.mod of a version without one.
 //!
-//! No full parser: the module path is found as `golang.org/x/mod/modfile.ModulePath` finds it, line by line,
-//! and the `go` line likewise. The bytes of a go.mod are hashed by everybody and are never changed here.
+//! There is no full parser: the module path is found line by line, like
+//! `golang.org/x/mod/modfile.ModulePath` does, and so is the `go` line. The bytes of a go.mod are part of
+//! hashes and are never changed.
 
 use crate::path::ModulePath;
 use std::borrow::Cow;
 
-/// Returns the module path that a go.mod declares; `None` if it declares none or one that is malformed.
+/// Returns the module path that a go.mod declares. `None` if it is missing or malformed.
 ///
-/// The path is what is written there; it need not be valid.
+/// The path is returned as written and may be invalid.
 pub fn module_path(body: &[u8]) -> Option<String> {
     for line in lines(body) {
         let Some(rest) = line.strip_prefix("module") else { continue };
@@ -25,9 +26,10 @@ pub fn module_path(body: &[u8]) -> Option<String> {
     None
 }
 
-/// Says whether some line begins with the word `module`, as every go.mod has one.
+/// Returns whether a line starts with the word `module`, as in every go.mod.
 ///
-/// Wider than [`module_path()`]: a block (`module (`) and a byte order mark in front pass as well.
+/// More lenient than [`module_path()`]: a block (`module (`) and a leading byte order mark are accepted,
+/// too.
 pub fn has_module_directive(body: &[u8]) -> bool {
     lines(body).any(|line| {
         let rest = line.trim_start_matches('\u{feff}').trim_start().strip_prefix("module");
@@ -38,7 +40,7 @@ pub fn has_module_directive(body: &[u8]) -> bool {
     })
 }
 
-/// Returns the Go version of the `go` line, as it is written (`1.21`, `1.24.3`, `1.24rc1`).
+/// Returns the Go version of the `go` line, as written (`1.21`, `1.24.3`, `1.24rc1`).
 pub fn go_version(body: &[u8]) -> Option<String> {
     let mut within_block = false;
     for line in lines(body) {
@@ -58,14 +60,14 @@ pub fn go_version(body: &[u8]) -> Option<String> {
     None
 }
 
-/// Returns the go.mod that stands for a version without one: the module line and nothing else.
+/// Returns the go.mod of a version without one: only the module line.
 ///
-/// Clients know it by exactly these bytes. No valid module path needs quoting.
+/// Clients recognize exactly these bytes. Valid module paths need no quotes.
 pub fn synthesize(path: &ModulePath) -> String {
     format!("module {path}\n")
 }
 
-/// Yields the lines without comments and without white space around them.
+/// Returns the lines without comments and surrounding white space.
 fn lines(body: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
     body.split(|&b| b == b'\n').map(|line| {
         let code = line.windows(2).position(|pair| pair == b"//").map_or(line, |at| &line[..at]);
@@ -76,7 +78,7 @@ fn lines(body: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
     })
 }
 
-/// Reads a quoted string of Go; `None` if it is not one from end to end.
+/// Parses a quoted Go string. Returns `None` if the text is anything else.
 pub(crate) fn unquote(quoted: &str) -> Option<String> {
     if let Some(rest) = quoted.strip_prefix('`') {
         let raw = rest.strip_suffix('`')?;
@@ -96,7 +98,7 @@ pub(crate) fn unquote(quoted: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Reads what follows a backslash in an interpreted string.
+/// Parses the escape sequence after a backslash.
 fn unescape(rest: &mut std::str::Chars<'_>, bytes: &mut Vec<u8>) -> Option<()> {
     let simple = match rest.next()? {
         'a' => 7,
@@ -132,7 +134,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn quoted_paths_may_hold_escapes() {
+    fn quoted_paths_may_contain_escapes() {
         let path = |line: &str| module_path(line.as_bytes());
         assert_eq!(path(r#"module "a\x2eb/\u0063""#).as_deref(), Some("a.b/c"));
         assert_eq!(path(r#"module "\141""#).as_deref(), Some("a"));
@@ -166,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_made_up_declares_its_path(path in "[a-z]\\.[a-z]{1,3}(/[a-zA-Z0-9._~-]{1,5}){0,2}") {
+        fn a_generated_go_mod_declares_its_path(path in "[a-z]\\.[a-z]{1,3}(/[a-zA-Z0-9._~-]{1,5}){0,2}") {
             if let Ok(path) = ModulePath::new(&path) {
                 let body = synthesize(&path);
                 prop_assert_eq!(module_path(body.as_bytes()), Some(path.to_string()));
@@ -175,7 +177,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_get_an_answer(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn no_input_panics(body in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = (module_path(&body), go_version(&body), has_module_directive(&body));
         }
     }

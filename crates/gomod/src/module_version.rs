@@ -1,12 +1,11 @@
-//! A module path and a version that agree, which is what the files of the protocol belong to.
+//! A module path and a version that agree, which identify the files of the protocol.
 
-use crate::path::{self, ModulePath, PathError, path_major_matches};
-use crate::semver;
+use crate::path::{ModulePath, PathError, path_major_matches};
 use crate::version::{Version, VersionError};
 use std::fmt;
 use std::str::FromStr;
 
-/// A module at a version; both are valid, and the major of one agrees with the major of the other.
+/// A module at a version. Both are valid, and their major versions agree.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleVersion {
     path: ModulePath,
@@ -14,22 +13,22 @@ pub struct ModuleVersion {
 }
 
 impl ModuleVersion {
-    /// Checks that path and version agree.
+    /// Creates a pair if path and version agree.
     pub fn new(path: ModulePath, version: Version) -> Result<Self, PairError> {
         match agree(&path, version.as_str()) {
-            true => Ok(Self::of_agreeing(path, version)),
+            true => Ok(Self::from_agreeing(path, version)),
             false => Err(PairError::Major { path: path.to_string(), version: version.to_string() }),
         }
     }
 
-    /// Checks a pair written `path@version`, both plain.
+    /// Parses an unescaped pair `path@version`.
     pub fn parse(pair: &str) -> Result<Self, PairError> {
         let (path, version) = pair.split_once('@').ok_or_else(|| PairError::NoAt(pair.to_owned()))?;
         Self::new(ModulePath::new(path)?, Version::new(version)?)
     }
 
-    /// Makes a pair of a path and a version that are known to agree.
-    pub(crate) fn of_agreeing(path: ModulePath, version: Version) -> Self {
+    /// Creates a pair of a path and a version that agree.
+    pub(crate) fn from_agreeing(path: ModulePath, version: Version) -> Self {
         Self { path, version }
     }
 
@@ -43,31 +42,18 @@ impl ModuleVersion {
         &self.version
     }
 
-    /// Returns what every name in the module's zip begins with, `path@version/`.
+    /// Returns the prefix of all names in the module's zip, `path@version/`.
     pub fn zip_prefix(&self) -> String {
         format!("{self}/")
     }
 }
 
-/// Says whether a version, which need not be canonical, agrees with the major suffix of a path.
+/// Returns whether a version agrees with the major suffix of a path. The version need not be canonical.
 pub(crate) fn agree(path: &ModulePath, version: &str) -> bool {
     path_major_matches(version, path.split_major().1)
 }
 
-/// Checks that a plain path and a plain version, shorthands included, make an acceptable pair.
-pub fn check(path: &str, version: &str) -> Result<(), PairError> {
-    path::check_module(path)?;
-    if !semver::is_valid(version) {
-        return Err(VersionError::NotSemver(version.to_owned()).into());
-    }
-    let path_major = path::split_path_major(path).map_or("", |(_, major)| major);
-    match path_major_matches(version, path_major) {
-        true => Ok(()),
-        false => Err(PairError::Major { path: path.to_owned(), version: version.to_owned() }),
-    }
-}
-
-/// A path and a version that make no acceptable pair.
+/// The reason why a path and a version are not a valid pair.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PairError {
     /// The text has no `@`.
@@ -79,8 +65,8 @@ pub enum PairError {
     /// The version is not a canonical version.
     #[error(transparent)]
     Version(#[from] VersionError),
-    /// The major of the version is not the one of the path.
-    #[error("version {version:?} does not agree with the major suffix of module path {path:?}")]
+    /// The major version differs from the major suffix of the path.
+    #[error("version {version:?} does not match the major version suffix of module path {path:?}")]
     Major {
         /// The module path.
         path: String,
@@ -127,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_is_parsed_and_shown() {
+    fn a_pair_is_parsed_and_printed() {
         let pair = ModuleVersion::parse("example.com/Mod/v2@v2.1.0").unwrap();
         assert_eq!(pair.to_string(), "example.com/Mod/v2@v2.1.0");
         assert_eq!(pair.zip_prefix(), "example.com/Mod/v2@v2.1.0/");
@@ -136,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_is_refused_for_its_own_reason() {
+    fn each_error_names_the_invalid_part() {
         let parse = |pair| ModuleVersion::parse(pair).unwrap_err();
         assert!(matches!(parse("example.com/m"), PairError::NoAt(_)));
         assert!(matches!(parse("example/m@v1.0.0"), PairError::Path(_)));

@@ -1,8 +1,8 @@
-//! Which module paths, import paths and file paths are valid, and how a major suffix is split off.
+//! The rules for module paths and file paths, and for major version suffixes.
 //!
-//! The rules are those of `golang.org/x/mod/module` (`CheckPath`, `CheckImportPath`, `CheckFilePath`,
-//! `SplitPathVersion`, `CheckPathMajor`). The three checks share one skeleton; they differ in the characters
-//! that an element may hold and in a few extra rules. Whether a path leads anywhere is not asked here.
+//! The rules are those of `golang.org/x/mod/module` (`CheckPath`, `CheckFilePath`, `SplitPathVersion`,
+//! `CheckPathMajor`). The checks share one skeleton and differ in the allowed characters and a few extra
+//! rules.
 
 use crate::escape::{self, EscapeError};
 use crate::semver;
@@ -10,39 +10,39 @@ use crate::text::as_text;
 use std::sync::Arc;
 use unicode_general_category::{GeneralCategory, get_general_category};
 
-/// A valid module path, plain (not escaped).
+/// A valid, unescaped module path.
 ///
-/// - every element has ASCII letters, digits and `-._~` only, is no name reserved by Windows, does not begin
-///   or end with a dot;
-/// - the first element is a host name: lower case, with a dot, not beginning with `-`;
-/// - the major suffix, if any, is one that Go knows.
+/// - Every element has ASCII letters, digits and `-._~` only, is not a name reserved by Windows, and does
+///   not start or end with a dot.
+/// - The first element is a host name: lower case, with a dot, not starting with `-`.
+/// - The major suffix, if there is one, is valid in Go.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModulePath(Arc<str>);
 
 impl ModulePath {
-    /// Checks a plain path.
+    /// Parses an unescaped path.
     pub fn new(path: &str) -> Result<Self, PathError> {
         check_module(path)?;
         Ok(Self(Arc::from(path)))
     }
 
-    /// Decodes an escaped path, as it stands in URLs and file names, and checks it.
+    /// Parses an escaped path, as in URLs and file names.
     pub fn unescape(escaped: &str) -> Result<Self, EscapeError> {
         let plain = escape::decode(escaped)?;
         Ok(Self::new(&plain)?)
     }
 
-    /// Checks a plain path without a word on what is wrong, for callers that would drop it.
+    /// Parses an unescaped path. Returns `None` if it is invalid.
     pub(crate) fn accept(path: &str) -> Option<Self> {
         module_reason(path).is_none().then(|| Self(Arc::from(path)))
     }
 
-    /// Returns the plain path.
+    /// Returns the unescaped path.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns the path as it stands in URLs and file names: each upper-case letter as `!` and its lower case.
+    /// Returns the escaped path, as in URLs and file names: each upper-case letter as `!` and its lower case.
     pub fn escaped(&self) -> String {
         escape::encode(&self.0)
     }
@@ -55,25 +55,23 @@ impl ModulePath {
 
 as_text!(ModulePath, PathError);
 
-/// A path that breaks a rule.
+/// The reason why a path is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} path {path:?}: {reason}")]
 pub struct PathError {
-    /// Which rules were asked.
+    /// The set of rules.
     pub kind: PathKind,
-    /// The path, with replacement characters where it is not UTF-8.
+    /// The path, with replacement characters for invalid UTF-8.
     pub path: String,
-    /// The first rule that it breaks.
+    /// The first broken rule.
     pub reason: PathReason,
 }
 
-/// The three sets of rules for paths.
+/// A set of rules for paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathKind {
     /// A module path.
     Module,
-    /// An import path.
-    Import,
     /// A path of a file within a module.
     File,
 }
@@ -82,23 +80,22 @@ impl std::fmt::Display for PathKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Module => "module",
-            Self::Import => "import",
             Self::File => "file",
         })
     }
 }
 
-/// The rule of paths that is broken.
+/// A broken rule of paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathReason {
     /// The path is not UTF-8.
     #[error("it is not UTF-8")]
     InvalidUtf8,
-    /// The path has no character.
+    /// The path is empty.
     #[error("it is empty")]
     Empty,
-    /// The path begins with `-`.
-    #[error("it begins with a dash")]
+    /// The path starts with `-`.
+    #[error("it starts with a dash")]
     LeadingDash,
     /// The path has two slashes in a row.
     #[error("it has a double slash")]
@@ -106,69 +103,41 @@ pub enum PathReason {
     /// The path ends with a slash.
     #[error("it ends with a slash")]
     TrailingSlash,
-    /// An element has no character.
+    /// An element is empty.
     #[error("it has an empty element")]
     EmptyElement,
-    /// An element is `.`, `..` or more dots.
-    #[error("it has an element of dots only")]
+    /// An element consists of dots.
+    #[error("it has an element that consists of dots")]
     DotsOnlyElement,
-    /// An element begins with a dot.
-    #[error("it has an element that begins with a dot")]
+    /// An element starts with a dot.
+    #[error("it has an element that starts with a dot")]
     LeadingDot,
     /// An element ends with a dot.
     #[error("it has an element that ends with a dot")]
     TrailingDot,
     /// A character is not allowed.
-    #[error("it has a character that is not allowed")]
+    #[error("it has an invalid character")]
     InvalidChar,
-    /// An element is a device name of Windows.
+    /// An element is a reserved name on Windows.
     #[error("it has an element that is a reserved name on Windows")]
     WindowsReserved,
-    /// An element looks like a short name of Windows.
+    /// An element looks like a Windows short name.
     #[error("it has an element that ends with a tilde and digits")]
     TildeDigits,
     /// The first element of a module path has no dot.
     #[error("its first element has no dot")]
     FirstNoDot,
-    /// The first element of a module path has something else than `a-z0-9.-`.
-    #[error("its first element has a character that is not allowed there")]
+    /// The first element of a module path has a character other than `a-z0-9.-`.
+    #[error("its first element has an invalid character")]
     FirstInvalidChar,
-    /// The major suffix of a module path is none that Go knows.
-    #[error("its major version suffix is not valid")]
+    /// The major suffix of a module path is invalid.
+    #[error("its major version suffix is invalid")]
     BadMajorSuffix,
-}
-
-impl PathReason {
-    /// Returns the short name of the rule, for machines.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::InvalidUtf8 => "invalid_utf8",
-            Self::Empty => "empty",
-            Self::LeadingDash => "leading_dash",
-            Self::DoubleSlash => "double_slash",
-            Self::TrailingSlash => "trailing_slash",
-            Self::EmptyElement => "empty_element",
-            Self::DotsOnlyElement => "dots_only_element",
-            Self::LeadingDot => "leading_dot",
-            Self::TrailingDot => "trailing_dot",
-            Self::InvalidChar => "invalid_char",
-            Self::WindowsReserved => "windows_reserved",
-            Self::TildeDigits => "tilde_digits",
-            Self::FirstNoDot => "first_no_dot",
-            Self::FirstInvalidChar => "first_invalid_char",
-            Self::BadMajorSuffix => "bad_major_suffix",
-        }
-    }
 }
 
 /// Checks a module path.
 pub fn check_module(path: impl AsRef<[u8]>) -> Result<(), PathError> {
     check(PathKind::Module, path.as_ref())
-}
-
-/// Checks an import path.
-pub fn check_import(path: impl AsRef<[u8]>) -> Result<(), PathError> {
-    check(PathKind::Import, path.as_ref())
 }
 
 /// Checks the path of a file within a module.
@@ -254,7 +223,6 @@ fn is_allowed(kind: PathKind, c: char) -> bool {
         let common = c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
         return match kind {
             PathKind::Module => common,
-            PathKind::Import => common || c == '+',
             PathKind::File => common || " !#$%&()+,=@[]^{}".contains(c),
         };
     }
@@ -272,7 +240,7 @@ fn is_letter(c: char) -> bool {
     )
 }
 
-/// Says whether Windows keeps this name, up to the first dot of an element, for a device.
+/// Returns whether Windows reserves a name, given up to the first dot of an element.
 fn is_windows_reserved(stem: &str) -> bool {
     const NAMES: [&str; 4] = ["con", "prn", "aux", "nul"];
     match stem.len() {
@@ -286,9 +254,9 @@ fn is_windows_reserved(stem: &str) -> bool {
     }
 }
 
-/// Splits the major suffix off a path; `None` if it looks like one and is none that Go allows.
+/// Splits the major suffix off a path. Returns `None` if the suffix is invalid.
 ///
-/// Prefix and suffix together are always the path. The path need not be valid otherwise.
+/// The two parts always make up the path. The path may be invalid otherwise.
 pub fn split_path_major(path: &str) -> Option<(&str, &str)> {
     if path.starts_with("gopkg.in/") {
         return split_gopkg_in(path);
@@ -302,7 +270,7 @@ pub fn split_path_major(path: &str) -> Option<(&str, &str)> {
     valid.then(|| path.split_at(stem.len() - 2))
 }
 
-/// Splits a path of gopkg.in, where every path needs a suffix of the form `.vN`.
+/// Splits a path of gopkg.in, where every path has a suffix of the form `.vN`.
 fn split_gopkg_in(path: &str) -> Option<(&str, &str)> {
     let tagged = path.strip_suffix("-unstable").unwrap_or(path);
     let stem = tagged.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -310,18 +278,18 @@ fn split_gopkg_in(path: &str) -> Option<(&str, &str)> {
     if number.is_empty() || !stem.ends_with(".v") {
         return None;
     }
-    // `.v0` alone may begin with a zero, and has no unstable twin.
+    // Only `.v0` may start with a zero, and it has no unstable variant.
     let valid = !number.starts_with('0') || (number == "0" && tagged.len() == path.len());
     valid.then(|| path.split_at(stem.len() - 2))
 }
 
-/// Says whether a version agrees with a major suffix as [`split_path_major`] returns it.
+/// Returns whether a version agrees with a major suffix from [`split_path_major`].
 pub fn path_major_matches(version: &str, path_major: &str) -> bool {
     let path_major = match path_major.strip_suffix("-unstable") {
         Some(stable) if path_major.starts_with(".v") => stable,
         _ => path_major,
     };
-    // gopkg.in's v1 modules had pseudo-versions before Go knew better; only the text is looked at.
+    // Old v1 modules on gopkg.in have v0.0.0 pseudo-versions.
     if path_major == ".v1" && version.starts_with("v0.0.0-") {
         return true;
     }
@@ -356,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn gopkg_in_without_a_number_is_refused() {
+    fn gopkg_in_without_a_number_is_rejected() {
         assert_eq!(split_path_major("gopkg.in/yaml.v-unstable"), None);
         assert_eq!(split_path_major("gopkg.in/yaml.v0-unstable"), None);
         assert_eq!(split_path_major("gopkg.in/yaml.v10"), Some(("gopkg.in/yaml", ".v10")));
@@ -364,23 +332,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_split_path_is_the_path(path in "(gopkg\\.in/|a\\.b/)?[a-z/]{0,6}[./]?v?[0-9.]{0,4}(-unstable)?") {
+        fn the_parts_of_a_split_path_make_up_the_path(path in "(gopkg\\.in/|a\\.b/)?[a-z/]{0,6}[./]?v?[0-9.]{0,4}(-unstable)?") {
             if let Some((prefix, major)) = split_path_major(&path) {
                 prop_assert_eq!(format!("{prefix}{major}"), path);
             }
         }
 
         #[test]
-        fn a_module_path_is_an_import_path_and_a_file_path(path in "[a-z]\\.[a-z]{1,3}(/[a-zA-Z0-9.~_-]{1,5}){0,3}") {
+        fn a_module_path_is_a_file_path(path in "[a-z]\\.[a-z]{1,3}(/[a-zA-Z0-9.~_-]{1,5}){0,3}") {
             if check_module(&path).is_ok() {
-                prop_assert!(check_import(&path).is_ok());
                 prop_assert!(check_file(&path).is_ok());
             }
         }
 
         #[test]
-        fn any_bytes_get_an_answer(path in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = (check_module(&path), check_import(&path), check_file(&path));
+        fn no_input_panics(path in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = (check_module(&path), check_file(&path));
         }
     }
 }

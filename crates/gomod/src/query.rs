@@ -1,19 +1,19 @@
-//! Which tagged version answers `latest` or a prefix such as `v1` or `v1.2`.
+//! The version for the query `latest` or a prefix such as `v1` or `v1.2`.
 //!
-//! The rule is that of the go command (`cmd/go/internal/modload`): the highest release, else the highest
-//! pre-release; `+incompatible` versions only where the last compatible one has no go.mod of its own.
-//! Whether a version has one is asked through a callback, and only when the answer hangs on it. Branches and
-//! commits are for whoever has the repository; a retracted version is taken out by the caller.
+//! The rule is that of the go command (`cmd/go/internal/modload`): the highest release, or else the highest
+//! pre-release. `+incompatible` versions count only if the last compatible version has no go.mod. A
+//! callback returns whether a version has a go.mod, and is only called if the result depends on it.
+//! Branches and commits need the repository. Callers remove retracted versions.
 
 use crate::path::{ModulePath, path_major_matches};
 use crate::semver;
 use crate::version::Version;
 use std::convert::Infallible;
 
-/// Finds the answer to `latest`, or to a prefix, among tagged versions in any order.
+/// Returns the version for `latest` or a prefix among tagged versions in any order.
 ///
-/// `None` if none fits, or if the query is neither `latest` nor a prefix. Pseudo-versions are passed over.
-/// `has_gomod` says whether a version's tree has a go.mod (one that was made up does not count).
+/// `None` if no version matches, or if the query is neither `latest` nor a prefix. Pseudo-versions are
+/// skipped. `has_gomod` returns whether a version's tree has a go.mod; a generated one does not count.
 pub fn resolve<E>(
     path: &ModulePath,
     query: &str,
@@ -27,28 +27,28 @@ pub fn resolve<E>(
     }
 }
 
-/// Says whether a query is a prefix: `vN` or `vN.M`.
+/// Returns whether a query is a prefix: `vN` or `vN.M`.
 pub fn is_prefix(query: &str) -> bool {
     semver::parse(query).is_some_and(|parts| parts.numbers < 3)
 }
 
-/// Finds the answer to `latest`.
-pub fn latest<E>(
+/// Returns the version for `latest`.
+fn latest<E>(
     versions: &[Version],
     has_gomod: impl FnMut(&Version) -> Result<bool, E>,
 ) -> Result<Option<Version>, E> {
     select(sorted(versions, |_| true), false, has_gomod)
 }
 
-/// Finds the answer to a prefix.
-pub fn prefix<E>(
+/// Returns the version for a prefix.
+fn prefix<E>(
     path: &ModulePath,
     prefix: &str,
     versions: &[Version],
     has_gomod: impl FnMut(&Version) -> Result<bool, E>,
 ) -> Result<Option<Version>, E> {
     let start = format!("{prefix}.");
-    // A pre-release of the filled prefix lies below it, so it is not among the candidates.
+    // Pre-releases of the completed prefix are lower, so they are not candidates.
     let candidates = sorted(versions, |version| {
         version.as_str().starts_with(&start) && semver::compare(version.as_str(), prefix).is_ge()
     });
@@ -56,7 +56,7 @@ pub fn prefix<E>(
     select(candidates, wants_incompatible, has_gomod)
 }
 
-/// Finds the answer to `latest` where no version's go.mod needs to be looked at, or all are known to have one.
+/// Returns the version for `latest`, assuming that all versions have a go.mod.
 pub fn latest_known(versions: &[Version]) -> Option<Version> {
     match latest(versions, |_| Ok::<_, Infallible>(true)) {
         Ok(version) => version,
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gomod_is_asked_for_only_when_it_matters() {
+    fn go_mods_are_only_requested_when_they_matter() {
         let asked = |list: &[&str]| {
             let mut asked = Vec::new();
             let has_gomod = |version: &Version| {
@@ -121,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_callback_is_handed_on() {
+    fn errors_of_the_callback_are_returned() {
         let list = versions(&["v1.0.0", "v2.0.0+incompatible"]);
         assert_eq!(latest(&list, |_| Err("offline")), Err("offline"));
     }
 
     #[test]
-    fn a_prefix_of_another_major_takes_incompatible_versions() {
+    fn a_prefix_of_another_major_matches_incompatible_versions() {
         let path = ModulePath::new("example.com/m").unwrap();
         let list = versions(&["v1.0.0", "v2.0.0+incompatible", "v2.1.1-rc+incompatible"]);
         let resolve = |query| resolve(&path, query, &list, |_| Ok::<_, Infallible>(true)).unwrap();

@@ -1,9 +1,10 @@
-//! Ranges of versions, as somebody writes them who allows or denies some.
+//! Ranges of versions, for rules that allow or deny versions.
 //!
-//! Conditions with spaces between, all of which must hold: `v1.2.3` (that version), `v1.2.*` and `v1.*` (what
-//! begins so; `v1.2` and `v1` say the same, as in a query of the go command), `*` (any), and `<`, `<=`, `>`,
-//! `>=` before a version, which is complete or a shorthand. The order is that of versions: `v2.0.0-rc.1` and the
-//! pseudo-versions before `v2.0.0` are below it, and `+incompatible` does not count.
+//! A range is a list of conditions, separated by spaces, all of which must hold: `v1.2.3` (this version),
+//! `v1.2.*` and `v1.*` (all with this prefix; also written `v1.2` and `v1`, as in queries of the go
+//! command), `*` (any), and `<`, `<=`, `>`, `>=` before a version, which may be a prefix. The order is that
+//! of versions: `v2.0.0-rc.1` and the pseudo-versions before `v2.0.0` are lower than it, and
+//! `+incompatible` is ignored.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -23,25 +24,25 @@ enum Condition {
     Any,
     Major(String),
     MajorMinor(String),
-    /// How the version may lie to the one named.
+    /// The allowed orderings relative to a version.
     Compare(&'static [Ordering], String),
 }
 
-/// A text is no range of versions.
+/// The reason why a text is not a range of versions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VersionRangeError {
-    /// It says nothing.
-    #[error("a range of versions is empty; `*` means any version")]
+    /// It is empty.
+    #[error("empty range of versions; `*` means any version")]
     Empty,
-    /// One of its conditions is none.
+    /// A condition is invalid.
     #[error(
-        "{0:?} is no condition on a version; write v1.2.3, v1.2.*, v1.*, *, or <, <=, >, >= before a version"
+        "invalid condition on versions {0:?}; use v1.2.3, v1.2.*, v1.*, *, or <, <=, >, >= before a version"
     )]
     Condition(String),
 }
 
 impl VersionRange {
-    /// Says whether a version lies within it.
+    /// Returns whether the range contains a version.
     pub fn contains(&self, version: &Version) -> bool {
         let version = version.as_str();
         self.conditions.iter().all(|condition| match condition {
@@ -52,7 +53,7 @@ impl VersionRange {
         })
     }
 
-    /// Says whether every version lies within it.
+    /// Returns whether the range contains every version.
     pub fn is_any(&self) -> bool {
         self.conditions.iter().all(|condition| *condition == Condition::Any)
     }
@@ -85,7 +86,7 @@ impl fmt::Debug for VersionRange {
 fn condition(text: &str) -> Result<Condition, VersionRangeError> {
     use Ordering::{Equal, Greater, Less};
     let wrong = || VersionRangeError::Condition(text.to_owned());
-    // The longer sign first: `<` begins `<=` too.
+    // Longer signs first, since `<=` starts with `<`.
     const SIGNS: [(&str, &[Ordering]); 4] =
         [("<=", &[Less, Equal]), (">=", &[Greater, Equal]), ("<", &[Less]), (">", &[Greater])];
     if let Some((sign, allowed)) = SIGNS.iter().find(|(sign, _)| text.starts_with(sign)) {
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_within() {
+    fn ranges_contain_matching_versions() {
         for (range, within, without) in [
             ("*", &["v0.0.0-20200101000000-abcdefabcdef", "v3.0.0+incompatible"][..], &[][..]),
             ("v1.2.3", &["v1.2.3"], &["v1.2.4", "v1.2.3-pre"]),
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range() {
+    fn invalid_ranges_are_rejected() {
         assert_eq!("  ".parse::<VersionRange>(), Err(VersionRangeError::Empty));
         for text in
             ["1.2.3", "v1.2.3.*", "^v1.2.3", "< v1.0.0", "=v1.0.0", "v1.2.3 or", "latest", "v01", "v1-pre.*"]
@@ -158,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn below_and_from_on_are_all(a in 0u32..4, b in 0u32..4, c in 0u32..4, bound in "v[0-3]\\.[0-3]\\.[0-3](-rc\\.[0-3])?") {
+        fn two_complementary_ranges_contain_every_version(a in 0u32..4, b in 0u32..4, c in 0u32..4, bound in "v[0-3]\\.[0-3]\\.[0-3](-rc\\.[0-3])?") {
             let version = format!("v{a}.{b}.{c}");
             prop_assert_ne!(contains(&format!("<{bound}"), &version), contains(&format!(">={bound}"), &version));
             prop_assert_ne!(contains(&format!("<={bound}"), &version), contains(&format!(">{bound}"), &version));

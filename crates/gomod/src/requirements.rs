@@ -1,9 +1,9 @@
-//! What a go.mod requires, as far as it is to be fetched.
+//! The modules that a go.mod requires, for downloading them.
 //!
-//! The syntax is that of the [Go Modules Reference](https://go.dev/ref/mod#go-mod-file), read line by line:
-//! words, quoted strings, blocks and `//` comments. Only `require` and `replace` count. What is required and
-//! replaced is not needed itself: what stands in its place is, unless that is a folder. A version need not be
-//! canonical there (a branch that nobody has resolved yet).
+//! The syntax is that of the [Go Modules Reference](https://go.dev/ref/mod#go-mod-file), parsed line by
+//! line: words, quoted strings, blocks and `//` comments. Only `require` and `replace` count. The
+//! replacement of a required module is returned instead of the module, unless it is a folder. A version
+//! need not be canonical, for example an unresolved branch.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,35 +12,35 @@ use crate::modfile::unquote;
 use crate::path::ModulePath;
 use crate::revision::Revision;
 
-/// A module that a go.mod requires, or has put in the place of one.
+/// A module that a go.mod requires, or its replacement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
-    /// The line that says so, counted from one.
+    /// The line number, starting at 1.
     pub line: usize,
     /// The module.
     pub path: ModulePath,
-    /// The version, or what stands for one.
+    /// The version or query.
     pub version: Revision,
 }
 
-/// A go.mod says something that the go command would not take.
+/// A go.mod is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {why}")]
 pub struct RequirementsError {
-    /// The line, counted from one.
+    /// The line number, starting at 1.
     pub line: usize,
-    /// What is wrong there.
+    /// The fault.
     pub why: String,
 }
 
-/// Lists what a go.mod requires, in the order of its lines, once each.
+/// Returns the modules that a go.mod requires, in the order of its lines, without duplicates.
 pub fn requirements(body: &[u8]) -> Result<Vec<Requirement>, RequirementsError> {
     let text = str::from_utf8(body).map_err(|error| {
         let before = body.get(..error.valid_up_to()).unwrap_or_default();
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         RequirementsError { line, why: "it is not UTF-8".to_owned() }
     })?;
-    let Directives { required, replaced } = directives(text)?;
+    let Directives { required, replaced } = parse_directives(text)?;
     let mut wanted: Vec<Named> = Vec::new();
     for named in required {
         let exact = (named.path.clone(), Some(named.version.clone()));
@@ -49,7 +49,7 @@ pub fn requirements(body: &[u8]) -> Result<Vec<Requirement>, RequirementsError> 
             wanted.push(named);
         }
     }
-    // One that replaces what is not required itself may be needed for what is required by others.
+    // A replacement of a module that is not required here may be needed for requirements of other modules.
     wanted.extend(replaced.into_values().flatten());
     wanted.sort_by_key(|named| named.line);
     let mut seen = std::collections::HashSet::new();
@@ -57,7 +57,7 @@ pub fn requirements(body: &[u8]) -> Result<Vec<Requirement>, RequirementsError> 
     wanted.into_iter().map(Named::checked).collect()
 }
 
-/// A module and a version as they are written.
+/// A module and a version, as written.
 struct Named {
     line: usize,
     path: String,
@@ -74,18 +74,18 @@ impl Named {
     }
 }
 
-/// A path, and the one version that is meant if it is not all.
+/// A replaced path, and the replaced version. `None` stands for all versions.
 type Replaced = (String, Option<String>);
 
 #[derive(Default)]
 struct Directives {
     required: Vec<Named>,
-    /// What stands in the place of what; nothing to be fetched where that is a folder.
+    /// The replacements. `None` is a folder.
     replaced: HashMap<Replaced, Option<Named>>,
 }
 
-fn directives(text: &str) -> Result<Directives, RequirementsError> {
-    let mut found = Directives::default();
+fn parse_directives(text: &str) -> Result<Directives, RequirementsError> {
+    let mut directives = Directives::default();
     let mut block: Option<String> = None;
     for (line, text) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let wrong = |why: &str| RequirementsError { line, why: why.to_owned() };
@@ -94,18 +94,18 @@ fn directives(text: &str) -> Result<Directives, RequirementsError> {
         match (&block, words.as_slice()) {
             (_, []) => {}
             (Some(_), [")"]) => block = None,
-            (Some(verb), arguments) => found.add(line, verb, arguments)?,
+            (Some(verb), arguments) => directives.add(line, verb, arguments)?,
             (None, [_, "(", ")"]) => {}
             (None, [verb, "("]) => block = Some((*verb).to_owned()),
-            (None, [verb, arguments @ ..]) => found.add(line, verb, arguments)?,
+            (None, [verb, arguments @ ..]) => directives.add(line, verb, arguments)?,
         }
     }
     match block {
         Some(verb) => {
             let line = text.lines().count();
-            Err(RequirementsError { line, why: format!("the block of {verb} is not closed") })
+            Err(RequirementsError { line, why: format!("unclosed block of {verb}") })
         }
-        None => Ok(found),
+        None => Ok(directives),
     }
 }
 
@@ -126,7 +126,7 @@ impl Directives {
                     "require" => "require MODULE VERSION",
                     _ => "replace MODULE [VERSION] => MODULE VERSION, or a folder",
                 };
-                return Err(RequirementsError { line, why: format!("it is not of the form `{form}`") });
+                return Err(RequirementsError { line, why: format!("expected `{form}`") });
             }
             _ => {}
         }
@@ -144,7 +144,7 @@ impl Directives {
             [_folder] => None,
             [path, version] => Some(named(path, version)),
             _ => {
-                let why = "what stands behind => is neither a folder nor a module and its version";
+                let why = "expected a folder, or a module and its version, after =>";
                 return Err(RequirementsError { line, why: why.to_owned() });
             }
         };
@@ -153,7 +153,7 @@ impl Directives {
     }
 }
 
-/// Splits a line into its words; parentheses, brackets and commas stand for themselves.
+/// Splits a line into words. Parentheses, brackets and commas are words of their own.
 fn words(line: &str) -> Result<Vec<Cow<'_, str>>, &'static str> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
@@ -161,9 +161,9 @@ fn words(line: &str) -> Result<Vec<Cow<'_, str>>, &'static str> {
         let length = match first {
             _ if rest.starts_with("//") => break,
             '"' | '`' => {
-                let length = quoted_length(rest, first).ok_or("a quote is not closed")?;
+                let length = quoted_length(rest, first).ok_or("unclosed quote")?;
                 let (quoted, _) = rest.split_at(length);
-                words.push(Cow::Owned(unquote(quoted).ok_or("what is quoted cannot be read")?));
+                words.push(Cow::Owned(unquote(quoted).ok_or("invalid quoted string")?));
                 rest = rest[length..].trim_start();
                 continue;
             }
@@ -182,7 +182,7 @@ fn is_mark(c: char) -> bool {
     matches!(c, '(' | ')' | '[' | ']' | '{' | '}' | ',')
 }
 
-/// A word ends at white space, at a mark and at a comment.
+/// Returns the length of a word, which ends at white space, a mark or a comment.
 fn word_length(text: &str) -> usize {
     let end = text
         .char_indices()
@@ -190,7 +190,7 @@ fn word_length(text: &str) -> usize {
     end.map_or(text.len(), |(at, _)| at)
 }
 
-/// Is the length of a quoted string with its quotes.
+/// Returns the length of a quoted string, including the quotes.
 fn quoted_length(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -221,7 +221,7 @@ mod tests {
         godebug (\n\tdefault=go1.21\n)\n";
 
     #[test]
-    fn what_is_required_is_listed_in_order() {
+    fn requirements_are_listed_in_order() {
         assert_eq!(
             listed(BODY),
             [
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_gives_way_to_what_stands_for_it() {
+    fn replacements_are_listed_instead_of_requirements() {
         let body = "require (\n  here v0.0.0\n  a.b/all v1.0.0\n  a.b/one v1.0.0\n  a.b/other v1.1.0\n)\n\
             replace here => ../here\nreplace (\n  a.b/all => c.d/all v1.5.0\n  a.b/one v1.0.0 => c.d/one v1.6.0\n\
             \ta.b/other v1.0.0 => c.d/other main\n  a.b/far v0.1.0 => \"./with space\"\n)\n";
@@ -247,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_twice_is_listed_once() {
+    fn duplicates_are_listed_once() {
         assert_eq!(listed("require a.b v1.0.0\nrequire a.b v1.0.0\nrequire a.b v1.1.0\n").len(), 2);
     }
 
     #[test]
-    fn what_the_go_command_would_not_take_is_named_by_its_line() {
+    fn errors_name_the_line() {
         for (body, line) in [
             ("module a.b\nrequire a.b\n", 2),
             ("require a.b v1.0.0 v2.0.0\n", 1),
@@ -277,27 +277,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gets_an_answer(body in "(require|replace|a\\.b|v1\\.0\\.0|=>|[()\"`, \t\n/é\\\\-]){0,30}") {
-            if let Ok(found) = requirements(body.as_bytes()) {
+        fn no_text_panics(body in "(require|replace|a\\.b|v1\\.0\\.0|=>|[()\"`, \t\n/é\\\\-]){0,30}") {
+            if let Ok(directives) = requirements(body.as_bytes()) {
                 let lines = body.lines().count();
-                prop_assert!(found.iter().all(|one| one.line >= 1 && one.line <= lines));
+                prop_assert!(directives.iter().all(|one| one.line >= 1 && one.line <= lines));
             }
         }
 
         #[test]
-        fn any_bytes_get_an_answer(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn no_input_panics(body in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = requirements(&body);
         }
 
         #[test]
-        fn what_is_written_is_read(paths in proptest::collection::vec("[a-z]{1,4}\\.[a-z]{2}(/[a-zA-Z0-9]{1,4}x){0,2}", 0..6)) {
+        fn written_requirements_are_parsed(paths in proptest::collection::vec("[a-z]{1,4}\\.[a-z]{2}(/[a-zA-Z0-9]{1,4}x){0,2}", 0..6)) {
             let lines: String = paths.iter().map(|path| format!("\t{path} v1.2.3 // indirect\n")).collect();
-            let found = requirements(format!("module a.b\n\nrequire (\n{lines})\n").as_bytes());
+            let directives = requirements(format!("module a.b\n\nrequire (\n{lines})\n").as_bytes());
             let mut distinct = paths.clone();
             distinct.sort();
             distinct.dedup();
-            if let Ok(found) = found {
-                prop_assert_eq!(found.len(), distinct.len());
+            if let Ok(directives) = directives {
+                prop_assert_eq!(directives.len(), distinct.len());
             } else {
                 // A name that no file system of every kind takes.
                 prop_assert!(paths.iter().any(|path| ModulePath::new(path).is_err()));

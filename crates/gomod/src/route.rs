@@ -1,9 +1,9 @@
-//! Which request a client makes of a proxy.
+//! The requests of the protocol.
 //!
 //! The rules are those of the module proxy protocol and of the checksum database's proxy protocol in the Go
-//! Modules Reference. A target is percent-decoded exactly once, then names are decoded by the strict rule of
-//! [`escape`]; whatever is not a well-formed name is not found. This runs for every request:
-//! a target without escapes is not copied but for the names in it. Answering is the server's.
+//! Modules Reference. A target is percent-decoded exactly once, then names are decoded by the strict rule
+//! of [`escape`]. Malformed names are not found. This code runs for every request, so it copies nothing but
+//! the names.
 
 use crate::escape;
 use crate::module_version::{self, ModuleVersion};
@@ -14,7 +14,7 @@ use crate::version::Version;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
-/// What a request asks for.
+/// A classified request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// The versions of a module.
@@ -27,9 +27,9 @@ pub enum Route {
     Mod(ModuleVersion),
     /// The zip of a version.
     Zip(ModuleVersion),
-    /// The version that a branch, a commit, a shorthand or a version of another major stands for.
+    /// The version of a branch, a commit, a prefix, or a version of another major.
     Query(ModulePath, Revision),
-    /// Whether a checksum database is proxied.
+    /// Whether the proxy serves a checksum database.
     SumdbSupported {
         /// The name of the database.
         sumdb: String,
@@ -43,10 +43,8 @@ pub enum Route {
     SumdbLookup {
         /// The name of the database.
         sumdb: String,
-        /// The version looked up.
+        /// The version.
         module: ModuleVersion,
-        /// The path below the database, `lookup/` and the escaped `path@version`, as it goes upstream.
-        rest: String,
     },
     /// A tile of a checksum database.
     SumdbTile {
@@ -54,10 +52,8 @@ pub enum Route {
         sumdb: String,
         /// The tile.
         tile: Tile,
-        /// The path below the database, `tile/` and the tile, as it goes upstream.
-        rest: String,
     },
-    /// Nothing of the protocol.
+    /// Not a request of the protocol.
     NotFound,
     /// A method other than GET and HEAD.
     MethodNotAllowed,
@@ -65,9 +61,9 @@ pub enum Route {
 
 /// Classifies a request.
 ///
-/// `raw_target` is the request's path as it came, in origin form, with or without a query string (there are
-/// no parameters, so it is ignored). `base_path` is what the proxy is mounted at, `/` or `/some/path`.
-/// `sumdbs` are the names of the checksum databases that are proxied; any other is not found.
+/// `raw_target` is the original path of the request, in origin form. Its query string is ignored.
+/// `base_path` is the mount point of the proxy, `/` or `/some/path`. `sumdbs` are the names of the served
+/// checksum databases. All others are not found.
 pub fn classify(method: &str, raw_target: &str, base_path: &str, sumdbs: &[impl AsRef<str>]) -> Route {
     if !matches!(method, "GET" | "HEAD") {
         return Route::MethodNotAllowed;
@@ -88,7 +84,7 @@ fn route(raw_target: &str, base_path: &str, sumdbs: &[impl AsRef<str>]) -> Optio
     }
 }
 
-/// Decodes percent escapes; `None` if one is malformed or the result is not UTF-8.
+/// Decodes percent escapes. Returns `None` if one is malformed or the result is not UTF-8.
 fn percent_decode_once(raw: &str) -> Option<Cow<'_, str>> {
     let malformed = raw.split('%').skip(1).any(|after| {
         let digits = after.as_bytes().get(..2);
@@ -98,13 +94,13 @@ fn percent_decode_once(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 fn module_route(path: &str) -> Option<Route> {
-    // A module path has no `@`, so the first is where the protocol's own part begins.
+    // A module path has no `@`, so the first `@` starts the protocol's part.
     let (escaped, rest) = path.split_once("/@")?;
     let name = match rest {
         "latest" | "v/list" => None,
         _ => Some(rest.strip_prefix("v/")?.rsplit_once('.')?),
     };
-    let module = ModulePath::accept(&escape::decode_quietly(escaped)?)?;
+    let module = ModulePath::accept(&escape::try_decode(escaped)?)?;
     match name {
         None if rest == "latest" => Some(Route::Latest(module)),
         None => Some(Route::List(module)),
@@ -116,14 +112,14 @@ fn file_route(module: ModulePath, escaped: &str, extension: &str) -> Option<Rout
     if !matches!(extension, "info" | "mod" | "zip") {
         return None;
     }
-    let plain = escape::decode_quietly(escaped)?;
+    let plain = escape::try_decode(escaped)?;
     if !revision::is_legal(&plain) || matches!(&*plain, "latest" | "upgrade" | "patch") {
         return None;
     }
     if module_version::agree(&module, &plain)
         && let Some(version) = Version::accept(&plain)
     {
-        let module = ModuleVersion::of_agreeing(module, version);
+        let module = ModuleVersion::from_agreeing(module, version);
         return Some(match extension {
             "info" => Route::Info(module),
             "mod" => Route::Mod(module),
@@ -134,12 +130,12 @@ fn file_route(module: ModulePath, escaped: &str, extension: &str) -> Option<Rout
 }
 
 fn sumdb_route(path: &str, sumdbs: &[impl AsRef<str>]) -> Option<Route> {
-    let known = sumdbs.iter().filter_map(|name| {
+    let matching = sumdbs.iter().filter_map(|name| {
         let name = name.as_ref();
         Some((name, path.strip_prefix(name)?.strip_prefix('/')?))
     });
-    // A name may hold slashes and begin with another, so the longest counts.
-    let (name, request) = known.max_by_key(|(name, _)| name.len())?;
+    // A name may contain slashes and start with another name, so the longest match counts.
+    let (name, request) = matching.max_by_key(|(name, _)| name.len())?;
     let sumdb = name.to_owned();
     match request {
         "supported" => Some(Route::SumdbSupported { sumdb }),
@@ -147,17 +143,17 @@ fn sumdb_route(path: &str, sumdbs: &[impl AsRef<str>]) -> Option<Route> {
         _ => match request.strip_prefix("lookup/") {
             Some(pair) => {
                 let module = lookup(pair)?;
-                Some(Route::SumdbLookup { sumdb, module, rest: request.to_owned() })
+                Some(Route::SumdbLookup { sumdb, module })
             }
-            None => Some(Route::SumdbTile { sumdb, tile: Tile::parse(request)?, rest: request.to_owned() }),
+            None => Some(Route::SumdbTile { sumdb, tile: Tile::parse(request)? }),
         },
     }
 }
 
 fn lookup(rest: &str) -> Option<ModuleVersion> {
     let (path, version) = rest.split_once('@')?;
-    let path = ModulePath::accept(&escape::decode_quietly(path)?)?;
-    let version = Version::accept(&escape::decode_quietly(version)?)?;
+    let path = ModulePath::accept(&escape::try_decode(path)?)?;
+    let version = Version::accept(&escape::try_decode(version)?)?;
     ModuleVersion::new(path, version).ok()
 }
 
@@ -171,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_path_is_cut_off_at_a_slash() {
+    fn the_base_path_ends_at_a_slash() {
         let at = |target, base| classify("GET", target, base, &[] as &[&str]);
         let list = Route::List(ModulePath::new("a.b/c").unwrap());
         for base in ["", "/"] {
@@ -207,19 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn only_canonical_versions_are_looked_up() {
+    fn lookups_need_canonical_versions() {
         let lookup = |pair: &str| get(&format!("/sumdb/db.example/lookup/{pair}"));
-        assert!(matches!(lookup("a.b/!c@v1.0.0-!r!c1"), Route::SumdbLookup { module, rest, .. }
-            if module.to_string() == "a.b/C@v1.0.0-RC1" && rest == "lookup/a.b/!c@v1.0.0-!r!c1"));
+        assert!(matches!(lookup("a.b/!c@v1.0.0-!r!c1"), Route::SumdbLookup { module, .. }
+            if module.to_string() == "a.b/C@v1.0.0-RC1"));
         for bad in ["a.b@v1.0.0/go.mod", "a.b@v1", "a.b@master", "a.b", "a.b/C@v1.0.0", "a.b@v2.0.0"] {
             assert_eq!(lookup(bad), Route::NotFound, "{bad}");
         }
     }
 
     #[test]
-    fn a_tile_is_named_exactly() {
-        assert!(matches!(get("/sumdb/db.example/tile/8/0/x001/234.p/5"), Route::SumdbTile { tile, rest, .. }
-            if tile.width == 5 && rest == "tile/8/0/x001/234.p/5"));
+    fn tile_paths_must_be_exact() {
+        assert!(matches!(get("/sumdb/db.example/tile/8/0/x001/234.p/5"), Route::SumdbTile { tile, .. }
+            if tile.width == 5 && tile.path() == "tile/8/0/x001/234.p/5"));
         assert_eq!(get("/sumdb/db.example/tile/8/0/1"), Route::NotFound);
     }
 
@@ -234,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_escaped_is_found(path in "[a-z]\\.[a-z]{1,3}(/[a-zA-Z0-9._~-]{1,5}){0,2}", pre in "(-[a-zA-Z]{1,4})?") {
+        fn escaped_names_are_found(path in "[a-z]\\.[a-z]{1,3}(/[a-zA-Z0-9._~-]{1,5}){0,2}", pre in "(-[a-zA-Z]{1,4})?") {
             let version = format!("v1.2.3{pre}");
             if let (Ok(path), Ok(version)) = (ModulePath::new(&path), Version::new(&version))
                 && let Ok(module) = ModuleVersion::new(path, version)
@@ -249,7 +245,7 @@ mod tests {
         }
 
         #[test]
-        fn any_target_gets_an_answer(target in "[/@v%!a-zA-Z0-9.]{0,40}|.{0,20}") {
+        fn no_target_panics(target in "[/@v%!a-zA-Z0-9.]{0,40}|.{0,20}") {
             let _ = get(&target);
         }
     }

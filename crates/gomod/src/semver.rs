@@ -1,8 +1,9 @@
-//! Semantic versions as Go writes them: a leading `v`, shorthands, and an order without build metadata.
+//! Semantic versions in Go's form: a leading `v`, prefixes such as `v1.2`, and an order without build
+//! metadata.
 //!
 //! The rules are those of `golang.org/x/mod/semver` and of `module.CanonicalVersion`. Numbers have no upper
-//! bound, so they stay text: a longer one is greater, and equally long ones compare byte by byte. What is not
-//! a version gives an empty answer and sorts before all versions, as there.
+//! bound, so they stay text: the longer number is greater, and numbers of equal length compare byte by
+//! byte. Invalid versions have empty results and sort first, as in Go.
 
 use std::cmp::Ordering;
 
@@ -10,19 +11,19 @@ use std::cmp::Ordering;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub(crate) major: &'a str,
-    /// `"0"` if it is not written.
+    /// `"0"` if it is missing.
     pub(crate) minor: &'a str,
-    /// `"0"` if it is not written.
+    /// `"0"` if it is missing.
     pub(crate) patch: &'a str,
     /// With its `-`, or empty.
     pub(crate) prerelease: &'a str,
     /// With its `+`, or empty.
     pub(crate) build: &'a str,
-    /// How many of the three numbers are written.
+    /// Number of numbers, 1 to 3.
     pub(crate) numbers: u8,
 }
 
-/// Takes a version apart; `None` if it is not valid.
+/// Parses a version. Returns `None` if it is invalid.
 pub(crate) fn parse(version: &str) -> Option<Parts<'_>> {
     let (major, rest) = number(version.strip_prefix('v')?)?;
     let mut parts = Parts { major, minor: "0", patch: "0", prerelease: "", build: "", numbers: 1 };
@@ -54,7 +55,7 @@ pub(crate) fn parse(version: &str) -> Option<Parts<'_>> {
     Some(parts)
 }
 
-/// Splits a decimal number without a needless zero off the front.
+/// Splits a decimal number without leading zeros off the front.
 fn number(text: &str) -> Option<(&str, &str)> {
     let (digits, rest) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
     let valid = !digits.is_empty() && (digits == "0" || !digits.starts_with('0'));
@@ -73,60 +74,50 @@ fn has_leading_zero(id: &str) -> bool {
     id.len() > 1 && id.starts_with('0') && is_numeric(id)
 }
 
-/// Says whether the text is a version; shorthands (`v1`, `v1.2`) are.
+/// Returns whether a text is a version or a prefix (`v1`, `v1.2`).
 pub fn is_valid(version: &str) -> bool {
     parse(version).is_some()
 }
 
-/// Returns the version with missing numbers filled in and without build metadata; empty if it is not valid.
-pub fn canonical(version: &str) -> String {
-    parse(version).map(|parts| fill(version, &parts)).unwrap_or_default()
-}
-
-/// Returns the canonical form, which keeps a build of exactly `+incompatible`; empty if it is not valid.
+/// Returns the canonical form: all three numbers, and no build metadata but `+incompatible`. Empty if invalid.
 pub fn canonical_version(version: &str) -> String {
     let Some(parts) = parse(version) else { return String::new() };
-    let mut filled = fill(version, &parts);
+    let mut filled = version[..version.len() - parts.build.len()].to_owned();
+    for _ in parts.numbers..3 {
+        filled.push_str(".0");
+    }
     if parts.build == "+incompatible" {
         filled.push_str(parts.build);
     }
     filled
 }
 
-fn fill(version: &str, parts: &Parts<'_>) -> String {
-    let mut filled = version[..version.len() - parts.build.len()].to_owned();
-    for _ in parts.numbers..3 {
-        filled.push_str(".0");
-    }
-    filled
-}
-
-/// Says whether the version is valid and its own canonical form.
+/// Returns whether a version is valid and canonical.
 pub fn is_canonical(version: &str) -> bool {
     parse(version).is_some_and(|p| p.numbers == 3 && matches!(p.build, "" | "+incompatible"))
 }
 
-/// Returns the major version, `v1` of `v1.2.3`; empty if it is not valid.
+/// Returns the major version, `v1` of `v1.2.3`. Empty if invalid.
 pub fn major(version: &str) -> &str {
     parse(version).map_or("", |parts| &version[..1 + parts.major.len()])
 }
 
-/// Returns major and minor version, `v1.2` of `v1.2.3`; empty if it is not valid.
+/// Returns the major and minor version, `v1.2` of `v1.2.3`. Empty if invalid.
 pub fn major_minor(version: &str) -> String {
     parse(version).map(|parts| format!("v{}.{}", parts.major, parts.minor)).unwrap_or_default()
 }
 
-/// Returns the pre-release with its `-`; empty if there is none.
+/// Returns the pre-release with its `-`. Empty if there is none.
 pub fn prerelease(version: &str) -> &str {
     parse(version).map_or("", |parts| parts.prerelease)
 }
 
-/// Returns the build metadata with its `+`; empty if there is none.
+/// Returns the build metadata with its `+`. Empty if there is none.
 pub fn build(version: &str) -> &str {
     parse(version).map_or("", |parts| parts.build)
 }
 
-/// Compares by precedence; build metadata never counts, and what is not valid comes first.
+/// Compares by precedence. Build metadata is ignored, and invalid versions come first.
 pub fn compare(a: &str, b: &str) -> Ordering {
     match (parse(a), parse(b)) {
         (None, None) => Ordering::Equal,
@@ -139,14 +130,9 @@ pub fn compare(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// Compares by precedence, then byte by byte, so that only equal texts are equal.
+/// Compares by precedence, then byte by byte, so that only identical texts are equal.
 pub fn compare_total(a: &str, b: &str) -> Ordering {
     compare(a, b).then_with(|| a.cmp(b))
-}
-
-/// Sorts by precedence, then byte by byte.
-pub fn sort<S: AsRef<str>>(versions: &mut [S]) {
-    versions.sort_by(|a, b| compare_total(a.as_ref(), b.as_ref()));
 }
 
 fn compare_number(a: &str, b: &str) -> Ordering {
@@ -158,12 +144,12 @@ fn compare_prerelease(a: &str, b: &str) -> Ordering {
         (None, None) => Ordering::Equal,
         (None, Some(_)) => Ordering::Greater,
         (Some(_), None) => Ordering::Less,
-        // A list that is the beginning of the other comes first, as iterators compare.
+        // A list that is a prefix of the other comes first, as iterators compare.
         (Some(a), Some(b)) => a.split('.').map(Identifier::of).cmp(b.split('.').map(Identifier::of)),
     }
 }
 
-/// One identifier of a pre-release, in their order: numbers by length and digits, then words.
+/// An identifier of a pre-release, ordered: numbers by length and digits, then words.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Identifier<'a> {
     Number(usize, &'a str),
@@ -198,13 +184,12 @@ mod tests {
     proptest! {
         #[test]
         fn canonical_is_idempotent_and_equal_in_precedence(version in any_version()) {
-            for form in [canonical(&version), canonical_version(&version)] {
-                prop_assert_eq!(is_valid(&version), !form.is_empty());
-                prop_assert_eq!(compare(&version, &form), Ordering::Equal);
-                if !form.is_empty() {
-                    prop_assert_eq!(canonical_version(&form), form.as_str());
-                    prop_assert!(is_canonical(&form));
-                }
+            let form = canonical_version(&version);
+            prop_assert_eq!(is_valid(&version), !form.is_empty());
+            prop_assert_eq!(compare(&version, &form), Ordering::Equal);
+            if !form.is_empty() {
+                prop_assert_eq!(canonical_version(&form), form.as_str());
+                prop_assert!(is_canonical(&form));
             }
             prop_assert_eq!(is_canonical(&version), is_valid(&version) && canonical_version(&version) == version);
         }
@@ -222,15 +207,9 @@ mod tests {
         }
 
         #[test]
-        fn sorting_follows_the_order(mut versions in proptest::collection::vec(any_version(), 0..12)) {
-            sort(&mut versions);
-            prop_assert!(versions.windows(2).all(|pair| compare_total(&pair[0], &pair[1]).is_le()));
-        }
-
-        #[test]
-        fn the_parts_are_the_version(version in any_version()) {
+        fn the_parts_make_up_the_version(version in any_version()) {
             if let Some(parts) = parse(&version) {
-                let whole = canonical(&version) + parts.build;
+                let whole = canonical_version(&version).trim_end_matches(parts.build).to_owned() + parts.build;
                 let again = format!(
                     "v{}.{}.{}{}{}", parts.major, parts.minor, parts.patch, parts.prerelease, parts.build
                 );

@@ -1,4 +1,4 @@
-//! The traits that every name of this crate has: it is shown, parsed and serialised as its plain text.
+//! Traits of all names in this crate: they are printed, parsed and serialized as their unescaped text.
 
 /// Implements the conversions of a validated string type that has `new(&str)` and `as_str()`.
 macro_rules! as_text {

@@ -1,4 +1,4 @@
-//! A canonical version, the only kind that files and lists are named by.
+//! A canonical version. Files and lists only contain canonical versions.
 
 use crate::escape::{self, EscapeError};
 use crate::text::as_text;
@@ -6,18 +6,18 @@ use crate::{pseudo, semver};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// A canonical version, plain (not escaped).
+/// A canonical, unescaped version.
 ///
-/// - three numbers of any length, an optional pre-release;
-/// - no build metadata but `+incompatible`.
+/// - Three numbers of any length, and an optional pre-release.
+/// - No build metadata but `+incompatible`.
 ///
-/// Its order is precedence first, then byte order: `v2.0.0` and `v2.0.0+incompatible` have the same
-/// precedence and are two versions.
+/// The order is precedence first, then byte order: `v2.0.0` and `v2.0.0+incompatible` have the same
+/// precedence and are different versions.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version(Arc<str>);
 
 impl Version {
-    /// Checks a plain version.
+    /// Parses an unescaped version.
     pub fn new(version: &str) -> Result<Self, VersionError> {
         Self::accept(version).ok_or_else(|| match semver::is_valid(version) {
             true => VersionError::NotCanonical(version.to_owned(), semver::canonical_version(version)),
@@ -25,37 +25,37 @@ impl Version {
         })
     }
 
-    /// Decodes an escaped version, as it stands in URLs and file names, and checks it.
+    /// Parses an escaped version, as in URLs and file names.
     pub fn unescape(escaped: &str) -> Result<Self, EscapeError> {
         Ok(Self::new(&escape::decode(escaped)?)?)
     }
 
-    /// Checks a plain version without a word on what is wrong, for callers that would drop it.
+    /// Parses an unescaped version. Returns `None` if it is invalid.
     pub(crate) fn accept(version: &str) -> Option<Self> {
         semver::is_canonical(version).then(|| Self(Arc::from(version)))
     }
 
-    /// Returns the plain version.
+    /// Returns the unescaped version.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns the version as it stands in URLs and file names.
+    /// Returns the escaped version, as in URLs and file names.
     pub fn escaped(&self) -> String {
         escape::encode(&self.0)
     }
 
-    /// Says whether it names a commit rather than a tag.
+    /// Returns whether it is a pseudo-version.
     pub fn is_pseudo(&self) -> bool {
         pseudo::is_pseudo(&self.0)
     }
 
-    /// Says whether it marks a tag of v2 or later from before modules.
+    /// Returns whether it is an `+incompatible` version.
     pub fn is_incompatible(&self) -> bool {
         self.0.ends_with("+incompatible")
     }
 
-    /// Says whether it has a pre-release; pseudo-versions do.
+    /// Returns whether it has a pre-release, as pseudo-versions do.
     pub fn is_prerelease(&self) -> bool {
         !semver::prerelease(&self.0).is_empty()
     }
@@ -75,14 +75,14 @@ impl PartialOrd for Version {
 
 as_text!(Version, VersionError);
 
-/// A text that is no canonical version.
+/// The reason why a text is not a canonical version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VersionError {
-    /// It is no semantic version at all.
-    #[error("{0:?} is not a version of the form vMAJOR.MINOR.PATCH")]
+    /// It is not a semantic version.
+    #[error("invalid version {0:?}: expected vMAJOR.MINOR.PATCH")]
     NotSemver(String),
-    /// It is a version, and its canonical form is another.
-    #[error("version {0:?} is not canonical, {1:?} would be")]
+    /// It is a version, but not in canonical form.
+    #[error("version {0:?} is not canonical; use {1:?}")]
     NotCanonical(String, String),
 }
 
@@ -91,16 +91,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_messages_name_what_is_wrong() {
+    fn messages_name_the_fault() {
         assert_eq!(
             Version::new("v1.2").unwrap_err().to_string(),
-            r#"version "v1.2" is not canonical, "v1.2.0" would be"#
+            r#"version "v1.2" is not canonical; use "v1.2.0""#
         );
         assert!(Version::new("master").unwrap_err().to_string().contains("master"));
     }
 
     #[test]
-    fn equal_precedence_is_not_equality() {
+    fn versions_with_equal_precedence_differ() {
         let (plain, incompatible) =
             (Version::new("v2.0.0").unwrap(), Version::new("v2.0.0+incompatible").unwrap());
         assert_ne!(plain, incompatible);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn escaping_goes_both_ways() {
+    fn versions_are_escaped_and_unescaped() {
         let version = Version::new("v1.0.0-RC1").unwrap();
         assert_eq!(version.escaped(), "v1.0.0-!r!c1");
         assert_eq!(Version::unescape("v1.0.0-!r!c1").unwrap(), version);

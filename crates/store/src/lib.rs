@@ -56,6 +56,7 @@ mod read;
 mod records;
 mod remove;
 mod seal;
+mod seal_state;
 mod sqlite;
 mod staging;
 #[cfg(test)]

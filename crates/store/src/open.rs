@@ -16,8 +16,9 @@ use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownList;
 use crate::paths::Paths;
-use crate::read::{KnownSeal, KnownSmall, SmallFile, SmallWeight};
+use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::records::KnownTombstones;
+use crate::seal_state::KnownSeal;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
 

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -17,6 +17,8 @@ use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
 use crate::files::{SMALL_LIMIT, Stamp, open_file};
+use crate::seal::info_fault;
+use crate::seal_state::{CHECK_VALID, SealState};
 use crate::{Store, StoreError, VersionFile};
 
 /// A file that is small enough to be kept in memory.
@@ -96,45 +98,11 @@ fn read_now(_: &File, _: u64, _: &mut [u8]) -> io::Result<Option<usize>> {
 /// How often a version may be replaced while its zip is opened before that is an error.
 const ATTEMPTS: usize = 8;
 
-/// How long a check of a folder is valid.
-const CHECK_VALID: Duration = Duration::from_secs(1);
-
 #[derive(Debug, Clone)]
 pub(crate) struct KnownSmall {
     small: Small,
     folder: Stamp,
     checked: Instant,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct KnownSeal {
-    /// The seal and the stamp of its zip. `None` if the version is corrupt and the store is read-only.
-    seal: Option<(H1, Stamp)>,
-    folder: Stamp,
-    checked: Instant,
-}
-
-impl KnownSeal {
-    /// Returns what this seal says about an open zip. `None` if it belongs to another zip.
-    fn of(&self, zip: Stamp) -> Option<SealState> {
-        match &self.seal {
-            None => Some(SealState::Absent),
-            Some((h1, own)) => (*own == zip).then(|| SealState::Sealed(h1.clone())),
-        }
-    }
-}
-
-/// The state of the seal of an open zip.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SealState {
-    /// The version is not in the store, or is corrupt.
-    Absent,
-    /// The zip was not verified yet.
-    Unsealed,
-    /// The version was replaced after the zip was opened, so the seal in its folder belongs to another zip.
-    Replaced,
-    /// The zip has this seal.
-    Sealed(H1),
 }
 
 /// Weighs a small file in bytes of memory.
@@ -185,7 +153,7 @@ impl Store {
         }
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
         (&mut open).take(SMALL_LIMIT).read_to_end(&mut bytes).at("read", &path)?;
-        if *file == SmallFile::Info && crate::seal::info_fault(version, &bytes).is_some() {
+        if *file == SmallFile::Info && info_fault(version, &bytes).is_some() {
             return self.quarantine_if_corrupt(version).map(|()| None);
         }
         let modified = meta.modified().at("look at", &path)?;
@@ -212,37 +180,6 @@ impl Store {
             return Ok(Some(ZipFile { file, length: meta.len(), modified, seal }));
         }
         Err(PathError::new("open", path, io::Error::other("another program keeps replacing it")).into())
-    }
-
-    /// Returns the state of the seal of an open zip.
-    pub(crate) fn seal_state(&self, version: &ModuleVersion, zip: Stamp) -> Result<SealState, StoreError> {
-        let now = Instant::now();
-        let known = self.seals.get(version);
-        let recent = known.as_ref().filter(|known| known.checked.elapsed() < CHECK_VALID);
-        if let Some(state) = recent.and_then(|known| known.of(zip)) {
-            return Ok(state);
-        }
-        let Some(folder) = Stamp::at(&self.paths.version(version))? else { return Ok(SealState::Absent) };
-        if let Some(known) = known.filter(|known| known.folder == folder)
-            && let Some(state) = known.of(zip)
-        {
-            self.seals.insert(version.clone(), KnownSeal { checked: now, ..known });
-            return Ok(state);
-        }
-        if !self.has_info(version)? {
-            return Ok(SealState::Absent);
-        }
-        let Some((h1, own)) = self.valid_seal(version)? else { return Ok(SealState::Unsealed) };
-        if own != zip {
-            return Ok(SealState::Replaced);
-        }
-        self.remember_seal(version, Some((h1.clone(), zip)), folder);
-        Ok(SealState::Sealed(h1))
-    }
-
-    /// Keeps in memory the seal of a version with the stamp of its zip, or that the version is corrupt.
-    pub(crate) fn remember_seal(&self, version: &ModuleVersion, seal: Option<(H1, Stamp)>, folder: Stamp) {
-        self.seals.insert(version.clone(), KnownSeal { seal, folder, checked: Instant::now() });
     }
 
     /// Drops what is kept in memory about a version.
@@ -284,8 +221,9 @@ mod tests {
                 fixture.store.smalls.insert(key, KnownSmall { checked: past, ..known });
             }
         }
-        if let Some(known) = fixture.store.seals.get(version) {
-            fixture.store.seals.insert(version.clone(), KnownSeal { checked: past, ..known });
+        if let Some(mut known) = fixture.store.seals.get(version) {
+            known.checked = past;
+            fixture.store.seals.insert(version.clone(), known);
         }
     }
 

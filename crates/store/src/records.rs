@@ -93,7 +93,7 @@ pub enum Objection {
     #[error("{0}")]
     Tombstone(Tombstone),
     /// The content differs from the recorded content.
-    #[error("its {file} is {ours}, but the recorded hash is {recorded}")]
+    #[error("its {file} is {ours}, but this store or a checksum database has recorded {recorded}")]
     Differs {
         /// The file: "zip" or "mod".
         file: &'static str,

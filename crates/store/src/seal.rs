@@ -23,7 +23,7 @@ use stoa_layout::error::PathContext;
 
 use crate::files::{SMALL_LIMIT, Stamp, is_file, metadata, open_file, read_bounded};
 use crate::paths::VersionFile;
-use crate::read::SealState;
+use crate::seal_state::SealState;
 use crate::{Claim, Store, StoreError, staging};
 
 /// The result of reading a version.

@@ -30,7 +30,7 @@ impl Reply {
         first
     }
 
-    /// Is the headers without those that differ from one connection to the next.
+    /// Returns the headers without those that differ from one connection to the next.
     pub fn lasting_headers(&self) -> Vec<(String, String)> {
         let mut headers = self.headers.clone();
         headers.retain(|(name, _)| name != "date" && name != "connection");

@@ -1,4 +1,4 @@
-//! What the tests and benches share: scripted upstreams, servers, clients, modules, stores and sweeps.
+//! Shared parts of the tests and benches: scripted upstreams, servers, clients, modules, stores and sweeps.
 #![allow(
     missing_docs,
     clippy::allow_attributes,

@@ -24,7 +24,7 @@ pub fn athens(root: &Path, versions: usize) {
     });
 }
 
-/// Is the name of a version of such a store, as `MODULE@VERSION`.
+/// Returns the name of a version of such a store, as `MODULE@VERSION`.
 pub fn pair(module: usize, version: usize) -> String {
     let owner = if module.is_multiple_of(7) { "Owner" } else { "owner" };
     let (major, folder) = if module.is_multiple_of(5) { (2, "/v2") } else { (1, "") };

@@ -45,7 +45,7 @@ impl Peer {
         }
     }
 
-    /// Is its module, the version that is built, and the package of the program.
+    /// Returns its module, the version that is built, and the package of the program.
     fn source(self) -> [&'static str; 3] {
         match self {
             Self::Athens => ["github.com/gomods/athens", "v0.18.0", "github.com/gomods/athens/cmd/proxy"],

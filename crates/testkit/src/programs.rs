@@ -24,12 +24,12 @@ pub struct Ended {
 }
 
 impl Programs {
-    /// Is this release.
+    /// Returns the programs of this release.
     pub fn current() -> Self {
         Self::of(STOA.path(), MIGRATE.path())
     }
 
-    /// Is the release with one layout more.
+    /// Returns the programs of a release with one more layout.
     pub fn next() -> Self {
         let (stoa, migrate) = built_next();
         Self::of(stoa, migrate)
@@ -50,17 +50,17 @@ impl Programs {
         Self { folder }
     }
 
-    /// Is the folder that everything is in.
+    /// Returns the folder that holds everything.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Is the path of a program.
+    /// Returns the path of a program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder().join("bin").join(name)
     }
 
-    /// Is where the store is, or will be.
+    /// Returns the path of the store, which may not exist yet.
     pub fn store(&self) -> PathBuf {
         self.folder().join("store")
     }

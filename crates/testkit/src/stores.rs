@@ -30,7 +30,7 @@ pub const ZIP: usize = 1;
 pub const INFO: usize = 2;
 
 impl Shape {
-    /// Is where mod, zip and info lie, whether or not the names are valid.
+    /// Returns the places of mod, zip and info, whether or not the names are valid.
     pub fn paths(self, module: &str, version: &str) -> [PathBuf; 3] {
         let flat = |base: &str, module: &str, version: &str| {
             ["mod", "zip", "info"]
@@ -61,7 +61,7 @@ pub fn escape(plain: &str) -> String {
     escaped
 }
 
-/// Is mod, zip and info of a version. A name that is not valid gets the zip of another.
+/// Returns mod, zip and info of a version. A name that is not valid gets the zip of another.
 pub fn contents(module: &str, version: &str) -> [Vec<u8>; 3] {
     let modfile = format!("module {module}\n\ngo 1.21\n").into_bytes();
     let source =
@@ -74,14 +74,14 @@ pub fn contents(module: &str, version: &str) -> [Vec<u8>; 3] {
     [modfile, zip, info]
 }
 
-/// What a store is made of, and what must become of it.
+/// The content of a store, and the expected result.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// What lies where, parents before children.
+    /// The entries with their paths, parents before children.
     pub made: Vec<(PathBuf, Made)>,
     /// The versions that move, and the shape that each is in now.
     pub whole: Vec<(&'static str, &'static str, Shape)>,
-    /// What is told as a leftover, and how the reason begins.
+    /// The expected leftovers, with the beginning of each reason.
     pub left: Vec<(PathBuf, &'static str)>,
 }
 
@@ -192,7 +192,7 @@ impl Plan {
         }
     }
 
-    /// Is what the store must hold at a layout, folders aside, given what it held before.
+    /// Returns the expected content of the store at a layout, folders aside, given what it held before.
     pub fn expected(&self, before: &Files, to: Shape) -> Files {
         let mut files = before.clone();
         for (module, version, from) in &self.whole {
@@ -204,7 +204,7 @@ impl Plan {
         files
     }
 
-    /// Is the files of a tree as if all versions were escaped, as a way back writes them. The three files of each
+    /// Returns the files of a tree as if all versions were escaped, as a way back writes them. The three files of each
     /// must be in one spelling.
     pub fn escaped(&self, mut found: Files) -> Files {
         for (module, version, shape) in &self.whole {
@@ -278,7 +278,7 @@ fn whole(plan: &mut Plan, shape: Shape) {
     plan.left("keep/hardlink", "foreign file");
 }
 
-/// What stays, and is the same in all shapes.
+/// Leftovers that are the same in all shapes.
 fn broken(plan: &mut Plan, shape: Shape) {
     plan.broken(shape, "v0.0.2", &[MOD], "incomplete", empty(MOD));
     plan.broken(shape, "v0.0.3", &[MOD, ZIP], "incomplete", empty(ZIP));
@@ -405,7 +405,7 @@ pub struct Kept {
     pub content: Vec<u8>,
 }
 
-/// What a store holds, folders, marker and lock aside.
+/// Returns the content of a store without folders, marker and lock.
 pub type Files = BTreeMap<PathBuf, Kept>;
 
 /// Looks at what a store holds.
@@ -457,7 +457,7 @@ fn walk(root: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
     }
 }
 
-/// Is the markers in a root.
+/// Returns the markers in a root.
 pub fn markers(root: &Path) -> Vec<String> {
     let names = fs::read_dir(root).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
     let mut markers: Vec<String> = names.filter(|name| Marker::parse(name).is_some()).collect();

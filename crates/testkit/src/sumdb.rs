@@ -14,7 +14,7 @@ use stoa_gomod::{ModuleVersion, h1};
 use super::Module;
 use super::upstream::{Script, Upstream};
 
-/// What the database is called.
+/// The name of the database.
 pub const NAME: &str = "sum.example.org/test";
 
 /// A running site; it ends with the test's process.
@@ -28,7 +28,7 @@ pub struct Site {
 #[derive(Default)]
 struct Held(Mutex<Option<String>>, Condvar);
 
-/// What the site answers.
+/// The answers of the site.
 #[derive(Default)]
 pub struct State {
     /// Bodies by path.
@@ -69,12 +69,12 @@ impl Site {
         site
     }
 
-    /// Is the URL to give to `--upstream`; the database alone is at `db` below it.
+    /// Returns the URL to give to `--upstream`; the database alone is at `db` below it.
     pub fn url(&self) -> &str {
         self.upstream.url()
     }
 
-    /// What the site answers, to be changed.
+    /// Locks the answers of the site, to change them.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -132,7 +132,7 @@ impl Site {
     }
 }
 
-/// What `--gosumdb` takes.
+/// Returns the value for `--gosumdb`.
 pub fn verifier_key() -> String {
     format!("{NAME}+{:08x}+{}", key_hash(NAME, &public_key()), STANDARD.encode(public_key()))
 }

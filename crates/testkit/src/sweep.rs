@@ -42,7 +42,7 @@ fn under(scenarios: &[(&str, Start)], faults: &[(&'static str, At)]) -> Vec<Case
     tests
 }
 
-/// Is what happens at the Nth call.
+/// Makes the fault for the Nth call.
 pub type At = fn(usize) -> Act;
 
 pub const FAULTS: [(&str, At); 5] = [
@@ -98,11 +98,11 @@ pub fn at_each_call<R, T: Ord>(
     assert!(hit >= found, "{name}: {found} calls were found and only {hit} were hit");
 }
 
-/// What a program is made to do, and what must be so afterwards.
+/// A task for a program, and the checks of its result.
 pub struct Scenario {
     /// Brings the folder that the root will be in to its state before.
     pub prepare: Prepare,
-    /// Is the command that is disturbed.
+    /// Makes the command that is disturbed.
     pub command: Box<dyn Fn(&Path) -> Command>,
     /// Runs beside it.
     pub drive: Box<dyn Fn(&mut Child) -> Told + Sync>,

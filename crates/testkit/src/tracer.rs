@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// What to do at a call.
+/// An action at a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// Only count.
@@ -31,7 +31,7 @@ pub enum Act {
     Fail { at: usize, errno: Errno, sticky: bool },
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Traced {
     /// The calls that counted, in order.

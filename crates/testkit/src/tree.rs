@@ -65,7 +65,7 @@ pub fn shape(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
-/// Is the body of an entry of the cache, without when it was got.
+/// Returns the body of an entry of the cache, without its time.
 fn cached_body(entry: Vec<u8>) -> Vec<u8> {
     if !entry.starts_with(b"stoa-cache ") {
         return entry;

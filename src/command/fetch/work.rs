@@ -184,7 +184,7 @@ fn exit_of(error: &FillError) -> Exit {
         | FillError::Gone(_)
         | FillError::Differs(_)
         | FillError::Unexpected { .. }
-        | FillError::Unvouched(_)
+        | FillError::Unverified(_)
         | FillError::Denied(_)
         | FillError::Private(_)
         | FillError::NotFetched(_) => Exit::FAILED,

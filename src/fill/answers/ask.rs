@@ -1,110 +1,109 @@
-//! Asking the upstream, or not.
+//! Requests to the upstream.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use stoa_gomod::{ModulePath, ModuleVersion, list, query};
 
-use super::PATIENCE;
-use super::known::{Age, Known};
+use super::MAX_WAIT;
+use super::answer::{Age, Answer};
 use super::question::Question;
-use crate::fill::once::Outcome;
+use crate::fill::once::Task;
 use crate::fill::{Fill, FillError, Phase, Via};
 use crate::upstream::UpstreamError;
 
 impl Fill {
-    /// Finds what the upstream says, by the rules of this module.
-    pub(super) async fn said(self: &Arc<Self>, question: &Question, via: &Via) -> Result<Bytes, FillError> {
-        let known = self.recall(question).await;
-        let age = known.as_ref().map(|known| self.answers.age(question, known));
-        let last = match (known, age) {
-            (Some(known), Some(Age::Fresh)) => return known.said,
-            (Some(known), Some(Age::Stale)) => {
-                // Whether it begins or not: there is an answer.
-                let _ = self.begin(question, via, Phase::Closing);
-                return known.said;
+    /// Returns the upstream's answer, cached or new, depending on the age of the cached answer.
+    pub(super) async fn upstream_answer(
+        self: &Arc<Self>,
+        question: &Question,
+        via: &Via,
+    ) -> Result<Bytes, FillError> {
+        let answer = self.recall(question).await;
+        let age = answer.as_ref().map(|answer| self.answers.age(question, answer));
+        let last = match (answer, age) {
+            (Some(answer), Some(Age::Fresh)) => return answer.result,
+            (Some(answer), Some(Age::Stale)) => {
+                // A failure to start the refresh does not matter: there is an answer.
+                let _ = self.request(question, via, Phase::Closing);
+                return answer.result;
             }
-            (known, _) => known.and_then(|known| known.said.ok()),
+            (answer, _) => answer.and_then(|answer| answer.result.ok()),
         };
         let Some(last) = last else { return self.ask(question, via).await };
-        match tokio::time::timeout(PATIENCE, self.ask(question, via)).await {
+        match tokio::time::timeout(MAX_WAIT, self.ask(question, via)).await {
             Ok(Err(error)) if !matches!(error, FillError::Absent(_)) => {
-                log::warn!("{question} is answered as it was answered last: {error}");
+                log::warn!(question:% = question, reason:% = error; "serving an expired answer");
                 Ok(last)
             }
-            Ok(said) => said,
+            Ok(answer) => answer,
             Err(_) => {
-                log::warn!("{question} is answered as it was answered last: the upstream takes its time");
+                let reason = format!("the upstream did not answer within {MAX_WAIT:?}");
+                log::warn!(question:% = question, reason; "serving an expired answer");
                 self.note_failure(question);
                 Ok(last)
             }
         }
     }
 
-    /// Asks the upstream, or waits for the answer to who has asked already.
+    /// Joins the running request to the upstream, or starts one, and waits for the answer.
     async fn ask(self: &Arc<Self>, question: &Question, via: &Via) -> Result<Bytes, FillError> {
-        match self.begin(question, via, Phase::Ending)?.wait().await {
-            Some(said) => said,
-            None => Err(FillError::Broken(question.to_string())),
-        }
+        let answer = self.request(question, via, Phase::Ending)?.wait().await;
+        answer.unwrap_or_else(|| Err(FillError::Broken(question.to_string())))
     }
 
-    /// Begins to ask the upstream, unless that is under way. It is given up at this phase of the program.
-    fn begin(
+    /// Joins the running request to the upstream, or starts one, which is dropped in the phase `until`.
+    fn request(
         self: &Arc<Self>,
         question: &Question,
         via: &Via,
-        given_up: Phase,
-    ) -> Result<Outcome<Result<Bytes, FillError>>, FillError> {
+        until: Phase,
+    ) -> Result<Task<Result<Bytes, FillError>>, FillError> {
         let mut phase = self.phase.subscribe();
-        if *phase.borrow() >= given_up {
+        if *phase.borrow() >= until {
             return Err(FillError::Stopping(question.to_string()));
         }
         let work = || {
             let (fill, question, via) = (Arc::clone(self), question.clone(), via.clone());
             async move {
                 tokio::select! {
-                    said = fill.ask_and_keep(&question, &via) => said,
-                    _ = phase.wait_for(|phase| *phase >= given_up) => {
+                    answer = fill.ask_and_cache(&question, &via) => answer,
+                    _ = phase.wait_for(|phase| *phase >= until) => {
                         Err(FillError::Stopping(question.to_string()))
                     }
                 }
             }
         };
-        self.answers.asking.join(question, work).ok_or_else(|| FillError::Busy(question.to_string()))
+        self.answers.requests.join(question, work).ok_or_else(|| FillError::Busy(question.to_string()))
     }
 
-    async fn ask_and_keep(&self, question: &Question, via: &Via) -> Result<Bytes, FillError> {
-        // Another process, or one that asked just before, may have an answer that is new.
-        if let Some(known) = self.recall_newest(question).await
-            && self.answers.age(question, &known) == Age::Fresh
+    async fn ask_and_cache(&self, question: &Question, via: &Via) -> Result<Bytes, FillError> {
+        // Another process or an earlier request may have a fresh answer by now.
+        if let Some(answer) = self.recall_newest(question).await
+            && self.answers.age(question, &answer) == Age::Fresh
         {
-            return known.said;
+            return answer.result;
         }
         let upstream = self.upstream_of(question.module());
-        let said = match question {
+        let result = match question {
             Question::List(module) => upstream.list(module, via).await,
             Question::Latest(module) => match upstream.latest(module, via).await {
                 Err(error) if error.is_absent() => self.latest_of_tree(module, via).await.ok_or(error),
-                said => said,
+                result => result,
             },
             Question::Query(module, revision) => upstream.query(module, revision, via).await,
         };
-        let said = said.map_err(|error: UpstreamError| FillError::upstream(question, &error));
-        match &said {
-            Ok(_) | Err(FillError::Absent(_)) => self.keep(question, Known::new(said.clone())).await,
-            Err(error) => {
-                log::debug!("{error}");
-                self.note_failure(question);
-            }
+        let result = result.map_err(|error: UpstreamError| FillError::upstream(question, &error));
+        match &result {
+            Ok(_) | Err(FillError::Absent(_)) => self.keep(question, Answer::new(result.clone())).await,
+            Err(_) => self.note_failure(question),
         }
-        said
+        result
     }
 
-    /// Finds the latest version by the list of an upstream that has no `@latest`, such as a tree of files.
-    ///
-    /// A client would do so by itself, were it not that a list which comes from here has no pseudo-versions.
+    /// Finds the latest version in the list of an upstream that has no `@latest`, such as a tree of files.
     async fn latest_of_tree(&self, module: &ModulePath, via: &Via) -> Option<Bytes> {
+        // A client would do the same, but a list from this proxy has no pseudo-versions.
         let upstream = self.upstream_of(module);
         let body = upstream.list(module, via).await.ok()?;
         let version = query::latest_known(&list::versions(&body))

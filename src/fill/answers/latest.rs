@@ -1,4 +1,4 @@
-//! `@latest`, and what a branch, a commit or a prefix stands for.
+//! `@latest`, and the versions of branches, commits and prefixes.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, list, query};
 use stoa_store::SmallFile;
 
 use super::question::Question;
-use super::stored::tell_outage;
+use super::stored::log_outage;
 use crate::fill::{Fill, FillError, Via};
 
 impl Fill {
-    /// Finds the info of the latest version of a module.
+    /// Returns the info of the latest version of a module.
     pub async fn latest(self: &Arc<Self>, module: &ModulePath, via: &Via) -> Result<Bytes, FillError> {
         let question = Question::Latest(module.clone());
-        let error = match self.said_online(&question, via).await {
+        let error = match self.online_answer(&question, via).await {
             Ok(body) => return Ok(body),
             Err(error) => error,
         };
@@ -26,7 +26,8 @@ impl Fill {
         self.or_stored(&question, error).await
     }
 
-    /// Finds the latest of the versions that are listed to a client, where the upstream names one that is not.
+    /// Returns the info of the latest visible version, for a module whose latest version upstream is
+    /// hidden.
     async fn latest_listed(self: &Arc<Self>, module: &ModulePath, via: &Via) -> Option<Bytes> {
         let body = self.list(module, via).await.ok()?;
         let version =
@@ -40,7 +41,7 @@ impl Fill {
         }
     }
 
-    /// Finds the info of what a branch, a commit, a prefix or a version of another major stands for.
+    /// Returns the info of the version of a branch, a commit, a prefix, or a version of another major.
     pub async fn query(
         self: &Arc<Self>,
         module: &ModulePath,
@@ -48,9 +49,9 @@ impl Fill {
         via: &Via,
     ) -> Result<Bytes, FillError> {
         let question = Question::Query(module.clone(), revision.clone());
-        let error = match self.said_online(&question, via).await {
+        let error = match self.online_answer(&question, via).await {
             Ok(body) => return Ok(body),
-            Err(error @ FillError::Offline(_)) => match self.last_said_of_stored(&question).await {
+            Err(error @ FillError::Offline(_)) => match self.last_answer_if_stored(&question).await {
                 Ok(Some(body)) => return Ok(body),
                 Ok(None) => error,
                 Err(error) => error,
@@ -60,13 +61,13 @@ impl Fill {
         self.or_stored(&question, error).await
     }
 
-    /// Finds the latest version without asking anybody: what the upstream said last, else the latest one in
-    /// the store.
+    /// Returns the info of the latest version without asking an upstream: the last answer, or else the
+    /// latest version in the store.
     pub async fn latest_local(&self, module: &ModulePath) -> Result<Option<Bytes>, FillError> {
         self.answer_local(&Question::Latest(module.clone())).await
     }
 
-    /// Finds what a query stands for without asking anybody, likewise.
+    /// Returns the info for a query without asking an upstream, likewise.
     pub async fn query_local(
         &self,
         module: &ModulePath,
@@ -76,39 +77,39 @@ impl Fill {
     }
 
     async fn answer_local(&self, question: &Question) -> Result<Option<Bytes>, FillError> {
-        let said = match (self.last_said(question).await, question) {
-            (Some(body), _) => self.named(question, body).await.map(Some),
-            (None, Question::Query(..)) => self.last_said_of_stored(question).await,
+        let answer = match (self.last_answer(question).await, question) {
+            (Some(body), _) => self.if_visible(question, body).await.map(Some),
+            (None, Question::Query(..)) => self.last_answer_if_stored(question).await,
             (None, _) => Ok(None),
         };
-        match said {
+        match answer {
             Ok(Some(body)) => Ok(Some(body)),
-            said => match self.resolve_stored(question).await? {
+            answer => match self.resolve_stored(question).await? {
                 Some(info) => Ok(Some(info)),
-                None => said,
+                None => answer,
             },
         }
     }
 
-    async fn said_online(self: &Arc<Self>, question: &Question, via: &Via) -> Result<Bytes, FillError> {
+    async fn online_answer(self: &Arc<Self>, question: &Question, via: &Via) -> Result<Bytes, FillError> {
         if !self.asks_about(question.module()) {
             return Err(FillError::Offline(question.to_string()));
         }
-        let body = self.said(question, via).await?;
-        self.named(question, body).await
+        let body = self.upstream_answer(question, via).await?;
+        self.if_visible(question, body).await
     }
 
-    /// Gives an info body out if its version may be named.
-    async fn named(&self, question: &Question, body: Bytes) -> Result<Bytes, FillError> {
+    /// Returns an info body if its version may be named.
+    async fn if_visible(&self, question: &Question, body: Bytes) -> Result<Bytes, FillError> {
         match info::parse(&body) {
-            Ok(info) => self.check_named(question, question.module(), &info.version).await.map(|()| body),
+            Ok(info) => self.check_visible(question, question.module(), &info.version).await.map(|()| body),
             Err(_) => Err(FillError::Denied(question.to_string())),
         }
     }
 
-    /// Finds what the upstream said of a query last, if the version that it named is in the store.
-    async fn last_said_of_stored(&self, question: &Question) -> Result<Option<Bytes>, FillError> {
-        let Some(body) = self.recall(question).await.and_then(|known| known.said.ok()) else {
+    /// Returns the last answer to a query if the version in it is stored.
+    async fn last_answer_if_stored(&self, question: &Question) -> Result<Option<Bytes>, FillError> {
+        let Some(body) = self.recall(question).await.and_then(|answer| answer.result.ok()) else {
             return Ok(None);
         };
         let Some(version) = info::parse(&body)
@@ -119,7 +120,7 @@ impl Fill {
         };
         let stored = self.blocking(question, move |store| store.small(&version, SmallFile::Info)).await?;
         match stored {
-            Some(_) => self.named(question, body).await.map(Some),
+            Some(_) => self.if_visible(question, body).await.map(Some),
             None => Ok(None),
         }
     }
@@ -127,14 +128,14 @@ impl Fill {
     async fn or_stored(&self, question: &Question, error: FillError) -> Result<Bytes, FillError> {
         match self.resolve_stored(question).await? {
             Some(info) => {
-                tell_outage(question.module(), &error);
+                log_outage(question.module(), &error);
                 Ok(info)
             }
             None => Err(error),
         }
     }
 
-    /// Resolves `latest` or a prefix among what is in the store. `None` for any other question.
+    /// Resolves `latest` or a prefix among the stored versions. Returns `None` for other questions.
     async fn resolve_stored(&self, question: &Question) -> Result<Option<Bytes>, FillError> {
         match question {
             Question::Latest(module) => self.resolve(module, "latest").await,

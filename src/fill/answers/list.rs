@@ -6,27 +6,27 @@ use bytes::Bytes;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, list};
 
 use super::question::Question;
-use super::stored::tell_outage;
+use super::stored::log_outage;
 use crate::fill::{Fill, FillError, Via};
 
 impl Fill {
-    /// Lists the tagged versions of a module, those upstream and those in the store, as the body of an answer.
+    /// Returns the list of a module's tagged versions, upstream and stored, as a response body.
     pub async fn list(self: &Arc<Self>, module: &ModulePath, via: &Via) -> Result<Bytes, FillError> {
         let question = Question::List(module.clone());
-        let (stored, said) = if self.asks_about(module) {
-            tokio::join!(self.stored_versions(module), self.said(&question, via))
+        let (stored, listed) = if self.asks_about(module) {
+            tokio::join!(self.stored_versions(module), self.upstream_answer(&question, via))
         } else {
             (self.stored_versions(module).await, Err(FillError::Offline(question.to_string())))
         };
-        match (said, stored) {
+        match (listed, stored) {
             (Ok(body), Ok(stored)) => self.merged(module, &body, stored.unwrap_or_default()).await,
-            // That the upstream answered is worth more than a list that cannot be read here.
+            // The upstream's list is better than none.
             (Ok(body), Err(error)) => {
-                log::error!("the list of {module} lacks what is stored: {error}");
+                log::error!(module:% = module, reason:% = error; "serving a list without the stored versions");
                 self.merged(module, &body, Vec::new()).await
             }
             (Err(error), Ok(Some(stored))) => {
-                tell_outage(module, &error);
+                log_outage(module, &error);
                 self.merged(module, b"", stored).await
             }
             (Err(error), Ok(None)) => Err(error),
@@ -34,26 +34,26 @@ impl Fill {
         }
     }
 
-    /// Lists the tagged versions of a module without asking anybody: those in the store, and those that the
-    /// upstream named last. `None` if there is neither.
+    /// Returns the list of a module's tagged versions without asking an upstream: stored versions and the
+    /// last answer. Returns `None` if there is neither.
     pub async fn list_local(&self, module: &ModulePath) -> Result<Option<Bytes>, FillError> {
         let stored = self.stored_versions(module).await?;
-        let body = self.last_said(&Question::List(module.clone())).await;
+        let body = self.last_answer(&Question::List(module.clone())).await;
         if body.is_none() && stored.is_none() {
             return Ok(None);
         }
         self.merged(module, &body.unwrap_or_default(), stored.unwrap_or_default()).await.map(Some)
     }
 
-    /// Is what the upstream said last, if it counts for anything here.
-    pub(super) async fn last_said(&self, question: &Question) -> Option<Bytes> {
+    /// Returns the last answer of the upstream, if the module's rule has an upstream.
+    pub(super) async fn last_answer(&self, question: &Question) -> Option<Bytes> {
         if !self.asks_about(question.module()) {
             return None;
         }
-        self.recall(question).await?.said.ok()
+        self.recall(question).await?.result.ok()
     }
 
-    /// Merges a list of the upstream with what is stored. Whatever is not to be named is left out here.
+    /// Merges an upstream's list with the stored versions, and removes versions that may not be named.
     async fn merged(
         &self,
         module: &ModulePath,
@@ -62,9 +62,9 @@ impl Fill {
     ) -> Result<Bytes, FillError> {
         let mut versions = list::versions(upstream);
         versions.extend(stored);
-        // Those of another major version are to be had below its own path only.
+        // Versions of another major belong to another module path.
         versions.retain(|version| ModuleVersion::new(module.clone(), version.clone()).is_ok());
-        self.leave_out(module, &mut versions).await?;
+        self.remove_hidden(module, &mut versions).await?;
         Ok(Bytes::from(list::format(&versions)))
     }
 }

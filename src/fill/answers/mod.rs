@@ -1,33 +1,33 @@
-//! Lists, `@latest` and queries: what changes with time, answered from upstream and store.
+//! Lists, `@latest` and queries: answers that change with time, from upstream and store.
 //!
-//! What the upstream answered is kept, in memory and below `cache/`, as it came; what is stored is merged in
-//! when somebody asks, so that a version published a moment ago is listed at once. An answer has an age:
+//! Answers of upstreams are cached in memory and below `cache/`, unchanged. Stored versions are merged in
+//! for each request, so a version that was just published is listed at once. The age of an answer decides:
 //!
-//! | it is | somebody who asks |
+//! | age | reaction |
 //! | --- | --- |
-//! | fresh: younger than the TTL | has it without the upstream |
-//! | stale: younger than [`STALE`] TTLs | has it at once, and it is asked for anew behind his back |
-//! | older | waits for the upstream, for [`PATIENCE`] at most |
-//! | however old, and the upstream fails | has it, also after a restart; for [`RETRY`] nobody waits for the upstream |
-//! | not there | waits for the upstream |
+//! | fresh: younger than the TTL | the answer is served without asking the upstream |
+//! | stale: younger than [`STALE_TTLS`] TTLs | the answer is served immediately and refreshed in the background |
+//! | older | the client waits for the upstream, for at most [`MAX_WAIT`] |
+//! | any age, and the upstream fails | the answer is served, also after a restart. For [`FAILURE_TTL`] no client waits for the upstream again |
+//! | no answer | the client waits for the upstream |
 //!
-//! Only the upstream's own word (404, 410) that there is no such thing takes an answer back, and that word
-//! counts for a minute at most. It never hides what is stored. No failure is kept. However many ask the same,
-//! in whatever state, the upstream is asked once at a time; nobody who asks something else waits for that.
+//! Only a 404 or 410 from the upstream withdraws an answer, for at most a minute. It never hides stored
+//! versions. Failures are never cached. Equal requests share one request to the upstream and do not delay
+//! other requests.
 //!
-//! What a full commit hash stands for hardly ever changes: it lives [`COMMIT`] TTLs.
+//! The version of a full commit hash hardly ever changes, so its answer lives [`COMMIT_TTLS`] TTLs.
 //!
-//! Offline, and where the store may not be written to, only what is stored can be had, so lists and `@latest`
-//! say just that; a query has its last answer if the version that it names is stored. Who wants nothing fetched
-//! (`Disable-Module-Fetch`) has the last answer, however old, merged as ever.
+//! Offline, and if the store is read-only, only stored versions are available, so lists and `@latest`
+//! contain only these. A query gets its last answer if the version in it is stored. A client that sends
+//! `Disable-Module-Fetch` gets the last answer of any age, merged as usual.
 //!
-//! Answers are kept by whom they came from ([`tag`](crate::upstream::Upstream::tag)), so that who is asked now, by other
-//! rules or on behalf of another server of the store, is never taken to have said what somebody else said.
+//! The cache key contains the list of upstreams ([`tag`](crate::upstream::Upstream::tag)), so answers of
+//! different upstreams, by other rules or other servers of the same store, are never confused.
 //!
-//! A kill while an answer is written leaves the old one: see `cache` of the store.
+//! A kill during a write to the cache leaves the old answer: see `cache` of the store.
 
+mod answer;
 mod ask;
-mod known;
 mod latest;
 mod list;
 mod question;
@@ -42,18 +42,18 @@ use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::Objection;
 
-use self::known::{Known, Weight};
+use self::answer::{Answer, Weight};
 use self::question::Question;
 use super::once::Once;
 use super::{Fill, FillError};
 use crate::upstream::Upstream;
 
-/// How to answer what changes with time.
+/// Settings for answers that change with time.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
-    /// How long an upstream's list counts as new. Zero asks each time.
+    /// How long an upstream's list counts as fresh. Zero asks the upstream each time.
     pub list_ttl: Duration,
-    /// Which modules no checksum database is asked for, by anybody through this proxy.
+    /// The modules whose lookups in checksum databases are refused.
     pub sumdb_refuse: Patterns,
 }
 
@@ -63,56 +63,56 @@ impl Default for AnswerOptions {
     }
 }
 
-/// How many TTLs an answer may be given while it is asked for anew.
-const STALE: u32 = 10;
+/// Number of TTLs during which a stale answer is served while it is refreshed.
+const STALE_TTLS: u32 = 10;
 
-/// How many TTLs what a commit stands for counts as new: a day, if that is a minute.
-const COMMIT: u32 = 1440;
+/// Number of TTLs for the version of a full commit hash: one day with the default TTL.
+const COMMIT_TTLS: u32 = 1440;
 
-/// How long the upstream's word that there is no such thing counts, at most.
-const ABSENCE: Duration = Duration::from_secs(60);
+/// Maximum time that an upstream's 404 or 410 counts as fresh.
+const ABSENCE_TTL: Duration = Duration::from_secs(60);
 
-/// How long somebody waits for a new answer who can be given an old one.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time that a client waits for the upstream if there is an old answer.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// How long after a failure nobody waits for the upstream who can be answered without, at most.
-const RETRY: Duration = Duration::from_secs(10);
+/// Maximum time after a failure during which old answers are served without asking the upstream.
+const FAILURE_TTL: Duration = Duration::from_secs(10);
 
-/// How many answers are kept in memory, and how many bytes of them.
+/// Maximum number and total size of the answers in memory.
 const ENTRIES: usize = 20_000;
 const BYTES: u64 = 32 << 20;
 
-/// What is known of what upstreams answered.
+/// The cached answers of upstreams, and the running requests.
 #[derive(Debug)]
 pub(super) struct Answers {
     ttl: Duration,
-    known: Cache<Question, Known, Weight>,
-    asking: Once<Question, Result<Bytes, FillError>>,
+    cache: Cache<Question, Answer, Weight>,
+    requests: Once<Question, Result<Bytes, FillError>>,
 }
 
 impl Answers {
     pub(super) fn new(options: &AnswerOptions) -> Self {
         Self {
             ttl: options.list_ttl,
-            known: Cache::with_weighter(ENTRIES, BYTES, Weight),
-            asking: Once::new(),
+            cache: Cache::with_weighter(ENTRIES, BYTES, Weight),
+            requests: Once::new(),
         }
     }
 }
 
 impl Fill {
-    /// Is whom to ask about a module.
+    /// Returns the upstream of a module.
     fn upstream_of(&self, module: &ModulePath) -> &Upstream {
         &self.policy.rule(module).upstream
     }
 
-    /// Whether an upstream is asked about a module at all.
+    /// Returns whether upstreams are asked about a module at all.
     fn asks_about(&self, module: &ModulePath) -> bool {
         !self.store.is_read_only() && !self.upstream_of(module).is_offline()
     }
 
-    /// Says why a version may not be named to a client, wherever it is known from; `what` it is the answer to.
-    async fn check_named(
+    /// Returns an error if a version may not be named to a client; `what` names the question.
+    async fn check_visible(
         &self,
         what: impl Display,
         module: &ModulePath,
@@ -121,7 +121,7 @@ impl Fill {
         if !self.policy.rule(module).admits(version) {
             return Err(FillError::Denied(what.to_string()));
         }
-        // What can be no version of this module has no record.
+        // An invalid version of the module has no record.
         let Ok(version) = ModuleVersion::new(module.clone(), version.clone()) else { return Ok(()) };
         let named = version.clone();
         match self.blocking(what, move |store| store.records().tombstone(&named)).await? {
@@ -130,9 +130,11 @@ impl Fill {
         }
     }
 
-    /// Leaves out what may not be named: what the rules deny, and what was removed for good. If that cannot be
-    /// told, no list can be given: an empty one would say that there is nothing.
-    async fn leave_out(&self, module: &ModulePath, versions: &mut Vec<Version>) -> Result<(), FillError> {
+    /// Removes versions that may not be named: denied ones, and those with a tombstone.
+    ///
+    /// If the tombstones cannot be read, the result is an error: an empty list would say that there are no
+    /// versions.
+    async fn remove_hidden(&self, module: &ModulePath, versions: &mut Vec<Version>) -> Result<(), FillError> {
         let forbidden = self.forbidden(module).await?;
         let rule = self.policy.rule(module);
         versions.retain(|version| rule.admits(version) && !forbidden.contains(version));

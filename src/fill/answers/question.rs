@@ -1,4 +1,4 @@
-//! What can be asked about a module.
+//! Questions about a module.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -19,8 +19,8 @@ impl Question {
         }
     }
 
-    /// Is the name in the cache of what an upstream with this [tag](crate::upstream::Upstream::tag) answers: the path
-    /// that it is asked at, and the tag. Without one it is that of the last answer, whoever gave it.
+    /// Returns the cache key of the answer of an upstream with this [tag](crate::upstream::Upstream::tag):
+    /// the request path and the tag. Without tag, it is the key of the last answer of any upstream.
     pub(super) fn key(&self, tag: Option<&str>) -> String {
         let path = match self {
             Self::List(module) => format!("{}/@v/list", module.escaped()),
@@ -33,8 +33,8 @@ impl Question {
         }
     }
 
-    /// Whether it names a commit by its whole hash.
-    pub(super) fn is_of_commit(&self) -> bool {
+    /// Returns whether it asks for a full commit hash.
+    pub(super) fn is_commit_hash(&self) -> bool {
         let Self::Query(_, revision) = self else { return false };
         let text = revision.as_str();
         matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_questions_share_a_key() {
+    fn questions_have_different_keys() {
         let module = query("x").module().clone();
         assert_eq!(Question::List(module.clone()).key(None), "example.com/!cap/@v/list");
         assert_eq!(Question::Latest(module.clone()).key(None), "example.com/!cap/@latest");
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_hash_is_a_commit() {
+    fn only_a_full_hash_is_a_commit_hash() {
         for (revision, is_commit) in [
             ("0123456789abcdef0123456789abcdef01234567", true),
             ("0123456789abcdef0123456789abcdef0123456", false),
@@ -79,7 +79,7 @@ mod tests {
             ("main", false),
             ("v1", false),
         ] {
-            assert_eq!(query(revision).is_of_commit(), is_commit, "{revision}");
+            assert_eq!(query(revision).is_commit_hash(), is_commit, "{revision}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the store alone answers, by Go's rules.
+//! Answers from the store alone, by Go's rules.
 
 use bytes::Bytes;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, info, modfile, pseudo, query};
@@ -16,20 +16,20 @@ impl Fill {
         Ok(stored.map(|versions| versions.to_vec()))
     }
 
-    /// Resolves `latest` or a prefix among what is in the store and may be named.
+    /// Resolves `latest` or a prefix among the stored versions that may be named.
     pub(super) async fn resolve(&self, module: &ModulePath, query: &str) -> Result<Option<Bytes>, FillError> {
         let Some(mut versions) = self.stored_versions(module).await? else { return Ok(None) };
-        self.leave_out(module, &mut versions).await?;
+        self.remove_hidden(module, &mut versions).await?;
         let (path, query) = (module.clone(), query.to_owned());
         self.blocking(module, move |store| resolve(store, &path, &query, &versions)).await
     }
 }
 
-/// Says that an answer is from the store alone, where it ought not to be.
-pub(super) fn tell_outage(module: &ModulePath, error: &FillError) {
+/// Logs that an answer comes from the store alone because the upstream failed.
+pub(super) fn log_outage(module: &ModulePath, error: &FillError) {
     match error {
         FillError::Absent(_) | FillError::Offline(_) | FillError::Denied(_) | FillError::Gone(_) => {}
-        _ => log::warn!("answering for {module} from the store alone: {error}"),
+        _ => log::warn!(module:% = module, reason:% = error; "answering from the store alone"),
     }
 }
 
@@ -53,7 +53,7 @@ fn resolve(
         None => return Ok(None),
     };
     let stored = small(store, module, &version, SmallFile::Info)?;
-    // What the store lists has an info, unless it has gone just now.
+    // A listed version has an info, unless it was removed just now.
     Ok(stored.filter(|body| info::parse(body).is_ok()))
 }
 
@@ -70,7 +70,7 @@ fn small(
 ) -> Result<Option<Bytes>, StoreError> {
     match ModuleVersion::new(module.clone(), version.clone()) {
         Ok(version) => Ok(store.small(&version, file)?.map(|small| small.bytes)),
-        // A folder of such a name was put there by hand.
+        // A folder with an invalid name was not made by Stoa.
         Err(_) => Ok(None),
     }
 }

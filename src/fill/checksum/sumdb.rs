@@ -1,11 +1,13 @@
-//! Which checksum database is asked, in the words of `GOSUMDB`: `NAME`, `NAME+HASH+KEY`, either with a URL behind
-//! it, or `off`.
+//! The checksum database that `GOSUMDB` names: `NAME` or `NAME+HASH+KEY`, optionally followed by a URL, or
+//! `off`.
 
 use std::str::FromStr;
 
 use stoa_gomod::sumdb::{KeyError, Verifier};
 
-use super::known::KNOWN;
+/// The databases whose keys need not be configured (`knownGOSUMDB` in the go command).
+const KNOWN: [(&str, &str); 1] =
+    [("sum.golang.org", "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8")];
 
 /// A checksum database, as `GOSUMDB` names it.
 #[derive(Debug, Clone)]
@@ -14,25 +16,29 @@ pub struct Sumdb {
     url: Option<String>,
 }
 
-/// A text that names no checksum database.
+/// The reason why a text does not name a checksum database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SumdbError {
-    /// It has not one or two words.
-    #[error("{0:?} is not NAME, NAME+HASH+KEY, one of them and a URL, or off")]
+    /// It does not have one or two words.
+    #[error(
+        "{0:?} is not a checksum database\nhelp: use NAME, NAME+HASH+KEY, either of them followed by a URL, or off"
+    )]
     Form(String),
-    /// Only the name is told, and the key of this database is not known.
-    #[error("the key of the checksum database {0} is not known; name it as {0}+HASH+KEY")]
+    /// It has no key, and the key of this database is unknown.
+    #[error("the key of the checksum database {0} is unknown\nhelp: use {0}+HASH+KEY")]
     Unknown(String),
-    /// The key is none.
+    /// The key is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The name could not stand in a URL.
-    #[error("{0:?} cannot be the name of a checksum database, which is a host and perhaps a path")]
+    /// The name cannot be part of a URL.
+    #[error(
+        "{0:?} is not a valid name of a checksum database\nhelp: use a host, optionally followed by a path"
+    )]
     Name(String),
 }
 
 impl Sumdb {
-    /// Reads a value of `GOSUMDB`. `None` if it is `off`.
+    /// Parses a value of `GOSUMDB`. Returns `None` for `off`.
     pub fn parse(text: &str) -> Result<Option<Self>, SumdbError> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let (key, url) = match words[..] {
@@ -52,17 +58,17 @@ impl Sumdb {
         }
     }
 
-    /// Is the one that the go command asks where nobody says anything else.
+    /// Returns the default database of the go command.
     pub fn of_go() -> Result<Self, SumdbError> {
         KNOWN.first().map_or("", |(name, _)| name).parse()
     }
 
-    /// Is its name.
+    /// Returns the name of the database.
     pub fn name(&self) -> &str {
         self.verifier.name()
     }
 
-    /// Is the URL that it is to be asked at, instead of upstreams.
+    /// Returns the URL of the database, if it is to be asked directly instead of through upstreams.
     pub fn url(&self) -> Option<&str> {
         self.url.as_deref()
     }
@@ -71,13 +77,13 @@ impl Sumdb {
 impl FromStr for Sumdb {
     type Err = SumdbError;
 
-    /// Reads a value that must not be `off`.
+    /// Parses a value that must not be `off`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse(text)?.ok_or_else(|| SumdbError::Form(text.to_owned()))
     }
 }
 
-/// Whether a name can stand behind `sumdb/` in a URL and means there what it says.
+/// Returns whether a name keeps its meaning behind `sumdb/` in a URL.
 fn is_host_and_path(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%' | '\\' | '@');
     name.chars().all(is_plain) && name.split('/').all(|element| !matches!(element, "" | "." | ".."))
@@ -90,7 +96,7 @@ mod tests {
     const KEY: &str = "sum.example.org/v2+2f82912d+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU";
 
     #[test]
-    fn values_of_the_variable_are_read() {
+    fn values_of_gosumdb_are_parsed() {
         let own = Sumdb::parse(KEY).unwrap().unwrap();
         assert_eq!((own.name(), own.url()), ("sum.example.org/v2", None));
         let elsewhere = Sumdb::parse(&format!(" {KEY}  https://a.example/b ")).unwrap().unwrap();
@@ -103,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_database_is_refused() {
+    fn other_values_are_rejected() {
         assert!(matches!(Sumdb::parse(""), Err(SumdbError::Form(_))));
         assert!(matches!(Sumdb::parse("a b c"), Err(SumdbError::Form(_))));
         assert!(matches!(Sumdb::parse("sum.example.org"), Err(SumdbError::Unknown(_))));

@@ -1,13 +1,13 @@
-//! The heads of a database's tree, each of which must be the beginning of every later one.
+//! The tree heads of a database, each of which must extend all older ones.
 //!
-//! A database signs a new head now and then. Two heads agree if the tree of the older one is the beginning of the
-//! newer one's, which the tiles of the newer one prove. The largest that was seen is kept in the store, where a
-//! restart and other processes find it. Two heads that do not agree are a fork: the database tells somebody else
-//! another story. It is not believed any more while this process lives, and both heads are kept for a person to
-//! look at.
+//! A database signs a new head from time to time. Two heads agree if the older tree is a prefix of the
+//! newer one, which the newer tree's tiles prove. The largest head is kept in the store, for restarts and
+//! other processes. Two heads that contradict each other are a fork: the database shows different trees to
+//! different clients. It is not trusted any more while this process runs, and both heads are saved for an
+//! administrator.
 //!
-//! Nobody waits for anybody: heads are compared without a lock, and it is looked again whether the largest is
-//! still the one that was compared with (as in `golang.org/x/mod/sumdb`, `Client.mergeLatest`).
+//! Heads are compared without a lock. Afterwards the code checks that the largest head is still the one
+//! that was compared (as in `golang.org/x/mod/sumdb`, `Client.mergeLatest`).
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -18,90 +18,89 @@ use base64::engine::general_purpose::STANDARD;
 use stoa_gomod::sumdb::{Proof, TILE_HEIGHT, Tree, parse_tree};
 use stoa_store::{HeadReplaced, Store, StoreError};
 
-use super::lookup::{Ask, LookupError, Proved};
-use super::{Database, off_the_runtime};
-use crate::fill::FillError;
+use super::Database;
+use super::lookup::{LookupError, Proved, SumdbClient};
+use crate::fill::{FillError, blocking};
 
-/// A head, and the note that it was signed by.
+/// The name of the work on the blocking pool, for errors.
+const LOOKUP: &str = "a lookup in the checksum database";
+
+/// A tree head and its signed note.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
     pub(super) tree: Tree,
     note: Arc<[u8]>,
 }
 
-/// What is known of the heads.
+/// The known heads.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
     largest: Option<Head>,
-    /// What the store has, once it was looked.
+    /// The head in the store, once it has been read.
     kept: Option<Option<Arc<[u8]>>>,
 }
 
 impl Database {
-    /// Merges a signed head into what is known, and returns the largest.
+    /// Merges a signed head into the known heads, and returns the largest head.
     pub(super) async fn merge(
         &self,
         store: &Arc<Store>,
-        ask: &impl Ask,
+        client: &impl SumdbClient,
         note: &[u8],
     ) -> Result<Head, LookupError> {
         let head = self.open(note)?;
-        self.recall(store, ask).await?;
-        let (largest, is_new) = self.install(store, ask, head).await?;
+        self.recall(store, client).await?;
+        let (largest, is_new) = self.install(store, client, head).await?;
         match is_new {
-            true => self.keep(store, ask).await,
+            true => self.keep(store, client).await,
             false => Ok(largest),
         }
     }
 
     /// Verifies the signature of a head.
     fn open(&self, note: &[u8]) -> Result<Head, LookupError> {
-        let text =
-            self.sumdb.verifier.verify(note).map_err(|error| LookupError::bad("a tree head", error))?;
+        let text = self.sumdb.verifier.verify(note).map_err(|error| LookupError::bad("tree head", error))?;
         let tree = parse_tree(text.as_bytes());
-        let tree = tree.ok_or_else(|| LookupError::bad("a tree head", "what is signed is none"))?;
+        let tree = tree.ok_or_else(|| LookupError::bad("tree head", "its text is not a tree head"))?;
         Ok(Head { tree, note: note.into() })
     }
 
-    /// Reads, once, what the store has.
-    async fn recall(&self, store: &Arc<Store>, ask: &impl Ask) -> Result<(), LookupError> {
+    /// Reads the head in the store, once.
+    async fn recall(&self, store: &Arc<Store>, client: &impl SumdbClient) -> Result<(), LookupError> {
         if self.timeline().kept.is_some() {
             return Ok(());
         }
         let name = self.sumdb.name().to_owned();
-        let kept = off_the_runtime(store, move |store| store.tree_heads().get(&name)).await?;
+        let kept = blocking(store, LOOKUP, move |store| store.tree_heads().get(&name)).await?;
         if let Some(head) = kept.as_deref().and_then(|note| self.open_kept(note)) {
-            self.install(store, ask, head).await?;
+            self.install(store, client, head).await?;
         }
         self.timeline().kept.get_or_insert_with(|| kept.map(Into::into));
         Ok(())
     }
 
-    /// One that is damaged, or signed by a key that is not used any more, says nothing.
+    /// Verifies a head from the store. A head that is damaged or was signed with an old key is ignored.
     fn open_kept(&self, note: &[u8]) -> Option<Head> {
         let head = self.open(note);
         if let Err(error) = &head {
-            log::warn!(
-                "the largest tree head of {} that the store has is of no use, and another takes its place: {error}",
-                self.sumdb.name()
-            );
+            log::warn!(database = self.sumdb.name(), reason:% = error; "replacing an invalid tree head in the store");
         }
         head.ok()
     }
 
-    /// Makes a head the largest, if it is, and says so. One that does not agree with the largest is an error.
+    /// Makes a head the largest, if it is larger. Returns the largest head, and whether it is the new one.
     async fn install(
         &self,
         store: &Arc<Store>,
-        ask: &impl Ask,
+        client: &impl SumdbClient,
         head: Head,
     ) -> Result<(Head, bool), LookupError> {
         loop {
             let largest = self.timeline().largest.clone();
             let is_new = largest.as_ref().is_none_or(|largest| largest.tree.size < head.tree.size);
             match (&largest, is_new) {
-                (Some(largest), true) => self.compare(store, ask, largest, &head).await?,
-                (Some(largest), false) => self.compare(store, ask, &head, largest).await?,
+                (Some(largest), true) => self.compare(store, client, largest, &head).await?,
+                (Some(largest), false) => self.compare(store, client, &head, largest).await?,
                 (None, _) => {}
             }
             let mut timeline = self.timeline();
@@ -115,29 +114,29 @@ impl Database {
         }
     }
 
-    /// Puts the largest head into the store, unless that has a larger one by now, and returns the largest.
-    async fn keep(&self, store: &Arc<Store>, ask: &impl Ask) -> Result<Head, LookupError> {
+    /// Writes the largest head into the store, unless the store has a larger one by now. Returns the largest head.
+    async fn keep(&self, store: &Arc<Store>, client: &impl SumdbClient) -> Result<Head, LookupError> {
         loop {
             let (largest, seen) = {
                 let timeline = self.timeline();
-                let Some(largest) = timeline.largest.clone() else { return Err(LookupError::broken()) };
+                let Some(largest) = timeline.largest.clone() else { return Err(LookupError::defect()) };
                 (largest, timeline.kept.clone().flatten())
             };
             if seen.as_ref() == Some(&largest.note) {
                 return Ok(largest);
             }
             let (name, note) = (self.sumdb.name().to_owned(), Arc::clone(&largest.note));
-            let replaced = off_the_runtime(store, move |store| {
+            let replaced = blocking(store, LOOKUP, move |store| {
                 store.tree_heads().replace(&name, seen.as_deref(), &note)
             });
-            // One who does not let go of the head is no reason to refuse what need not be vouched for.
+            // A process that keeps the head locked must not cause refusals with the policy `auto`.
             let replaced = replaced.await.map_err(|error| match error {
-                LookupError::Store(FillError::Store(store)) if matches!(*store, StoreError::Busy { .. }) => {
-                    log::warn!("{store}");
-                    let text = format!("the tree head of {} is held by another process", self.sumdb.name());
+                FillError::Store(store) if matches!(*store, StoreError::Busy { .. }) => {
+                    log::warn!(database = self.sumdb.name(), reason:% = store; "cannot lock a tree head");
+                    let text = format!("another process holds the tree head of {}", self.sumdb.name());
                     LookupError::Unreachable(FillError::Timeout(text.into()))
                 }
-                error => error,
+                error => error.into(),
             });
             let there = match replaced? {
                 HeadReplaced::Yes => {
@@ -146,12 +145,12 @@ impl Database {
                 }
                 HeadReplaced::Another(there) => there,
             };
-            // By another process, or by another lookup of this one.
+            // Another process or another lookup has replaced it.
             let head = there.as_deref().and_then(|note| self.open_kept(note));
             self.timeline().kept = Some(there.map(Into::into));
             if let Some(head) = head {
                 let size = head.tree.size;
-                let (largest, _) = self.install(store, ask, head).await?;
+                let (largest, _) = self.install(store, client, head).await?;
                 if size >= largest.tree.size {
                     return Ok(largest);
                 }
@@ -159,11 +158,11 @@ impl Database {
         }
     }
 
-    /// Sees to it that the tree of one head is the beginning of that of another.
+    /// Verifies that the tree of the older head is a prefix of the newer head's tree.
     async fn compare(
         &self,
         store: &Arc<Store>,
-        ask: &impl Ask,
+        client: &impl SumdbClient,
         older: &Head,
         newer: &Head,
     ) -> Result<(), LookupError> {
@@ -171,12 +170,12 @@ impl Database {
             return Ok(());
         }
         let proved = match older.tree.size == newer.tree.size {
-            // Two signatures are proof enough.
+            // Two signed trees of one size need no further proof.
             true => None,
             false => {
-                let proof = Proof::of_beginning(&newer.tree, older.tree.size, TILE_HEIGHT);
-                let proof = proof.ok_or_else(LookupError::broken)?;
-                let proved = self.prove(ask, &proof).await?;
+                let proof = Proof::of_prefix(&newer.tree, older.tree.size, TILE_HEIGHT);
+                let proof = proof.ok_or_else(LookupError::defect)?;
+                let proved = self.prove(client, &proof).await?;
                 if proved.hash == older.tree.hash {
                     return Ok(());
                 }
@@ -186,7 +185,7 @@ impl Database {
         Err(self.alarm(store, older, newer, proved).await)
     }
 
-    /// Tells everybody that the database has forked, once, and stops believing it.
+    /// Logs once that the database has forked, and stops trusting it.
     async fn alarm(
         &self,
         store: &Arc<Store>,
@@ -201,34 +200,33 @@ impl Database {
         self.counts.forks.fetch_add(1, Ordering::Relaxed);
         let (one, other) = (String::from_utf8_lossy(&older.note), String::from_utf8_lossy(&newer.note));
         let text = format!("older:\n\n{one}\nnewer:\n\n{other}{}", proof_text(older, proved));
-        let kept = off_the_runtime(store, {
+        let saved = blocking(store, LOOKUP, {
             let name = name.clone();
             move |store| store.tree_heads().keep_fork(&name, &text)
         });
-        let where_kept = match kept.await {
-            Ok(path) => format!("both are kept in {}", path.display()),
-            Err(error) => format!("neither could be kept: {error}"),
+        let saved = match saved.await {
+            Ok(path) => path.display().to_string(),
+            Err(error) => format!("not saved: {error}"),
         };
         log::error!(
-            "SECURITY: the checksum database {name} has signed two trees that do not agree. It is not believed any \
-             more until this proxy is started again. Compare with others before you do that; {where_kept}\n\
-             older:\n{one}\nnewer:\n{other}"
+            database = name, saved, older:% = one, newer:% = other;
+            "SECURITY: a checksum database has signed two contradicting trees; it is not trusted until a restart"
         );
         LookupError::Forked
     }
 
     fn timeline(&self) -> std::sync::MutexGuard<'_, Timeline> {
-        // Nothing that can panic is done under this lock.
+        // No code that can panic runs under this lock.
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes what shows that two heads do not agree, so that nobody needs the database for it.
+/// Returns the text that proves the contradiction without the database.
 fn proof_text(older: &Head, proved: Option<(Proof, Proved)>) -> String {
     let Some((proof, proved)) = proved else { return String::new() };
     let hash = STANDARD.encode(proved.hash);
     let mut text = format!(
-        "\nThe first {} records of the newer tree have the hash {hash}.\nThat comes of these of its tiles:\n\n",
+        "\nThe first {} records of the newer tree have the hash {hash}.\nThese of its tiles prove it:\n\n",
         older.tree.size
     );
     for (tile, content) in proof.tiles().iter().zip(&proved.tiles) {

@@ -1,25 +1,27 @@
-//! Checksum databases, passed on with what is kept of them.
+//! Checksum databases, passed on to clients and cached.
 //!
-//! | what | how long it is kept |
+//! | answer | lifetime in the cache |
 //! | --- | --- |
-//! | a tile | the widest beginning of it that was seen: a database only grows, so whoever wants fewer of a tile's hashes gets the first ones |
-//! | a record (`lookup`) | within the bounds of the cache: what is signed once stays true |
-//! | either, if no fill has proved it | for ten minutes ([`UNPROVED`]): it may be damaged, and clients have nobody else to ask; when the upstream fails, however long |
-//! | the latest tree head | as long as a list; when the upstream fails, the last one however old |
-//! | a head, or a record with one, that its database has not signed, where its key is known | not at all |
-//! | anything but 200 | not at all |
+//! | tile | the widest version seen. A database only grows, so a narrower tile is a prefix of a wider one |
+//! | record (`lookup`) | unlimited, within the size of the cache: signed records do not change |
+//! | tile or record that no download has proved | 10 minutes ([`UNPROVED_TTL`]), since it may be damaged and clients have no other source. Longer if the upstream fails |
+//! | latest tree head | as long as a list. Longer if the upstream fails |
+//! | head, or record with a head, with a wrong signature, if the key is known | not cached |
+//! | any status but 200 | not cached |
 //!
-//! What a fill has proved is kept under a name of its own, and goes before what came for a client.
+//! Proved answers have cache keys of their own and take precedence.
 //!
-//! So a client with nothing of its own verifies offline what was verified through this proxy before. Bodies go
-//! out as they came; clients check signatures and inclusion themselves. What is passed on as a tile or a record
-//! must look like one ([`shape`]): a page with status 200 is a failure of the upstream, and not kept.
+//! A client with an empty cache can therefore verify offline everything that was verified through this
+//! proxy before. Bodies are passed on unchanged; clients check signatures and inclusion themselves. A tile
+//! or record must have the right form ([`shape`]): an HTML page with status 200 is a failure of the
+//! upstream and is not cached.
 //!
-//! `supported` is a promise, since a client that reads yes asks nobody else. It is given if an upstream gives
-//! it, or, offline and while the upstream fails, if some of the database's records are kept.
+//! `supported` is a promise, since a client that gets a yes asks no other server. Stoa says yes if an
+//! upstream does. Offline, or if the upstream fails, Stoa says yes if it has cached records of the
+//! database.
 //!
-//! Nobody is asked about a module that matches [`sumdb_refuse`](super::AnswerOptions::sumdb_refuse), or whose rule
-//! makes it private ([`Policy::is_private`](super::Policy::is_private)), kept or not: its name stays here.
+//! Lookups of modules that match [`sumdb_refuse`](super::AnswerOptions::sumdb_refuse) or are private by
+//! their rule ([`Policy::is_private`](super::Policy::is_private)) are refused, cached or not.
 
 mod shape;
 
@@ -33,14 +35,14 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Cached, Shelf};
 
 use super::answers::AnswerOptions;
-use super::checksum::Place;
+use super::checksum::SumdbSource;
 use super::once::Once;
 use super::{Fill, FillError, Phase, SumdbAnswer, Via};
 
-/// How long a record or a tile that no fill has proved counts as new.
-const UNPROVED: Duration = Duration::from_secs(10 * 60);
+/// How long a record or tile that no download has proved counts as fresh.
+const UNPROVED_TTL: Duration = Duration::from_secs(10 * 60);
 
-/// What can be asked of a checksum database.
+/// A request to a checksum database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SumdbQuestion {
     /// The latest tree head.
@@ -52,7 +54,7 @@ pub enum SumdbQuestion {
 }
 
 impl SumdbQuestion {
-    /// Reads the path below the name of the database.
+    /// Parses the path below the name of the database.
     pub(super) fn parse(path: &str) -> Option<Self> {
         if let Some(pair) = path.strip_prefix("lookup/") {
             let (module, version) = pair.split_once('@')?;
@@ -65,7 +67,7 @@ impl SumdbQuestion {
         }
     }
 
-    /// Is the path below the name of the database.
+    /// Returns the path below the name of the database.
     fn path(&self) -> String {
         match self {
             Self::Latest => "latest".to_owned(),
@@ -76,8 +78,9 @@ impl SumdbQuestion {
         }
     }
 
-    /// Is where its answer is kept, proved or not, and under which name: all widths of a tile under that of the whole one.
-    fn place<'n>(&self, database: &'n str, is_proved: bool) -> (Shelf<'n>, String) {
+    /// Returns the shelf and the key of the cached answer, proved or not. All widths of a tile share the
+    /// key of the full tile.
+    fn cache_key<'n>(&self, database: &'n str, is_proved: bool) -> (Shelf<'n>, String) {
         let (shelf, path) = match self {
             Self::Latest | Self::Lookup(_) => (Shelf::Records(database), self.path()),
             Self::Tile(tile) => {
@@ -88,20 +91,20 @@ impl SumdbQuestion {
         (shelf, if is_proved { path + " proved" } else { path })
     }
 
-    /// Takes the answer out of what is kept.
-    fn answer(&self, kept: Bytes) -> Option<Bytes> {
+    /// Extracts the answer from a cached body.
+    fn answer(&self, cached: Bytes) -> Option<Bytes> {
         match self {
-            Self::Latest | Self::Lookup(_) => Some(kept),
-            Self::Tile(Tile { level: Level::Data, .. }) if !self.may_be_kept() => None,
-            Self::Tile(Tile { level: Level::Data, .. }) => Some(kept),
+            Self::Latest | Self::Lookup(_) => Some(cached),
+            Self::Tile(Tile { level: Level::Data, .. }) if !self.is_cacheable() => None,
+            Self::Tile(Tile { level: Level::Data, .. }) => Some(cached),
             Self::Tile(tile) => {
                 let wanted = shape::tile_bytes(tile);
-                (kept.len() >= wanted).then(|| kept.slice(..wanted))
+                (cached.len() >= wanted).then(|| cached.slice(..wanted))
             }
         }
     }
 
-    /// Is the signed note in an answer, if it has one.
+    /// Returns the signed note in an answer, if it has one.
     fn note<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
         match self {
             Self::Latest => Some(body),
@@ -110,30 +113,31 @@ impl SumdbQuestion {
         }
     }
 
-    /// Whether its answer stays what it is, or can be told to be newer than another one.
-    fn may_be_kept(&self) -> bool {
+    /// Returns whether an answer may be cached: it never changes, or the newer of two answers is recognizable.
+    fn is_cacheable(&self) -> bool {
         match self {
             Self::Latest | Self::Lookup(_) => true,
-            // No client asks for the beginning of records.
+            // No client requests a part of a tile of records.
             Self::Tile(tile) => tile.is_whole() || tile.level != Level::Data,
         }
     }
 }
 
-/// What is kept of an answer.
+/// A cached answer.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+pub(super) struct CachedAnswer {
     pub(super) body: Bytes,
     at: SystemTime,
     is_proved: bool,
 }
 
-/// Whether something is younger than that. What comes from the future came before somebody set the clock back.
+/// Returns whether `at` is less than `limit` ago. A time in the future is not: the clock was set back
+/// since.
 fn is_younger(at: SystemTime, limit: Duration) -> bool {
     SystemTime::now().duration_since(at).is_ok_and(|age| age < limit)
 }
 
-/// What is asked of checksum databases now, and of which modules nothing is.
+/// The running requests to checksum databases, and the refused modules.
 #[derive(Debug)]
 pub(super) struct Databases {
     ttl: Duration,
@@ -148,36 +152,36 @@ impl Databases {
 }
 
 impl Fill {
-    /// Is whom to ask a question: the database itself where its URL is known; else about a module, whom that is fetched
-    /// from, and nobody else learns its name.
-    fn place_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Place<'_> {
+    /// Returns the source of an answer: the database's own URL, or an upstream. A lookup goes to the
+    /// upstream of its module, so that no other server learns the module's name.
+    fn sumdb_source(&self, name: &str, question: &SumdbQuestion) -> SumdbSource<'_> {
         let upstream = match question {
             SumdbQuestion::Lookup(module) => &self.policy.rule(module.path()).upstream,
             SumdbQuestion::Latest | SumdbQuestion::Tile(_) => self.policy.upstream_of_none(),
         };
-        self.policy.checksums().place(name, upstream)
+        self.policy.checksums().source(name, upstream)
     }
 
-    /// Says whether answers of a checksum database are to be had here; `is_local` asks nobody.
+    /// Returns whether this proxy serves a checksum database; `is_local` only looks at the cache.
     pub async fn sumdb_supported(&self, name: &str, via: &Via, is_local: bool) -> Result<bool, FillError> {
-        let place = self.place_of_sumdb(name, &SumdbQuestion::Latest);
-        if is_local || place.is_offline() {
-            return self.keeps_records(name).await;
+        let source = self.sumdb_source(name, &SumdbQuestion::Latest);
+        if is_local || source.is_offline() {
+            return self.has_records(name).await;
         }
-        match place.has(name, via).await {
+        match source.supports(name, via).await {
             Ok(is_supported) => Ok(is_supported),
             Err(error) => {
                 let error = FillError::upstream(format_args!("the checksum database {name}"), &error);
-                if !self.keeps_records(name).await? {
+                if !self.has_records(name).await? {
                     return Err(error);
                 }
-                log::warn!("the checksum database {name} is answered from what is kept of it: {error}");
+                log::warn!(database = name, reason:% = error; "serving a checksum database from the cache");
                 Ok(true)
             }
         }
     }
 
-    /// Asks a checksum database; `is_local` answers from what is kept, `None` if that is nothing.
+    /// Answers a request to a checksum database. With `is_local`, returns the cached answer or `None`.
     pub async fn sumdb(
         self: &Arc<Self>,
         name: &str,
@@ -191,47 +195,50 @@ impl Fill {
         {
             return Err(FillError::Private(module.to_string()));
         }
-        let kept = self.kept_of_sumdb(name, question).await;
-        let is_new = |kept: &Kept| match question {
-            SumdbQuestion::Latest => is_younger(kept.at, self.databases.ttl),
+        let cached = self.cached_sumdb(name, question).await;
+        let is_fresh = |cached: &CachedAnswer| match question {
+            SumdbQuestion::Latest => is_younger(cached.at, self.databases.ttl),
             SumdbQuestion::Lookup(_) | SumdbQuestion::Tile(_) => {
-                kept.is_proved || is_younger(kept.at, UNPROVED)
+                cached.is_proved || is_younger(cached.at, UNPROVED_TTL)
             }
         };
-        let is_offline = self.place_of_sumdb(name, question).is_offline();
-        let kept = match kept {
-            Some(kept) if is_local || is_offline || is_new(&kept) => return Ok(Some(as_kept(kept.body))),
+        let is_offline = self.sumdb_source(name, question).is_offline();
+        let cached = match cached {
+            Some(cached) if is_local || is_offline || is_fresh(&cached) => {
+                return Ok(Some(from_cache(cached.body)));
+            }
             None if is_local => return Ok(None),
-            kept => kept,
+            cached => cached,
         };
         let what = || format!("{} of the checksum database {name}", question.path());
         if is_offline {
             return Err(FillError::Offline(what()));
         }
-        let asked = match self.begin_sumdb(name, question, via) {
-            Ok(asking) => asking.wait().await.unwrap_or_else(|| Err(FillError::Broken(what()))),
+        let answer = match self.request_sumdb(name, question, via) {
+            Ok(task) => task.wait().await.unwrap_or_else(|| Err(FillError::Broken(what()))),
             Err(error) => Err(error),
         };
-        match (asked, kept) {
-            (Ok(answer), Some(kept)) if answer.status != 200 => {
-                log::warn!("{} is answered as it was last: the upstream says {}", what(), answer.status);
-                Ok(Some(as_kept(kept.body)))
+        let path = question.path();
+        match (answer, cached) {
+            (Ok(answer), Some(cached)) if answer.status != 200 => {
+                log::warn!(database = name, path, status = answer.status; "serving an expired answer of a checksum database");
+                Ok(Some(from_cache(cached.body)))
             }
-            (Err(error), Some(kept)) => {
-                log::warn!("{} is answered as it was last: {error}", what());
-                Ok(Some(as_kept(kept.body)))
+            (Err(error), Some(cached)) => {
+                log::warn!(database = name, path, reason:% = error; "serving an expired answer of a checksum database");
+                Ok(Some(from_cache(cached.body)))
             }
-            (asked, _) => asked.map(Some),
+            (answer, _) => answer.map(Some),
         }
     }
 
-    /// Asks the upstream, or waits for the answer to who has asked already.
-    fn begin_sumdb(
+    /// Joins the running request to the upstream, or starts one.
+    fn request_sumdb(
         self: &Arc<Self>,
         name: &str,
         question: &SumdbQuestion,
         via: &Via,
-    ) -> Result<super::once::Outcome<Result<SumdbAnswer, FillError>>, FillError> {
+    ) -> Result<super::once::Task<Result<SumdbAnswer, FillError>>, FillError> {
         let mut phase = self.phase.subscribe();
         if *phase.borrow() == Phase::Ending {
             return Err(FillError::Stopping(question.path()));
@@ -260,55 +267,57 @@ impl Fill {
     ) -> Result<SumdbAnswer, FillError> {
         let path = question.path();
         let what = format!("{path} of the checksum database {name}");
-        let answer = self.place_of_sumdb(name, question).ask(name, &path, via).await;
+        let answer = self.sumdb_source(name, question).get(name, &path, via).await;
         let answer = answer.map_err(|error| FillError::upstream(&what, &error))?;
         if answer.status != 200 {
             return Ok(answer);
         }
         if let Some(fault) = shape::fault(name, question, &answer.body) {
-            let reason = format!("{what} was answered with something else than what was asked for: {fault}");
+            let reason = format!("the upstream sent an invalid answer for {what}: {fault}");
             return Err(FillError::Upstream(reason.into()));
         }
         match self.policy.checksums().fault_of_note(name, question.note(&answer.body)) {
-            // Whoever asked sees for himself.
-            Some(fault) => log::error!("{what} is passed on, but not kept: {fault}"),
-            None => self.keep_answer(name, question, &answer.body, false, false).await,
+            // The client detects the fault, too.
+            Some(fault) => {
+                log::error!(database = name, path, reason = fault; "did not cache an answer of a checksum database");
+            }
+            None => self.cache_sumdb(name, question, &answer.body, false, false).await,
         }
         Ok(answer)
     }
 
-    async fn keeps_records(&self, name: &str) -> Result<bool, FillError> {
+    async fn has_records(&self, name: &str) -> Result<bool, FillError> {
         let database = name.to_owned();
         self.blocking(name, move |store| Ok(store.cache().has_any(Shelf::Records(&database)))).await
     }
 
-    /// Finds what is kept of an answer.
-    pub(super) async fn kept_of_sumdb(&self, name: &str, question: &SumdbQuestion) -> Option<Kept> {
+    /// Returns the cached answer, proved ones first.
+    pub(super) async fn cached_sumdb(&self, name: &str, question: &SumdbQuestion) -> Option<CachedAnswer> {
         let (name, question) = (name.to_owned(), question.clone());
-        let kept = self.blocking("what is kept of a checksum database", move |store| {
-            let kept = |is_proved| {
-                let (shelf, key) = question.place(&name, is_proved);
+        let cached = self.blocking("the cache of a checksum database", move |store| {
+            let cached = |is_proved| {
+                let (shelf, key) = question.cache_key(&name, is_proved);
                 let Cached { at, body } = store.cache().get(shelf, &key)?;
-                Some(Kept { body: question.answer(body)?, at, is_proved })
+                Some(CachedAnswer { body: question.answer(body)?, at, is_proved })
             };
-            Ok(kept(true).or_else(|| kept(false)))
+            Ok(cached(true).or_else(|| cached(false)))
         });
-        kept.await.ok().flatten()
+        cached.await.ok().flatten()
     }
 
-    /// Keeps an answer that was proved if it looks like one; of a tile, unless a wider one is kept that is not to be
-    /// replaced.
-    pub(super) async fn keep_of_sumdb(
+    /// Caches a proved answer of the right form. A narrower tile only replaces a wider one if `replaces` is
+    /// set.
+    pub(super) async fn cache_proved_sumdb(
         &self,
         name: &str,
         question: &SumdbQuestion,
         body: &Bytes,
         replaces: bool,
     ) {
-        self.keep_answer(name, question, body, true, replaces).await;
+        self.cache_sumdb(name, question, body, true, replaces).await;
     }
 
-    async fn keep_answer(
+    async fn cache_sumdb(
         &self,
         name: &str,
         question: &SumdbQuestion,
@@ -316,32 +325,32 @@ impl Fill {
         is_proved: bool,
         replaces: bool,
     ) {
-        if !question.may_be_kept()
+        if !question.is_cacheable()
             || self.store.is_read_only()
             || shape::fault(name, question, body).is_some()
         {
             return;
         }
         let (database, question, body) = (name.to_owned(), question.clone(), body.clone());
-        let kept = self.blocking("what is kept of a checksum database", move |store| {
-            let (shelf, key) = question.place(&database, is_proved);
+        let result = self.blocking("the cache of a checksum database", move |store| {
+            let (shelf, key) = question.cache_key(&database, is_proved);
             let is_narrower = !replaces
                 && matches!(question, SumdbQuestion::Tile(_))
-                && store.cache().get(shelf, &key).is_some_and(|kept| {
-                    kept.body.len() >= body.len() && (is_proved || is_younger(kept.at, UNPROVED))
+                && store.cache().get(shelf, &key).is_some_and(|cached| {
+                    cached.body.len() >= body.len() && (is_proved || is_younger(cached.at, UNPROVED_TTL))
                 });
             match is_narrower {
                 true => Ok(()),
                 false => store.cache().put(shelf, &key, &Cached { at: SystemTime::now(), body }),
             }
         });
-        if let Err(error) = kept.await {
-            log::warn!("an answer of the checksum database {name} is passed on, but not kept: {error}");
+        if let Err(error) = result.await {
+            log::warn!(database = name, reason:% = error; "cannot cache an answer of a checksum database");
         }
     }
 }
 
-fn as_kept(body: Bytes) -> SumdbAnswer {
+fn from_cache(body: Bytes) -> SumdbAnswer {
     SumdbAnswer { status: 200, content_type: None, body }
 }
 
@@ -354,29 +363,29 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_tile_answers_for_a_narrower_one() {
+    fn a_wider_tile_answers_requests_for_a_narrower_one() {
         let whole = Bytes::from_iter((0..256 * 32).map(|n| (n / 32) as u8));
         let narrow = tile("tile/8/0/001.p/3");
-        assert_eq!(narrow.place("db", false), tile("tile/8/0/001").place("db", false));
+        assert_eq!(narrow.cache_key("db", false), tile("tile/8/0/001").cache_key("db", false));
         assert_eq!(narrow.answer(whole.clone()).unwrap(), whole.slice(..96));
         assert_eq!(narrow.answer(whole.slice(..96)).unwrap(), whole.slice(..96));
         assert_eq!(narrow.answer(whole.slice(..64)), None);
         assert_eq!(tile("tile/8/0/001").answer(whole.clone()).unwrap(), whole);
         assert_eq!(tile("tile/8/0/001").answer(whole.slice(..96)), None);
-        assert_ne!(tile("tile/8/1/001").place("db", false), narrow.place("db", false));
-        assert_ne!(narrow.place("db", true), narrow.place("db", false));
+        assert_ne!(tile("tile/8/1/001").cache_key("db", false), narrow.cache_key("db", false));
+        assert_ne!(narrow.cache_key("db", true), narrow.cache_key("db", false));
     }
 
     #[test]
-    fn of_records_only_whole_tiles_are_kept() {
+    fn only_full_tiles_of_records_are_cached() {
         let kept = Bytes::from_static(b"records");
-        assert!(tile("tile/8/data/000").may_be_kept() && !tile("tile/8/data/000.p/3").may_be_kept());
+        assert!(tile("tile/8/data/000").is_cacheable() && !tile("tile/8/data/000.p/3").is_cacheable());
         assert_eq!(tile("tile/8/data/000").answer(kept.clone()), Some(kept.clone()));
         assert_eq!(tile("tile/8/data/000.p/3").answer(kept), None);
     }
 
     #[test]
-    fn names_are_escaped_as_they_are_asked_for() {
+    fn paths_are_escaped() {
         let module = ModuleVersion::parse("example.com/Cap@v1.0.0-RC1").unwrap();
         assert_eq!(SumdbQuestion::Lookup(module).path(), "lookup/example.com/!cap@v1.0.0-!r!c1");
         for path in

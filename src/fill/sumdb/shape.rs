@@ -1,6 +1,6 @@
-//! What an answer of a checksum database must look like, so that a page is not taken for one.
+//! The form of a checksum database's answers, so that an HTML page is not taken for an answer.
 //!
-//! Whether it is true is for who has the database's key to say.
+//! Signatures and proofs are checked elsewhere, with the database's key.
 
 use stoa_gomod::sumdb::{self, Level, Tile};
 
@@ -8,42 +8,41 @@ use super::SumdbQuestion;
 
 const HASH_BYTES: usize = 32;
 
-/// Is the size of a tile of hashes.
+/// Returns the size of a tile of hashes in bytes.
 pub(super) fn tile_bytes(tile: &Tile) -> usize {
     usize::try_from(tile.width).unwrap_or(usize::MAX).saturating_mul(HASH_BYTES)
 }
 
-/// Says what is wrong with the answer of a database to a question. `None` if nothing can be seen to be.
+/// Returns the fault in the form of an answer, if it has one.
 pub(super) fn fault(database: &str, question: &SumdbQuestion, body: &[u8]) -> Option<String> {
     match question {
         SumdbQuestion::Latest if is_tree_head(database, body) => None,
-        SumdbQuestion::Latest => Some(format!("it is no tree head signed by {database}")),
+        SumdbQuestion::Latest => Some(format!("it is not a tree head signed by {database}")),
         SumdbQuestion::Lookup(module) => {
             let begin = format!("{} {} ", module.path(), module.version());
             match sumdb::parse_record(body) {
-                None => Some("it is no record".to_owned()),
+                None => Some("it is not a record".to_owned()),
                 Some(record) if !record.text.starts_with(&begin) => {
-                    Some(format!("it is the record of something else than {module}"))
+                    Some(format!("it is not the record of {module}"))
                 }
                 Some(record) if !is_tree_head(database, record.rest) => {
-                    Some(format!("no tree head signed by {database} follows the record"))
+                    Some(format!("it has no tree head signed by {database}"))
                 }
                 Some(_) => None,
             }
         }
         SumdbQuestion::Tile(tile) if tile.level == Level::Data => {
             let records = records(body);
-            (records != Some(tile.width)).then(|| format!("it is not the {} records of a tile", tile.width))
+            (records != Some(tile.width)).then(|| format!("it is not a tile of {} records", tile.width))
         }
         SumdbQuestion::Tile(tile) => {
             let wanted = tile_bytes(tile);
-            (body.len() != wanted)
-                .then(|| format!("it has {} bytes, not the {wanted} of its hashes", body.len()))
+            (body.len() != wanted).then(|| format!("it has {} bytes, expected {wanted}", body.len()))
         }
     }
 }
 
-/// Whether a text has the form of a tree head with a signature of the database.
+/// Returns whether a text has the form of a tree head with a signature of the database.
 fn is_tree_head(database: &str, note: &[u8]) -> bool {
     let Some((text, signatures)) = std::str::from_utf8(note).ok().and_then(|note| note.rsplit_once("\n\n"))
     else {
@@ -80,18 +79,18 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_of_what_was_asked_for_and_has_a_tree_head() {
+    fn a_record_belongs_to_the_requested_version_and_has_a_tree_head() {
         let record = "5\nexample.com/m v1.0.0 h1:a=\nexample.com/m v1.0.0/go.mod h1:b=\n\n";
         assert_eq!(lookup(&format!("{record}{HEAD}")), None);
         for (bad, why) in [
-            ("<html>\n\n<body>\n\n</html>".to_owned(), "no record"),
-            (String::new(), "no record"),
+            ("<html>\n\n<body>\n\n</html>".to_owned(), "not a record"),
+            (String::new(), "not a record"),
             (record.to_owned(), "no tree head"),
             (format!("{record}{}", HEAD.replace("db.example", "x.example")), "no tree head"),
             (format!("{record}{}", HEAD.replace("7\n", "seven\n")), "no tree head"),
             (format!("{record}{}", HEAD.trim_end()), "no tree head"),
-            (format!("{}{HEAD}", record.replace("v1.0.0", "v1.0.00")), "something else"),
-            (format!("{}{HEAD}", record.replace("example.com/m ", "example.com/n ")), "something else"),
+            (format!("{}{HEAD}", record.replace("v1.0.0", "v1.0.00")), "not the record of"),
+            (format!("{}{HEAD}", record.replace("example.com/m ", "example.com/n ")), "not the record of"),
         ] {
             assert!(lookup(&bad).is_some_and(|fault| fault.contains(why)), "{bad}");
         }
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tile_has_its_size() {
+    fn a_tile_has_the_size_of_its_width() {
         let tile = |path: &str, body: &[u8]| {
             fault("db.example", &SumdbQuestion::Tile(Tile::parse(path).unwrap()), body)
         };

@@ -1,10 +1,9 @@
-//! Running the go command: its environment, its bounds, its end.
+//! Runs the go command: environment, limits, end.
 //!
-//! What tells where repositories are and how to get at them is the environment's: netrc and git's configuration
-//! by `HOME`, `SSH_AUTH_SOCK`, `GOPRIVATE`, `GOINSECURE`, `GOVCS`, `GIT_*`, proxies. What it may not decide is set
-//! here: that modules come from version control and from nowhere else, that all files are made in the scratch
-//! folder, and that nobody is asked a question. The command leads a process group of its own, which is killed
-//! whole.
+//! Access to repositories is configured by the environment: netrc and git's configuration through `HOME`,
+//! and `SSH_AUTH_SOCK`, `GOPRIVATE`, `GOINSECURE`, `GOVCS`, `GIT_*` and proxies. The rest is set here:
+//! modules come from version control only, all files are made in the scratch folder, and no prompt appears.
+//! The command leads its own process group, which is killed as a whole.
 
 use super::scratch::Call;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -14,11 +13,11 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// How much of what the go command says is kept; the list of a module is the longest of it.
+/// Maximum size of the command's output. The list of a module is the longest output.
 const MAX_OUT_BYTES: usize = 16 << 20;
 const MAX_ERR_BYTES: usize = 64 << 10;
 
-/// The variable by which a process is known as one of a run.
+/// The environment variable that marks the processes of a run.
 pub(super) const RUN_VARIABLE: &str = "STOA_DIRECT_RUN";
 
 /// The go command in one scratch folder.
@@ -28,7 +27,7 @@ pub(super) struct Command<'a> {
     pub(super) call: &'a Call,
 }
 
-/// What it said.
+/// The output of an ended command.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) is_success: bool,
@@ -38,40 +37,40 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Is why it failed, in its own words.
+    /// Returns the error message of a failed command.
     pub(super) fn text(&self) -> String {
         match String::from_utf8_lossy(&self.err).trim() {
-            "" => format!("the go command failed without a word ({})", self.status),
+            "" => format!("the go command failed with no output ({})", self.status),
             text => text.to_owned(),
         }
     }
 }
 
-/// It did not come to an end of its own.
+/// The reason why a command has no output.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
-    /// It cannot be run.
-    #[error("{go} cannot be run: {error}; install Go, or take direct off the list of upstreams")]
+    /// The command cannot be started.
+    #[error("cannot run {go}: {error}; install Go, or remove direct from the list of upstreams")]
     NotRun { go: String, error: io::Error },
-    /// What it says cannot be read.
-    #[error("what the go command says cannot be read: {0}")]
+    /// The output cannot be read.
+    #[error("cannot read the output of the go command: {0}")]
     NotRead(io::Error),
-    /// It says too much.
-    #[error("the go command says more than {MAX_OUT_BYTES} bytes")]
+    /// The output is too long.
+    #[error("the output of the go command exceeds {MAX_OUT_BYTES} bytes")]
     TooMuch,
-    /// It took too long.
+    /// The command exceeded its time limit.
     #[error("the go command did not end within {0:?}")]
     TooLong(Duration),
 }
 
 impl Command<'_> {
-    /// Runs it to its end. Dropping the future kills it.
+    /// Runs the command to its end. Dropping the future kills it.
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<Output, CommandError> {
         let mut command = self.prepared(arguments);
         let not_run = |error| CommandError::NotRun { go: self.go.display().to_string(), error };
         let mut child = command.spawn().map_err(not_run)?;
-        // After the child, so that it is dropped before: as long as the child is not waited for, its number is
-        // the group's and nobody else's.
+        // Declared after the child, so that it is dropped first: until the child is waited for, its number
+        // still belongs to the group.
         let mut group = Group { leader: child.id(), call: self.call };
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let ended = tokio::time::timeout(self.timeout, async {
@@ -82,7 +81,7 @@ impl Command<'_> {
         });
         let (status, (out, is_cut), (err, _)) =
             ended.await.map_err(|_| CommandError::TooLong(self.timeout))??;
-        // Who holds neither end of the pipes any more has ended, or is about to.
+        // Processes that closed both pipes have ended or are about to.
         group.leader = None;
         if is_cut {
             return Err(CommandError::TooMuch);
@@ -109,17 +108,17 @@ impl Command<'_> {
             .env("TMPDIR", within("tmp"))
             .env("GO111MODULE", "on")
             .env("GOPROXY", "direct")
-            // What is got here is verified by who fills, and by the policy of this proxy. The name of a private
-            // module must not be told to a checksum database on the way.
+            // The caller verifies downloads by this proxy's policy. The go command must not send the name
+            // of a private module to a checksum database.
             .env("GOSUMDB", "off")
             .env("GONOSUMDB", "*")
-            // A module must not choose the program that is run.
+            // A module must not choose the toolchain.
             .env("GOTOOLCHAIN", "local")
             .env("GOWORK", "off")
-            // Without it the folders of the module cache could not be removed.
+            // Otherwise the module cache is read-only and cannot be removed.
             .env("GOFLAGS", "-modcacherw")
             .env("CGO_ENABLED", "0")
-            // What its errors mean is told by their words.
+            // Error messages are classified by their English texts.
             .env("LC_ALL", "C")
             .env("LANGUAGE", "C")
             .env("GIT_TERMINAL_PROMPT", "0")
@@ -128,22 +127,23 @@ impl Command<'_> {
         if std::env::var_os("GIT_SSH").is_none() && std::env::var_os("GIT_SSH_COMMAND").is_none() {
             command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ControlMaster=no");
         }
-        // A repository that this process happens to be started in has no say.
+        // The repository of the current directory must have no effect.
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
             command.env_remove(name);
         }
-        // Housekeeping would leave the process group and go on by itself.
-        let known = std::env::var("GIT_CONFIG_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+        // Git's housekeeping would leave the process group and continue in the background.
+        let existing =
+            std::env::var("GIT_CONFIG_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
         let own = [("gc.auto", "0"), ("maintenance.auto", "false")];
-        for (n, (key, value)) in (known..).zip(own) {
+        for (n, (key, value)) in (existing..).zip(own) {
             command.env(format!("GIT_CONFIG_KEY_{n}"), key).env(format!("GIT_CONFIG_VALUE_{n}"), value);
         }
-        command.env("GIT_CONFIG_COUNT", (known + own.len()).to_string());
+        command.env("GIT_CONFIG_COUNT", (existing + own.len()).to_string());
         command
     }
 }
 
-/// The processes that a command has started, killed when dropped unless they have ended.
+/// The processes of a command, killed on drop unless they have ended.
 struct Group<'a> {
     leader: Option<u32>,
     call: &'a Call,
@@ -154,14 +154,14 @@ impl Drop for Group<'_> {
         let leader = self.leader.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let Some(leader) = leader else { return };
         if let Err(errno) = kill_process_group(leader, Signal::KILL) {
-            log::debug!("the go command and what it started cannot be killed: {errno}");
+            log::debug!(reason:% = errno; "cannot kill the go command and its children");
         }
-        // A clone may be half made, or locked by who is dead.
+        // A clone may be incomplete, or locked by a killed process.
         self.call.spoil_clones();
     }
 }
 
-/// Reads to the end, keeps so many bytes of it, and says whether there were more.
+/// Reads to the end. Returns the first `most` bytes, and whether there were more.
 async fn read(pipe: Option<impl AsyncRead + Unpin>, most: usize) -> io::Result<(Vec<u8>, bool)> {
     let mut kept = Vec::new();
     let Some(mut pipe) = pipe else { return Ok((kept, false)) };

@@ -1,23 +1,25 @@
-//! `direct`: version control itself, asked through the go command.
+//! `direct`: version control, through the go command.
 //!
-//! The go command knows how to find a repository, how to get at it, and how a module is made of it; what it says
-//! and the files that it makes are what a proxy would have answered. All three files of a version come from one
-//! `go mod download`, shared by those who ask in one fill (see [`Keep`]). How many commands run at a time and how
-//! long is bounded; one that is too slow, or that nobody waits for any more, is killed with all that it started. So is
-//! how many wait for their turn, and how long while no command ends: a server that hangs must not hold up for long who
-//! asks another, and who could be answered by a proxy not at all (see [`Keep::asked`]).
+//! The go command knows how to find a repository, how to access it, and how to make a module of it. Its
+//! output and files are what a proxy would answer. A single `go mod download` makes all three files of a
+//! version, for all requests of one download (see [`SharedDownload`]).
 //!
-//! | module | what it is for |
+//! The number of running commands and their time are limited. A command that exceeds its time, or that no
+//! caller waits for any more, is killed with all its children. The number of waiting requests is limited
+//! too, and their time while no command ends: a slow server must not delay requests to other servers, or
+//! requests that a proxy can answer (see [`SharedDownload::started`]).
+//!
+//! | module | purpose |
 //! | --- | --- |
-//! | `command` | running the go command: its environment, its bounds, its end |
-//! | `scratch` | the folders that it works in, and what dead processes left of them |
-//! | `said` | what its errors mean |
+//! | `command` | runs the go command: environment, limits, end |
+//! | `scratch` | the folders that it works in, and the removal of folders of dead processes |
+//! | `failure` | the meaning of its error messages |
 
 mod command;
-mod said;
+mod failure;
 mod scratch;
 
-pub(super) use said::without_paths;
+pub(super) use failure::without_paths;
 
 use super::download::Download;
 use super::error::UpstreamError;
@@ -36,23 +38,23 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version, list};
 use stoa_layout::PathError;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit, watch};
 
-/// What stands behind what was asked, where it is shown. No URL has a space.
+/// Marks requests to version control in texts. No URL contains a space.
 const MARK: &str = " (direct)";
 
-/// How the go command is run for `direct`.
+/// Settings for the go command.
 #[derive(Debug, Clone)]
 pub struct DirectOptions {
-    /// The go command, a name that is looked for in `PATH` or a path.
+    /// The go command: a path, or a name that is searched in `PATH`.
     pub go: PathBuf,
-    /// How many of them run at a time; more wait.
+    /// Maximum number of running commands.
     pub max_concurrent: usize,
-    /// How many may wait for that.
+    /// Maximum number of requests that wait for a command.
     pub max_waiting: usize,
-    /// How long they wait while none ends that runs.
-    pub patience: Duration,
-    /// How long one may take.
+    /// Maximum time that requests wait while no running command ends.
+    pub max_wait: Duration,
+    /// Time limit for one command.
     pub timeout: Duration,
-    /// The folder that the scratch folders are made in. What dead processes left of theirs is removed from it.
+    /// The folder for scratch folders. Scratch folders of dead processes are removed from it.
     pub scratch: PathBuf,
 }
 
@@ -62,24 +64,24 @@ impl Default for DirectOptions {
             go: PathBuf::from("go"),
             max_concurrent: 4,
             max_waiting: 256,
-            patience: Duration::from_secs(30),
+            max_wait: Duration::from_secs(30),
             timeout: Duration::from_secs(600),
             scratch: std::env::temp_dir(),
         }
     }
 }
 
-/// The go command with its bounds and its scratch. Clones share them, and so should all lists of upstreams of a
-/// process; the scratch goes with the last one.
+/// The go command with its limits and scratch folder, shared by all clones and all lists of upstreams of a
+/// process. The scratch folder is removed with the last clone.
 #[derive(Clone)]
 pub struct Direct(Arc<Inner>);
 
 struct Inner {
     options: DirectOptions,
     turns: Semaphore,
-    /// How many wait for a turn.
+    /// Number of requests that wait for a turn.
     waiting: AtomicUsize,
-    /// Told when a command has ended.
+    /// Notified when a command has ended.
     ended: watch::Sender<()>,
     scratch: Scratch,
 }
@@ -96,24 +98,24 @@ impl Default for Direct {
     }
 }
 
-/// What was got of one version, or why nothing was: kept for those who ask for another of its files, so that the
-/// go command runs once for all of them.
+/// The downloaded files of one version, or the error. Shared by the requests for its files, so that the go
+/// command runs once for all of them.
 #[derive(Debug, Default)]
-pub(super) struct Keep {
+pub(super) struct SharedDownload {
     files: OnceCell<Result<Arc<Files>, UpstreamError>>,
-    /// Whether the go command runs for it, or is waited for.
-    is_asked: watch::Sender<bool>,
+    /// Whether the go command is running for this version, or waiting for its turn.
+    is_started: watch::Sender<bool>,
 }
 
-impl Keep {
-    /// Waits until the go command is asked: until now nothing was that takes so long.
-    pub(super) async fn asked(&self) {
-        // The sender is here, so that it is not closed.
-        let _ = self.is_asked.subscribe().wait_for(|is_asked| *is_asked).await;
+impl SharedDownload {
+    /// Waits until the go command is asked, which takes longer than anything else.
+    pub(super) async fn started(&self) {
+        // The channel cannot be closed, since its sender is in `self`.
+        let _ = self.is_started.subscribe().wait_for(|is_started| *is_started).await;
     }
 }
 
-/// The files of a version, in a scratch folder that goes when nobody needs them any more.
+/// The files of a version, in a scratch folder that is removed with them.
 #[derive(Debug)]
 struct Files {
     info: PathBuf,
@@ -123,7 +125,7 @@ struct Files {
 }
 
 impl Direct {
-    /// Runs nothing and makes nothing yet.
+    /// Creates a `Direct`. No command runs and no folder is made before the first request.
     pub fn new(options: DirectOptions) -> Self {
         let turns = Semaphore::new(options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS));
         let scratch = Scratch::new(options.scratch.clone());
@@ -131,38 +133,43 @@ impl Direct {
         Self(Arc::new(Inner { options, turns, waiting, ended, scratch }))
     }
 
-    /// Ends and removes what processes that were killed have left, once.
+    /// Kills the processes and removes the folders that dead processes left, once.
     pub(super) fn sweep(&self) {
         self.0.scratch.sweep();
     }
 
-    /// Answers for `path`, escaped as in a URL.
-    pub(super) async fn open(&self, path: &str, limit: u64, keep: &Keep) -> Result<Download, UpstreamError> {
-        // What stands in the path is escaped for files, not for URLs: there a `%` would be an escape.
+    /// Answers a request for `path`, escaped as in a URL.
+    pub(super) async fn open(
+        &self,
+        path: &str,
+        limit: u64,
+        shared: &SharedDownload,
+    ) -> Result<Download, UpstreamError> {
+        // The path is escaped for file names, not for URLs, where a `%` starts an escape.
         let target = format!("/{}", path.replace('%', "%25"));
         let answer = match route::classify("GET", &target, "/", &[] as &[&str]) {
             Route::List(module) => self.list(&module).await,
             Route::Latest(module) => self.query(&module, "latest").await,
             Route::Query(module, revision) => self.query(&module, revision.as_str()).await,
-            Route::Info(version) => return self.file(&version, |files| &files.info, limit, keep).await,
-            Route::Mod(version) => return self.file(&version, |files| &files.modfile, limit, keep).await,
-            Route::Zip(version) => return self.file(&version, |files| &files.zip, limit, keep).await,
+            Route::Info(version) => return self.file(&version, |files| &files.info, limit, shared).await,
+            Route::Mod(version) => return self.file(&version, |files| &files.modfile, limit, shared).await,
+            Route::Zip(version) => return self.file(&version, |files| &files.zip, limit, shared).await,
             _ => Err(UpstreamError::NotFound {
                 url: shown(path),
-                message: "it is nothing that version control could have".to_owned(),
+                message: "version control has no such file".to_owned(),
             }),
         };
         Ok(Download::whole(shown(path), answer?, limit))
     }
 
     async fn list(&self, module: &ModulePath) -> Result<Bytes, UpstreamError> {
-        // Retracted versions are listed as others are: that they are is for clients to find out.
+        // Retracted versions are listed, too: clients decide about them.
         let listed = self.listed(module, &["-retracted", "-versions"], module.as_str()).await?;
         let versions: Vec<Version> =
             listed.versions.iter().filter_map(|version| Version::new(version).ok()).collect();
         if versions.is_empty() {
-            // A folder of the repository that is no module has no versions either, and an empty list would say
-            // that it is one.
+            // A folder of the repository that is not a module has no versions either, and an empty list
+            // would mean that it is a module.
             self.query(module, "latest").await?;
         }
         Ok(Bytes::from(list::format(&versions)))
@@ -172,7 +179,7 @@ impl Direct {
         let asked = format!("{module}@{revision}");
         let listed = self.listed(module, &[], &asked).await?;
         let info = Info { version: &listed.version, time: listed.time.as_deref(), origin: listed.origin };
-        serde_json::to_vec(&info).map(Bytes::from).map_err(|error| odd(&asked, &error))
+        serde_json::to_vec(&info).map(Bytes::from).map_err(|error| unexpected(&asked, &error))
     }
 
     async fn listed(
@@ -184,12 +191,13 @@ impl Direct {
         let arguments = [&["list", "-m", "-json"], options, &[asked]].concat();
         let (output, call) = self.run(asked, &arguments).await?;
         if !output.is_success {
-            return Err(said::error(shown(asked), &output.text(), call.folder()));
+            return Err(failure::classify(shown(asked), &output.text(), call.folder()));
         }
-        let listed: Listed = serde_json::from_slice(&output.out).map_err(|error| odd(asked, &error))?;
+        let listed: Listed =
+            serde_json::from_slice(&output.out).map_err(|error| unexpected(asked, &error))?;
         match listed.error {
-            Some(error) => Err(said::error(shown(asked), &error.text, call.folder())),
-            None if listed.path != module.as_str() => Err(odd(asked, &"it is about another module")),
+            Some(error) => Err(failure::classify(shown(asked), &error.text, call.folder())),
+            None if listed.path != module.as_str() => Err(unexpected(asked, &"it describes another module")),
             None => Ok(listed),
         }
     }
@@ -199,19 +207,19 @@ impl Direct {
         version: &ModuleVersion,
         which: fn(&Files) -> &PathBuf,
         limit: u64,
-        keep: &Keep,
+        shared: &SharedDownload,
     ) -> Result<Download, UpstreamError> {
         let download = || async {
-            keep.is_asked.send_replace(true);
+            shared.is_started.send_replace(true);
             let files = self.download(version).await;
-            keep.is_asked.send_replace(false);
+            shared.is_started.send_replace(false);
             files
         };
-        let files = keep.files.get_or_init(download).await.clone()?;
+        let files = shared.files.get_or_init(download).await.clone()?;
         let path = which(&files);
         let failed = |error: std::io::Error| UpstreamError::Transport {
             url: shown(&version.to_string()),
-            reason: format!("what the go command made cannot be read: {error}"),
+            reason: format!("cannot read a file of the go command: {error}"),
         };
         let file = tokio::fs::File::open(path).await.map_err(failed)?;
         let length = file.metadata().await.map_err(failed)?.len();
@@ -221,26 +229,28 @@ impl Direct {
     async fn download(&self, version: &ModuleVersion) -> Result<Arc<Files>, UpstreamError> {
         let asked = version.to_string();
         let (output, call) = self.run(&asked, &["mod", "download", "-json", &asked]).await?;
-        let made: Downloaded = match serde_json::from_slice(&output.out) {
-            Ok(made) => made,
+        let downloaded: Downloaded = match serde_json::from_slice(&output.out) {
+            Ok(downloaded) => downloaded,
             Err(_) if !output.is_success => {
-                return Err(said::error(shown(&asked), &output.text(), call.folder()));
+                return Err(failure::classify(shown(&asked), &output.text(), call.folder()));
             }
-            Err(error) => return Err(odd(&asked, &error)),
+            Err(error) => return Err(unexpected(&asked, &error)),
         };
-        match made {
-            Downloaded { error: Some(text), .. } => Err(said::error(shown(&asked), &text, call.folder())),
+        match downloaded {
+            Downloaded { error: Some(text), .. } => {
+                Err(failure::classify(shown(&asked), &text, call.folder()))
+            }
             Downloaded { version: other, .. } if other != version.version().as_str() => {
-                Err(odd(&asked, &format_args!("it is about version {other}")))
+                Err(unexpected(&asked, &format_args!("it describes version {other}")))
             }
             Downloaded { info: Some(info), modfile: Some(modfile), zip: Some(zip), .. } => {
                 Ok(Arc::new(Files { info, modfile, zip, _call: call }))
             }
-            _ => Err(odd(&asked, &"it names no files")),
+            _ => Err(unexpected(&asked, &"it names no files")),
         }
     }
 
-    /// Waits for the turn to run the go command, as long as there is hope.
+    /// Waits for the turn to run the go command, as long as running commands end in time.
     async fn turn(&self, asked: &str) -> Result<Turn<'_>, UpstreamError> {
         let inner = &*self.0;
         let begin = |permit| Turn { _permit: permit, ended: &inner.ended };
@@ -251,11 +261,11 @@ impl Direct {
             url: shown(asked),
             reason: format!("too many go commands are running, {why}"),
         };
-        let (most, patience) = (inner.options.max_waiting, inner.options.patience);
+        let (most, max_wait) = (inner.options.max_waiting, inner.options.max_wait);
         let before = inner.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&inner.waiting);
         if before >= most {
-            return Err(busy(&format_args!("and {most} are waited for")));
+            return Err(busy(&format_args!("and {most} requests are waiting")));
         }
         let mut ended = inner.ended.subscribe();
         let permit = inner.turns.acquire();
@@ -263,38 +273,38 @@ impl Direct {
         loop {
             tokio::select! {
                 biased;
-                permit = &mut permit => return permit.map(begin).map_err(|_| busy(&"and this proxy is ending")),
-                ended = tokio::time::timeout(patience, ended.changed()) => {
+                permit = &mut permit => return permit.map(begin).map_err(|_| busy(&"and this proxy is shutting down")),
+                ended = tokio::time::timeout(max_wait, ended.changed()) => {
                     if ended.is_err() {
-                        return Err(busy(&format_args!("and none ended within {patience:?}")));
+                        return Err(busy(&format_args!("and none ended within {max_wait:?}")));
                     }
                 }
             }
         }
     }
 
-    /// Runs the go command when it is its turn.
+    /// Runs the go command, after waiting for its turn.
     async fn run(&self, asked: &str, arguments: &[&str]) -> Result<(Output, Call), UpstreamError> {
         let failed = |reason: String| UpstreamError::GoCommand { url: shown(asked), reason };
         let turn = self.turn(asked).await?;
-        let unwritable = |error: PathError| failed(format!("{error}; it needs a scratch folder to work in"));
+        let unwritable = |error: PathError| failed(format!("{error}; the go command needs a scratch folder"));
         let call = self.0.scratch.call().map_err(unwritable)?;
         let command = Command { go: &self.0.options.go, timeout: self.0.options.timeout, call: &call };
-        log::debug!("running go {}", arguments.join(" "));
+        log::debug!(arguments = arguments.join(" "); "running the go command");
         let output = command.run(arguments).await;
         drop(turn);
         match output {
             Ok(output) => Ok((output, call)),
-            Err(CommandError::TooLong(patience)) => Err(UpstreamError::Timeout {
+            Err(CommandError::TooLong(limit)) => Err(UpstreamError::Timeout {
                 url: shown(asked),
-                reason: format!("the go command did not end within {patience:?}"),
+                reason: format!("the go command did not end within {limit:?}"),
             }),
             Err(error) => Err(failed(error.to_string())),
         }
     }
 }
 
-/// The right to run a go command; those who wait are told when it ends.
+/// The right to run a go command. Waiting requests are notified when it is dropped.
 struct Turn<'a> {
     _permit: SemaphorePermit<'a>,
     ended: &'a watch::Sender<()>,
@@ -306,7 +316,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Counts who waits.
+/// Counts a waiting request.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -315,7 +325,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What `go list -m -json` says.
+/// The output of `go list -m -json`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Listed {
@@ -335,7 +345,7 @@ struct ListedError {
     text: String,
 }
 
-/// What `go mod download -json` says.
+/// The output of `go mod download -json`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Downloaded {
@@ -363,15 +373,15 @@ fn shown(asked: &str) -> String {
     format!("{asked}{MARK}")
 }
 
-/// Says whether what was asked was asked of version control.
+/// Returns whether a text names a request to version control.
 pub(super) fn is_shown(url: &str) -> bool {
     url.ends_with(MARK)
 }
 
-fn odd(asked: &str, reason: &dyn fmt::Display) -> UpstreamError {
+fn unexpected(asked: &str, reason: &dyn fmt::Display) -> UpstreamError {
     UpstreamError::BadAnswer {
         url: shown(asked),
-        reason: format!("what the go command said is odd: {reason}"),
+        reason: format!("unexpected output of the go command: {reason}"),
     }
 }
 
@@ -389,24 +399,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_commands_that_hang() {
-        let patience = Duration::from_millis(1);
-        let error = asked_while_others_run(DirectOptions { patience, ..DirectOptions::default() }).await;
+    async fn requests_do_not_wait_for_hanging_commands() {
+        let max_wait = Duration::from_millis(1);
+        let error = asked_while_others_run(DirectOptions { max_wait, ..DirectOptions::default() }).await;
         assert!(error.contains("too many go commands are running, and none ended within 1ms"), "{error}");
     }
 
     #[tokio::test]
-    async fn not_too_many_wait() {
-        let patience = Duration::MAX;
-        let options = DirectOptions { patience, max_waiting: 0, ..DirectOptions::default() };
+    async fn the_number_of_waiting_requests_is_limited() {
+        let max_wait = Duration::MAX;
+        let options = DirectOptions { max_wait, max_waiting: 0, ..DirectOptions::default() };
         let error = asked_while_others_run(options).await;
-        assert!(error.contains("too many go commands are running, and 0 are waited for"), "{error}");
+        assert!(error.contains("too many go commands are running, and 0 requests are waiting"), "{error}");
     }
 
     #[tokio::test]
-    async fn who_waits_gets_the_turn_of_one_that_ends() {
+    async fn a_waiting_request_gets_the_turn_of_an_ended_command() {
         let options =
-            DirectOptions { patience: Duration::MAX, max_concurrent: 1, ..DirectOptions::default() };
+            DirectOptions { max_wait: Duration::MAX, max_concurrent: 1, ..DirectOptions::default() };
         let direct = Direct::new(options);
         let running = direct.turn("a").await.unwrap();
         let waiting = direct.turn("b");

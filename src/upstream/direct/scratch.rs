@@ -1,20 +1,22 @@
-//! The folders that the go command works in, and what dead processes left of them.
+//! The folders that the go command works in, and the removal of folders of dead processes.
 //!
-//! A process has one folder, `stoa-direct-XXXXXX`, open to its user alone, with a lock that is held for life:
+//! A process has one folder, `stoa-direct-XXXXXX`, accessible to its user alone. The process holds its lock
+//! until it ends:
 //!
 //! ```text
 //! stoa-direct-XXXXXX/lock
 //! stoa-direct-XXXXXX/call-N/{mod,path,build,tmp,work}   one run of the go command
-//! stoa-direct-XXXXXX/clones-N/                          repositories, kept from call to call
+//! stoa-direct-XXXXXX/clones-N/                          repositories, kept between runs
 //! ```
 //!
-//! Each call has a module cache of its own, so that removing one disturbs no other. Only the clones in it are
-//! shared, by a symlink at `mod/cache/vcs`: the go command locks each of them while it works on it. When a command
-//! was killed, or when the clones have grown large, the next calls begin with none, and the old ones go with the
-//! last call that uses them.
+//! Each run has its own module cache, so that it can be removed at any time. Only the clones in it are
+//! shared, by a symlink at `mod/cache/vcs`: the go command locks a clone while it works on it. After a
+//! command was killed, or when the clones have grown large, the next runs start without clones, and the old
+//! ones are removed with the last run that uses them.
 //!
-//! Who starts removes the folders whose lock it can get, and ends what their processes left running. What only looks
-//! like one of them is let alone: another name, open to others, or with something in it and no lock.
+//! A starting process removes the folders whose lock it can get, and kills the remaining processes of their
+//! owners. It leaves folders alone that only look similar: those with other names, with access for others,
+//! or with contents but no lock.
 
 use super::command::RUN_VARIABLE;
 use std::fs;
@@ -29,21 +31,21 @@ use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 use stoa_layout::lock::{FileLock, LockError};
 
-/// What the names of the folders begin with.
+/// The prefix of the folders' names.
 const PREFIX: &str = "stoa-direct-";
 
-/// How many letters and digits stand behind that.
+/// Number of letters and digits after the prefix.
 const SUFFIX_LEN: usize = 6;
 
 const LOCK: &str = "lock";
 
-/// How large the clones may be, together, before they are made anew.
+/// Maximum total size of the clones. Larger clones are replaced by new ones.
 const MAX_CLONES_BYTES: u64 = 4 << 30;
 
-/// How often what killed processes may still be writing to is tried to be removed.
+/// Maximum number of attempts to remove a folder that killed processes may still be writing to.
 const REMOVE_TRIES: u32 = 20;
 
-/// Where the folders of this process are made.
+/// The scratch folder of this process, and its parent.
 pub(super) struct Scratch {
     base: PathBuf,
     swept: Once,
@@ -55,25 +57,24 @@ impl Scratch {
         Self { base, swept: Once::new(), run: Mutex::new(None) }
     }
 
-    /// Ends and removes what dead processes left, the first time that it is called.
+    /// Kills the processes and removes the folders that dead processes left, at the first call.
     pub(super) fn sweep(&self) {
         self.swept.call_once(|| {
             if let Err(error) = sweep(&self.base) {
-                log::warn!("what the go command left behind is not swept: {error}");
+                log::warn!(reason:% = error; "cannot remove old folders of the go command");
             }
         });
     }
 
-    /// Makes the folder of one run of the go command.
+    /// Creates the folder for one run of the go command.
     pub(super) fn call(&self) -> Result<Call, PathError> {
         let mut run = self.lock();
-        // Somebody may have cleaned the folder for temporary files.
-        let known = run.take().filter(|run| run.is_there());
-        let known = match known {
+        // The folder for temporary files may have been cleaned.
+        let current = match run.take().filter(|run| run.is_there()) {
             Some(run) => run,
             None => Arc::new(Run::begin(&self.base)?),
         };
-        let run = Arc::clone(run.insert(known));
+        let run = Arc::clone(run.insert(current));
         Call::begin(run)
     }
 
@@ -82,7 +83,7 @@ impl Scratch {
     }
 }
 
-/// The folder of this process.
+/// The scratch folder of this process.
 #[derive(Debug)]
 struct Run {
     folder: PathBuf,
@@ -101,11 +102,11 @@ impl Run {
         }
     }
 
-    /// Takes a folder that was just made. `None` if it was lost to the sweep of another: until it is locked, it looks
-    /// like one of the dead.
+    /// Locks a new folder. Returns `None` if another process has swept it: until it is locked, it looks
+    /// like the folder of a dead process.
     fn take(folder: PathBuf) -> Result<Option<Self>, PathError> {
-        // Private modules are for nobody else. Nothing is in it yet.
-        match rustix::fs::chmod(&folder, rustix::fs::Mode::RWXU).at("close to others", &folder) {
+        // Others must not read private modules. The folder is still empty.
+        match rustix::fs::chmod(&folder, rustix::fs::Mode::RWXU).at("restrict the permissions of", &folder) {
             Err(error) if error.is_not_found() => return Ok(None),
             closed => closed?,
         }
@@ -140,9 +141,9 @@ impl Run {
         Ok(Arc::clone(clones.insert(Arc::new(Clones { folder }))))
     }
 
-    /// Lets the next calls begin without these clones.
-    fn let_go_of(&self, clones: &Arc<Clones>) {
-        self.lock_clones().take_if(|known| Arc::ptr_eq(known, clones));
+    /// Makes the next runs start without these clones.
+    fn discard(&self, clones: &Arc<Clones>) {
+        self.lock_clones().take_if(|current| Arc::ptr_eq(current, clones));
     }
 
     fn lock_clones(&self) -> MutexGuard<'_, Option<Arc<Clones>>> {
@@ -152,13 +153,13 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // At once, since the process may be about to end. The lock goes after the folder.
+        // Synchronously, since the process may be about to end. The lock is released after the folder is removed.
         remove(&self.folder);
         self.lock = None;
     }
 }
 
-/// Repositories, until the last call that uses them has ended.
+/// Clones of repositories, removed after the last run that uses them.
 #[derive(Debug)]
 struct Clones {
     folder: PathBuf,
@@ -186,7 +187,7 @@ impl Call {
             durable.create_dir(&call.folder.join(name))?;
         }
         durable.replace_symlink(&call.clones.folder, &call.folder.join("mod/cache/vcs"), "vcs")?;
-        // A main module of its own, so that no go.mod in a folder above has a say.
+        // A main module, so that a go.mod in a parent folder has no effect.
         let path = call.folder.join("work/go.mod");
         let mut file = durable.create_file(&path)?;
         file.write_all(b"module stoa.invalid/scratch\n\ngo 1.16\n").at("write", &path)?;
@@ -197,14 +198,14 @@ impl Call {
         &self.folder
     }
 
-    /// Is the folder of the process, by which its children are known.
+    /// Returns the scratch folder of the process, which marks its children.
     pub(super) fn run_folder(&self) -> &Path {
         &self.run.folder
     }
 
-    /// Lets no later call use the clones that this one worked on.
+    /// Makes later runs start without the clones of this one.
     pub(super) fn spoil_clones(&self) {
-        self.run.let_go_of(&self.clones);
+        self.run.discard(&self.clones);
     }
 }
 
@@ -214,13 +215,13 @@ impl Drop for Call {
         aside(move || {
             remove(&folder);
             if bytes_below(&clones.folder) > MAX_CLONES_BYTES {
-                run.let_go_of(&clones);
+                run.discard(&clones);
             }
         });
     }
 }
 
-/// Does what waits for the disk on another thread, if there is a runtime to find one.
+/// Does work that waits for the disk on the blocking pool, if there is a runtime.
 fn aside(work: impl FnOnce() + Send + 'static) {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(work)),
@@ -232,8 +233,9 @@ fn remove_aside(folder: PathBuf) {
     aside(move || remove(&folder));
 }
 
-/// Removes a folder. Processes that have been killed may be writing to it for a moment longer.
+/// Removes a folder.
 fn remove(folder: &Path) {
+    // Killed processes may still write to it for a moment.
     for _ in 1..REMOVE_TRIES {
         if durable::remove_tree(folder).is_ok() {
             return;
@@ -241,7 +243,7 @@ fn remove(folder: &Path) {
         std::thread::sleep(Duration::from_millis(20));
     }
     if let Err(error) = durable::remove_tree(folder) {
-        log::warn!("{error}; it is removed with the rest, at the end or at the next start");
+        log::warn!(reason:% = error; "cannot remove a scratch folder now; trying again at exit or at the next start");
     }
 }
 
@@ -255,46 +257,48 @@ fn bytes_below(folder: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-/// Ends and removes what dead processes of this user left.
+/// Kills the processes and removes the folders that dead processes of this user left.
 fn sweep(base: &Path) -> Result<(), PathError> {
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(base).at("list", base)? {
         let entry = entry.at("list", base)?;
         let path = entry.path();
-        if !is_name_of_ours(entry.file_name().as_encoded_bytes()) || !is_folder_of_ours(&path, own) {
+        if !is_scratch_name(entry.file_name().as_encoded_bytes()) || !is_scratch_folder(&path, own) {
             continue;
         }
         match FileLock::try_acquire(&path.join(LOCK), &Durable::default()) {
             Ok(Some(_lock)) => {
                 end_processes_of(&path);
                 remove(&path);
-                log::info!("{} was left by a process that was killed, and is removed", path.display());
+                log::info!(path:% = path.display(); "removed the scratch folder of a dead process");
             }
             Ok(None) => {}
-            // Swept by another meanwhile.
+            // Another process has swept it.
             Err(LockError::Path(error)) if error.is_not_found() => {}
-            Err(error) => log::warn!("{} is not swept: {error}", path.display()),
+            Err(error) => {
+                log::warn!(path:% = path.display(), reason:% = error; "cannot remove an old scratch folder")
+            }
         }
     }
     Ok(())
 }
 
-fn is_name_of_ours(name: &[u8]) -> bool {
+fn is_scratch_name(name: &[u8]) -> bool {
     let suffix = name.strip_prefix(PREFIX.as_bytes());
     suffix.is_some_and(|rest| rest.len() == SUFFIX_LEN && rest.iter().all(u8::is_ascii_alphanumeric))
 }
 
-/// The folder for temporary files is everybody's: what others put there is not followed or touched, and what this user
-/// put there by hand is not either.
-fn is_folder_of_ours(path: &Path, own: u32) -> bool {
+/// Returns whether a folder was made by a process of this user. Other users' folders and other folders of
+/// this user in the shared folder for temporary files are not touched.
+fn is_scratch_folder(path: &Path, own: u32) -> bool {
     let is_closed = |meta: fs::Metadata| meta.is_dir() && meta.uid() == own && meta.mode() & 0o7777 == 0o700;
-    // Killed before it had the lock, a process leaves an empty one.
+    // A process that is killed before it has the lock leaves an empty folder.
     let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     fs::symlink_metadata(path).is_ok_and(is_closed)
         && (fs::symlink_metadata(path.join(LOCK)).is_ok_and(|meta| meta.is_file()) || is_empty())
 }
 
-/// Kills what a dead process left running: all whose environment names its folder, a name that nobody else has.
+/// Kills the remaining processes of a dead process. Their environment has the unique name of its folder.
 #[cfg(target_os = "linux")]
 fn end_processes_of(folder: &Path) {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -302,21 +306,21 @@ fn end_processes_of(folder: &Path) {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         let Some(pid) = pid else { continue };
-        // Held before it is looked at, so that what is killed is what was looked at.
+        // Opened before it is checked, so that the checked process is the killed one.
         let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
         let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
         if environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
             && let Err(errno) = pidfd_send_signal(&held, Signal::KILL)
         {
-            log::warn!("process {} was left by a process that was killed: {errno}", pid.as_raw_nonzero());
+            log::warn!(pid = pid.as_raw_nonzero().get(), reason:% = errno; "cannot kill a process of a dead process");
         }
     }
 }
 
-/// Elsewhere the environment of others cannot be looked at.
+/// On other systems the environment of processes is not accessible.
 #[cfg(not(target_os = "linux"))]
 fn end_processes_of(folder: &Path) {
-    log::debug!("what may still run in {} ({RUN_VARIABLE}) ends by itself", folder.display());
+    log::debug!(path:% = folder.display(), variable = RUN_VARIABLE; "not killing remaining processes");
 }
 
 #[cfg(test)]
@@ -333,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_leaves_its_clones_and_the_run_nothing() {
+    fn a_run_leaves_its_clones_and_the_process_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path().to_owned());
         let first = scratch.call().unwrap();
@@ -345,7 +349,7 @@ mod tests {
         drop(first);
         assert_eq!(names(&run), ["call-3", "clones-2", "lock"]);
         two.spoil_clones();
-        assert!(one.is_dir(), "the call that uses them is not at its end");
+        assert!(one.is_dir(), "a run still uses them");
         drop(two);
         assert_eq!(names(&run), ["lock"]);
         drop(scratch);
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_cleaned_away_is_begun_anew() {
+    fn a_missing_scratch_folder_is_created_again() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path().to_owned());
         let run = scratch.call().unwrap().run_folder().to_owned();
@@ -362,13 +366,13 @@ mod tests {
     }
 
     #[test]
-    fn the_living_keep_their_folder_and_the_dead_lose_it() {
+    fn only_folders_of_dead_processes_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let living = Scratch::new(dir.path().to_owned());
         let _call = living.call().unwrap();
         let mut dead = Run::begin(dir.path()).unwrap();
         let folder = dead.folder.clone();
-        // As by a kill: the lock goes, the folder stays.
+        // As after a kill: the lock is released, the folder stays.
         dead.lock = None;
         std::mem::forget(dead);
         Durable::default().create_dir(&dir.path().join("other")).unwrap();
@@ -380,12 +384,12 @@ mod tests {
         if !cfg!(target_os = "linux") {
             child.kill().unwrap();
         }
-        // It would sleep for ten minutes.
+        // It sleeps for ten minutes unless it is killed.
         assert!(!child.wait().unwrap().success());
     }
 
     #[test]
-    fn what_only_looks_like_one_of_ours_stays() {
+    fn similar_folders_stay() {
         let dir = tempfile::tempdir().unwrap();
         let durable = Durable::default();
         let make = |name: &str, mode: u32, file: Option<&str>| {
@@ -409,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_lost_to_a_sweep_is_no_error() {
+    fn a_folder_that_another_process_removed_is_not_an_error() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Run::take(dir.path().join("swept")).unwrap().is_none());
     }

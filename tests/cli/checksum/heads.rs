@@ -11,7 +11,7 @@ pub(super) fn fork() {
     let honest = bench.site.state().records.clone();
     bench.site.state().records[5].1 = "example.org/other5 v1.0.0 h1:another\n".to_owned();
     modules[1..].iter().for_each(|module| bench.site.record(module));
-    let words = "two trees that do not agree";
+    let words = "two contradicting trees";
     bench.assert_refused(&server, &modules[1], "zip", 502, words);
     let asked = bench.site.asked("/lookup/");
     // From now on it is not even asked.
@@ -47,7 +47,7 @@ pub(super) fn fork_after_restart() {
     bench.site.state().records[299].1 = "example.org/other299 v1.0.0 h1:another\n".to_owned();
     bench.site.record(&modules[1]);
     let server = bench.serve("auto");
-    bench.assert_refused(&server, &modules[1], "zip", 502, "two trees that do not agree");
+    bench.assert_refused(&server, &modules[1], "zip", 502, "two contradicting trees");
     assert_eq!(bench.forks().len(), 1);
     assert_eq!(bench.largest(), 301);
 }
@@ -60,7 +60,7 @@ pub(super) fn fork_of_one_size() {
     bench.assert_filled(&server, &modules[0]);
     bench.site.state().records.pop();
     bench.site.record(&modules[1]);
-    bench.assert_refused(&server, &modules[1], "zip", 502, "two trees that do not agree");
+    bench.assert_refused(&server, &modules[1], "zip", 502, "two contradicting trees");
     assert_eq!(bench.forks().len(), 1);
 }
 
@@ -100,6 +100,6 @@ pub(super) fn two_proxies() {
     state.records[700].1 = "example.org/other700 v1.0.0 h1:another\n".to_owned();
     drop(state);
     bench.site.add_others(1);
-    bench.assert_refused(&one, &modules[3], "zip", 502, "two trees that do not agree");
+    bench.assert_refused(&one, &modules[3], "zip", 502, "two contradicting trees");
     assert_eq!((bench.largest(), bench.forks().len()), (804, 1));
 }

@@ -1,4 +1,4 @@
-//! What is filled is verified against a checksum database: a real proxy, and a database made here that can lie.
+//! Fills are verified against a checksum database: a real server, and a scripted database that can lie.
 
 mod bench;
 mod heads;
@@ -16,30 +16,30 @@ use testkit::{missing_tool, told, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let tests: [(&str, fn()); 17] = [
-        ("what the database vouches for is stored with its verdict", vouched),
-        ("a version with a verdict needs no database", verdict_is_enough),
+        ("a version that the database knows is stored with its record", vouched),
+        ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
-        ("a long zip with other bytes is broken off", other_long_zip),
+        ("a long zip with other bytes is aborted", other_long_zip),
         ("a go.mod with other bytes is refused", other_mod),
-        ("a go.mod that came before the verdict is given out no more after it", other_mod_before),
-        ("a go.mod that comes after the verdict is compared before it is given out", other_mod_after),
-        ("a verdict is recorded though the zip never comes", verdict_without_zip),
-        ("what the database does not know is taken, unless it must vouch", unknown),
-        ("a database that nobody passes on is not asked, unless a URL is told", not_passed_on),
-        ("a database that is down holds up only who requires it", down),
-        ("what is forged is refused", forged),
+        ("a wrong go.mod that was served before the record is refused after it", other_mod_before),
+        ("a go.mod is compared with an existing record before it is served", other_mod_after),
+        ("the record is written even if the zip never arrives", verdict_without_zip),
+        ("an unknown version is accepted unless verification is required", unknown),
+        ("a database that no upstream forwards is asked only with a configured URL", not_passed_on),
+        ("a database that is down blocks fills only if verification is required", down),
+        ("forged answers of the database are refused", forged),
         ("a fork is an alarm", heads::fork),
         ("a fork is noticed after a restart", heads::fork_after_restart),
         ("two heads of one size are a fork", heads::fork_of_one_size),
-        ("an older head is no fork, and replaces none", heads::older_head),
-        ("what was put in by hand must agree with its record", record_binds),
+        ("an older tree head is not a fork and replaces nothing", heads::older_head),
+        ("a version copied in by hand must match its record", record_binds),
     ];
     let tests = tests.into_iter().map(|(name, test)| trial(name, None, test));
     tests
         .chain([
             trial("two proxies keep one head", None, heads::two_proxies),
             trial("private modules are not named to the database", None, private),
-            trial("a real module is vouched for by the database that go knows", None, real)
+            trial("a real module is verified by the default database of go", None, real)
                 .needs(no_real_upstream)
                 .slow(),
         ])
@@ -102,7 +102,7 @@ fn other_zip() {
         let module = bench.site.offer("example.com/m@v1.0.0");
         let right = another("example.com/m@v1.0.0", 10_000, None);
         bench.site.record(&right);
-        let words = "checksum mismatch: its zip: the upstream sent h1:";
+        let words = "checksum mismatch: the upstream sent a zip with h1:";
         bench.assert_other(&server, &right, "zip", words);
         // What was sent is not remembered: it is refused each time anew, until the right bytes come.
         bench.assert_other(&server, &right, "zip", words);
@@ -123,20 +123,20 @@ fn other_long_zip() {
     // Some of it may have gone out before it was known; never the whole, and never with a clean end.
     match server::get(&server.url, "/example.com/m/@v/v1.0.0.zip") {
         Ok((status, _)) => assert_eq!(status, 403),
-        Err(error) => assert!(error.to_string().contains("broken off"), "{error}"),
+        Err(error) => assert!(error.to_string().contains("aborted"), "{error}"),
     }
     bench.assert_recorded(&known);
 }
 
-/// What an upstream sends whose go.mod is another one, and what the database knows.
+/// Returns a version whose go.mod differs from the database, and the version that the database knows.
 fn evil() -> (Module, Module) {
     let pair = "example.com/m@v1.0.0";
     let sent = another(pair, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
     (sent, Module::new(pair, 20_000))
 }
 
-/// What is said of a go.mod that differs from the record of it.
-const RECORDED: &str = "a checksum database knows, is h1:";
+/// A part of the message for a go.mod that differs from its record.
+const RECORDED: &str = "a checksum database has recorded h1:";
 
 fn other_mod() {
     for policy in ["auto", "require"] {
@@ -145,7 +145,7 @@ fn other_mod() {
         let (sent, known) = evil();
         bench.site.put(&sent);
         bench.site.record(&known);
-        let words = "checksum mismatch: its go.mod: the upstream sent h1:";
+        let words = "checksum mismatch: the upstream sent a go.mod with h1:";
         let (status, body) = get(&server, &sent, if policy == "require" { "mod" } else { "zip" });
         let body = String::from_utf8_lossy(&body);
         // Which of the two comes first is not said where the database need not be waited for.
@@ -178,7 +178,7 @@ fn other_mod_before() {
     // Nobody waits for a database that need not vouch.
     assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
     bench.site.release();
-    let words = "checksum mismatch: its go.mod: the upstream sent h1:";
+    let words = "checksum mismatch: the upstream sent a go.mod with h1:";
     until("the mismatch is found", || bench.log().contains(words));
     bench.assert_other(&server, &known, "mod", RECORDED);
 }
@@ -219,7 +219,7 @@ fn unknown() {
     let module = bench.site.offer("example.com/m@v1.0.0");
     let server = bench.serve("require");
     for ending in ["mod", "zip"] {
-        bench.assert_refused(&server, &module, ending, 403, "nothing vouches for it");
+        bench.assert_refused(&server, &module, ending, 403, "no checksum database confirmed it");
     }
     let log = bench.log();
     assert!(log.contains("WARN") && !log.contains("ERROR") && !log.contains("SECURITY"), "{log}");
@@ -240,7 +240,7 @@ fn not_passed_on() {
     let module = bench.site.offer("example.com/m@v1.0.0");
     bench.site.record(&module);
     let server = bench.serve("require");
-    bench.assert_refused(&server, &module, "zip", 502, "no upstream passes the checksum database");
+    bench.assert_refused(&server, &module, "zip", 502, "no upstream forwards the checksum database");
     let server = bench.serve("auto");
     bench.assert_filled(&server, &module);
     assert_eq!(bench.site.asked("/lookup/"), 0);
@@ -268,7 +268,7 @@ fn down() {
     bench.site.record(&module);
     let server = bench.serve("require");
     for ending in ["mod", "zip"] {
-        bench.assert_refused(&server, &module, ending, 502, "cannot be verified");
+        bench.assert_refused(&server, &module, ending, 502, "cannot verify");
     }
     bench.site.state().is_down = false;
     bench.assert_filled(&server, &module);
@@ -282,9 +282,9 @@ fn down() {
 fn forged() {
     type Forge = fn(&mut sumdb::State, bool);
     let forges: [(&str, Forge); 3] = [
-        ("a tree head that came for it", |state, on| state.forges_signatures = on),
-        ("the tiles that came for it", |state, on| state.forges_tiles = on),
-        ("the record that came for it", |state, on| state.forges_records = on),
+        ("invalid tree head", |state, on| state.forges_signatures = on),
+        ("invalid tiles", |state, on| state.forges_tiles = on),
+        ("invalid record", |state, on| state.forges_records = on),
     ];
     for (words, forge) in forges {
         for policy in ["auto", "require"] {
@@ -337,7 +337,7 @@ fn record_binds() {
     let [entry] =
         fs::read_dir(bench.store().join("quarantine")).unwrap().collect::<Vec<_>>().try_into().unwrap();
     let reason = fs::read_to_string(entry.unwrap().path().join("reason.toml")).unwrap();
-    assert!(reason.contains("a checksum database knows"), "{reason}");
+    assert!(reason.contains("a checksum database has recorded"), "{reason}");
 }
 
 /// A small module that will not change.

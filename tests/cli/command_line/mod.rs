@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let go = missing_tool("go", &["version"]);
     vec![
         trial("help and version end with 0", None, help_and_version_end_with_0),
-        trial("what cannot be meant ends with 64", None, what_cannot_be_meant_ends_with_64),
+        trial("wrong usage ends with 64", None, wrong_usage_ends_with_64),
         trial("every scalar key is an option", None, every_scalar_key_is_an_option),
         trial(
             "a wrong config file names file line and key",
@@ -36,34 +36,46 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("path prints where a file lies", None, path_prints_where_a_file_lies),
         trial("path prints names that are not utf-8", None, path_prints_names_that_are_not_utf_8),
         trial("migrate hands everything on", None, migrate_hands_everything_on),
-        trial("a new store is told in both formats", None, a_new_store_is_told_in_both_formats),
+        trial("a new store is reported in both formats", None, a_new_store_is_reported_in_both_formats),
         trial("a dry run writes nothing", None, a_dry_run_writes_nothing),
-        trial("a migration is told in both formats", None, a_migration_is_told_in_both_formats),
+        trial("a migration is reported in both formats", None, a_migration_is_reported_in_both_formats),
         trial("no create makes no store", None, no_create_makes_no_store),
         trial("regenerate leaves the same store", None, regenerate_leaves_the_same_store),
         trial("unknown layouts are 78", None, unknown_layouts_are_78),
         trial("status works on every state and changes none", None, status::status_works_on_every_state),
         trial("status counts versions", None, status::status_counts_versions),
-        trial("status names who uses the store", None, status::status_names_who_uses_the_store),
-        trial("a reader that goes away is no panic", None, a_reader_that_goes_away_is_no_panic),
+        trial(
+            "status names the processes that use the store",
+            None,
+            status::status_names_the_processes_that_use_the_store,
+        ),
+        trial("a closed output does not panic", None, a_closed_output_does_not_panic),
         trial("serve listens and stops when asked to", None, serving::serve_listens_and_stops_when_asked_to),
         trial("serve holds the store", None, serving::serve_holds_the_store),
+        trial("serve reports why it cannot listen", None, serving::serve_reports_why_it_cannot_listen),
         trial(
-            "serve tells what keeps it from listening",
+            "a server that cannot start changes no store",
             None,
-            serving::serve_tells_what_keeps_it_from_listening,
+            untouched::a_server_that_cannot_start_changes_no_store,
         ),
-        trial("who cannot serve changes no store", None, untouched::who_cannot_serve_changes_no_store),
         trial("a dry run changes no store", None, untouched::a_dry_run_changes_no_store),
-        trial("what works on a store makes none", None, untouched::what_works_on_a_store_makes_none),
+        trial(
+            "commands that need a store create none",
+            None,
+            untouched::commands_that_need_a_store_create_none,
+        ),
         trial("serve refuses a wrong upstream", None, serving::serve_refuses_a_wrong_upstream),
         trial(
-            "serve says when its upstream is itself",
+            "serve reports that its upstream is itself",
             None,
-            serving::serve_says_when_its_upstream_is_itself,
+            serving::serve_reports_that_its_upstream_is_itself,
         ),
         trial("serve is offline without a go command", None, serving::serve_is_offline_without_a_go_command),
-        trial("serve fetches from where go says", go, serving::serve_fetches_from_where_go_says),
+        trial(
+            "serve fetches from the upstream that go is set up with",
+            go,
+            serving::serve_fetches_from_the_upstream_that_go_is_set_up_with,
+        ),
     ]
 }
 
@@ -91,7 +103,7 @@ fn help_and_version_end_with_0() {
     assert!(!programs.store().exists());
 }
 
-fn what_cannot_be_meant_ends_with_64() {
+fn wrong_usage_ends_with_64() {
     let programs = Programs::current();
     for arguments in [
         &[][..],
@@ -303,7 +315,7 @@ fn migrate_hands_everything_on() {
     assert!(Path::new(store).join("layout.v2").exists());
 }
 
-fn a_new_store_is_told_in_both_formats() {
+fn a_new_store_is_reported_in_both_formats() {
     let programs = Programs::current();
     let store = programs.store();
     let made = programs.migrate::<&str>([]);
@@ -349,7 +361,7 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(json.last().unwrap()["pending"], false);
 }
 
-fn a_migration_is_told_in_both_formats() {
+fn a_migration_is_reported_in_both_formats() {
     let programs = Programs::next();
     let made = Programs::current().migrate(["--store", programs.store().to_str().unwrap()]);
     assert_eq!(made.code, 0);
@@ -417,7 +429,7 @@ fn unknown_layouts_are_78() {
     assert!(!programs.store().exists());
 }
 
-fn a_reader_that_goes_away_is_no_panic() {
+fn a_closed_output_does_not_panic() {
     let programs = Programs::current();
     let root = programs.make_store();
     Module::new(PAIR, 10).put_unsealed(&root);

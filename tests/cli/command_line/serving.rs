@@ -66,7 +66,7 @@ pub(crate) fn serve_holds_the_store() {
     assert_eq!(next.migrate(["--store", root.to_str().unwrap(), "--lock-timeout", "1"]).code, 0);
 }
 
-pub(crate) fn serve_tells_what_keeps_it_from_listening() {
+pub(crate) fn serve_reports_why_it_cannot_listen() {
     let programs = Programs::current();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -84,7 +84,7 @@ pub(crate) fn serve_refuses_a_wrong_upstream() {
     assert!(ended.err.contains("upstream"), "{ended:?}");
 }
 
-pub(crate) fn serve_says_when_its_upstream_is_itself() {
+pub(crate) fn serve_reports_that_its_upstream_is_itself() {
     let programs = Programs::current();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let itself = format!("http://{free}");
@@ -106,7 +106,7 @@ pub(crate) fn serve_is_offline_without_a_go_command() {
     assert!(ended.err.contains("go env") && ended.err.contains("degraded: no upstream"), "{ended:?}");
 }
 
-pub(crate) fn serve_fetches_from_where_go_says() {
+pub(crate) fn serve_fetches_from_the_upstream_that_go_is_set_up_with() {
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 100);
     for by_variable in [true, false] {

@@ -92,7 +92,7 @@ pub(crate) fn status_counts_versions() {
     assert!(human.contains("3 of 2 modules") && human.contains("v2 to v3"), "{human}");
 }
 
-pub(crate) fn status_names_who_uses_the_store() {
+pub(crate) fn status_names_the_processes_that_use_the_store() {
     let programs = Programs::current();
     let root = programs.make_store();
     let _user = SharedLock::acquire(&root).unwrap();

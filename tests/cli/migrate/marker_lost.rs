@@ -56,6 +56,24 @@ fn a_store_without_its_marker_is_recognised_and_restored() {
     assert!(planned.out.contains("would restore the marker of layout v2"), "{planned:?}");
     assert!(snapshot(&root) == before, "a dry run changed the store");
 
+    // The store is also a source of an import, and is not changed by it.
+    let other = programs.folder().join("other");
+    let other = other.to_str().unwrap();
+    let refused = programs.stoa(["import", root.to_str().unwrap(), "--store", other]);
+    assert_eq!((refused.code, refused.err.contains("--from v2")), (65, true), "{refused:?}");
+    let imported = programs.stoa([
+        "import",
+        root.to_str().unwrap(),
+        "--store",
+        other,
+        "--from",
+        "v2",
+        "--format",
+        "json",
+    ]);
+    assert!(imported.out.contains("\"event\":\"imported\""), "{imported:?}");
+    assert!(snapshot(&root) == before, "an import changed its source");
+
     let versions = files(&root);
     let restored = programs.migrate(["--from", "v2"]);
     assert_eq!(restored.code, 0, "{restored:?}");

@@ -24,22 +24,22 @@ pub(crate) fn cases() -> Vec<Case> {
         missing_tool("setpriv", &["--reuid", "65534", "--regid", "65534", "--clear-groups", "true"]);
     let mounting = missing_tool("unshare", &["-m", "sh", "-c", "mount -t tmpfs none /mnt"]);
     let mut tests = vec![
-        trial("v0: every odd case is decided and told", None, || odd(&stores::v0(), "v0", Shape::V0)),
-        trial("tree: every odd case is decided and told", None, || {
+        trial("v0: every odd case is decided and reported", None, || odd(&stores::v0(), "v0", Shape::V0)),
+        trial("tree: every odd case is decided and reported", None, || {
             odd(&stores::tree(Shape::Tree), "tree", Shape::Tree);
         }),
-        trial("plain tree: every odd case is decided and told", None, || {
+        trial("plain tree: every odd case is decided and reported", None, || {
             odd(&stores::tree(Shape::Plain), "tree", Shape::Tree);
         }),
         trial("the gate upgrades what is there", None, the_gate_upgrades_what_is_there),
         trial("a hole in a zip moves, and the seal finds it", None, the_seal_finds_a_hole),
-        trial("from v0 says what a store without a whole version is", None, from_says_what_it_is),
+        trial("from v0 identifies a store without whole versions", None, from_says_what_it_is),
         trial("a v0 store with a tree in it is v0", None, v0_goes_before_tree),
-        trial("programs of ours do not count as users", None, our_programs_do_not_count),
-        trial("what an earlier way back left is taken over", None, what_was_left_is_taken_over),
-        trial("a place that is taken keeps the way back closed", None, a_taken_place),
-        trial("a way back that is open again ends right", None, a_version_filled_since_goes_down_too),
-        trial("what is made belongs to the owner of the root", as_nobody.clone(), owner_is_kept),
+        trial("the programs themselves do not count as users", None, our_programs_do_not_count),
+        trial("files left by an earlier downgrade are adopted", None, what_was_left_is_taken_over),
+        trial("an occupied place blocks the downgrade", None, a_taken_place),
+        trial("an interrupted downgrade ends right", None, a_version_filled_since_goes_down_too),
+        trial("new files belong to the owner of the root", as_nobody.clone(), owner_is_kept),
         trial("a folder that cannot be written to is 77", as_nobody.clone(), unwritable),
         trial("folders that stay need not be writable", as_nobody, unwritable_leftovers),
         trial("another file system below is 73", mounting, mounted),
@@ -53,7 +53,7 @@ fn migrate(programs: &Programs, more: &[&str]) -> Ended {
     programs.migrate([&["--format", "json"], more].concat())
 }
 
-/// Is the leftovers that the first step told, with their reasons.
+/// Returns the leftovers that the first step reported, with their reasons.
 fn leftovers(told: &Ended) -> Vec<(String, String)> {
     let events = told.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"));
     events

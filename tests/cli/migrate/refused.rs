@@ -34,7 +34,7 @@ pub(crate) struct Refused {
     pub(crate) name: &'static str,
     make: fn(&Path),
     code: i32,
-    /// What the message says.
+    /// A part of the message.
     says: &'static [&'static str],
 }
 

@@ -101,7 +101,7 @@ const ON_A_STORE: &[&str] = &[
 /// Makes what is at a path.
 type Make = fn(&Path);
 
-/// What is at the place of the store.
+/// States of the place where the store should be.
 const STATES: &[(&str, Make)] = &[
     ("a store that is not there, and must not be created", |_| {}),
     ("a folder with something else", |root| {

@@ -1,7 +1,7 @@
-//! A checksum database: its texts (tile paths, signed tree heads, records), and what they prove.
+//! The formats of a checksum database (tile paths, signed tree heads, records) and its proofs.
 //!
-//! The formats are those of `golang.org/x/mod/sumdb`. A proxy forwards them unchanged and clients verify them
-//! themselves; what is here lets a proxy refuse malformed requests, and verify what it stores itself.
+//! The formats are those of `golang.org/x/mod/sumdb`. A proxy forwards them unchanged and clients verify
+//! them. This module lets a proxy reject malformed requests and verify what it stores.
 
 mod note;
 mod proof;
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 /// A hash of the tree.
 pub type Hash = [u8; 32];
 
-/// The head of a tree: how many records it has, and the hash of its root.
+/// The head of a tree: its number of records and the hash of its root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     /// The number of records.
@@ -29,28 +29,28 @@ pub struct Tree {
     pub hash: Hash,
 }
 
-/// Reads the text of a tree head; further lines are left for later versions of the format.
+/// Parses the text of a tree head. Further lines are ignored, for later versions of the format.
 pub fn parse_tree(text: &[u8]) -> Option<Tree> {
     let text = std::str::from_utf8(text).ok()?;
     let mut lines = text.strip_prefix("go.sum database tree\n")?.split('\n');
     let size = lines.next().filter(|size| *size == "0" || !size.starts_with('0'))?;
     let (size, hash) = (number(size)?, lines.next()?);
-    lines.next()?; // the hash, too, ends in a newline
+    lines.next()?; // The hash ends in a newline, too.
     Some(Tree { size, hash: STANDARD.decode(hash).ok()?.try_into().ok()? })
 }
 
-/// One record of the database: its number and its text.
+/// A record of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record<'a> {
     /// The number of the record.
     pub id: u64,
     /// The text, which ends in a newline.
     pub text: &'a str,
-    /// What follows the record.
+    /// The rest of the message.
     pub rest: &'a [u8],
 }
 
-/// Reads a record off the front of a message.
+/// Parses the record at the start of a message.
 pub fn parse_record(message: &[u8]) -> Option<Record<'_>> {
     let id_end = message.iter().position(|&b| b == b'\n')?;
     let id = number(std::str::from_utf8(&message[..id_end]).ok()?)?;
@@ -60,7 +60,7 @@ pub fn parse_record(message: &[u8]) -> Option<Record<'_>> {
     is_record_text(text).then(|| Record { id, text, rest: &body[end + 2..] })
 }
 
-/// Writes a record; `None` if the text is none that a record can have.
+/// Returns the message for a record, as a database sends it. `None` if the text is invalid.
 pub fn format_record(id: u64, text: &str) -> Option<String> {
     is_record_text(text).then(|| format!("{id}\n{text}\n"))
 }
@@ -83,7 +83,7 @@ fn has_no_control_but_newline(text: &str) -> bool {
     text.bytes().all(|b| b >= 0x20 || b == b'\n')
 }
 
-/// Reads a decimal number, within what Go's signed numbers hold.
+/// Parses a decimal number in the range of Go's `int64`.
 fn number(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|&n| digits && i64::try_from(n).is_ok())
@@ -96,14 +96,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_record_is_read_as_written(id in 0..=i64::MAX as u64, text in "([a-zé ]{1,5}\n){1,3}", rest in "[\na]{0,4}") {
+        fn a_formatted_record_parses_to_the_same_record(id in 0..=i64::MAX as u64, text in "([a-zé ]{1,5}\n){1,3}", rest in "[\na]{0,4}") {
             let message = format_record(id, &text).unwrap() + &rest;
             let expected = Record { id, text: &text, rest: rest.as_bytes() };
             prop_assert_eq!(parse_record(message.as_bytes()), Some(expected));
         }
 
         #[test]
-        fn any_bytes_get_an_answer(message in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn no_input_panics(message in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = (parse_record(&message), parse_tree(&message));
         }
     }

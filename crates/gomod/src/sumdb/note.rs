@@ -5,13 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest, Sha256};
 
-/// The algorithm byte of Ed25519, the one that is in use.
+/// The algorithm byte of Ed25519, the only algorithm in use.
 const ED25519: u8 = 1;
 
-/// More signatures than this are not looked at, as in Go.
+/// Maximum number of signatures of a note, as in Go.
 const MAX_SIGNATURES: usize = 100;
 
-/// A key that notes are verified by.
+/// A key that verifies notes.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     name: String,
@@ -19,42 +19,42 @@ pub struct Verifier {
     key: VerifyingKey,
 }
 
-/// A text that is no verifier key.
+/// The reason why a verifier key is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// It has not the form `NAME+HASH+KEY`.
-    #[error("verifier key {0:?} is not of the form NAME+HASH+KEY")]
+    /// It does not have the form `NAME+HASH+KEY`.
+    #[error("invalid verifier key {0:?}: expected NAME+HASH+KEY")]
     Form(String),
-    /// Its hash is not that of name and key.
-    #[error("verifier key {0:?} has a hash that is not its own")]
+    /// Its hash does not match its name and key.
+    #[error("invalid verifier key {0:?}: the hash does not match the name and key")]
     Hash(String),
-    /// It is no Ed25519 key.
-    #[error("verifier key {0:?} is not an Ed25519 key")]
+    /// It is not an Ed25519 key.
+    #[error("invalid verifier key {0:?}: not an Ed25519 key")]
     Algorithm(String),
 }
 
-/// A note that cannot be trusted.
+/// The reason why a note cannot be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
-    /// It has not the form of a note.
+    /// It does not have the form of a note.
     #[error("the note is malformed")]
     Malformed,
     /// It has no signature by this key.
     #[error("the note has no signature by {0}")]
     Unsigned(String),
-    /// The signature by this key does not fit the text.
-    #[error("the note's signature by {0} is not valid")]
+    /// The signature by this key does not match the text.
+    #[error("the note's signature by {0} is invalid")]
     Invalid(String),
 }
 
-/// Returns the hash of a key, with its algorithm byte in front, under a name.
+/// Returns the hash of a name and a key, which starts with its algorithm byte.
 pub fn key_hash(name: &str, key: &[u8]) -> u32 {
     let digest = Sha256::new().chain_update(name).chain_update("\n").chain_update(key).finalize();
     digest.iter().take(4).fold(0, |hash, &byte| hash << 8 | u32::from(byte))
 }
 
 impl Verifier {
-    /// Reads a key of the form `NAME+HASH+KEY`.
+    /// Parses a key of the form `NAME+HASH+KEY`.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let form = || KeyError::Form(text.to_owned());
         let (name, rest) = text.split_once('+').ok_or_else(form)?;
@@ -74,7 +74,7 @@ impl Verifier {
         Ok(Self { name: name.to_owned(), hash, key })
     }
 
-    /// Returns the name of the database that the key belongs to.
+    /// Returns the name of the key's database.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -112,7 +112,7 @@ fn split(note: &str) -> Option<(&str, &str)> {
     signatures.ends_with('\n').then(|| (&note[..at + 1], signatures))
 }
 
-/// Takes a line `— NAME BASE64` apart; the decoded bytes are at least 5.
+/// Parses a line `— NAME BASE64`. The decoded signature has at least 5 bytes.
 fn signature_line(line: &str) -> Option<(&str, Vec<u8>)> {
     let (name, base64) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
     let signature = STANDARD.decode(base64).ok().filter(|signature| signature.len() >= 5)?;
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn one_good_signature_among_others_is_enough() {
+    fn one_valid_signature_is_enough() {
         let (signing, key) = signer("db.example", 1);
         let (other, _) = signer("other.example", 2);
         let verifier = Verifier::parse(&key).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_its_own_hash_and_a_known_algorithm() {
+    fn keys_need_a_matching_hash_and_a_known_algorithm() {
         let (_, key) = signer("db.example", 1);
         assert!(matches!(Verifier::parse("db.example"), Err(KeyError::Form(_))));
         let renamed = key.replace("db.", "dc.");

@@ -1,90 +1,90 @@
-//! Proofs by tiles: that a record is in a tree, and that an older tree is the beginning of a newer one.
+//! Proofs by tiles that a record is in a tree, and that an older tree is a prefix of a newer tree.
 //!
-//! The rules are those of `golang.org/x/mod/sumdb/tlog`. A tree over N records is a row of whole subtrees, one
-//! for each bit that is set in N, the largest first, and its hash is theirs taken together from the right. A
-//! tile of height H holds a row of up to 2^H hashes of one level; what lies between its hashes and its root
-//! is computed. The tiles that hold the row of subtrees are right together if the hash of the tree comes
-//! of them; any other tile is right if its root is the hash that its parent holds for it.
+//! The rules are those of `golang.org/x/mod/sumdb/tlog`. A tree with N records is a row of complete
+//! subtrees, one for each bit set in N, largest first. Their hashes, combined from the right, are the hash
+//! of the tree. A tile of height H has a row of up to 2^H hashes of one level; the levels between these
+//! hashes and the tile's root are computed. The tiles with the row of subtrees are correct if they result
+//! in the hash of the tree. Any other tile is correct if its root is the hash in its parent.
 //!
-//! A [`Proof`] says which tiles it needs, is given their contents, and believes none of them before they lead
-//! up to the hash of the tree. Where tiles come from is the caller's business. Unlike there, a hash of the
-//! tree is named by its level and its place in it, and not by one running number: nothing here stores hashes.
+//! A [`Proof`] lists the tiles that it needs, receives their contents, and trusts none of them before they
+//! lead up to the hash of the tree. Callers get the tiles. Unlike in Go, a hash of the tree is identified
+//! by its level and index instead of a running number, since no hashes are stored here.
 
 use super::{Hash, Level, Tile, Tree, node_hash};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
-/// The height of the tiles that Go's client asks for, and so the one that every database has.
+/// The height of tiles in Go's client, and therefore in every database.
 pub const TILE_HEIGHT: u8 = 8;
 
-/// How many bytes a hash has.
+/// The size of a hash in bytes.
 const HASH_BYTES: usize = 32;
 
-/// What must be fetched to learn a hash of a tree for certain.
+/// The tiles that prove a hash of a tree.
 #[derive(Debug, Clone)]
 pub struct Proof {
     tree: Tree,
-    /// Parents come before their children.
+    /// The tiles, parents before their children.
     tiles: Vec<Tile>,
-    /// The row of subtrees that the tree consists of, and which tile each is in. Those tiles come first.
+    /// The row of subtrees of the tree, with the tile of each. These tiles come first.
     row: Vec<(Node, usize)>,
-    /// What is to be learned: the row of subtrees of an older tree, or one record.
+    /// The wanted hashes: the row of subtrees of an older tree, or one record.
     wanted: Vec<(Node, usize)>,
-    /// The tile, its parent, and what the parent holds for it.
+    /// Each tile with its parent, and its hash in the parent.
     children: Vec<(usize, usize, Node)>,
 }
 
-/// Tiles that prove nothing.
+/// The reason why tiles are not a proof.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// There are more or less of them than were asked for.
-    #[error("{asked} tiles were asked for, and {given} are there")]
+    /// The number of tiles is wrong.
+    #[error("got {given} tiles, expected {asked}")]
     Number {
-        /// How many were asked for.
+        /// The expected number.
         asked: usize,
-        /// How many there are.
+        /// The given number.
         given: usize,
     },
-    /// One has not the size that it must have.
-    #[error("{path} has {given} bytes, and should have {width} hashes of 32", path = tile.path(), width = tile.width)]
+    /// A tile has the wrong size.
+    #[error("{path} has {given} bytes, expected {width} hashes of 32 bytes", path = tile.path(), width = tile.width)]
     Size {
-        /// Which one.
+        /// The tile.
         tile: Tile,
-        /// How many bytes it has.
+        /// Its size in bytes.
         given: usize,
     },
-    /// The hash of the tree does not come of them; which one is wrong cannot be told.
-    #[error("the tiles do not lead to the hash of the tree of {size} records")]
+    /// The tiles do not result in the hash of the tree. It is unknown which tile is wrong.
+    #[error("the tiles do not match the hash of the tree of {size} records")]
     Tree {
-        /// How many records the tree has.
+        /// The number of records of the tree.
         size: u64,
     },
-    /// One is not what its parent says.
-    #[error("{path} is not what the tile above it says", path = .0.path())]
+    /// A tile does not match the hash in its parent.
+    #[error("{path} does not match its parent tile", path = .0.path())]
     Tile(Tile),
 }
 
 impl Proof {
-    /// Begins to prove what the hash of a record is. `None` if the tree has no such record, or if there are no
-    /// tiles of such a height.
+    /// Plans the proof of a record's hash. `None` if the tree has no such record, or if tiles cannot have
+    /// this height.
     pub fn of_record(tree: &Tree, id: u64, height: u8) -> Option<Self> {
         (id < tree.size).then_some(())?;
         Self::of(tree, &[Node { level: 0, index: id }], height)
     }
 
-    /// Begins to prove what the hash of the tree was when it had `size` records. `None` if it has less, or if
-    /// there are no tiles of such a height.
-    pub fn of_beginning(tree: &Tree, size: u64, height: u8) -> Option<Self> {
+    /// Plans the proof of the hash that the tree had with `size` records. `None` if it has fewer records,
+    /// or if tiles cannot have this height.
+    pub fn of_prefix(tree: &Tree, size: u64, height: u8) -> Option<Self> {
         (size <= tree.size).then_some(())?;
         Self::of(tree, &row_of(size), height)
     }
 
-    /// Is what must be fetched, in the order in which [`hash`](Self::hash) wants it.
+    /// Returns the needed tiles, in the order for [`hash`](Self::hash).
     pub fn tiles(&self) -> &[Tile] {
         &self.tiles
     }
 
-    /// Learns the hash from the contents of the tiles: that of the record, or of the older tree.
+    /// Verifies the contents of the tiles, and returns the hash of the record or of the older tree.
     pub fn hash<T: AsRef<[u8]>>(&self, contents: &[T]) -> Result<Hash, ProofError> {
         if contents.len() != self.tiles.len() {
             return Err(ProofError::Number { asked: self.tiles.len(), given: contents.len() });
@@ -106,9 +106,9 @@ impl Proof {
         Ok(root_of(self.wanted.iter().map(read)))
     }
 
-    /// Plans as `tileHashReader.ReadHashes` does.
+    /// Plans a proof, like `tileHashReader.ReadHashes` in Go.
     fn of(tree: &Tree, wanted: &[Node], height: u8) -> Option<Self> {
-        // A size that Go's signed numbers do not hold comes from no head that was read here.
+        // Parsed tree heads have sizes in the range of Go's `int64`.
         if !(1..=30).contains(&height) || i64::try_from(tree.size).is_err() {
             return None;
         }
@@ -122,7 +122,7 @@ impl Proof {
         }
         for &node in wanted {
             let tile = node.tile(height);
-            // Up to a tile that is fetched already, which is proved then, and down again.
+            // Goes up to a tile that is already planned, and down again.
             let mut way = Vec::new();
             let mut at = loop {
                 let tile = above(&tile, u32::try_from(way.len()).ok()?, tree.size)?;
@@ -151,7 +151,7 @@ impl Proof {
     }
 }
 
-/// The root of a whole subtree: `2^level` records, the `index`-th such row of them.
+/// The root of the complete subtree number `index` with `2^level` records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Node {
     level: u32,
@@ -159,7 +159,7 @@ struct Node {
 }
 
 impl Node {
-    /// Is the tile that the hash is in or comes of, as narrow as it may be for that.
+    /// Returns the narrowest tile that contains the hash or the hashes below it.
     fn tile(self, height: u8) -> Tile {
         let (level, within) = (self.level / u32::from(height), self.level % u32::from(height));
         let index = (self.index << within) >> height;
@@ -167,14 +167,14 @@ impl Node {
         Tile { height, level: Level::Hashes(level), index, width }
     }
 
-    /// Is where the hashes end, in the tile of this index, that this one comes of.
+    /// Returns the end of this node's hashes in the tile with this index.
     fn end(self, height: u8, tile: u64) -> u32 {
         let within = self.level % u32::from(height);
         let end = ((self.index + 1) << within) - (tile << height);
         u32::try_from(end).unwrap_or(1 << height)
     }
 
-    /// Computes the hash from those of its tile.
+    /// Computes the node's hash from the hashes of its tile.
     fn read(self, (height, index, hashes): &TileHashes) -> Hash {
         let end = self.end(*height, *index) as usize;
         let begin = end - (1 << (self.level % u32::from(*height)));
@@ -182,7 +182,7 @@ impl Node {
     }
 }
 
-/// The height and the place of a tile, and its hashes.
+/// The height, index and hashes of a tile.
 type TileHashes = (u8, u64, Vec<Hash>);
 
 fn hashes_of(tile: &Tile, content: &[u8]) -> Result<TileHashes, ProofError> {
@@ -193,14 +193,14 @@ fn hashes_of(tile: &Tile, content: &[u8]) -> Result<TileHashes, ProofError> {
     Ok((tile.height, tile.index, hashes.to_vec()))
 }
 
-/// Is the row of whole subtrees that a tree consists of.
+/// Returns the row of complete subtrees of a tree.
 fn row_of(size: u64) -> Vec<Node> {
     let set = (0..u64::BITS).rev().filter(|level| size >> level & 1 == 1);
-    // What the larger ones before it cover is what is left of the size without the lower bits.
+    // The larger subtrees before it cover the size without the lower bits.
     set.map(|level| Node { level, index: (size >> level) - 1 }).collect()
 }
 
-/// Takes a row of subtrees together, as the hash of a tree.
+/// Combines a row of subtrees to the hash of a tree.
 fn root_of(row: impl DoubleEndedIterator<Item = Hash>) -> Hash {
     let root = row.rev().reduce(|right, left| node_hash(&left, &right));
     root.unwrap_or_else(|| Sha256::digest([]).into())
@@ -210,7 +210,7 @@ fn subtree((_, _, hashes): &TileHashes) -> Hash {
     subtree_of(hashes)
 }
 
-/// Is the root of a whole subtree over a power of two of hashes.
+/// Returns the root of a complete subtree over a power of two of hashes.
 fn subtree_of(hashes: &[Hash]) -> Hash {
     match hashes {
         [] => [0; 32],
@@ -222,8 +222,8 @@ fn subtree_of(hashes: &[Hash]) -> Hash {
     }
 }
 
-/// Is the tile that lies `steps` levels of tiles above, as wide as it is in a tree of this size. `None` if that
-/// tree has none there.
+/// Returns the tile `steps` tile levels above, with its width in a tree of this size. `None` if the tree
+/// has no such tile.
 fn above(tile: &Tile, steps: u32, size: u64) -> Option<Tile> {
     let Level::Hashes(level) = tile.level else { return None };
     let (level, height) = (level + steps, u32::from(tile.height));
@@ -296,24 +296,24 @@ mod tests {
                 }
                 assert!(Proof::of_record(&head, size as u64, height).is_none());
                 for older in 0..=size {
-                    let proof = Proof::of_beginning(&head, older as u64, height).unwrap();
+                    let proof = Proof::of_prefix(&head, older as u64, height).unwrap();
                     let hash = proof.hash(&whole.serve_all(&proof));
                     assert_eq!(hash, Ok(whole.head(older).hash), "{height} {size} {older}");
                 }
-                assert!(Proof::of_beginning(&head, size as u64 + 1, height).is_none());
+                assert!(Proof::of_prefix(&head, size as u64 + 1, height).is_none());
             }
         }
     }
 
     #[test]
-    fn no_bit_can_be_flipped() {
+    fn every_flipped_bit_is_detected() {
         let whole = Whole::new(23);
         for size in [1, 2, 7, 16, 23] {
             let head = whole.head(size);
             let proofs = [
                 Proof::of_record(&head, 0, 2).unwrap(),
                 Proof::of_record(&head, size as u64 / 2, 2).unwrap(),
-                Proof::of_beginning(&head, size as u64 / 3, 2).unwrap(),
+                Proof::of_prefix(&head, size as u64 / 3, 2).unwrap(),
             ];
             for proof in proofs {
                 let good = whole.serve_all(&proof);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn tiles_have_their_size() {
+    fn tiles_of_the_wrong_size_are_rejected() {
         let whole = Whole::new(9);
         let proof = Proof::of_record(&whole.head(9), 4, 2).unwrap();
         let good = whole.serve_all(&proof);
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tiles_are_those_that_go_asks_for() {
+    fn the_tiles_are_the_same_as_in_go() {
         // The example in tileHashReader.ReadHashes: height 2, 15 records, the second of them.
         let proof = Proof::of_record(&Whole::new(15).head(15), 1, 2).unwrap();
         let paths: Vec<String> = proof.tiles().iter().map(Tile::path).collect();
@@ -367,9 +367,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_tree_gets_a_plan(size in 0..=i64::MAX as u64, id: u64, height in 1..=30u8) {
+        fn every_tree_has_a_plan(size in 0..=i64::MAX as u64, id: u64, height in 1..=30u8) {
             let head = Tree { size, hash: [7; 32] };
-            for proof in [Proof::of_record(&head, id % size.max(1), height), Proof::of_beginning(&head, id % (size + 1), height)].into_iter().flatten() {
+            for proof in [Proof::of_record(&head, id % size.max(1), height), Proof::of_prefix(&head, id % (size + 1), height)].into_iter().flatten() {
                 prop_assert!(proof.tiles().len() < 200);
                 for tile in proof.tiles() {
                     prop_assert_eq!(Tile::parse(&tile.path()), Some(*tile));
@@ -389,7 +389,7 @@ mod tests {
             let (head, other) = (whole.head(size), other % size);
             let record = Proof::of_record(&head, other as u64, height).unwrap();
             prop_assert_eq!(record.hash(&whole.serve_all(&record)), Ok(whole.0[0][other]));
-            let older = Proof::of_beginning(&head, other as u64, height).unwrap();
+            let older = Proof::of_prefix(&head, other as u64, height).unwrap();
             prop_assert_eq!(older.hash(&whole.serve_all(&older)), Ok(whole.head(other).hash));
         }
     }

@@ -1,8 +1,8 @@
-//! What a record says of a version: lines of go.sum.
+//! The hashes in a record, as lines of a go.sum.
 
 use crate::{H1, ModuleVersion};
 
-/// The hashes that a database holds for a version.
+/// The hashes of a version in a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sums {
     /// The hash of the zip.
@@ -12,16 +12,16 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Reads the text of a record. `None` if it does not hold both for this version.
+    /// Parses the text of a record. `None` if it does not have both hashes of this version.
     ///
-    /// As in the go command the first line for a file decides, and lines of other algorithms are passed over.
+    /// As in the go command, the first line for a file counts, and lines with other algorithms are skipped.
     pub fn parse(text: &str, version: &ModuleVersion) -> Option<Self> {
         let (path, version) = (version.path(), version.version());
         let hash = |prefix: String| {
             let hash = text
                 .lines()
                 .find_map(|line| line.strip_prefix(&prefix).filter(|hash| hash.starts_with("h1:")));
-            hash.and_then(|hash| H1::parse(hash).ok())
+            hash.and_then(|hash| H1::new(hash).ok())
         };
         Some(Self {
             zip: hash(format!("{path} {version} "))?,
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_of_this_version_decides() {
+    fn the_first_line_of_a_version_counts() {
         let version = ModuleVersion::parse("example.com/M@v1.0.0").unwrap();
         let hash = |letter: &str| format!("h1:{}=", letter.repeat(42) + "A");
         let (zip, modfile) = (hash("b"), hash("c"));

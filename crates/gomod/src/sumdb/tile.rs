@@ -1,15 +1,15 @@
 //! The paths of hash tiles.
 
-/// A tile of the tree, whole or the beginning of one.
+/// A tile of the tree, full or partial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tile {
-    /// How many levels of the tree it covers, 1 to 30.
+    /// Number of levels of the tree in the tile, 1 to 30.
     pub height: u8,
-    /// At which level it lies.
+    /// The level of the tile.
     pub level: Level,
-    /// Its place in its level.
+    /// The index within the level.
     pub index: u64,
-    /// How many hashes it has; a whole one has 2 to the power of its height.
+    /// Number of hashes. A full tile has 2 to the power of its height.
     pub width: u32,
 }
 
@@ -23,7 +23,7 @@ pub enum Level {
 }
 
 impl Tile {
-    /// Reads a path (`tile/8/0/x001/234.p/5`); only the exact spelling is accepted.
+    /// Parses a path (`tile/8/0/x001/234.p/5`). Only the exact form is accepted.
     pub fn parse(path: &str) -> Option<Self> {
         let mut elements = path.strip_prefix("tile/")?.split('/');
         let height = small(elements.next()?).filter(|height| (1..=30).contains(height))?;
@@ -51,7 +51,7 @@ impl Tile {
             }
             break;
         }
-        // Needless zero groups and a partial tile that is whole have another spelling.
+        // Leading zero groups, and a full tile written as a partial one, have another exact form.
         (groups.next().is_none() && (1..=1 << height).contains(&tile.width) && tile.path() == path)
             .then_some(tile)
     }
@@ -72,13 +72,13 @@ impl Tile {
         format!("tile/{}/{level}/{index}{partial}", self.height)
     }
 
-    /// Says whether the tile is whole, and so never changes.
+    /// Returns whether the tile is full, so that it never changes.
     pub fn is_whole(&self) -> bool {
         u64::from(self.width) == 1 << self.height
     }
 }
 
-/// Reads a short decimal number; that it is spelled as it should be shows when the path is written again.
+/// Parses a short decimal number. Its exact form is checked by comparing the path.
 fn small(text: &str) -> Option<u32> {
     text.parse().ok()
 }
@@ -89,7 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_partial_tile_is_narrower_than_a_whole_one() {
+    fn a_partial_tile_is_narrower_than_a_full_one() {
         assert!(Tile::parse("tile/8/0/000.p/255").is_some_and(|tile| !tile.is_whole()));
         for bad in [
             "tile/8/0/000.p/0",
@@ -104,14 +104,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_path_is_read_as_written(height in 1u8..=30, level in proptest::option::of(0u32..70), index in any::<u64>(), part in any::<u32>()) {
+        fn a_printed_path_parses_to_the_same_tile(height in 1u8..=30, level in proptest::option::of(0u32..70), index in any::<u64>(), part in any::<u32>()) {
             let level = level.map_or(Level::Data, Level::Hashes);
             let tile = Tile { height, level, index, width: part % (1 << height) + 1 };
             prop_assert_eq!(Tile::parse(&tile.path()), Some(tile));
         }
 
         #[test]
-        fn a_path_that_is_read_is_the_only_one(path in "tile/[0-9]{1,2}/(data|[0-9])/(x[0-9]{3}/){0,2}[0-9]{3}(\\.p/[0-9]{1,3})?") {
+        fn a_tile_has_exactly_one_path(path in "tile/[0-9]{1,2}/(data|[0-9])/(x[0-9]{3}/){0,2}[0-9]{3}(\\.p/[0-9]{1,3})?") {
             if let Some(tile) = Tile::parse(&path) {
                 prop_assert_eq!(tile.path(), path);
             }

@@ -1,4 +1,5 @@
-//! Making a module's zip from its files.
+//! Creation of a module's zip from its files, with the rules of the go command. Stoa itself only reads
+//! zips; tests, benches and fuzz targets create them.
 
 use super::MAX_ZIP_SIZE;
 use super::rules::{self, FileKind, Reason};
@@ -9,28 +10,28 @@ use flate2::write::DeflateEncoder;
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 use std::io::Write;
 
-/// A file that is to become part of a module.
+/// A file of a module.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceFile<'a> {
     /// The path relative to the module's root.
     pub path: &'a str,
-    /// The kind of the file; only regular ones are taken.
+    /// The kind of the file. Only regular files are included.
     pub kind: FileKind,
     /// The content of a regular file.
     pub content: &'a [u8],
 }
 
-/// Why files make no module.
+/// The reason why files are not a valid module.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
-    /// Some of them break a rule; the first reason of each.
-    #[error("{} of the module's files are not valid, the first is {}", .0.len(), first(.0))]
+    /// Some files break a rule. Contains the first reason for each.
+    #[error("{} files of the module are invalid, the first is {}", .0.len(), first(.0))]
     InvalidFiles(Vec<(String, Reason)>),
-    /// They are too large together.
-    #[error("the module's files have more than {MAX_ZIP_SIZE} bytes together")]
+    /// The files together are too large.
+    #[error("the module's files exceed the limit of {MAX_ZIP_SIZE} bytes")]
     TooLarge,
-    /// The archive could not be written.
-    #[error("the zip could not be written: {0}")]
+    /// The zip could not be written.
+    #[error("cannot write the zip: {0}")]
     Write(#[from] rawzip::Error),
 }
 
@@ -38,9 +39,9 @@ fn first(files: &[(String, Reason)]) -> String {
     files.first().map(|(path, reason)| format!("{path:?}: {reason}")).unwrap_or_default()
 }
 
-/// Makes a module's zip from regular files, given by relative path and content.
+/// Creates a module's zip from regular files, given by relative path and content.
 ///
-/// Files that belong to no module zip (vendored, of a nested module) are left out, as the go command does.
+/// Vendored files and files of nested modules are omitted, as in the go command.
 pub fn create<'a>(
     module: &ModuleVersion,
     files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
@@ -49,7 +50,7 @@ pub fn create<'a>(
     create_from(module, &files.into_iter().map(regular).collect::<Vec<_>>())
 }
 
-/// Makes a module's zip from files of any kind.
+/// Creates a module's zip from files of any kind.
 pub fn create_from(module: &ModuleVersion, files: &[SourceFile<'_>]) -> Result<Vec<u8>, CreateError> {
     let go_mod = files.iter().find(|file| file.path == "go.mod" && file.kind == FileKind::Regular);
     let go_version = go_mod.and_then(|file| modfile::go_version(file.content));

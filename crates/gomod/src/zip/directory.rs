@@ -1,31 +1,31 @@
-//! The central directory of an archive: every entry in its order, duplicates included.
+//! The central directory of a zip: all entries in order, including duplicates.
 
 use super::source::{ReadAt, Source, u32_at};
 use super::{EntryFault, ExamineError, MAX_ZIP_SIZE, Reason, ZipFault};
 use crate::path::PathReason;
 use rawzip::{ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, RECOMMENDED_BUFFER_SIZE, ZipLocator};
 
-/// A larger central directory is refused, so that memory stays bounded. It has room for half a million
-/// files; the largest modules in use have a tenth of that.
+/// Maximum size of a central directory, to limit memory. It has room for half a million files; the largest
+/// modules in use have a tenth of that.
 const MAX_DIRECTORY_SIZE: u64 = 64 << 20;
 
-/// The end record, and the longest comment that may follow it.
+/// The size of the end record with the longest comment.
 const MAX_END_SIZE: u64 = 22 + 65_535;
 
-/// The fixed part of a record of the directory.
+/// The size of the fixed part of a record in the directory.
 const RECORD_SIZE: u64 = 46;
 
-/// The fixed part of a local header.
+/// The size of the fixed part of a local header.
 pub(super) const LOCAL_HEADER_SIZE: usize = 30;
 
-/// The central directory, read and within the archive.
+/// A central directory that lies within the zip.
 pub(super) struct Directory {
     pub(super) entries: Vec<Entry>,
-    /// Where the directory begins, which is where the last entry's data ends at the latest.
+    /// The start of the directory, which is the upper bound of the last entry's data.
     pub(super) start: u64,
 }
 
-/// What the directory says of one entry.
+/// An entry of the directory.
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) flags: u16,
@@ -33,7 +33,7 @@ pub(super) struct Entry {
     pub(super) checksum: u32,
     pub(super) compressed: u64,
     pub(super) size: u64,
-    /// Where the local header lies.
+    /// The offset of the local header.
     pub(super) offset: u64,
 }
 
@@ -50,9 +50,8 @@ impl Entry {
 impl Directory {
     /// Finds and reads the directory.
     ///
-    /// It is held to be the archive's only one: it ends where the end record begins, the end record ends
-    /// where the file ends, and the first entry is where the file begins. Readers that look for the
-    /// directory in other ways then find the same one.
+    /// Only a directory that all readers find is accepted: it ends at the start of the end record, the end
+    /// record ends at the end of the file, and the first entry is at the start of the file.
     pub(super) fn read<R: ReadAt + ?Sized>(source: &Source<'_, R>) -> Result<Self, ExamineError> {
         if source.size() > MAX_ZIP_SIZE {
             return Err(ZipFault::ArchiveTooLarge(source.size()).into());
@@ -66,7 +65,7 @@ impl Directory {
         source.ok()?;
         let archive = located.map_err(|(_, error)| fault_of(&error))?;
         if archive.end_offset() != source.size() {
-            return Err(broken("there is something behind the end record"));
+            return Err(broken("there is data after the end record"));
         }
         let start = archive.directory_offset();
         let length = archive.eocd_offset().saturating_sub(start);
@@ -89,21 +88,21 @@ impl Directory {
             end = record.central_directory_offset() + RECORD_SIZE + variable as u64;
             entries.push(entry_of(&record, start)?);
         }
-        // The classic end record counts up to 65535 only; the go command, too, compares what it has room for.
+        // The classic end record counts up to 65535 only. The go command compares these 16 bits, too.
         if entries.len() as u64 & 0xffff != archive.entries_hint() & 0xffff {
-            return Err(broken("it has not as many entries as the end record says"));
+            return Err(broken("its number of entries differs from the end record"));
         }
         if declared(source, end, archive.eocd_offset())? != (start, end - start) {
-            return Err(broken("it is not where the end record says"));
+            return Err(broken("its offset or size differs from the end record"));
         }
         if entries.iter().map(|entry| entry.offset).min().is_some_and(|first| first != 0) {
-            return Err(broken("the first entry is not where the file begins"));
+            return Err(broken("the first entry is not at the start of the file"));
         }
         Ok(Self { entries, start })
     }
 }
 
-/// Reads offset and size of the directory as the end record has them, which the parser may have put right.
+/// Returns offset and size of the directory from the end record. The parser may have corrected them.
 fn declared<R: ReadAt + ?Sized>(
     source: &Source<'_, R>,
     directory_end: u64,
@@ -115,13 +114,13 @@ fn declared<R: ReadAt + ?Sized>(
             let field = |at: usize| u64::from(u32_at(&record, at));
             Ok((field(16), field(12)))
         }
-        // Between the two lie the records of zip64, of 56 and 20 bytes.
+        // The zip64 records of 56 and 20 bytes are in between.
         Some(76) => {
             let record: [u8; 56] = source.read_array(directory_end)?;
             let field = |at: usize| u64::from(u32_at(&record, at)) | u64::from(u32_at(&record, at + 4)) << 32;
             Ok((field(48), field(40)))
         }
-        _ => Err(broken("it does not end where the end record begins")),
+        _ => Err(broken("it does not end at the start of the end record")),
     }
 }
 
@@ -154,12 +153,12 @@ fn broken(what: &str) -> ExamineError {
     ZipFault::Directory(what.to_owned()).into()
 }
 
-/// Tells what an error of the parser says of the archive; the reader's own errors are sorted out before.
+/// Converts an error of the parser. The reader's own errors were returned before.
 fn fault_of(error: &rawzip::Error) -> ZipFault {
     match error.kind() {
         ErrorKind::Eof | ErrorKind::IO(_) => ZipFault::Truncated,
         ErrorKind::MissingEndOfCentralDirectory => {
-            ZipFault::Directory("there is no end record; it is cut short, or no zip at all".to_owned())
+            ZipFault::Directory("there is no end record; the file is truncated or not a zip".to_owned())
         }
         other => ZipFault::Directory(other.to_string()),
     }

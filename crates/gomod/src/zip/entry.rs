@@ -1,4 +1,5 @@
-//! One entry of an archive: its local header held against the directory, its content inflated and hashed.
+//! The entries of a zip: the local header is compared with the directory, the content is inflated and
+//! hashed.
 
 use super::directory::{Entry, LOCAL_HEADER_SIZE};
 use super::source::{ReadAt, Source, Window, u16_at, u32_at};
@@ -7,34 +8,34 @@ use flate2::{Decompress, FlushDecompress, Status};
 use libdeflater::{DecompressionError, Decompressor};
 use sha2::{Digest, Sha256};
 
-/// Up to this size, compressed and not, an entry is inflated in one piece, which is faster.
+/// Maximum compressed and uncompressed size of an entry that is inflated in one piece, which is faster.
 const WHOLE_MAX: u64 = 16 << 20;
 
-/// How much of a larger entry is worked on at once.
+/// The size of the pieces of a larger entry.
 const PIECE: usize = 64 << 10;
 
-/// The flags of an entry, as far as they matter: encrypted in either way or masked, sizes behind the data.
+/// The relevant flags of an entry: the kinds of encryption, and sizes after the data.
 const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
 const HAS_DESCRIPTOR: u16 = 1 << 3;
 
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
 
-/// Reads the entries of an archive, best in the order in which they lie there.
+/// Reads the entries of a zip. Reading in the order of their offsets is fastest.
 pub(super) struct Entries<'s, 'r, R: ?Sized> {
     window: Window<'s, 'r, R>,
-    /// Where the directory begins, so the data of every entry has ended.
+    /// The start of the directory, which is the upper bound of all data.
     limit: u64,
     whole: Decompressor,
     content: Vec<u8>,
 }
 
-/// What was read of an entry.
+/// The content of an entry.
 pub(super) struct Content {
     pub(super) sha256: [u8; 32],
-    /// Where the data ends.
+    /// The end of the data.
     pub(super) end: u64,
-    /// The content itself, if it was asked for.
+    /// The content itself, if it was requested.
     pub(super) kept: Option<Vec<u8>>,
 }
 
@@ -43,7 +44,7 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
         Self { window: Window::new(source), limit, whole: Decompressor::new(), content: Vec::new() }
     }
 
-    /// Checks the local header of an entry and returns where its data begins.
+    /// Checks the local header of an entry and returns the offset of its data.
     pub(super) fn check_header(&mut self, entry: &Entry) -> Result<u64, ExamineError> {
         if entry.flags & ENCRYPTED != 0 {
             return Err(entry.fault(EntryFault::Encrypted));
@@ -65,12 +66,12 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
         Ok(data)
     }
 
-    /// Reads an entry whole, checks all that is declared of it and hashes its content.
+    /// Reads a complete entry, checks all declared values and hashes its content.
     pub(super) fn read(&mut self, entry: &Entry, keep: bool) -> Result<Content, ExamineError> {
         let data = self.check_header(entry)?;
         let end = data + entry.compressed;
         if entry.is_dir() {
-            // Readers never open a directory; whatever data it has stands for nothing.
+            // Readers ignore the data of a directory.
             return match entry.size {
                 0 => Ok(Content { sha256: Sha256::digest([]).into(), end, kept: None }),
                 _ => Err(entry.fault(EntryFault::Size(0))),
@@ -106,7 +107,7 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
 
     fn inflate_whole(&mut self, entry: &Entry, data: u64, sink: &mut Sink<'_>) -> Result<(), ExamineError> {
         let compressed = self.window.get(data, entry.compressed as usize)?;
-        // Room for one byte more than declared, so that a longer content shows.
+        // One byte more than declared, to detect longer contents.
         let room = entry.size as usize + 1;
         if self.content.len() < room {
             self.content.resize(room, 0);
@@ -139,26 +140,26 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
             if status == Status::StreamEnd {
                 return Ok(());
             }
-            // No way on: the data has ended without its last block.
+            // The data has ended without its last block.
             if output == 0 && inflater.total_in() == consumed {
                 return Err(entry.fault(EntryFault::Deflate));
             }
         }
     }
 
-    /// Checks the checksum behind the data; its sizes are looked at by nobody.
+    /// Compares the checksum after the data. No reader uses the sizes there.
     fn check_descriptor(&mut self, entry: &Entry, end: u64) -> Result<(), ExamineError> {
-        // The end record follows somewhere, so there are as many bytes.
+        // The end record follows later, so there are enough bytes.
         let descriptor = self.window.get(end, 8)?;
         let at = if descriptor.starts_with(b"PK\x07\x08") { 4 } else { 0 };
         match u32_at(descriptor, at) == entry.checksum {
             true => Ok(()),
-            false => Err(entry.fault(EntryFault::HeaderDiffers("the checksum behind the data"))),
+            false => Err(entry.fault(EntryFault::HeaderDiffers("the checksum after the data"))),
         }
     }
 }
 
-/// Names the first field in which a local header, with the name behind it, differs from the directory.
+/// Returns the first field in which a local header with its name differs from the directory.
 fn first_difference(header: &[u8], entry: &Entry) -> Option<&'static str> {
     let (flags, name_length) = (u16_at(header, 6), usize::from(u16_at(header, 26)));
     if (flags ^ entry.flags) & (ENCRYPTED | HAS_DESCRIPTOR) != 0 {
@@ -170,11 +171,11 @@ fn first_difference(header: &[u8], entry: &Entry) -> Option<&'static str> {
     if name_length != entry.name.len() || &header[LOCAL_HEADER_SIZE..] != entry.name.as_bytes() {
         return Some("name");
     }
-    // With a descriptor behind the data, checksum and sizes need not be known yet.
+    // With a descriptor after the data, the header need not have checksum and sizes.
     if flags & HAS_DESCRIPTOR != 0 {
         return None;
     }
-    // A size of all ones stands in an extra field of zip64, which the directory is believed on.
+    // A size of all ones is in a zip64 extra field, for which the directory is trusted.
     let differs = |at, size: u64| u32_at(header, at) != u32::MAX && u64::from(u32_at(header, at)) != size;
     if u32_at(header, 14) != entry.checksum {
         return Some("checksum");
@@ -185,7 +186,7 @@ fn first_difference(header: &[u8], entry: &Entry) -> Option<&'static str> {
     differs(22, entry.size).then_some("size")
 }
 
-/// Takes the content of an entry, up to its declared size.
+/// Receives the content of an entry, up to its declared size.
 struct Sink<'e> {
     entry: &'e Entry,
     size: u64,
@@ -218,7 +219,7 @@ impl<'e> Sink<'e> {
         Ok(())
     }
 
-    /// Checks what the directory declares of the whole content.
+    /// Compares the content with the size and checksum in the directory.
     fn finish(self) -> Result<([u8; 32], Option<Vec<u8>>), ExamineError> {
         if self.size != self.entry.size {
             return Err(self.entry.fault(EntryFault::Size(self.entry.size)));

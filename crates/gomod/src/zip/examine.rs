@@ -1,4 +1,4 @@
-//! The two ways to look at an archive: at its structure, and at all of it.
+//! The two checks of a zip: its structure, and all of it.
 
 use super::directory::Directory;
 use super::entry::Entries;
@@ -9,18 +9,18 @@ use crate::h1::{self, H1};
 use crate::module_version::ModuleVersion;
 use std::collections::HashSet;
 
-/// What the structure of an archive says.
+/// The structure of a zip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Structure {
     /// The number of entries.
     pub entries: u64,
-    /// The declared size of all contents together.
+    /// The total declared size of all contents.
     pub content_size: u64,
-    /// Says whether there is a go.mod at the root.
+    /// Whether there is a go.mod at the root.
     pub has_go_mod: bool,
 }
 
-/// What an archive that was read whole and found good holds.
+/// The contents of a valid zip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examined {
     /// The hash of all entries.
@@ -29,14 +29,14 @@ pub struct Examined {
     pub go_mod: Option<Vec<u8>>,
     /// The number of entries.
     pub entries: u64,
-    /// The size of all contents together.
+    /// The total size of all contents.
     pub content_size: u64,
 }
 
-/// Looks at the structure of an archive, by a few reads: end record, central directory within the file, the
-/// first local header, every name below `path@version/`, no file twice.
+/// Checks the structure of a zip with a few reads: the end record, the central directory, the first local
+/// header, all names below `path@version/`, no duplicates.
 ///
-/// The data is not read, and names are not held against the other rules.
+/// The data is not read, and other rules for names are not checked.
 pub fn check_structure<R: ReadAt + ?Sized>(
     reader: &R,
     module: &ModuleVersion,
@@ -61,8 +61,8 @@ pub fn check_structure<R: ReadAt + ?Sized>(
     Ok(structure)
 }
 
-/// Reads an archive whole and checks everything: the rules of names and sizes, every local header, that every
-/// entry's data inflates to the declared size and has the declared checksum, that no two overlap.
+/// Reads a complete zip and checks everything: the rules for names and sizes, all local headers, the
+/// declared size and checksum of all data, and that no entries overlap.
 pub fn examine<R: ReadAt + ?Sized>(reader: &R, module: &ModuleVersion) -> Result<Examined, ExamineError> {
     let source = Source::new(reader);
     let directory = Directory::read(&source)?;
@@ -92,7 +92,7 @@ pub fn examine<R: ReadAt + ?Sized>(reader: &R, module: &ModuleVersion) -> Result
         }
         examined_end = content.end;
         content_size += entry.size;
-        // The rules of file paths keep newlines out of names.
+        // Valid file paths have no newlines.
         hash.add(entry.name.as_str(), content.sha256)
             .map_err(|_| refused(&entry.name, Reason::Path(crate::path::PathReason::InvalidChar)))?;
     }

@@ -1,13 +1,13 @@
-//! Module zips: what makes one valid, reading one whole, and making one.
+//! Module zips: validity rules, examination and creation.
 //!
-//! The rules are those of `golang.org/x/mod/zip` and of the Go Modules Reference. An archive is judged by its
-//! central directory, entry by entry in its order, so that duplicates are seen; then every entry's own header
-//! and data are held against it. The input is foreign: nothing is allocated by a declared size without a
-//! bound, and nothing is inflated beyond it.
+//! The rules are those of `golang.org/x/mod/zip` and of the Go Modules Reference. The entries of the
+//! central directory are checked in order, so that duplicates are found. Then the local header and data of
+//! each entry are compared with the directory. Zips come from untrusted sources: memory is never allocated
+//! by a declared size without a limit, and data is never inflated beyond its declared size.
 //!
-//! [`check_structure`] takes a few reads and says whether the file looks like the zip of that version;
-//! [`examine`] reads all of it, and only what passes may be served. The caller does the I/O, through
-//! [`ReadAt`]. Where the archive lies, and what happens to a broken one, is the caller's as well.
+//! [`check_structure`] needs only a few reads and returns whether the file looks like the zip of a version.
+//! [`examine`] reads the complete zip; only zips that pass it may be served. Callers do the I/O through
+//! [`ReadAt`].
 
 mod create;
 mod directory;
@@ -24,87 +24,87 @@ pub use source::ReadAt;
 
 use std::io;
 
-/// The greatest size of an archive, and of all its contents together.
+/// Maximum size of a zip, and of all its contents together.
 pub const MAX_ZIP_SIZE: u64 = 500 << 20;
 
-/// The greatest size of the go.mod at the root.
+/// Maximum size of the go.mod at the root.
 pub const MAX_GO_MOD_SIZE: u64 = 16 << 20;
 
-/// The greatest size of the LICENSE at the root.
+/// Maximum size of the LICENSE at the root.
 pub const MAX_LICENSE_SIZE: u64 = 16 << 20;
 
-/// Why an archive was not found good.
+/// The reason why a zip did not pass.
 #[derive(Debug, thiserror::Error)]
 pub enum ExamineError {
-    /// It could not be read, which says nothing of its content.
-    #[error("the zip could not be read: {0}")]
+    /// It could not be read. Its content is unknown.
+    #[error("cannot read the zip: {0}")]
     Read(#[source] io::Error),
-    /// It was read, and found wrong.
+    /// It is invalid.
     #[error(transparent)]
     Broken(#[from] ZipFault),
 }
 
-/// What is wrong with an archive.
+/// The fault of a zip.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ZipFault {
-    /// The archive is greater than any client would take.
-    #[error("the zip has {0} bytes, more than {MAX_ZIP_SIZE}")]
+    /// The zip exceeds the limit of clients.
+    #[error("the zip has {0} bytes, more than the limit of {MAX_ZIP_SIZE}")]
     ArchiveTooLarge(u64),
-    /// The file ends before the archive does.
-    #[error("the zip is cut short")]
+    /// The file ends too early.
+    #[error("the zip is truncated")]
     Truncated,
-    /// The end record or the central directory is not what it should be.
-    #[error("the zip's directory is broken: {0}")]
+    /// The end record or the central directory is invalid.
+    #[error("the zip has an invalid central directory: {0}")]
     Directory(String),
-    /// The central directory is larger than can be examined in bounded memory.
-    #[error("the zip has more entries than can be examined")]
+    /// The central directory exceeds the memory limit.
+    #[error("the zip has too many entries")]
     TooManyEntries,
-    /// An entry has a name or a size that the rules forbid.
+    /// An entry has an invalid name or size.
     #[error("zip entry {name:?}: {reason}")]
     Name {
-        /// The whole name of the entry.
+        /// The full name of the entry.
         name: String,
-        /// The rule that it breaks.
+        /// The broken rule.
         reason: Reason,
     },
-    /// The contents together are greater than any client would take.
-    #[error("the zip's contents have more than {MAX_ZIP_SIZE} bytes together")]
+    /// The contents together exceed the limit of clients.
+    #[error("the zip's contents exceed the limit of {MAX_ZIP_SIZE} bytes")]
     ContentTooLarge,
-    /// The data of an entry is not what the directory says.
+    /// The data of an entry does not match the directory.
     #[error("zip entry {name:?}: {fault}")]
     Entry {
-        /// The whole name of the entry.
+        /// The full name of the entry.
         name: String,
-        /// What is wrong with it.
+        /// The fault.
         fault: EntryFault,
     },
 }
 
-/// What is wrong with the data of an entry.
+/// The fault of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryFault {
-    /// There is no local header where the directory says.
+    /// There is no local header at the offset in the directory.
     #[error("it has no local header")]
     NoHeader,
-    /// The local header says something else than the directory.
-    #[error("its local header and the directory differ in {0}")]
+    /// The local header differs from the directory.
+    #[error("its local header differs from the directory in {0}")]
     HeaderDiffers(&'static str),
     /// It is encrypted.
     #[error("it is encrypted")]
     Encrypted,
-    /// It is compressed by a method other than deflate.
-    #[error("it has compression method {0}, which the go command does not know")]
+    /// Its compression method is unsupported.
+    #[error("it has compression method {0}, which the go command does not support")]
     Method(u16),
-    /// Its data lies outside of what precedes the directory, or within another entry.
+    /// Its data overlaps the directory or another entry.
     #[error("its data overlaps another part of the zip")]
     Overlap,
     /// Its data cannot be inflated.
     #[error("its compressed data is damaged")]
     Deflate,
-    /// Its content is shorter or longer than declared.
-    #[error("its content has not the declared size of {0} bytes")]
+    /// Its content does not have the declared size.
+    #[error("its content does not have the declared size of {0} bytes")]
     Size(u64),
-    /// Its content has another checksum than declared.
-    #[error("its content has not the declared checksum")]
+    /// Its content does not have the declared checksum.
+    #[error("its content does not have the declared checksum")]
     Checksum,
 }

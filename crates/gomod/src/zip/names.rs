@@ -1,15 +1,15 @@
-//! Which names of a module's files are in each other's way.
+//! Conflicts between the names of a module's files.
 //!
-//! Some file systems fold case, so two names that differ in case only cannot both be extracted; nor can a
-//! name be a file and a directory. Names are kept as a tree, element by element: whole paths of every parent
-//! would make memory grow with the square of their depth.
+//! Some file systems ignore case, so two names that differ only in case cannot both be extracted. Neither
+//! can a name be a file and a directory. Names are stored as a tree of elements: full paths of all parents
+//! would need memory quadratic in their depth.
 
 use super::Reason;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use unicode_case_mapping::case_folded;
 
-/// More names, directories included, are refused, so that memory stays bounded.
+/// Maximum number of names, including directories, to limit memory.
 const MAX_NAMES: u32 = 1_000_000;
 
 /// The names of a module so far.
@@ -28,7 +28,7 @@ struct Node<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Adds a path and its parents; says what is in its way.
+    /// Adds a path and its parents. Returns the conflict, if there is one.
     pub(super) fn add(&mut self, path: &'a str, is_dir: bool) -> Result<(), Reason> {
         let mut parent = 0;
         let mut elements = path.split('/').peekable();
@@ -53,7 +53,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Folds case as Unicode's simple folding does, one character for one.
+/// Folds case by Unicode's simple folding, which maps single characters.
 fn fold(name: &str) -> Cow<'_, str> {
     if name.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
         return Cow::Borrowed(name);
@@ -68,7 +68,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn folding_is_simple_folding() {
+    fn case_is_folded_by_simple_folding() {
         for (a, b, same) in [
             ("Straße", "strasse", false),
             ("ẞ", "ß", true),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_collide_too() {
+    fn parents_conflict_too() {
         let mut names = Names::default();
         assert_eq!(names.add("a/b/c", false), Ok(()));
         assert_eq!(names.add("a/b", true), Ok(()));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_paths_take_no_more_than_their_length() {
+    fn deep_paths_need_linear_memory() {
         let deep: Vec<String> = (0..20).map(|n| format!("{n}/{}", "a/".repeat(30_000))).collect();
         let mut names = Names::default();
         for path in &deep {

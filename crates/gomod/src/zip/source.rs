@@ -1,18 +1,19 @@
-//! Reading an archive: the caller's bytes, the border between "could not read" and "is broken", a window.
+//! Reading of a zip: the caller's bytes, the distinction between read errors and invalid content, and a
+//! window.
 
 use super::{ExamineError, ZipFault};
 use std::cell::RefCell;
 use std::io;
 
-/// Random access to an archive's bytes; the caller does the I/O.
+/// Random access to the bytes of a zip. The caller does the I/O.
 ///
-/// An error says that the bytes could not be had and nothing of what they are. Returning 0 for a buffer that
-/// is not empty says that the archive ends there.
+/// An error means that the bytes could not be read, and nothing about the content. A result of 0 for a
+/// non-empty buffer means the end of the zip.
 pub trait ReadAt {
-    /// Reads some bytes at an offset and returns how many.
+    /// Reads bytes at an offset and returns their number.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Returns the size of the archive.
+    /// Returns the size of the zip.
     fn size(&self) -> u64;
 }
 
@@ -49,10 +50,10 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// An archive being read, which remembers the reader's own error.
+/// A zip with the last error of its reader.
 ///
-/// What parses the directory turns every fault into an error of its own, and swallows some; the reader's
-/// errors are kept aside so that they are never mistaken for broken content.
+/// The parser of the directory converts all errors and drops some. The reader's errors are stored here, so
+/// that they are not taken for invalid content.
 pub(super) struct Source<'r, R: ?Sized> {
     reader: &'r R,
     size: u64,
@@ -68,7 +69,7 @@ impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
         self.size
     }
 
-    /// Returns the reader's error, if it had one since the last call.
+    /// Returns the reader's error since the last call, if there was one.
     pub(super) fn ok(&self) -> Result<(), ExamineError> {
         match self.failed.take() {
             Some(error) => Err(ExamineError::Read(error)),
@@ -80,20 +81,20 @@ impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
         loop {
             match self.reader.read_at(buf, offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A reader that counts more than it was given room for is not believed.
+                // A reader must not return more than the size of the buffer.
                 result => return result.map(|count| count.min(buf.len())),
             }
         }
     }
 
-    /// Reads as many bytes as the array has.
+    /// Reads an array of bytes.
     pub(super) fn read_array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ExamineError> {
         let mut bytes = [0; N];
         self.fill(&mut bytes, N, offset)?;
         Ok(bytes)
     }
 
-    /// Fills the buffer, at least up to `needed` bytes, and returns how many there are.
+    /// Fills the buffer with at least `needed` bytes, and returns their number.
     fn fill(&self, buf: &mut [u8], needed: usize, offset: u64) -> Result<usize, ExamineError> {
         let mut filled = 0;
         while filled < needed {
@@ -117,10 +118,10 @@ impl<R: ReadAt + ?Sized> rawzip::ReaderAt for &Source<'_, R> {
     }
 }
 
-/// How much is read at once.
+/// The size of one read.
 const CHUNK: usize = 256 << 10;
 
-/// A part of the archive in memory that moves along with what is asked for.
+/// A part of the zip in memory, which moves to the requested offsets.
 pub(super) struct Window<'s, 'r, R: ?Sized> {
     source: &'s Source<'r, R>,
     buffer: Vec<u8>,
@@ -133,7 +134,7 @@ impl<'s, 'r, R: ReadAt + ?Sized> Window<'s, 'r, R> {
         Self { source, buffer: Vec::new(), start: 0, filled: 0 }
     }
 
-    /// Returns `length` bytes at an offset; the caller bounds the length.
+    /// Returns `length` bytes at an offset. The caller limits the length.
     pub(super) fn get(&mut self, offset: u64, length: usize) -> Result<&[u8], ExamineError> {
         let held = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
         if let Some(at) = held.filter(|at| at.checked_add(length).is_some_and(|end| end <= self.filled)) {
@@ -147,19 +148,19 @@ impl<'s, 'r, R: ReadAt + ?Sized> Window<'s, 'r, R> {
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }
-        self.filled = 0; // whatever the read leaves behind is no longer the old content
+        self.filled = 0; // A failed read may overwrite the old content.
         self.filled = self.source.fill(&mut self.buffer[..wanted], length, offset)?;
         self.start = offset;
         Ok(&self.buffer[..length])
     }
 }
 
-/// Reads a number of a record; beyond its end there are zeros.
+/// Returns a number of a record, or 0 beyond its end.
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u16::from_le_bytes(*chunk))
 }
 
-/// Reads a number of a record; beyond its end there are zeros.
+/// Returns a number of a record, or 0 beyond its end.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }

@@ -14,7 +14,7 @@ use crate::error::PathContext;
 
 /// Renames. An existing file or empty folder at the new name is replaced.
 pub fn rename(from: &Path, to: &Path) -> Result<(), PathError> {
-    rustix::fs::rename(from, to).at("rename to", to)
+    rustix::fs::rename(from, to).at("rename a file to", to)
 }
 
 /// Renames and never overwrites. An existing file at the new name is an error (`EEXIST`).
@@ -25,7 +25,7 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
     match rename_noreplace_once(from, to) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
         Err(Errno::EXIST) if is_second_name(from, to)? => return remove_file(from),
-        result => return result.at("move to", to),
+        result => return result.at("move a file to", to),
     }
     // A file is linked and then unlinked. A folder cannot be linked, and it can only replace an empty folder.
     if fs::symlink_metadata(from).at("look at", from)?.is_dir() {
@@ -34,7 +34,7 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
     match rustix::fs::link(from, to) {
         Ok(()) => {}
         Err(Errno::EXIST) if is_second_name(from, to)? => {}
-        Err(errno) => return Err(PathError::new("move to", to, errno)),
+        Err(errno) => return Err(PathError::new("move a file to", to, errno)),
     }
     remove_file(from)
 }
@@ -46,13 +46,13 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
 pub fn rename_at_once(from: &Path, to: &Path) -> Result<(), PathError> {
     match rename_noreplace_once(from, to) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename_after_look(from, to),
-        result => result.at("rename to", to),
+        result => result.at("rename a file to", to),
     }
 }
 
 fn rename_after_look(from: &Path, to: &Path) -> Result<(), PathError> {
     match fs::symlink_metadata(to) {
-        Ok(_) => Err(PathError::new("move to", to, Errno::EXIST)),
+        Ok(_) => Err(PathError::new("move a file to", to, Errno::EXIST)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
         Err(error) => Err(PathError::new("look at", to, error)),
     }

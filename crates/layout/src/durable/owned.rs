@@ -186,13 +186,13 @@ impl Durable {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .at("give to the owner of the root", path)
+            .at("change the owner of", path)
     }
 
     fn hand_over_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .at("give to the owner of the root", path)
+            .at("change the owner of", path)
     }
 }
 

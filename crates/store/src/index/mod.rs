@@ -200,9 +200,15 @@ fn numbers(folder: &Path) -> Result<Vec<(u32, bool)>, PathError> {
 }
 
 fn log_failure(version: &ModuleVersion, result: Result<(), IndexError>) {
-    let Err(error) = result else { return };
-    let level = if matches!(error, IndexError::Missing(_)) { log::Level::Debug } else { log::Level::Warn };
-    log::log!(level, version:% = version, reason:% = error; "cannot update the index, the next pass will");
+    match result {
+        Ok(()) => {}
+        Err(error @ IndexError::Missing(_)) => {
+            log::debug!(version:% = version, reason:% = error; "no index to update yet")
+        }
+        Err(error) => {
+            log::warn!(version:% = version, reason:% = error; "cannot update the index, the next pass will")
+        }
+    }
 }
 
 /// The index of a store.

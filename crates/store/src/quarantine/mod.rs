@@ -43,7 +43,7 @@ pub struct Quarantined {
 
 impl Quarantined {
     /// Returns the version. `None` if a person wrote something else into the file.
-    pub fn module_version(&self) -> Option<ModuleVersion> {
+    pub(crate) fn module_version(&self) -> Option<ModuleVersion> {
         ModuleVersion::parse(&format!("{}@{}", self.module, self.version)).ok()
     }
 }

@@ -1,38 +1,38 @@
-//! What the errors of the go command, and of what it runs, mean.
+//! The meaning of error messages of the go command and its tools.
 //!
-//! There are only words to go by. They are kept in one table, read from its top; the first row whose words occur
-//! counts, and what no row knows is a failure: absence is never guessed. What may be either stays a failure too,
-//! such as a host that has no name (the resolver may be broken), or a repository that is not found: hosts say so of
-//! one that is private, to who may not read it. Absent is what was looked for in a repository, or for the way to
-//! one, and not found by who answered.
+//! There are only texts to go by. They are in one table, and the first row whose text occurs applies.
+//! Unknown messages are failures: absence is never guessed. Ambiguous messages are failures too: a host
+//! without an address (the resolver may be broken), or a repository that is not found, since hosts say the
+//! same about a private repository without access. Absence is what an existing repository, or an existing
+//! host, answered about something that it does not have.
 
 use super::super::error::UpstreamError;
 use super::super::place;
 use std::path::Path;
 
-/// What an error means.
+/// The meaning of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Absent,
     Refused,
     TimedOut,
-    /// The network, or who is at the other end of it.
+    /// The network or the server failed.
     Unreachable,
-    /// A tool here is missing or too old.
+    /// A local tool is missing or too old.
     Tool,
 }
 
 use Meaning::{Absent, Refused, TimedOut, Tool, Unreachable};
 
-/// In lower case.
+/// The texts in lower case, and their meanings.
 const MEANINGS: &[(&str, Meaning)] = &[
     ("requires go >=", Tool),
     ("executable file not found", Tool),
     ("toolchain not available", Tool),
     ("no space left on device", Tool),
     ("govcs disallows", Refused),
-    // Before what says less: a server that was asked, and answered. Whether there is none, or none for us, it keeps
-    // to itself, and nobody must be sent elsewhere with a private name.
+    // Before the less specific rows: the server answered. Whether the repository does not exist or is
+    // private is unknown, and the name of a private module must not be sent elsewhere.
     ("repository not found", Refused),
     ("project not found", Refused),
     ("could not be found or you don't have permission", Refused),
@@ -87,12 +87,12 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("500 internal", Unreachable),
     ("502 bad gateway", Unreachable),
     ("503 service", Unreachable),
-    // It pings a repository by one scheme after another, and does not say why none answered.
+    // The go command tries one scheme after another and does not say why all failed.
     ("no secure protocol found", Unreachable),
     ("could not read from remote repository", Unreachable),
     ("unable to create", Unreachable),
     ("signal: killed", Unreachable),
-    // What was looked for in a repository, or at an address, that answered.
+    // An existing repository or host does not have the requested version or module.
     ("unknown revision", Absent),
     ("no matching versions", Absent),
     ("404 not found", Absent),
@@ -115,11 +115,11 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("bitbucket.org/ import path", Absent),
 ];
 
-/// Turns what the go command said into an error of `url`. `scratch` is the folder it worked in, which is nobody's
-/// business.
-pub(super) fn error(url: String, text: &str, scratch: &Path) -> UpstreamError {
+/// Converts an error message into an error for `url`. `scratch` is the scratch folder, which is removed
+/// from the text.
+pub(super) fn classify(url: String, text: &str, scratch: &Path) -> UpstreamError {
     let text = without_secrets(&text.replace(&*scratch.to_string_lossy(), "..."));
-    let reason = fit_to_print(&text);
+    let reason = one_line(&text);
     match meaning(&text) {
         Some(Absent) => UpstreamError::NotFound { url, message: reason },
         Some(Refused) => UpstreamError::VcsRefused { url, reason },
@@ -134,7 +134,7 @@ fn meaning(text: &str) -> Option<Meaning> {
     MEANINGS.iter().find(|(words, _)| text.contains(words)).map(|(_, meaning)| *meaning)
 }
 
-/// Takes off what stands between the scheme and the host of a URL.
+/// Removes userinfo from the URLs in a text.
 fn without_secrets(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();
@@ -148,8 +148,7 @@ fn without_secrets(text: &str) -> String {
     clean
 }
 
-/// Takes absolute paths out of a text for clients, since they may be of this machine. What a proxy's own log says keeps
-/// them.
+/// Replaces absolute paths in a text for clients, since they may be local paths. The log keeps them.
 pub(in super::super) fn without_paths(text: &str) -> String {
     let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find('/') {
@@ -170,13 +169,14 @@ pub(in super::super) fn without_paths(text: &str) -> String {
     clean
 }
 
-/// Makes one line of it, as of an upstream's own words. The go command's lines begin with its name, and some are
-/// blank.
-fn fit_to_print(text: &str) -> String {
+/// Joins the lines of a message, without blank lines and the prefix `go: `.
+fn one_line(text: &str) -> String {
     let lines = text.lines().map(|line| line.trim().trim_start_matches("go: ").replace('\t', " "));
     let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
-    match place::fit_to_print(&lines.join("\n")) {
-        message if message.is_empty() => "the go command said what cannot be shown".to_owned(),
+    match place::printable(&lines.join("\n")) {
+        message if message.is_empty() => {
+            "the go command printed a message with unprintable characters".to_owned()
+        }
         message => message,
     }
 }
@@ -185,12 +185,12 @@ fn fit_to_print(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What the go command and git really said.
+    /// Messages of real versions of go and git.
     #[test]
-    fn real_messages_are_understood() {
-        let remote = |said: &str| {
+    fn real_messages_are_classified() {
+        let remote = |message: &str| {
             format!(
-                "go: module github.com/a/x: git ls-remote -q --end-of-options https://github.com/a/x in /scratch/mod/cache/vcs/d5d3: exit status 128:\n\t{said}"
+                "go: module github.com/a/x: git ls-remote -q --end-of-options https://github.com/a/x in /scratch/mod/cache/vcs/d5d3: exit status 128:\n\t{message}"
             )
         };
         let unread = "fatal: Could not read from remote repository.\n\t\n\tPlease make sure you have the correct access rights\n\tand the repository exists.";
@@ -315,26 +315,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_a_failure() {
-        let of = |text: &str| error("x".to_owned(), text, Path::new("/scratch"));
+    fn unknown_messages_are_failures() {
+        let of = |text: &str| classify("x".to_owned(), text, Path::new("/scratch"));
         assert!(matches!(of("oh dear"), UpstreamError::Transport { .. }));
         assert!(of("unknown revision v1").is_absent());
         assert!(!of("").is_absent());
     }
 
     #[test]
-    fn neither_scratch_nor_secrets_are_told() {
+    fn messages_contain_neither_scratch_folder_nor_secrets() {
         let text = "go: module a.example/x: git ls-remote in /scratch/mod/cache/vcs/d5: exit status 128:\n\tfatal: \
                     unable to access 'https://me:pa@ss@a.example/x/': no\n\n\tssh://git@b.example/y";
-        let told = error("x".to_owned(), text, Path::new("/scratch")).to_string();
-        assert!(!told.contains("/scratch") && !told.contains("pa@ss") && !told.contains("me:"), "{told}");
-        assert!(told.contains("'https://a.example/x/': no; ssh://b.example/y"), "{told}");
-        assert!(told.contains("module a.example/x: git ls-remote in .../mod"), "{told}");
+        let message = classify("x".to_owned(), text, Path::new("/scratch")).to_string();
+        assert!(
+            !message.contains("/scratch") && !message.contains("pa@ss") && !message.contains("me:"),
+            "{message}"
+        );
+        assert!(message.contains("'https://a.example/x/': no; ssh://b.example/y"), "{message}");
+        assert!(message.contains("module a.example/x: git ls-remote in .../mod"), "{message}");
     }
 
     #[test]
-    fn clients_are_told_no_path() {
-        for (text, told) in [
+    fn texts_for_clients_contain_no_paths() {
+        for (text, expected) in [
             ("a.example/x (direct): '/srv/my git/x' does not", "a.example/x (direct): '...' does not"),
             ("in .../mod/cache/vcs/d5: exit", "in .../mod/cache/vcs/d5: exit"),
             (
@@ -347,7 +350,7 @@ mod tests {
             ("/", "..."),
             ("\"/open", "\"..."),
         ] {
-            assert_eq!(without_paths(text), told);
+            assert_eq!(without_paths(text), expected);
         }
     }
 

@@ -1,0 +1,222 @@
+//! Commands that list, that ask before they remove many versions, and that describe the command line.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use stoa_gomod::ModuleVersion;
+use stoa_layout::gate::Mode;
+use stoa_layout::{Gate, Migrator};
+use stoa_store::Store;
+use testkit::STOA;
+use testkit::commands::{json, run, stoa};
+use testkit::upstream::Module;
+use testkit::{Case, cases, create, told};
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        list_shows_stored_versions_with_size_time_and_last_use,
+        remove_list_shows_all_tombstones_with_their_reasons,
+        remove_of_more_than_100_versions_needs_a_confirmation,
+        prune_of_more_than_half_the_versions_needs_a_confirmation,
+        a_size_without_a_unit_is_read_as_bytes_with_a_warning,
+        a_dry_run_says_what_would_be_removed,
+        completions_and_manual_pages_include_the_commands_of_stoa_migrate,
+        a_command_of_stoa_migrate_is_called_by_the_name_that_was_typed,
+        the_second_interrupt_ends_a_command_at_once,
+    ]
+}
+
+fn store_of(pairs: impl IntoIterator<Item = String>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path());
+    for pair in pairs {
+        Module::new(&pair, 10).put_unsealed(dir.path());
+    }
+    dir
+}
+
+fn versions(count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(|n| format!("example.com/m@v1.0.{n}"))
+}
+
+fn stored(root: &Path) -> usize {
+    json(root, &["list"]).1.iter().filter(|line| line["event"] == "version").count()
+}
+
+fn list_shows_stored_versions_with_size_time_and_last_use() {
+    let dir = store_of(["example.com/a@v1.0.0".to_owned(), "example.org/b@v2.0.0+incompatible".to_owned()]);
+    let (code, lines) = json(dir.path(), &["list"]);
+    assert_eq!(code, 0, "{lines:?}");
+    assert_eq!((&lines[0]["module"], &lines[0]["version"]), (&"example.com/a".into(), &"v1.0.0".into()));
+    let module = Module::new("example.com/a@v1.0.0", 10);
+    let bytes = module.zip.len() + module.info.len() + module.modfile.len();
+    assert_eq!((&lines[0]["bytes"], &lines[0]["last_use"]), (&bytes.into(), &serde_json::Value::Null));
+    assert!(lines[0]["stored"].as_str().unwrap().ends_with('Z'), "{lines:?}");
+    assert_eq!((&lines[2]["versions"], &lines[2]["modules"]), (&2.into(), &2.into()), "{lines:?}");
+    let table = run(dir.path(), &["list", "example.org/*"]);
+    let text = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(
+        text.starts_with("      SIZE  STORED") && text.contains("example.org/b@v2.0.0+incompatible"),
+        "{text}"
+    );
+    assert!(!text.contains("example.com/a"), "{text}");
+}
+
+fn remove_list_shows_all_tombstones_with_their_reasons() {
+    let dir = store_of([]);
+    for (pair, reason) in [("example.com/a@v1.0.0", "a key"), ("example.org/b@v1.0.0", "a virus")] {
+        let output = run(dir.path(), &["remove", "--tombstone", "--reason", reason, pair]);
+        assert!(output.status.success(), "{}", told(&output));
+    }
+    let output = run(dir.path(), &["remove", "--list"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("example.com/a@v1.0.0: a key\n"), "{text}");
+    assert!(text.contains("example.org/b@v1.0.0: a virus\n"), "{text}");
+    let (_, lines) = json(dir.path(), &["remove", "--list"]);
+    assert_eq!(
+        (&lines[0]["event"], &lines[0]["reason"]),
+        (&"tombstone".into(), &"a key".into()),
+        "{lines:?}"
+    );
+}
+
+fn remove_of_more_than_100_versions_needs_a_confirmation() {
+    let dir = store_of(versions(101));
+    let refused = run(dir.path(), &["remove", "example.com/m"]);
+    assert_eq!(refused.status.code(), Some(64), "{}", told(&refused));
+    let text = told(&refused);
+    assert!(text.contains("example.com/m: 101 versions") && text.contains("add --yes"), "{text}");
+    assert_eq!(stored(dir.path()), 101);
+    let dry = run(dir.path(), &["remove", "--dry-run", "example.com/m"]);
+    assert!(dry.status.success(), "{}", told(&dry));
+    let one = run(dir.path(), &["remove", "example.com/m@v1.0.0"]);
+    assert!(one.status.success(), "{}", told(&one));
+    let hundred = run(dir.path(), &["remove", "example.com/m"]);
+    assert!(hundred.status.success(), "{}", told(&hundred));
+    assert_eq!(stored(dir.path()), 0);
+    let dir = store_of(versions(101));
+    let confirmed = run(dir.path(), &["remove", "--yes", "example.com/m"]);
+    assert!(confirmed.status.success(), "{}", told(&confirmed));
+    assert_eq!(stored(dir.path()), 0);
+}
+
+fn prune_of_more_than_half_the_versions_needs_a_confirmation() {
+    let dir = store_of(versions(20));
+    let refused = run(dir.path(), &["prune", "--max-size", "1K"]);
+    assert_eq!(refused.status.code(), Some(64), "{}", told(&refused));
+    assert!(told(&refused).contains("of 20 versions"), "{}", told(&refused));
+    assert_eq!(stored(dir.path()), 20);
+    let confirmed = run(dir.path(), &["prune", "--max-size", "1K", "--yes"]);
+    assert!(confirmed.status.success(), "{}", told(&confirmed));
+    assert!(stored(dir.path()) < 10);
+    // Few versions, or less than a half, go without a question.
+    let few = store_of(versions(19));
+    assert!(run(few.path(), &["prune", "--max-size", "1K"]).status.success());
+    let half = store_of(versions(20));
+    let bytes = json(half.path(), &["list"]).1.last().unwrap()["bytes"].as_u64().unwrap();
+    let pruned = run(half.path(), &["prune", "--max-size", &format!("{}b", bytes * 2 / 3)]);
+    assert!(pruned.status.success(), "{}", told(&pruned));
+    assert!((10..20).contains(&stored(half.path())));
+}
+
+fn a_size_without_a_unit_is_read_as_bytes_with_a_warning() {
+    let dir = store_of(versions(1));
+    let output = run(dir.path(), &["prune", "--max-size", "5000000"]);
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("warning: --max-size 5000000 has no unit"), "{}", told(&output));
+    let output = run(dir.path(), &["prune", "--max-size", "5M"]);
+    assert!(!told(&output).contains("warning"), "{}", told(&output));
+}
+
+fn a_dry_run_says_what_would_be_removed() {
+    let dir = store_of(versions(2));
+    for arguments in
+        [&["remove", "--dry-run", "example.com/m"][..], &["prune", "--dry-run", "--max-size", "0"]]
+    {
+        let output = run(dir.path(), arguments);
+        assert!(output.status.success(), "{}", told(&output));
+        let text = told(&output);
+        assert!(text.contains("would remove example.com/m@v1.0.1"), "{text}");
+        assert!(text.contains("would be removed") && !text.contains("\nremoved"), "{text}");
+    }
+    assert_eq!(stored(dir.path()), 2);
+}
+
+fn completions_and_manual_pages_include_the_commands_of_stoa_migrate() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(dir.path(), &["completions", shell]);
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", told(&output));
+        for word in ["prune", "import-config", "config-file", "leftovers", "move", "lock-timeout"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let to = dir.path().join("man");
+    for _ in 0..2 {
+        let output = run(dir.path(), &["man", to.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", told(&output));
+    }
+    let page = |name: &str| fs::read_to_string(to.join(name)).unwrap();
+    assert!(page("stoa.1").contains("stoa\\-fetch(1)"));
+    assert!(page("stoa-import.1").contains("SOURCE") && page("stoa-migrate.1").contains("dry\\-run"));
+    let names: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name.to_str().unwrap().ends_with(".1")), "{names:?}");
+}
+
+fn a_command_of_stoa_migrate_is_called_by_the_name_that_was_typed() {
+    for (arguments, usage) in [
+        (&["import"][..], "Usage: stoa import "),
+        (&["leftovers", "move"], "Usage: stoa leftovers move "),
+        (&["import-config", "--wrong"], "Usage: stoa import-config "),
+        (&["migrate", "--wrong"], "Usage: stoa migrate "),
+    ] {
+        let output = Command::new(STOA).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", told(&output));
+        assert!(told(&output).contains(usage), "{arguments:?}: {}", told(&output));
+    }
+}
+
+fn until(is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "not within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn the_second_interrupt_ends_a_command_at_once() {
+    let dir = store_of(versions(1));
+    // The command waits for the claim of the version, which this test holds.
+    let gate = Gate {
+        root: dir.path(),
+        current: &stoa_store::LAYOUT,
+        migrator: &Migrator::Forbidden { name: "stoa-migrate" },
+    };
+    let held = gate.hold(gate.pass().unwrap(), Mode::ReadWrite).unwrap();
+    let store = Store::open(held, Mode::ReadWrite).unwrap();
+    let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+    let claim = store.claim(&version).unwrap();
+    let mut child = stoa(dir.path(), &["verify"]).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_raw(child.id() as i32);
+    let proc = Path::new("/proc").join(pid.to_string());
+    // The command handles signals before it starts threads.
+    until(|| fs::read_dir(proc.join("task")).unwrap().count() > 1);
+    kill(pid, Signal::SIGINT).unwrap();
+    // Two signals that are pending at the same time are one.
+    until(|| {
+        let status = fs::read_to_string(proc.join("status")).unwrap();
+        status.lines().any(|line| line == "ShdPnd:\t0000000000000000")
+    });
+    assert!(child.try_wait().unwrap().is_none(), "the first interrupt ended the command in the middle");
+    kill(pid, Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", told(&output));
+    assert!(!told(&output).contains("stopped by"), "{}", told(&output));
+    drop(claim);
+}
