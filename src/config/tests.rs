@@ -167,15 +167,15 @@ fn errors_name_the_origin_of_the_value() {
             assert_eq!(error.exit(), Exit::USAGE);
         }
     }
-    own_file(dir.path(), "base_path = '/go/x/'\nthreads = 100000");
+    own_file(dir.path(), "base_path = '/go/x/'");
     let world = world(dir.path(), &[("STOA_FILL_MAX_CONCURRENT", "1")]);
     let settings = Settings::new(&world, None);
     let options = Options::default().with("fill.max_concurrent", Some(0));
     let error = settings.serve(&options).unwrap_err().to_string();
     assert!(error.contains("--fill-max-concurrent") && error.contains("\"0\""), "{error}");
     assert_eq!(settings.serve(&Options::default()).unwrap().base_path, "/go/x/");
-    let error = settings.migrate(None, None).unwrap_err().to_string();
-    assert!(error.contains("line 2, `threads = 100000`") && error.contains("from 1 to 1024"), "{error}");
+    let error = settings.migrate(None, Some(100_000)).unwrap_err().to_string();
+    assert!(error.contains("--threads") && error.contains("from 1 to 1024"), "{error}");
 }
 
 #[test]
