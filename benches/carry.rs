@@ -1,7 +1,7 @@
 //! An import against `cp -a` of the same files, in alternating rounds of one run: many small versions from an Athens
 //! store into a new one. And a second run, which finds everything there, and an export.
 //!
-//! What `cp -a` does not do, and an import does: judge each version, read its zip whole and hash it, write a seal,
+//! An import does more than `cp -a`: it judges each version, read its zip whole and hash it, write a seal,
 //! and wait for the disk before a version becomes visible. So `cp -a` is measured alone, and with a `sync` of the
 //! file system behind it. `--brief` takes fewer and smaller rounds; `--versions N` and `--rounds N` ask for others.
 

@@ -1,4 +1,4 @@
-//! What the gate costs, against a raw call in the same run.
+//! The cost of the gate, against a raw call in the same run.
 //!
 //! Prints the time of one `faccessat`, of one pass of the gate, and the difference; then the time of a whole
 //! `stoa path` against `true`, and how many system calls of it touch the store before the version is looked

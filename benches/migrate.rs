@@ -110,7 +110,7 @@ fn command(root: &Path) -> Command {
     command
 }
 
-/// Is the most that it had resident, in KiB, as the kernel counts it.
+/// Returns the maximum resident memory, in KiB, as the kernel counts it.
 fn peak_memory(root: &Path) -> u64 {
     let mut child = command(root).spawn().expect("it runs");
     let mut peak = 0;
@@ -128,7 +128,7 @@ fn high_water(child: &Child) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// What both steps together cannot do without: per version three renames into the flat tree, the removal of its
+/// The minimum work of both steps together: per version three renames into the flat tree, the removal of its
 /// folder, a folder of its own, three renames into that; per module its folders.
 fn raw_loop(root: &Path, versions: usize, threads: usize) -> Duration {
     let modules = names(root, versions);

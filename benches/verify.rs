@@ -70,10 +70,10 @@ fn main() {
     println!("ratio                        {ratio:.2} (aim: at least {AIM})");
 }
 
-/// What the raw loop is told of a zip.
+/// The input of the raw loop for a zip.
 struct Zip {
     path: PathBuf,
-    /// Where the data of each entry begins, and its sizes.
+    /// The start of the data of each entry, and its sizes.
     entries: Vec<(usize, usize, usize)>,
 }
 

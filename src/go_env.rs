@@ -1,4 +1,4 @@
-//! Asking the go command how it is configured, for what nobody told the proxy itself.
+//! The configuration of the go command, for settings that Stoa does not have itself.
 
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// How long the go command may take to answer.
+/// Time limit for the answer of the go command.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the go command says of itself.
+/// The configuration of the go command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct GoEnv {
-    /// Where it fetches modules from.
+    /// Its upstreams.
     #[serde(rename = "GOPROXY", default)]
     pub(crate) goproxy: String,
     /// The checksum database that it asks.
     #[serde(rename = "GOSUMDB", default)]
     pub(crate) gosumdb: String,
-    /// The modules about which it asks none, as patterns: what GOPRIVATE says, unless GONOSUMDB says otherwise.
+    /// Patterns of the modules about which it asks none: GONOSUMDB, or GOPRIVATE.
     #[serde(rename = "GONOSUMDB", default)]
     pub(crate) gonosumdb: String,
 }
@@ -35,13 +35,12 @@ pub(crate) enum GoEnvError {
     /// It failed.
     #[error("`go env` failed: {0}")]
     Failed(String),
-    /// What it says is not understood.
-    #[error("`go env` gave an answer that is not understood: {0}")]
+    /// Its answer is malformed.
+    #[error("`go env` gave a malformed answer: {0}")]
     Answer(#[from] serde_json::Error),
 }
 
-/// Asks once. No module of the folder that the proxy was started in has a say, and no other toolchain is
-/// fetched.
+/// Runs `go env` once. The module in the current folder has no influence, and no other toolchain is downloaded.
 pub(crate) fn ask() -> Result<GoEnv, GoEnvError> {
     let mut command = Command::new("go");
     command.args(["env", "-json", "GOPROXY", "GOSUMDB", "GONOSUMDB"]).current_dir("/");
@@ -75,7 +74,7 @@ pub(crate) fn ask() -> Result<GoEnv, GoEnvError> {
     Ok(serde_json::from_str(&answer)?)
 }
 
-/// Is the name of the checksum database in a value of `GOSUMDB`; `None` if there is none.
+/// Returns the name of the checksum database in a value of `GOSUMDB`, if there is one.
 pub(crate) fn sumdb_name(gosumdb: &str) -> Option<&str> {
     let name = gosumdb.trim().split([' ', '+']).next().unwrap_or_default();
     (!name.is_empty() && name != "off").then_some(name)

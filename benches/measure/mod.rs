@@ -1,4 +1,4 @@
-//! What the benches share: what they are asked for, how a program is timed, and what is told of many times.
+//! Shared parts of the benches: the command line, the timing of a program, and the report of many times.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -10,7 +10,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What stands on the command line.
+/// The command line.
 pub struct Asked(Vec<String>);
 
 impl Asked {
@@ -23,7 +23,7 @@ impl Asked {
         self.0.iter().any(|argument| argument == name)
     }
 
-    /// Is the number behind a name, if there is one.
+    /// Returns the number behind a name, if there is one.
     pub fn number(&self, name: &str, default: usize) -> usize {
         let at = self.0.iter().position(|argument| argument == name);
         at.and_then(|at| self.0.get(at + 1)?.parse().ok()).unwrap_or(default)
@@ -41,7 +41,7 @@ pub fn alternating<A, B>(round: usize, one: impl FnOnce() -> A, other: impl FnOn
     }
 }
 
-/// Is how long a program takes from start to end, which must be a good one.
+/// Returns the run time of a program, which must succeed.
 pub fn timed(command: &mut Command) -> Duration {
     let begin = Instant::now();
     let status = command.stdout(Stdio::null()).status().expect("it runs");
@@ -50,7 +50,7 @@ pub fn timed(command: &mut Command) -> Duration {
     time
 }
 
-/// Is the middle one, or what lies between the two in the middle.
+/// Returns the median.
 pub fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     (times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2

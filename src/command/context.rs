@@ -22,7 +22,7 @@ use super::hand_over::MIGRATOR;
 use super::report::{Loudness, Reporter};
 use crate::config::{ConfigError, Settings, parse};
 
-/// What the program was built for. A program with one more layout runs the same code.
+/// The layout that the program was built for. A program with one more layout runs the same code.
 #[derive(Debug)]
 pub struct App {
     /// The layout of the stores that the program works with.

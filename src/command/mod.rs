@@ -96,7 +96,7 @@ struct Entry {
     run: fn(&ArgMatches, &Start<'_>) -> Exit,
 }
 
-/// What is known before a command begins.
+/// The state before a command begins.
 struct Start<'a> {
     app: &'a App,
     world: &'a World,

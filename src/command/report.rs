@@ -69,7 +69,7 @@ pub(crate) trait Event: Serialize + Display {}
 
 impl<E: Serialize + Display + ?Sized> Event for E {}
 
-/// What a command did in all: its last event.
+/// The total of the work of a command: its last event.
 pub(crate) trait Summary: Event + Sized {
     /// Prints the summary, by default as a result.
     fn report(&self, reporter: &Reporter) {

@@ -161,6 +161,9 @@ impl File {
 }
 
 fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
+    if key.is_switch() && !value.is_bool() {
+        return Err("expected true or false, without quotes".to_owned());
+    }
     if value.is_array() != key.is_list() && (value.is_array() || !value.is_str()) {
         return Err(if key.is_list() {
             "expected a list of texts"

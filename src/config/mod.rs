@@ -31,8 +31,6 @@ mod shown;
 mod world;
 
 #[cfg(test)]
-mod pages;
-#[cfg(test)]
 mod tests;
 
 use std::cell::OnceCell;

@@ -433,3 +433,18 @@ fn the_config_file_of_earlier_releases_is_valid() {
         (Duration::from_secs(60), 1, 1)
     );
 }
+
+#[test]
+fn every_default_and_example_is_valid() {
+    for key in keys::all() {
+        let (keys::Default::Value(text) | keys::Default::Unset(_, text)) = key.default;
+        assert_eq!((key.check)(text), Ok(()), "{}", key.name);
+    }
+}
+
+#[test]
+fn no_key_is_called_like_a_variable_of_kubernetes() {
+    for key in keys::all() {
+        assert!(!key.name.split('.').any(|part| part == "port" || part == "service"), "{}", key.name);
+    }
+}

@@ -15,6 +15,7 @@ mod checksum;
 mod command_line;
 mod commands;
 mod concurrency;
+mod config;
 mod direct;
 mod fetch;
 mod flights;
@@ -29,6 +30,7 @@ mod install;
 mod leftovers;
 mod migrate;
 mod old_stores;
+mod pages;
 mod policy;
 mod removal;
 mod server_log;
@@ -45,6 +47,7 @@ fn main() {
         ("command_line", command_line::cases()),
         ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
+        ("config", config::cases()),
         ("direct", direct::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
@@ -59,6 +62,7 @@ fn main() {
         ("leftovers", leftovers::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
+        ("pages", pages::cases()),
         ("policy", policy::cases()),
         ("removal", removal::cases()),
         ("server_log", server_log::cases()),

@@ -49,7 +49,7 @@ pub struct Foreign {
     pub found: Vec<OsString>,
     /// The number of names in it.
     pub count: u64,
-    /// What the folder is and what to do, if that is known.
+    /// The kind of the folder and the next thing to do, if known.
     pub hint: Option<String>,
 }
 

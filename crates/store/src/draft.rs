@@ -50,7 +50,7 @@ pub enum SealError {
     Broken {
         /// The version.
         version: ModuleVersion,
-        /// What is wrong with the draft.
+        /// The fault of the draft.
         reason: String,
     },
     /// An I/O error.

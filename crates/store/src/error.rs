@@ -34,7 +34,7 @@ pub enum StoreError {
     Record {
         /// The file of the record.
         path: PathBuf,
-        /// What is wrong with the file.
+        /// The fault of the file.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What is known in memory about the seal of a version, and about a zip that was opened.
+//! The state in memory of the seal of a version, and of an open zip.
 
 use std::time::{Duration, Instant};
 

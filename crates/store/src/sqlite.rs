@@ -1,4 +1,4 @@
-//! What the two SQLite databases of a store share: the catalog index and the usage data.
+//! Shared parts of the two SQLite databases of a store: the catalog index and the usage data.
 //!
 //! They stay two databases, because their lives differ. The index is rebuilt aside and replaced under the next number
 //! while servers run, so its contents must be derivable. The usage data is not derivable, lies in `cache/`, which may

@@ -1,4 +1,4 @@
-//! The picture: where records are before and after the step, and how to find them. Frozen with its step.
+//! The picture: the places of records before and after the step, and how to find them. Frozen with its step.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Is the path of an example program. `cargo test` builds them all before it runs a test; `cargo test --test`
+/// Returns the path of an example program. `cargo test` builds them all before it runs a test; `cargo test --test`
 /// does not, and must not test an old one.
 pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -29,7 +29,7 @@ fn is_fresh(program: &Path) -> bool {
     sources.all(|source| time(Path::new(&source)).is_ok_and(|changed| changed <= built))
 }
 
-/// Is the migrator on a home.
+/// Returns the migrator on a home.
 pub(crate) fn migrator(home: &Path) -> Command {
     let mut command = Command::new(example("tool_home_migrate"));
     command.env_remove("TOOL_HOME").arg("--store").arg(home);

@@ -39,7 +39,7 @@ pub(crate) type Judge<'a> = &'a dyn Fn(&Path) -> Result<(), String>;
 pub(crate) struct Sweep<'a> {
     /// Creates the folder in its first state. The folder does not exist yet.
     pub(crate) before: &'a dyn Fn(&Path),
-    /// Is the program, to be run on the folder.
+    /// Returns the program, to run on the folder.
     pub(crate) command: &'a dyn Fn(&Path) -> Command,
     /// A call that always fails, and the error: what the file system cannot do.
     pub(crate) always: Option<(&'a str, &'a str)>,
@@ -51,7 +51,7 @@ pub(crate) struct Sweep<'a> {
     pub(crate) codes: &'a [i32],
 }
 
-/// What a sweep saw.
+/// The result of a sweep.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     /// Points that the clean run has.
@@ -62,7 +62,7 @@ pub(crate) struct Report {
     pub(crate) succeeded: usize,
     /// Trees that the faults left, told apart.
     pub(crate) distinct: usize,
-    /// What is wrong, a text each.
+    /// The faults, one text each.
     pub(crate) findings: Vec<String>,
 }
 

@@ -18,7 +18,7 @@ pub enum IndexError {
     Broken {
         /// The database.
         path: PathBuf,
-        /// What is wrong with the database.
+        /// The fault of the database.
         reason: String,
     },
     /// A database error.

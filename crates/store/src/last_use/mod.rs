@@ -69,7 +69,7 @@ pub enum LastUseError {
     Broken {
         /// The database.
         path: PathBuf,
-        /// What is wrong with the database.
+        /// The fault of the database.
         reason: String,
     },
     /// A database error.

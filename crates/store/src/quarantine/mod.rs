@@ -37,7 +37,7 @@ pub struct Quarantined {
     pub path: PathBuf,
     /// The time of the move, RFC 3339 in UTC.
     pub at: String,
-    /// What is wrong with the version.
+    /// The fault of the version.
     pub reason: String,
 }
 

@@ -32,7 +32,7 @@ pub enum Restored {
     Broken {
         /// The version.
         version: ModuleVersion,
-        /// What is wrong with the version.
+        /// The fault of the version.
         reason: String,
     },
     /// The record of the version forbids to publish it.

@@ -1,13 +1,17 @@
 //! The sample config file and the page about the configuration, made from the declarations.
 //!
-//! `UPDATE_PAGES=1 cargo test -p stoa --lib config::pages` writes both files. Without the variable a difference is a failure.
-#![expect(clippy::disallowed_methods, reason = "the test writes files of the project")]
+//! `UPDATE_PAGES=1 cargo test --test cli pages::` writes both files. Without the variable a difference is a failure.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use super::keys::{self, Default, Key};
+use stoa::config::keys::{self, Default, Key};
+use testkit::{Case, cases};
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![the_sample_file_follows_the_declarations, the_page_follows_the_declarations]
+}
 
 const SAMPLE: &str = "\
 # Configuration of Stoa. The file is $XDG_CONFIG_HOME/stoa/config.toml or /etc/stoa/config.toml, or the file that --config or
@@ -194,27 +198,10 @@ fn holds(path: &str, text: &str) {
     assert!(written == text, "{} differs from the declarations; run with UPDATE_PAGES=1", path.display());
 }
 
-#[test]
 fn the_sample_file_follows_the_declarations() {
     holds("installer/sample-config.toml", &sample());
 }
 
-#[test]
 fn the_page_follows_the_declarations() {
     holds("docs/configure.md", &page());
-}
-
-#[test]
-fn every_default_and_example_is_valid() {
-    for key in keys::all() {
-        let (Default::Value(text) | Default::Unset(_, text)) = key.default;
-        assert_eq!((key.check)(text), Ok(()), "{}", key.name);
-    }
-}
-
-#[test]
-fn no_key_is_called_like_a_variable_of_kubernetes() {
-    for key in keys::all() {
-        assert!(!key.name.split('.').any(|part| part == "port" || part == "service"), "{}", key.name);
-    }
 }

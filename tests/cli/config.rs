@@ -1,0 +1,108 @@
+//! `stoa config show` and `stoa config check`, and how the programs read their configuration.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use testkit::programs::{Ended, Programs};
+use testkit::{Case, cases};
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        show_prints_each_value_with_its_origin_and_no_secret,
+        check_names_every_wrong_key_with_its_line,
+        check_accepts_a_valid_file_and_warns_about_public_secrets,
+        an_unknown_variable_is_a_warning_with_the_nearest_name,
+        a_server_refuses_a_list_whose_end_is_never_asked,
+        a_tilde_is_refused_with_a_hint,
+        a_port_alone_listens_on_all_addresses,
+    ]
+}
+
+fn with_file(text: &str) -> (Programs, String) {
+    let programs = Programs::current();
+    let path = programs.folder().join("stoa.toml");
+    fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (programs, path)
+}
+
+fn show_prints_each_value_with_its_origin_and_no_secret() {
+    let text = "grace = \"2m\"\nupstream = \"https://me:hidden@proxy.example\"\n\n[[credentials]]\nhost = \"proxy.example\"\nbearer = \"hidden\"\n";
+    let (programs, path) = with_file(text);
+    let ended = programs.stoa(["config", "show", "--config", &path, "--format", "json"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let lines: Vec<serde_json::Value> =
+        ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |key: &str| {
+        let line = lines.iter().find(|line| line["key"] == key).unwrap();
+        (line["value"].as_str().unwrap_or("").to_owned(), line["origin"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(of("grace"), ("2m".to_owned(), format!("{path}, line 1")));
+    assert_eq!(of("upstream"), ("https://***@proxy.example".to_owned(), format!("{path}, line 2")));
+    assert_eq!(of("credentials[0].bearer"), ("***".to_owned(), format!("{path}, line 6")));
+    assert_eq!(of("fill.max_concurrent"), ("16".to_owned(), "default".to_owned()));
+    assert!(!ended.out.contains("hidden"), "{ended:?}");
+}
+
+fn check_names_every_wrong_key_with_its_line() {
+    let (programs, path) = with_file("threads = 0\n\n[fill]\nlist_ttl = \"soon\"\n");
+    let ended = programs.stoa(["config", "check", "--config", &path]);
+    assert_eq!(ended.code, 64, "{ended:?}");
+    for part in ["line 1, `threads = 0`", "line 4, `list_ttl = \"soon\"`", &path] {
+        assert!(ended.err.contains(part), "{part}: {ended:?}");
+    }
+    let (programs, path) = with_file("upstream = \"ftp://proxy.example\"\n");
+    let ended = programs.stoa(["config", "check", "--config", &path]);
+    assert!(ended.code == 64 && ended.err.contains(&format!("{path}, line 1")), "{ended:?}");
+}
+
+fn check_accepts_a_valid_file_and_warns_about_public_secrets() {
+    let text = "upstream = \"off\"\n[[credentials]]\nhost = \"proxy.example\"\nbearer = \"hidden\"\n";
+    let (programs, path) = with_file(text);
+    let check = |mode: u32| -> Ended {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        programs.stoa(["config", "check", "--config", &path])
+    };
+    let (public, private) = (check(0o644), check(0o600));
+    assert_eq!((public.code, private.code), (0, 0), "{public:?} {private:?}");
+    assert!(public.err.contains("contains a secret and every user can read it"), "{public:?}");
+    assert!(!private.err.contains("warning"), "{private:?}");
+}
+
+fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
+    let programs = Programs::current();
+    let with = |name: &str| {
+        let mut command = programs.command("stoa", ["status"]);
+        command.env(name, "x");
+        Ended::of(command)
+    };
+    let ended = with("STOA_LISTENN");
+    assert!(ended.err.contains("STOA_LISTENN") && ended.err.contains("STOA_LISTEN?"), "{ended:?}");
+    for ignored in ["STOA_SERVICE_HOST", "STOA_SERVICE_PORT", "STOA_PORT", "STOA_PORT_80_TCP"] {
+        let ended = with(ignored);
+        assert!(!ended.err.contains("unknown variable"), "{ended:?}");
+    }
+}
+
+fn a_server_refuses_a_list_whose_end_is_never_asked() {
+    let programs = Programs::current();
+    let ended = programs.stoa(["serve", "--upstream", "direct,https://proxy.example"]);
+    assert!(ended.code == 64 && ended.err.contains("never asked"), "{ended:?}");
+    assert!(!programs.store().exists());
+}
+
+fn a_tilde_is_refused_with_a_hint() {
+    let programs = Programs::current();
+    let ended = programs.stoa(["status", "--store=~/stoa"]);
+    assert!(ended.code == 64 && ended.err.contains("the shell did not expand"), "{ended:?}");
+}
+
+fn a_port_alone_listens_on_all_addresses() {
+    let programs = Programs::current();
+    let mut child = programs.command("stoa", ["serve", "--listen", ":0"]).spawn().unwrap();
+    let url = testkit::server::listening(&mut child).unwrap();
+    let port: u16 = url.rsplit(':').next().unwrap().trim_end_matches('/').parse().unwrap();
+    let reply = testkit::client::get(([127, 0, 0, 1], port).into(), "/healthz");
+    testkit::server::terminate(&child);
+    assert_eq!((reply.status, child.wait().unwrap().code()), (200, Some(0)));
+}
