@@ -26,10 +26,17 @@ fn with_file(text: &str) -> (Programs, String) {
     (programs, path)
 }
 
+/// Runs `stoa config` without the variable that keeps the programs of a test offline.
+fn config(programs: &Programs, arguments: &[&str]) -> Ended {
+    let mut command = programs.command("stoa", [&["config"], arguments].concat());
+    command.env_remove("STOA_UPSTREAM");
+    Ended::of(command)
+}
+
 fn show_prints_each_value_with_its_origin_and_no_secret() {
     let text = "grace = \"2m\"\nupstream = \"https://me:hidden@proxy.example\"\n\n[[credentials]]\nhost = \"proxy.example\"\nbearer = \"hidden\"\n";
     let (programs, path) = with_file(text);
-    let ended = programs.stoa(["config", "show", "--config", &path, "--format", "json"]);
+    let ended = config(&programs, &["show", "--config", &path, "--format", "json"]);
     assert_eq!(ended.code, 0, "{ended:?}");
     let lines: Vec<serde_json::Value> =
         ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -46,13 +53,13 @@ fn show_prints_each_value_with_its_origin_and_no_secret() {
 
 fn check_names_every_wrong_key_with_its_line() {
     let (programs, path) = with_file("threads = 0\n\n[fill]\nlist_ttl = \"soon\"\n");
-    let ended = programs.stoa(["config", "check", "--config", &path]);
+    let ended = config(&programs, &["check", "--config", &path]);
     assert_eq!(ended.code, 64, "{ended:?}");
     for part in ["line 1, `threads = 0`", "line 4, `list_ttl = \"soon\"`", &path] {
         assert!(ended.err.contains(part), "{part}: {ended:?}");
     }
     let (programs, path) = with_file("upstream = \"ftp://proxy.example\"\n");
-    let ended = programs.stoa(["config", "check", "--config", &path]);
+    let ended = config(&programs, &["check", "--config", &path]);
     assert!(ended.code == 64 && ended.err.contains(&format!("{path}, line 1")), "{ended:?}");
 }
 
@@ -61,7 +68,7 @@ fn check_accepts_a_valid_file_and_warns_about_public_secrets() {
     let (programs, path) = with_file(text);
     let check = |mode: u32| -> Ended {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        programs.stoa(["config", "check", "--config", &path])
+        config(&programs, &["check", "--config", &path])
     };
     let (public, private) = (check(0o644), check(0o600));
     assert_eq!((public.code, private.code), (0, 0), "{public:?} {private:?}");

@@ -114,7 +114,6 @@ fn wrong_usage_ends_with_64() {
         &["serve", "--read-only=perhaps"],
         &["serve", "--base-path", "go"],
         &["serve", "--base-path", "/go/../x"],
-        &["serve", "--listen", ":3000"],
         &["serve", "--upstream", ""],
         &["serve", "--fill-max-concurrent", "0"],
         &["path"],
