@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_server_refuses_a_list_whose_end_is_never_asked,
         a_tilde_is_refused_with_a_hint,
         a_port_alone_listens_on_all_addresses,
+        a_wrong_duration_names_its_option,
     ]
 }
 
@@ -112,4 +113,12 @@ fn a_port_alone_listens_on_all_addresses() {
     let reply = testkit::client::get(([127, 0, 0, 1], port).into(), "/healthz");
     testkit::server::terminate(&child);
     assert_eq!((reply.status, child.wait().unwrap().code()), (200, Some(0)));
+}
+
+fn a_wrong_duration_names_its_option() {
+    let programs = Programs::current();
+    for ended in [programs.migrate(["--lock-timeout", "soon"]), programs.stoa(["serve", "--grace", "soon"])] {
+        assert!(ended.code == 64 && ended.err.contains("expected a duration"), "{ended:?}");
+    }
+    assert!(!programs.store().exists());
 }
