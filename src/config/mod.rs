@@ -183,6 +183,7 @@ impl<'a> Settings<'a> {
                     (Some(path.display().to_string()), origin)
                 }
                 (_, Some((text, origin))) => (Some(masked(&text)), origin),
+                ("threads", None) => (Some(self.migrate(None, None)?.threads.to_string()), Origin::Default),
                 (_, None) => match key.default {
                     Default::Value(text) => (Some(text.to_owned()), Origin::Default),
                     Default::Unset(..) => (None, Origin::Default),
