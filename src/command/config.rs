@@ -73,6 +73,8 @@ fn show(context: &Context<'_>) -> Result<(), CommandError> {
         };
         context.reporter.answer(&KeyEvent { key, value, origin: origin.to_string() })?;
     }
+    // Every value is printed before an error of several values together.
+    context.settings.serve(&options)?;
     Ok(())
 }
 

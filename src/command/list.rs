@@ -8,6 +8,7 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
+use stoa_layout::Exit;
 use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -30,9 +31,9 @@ Examples:
   stoa list 'github.com/*/*'
   stoa list example.org/module --format json
 
-Exit codes: 0 success; 65 there is no store.")]
+Exit codes: 0 success; 64 a pattern never matches; 65 there is no store.")]
 pub(crate) struct List {
-    /// Patterns of module paths, separated by commas [default: all modules]
+    /// Patterns of module paths, separated by commas or spaces [default: all modules]
     #[arg(value_name = "PATTERN")]
     patterns: Vec<String>,
 
@@ -51,7 +52,8 @@ impl Command for List {
     fn run(self, context: &Context<'_>) -> Result<Listed, CommandError> {
         let store = context.upgrade_and_look()?;
         let reporter = &context.reporter;
-        let patterns = Patterns::parse(&self.patterns.join(","));
+        let patterns = Patterns::parse_strict(&self.patterns.join(","))
+            .map_err(|error| CommandError::new(Exit::USAGE, error))?;
         let uses = match store.usage().last_uses() {
             Ok(uses) => Some(uses),
             Err(error) => {

@@ -25,7 +25,7 @@ use super::verify::look::{Named, pairs, versions_of};
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A module without a version stands for all its versions in the store, without those of modules below its path. A removed \
+A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
 version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
 410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
@@ -51,7 +51,7 @@ pub(crate) struct Remove {
     #[arg(long, value_name = "TEXT", requires = "tombstone")]
     reason: Option<String>,
 
-    /// Remove nothing, and lift tombstones
+    /// Lift tombstones; no version is removed
     #[arg(long, alias = "no-tombstone", conflicts_with = "tombstone")]
     lift: bool,
 

@@ -29,6 +29,8 @@ pub(super) struct File {
     /// The keys in `[[module]]` and `[[credentials]]`, for `stoa config show`.
     pub(super) in_tables: Vec<(String, String, usize)>,
     lines: Vec<String>,
+    /// Lines with a key that does not exist, or with a value of the wrong type.
+    wrong: Vec<(usize, String)>,
     /// Whether every user of the machine may read the file.
     pub(super) is_public: bool,
 }
@@ -62,7 +64,7 @@ impl File {
             file.wrong(line_of(error.span().map_or(0, |span| span.start)), error.message())
         };
         let table = DeTable::parse(text).map_err(|error| in_toml(&file, &error))?;
-        file.take_values("", table.get_ref(), &line_of)?;
+        file.take_values("", table.get_ref(), &line_of);
         let tables: Tables = toml::from_str(text).map_err(|error| in_toml(&file, &error))?;
         for module in tables.module {
             let line = line_of(module.span().start);
@@ -73,12 +75,7 @@ impl File {
     }
 
     /// Takes the keys of a table, whose own name with a dot is `prefix`.
-    fn take_values(
-        &mut self,
-        prefix: &str,
-        table: &DeTable<'_>,
-        line_of: &impl Fn(usize) -> usize,
-    ) -> Result<(), ConfigError> {
+    fn take_values(&mut self, prefix: &str, table: &DeTable<'_>, line_of: &impl Fn(usize) -> usize) {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
             let line = line_of(key.span().start);
@@ -90,22 +87,21 @@ impl File {
                 keys::all().any(|key| key.name.strip_prefix(&name).is_some_and(|rest| rest.starts_with('.')))
             };
             match (keys::find(&name), value.get_ref()) {
-                (Some(key), value) => {
-                    let text = text_of(key, value).map_err(|reason| self.wrong(line, &reason))?;
-                    self.values.insert(key.name, (text, line));
-                }
+                (Some(key), value) => match text_of(key, value) {
+                    Ok(text) => drop(self.values.insert(key.name, (text, line))),
+                    Err(reason) => self.wrong.push((line, reason)),
+                },
                 (None, DeValue::Table(inner)) if is_table_of_ours() => {
-                    self.take_values(&format!("{name}."), inner, line_of)?;
+                    self.take_values(&format!("{name}."), inner, line_of);
                 }
                 (None, _) => {
                     let nearest = super::nearest(&name, keys::all().map(|key| key.name).chain(TABLES));
                     let hint =
                         nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"));
-                    return Err(self.wrong(line, &format!("unknown key {name}{hint}")));
+                    self.wrong.push((line, format!("unknown key {name}{hint}")));
                 }
             }
         }
-        Ok(())
     }
 
     fn take_tables(&mut self, name: &str, value: &DeValue<'_>, line_of: &impl Fn(usize) -> usize) {
@@ -125,11 +121,13 @@ impl File {
 
     /// Returns an error for each value that its key does not accept.
     pub(super) fn faults(&self) -> Vec<ConfigError> {
-        let faults = keys::all().filter_map(|key| {
+        let values = keys::all().filter_map(|key| {
             let (text, line) = self.get(key)?;
-            (key.check)(text).err().map(|reason| self.wrong(line, &reason))
+            (key.check)(text).err().map(|reason| (line, reason))
         });
-        faults.collect()
+        let mut all: Vec<(usize, String)> = self.wrong.iter().cloned().chain(values).collect();
+        all.sort();
+        all.iter().map(|(line, reason)| self.wrong(*line, reason)).collect()
     }
 
     /// Returns an error about a line, counted from one.
@@ -138,9 +136,16 @@ impl File {
         ConfigError::File {
             path: self.path.clone(),
             line,
-            text: shown::line(text),
+            text: if self.is_in_credentials(line) { shown::key(text) } else { shown::line(text) },
             reason: shown::reason(text, reason),
         }
+    }
+
+    /// Returns whether a line is in a table of credentials, where any value may be a secret, also that of a mistyped key.
+    fn is_in_credentials(&self, line: usize) -> bool {
+        let before = self.lines.iter().take(line).rev().map(|line| line.trim());
+        let header = before.into_iter().find(|line| line.starts_with('[') || line.starts_with("credentials"));
+        header.is_some_and(|line| line.trim_start_matches('[').trim_start().starts_with("credentials"))
     }
 
     /// Returns the folder at which relative paths start.
@@ -173,7 +178,7 @@ fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
         .to_owned());
     }
     let expected = if key.is_list() { "a list of texts" } else { key.value_name };
-    plain_text(value).ok_or_else(|| format!("expected {expected}"))
+    plain_text(value).ok_or_else(|| format!("expected {expected}, not a {}", value.type_str()))
 }
 
 /// Returns a scalar as text, and a list of texts with commas.

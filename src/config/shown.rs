@@ -17,6 +17,11 @@ pub(super) fn line(line: &str) -> String {
     }
 }
 
+/// Returns the key of a line, without its value.
+pub(super) fn key(line: &str) -> String {
+    line.split_once('=').map_or_else(|| "...".to_owned(), |(key, _)| format!("{} = ...", key.trim()))
+}
+
 /// Returns the reason why a line is wrong, without the value if that may be a secret.
 pub(super) fn reason(line: &str, reason: &str) -> String {
     let names_value =

@@ -266,6 +266,8 @@ fn no_error_shows_a_secret() {
         ("gosumdb = 'me:hidden@host'", "line 1, `gosumdb = ...`"),
         ("[[credentials]]\nhost = 'https://me:hidden@host'", "[[credentials]]"),
         ("[[credentials]]\npassword = 5000000", "line 2, `password = ...`"),
+        ("[[credentials]]\nhost = 'a.example'\npasword = 'hidden'", "line 3, `pasword = ...`"),
+        ("[[credentials]]\nhost = 'a.example'\nBearer = 'hidden'", "line 3, `Bearer = ...`"),
         (
             "[[module]]\npattern = 'a.b'\nredirect_url = 'https://me:hidden@host'",
             "line 3, `redirect_url = ...`",
@@ -346,11 +348,11 @@ fn durations_in_a_file_may_be_numbers_or_texts() {
 #[test]
 fn every_fault_is_found_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    own_file(dir.path(), "grace = 'soon'\nthreads = 0\n[fill]\nmax_concurrent = 3\n");
+    own_file(dir.path(), "grace = 'soon'\nthreads = 0\nfoo = 1\n[fill]\nmax_concurrent = 3\n");
     let world = world(dir.path(), &[("STOA_OFFLINE", "maybe")]);
     let faults = Settings::new(&world, None).faults(&Options::default());
     let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    assert_eq!(texts.len(), 3, "{texts:?}");
+    assert_eq!(texts.len(), 4, "{texts:?}");
     assert!(texts.iter().any(|text| text.contains("line 2, `threads = 0`")), "{texts:?}");
 }
 

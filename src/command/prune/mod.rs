@@ -54,11 +54,11 @@ cannot be read or removed; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since"]).required(true).multiple(true)
 )]
 pub(crate) struct Prune {
-    /// Maximum size of the store: the least recently used versions go until the rest fits
+    /// Maximum size of the store; the least recently used versions are removed first
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_size: Option<Size>,
 
-    /// Day of last use before which versions go
+    /// Remove versions whose last use is before this day: a date, or an age such as 90d
     #[arg(long, value_name = "WHEN", value_parser = when::parse)]
     unused_since: Option<Day>,
 

@@ -45,8 +45,8 @@ const DEFAULT_FILE: &str = "athens.toml";
                   advice. Secrets are never copied.\n\n\
                   Examples:\n  \
                   stoa import-config > stoa.toml\n  \
-                  stoa import-config --config-file config.toml --env ATHENS_DOWNLOAD_MODE=file:download.hcl > stoa.toml\n  \
-                  stoa import-config --no-env --env ATHENS_STORAGE_TYPE=disk --env ATHENS_DISK_STORAGE_ROOT=/srv/athens > stoa.toml\n\n\
+                  stoa import-config --env ATHENS_DOWNLOAD_MODE=file:d.hcl > stoa.toml\n  \
+                  stoa import-config --no-env --config-file config.toml > stoa.toml\n\n\
                   Exit codes: 0 success; 64 a value or a file cannot be read (the message names the file and the line)."
 )]
 pub(super) struct ImportConfig {
