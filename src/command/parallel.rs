@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 /// How many items may wait for a thread.
 const AHEAD: usize = 256;
 
-/// Hands what a walk finds to threads. The walk is told to break off once a thread has failed; the first error
+/// Hands what a walk finds to threads. The walk stops once a thread has failed; the first error
 /// is handed back.
 pub(crate) fn each<T: Send, E: Send>(
     threads: usize,

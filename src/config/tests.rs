@@ -253,7 +253,7 @@ fn no_error_shows_a_secret() {
         Settings::new(world, None).serve(&Options::default()).unwrap_err().to_string()
     };
     let bare = world(dir.path(), &[]);
-    for (file, told) in [
+    for (file, shown) in [
         ("upstream = \"https://me:hidden@host", "line 1, `upstream = ...`"),
         ("offline = 'https://me:hidden@host'", "line 1, `offline = ...`"),
         ("mode = 'https://me:hidden@host'", "line 1, `mode = ...`"),
@@ -274,7 +274,7 @@ fn no_error_shows_a_secret() {
         ),
     ] {
         let message = fault(&bare, file);
-        assert!(message.contains(told), "{file}: {message}");
+        assert!(message.contains(shown), "{file}: {message}");
         assert!(!message.contains("hidden") && !message.contains("5000000"), "{message}");
     }
     let set = world(dir.path(), &[("STOA_REDIRECT_URL", "https://me:hidden@host")]);

@@ -11,7 +11,7 @@ use testkit::commands::{json, run, stoa};
 use testkit::server::Server;
 use testkit::tree::snapshot;
 use testkit::upstream::{Module, Upstream};
-use testkit::{create, told};
+use testkit::{create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -192,8 +192,8 @@ fn what_changed_without_a_trace_is_found_again() {
     fs::File::open(&zip).unwrap().set_modified(before).unwrap();
     assert_eq!(verify(dir.path(), &[]), (0, [0, 1, 0]), "it looks as it did when it was sealed");
     let output = run(dir.path(), &["verify", "--again"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    let text = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+    let text = transcript(&output);
     assert!(
         text.contains("corrupt example.com/Cap/m@v1.0.0: its zip: ") && text.contains("stoa quarantine list"),
         "{text}"
@@ -208,15 +208,15 @@ fn the_last_line_says_where_to_look() {
     fs::remove_file(folder.join("info")).unwrap();
     let last = || {
         let output = run(root, &["verify"]);
-        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-        let text = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+        let text = transcript(&output);
         let lines: Vec<&str> = text.lines().skip_while(|line| !line.contains("are corrupt")).collect();
         assert_eq!(lines.len(), 2, "{text}");
         lines.join("\n")
     };
     let line = last();
     assert!(line.contains("`stoa leftovers`") && !line.contains("quarantine"), "{line}");
-    let listed = told(&run(root, &["leftovers"]));
+    let listed = transcript(&run(root, &["leftovers"]));
     assert!(listed.contains(FOLDER), "{listed}");
     let mut broken = Module::new("example.com/a@v1.0.0", 100);
     broken.zip.clear();
@@ -257,9 +257,9 @@ fn only_what_is_named_is_looked_at() {
     assert_eq!(verify(root, &["example.com/a", "example.com/a/b"]), (0, [1, 2, 0]));
     for absent in ["example.com/none", "example.com/a@v1.2.0"] {
         let output = run(root, &["verify", absent, "example.com/a"]);
-        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-        assert!(told(&output).contains(&format!("{absent} is not in ")), "{}", told(&output));
-        assert!(told(&output).contains("2 already sealed"), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+        assert!(transcript(&output).contains(&format!("{absent} is not in ")), "{}", transcript(&output));
+        assert!(transcript(&output).contains("2 already sealed"), "{}", transcript(&output));
     }
     for bad in ["example.com/a@latest", "a b", "--threads=0"] {
         assert_eq!(run(root, &["verify", bad]).status.code(), Some(64), "{bad}");
@@ -282,7 +282,7 @@ fn two_verifies_share_the_work() {
     let both = [start().unwrap(), start().unwrap()].map(|child| child.wait_with_output().unwrap());
     let mut sum = [0; 2];
     for output in &both {
-        assert!(output.status.code().is_some_and(|code| code <= 1), "{}", told(output));
+        assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(output));
         let text = String::from_utf8_lossy(&output.stdout);
         let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         sum[0] += last["verified"].as_u64().unwrap();
@@ -336,14 +336,14 @@ fn a_repaired_version_is_restored() {
     assert_eq!((&kept["path"], kept["bytes"].as_u64() > Some(4000)), (&FOLDER.into(), true));
     let list = run(root, &["quarantine", "list"]);
     assert!(
-        told(&list).contains(&id) && told(&list).contains("example.com/Cap/m@v1.0.0: its zip: "),
+        transcript(&list).contains(&id) && transcript(&list).contains("example.com/Cap/m@v1.0.0: its zip: "),
         "{}",
-        told(&list)
+        transcript(&list)
     );
     let before = snapshot(&root.join("quarantine"));
     let output = run(root, &["quarantine", "restore", &id]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(told(&output).contains("still corrupt: its zip: "), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+    assert!(transcript(&output).contains("still corrupt: its zip: "), "{}", transcript(&output));
     assert_eq!(snapshot(&root.join("quarantine")), before);
 
     fs::write(root.join("quarantine").join(&id).join("version/zip"), &module.zip).unwrap();
@@ -371,8 +371,8 @@ fn a_restore_yields_to_what_is_there() {
         let theirs = Module::new(PAIR, content);
         theirs.put_unsealed(root);
         let output = run(root, &["quarantine", "restore", &id]);
-        assert_eq!(output.status.code(), Some(code), "{}", told(&output));
-        assert!(told(&output).contains("is in the store with "), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(code), "{}", transcript(&output));
+        assert!(transcript(&output).contains("is in the store with "), "{}", transcript(&output));
         assert_eq!(fs::read(root.join(FOLDER).join("zip")).unwrap(), theirs.zip);
         assert_eq!(quarantined(root).len(), 1);
     }
@@ -401,7 +401,7 @@ fn only_what_is_named_is_purged() {
     }
     for unknown in ["x", "..", "../modules", ".", "old/version"] {
         let output = run(root, &["quarantine", "purge", unknown]);
-        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     }
     assert_eq!(quarantined(root).len(), 3);
     let server = Server::start(root, "off");
@@ -433,6 +433,6 @@ fn the_list_works_on_every_state_and_changes_nothing() {
     let root = dir.path().join("layout.v9");
     for arguments in [&["quarantine", "purge", "one"][..], &["quarantine", "restore", "one"], &["verify"]] {
         let output = run(&root, arguments);
-        assert_eq!(output.status.code(), Some(78), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(78), "{}", transcript(&output));
     }
 }

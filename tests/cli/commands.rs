@@ -14,7 +14,7 @@ use stoa_store::Store;
 use testkit::STOA;
 use testkit::commands::{json, run, stoa};
 use testkit::upstream::Module;
-use testkit::{Case, cases, create, told};
+use testkit::{Case, cases, create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -70,10 +70,10 @@ fn remove_list_shows_all_tombstones_with_their_reasons() {
     let dir = store_of([]);
     for (pair, reason) in [("example.com/a@v1.0.0", "a key"), ("example.org/b@v1.0.0", "a virus")] {
         let output = run(dir.path(), &["remove", "--tombstone", "--reason", reason, pair]);
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", transcript(&output));
     }
     let output = run(dir.path(), &["remove", "--list"]);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("example.com/a@v1.0.0: a key\n"), "{text}");
     assert!(text.contains("example.org/b@v1.0.0: a virus\n"), "{text}");
@@ -88,31 +88,31 @@ fn remove_list_shows_all_tombstones_with_their_reasons() {
 fn remove_of_more_than_100_versions_needs_a_confirmation() {
     let dir = store_of(versions(101));
     let refused = run(dir.path(), &["remove", "example.com/m"]);
-    assert_eq!(refused.status.code(), Some(64), "{}", told(&refused));
-    let text = told(&refused);
+    assert_eq!(refused.status.code(), Some(64), "{}", transcript(&refused));
+    let text = transcript(&refused);
     assert!(text.contains("example.com/m: 101 versions") && text.contains("add --yes"), "{text}");
     assert_eq!(stored(dir.path()), 101);
     let dry = run(dir.path(), &["remove", "--dry-run", "example.com/m"]);
-    assert!(dry.status.success(), "{}", told(&dry));
+    assert!(dry.status.success(), "{}", transcript(&dry));
     let one = run(dir.path(), &["remove", "example.com/m@v1.0.0"]);
-    assert!(one.status.success(), "{}", told(&one));
+    assert!(one.status.success(), "{}", transcript(&one));
     let hundred = run(dir.path(), &["remove", "example.com/m"]);
-    assert!(hundred.status.success(), "{}", told(&hundred));
+    assert!(hundred.status.success(), "{}", transcript(&hundred));
     assert_eq!(stored(dir.path()), 0);
     let dir = store_of(versions(101));
     let confirmed = run(dir.path(), &["remove", "--yes", "example.com/m"]);
-    assert!(confirmed.status.success(), "{}", told(&confirmed));
+    assert!(confirmed.status.success(), "{}", transcript(&confirmed));
     assert_eq!(stored(dir.path()), 0);
 }
 
 fn prune_of_more_than_half_the_versions_needs_a_confirmation() {
     let dir = store_of(versions(20));
     let refused = run(dir.path(), &["prune", "--max-size", "1K"]);
-    assert_eq!(refused.status.code(), Some(64), "{}", told(&refused));
-    assert!(told(&refused).contains("of 20 versions"), "{}", told(&refused));
+    assert_eq!(refused.status.code(), Some(64), "{}", transcript(&refused));
+    assert!(transcript(&refused).contains("of 20 versions"), "{}", transcript(&refused));
     assert_eq!(stored(dir.path()), 20);
     let confirmed = run(dir.path(), &["prune", "--max-size", "1K", "--yes"]);
-    assert!(confirmed.status.success(), "{}", told(&confirmed));
+    assert!(confirmed.status.success(), "{}", transcript(&confirmed));
     assert!(stored(dir.path()) < 10);
     // Few versions, or less than a half, go without a question.
     let few = store_of(versions(19));
@@ -120,17 +120,21 @@ fn prune_of_more_than_half_the_versions_needs_a_confirmation() {
     let half = store_of(versions(20));
     let bytes = json(half.path(), &["list"]).1.last().unwrap()["bytes"].as_u64().unwrap();
     let pruned = run(half.path(), &["prune", "--max-size", &format!("{}b", bytes * 2 / 3)]);
-    assert!(pruned.status.success(), "{}", told(&pruned));
+    assert!(pruned.status.success(), "{}", transcript(&pruned));
     assert!((10..20).contains(&stored(half.path())));
 }
 
 fn a_size_without_a_unit_is_read_as_bytes_with_a_warning() {
     let dir = store_of(versions(1));
     let output = run(dir.path(), &["prune", "--max-size", "5000000"]);
-    assert!(output.status.success(), "{}", told(&output));
-    assert!(told(&output).contains("warning: --max-size 5000000 has no unit"), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
+    assert!(
+        transcript(&output).contains("warning: --max-size 5000000 has no unit"),
+        "{}",
+        transcript(&output)
+    );
     let output = run(dir.path(), &["prune", "--max-size", "5M"]);
-    assert!(!told(&output).contains("warning"), "{}", told(&output));
+    assert!(!transcript(&output).contains("warning"), "{}", transcript(&output));
 }
 
 fn a_dry_run_says_what_would_be_removed() {
@@ -139,8 +143,8 @@ fn a_dry_run_says_what_would_be_removed() {
         [&["remove", "--dry-run", "example.com/m"][..], &["prune", "--dry-run", "--max-size", "0"]]
     {
         let output = run(dir.path(), arguments);
-        assert!(output.status.success(), "{}", told(&output));
-        let text = told(&output);
+        assert!(output.status.success(), "{}", transcript(&output));
+        let text = transcript(&output);
         assert!(text.contains("would remove example.com/m@v1.0.1"), "{text}");
         assert!(text.contains("would be removed") && !text.contains("\nremoved"), "{text}");
     }
@@ -152,7 +156,7 @@ fn completions_and_manual_pages_include_the_commands_of_stoa_migrate() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(dir.path(), &["completions", shell]);
         let script = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", transcript(&output));
         for word in ["prune", "import-config", "config-file", "leftovers", "move", "lock-timeout"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
@@ -160,7 +164,7 @@ fn completions_and_manual_pages_include_the_commands_of_stoa_migrate() {
     let to = dir.path().join("man");
     for _ in 0..2 {
         let output = run(dir.path(), &["man", to.to_str().unwrap()]);
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", transcript(&output));
     }
     let page = |name: &str| fs::read_to_string(to.join(name)).unwrap();
     assert!(page("stoa.1").contains("stoa\\-fetch(1)"));
@@ -177,8 +181,8 @@ fn a_command_of_stoa_migrate_is_called_by_the_name_that_was_typed() {
         (&["migrate", "--wrong"], "Usage: stoa migrate "),
     ] {
         let output = Command::new(STOA).args(arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", told(&output));
-        assert!(told(&output).contains(usage), "{arguments:?}: {}", told(&output));
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", transcript(&output));
+        assert!(transcript(&output).contains(usage), "{arguments:?}: {}", transcript(&output));
     }
 }
 
@@ -216,7 +220,7 @@ fn the_second_interrupt_ends_a_command_at_once() {
     assert!(child.try_wait().unwrap().is_none(), "the first interrupt ended the command in the middle");
     kill(pid, Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", told(&output));
-    assert!(!told(&output).contains("stopped by"), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(130), "{}", transcript(&output));
+    assert!(!transcript(&output).contains("stopped by"), "{}", transcript(&output));
     drop(claim);
 }

@@ -12,7 +12,7 @@ use stoa_layout::ExclusiveLock;
 use testkit::server::{self, Server};
 use testkit::tracer::{self, Act};
 use testkit::upstream::Upstream;
-use testkit::{MIGRATE, STOA, old, told};
+use testkit::{MIGRATE, STOA, old, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -36,7 +36,7 @@ fn fifty_starters() {
     for child in children {
         let output = child.wait_with_output().unwrap();
         // The gate is passed, and the version is not there.
-        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     }
     let marker = fs::read_to_string(root.join("layout.v2")).unwrap();
     assert_eq!(marker.matches("[[history]]").count(), 1, "{marker}");
@@ -75,7 +75,7 @@ fn one_migration() {
                     command.args(["path", &pair, "--store"]).arg(root).env("STOA_LOG", "warn");
                     start.wait();
                     let output = command.output().unwrap();
-                    assert!(output.status.success(), "{pair}: {}", told(&output));
+                    assert!(output.status.success(), "{pair}: {}", transcript(&output));
                     let path = String::from_utf8(output.stdout).unwrap();
                     assert!(Path::new(path.trim()).is_file(), "{pair}: {path}");
                     marker(root)
@@ -112,7 +112,7 @@ fn waiting() {
     old::athens(&root, 10);
     let mut migrate = Command::new(MIGRATE);
     let migrated = migrate.args(["-q", "--store"]).arg(&root).output().unwrap();
-    assert!(migrated.status.success(), "{}", told(&migrated));
+    assert!(migrated.status.success(), "{}", transcript(&migrated));
     // The moment before a migrator's last rename.
     let (begun, ended) = (root.join("migrating.v1-v2"), root.join("layout.v2"));
     fs::rename(&ended, &begun).unwrap();

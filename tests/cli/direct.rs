@@ -14,7 +14,7 @@ use testkit::Case;
 use tempfile::TempDir;
 use testkit::server::{self, Server};
 use testkit::upstream::{Script, Upstream, announced};
-use testkit::{missing_tool, told, trial};
+use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let missing = || missing_tool("go", &["version"]).or_else(|| missing_tool("git", &["--version"]));
@@ -85,7 +85,7 @@ impl World {
         let mut command = Command::new("git");
         command.args(arguments).current_dir(self.path("repositories").join(repository));
         let output = self.at_home(&mut command).output().unwrap();
-        assert!(output.status.success(), "git {arguments:?}: {}", told(&output));
+        assert!(output.status.success(), "git {arguments:?}: {}", transcript(&output));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
@@ -135,7 +135,7 @@ impl World {
             .env("GOPATH", self.path("gopath"))
             .env("GOCACHE", self.path("build"));
         let output = command.output().unwrap();
-        assert!(output.status.success(), "go {arguments:?}: {}", told(&output));
+        assert!(output.status.success(), "go {arguments:?}: {}", transcript(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 

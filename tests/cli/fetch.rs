@@ -15,7 +15,7 @@ use testkit::go::Go;
 use testkit::programs::{Ended, Programs};
 use testkit::server::{Server, terminate};
 use testkit::upstream::{Module, Upstream};
-use testkit::{missing_tool, program, told, trial};
+use testkit::{missing_tool, program, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let missing = missing_tool("go", &["version"]);
@@ -104,8 +104,11 @@ fn lists() {
     let mut command = programs.command("stoa", ["fetch", "--upstream", upstream.url(), "--from", "-"]);
     let file = fs::File::open(programs.folder().join("go.sum")).unwrap();
     let output = command.stdin(file).output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
-    assert!(told(&output).contains("0 versions downloaded") && told(&output).contains("2 already there"));
+    assert!(output.status.success(), "{}", transcript(&output));
+    assert!(
+        transcript(&output).contains("0 versions downloaded")
+            && transcript(&output).contains("2 already there")
+    );
 }
 
 fn differs() {
@@ -170,8 +173,8 @@ fn refused() {
     let told = |arguments: &[&str], variables: &[(&str, &str)], part: &str| {
         let mut command = programs.command("stoa", arguments);
         let output = command.envs(variables.iter().copied()).output().unwrap();
-        assert_eq!(output.status.code(), Some(64), "{}", testkit::told(&output));
-        assert!(testkit::told(&output).contains(part), "{part}: {}", testkit::told(&output));
+        assert_eq!(output.status.code(), Some(64), "{}", testkit::transcript(&output));
+        assert!(testkit::transcript(&output).contains(part), "{part}: {}", testkit::transcript(&output));
     };
     told(&["fetch"], &[], "no versions to fetch");
     told(&["fetch", "example.com/one"], &[], "MODULE@VERSION");
@@ -198,8 +201,8 @@ fn stopped() {
     assert!(asked.read(&mut [0; 16]).unwrap() > 0);
     terminate(&child);
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(143), "{}", told(&output));
-    assert!(told(&output).contains("run again to continue"), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(143), "{}", transcript(&output));
+    assert!(transcript(&output).contains("run again to continue"), "{}", transcript(&output));
     assert_eq!(
         testkit::tree::shape(&programs.store().join("staging")).len(),
         2,

@@ -7,7 +7,7 @@ use testkit::{Case, cases};
 use stoa::fill::Sumdb;
 use testkit::programs::Programs;
 use testkit::server::{Server, command};
-use testkit::told;
+use testkit::transcript;
 use testkit::upstream::Upstream;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -65,8 +65,8 @@ fn secrets_in_urls_are_not_copied() {
         ValidatorHook = \"https://me:hidden@hook.example/?key=hidden\"\n";
     fs::write(programs.folder().join("athens.toml"), text).unwrap();
     let output = import(&programs, &[], &[]);
-    assert!(output.status.success(), "{}", told(&output));
-    let all = told(&output) + &out(&output);
+    assert!(output.status.success(), "{}", transcript(&output));
+    let all = transcript(&output) + &out(&output);
     assert!(!all.contains("hidden"), "{all}");
     assert!(out(&output).contains("\"https://a.example/x,direct\""), "{all}");
     assert!(out(&output).contains("\"sumdb.example\", \"other.example\""), "{all}");
@@ -79,7 +79,7 @@ fn a_checksum_database_is_asked_at_its_url() {
     let name = known.name();
     let import = |urls: &str| {
         let output = import(&programs, &[], &[("ATHENS_SUM_DBS", urls)]);
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", transcript(&output));
         (out(&output), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (config, notes) = import(&format!("https://{name}"));
@@ -112,7 +112,7 @@ fn a_whole_configuration_does_the_same_here() {
     fs::write(programs.folder().join("athens.toml"), athens(&programs, upstream.url())).unwrap();
     // As in Athens, the default file lies in the current folder, and relative paths start there.
     let output = import(&programs, &[], &[]);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
     let config = programs.folder().join("stoa.toml");
     fs::write(&config, &output.stdout).unwrap();
 
@@ -148,7 +148,7 @@ fn what_is_not_named_is_refused_where_the_filter_says_so() {
     let typed =
         ["--env", "ATHENS_FILTER_FILE=filter", "--env", &goproxy, "--env", "ATHENS_DOWNLOAD_MODE=async"];
     let output = import(&programs, &typed, &[]);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
     let config = programs.folder().join("stoa.toml");
     fs::write(&config, &output.stdout).unwrap();
     let mut serve = command(&programs.store());
@@ -171,10 +171,10 @@ fn settings_without_counterpart_are_reported_and_secrets_are_not() {
         ("ATHENS_GONOSUM_PATTERNS", "*.corp.example/*,git.hub/!acme"),
     ];
     let output = import(&programs, &["--config-file", "a.toml"], &variables);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
     let (config, notes) = (out(&output), String::from_utf8_lossy(&output.stderr).into_owned());
     for secret in ["s3cret", "t0ken", "pa55", "minio123"] {
-        assert!(!config.contains(secret) && !notes.contains(secret), "{secret}: {}", told(&output));
+        assert!(!config.contains(secret) && !notes.contains(secret), "{secret}: {}", transcript(&output));
     }
     for line in [
         "listen = \"0.0.0.0:3100\"",
@@ -223,7 +223,7 @@ fn a_container_has_only_variables() {
         "ATHENS_GO_BINARY_ENV_VARS=GOPROXY=https://proxy.example,direct; GONOSUMDB=*.corp.example",
     ];
     let output = import(&programs, &typed, &[("PORT", "3200"), ("ATHENS_PATH_PREFIX", "x")]);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
     let config = out(&output);
     for line in [
         &format!("store = \"{}\"", programs.folder().join("modules").display()),
@@ -240,7 +240,7 @@ fn a_container_has_only_variables() {
         assert!(config.lines().any(|found| found == line), "{line}: {config}");
     }
     let output = import(&programs, &[&typed[..], &["--no-env"]].concat(), &[("PORT", "3200")]);
-    assert!(out(&output).contains("listen = \"0.0.0.0:3000\""), "{}", told(&output));
+    assert!(out(&output).contains("listen = \"0.0.0.0:3000\""), "{}", transcript(&output));
 }
 
 fn an_invalid_setting_is_named_by_file_and_line() {
@@ -248,10 +248,10 @@ fn an_invalid_setting_is_named_by_file_and_line() {
     let write = |name: &str, text: &str| fs::write(programs.folder().join(name), text).unwrap();
     let refused = |arguments: &[&str], parts: &[&str]| {
         let output = import(&programs, arguments, &[]);
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", told(&output));
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", transcript(&output));
         assert!(output.stdout.is_empty());
         for part in parts {
-            assert!(told(&output).contains(part), "{part}: {}", told(&output));
+            assert!(transcript(&output).contains(part), "{part}: {}", transcript(&output));
         }
     };
     refused(&[], &["nothing to import"]);

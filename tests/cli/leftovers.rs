@@ -132,14 +132,14 @@ fn they_are_the_same_before_and_after_a_migration() {
 
     let dry = lines(&programs.migrate(["--dry-run", "--format", "json"]));
     let up = lines(&programs.migrate(["--format", "json"]));
-    let told = |lines: &[Value]| {
+    let transcript = |lines: &[Value]| {
         let told = lines.iter().filter(|line| line["event"] == "leftover");
         let mut told: Vec<String> = told.map(|line| line["path"].as_str().unwrap().to_owned()).collect();
         told.sort();
         told
     };
-    assert_eq!(told(&dry).len(), odd.len());
-    assert_eq!(told(&dry), told(&up));
+    assert_eq!(transcript(&dry).len(), odd.len());
+    assert_eq!(transcript(&dry), transcript(&up));
     let plan = |lines: &[Value]| lines.iter().find(|line| line["event"] == "plan").unwrap()["steps"].clone();
     let first = &plan(&dry)[0];
     assert_eq!((&first["versions"], &first["leftovers"]), (&3.into(), &odd.len().into()), "{first}");

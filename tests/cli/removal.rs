@@ -15,7 +15,7 @@ use testkit::programs::Programs;
 use testkit::server::{self, Server};
 use testkit::tree::{shape, snapshot};
 use testkit::upstream::{Module, Upstream};
-use testkit::{create, told};
+use testkit::{create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -39,8 +39,8 @@ const RECORD: &str = "records/example.com/!cap/m/@v/v1.0.0.toml";
 #[track_caller]
 fn done(root: &Path, arguments: &[&str]) -> String {
     let output = run(root, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", told(&output));
-    told(&output)
+    assert!(output.status.success(), "{arguments:?}: {}", transcript(&output));
+    transcript(&output)
 }
 
 fn text(body: &[u8]) -> String {
@@ -225,8 +225,8 @@ fn a_tombstone_is_reported_for_every_file_until_it_is_lifted() {
     );
     fs::write(entry.join("reason.toml"), reason).unwrap();
     let output = run(&root, &["quarantine", "restore", "20260102T030405Z-1-0"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(told(&output).contains("a key is in it") && entry.join("version/zip").is_file());
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+    assert!(transcript(&output).contains("a key is in it") && entry.join("version/zip").is_file());
     done(&root, &["quarantine", "purge", "--all"]);
 
     let (code, lines) = json(&root, &["remove", "--lift", "example.com/Cap/m", "example.com/never@v1.0.0"]);
@@ -272,7 +272,7 @@ fn a_module_means_its_own_versions_and_a_dry_run_changes_nothing() {
     );
     assert_eq!(run(&root, &["remove", "example.com/m"]).status.code(), Some(1));
     let output = run(&root, &["remove", "example.com/m", "example.com/m/sub"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     assert_eq!(versions(&root).len(), 1, "what is there goes all the same");
     for arguments in
         [&["remove"][..], &["remove", "no module"], &["remove", "example.com/m@latest"], &["prune"]]
@@ -408,7 +408,7 @@ fn the_least_recently_used_go_by_size_and_by_time() {
     }
     // Larger than it may be, by what must stay.
     let output = run(&root, &["prune", "--max-size", "1k", "--keep", "example.com/m3,example.com/m4"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     assert_eq!(versions(&root), [3, 4].map(|n| format!("example.com/m{n}@v1.0.0")).into());
     assert_eq!(noted(&root).len(), 2, "what is gone is not noted any more");
     done(&root, &["prune", "--max-size", "0"]);
@@ -510,11 +510,11 @@ fn a_damaged_record_blocks_the_version_and_the_error_says_how_to_fix_it() {
     assert_eq!(status, 500, "{}", text(&body));
     assert!(!text(&body).contains("records/"), "a client learns no path");
     let output = run(&root, &["remove", "--tombstone", PAIR]);
-    assert_eq!(output.status.code(), Some(74), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(74), "{}", transcript(&output));
     assert!(
-        told(&output).contains(RECORD) && told(&output).contains("help: fix the file"),
+        transcript(&output).contains(RECORD) && transcript(&output).contains("help: fix the file"),
         "{}",
-        told(&output)
+        transcript(&output)
     );
     assert!(!root.join(FOLDER).exists());
     // A version that is there is served whatever its record is.

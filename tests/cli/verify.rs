@@ -7,7 +7,7 @@ use testkit::{Case, cases};
 
 use testkit::tree::snapshot;
 use testkit::upstream::Module;
-use testkit::{MIGRATE, create, told};
+use testkit::{MIGRATE, create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -37,14 +37,14 @@ fn full_seals_what_is_whole_and_quarantines_what_is_not() {
     let dir = tempfile::tempdir().unwrap();
     store(dir.path());
     let output = verify(dir.path(), "full", &[]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(told(&output).contains("broken example.com/broken@v1.0.0"), "{}", told(&output));
-    assert!(told(&output).contains("4 versions verified, 1 broken"), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+    assert!(transcript(&output).contains("broken example.com/broken@v1.0.0"), "{}", transcript(&output));
+    assert!(transcript(&output).contains("4 versions verified, 1 broken"), "{}", transcript(&output));
     assert!(dir.path().join("modules/example.com/!b/c/@v/v0.1.0/ziphash").is_file());
     assert!(!dir.path().join("modules/example.com/broken/@v/v1.0.0").exists());
     assert_eq!(fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
     let again = verify(dir.path(), "full", &["--format", "json"]);
-    assert!(again.status.success(), "{}", told(&again));
+    assert!(again.status.success(), "{}", transcript(&again));
     let last = String::from_utf8(again.stdout).unwrap();
     let last: serde_json::Value = serde_json::from_str(last.lines().last().unwrap()).unwrap();
     assert_eq!(
@@ -61,10 +61,10 @@ fn structure_changes_nothing() {
     fs::write(&cut, &bytes[..bytes.len() - 30]).unwrap();
     let before = snapshot(dir.path());
     let output = verify(dir.path(), "structure", &[]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     // The flipped bit is in the data, which only a full look reads.
-    assert!(told(&output).contains("4 versions verified, 1 broken"), "{}", told(&output));
-    assert!(told(&output).contains("broken example.com/a@v1.0.0"), "{}", told(&output));
+    assert!(transcript(&output).contains("4 versions verified, 1 broken"), "{}", transcript(&output));
+    assert!(transcript(&output).contains("broken example.com/a@v1.0.0"), "{}", transcript(&output));
     assert_eq!(snapshot(dir.path()), before);
 }
 

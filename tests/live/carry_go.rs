@@ -13,7 +13,7 @@ use testkit::go::Go;
 use testkit::nginx::Nginx;
 use testkit::server::Server;
 use testkit::upstream::Upstream;
-use testkit::{STOA, missing_tool, program, told, trial};
+use testkit::{STOA, missing_tool, program, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let missing = missing_tool("go", &["version"]);
@@ -42,7 +42,7 @@ fn stoa(store: &Path, arguments: &[&str]) -> Output {
 
 /// The last line of a run that must succeed.
 fn done(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", told(output));
+    assert!(output.status.success(), "{}", transcript(output));
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(text.lines().last().expect("a line")).expect("JSON")
 }
@@ -86,7 +86,7 @@ fn program_builds() {
         let mut build = go.command(&folder, name, &["build", "-trimpath", "-o", name, "."]);
         // As it is with a go.sum: nothing is looked for that the program does not need.
         let output = build.env("GOFLAGS", "-modcacherw -mod=readonly -buildvcs=false").output().unwrap();
-        assert!(output.status.success(), "{name}: {}", told(&output));
+        assert!(output.status.success(), "{name}: {}", transcript(&output));
         assert!(fs::read(folder.join(name)).unwrap() == built, "{name}: the program is another one");
     };
     let offline = Server::start(&store, "off");
@@ -123,8 +123,8 @@ fn cache_of_go() {
         let sum = done(&output);
         let counts =
             ["imported", "skipped", "leftovers", "without_zip"].map(|name| sum[name].as_u64().unwrap());
-        assert_eq!(counts, [imported, skipped, 1, 1], "{}", told(&output));
-        assert!(told(&output).contains("notes.txt"));
+        assert_eq!(counts, [imported, skipped, 1, 1], "{}", transcript(&output));
+        assert!(transcript(&output).contains("notes.txt"));
     }
 
     // The export is one that go reads: lists, versions, and the latest of what was never tagged.
@@ -145,7 +145,7 @@ fn cache_of_go() {
     let other = dir.path().join("other");
     let output = stoa(&other, &["import", tree.to_str().unwrap()]);
     let sum = done(&output);
-    assert_eq!((&sum["imported"], &sum["leftovers"]), (&3.into(), &0.into()), "{}", told(&output));
+    assert_eq!((&sum["imported"], &sum["leftovers"]), (&3.into(), &0.into()), "{}", transcript(&output));
 }
 
 fn ends_in(path: &Path, ending: &str) -> bool {

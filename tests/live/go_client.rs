@@ -89,7 +89,7 @@ fn questions() {
         (
             output.status.success(),
             String::from_utf8_lossy(&output.stdout).into_owned(),
-            testkit::told(&output),
+            testkit::transcript(&output),
         )
     };
     let (good, out, told) = run(&["list", "-m", "-versions", "example.com/one"]);
@@ -109,7 +109,7 @@ fn questions() {
         .unwrap();
     let run_in = |arguments: &[&str]| {
         let mut command = go.command(&folder, "cache", arguments);
-        testkit::told(&command.env("GONOSUMDB", "example.com").output().unwrap())
+        testkit::transcript(&command.env("GONOSUMDB", "example.com").output().unwrap())
     };
     let required = || fs::read_to_string(folder.join("go.mod")).unwrap();
     let told = run_in(&["get", "-u", "./..."]);

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use testkit::peer::{self, Peer};
 use testkit::server::Server;
-use testkit::{MIGRATE, go::Go, program, told, trial};
+use testkit::{MIGRATE, go::Go, program, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -70,7 +70,7 @@ fn there_and_back(peer: Peer, layout: &str) {
     let mut back = Command::new(MIGRATE);
     back.args(["--to", layout, "--store"]).arg(&store);
     let output = back.output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
     let mut after = manifest(&store);
     after.remove(Path::new("store.lock")).expect("the lock file stays");
     assert_same(&before, &after);

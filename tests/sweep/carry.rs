@@ -18,7 +18,7 @@ use testkit::sweep::{At, Told, anonymous, at_each_call, ended_as_documented, fau
 use testkit::tracer::{self, Act, Traced};
 use testkit::tree::{shape, snapshot};
 use testkit::upstream::Module;
-use testkit::{MIGRATE, STOA, create, stores, told, trial};
+use testkit::{MIGRATE, STOA, create, stores, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = Vec::new();
@@ -103,7 +103,7 @@ const EXPORT_MORE: Scenario = Scenario {
         let modules = modules();
         modules[..1].iter().for_each(|module| drop(module.put_unsealed(&dir.join("store"))));
         let output = export(dir).output().unwrap();
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", transcript(&output));
         modules[1..].iter().for_each(|module| drop(module.put_unsealed(&dir.join("store"))));
         // As a run that was killed leaves it.
         fs::write(dir.join("tree/.stoa-export/7"), "half").unwrap();
@@ -271,7 +271,7 @@ fn ends_alike(undisturbed: &BTreeMap<PathBuf, Vec<u8>>, scenario: &Scenario, dir
 
 fn again(scenario: &Scenario, dir: &Path) {
     let output = (scenario.command)(dir).output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
 }
 
 /// An exit of a program whose call failed: documented, and with a message that names a path and what to do.

@@ -18,7 +18,7 @@ use testkit::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
 use testkit::tracer::{self, Act, Traced};
 use testkit::tree::snapshot;
 use testkit::upstream::Module;
-use testkit::{create, missing_tool, told, trial};
+use testkit::{create, missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = trials(&[
@@ -90,7 +90,7 @@ fn verify_seals() -> Scenario {
         },
         |root| {
             let output = run(root, &["verify"]);
-            assert!(output.status.success(), "{}", told(&output));
+            assert!(output.status.success(), "{}", transcript(&output));
         },
     )
 }
@@ -121,7 +121,7 @@ fn verify_puts_into_quarantine() -> Scenario {
             // Found by this run or by the one before.
             assert!(run(root, &["verify"]).status.code().is_some_and(|code| code <= 1));
             let output = run(root, &["verify"]);
-            assert!(output.status.success(), "{}", told(&output));
+            assert!(output.status.success(), "{}", transcript(&output));
         },
     )
 }
@@ -166,8 +166,8 @@ fn restore() -> Scenario {
         again: Box::new(|root| {
             let output = run(root, &["quarantine", "restore", ID]);
             // 1: it is back since the run before, and its entry is gone.
-            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", told(&output));
-            assert!(root.join(FOLDER).join("info").is_file(), "{}", told(&output));
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
+            assert!(root.join(FOLDER).join("info").is_file(), "{}", transcript(&output));
         }),
     }
 }
@@ -192,8 +192,8 @@ fn purge() -> Scenario {
         }),
         again: Box::new(|root| {
             let output = run(root, &["quarantine", "purge", ID]);
-            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", told(&output));
-            assert!(!root.join("quarantine").join(ID).exists(), "{}", told(&output));
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
+            assert!(!root.join("quarantine").join(ID).exists(), "{}", transcript(&output));
         }),
     }
 }
@@ -237,11 +237,11 @@ fn verify_stops_and_goes_on() {
             }
             let done = sealed(&root, 4);
             let output = run(&root, &["verify"]);
-            assert!(output.status.success(), "{}", testkit::told(&output));
+            assert!(output.status.success(), "{}", testkit::transcript(&output));
             assert!(
-                testkit::told(&output).contains(&format!("; {done} already sealed;")),
+                testkit::transcript(&output).contains(&format!("; {done} already sealed;")),
                 "{}",
-                testkit::told(&output)
+                testkit::transcript(&output)
             );
         }
     }
@@ -265,7 +265,7 @@ fn a_read_only_file_system_is_looked_at() {
         command.arg(plain.get_program()).args(plain.get_args()).env_remove("STOA_STORE").output().unwrap()
     };
     let output = there(&["verify"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     for said in [
         "1 versions verified",
         "1 already sealed",
@@ -273,11 +273,11 @@ fn a_read_only_file_system_is_looked_at() {
         "no seals were written",
         "corrupt example.com/m@v1.2.0",
     ] {
-        assert!(told(&output).contains(said), "{said}: {}", told(&output));
+        assert!(transcript(&output).contains(said), "{said}: {}", transcript(&output));
     }
     for refused in [&["quarantine", "purge", "x"][..], &["quarantine", "restore", "x"]] {
         let output = there(refused);
-        assert_eq!(output.status.code(), Some(77), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(77), "{}", transcript(&output));
     }
     assert!(there(&["quarantine"]).status.success());
     assert_eq!(snapshot(&root), before);

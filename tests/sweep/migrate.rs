@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use testkit::stores::{self, Files, Plan, Shape, copy, difference, files, folders, markers, scratch};
 use testkit::sweep::{self, At, Told, at_each_call, faults, is_kill, only_stderr};
 use testkit::tracer::{self, Act, Traced};
-use testkit::{MIGRATE, told, trial};
+use testkit::{MIGRATE, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = Vec::new();
@@ -212,7 +212,7 @@ fn command(root: &Path, to: &str, threads: &str) -> Command {
 
 fn migrate(root: &Path, to: &str) {
     let output = command(root, to, "1").output().unwrap();
-    assert!(output.status.success(), "to {to}: {}", told(&output));
+    assert!(output.status.success(), "to {to}: {}", transcript(&output));
 }
 
 fn traced(root: &Path, to: &str, threads: &str, act: Act) -> (Traced, Told) {
@@ -354,7 +354,7 @@ fn leftovers(name: &str, act: At) {
     let (dir, root) = fresh();
     let before = files(&root);
     let output = command(dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
     let expected = (files(&root), outside(dir.path()));
     assert!(!expected.1.is_empty() && both(dir.path()) == before);
     let run = |act: Act| {
@@ -373,7 +373,7 @@ fn leftovers(name: &str, act: At) {
             failed_clearly(dir.path(), run, &told, &what);
         }
         let output = command(dir.path()).output().unwrap();
-        assert!(output.status.success(), "{what}: {}", self::told(&output));
+        assert!(output.status.success(), "{what}: {}", self::transcript(&output));
         assert!((files(&root), outside(dir.path())) == expected, "{what}");
         tree
     });
@@ -416,7 +416,7 @@ fn restore(name: &str, act: At) {
         }
         if found.is_empty() {
             let output = command(&root).output().unwrap();
-            assert!(output.status.success(), "{what}: {}", self::told(&output));
+            assert!(output.status.success(), "{what}: {}", self::transcript(&output));
         }
         assert_eq!(markers(&root), ["layout.v2"], "{what}");
         assert!(root.join("quarantine").is_dir(), "{what}");

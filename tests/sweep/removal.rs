@@ -16,7 +16,7 @@ use testkit::server;
 use testkit::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
 use testkit::tracer::Traced;
 use testkit::upstream::Module;
-use testkit::{create, told};
+use testkit::{create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = trials(&[
@@ -96,7 +96,7 @@ fn removing(arguments: &'static [&'static str], is_recorded: fn(&toml::Table) ->
         again: Box::new(move |root| {
             let output = run(root, arguments);
             // 1: it went in the run before.
-            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", told(&output));
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
             assert!(!root.join(FOLDER).exists());
         }),
     }
@@ -107,7 +107,7 @@ fn lift() -> Scenario {
         prepare: Box::new(|dir| {
             create(&dir.join("store"));
             let output = run(&dir.join("store"), &["remove", "--tombstone", PAIR]);
-            assert!(output.status.success(), "{}", told(&output));
+            assert!(output.status.success(), "{}", transcript(&output));
         }),
         command: Box::new(|root| stoa(root, &["remove", "--lift", PAIR])),
         drive: Box::new(only_stderr),
@@ -121,7 +121,7 @@ fn lift() -> Scenario {
         }),
         again: Box::new(|root| {
             let output = run(root, &["remove", "--lift", PAIR]);
-            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", told(&output));
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
             assert!(!root.join(RECORD).exists());
         }),
     }
@@ -166,7 +166,7 @@ fn prune() -> Scenario {
         }),
         again: Box::new(|root| {
             let output = run(root, &PRUNE);
-            assert!(output.status.success(), "{}", told(&output));
+            assert!(output.status.success(), "{}", transcript(&output));
         }),
     }
 }

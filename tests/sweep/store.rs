@@ -13,7 +13,7 @@ use testkit::sweep::{Prepare, Scenario, Told, failed_clearly, only_stderr, trial
 use testkit::tracer::Traced;
 use testkit::tree::snapshot;
 use testkit::upstream::{Module, Upstream};
-use testkit::{MIGRATE, STOA, create, told};
+use testkit::{MIGRATE, STOA, create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = trials(&[
@@ -84,7 +84,7 @@ fn creation_through_the_gate() -> Scenario {
         }),
         again: Box::new(move |root| {
             let output = path(root).output().unwrap();
-            assert_eq!(output.status.code(), Some(1), "{}", self::told(&output));
+            assert_eq!(output.status.code(), Some(1), "{}", self::transcript(&output));
         }),
     }
 }
@@ -312,7 +312,11 @@ fn index_regenerated() -> Scenario {
         }),
         again: Box::new(move |root| {
             let output = regenerate(root).output().unwrap();
-            assert!(output.status.success() && root.join("layout.v2").exists(), "{}", self::told(&output));
+            assert!(
+                output.status.success() && root.join("layout.v2").exists(),
+                "{}",
+                self::transcript(&output)
+            );
             assert_eq!(indexed(root), expected_rows(false));
             assert_eq!(fs::read_dir(root.join("index")).unwrap().count(), 1, "an older one stays");
             assert_eq!(fs::read_dir(root.join("staging")).unwrap().count(), 0, "something stays in staging");

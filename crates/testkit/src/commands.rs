@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::{STOA, told};
+use super::{STOA, transcript};
 
 /// The arguments of a command that creates a missing store, asks nobody, finds nothing and so ends with 1.
 pub const CREATING: [&str; 4] = ["fetch", "example.org/m@v1.0.0", "--upstream", "file:///nowhere"];
@@ -24,8 +24,8 @@ pub fn run(root: &Path, arguments: &[&str]) -> Output {
 pub fn json(root: &Path, arguments: &[&str]) -> (i32, Vec<Value>) {
     let output = run(root, &[arguments, &["--format", "json"]].concat());
     let text = String::from_utf8_lossy(&output.stdout);
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {}", told(&output))));
+    let lines = text.lines().map(|line| {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {}", transcript(&output)))
+    });
     (output.status.code().unwrap(), lines.collect())
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::told;
+use super::transcript;
 
 /// A client whose build cache lives as long as it does; the module cache is named a call.
 pub struct Go {
@@ -57,7 +57,7 @@ impl Go {
     /// Runs one that must succeed.
     pub fn run(&self, folder: &Path, module_cache: &str, arguments: &[&str]) -> Output {
         let output = self.command(folder, module_cache, arguments).output().expect("go runs");
-        assert!(output.status.success(), "go {}: {}", arguments.join(" "), told(&output));
+        assert!(output.status.success(), "go {}: {}", arguments.join(" "), transcript(&output));
         output
     }
 }

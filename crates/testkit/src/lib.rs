@@ -43,11 +43,11 @@ pub fn project(path: &str) -> PathBuf {
 /// Makes a store.
 pub fn create(root: &Path) {
     let output = Command::new(MIGRATE).args(["-q", "--store"]).arg(root).output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", transcript(&output));
 }
 
 /// Returns everything that a program printed, for messages.
-pub fn told(output: &Output) -> String {
+pub fn transcript(output: &Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     format!("{}\nstdout: {out}\nstderr: {err}", output.status)
 }

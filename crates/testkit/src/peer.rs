@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::server::terminate;
-use super::told;
+use super::transcript;
 
 /// Which other proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Peer {
         build.args(["build", "-trimpath", "-o", "peer", package]).current_dir(scratch.path());
         build.env("GOFLAGS", "-mod=mod -buildvcs=false").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
         let output = build.output().expect("go runs");
-        assert!(output.status.success(), "{module}@{version} is not built: {}", told(&output));
+        assert!(output.status.success(), "{module}@{version} is not built: {}", transcript(&output));
         fs::rename(scratch.path().join("peer"), &program).unwrap();
         program
     }

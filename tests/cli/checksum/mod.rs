@@ -12,7 +12,7 @@ use testkit::go::Go;
 use testkit::server::{self, Server};
 use testkit::sumdb;
 use testkit::upstream::Module;
-use testkit::{missing_tool, told, trial};
+use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let tests: [(&str, fn()); 17] = [
@@ -349,7 +349,8 @@ fn no_real_upstream() -> Option<String> {
         let list = Command::new("go").args(["env", "GOPROXY"]).current_dir(dir.path()).output().unwrap();
         let go = Go::new(dir.path(), String::from_utf8_lossy(&list.stdout).trim());
         let output = go.command(dir.path(), "probe", &["mod", "download", REAL]).output().unwrap();
-        (!output.status.success()).then(|| format!("the upstream of go is not to be had: {}", told(&output)))
+        (!output.status.success())
+            .then(|| format!("the upstream of go is not to be had: {}", transcript(&output)))
     })
 }
 

@@ -34,7 +34,7 @@ fn help(program: Program, command: &[String]) -> String {
     help.args(command).arg("--help").env_clear().env("COLUMNS", "100").stdin(Stdio::null());
     help.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     let output = help.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", testkit::told(&output));
+    assert!(output.status.success(), "{command:?}: {}", testkit::transcript(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     // Lines without an end of blanks: an editor would take them away.
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
