@@ -170,7 +170,7 @@ serve_keys! {
     base_path: String = "base_path", "PATH", Default::Value("/"), parse::base_path;
 
     /// Upstreams, in the syntax of GOPROXY
-    /// `direct` stands for version control. `direct` or `off` must be the last entry.
+    /// `direct` stands for version control. If the list has `direct` or `off`, that must be the last entry.
     upstream: Option<String> = "upstream", "LIST",
         Default::Unset("GOPROXY, or `go env GOPROXY`", "https://proxy.example.org,off"),
         |text| parse::upstream(text).map(Some);
