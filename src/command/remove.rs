@@ -29,7 +29,8 @@ use super::verify::look::{Named, pairs, versions_of};
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
 version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
-410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
+410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
+tombstone within a second. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
 
 Examples:
