@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::time::SystemTime;
 
 use clap::Args;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
@@ -14,6 +14,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Command;
 use super::context::Context;
+use super::count::{counted, versions};
 use super::error::CommandError;
 use super::event::VersionKeys;
 use super::progress::When;
@@ -148,8 +149,8 @@ impl Listed {
 
 impl Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (versions, modules) = (HumanCount(self.versions), HumanCount(self.modules));
-        write!(f, "{}: {versions} versions of {modules} modules, {}", self.store, BinaryBytes(self.bytes))
+        let (versions, modules) = (versions(self.versions), counted(self.modules, "module"));
+        write!(f, "{}: {versions} of {modules}, {}", self.store, BinaryBytes(self.bytes))
     }
 }
 

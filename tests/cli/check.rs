@@ -210,7 +210,7 @@ fn the_last_line_says_where_to_look() {
         let output = run(root, &["verify"]);
         assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
         let text = transcript(&output);
-        let lines: Vec<&str> = text.lines().skip_while(|line| !line.contains("are corrupt")).collect();
+        let lines: Vec<&str> = text.lines().skip_while(|line| !line.contains("error: ")).collect();
         assert_eq!(lines.len(), 2, "{text}");
         lines.join("\n")
     };

@@ -26,6 +26,7 @@ use time::OffsetDateTime;
 
 use super::confirm::confirm;
 use super::context::Context;
+use super::count::{self, versions};
 use super::error::CommandError;
 use super::event::VersionKeys;
 use super::report::{Reporter, Summary, Telling, Working};
@@ -106,11 +107,9 @@ impl Command for Prune {
             Ok(done) => done,
             Err(error) if removed.versions == 0 => return Err(error.resumable()),
             Err(error) => {
-                let (versions, bytes) = (HumanCount(removed.versions), BinaryBytes(removed.bytes));
-                let verb = if self.dry_run { "would be removed" } else { "were removed" };
-                return Err(
-                    error.after(format_args!("{versions} versions, {bytes} {verb} from {root} before that"))
-                );
+                let (versions, bytes) = (versions(removed.versions), BinaryBytes(removed.bytes));
+                let verb = if self.dry_run { "would be removed" } else { "removed" };
+                return Err(error.after(format_args!("{versions}, {bytes} {verb} from {root} before that")));
             }
         };
         if self.unused_since.is_some_and(|since| since <= began) {
@@ -316,9 +315,9 @@ impl Work<'_> {
         }
         self.reporter.progress().end();
         confirm(&format!(
-            "{} of {} versions, {} of {}, would be removed from {}",
+            "{} of {}, {} of {}, would be removed from {}",
             HumanCount(versions),
-            HumanCount(total.versions),
+            count::versions(total.versions),
             BinaryBytes(bytes),
             BinaryBytes(total.bytes),
             self.store.root().display()
@@ -468,11 +467,11 @@ impl Display for Pruned {
         let left = if self.dry_run { "would be left (dry run: nothing was changed)" } else { "left" };
         write!(
             f,
-            "{}: {} versions, {} {removed}; {} versions, {} {left}",
+            "{}: {}, {} {removed}; {}, {} {left}",
             self.store,
-            HumanCount(self.removed),
+            versions(self.removed),
             BinaryBytes(self.bytes),
-            HumanCount(self.versions_left),
+            versions(self.versions_left),
             BinaryBytes(self.bytes_left)
         )
     }
@@ -481,12 +480,9 @@ impl Display for Pruned {
 impl Summary for Pruned {
     fn verdict(&self) -> Result<(), CommandError> {
         if self.failed > 0 {
-            let failed = HumanCount(self.failed);
-            return Err(CommandError::new(
-                Exit::IO,
-                format!("cannot remove {failed} versions of {}", self.store),
-            )
-            .help("the reasons are listed above; fix them, then run again"));
+            let failed = versions(self.failed);
+            return Err(CommandError::new(Exit::IO, format!("cannot remove {failed} of {}", self.store))
+                .help("the reasons are listed above; fix them, then run again"));
         }
         match self.max_size {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(
