@@ -228,8 +228,7 @@ fn print_lines(name: &str, total: Option<u64>, counts: Arc<Counts>) -> Sender<()
     running
 }
 
-/// Returns the style of a bar. It has no field without content: the bar itself needs a total, and the remaining time a
-/// first version.
+/// Returns the style of a bar. It has no field without content.
 fn style(counts: Arc<Counts>) -> ProgressStyle {
     const WIDTH: usize = 30;
     let bar = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
@@ -244,24 +243,26 @@ fn style(counts: Arc<Counts>) -> ProgressStyle {
             }
         };
     };
-    let done = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-        let done = counts.text(state.len());
-        let _ = if done.is_empty() { Ok(()) } else { write!(text, " {done},") };
+    let details = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        let (done, time) = (counts.text(state.len()), time(state));
+        let details: Vec<String> = [done, time].into_iter().filter(|part| !part.is_empty()).collect();
+        let _ = text.write_str(&details.join(", "));
     };
-    let left = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-        let left = state.eta();
-        let _ = if state.len().is_some() && state.pos() > 0 && left >= Duration::from_secs(1) {
-            write!(text, "{:#} left", HumanDuration(left))
-        } else {
-            write!(text, "{:#}", HumanDuration(state.elapsed()))
-        };
-    };
-    let style = ProgressStyle::with_template("{prefix} {versions_bar}{done} {left}");
-    style
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key("versions_bar", bar)
-        .with_key("done", done)
-        .with_key("left", left)
+    let style = ProgressStyle::with_template("{prefix} {versions_bar} {details}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("versions_bar", bar).with_key("details", details)
+}
+
+/// Returns the remaining time if it is known, and else the elapsed time. Times below a second are left out.
+fn time(state: &ProgressState) -> String {
+    let is_known = state.len().is_some() && state.pos() > 0;
+    let (left, elapsed) = (state.eta().as_secs(), state.elapsed().as_secs());
+    let text = |seconds| format!("{:#}", HumanDuration(Duration::from_secs(seconds)));
+    match (left, elapsed) {
+        (1.., _) if is_known => format!("{} left", text(left)),
+        (_, 0) => String::new(),
+        _ => text(elapsed),
+    }
 }
 
 #[cfg(test)]

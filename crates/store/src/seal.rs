@@ -447,6 +447,19 @@ mod tests {
     use crate::{Record, Tombstone};
 
     #[test]
+    fn a_meter_receives_the_size_of_each_zip_that_is_read() {
+        let (fixture, v) = (Fixture::new(), version("example.com/a@v1.0.0"));
+        let content = zip(&v, &"package a\n".repeat(1000));
+        put_unsealed(&fixture.store, &v, &content);
+        let meter = Meter::default();
+        let store = open(fixture.dir.path(), Mode::ReadOnly).metered(meter.clone());
+        for times in 1..=2 {
+            assert!(matches!(store.verify(&v, Which::All).unwrap(), Verified::Whole(_)));
+            assert_eq!(meter.bytes(), times * content.len() as u64);
+        }
+    }
+
+    #[test]
     fn a_valid_version_is_sealed_once() {
         let fixture = Fixture::new();
         let v = version("example.com/m@v1.0.0");
