@@ -185,6 +185,8 @@ impl Progress {
                 .with_style(style(Arc::clone(&counts)))
                 .with_prefix(name.to_owned());
             let bar = self.screen.0.add(bar);
+            // The first draw does not wait for the clock, so that short work is shown too.
+            bar.tick();
             bar.enable_steady_tick(DRAW_EVERY);
             bar
         });
