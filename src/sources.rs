@@ -248,9 +248,8 @@ impl Upstreams<'_> {
         if let Some(known) = self.known.get(list) {
             return Ok(known.clone());
         }
-        let upstream = Upstream::new(list, self.options.clone()).map_err(|error| {
-            CommandError::new(Exit::USAGE, format!("the upstreams from {}: {error}", origin()))
-        })?;
+        let upstream = Upstream::new(list, self.options.clone())
+            .map_err(|error| CommandError::new(Exit::USAGE, format!("{}: {error}", origin())))?;
         if self.own_address.is_some_and(|own| names_itself(list, own)) {
             log::warn!(
                 origin:% = origin(), help = "set another upstream with --upstream or STOA_UPSTREAM";

@@ -165,7 +165,7 @@ serve_keys! {
     /// `:3000` listens on all addresses. Port 0 takes a free port.
     listen: String = "listen", "ADDRESS:PORT", Default::Value("127.0.0.1:3000"), parse::address;
 
-    /// Path below which everything is answered
+    /// Path prefix of all URLs of the server
     /// For example `/go` behind a reverse proxy.
     base_path: String = "base_path", "PATH", Default::Value("/"), parse::base_path;
 
@@ -189,7 +189,7 @@ serve_keys! {
     checksum: ChecksumPolicy = "checksum", "POLICY", Default::Value("auto"), parse::word;
 
     /// Checksum database, in the syntax of GOSUMDB
-    /// NAME, or NAME+HASH+KEY, each optionally followed by a URL to ask there instead of through the upstreams, or off.
+    /// NAME, NAME+HASH+KEY or off. A URL after the name or key is asked instead of the upstreams.
     gosumdb: Option<String> = "gosumdb", "DATABASE",
         Default::Unset("GOSUMDB, or `go env GOSUMDB`",
             "sumdb.example.org+010f1bcc+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU"),
@@ -200,7 +200,7 @@ serve_keys! {
         Default::Unset("the checksum database of the server", "sumdb.example.org"),
         |text| parse::list(text).map(Some);
 
-    /// Modules that no checksum database is asked about, as patterns of GOPRIVATE
+    /// Modules that are never looked up in a checksum database, as patterns of GOPRIVATE
     /// Clients get 403 for lookups of these modules.
     sumdb_refuse: Option<Vec<String>> = "sumdb_refuse", "PATTERNS",
         Default::Unset("GONOSUMDB, or GOPRIVATE, or `go env GONOSUMDB`", "*.corp.example,github.com/Acme"),
@@ -216,28 +216,28 @@ serve_keys! {
     /// Maximum number of open connections
     max_connections: usize = "max_connections", "N", Default::Value("4096"), parse::count;
 
-    /// Time that requests in progress have to end after a signal to stop
+    /// Time limit for requests in progress after a signal to stop
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
 
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
-    /// Time that lists, @latest and branches are answered from memory; 0 asks the upstream each time
-    /// For ten times that they are answered immediately and refreshed in the background.
+    /// Time that lists, @latest and branches are cached; 0 asks the upstream each time
+    /// Answers up to ten times as old are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
-    /// Time between two comparisons of the index with the store; 0 leaves them to other servers
+    /// Time between two updates of the index from the store; 0 leaves them to other servers
     index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;
 
-    /// Time between two writes of usage data for `stoa prune`; 0 records none
+    /// Time between two writes of usage data for `stoa prune`; 0 writes none
     last_use_interval: Duration = "last_use.interval", "DURATION", Default::Value("5m"), parse::duration;
 
-    /// Maximum time that an upstream may send nothing
+    /// Maximum time without data from an upstream
     upstream_idle_timeout: Duration = "upstream_idle_timeout", "DURATION", Default::Value("1m"), parse::timeout;
 
-    /// Maximum number of concurrent go commands for direct
+    /// Maximum number of concurrent go commands for the upstream `direct`
     direct_max_concurrent: usize = "direct.max_concurrent", "N", Default::Value("4"), parse::threads;
 
-    /// Time limit for one go command for direct
+    /// Time limit for one go command for the upstream `direct`
     direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
 }
