@@ -37,7 +37,7 @@ pub(crate) fn a_server_that_cannot_start_changes_no_store() {
         &programs,
         &[&serve[..], &["--upstream", "ftp://x"]].concat(),
         64,
-        "cannot use the list of upstreams",
+        "has an unsupported scheme",
     );
     changes_nothing(&programs, &[&serve[..], &["--read-only"]].concat(), 78, "run `stoa-migrate --store");
     config(&programs, "[[module]]\npattern = \"a.b\"\nupstream = \"ftp://x\"\n");
