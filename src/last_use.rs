@@ -3,12 +3,14 @@
 //! The pass at the start has no uses to write. It stores the day since which uses are recorded, without which `stoa prune`
 //! removes nothing.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use stoa_gomod::ModuleVersion;
 use stoa_store::Store;
+
+use crate::lock::lock;
 
 /// Records the last use of versions.
 #[derive(Debug)]
@@ -112,9 +114,4 @@ impl Shared {
         // The next step is the same after the time and after the bell.
         drop(self.bell.wait_timeout_while(lock(&self.state), time, |state| !is_over(state)));
     }
-}
-
-/// No code that can panic runs under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,6 +10,7 @@ pub mod fill;
 mod go_env;
 mod last_use;
 mod listen;
+mod lock;
 mod logging;
 pub mod migrate;
 pub mod proxy;

@@ -1,7 +1,7 @@
 //! The thread that keeps the index of the store current: at the start, at intervals, and when a request finds the index
 //! unusable. A pass may wait for the disk, so it runs on a thread of its own.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use stoa_store::{IndexError, Reconciled, Stop, Store};
 use tokio::sync::watch;
 
 use crate::last_use::LastUse;
+use crate::lock::lock;
 
 /// The background work of a server on its store.
 #[derive(Debug)]
@@ -129,9 +130,4 @@ fn log_pass(done: &Reconciled, elapsed: Duration) {
         elapsed:% = format!("{elapsed:.1?}");
         "the index is current"
     );
-}
-
-/// No code that can panic runs under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,6 +13,7 @@ mod fetch;
 pub(crate) mod hand_over;
 mod list;
 mod man;
+pub(crate) mod named;
 pub(crate) mod overlap;
 pub(crate) mod parallel;
 mod path;

@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -14,6 +14,7 @@ use stoa_layout::Exit;
 
 use super::error::CommandError;
 use super::progress::{Progress, Screen, When};
+use crate::lock::lock;
 
 /// The format of results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -243,7 +244,7 @@ impl Reporter {
 
     /// Fails if a result could not be written. A command that only prints stops then; one that changes a store goes on.
     pub(crate) fn check(&self) -> Result<(), CommandError> {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = lock(&self.failed);
         match failed.as_ref() {
             None => Ok(()),
             // The reader went away and reads no message either.
@@ -291,7 +292,7 @@ impl Reporter {
 
     fn keep(&self, written: io::Result<()>) {
         if let Err(error) = written {
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            lock(&self.failed).get_or_insert(error);
         }
     }
 }

@@ -107,7 +107,7 @@ fn of_current(root: &Path, app: &App) -> Result<Option<Status>, CommandError> {
 
 /// Returns the status of a store in any state.
 pub(crate) fn of_any(root: &Path, layouts: &Layouts) -> Result<Status, CommandError> {
-    look(root, layouts).map_err(|error| CommandError::new(error.exit(), error))
+    Ok(look(root, layouts)?)
 }
 
 fn current_or_empty(

@@ -13,7 +13,6 @@ use stoa_layout::plan::PlannedStep;
 use stoa_layout::{Direction, LayoutId, Leftover, Outcome, Survey};
 
 use super::seen::SeenOnce;
-use crate::command::event::VersionKeys;
 use crate::command::report::Reporter;
 
 /// Minimum time between two progress events.
@@ -66,18 +65,6 @@ pub(super) enum Event<'a> {
         /// Whether the command lists leftovers, and nothing else.
         #[serde(skip)]
         is_listed: bool,
-    },
-    /// A version that is corrupt.
-    Broken {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
-    /// A version that cannot be read.
-    Unreadable {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
     },
     /// The result of `--verify`.
     Verified { store: String, broken: u64, versions: u64 },
@@ -191,11 +178,9 @@ impl Display for Event<'_> {
                     None => write!(f, "leftover {path} ({bytes}): {reason}"),
                 }
             }
-            Self::Broken { version, reason } => write!(f, "broken {version}: {reason}"),
-            Self::Unreadable { version, reason } => write!(f, "unreadable {version}: {reason}"),
             Self::Verified { store, broken, versions } => write!(
                 f,
-                "{store}: {} versions verified, {} broken",
+                "{store}: {} versions verified, {} corrupt",
                 HumanCount(*versions),
                 HumanCount(*broken)
             ),

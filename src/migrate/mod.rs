@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stoa_gomod::ModuleVersion;
 use stoa_layout::{Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
 
 use crate::command;
@@ -25,13 +24,13 @@ use crate::command::error::CommandError;
 use crate::command::progress::Screen;
 use crate::command::report::{Reporter, Telling};
 use crate::command::status;
-use crate::command::verify::look::{Fault, Findings};
+use crate::command::verify::look::Findings;
 use crate::config::{Settings, World};
 use crate::logging::Style;
 
 use args::{Args, Command, LeftoversCommand};
 use events::{Event, Watcher, text};
-use import::{Import, ImportError};
+use import::Import;
 use leftovers::Leftovers;
 use verify::Verify;
 
@@ -198,21 +197,13 @@ fn import(
         cancel: &cancel,
         events: &watcher,
     };
-    let report = import::Report::new(reporter);
-    match import.run(&report) {
-        Ok(true) => reporter.finish(&report.imported(&import)),
-        Ok(false) => {
-            reporter.progress().end();
-            watcher.done(root, &Outcome::NoStore);
-            Ok(())
-        }
-        Err(ImportError::Run(error)) => Err(failure(root, &error)),
-        Err(error) => {
-            let is_resumable = error.is_resumable();
-            let error = CommandError::new(error.exit(), error);
-            Err(if is_resumable { error.after(report.so_far(&import)) } else { error })
-        }
+    let report = import::Report::new(reporter, &import);
+    if import.run(&report)? {
+        return reporter.finish(&report.done());
     }
+    reporter.progress().end();
+    watcher.done(root, &Outcome::NoStore);
+    Ok(())
 }
 
 fn verify(
@@ -223,14 +214,7 @@ fn verify(
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     let cancel = cancel_on_signals(reporter, false)?;
-    let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
-        let version = version.into();
-        reporter.result(&match fault {
-            Fault::Corrupt => Event::Broken { version, reason },
-            Fault::Unreadable => Event::Unreadable { version, reason },
-        });
-    };
-    let found = verify::run(root, &layouts.current, how, threads, &cancel, reporter.progress(), &tell);
+    let found = verify::run(root, &layouts.current, how, threads, &cancel, reporter);
     let found = found.map_err(|error| {
         let reason = error.message.unwrap_or_default();
         let message = format!("cannot verify {}: {reason}", root.display());

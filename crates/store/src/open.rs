@@ -1,6 +1,7 @@
 //! Opening a store, and the state of an open store.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
@@ -50,6 +51,9 @@ const ENTRIES: usize = 20_000;
 
 /// The maximum number of harmless records in memory: a few megabytes.
 const HARMLESS: usize = 1 << 16;
+
+/// The time between two attempts to claim a version that another process works on.
+const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// The maximum length of a path (`PATH_MAX`, which includes the final zero) and of an element (`NAME_MAX`).
 const MAX_PATH: usize = 4096;
@@ -140,6 +144,21 @@ impl Store {
         let claim = Claim::try_take(&self.paths.claims(), &self.durable, version)?;
         self.forget(version);
         Ok(claim)
+    }
+
+    /// Waits for the claim of a version. `go_on` runs between two attempts, and its error ends the wait.
+    pub fn claim_while<E: From<StoreError>>(
+        &self,
+        version: &ModuleVersion,
+        go_on: impl Fn() -> Result<(), E>,
+    ) -> Result<Claim, E> {
+        loop {
+            go_on()?;
+            if let Some(claim) = self.try_claim(version)? {
+                return Ok(claim);
+            }
+            std::thread::sleep(CLAIM_EVERY);
+        }
     }
 
     pub(crate) fn staging(&self) -> Result<&Run, StoreError> {

@@ -67,7 +67,7 @@ impl Command for Export {
         let (root, to) = (context.root()?, &self.to);
         let store = context.open_checked(|| check_places(&root, to))?;
         let cancel = context.cancel(&store)?;
-        let report = Report::new(&context.reporter);
+        let report = Report::new(&context.reporter, root.display().to_string(), to.display().to_string());
         let stay =
             |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
         // A folder that is refused has help of its own.
@@ -75,7 +75,7 @@ impl Command for Export {
         let progress = context.reporter.progress();
         progress.begin("export", None);
         export(&store, &tree, (threads, &cancel), &report, progress).map_err(stay)?;
-        Ok(report.done(root.display().to_string(), to.display().to_string()))
+        Ok(report.done())
     }
 }
 

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use stoa_gomod::{ModulePath, ModuleVersion, Version, info, list, pseudo, query};
@@ -17,6 +17,7 @@ use stoa_layout::{Exit, PathError};
 use stoa_store::{SmallFile, Store, StoreError, VersionFile, ZipFile};
 
 use crate::command::error::CommandError;
+use crate::lock::lock;
 
 /// The folder that marks an export. Files are written in it before they are renamed to their places.
 const OWN: &str = ".stoa-export";
@@ -157,7 +158,7 @@ impl Tree {
         if !missing {
             return Ok(Put::Kept(bytes));
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.files.append(&mut files);
         waiting.versions.push((version.clone(), bytes));
         let is_full = waiting.files.len() >= BATCH.0
@@ -167,7 +168,7 @@ impl Tree {
 
     /// Publishes the last batch.
     pub(super) fn settle(&self, tell: impl Fn(&ModuleVersion, u64)) -> Result<(), CommandError> {
-        let batch = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let batch = std::mem::take(&mut *lock(&self.waiting));
         self.publish(batch, tell)
     }
 
@@ -225,7 +226,7 @@ impl Tree {
         }
         let at = self.fresh();
         self.write(&at, content, SystemTime::now())?;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.files.push(Staged { at, to: to.to_owned(), replaces: true });
         if waiting.files.len() < BATCH.0 {
             return Ok(());

@@ -19,11 +19,12 @@ use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{
-    Cancel, Events, Exit, Gate, Layouts, Migrator, Options, Outcome, PathError, RunError, Runner, State,
-    StepError,
+    Cancel, Events, Exit, Gate, Layouts, Migrator, Options, Outcome, PathError, Runner, State, StepError,
 };
-use stoa_store::{Store, StoreError};
+use stoa_store::Store;
 
+use super::failure;
+use crate::command::error::CommandError;
 use crate::command::overlap::{Overlap, overlap};
 use crate::command::parallel;
 pub(super) use report::Report;
@@ -44,68 +45,30 @@ pub(super) struct Import<'a> {
     pub(super) events: &'a dyn Events,
 }
 
-/// The import stopped before its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ImportError {
-    /// The import was refused. Nothing was copied.
-    #[error("{message}")]
-    Refused { exit: Exit, message: String },
-    /// The upgrade of the store failed.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    #[error(transparent)]
-    Gate(#[from] GateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Step(#[from] StepError),
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
-}
-
-impl From<PathError> for ImportError {
-    fn from(error: PathError) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-impl ImportError {
-    pub(super) fn exit(&self) -> Exit {
-        match self {
-            Self::Refused { exit, .. } => *exit,
-            Self::Run(error) => error.exit(),
-            Self::Gate(error) => error.exit(),
-            Self::Store(error) => error.exit(),
-            Self::Step(error) => error.exit(),
-            Self::Cancelled(cancelled) => Exit::signal(cancelled.0),
-        }
-    }
-
-    /// Returns whether another run continues the import.
-    pub(super) fn is_resumable(&self) -> bool {
-        !matches!(self, Self::Refused { .. } | Self::Run(_) | Self::Gate(_))
-    }
-}
-
 /// Stops a walk after a thread has failed. The error of the thread is reported instead.
 const THREAD_FAILED: StepError = StepError::Cancelled(Cancelled(0));
 
 impl Import<'_> {
     /// Imports all versions. Returns `false` if there is no store to import into.
-    pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, ImportError> {
+    pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, CommandError> {
         let from = self.find()?;
         self.check_places()?;
         report.begin();
         let store = if self.dry_run { self.look()? } else { self.open()? };
-        match store {
+        let copied = match store {
             Open::Nothing => return Ok(false),
-            Open::NoStore => self.copy(&from, None, report)?,
-            Open::Store(store) => self.copy(&from, Some(&store), report)?,
-        }
-        Ok(true)
+            Open::NoStore => self.copy(&from, None, report),
+            Open::Store(store) => self.copy(&from, Some(&store), report),
+        };
+        copied.map(|()| true).map_err(|error| error.after(report.so_far()))
     }
 
-    fn copy(&self, from: &Origin<'_>, store: Option<&Store>, report: &Report<'_>) -> Result<(), ImportError> {
+    fn copy(
+        &self,
+        from: &Origin<'_>,
+        store: Option<&Store>,
+        report: &Report<'_>,
+    ) -> Result<(), CommandError> {
         let batch = match store {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
@@ -128,7 +91,7 @@ impl Import<'_> {
                     }
                     Ok(())
                 })
-                .map_err(ImportError::from)
+                .map_err(CommandError::from)
             },
             &|item| work.one(item),
         )?;
@@ -136,10 +99,10 @@ impl Import<'_> {
     }
 
     /// Recognises the source.
-    fn find(&self) -> Result<Origin<'_>, ImportError> {
+    fn find(&self) -> Result<Origin<'_>, CommandError> {
         let (source, layouts) = (self.source, self.layouts);
         let name = source.display();
-        let refuse = |exit, message| Err(ImportError::Refused { exit, message });
+        let refuse = |exit, message| Err(CommandError::new(exit, message));
         match source.metadata() {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => {
@@ -190,7 +153,7 @@ impl Import<'_> {
         }
     }
 
-    fn check_places(&self) -> Result<(), ImportError> {
+    fn check_places(&self) -> Result<(), CommandError> {
         let why = match overlap(self.source, self.root) {
             None => return Ok(()),
             Some(Overlap::Same) => "it is the store itself",
@@ -201,7 +164,7 @@ impl Import<'_> {
         let message = format!(
             "cannot import {source} into {root}: {why}; nothing was changed\nhelp: name another store with --store"
         );
-        Err(ImportError::Refused { exit: Exit::USAGE, message })
+        Err(CommandError::new(Exit::USAGE, message))
     }
 
     fn runner(&self) -> Runner<'_> {
@@ -223,8 +186,8 @@ impl Import<'_> {
     }
 
     /// Creates or upgrades the store, and opens it.
-    fn open(&self) -> Result<Open, ImportError> {
-        if self.runner().run()? == Outcome::NoStore {
+    fn open(&self) -> Result<Open, CommandError> {
+        if self.runner().run().map_err(|error| failure(self.root, &error))? == Outcome::NoStore {
             return Ok(Open::Nothing);
         }
         let gate = self.gate();
@@ -233,11 +196,11 @@ impl Import<'_> {
     }
 
     /// Opens the store for a dry run. A store at an older layout is not opened.
-    fn look(&self) -> Result<Open, ImportError> {
+    fn look(&self) -> Result<Open, CommandError> {
         match self.gate().pass() {
             Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass)))),
             Err(GateError::Forbidden { .. }) => {
-                let is_planned = self.runner().plan()?;
+                let is_planned = self.runner().plan().map_err(|error| failure(self.root, &error))?;
                 Ok(if is_planned { Open::NoStore } else { Open::Nothing })
             }
             Err(error) => Err(error.into()),

@@ -12,8 +12,6 @@ use stoa_layout::inventory::Visit;
 use stoa_layout::{PathError, Source, State, StepError};
 use stoa_store::StoreError;
 
-use super::ImportError;
-
 /// The kind of a source.
 pub(super) enum Origin<'a> {
     Source(&'a dyn Source, PathBuf),
@@ -45,12 +43,12 @@ pub(super) enum Not {
     /// The version is corrupt.
     Broken(String),
     /// The store cannot be read or written. Other versions may fail too.
-    Stop(ImportError),
+    Stop(StoreError),
 }
 
 impl From<StoreError> for Not {
     fn from(error: StoreError) -> Self {
-        Self::Stop(error.into())
+        Self::Stop(error)
     }
 }
 
