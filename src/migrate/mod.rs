@@ -144,7 +144,8 @@ fn leftovers(
 ) -> Result<(), CommandError> {
     let cancel = cancel_on_signals(reporter, false)?;
     let watcher = Watcher::new(reporter, false, false);
-    let leftovers = Leftovers { root, layouts, options, cancel: &cancel, events: &watcher };
+    let runner = Runner { root, layouts, options, events: &watcher, cancel: &cancel };
+    let leftovers = Leftovers { runner };
     let mut written = Ok(());
     let (total, is_moved) = match command {
         Some(LeftoversCommand::Move { to }) => {
@@ -188,14 +189,10 @@ fn import(
     let options = Options { assumed: None, auto: true, ..options };
     let watcher = Watcher::new(reporter, false, args.dry_run);
     let import = Import {
-        root,
+        runner: Runner { root, layouts, options: &options, events: &watcher, cancel: &cancel },
         source,
-        layouts,
-        options: &options,
         assumed: args.from.as_ref(),
         dry_run: args.dry_run,
-        cancel: &cancel,
-        events: &watcher,
     };
     let report = import::Report::new(reporter, &import);
     if import.run(&report)? {

@@ -18,9 +18,7 @@ use std::path::{Path, PathBuf};
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::{
-    Cancel, Events, Exit, Gate, Layouts, Migrator, Options, Outcome, PathError, Runner, State, StepError,
-};
+use stoa_layout::{Exit, Gate, Migrator, Outcome, PathError, Runner, State, StepError};
 use stoa_store::Store;
 
 use super::failure;
@@ -33,16 +31,12 @@ use work::Work;
 
 /// An import: source, target and options.
 pub(super) struct Import<'a> {
-    pub(super) root: &'a Path,
+    /// Creates or upgrades the store.
+    pub(super) runner: Runner<'a>,
     pub(super) source: &'a Path,
-    pub(super) layouts: &'a Layouts,
-    /// Options of the upgrade of the store.
-    pub(super) options: &'a Options,
     /// The layout of the source, named by a person.
     pub(super) assumed: Option<&'a stoa_layout::LayoutId>,
     pub(super) dry_run: bool,
-    pub(super) cancel: &'a Cancel,
-    pub(super) events: &'a dyn Events,
 }
 
 /// Stops a walk after a thread has failed. The error of the thread is reported instead.
@@ -73,12 +67,12 @@ impl Import<'_> {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
         };
-        let work = Work::new(self.root, store, batch, self.cancel, report);
+        let work = Work::new(self.runner.root, store, batch, self.runner.cancel, report);
         parallel::each(
-            self.options.threads,
+            self.runner.options.threads,
             |each| {
                 from.take(&mut |found| {
-                    self.cancel.check()?;
+                    self.runner.cancel.check()?;
                     match found {
                         Found::Leftover { leftover, .. } => report.leftover(leftover),
                         Found::Aside { leftover } => report.aside(leftover),
@@ -100,7 +94,7 @@ impl Import<'_> {
 
     /// Recognises the source.
     fn find(&self) -> Result<Origin<'_>, CommandError> {
-        let (source, layouts) = (self.source, self.layouts);
+        let (source, layouts) = (self.source, self.runner.layouts);
         let name = source.display();
         let refuse = |exit, message| Err(CommandError::new(exit, message));
         match source.metadata() {
@@ -154,40 +148,30 @@ impl Import<'_> {
     }
 
     fn check_places(&self) -> Result<(), CommandError> {
-        let why = match overlap(self.source, self.root) {
+        let why = match overlap(self.source, self.runner.root) {
             None => return Ok(()),
             Some(Overlap::Same) => "it is the store itself",
             Some(Overlap::Inside) => "it is inside the store",
             Some(Overlap::Around) => "the store is inside it",
         };
-        let (source, root) = (self.source.display(), self.root.display());
+        let (source, root) = (self.source.display(), self.runner.root.display());
         let message = format!(
             "cannot import {source} into {root}: {why}; nothing was changed\nhelp: name another store with --store"
         );
         Err(CommandError::new(Exit::USAGE, message))
     }
 
-    fn runner(&self) -> Runner<'_> {
-        Runner {
-            root: self.root,
-            layouts: self.layouts,
-            options: self.options,
-            events: self.events,
-            cancel: self.cancel,
-        }
-    }
-
     fn gate(&self) -> Gate<'_> {
         Gate {
-            root: self.root,
-            current: &self.layouts.current,
+            root: self.runner.root,
+            current: &self.runner.layouts.current,
             migrator: &Migrator::Forbidden { name: "stoa-migrate" },
         }
     }
 
     /// Creates or upgrades the store, and opens it.
     fn open(&self) -> Result<Open, CommandError> {
-        if self.runner().run().map_err(|error| failure(self.root, &error))? == Outcome::NoStore {
+        if self.runner.run().map_err(|error| failure(self.runner.root, &error))? == Outcome::NoStore {
             return Ok(Open::Nothing);
         }
         let gate = self.gate();
@@ -200,7 +184,7 @@ impl Import<'_> {
         match self.gate().pass() {
             Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass)))),
             Err(GateError::Forbidden { .. }) => {
-                let is_planned = self.runner().plan().map_err(|error| failure(self.root, &error))?;
+                let is_planned = self.runner.plan().map_err(|error| failure(self.runner.root, &error))?;
                 Ok(if is_planned { Open::NoStore } else { Open::Nothing })
             }
             Err(error) => Err(error.into()),

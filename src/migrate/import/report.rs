@@ -63,7 +63,7 @@ pub(in crate::migrate) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(in crate::migrate) fn new(reporter: &'a Reporter, import: &Import<'_>) -> Self {
-        let (store, source) = (text(import.root), text(import.source));
+        let (store, source) = (text(import.runner.root), text(import.source));
         let done = Imported { store, source, dry_run: import.dry_run, ..Imported::default() };
         Self { reporter, done: Mutex::new(done) }
     }
