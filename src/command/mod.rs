@@ -2,6 +2,7 @@
 //!
 //! A new command is a file with a struct that implements [`Command`], and a line in [`COMMANDS`].
 
+pub(crate) mod compare;
 pub(crate) mod completions;
 mod config;
 pub(crate) mod confirm;

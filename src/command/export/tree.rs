@@ -16,6 +16,7 @@ use stoa_layout::marker::Top;
 use stoa_layout::{Exit, PathError};
 use stoa_store::{SmallFile, Store, StoreError, VersionFile, ZipFile};
 
+use crate::command::compare::is_same;
 use crate::command::error::CommandError;
 use crate::lock::lock;
 
@@ -351,17 +352,9 @@ fn is_zip(path: &Path, zip: &ZipFile) -> Result<Option<bool>, PathError> {
     if meta.modified().at("look at", path)? == zip.modified {
         return Ok(Some(true));
     }
-    let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    let mut at = 0;
-    while at < zip.length {
-        let count = zip.read(at, &mut ours).at("read the zip of", path)?;
-        let other = file.read_at(&mut theirs, at).at("read", path)?.min(count);
-        if other == 0 || ours[..other] != theirs[..other] {
-            return Ok(Some(false));
-        }
-        at += other as u64;
-    }
-    Ok(Some(true))
+    let ours = |at, buffer: &mut [u8]| zip.read(at, buffer).at("read the zip of", path);
+    let theirs = |at, buffer: &mut [u8]| file.read_at(buffer, at).at("read", path);
+    is_same(zip.length, ours, theirs).map(Some)
 }
 
 /// Returns the versions of a module in the tree.

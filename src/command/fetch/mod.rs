@@ -122,9 +122,7 @@ async fn until_stopped(
     cancel: &Cancel,
 ) -> Result<FetchDone, CommandError> {
     let ended = tokio::select! {
-        worked = work::run(fill, wanted, at_once, &mut fetched) => {
-            worked.map_err(|error| CommandError::new(error.exit(), error))
-        }
+        worked = work::run(fill, wanted, at_once, &mut fetched) => worked,
         signal = stopped(cancel) => signal.and_then(|cancelled| Err(cancelled.into())),
     };
     // Downloads that are under way leave nothing behind when they are dropped.

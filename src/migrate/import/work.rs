@@ -8,7 +8,7 @@ use stoa_layout::{Cancel, Leftover};
 use stoa_store::{Batch, Objection, Published, SealError, SmallFile, Store, StoreError, UnsyncedDraft};
 
 use super::report::{Report, Verdict};
-use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
+use super::source::{Item, Not, hash, is_stored, missing, read, unreadable};
 use crate::command::error::CommandError;
 use crate::lock::lock;
 
@@ -126,8 +126,7 @@ impl<'a> Work<'a> {
             return Ok(true);
         }
         let (zip, path) = item.open_zip()?;
-        let own = |offset, buffer: &mut [u8]| own_zip.read(offset, buffer);
-        if own_zip.length == zip.size && is_same(&zip, path, &own)? {
+        if own_zip.length == zip.size && is_stored(&zip, path, &own_zip)? {
             kept();
             return Ok(true);
         }

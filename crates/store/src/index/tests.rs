@@ -53,9 +53,14 @@ fn put(store: &Store, pair: &str) -> PathBuf {
     put_unsealed(store, &v, &zip(&v, pair))
 }
 
-/// Reconciles with a clock at which every file has settled. The change time of a file cannot be set back.
+/// A clock at which every file has settled. The change time of a file cannot be set back.
+fn later() -> SystemTime {
+    SystemTime::now() + 2 * crate::list::SETTLED
+}
+
+/// Reconciles at a time at which every file has settled.
 fn reconcile_later(fixture: &mut Fixture) -> Reconciled {
-    fixture.store.index.clock = || SystemTime::now() + 2 * crate::list::SETTLED;
+    fixture.store.index.clock = later;
     let done = reconcile(&fixture.store);
     fixture.store.index.clock = SystemTime::now;
     done
@@ -211,7 +216,7 @@ fn rows_written_during_a_pass_stay() {
         &fixture.store.paths,
         version("example.com/a@v1.0.0").path(),
         None,
-        SystemTime::now,
+        later,
     )
     .unwrap()
     .unwrap();
