@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_layout::events::Events;
-use stoa_layout::lock::Holder;
+use stoa_layout::lock::{self, Holder};
 use stoa_layout::plan::PlannedStep;
 use stoa_layout::{Direction, LayoutId, Leftover, Outcome, Survey};
 
@@ -152,9 +152,7 @@ impl Display for Event<'_> {
                 f.write_str(&lines.join("\n"))
             }
             Self::Waiting { holders } => {
-                let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
-                let names = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
-                write!(f, "waiting for {names}, which uses the store")
+                write!(f, "waiting for {}, which uses the store", lock::names(holders))
             }
             Self::StepBegin { step, .. } => step.fmt(f),
             Self::StepEnd { from, to, .. } if from == to => {

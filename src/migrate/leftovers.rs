@@ -15,6 +15,7 @@ use stoa_layout::step::Refusal;
 use stoa_layout::{Durable, Exit, Leftover, PathError, RunError, Runner, State, StepError, durable};
 
 use super::seen::SeenOnce;
+use crate::command::overlap::overlap;
 
 /// The number of leftovers and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -120,30 +121,19 @@ impl Leftovers<'_> {
 
     /// Refuses a target on another file system, in the store, or around the store.
     fn check_target(&self, to: &Path) -> Result<(), RunError> {
-        let there = to.ancestors().find_map(|folder| {
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            folder.canonicalize().ok()
-        });
-        let root = self
-            .runner
-            .root
-            .canonicalize()
-            .map_err(|error| PathError::new("look at", self.runner.root, error))?;
-        let Some(there) = there else { return Ok(()) };
-        let why = if there.starts_with(&root) {
-            "it is inside the store"
-        } else if to.canonicalize().is_ok_and(|to| root.starts_with(to)) {
-            "the store is inside it"
-        } else if !there.is_dir() {
-            "it is not a folder"
-        } else if device(&there)? != device(&root)? {
-            "it is on another file system, and leftovers can only be renamed"
-        } else {
-            return Ok(());
+        let there = std::path::absolute(to).unwrap_or_else(|_| to.to_owned());
+        let there = there.ancestors().find(|folder| folder.exists()).unwrap_or(to);
+        let why = match overlap(to, self.runner.root) {
+            Some(overlap) => overlap.to_string(),
+            None if !there.is_dir() => "it is not a folder".to_owned(),
+            None if device(there)? != device(self.runner.root)? => {
+                "it is on another file system, and leftovers can only be renamed".to_owned()
+            }
+            None => return Ok(()),
         };
         let message = format!(
             "cannot move the leftovers of {} to {}: {why}; nothing was changed\nhelp: name another folder",
-            root.display(),
+            self.runner.root.display(),
             to.display()
         );
         Err(refused(Exit::CANT_CREATE, message))

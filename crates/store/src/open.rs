@@ -15,10 +15,9 @@ use crate::cache::Writes;
 use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
-use crate::list::KnownList;
+use crate::list::KnownVersions;
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
-use crate::records::KnownTombstones;
 use crate::seal_state::KnownSeal;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
@@ -30,8 +29,8 @@ pub struct Store {
     pub(crate) durable: Durable,
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
-    pub(crate) lists: Cache<ModulePath, KnownList>,
-    pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
+    pub(crate) lists: Cache<ModulePath, KnownVersions>,
+    pub(crate) tombstones: Cache<ModulePath, KnownVersions>,
     /// Records without a tombstone.
     pub(crate) harmless: Cache<Stamp, ()>,
     pub(crate) index: Index,

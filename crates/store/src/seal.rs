@@ -107,9 +107,9 @@ impl Store {
     pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp, zip: Stamp) -> Result<(), StoreError> {
         let seal = path.join(VersionFile::Seal.name());
         let failed = |reason: &str| PathError::new("seal", path, io::Error::other(reason.to_owned()));
-        let staged = self.staging()?.fresh();
-        let added = write_seal(&self.durable, &staged, h1, path).and_then(|file| {
-            durable::sync_file(&file, &staged)?;
+        let added = self.staging()?.place_file(|staged| {
+            let file = write_seal(&self.durable, staged, h1, path)?;
+            durable::sync_file(&file, staged)?;
             if !Stamp::at(path)?.is_some_and(|now| now.is_same_file(folder)) {
                 return Err(failed("it was replaced meanwhile"));
             }
@@ -119,13 +119,9 @@ impl Store {
                 return Err(failed("its zip was written to meanwhile"));
             }
             // A plain rename: a file of this name is no valid seal, or this function would not be called.
-            durable::rename(&staged, &seal)?;
+            durable::rename(staged, &seal)?;
             durable::sync_dir(path)
         });
-        if added.is_err() {
-            // If this fails too, the next start removes the file.
-            let _ = durable::remove_file(&staged);
-        }
         Ok(added?)
     }
 

@@ -27,7 +27,7 @@ use stoa_store::Store;
 
 use super::context::Context;
 use super::error::CommandError;
-use super::overlap::{Overlap, overlap};
+use super::overlap::overlap;
 use super::progress::Progress;
 use super::report::{Telling, Working};
 use super::{Command, parallel};
@@ -88,12 +88,7 @@ fn check_places(root: &Path, to: &Path) -> Result<(), CommandError> {
     if to.metadata().is_ok_and(|meta| !meta.is_dir()) {
         return refuse("it is not a folder");
     }
-    match overlap(to, root) {
-        None => Ok(()),
-        Some(Overlap::Same) => refuse("it is the store itself"),
-        Some(Overlap::Inside) => refuse("it is inside the store"),
-        Some(Overlap::Around) => refuse("the store is inside it"),
-    }
+    overlap(to, root).map_or(Ok(()), |overlap| refuse(&overlap.to_string()))
 }
 
 fn export(

@@ -23,7 +23,7 @@ use stoa_store::Store;
 
 use super::failure;
 use crate::command::error::CommandError;
-use crate::command::overlap::{Overlap, overlap};
+use crate::command::overlap::overlap;
 use crate::command::parallel;
 pub(super) use report::Report;
 use source::{Item, Origin};
@@ -148,12 +148,7 @@ impl Import<'_> {
     }
 
     fn check_places(&self) -> Result<(), CommandError> {
-        let why = match overlap(self.source, self.runner.root) {
-            None => return Ok(()),
-            Some(Overlap::Same) => "it is the store itself",
-            Some(Overlap::Inside) => "it is inside the store",
-            Some(Overlap::Around) => "the store is inside it",
-        };
+        let Some(why) = overlap(self.source, self.runner.root) else { return Ok(()) };
         let (source, root) = (self.source.display(), self.runner.root.display());
         let message = format!(
             "cannot import {source} into {root}: {why}; nothing was changed\nhelp: name another store with --store"

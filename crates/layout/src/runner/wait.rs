@@ -87,8 +87,7 @@ impl Runner<'_> {
     }
 
     fn busy(&self) -> RunError {
-        let holders: Vec<String> = self.other_holders().iter().map(ToString::to_string).collect();
-        let names = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
+        let names = lock::names(&self.other_holders());
         RunError::Busy(format!(
             "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}\n\
              help: stop it and run again, or wait longer with --lock-timeout",

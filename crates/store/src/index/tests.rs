@@ -212,14 +212,10 @@ fn rows_written_during_a_pass_stay() {
     let fixture = settled();
     let identity = fixture.store.index.identity().unwrap();
     let mut database = fixture.store.index.open(identity, Access::Write, PATIENCE).unwrap();
-    let seen = reconcile::read_module(
-        &fixture.store.paths,
-        version("example.com/a@v1.0.0").path(),
-        None,
-        later,
-    )
-    .unwrap()
-    .unwrap();
+    let seen =
+        reconcile::read_module(&fixture.store.paths, version("example.com/a@v1.0.0").path(), None, later)
+            .unwrap()
+            .unwrap();
     assert!(seen.stamp.is_some());
     let v = version("example.com/a@v1.11.0");
     fixture.publish(&v, &zip(&v, "package a\n"));
