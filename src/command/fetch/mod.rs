@@ -73,8 +73,7 @@ impl Command for Fetch {
     }
 
     fn run(self, context: &Context<'_>) -> Result<FetchDone, CommandError> {
-        let wanted = wanted::gather(&self.named, &self.from)
-            .map_err(|error| CommandError::new(error.exit(), error))?;
+        let wanted = wanted::gather(&self.named, &self.from)?;
         let config = context.settings.serve(
             &Options::default()
                 .with("upstream", self.upstream.as_ref())
