@@ -89,7 +89,9 @@ fn question(result: Result<Option<bytes::Bytes>, FillError>, content_type: Heade
 fn logged(error: &FillError, subject: Subject) -> Response {
     match error {
         // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
+        // Some upstreams answer 403 then.
         FillError::Absent(_)
+        | FillError::Refused(_)
         | FillError::Gone(_)
         | FillError::Offline(_)
         | FillError::Loop(_)

@@ -25,6 +25,7 @@ use super::context::Context;
 use super::error::CommandError;
 use super::event::date;
 use super::report::{Summary, Telling, Working};
+use crate::config::parse;
 use crate::lock::lock;
 use size::Size;
 use work::Work;
@@ -60,8 +61,8 @@ pub(crate) struct Prune {
     unused_since: Option<Day>,
 
     /// Modules to keep: patterns as in GOPRIVATE, separated by commas
-    #[arg(long, value_name = "PATTERNS")]
-    keep: Vec<String>,
+    #[arg(long, value_name = "PATTERNS", value_parser = parse::some_patterns)]
+    keep: Vec<Patterns>,
 
     /// Show what would be removed, and change nothing
     #[arg(long)]
@@ -92,11 +93,9 @@ impl Command for Prune {
         let threads = context.threads(self.working.threads)?;
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
-        let keep = Patterns::parse(&self.keep.join(","));
         let removed = Mutex::default();
         let reporter = &context.reporter;
-        let work =
-            Work { store: &store, args: &self, keep, threads, cancel: &cancel, reporter, removed: &removed };
+        let work = Work { store: &store, args: &self, threads, cancel: &cancel, reporter, removed: &removed };
         let worked = work.run();
         let removed = lock(&removed);
         let root = store.root().display();

@@ -9,7 +9,6 @@ use std::sync::Mutex;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
-use stoa_gomod::private::Patterns;
 use stoa_layout::Cancel;
 use stoa_store::{Day, LastUses, Store, StoreError};
 
@@ -29,7 +28,8 @@ const ASK_FROM: u64 = 20;
 struct Chosen {
     version: ModuleVersion,
     bytes: u64,
-    last_use: Day,
+    last_use: Option<Day>,
+    unused_since: Day,
 }
 
 /// A version that was removed.
@@ -39,7 +39,12 @@ struct RemovedEvent<'a> {
     #[serde(flatten)]
     version: VersionKeys<'a>,
     bytes: u64,
-    last_use: String,
+    /// `None` if no use is recorded.
+    last_use: Option<String>,
+    unused_since: String,
+    /// The event of that day, if no use is recorded.
+    #[serde(skip)]
+    since_event: &'static str,
     #[serde(skip)]
     dry_run: bool,
 }
@@ -47,15 +52,17 @@ struct RemovedEvent<'a> {
 impl Display for RemovedEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let removed = if self.dry_run { "would remove" } else { "removed" };
-        let (version, bytes, last_use) = (&self.version, BinaryBytes(self.bytes), &self.last_use);
-        write!(f, "{removed} {version} ({bytes}, last used {last_use})")
+        write!(f, "{removed} {} ({}, ", self.version, BinaryBytes(self.bytes))?;
+        match &self.last_use {
+            Some(day) => write!(f, "last used {day})"),
+            None => write!(f, "not used since {} ({}))", self.since_event, self.unused_since),
+        }
     }
 }
 
 pub(super) struct Work<'a> {
     pub(super) store: &'a Store,
     pub(super) args: &'a Prune,
-    pub(super) keep: Patterns,
     pub(super) threads: usize,
     pub(super) cancel: &'a Cancel,
     pub(super) reporter: &'a Reporter,
@@ -158,6 +165,7 @@ impl Work<'_> {
 
     fn remove(&self, uses: &LastUses<'_>, mut plan: Plan, going: (u64, u64)) -> Result<(), CommandError> {
         self.reporter.progress().begin("remove", Some(going.0));
+        let began = uses.began();
         parallel::each(
             self.threads,
             |each| {
@@ -169,18 +177,20 @@ impl Work<'_> {
                         if self.is_kept(&version) || !plan.takes(age, bytes) {
                             return ControlFlow::Continue(());
                         }
-                        each(Chosen { version, bytes, last_use: age.0 })
+                        // An unreadable use has ended this walk before.
+                        let last_use = uses.recorded(&version).ok().flatten();
+                        each(Chosen { version, bytes, last_use, unused_since: age.0 })
                     },
                 );
                 walked.map(drop)
             },
-            &|chosen| self.remove_one(&chosen),
+            &|chosen| self.remove_one(&chosen, began),
         )
     }
 
-    fn remove_one(&self, chosen: &Chosen) -> Result<(), CommandError> {
+    fn remove_one(&self, chosen: &Chosen, began: Day) -> Result<(), CommandError> {
         self.cancel.check()?;
-        let Chosen { version, bytes, last_use } = chosen;
+        let Chosen { version, bytes, last_use, unused_since } = chosen;
         let dry_run = self.args.dry_run;
         let bytes = if dry_run { Ok(Some(*bytes)) } else { self.take(version) };
         let mut removed = lock(self.removed);
@@ -190,8 +200,18 @@ impl Work<'_> {
                 removed.bytes += bytes;
                 self.reporter.progress().advance(removed.versions, removed.bytes);
                 drop(removed);
-                let version = VersionKeys::from(version);
-                self.reporter.result(&RemovedEvent { version, bytes, last_use: date(*last_use), dry_run });
+                self.reporter.result(&RemovedEvent {
+                    version: version.into(),
+                    bytes,
+                    last_use: last_use.map(date),
+                    unused_since: date(*unused_since),
+                    since_event: if *unused_since > began {
+                        "it was stored"
+                    } else {
+                        "the recording of uses began"
+                    },
+                    dry_run,
+                });
             }
             Ok(None) => {}
             // The other versions can go all the same.
@@ -257,6 +277,6 @@ impl Work<'_> {
     }
 
     fn is_kept(&self, version: &ModuleVersion) -> bool {
-        self.keep.matches(version.path().as_str())
+        self.args.keep.iter().any(|patterns| patterns.matches(version.path().as_str()))
     }
 }
