@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -15,7 +15,6 @@ use stoa_layout::Exit;
 
 use super::error::{CommandError, HELP};
 use super::progress::{Progress, Screen, When};
-use crate::lock::lock;
 
 /// The format of results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -247,7 +246,7 @@ impl Reporter {
     ///
     /// If the reader of standard output closed it, the error has no message and the exit code 0.
     pub(crate) fn check(&self) -> Result<(), CommandError> {
-        let failed = lock(&self.failed);
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match failed.as_ref() {
             None => Ok(()),
             // The reader has read enough, as `head` does.
@@ -297,7 +296,7 @@ impl Reporter {
 
     fn keep(&self, written: io::Result<()>) {
         if let Err(error) = written {
-            lock(&self.failed).get_or_insert(error);
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
     }
 }
