@@ -193,6 +193,7 @@ fn import(
         source,
         assumed: args.from.as_ref(),
         dry_run: args.dry_run,
+        progress: reporter.progress(),
     };
     let report = import::Report::new(reporter, &import);
     if import.run(&report)? {

@@ -34,7 +34,7 @@ pub(super) fn run(
         Verify::Full => (Mode::ReadWrite, Which::All),
     };
     let gate = Gate { root, current: layout, migrator: &Migrator::Forbidden { name: "stoa-migrate" } };
-    let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?;
+    let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?.metered(reporter.progress().meter());
     let (findings, ended) = Look { store: &store, which, threads, cancel, reporter }.run(&[], |_| {});
     ended.map(|()| findings)
 }

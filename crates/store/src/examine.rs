@@ -1,5 +1,6 @@
 //! The examination of a version: its files are read completely and compared with each other and with its record.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,7 @@ use stoa_layout::error::PathContext;
 use crate::files::{SMALL_LIMIT, Stamp, open_file, read_bounded};
 use crate::paths::VersionFile;
 use crate::seal::read_seal;
-use crate::{Store, StoreError};
+use crate::{Meter, Store, StoreError};
 
 /// The result of reading a version.
 pub(crate) enum Examination {
@@ -38,7 +39,7 @@ impl Store {
         if let Some(tombstone) = record.as_ref().and_then(|record| record.tombstone.as_ref()) {
             return Ok(Examination::Corrupt(tombstone.to_string()));
         }
-        let examination = examine_folder(folder, version)?;
+        let examination = examine_folder(folder, version, &self.meter)?;
         let Examination::Whole { h1, .. } = &examination else { return Ok(examination) };
         Ok(match record.and_then(|record| record.objection(h1, None)) {
             Some(objection) => Examination::Corrupt(objection.to_string()),
@@ -48,7 +49,11 @@ impl Store {
 }
 
 /// Reads all files of a version in a folder.
-pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<Examination, StoreError> {
+pub(crate) fn examine_folder(
+    folder: &Path,
+    version: &ModuleVersion,
+    meter: &Meter,
+) -> Result<Examination, StoreError> {
     let corrupt = |reason: String| Ok(Examination::Corrupt(reason));
     let read = |file: VersionFile| -> Result<_, StoreError> {
         let path = folder.join(file.name());
@@ -66,7 +71,7 @@ pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<E
     }
     let path = folder.join(VersionFile::Zip.name());
     let Some((zip, meta)) = open_file(&path)? else { return corrupt("it has no zip".to_owned()) };
-    let source = Source::new(&zip).at("look at", &path)?;
+    let source = Source::new(&zip, meter).at("look at", &path)?;
     let examined = match examine(&source, version) {
         Ok(examined) => examined,
         Err(ExamineError::Broken(fault)) => return corrupt(format!("its zip: {fault}")),
@@ -110,11 +115,14 @@ pub(crate) fn info_fault(version: &ModuleVersion, info: &[u8]) -> Option<String>
 pub(crate) struct Source<'a> {
     file: &'a File,
     size: u64,
+    meter: &'a Meter,
+    /// The number of bytes that the meter has received.
+    metered: Cell<u64>,
 }
 
 impl<'a> Source<'a> {
-    pub(crate) fn new(file: &'a File) -> io::Result<Self> {
-        Ok(Self { file, size: file.metadata()?.len() })
+    pub(crate) fn new(file: &'a File, meter: &'a Meter) -> io::Result<Self> {
+        Ok(Self { file, size: file.metadata()?.len(), meter, metered: Cell::new(0) })
     }
 }
 
@@ -125,5 +133,9 @@ impl ReadAt for Source<'_> {
 
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn examined(&self, end: u64) {
+        self.meter.add(end.saturating_sub(self.metered.replace(end)));
     }
 }

@@ -98,7 +98,7 @@ impl Store {
             }
             let path = self.paths.file(version, VersionFile::Zip);
             let Some((zip, _)) = open_file(&path)? else { break 'fault Some("it has no zip".to_owned()) };
-            match check_structure(&Source::new(&zip).at("look at", &path)?, version) {
+            match check_structure(&Source::new(&zip, &self.meter).at("look at", &path)?, version) {
                 Ok(_) => None,
                 Err(ExamineError::Broken(fault)) => Some(format!("its zip: {fault}")),
                 Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
@@ -156,7 +156,21 @@ mod tests {
     use stoa_layout::gate::Mode;
 
     use super::*;
+    use crate::Meter;
     use crate::testing::{Fixture, open, put_unsealed, quarantined, version, zip};
+
+    #[test]
+    fn a_meter_receives_the_size_of_each_zip_that_is_read() {
+        let (fixture, v) = (Fixture::new(), version("example.com/a@v1.0.0"));
+        let content = zip(&v, &"package a\n".repeat(1000));
+        put_unsealed(&fixture.store, &v, &content);
+        let meter = Meter::default();
+        let store = open(fixture.dir.path(), Mode::ReadOnly).metered(meter.clone());
+        for times in 1..=2 {
+            assert!(matches!(store.verify(&v, Which::All).unwrap(), Verified::Whole(_)));
+            assert_eq!(meter.bytes(), times * content.len() as u64);
+        }
+    }
 
     #[test]
     fn verifying_the_structure_finds_cut_zips_and_changes_nothing() {

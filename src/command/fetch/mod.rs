@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit};
+use stoa_store::Meter;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Command;
@@ -107,7 +108,7 @@ impl Command for Fetch {
         let fetched = runtime.block_on(async {
             let fill = Fill::new(Arc::new(store), policy, at_once, &answers);
             let fetched = Fetched::new(root.to_string_lossy().into_owned(), reporter);
-            until_stopped(&fill, (wanted, at_once), fetched, &cancel).await
+            until_stopped(&fill, (wanted, at_once), fetched, &reporter.progress().meter(), &cancel).await
         });
         runtime.shutdown_timeout(LAST_WAIT);
         fetched
@@ -118,10 +119,11 @@ async fn until_stopped(
     fill: &Arc<Fill>,
     (wanted, at_once): (Wanted, usize),
     mut fetched: Fetched<'_>,
+    meter: &Meter,
     cancel: &Cancel,
 ) -> Result<FetchDone, CommandError> {
     let ended = tokio::select! {
-        worked = work::run(fill, wanted, at_once, &mut fetched) => worked,
+        worked = work::run(fill, wanted, at_once, &mut fetched, meter) => worked,
         signal = stopped(cancel) => signal.and_then(|cancelled| Err(cancelled.into())),
     };
     // Downloads that are under way leave nothing behind when they are dropped.

@@ -25,6 +25,7 @@ use super::failure;
 use crate::command::error::CommandError;
 use crate::command::overlap::overlap;
 use crate::command::parallel;
+use crate::command::progress::Progress;
 pub(super) use report::Report;
 use source::{Item, Origin};
 use work::Work;
@@ -37,6 +38,7 @@ pub(super) struct Import<'a> {
     /// The layout of the source, named by a person.
     pub(super) assumed: Option<&'a stoa_layout::LayoutId>,
     pub(super) dry_run: bool,
+    pub(super) progress: &'a Progress,
 }
 
 /// Stops a walk after a thread has failed. The error of the thread is reported instead.
@@ -47,7 +49,6 @@ impl Import<'_> {
     pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, CommandError> {
         let from = self.find()?;
         self.check_places()?;
-        report.begin();
         let store = if self.dry_run { self.look()? } else { self.open()? };
         let copied = match store {
             Open::Nothing => return Ok(false),
@@ -67,29 +68,45 @@ impl Import<'_> {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
         };
-        let work = Work::new(self.runner.root, store, batch, self.runner.cancel, report);
-        parallel::each(
-            self.runner.options.threads,
-            |each| {
-                from.take(&mut |found| {
-                    self.runner.cancel.check()?;
-                    match found {
-                        Found::Leftover { leftover, .. } => report.leftover(leftover),
-                        Found::Aside { leftover } => report.aside(leftover),
-                        Found::Whole { name, files, bytes, .. } => {
-                            let item = Item::of(&name.to_string(), files, bytes);
-                            if item.is_some_and(|item| each(item) == ControlFlow::Break(())) {
-                                return Err(THREAD_FAILED);
+        let progress = self.progress;
+        let name = if self.dry_run { "would import" } else { "import" };
+        progress.begin_in_passes(name, None, work::PASSES);
+        let work = Work::new(self.runner.root, store, batch, self.runner.cancel, report, progress.meter());
+        let copy = || -> Result<(), CommandError> {
+            parallel::each(
+                self.runner.options.threads,
+                |each| {
+                    from.take(&mut |found| {
+                        self.runner.cancel.check()?;
+                        match found {
+                            Found::Leftover { leftover, .. } => report.leftover(leftover),
+                            Found::Aside { leftover } => report.aside(leftover),
+                            Found::Whole { name, files, bytes, .. } => {
+                                let item = Item::of(&name.to_string(), files, bytes);
+                                if item.is_some_and(|item| each(item) == ControlFlow::Break(())) {
+                                    return Err(THREAD_FAILED);
+                                }
                             }
                         }
-                    }
-                    Ok(())
-                })
-                .map_err(CommandError::from)
-            },
-            &|item| work.one(item),
-        )?;
-        work.finish()
+                        Ok(())
+                    })
+                    .map_err(CommandError::from)
+                },
+                &|item| work.one(item),
+            )?;
+            work.finish()
+        };
+        // A dry run without a store only counts.
+        if store.is_none() || !progress.is_bar() {
+            return copy();
+        }
+        // The count takes a fraction of the time: no file is opened for it.
+        std::thread::scope(|scope| {
+            scope.spawn(|| progress.count(|each| from.count(each)));
+            let copied = copy();
+            progress.end();
+            copied
+        })
     }
 
     /// Recognises the source.
@@ -171,13 +188,14 @@ impl Import<'_> {
         }
         let gate = self.gate();
         let held = gate.hold(gate.pass()?, Mode::ReadWrite)?;
-        Ok(Open::Store(Box::new(Store::open(held, Mode::ReadWrite)?)))
+        let store = Store::open(held, Mode::ReadWrite)?.metered(self.progress.meter());
+        Ok(Open::Store(Box::new(store)))
     }
 
     /// Opens the store for a dry run. A store at an older layout is not opened.
     fn look(&self) -> Result<Open, CommandError> {
         match self.gate().pass() {
-            Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass)))),
+            Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass).metered(self.progress.meter())))),
             Err(GateError::Forbidden { .. }) => {
                 let is_planned = self.runner.plan().map_err(|error| failure(self.runner.root, &error))?;
                 Ok(if is_planned { Open::NoStore } else { Open::Nothing })

@@ -68,12 +68,6 @@ impl<'a> Report<'a> {
         Self { reporter, done: Mutex::new(done) }
     }
 
-    /// Begins the progress. The number of versions in the source is unknown: counting them takes as long as reading
-    /// the source.
-    pub(super) fn begin(&self) {
-        self.reporter.progress().begin("import", None);
-    }
-
     /// Reports the result for a version.
     pub(super) fn version(&self, version: &ModuleVersion, verdict: Verdict<'_>) {
         let mut done = lock(&self.done);
@@ -89,7 +83,8 @@ impl<'a> Report<'a> {
         if let Verdict::Imported(bytes) = verdict {
             done.bytes += bytes;
         }
-        self.reporter.progress().advance(done.imported + done.skipped, done.bytes);
+        let all = done.imported + done.skipped + done.differ + done.forbidden + done.broken + done.failed;
+        self.reporter.progress().advance(all, done.bytes);
         drop(done);
         VersionResult { event, version: version.into(), bytes, reason }.report(self.reporter);
     }

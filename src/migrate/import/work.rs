@@ -5,7 +5,9 @@ use std::sync::Mutex;
 
 use stoa_layout::durable::{CopyError, clone_or_copy};
 use stoa_layout::{Cancel, Leftover};
-use stoa_store::{Batch, Objection, Published, SealError, SmallFile, Store, StoreError, UnsyncedDraft};
+use stoa_store::{
+    Batch, Meter, Objection, Published, SealError, SmallFile, Store, StoreError, UnsyncedDraft,
+};
 
 use super::report::{Report, Verdict};
 use super::source::{Item, Not, hash, is_stored, missing, read, unreadable};
@@ -14,6 +16,10 @@ use crate::lock::lock;
 
 /// Maximum number of versions and of bytes that share a sync.
 const BATCH: (usize, u64) = (256, 64 << 20);
+
+/// How often each byte of a zip is added to the meter: once when the zip is copied, and once when the copy is examined. A
+/// zip that is only compared counts twice.
+pub(super) const PASSES: u64 = 2;
 
 /// The state that all threads share.
 pub(super) struct Work<'a> {
@@ -26,6 +32,7 @@ pub(super) struct Work<'a> {
     waiting: Mutex<Waiting>,
     cancel: &'a Cancel,
     report: &'a Report<'a>,
+    meter: Meter,
 }
 
 #[derive(Default)]
@@ -41,8 +48,9 @@ impl<'a> Work<'a> {
         batch: Option<Batch<'a>>,
         cancel: &'a Cancel,
         report: &'a Report<'a>,
+        meter: Meter,
     ) -> Self {
-        Self { root, store, batch, waiting: Mutex::default(), cancel, report }
+        Self { root, store, batch, waiting: Mutex::default(), cancel, report, meter }
     }
 
     pub(super) fn one(&self, item: Item) -> Result<(), CommandError> {
@@ -91,7 +99,8 @@ impl<'a> Work<'a> {
         let modfile = item.read_mod()?;
         let (zip, zip_path) = item.open_zip()?;
         let mut draft = store.draft(version)?;
-        match clone_or_copy((&zip.file, zip_path), (&draft.zip(), &draft.zip_path())) {
+        let copied = |bytes| self.meter.add(bytes);
+        match clone_or_copy((&zip.file, zip_path), (&draft.zip(), &draft.zip_path()), &copied) {
             Ok(()) => {}
             Err(CopyError::Read(error)) => return Err(unreadable(zip_path, &error.source)),
             Err(CopyError::Write(error)) => return Err(error.into()),
@@ -126,7 +135,8 @@ impl<'a> Work<'a> {
             return Ok(true);
         }
         let (zip, path) = item.open_zip()?;
-        if own_zip.length == zip.size && is_stored(&zip, path, &own_zip)? {
+        let compared = |bytes| self.meter.add(bytes * PASSES);
+        if own_zip.length == zip.size && is_stored(&zip, path, &own_zip, &compared)? {
             kept();
             return Ok(true);
         }
@@ -171,7 +181,7 @@ impl<'a> Work<'a> {
     }
 
     /// Publishes the remaining versions and syncs.
-    pub(super) fn finish(self) -> Result<(), CommandError> {
+    pub(super) fn finish(&self) -> Result<(), CommandError> {
         let waiting = std::mem::take(&mut *lock(&self.waiting));
         self.publish(waiting)?;
         match &self.batch {
