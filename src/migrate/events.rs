@@ -113,15 +113,19 @@ impl<'a> StepKeys<'a> {
     }
 
     fn name(&self) -> String {
-        let back = if self.direction == "back" { "back, " } else { "" };
-        format!("{back}{} to {}", self.from, self.to)
+        let back = if self.direction == "back" { " (downgrade)" } else { "" };
+        format!("{} to {}{back}", self.from, self.to)
     }
 }
 
 impl Display for StepKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let resumes = if self.resumes { " (resumes)" } else { "" };
-        write!(f, "{}{resumes}: {}", self.name(), self.description)
+        write!(f, "{}{resumes}: ", self.name())?;
+        match self.direction {
+            "back" => write!(f, "reverses \"{}\"", self.description),
+            _ => f.write_str(self.description),
+        }
     }
 }
 

@@ -132,7 +132,7 @@ impl Leftovers<'_> {
             None => return Ok(()),
         };
         let message = format!(
-            "cannot move the leftovers of {} to {}: {why}; nothing was changed\nhelp: name another folder",
+            "cannot move the leftovers of {} to {}: {why}; nothing was changed\nhelp: choose another folder",
             self.runner.root.display(),
             to.display()
         );
@@ -147,7 +147,7 @@ impl Leftovers<'_> {
                 if place.symlink_metadata().is_ok() {
                     let message = format!(
                         "cannot move {} to {}: the path exists already; nothing was changed\n\
-                         help: move it away or name another folder",
+                         help: move it away or choose another folder",
                         piece.display(),
                         place.display()
                     );
@@ -208,7 +208,7 @@ impl Total {
 }
 
 fn device(path: &Path) -> Result<u64, PathError> {
-    fs::metadata(path).map(|meta| meta.dev()).map_err(|error| PathError::new("look at", path, error))
+    fs::metadata(path).map(|meta| meta.dev()).map_err(|error| PathError::new("stat", path, error))
 }
 
 fn refused(exit: Exit, message: String) -> RunError {

@@ -244,7 +244,7 @@ fn failure(root: &Path, error: &RunError) -> CommandError {
     let failed = CommandError::new(error.exit(), error);
     match error {
         _ if path_error(error).is_some_and(PathError::is_read_only) => failed.help(format!(
-            "if it must stay read-only, copy {} to a writable place and name the copy with --store",
+            "if it must stay read-only, copy {} to a writable place and use the copy with --store",
             root.display()
         )),
         RunError::Outside(StepError::Cancelled(_)) => {

@@ -194,7 +194,7 @@ fn help(error: &FillError) -> Option<&'static str> {
             "do not use this version until you know which copy is right"
         }
         FillError::Unverified(_) => {
-            "ask the operator of this proxy whether downloads of this module are to be verified"
+            "if the module is not public, ask the operator of this proxy for a rule with checksum = \"off\""
         }
         FillError::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
         FillError::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",

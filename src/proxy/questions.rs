@@ -95,7 +95,7 @@ fn logged(error: &FillError, subject: Subject) -> Response {
         | FillError::Gone(_)
         | FillError::Offline(_)
         | FillError::Loop(_)
-        | FillError::Private(_) => log::debug!(reason:% = error; "a request has no answer"),
+        | FillError::Private(_) => log::debug!(reason:% = error; "answering a request with an error"),
         // The task that failed has logged the reason.
         FillError::Broken(_) => log::debug!(reason:% = error; "cannot answer a request"),
         FillError::Store(_) => log::error!(reason:% = error; "cannot answer a request"),

@@ -71,7 +71,7 @@ pub(crate) fn examine_folder(
     }
     let path = folder.join(VersionFile::Zip.name());
     let Some((zip, meta)) = open_file(&path)? else { return corrupt("it has no zip".to_owned()) };
-    let source = Source::new(&zip, meter).at("look at", &path)?;
+    let source = Source::new(&zip, meter).at("stat", &path)?;
     let examined = match examine(&source, version) {
         Ok(examined) => examined,
         Err(ExamineError::Broken(fault)) => return corrupt(format!("its zip: {fault}")),
@@ -83,7 +83,7 @@ pub(crate) fn examine_folder(
     // An outdated seal still says which zip the version had.
     match read_seal(folder)? {
         Some((sealed, _)) if sealed != examined.h1 => {
-            corrupt(format!("it was sealed as {sealed}, and its zip is {}", examined.h1))
+            corrupt(format!("its seal is {sealed}, but its zip has {}", examined.h1))
         }
         _ => Ok(Examination::Whole { h1: examined.h1, zip: Stamp::of(&meta), length: meta.len() }),
     }

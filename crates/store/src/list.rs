@@ -47,7 +47,7 @@ impl KnownVersions {
         (path, meta): (&Path, &Metadata),
         read: impl FnOnce() -> Result<Vec<Version>, StoreError>,
     ) -> Result<Arc<[Version]>, StoreError> {
-        let (folder, modified) = (Stamp::of(meta), meta.modified().at("look at", path)?);
+        let (folder, modified) = (Stamp::of(meta), meta.modified().at("stat", path)?);
         if let Some(known) = known.get(module)
             && known.folder == folder
             && known.modified == modified
@@ -75,7 +75,7 @@ pub(crate) fn read_versions(path: &Path, module: &ModulePath) -> Result<Vec<Vers
         let Some(version) = entry.file_name().to_str().and_then(|name| Version::unescape(name).ok()) else {
             continue;
         };
-        let is_folder = entry.file_type().at("look at", &entry.path())?.is_dir();
+        let is_folder = entry.file_type().at("stat", &entry.path())?.is_dir();
         if is_folder && ModuleVersion::new(module.clone(), version.clone()).is_ok() {
             versions.push(version);
         }

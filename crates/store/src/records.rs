@@ -92,7 +92,7 @@ pub enum Objection {
     #[error("{0}")]
     Tombstone(Tombstone),
     /// The content differs from the recorded content.
-    #[error("its {file} is {ours}, but this store or a checksum database has recorded {recorded}")]
+    #[error("its {file} has {ours}, but this store or a checksum database has recorded {recorded}")]
     Differs {
         /// The file: "zip" or "mod".
         file: &'static str,
@@ -238,7 +238,7 @@ impl Records<'_> {
             return Ok(false);
         }
         let may_forbid = forbids(path)?;
-        if !may_forbid && has_settled(meta.modified().at("look at", path)?) {
+        if !may_forbid && has_settled(meta.modified().at("stat", path)?) {
             self.0.harmless.insert(stamp, ());
         }
         Ok(may_forbid)

@@ -114,7 +114,7 @@ impl Store {
                 return Err(failed("it was replaced meanwhile"));
             }
             // A zip that was written to since it was read gets no seal, however old its time is.
-            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("look at", path)?;
+            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("stat", path)?;
             if Stamp::of(&now) != zip {
                 return Err(failed("its zip was written to meanwhile"));
             }
@@ -140,7 +140,7 @@ impl Store {
         for file in [VersionFile::Mod, VersionFile::Zip] {
             let path = folder.join(file.name());
             let Some(meta) = metadata(&path)?.filter(fs::Metadata::is_file) else { return Ok(None) };
-            if meta.modified().at("look at", &path)? > sealed {
+            if meta.modified().at("stat", &path)? > sealed {
                 return Ok(None);
             }
             zip = (meta.len() > 0).then(|| Stamp::of(&meta));
@@ -163,7 +163,7 @@ pub(crate) fn read_seal(folder: &Path) -> Result<Option<(H1, SystemTime)>, PathE
 pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<File, PathError> {
     let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
     let time = |meta: io::Result<fs::Metadata>| meta.and_then(|meta| meta.modified());
-    let written = time(file.metadata()).at("look at", seal)?;
+    let written = time(file.metadata()).at("stat", seal)?;
     // The clock may have been set back, or the files may have a time in the future. The seal would be ignored.
     let newest = [VersionFile::Mod, VersionFile::Zip]
         .into_iter()

@@ -98,7 +98,7 @@ impl Store {
             }
             let path = self.paths.file(version, VersionFile::Zip);
             let Some((zip, _)) = open_file(&path)? else { break 'fault Some("it has no zip".to_owned()) };
-            match check_structure(&Source::new(&zip, &self.meter).at("look at", &path)?, version) {
+            match check_structure(&Source::new(&zip, &self.meter).at("stat", &path)?, version) {
                 Ok(_) => None,
                 Err(ExamineError::Broken(fault)) => Some(format!("its zip: {fault}")),
                 Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
@@ -214,7 +214,7 @@ mod tests {
             assert!(matches!(verify(&good), Verified::Whole(bytes) if bytes > 0));
             assert!(matches!(verify(&bare), Verified::Whole(_)));
             assert!(matches!(verify(&rotten), Verified::Broken(_)));
-            assert!(matches!(verify(&swapped), Verified::Broken(reason) if reason.contains("sealed as")));
+            assert!(matches!(verify(&swapped), Verified::Broken(reason) if reason.contains("its seal is")));
             assert_eq!(quarantined(fixture.dir.path()).len(), kept);
             assert_eq!(bare_folder.join("ziphash").exists(), kept > 0);
         }

@@ -69,16 +69,13 @@ pub(crate) type Wanted = BTreeMap<Asked, Expected>;
 /// Gathers the versions of the command line and of the files. `-` is standard input.
 pub(crate) fn gather(typed: &[Asked], files: &[PathBuf]) -> Result<Wanted, CommandError> {
     if typed.is_empty() && files.is_empty() {
-        return Err(refused(
-            "no versions to fetch",
-            "name MODULE@VERSION, or a go.mod or a go.sum with --from",
-        ));
+        return Err(refused("no versions to fetch", "add MODULE@VERSION, or a go.mod or go.sum with --from"));
     }
     let mut wanted: Wanted = typed.iter().map(|asked| (asked.clone(), Expected::default())).collect();
     for file in files {
         let body = read(file)?;
         add(&mut wanted, file, &body).map_err(|why| {
-            refused(&format!("cannot parse {}: {why}", shown(file).display()), "name a go.mod or a go.sum")
+            refused(&format!("cannot parse {}: {why}", shown(file).display()), "use a go.mod or a go.sum")
         })?;
     }
     Ok(wanted)
@@ -122,11 +119,11 @@ fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
     std::fs::read(file).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => refused(
             &format!("cannot read {}: there is no such file", file.display()),
-            "name a go.mod or a go.sum",
+            "use a go.mod or a go.sum",
         ),
         std::io::ErrorKind::IsADirectory => {
             let text = format!("cannot read {}: it is a folder", file.display());
-            refused(&text, "name the go.mod or the go.sum in it")
+            refused(&text, "use the go.mod or the go.sum in it")
         }
         _ => PathError::new("read", file, error).into(),
     })

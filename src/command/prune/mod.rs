@@ -47,7 +47,7 @@ Examples:
   stoa prune --unused-since 90d --keep 'example.org/*'
   stoa prune --max-size 50G --dry-run
 
-Exit codes: 0 success; 1 the versions that --keep names are larger than --max-size; 64 not confirmed; 74 a version \
+Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 not confirmed; 74 a version \
 cannot be read or removed; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since"]).required(true).multiple(true)
 )]
@@ -112,7 +112,7 @@ impl Command for Prune {
         };
         if self.unused_since.is_some_and(|since| since <= began) {
             reporter.remark(format_args!(
-                "uses are recorded since {}, so no version counts as unused for longer",
+                "uses are recorded only since {}, so no version counts as unused for longer",
                 date(began)
             ));
         }
@@ -181,7 +181,7 @@ impl Summary for Pruned {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(
                 Exit::FAILED,
                 format!(
-                    "cannot reduce {} to {}: the versions that --keep names have {}",
+                    "cannot reduce {} to {}: the versions that --keep matches have {}",
                     self.store,
                     BinaryBytes(max),
                     BinaryBytes(self.kept)

@@ -102,7 +102,7 @@ impl Work<'_> {
         if !self.args.dry_run
             && let Err(error) = uses.sweep(self.store)
         {
-            log::warn!(reason:% = error; "cannot forget the uses of versions that are gone");
+            log::warn!(reason:% = error; "cannot remove the usage data of removed versions");
         }
         Ok((total, uses.began()))
     }

@@ -51,7 +51,8 @@ impl<'a> PathResult<'a> {
 
 impl Display for PathResult<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} ({}): {}", self.event, self.path, BinaryBytes(self.bytes), self.reason)
+        let event = if self.event == "aside" { "skipped" } else { self.event };
+        write!(f, "{event} {} ({}): {}", self.path, BinaryBytes(self.bytes), self.reason)
     }
 }
 
@@ -258,7 +259,7 @@ mod tests {
             ("alias: main is not a canonical version", "alias"),
             ("foreign file", "foreign"),
             ("symlink", "symlink"),
-            ("its info is at /s/x too", "other"),
+            ("its info already exists at /s/x", "other"),
             ("its name has 300 bytes: too long", "other"),
         ] {
             assert_eq!(kind_of(reason), kind, "{reason}");
