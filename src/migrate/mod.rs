@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stoa_layout::{Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
+use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
 
 use crate::command;
 use crate::command::context::cancel_on_signals;
@@ -129,7 +129,7 @@ fn migrate(
     watcher.done(root, &outcome);
     match (args.verify, outcome) {
         (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) => {
-            verify(layouts, how, root, options.threads, reporter)
+            verify(layouts, how, root, options.threads, &cancel, reporter)
         }
         _ => Ok(()),
     }
@@ -209,10 +209,10 @@ fn verify(
     how: Verify,
     root: &Path,
     threads: usize,
+    cancel: &Cancel,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let cancel = cancel_on_signals(reporter, false)?;
-    let found = verify::run(root, &layouts.current, how, threads, &cancel, reporter);
+    let found = verify::run(root, &layouts.current, how, threads, cancel, reporter);
     let found = found.map_err(|error| {
         let reason = error.message.unwrap_or_default();
         let message = format!("cannot verify {}: {reason}", root.display());
