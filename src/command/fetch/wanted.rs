@@ -191,8 +191,8 @@ mod tests {
         std::fs::write(&path, "\nrequire a.b v1.0.0 x\n").unwrap();
         let error_for = |files: &[PathBuf]| {
             let error = gather(&[], files).unwrap_err();
-            assert_eq!(error.exit(), Exit::USAGE);
-            error.to_string()
+            assert_eq!(error.exit, Exit::USAGE);
+            error.message.unwrap()
         };
         assert!(error_for(&[path]).contains("go.sum: line 2: "));
         assert!(error_for(&[dir.path().to_owned()]).contains("is a folder"));
