@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stoa_gomod::private::Patterns;
 
-use crate::fill::Sumdb;
+use crate::sumdb::Gosumdb;
 
 /// The maximum number of threads: more than any disk can use.
 const MAX_THREADS: usize = 1024;
@@ -128,7 +128,7 @@ pub(super) fn upstream(text: &str) -> Result<String, String> {
 
 /// Reads a checksum database.
 pub(super) fn gosumdb(text: &str) -> Result<String, String> {
-    Sumdb::parse(text).map_err(|error| error.to_string())?;
+    Gosumdb::parse(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
 }
 
