@@ -45,7 +45,7 @@ pub enum ConfigError {
     /// An option or a variable has a wrong value.
     #[error("{origin} is {value:?}: {reason}")]
     Value {
-        /// The option, the variable, or the table of the config file.
+        /// The option or the variable.
         origin: String,
         /// The value, without secrets.
         value: String,
@@ -55,6 +55,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// Returns the line of the config file, if the error is about one.
+    pub(super) fn line(&self) -> Option<usize> {
+        match self {
+            Self::File { line, .. } => Some(*line),
+            _ => None,
+        }
+    }
+
     /// Returns the exit code of a program for this error.
     pub fn exit(&self) -> Exit {
         match self {

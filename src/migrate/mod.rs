@@ -58,6 +58,7 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
         reporter = reporter.below_another();
     }
     let done = dispatch(layouts, world, &args, &reporter);
+    let done = done.and_then(|exit| reporter.check().map(|()| exit));
     reporter.progress().end();
     done.unwrap_or_else(|error| reporter.error(&error))
 }
@@ -76,7 +77,6 @@ fn dispatch(
     match &args.command {
         Some(Command::Status) => {
             reporter.finish(&status::of_any(&root, layouts)?)?;
-            reporter.check()?;
         }
         Some(Command::Leftovers { command }) => {
             leftovers(layouts, command.as_ref(), &root, &options, reporter)?;

@@ -91,7 +91,9 @@ fn question(result: Result<Option<bytes::Bytes>, Unavailable>, content_type: Hea
 fn logged(error: &Unavailable, subject: Subject) -> Response {
     match error {
         // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
+        // Some upstreams answer 403 then.
         Unavailable::Absent(_)
+        | Unavailable::Refused(_)
         | Unavailable::Gone(_)
         | Unavailable::Offline(_)
         | Unavailable::Loop(_)

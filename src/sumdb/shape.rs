@@ -60,6 +60,7 @@ fn records(body: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use stoa_gomod::ModuleVersion;
+    use stoa_gomod::sumdb::Tile;
 
     use super::*;
 

@@ -395,6 +395,11 @@ impl Check<'_> {
     }
 }
 
+/// Checks the syntax of a list. The reason of an error contains no credentials.
+pub(crate) fn check_list(list: &str) -> Result<(), String> {
+    goproxy::parse(list).map(drop).map_err(|error| reason(&error))
+}
+
 /// Returns the first 8 bytes of the SHA-256 of a list without its credentials, in hex.
 fn tag(list: &str) -> String {
     let mut plain = String::new();

@@ -75,7 +75,7 @@ impl Tree {
     /// Opens an export. An empty or missing folder becomes one.
     pub(super) fn open(root: &Path) -> Result<Self, CommandError> {
         let own = root.join(OWN);
-        if let Some(top) = Top::read(root)?
+        if let Some(top) = Top::read(root).map_err(CommandError::of_target)?
             && !(top.markers.is_empty() && top.blocked.is_empty() && top.others_count == 0 && !top.has_lock)
             && !own.is_dir()
         {
@@ -89,7 +89,7 @@ impl Tree {
             );
             return Err(CommandError::new(Exit::CANT_CREATE, message));
         }
-        durable::create_root(root)?;
+        durable::create_root(root).map_err(CommandError::of_target)?;
         let durable = Durable::for_root(root)?;
         if durable.ensure_dir(&own)? {
             durable::sync_dir(root)?;

@@ -30,6 +30,7 @@ use super::error::CommandError;
 use super::event::VersionKeys;
 use super::report::{Reporter, Summary, Telling, Working};
 use super::{Command, parallel};
+use crate::config::parse;
 use size::Size;
 
 /// Remove the least recently used versions
@@ -63,8 +64,8 @@ pub(crate) struct Prune {
     unused_since: Option<Day>,
 
     /// Modules to keep: patterns as in GOPRIVATE, separated by commas
-    #[arg(long, value_name = "PATTERNS")]
-    keep: Vec<String>,
+    #[arg(long, value_name = "PATTERNS", value_parser = parse::some_patterns)]
+    keep: Vec<Patterns>,
 
     /// Show what would be removed, and change nothing
     #[arg(long)]
@@ -95,11 +96,9 @@ impl Command for Prune {
         let threads = context.threads(self.working.threads)?;
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
-        let keep = Patterns::parse(&self.keep.join(","));
         let removed = Mutex::default();
         let reporter = &context.reporter;
-        let work =
-            Work { store: &store, args: &self, keep, threads, cancel: &cancel, reporter, removed: &removed };
+        let work = Work { store: &store, args: &self, threads, cancel: &cancel, reporter, removed: &removed };
         let worked = work.run();
         let removed = removed.lock().unwrap_or_else(PoisonError::into_inner);
         let root = store.root().display();
@@ -191,7 +190,8 @@ impl Plan {
 struct Chosen {
     version: ModuleVersion,
     bytes: u64,
-    last_use: Day,
+    last_use: Option<Day>,
+    unused_since: Day,
 }
 
 /// A version that was removed.
@@ -201,7 +201,12 @@ struct RemovedEvent<'a> {
     #[serde(flatten)]
     version: VersionKeys<'a>,
     bytes: u64,
-    last_use: String,
+    /// `None` if no use is recorded.
+    last_use: Option<String>,
+    unused_since: String,
+    /// The event of that day, if no use is recorded.
+    #[serde(skip)]
+    since_event: &'static str,
     #[serde(skip)]
     dry_run: bool,
 }
@@ -209,15 +214,17 @@ struct RemovedEvent<'a> {
 impl Display for RemovedEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let removed = if self.dry_run { "would remove" } else { "removed" };
-        let (version, bytes, last_use) = (&self.version, BinaryBytes(self.bytes), &self.last_use);
-        write!(f, "{removed} {version} ({bytes}, last used {last_use})")
+        write!(f, "{removed} {} ({}, ", self.version, BinaryBytes(self.bytes))?;
+        match &self.last_use {
+            Some(day) => write!(f, "last used {day})"),
+            None => write!(f, "not used since {} ({}))", self.since_event, self.unused_since),
+        }
     }
 }
 
 struct Work<'a> {
     store: &'a Store,
     args: &'a Prune,
-    keep: Patterns,
     threads: usize,
     cancel: &'a Cancel,
     reporter: &'a Reporter,
@@ -320,6 +327,7 @@ impl Work<'_> {
 
     fn remove(&self, uses: &LastUses<'_>, mut plan: Plan, going: (u64, u64)) -> Result<(), CommandError> {
         self.reporter.progress().begin("remove", Some(going.0));
+        let began = uses.began();
         parallel::each(
             self.threads,
             |each| {
@@ -331,18 +339,20 @@ impl Work<'_> {
                         if self.is_kept(&version) || !plan.takes(age, bytes) {
                             return ControlFlow::Continue(());
                         }
-                        each(Chosen { version, bytes, last_use: age.0 })
+                        // An unreadable use has ended this walk before.
+                        let last_use = uses.recorded(&version).ok().flatten();
+                        each(Chosen { version, bytes, last_use, unused_since: age.0 })
                     },
                 );
                 walked.map(drop)
             },
-            &|chosen| self.remove_one(&chosen),
+            &|chosen| self.remove_one(&chosen, began),
         )
     }
 
-    fn remove_one(&self, chosen: &Chosen) -> Result<(), CommandError> {
+    fn remove_one(&self, chosen: &Chosen, began: Day) -> Result<(), CommandError> {
         self.cancel.check()?;
-        let Chosen { version, bytes, last_use } = chosen;
+        let Chosen { version, bytes, last_use, unused_since } = chosen;
         let dry_run = self.args.dry_run;
         let bytes = if dry_run { Ok(Some(*bytes)) } else { self.take(version) };
         let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -352,8 +362,18 @@ impl Work<'_> {
                 removed.bytes += bytes;
                 self.reporter.progress().advance(removed.versions, removed.bytes);
                 drop(removed);
-                let version = VersionKeys::from(version);
-                self.reporter.result(&RemovedEvent { version, bytes, last_use: date(*last_use), dry_run });
+                self.reporter.result(&RemovedEvent {
+                    version: version.into(),
+                    bytes,
+                    last_use: last_use.map(date),
+                    unused_since: date(*unused_since),
+                    since_event: if *unused_since > began {
+                        "it was stored"
+                    } else {
+                        "the recording of uses began"
+                    },
+                    dry_run,
+                });
             }
             Ok(None) => {}
             // The other versions can go all the same.
@@ -419,7 +439,7 @@ impl Work<'_> {
     }
 
     fn is_kept(&self, version: &ModuleVersion) -> bool {
-        self.keep.matches(version.path().as_str())
+        self.args.keep.iter().any(|patterns| patterns.matches(version.path().as_str()))
     }
 }
 
