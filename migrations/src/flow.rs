@@ -63,7 +63,7 @@ const LISTED: usize = 20;
 const AHEAD: usize = 8;
 
 /// Number of versions between two progress events.
-const REPORT_EVERY: u64 = 64;
+pub(crate) const REPORT_EVERY: u64 = 64;
 
 impl Flow {
     fn sides(&self, direction: Direction) -> (&'static dyn Picture, &'static dyn Picture) {

@@ -345,6 +345,10 @@ impl<'a> Watcher<'a> {
 }
 
 impl Events for Watcher<'_> {
+    fn wants_totals(&self) -> bool {
+        self.reporter.progress().is_bar()
+    }
+
     fn event(&self, event: stoa_layout::Event<'_>) {
         use stoa_layout::Event as Engine;
         match event {
@@ -364,6 +368,10 @@ impl Events for Watcher<'_> {
             Engine::Waiting { holders } => self.reporter.note(&Event::Waiting { holders }),
             Engine::StepBegin(step) => self.begin(step),
             Engine::Progress { items, bytes } => self.progress(items, bytes),
+            Engine::Check { layout, items: 0, total } => {
+                self.reporter.progress().begin(&format!("check layout {layout}"), total);
+            }
+            Engine::Check { items, .. } => self.progress(items, 0),
             Engine::Leftover(leftover) => {
                 if self.seen.is_new(&leftover.path) {
                     self.result(&Event::leftover(leftover, None, false));
@@ -388,6 +396,7 @@ impl Events for Watcher<'_> {
                 self.result(&Event::Marked { state: "done", from: None, to: layout.as_str() });
             }
             Engine::Restored(layout) => {
+                self.reporter.progress().end();
                 self.result(&Event::Marked { state: "done", from: Some("unmarked"), to: layout.as_str() });
             }
         }

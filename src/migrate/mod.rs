@@ -197,6 +197,7 @@ fn import(
         dry_run: args.dry_run,
         cancel: &cancel,
         events: &watcher,
+        progress: reporter.progress(),
     };
     let report = import::Report::new(reporter);
     match import.run(&report) {

@@ -15,6 +15,7 @@ use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownList;
+use crate::meter::Meter;
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::records::KnownTombstones;
@@ -36,6 +37,7 @@ pub struct Store {
     pub(crate) index: Index,
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
+    pub(crate) meter: Meter,
     layout: LayoutId,
     run: Option<Run>,
     // Last, because fields drop in order: the lock is released after the staging folder is removed.
@@ -81,6 +83,12 @@ impl Store {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns the store with a meter, to which the bytes of zips are added while they are examined.
+    #[must_use]
+    pub fn metered(self, meter: Meter) -> Self {
+        Self { meter, ..self }
     }
 
     /// Returns the root directory of the store.
@@ -184,6 +192,7 @@ impl Store {
             tombstones: Cache::new(ENTRIES),
             harmless: Cache::new(HARMLESS),
             cache_writes: Writes::default(),
+            meter: Meter::default(),
             layout: pass.layout().clone(),
             run,
             held: None,

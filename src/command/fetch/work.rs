@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stoa_gomod::{ModuleVersion, h1, info};
 use stoa_layout::Exit;
-use stoa_store::{SmallFile, Store, StoreError};
+use stoa_store::{Meter, SmallFile, Store, StoreError};
 use tokio::task::JoinSet;
 
 use super::fetched::{FetchResult, Fetched};
@@ -48,15 +48,16 @@ pub(super) async fn run(
     wanted: Wanted,
     at_once: usize,
     fetched: &mut Fetched<'_>,
+    meter: &Meter,
 ) -> Result<(), WorkError> {
     let mut running = JoinSet::new();
     let mut waiting = wanted.into_iter();
     loop {
         while running.len() < at_once.saturating_mul(AHEAD) {
             let Some((asked, sums)) = waiting.next() else { break };
-            let services = Arc::clone(services);
+            let (services, meter) = (Arc::clone(services), meter.clone());
             running.spawn(async move {
-                let outcome = one(&services, &asked, &sums).await;
+                let outcome = one(&services, &asked, &sums, &meter).await;
                 (asked, outcome)
             });
         }
@@ -71,8 +72,13 @@ pub(super) async fn run(
     }
 }
 
-async fn one(services: &Arc<Services>, asked: &Asked, sums: &Expected) -> Result<FetchResult, WorkError> {
-    match have(services, asked, sums).await {
+async fn one(
+    services: &Arc<Services>,
+    asked: &Asked,
+    sums: &Expected,
+    meter: &Meter,
+) -> Result<FetchResult, WorkError> {
+    match have(services, asked, sums, meter).await {
         Ok(outcome) => Ok(outcome),
         Err(Stop::Fill(Unavailable::Store(error)) | Stop::Work(WorkError::Store(error))) => {
             match error.is_of_one_version() {
@@ -103,7 +109,12 @@ impl From<WorkError> for Stop {
     }
 }
 
-async fn have(services: &Arc<Services>, asked: &Asked, sums: &Expected) -> Result<FetchResult, Stop> {
+async fn have(
+    services: &Arc<Services>,
+    asked: &Asked,
+    sums: &Expected,
+    meter: &Meter,
+) -> Result<FetchResult, Stop> {
     let version = resolve(services, asked).await?;
     let mut was_there = {
         let version = version.clone();
@@ -114,12 +125,9 @@ async fn have(services: &Arc<Services>, asked: &Asked, sums: &Expected) -> Resul
         was_there = services.seals.seal(&version).await?.is_some();
     }
     if !was_there {
-        match services
-            .flights
-            .join_expecting(services.policy.permit(&version)?, &Via::none(), true, sums)?
-            .stored()
-            .await
-        {
+        let waiter =
+            services.flights.join_expecting(services.policy.permit(&version)?, &Via::none(), true, sums)?;
+        match waiter.stored_with(|bytes| meter.add(bytes)).await {
             Err(Unavailable::Unexpected { reason, .. }) => {
                 return Ok(FetchResult::Differs(version, format!("{reason}; it was not stored")));
             }

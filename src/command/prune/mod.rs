@@ -257,7 +257,7 @@ impl Work<'_> {
         let max_size = self.args.max_size.map(|size| size.bytes);
         let plan = Plan::new(&counted, total.bytes, max_size, self.args.unused_since);
         if plan != Plan::default() {
-            let going = self.going(&uses, plan)?;
+            let going = self.going(&uses, plan, total.versions)?;
             self.ask(going, total)?;
             self.remove(&uses, plan, going)?;
         }
@@ -293,12 +293,16 @@ impl Work<'_> {
     }
 
     /// Counts the versions that a plan takes, and their bytes.
-    fn going(&self, uses: &LastUses<'_>, mut plan: Plan) -> Result<(u64, u64), CommandError> {
-        let mut going = (0, 0);
+    fn going(&self, uses: &LastUses<'_>, mut plan: Plan, all: u64) -> Result<(u64, u64), CommandError> {
+        let progress = self.reporter.progress();
+        progress.begin("choose", Some(all));
+        let (mut going, mut seen) = ((0, 0), 0);
         self.each(
             uses,
             |_| {},
             |version, bytes, age| {
+                seen += 1;
+                progress.advance(seen, 0);
                 if !self.is_kept(&version) && plan.takes(age, bytes) {
                     going = (going.0 + 1, going.1 + bytes);
                 }
@@ -326,7 +330,8 @@ impl Work<'_> {
     }
 
     fn remove(&self, uses: &LastUses<'_>, mut plan: Plan, going: (u64, u64)) -> Result<(), CommandError> {
-        self.reporter.progress().begin("remove", Some(going.0));
+        let name = if self.args.dry_run { "would remove" } else { "remove" };
+        self.reporter.progress().begin(name, Some(going.0));
         let began = uses.began();
         parallel::each(
             self.threads,

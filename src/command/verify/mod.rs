@@ -57,7 +57,7 @@ impl Command for Verify {
 
     fn run(self, context: &Context<'_>) -> Result<VerifyDone, CommandError> {
         let threads = context.threads(self.working.threads)?;
-        let store = context.open()?;
+        let store = context.open()?.metered(context.reporter.progress().meter());
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
         let root = store.root().display();

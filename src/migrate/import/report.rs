@@ -141,12 +141,6 @@ impl<'a> Report<'a> {
         Self { reporter, counts: Counts::default(), reasons: Mutex::default() }
     }
 
-    /// Begins the progress. The number of versions in the source is unknown: counting them takes as long as reading
-    /// the source.
-    pub(super) fn begin(&self) {
-        self.reporter.progress().begin("import", None);
-    }
-
     /// Reports the result for a version.
     pub(super) fn version(&self, version: &ModuleVersion, verdict: Verdict<'_>) {
         let counts = &self.counts;
@@ -178,7 +172,15 @@ impl<'a> Report<'a> {
                 self.reporter.problem(&Event::Failed { version, reason });
             }
         }
-        let done = value(&counts.imported) + value(&counts.skipped);
+        let done = [
+            &counts.imported,
+            &counts.skipped,
+            &counts.differ,
+            &counts.forbidden,
+            &counts.broken,
+            &counts.failed,
+        ];
+        let done = done.into_iter().map(value).sum();
         self.reporter.progress().advance(done, value(&counts.bytes));
     }
 

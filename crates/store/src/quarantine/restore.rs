@@ -78,7 +78,7 @@ impl Quarantine<'_> {
         let Some(folder) = Stamp::at(&content)? else {
             return Ok(Restored::Unfit("it holds no folder of a version"));
         };
-        let (h1, zip) = match examine_folder(&content, &version)? {
+        let (h1, zip) = match examine_folder(&content, &version, &self.0.meter)? {
             Examination::Whole { h1, zip, .. } => (h1, zip),
             Examination::Corrupt(reason) => return Ok(Restored::Broken { version, reason }),
         };
