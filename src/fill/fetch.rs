@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use stoa_gomod::h1;
-use stoa_store::{Objection, Record};
+use stoa_store::{Claim, Objection, Record};
 use tokio::sync::watch;
 
 use super::means::Means;
@@ -71,17 +71,13 @@ impl Fetch {
         let Some((permit, Claimed { claim, record })) = self.start().await? else { return Ok(End::Theirs) };
         let source = self.upstream().version(&self.version);
         let verification =
-            Verification::start(&self.means.sumdb, &self.version, &self.rule, record.clone(), &self.via);
+            Verification::start(&self.means.sumdb, &self.version, &self.rule, record, &self.via);
         let claim = verification.share(claim);
         let slot = self.slot_at_once();
         let is_started = slot.is_some();
         let zip = async { if is_started { Some(source.zip(&self.via).await) } else { None } };
         let all = async {
-            tokio::join!(
-                self.fetch_info(&source),
-                self.fetch_mod(&source, record.as_ref(), &verification),
-                zip
-            )
+            tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &claim, &verification), zip)
         };
         let (slot, (info, modfile, zip)) = release_for_direct(&source, (permit, slot), all).await;
         let slot = slot.and_then(|(_permit, slot)| slot);
@@ -119,11 +115,12 @@ impl Fetch {
     async fn fetch_mod(
         &self,
         source: &VersionSource,
-        record: Option<&Record>,
+        claim: &Claim,
         verification: &Verification,
     ) -> Result<Bytes, Unavailable> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
-        self.check_mod(record, &body)?;
+        // The lookup may have written the record meanwhile.
+        self.check_mod(claim.known_record().as_ref(), &body)?;
         if verification.is_required() {
             verification.check_mod(&body).await?;
         }

@@ -1,7 +1,7 @@
 //! Lookups in a checksum database, with proof.
 //!
 //! The answer to a lookup has a record and a signed tree head. The head is merged into the known heads
-//! ([`timeline`](super::timeline)). Then the tiles of the largest head must contain the hash of the record.
+//! (`timeline`). Then the tiles of the largest head must contain the hash of the record.
 //! Proved tiles are cached in memory.
 
 use std::fmt::Display;

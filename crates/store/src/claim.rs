@@ -35,6 +35,11 @@ impl Claim {
         &self.version
     }
 
+    /// Returns the record of the claimed version as far as this claim has read or written it, without reading the disk.
+    pub fn known_record(&self) -> Option<Record> {
+        self.record().clone().flatten()
+    }
+
     /// Returns the place of the record of the version.
     pub(crate) fn record(&self) -> MutexGuard<'_, Option<Option<Record>>> {
         // No code that can panic runs under this lock.
