@@ -38,7 +38,9 @@ impl Answers {
 pub(super) fn log_outage(module: &ModulePath, error: &Unavailable) {
     match error {
         Unavailable::Absent(_) | Unavailable::Offline(_) | Unavailable::Denied(_) | Unavailable::Gone(_) => {}
-        _ => log::warn!(module:% = module, reason:% = error; "answering from the store alone"),
+        _ => {
+            log::warn!(module:% = module, reason:% = error; "the upstream failed, answering from the store only")
+        }
     }
 }
 

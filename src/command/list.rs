@@ -55,7 +55,7 @@ impl Command for List {
         let uses = match store.usage().last_uses() {
             Ok(uses) => Some(uses),
             Err(error) => {
-                log::warn!(reason:% = error; "cannot read the last uses");
+                log::warn!(reason:% = error; "cannot read the usage data");
                 None
             }
         };

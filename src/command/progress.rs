@@ -23,6 +23,10 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// The time between two draws of a bar.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
+/// The number of versions that must be done before the remaining time is shown. A few versions predict nothing, because
+/// their sizes differ too much.
+const PREDICTING: u64 = 20;
+
 /// When to show progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
@@ -232,7 +236,7 @@ fn print_lines(name: &str, total: Option<u64>, counts: Arc<Counts>) -> Sender<()
 
 /// Returns the style of a bar. It has no field without content.
 fn style(counts: Arc<Counts>) -> ProgressStyle {
-    const WIDTH: usize = 30;
+    const WIDTH: usize = 20;
     let bar = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
         let _ = match state.len() {
             Some(_) => {
@@ -255,15 +259,15 @@ fn style(counts: Arc<Counts>) -> ProgressStyle {
     style.with_key("versions_bar", bar).with_key("details", details)
 }
 
-/// Returns the remaining time if it is known, and else the elapsed time. Times below a second are left out.
+/// Returns the remaining time, or the elapsed time if the other is unknown. Times below a second are left out.
 fn time(state: &ProgressState) -> String {
-    let is_known = state.len().is_some() && state.pos() > 0;
-    let (left, elapsed) = (state.eta().as_secs(), state.elapsed().as_secs());
-    let text = |seconds| format!("{:#}", HumanDuration(Duration::from_secs(seconds)));
-    match (left, elapsed) {
-        (1.., _) if is_known => format!("{} left", text(left)),
-        (_, 0) => String::new(),
-        _ => text(elapsed),
+    let is_known = state.len().is_some() && state.pos() >= PREDICTING;
+    let seconds = if is_known { state.eta().as_secs() } else { state.elapsed().as_secs() };
+    let text = format!("{:#}", HumanDuration(Duration::from_secs(seconds)));
+    match (seconds, is_known) {
+        (0, _) => String::new(),
+        (_, true) => text + " left",
+        (_, false) => text,
     }
 }
 

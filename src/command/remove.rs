@@ -374,7 +374,7 @@ impl Work<'_> {
             (true, _) => error(format!("{named} has no tombstone in {root}")),
             (false, Named::Version(_)) => error(format!("{named} is not in {root}")),
             (false, Named::Module(_)) => error(format!("no version of {named} is in {root}"))
-                .help("to forbid a version that is not there, name it as MODULE@VERSION"),
+                .help("to forbid a version that is not in the store, write MODULE@VERSION"),
         }
     }
 }

@@ -8,7 +8,7 @@ use stoa_layout::{Exit, PathError};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A config file does not exist.
-    #[error("cannot read the config file {path}, set by {by}: it does not exist\nhelp: set another file, or none", path = path.display())]
+    #[error("cannot read the config file {path}, set by {by}: it does not exist\nhelp: set the path of an existing file", path = path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum ConfigError {
     )]
     NoStore,
     /// A folder was named as the config file.
-    #[error("cannot read the config file {path}: it is a folder\nhelp: name the file in it", path = path.display())]
+    #[error("cannot read the config file {path}: it is a folder\nhelp: set the path of the file in it", path = path.display())]
     Folder {
         /// The folder.
         path: PathBuf,

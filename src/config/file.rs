@@ -184,17 +184,17 @@ fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
     }
     if value.is_array() != key.is_list() && (value.is_array() || !value.is_str()) {
         return Err(if key.is_list() {
-            "expected a list of texts"
+            "expected a list of strings"
         } else {
             "expected one value, not a list"
         }
         .to_owned());
     }
-    let expected = if key.is_list() { "a list of texts" } else { key.value_name };
+    let expected = if key.is_list() { "a list of strings" } else { key.value_name };
     plain_text(value).ok_or_else(|| format!("expected {expected}, not a {}", value.type_str()))
 }
 
-/// Returns a scalar as text, and a list of texts with commas.
+/// Returns a scalar as text, and a list of strings with commas.
 fn plain_text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),

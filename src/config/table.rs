@@ -57,11 +57,11 @@ impl<'t> Table<'t> {
         self.text(key, parse)
     }
 
-    /// Reads a list of texts.
+    /// Reads a list of strings.
     pub(super) fn texts<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let Some((line, value)) = self.keys.get(key).copied() else { return Vec::new() };
         let Some(values) = value.as_array() else {
-            self.faults.push((line, "expected a list of texts".to_owned()));
+            self.faults.push((line, "expected a list of strings".to_owned()));
             return Vec::new();
         };
         let parsed = values.iter().filter_map(|value: &Spanned<DeValue<'_>>| {

@@ -392,7 +392,7 @@ fn every_fault_of_every_table_is_found_at_once() {
     let expected = [
         (3, "`pattern = '[a'`: the pattern"),
         (4, "`mode = 'later'`: must be one of"),
-        (5, "`allow = 'v1.*'`: expected a list of texts"),
+        (5, "`allow = 'v1.*'`: expected a list of strings"),
         (6, "`upstream = ...`: \"ftp://a.example\" has an unsupported scheme"),
         (7, "`[[module]]`: the key pattern is missing"),
         (9, "`[[module]]`: a mode that redirects needs redirect_url"),

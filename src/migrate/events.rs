@@ -126,15 +126,19 @@ impl<'a> StepKeys<'a> {
     }
 
     fn name(&self) -> String {
-        let back = if self.direction == "back" { "back, " } else { "" };
-        format!("{back}{} to {}", self.from, self.to)
+        let back = if self.direction == "back" { " (downgrade)" } else { "" };
+        format!("{} to {}{back}", self.from, self.to)
     }
 }
 
 impl Display for StepKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let resumes = if self.resumes { " (resumes)" } else { "" };
-        write!(f, "{}{resumes}: {}", self.name(), self.description)
+        write!(f, "{}{resumes}: ", self.name())?;
+        match self.direction {
+            "back" => write!(f, "reverses \"{}\"", self.description),
+            _ => f.write_str(self.description),
+        }
     }
 }
 
@@ -191,11 +195,11 @@ impl Display for Event<'_> {
                     None => write!(f, "leftover {path} ({bytes}): {reason}"),
                 }
             }
-            Self::Broken { version, reason } => write!(f, "broken {version}: {reason}"),
+            Self::Broken { version, reason } => write!(f, "corrupt {version}: {reason}"),
             Self::Unreadable { version, reason } => write!(f, "unreadable {version}: {reason}"),
             Self::Verified { store, broken, versions } => write!(
                 f,
-                "{store}: {} versions verified, {} broken",
+                "{store}: {} versions verified, {} corrupt",
                 HumanCount(*versions),
                 HumanCount(*broken)
             ),

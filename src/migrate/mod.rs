@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stoa_gomod::ModuleVersion;
-use stoa_layout::{Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
+use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
 
 use crate::command;
 use crate::command::context::cancel_on_signals;
@@ -130,7 +130,7 @@ fn migrate(
     watcher.done(root, &outcome);
     match (args.verify, outcome) {
         (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) => {
-            verify(layouts, how, root, options.threads, reporter)
+            verify(layouts, how, root, options.threads, &cancel, reporter)
         }
         _ => Ok(()),
     }
@@ -221,9 +221,9 @@ fn verify(
     how: Verify,
     root: &Path,
     threads: usize,
+    cancel: &Cancel,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let cancel = cancel_on_signals(reporter, false)?;
     let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
         let version = version.into();
         reporter.result(&match fault {
@@ -231,7 +231,7 @@ fn verify(
             Fault::Unreadable => Event::Unreadable { version, reason },
         });
     };
-    let found = verify::run(root, &layouts.current, how, threads, &cancel, reporter.progress(), &tell);
+    let found = verify::run(root, &layouts.current, how, threads, cancel, reporter.progress(), &tell);
     let found = found.map_err(|error| {
         let reason = error.message.unwrap_or_default();
         let message = format!("cannot verify {}: {reason}", root.display());
@@ -263,7 +263,7 @@ fn failure(root: &Path, error: &RunError) -> CommandError {
     let failed = CommandError::new(error.exit(), error);
     match error {
         _ if path_error(error).is_some_and(PathError::is_read_only) => failed.help(format!(
-            "if it must stay read-only, copy {} to a writable place and name the copy with --store",
+            "if it must stay read-only, copy {} to a writable place and use the copy with --store",
             root.display()
         )),
         RunError::Outside(StepError::Cancelled(_)) => {

@@ -202,7 +202,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
             "do not use this version until you know which copy is right"
         }
         Unavailable::Unverified(_) => {
-            "ask the operator of this proxy whether downloads of this module are to be verified"
+            "if the module is not public, ask the operator of this proxy for a rule with checksum = \"off\""
         }
         Unavailable::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
         Unavailable::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",

@@ -97,7 +97,7 @@ fn logged(error: &Unavailable, subject: Subject) -> Response {
         | Unavailable::Gone(_)
         | Unavailable::Offline(_)
         | Unavailable::Loop(_)
-        | Unavailable::Private(_) => log::debug!(reason:% = error; "a request has no answer"),
+        | Unavailable::Private(_) => log::debug!(reason:% = error; "answering a request with an error"),
         // The task that failed has logged the reason.
         Unavailable::Broken(_) => log::debug!(reason:% = error; "cannot answer a request"),
         Unavailable::Store(_) => log::error!(reason:% = error; "cannot answer a request"),

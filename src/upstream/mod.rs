@@ -356,7 +356,7 @@ impl<'u> Walk<'u> {
 
     /// Notes the error of the place, and moves on to the next entry that may be asked.
     fn fail(&mut self, error: UpstreamError) {
-        log::debug!(reason:% = error; "an upstream did not answer a request");
+        log::debug!(reason:% = error; "cannot get an answer from an upstream");
         self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
         // Among equally informative errors the last one counts, as in the go command.
         if self.worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) {

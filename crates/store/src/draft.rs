@@ -77,7 +77,7 @@ impl Drop for Folder {
         if !self.moved
             && let Err(error) = durable::remove_tree(&self.path)
         {
-            log::warn!(reason:% = error; "cannot remove a staging folder, the next start will");
+            log::warn!(reason:% = error; "cannot remove a staging folder, trying again at the next start");
         }
     }
 }
@@ -138,7 +138,7 @@ impl Draft {
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let path = |file: VersionFile| folder.path.join(file.name());
         let (modfile, mod_body) = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
-        let source = Source::new(&zip, &meter).at("look at", &path(VersionFile::Zip))?;
+        let source = Source::new(&zip, &meter).at("stat", &path(VersionFile::Zip))?;
         let examined = match examine(&source, &version) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),

@@ -115,7 +115,7 @@ impl Store {
     pub fn check(&self) -> Result<(), StoreError> {
         let marker = Marker::At(self.layout.clone()).path(self.root());
         rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty())
-            .map_err(|errno| PathError::new("look for", marker, errno).into())
+            .map_err(|errno| PathError::new("access", marker, errno).into())
     }
 
     /// Returns the path of a file of a version. `None` if the version or the file does not exist.
@@ -167,7 +167,7 @@ impl Store {
         // Not fatal: a process that cannot remove leftovers can still serve.
         for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(&paths, durable)] {
             if let Err(error) = swept {
-                log::warn!(reason:% = error; "cannot remove what a dead process left");
+                log::warn!(reason:% = error; "cannot remove the temporary files of a dead process");
             }
         }
         Ok(run)

@@ -162,7 +162,7 @@ impl Store {
             }
             let path = self.paths.file(version, VersionFile::Zip);
             let Some((zip, _)) = open_file(&path)? else { break 'fault Some("it has no zip".to_owned()) };
-            match check_structure(&Source::new(&zip, &self.meter).at("look at", &path)?, version) {
+            match check_structure(&Source::new(&zip, &self.meter).at("stat", &path)?, version) {
                 Ok(_) => None,
                 Err(ExamineError::Broken(fault)) => Some(format!("its zip: {fault}")),
                 Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
@@ -278,7 +278,7 @@ impl Store {
                 return Err(failed("it was replaced meanwhile"));
             }
             // A zip that was written to since it was read gets no seal, however old its time is.
-            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("look at", path)?;
+            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("stat", path)?;
             if Stamp::of(&now) != zip {
                 return Err(failed("its zip was written to meanwhile"));
             }
@@ -308,7 +308,7 @@ impl Store {
         for file in [VersionFile::Mod, VersionFile::Zip] {
             let path = folder.join(file.name());
             let Some(meta) = metadata(&path)?.filter(fs::Metadata::is_file) else { return Ok(None) };
-            if meta.modified().at("look at", &path)? > sealed {
+            if meta.modified().at("stat", &path)? > sealed {
                 return Ok(None);
             }
             zip = (meta.len() > 0).then(|| Stamp::of(&meta));
@@ -331,7 +331,7 @@ fn read_seal(folder: &Path) -> Result<Option<(H1, SystemTime)>, PathError> {
 pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<File, PathError> {
     let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
     let time = |meta: io::Result<fs::Metadata>| meta.and_then(|meta| meta.modified());
-    let written = time(file.metadata()).at("look at", seal)?;
+    let written = time(file.metadata()).at("stat", seal)?;
     // The clock may have been set back, or the files may have a time in the future. The seal would be ignored.
     let newest = [VersionFile::Mod, VersionFile::Zip]
         .into_iter()
@@ -367,7 +367,7 @@ pub(crate) fn examine_folder(
     }
     let path = folder.join(VersionFile::Zip.name());
     let Some((zip, meta)) = open_file(&path)? else { return corrupt("it has no zip".to_owned()) };
-    let source = Source::new(&zip, meter).at("look at", &path)?;
+    let source = Source::new(&zip, meter).at("stat", &path)?;
     let examined = match examine(&source, version) {
         Ok(examined) => examined,
         Err(ExamineError::Broken(fault)) => return corrupt(format!("its zip: {fault}")),
@@ -379,7 +379,7 @@ pub(crate) fn examine_folder(
     // An outdated seal still says which zip the version had.
     match read_seal(folder)? {
         Some((sealed, _)) if sealed != examined.h1 => {
-            corrupt(format!("it was sealed as {sealed}, and its zip is {}", examined.h1))
+            corrupt(format!("its seal is {sealed}, but its zip has {}", examined.h1))
         }
         _ => Ok(Examination::Whole { h1: examined.h1, zip: Stamp::of(&meta), length: meta.len() }),
     }
@@ -617,7 +617,7 @@ mod tests {
             assert!(matches!(verify(&good), Verified::Whole(bytes) if bytes > 0));
             assert!(matches!(verify(&bare), Verified::Whole(_)));
             assert!(matches!(verify(&rotten), Verified::Broken(_)));
-            assert!(matches!(verify(&swapped), Verified::Broken(reason) if reason.contains("sealed as")));
+            assert!(matches!(verify(&swapped), Verified::Broken(reason) if reason.contains("its seal is")));
             assert_eq!(quarantined(fixture.dir.path()).len(), kept);
             assert_eq!(bare_folder.join("ziphash").exists(), kept > 0);
         }

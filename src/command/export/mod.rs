@@ -34,7 +34,7 @@ use super::{Command, parallel};
 use report::{ExportDone, ExportResult, Report};
 use tree::{Put, Tree};
 
-/// Write all versions as a tree of files, for a static file server or file://
+/// Write all versions as a GOPROXY tree, for a static file server or file://
 #[derive(Debug, Args)]
 #[command(after_help = "\
 DIR is created if it is missing. If it holds an earlier export, only missing versions are added. The export can run \
@@ -84,7 +84,7 @@ impl Command for Export {
 fn check_places(root: &Path, to: &Path) -> Result<(), CommandError> {
     let refuse = |reason: &str| {
         let text = format!("cannot export to {}: {reason}; nothing was written", to.display());
-        Err(CommandError::new(Exit::CANT_CREATE, text).help("name another folder"))
+        Err(CommandError::new(Exit::CANT_CREATE, text).help("choose another folder"))
     };
     if to.metadata().is_ok_and(|meta| !meta.is_dir()) {
         return refuse("it is not a folder");

@@ -88,7 +88,7 @@ impl Tree {
                 top.others.iter().map(|name| name.to_string_lossy().into_owned()).collect();
             let names = if names.is_empty() { "a store".to_owned() } else { names.join(", ") };
             let message = format!(
-                "cannot export to {}: it holds {names}; nothing was written\nhelp: name an empty or missing folder, or an \
+                "cannot export to {}: it holds {names}; nothing was written\nhelp: use an empty or missing folder, or an \
                  earlier export",
                 root.display()
             );
@@ -322,7 +322,7 @@ fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
-        Err(error) => Err(PathError::new("look at", path, error)),
+        Err(error) => Err(PathError::new("stat", path, error)),
     }
 }
 
@@ -356,7 +356,7 @@ fn is_zip(path: &Path, zip: &ZipFile, compared: &dyn Fn(u64)) -> Result<Option<b
     if meta.len() != zip.length {
         return Ok(Some(false));
     }
-    if meta.modified().at("look at", path)? == zip.modified {
+    if meta.modified().at("stat", path)? == zip.modified {
         return Ok(Some(true));
     }
     let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);

@@ -89,7 +89,7 @@ impl Command for Fetch {
         let sources = Sources::new(context.settings.world());
         let policy = sources.policy(&config, false, None)?;
         if policy.is_offline() {
-            return usage("cannot fetch: all upstreams are off", "name an upstream with --upstream");
+            return usage("cannot fetch: all upstreams are off", "set an upstream with --upstream");
         }
         let store = context.open_or_create()?;
         let root = store.root().to_owned();

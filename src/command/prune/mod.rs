@@ -50,7 +50,7 @@ Examples:
   stoa prune --unused-since 90d --keep 'example.org/*'
   stoa prune --max-size 50G --dry-run
 
-Exit codes: 0 success; 1 the versions that --keep names are larger than --max-size; 64 not confirmed; 74 a version \
+Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 not confirmed; 74 a version \
 cannot be read or removed; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since"]).required(true).multiple(true)
 )]
@@ -115,7 +115,7 @@ impl Command for Prune {
         };
         if self.unused_since.is_some_and(|since| since <= began) {
             reporter.remark(format_args!(
-                "uses are recorded since {}, so no version counts as unused for longer",
+                "uses are recorded only since {}, so no version counts as unused for longer",
                 date(began)
             ));
         }
@@ -264,7 +264,7 @@ impl Work<'_> {
         if !self.args.dry_run
             && let Err(error) = uses.sweep(self.store)
         {
-            log::warn!(reason:% = error; "cannot forget the uses of versions that are gone");
+            log::warn!(reason:% = error; "cannot remove the usage data of removed versions");
         }
         Ok((total, uses.began()))
     }
@@ -497,7 +497,7 @@ impl Summary for Pruned {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(
                 Exit::FAILED,
                 format!(
-                    "cannot reduce {} to {}: the versions that --keep names have {}",
+                    "cannot reduce {} to {}: the versions that --keep matches have {}",
                     self.store,
                     BinaryBytes(max),
                     BinaryBytes(self.kept)

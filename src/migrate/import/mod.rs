@@ -160,17 +160,17 @@ impl Import<'_> {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => {
                 let message = format!(
-                    "cannot import {name}: it is not a folder\nhelp: name a store, a GOPROXY tree or a module cache"
+                    "cannot import {name}: it is not a folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
                 );
                 return refuse(Exit::NOT_A_STORE, message);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let message = format!(
-                    "cannot import {name}: no such folder\nhelp: name a store, a GOPROXY tree or a module cache"
+                    "cannot import {name}: no such folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
                 );
                 return refuse(Exit::NOT_A_STORE, message);
             }
-            Err(error) => return Err(PathError::new("look at", source, error).into()),
+            Err(error) => return Err(PathError::new("stat", source, error).into()),
         }
         let state = State::look_assuming(source, layouts, self.assumed)?;
         for known in &layouts.sources {
@@ -191,7 +191,7 @@ impl Import<'_> {
             (Some((exit, _)), _) if matches!(state, State::Foreign(_)) => {
                 let message = format!(
                     "cannot import {name}: it is not a store of Stoa or Athens, a GOPROXY tree or a module cache\n\
-                     help: name the store itself, not a folder above or below it, or name its layout with --from"
+                     help: use the folder of the store itself, not a folder above or below it, or set its layout with --from"
                 );
                 refuse(exit, message)
             }
@@ -215,7 +215,7 @@ impl Import<'_> {
         };
         let (source, root) = (self.source.display(), self.root.display());
         let message = format!(
-            "cannot import {source} into {root}: {why}; nothing was changed\nhelp: name another store with --store"
+            "cannot import {source} into {root}: {why}; nothing was changed\nhelp: set another store with --store"
         );
         Err(ImportError::Refused { exit: Exit::USAGE, message })
     }

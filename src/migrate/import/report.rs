@@ -90,13 +90,13 @@ impl Display for Event<'_> {
             Self::Skipped { version, .. } => write!(f, "skipped {version}"),
             Self::Differs { version, reason } => write!(f, "differs {version}: {reason}"),
             Self::Forbidden { version, reason } => write!(f, "forbidden {version}: {reason}"),
-            Self::Broken { version, reason } => write!(f, "broken {version}: {reason}"),
+            Self::Broken { version, reason } => write!(f, "corrupt {version}: {reason}"),
             Self::Failed { version, reason } => write!(f, "failed {version}: {reason}"),
             Self::Leftover { path, bytes, reason } => {
                 write!(f, "leftover {path} ({}): {reason}", BinaryBytes(*bytes))
             }
             Self::Aside { path, bytes, reason } => {
-                write!(f, "aside {path} ({}): {reason}", BinaryBytes(*bytes))
+                write!(f, "skipped {path} ({}): {reason}", BinaryBytes(*bytes))
             }
             Self::Unreadable { path, bytes, reason } => {
                 write!(f, "unreadable {path} ({}): {reason}", BinaryBytes(*bytes))
@@ -300,7 +300,7 @@ impl Display for Imported {
             (self.without_zip, "without a zip"),
             (self.differ, "differ"),
             (self.forbidden, "forbidden"),
-            (self.broken, "broken"),
+            (self.broken, "corrupt"),
             (self.failed, "failed"),
             (self.unreadable, "unreadable"),
         ];
@@ -361,7 +361,7 @@ mod tests {
             ("alias: main is not a canonical version", "alias"),
             ("foreign file", "foreign"),
             ("symlink", "symlink"),
-            ("its info is at /s/x too", "other"),
+            ("its info already exists at /s/x", "other"),
             ("its name has 300 bytes: too long", "other"),
         ] {
             assert_eq!(kind_of(reason), kind, "{reason}");
