@@ -5,12 +5,14 @@
 //! layout more runs the same code.
 
 pub mod answers;
+mod background;
 pub mod command;
 pub mod config;
 pub mod fill;
 mod go_env;
 mod last_use;
 mod listen;
+mod lock;
 mod logging;
 pub mod migrate;
 pub mod policy;

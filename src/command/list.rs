@@ -1,7 +1,6 @@
 //! `stoa list`: lists the versions in the store.
 
 use std::fmt::{self, Display};
-use std::time::SystemTime;
 
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
@@ -9,13 +8,11 @@ use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
 use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Command;
 use super::context::Context;
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 use crate::config::parse;
@@ -95,16 +92,11 @@ struct VersionEvent<'a> {
 
 impl<'a> VersionEvent<'a> {
     fn new(stored: &'a StoredVersion, last_use: Option<Day>) -> Self {
-        let whole = OffsetDateTime::from(stored.published).replace_nanosecond(0).ok();
-        let day = |day: Day| {
-            let begin: SystemTime = day.begin();
-            OffsetDateTime::from(begin).date().to_string()
-        };
         Self {
             version: (&stored.version).into(),
             bytes: stored.bytes,
-            stored: whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
-            last_use: last_use.map(day),
+            stored: seconds(stored.published),
+            last_use: last_use.map(date),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A new command is a file with a struct that implements [`Command`], and a line in [`COMMANDS`].
 
+pub(crate) mod compare;
 pub(crate) mod completions;
 mod config;
 pub(crate) mod confirm;
@@ -13,6 +14,7 @@ mod fetch;
 pub(crate) mod hand_over;
 mod list;
 mod man;
+pub(crate) mod named;
 pub(crate) mod overlap;
 pub(crate) mod parallel;
 mod path;

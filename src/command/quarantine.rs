@@ -12,13 +12,11 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Command;
 use super::context::Context;
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::event::{VersionKeys, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 
@@ -105,7 +103,6 @@ struct EntryEvent<'a> {
 
 impl<'a> EntryEvent<'a> {
     fn new(event: &'static str, entry: &'a QuarantineEntry) -> Self {
-        let whole = OffsetDateTime::from(entry.since).replace_nanosecond(0).ok();
         let why = entry.why.as_ref();
         Self {
             event,
@@ -113,7 +110,7 @@ impl<'a> EntryEvent<'a> {
             module: why.map(|why| why.module.as_ref()),
             version: why.map(|why| why.version.as_ref()),
             path: why.map(|why| why.path.to_string_lossy().into_owned()),
-            at: whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
+            at: seconds(entry.since),
             reason: why.map(|why| why.reason.as_ref()),
             bytes: entry.bytes,
         }

@@ -4,7 +4,6 @@
 //! again, or gets 410 if there is a tombstone.
 
 use std::fmt::{self, Display};
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
@@ -18,9 +17,9 @@ use super::confirm::confirm;
 use super::context::Context;
 use super::error::CommandError;
 use super::event::VersionKeys;
+use super::named::{Named, pairs, versions_of};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
-use super::verify::look::{Named, pairs, versions_of};
 
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
@@ -101,9 +100,6 @@ impl Command for Remove {
 
 /// The number of versions up to which the command does not ask.
 const ASK_ABOVE: usize = 100;
-
-/// The time between two attempts to claim a version that another process works on.
-const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// The result for one version.
 #[derive(Serialize)]
@@ -333,13 +329,7 @@ impl Work<'_> {
 
     /// Waits for the claim: another process may be about to publish the version.
     fn claim(&self, version: &ModuleVersion) -> Result<Claim, CommandError> {
-        loop {
-            if let Some(claim) = self.store.try_claim(version)? {
-                return Ok(claim);
-            }
-            std::thread::sleep(CLAIM_EVERY);
-            self.cancel.check()?;
-        }
+        self.store.claim_while(version, || Ok(self.cancel.check()?))
     }
 
     fn remove<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_layout::events::Events;
-use stoa_layout::lock::Holder;
+use stoa_layout::lock::{self, Holder};
 use stoa_layout::plan::PlannedStep;
 use stoa_layout::{Direction, LayoutId, Leftover, Outcome, Survey};
 
 use super::seen::SeenOnce;
-use crate::command::event::VersionKeys;
 use crate::command::report::Reporter;
 
 /// Minimum time between two progress events.
@@ -66,18 +65,6 @@ pub(super) enum Event<'a> {
         /// Whether the command lists leftovers, and nothing else.
         #[serde(skip)]
         is_listed: bool,
-    },
-    /// A version that is corrupt.
-    Broken {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
-    /// A version that cannot be read.
-    Unreadable {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
     },
     /// The result of `--verify`.
     Verified { store: String, broken: u64, versions: u64 },
@@ -169,9 +156,7 @@ impl Display for Event<'_> {
                 f.write_str(&lines.join("\n"))
             }
             Self::Waiting { holders } => {
-                let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
-                let names = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
-                write!(f, "waiting for {names}, which uses the store")
+                write!(f, "waiting for {}, which uses the store", lock::names(holders))
             }
             Self::StepBegin { step, .. } => step.fmt(f),
             Self::StepEnd { from, to, .. } if from == to => {
@@ -195,8 +180,6 @@ impl Display for Event<'_> {
                     None => write!(f, "leftover {path} ({bytes}): {reason}"),
                 }
             }
-            Self::Broken { version, reason } => write!(f, "corrupt {version}: {reason}"),
-            Self::Unreadable { version, reason } => write!(f, "unreadable {version}: {reason}"),
             Self::Verified { store, broken, versions } => write!(
                 f,
                 "{store}: {} versions verified, {} corrupt",

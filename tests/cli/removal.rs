@@ -138,7 +138,7 @@ fn a_go_mod_that_differs_from_its_record_is_served_to_nobody() {
     until("the look at what was there is over", || {
         let (status, body) = server.get(&format!("{URL}.mod"));
         assert!(status != 200 || body != module.modfile, "what differs is served");
-        status == 403 && text(&body).contains("its mod is h1:") && text(&body).matches("h1:").count() == 2
+        status == 403 && text(&body).contains("its mod has h1:") && text(&body).matches("h1:").count() == 2
     });
     assert!(!root.join(FOLDER).exists());
 }

@@ -10,10 +10,10 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::durable;
 
 use crate::change::Change;
+use crate::examine::{Examination, examine_folder};
 use crate::files::Stamp;
 use crate::paths::version_metadata;
 use crate::publish::hash_of_mod;
-use crate::seal::{Examination, examine_folder};
 use crate::{Claim, Record, Store, StoreError, Tombstone};
 
 /// The result of a removal.

@@ -74,8 +74,7 @@ impl Command for Fetch {
     }
 
     fn run(self, context: &Context<'_>) -> Result<FetchDone, CommandError> {
-        let wanted = wanted::gather(&self.named, &self.from)
-            .map_err(|error| CommandError::new(error.exit(), error))?;
+        let wanted = wanted::gather(&self.named, &self.from)?;
         let config = context.settings.serve(
             &Options::default()
                 .with("upstream", self.upstream.as_ref())
@@ -124,9 +123,7 @@ async fn until_stopped(
     cancel: &Cancel,
 ) -> Result<FetchDone, CommandError> {
     let ended = tokio::select! {
-        worked = work::run(services, wanted, at_once, &mut fetched, meter) => {
-            worked.map_err(|error| CommandError::new(error.exit(), error))
-        }
+        worked = work::run(services, wanted, at_once, &mut fetched, meter) => worked,
         signal = stopped(cancel) => signal.and_then(|cancelled| Err(cancelled.into())),
     };
     // Downloads that are under way leave nothing behind when they are dropped.

@@ -5,42 +5,20 @@ use std::sync::Arc;
 
 use stoa_gomod::{ModuleVersion, h1, info};
 use stoa_layout::Exit;
-use stoa_store::{Meter, SmallFile, Store, StoreError};
+use stoa_store::{Meter, SmallFile};
 use tokio::task::JoinSet;
 
 use super::fetched::{FetchResult, Fetched};
 use super::wanted::{Asked, Wanted};
+use crate::command::error::CommandError;
 use crate::fill::Expected;
 use crate::services::Services;
+use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
 /// The number of versions under way per zip: the others download their info and mod.
 const AHEAD: usize = 4;
-
-/// A failure that ends the whole work.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum WorkError {
-    #[error(transparent)]
-    Store(Arc<StoreError>),
-    #[error("internal error: a task panicked; see the log")]
-    Panicked,
-}
-
-impl WorkError {
-    pub(super) fn exit(&self) -> Exit {
-        match self {
-            Self::Store(error) => error.exit(),
-            Self::Panicked => Exit::IO,
-        }
-    }
-}
-
-impl From<StoreError> for WorkError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(Arc::new(error))
-    }
-}
 
 /// Fetches all. A failure of one version does not stop the others; a failure of the store stops all.
 pub(super) async fn run(
@@ -49,7 +27,7 @@ pub(super) async fn run(
     at_once: usize,
     fetched: &mut Fetched<'_>,
     meter: &Meter,
-) -> Result<(), WorkError> {
+) -> Result<(), CommandError> {
     let mut running = JoinSet::new();
     let mut waiting = wanted.into_iter();
     loop {
@@ -66,7 +44,8 @@ pub(super) async fn run(
             Some(Ok((asked, outcome))) => fetched.add(&asked, &outcome?),
             Some(Err(error)) => {
                 log::error!(error:% = error; "a task failed");
-                return Err(WorkError::Panicked);
+                let text = "internal error: a task panicked; see the log";
+                return Err(CommandError::new(Exit::IO, text));
             }
         }
     }
@@ -77,35 +56,13 @@ async fn one(
     asked: &Asked,
     sums: &Expected,
     meter: &Meter,
-) -> Result<FetchResult, WorkError> {
+) -> Result<FetchResult, CommandError> {
     match have(services, asked, sums, meter).await {
-        Ok(outcome) => Ok(outcome),
-        Err(Stop::Fill(Unavailable::Store(error)) | Stop::Work(WorkError::Store(error))) => {
-            match error.is_of_one_version() {
-                true => Ok(FetchResult::Failed(error.exit(), error.to_string())),
-                false => Err(WorkError::Store(error)),
-            }
+        Ok(result) => Ok(result),
+        Err(Unavailable::Store(error)) if !error.is_of_one_version() => {
+            Err(CommandError::new(error.exit(), error))
         }
-        Err(Stop::Fill(error)) => Ok(FetchResult::Failed(exit_of(&error), error.to_string())),
-        Err(Stop::Work(error)) => Err(error),
-    }
-}
-
-/// The failure of one version.
-enum Stop {
-    Fill(Unavailable),
-    Work(WorkError),
-}
-
-impl From<Unavailable> for Stop {
-    fn from(error: Unavailable) -> Self {
-        Self::Fill(error)
-    }
-}
-
-impl From<WorkError> for Stop {
-    fn from(error: WorkError) -> Self {
-        Self::Work(error)
+        Err(error) => Ok(FetchResult::Failed(exit_of(&error), error.to_string())),
     }
 }
 
@@ -114,12 +71,12 @@ async fn have(
     asked: &Asked,
     sums: &Expected,
     meter: &Meter,
-) -> Result<FetchResult, Stop> {
+) -> Result<FetchResult, Unavailable> {
     let version = resolve(services, asked).await?;
-    let mut was_there = {
-        let version = version.clone();
-        on_disk(services, move |store| Ok(store.small(&version, SmallFile::Info)?.is_some())).await?
-    };
+    let at = version.clone();
+    let mut was_there =
+        blocking(&services.store, &version, move |store| Ok(store.small(&at, SmallFile::Info)?.is_some()))
+            .await?;
     // An unsealed version may turn out to be corrupt, and is downloaded again then.
     if was_there && !sums.zip.is_empty() {
         was_there = services.seals.seal(&version).await?.is_some();
@@ -137,10 +94,11 @@ async fn have(
     if let Some(reason) = difference(services, &version, sums).await? {
         return Ok(FetchResult::Differs(version, reason));
     }
-    let bytes = {
-        let version = version.clone();
-        on_disk(services, move |store| Ok(store.open_zip(&version)?.map_or(0, |zip| zip.length))).await?
-    };
+    let at = version.clone();
+    let bytes = blocking(&services.store, &version, move |store| {
+        Ok(store.open_zip(&at)?.map_or(0, |zip| zip.length))
+    })
+    .await?;
     Ok(if was_there { FetchResult::Kept(version, bytes) } else { FetchResult::Fetched(version, bytes) })
 }
 
@@ -164,7 +122,7 @@ async fn difference(
     services: &Arc<Services>,
     version: &ModuleVersion,
     sums: &Expected,
-) -> Result<Option<String>, Stop> {
+) -> Result<Option<String>, Unavailable> {
     if !sums.zip.is_empty()
         && let Some(h1) = services.seals.seal(version).await?
         && let Some(fault) = sums.fault_of_zip(&h1)
@@ -173,30 +131,16 @@ async fn difference(
     }
     if !sums.modfile.is_empty() {
         let at = version.clone();
-        let body = on_disk(services, move |store| store.small(&at, SmallFile::Mod)).await?;
+        let body = blocking(&services.store, version, move |store| store.small(&at, SmallFile::Mod)).await?;
         return Ok(body.and_then(|small| sums.fault_of_mod(&h1::hash_mod(&small.bytes))));
     }
     Ok(None)
 }
 
-/// Runs work that may wait for the disk, on the blocking pool.
-async fn on_disk<T: Send + 'static>(
-    services: &Arc<Services>,
-    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, WorkError> {
-    let store = Arc::clone(&services.store);
-    match tokio::task::spawn_blocking(move || work(&store)).await {
-        Ok(done) => Ok(done?),
-        Err(error) => {
-            log::error!(error:% = error; "a task failed");
-            Err(WorkError::Panicked)
-        }
-    }
-}
-
 /// Returns the exit code for a failure: 1 if a retry cannot help, and 69 if it may.
 fn exit_of(error: &Unavailable) -> Exit {
     match error {
+        Unavailable::Store(error) => error.exit(),
         Unavailable::Absent(_)
         | Unavailable::Gone(_)
         | Unavailable::Differs(_)
