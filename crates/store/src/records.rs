@@ -483,8 +483,8 @@ mod tests {
         assert_eq!(record.objection(&h1('A'), Some(&h1('E'))), None);
         assert_eq!(record.objection(&h1('A'), None), None);
         let objection = |h1: H1, gomod: H1| record.objection(&h1, Some(&gomod)).unwrap().to_string();
-        assert!(objection(h1('I'), h1('E')).starts_with("its zip is h1:III"));
-        assert!(objection(h1('A'), h1('I')).starts_with("its mod is h1:III"));
+        assert!(objection(h1('I'), h1('E')).starts_with("its zip has h1:III"));
+        assert!(objection(h1('A'), h1('I')).starts_with("its mod has h1:III"));
         assert!(matches!(full().objection(&h1('A'), None), Some(Objection::Tombstone(_))));
         assert_eq!(Record::default().objection(&h1('A'), Some(&h1('A'))), None);
     }
