@@ -1,4 +1,4 @@
-//! What all flights share.
+//! The parts that all flights share.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
