@@ -110,18 +110,10 @@ impl Counts {
     /// Returns the part of a bar or line about versions and bytes. Counts that are zero are left out.
     fn text(&self, total: Option<u64>) -> String {
         let (items, bytes) = (HumanCount(self.items()), BinaryBytes(self.bytes()));
-<<<<<<< HEAD
         let done = match total {
             Some(total) => format!("{items} of {}", versions(total)),
             None if items.0 == 0 => String::new(),
             None => versions(items.0).to_string(),
-=======
-        let word = if total.unwrap_or(items.0) == 1 { "version" } else { "versions" };
-        let versions = match total {
-            Some(total) => format!("{items} of {} {word}", HumanCount(total)),
-            None if items.0 == 0 => String::new(),
-            None => format!("{items} {word}"),
->>>>>>> main
         };
         match (done.is_empty(), bytes.0) {
             (_, 0) => done,
