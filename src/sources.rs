@@ -12,13 +12,15 @@ use crate::command::error::CommandError;
 use crate::config::{Origin, ServeConfig, World};
 use crate::fill::{AnswerOptions, ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
-use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
+use crate::upstream::{Instance, Upstream, UpstreamOptions, netrc_path};
 
 /// Finds upstreams and checksum databases.
 pub(crate) struct Sources<'a> {
     world: &'a World,
     /// The answer of `go env`, which runs at most once, and only if its answer is needed.
     go: OnceCell<Option<GoEnv>>,
+    /// The name of this process in `Via`, for all its upstreams.
+    instance: Instance,
 }
 
 /// A list of upstreams and its origin. Messages name only the origin, since the list may contain credentials.
@@ -35,7 +37,7 @@ pub(crate) struct Setting {
 
 impl<'a> Sources<'a> {
     pub(crate) fn new(world: &'a World) -> Self {
-        Self { world, go: OnceCell::new() }
+        Self { world, go: OnceCell::new(), instance: Instance::random() }
     }
 
     /// Checks that the configuration names valid upstreams.
@@ -183,7 +185,8 @@ impl<'a> Sources<'a> {
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
     fn options(&self, config: &ServeConfig) -> UpstreamOptions {
-        config.upstream_options(netrc_path(|name| self.world.variable(name)))
+        let netrc = netrc_path(|name| self.world.variable(name));
+        UpstreamOptions { instance: self.instance, ..config.upstream_options(netrc) }
     }
 
     /// Returns the upstreams of modules that no rule matches. Returns `None` if nothing names them.
@@ -240,7 +243,7 @@ impl Upstreams<'_> {
     fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, CommandError> {
         match self.sources.upstream_list(config) {
             Some(UpstreamList { list, origin }) => self.of(&list, || origin.to_string()),
-            None => Ok(Upstream::offline()),
+            None => self.of("off", || "the default".to_owned()),
         }
     }
 

@@ -46,6 +46,7 @@ use self::catalog::Listing;
 use self::problem::{Problem, Subject};
 use crate::fill::{Fill, SumdbQuestion, Via};
 use crate::upkeep::Upkeep;
+use crate::upstream::Instance;
 
 pub(crate) use self::body::Body;
 pub(crate) use self::in_progress::InProgress;
@@ -73,7 +74,7 @@ pub(crate) struct ProxyOptions {
     /// The checksum databases to forward.
     pub(crate) sumdbs: Vec<String>,
     /// The name of this proxy in `Via`, by which it recognises its own requests.
-    pub(crate) instance: String,
+    pub(crate) instance: Instance,
     /// See [`ServeOptions::degraded`](crate::serve::ServeOptions::degraded).
     pub(crate) degraded: Option<String>,
 }
@@ -141,7 +142,7 @@ impl Proxy {
             Address::Health => return Some(answer::text("ok\n")),
             Address::Readiness => return Some(self.readiness()),
             Address::Version => return Some(answer::json(version(self.store().layout()))),
-            _ if client.headers.contains_key(VIA) && client.via().contains(&self.options.instance) => {
+            _ if client.headers.contains_key(VIA) && client.via().is_loop_at(self.options.instance) => {
                 return Some(Problem::Loop.answer());
             }
             Address::Unknown => return Some(Problem::UnknownAddress.answer()),

@@ -72,8 +72,8 @@ impl Problem<'_> {
             true => answer::module(status, TEXT, cache, body),
             false => answer::plain(status, TEXT, cache, body),
         };
-        if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::NotReady) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after(status) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -92,6 +92,18 @@ impl Problem<'_> {
             Self::Loop => (StatusCode::LOOP_DETECTED, NO_STORE),
             Self::BadParameter(_) => (StatusCode::BAD_REQUEST, NO_STORE),
             Self::NoIndex | Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
+        }
+    }
+
+    /// Returns the number of seconds after which another request may succeed, if it is known.
+    fn retry_after(&self, status: StatusCode) -> Option<u64> {
+        match self {
+            Self::Failed(FillError::Limited { retry_after, .. }, _) => {
+                // Rounded up, so that the next request is not too early.
+                Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))
+            }
+            Self::NotReady => None,
+            _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
 
@@ -146,6 +158,9 @@ fn status_of(error: &FillError, subject: Subject) -> (StatusCode, HeaderValue) {
         }
         FillError::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         FillError::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
+        FillError::Limited { status, .. } => {
+            (StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), NO_STORE)
+        }
         FillError::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
         FillError::Store(_) | FillError::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => {
@@ -165,6 +180,7 @@ fn class(error: &FillError) -> &'static str {
         FillError::Refused(_) => "refused by the upstream",
         FillError::Timeout(_) => "upstream timeout",
         FillError::Upstream(_) => "upstream failure",
+        FillError::Limited { .. } => "limited by the upstream",
         FillError::Loop(_) => "loop detected",
         FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => "temporarily unavailable",
     }
@@ -187,6 +203,7 @@ fn help(error: &FillError) -> Option<&'static str> {
         FillError::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
         FillError::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
         FillError::Timeout(_) | FillError::Upstream(_) => "try again; if it fails again, check the upstream",
+        FillError::Limited { .. } => "try again later",
         FillError::Abandoned(_) => "try again",
     })
 }
@@ -194,6 +211,7 @@ fn help(error: &FillError) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
+    use std::time::Duration;
 
     use hyper::header::{CACHE_CONTROL, VARY};
 
@@ -226,10 +244,15 @@ mod tests {
             FillError::Busy(version()),
             FillError::Abandoned(version()),
             FillError::Stopping(version()),
+            FillError::Limited {
+                reason: reason("the upstream limits requests, retry after 30 s"),
+                status: 429,
+                retry_after: Duration::from_millis(29_100),
+            },
         ]
     }
 
-    const KINDS: usize = 18;
+    const KINDS: usize = 19;
 
     fn kind(error: &FillError) -> usize {
         match error {
@@ -251,6 +274,7 @@ mod tests {
             FillError::Busy(_) => 15,
             FillError::Abandoned(_) => 16,
             FillError::Stopping(_) => 17,
+            FillError::Limited { .. } => 18,
         }
     }
 
@@ -332,6 +356,10 @@ mod tests {
         let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
         assert!(has_retry(Problem::NoIndex));
         assert!(has_retry(Problem::Failed(&FillError::Busy(VERSION.to_owned()), Subject::File)));
+        let limited = errors().pop().unwrap();
+        let limited = Problem::Failed(&limited, Subject::File).answer();
+        assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(limited.headers()[RETRY_AFTER], "30");
         assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
     }
 }
