@@ -218,7 +218,7 @@ fn because(message: &str) -> String {
 }
 
 /// Returns a duration in seconds, rounded up.
-pub(crate) fn seconds(duration: Duration) -> u64 {
+fn seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
