@@ -56,7 +56,7 @@ pub enum FillError {
     /// An upstream failed or sent an invalid answer.
     #[error("{0}")]
     Upstream(Reason),
-    /// An upstream limits requests.
+    /// An upstream accepts no requests for a while.
     #[error("{reason}")]
     Limited {
         /// The upstream and its answer.

@@ -57,7 +57,7 @@ pub use self::expected::Expected;
 pub use self::flight::{Arrival, Transfer, Waiter};
 pub use self::policy::{ChecksumPolicy, Mode, Policy, Rule, UnknownWord};
 pub use self::sumdb::SumdbQuestion;
-pub use crate::upstream::{SumdbAnswer, Via};
+pub use crate::upstream::{Instance, SumdbAnswer, Via};
 
 /// Downloads missing versions into the store and answers questions about modules.
 #[derive(Debug)]

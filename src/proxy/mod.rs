@@ -44,9 +44,8 @@ use self::answer::Response;
 use self::buffers::Buffers;
 use self::catalog::Listing;
 use self::problem::{Problem, Subject};
-use crate::fill::{Fill, SumdbQuestion, Via};
+use crate::fill::{Fill, Instance, SumdbQuestion, Via};
 use crate::upkeep::Upkeep;
-use crate::upstream::Instance;
 
 pub(crate) use self::body::Body;
 pub(crate) use self::in_progress::InProgress;

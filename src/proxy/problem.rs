@@ -180,7 +180,7 @@ fn class(error: &FillError) -> &'static str {
         FillError::Refused(_) => "refused by the upstream",
         FillError::Timeout(_) => "upstream timeout",
         FillError::Upstream(_) => "upstream failure",
-        FillError::Limited { .. } => "limited by the upstream",
+        FillError::Limited { .. } => "upstream busy",
         FillError::Loop(_) => "loop detected",
         FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => "temporarily unavailable",
     }
@@ -245,7 +245,7 @@ mod tests {
             FillError::Abandoned(version()),
             FillError::Stopping(version()),
             FillError::Limited {
-                reason: reason("the upstream limits requests, retry after 30 s"),
+                reason: reason("the upstream accepts requests again in 30 s"),
                 status: 429,
                 retry_after: Duration::from_millis(29_100),
             },

@@ -136,7 +136,7 @@ impl Client {
         let now = Instant::now();
         let limit = sent.as_ref().ok().and_then(|answer| Limit::of(answer.status(), answer.headers(), now));
         match limit {
-            Some(limit) => {
+            Some(limit) if limit.is_of_all_requests() => {
                 let retry_after = limit.retry_after(now);
                 if pass.limited(limit, now) {
                     log::warn!(
@@ -145,7 +145,7 @@ impl Client {
                     );
                 }
             }
-            None => pass.answered(),
+            _ => pass.answered(),
         }
         sent
     }

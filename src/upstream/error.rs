@@ -50,9 +50,9 @@ pub enum UpstreamError {
         /// The upstream's message, empty if it cannot be printed.
         message: String,
     },
-    /// The upstream limits requests (429, or 503 with `Retry-After`).
+    /// The upstream accepts no requests for a while (429, or 503 with `Retry-After`).
     #[error(
-        "{url} was refused with status {status}: the upstream limits requests, retry after {} s{}",
+        "{url} was refused with status {status}; the upstream accepts requests again in {} s{}",
         seconds(*retry_after), because(message)
     )]
     Limited {

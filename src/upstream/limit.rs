@@ -1,8 +1,8 @@
 //! Upstreams that limit the number of requests: 429, and 503 with `Retry-After`.
 //!
-//! After such an answer an entry gets no requests until the time that it named, for at most [`MAX_SILENCE`].
-//! Requests during that time fail like the answered one. The first request afterwards is a probe, and the others
-//! wait for its result. So an entry that still limits gets one request and not many.
+//! After a 429 an entry gets no requests until the time that it named, for at most [`MAX_SILENCE`]. Requests during
+//! that time fail like the answered one. The first request afterwards is a probe, and the others wait for its result.
+//! So an entry that still limits gets one request and not many.
 
 use super::retry;
 use reqwest::StatusCode;
@@ -37,6 +37,11 @@ impl Limit {
             _ => return None,
         };
         Some(Self { status: status.as_u16(), until: now + retry_after.min(MAX_RETRY_AFTER) })
+    }
+
+    /// Returns whether other requests to the entry are limited, too. A 503 may concern one file.
+    pub(super) fn is_of_all_requests(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS.as_u16()
     }
 
     /// Returns the time after which a request may be sent again.

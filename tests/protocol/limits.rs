@@ -36,7 +36,7 @@ fn a_limit_is_passed_on_and_the_upstream_gets_no_more_requests() {
         assert_eq!((first.status, first.header("cache-control")), (status, Some("no-store")));
         assert!((2900..=3000).contains(&retry_after(&first)), "{first:?}");
         assert!(first.text().contains("slow down"), "{}", first.text());
-        // Those of the first flight are sent side by side.
+        // Those of the first flight are sent side by side, and none is repeated: the time is too long.
         let asked = upstream.requests().len();
         assert!(asked <= 3, "{asked}");
         for path in [
@@ -52,7 +52,11 @@ fn a_limit_is_passed_on_and_the_upstream_gets_no_more_requests() {
             assert_eq!(reply.status, status, "{path}: {}", reply.text());
             assert!((2900..=3000).contains(&retry_after(&reply)), "{path}");
         }
-        assert_eq!(upstream.requests().len(), asked);
+        match status {
+            429 => assert_eq!(upstream.requests().len(), asked),
+            // It may concern one file.
+            _ => assert!(upstream.requests().len() > asked),
+        }
     }
 }
 
@@ -89,10 +93,11 @@ fn the_last_answer_is_served_while_the_upstream_limits_requests() {
     upstream.set(LIST, Script::Body(b"v1.0.0\n".to_vec()));
     assert_eq!(site.get(LIST).text(), "v1.0.0\n");
     upstream.set(LIST, limiting(503, "3000"));
-    for _ in 0..3 {
-        assert_eq!((site.get(LIST).status, site.get(LIST).text()), (200, "v1.0.0\n"));
+    for _ in 0..6 {
+        let list = site.get(LIST);
+        assert_eq!((list.status, list.text()), (200, "v1.0.0\n"));
     }
-    assert_eq!(upstream.count(LIST), 2);
+    assert_eq!(upstream.count(LIST), 7, "no attempt is repeated");
 }
 
 #[test]
