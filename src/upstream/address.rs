@@ -3,41 +3,49 @@
 use reqwest::Url;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Returns whether an address belongs to the public internet: it is neither loopback nor link-local, private, shared
-/// or reserved, and contains no such IPv4 address.
+/// Returns whether an address belongs to the public internet. An IPv6 address that stands for an IPv4 address is judged
+/// by the latter.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
+        IpAddr::V6(address) => translated(address).map_or_else(|| is_public_v6(address), is_public_v4),
     }
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
-    let is_special = match address.octets() {
-        // This network, shared by carriers (RFC 6598), protocol assignments, benchmarks, and reserved.
-        [0, ..] | [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18..=19, ..] | [240..=255, ..] => true,
-        _ => address.is_loopback() || address.is_private() || address.is_link_local(),
-    };
-    !is_special && !address.is_multicast()
+    let [a, b, c, _] = address.octets();
+    // The special-purpose registry of IANA, and multicast.
+    !matches!(
+        (a, b, c),
+        (0 | 10 | 127 | 224..=255, ..)
+            | (100, 64..=127, _)
+            | (169, 254, _)
+            | (172, 16..=31, _)
+            | (192, 0, 0 | 2)
+            | (192, 88, 99)
+            | (192, 168, _)
+            | (198, 18 | 19, _)
+            | (198, 51, 100)
+            | (203, 0, 113)
+    )
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let embedded = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        is_public_v4(Ipv4Addr::new(a, b, c, d))
-    };
+    let [a, b, ..] = address.segments();
+    // Everything else is reserved, local or multicast.
+    let is_global_unicast = a & 0xe000 == 0x2000;
+    // Protocol assignments with Teredo, and the two documentation ranges.
+    let is_special = a == 0x2001 && (b < 0x200 || b == 0xdb8) || a == 0x3fff && b < 0x1000;
+    is_global_unicast && !is_special
+}
+
+/// Returns the IPv4 address behind a mapped, a translated (NAT64) or a 6to4 address.
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let join = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     match address.segments() {
-        // Mapped and compatible IPv4 addresses, `::` and `::1` among them, and NAT64 (RFC 6052).
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
-        // Translated IPv4 addresses (RFC 2765).
-        [0, 0, 0, 0, 0xffff, 0, high, low] => embedded(high, low),
-        // 6to4 (RFC 3056).
-        [0x2002, high, low, ..] => embedded(high, low),
-        // NAT64 within a site (RFC 8215), and addresses that are discarded (RFC 6666).
-        [0x64, 0xff9b, 1, ..] | [0x100, 0, 0, 0, ..] => false,
-        // Teredo, which hides its IPv4 address, and site-local addresses.
-        [0x2001, 0, ..] | [0xfec0..=0xfeff, ..] => false,
-        _ => !(address.is_unique_local() || address.is_unicast_link_local() || address.is_multicast()),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => join(high, low),
+        [0x2002, high, low, ..] => join(high, low),
+        _ => address.to_ipv4_mapped(),
     }
 }
 
@@ -72,6 +80,7 @@ mod tests {
             "172.16.0.1",
             "172.31.255.255",
             "192.0.0.8",
+            "192.0.2.1",
             "192.168.0.1",
             "198.19.0.1",
             "224.0.0.1",
@@ -86,6 +95,8 @@ mod tests {
             "64:ff9b::10.0.0.1",
             "64:ff9b:1::5db8:d822",
             "100::1",
+            "2001:db8::1",
+            "3fff::1",
             "2001:0:4136:e378::1",
             "2002:7f00:1::",
             "fc00::1",
@@ -108,6 +119,7 @@ mod tests {
             "::ffff:93.184.216.34",
             "64:ff9b::93.184.216.34",
             "2002:5db8:d822::1",
+            "2001:4860::8888",
             "2606:4700::1111",
             "2a00:1450:4001::200e",
         ] {
