@@ -4,12 +4,14 @@
 //! translate. Which layout is current and which steps there are is handed in as values, so a program with one
 //! layout more runs the same code.
 
+mod background;
 pub mod command;
 pub mod config;
 pub mod fill;
 mod go_env;
 mod last_use;
 mod listen;
+mod lock;
 mod logging;
 pub mod migrate;
 pub mod proxy;

@@ -63,7 +63,7 @@ const LISTED: usize = 20;
 const AHEAD: usize = 8;
 
 /// Number of versions between two progress events.
-const REPORT_EVERY: u64 = 64;
+pub(crate) const REPORT_EVERY: u64 = 64;
 
 impl Flow {
     fn sides(&self, direction: Direction) -> (&'static dyn Picture, &'static dyn Picture) {
@@ -112,7 +112,12 @@ impl Flow {
                 (true, Some(other)) => match fs::symlink_metadata(here) {
                     // The file is linked there and not yet unlinked here. The move finishes it.
                     Ok(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
-                    Ok(_) => return Ok(Verdict::Taken(format!("its {name} is at {} too", there.display()))),
+                    Ok(_) => {
+                        return Ok(Verdict::Taken(format!(
+                            "its {name} already exists at {}",
+                            there.display()
+                        )));
+                    }
                     Err(error) if is_absence(&error) => {}
                     Err(error) => {
                         return Ok(Verdict::Stays(format!("unreadable: {}: {error}", here.display())));
@@ -132,7 +137,7 @@ impl Flow {
         if let (true, Some(own), Some(there)) = (candidate.has_seal, &candidate.files.seal, &there.seal)
             && is_another_file(own, there)
         {
-            return Ok(Verdict::Taken(format!("its seal is at {} too", there.display())));
+            return Ok(Verdict::Taken(format!("its seal already exists at {}", there.display())));
         }
         if candidate.has == [false; 3] && missing.is_some() {
             return Ok(Verdict::Stays("foreign: a seal without its version".to_owned()));
@@ -200,19 +205,7 @@ impl Flow {
             }
             Ok(())
         };
-        in_parallel(
-            work.threads,
-            |batches| {
-                from.walk(root, &mut |found| match found {
-                    Finding::Versions(batch) => batches(batch),
-                    Finding::Leftover(leftover) => {
-                        tally.leftover(&work, &leftover);
-                        Ok(())
-                    }
-                })
-            },
-            &each,
-        )?;
+        walk_in_parallel(from, root, &work, &tally, &each)?;
         let moved = tally.sum();
         // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
@@ -267,19 +260,7 @@ impl Step for Flow {
             Ok(())
         };
         let from = self.sides(direction).0;
-        in_parallel(
-            work.threads,
-            |batches| {
-                from.walk(root, &mut |found| match found {
-                    Finding::Versions(batch) => batches(batch),
-                    Finding::Leftover(leftover) => {
-                        tally.leftover(work, &leftover);
-                        Ok(())
-                    }
-                })
-            },
-            &each,
-        )?;
+        walk_in_parallel(from, root, work, &tally, &each)?;
         let mut refusals = Vec::new();
         let mut taken = taken.into_inner().unwrap_or_default();
         if !taken.is_empty() {
@@ -445,6 +426,28 @@ fn pool(threads: usize) -> Result<ThreadPool, StepError> {
     })
 }
 
+type Each<'a> = dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync + 'a;
+
+/// Walks a picture, counts its leftovers, and calls `each` for every version, on all threads.
+fn walk_in_parallel(
+    from: &dyn Picture,
+    root: &Path,
+    work: &Work<'_>,
+    tally: &Tally,
+    each: &Each<'_>,
+) -> Result<(), StepError> {
+    let walk = |batches: Batches<'_>| {
+        from.walk(root, &mut |found| match found {
+            Finding::Versions(batch) => batches(batch),
+            Finding::Leftover(leftover) => {
+                tally.leftover(work, &leftover);
+                Ok(())
+            }
+        })
+    };
+    in_parallel(work.threads, walk, each)
+}
+
 pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 
 /// Walks on this thread and works on `threads` threads, including this one. This thread works on a batch itself if the
@@ -452,7 +455,7 @@ pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), St
 pub(crate) fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
-    each: &(dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync),
+    each: &Each<'_>,
 ) -> Result<(), StepError> {
     let (sender, receiver) = sync_channel::<Vec<Candidate>>(AHEAD);
     let receiver = Mutex::new(receiver);

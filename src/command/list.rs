@@ -1,24 +1,21 @@
 //! `stoa list`: lists the versions in the store.
 
 use std::fmt::{self, Display};
-use std::time::SystemTime;
 
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
-use stoa_layout::Exit;
 use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Command;
 use super::context::Context;
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use crate::config::parse;
 
 /// List the versions in the store with size, time and last use
 #[derive(Debug, Args)]
@@ -34,8 +31,8 @@ Examples:
 Exit codes: 0 success; 64 a pattern never matches; 65 there is no store.")]
 pub(crate) struct List {
     /// Patterns of module paths, separated by commas or spaces [default: all modules]
-    #[arg(value_name = "PATTERN")]
-    patterns: Vec<String>,
+    #[arg(value_name = "PATTERN", value_parser = parse::some_patterns)]
+    patterns: Vec<Patterns>,
 
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
@@ -52,12 +49,10 @@ impl Command for List {
     fn run(self, context: &Context<'_>) -> Result<Listed, CommandError> {
         let store = context.upgrade_and_look()?;
         let reporter = &context.reporter;
-        let patterns = Patterns::parse_strict(&self.patterns.join(","))
-            .map_err(|error| CommandError::new(Exit::USAGE, error))?;
         let uses = match store.usage().last_uses() {
             Ok(uses) => Some(uses),
             Err(error) => {
-                log::warn!(reason:% = error; "cannot read the last uses");
+                log::warn!(reason:% = error; "cannot read the usage data");
                 None
             }
         };
@@ -65,7 +60,7 @@ impl Command for List {
         census(store.root(), |item| -> Result<(), CommandError> {
             let CensusItem::Version(stored) = item else { return Ok(()) };
             let module = stored.version.path().as_str();
-            if !self.patterns.is_empty() && !patterns.matches(module) {
+            if !self.patterns.is_empty() && !self.patterns.iter().any(|patterns| patterns.matches(module)) {
                 return Ok(());
             }
             if listed.versions == 0 && !reporter.is_json() {
@@ -97,16 +92,11 @@ struct VersionEvent<'a> {
 
 impl<'a> VersionEvent<'a> {
     fn new(stored: &'a StoredVersion, last_use: Option<Day>) -> Self {
-        let whole = OffsetDateTime::from(stored.published).replace_nanosecond(0).ok();
-        let day = |day: Day| {
-            let begin: SystemTime = day.begin();
-            OffsetDateTime::from(begin).date().to_string()
-        };
         Self {
             version: (&stored.version).into(),
             bytes: stored.bytes,
-            stored: whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
-            last_use: last_use.map(day),
+            stored: seconds(stored.published),
+            last_use: last_use.map(date),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A new command is a file with a struct that implements [`Command`], and a line in [`COMMANDS`].
 
+pub(crate) mod compare;
 pub(crate) mod completions;
 mod config;
 pub(crate) mod confirm;
@@ -13,6 +14,7 @@ mod fetch;
 pub(crate) mod hand_over;
 mod list;
 mod man;
+pub(crate) mod named;
 pub(crate) mod overlap;
 pub(crate) mod parallel;
 mod path;
@@ -137,6 +139,7 @@ fn parse_and_run<C: Command>(matches: &ArgMatches, start: &Start<'_>) -> Exit {
 fn run<C: Command>(command: C, context: &Context<'_>) -> Exit {
     let reporter = &context.reporter;
     let done = command.run(context).and_then(|summary| reporter.finish(&summary));
+    let done = done.and_then(|()| reporter.check());
     reporter.progress().end();
     match done {
         Ok(()) => Exit::DONE,

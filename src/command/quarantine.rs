@@ -12,13 +12,11 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Command;
 use super::context::Context;
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::event::{VersionKeys, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 
@@ -32,7 +30,7 @@ Examples:
   stoa quarantine
   stoa quarantine purge --older-than 30
 
-Exit codes: 0 success; 1 there is no such entry, or its version is still corrupt; 73 another copy of the version is in \
+Exit codes: 0 success; 1 there is no such entry in quarantine, or its version is still corrupt; 73 another copy of the version is in \
 the store.")]
 pub(crate) struct Quarantine {
     /// Format of results: lines for people, or one JSON object per line
@@ -105,7 +103,6 @@ struct EntryEvent<'a> {
 
 impl<'a> EntryEvent<'a> {
     fn new(event: &'static str, entry: &'a QuarantineEntry) -> Self {
-        let whole = OffsetDateTime::from(entry.since).replace_nanosecond(0).ok();
         let why = entry.why.as_ref();
         Self {
             event,
@@ -113,7 +110,7 @@ impl<'a> EntryEvent<'a> {
             module: why.map(|why| why.module.as_ref()),
             version: why.map(|why| why.version.as_ref()),
             path: why.map(|why| why.path.to_string_lossy().into_owned()),
-            at: whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
+            at: seconds(entry.since),
             reason: why.map(|why| why.reason.as_ref()),
             bytes: entry.bytes,
         }
@@ -190,7 +187,9 @@ impl Context<'_> {
         self.settings.check_named()?;
         if root.metadata().is_ok_and(|meta| !meta.is_dir()) {
             let text = format!("{} is not a store: it is not a folder", root.display());
-            return Err(CommandError::new(Exit::NOT_A_STORE, text).help("name a store with --store"));
+            return Err(
+                CommandError::new(Exit::NOT_A_STORE, text).help("set the folder of the store with --store")
+            );
         }
         Ok(root)
     }
@@ -263,7 +262,7 @@ fn restore(store: &Store, ids: &[OsString], reporter: &Reporter) -> Result<Quara
 }
 
 fn untouched(error: CommandError) -> CommandError {
-    error.after("the entries named after it were not touched")
+    error.after("the entries after it were not touched")
 }
 
 /// Reports the result for one entry, and returns the exit code if it failed.
@@ -297,8 +296,10 @@ fn report_restored(id: &str, restored: &Restored, reporter: &Reporter) -> Option
 }
 
 fn absent(id: &str, reporter: &Reporter) -> Exit {
-    let (message, help) =
-        ("there is no such entry".to_owned(), "`stoa quarantine list` lists the entries".to_owned());
+    let (message, help) = (
+        "there is no such entry in quarantine".to_owned(),
+        "`stoa quarantine list` lists the entries".to_owned(),
+    );
     reporter.problem(&FailedEvent { id, code: Exit::FAILED.code(), message, help: Some(help) });
     Exit::FAILED
 }

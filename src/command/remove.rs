@@ -4,7 +4,6 @@
 //! again, or gets 410 if there is a tombstone.
 
 use std::fmt::{self, Display};
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
@@ -18,13 +17,15 @@ use super::confirm::confirm;
 use super::context::Context;
 use super::error::CommandError;
 use super::event::VersionKeys;
+use super::named::{Named, pairs, versions_of};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
-use super::verify::look::{Named, pairs, versions_of};
 
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]",
+    after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
 version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
 410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
@@ -37,7 +38,8 @@ Examples:
   stoa remove --list
 
 Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 not confirmed; 74 input/output error; \
-130, 143 stopped.")]
+130, 143 stopped."
+)]
 pub(crate) struct Remove {
     /// Modules and versions to remove
     #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse, required_unless_present = "list")]
@@ -98,9 +100,6 @@ impl Command for Remove {
 
 /// The number of versions up to which the command does not ask.
 const ASK_ABOVE: usize = 100;
-
-/// The time between two attempts to claim a version that another process works on.
-const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// The result for one version.
 #[derive(Serialize)]
@@ -330,13 +329,7 @@ impl Work<'_> {
 
     /// Waits for the claim: another process may be about to publish the version.
     fn claim(&self, version: &ModuleVersion) -> Result<Claim, CommandError> {
-        loop {
-            if let Some(claim) = self.store.try_claim(version)? {
-                return Ok(claim);
-            }
-            std::thread::sleep(CLAIM_EVERY);
-            self.cancel.check()?;
-        }
+        self.store.claim_while(version, || Ok(self.cancel.check()?))
     }
 
     fn remove<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
@@ -371,7 +364,7 @@ impl Work<'_> {
             (true, _) => error(format!("{named} has no tombstone in {root}")),
             (false, Named::Version(_)) => error(format!("{named} is not in {root}")),
             (false, Named::Module(_)) => error(format!("no version of {named} is in {root}"))
-                .help("to forbid a version that is not there, name it as MODULE@VERSION"),
+                .help("to forbid a version that is not in the store, write MODULE@VERSION"),
         }
     }
 }

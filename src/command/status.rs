@@ -23,7 +23,7 @@ use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 
 /// The status of a store; its fields are the keys of the JSON format.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Status {
     /// The version of this format.
     format: u32,
@@ -47,13 +47,14 @@ pub(crate) struct Status {
     remark: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Current,
     Old,
     Migrating,
     Newer,
+    #[default]
     Empty,
     Unmarked,
     Foreign,
@@ -107,7 +108,7 @@ fn of_current(root: &Path, app: &App) -> Result<Option<Status>, CommandError> {
 
 /// Returns the status of a store in any state.
 pub(crate) fn of_any(root: &Path, layouts: &Layouts) -> Result<Status, CommandError> {
-    look(root, layouts).map_err(|error| CommandError::new(error.exit(), error))
+    Ok(look(root, layouts)?)
 }
 
 fn current_or_empty(
@@ -250,17 +251,9 @@ impl Status {
             format: 1,
             store: root.to_string_lossy().into_owned(),
             state,
-            layout: None,
             program_layout: current.to_string(),
-            versions: None,
-            modules: None,
-            bytes: None,
-            leftovers: None,
-            quarantined: None,
-            quarantined_bytes: None,
-            last_migration: None,
             holders: lock::holders(root),
-            remark: None,
+            ..Self::default()
         }
     }
 
@@ -362,7 +355,7 @@ impl Display for Status {
 
 impl Summary for Status {
     fn report(&self, reporter: &Reporter) {
-        // The verdict finds a failure to write.
+        // A failure to write is found at the end of the command.
         let _ = reporter.answer(self);
     }
 }

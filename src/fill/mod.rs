@@ -287,7 +287,7 @@ impl Fill {
     }
 
     /// Runs work on the store on the blocking pool; `what` names the work in errors.
-    async fn blocking<T, F>(&self, what: impl Display, work: F) -> Result<T, FillError>
+    pub(crate) async fn blocking<T, F>(&self, what: impl Display, work: F) -> Result<T, FillError>
     where
         T: Send + 'static,
         F: FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_layout::events::Events;
-use stoa_layout::lock::Holder;
+use stoa_layout::lock::{self, Holder};
 use stoa_layout::plan::PlannedStep;
 use stoa_layout::{Direction, LayoutId, Leftover, Outcome, Survey};
 
 use super::seen::SeenOnce;
-use crate::command::event::VersionKeys;
 use crate::command::report::Reporter;
 
 /// Minimum time between two progress events.
@@ -67,18 +66,6 @@ pub(super) enum Event<'a> {
         #[serde(skip)]
         is_listed: bool,
     },
-    /// A version that is corrupt.
-    Broken {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
-    /// A version that cannot be read.
-    Unreadable {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
     /// The result of `--verify`.
     Verified { store: String, broken: u64, versions: u64 },
     /// The result of a run.
@@ -126,15 +113,19 @@ impl<'a> StepKeys<'a> {
     }
 
     fn name(&self) -> String {
-        let back = if self.direction == "back" { "back, " } else { "" };
-        format!("{back}{} to {}", self.from, self.to)
+        let back = if self.direction == "back" { " (downgrade)" } else { "" };
+        format!("{} to {}{back}", self.from, self.to)
     }
 }
 
 impl Display for StepKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let resumes = if self.resumes { " (resumes)" } else { "" };
-        write!(f, "{}{resumes}: {}", self.name(), self.description)
+        write!(f, "{}{resumes}: ", self.name())?;
+        match self.direction {
+            "back" => write!(f, "reverses \"{}\"", self.description),
+            _ => f.write_str(self.description),
+        }
     }
 }
 
@@ -165,9 +156,7 @@ impl Display for Event<'_> {
                 f.write_str(&lines.join("\n"))
             }
             Self::Waiting { holders } => {
-                let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
-                let names = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
-                write!(f, "waiting for {names}, which uses the store")
+                write!(f, "waiting for {}, which uses the store", lock::names(holders))
             }
             Self::StepBegin { step, .. } => step.fmt(f),
             Self::StepEnd { from, to, .. } if from == to => {
@@ -191,11 +180,9 @@ impl Display for Event<'_> {
                     None => write!(f, "leftover {path} ({bytes}): {reason}"),
                 }
             }
-            Self::Broken { version, reason } => write!(f, "broken {version}: {reason}"),
-            Self::Unreadable { version, reason } => write!(f, "unreadable {version}: {reason}"),
             Self::Verified { store, broken, versions } => write!(
                 f,
-                "{store}: {} versions verified, {} broken",
+                "{store}: {} versions verified, {} corrupt",
                 HumanCount(*versions),
                 HumanCount(*broken)
             ),
@@ -345,6 +332,10 @@ impl<'a> Watcher<'a> {
 }
 
 impl Events for Watcher<'_> {
+    fn wants_totals(&self) -> bool {
+        self.reporter.progress().is_bar()
+    }
+
     fn event(&self, event: stoa_layout::Event<'_>) {
         use stoa_layout::Event as Engine;
         match event {
@@ -364,6 +355,10 @@ impl Events for Watcher<'_> {
             Engine::Waiting { holders } => self.reporter.note(&Event::Waiting { holders }),
             Engine::StepBegin(step) => self.begin(step),
             Engine::Progress { items, bytes } => self.progress(items, bytes),
+            Engine::Check { layout, items: 0, total } => {
+                self.reporter.progress().begin(&format!("check layout {layout}"), total);
+            }
+            Engine::Check { items, .. } => self.progress(items, 0),
             Engine::Leftover(leftover) => {
                 if self.seen.is_new(&leftover.path) {
                     self.result(&Event::leftover(leftover, None, false));
@@ -388,6 +383,7 @@ impl Events for Watcher<'_> {
                 self.result(&Event::Marked { state: "done", from: None, to: layout.as_str() });
             }
             Engine::Restored(layout) => {
+                self.reporter.progress().end();
                 self.result(&Event::Marked { state: "done", from: Some("unmarked"), to: layout.as_str() });
             }
         }

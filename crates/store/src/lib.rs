@@ -20,7 +20,8 @@
 //! | --- | --- |
 //! | [`read`](Store::small), [`list`](Store::list) | reading versions and lists |
 //! | [`draft`](Draft), [`publish`](Store::publish) | writing and publishing a version |
-//! | [`seal`](Store::seal) | verifying a version once, before its zip is served |
+//! | [`seal`](Store::seal) | the seal: a version is verified once, before its zip is served |
+//! | [`verify`](Store::verify) | reading versions again, `examine` reads one |
 //! | [`quarantine`](Quarantine) | corrupt versions, to be restored or removed |
 //! | [`batch`](Batch) | publishing many versions with few waits for the disk |
 //! | [`records`](Records) | the recorded hashes and the tombstones of versions |
@@ -29,6 +30,7 @@
 //! | [`cache`](Cache) | answers of upstreams, which may be lost |
 //! | [`tree_heads`](TreeHeads) | the largest tree head of each checksum database |
 //! | [`census`](Store::census) | every stored version with its size and time, and every leftover |
+//! | [`meter`](Meter) | the number of bytes of zips that were read, for a progress bar |
 //! | [`claim`](Claim) | the lock on one version for all of these changes |
 //! | [`index`](StoreIndex) | the catalog and the feed, page by page: derived, recovers by itself |
 //!
@@ -44,10 +46,12 @@ mod change;
 mod claim;
 mod draft;
 mod error;
+mod examine;
 mod files;
 mod index;
 mod last_use;
 mod list;
+mod meter;
 mod open;
 mod paths;
 mod publish;
@@ -62,6 +66,7 @@ mod staging;
 #[cfg(test)]
 mod testing;
 mod tree_heads;
+mod verify;
 mod walk;
 
 use stoa_layout::LayoutId;
@@ -74,6 +79,7 @@ pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop, StoreIndex};
 pub use last_use::{Day, LastUseError, LastUses, Usage};
+pub use meter::Meter;
 pub use open::Store;
 pub use paths::VersionFile;
 pub use publish::Published;
@@ -81,8 +87,8 @@ pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_qu
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{Objection, Record, Records, Tombstone, Verdict};
 pub use remove::{Footprint, Removed};
-pub use seal::{Verified, Which};
 pub use tree_heads::{HeadReplaced, TreeHeads};
+pub use verify::{Verified, Which};
 
 /// The layout that this crate reads and writes.
 pub const LAYOUT: LayoutId = LayoutId::fixed("v2");

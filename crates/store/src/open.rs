@@ -1,6 +1,7 @@
 //! Opening a store, and the state of an open store.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
@@ -14,10 +15,10 @@ use crate::cache::Writes;
 use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
-use crate::list::KnownList;
+use crate::list::KnownVersions;
+use crate::meter::Meter;
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
-use crate::records::KnownTombstones;
 use crate::seal_state::KnownSeal;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
@@ -29,13 +30,14 @@ pub struct Store {
     pub(crate) durable: Durable,
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
-    pub(crate) lists: Cache<ModulePath, KnownList>,
-    pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
+    pub(crate) lists: Cache<ModulePath, KnownVersions>,
+    pub(crate) tombstones: Cache<ModulePath, KnownVersions>,
     /// Records without a tombstone.
     pub(crate) harmless: Cache<Stamp, ()>,
     pub(crate) index: Index,
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
+    pub(crate) meter: Meter,
     layout: LayoutId,
     run: Option<Run>,
     // Last, because fields drop in order: the lock is released after the staging folder is removed.
@@ -50,6 +52,9 @@ const ENTRIES: usize = 20_000;
 
 /// The maximum number of harmless records in memory: a few megabytes.
 const HARMLESS: usize = 1 << 16;
+
+/// The time between two attempts to claim a version that another process works on.
+const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// The maximum length of a path (`PATH_MAX`, which includes the final zero) and of an element (`NAME_MAX`).
 const MAX_PATH: usize = 4096;
@@ -83,6 +88,12 @@ impl Store {
         }
     }
 
+    /// Returns the store with a meter, to which the bytes of zips are added while they are examined.
+    #[must_use]
+    pub fn metered(self, meter: Meter) -> Self {
+        Self { meter, ..self }
+    }
+
     /// Returns the root directory of the store.
     pub fn root(&self) -> &Path {
         self.paths.root()
@@ -107,7 +118,7 @@ impl Store {
     pub fn check(&self) -> Result<(), StoreError> {
         let marker = Marker::At(self.layout.clone()).path(self.root());
         rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty())
-            .map_err(|errno| PathError::new("look for", marker, errno).into())
+            .map_err(|errno| PathError::new("access", marker, errno).into())
     }
 
     /// Returns the path of a file of a version. `None` if the version or the file does not exist.
@@ -142,6 +153,21 @@ impl Store {
         Ok(claim)
     }
 
+    /// Waits for the claim of a version. `go_on` runs between two attempts, and its error ends the wait.
+    pub fn claim_while<E: From<StoreError>>(
+        &self,
+        version: &ModuleVersion,
+        go_on: impl Fn() -> Result<(), E>,
+    ) -> Result<Claim, E> {
+        loop {
+            go_on()?;
+            if let Some(claim) = self.try_claim(version)? {
+                return Ok(claim);
+            }
+            std::thread::sleep(CLAIM_EVERY);
+        }
+    }
+
     pub(crate) fn staging(&self) -> Result<&Run, StoreError> {
         self.run.as_ref().ok_or_else(|| StoreError::ReadOnly(self.root().to_owned()))
     }
@@ -159,7 +185,7 @@ impl Store {
         // Not fatal: a process that cannot remove leftovers can still serve.
         for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(&paths, durable)] {
             if let Err(error) = swept {
-                log::warn!(reason:% = error; "cannot remove what a dead process left");
+                log::warn!(reason:% = error; "cannot remove the temporary files of a dead process");
             }
         }
         Ok(run)
@@ -184,6 +210,7 @@ impl Store {
             tombstones: Cache::new(ENTRIES),
             harmless: Cache::new(HARMLESS),
             cache_writes: Writes::default(),
+            meter: Meter::default(),
             layout: pass.layout().clone(),
             run,
             held: None,

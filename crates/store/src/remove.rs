@@ -10,10 +10,10 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::durable;
 
 use crate::change::Change;
+use crate::examine::{Examination, examine_folder};
 use crate::files::Stamp;
 use crate::paths::version_metadata;
 use crate::publish::hash_of_mod;
-use crate::seal::{Examination, examine_folder};
 use crate::{Claim, Record, Store, StoreError, Tombstone};
 
 /// The result of a removal.
@@ -78,7 +78,7 @@ impl Store {
         let folder = self.paths.version(version);
         let reason = match self.valid_seal(version)? {
             Some((h1, _)) => Ok(h1),
-            None => match examine_folder(&folder, version) {
+            None => match examine_folder(&folder, version, &self.meter) {
                 Ok(Examination::Whole { h1, .. }) => Ok(h1),
                 Ok(Examination::Corrupt(reason)) => Err(reason),
                 // A version that can never be read must still be removable.

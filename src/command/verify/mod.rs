@@ -9,22 +9,21 @@ use std::fmt::{self, Display};
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
-use stoa_gomod::ModuleVersion;
 use stoa_layout::Exit;
 use stoa_store::Which;
 
 use super::Command;
 use super::context::Context;
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
-use look::{Fault, Findings, Look, Named};
+use look::{Findings, Look};
 
 /// Read versions completely, seal intact ones, and move corrupt ones to quarantine
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A sealed version is skipped if its files have not been written since. --again reads \
-sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
+A seal is the recorded hash of a verified zip. A sealed version is skipped if its files \
+have not been written since. --again reads sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
 downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
 The command can run beside a server. If it is stopped, the next run continues.
 
@@ -57,22 +56,12 @@ impl Command for Verify {
 
     fn run(self, context: &Context<'_>) -> Result<VerifyDone, CommandError> {
         let threads = context.threads(self.working.threads)?;
-        let store = context.open()?;
+        let store = context.open()?.metered(context.reporter.progress().meter());
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
         let root = store.root().display();
-        let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
-            reporter.result(&FaultEvent { event: fault.name(), version: version.into(), reason });
-        };
         let which = if self.again { Which::All } else { Which::Unsealed };
-        let look = Look {
-            store: &store,
-            which,
-            threads,
-            cancel: &cancel,
-            progress: reporter.progress(),
-            tell: &tell,
-        };
+        let look = Look { store: &store, which, threads, cancel: &cancel, reporter };
         let mut absent = 0u64;
         let (findings, ended) = look.run(&self.named, |named| {
             absent += 1;
@@ -83,22 +72,6 @@ impl Command for Verify {
             error.after(format_args!("{versions} versions in {root} verified before that"))
         })?;
         Ok(VerifyDone::new(&store, findings, absent))
-    }
-}
-
-/// A version with a fault.
-#[derive(Serialize)]
-pub(crate) struct FaultEvent<'a> {
-    pub(crate) event: &'static str,
-    #[serde(flatten)]
-    pub(crate) version: VersionKeys<'a>,
-    pub(crate) reason: &'a str,
-}
-
-impl Display for FaultEvent<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fault = if self.event == Fault::Corrupt.name() { "corrupt" } else { self.event };
-        write!(f, "{fault} {}: {}", self.version, self.reason)
     }
 }
 

@@ -183,8 +183,7 @@ impl Runner<'_> {
     /// Reports the plan and returns whether there is anything to do. Writes nothing, not even the lock file.
     pub fn plan(&self) -> Result<bool, RunError> {
         let target = self.target()?;
-        let state = self.look()?;
-        self.refuse(&state)?;
+        let state = self.state()?;
         self.refuse_assumption(&state)?;
         let creates = match self.action(&state, &target, false)? {
             Action::Create if self.is_left_uncreated(&state) => None,
@@ -261,13 +260,20 @@ impl Runner<'_> {
         for layout in [Some(&target), self.options.assumed.as_ref()].into_iter().flatten() {
             if !self.layouts.knows(layout) {
                 let message = format!(
-                    "{} does not know the layout {layout} (its own layout is {})\nhelp: use another release",
+                    "{} does not know the layout {layout} (its own layout is {})\nhelp: check the name, or use a newer release",
                     self.layouts.program, self.layouts.current
                 );
                 return Err(RunError::refused(Exit::NEWER, message));
             }
         }
         Ok(target)
+    }
+
+    /// Returns the state of the store, unless it is refused.
+    pub fn state(&self) -> Result<State, RunError> {
+        let state = self.look()?;
+        self.refuse(&state)?;
+        Ok(state)
     }
 
     fn look(&self) -> Result<State, RunError> {
@@ -313,7 +319,9 @@ impl Runner<'_> {
         };
         let marker = first.marker().map(|marker| marker.to_string()).unwrap_or_default();
         let root = self.root.display();
-        let message = format!("{root} has the marker {marker}\nhelp: run again without --from {assumed}");
+        let message = format!(
+            "cannot use --from {assumed}: {root} has the marker {marker}\nhelp: run again without --from {assumed}"
+        );
         Err(RunError::refused(Exit::USAGE, message))
     }
 }

@@ -30,7 +30,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use stoa_gomod::ModuleVersion;
 use stoa_layout::PathError;
@@ -66,6 +66,8 @@ pub(crate) struct Index {
     readers: Mutex<Vec<(Identity, Database)>>,
     /// The database that was verified.
     verified: Mutex<Option<Identity>>,
+    /// The clock that tells whether a file has settled.
+    clock: fn() -> SystemTime,
 }
 
 /// The name of the database in its folder.
@@ -89,12 +91,13 @@ impl Index {
             writer: Mutex::default(),
             readers: Mutex::default(),
             verified: Mutex::default(),
+            clock: SystemTime::now,
         }
     }
 
     /// Writes the row of a published version, while its claim is held. Best effort.
     pub(crate) fn note(&self, version: &ModuleVersion) {
-        let row = reconcile::read_version(&self.paths, version);
+        let row = reconcile::read_version(&self.paths, version, self.clock);
         let noted = row.map_err(IndexError::from).and_then(|row| match row {
             Some(seen) => self.write(|database| database.put(version.path().as_str(), &seen.row)),
             None => Ok(()),
@@ -193,7 +196,7 @@ fn numbers(folder: &Path) -> Result<Vec<(u32, bool)>, PathError> {
         let number = name.to_str().and_then(|name| name.parse::<u32>().ok());
         // Only the canonical spelling: 07 and +7 are not ours.
         if let Some(number) = number.filter(|number| name == *number.to_string()) {
-            found.push((number, entry.file_type().at("look at", &entry.path())?.is_dir()));
+            found.push((number, entry.file_type().at("stat", &entry.path())?.is_dir()));
         }
     }
     Ok(found)
@@ -206,7 +209,7 @@ fn log_failure(version: &ModuleVersion, result: Result<(), IndexError>) {
             log::debug!(version:% = version, reason:% = error; "no index to update yet")
         }
         Err(error) => {
-            log::warn!(version:% = version, reason:% = error; "cannot update the index, the next pass will")
+            log::warn!(version:% = version, reason:% = error; "cannot update the index, trying again in the next pass")
         }
     }
 }
