@@ -108,10 +108,11 @@ impl Counts {
     /// Returns the part of a bar or line about versions and bytes. Counts that are zero are left out.
     fn text(&self, total: Option<u64>) -> String {
         let (items, bytes) = (HumanCount(self.items()), BinaryBytes(self.bytes()));
+        let word = if total.unwrap_or(items.0) == 1 { "version" } else { "versions" };
         let versions = match total {
-            Some(total) => format!("{items} of {} versions", HumanCount(total)),
+            Some(total) => format!("{items} of {} {word}", HumanCount(total)),
             None if items.0 == 0 => String::new(),
-            None => format!("{items} versions"),
+            None => format!("{items} {word}"),
         };
         match (versions.is_empty(), bytes.0) {
             (_, 0) => versions,
@@ -299,6 +300,6 @@ mod tests {
         counts.meter.add(4 << 20);
         counts.items.store(1, Ordering::Relaxed);
         counts.bytes.store((4 << 20) + 100, Ordering::Relaxed);
-        assert_eq!((counts.bytes(), counts.text(None)), ((4 << 20) + 100, "1 versions, 4.00 MiB".to_owned()));
+        assert_eq!((counts.bytes(), counts.text(None)), ((4 << 20) + 100, "1 version, 4.00 MiB".to_owned()));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::parse;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::HostCredentials;
 
 /// A key of the configuration.

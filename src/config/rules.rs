@@ -5,7 +5,7 @@ use stoa_gomod::private::Patterns;
 
 use super::parse;
 use super::table::Table;
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::policy::{ChecksumPolicy, Mode};
 
 /// A rule of the config file. A value that it does not set comes from the top level of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::file::File;
 use super::keys::ServeConfig;
 use super::{ConfigError, Options, Origin, Settings};
-use crate::fill::Mode;
+use crate::policy::Mode;
 use crate::upstream::{Direct, DirectOptions, UpstreamOptions};
 
 const NO_TARGET: &str = "a mode that redirects needs redirect_url";

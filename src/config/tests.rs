@@ -6,7 +6,7 @@ use std::path::Path;
 use stoa_layout::Exit;
 
 use super::*;
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::policy::{ChecksumPolicy, Mode};
 use std::fs;
 
 fn world(home: &Path, variables: &[(&str, &str)]) -> World {

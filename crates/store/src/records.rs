@@ -142,9 +142,22 @@ impl Records<'_> {
         }
     }
 
+    /// Returns the record of the claimed version. It is read from the disk once for each claim.
+    pub fn of(&self, claim: &Claim) -> Result<Option<Record>, StoreError> {
+        if let Some(record) = &*claim.record() {
+            return Ok(record.clone());
+        }
+        let record = self.get(claim.version())?;
+        *claim.record() = Some(record.clone());
+        Ok(record)
+    }
+
     /// Replaces the record of the claimed version. An empty record is removed. The change is on disk on return.
     pub fn write(&self, claim: &Claim, record: &Record) -> Result<(), StoreError> {
+        // If the write fails, the record on the disk is unknown.
+        *claim.record() = None;
         self.replace(claim.version(), record)?;
+        *claim.record() = Some((*record != Record::default()).then(|| record.clone()));
         self.0.changed(claim.version(), Change::Recorded);
         Ok(())
     }
@@ -172,7 +185,7 @@ impl Records<'_> {
 
     /// Removes the tombstone of the claimed version. Returns whether there was a tombstone.
     pub fn lift(&self, claim: &Claim) -> Result<bool, StoreError> {
-        let Some(mut record) = self.get(claim.version())? else { return Ok(false) };
+        let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let was_removed = record.tombstone.take().is_some();
         if was_removed {
             self.write(claim, &record)?;
@@ -470,8 +483,8 @@ mod tests {
         assert_eq!(record.objection(&h1('A'), Some(&h1('E'))), None);
         assert_eq!(record.objection(&h1('A'), None), None);
         let objection = |h1: H1, gomod: H1| record.objection(&h1, Some(&gomod)).unwrap().to_string();
-        assert!(objection(h1('I'), h1('E')).starts_with("its zip is h1:III"));
-        assert!(objection(h1('A'), h1('I')).starts_with("its mod is h1:III"));
+        assert!(objection(h1('I'), h1('E')).starts_with("its zip has h1:III"));
+        assert!(objection(h1('A'), h1('I')).starts_with("its mod has h1:III"));
         assert!(matches!(full().objection(&h1('A'), None), Some(Objection::Tombstone(_))));
         assert_eq!(Record::default().objection(&h1('A'), Some(&h1('A'))), None);
     }

@@ -41,7 +41,7 @@ impl Store {
     pub fn remove(&self, claim: &Claim, tombstone: Option<Tombstone>) -> Result<Removed, StoreError> {
         let version = claim.version();
         let footprint = self.footprint(version)?;
-        let known = self.records().get(version)?;
+        let known = self.records().of(claim)?;
         let mut record = known.clone().unwrap_or_default();
         if footprint.is_some() {
             self.record_hashes(version, &mut record)?;

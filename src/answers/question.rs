@@ -1,8 +1,35 @@
 //! Questions about a module.
 
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 
 use stoa_gomod::{ModulePath, Revision};
+
+use crate::policy::{ModulePermit, Rule};
+
+/// A question about a permitted module, and the rule of the module.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) question: Question,
+    pub(super) rule: Arc<Rule>,
+}
+
+impl Asked {
+    pub(super) fn new(permit: ModulePermit<'_>, question: Question) -> Self {
+        Self { question, rule: Arc::clone(permit.rule()) }
+    }
+
+    pub(super) fn module(&self) -> &ModulePath {
+        self.question.module()
+    }
+}
+
+/// For messages.
+impl Display for Asked {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.question.fmt(f)
+    }
+}
 
 /// A question about a module whose answer changes with time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -12,7 +12,7 @@ use crate::upstream::UpstreamError;
 ///
 /// The error is cloneable, since a failed flight fails for every client that waits for it.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum FillError {
+pub enum Unavailable {
     /// An upstream answered that it does not exist.
     #[error("{0}")]
     Absent(Reason),
@@ -86,15 +86,15 @@ pub enum FillError {
     Stopping(String),
 }
 
-impl From<StoreError> for FillError {
+impl From<StoreError> for Unavailable {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))
     }
 }
 
-impl FillError {
+impl Unavailable {
     /// Converts an upstream's error; `what` names the requested item.
-    pub(super) fn upstream(what: impl Display, error: &UpstreamError) -> Self {
+    pub(crate) fn upstream(what: impl Display, error: &UpstreamError) -> Self {
         let reason = || Reason::new(&what, error);
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
@@ -110,7 +110,7 @@ impl FillError {
     }
 
     /// Converts an objection of a version's record.
-    pub(super) fn objection(version: impl Display, objection: &Objection) -> Self {
+    pub(crate) fn objection(version: impl Display, objection: &Objection) -> Self {
         let reason = Reason::from(format!("{version}: {objection}"));
         match objection {
             Objection::Tombstone(_) => Self::Gone(reason),
@@ -179,7 +179,7 @@ mod tests {
     fn texts_for_clients_contain_no_local_paths() {
         let absent = |url: &str| {
             let error = UpstreamError::NotFound { url: url.to_owned(), message: String::new() };
-            FillError::upstream("a.b@v1.0.0", &error)
+            Unavailable::upstream("a.b@v1.0.0", &error)
         };
         let local = absent("file:///srv/go modules/a.b/@v/v1.0.0.info");
         assert!(local.to_string().contains("/srv/go modules/"));
@@ -187,7 +187,7 @@ mod tests {
         let remote = absent("https://proxy.example/a.b/@v/v1.0.0.info");
         assert_eq!(remote.for_client(), remote.to_string());
         let reason = "cannot create a folder in /srv/my scratch: no space left".to_owned();
-        let tool = FillError::upstream(
+        let tool = Unavailable::upstream(
             "a.b@v1.0.0",
             &UpstreamError::GoCommand { url: "a.b (direct)".to_owned(), reason },
         );

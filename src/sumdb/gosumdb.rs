@@ -11,14 +11,14 @@ const KNOWN: [(&str, &str); 1] =
 
 /// A checksum database, as `GOSUMDB` names it.
 #[derive(Debug, Clone)]
-pub struct Sumdb {
+pub struct Gosumdb {
     pub(super) verifier: Verifier,
     url: Option<String>,
 }
 
 /// The reason why a text does not name a checksum database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SumdbError {
+pub enum GosumdbError {
     /// It does not have one or two words.
     #[error(
         "{0:?} is not a checksum database\nhelp: use NAME, NAME+HASH+KEY, either of them followed by a URL, or off"
@@ -37,29 +37,29 @@ pub enum SumdbError {
     Name(String),
 }
 
-impl Sumdb {
+impl Gosumdb {
     /// Parses a value of `GOSUMDB`. Returns `None` for `off`.
-    pub fn parse(text: &str) -> Result<Option<Self>, SumdbError> {
+    pub fn parse(text: &str) -> Result<Option<Self>, GosumdbError> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let (key, url) = match words[..] {
             ["off"] => return Ok(None),
             [key] => (key, None),
             [key, url] => (key, Some(url.to_owned())),
-            _ => return Err(SumdbError::Form(text.to_owned())),
+            _ => return Err(GosumdbError::Form(text.to_owned())),
         };
         let known = KNOWN.iter().find(|(name, _)| *name == key).map(|(_, key)| *key);
         if known.is_none() && !key.contains('+') {
-            return Err(SumdbError::Unknown(key.to_owned()));
+            return Err(GosumdbError::Unknown(key.to_owned()));
         }
         let verifier = Verifier::parse(known.unwrap_or(key))?;
         match is_host_and_path(verifier.name()) {
             true => Ok(Some(Self { verifier, url })),
-            false => Err(SumdbError::Name(verifier.name().to_owned())),
+            false => Err(GosumdbError::Name(verifier.name().to_owned())),
         }
     }
 
     /// Returns the default database of the go command.
-    pub fn of_go() -> Result<Self, SumdbError> {
+    pub fn of_go() -> Result<Self, GosumdbError> {
         KNOWN.first().map_or("", |(name, _)| name).parse()
     }
 
@@ -74,12 +74,12 @@ impl Sumdb {
     }
 }
 
-impl FromStr for Sumdb {
-    type Err = SumdbError;
+impl FromStr for Gosumdb {
+    type Err = GosumdbError;
 
     /// Parses a value that must not be `off`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse(text)?.ok_or_else(|| SumdbError::Form(text.to_owned()))
+        Self::parse(text)?.ok_or_else(|| GosumdbError::Form(text.to_owned()))
     }
 }
 
@@ -97,23 +97,23 @@ mod tests {
 
     #[test]
     fn values_of_gosumdb_are_parsed() {
-        let own = Sumdb::parse(KEY).unwrap().unwrap();
+        let own = Gosumdb::parse(KEY).unwrap().unwrap();
         assert_eq!((own.name(), own.url()), ("sum.example.org/v2", None));
-        let elsewhere = Sumdb::parse(&format!(" {KEY}  https://a.example/b ")).unwrap().unwrap();
+        let elsewhere = Gosumdb::parse(&format!(" {KEY}  https://a.example/b ")).unwrap().unwrap();
         assert_eq!(elsewhere.url(), Some("https://a.example/b"));
-        assert!(Sumdb::parse("off").unwrap().is_none() && "off".parse::<Sumdb>().is_err());
+        assert!(Gosumdb::parse("off").unwrap().is_none() && "off".parse::<Gosumdb>().is_err());
         for (name, _) in KNOWN {
-            assert_eq!(Sumdb::parse(name).unwrap().unwrap().name(), name);
-            assert!(Sumdb::parse(&format!("{name} https://a.example")).unwrap().unwrap().url().is_some());
+            assert_eq!(Gosumdb::parse(name).unwrap().unwrap().name(), name);
+            assert!(Gosumdb::parse(&format!("{name} https://a.example")).unwrap().unwrap().url().is_some());
         }
     }
 
     #[test]
     fn other_values_are_rejected() {
-        assert!(matches!(Sumdb::parse(""), Err(SumdbError::Form(_))));
-        assert!(matches!(Sumdb::parse("a b c"), Err(SumdbError::Form(_))));
-        assert!(matches!(Sumdb::parse("sum.example.org"), Err(SumdbError::Unknown(_))));
-        assert!(matches!(Sumdb::parse(&KEY.replace("v2", "v3")), Err(SumdbError::Key(_))));
+        assert!(matches!(Gosumdb::parse(""), Err(GosumdbError::Form(_))));
+        assert!(matches!(Gosumdb::parse("a b c"), Err(GosumdbError::Form(_))));
+        assert!(matches!(Gosumdb::parse("sum.example.org"), Err(GosumdbError::Unknown(_))));
+        assert!(matches!(Gosumdb::parse(&KEY.replace("v2", "v3")), Err(GosumdbError::Key(_))));
         assert!(is_host_and_path("a.example") && is_host_and_path("a.example/b"));
         for bad in ["", "a/", "/a", "a/../b", "a?b", "a b", "a%2fb", "u@a"] {
             assert!(!is_host_and_path(bad), "{bad}");

@@ -2,16 +2,9 @@
 //!
 //! Signatures and proofs are checked elsewhere, with the database's key.
 
-use stoa_gomod::sumdb::{self, Level, Tile};
+use stoa_gomod::sumdb::{self, Level};
 
-use super::SumdbQuestion;
-
-const HASH_BYTES: usize = 32;
-
-/// Returns the size of a tile of hashes in bytes.
-pub(super) fn tile_bytes(tile: &Tile) -> usize {
-    usize::try_from(tile.width).unwrap_or(usize::MAX).saturating_mul(HASH_BYTES)
-}
+use super::question::{SumdbQuestion, tile_bytes};
 
 /// Returns the fault in the form of an answer, if it has one.
 pub(super) fn fault(database: &str, question: &SumdbQuestion, body: &[u8]) -> Option<String> {
@@ -67,6 +60,7 @@ fn records(body: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use stoa_gomod::ModuleVersion;
+    use stoa_gomod::sumdb::Tile;
 
     use super::*;
 

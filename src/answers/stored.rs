@@ -4,31 +4,40 @@ use bytes::Bytes;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, info, modfile, pseudo, query};
 use stoa_store::{SmallFile, Store, StoreError};
 
-use crate::fill::{Fill, FillError};
+use super::state::Answers;
+use crate::policy::Rule;
+use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
 
-impl Fill {
+impl Answers {
     pub(super) async fn stored_versions(
         &self,
         module: &ModulePath,
-    ) -> Result<Option<Vec<Version>>, FillError> {
+    ) -> Result<Option<Vec<Version>>, Unavailable> {
         let path = module.clone();
-        let stored = self.blocking(format!("the list of {module}"), move |store| store.list(&path)).await?;
+        let stored =
+            blocking(&self.store, format!("the list of {module}"), move |store| store.list(&path)).await?;
         Ok(stored.map(|versions| versions.to_vec()))
     }
 
     /// Resolves `latest` or a prefix among the stored versions that may be named.
-    pub(super) async fn resolve(&self, module: &ModulePath, query: &str) -> Result<Option<Bytes>, FillError> {
+    pub(super) async fn resolve(
+        &self,
+        module: &ModulePath,
+        rule: &Rule,
+        query: &str,
+    ) -> Result<Option<Bytes>, Unavailable> {
         let Some(mut versions) = self.stored_versions(module).await? else { return Ok(None) };
-        self.remove_hidden(module, &mut versions).await?;
+        self.remove_hidden(module, rule, &mut versions).await?;
         let (path, query) = (module.clone(), query.to_owned());
-        self.blocking(module, move |store| resolve(store, &path, &query, &versions)).await
+        blocking(&self.store, module, move |store| resolve(store, &path, &query, &versions)).await
     }
 }
 
 /// Logs that an answer comes from the store alone because the upstream failed.
-pub(super) fn log_outage(module: &ModulePath, error: &FillError) {
+pub(super) fn log_outage(module: &ModulePath, error: &Unavailable) {
     match error {
-        FillError::Absent(_) | FillError::Offline(_) | FillError::Denied(_) | FillError::Gone(_) => {}
+        Unavailable::Absent(_) | Unavailable::Offline(_) | Unavailable::Denied(_) | Unavailable::Gone(_) => {}
         _ => {
             log::warn!(module:% = module, reason:% = error; "the upstream failed, answering from the store only")
         }

@@ -4,17 +4,24 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
-use stoa_store::{Cached, Shelf};
 
 use super::question::Question;
-use super::{ABSENCE_TTL, Answers, COMMIT_TTLS, FAILURE_TTL, STALE_TTLS};
-use crate::fill::{Fill, FillError};
+use crate::unavailable::Unavailable;
+
+/// Number of TTLs during which a stale answer is served while it is refreshed.
+pub(super) const STALE_TTLS: u32 = 10;
+
+/// Maximum time that an upstream's 404 or 410 counts as fresh.
+const ABSENCE_TTL: Duration = Duration::from_secs(60);
+
+/// Maximum time after a failure during which old answers are served without asking the upstream.
+pub(super) const FAILURE_TTL: Duration = Duration::from_secs(10);
 
 /// The last valid answer of an upstream.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
     /// The body, or the upstream's 404 or 410. Never a failure.
-    pub(super) result: Result<Bytes, FillError>,
+    pub(super) result: Result<Bytes, Unavailable>,
     pub(super) at: SystemTime,
     /// The time of the last failed refresh.
     pub(super) failed: Option<SystemTime>,
@@ -32,7 +39,7 @@ pub(super) enum Age {
 }
 
 impl Answer {
-    pub(super) fn new(result: Result<Bytes, FillError>) -> Self {
+    pub(super) fn new(result: Result<Bytes, Unavailable>) -> Self {
         Self { result, at: SystemTime::now(), failed: None }
     }
 
@@ -49,74 +56,6 @@ impl Answer {
             Age::Stale
         } else {
             Age::Old
-        }
-    }
-}
-
-impl Answers {
-    /// Returns how long an answer counts as fresh.
-    pub(super) fn ttl_of(&self, question: &Question) -> Duration {
-        match question.is_commit_hash() {
-            true => self.ttl.saturating_mul(COMMIT_TTLS),
-            false => self.ttl,
-        }
-    }
-
-    pub(super) fn age(&self, question: &Question, answer: &Answer) -> Age {
-        answer.age(SystemTime::now(), self.ttl_of(question))
-    }
-}
-
-impl Fill {
-    /// Returns the last valid answer, in memory or on disk.
-    pub(super) async fn recall(&self, question: &Question) -> Option<Answer> {
-        match self.answers.cache.get(question) {
-            Some(answer) => Some(answer),
-            None => self.recall_newest(question).await,
-        }
-    }
-
-    /// Returns the newest valid answer of this process or, on disk, of any process.
-    pub(super) async fn recall_newest(&self, question: &Question) -> Option<Answer> {
-        let key = question.key(self.upstream_of(question.module()).tag());
-        let cached = self.blocking(question, move |store| Ok(store.cache().get(Shelf::Answers, &key)));
-        let cached = cached.await.ok().flatten();
-        let own = self.answers.cache.get(question);
-        match cached {
-            // The disk has an older answer if a write or removal failed.
-            Some(Cached { at, body }) if own.as_ref().is_none_or(|own| own.at < at) => {
-                let answer = Answer { result: Ok(body), at, failed: None };
-                self.answers.cache.insert(question.clone(), answer.clone());
-                Some(answer)
-            }
-            _ => own,
-        }
-    }
-
-    /// Caches an answer in memory and on disk. A 404 or 410 removes the answer on disk.
-    pub(super) async fn keep(&self, question: &Question, answer: Answer) {
-        self.answers.cache.insert(question.clone(), answer.clone());
-        let mut keys = vec![question.key(self.upstream_of(question.module()).tag())];
-        // The key without tag is for offline use, where an answer is only served if its version is stored.
-        keys.extend(matches!(question, Question::Query(..)).then(|| question.key(None)));
-        let cached = self.blocking(question, move |store| {
-            keys.iter().try_for_each(|key| match &answer.result {
-                Ok(body) => {
-                    store.cache().put(Shelf::Answers, key, &Cached { at: answer.at, body: body.clone() })
-                }
-                Err(_) => store.cache().remove(Shelf::Answers, key),
-            })
-        });
-        if let Err(error) = cached.await {
-            log::warn!(question:% = question, reason:% = error; "cannot cache an answer");
-        }
-    }
-
-    /// Notes a failed refresh.
-    pub(super) fn note_failure(&self, question: &Question) {
-        if let Some(answer) = self.answers.cache.get(question) {
-            let answer = Answer { failed: Some(SystemTime::now()), ..answer };
-            self.answers.cache.insert(question.clone(), answer);
         }
     }
 }
@@ -153,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_absence_is_fresh_for_at_most_a_minute_and_never_stale() {
-        let answer = Answer::new(Err(FillError::Absent("none".to_owned().into())));
+        let answer = Answer::new(Err(Unavailable::Absent("none".to_owned().into())));
         assert_eq!([0, 59, 60, 61].map(|s| after(&answer, s)), [Age::Fresh, Age::Fresh, Age::Old, Age::Old]);
         let day = Duration::from_secs(86400);
         assert_eq!(answer.age(answer.at + Duration::from_secs(61), day), Age::Old);

@@ -1,4 +1,15 @@
-//! Verification of one flight's version, in parallel with its download.
+//! Verification of one version, in parallel with its download.
+//!
+//! The lookup starts with the flight and runs beside its downloads. Hashes that a database confirms are
+//! written into the version's record at once, before they are compared. So they count even if the download
+//! fails, and the database need not be asked again. Then the mod and the zip are compared with them. A
+//! version that differs is never published.
+//!
+//! | policy | the database has other hashes, lies, or has forked | it does not know the version, or cannot be reached |
+//! | --- | --- | --- |
+//! | `auto` | refused; a client may receive the mod before the lookup has finished | accepted |
+//! | `require` | refused | refused; no client receives the mod before it is confirmed |
+//! | `off` | the database is not asked; the version's record still applies | the database is not asked |
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,20 +24,24 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::lookup::{LookupError, SumdbClient};
-use super::{Checksums, Database, SumdbSource};
-use crate::fill::{ChecksumPolicy, Fill, FillError, SumdbQuestion};
+use super::question::SumdbQuestion;
+use super::source::SumdbSource;
+use super::state::{Database, Sumdb};
+use crate::policy::{ChecksumPolicy, Rule};
+use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, UpstreamError, Via};
 
 /// The hashes of a version that a database confirmed.
 #[derive(Debug, Clone)]
-pub(in crate::fill) struct Verified {
+pub(crate) struct Verified {
     sums: Sums,
     verdict: Verdict,
 }
 
 /// The result of a lookup, if the policy accepts the version so far.
 #[derive(Debug, Clone)]
-pub(in crate::fill) enum Confirmation {
+pub(crate) enum Confirmation {
     /// A database confirmed these hashes.
     Confirmed(Verified),
     /// No database confirmed the version, and the policy does not require it.
@@ -35,7 +50,7 @@ pub(in crate::fill) enum Confirmation {
     NotAsked,
 }
 
-type Outcome = Result<Confirmation, FillError>;
+type Outcome = Result<Confirmation, Unavailable>;
 
 /// The claim of a flight while it has one. A flight releases its claim while it waits for a slot.
 type Held = Arc<Mutex<Weak<Claim>>>;
@@ -45,8 +60,8 @@ const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::f
 
 /// A running lookup. Dropping it aborts the lookup, unless a client has received the mod.
 #[derive(Debug)]
-pub(in crate::fill) struct Verification {
-    checksums: Arc<Checksums>,
+pub(crate) struct Verification {
+    sumdb: Arc<Sumdb>,
     version: ModuleVersion,
     policy: ChecksumPolicy,
     outcome: watch::Receiver<Option<Outcome>>,
@@ -64,33 +79,37 @@ impl Drop for Verification {
 }
 
 impl Verification {
-    /// Starts the lookup of a version. The result is written into the version's record before anything else.
-    pub(in crate::fill) fn start(fill: &Arc<Fill>, version: &ModuleVersion, via: &Via) -> Self {
-        let policy = fill.policy.rule(version.path()).checksum;
+    /// Starts the lookup of a version with this record. The result is written into the record before anything else.
+    pub(crate) fn start(
+        sumdb: &Arc<Sumdb>,
+        version: &ModuleVersion,
+        rule: &Arc<Rule>,
+        record: Option<Record>,
+        via: &Via,
+    ) -> Self {
         let (sender, outcome) = watch::channel(None);
         let held = Held::default();
         let lookup = Lookup {
-            fill: Arc::clone(fill),
-            policy,
+            sumdb: Arc::clone(sumdb),
+            rule: Arc::clone(rule),
             version: version.clone(),
             via: via.clone(),
             held: Arc::clone(&held),
         };
-        let task = tokio::spawn(async move { sender.send_replace(Some(lookup.outcome().await)) });
-        let task = task.abort_handle();
+        let task = tokio::spawn(async move { sender.send_replace(Some(lookup.outcome(record).await)) });
         Self {
-            checksums: Arc::clone(fill.policy.checksums()),
+            sumdb: Arc::clone(sumdb),
             version: version.clone(),
-            policy,
+            policy: rule.checksum,
             outcome,
             held,
             is_mod_sent: AtomicBool::new(false),
-            task,
+            task: task.abort_handle(),
         }
     }
 
     /// Shares the flight's claim, so that the record can be written while the flight holds it.
-    pub(in crate::fill) fn share(&self, claim: Claim) -> Arc<Claim> {
+    pub(crate) fn share(&self, claim: Claim) -> Arc<Claim> {
         let claim = Arc::new(claim);
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&claim);
         claim
@@ -98,25 +117,25 @@ impl Verification {
 
     /// Notes that a client has the mod. The lookup then continues and writes its record even if the flight
     /// fails, so that no client gets a wrong mod again.
-    pub(in crate::fill) fn mod_was_sent(&self) {
+    pub(crate) fn mod_was_sent(&self) {
         self.is_mod_sent.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether clients may only receive confirmed files.
-    pub(in crate::fill) fn is_required(&self) -> bool {
+    pub(crate) fn is_required(&self) -> bool {
         self.policy == ChecksumPolicy::Require
     }
 
     /// Waits for the lookup.
-    pub(in crate::fill) async fn outcome(&self) -> Outcome {
+    pub(crate) async fn outcome(&self) -> Outcome {
         match self.outcome.clone().wait_for(Option::is_some).await.as_deref() {
             Ok(Some(outcome)) => outcome.clone(),
-            _ => Err(FillError::Broken(format!("the lookup of {} in the checksum database", self.version))),
+            _ => Err(Unavailable::Broken(format!("the lookup of {} in the checksum database", self.version))),
         }
     }
 
     /// Compares a mod with the confirmed hash, as soon as that is known.
-    pub(in crate::fill) async fn check_mod(&self, body: &[u8]) -> Result<(), FillError> {
+    pub(crate) async fn check_mod(&self, body: &[u8]) -> Result<(), Unavailable> {
         match self.outcome().await? {
             Confirmation::Confirmed(verified) => {
                 self.compare("go.mod", &h1::hash_mod(body), &verified.sums.modfile, &verified)
@@ -126,28 +145,28 @@ impl Verification {
     }
 
     /// Compares a zip with the confirmed hash.
-    pub(in crate::fill) fn check_zip(&self, h1: &H1, verified: &Verified) -> Result<(), FillError> {
+    pub(crate) fn check_zip(&self, h1: &H1, verified: &Verified) -> Result<(), Unavailable> {
         self.compare("zip", h1, &verified.sums.zip, verified)
     }
 
-    fn compare(&self, file: &str, sent: &H1, confirmed: &H1, verified: &Verified) -> Result<(), FillError> {
+    fn compare(&self, file: &str, sent: &H1, confirmed: &H1, verified: &Verified) -> Result<(), Unavailable> {
         if sent == confirmed {
             return Ok(());
         }
-        self.checksums.count_mismatch();
+        self.sumdb.count_mismatch();
         let text = format!(
             "{}: checksum mismatch: the upstream sent a {file} with {sent}, the checksum database {} has {confirmed}",
             self.version, verified.verdict.database
         );
-        Err(FillError::Differs(text.into()))
+        Err(Unavailable::Differs(text.into()))
     }
 }
 
 impl Confirmation {
     /// Counts and logs a published version that no database confirmed.
-    pub(in crate::fill) fn log_published(&self, checksums: &Checksums, version: &ModuleVersion) {
+    pub(crate) fn log_published(&self, sumdb: &Sumdb, version: &ModuleVersion) {
         if let Self::Unconfirmed { level, reason } = self {
-            checksums.counts.unverified.fetch_add(1, Ordering::Relaxed);
+            sumdb.counts.unverified.fetch_add(1, Ordering::Relaxed);
             log::log!(*level, version:% = version, reason:% = reason; "accepted a version without verification");
         }
     }
@@ -156,8 +175,8 @@ impl Confirmation {
 impl Verified {
     /// Writes the verdict into the record of the claimed version. Existing entries stay. If they differ
     /// from the verdict, the version will not be published.
-    pub(in crate::fill) fn record(&self, store: &Store, claim: &Claim) -> Result<(), StoreError> {
-        let existing = store.records().get(claim.version())?.unwrap_or_default();
+    pub(crate) fn record(&self, store: &Store, claim: &Claim) -> Result<(), StoreError> {
+        let existing = store.records().of(claim)?.unwrap_or_default();
         if existing.verdict.is_some()
             || existing.objection(&self.sums.zip, Some(&self.sums.modfile)).is_some()
         {
@@ -180,40 +199,37 @@ impl Verified {
 
 /// The task of a lookup.
 struct Lookup {
-    fill: Arc<Fill>,
-    policy: ChecksumPolicy,
+    sumdb: Arc<Sumdb>,
+    rule: Arc<Rule>,
     version: ModuleVersion,
     via: Via,
     held: Held,
 }
 
 impl Lookup {
-    async fn outcome(&self) -> Outcome {
-        if self.policy == ChecksumPolicy::Off {
+    async fn outcome(&self, record: Option<Record>) -> Outcome {
+        if self.rule.checksum == ChecksumPolicy::Off {
             return Ok(Confirmation::NotAsked);
         }
-        let version = self.version.clone();
-        let record = self.fill.blocking(&self.version, move |store| store.records().get(&version)).await?;
         if let Some(verified) = record.and_then(Verified::of_record) {
             return Ok(Confirmation::Confirmed(verified));
         }
-        let is_private = self.fill.policy.checksums().private.matches(self.version.path().as_str());
-        let Some(database) = self.fill.policy.checksums().database.as_ref().filter(|_| !is_private) else {
+        let is_private = self.sumdb.private.matches(self.version.path().as_str());
+        let Some(database) = self.sumdb.database.as_ref().filter(|_| !is_private) else {
             let why = match is_private {
                 true => "it is private (GONOSUMDB), so no checksum database is asked",
                 false => "no checksum database is configured",
             };
             return self.unconfirmed(log::Level::Debug, &why);
         };
-        let upstream = &self.fill.policy.rule(self.version.path()).upstream;
-        let source = self.fill.policy.checksums().source(database.sumdb.name(), upstream);
-        let client = CachingClient { fill: &self.fill, database, source, via: &self.via };
-        let lookup = database.look_up(&self.fill.store, &client, &self.version);
-        let limit = database.outage.timeout(self.policy, Instant::now());
+        let source = self.sumdb.source(database.sumdb.name(), &self.rule.upstream);
+        let client = CachingClient { sumdb: &self.sumdb, database, source, via: &self.via };
+        let lookup = database.look_up(&self.sumdb.store, &client, &self.version);
+        let limit = database.outage.timeout(self.rule.checksum, Instant::now());
         let result = tokio::time::timeout(limit, lookup).await.unwrap_or_else(|_| {
             let text =
                 format!("the checksum database {} did not answer within {limit:?}", database.sumdb.name());
-            Err(LookupError::Unreachable(FillError::Timeout(text.into())))
+            Err(LookupError::Unreachable(Unavailable::Timeout(text.into())))
         });
         match &result {
             Ok(_) | Err(LookupError::Unknown) => database.outage.note(true, Instant::now()),
@@ -223,7 +239,7 @@ impl Lookup {
         }
         match result {
             Ok(proved) => {
-                self.fill.policy.checksums().counts.verified.fetch_add(1, Ordering::Relaxed);
+                self.sumdb.counts.verified.fetch_add(1, Ordering::Relaxed);
                 let database = database.sumdb.name().to_owned();
                 let verdict = Verdict { database, tree_size: proved.tree_size, at: marker::now() };
                 let verified = Verified { sums: proved.sums, verdict };
@@ -236,12 +252,12 @@ impl Lookup {
 
     /// Writes the verdict into the version's record, under the flight's claim or under an own one. If
     /// another process keeps the claim, publishing writes the record.
-    async fn record(&self, verified: &Verified) -> Result<(), FillError> {
+    async fn record(&self, verified: &Verified) -> Result<(), Unavailable> {
         let began = Instant::now();
         loop {
             let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
             let (version, verified) = (self.version.clone(), verified.clone());
-            let recorded = self.fill.blocking(&self.version, move |store| {
+            let recorded = blocking(&self.sumdb.store, &self.version, move |store| {
                 let claim = match held {
                     Some(claim) => Some(claim),
                     None => store.try_claim(&version)?.map(Arc::new),
@@ -258,31 +274,31 @@ impl Lookup {
     /// Decides by the policy about a lookup without result.
     fn not_found(&self, database: &Database, error: LookupError) -> Outcome {
         let name = database.sumdb.name();
-        let is_required = self.policy == ChecksumPolicy::Require;
+        let is_required = self.rule.checksum == ChecksumPolicy::Require;
         match error {
             LookupError::Store(error) => Err(error),
             // An invalid proof is never taken for absence.
             LookupError::Bad { .. } | LookupError::Forked => {
                 let text =
                     format!("cannot verify {} with the checksum database {name}: {error}", self.version);
-                Err(FillError::Upstream(text.into()))
+                Err(Unavailable::Upstream(text.into()))
             }
             LookupError::Unreachable(cause) if is_required => {
-                self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
+                self.sumdb.counts.refused.fetch_add(1, Ordering::Relaxed);
                 let text = format!("cannot verify {}: {cause}", self.version);
                 Err(match cause {
-                    FillError::Timeout(_) => FillError::Timeout(text.into()),
-                    FillError::Loop(_) => cause,
-                    _ => FillError::Upstream(text.into()),
+                    Unavailable::Timeout(_) => Unavailable::Timeout(text.into()),
+                    Unavailable::Loop(_) => cause,
+                    _ => Unavailable::Upstream(text.into()),
                 })
             }
             LookupError::NotForwarded if is_required => {
-                self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
+                self.sumdb.counts.refused.fetch_add(1, Ordering::Relaxed);
                 let text = format!(
                     "cannot verify {}: no upstream forwards the checksum database {name}; add its URL after the name in gosumdb",
                     self.version
                 );
-                Err(FillError::Upstream(text.into()))
+                Err(Unavailable::Upstream(text.into()))
             }
             LookupError::Unreachable(cause) => self.unconfirmed(log::Level::Warn, &cause),
             LookupError::NotForwarded | LookupError::Unknown => {
@@ -293,10 +309,10 @@ impl Lookup {
 
     /// Decides by the policy about a version that no database confirmed.
     fn unconfirmed(&self, level: log::Level, why: &dyn std::fmt::Display) -> Outcome {
-        if self.policy == ChecksumPolicy::Require {
-            self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
+        if self.rule.checksum == ChecksumPolicy::Require {
+            self.sumdb.counts.refused.fetch_add(1, Ordering::Relaxed);
             let text = format!("refused {}: no checksum database confirmed it: {why}", self.version);
-            return Err(FillError::Unverified(text.into()));
+            return Err(Unavailable::Unverified(text.into()));
         }
         Ok(Confirmation::Unconfirmed { level, reason: why.to_string().into() })
     }
@@ -304,7 +320,7 @@ impl Lookup {
 
 /// Asks the source of a database, and caches proved answers, for clients too.
 struct CachingClient<'a> {
-    fill: &'a Fill,
+    sumdb: &'a Sumdb,
     database: &'a Database,
     source: SumdbSource<'a>,
     via: &'a Via,
@@ -319,7 +335,7 @@ impl SumdbClient for CachingClient<'_> {
         let name = self.database.sumdb.name();
         if !fresh
             && let Some(question) = SumdbQuestion::parse(path)
-            && let Some(cached) = self.fill.cached_sumdb(name, &question).await
+            && let Some(cached) = self.sumdb.cached(name, &question).await
         {
             return Ok(SumdbAnswer { status: 200, content_type: None, body: cached.body });
         }
@@ -328,7 +344,7 @@ impl SumdbClient for CachingClient<'_> {
 
     async fn cache(&self, path: &str, body: &Bytes, fresh: bool) {
         if let Some(question) = SumdbQuestion::parse(path) {
-            self.fill.cache_proved_sumdb(self.database.sumdb.name(), &question, body, fresh).await;
+            self.sumdb.cache_proved(self.database.sumdb.name(), &question, body, fresh).await;
         }
     }
 }

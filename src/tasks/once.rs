@@ -16,17 +16,17 @@ type Running<K, V> = Mutex<HashMap<K, watch::Receiver<Option<V>>>>;
 
 /// The running tasks of one kind.
 #[derive(Debug)]
-pub(super) struct Once<K, V> {
+pub(crate) struct Once<K, V> {
     running: Arc<Running<K, V>>,
 }
 
 /// A handle to wait for a task.
 #[derive(Debug)]
-pub(super) struct Task<V>(watch::Receiver<Option<V>>);
+pub(crate) struct Task<V>(watch::Receiver<Option<V>>);
 
 impl<V: Clone> Task<V> {
     /// Waits until the task ends. Returns `None` if it panicked.
-    pub(super) async fn wait(mut self) -> Option<V> {
+    pub(crate) async fn wait(mut self) -> Option<V> {
         self.0.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
@@ -36,12 +36,12 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Send + Sync + 'static,
 {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { running: Arc::default() }
     }
 
     /// Joins the task of a key, or starts it. Returns `None` if too many tasks are running.
-    pub(super) fn join<F>(&self, key: &K, work: impl FnOnce() -> F) -> Option<Task<V>>
+    pub(crate) fn join<F>(&self, key: &K, work: impl FnOnce() -> F) -> Option<Task<V>>
     where
         F: Future<Output = V> + Send + 'static,
     {

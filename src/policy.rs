@@ -2,6 +2,9 @@
 //!
 //! The patterns of a rule have the syntax of `GOPRIVATE` and match the unescaped module path. The first
 //! matching rule applies. If no rule matches, the default rule applies.
+//!
+//! The rules are asked once per request. The answer is a [`Permit`] or a [`ModulePermit`], which everything that
+//! downloads or answers demands.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +13,7 @@ use std::sync::Arc;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, VersionRange};
 
-use super::{Checksums, FillError};
+use crate::unavailable::Unavailable;
 use crate::upstream::Upstream;
 
 /// The reaction to a request for a version that is not in the store.
@@ -142,12 +145,50 @@ impl Rule {
     }
 }
 
+/// The permission to serve a version, and the rule of its module.
+#[derive(Debug, Clone, Copy)]
+pub struct Permit<'a> {
+    version: &'a ModuleVersion,
+    rule: &'a Arc<Rule>,
+}
+
+impl<'a> Permit<'a> {
+    /// Returns the permitted version.
+    pub fn version(self) -> &'a ModuleVersion {
+        self.version
+    }
+
+    /// Returns the rule of the module.
+    pub fn rule(self) -> &'a Arc<Rule> {
+        self.rule
+    }
+}
+
+/// The permission to answer questions about a module, and its rule. Single versions may be denied all the same, see
+/// [`Rule::admits`].
+#[derive(Debug, Clone, Copy)]
+pub struct ModulePermit<'a> {
+    module: &'a ModulePath,
+    rule: &'a Arc<Rule>,
+}
+
+impl<'a> ModulePermit<'a> {
+    /// Returns the module.
+    pub fn module(self) -> &'a ModulePath {
+        self.module
+    }
+
+    /// Returns the rule of the module.
+    pub fn rule(self) -> &'a Arc<Rule> {
+        self.rule
+    }
+}
+
 /// An ordered list of rules and a default rule.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Policy {
-    rules: Vec<(Patterns, Rule)>,
-    otherwise: Rule,
-    checksums: Arc<Checksums>,
+    rules: Vec<(Patterns, Arc<Rule>)>,
+    otherwise: Arc<Rule>,
 }
 
 impl Policy {
@@ -156,42 +197,42 @@ impl Policy {
         // With mode `none`, lists must not name versions that cannot be downloaded.
         let all = rules.iter_mut().map(|(_, rule)| rule).chain([&mut otherwise]);
         all.filter(|rule| rule.mode == Mode::None).for_each(|rule| rule.upstream = Upstream::offline());
-        Self { rules, otherwise, checksums: Arc::default() }
-    }
-
-    /// Sets the verification of downloads. Without it nothing is verified.
-    pub fn verified_against(self, checksums: Checksums) -> Self {
-        Self { checksums: Arc::new(checksums), ..self }
+        let rules = rules.into_iter().map(|(patterns, rule)| (patterns, Arc::new(rule))).collect();
+        Self { rules, otherwise: Arc::new(otherwise) }
     }
 
     /// Returns whether a rule requires verification.
     pub fn requires_checksums(&self) -> bool {
-        let all = self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]);
-        all.into_iter().any(|rule| rule.checksum == ChecksumPolicy::Require)
-    }
-
-    /// Returns the verification of downloads.
-    pub fn checksums(&self) -> &Arc<Checksums> {
-        &self.checksums
+        self.all().any(|rule| rule.checksum == ChecksumPolicy::Require)
     }
 
     /// Returns the rule that applies to a module.
-    pub fn rule(&self, module: &ModulePath) -> &Rule {
+    pub fn rule(&self, module: &ModulePath) -> &Arc<Rule> {
         let matching = self.rules.iter().find(|(patterns, _)| patterns.matches(module.as_str()));
         matching.map_or(&self.otherwise, |(_, rule)| rule)
     }
 
-    /// Returns an error if all versions of a module are denied.
-    pub fn check_module(&self, module: &ModulePath) -> Result<(), FillError> {
-        match self.rule(module).deny.iter().any(VersionRange::is_any) {
-            true => Err(FillError::Denied(module.to_string())),
-            false => Ok(()),
+    /// Returns the permission to serve a version, or an error if the version is denied, whether it is stored or not.
+    pub fn permit<'a>(&'a self, version: &'a ModuleVersion) -> Result<Permit<'a>, Unavailable> {
+        let rule = self.rule(version.path());
+        match rule.admits(version.version()) {
+            true => Ok(Permit { version, rule }),
+            false => Err(Unavailable::Denied(version.to_string())),
+        }
+    }
+
+    /// Returns the permission to answer questions about a module, or an error if all its versions are denied.
+    pub fn permit_module<'a>(&'a self, module: &'a ModulePath) -> Result<ModulePermit<'a>, Unavailable> {
+        let rule = self.rule(module);
+        match rule.deny.iter().any(VersionRange::is_any) {
+            true => Err(Unavailable::Denied(module.to_string())),
+            false => Ok(ModulePermit { module, rule }),
         }
     }
 
     /// Returns whether the name of a module is kept from checksum databases.
     pub fn is_private(&self, module: &ModulePath) -> bool {
-        self.rule(module).is_private || self.check_module(module).is_err()
+        self.rule(module).is_private || self.permit_module(module).is_err()
     }
 
     /// Returns the upstream for requests that belong to no module: the upstream of the default rule, or
@@ -204,8 +245,8 @@ impl Policy {
     }
 
     /// Returns the upstreams of all rules.
-    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]).map(|rule| &rule.upstream)
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.all().map(|rule| &rule.upstream)
     }
 
     /// Returns whether some upstream can be asked without the go command.
@@ -213,33 +254,19 @@ impl Policy {
         self.upstreams().any(Upstream::has_proxy)
     }
 
-    /// Returns an error if a version is denied, whether it is stored or not.
-    pub fn check(&self, version: &ModuleVersion) -> Result<(), FillError> {
-        if self.rules.is_empty() && self.otherwise.admits_all() {
-            return Ok(());
-        }
-        match self.rule(version.path()).admits(version.version()) {
-            true => Ok(()),
-            false => Err(FillError::Denied(version.to_string())),
-        }
-    }
-
     /// Returns whether no rule has an upstream.
     pub fn is_offline(&self) -> bool {
-        let all = self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]);
-        all.into_iter().all(|rule| rule.upstream.is_offline())
+        self.upstreams().all(Upstream::is_offline)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]).map(Arc::as_ref)
     }
 }
 
 impl From<Upstream> for Policy {
     fn from(upstream: Upstream) -> Self {
         Self::new(Vec::new(), Rule::fetching_from(upstream))
-    }
-}
-
-impl fmt::Debug for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Policy").field("rules", &self.rules).field("otherwise", &self.otherwise).finish()
     }
 }
 
@@ -276,7 +303,7 @@ mod tests {
     fn deny_overrides_allow() {
         let (allow, deny) = (&["v1.*", ">=v2.1.0"], &["v1.3.0"]);
         let policy = Policy::new(vec![(Patterns::parse("a.b"), rule(allow, deny))], rule(&[], &[]));
-        let admits = |text: &str| policy.check(&ModuleVersion::parse(text).unwrap()).is_ok();
+        let admits = |text: &str| policy.permit(&ModuleVersion::parse(text).unwrap()).is_ok();
         assert!(admits("a.b@v1.2.0") && admits("a.b/v2@v2.1.0") && admits("c.d@v1.3.0"));
         assert!(!admits("a.b@v1.3.0") && !admits("a.b@v0.9.0") && !admits("a.b/v2@v2.0.9"));
     }

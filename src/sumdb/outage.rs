@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::fill::ChecksumPolicy;
+use crate::policy::ChecksumPolicy;
 
 /// Timeout of a lookup, including all tiles, if the policy is `require`.
 const REQUIRE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! Lookups in a checksum database, with proof.
 //!
 //! The answer to a lookup has a record and a signed tree head. The head is merged into the known heads
-//! ([`timeline`](super::timeline)). Then the tiles of the largest head must contain the hash of the record.
+//! (`timeline`). Then the tiles of the largest head must contain the hash of the record.
 //! Proved tiles are cached in memory.
 
 use std::fmt::Display;
@@ -14,8 +14,8 @@ use stoa_gomod::ModuleVersion;
 use stoa_gomod::sumdb::{Hash, Proof, ProofError, Sums, TILE_HEIGHT, Tile, parse_record, record_hash};
 use stoa_store::Store;
 
-use super::Database;
-use crate::fill::FillError;
+use super::state::Database;
+use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, UpstreamError};
 
 /// A client of a database. If `fresh` is set, caches are bypassed.
@@ -44,14 +44,14 @@ pub(super) enum LookupError {
     #[error("it does not know this version")]
     Unknown,
     #[error("{0}")]
-    Unreachable(FillError),
+    Unreachable(Unavailable),
     /// An answer has no valid proof.
     #[error("invalid {what}: {why}")]
     Bad { what: String, why: String },
     #[error("it has signed two contradicting trees and is no longer trusted")]
     Forked,
     #[error("{0}")]
-    Store(FillError),
+    Store(Unavailable),
 }
 
 impl LookupError {
@@ -61,12 +61,12 @@ impl LookupError {
 
     /// Returns the error for a defect of this program.
     pub(super) fn defect() -> Self {
-        Self::Store(FillError::Broken("a proof of the checksum database".to_owned()))
+        Self::Store(Unavailable::Broken("a proof of the checksum database".to_owned()))
     }
 }
 
-impl From<FillError> for LookupError {
-    fn from(error: FillError) -> Self {
+impl From<Unavailable> for LookupError {
+    fn from(error: Unavailable) -> Self {
         Self::Store(error)
     }
 }
@@ -170,7 +170,7 @@ impl Database {
             }
         }
         let missing = || {
-            LookupError::Unreachable(FillError::Upstream(
+            LookupError::Unreachable(Unavailable::Upstream(
                 format!("{} of the checksum database {} is missing", tile.path(), self.sumdb.name()).into(),
             ))
         };
@@ -199,8 +199,8 @@ impl Database {
             Ok(SumdbAnswer { status, .. }) => {
                 let text = format!("{} failed with status {status}", what());
                 Err(LookupError::Unreachable(match status {
-                    408 | 504 => FillError::Timeout(text.into()),
-                    _ => FillError::Upstream(text.into()),
+                    408 | 504 => Unavailable::Timeout(text.into()),
+                    _ => Unavailable::Upstream(text.into()),
                 }))
             }
             Err(error) if error.is_absent() => Ok(None),
@@ -210,6 +210,6 @@ impl Database {
 
     fn unreachable(&self, error: &UpstreamError) -> LookupError {
         let what = format!("the checksum database {}", self.sumdb.name());
-        LookupError::Unreachable(FillError::upstream(what, error))
+        LookupError::Unreachable(Unavailable::upstream(what, error))
     }
 }

@@ -20,7 +20,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::SmallFile;
 use tokio::sync::watch;
 
-use super::FillError;
+use crate::unavailable::Unavailable;
 
 /// The number of bytes of a zip that are withheld until it is published.
 pub(super) const KEPT_BACK: u64 = 64 * 1024;
@@ -44,7 +44,7 @@ pub(super) struct Progress {
     pub(super) zip: Option<Arriving>,
     /// Number of bytes of the zip that are in its file.
     pub(super) written: u64,
-    pub(super) end: Option<Result<End, FillError>>,
+    pub(super) end: Option<Result<End, Unavailable>>,
 }
 
 /// A zip that is being written.
@@ -111,7 +111,7 @@ impl Waiter {
     }
 
     /// Waits for the info or the mod.
-    pub async fn small(mut self, file: SmallFile) -> Result<Arrival<Bytes>, FillError> {
+    pub async fn small(mut self, file: SmallFile) -> Result<Arrival<Bytes>, Unavailable> {
         let reached = self.progress.wait_for(|now| now.small(file).is_some() || now.end.is_some()).await;
         let Ok(now) = reached else { return Err(internal(&self.flight)) };
         match (now.small(file), &now.end) {
@@ -122,7 +122,7 @@ impl Waiter {
     }
 
     /// Waits until part of the zip may be sent.
-    pub async fn zip(mut self) -> Result<Arrival<Transfer>, FillError> {
+    pub async fn zip(mut self) -> Result<Arrival<Transfer>, Unavailable> {
         let zip = match self.progress.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await {
             Err(_) => return Err(internal(&self.flight)),
             Ok(now) => match (&now.end, &now.zip) {
@@ -135,12 +135,12 @@ impl Waiter {
     }
 
     /// Waits until the version is in the store.
-    pub async fn stored(self) -> Result<(), FillError> {
+    pub async fn stored(self) -> Result<(), Unavailable> {
         self.stored_with(|_| {}).await
     }
 
     /// Waits until the version is in the store. Each number of bytes of the zip that arrives goes to `arrived`.
-    pub async fn stored_with(mut self, arrived: impl Fn(u64)) -> Result<(), FillError> {
+    pub async fn stored_with(mut self, arrived: impl Fn(u64)) -> Result<(), Unavailable> {
         let mut seen = 0;
         let reached = self.progress.wait_for(|now| {
             arrived(now.written.saturating_sub(seen));
@@ -233,6 +233,6 @@ impl Transfer {
     }
 }
 
-fn internal(flight: &Flight) -> FillError {
-    FillError::Broken(format!("the download of {}", flight.version))
+fn internal(flight: &Flight) -> Unavailable {
+    Unavailable::Broken(format!("the download of {}", flight.version))
 }

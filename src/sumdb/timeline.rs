@@ -15,30 +15,17 @@ use std::sync::{Arc, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use stoa_gomod::sumdb::{Proof, TILE_HEIGHT, Tree, parse_tree};
+use stoa_gomod::sumdb::{Proof, TILE_HEIGHT, parse_tree};
 use stoa_store::{HeadReplaced, Store, StoreError};
 
-use super::Database;
+use super::heads::{Head, Timeline};
 use super::lookup::{LookupError, Proved, SumdbClient};
-use crate::fill::{FillError, blocking};
+use super::state::Database;
+use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
 
 /// The name of the work on the blocking pool, for errors.
 const LOOKUP: &str = "a lookup in the checksum database";
-
-/// A tree head and its signed note.
-#[derive(Debug, Clone)]
-pub(super) struct Head {
-    pub(super) tree: Tree,
-    note: Arc<[u8]>,
-}
-
-/// The known heads.
-#[derive(Debug, Default)]
-pub(super) struct Timeline {
-    largest: Option<Head>,
-    /// The head in the store, once it has been read.
-    kept: Option<Option<Arc<[u8]>>>,
-}
 
 impl Database {
     /// Merges a signed head into the known heads, and returns the largest head.
@@ -131,10 +118,10 @@ impl Database {
             });
             // A process that keeps the head locked must not cause refusals with the policy `auto`.
             let replaced = replaced.await.map_err(|error| match error {
-                FillError::Store(store) if matches!(*store, StoreError::Busy { .. }) => {
+                Unavailable::Store(store) if matches!(*store, StoreError::Busy { .. }) => {
                     log::warn!(database = self.sumdb.name(), reason:% = store; "cannot lock a tree head");
                     let text = format!("another process holds the tree head of {}", self.sumdb.name());
-                    LookupError::Unreachable(FillError::Timeout(text.into()))
+                    LookupError::Unreachable(Unavailable::Timeout(text.into()))
                 }
                 error => error.into(),
             });
