@@ -67,7 +67,8 @@ impl<'a> Sources<'a> {
             Some(UpstreamList { list, origin }) if !is_offline => {
                 self.upstream(config, &list, &origin.to_string())?
             }
-            _ => Upstream::offline(),
+            // It has the name in `Via` of the other upstreams, by which this server recognizes its own requests.
+            _ => self.upstream(config, "off", "the default")?,
         };
         if let Some(own) = own_address.filter(|_| !is_offline) {
             self.warn_about_own_address(config, own);

@@ -332,7 +332,7 @@ fn statuses_that_are_no_answer() {
     let files = ["@v/v1.0.0.info", "@v/v1.0.0.mod", "@v/v1.0.0.zip", "@v/list", "@latest"];
     for (n, file) in files.iter().enumerate() {
         for (status, told, tries) in
-            [(429, 502, 3), (500, 502, 3), (503, 502, 3), (504, 504, 1), (403, 403, 1)]
+            [(429, 429, 3), (500, 502, 3), (503, 502, 3), (504, 504, 1), (403, 403, 1)]
         {
             let name = format!("example.com/s{status}/f{n}");
             let module = Module::new(&format!("{name}@v1.0.0"), 1000);
