@@ -47,7 +47,7 @@ impl<'a> Sources<'a> {
             sources: self,
             own_address: None,
             known: HashMap::new(),
-            options: self.options(config),
+            options: self.options(config, false),
         };
         if let Some(UpstreamList { list, origin }) = self.upstream_list(config) {
             upstreams.of(&list, || origin.to_string())?;
@@ -68,8 +68,8 @@ impl<'a> Sources<'a> {
         own_address: Option<SocketAddr>,
     ) -> Result<Policy, CommandError> {
         let is_offline = config.offline || is_read_only;
-        let mut upstreams =
-            Upstreams { sources: self, own_address, known: HashMap::new(), options: self.options(config) };
+        let options = self.options(config, is_offline);
+        let mut upstreams = Upstreams { sources: self, own_address, known: HashMap::new(), options };
         let otherwise = match is_offline {
             true => Upstream::offline(),
             false => upstreams.otherwise(config)?,
@@ -130,7 +130,7 @@ impl<'a> Sources<'a> {
                 Ok(Checksums::default())
             };
         };
-        let own = sumdb.url().map(|url| Upstream::new(url, self.options(config))).transpose();
+        let own = sumdb.url().map(|url| Upstream::new(url, self.options(config, false))).transpose();
         let own = own.map_err(|error| {
             CommandError::new(
                 Exit::USAGE,
@@ -182,8 +182,16 @@ impl<'a> Sources<'a> {
     }
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
-    fn options(&self, config: &ServeConfig) -> UpstreamOptions {
-        config.upstream_options(netrc_path(|name| self.world.variable(name)))
+    fn options(&self, config: &ServeConfig, is_offline: bool) -> UpstreamOptions {
+        // The go command need not exist if nothing is downloaded from version control.
+        let uses_direct =
+            || config.uses_direct(self.upstream_list(config).map(|found| found.list).as_deref());
+        let private = match !is_offline && uses_direct() {
+            true => self.text("GOPRIVATE").or_else(|| Some(self.go()?.goprivate.clone())),
+            false => None,
+        };
+        let private = Patterns::parse(&private.unwrap_or_default());
+        config.upstream_options(netrc_path(|name| self.world.variable(name)), private)
     }
 
     /// Returns the upstreams of modules that no rule matches. Returns `None` if nothing names them.

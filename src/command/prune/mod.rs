@@ -5,7 +5,6 @@
 //! versions that would go, for the question and the progress bar. The third
 //! removes. A version that is used or published in between is newer by then, and stays.
 
-mod size;
 mod when;
 
 use std::cell::Cell;
@@ -30,7 +29,7 @@ use super::error::CommandError;
 use super::event::VersionKeys;
 use super::report::{Reporter, Summary, Telling, Working};
 use super::{Command, parallel};
-use size::Size;
+use crate::config::size::{self, Size};
 
 /// Remove the least recently used versions
 #[derive(Debug, Args)]
