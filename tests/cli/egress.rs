@@ -325,11 +325,14 @@ fn changing() {
         assert_eq!(get(server, "/vanity.example/x/@v/list").0, 200);
         get(server, "/vanity.example/x/@v/v1.0.0.zip")
     };
+    // Lists are kept over a restart.
+    let forget = || fs::remove_dir_all(net.world.path("store")).unwrap();
     let server = net.start("");
     let (status, body) = asked(&server, &there);
     assert!(status == 403 && body.contains("127.0.0.2 is not a public address"), "{status} {body}");
     assert!(private.accept().is_err(), "it was reached");
     assert!(server.stop().success());
+    forget();
 
     // A name is resolved here, unless a forward proxy does that.
     let local = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -341,6 +344,7 @@ fn changing() {
     assert!(local.accept().is_err(), "it was reached");
     assert!(server.stop().success());
     assert_eq!(net.world.stored(), 0);
+    forget();
 
     // An address that the configuration allows is reached.
     private.set_nonblocking(false).unwrap();
