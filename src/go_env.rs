@@ -47,6 +47,10 @@ pub(crate) enum GoEnvError {
 pub(crate) fn ask() -> Result<GoEnv, GoEnvError> {
     let mut command = Command::new("go");
     command.args(["env", "-json", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE"]).current_dir("/");
+    // Variables of Stoa may contain secrets.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"STOA_")) {
+        command.env_remove(name);
+    }
     command.env("GO111MODULE", "off").env("GOTOOLCHAIN", "local").env("GOWORK", "off");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;

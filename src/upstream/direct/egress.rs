@@ -22,7 +22,7 @@ use base64::prelude::BASE64_STANDARD;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Url, redirect};
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -106,7 +106,9 @@ struct Answer {
 impl Egress {
     /// Starts an egress.
     pub(super) async fn open(rules: Arc<DirectRules>, tls: rustls::ClientConfig) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let loopback =
+            [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
+        let listener = TcpListener::bind(loopback.as_slice()).await?;
         let shared = Arc::new(Shared {
             address: listener.local_addr()?,
             password: password()?,
