@@ -27,10 +27,10 @@ build() { # SOURCE TARGET
 
 # Copies the program to a temporary name and renames it, so the old or the new program can be started at every instant.
 put() { # FROM TO
-    if [ -d "$2" ]; then fail "cannot install $2: it is a folder; move it away, or name another folder with --prefix" 73; fi
+    if [ -d "$2" ]; then fail "cannot install $2: it is a folder; move it away, or choose another folder with --prefix" 73; fi
     if cp "$1" "$2.new.$$" && chmod 755 "$2.new.$$" && mv -f "$2.new.$$" "$2"; then return; fi
     rm -f "$2.new.$$"
-    fail "cannot install $2; name a writable folder with --prefix" 73
+    fail "cannot install $2; choose a writable folder with --prefix" 73
 }
 
 # Quotes a word for the shell.
@@ -102,11 +102,11 @@ main() {
         from=$target/release
     fi
     for program in stoa stoa-migrate; do
-        [ -f "$from/$program" ] || fail "cannot find $from/$program; build it first, or name another folder with --from" 64
+        [ -f "$from/$program" ] || fail "cannot find $from/$program; build it first, or choose another folder with --from" 64
     done
     bin=${prefix:-$(default_prefix)}/bin
-    mkdir -p "$bin" || fail "cannot create $bin; name a writable folder with --prefix" 73
-    bin=$(cd "$bin" && pwd) || fail "cannot enter $bin; name another folder with --prefix" 73
+    mkdir -p "$bin" || fail "cannot create $bin; choose a writable folder with --prefix" 73
+    bin=$(cd "$bin" && pwd) || fail "cannot enter $bin; choose another folder with --prefix" 73
     # The migrator comes first: a new stoa may call it at once, and an old stoa does not call it on a current store.
     put "$from/stoa-migrate" "$bin/stoa-migrate"
     put "$from/stoa" "$bin/stoa"

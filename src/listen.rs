@@ -15,7 +15,7 @@ use stoa_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::command::error::CommandError;
-use crate::config::{ServeConfig, Settings, World};
+use crate::config::{ServeConfig, Settings};
 use crate::fill::Policy;
 use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
@@ -27,6 +27,7 @@ pub(crate) fn run(
     pass: Pass,
     config: ServeConfig,
     settings: &Settings<'_>,
+    sources: &Sources<'_>,
 ) -> Result<Exit, CommandError> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let held = gate.hold(pass, mode)?;
@@ -34,15 +35,13 @@ pub(crate) fn run(
     let store = Store::open(held, mode).map_err(|error| CommandError::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
     let address = listener.local_addr().map_err(cannot_start)?;
-    let sources = Sources::new(settings.world());
     let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
     let answers = sources.answers(&config, is_asked);
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
-    let degraded = startup::degraded(&config, &policy, store.is_read_only(), &sources, settings.world());
+    let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
     let (layout, config_file) = (gate.current, settings.config_file());
-    let sources = &sources;
     Startup { store: &store, layout, config: &config, config_file, sources, policy: &policy, address }.log();
     if let Some(reason) = &degraded {
         log::warn!(
@@ -120,8 +119,8 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
 }
 
 /// Checks that the server could start, before the store is changed for it.
-pub(crate) fn check(config: &ServeConfig, world: &World) -> Result<(), CommandError> {
-    Sources::new(world).check(config)?;
+pub(crate) fn check(config: &ServeConfig, sources: &Sources<'_>) -> Result<(), CommandError> {
+    sources.check(config)?;
     bind(&config.listen).map(drop)
 }
 

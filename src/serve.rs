@@ -135,7 +135,7 @@ pub async fn run(
         aborted_requests = server.in_progress.count();
         log::warn!(
             requests = aborted_requests, fills = fill.count(), grace:? = options.grace;
-            "aborting requests and fills that did not end within the grace period"
+            "aborting requests and downloads that did not end within the grace period"
         );
     }
     connections.shutdown().await;

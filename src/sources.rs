@@ -1,7 +1,7 @@
 //! The upstreams and checksum databases, from the configuration, the environment and the go command.
 
-use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use stoa_gomod::private::Patterns;
@@ -9,16 +9,19 @@ use stoa_layout::Exit;
 use stoa_store::Store;
 
 use crate::command::error::CommandError;
-use crate::config::{Origin, ServeConfig, World};
+use crate::config::{ModuleTable, Origin, ServeConfig, World};
 use crate::fill::{AnswerOptions, ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
-/// Finds upstreams and checksum databases.
+/// Finds upstreams and checksum databases, for one configuration.
 pub(crate) struct Sources<'a> {
     world: &'a World,
     /// The answer of `go env`, which runs at most once, and only if its answer is needed.
     go: OnceCell<Option<GoEnv>>,
+    options: OnceCell<UpstreamOptions>,
+    /// The upstreams so far, so that a list is made once, with its warnings. Rules with the same list share connections.
+    known: RefCell<HashMap<String, Upstream>>,
 }
 
 /// A list of upstreams and its origin. Messages name only the origin, since the list may contain credentials.
@@ -35,7 +38,7 @@ pub(crate) struct Setting {
 
 impl<'a> Sources<'a> {
     pub(crate) fn new(world: &'a World) -> Self {
-        Self { world, go: OnceCell::new() }
+        Self { world, go: OnceCell::new(), options: OnceCell::new(), known: RefCell::default() }
     }
 
     /// Checks that the configuration names valid upstreams.
@@ -43,19 +46,8 @@ impl<'a> Sources<'a> {
         if config.offline {
             return Ok(());
         }
-        let mut upstreams = Upstreams {
-            sources: self,
-            own_address: None,
-            known: HashMap::new(),
-            options: self.options(config, false),
-        };
-        if let Some(UpstreamList { list, origin }) = self.upstream_list(config) {
-            upstreams.of(&list, || origin.to_string())?;
-        }
-        for rule in &config.modules {
-            if let Some(list) = &rule.upstream {
-                upstreams.of(list, || format!("the rule of {}", rule.pattern))?;
-            }
+        for (list, origin) in self.lists(config) {
+            self.upstream(config, &list, &origin)?;
         }
         Ok(())
     }
@@ -68,16 +60,19 @@ impl<'a> Sources<'a> {
         own_address: Option<SocketAddr>,
     ) -> Result<Policy, CommandError> {
         let is_offline = config.offline || is_read_only;
-        let options = self.options(config, is_offline);
-        let mut upstreams = Upstreams { sources: self, own_address, known: HashMap::new(), options };
-        let otherwise = match is_offline {
-            true => Upstream::offline(),
-            false => upstreams.otherwise(config)?,
+        let otherwise = match self.upstream_list(config) {
+            Some(UpstreamList { list, origin }) if !is_offline => {
+                self.upstream(config, &list, &origin.to_string())?
+            }
+            _ => Upstream::offline(),
         };
+        if let Some(own) = own_address.filter(|_| !is_offline) {
+            self.warn_about_own_address(config, own);
+        }
         let rules = config.modules.iter().map(|table| {
             let upstream = match &table.upstream {
                 Some(_) if is_offline => Upstream::offline(),
-                Some(list) => upstreams.of(list, || format!("the rule of {}", table.pattern))?,
+                Some(list) => self.upstream(config, list, &origin_of(table))?,
                 None => otherwise.clone(),
             };
             let rule = Rule {
@@ -130,7 +125,7 @@ impl<'a> Sources<'a> {
                 Ok(Checksums::default())
             };
         };
-        let own = sumdb.url().map(|url| Upstream::new(url, self.options(config, false))).transpose();
+        let own = sumdb.url().map(|url| Upstream::new(url, self.options(config))).transpose();
         let own = own.map_err(|error| {
             CommandError::new(
                 Exit::USAGE,
@@ -182,16 +177,50 @@ impl<'a> Sources<'a> {
     }
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
-    fn options(&self, config: &ServeConfig, is_offline: bool) -> UpstreamOptions {
-        // The go command need not exist if nothing is downloaded from version control.
-        let uses_direct =
-            || config.uses_direct(self.upstream_list(config).map(|found| found.list).as_deref());
-        let private = match !is_offline && uses_direct() {
-            true => self.text("GOPRIVATE").or_else(|| Some(self.go()?.goprivate.clone())),
-            false => None,
+    fn options(&self, config: &ServeConfig) -> UpstreamOptions {
+        let options = || {
+            let upstream = self.upstream_list(config).map(|found| found.list);
+            // The go command need not exist if no module comes from version control.
+            let private = match config.uses_direct(upstream.as_deref()) {
+                true => self.text("GOPRIVATE").or_else(|| Some(self.go()?.goprivate.clone())),
+                false => None,
+            };
+            let private = Patterns::parse(&private.unwrap_or_default());
+            config.upstream_options(netrc_path(|name| self.world.variable(name)), private)
         };
-        let private = Patterns::parse(&private.unwrap_or_default());
-        config.upstream_options(netrc_path(|name| self.world.variable(name)), private)
+        self.options.get_or_init(options).clone()
+    }
+
+    /// Returns the upstreams of a list.
+    fn upstream(&self, config: &ServeConfig, list: &str, origin: &str) -> Result<Upstream, CommandError> {
+        if let Some(known) = self.known.borrow().get(list) {
+            return Ok(known.clone());
+        }
+        let upstream = Upstream::new(list, self.options(config)).map_err(|error| {
+            CommandError::new(Exit::USAGE, format!("the upstreams from {origin}: {error}"))
+        })?;
+        self.known.borrow_mut().insert(list.to_owned(), upstream.clone());
+        Ok(upstream)
+    }
+
+    /// Returns the lists of upstreams of the top level and of the rules, each with its origin.
+    fn lists(&self, config: &ServeConfig) -> Vec<(String, String)> {
+        let otherwise = self.upstream_list(config).map(|found| (found.list, found.origin.to_string()));
+        let of_rules =
+            config.modules.iter().filter_map(|rule| Some((rule.upstream.clone()?, origin_of(rule))));
+        otherwise.into_iter().chain(of_rules).collect()
+    }
+
+    fn warn_about_own_address(&self, config: &ServeConfig, own: SocketAddr) {
+        let mut warned = HashSet::new();
+        for (list, origin) in self.lists(config) {
+            if names_itself(&list, own) && warned.insert(list) {
+                log::warn!(
+                    origin, help = "set another upstream with --upstream or STOA_UPSTREAM";
+                    "the upstream is this proxy itself"
+                );
+            }
+        }
     }
 
     /// Returns the upstreams of modules that no rule matches. Returns `None` if nothing names them.
@@ -236,38 +265,9 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// The upstreams so far. Rules with the same list share its connections.
-struct Upstreams<'a> {
-    sources: &'a Sources<'a>,
-    own_address: Option<SocketAddr>,
-    known: HashMap<String, Upstream>,
-    options: UpstreamOptions,
-}
-
-impl Upstreams<'_> {
-    fn otherwise(&mut self, config: &ServeConfig) -> Result<Upstream, CommandError> {
-        match self.sources.upstream_list(config) {
-            Some(UpstreamList { list, origin }) => self.of(&list, || origin.to_string()),
-            None => Ok(Upstream::offline()),
-        }
-    }
-
-    fn of(&mut self, list: &str, origin: impl Fn() -> String) -> Result<Upstream, CommandError> {
-        if let Some(known) = self.known.get(list) {
-            return Ok(known.clone());
-        }
-        let upstream = Upstream::new(list, self.options.clone()).map_err(|error| {
-            CommandError::new(Exit::USAGE, format!("the upstreams from {}: {error}", origin()))
-        })?;
-        if self.own_address.is_some_and(|own| names_itself(list, own)) {
-            log::warn!(
-                origin:% = origin(), help = "set another upstream with --upstream or STOA_UPSTREAM";
-                "the upstream is this proxy itself"
-            );
-        }
-        self.known.insert(list.to_owned(), upstream.clone());
-        Ok(upstream)
-    }
+/// Returns the origin of the upstreams of a rule, for messages.
+fn origin_of(rule: &ModuleTable) -> String {
+    format!("the rule of {}", rule.pattern)
 }
 
 /// Returns whether an entry of a list in the syntax of `GOPROXY` is the address of this server. That happens if

@@ -55,7 +55,7 @@ impl Startup<'_> {
                 let upstream = self.policy.upstream_of_none();
                 log::info!(upstream:% = upstream, origin, rules; "missing modules are downloaded from an upstream");
                 for table in self.config.modules.iter().filter(|table| table.upstream.is_some()) {
-                    log::debug!(modules:? = table.pattern; "a rule has another upstream");
+                    log::debug!(modules:? = table.pattern; "a module rule sets another upstream");
                 }
                 return;
             }

@@ -63,7 +63,7 @@ const LISTED: usize = 20;
 const AHEAD: usize = 8;
 
 /// Number of versions between two progress events.
-const REPORT_EVERY: u64 = 64;
+pub(crate) const REPORT_EVERY: u64 = 64;
 
 impl Flow {
     fn sides(&self, direction: Direction) -> (&'static dyn Picture, &'static dyn Picture) {
@@ -112,7 +112,12 @@ impl Flow {
                 (true, Some(other)) => match fs::symlink_metadata(here) {
                     // The file is linked there and not yet unlinked here. The move finishes it.
                     Ok(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
-                    Ok(_) => return Ok(Verdict::Taken(format!("its {name} is at {} too", there.display()))),
+                    Ok(_) => {
+                        return Ok(Verdict::Taken(format!(
+                            "its {name} already exists at {}",
+                            there.display()
+                        )));
+                    }
                     Err(error) if is_absence(&error) => {}
                     Err(error) => {
                         return Ok(Verdict::Stays(format!("unreadable: {}: {error}", here.display())));
@@ -132,7 +137,7 @@ impl Flow {
         if let (true, Some(own), Some(there)) = (candidate.has_seal, &candidate.files.seal, &there.seal)
             && is_another_file(own, there)
         {
-            return Ok(Verdict::Taken(format!("its seal is at {} too", there.display())));
+            return Ok(Verdict::Taken(format!("its seal already exists at {}", there.display())));
         }
         if candidate.has == [false; 3] && missing.is_some() {
             return Ok(Verdict::Stays("foreign: a seal without its version".to_owned()));

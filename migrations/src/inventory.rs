@@ -149,8 +149,8 @@ fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Judgement {
     Judgement::Leftover(fault.unwrap_or_else(|| {
         let there = alive.files(root, &one.version);
         match there.info.symlink_metadata() {
-            Ok(_) => format!("its info is at {} too", there.info.display()),
-            Err(_) => "whole, but not of the layout of the store".to_owned(),
+            Ok(_) => format!("its info already exists at {}", there.info.display()),
+            Err(_) => "complete, but not at the layout of the store".to_owned(),
         }
     }))
 }

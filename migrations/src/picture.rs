@@ -143,7 +143,7 @@ impl Iterator for Names {
                 Ok(kind) => Some(Ok(Name { text: entry.file_name().into_string().ok(), path, kind })),
                 // The name vanished meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => Some(Err(error).at("look at", &path)),
+                Err(error) => Some(Err(error).at("stat", &path)),
             };
         }
     }

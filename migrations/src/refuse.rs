@@ -151,7 +151,7 @@ impl Writable {
             match rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => self.put(folder, errno),
-                Err(errno) => return Err(PathError::new("look at", folder, errno).into()),
+                Err(errno) => return Err(PathError::new("stat", folder, errno).into()),
             }
         }
         Ok(())

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use stoa_layout::step::{Refusal, Work};
-use stoa_layout::{Direction, Exit, LayoutId, StepError, Unmarked};
+use stoa_layout::{Direction, Event, Exit, LayoutId, StepError, Unmarked};
 
 use crate::detect::holds_a_whole_version;
 use crate::flat::Flat;
-use crate::flow::{Verdict, in_parallel};
+use crate::flow::{REPORT_EVERY, Verdict, in_parallel};
 use crate::picture::{Finding, Picture};
 use crate::{v0, v1_to_v2, v2, whole};
 
@@ -74,11 +75,20 @@ fn problems(root: &Path, work: &Work<'_>) -> Result<Vec<String>, StepError> {
             found.0.push(format!("{}: {reason}", path.display()));
         }
     };
+    let report = |items, total| work.events.event(Event::Check { layout: &v2::ID, items, total });
+    report(0, None);
+    let total = if work.events.wants_totals() { Some(count(root, work)?) } else { None };
+    report(0, total);
+    let checked = AtomicU64::new(0);
     in_parallel(
         work.threads,
         |batches| v2::V2.walk(root, &mut |found| versions(found, batches)),
         &|one, _| {
             work.cancel.check()?;
+            let items = checked.fetch_add(1, Ordering::Relaxed) + 1;
+            if items.is_multiple_of(REPORT_EVERY) {
+                report(items, total);
+            }
             // A folder without an info is no version: it is a leftover, which the store never serves.
             let fault = match (&one.fault, one.has) {
                 (None, [.., false]) => None,
@@ -113,6 +123,19 @@ fn problems(root: &Path, work: &Work<'_>) -> Result<Vec<String>, StepError> {
         listed.push(format!("and {more} more"));
     }
     Ok(listed)
+}
+
+/// Counts the versions of a store. No file is opened for it.
+fn count(root: &Path, work: &Work<'_>) -> Result<u64, StepError> {
+    let mut count = 0;
+    v2::V2.walk(root, &mut |found| {
+        work.cancel.check()?;
+        if let Finding::Versions(batch) = found {
+            count += batch.len() as u64;
+        }
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 fn versions(

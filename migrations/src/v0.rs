@@ -189,7 +189,7 @@ fn look(
                 others.push((
                     path.to_owned(),
                     std::fs::symlink_metadata(path)
-                        .map_err(|error| stoa_layout::PathError::new("look at", path, error))?
+                        .map_err(|error| stoa_layout::PathError::new("stat", path, error))?
                         .file_type(),
                 ));
             }

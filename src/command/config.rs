@@ -24,7 +24,8 @@ Examples:
   stoa config check --config /etc/stoa/config.toml
   STOA_LISTEN=:8080 stoa config show --format json
 
-Exit codes: 0 success; 64 the configuration is wrong; 74, 77 a file cannot be read.")]
+Exit codes: 0 success; 64 the configuration is wrong, or a file with a secret cannot be read; 74, 77 the config file \
+cannot be read.")]
 pub(super) struct Config {
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -81,14 +82,17 @@ fn show(context: &Context<'_>) -> Result<(), CommandError> {
 fn check(context: &Context<'_>) -> Result<(), CommandError> {
     let options = Options::default();
     let settings = context.settings;
-    let faults = settings.faults(&options);
-    if let Some((last, others)) = faults.split_last() {
-        for fault in others {
-            context.reporter.error(&CommandError::new(fault.exit(), fault));
-        }
-        return Err(CommandError::new(last.exit(), last));
+    let mut faults: Vec<CommandError> = settings.faults(&options).into_iter().map(Into::into).collect();
+    // The store has been named by an option, if the file is not the reason.
+    if faults.is_empty() {
+        faults.extend(context.root().err());
     }
-    context.root()?;
+    if let Some(last) = faults.pop() {
+        for fault in &faults {
+            context.reporter.error(fault);
+        }
+        return Err(last);
+    }
     let config = settings.serve(&options)?;
     let sources = Sources::new(settings.world());
     sources.check(&config)?;

@@ -162,7 +162,9 @@ impl Context<'_> {
         if is_nothing {
             let root = root.display();
             let error = CommandError::new(Exit::NOT_A_STORE, format!("there is no store in {root}"));
-            let help = format!("name a store with --store, or create one with `{MIGRATOR} --store {root}`");
+            let help = format!(
+                "set the folder of the store with --store, or create a store with `{MIGRATOR} --store {root}`"
+            );
             return Err(error.help(help));
         }
         Ok(migrator)

@@ -1,6 +1,6 @@
 //! How a command fails: an exit code, a message, and a line of help.
 
-use stoa_layout::Exit;
+use stoa_layout::{Exit, PathError};
 
 /// A failure of a command.
 ///
@@ -15,7 +15,7 @@ pub(crate) struct CommandError {
 }
 
 /// The start of the line of help in the text of an error.
-const HELP: &str = "\nhelp: ";
+pub(crate) const HELP: &str = "\nhelp: ";
 
 const RUN_AGAIN: &str = "run again to continue";
 
@@ -33,6 +33,15 @@ impl CommandError {
     /// Makes an error that another program has already reported.
     pub(crate) fn reported(exit: Exit) -> Self {
         Self { exit, message: None, help: None }
+    }
+
+    /// Makes an error about a folder that a command writes to, where a file may be in the way.
+    pub(crate) fn of_target(error: PathError) -> Self {
+        let exit = match error.exit() {
+            Exit::NOT_A_STORE => Exit::CANT_CREATE,
+            exit => exit,
+        };
+        Self::new(exit, error)
     }
 
     /// Adds or replaces the help.

@@ -8,7 +8,6 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
-use stoa_layout::Exit;
 use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -19,6 +18,7 @@ use super::error::CommandError;
 use super::event::VersionKeys;
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use crate::config::parse;
 
 /// List the versions in the store with size, time and last use
 #[derive(Debug, Args)]
@@ -34,8 +34,8 @@ Examples:
 Exit codes: 0 success; 64 a pattern never matches; 65 there is no store.")]
 pub(crate) struct List {
     /// Patterns of module paths, separated by commas or spaces [default: all modules]
-    #[arg(value_name = "PATTERN")]
-    patterns: Vec<String>,
+    #[arg(value_name = "PATTERN", value_parser = parse::some_patterns)]
+    patterns: Vec<Patterns>,
 
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
@@ -52,12 +52,10 @@ impl Command for List {
     fn run(self, context: &Context<'_>) -> Result<Listed, CommandError> {
         let store = context.upgrade_and_look()?;
         let reporter = &context.reporter;
-        let patterns = Patterns::parse_strict(&self.patterns.join(","))
-            .map_err(|error| CommandError::new(Exit::USAGE, error))?;
         let uses = match store.usage().last_uses() {
             Ok(uses) => Some(uses),
             Err(error) => {
-                log::warn!(reason:% = error; "cannot read the last uses");
+                log::warn!(reason:% = error; "cannot read the usage data");
                 None
             }
         };
@@ -65,7 +63,7 @@ impl Command for List {
         census(store.root(), |item| -> Result<(), CommandError> {
             let CensusItem::Version(stored) = item else { return Ok(()) };
             let module = stored.version.path().as_str();
-            if !self.patterns.is_empty() && !patterns.matches(module) {
+            if !self.patterns.is_empty() && !self.patterns.iter().any(|patterns| patterns.matches(module)) {
                 return Ok(());
             }
             if listed.versions == 0 && !reporter.is_json() {

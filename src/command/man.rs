@@ -19,7 +19,9 @@ The folder is created if it is missing. Existing pages are replaced.
 
 Examples:
   stoa man ~/.local/share/man/man1
-  man stoa-fetch")]
+  man stoa-fetch
+
+Exit codes: 0 success; 73 the folder or a page cannot be created; 74 input/output error; 77 permission denied.")]
 pub(crate) struct Man {
     /// Folder for the pages
     #[arg(value_name = "DIR")]
@@ -33,7 +35,7 @@ impl Command for Man {
     type Summary = Nothing;
 
     fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
-        durable::create_root(&self.to)?;
+        durable::create_root(&self.to).map_err(CommandError::of_target)?;
         let durable = Durable::for_root(&self.to)?;
         let migrator = (context.app.migrator)();
         let mut count = 0_u64;

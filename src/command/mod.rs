@@ -137,6 +137,7 @@ fn parse_and_run<C: Command>(matches: &ArgMatches, start: &Start<'_>) -> Exit {
 fn run<C: Command>(command: C, context: &Context<'_>) -> Exit {
     let reporter = &context.reporter;
     let done = command.run(context).and_then(|summary| reporter.finish(&summary));
+    let done = done.and_then(|()| reporter.check());
     reporter.progress().end();
     match done {
         Ok(()) => Exit::DONE,

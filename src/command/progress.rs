@@ -1,15 +1,27 @@
 //! Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds.
+//!
+//! Work only counts, with atomic operations. The bar and the lines read the counts by a clock of their own, so they also
+//! move within a large file.
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::ValueEnum;
-use indicatif::{BinaryBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{
+    BinaryBytes, HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState,
+    ProgressStyle,
+};
+use stoa_store::Meter;
 
 /// The time between two lines of progress without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// The time between two draws of a bar.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// When to show progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -46,6 +58,7 @@ impl Write for Screen {
 pub(crate) struct Progress {
     screen: Screen,
     shown: Shown,
+    meter: Meter,
     work: Mutex<Option<Work>>,
 }
 
@@ -56,12 +69,52 @@ enum Shown {
     Nothing,
 }
 
+/// A piece of work that is under way.
 #[derive(Debug)]
 struct Work {
-    name: String,
-    total: Option<u64>,
+    counts: Arc<Counts>,
     bar: Option<ProgressBar>,
-    reported: Instant,
+    /// Ends the thread that prints lines when it is dropped.
+    _lines: Option<Sender<()>>,
+}
+
+/// The counts of a piece of work.
+#[derive(Debug)]
+struct Counts {
+    items: AtomicU64,
+    /// The bytes of the versions that are done.
+    bytes: AtomicU64,
+    /// The bytes in the files that are done or under way, since the meter showed `start`.
+    meter: Meter,
+    start: u64,
+    /// How often the work moves each byte.
+    passes: u64,
+}
+
+impl Counts {
+    fn items(&self) -> u64 {
+        self.items.load(Ordering::Relaxed)
+    }
+
+    fn bytes(&self) -> u64 {
+        let moved = self.meter.bytes().saturating_sub(self.start) / self.passes;
+        moved.max(self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns the part of a bar or line about versions and bytes. Counts that are zero are left out.
+    fn text(&self, total: Option<u64>) -> String {
+        let (items, bytes) = (HumanCount(self.items()), BinaryBytes(self.bytes()));
+        let versions = match total {
+            Some(total) => format!("{items} of {} versions", HumanCount(total)),
+            None if items.0 == 0 => String::new(),
+            None => format!("{items} versions"),
+        };
+        match (versions.is_empty(), bytes.0) {
+            (_, 0) => versions,
+            (true, _) => bytes.to_string(),
+            (false, _) => format!("{versions}, {bytes}"),
+        }
+    }
 }
 
 impl Progress {
@@ -72,7 +125,7 @@ impl Progress {
             When::Auto if io::stderr().is_terminal() => Shown::Bar,
             When::Auto => Shown::Lines,
         };
-        Self { screen, shown, work: Mutex::default() }
+        Self { screen, shown, meter: Meter::default(), work: Mutex::default() }
     }
 
     pub(crate) fn screen(&self) -> &Screen {
@@ -89,6 +142,11 @@ impl Progress {
         self.shown == Shown::Bar
     }
 
+    /// Returns the meter for the bytes of files that are under way.
+    pub(crate) fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Counts the versions of the work that is under way, to show the total. The count stops when the work ends.
     pub(crate) fn count<T, E>(
         &self,
@@ -102,31 +160,50 @@ impl Progress {
         });
         // A walk that fails says so to the work itself.
         if counted.is_ok() && !bar.is_finished() {
-            show_total(&bar, total);
+            bar.set_length(total);
         }
     }
 
     /// Begins a piece of work, with the number of versions if it is known.
     pub(crate) fn begin(&self, name: &str, total: Option<u64>) {
+        self.begin_in_passes(name, total, 1);
+    }
+
+    /// Begins a piece of work that adds each byte to the meter this many times, for example because it copies a file and
+    /// then examines the copy.
+    pub(crate) fn begin_in_passes(&self, name: &str, total: Option<u64>, passes: u64) {
         self.end();
-        let bar = (self.shown == Shown::Bar).then(|| self.screen.0.add(bar(name, total)));
+        let counts = Arc::new(Counts {
+            items: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            meter: self.meter(),
+            start: self.meter.bytes(),
+            passes,
+        });
+        let bar = (self.shown == Shown::Bar).then(|| {
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden())
+                .with_style(style(Arc::clone(&counts)))
+                .with_prefix(name.to_owned());
+            let bar = self.screen.0.add(bar);
+            // The first draw does not wait for the clock, so that short work is shown too.
+            bar.tick();
+            bar.enable_steady_tick(DRAW_EVERY);
+            bar
+        });
+        let lines = (self.shown == Shown::Lines).then(|| print_lines(name, total, Arc::clone(&counts)));
         if let Ok(mut work) = self.work.lock() {
-            *work = Some(Work { name: name.to_owned(), total, bar, reported: Instant::now() });
+            *work = Some(Work { counts, bar, _lines: lines });
         }
     }
 
     /// Shows the number of versions that are done, and their bytes.
     pub(crate) fn advance(&self, items: u64, bytes: u64) {
-        let Ok(mut work) = self.work.lock() else { return };
-        let Some(work) = work.as_mut() else { return };
-        if let Some(bar) = &work.bar {
+        let Ok(work) = self.work.lock() else { return };
+        let Some(Work { counts, bar, .. }) = work.as_ref() else { return };
+        counts.items.store(items, Ordering::Relaxed);
+        counts.bytes.store(bytes, Ordering::Relaxed);
+        if let Some(bar) = bar {
             bar.set_position(items);
-            bar.set_message(amount(bytes));
-        } else if self.shown == Shown::Lines && work.reported.elapsed() >= LINE_EVERY {
-            work.reported = Instant::now();
-            let of = work.total.map_or_else(String::new, |items| format!(" of {}", HumanCount(items)));
-            let line = format!("{}: {}{of} versions{}\n", work.name, HumanCount(items), amount(bytes));
-            let _ = io::stderr().lock().write_all(line.as_bytes());
         }
     }
 
@@ -139,27 +216,85 @@ impl Progress {
     }
 }
 
-fn amount(bytes: u64) -> String {
-    if bytes == 0 { String::new() } else { format!(", {}", BinaryBytes(bytes)) }
+/// Prints a line every 10 seconds, until the returned value is dropped.
+fn print_lines(name: &str, total: Option<u64>, counts: Arc<Counts>) -> Sender<()> {
+    let (running, ended) = channel();
+    let name = name.to_owned();
+    std::thread::spawn(move || {
+        while ended.recv_timeout(LINE_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let text = counts.text(total);
+            let text = if text.is_empty() { "0 versions" } else { &text };
+            let _ = io::stderr().lock().write_all(format!("{name}: {text}\n").as_bytes());
+        }
+    });
+    running
 }
 
-fn bar(name: &str, total: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::no_length();
-    match total {
-        Some(total) => show_total(&bar, total),
-        None => set_template(&bar, "{prefix} {spinner} {human_pos} versions{msg}, {elapsed}"),
+/// Returns the style of a bar. It has no field without content.
+fn style(counts: Arc<Counts>) -> ProgressStyle {
+    const WIDTH: usize = 30;
+    let bar = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        let _ = match state.len() {
+            Some(_) => {
+                let filled = (state.fraction() * WIDTH as f32) as usize;
+                let head = if filled < WIDTH { ">" } else { "" };
+                write!(text, "[{:WIDTH$}]", "=".repeat(filled) + head)
+            }
+            None => {
+                write!(text, "{}", ["-", "\\", "|", "/"][(state.elapsed().as_millis() / 100 % 4) as usize])
+            }
+        };
+    };
+    let details = move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+        let (done, time) = (counts.text(state.len()), time(state));
+        let details: Vec<String> = [done, time].into_iter().filter(|part| !part.is_empty()).collect();
+        let _ = text.write_str(&details.join(", "));
+    };
+    let style = ProgressStyle::with_template("{prefix} {versions_bar} {details}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("versions_bar", bar).with_key("details", details)
+}
+
+/// Returns the remaining time if it is known, and else the elapsed time. Times below a second are left out.
+fn time(state: &ProgressState) -> String {
+    let is_known = state.len().is_some() && state.pos() > 0;
+    let (left, elapsed) = (state.eta().as_secs(), state.elapsed().as_secs());
+    let text = |seconds| format!("{:#}", HumanDuration(Duration::from_secs(seconds)));
+    match (left, elapsed) {
+        (1.., _) if is_known => format!("{} left", text(left)),
+        (_, 0) => String::new(),
+        _ => text(elapsed),
     }
-    bar.set_prefix(name.to_owned());
-    bar
 }
 
-fn show_total(bar: &ProgressBar, total: u64) {
-    bar.set_length(total);
-    set_template(bar, "{prefix} [{bar:30}] {human_pos}/{human_len} versions{msg}, {eta} left");
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn set_template(bar: &ProgressBar, template: &str) {
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
+    fn counts(passes: u64) -> Counts {
+        let meter = Meter::default();
+        meter.add(7);
+        let (items, bytes) = (AtomicU64::default(), AtomicU64::default());
+        Counts { items, bytes, start: meter.bytes(), meter, passes }
+    }
+
+    #[test]
+    fn bytes_move_before_the_first_version_is_done() {
+        let counts = counts(1);
+        assert_eq!((counts.text(None), counts.text(Some(2))), (String::new(), "0 of 2 versions".to_owned()));
+        counts.meter.add(3 << 20);
+        assert_eq!(counts.text(None), "3.00 MiB");
+        assert_eq!(counts.text(Some(2)), "0 of 2 versions, 3.00 MiB");
+    }
+
+    #[test]
+    fn a_byte_that_is_moved_twice_counts_once() {
+        let counts = counts(2);
+        counts.meter.add(4 << 20);
+        assert_eq!(counts.bytes(), 2 << 20);
+        counts.meter.add(4 << 20);
+        counts.items.store(1, Ordering::Relaxed);
+        counts.bytes.store((4 << 20) + 100, Ordering::Relaxed);
+        assert_eq!((counts.bytes(), counts.text(None)), ((4 << 20) + 100, "1 versions, 4.00 MiB".to_owned()));
     }
 }

@@ -32,7 +32,7 @@ Examples:
   stoa quarantine
   stoa quarantine purge --older-than 30
 
-Exit codes: 0 success; 1 there is no such entry, or its version is still corrupt; 73 another copy of the version is in \
+Exit codes: 0 success; 1 there is no such entry in quarantine, or its version is still corrupt; 73 another copy of the version is in \
 the store.")]
 pub(crate) struct Quarantine {
     /// Format of results: lines for people, or one JSON object per line
@@ -190,7 +190,9 @@ impl Context<'_> {
         self.settings.check_named()?;
         if root.metadata().is_ok_and(|meta| !meta.is_dir()) {
             let text = format!("{} is not a store: it is not a folder", root.display());
-            return Err(CommandError::new(Exit::NOT_A_STORE, text).help("name a store with --store"));
+            return Err(
+                CommandError::new(Exit::NOT_A_STORE, text).help("set the folder of the store with --store")
+            );
         }
         Ok(root)
     }
@@ -263,7 +265,7 @@ fn restore(store: &Store, ids: &[OsString], reporter: &Reporter) -> Result<Quara
 }
 
 fn untouched(error: CommandError) -> CommandError {
-    error.after("the entries named after it were not touched")
+    error.after("the entries after it were not touched")
 }
 
 /// Reports the result for one entry, and returns the exit code if it failed.
@@ -297,8 +299,10 @@ fn report_restored(id: &str, restored: &Restored, reporter: &Reporter) -> Option
 }
 
 fn absent(id: &str, reporter: &Reporter) -> Exit {
-    let (message, help) =
-        ("there is no such entry".to_owned(), "`stoa quarantine list` lists the entries".to_owned());
+    let (message, help) = (
+        "there is no such entry in quarantine".to_owned(),
+        "`stoa quarantine list` lists the entries".to_owned(),
+    );
     reporter.problem(&FailedEvent { id, code: Exit::FAILED.code(), message, help: Some(help) });
     Exit::FAILED
 }

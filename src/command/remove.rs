@@ -24,7 +24,9 @@ use super::verify::look::{Named, pairs, versions_of};
 
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]",
+    after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
 version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
 410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
@@ -37,7 +39,8 @@ Examples:
   stoa remove --list
 
 Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 not confirmed; 74 input/output error; \
-130, 143 stopped.")]
+130, 143 stopped."
+)]
 pub(crate) struct Remove {
     /// Modules and versions to remove
     #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse, required_unless_present = "list")]
@@ -371,7 +374,7 @@ impl Work<'_> {
             (true, _) => error(format!("{named} has no tombstone in {root}")),
             (false, Named::Version(_)) => error(format!("{named} is not in {root}")),
             (false, Named::Module(_)) => error(format!("no version of {named} is in {root}"))
-                .help("to forbid a version that is not there, name it as MODULE@VERSION"),
+                .help("to forbid a version that is not in the store, write MODULE@VERSION"),
         }
     }
 }

@@ -10,9 +10,10 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde_json::Value;
 use stoa_layout::Exit;
 
-use super::error::CommandError;
+use super::error::{CommandError, HELP};
 use super::progress::{Progress, Screen, When};
 
 /// The format of results.
@@ -242,12 +243,16 @@ impl Reporter {
     }
 
     /// Fails if a result could not be written. A command that only prints stops then; one that changes a store goes on.
+    ///
+    /// If the reader of standard output closed it, the error has no message and the exit code 0.
     pub(crate) fn check(&self) -> Result<(), CommandError> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match failed.as_ref() {
             None => Ok(()),
-            // The reader went away and reads no message either.
-            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(CommandError::reported(Exit::IO)),
+            // The reader has read enough, as `head` does.
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Err(CommandError::reported(Exit::DONE))
+            }
             Some(error) => {
                 Err(CommandError::new(Exit::IO, format!("cannot write to standard output: {error}")))
             }
@@ -264,7 +269,7 @@ impl Reporter {
     }
 
     fn json(&self, event: &(impl Serialize + ?Sized)) {
-        match serde_json::to_string(event) {
+        match json_line(event) {
             Ok(line) => self.out(line),
             Err(error) => self.keep(Err(error.into())),
         }
@@ -293,5 +298,41 @@ impl Reporter {
         if let Err(error) = written {
             self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
+    }
+}
+
+/// Returns an event as a line of JSON. A line of help at the end of a text becomes the field `help`.
+fn json_line(event: &(impl Serialize + ?Sized)) -> serde_json::Result<String> {
+    let line = serde_json::to_string(event)?;
+    if !line.contains(r"\nhelp: ") {
+        return Ok(line);
+    }
+    let mut fields: serde_json::Map<String, Value> = serde_json::from_str(&line)?;
+    let mut helps = Vec::new();
+    for value in fields.values_mut() {
+        let split = value.as_str().and_then(|text| text.split_once(HELP));
+        if let Some((text, help)) = split.map(|(text, help)| (text.to_owned(), help.to_owned())) {
+            helps.push(help);
+            *value = text.into();
+        }
+    }
+    if let Some(help) = helps.pop() {
+        fields.entry("help").or_insert(help.into());
+    }
+    serde_json::to_string(&fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_is_a_field_of_its_own_in_json() {
+        let line = json_line(&Plain::Warning { message: "/s/x is public\nhelp: chmod o-r /s/x" }).unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&event["message"], &event["help"]), (&"/s/x is public".into(), &"chmod o-r /s/x".into()));
+        assert_eq!(event["event"], "warning");
+        let line = json_line(&Plain::Warning { message: "help: x" }).unwrap();
+        assert_eq!(line, r#"{"event":"warning","message":"help: x"}"#);
     }
 }

@@ -10,6 +10,7 @@ use super::report::Nothing;
 use crate::config::Options;
 use crate::listen;
 use crate::logging::Style;
+use crate::sources::Sources;
 
 /// Serve modules to the go command
 #[derive(Debug, Args)]
@@ -34,19 +35,20 @@ impl Command for Serve {
         let settings = context.settings;
         let root = context.root()?;
         let config = || Ok(settings.serve(&self.options)?);
+        let sources = Sources::new(settings.world());
         let migrator = || -> Result<Migrator, CommandError> {
             let config = config()?;
             if config.read_only {
                 return Ok(NO_MIGRATOR);
             }
             // A server that cannot start changes nothing: the store may belong to the server that has the port.
-            listen::check(&config, settings.world())?;
+            listen::check(&config, &sources)?;
             context.migrator()
         };
         let pass = context.pass(&root, || config().map(drop), migrator)?;
         let config = config()?;
         let migrator = if config.read_only { NO_MIGRATOR } else { context.migrator()? };
-        match listen::run(&context.gate(&root, &migrator), pass, config, settings)? {
+        match listen::run(&context.gate(&root, &migrator), pass, config, settings, &sources)? {
             Exit::DONE => Ok(Nothing),
             // Stopped at once by a second signal, and logged.
             exit => Err(CommandError::reported(exit)),

@@ -362,7 +362,7 @@ impl Display for Status {
 
 impl Summary for Status {
     fn report(&self, reporter: &Reporter) {
-        // The verdict finds a failure to write.
+        // A failure to write is found at the end of the command.
         let _ = reporter.answer(self);
     }
 }

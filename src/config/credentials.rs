@@ -3,29 +3,34 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use stoa_layout::PathError;
 
-use super::shown::masked;
+use super::file::File;
+use super::table::Table;
 use super::{ConfigError, Settings, parse};
 use crate::upstream::{Credentials, HostCredentials};
 
 /// One of the tables `[[credentials]]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub(super) struct CredentialsTable {
     host: String,
-    login: Option<String>,
-    password: Option<Secret>,
-    password_file: Option<PathBuf>,
-    bearer: Option<Secret>,
-    bearer_file: Option<PathBuf>,
+    kind: Kind,
 }
 
-/// A text that is never printed.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-struct Secret(String);
+#[derive(Debug, Clone)]
+enum Kind {
+    Login { login: String, password: Secret },
+    Bearer(Secret),
+}
+
+/// A secret, which is never printed.
+#[derive(Clone)]
+enum Secret {
+    /// In the config file.
+    Here(String),
+    /// In a file of its own, which this line of the config file names.
+    InFile(PathBuf, usize),
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,55 +38,76 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl CredentialsTable {
+    /// The keys of a table.
+    pub(super) const KEYS: [&str; 6] =
+        ["host", "login", "password", "password_file", "bearer", "bearer_file"];
+
+    /// Reads a table. The faults stay in the table.
+    pub(super) fn read(table: &mut Table<'_>) -> Option<Self> {
+        let any = |text: &str| Ok(text.to_owned());
+        let host = table.required("host", parse::host);
+        let login = table.text("login", any);
+        let password = Secret::read(table, "password", "password_file");
+        let bearer = Secret::read(table, "bearer", "bearer_file");
+        let has = |keys: &[&str]| keys.iter().any(|key| table.line_of_key(key).is_some());
+        let kind =
+            match (has(&["login"]), has(&["password", "password_file"]), has(&["bearer", "bearer_file"])) {
+                (true, true, false) => Kind::Login { login: login?, password: password? },
+                (false, false, true) => Kind::Bearer(bearer?),
+                _ => {
+                    table.incomplete("expected either login and password, or bearer");
+                    return None;
+                }
+            };
+        Some(Self { host: host?, kind })
+    }
+
+    /// Reads the secret, if it is in a file of its own.
+    pub(super) fn resolve(&self, file: &File) -> Result<HostCredentials, ConfigError> {
+        let credentials = match &self.kind {
+            Kind::Login { login, password } => {
+                Credentials::Login { login: login.clone(), password: password.resolve(file)? }
+            }
+            Kind::Bearer(token) => Credentials::Bearer(token.resolve(file)?),
+        };
+        Ok(HostCredentials { host: self.host.clone(), credentials })
+    }
+}
+
+impl Secret {
+    fn read(table: &mut Table<'_>, key: &str, key_of_file: &str) -> Option<Self> {
+        let here = table.text(key, |text| Ok(Self::Here(text.to_owned())));
+        let path = table.text(key_of_file, parse::path);
+        match (table.line_of_key(key), table.line_of_key(key_of_file)) {
+            (Some(_), Some(line)) => {
+                table.faults.push((line, format!("expected either {key} or {key_of_file}, not both")));
+                None
+            }
+            (None, Some(line)) => path.map(|path| Self::InFile(path, line)),
+            _ => here,
+        }
+    }
+
+    fn resolve(&self, file: &File) -> Result<String, ConfigError> {
+        match self {
+            Self::Here(text) => Ok(text.clone()),
+            Self::InFile(path, line) => {
+                let path = file.folder().join(path);
+                let text =
+                    std::fs::read_to_string(&path).map_err(|error| PathError::new("read", &path, error));
+                let text = text.map_err(|error| file.wrong(*line, &error.to_string()))?;
+                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+        }
+    }
+}
+
 impl Settings<'_> {
     /// Resolves the credentials for upstreams.
     pub(super) fn credentials(&self) -> Result<Vec<HostCredentials>, ConfigError> {
-        self.file()?.credentials.iter().map(|table| self.host_credentials(table)).collect()
-    }
-
-    fn host_credentials(&self, table: &CredentialsTable) -> Result<HostCredentials, ConfigError> {
-        let host = table.host.trim().to_owned();
-        let wrong = |why: &str| ConfigError::Value {
-            origin: "the host of a [[credentials]] table in the config file".to_owned(),
-            value: masked(&host),
-            reason: why.to_owned(),
-        };
-        let is_host = !host.is_empty() && !host.contains(['/', '@']) && !host.contains(char::is_whitespace);
-        if !is_host {
-            return Err(wrong("expected a host, with or without a port, as in proxy.example.org:8443"));
-        }
-        let password =
-            self.secret(table.password.as_ref(), table.password_file.as_ref(), "password", &wrong)?;
-        let bearer = self.secret(table.bearer.as_ref(), table.bearer_file.as_ref(), "bearer", &wrong)?;
-        let credentials = match (&table.login, password, bearer) {
-            (Some(login), Some(password), None) => Credentials::Login { login: login.clone(), password },
-            (None, None, Some(token)) => Credentials::Bearer(token),
-            _ => return Err(wrong("expected either login and password, or bearer")),
-        };
-        Ok(HostCredentials { host, credentials })
-    }
-
-    /// Reads a secret from the config file, or from a file of its own.
-    fn secret(
-        &self,
-        own: Option<&Secret>,
-        path: Option<&PathBuf>,
-        key: &str,
-        wrong: &dyn Fn(&str) -> ConfigError,
-    ) -> Result<Option<String>, ConfigError> {
-        match (own, path) {
-            (None, None) => Ok(None),
-            (Some(secret), None) => Ok(Some(secret.0.clone())),
-            (None, Some(path)) => {
-                let written = parse::path(&path.to_string_lossy())
-                    .map_err(|reason| wrong(&format!("{key}_file: {reason}")))?;
-                let path = self.file()?.folder().join(written);
-                let text =
-                    std::fs::read_to_string(&path).map_err(|error| PathError::new("read", &path, error))?;
-                Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
-            }
-            (Some(_), Some(_)) => Err(wrong(&format!("expected either {key} or {key}_file"))),
-        }
+        let file = self.file()?;
+        file.credentials.iter().map(|table| table.resolve(file)).collect()
     }
 }
 

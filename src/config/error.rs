@@ -8,7 +8,7 @@ use stoa_layout::{Exit, PathError};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A config file does not exist.
-    #[error("cannot read the config file {path}, set by {by}: it does not exist\nhelp: set another file, or none", path = path.display())]
+    #[error("cannot read the config file {path}, set by {by}: it does not exist\nhelp: set the path of an existing file", path = path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum ConfigError {
     )]
     NoStore,
     /// A folder was named as the config file.
-    #[error("cannot read the config file {path}: it is a folder\nhelp: name the file in it", path = path.display())]
+    #[error("cannot read the config file {path}: it is a folder\nhelp: set the path of the file in it", path = path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum ConfigError {
     /// An option or a variable has a wrong value.
     #[error("{origin} is {value:?}: {reason}")]
     Value {
-        /// The option, the variable, or the table of the config file.
+        /// The option or the variable.
         origin: String,
         /// The value, without secrets.
         value: String,
@@ -55,6 +55,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// Returns the line of the config file, if the error is about one.
+    pub(super) fn line(&self) -> Option<usize> {
+        match self {
+            Self::File { line, .. } => Some(*line),
+            _ => None,
+        }
+    }
+
     /// Returns the exit code of a program for this error.
     pub fn exit(&self) -> Exit {
         match self {

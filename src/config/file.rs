@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use stoa_layout::PathError;
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::credentials::CredentialsTable;
 use super::keys::{self, Key};
 use super::rules::ModuleTable;
-use super::{ConfigError, shown};
+use super::table::{self, Table};
+use super::{ConfigError, Origin, shown};
 
 /// The tables that may occur several times.
 const TABLES: [&str; 2] = ["module", "credentials"];
+
+/// The line before each table of credentials.
+const CREDENTIALS: &str = "[[credentials]]";
 
 /// The content of a config file.
 #[derive(Debug, Default)]
@@ -29,18 +31,10 @@ pub(super) struct File {
     /// The keys in `[[module]]` and `[[credentials]]`, for `stoa config show`.
     pub(super) in_tables: Vec<(String, String, usize)>,
     lines: Vec<String>,
-    /// Lines with a key that does not exist, or with a value of the wrong type.
+    /// Lines with a key that does not exist, with a value of the wrong type, or with a wrong value in a table.
     wrong: Vec<(usize, String)>,
     /// Whether every user of the machine may read the file.
     pub(super) is_public: bool,
-}
-
-#[derive(Deserialize)]
-struct Tables {
-    #[serde(default)]
-    module: Vec<Spanned<ModuleTable>>,
-    #[serde(default)]
-    credentials: Vec<Spanned<CredentialsTable>>,
 }
 
 impl File {
@@ -60,27 +54,20 @@ impl File {
         let line_of = |at: usize| 1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count();
         let text = str::from_utf8(&bytes)
             .map_err(|error| file.wrong(line_of(error.valid_up_to()), "the line is not UTF-8"))?;
-        let in_toml = |file: &Self, error: &toml::de::Error| {
+        let table = DeTable::parse(text).map_err(|error| {
             file.wrong(line_of(error.span().map_or(0, |span| span.start)), error.message())
-        };
-        let table = DeTable::parse(text).map_err(|error| in_toml(&file, &error))?;
+        })?;
         file.take_values("", table.get_ref(), &line_of);
-        let tables: Tables = toml::from_str(text).map_err(|error| in_toml(&file, &error))?;
-        for module in tables.module {
-            let line = line_of(module.span().start);
-            file.modules.push(ModuleTable { line, ..module.into_inner() });
-        }
-        file.credentials = tables.credentials.into_iter().map(Spanned::into_inner).collect();
         Ok(Some(file))
     }
 
     /// Takes the keys of a table, whose own name with a dot is `prefix`.
-    fn take_values(&mut self, prefix: &str, table: &DeTable<'_>, line_of: &impl Fn(usize) -> usize) {
+    fn take_values(&mut self, prefix: &str, table: &DeTable<'_>, line_of: &dyn Fn(usize) -> usize) {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
             let line = line_of(key.span().start);
             if prefix.is_empty() && TABLES.contains(&name.as_str()) {
-                self.take_tables(&name, value.get_ref(), line_of);
+                self.take_tables(&name, line, value.get_ref(), line_of);
                 continue;
             }
             let is_table_of_ours = || {
@@ -95,21 +82,42 @@ impl File {
                     self.take_values(&format!("{name}."), inner, line_of);
                 }
                 (None, _) => {
-                    let nearest = super::nearest(&name, keys::all().map(|key| key.name).chain(TABLES));
-                    let hint =
-                        nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"));
-                    self.wrong.push((line, format!("unknown key {name}{hint}")));
+                    let known = keys::all().map(|key| key.name).chain(TABLES);
+                    self.wrong.push((line, table::unknown(&name, known)));
                 }
             }
         }
     }
 
-    fn take_tables(&mut self, name: &str, value: &DeValue<'_>, line_of: &impl Fn(usize) -> usize) {
-        for (n, table) in value.as_array().into_iter().flatten().enumerate() {
-            for (key, value) in table.get_ref().as_table().into_iter().flatten() {
+    /// Takes the tables of one name.
+    fn take_tables(
+        &mut self,
+        name: &str,
+        line: usize,
+        value: &DeValue<'_>,
+        line_of: &dyn Fn(usize) -> usize,
+    ) {
+        let tables = value.as_array().filter(|all| all.iter().all(|table| table.get_ref().is_table()));
+        let Some(tables) = tables else {
+            return self.wrong.push((line, format!("expected tables, each below a line [[{name}]]")));
+        };
+        for (n, table) in tables.iter().enumerate() {
+            let line = line_of(table.span().start);
+            let Some(keys) = table.get_ref().as_table() else { continue };
+            for (key, value) in keys {
                 let (key, line) = (key.get_ref(), line_of(key.span().start));
                 let text = plain_text(value.get_ref()).unwrap_or_default();
                 self.in_tables.push((format!("{name}[{n}].{key}"), text, line));
+            }
+            if name == "module" {
+                let mut table = Table::new(keys, line, &ModuleTable::KEYS, line_of);
+                let rule = ModuleTable::read(&mut table).filter(|_| table.faults.is_empty());
+                self.modules.extend(rule);
+                self.wrong.append(&mut table.faults);
+            } else {
+                let mut table = Table::new(keys, line, &CredentialsTable::KEYS, line_of);
+                self.credentials.extend(CredentialsTable::read(&mut table));
+                self.wrong.append(&mut table.faults);
             }
         }
     }
@@ -119,7 +127,12 @@ impl File {
         self.values.get(key.name).map(|(text, line)| (text.as_str(), *line))
     }
 
-    /// Returns an error for each value that its key does not accept.
+    /// Returns the text of a key and its origin.
+    pub(super) fn value(&self, key: &Key) -> Option<(String, Origin)> {
+        self.get(key).map(|(text, line)| (text.to_owned(), Origin::File(self.path.clone(), line)))
+    }
+
+    /// Returns an error for each value that its key does not accept, without a look at other files.
     pub(super) fn faults(&self) -> Vec<ConfigError> {
         let values = keys::all().filter_map(|key| {
             let (text, line) = self.get(key)?;
@@ -133,12 +146,12 @@ impl File {
     /// Returns an error about a line, counted from one.
     pub(super) fn wrong(&self, line: usize, reason: &str) -> ConfigError {
         let text = self.lines.get(line.saturating_sub(1)).map_or("", |text| text.trim());
-        ConfigError::File {
-            path: self.path.clone(),
-            line,
-            text: if self.is_in_credentials(line) { shown::key(text) } else { shown::line(text) },
-            reason: shown::reason(text, reason),
-        }
+        let text = match self.is_in_credentials(line) {
+            true if text.starts_with(CREDENTIALS) => CREDENTIALS.to_owned(),
+            true => shown::key(text),
+            false => shown::line(text),
+        };
+        ConfigError::File { path: self.path.clone(), line, text, reason: shown::masked(reason) }
     }
 
     /// Returns whether a line is in a table of credentials, where any value may be a secret, also that of a mistyped key.
@@ -171,17 +184,17 @@ fn text_of(key: &Key, value: &DeValue<'_>) -> Result<String, String> {
     }
     if value.is_array() != key.is_list() && (value.is_array() || !value.is_str()) {
         return Err(if key.is_list() {
-            "expected a list of texts"
+            "expected a list of strings"
         } else {
             "expected one value, not a list"
         }
         .to_owned());
     }
-    let expected = if key.is_list() { "a list of texts" } else { key.value_name };
+    let expected = if key.is_list() { "a list of strings" } else { key.value_name };
     plain_text(value).ok_or_else(|| format!("expected {expected}, not a {}", value.type_str()))
 }
 
-/// Returns a scalar as text, and a list of texts with commas.
+/// Returns a scalar as text, and a list of strings with commas.
 fn plain_text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),

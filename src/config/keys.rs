@@ -88,7 +88,7 @@ pub const GENERAL: &[Key] = &[
         name: "store",
         value_name: "DIR",
         default: Default::Unset("$XDG_DATA_HOME/stoa, or ~/.local/share/stoa", "/var/lib/stoa"),
-        doc: "Folder of the store\nA relative path in the config file starts at the folder of that file.",
+        doc: "Folder of the store\nIn the config file, a relative path starts at the folder of that file.",
         check: |text| parse::path(text).map(drop),
     },
     Key {
@@ -102,14 +102,14 @@ pub const GENERAL: &[Key] = &[
         name: "lock_timeout",
         value_name: "DURATION",
         default: Default::Value("30s"),
-        doc: "Maximum wait of stoa-migrate for processes that use the store",
+        doc: "Maximum time that stoa-migrate waits for processes that use the store",
         check: |text| parse::duration(text).map(drop),
     },
     Key {
         name: "threads",
         value_name: "N",
         default: Default::Unset("number of CPUs", "2"),
-        doc: "Number of worker threads of stoa-migrate and of commands that work through the store",
+        doc: "Number of worker threads of stoa-migrate and of commands that read the whole store",
         check: |text| parse::threads(text).map(drop),
     },
 ];
@@ -167,22 +167,22 @@ serve_keys! {
     /// `:3000` listens on all addresses. Port 0 takes a free port.
     listen: String = "listen", "ADDRESS:PORT", Default::Value("127.0.0.1:3000"), parse::address;
 
-    /// Path below which everything is answered
-    /// For example `/go` behind a reverse proxy.
+    /// Prefix of all URL paths
+    /// Set it to `/go`, for example, if a reverse proxy forwards only that path.
     base_path: String = "base_path", "PATH", Default::Value("/"), parse::base_path;
 
     /// Upstreams, in the syntax of GOPROXY
-    /// `direct` stands for version control. Nothing may follow `direct` or `off`, because it would never be asked.
+    /// `direct` stands for version control. If the list has `direct` or `off`, that must be the last entry.
     upstream: Option<String> = "upstream", "LIST",
         Default::Unset("GOPROXY, or `go env GOPROXY`", "https://proxy.example.org,off"),
         |text| parse::upstream(text).map(Some);
 
     /// Answer for a version that is not in the store: sync, async, redirect, async_redirect or none
     /// `sync` downloads the version while the client waits. `async` downloads it in the background and answers 404.
-    /// `redirect` sends the client to redirect_url and stores nothing. `async_redirect` does both. `none` answers 404.
+    /// `redirect` sends the client to redirect_url and stores nothing. `async_redirect` redirects the client and downloads the version in the background. `none` answers 404.
     mode: Mode = "mode", "MODE", Default::Value("sync"), parse::word;
 
-    /// Target of the modes that redirect
+    /// Base URL of redirects, for the modes redirect and async_redirect
     redirect_url: Option<String> = "redirect_url", "URL", Default::Unset("none", "https://proxy.example.org"),
         |text| parse::redirect_url(text).map(Some);
 
@@ -191,7 +191,7 @@ serve_keys! {
     checksum: ChecksumPolicy = "checksum", "POLICY", Default::Value("auto"), parse::word;
 
     /// Checksum database, in the syntax of GOSUMDB
-    /// NAME, or NAME+HASH+KEY, each optionally followed by a URL to ask there instead of through the upstreams, or off.
+    /// NAME, NAME+HASH+KEY or off. With a URL after the name, Stoa asks that URL instead of the upstreams.
     gosumdb: Option<String> = "gosumdb", "DATABASE",
         Default::Unset("GOSUMDB, or `go env GOSUMDB`",
             "sumdb.example.org+010f1bcc+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU"),
@@ -199,42 +199,42 @@ serve_keys! {
 
     /// Checksum databases to forward to clients
     sumdbs: Option<Vec<String>> = "sumdbs", "NAMES",
-        Default::Unset("the checksum database of the server", "sumdb.example.org"),
+        Default::Unset("the database in gosumdb", "sumdb.example.org"),
         |text| parse::list(text).map(Some);
 
-    /// Modules that no checksum database is asked about, as patterns of GOPRIVATE
+    /// Modules that are never looked up in a checksum database, as patterns in the syntax of GOPRIVATE
     /// Clients get 403 for lookups of these modules.
     sumdb_refuse: Option<Vec<String>> = "sumdb_refuse", "PATTERNS",
         Default::Unset("GONOSUMDB, or GOPRIVATE, or `go env GONOSUMDB`", "*.corp.example,github.com/Acme"),
         |text| parse::patterns(text).map(Some);
 
-    /// Whether to write nothing to the store
+    /// Whether to serve without writing to the store
     /// A store on a read-only file system is always read-only.
     read_only: bool = "read_only", "BOOL", Default::Value("false"), parse::switch;
 
-    /// Whether to download nothing and serve stored modules only
+    /// Whether to serve stored modules only and download nothing
     offline: bool = "offline", "BOOL", Default::Value("false"), parse::switch;
 
     /// Maximum number of open connections
     max_connections: usize = "max_connections", "N", Default::Value("4096"), parse::count;
 
-    /// Time that requests in progress have to end after a signal to stop
+    /// Time for requests in progress to finish after SIGTERM or SIGINT
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
 
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
-    /// Time that lists, @latest and branches are answered from memory; 0 asks the upstream each time
-    /// For ten times that they are answered immediately and refreshed in the background.
+    /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
+    /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
-    /// Time between two comparisons of the index with the store; 0 leaves them to other servers
+    /// Time between two checks of the index (/catalog and /index) against the store; 0 disables the checks
     index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;
 
     /// Time between two writes of usage data for `stoa prune`; 0 records none
     last_use_interval: Duration = "last_use.interval", "DURATION", Default::Value("5m"), parse::duration;
 
-    /// Maximum time that an upstream may send nothing
+    /// Maximum time without data from an upstream
     upstream_idle_timeout: Duration = "upstream_idle_timeout", "DURATION", Default::Value("1m"), parse::timeout;
 
     /// Maximum number of concurrent go commands for direct

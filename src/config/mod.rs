@@ -13,7 +13,7 @@
 //! | `parse` | values from texts |
 //! | `options` | the options that set keys |
 //! | `file` | the config file |
-//! | `rules`, `credentials` | the tables of the file |
+//! | `table`, `rules`, `credentials` | the tables of the file |
 //! | `serve` | checks of several keys together |
 //! | `size` | sizes with units |
 //! | `origin`, `shown` | origins of values, and values without secrets |
@@ -30,6 +30,7 @@ mod rules;
 mod serve;
 mod shown;
 pub(crate) mod size;
+mod table;
 mod world;
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use self::origin::Origin;
 pub use self::rules::ModuleTable;
 pub use self::shown::masked;
 pub use self::world::{Lookup, World};
+use crate::fill::Mode;
 
 /// The configuration of the migrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,13 +151,14 @@ impl<'a> Settings<'a> {
         if self.named_file().is_some() { self.file().map(|_| ()) } else { Ok(()) }
     }
 
-    /// Returns everything that is wrong with single keys.
+    /// Returns everything that is wrong, in the order of the lines of the config file.
     pub fn faults(&self, options: &Options) -> Vec<ConfigError> {
-        let file = match self.load() {
+        let file = match self.loaded() {
             Ok(file) => file,
             Err(error) => return vec![error],
         };
         let mut faults = file.faults();
+        faults.extend(file.credentials.iter().filter_map(|table| table.resolve(file).err()));
         faults.extend(keys::all().filter_map(|key| {
             let (text, origin) = match self.above_file(key, options) {
                 Ok(found) => found?,
@@ -163,6 +166,12 @@ impl<'a> Settings<'a> {
             };
             (key.check)(&text).err().map(|reason| self.wrong(&origin, &text, &reason))
         }));
+        let set = |name| self.above_file(key(name), options).ok().flatten().or_else(|| file.value(key(name)));
+        let mode = set("mode").and_then(|(text, origin)| Some((text.trim().parse().ok()?, origin)));
+        let (mode, origin) = mode.unwrap_or((Mode::default(), Origin::Default));
+        let has_target = set("redirect_url").is_some();
+        faults.extend(self.redirects_without_target(file, (mode, &origin), has_target));
+        faults.sort_by_key(|fault| fault.line().unwrap_or(usize::MAX));
         faults
     }
 
@@ -231,8 +240,7 @@ impl<'a> Settings<'a> {
         if let Some(found) = self.above_file(key, options)? {
             return Ok(Some(found));
         }
-        let file = self.file()?;
-        Ok(file.get(key).map(|(text, line)| (text.to_owned(), Origin::File(file.path.clone(), line))))
+        Ok(self.file()?.value(key))
     }
 
     /// Returns the text of an option or a variable.
@@ -266,14 +274,16 @@ impl<'a> Settings<'a> {
     }
 
     fn file(&self) -> Result<&File, ConfigError> {
-        if let Some(file) = self.file.get() {
-            return Ok(file);
-        }
-        let file = self.load()?;
+        let file = self.loaded()?;
         // A wrong value is an error even for a command that does not need its key.
-        match file.faults().into_iter().next() {
-            Some(fault) => Err(fault),
-            None => Ok(self.file.get_or_init(|| file)),
+        file.faults().into_iter().next().map_or(Ok(file), Err)
+    }
+
+    /// Returns the config file, even if a value in it is wrong.
+    fn loaded(&self) -> Result<&File, ConfigError> {
+        match self.file.get() {
+            Some(file) => Ok(file),
+            None => self.load().map(|file| self.file.get_or_init(|| file)),
         }
     }
 

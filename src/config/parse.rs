@@ -2,7 +2,7 @@
 //!
 //! Each function returns the reason why a text is not a value. Messages put the key and its origin before the reason.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const MAX_THREADS: usize = 1024;
 
 /// Reads true or false.
 pub(crate) fn switch(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
+    match text.trim().to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
         _ => Err("expected true or false".to_owned()),
@@ -26,7 +26,7 @@ pub(crate) fn switch(text: &str) -> Result<bool, String> {
 
 /// Reads a number of at least 1.
 pub(super) fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
+    match text.trim().parse() {
         Ok(0) | Err(_) => Err("expected a number of at least 1".to_owned()),
         Ok(count) => Ok(count),
     }
@@ -69,7 +69,7 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
 
 /// Reads one of several words.
 pub(super) fn word<T: FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error: T::Err| error.to_string())
+    text.trim().parse().map_err(|error: T::Err| error.to_string())
 }
 
 /// Reads a list with commas.
@@ -100,29 +100,71 @@ pub(super) fn ranges(text: &str) -> Result<Vec<IpNet>, String> {
     list(text)?.into_iter().map(range).collect()
 }
 
+/// Reads a list of patterns that has at least one.
+pub(crate) fn some_patterns(text: &str) -> Result<Patterns, String> {
+    let patterns = Patterns::parse_strict(text).map_err(|error| error.to_string())?;
+    match patterns.is_empty() {
+        true => Err("an empty pattern matches no module; * matches all".to_owned()),
+        false => Ok(patterns),
+    }
+}
+
 /// Reads a path.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
-        return Err("expected the path of a folder".to_owned());
+        return Err("expected a path".to_owned());
     }
     if text.starts_with('~') {
-        return Err("the shell did not expand the ~; write the whole path".to_owned());
+        return Err("Stoa does not expand ~; write the whole path".to_owned());
     }
     Ok(text.into())
 }
 
 /// Reads an address to listen on. Without a host it stands for all addresses.
 pub(super) fn address(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
-        Some((_, Ok(_))) => Ok(text.to_owned()),
+    match host_and_port(text.trim())? {
+        Some((_, Some(port))) if port.parse::<u16>().is_ok() => Ok(text.trim().to_owned()),
         _ => {
             Err("expected an address and a port, as in 127.0.0.1:3000, or :3000 for all addresses".to_owned())
         }
     }
 }
 
+/// Reads the host of an upstream, with or without a port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    match host_and_port(text.trim())? {
+        Some((host, port)) if !host.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok()) => {
+            Ok(text.trim().to_owned())
+        }
+        _ => Err("expected a host, with or without a port, as in proxy.example.org:8443".to_owned()),
+    }
+}
+
+/// Splits `HOST:PORT` or `HOST`. Returns `None` if the host is malformed. It may be empty.
+fn host_and_port(text: &str) -> Result<Option<(&str, Option<&str>)>, String> {
+    let is_ipv6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    if is_ipv6(host) || is_ipv6(text) {
+        let meant = match port.filter(|_| is_ipv6(host)) {
+            Some(port) => format!("[{host}]:{port}"),
+            None => format!("[{text}]"),
+        };
+        return Err(format!("an IPv6 address needs brackets, as in {meant}"));
+    }
+    let is_valid = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        // The number of an interface may follow.
+        Some(inner) => inner.split('%').next().is_some_and(is_ipv6),
+        None => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
+    };
+    Ok(is_valid.then_some((host, port)))
+}
+
 /// Reads a path below which requests are answered. A client or a proxy would rewrite `..`, `//` or `%`.
 pub(super) fn base_path(text: &str) -> Result<String, String> {
+    let text = text.trim();
     let elements = || text.strip_suffix('/').unwrap_or(text).split('/').skip(1);
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%' | '\\');
     let is_valid = text.starts_with('/')
@@ -131,7 +173,7 @@ pub(super) fn base_path(text: &str) -> Result<String, String> {
     if is_valid { Ok(text.to_owned()) } else { Err("expected a path such as / or /go".to_owned()) }
 }
 
-/// Reads a list of upstreams. Each URL is checked later, by the code that uses it.
+/// Reads a list of upstreams.
 pub(super) fn upstream(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("the list is empty; write off to download nothing, or remove the key".to_owned());
@@ -142,12 +184,16 @@ pub(super) fn upstream(text: &str) -> Result<String, String> {
         let never = super::shown::masked(never);
         return Err(format!("{never} is never asked, because {last} ends the list; put {last} last"));
     }
+    crate::upstream::check_list(text)?;
     Ok(text.to_owned())
 }
 
 /// Reads a checksum database.
 pub(super) fn gosumdb(text: &str) -> Result<String, String> {
-    Sumdb::parse(text).map_err(|error| error.to_string())?;
+    let sumdb = Sumdb::parse(text).map_err(|error| error.to_string())?;
+    if let Some(url) = sumdb.as_ref().and_then(Sumdb::url) {
+        crate::upstream::check_list(url)?;
+    }
     Ok(text.to_owned())
 }
 
@@ -205,10 +251,34 @@ mod tests {
 
     #[test]
     fn a_colon_and_a_port_stand_for_all_addresses() {
-        assert_eq!(address(":3000").as_deref(), Ok(":3000"));
-        assert_eq!(address("[::1]:0").as_deref(), Ok("[::1]:0"));
-        for text in ["3000", "localhost", "127.0.0.1:70000", ""] {
-            assert!(address(text).is_err(), "{text}");
+        assert_eq!(address(" :3000 ").as_deref(), Ok(":3000"));
+        for text in [":3000", "[::1]:0", "[fe80::1%2]:3000", "localhost:3000", "host_1.example:1"] {
+            assert_eq!(address(text).as_deref(), Ok(text));
+        }
+        for text in
+            ["3000", "localhost", "127.0.0.1:70000", "", "[::1]", "[x]:3000", "a b:3000", "http://a:3000"]
+        {
+            assert!(address(text).unwrap_err().contains("expected an address"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_needs_brackets() {
+        for (text, meant) in [
+            ("::1:3000", "[::1]:3000"),
+            ("fe80::1:8443", "[fe80::1]:8443"),
+            ("1:2:3:4:5:6:7:8:3000", "[1:2:3:4:5:6:7:8]:3000"),
+            ("::1", "[::1]"),
+        ] {
+            for error in [address(text).unwrap_err(), host(text).unwrap_err()] {
+                assert!(error.ends_with(&format!("needs brackets, as in {meant}")), "{text}: {error}");
+            }
+        }
+        for text in ["[::1]", "[::1]:8443", "a.example", "a.example:8443"] {
+            assert_eq!(host(text).as_deref(), Ok(text));
+        }
+        for text in ["", ":3000", "a.example:port", "https://a.example", "me@a.example"] {
+            assert!(host(text).unwrap_err().contains("expected a host"), "{text}");
         }
     }
 
@@ -229,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_tilde_is_not_a_path() {
-        assert!(path("~/stoa").unwrap_err().contains("shell"));
+        assert!(path("~/stoa").unwrap_err().contains("does not expand"));
         assert!(path("").is_err());
         assert_eq!(path("a~"), Ok("a~".into()));
     }

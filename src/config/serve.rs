@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use stoa_gomod::private::Patterns;
 
+use super::file::File;
 use super::keys::ServeConfig;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
-use crate::fill::ChecksumPolicy;
+use crate::fill::{ChecksumPolicy, Mode};
 use crate::upstream::{Direct, DirectOptions, DirectRule, DirectRules, UpstreamOptions};
 
 const NO_TARGET: &str = "a mode that redirects needs redirect_url";
@@ -67,15 +68,28 @@ impl Settings<'_> {
     /// Resolves the configuration of the server.
     pub fn serve(&self, options: &Options) -> Result<ServeConfig, ConfigError> {
         let config = self.serve_values(options)?;
-        if config.mode.redirects() && config.redirect_url.is_none() {
-            return Err(self.wrong(config.origin("mode"), &config.mode.to_string(), NO_TARGET));
+        let mode = (config.mode, config.origin("mode"));
+        match self.redirects_without_target(self.file()?, mode, config.redirect_url.is_some()).next() {
+            Some(fault) => Err(fault),
+            None => Ok(config),
         }
-        for rule in &config.modules {
-            let mode = rule.mode.unwrap_or(config.mode);
-            if mode.redirects() && rule.redirect_url.is_none() && config.redirect_url.is_none() {
-                return Err(self.file()?.wrong(rule.line, &format!("{NO_TARGET} ({mode})")));
-            }
-        }
-        Ok(config)
+    }
+
+    /// Returns an error for each mode that redirects without a target. `mode` is that of the top level.
+    pub(super) fn redirects_without_target<'f>(
+        &self,
+        file: &'f File,
+        (mode, origin): (Mode, &Origin),
+        has_target: bool,
+    ) -> impl Iterator<Item = ConfigError> + use<'f> {
+        let is_wrong = mode.redirects() && !has_target;
+        let of_top_level = is_wrong.then(|| self.wrong(origin, &mode.to_string(), NO_TARGET));
+        let of_rules = file.modules.iter().filter_map(move |rule| {
+            // The error of the top level is enough for a rule that has its mode from there.
+            let of_rule = rule.mode.unwrap_or(if is_wrong { Mode::default() } else { mode });
+            let is_wrong = of_rule.redirects() && rule.redirect_url.is_none() && !has_target;
+            is_wrong.then(|| file.wrong(rule.line, &format!("{NO_TARGET} ({of_rule})")))
+        });
+        of_top_level.into_iter().chain(of_rules)
     }
 }

@@ -22,16 +22,6 @@ pub(super) fn key(line: &str) -> String {
     line.split_once('=').map_or_else(|| "...".to_owned(), |(key, _)| format!("{} = ...", key.trim()))
 }
 
-/// Returns the reason why a line is wrong, without the value if that may be a secret.
-pub(super) fn reason(line: &str, reason: &str) -> String {
-    let names_value =
-        ["invalid type", "invalid value", "unknown variant"].iter().any(|start| reason.starts_with(start));
-    match reason.split_once(", expected ") {
-        Some((_, expected)) if names_value && has_signs(line) => format!("expected {expected}"),
-        _ => masked(reason),
-    }
-}
-
 fn has_signs(line: &str) -> bool {
     SIGNS.iter().any(|sign| line.contains(sign))
 }

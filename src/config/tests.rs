@@ -229,8 +229,9 @@ fn errors_in_rules_name_their_line() {
         ("pattern = ','", 2, "empty pattern"),
         ("pattern = '[a'", 2, "brackets"),
         ("pattern = 'https://a.b'", 2, "scheme"),
-        ("pattern = 'a.b'\nmode = ''", 3, "variant"),
-        ("pattern = 'a.b'\nmode = 'sometimes'", 3, "variant"),
+        ("pattern = 'a.b'\nmode = ''", 3, "must be one of"),
+        ("pattern = 'a.b'\nmode = 'sometimes'", 3, "must be one of"),
+        ("pattern = 'a.b'\ndeny = [\n'v1.2.3',\n'one']", 5, "v1.2.3"),
         ("pattern = 'a.b'\nallow = ['1.2']", 3, "v1.2.3"),
         ("pattern = 'a.b'\ndeny = ['']", 3, "empty"),
         ("pattern = 'a.b'\nredirect_url = 'elsewhere'", 3, "URL"),
@@ -264,8 +265,17 @@ fn no_error_shows_a_secret() {
         ("listen = 'https://me:hidden@host'", "line 1, `listen = ...`"),
         ("gosumdb = 'a b https://me:hidden@host'", "line 1, `gosumdb = ...`"),
         ("gosumdb = 'me:hidden@host'", "line 1, `gosumdb = ...`"),
-        ("[[credentials]]\nhost = 'https://me:hidden@host'", "[[credentials]]"),
-        ("[[credentials]]\npassword = 5000000", "line 2, `password = ...`"),
+        ("[[credentials]]\nhost = 'https://me:hidden@host'\nbearer = 'hidden'", "line 2, `host = ...`"),
+        (
+            "[[credentials]]\nhost = 'a.example'\nbearer = 'hidden'\nlogin = 'hidden'",
+            "line 1, `[[credentials]]`",
+        ),
+        (
+            "credentials = [{ host = 'a.example', bearer = 'hidden', login = 'hidden' }]",
+            "line 1, `credentials = ...`",
+        ),
+        ("[credentials]\nbearer = 'hidden'", "line 1, `...`"),
+        ("[[credentials]]\nhost = 'a.example'\nlogin = 'me'\npassword = 5000000", "line 4, `password = ...`"),
         ("[[credentials]]\nhost = 'a.example'\npasword = 'hidden'", "line 3, `pasword = ...`"),
         ("[[credentials]]\nhost = 'a.example'\nBearer = 'hidden'", "line 3, `Bearer = ...`"),
         (
@@ -302,16 +312,22 @@ fn a_redirect_needs_a_target() {
 }
 
 #[test]
-fn a_tilde_that_the_shell_did_not_expand_is_an_error() {
+fn a_tilde_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let bare = world(dir.path(), &[]);
     let error = Settings::new(&bare, None).store(Some("~/stoa".into())).unwrap_err();
-    assert!(error.to_string().contains("--store is \"~/stoa\": the shell did not expand"), "{error}");
+    assert!(error.to_string().contains("--store is \"~/stoa\": Stoa does not expand ~"), "{error}");
     let error = Settings::new(&bare, Some("~/c.toml".into())).check_named().unwrap_err();
-    assert!(error.to_string().contains("the shell did not expand"), "{error}");
-    own_file(dir.path(), "store = '~/stoa'");
-    let error = Settings::new(&bare, None).store(None).unwrap_err();
-    assert!(error.to_string().contains("line 1"), "{error}");
+    assert!(error.to_string().contains("Stoa does not expand ~"), "{error}");
+    for text in ["store = '~/stoa'", "[[credentials]]\nhost = 'a.example'\nbearer_file = '~/token'"] {
+        own_file(dir.path(), text);
+        let error = Settings::new(&bare, None).store(None).unwrap_err().to_string();
+        let line = text.lines().count();
+        assert!(
+            error.contains(&format!("line {line},")) && error.contains("Stoa does not expand ~"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -354,6 +370,46 @@ fn every_fault_is_found_at_once() {
     let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
     assert_eq!(texts.len(), 4, "{texts:?}");
     assert!(texts.iter().any(|text| text.contains("line 2, `threads = 0`")), "{texts:?}");
+}
+
+#[test]
+fn every_fault_of_every_table_is_found_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = own_file(
+        dir.path(),
+        "mode = 'async'\n\
+         [[module]]\npattern = '[a'\nmode = 'later'\nallow = 'v1.*'\nupstream = 'ftp://a.example'\n\
+         [[module]]\nmode = 'redirect'\n\
+         [[module]]\npattern = 'a.b'\nmode = 'redirect'\n\
+         [[credentials]]\nhost = '::1'\nbearer_file = 'missing'\npassword_file = 'missing'\n\
+         [[credentials]]\nhost = 'a.example'\nbearer_file = 'missing'\n\
+         [[credentials]]\nhost = 'b.example'\nbearer = 5\nbearer_file = 'missing'\n\
+         [[credentials]]\nlogin = 'me'\npasword = 'x'\n\
+         [index]\ninterval = 'soon'\n",
+    );
+    let faults = Settings::new(&world(dir.path(), &[]), None).faults(&Options::default());
+    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let expected = [
+        (3, "`pattern = '[a'`: the pattern"),
+        (4, "`mode = 'later'`: must be one of"),
+        (5, "`allow = 'v1.*'`: expected a list of strings"),
+        (6, "`upstream = ...`: \"ftp://a.example\" has an unsupported scheme"),
+        (7, "`[[module]]`: the key pattern is missing"),
+        (9, "`[[module]]`: a mode that redirects needs redirect_url"),
+        (12, "`[[credentials]]`: expected either login and password, or bearer"),
+        (13, "`host = ...`: an IPv6 address needs brackets, as in [::1]"),
+        (18, "`bearer_file = ...`: cannot read "),
+        (21, "`bearer = ...`: expected a text, in quotes"),
+        (22, "`bearer_file = ...`: expected either bearer or bearer_file, not both"),
+        (25, "`pasword = ...`: unknown key pasword; did you mean password?"),
+        (27, "`interval = 'soon'`: expected a duration"),
+    ];
+    for ((line, part), text) in expected.iter().zip(&texts) {
+        assert!(text.starts_with(&format!("{}, line {line}, {part}", path.display())), "{line}: {texts:#?}");
+    }
+    assert_eq!(texts.len(), expected.len(), "{texts:#?}");
+    assert!(faults.iter().all(|fault| fault.exit() == Exit::USAGE));
+    assert!(texts[8].contains(dir.path().to_str().unwrap()) && texts[8].contains("missing"), "{}", texts[8]);
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub enum FillError {
     Refused(Reason),
     /// The module is private, so no checksum database is asked about it.
     #[error(
-        "{0} is private, so no checksum database is asked about it\nhelp: add the module to GONOSUMDB or GOPRIVATE"
+        "{0} is private, so no checksum database is asked about it\nhelp: add the module to GONOSUMDB or GOPRIVATE of the go command"
     )]
     Private(String),
     /// An upstream did not answer in time.
@@ -62,13 +62,13 @@ pub enum FillError {
     #[error("{0}")]
     Store(Arc<StoreError>),
     /// A task of this program panicked.
-    #[error("{0} failed (see the server log)")]
+    #[error("{0}: unexpected failure (see the server log)")]
     Broken(String),
     /// Too many versions are waiting to be downloaded.
     #[error("cannot download {0}: too many downloads are waiting\nhelp: try again later")]
     Busy(String),
     /// All waiting clients disconnected before the download started.
-    #[error("{0} was not downloaded: no client waits for it any more")]
+    #[error("{0} was not downloaded: all waiting clients disconnected")]
     Abandoned(String),
     /// This program is shutting down.
     #[error("cannot download {0}: this proxy is shutting down\nhelp: try again")]

@@ -135,8 +135,20 @@ impl Waiter {
     }
 
     /// Waits until the version is in the store.
-    pub async fn stored(mut self) -> Result<(), FillError> {
-        let reached = self.progress.wait_for(|now| now.end.is_some()).await;
+    pub async fn stored(self) -> Result<(), FillError> {
+        self.stored_with(|_| {}).await
+    }
+
+    /// Waits until the version is in the store. Each number of bytes of the zip that arrives goes to `arrived`.
+    pub async fn stored_with(mut self, arrived: impl Fn(u64)) -> Result<(), FillError> {
+        let mut seen = 0;
+        let reached = self.progress.wait_for(|now| {
+            arrived(now.written.saturating_sub(seen));
+            // The number starts again with another attempt.
+            seen = now.written;
+            now.end.is_some()
+        });
+        let reached = reached.await;
         let Ok(now) = reached else { return Err(internal(&self.flight)) };
         match &now.end {
             Some(Err(error)) => Err(error.clone()),

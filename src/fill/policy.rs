@@ -7,7 +7,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, VersionRange};
 
@@ -15,8 +14,7 @@ use super::{Checksums, FillError};
 use crate::upstream::Upstream;
 
 /// The reaction to a request for a version that is not in the store.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Stoa downloads and stores the version, and sends it to the client while it arrives.
     #[default]
@@ -32,8 +30,7 @@ pub enum Mode {
 }
 
 /// Whether downloads are verified against a checksum database.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ChecksumPolicy {
     /// Versions are verified if an upstream serves the database and the database knows them.
     #[default]

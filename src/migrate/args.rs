@@ -18,15 +18,15 @@ use crate::command::report::Format;
     version,
     about = "Upgrade or downgrade the store of Stoa",
     long_about = "Upgrade or downgrade the store of Stoa.\n\n\
-                  Detects the layout of the store, takes the steps to the current layout (or to the layout of --to), and writes \
-                  the marker last. The program can be stopped at any time and run again.",
+                  Detects the layout of the store and migrates it step by step to the current layout, or to the layout of --to. \
+                  The program can be stopped at any time and run again.",
     after_help = "Examples:\n  \
                   stoa-migrate --dry-run         show what an upgrade would do\n  \
                   stoa-migrate                   upgrade the store\n  \
                   stoa-migrate --to v0           downgrade to the layout of Athens\n  \
                   stoa-migrate --from v2         restore the lost marker of a store at layout v2\n\n\
-                  Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 usage or configuration; 65 not a store; \
-                  73 a name is in the way; 74 input/output; 75 store in use; 77 permission; 78 the store is newer than this \
+                  Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 wrong usage or configuration; 65 not a \
+                  store; 73 a file is in the way; 74 input/output error; 75 store in use; 77 permission denied; 78 the store is newer than this \
                   program; 130, 143 stopped (run again to resume).",
     subcommand_negates_reqs = true
 )]
@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 
-    /// Layout of a folder without a marker; for import, the layout of the source
+    /// Layout of a store without its marker file; for import, the layout of the source
     #[arg(long, global = true, value_name = "LAYOUT")]
     pub(super) from: Option<LayoutId>,
 
@@ -50,7 +50,7 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) no_create: bool,
 
-    /// Rebuild derived files, even if there is nothing else to do
+    /// Rebuild derived files (the index), even if there is nothing else to do
     #[arg(long)]
     pub(super) regenerate: bool,
 
@@ -97,7 +97,7 @@ pub(super) enum Command {
         after_help = "Examples:\n  \
                       stoa import ~/go/pkg/mod             import the module cache\n  \
                       stoa import --dry-run /srv/athens    show what an import of an Athens store would do\n\n\
-                      Leftovers of the source are summed up by reason; -v names each.\n\n\
+                      The report counts the leftovers of the source by reason; -v lists each.\n\n\
                       Exit codes: 0 success; 1 a version differs from the version in the store, is corrupt, or cannot be written; \
                       64 the source overlaps the store; 65 the source is not recognised; others as for stoa-migrate."
     )]

@@ -126,15 +126,19 @@ impl<'a> StepKeys<'a> {
     }
 
     fn name(&self) -> String {
-        let back = if self.direction == "back" { "back, " } else { "" };
-        format!("{back}{} to {}", self.from, self.to)
+        let back = if self.direction == "back" { " (downgrade)" } else { "" };
+        format!("{} to {}{back}", self.from, self.to)
     }
 }
 
 impl Display for StepKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let resumes = if self.resumes { " (resumes)" } else { "" };
-        write!(f, "{}{resumes}: {}", self.name(), self.description)
+        write!(f, "{}{resumes}: ", self.name())?;
+        match self.direction {
+            "back" => write!(f, "reverses \"{}\"", self.description),
+            _ => f.write_str(self.description),
+        }
     }
 }
 
@@ -191,11 +195,11 @@ impl Display for Event<'_> {
                     None => write!(f, "leftover {path} ({bytes}): {reason}"),
                 }
             }
-            Self::Broken { version, reason } => write!(f, "broken {version}: {reason}"),
+            Self::Broken { version, reason } => write!(f, "corrupt {version}: {reason}"),
             Self::Unreadable { version, reason } => write!(f, "unreadable {version}: {reason}"),
             Self::Verified { store, broken, versions } => write!(
                 f,
-                "{store}: {} versions verified, {} broken",
+                "{store}: {} versions verified, {} corrupt",
                 HumanCount(*versions),
                 HumanCount(*broken)
             ),
@@ -345,6 +349,10 @@ impl<'a> Watcher<'a> {
 }
 
 impl Events for Watcher<'_> {
+    fn wants_totals(&self) -> bool {
+        self.reporter.progress().is_bar()
+    }
+
     fn event(&self, event: stoa_layout::Event<'_>) {
         use stoa_layout::Event as Engine;
         match event {
@@ -364,6 +372,10 @@ impl Events for Watcher<'_> {
             Engine::Waiting { holders } => self.reporter.note(&Event::Waiting { holders }),
             Engine::StepBegin(step) => self.begin(step),
             Engine::Progress { items, bytes } => self.progress(items, bytes),
+            Engine::Check { layout, items: 0, total } => {
+                self.reporter.progress().begin(&format!("check layout {layout}"), total);
+            }
+            Engine::Check { items, .. } => self.progress(items, 0),
             Engine::Leftover(leftover) => {
                 if self.seen.is_new(&leftover.path) {
                     self.result(&Event::leftover(leftover, None, false));
@@ -388,6 +400,7 @@ impl Events for Watcher<'_> {
                 self.result(&Event::Marked { state: "done", from: None, to: layout.as_str() });
             }
             Engine::Restored(layout) => {
+                self.reporter.progress().end();
                 self.result(&Event::Marked { state: "done", from: Some("unmarked"), to: layout.as_str() });
             }
         }

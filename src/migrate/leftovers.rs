@@ -166,7 +166,7 @@ impl Leftovers<'_> {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             folder.canonicalize().ok()
         });
-        let root = self.root.canonicalize().map_err(|error| PathError::new("look at", self.root, error))?;
+        let root = self.root.canonicalize().map_err(|error| PathError::new("stat", self.root, error))?;
         let Some(there) = there else { return Ok(()) };
         let why = if there.starts_with(&root) {
             "it is inside the store"
@@ -180,7 +180,7 @@ impl Leftovers<'_> {
             return Ok(());
         };
         let message = format!(
-            "cannot move the leftovers of {} to {}: {why}; nothing was changed\nhelp: name another folder",
+            "cannot move the leftovers of {} to {}: {why}; nothing was changed\nhelp: choose another folder",
             root.display(),
             to.display()
         );
@@ -195,7 +195,7 @@ impl Leftovers<'_> {
                 if place.symlink_metadata().is_ok() {
                     let message = format!(
                         "cannot move {} to {}: the path exists already; nothing was changed\n\
-                         help: move it away or name another folder",
+                         help: move it away or choose another folder",
                         piece.display(),
                         place.display()
                     );
@@ -256,7 +256,7 @@ impl Total {
 }
 
 fn device(path: &Path) -> Result<u64, PathError> {
-    fs::metadata(path).map(|meta| meta.dev()).map_err(|error| PathError::new("look at", path, error))
+    fs::metadata(path).map(|meta| meta.dev()).map_err(|error| PathError::new("stat", path, error))
 }
 
 fn refused(exit: Exit, message: String) -> RunError {

@@ -58,6 +58,7 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
         reporter = reporter.below_another();
     }
     let done = dispatch(layouts, world, &args, &reporter);
+    let done = done.and_then(|exit| reporter.check().map(|()| exit));
     reporter.progress().end();
     done.unwrap_or_else(|error| reporter.error(&error))
 }
@@ -76,7 +77,6 @@ fn dispatch(
     match &args.command {
         Some(Command::Status) => {
             reporter.finish(&status::of_any(&root, layouts)?)?;
-            reporter.check()?;
         }
         Some(Command::Leftovers { command }) => {
             leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
@@ -197,6 +197,7 @@ fn import(
         dry_run: args.dry_run,
         cancel: &cancel,
         events: &watcher,
+        progress: reporter.progress(),
     };
     let report = import::Report::new(reporter);
     match import.run(&report) {
@@ -262,7 +263,7 @@ fn failure(root: &Path, error: &RunError) -> CommandError {
     let failed = CommandError::new(error.exit(), error);
     match error {
         _ if path_error(error).is_some_and(PathError::is_read_only) => failed.help(format!(
-            "if it must stay read-only, copy {} to a writable place and name the copy with --store",
+            "if it must stay read-only, copy {} to a writable place and use the copy with --store",
             root.display()
         )),
         RunError::Outside(StepError::Cancelled(_)) => {

@@ -36,7 +36,7 @@ pub(super) fn run(
         Verify::Full => (Mode::ReadWrite, Which::All),
     };
     let gate = Gate { root, current: layout, migrator: &Migrator::Forbidden { name: "stoa-migrate" } };
-    let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?;
+    let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?.metered(progress.meter());
     let (sum, ended) = Look { store: &store, which, threads, cancel, progress, tell }.run(&[], |_| {});
     ended.map(|()| sum)
 }

@@ -107,7 +107,7 @@ impl Proxy {
                 version.version().escaped(),
                 file.name()
             )),
-            None => Problem::NotStored.answer(),
+            None => Problem::InBackground.answer(),
         })
     }
 

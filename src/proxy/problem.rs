@@ -17,8 +17,10 @@ use crate::fill::FillError;
 pub(super) enum Problem<'e> {
     /// A module, a version or a checksum database could not be fetched or read.
     Failed(&'e FillError, Subject),
-    /// The client wants stored versions only, or is not to wait, and the version is not stored.
+    /// The client wants stored versions and answers only, and this is not stored.
     NotStored,
+    /// The version is not stored, and the client is not to wait until it is.
+    InBackground,
     /// The proxy has no such address.
     UnknownAddress,
     /// The checksum database is not forwarded, or has no such address.
@@ -84,7 +86,7 @@ impl Problem<'_> {
     fn status(&self) -> (StatusCode, HeaderValue) {
         match self {
             Self::Failed(error, subject) => status_of(error, *subject),
-            Self::NotStored => (StatusCode::NOT_FOUND, NO_STORE),
+            Self::NotStored | Self::InBackground => (StatusCode::NOT_FOUND, NO_STORE),
             Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
             // The list of forwarded databases may change with the configuration.
             Self::UnknownDatabase => (StatusCode::NOT_FOUND, ONE_MINUTE),
@@ -97,7 +99,10 @@ impl Problem<'_> {
 
     /// Returns whether the answer depends on the header `Disable-Module-Fetch`.
     fn is_about_a_module(&self) -> bool {
-        matches!(self, Self::Failed(..) | Self::NotStored | Self::UnknownAddress | Self::Loop)
+        matches!(
+            self,
+            Self::Failed(..) | Self::NotStored | Self::InBackground | Self::UnknownAddress | Self::Loop
+        )
     }
 
     fn text(&self) -> String {
@@ -107,7 +112,14 @@ impl Problem<'_> {
                 return format!("{}: {}\n{help}", class(error), error.for_client());
             }
             // Other tools recognise the absence that is not final by these words.
-            Self::NotStored => "not found: temporarily unavailable",
+            Self::NotStored => {
+                "not found: temporarily unavailable: this is not stored, and the request asks not to download it\n\
+                 help: repeat the request without the header Disable-Module-Fetch"
+            }
+            Self::InBackground => {
+                "not found: temporarily unavailable: this proxy downloads the version in the background\n\
+                 help: try again later"
+            }
             Self::UnknownAddress => {
                 "not found: this is not the address of a module's list, version or file\n\
                  help: see the start page of this proxy for its addresses"
@@ -182,7 +194,7 @@ fn help(error: &FillError) -> Option<&'static str> {
             "do not use this version until you know which copy is right"
         }
         FillError::Unverified(_) => {
-            "ask the operator of this proxy whether downloads of this module are to be verified"
+            "if the module is not public, ask the operator of this proxy for a rule with checksum = \"off\""
         }
         FillError::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
         FillError::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
@@ -258,6 +270,7 @@ mod tests {
     fn others() -> Vec<Problem<'static>> {
         let others = vec![
             Problem::NotStored,
+            Problem::InBackground,
             Problem::UnknownAddress,
             Problem::UnknownDatabase,
             Problem::MethodNotAllowed,
@@ -271,6 +284,7 @@ mod tests {
         let is_listed = |problem: &Problem<'_>| match problem {
             Problem::Failed(..) => false,
             Problem::NotStored
+            | Problem::InBackground
             | Problem::UnknownAddress
             | Problem::UnknownDatabase
             | Problem::MethodNotAllowed => true,

@@ -89,11 +89,13 @@ fn question(result: Result<Option<bytes::Bytes>, FillError>, content_type: Heade
 fn logged(error: &FillError, subject: Subject) -> Response {
     match error {
         // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
+        // Some upstreams answer 403 then.
         FillError::Absent(_)
+        | FillError::Refused(_)
         | FillError::Gone(_)
         | FillError::Offline(_)
         | FillError::Loop(_)
-        | FillError::Private(_) => log::debug!(reason:% = error; "a request has no answer"),
+        | FillError::Private(_) => log::debug!(reason:% = error; "answering a request with an error"),
         // The task that failed has logged the reason.
         FillError::Broken(_) => log::debug!(reason:% = error; "cannot answer a request"),
         FillError::Store(_) => log::error!(reason:% = error; "cannot answer a request"),

@@ -66,7 +66,7 @@ pub enum UpstreamError {
         reason: String,
     },
     /// The answer is invalid.
-    #[error("{url} has an invalid answer: {reason}")]
+    #[error("{url} returned an invalid answer: {reason}")]
     BadAnswer {
         /// The requested URL.
         url: String,

@@ -356,7 +356,7 @@ impl<'u> Walk<'u> {
 
     /// Notes the error of the place, and moves on to the next entry that may be asked.
     fn fail(&mut self, error: UpstreamError) {
-        log::debug!(reason:% = error; "an upstream did not answer a request");
+        log::debug!(reason:% = error; "cannot get an answer from an upstream");
         self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
         // Among equally informative errors the last one counts, as in the go command.
         if self.worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) {
@@ -393,6 +393,11 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// Checks the syntax of a list. The reason of an error contains no credentials.
+pub(crate) fn check_list(list: &str) -> Result<(), String> {
+    goproxy::parse(list).map(drop).map_err(|error| reason(&error))
 }
 
 /// Returns the first 8 bytes of the SHA-256 of a list without its credentials, in hex.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,10 +11,10 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::Mode;
 use stoa_layout::{Gate, Migrator};
 use stoa_store::Store;
-use testkit::STOA;
 use testkit::commands::{json, run, stoa};
 use testkit::upstream::Module;
 use testkit::{Case, cases, create, transcript};
+use testkit::{MIGRATE, STOA};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
@@ -25,6 +25,12 @@ pub(crate) fn cases() -> Vec<Case> {
         a_size_without_a_unit_is_read_as_bytes_with_a_warning,
         a_dry_run_says_what_would_be_removed,
         completions_and_manual_pages_include_the_commands_of_stoa_migrate,
+        manual_pages_need_a_folder_that_can_be_created,
+        a_closed_pipe_ends_every_command_quietly,
+        a_full_standard_output_is_an_error,
+        an_empty_pattern_is_refused,
+        the_usage_of_remove_shows_how_to_list,
+        help_is_a_field_of_its_own_in_json,
         a_command_of_stoa_migrate_is_called_by_the_name_that_was_typed,
         the_second_interrupt_ends_a_command_at_once,
     ]
@@ -171,6 +177,149 @@ fn completions_and_manual_pages_include_the_commands_of_stoa_migrate() {
     assert!(page("stoa-import.1").contains("SOURCE") && page("stoa-migrate.1").contains("dry\\-run"));
     let names: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| name.to_str().unwrap().ends_with(".1")), "{names:?}");
+}
+
+fn manual_pages_need_a_folder_that_can_be_created() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    let page = dir.path().join("pages/stoa.1");
+    fs::create_dir_all(&page).unwrap();
+    for to in [&file, &file.join("below"), Path::new("/proc/stoa-man"), page.parent().unwrap()] {
+        let output = run(dir.path(), &["man", to.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(73), "{}", transcript(&output));
+        assert!(transcript(&output).contains(to.to_str().unwrap()), "{}", transcript(&output));
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    // The same holds for the other commands that write to a folder.
+    let root = dir.path().join("store");
+    create(&root);
+    for to in [file.join("below"), "/proc/stoa-export".into()] {
+        let output = run(&root, &["export", to.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(73), "{}", transcript(&output));
+    }
+    let output = Command::new(MIGRATE).args(["--store", "/proc/stoa"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(73), "{}", transcript(&output));
+}
+
+/// Runs a command whose standard output is closed before it begins, as by `head` that has read enough.
+fn with_closed_output(mut command: Command) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    // This process holds the writer as long as the command exists.
+    drop(command);
+    child.wait_with_output().unwrap()
+}
+
+fn a_closed_pipe_ends_every_command_quietly() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, other, out) = (dir.path().join("store"), dir.path().join("other"), dir.path().join("out"));
+    for root in [&root, &other] {
+        create(root);
+        Module::new("example.com/m@v1.0.0", 10).put_unsealed(root);
+    }
+    fs::write(root.join("modules/notes"), "a leftover").unwrap();
+    let (other, out) = (other.to_str().unwrap(), out.to_str().unwrap());
+    let fetch = ["fetch", "example.com/m@v1.0.0", "--upstream", "file:///nowhere"];
+    let lines: &[&[&str]] = &[
+        &["list"],
+        &["path", "example.com/m@v1.0.0"],
+        &["status"],
+        &["verify"],
+        &["quarantine"],
+        &["remove", "--list"],
+        &["remove", "--dry-run", "example.com/m"],
+        &["prune", "--dry-run", "--max-size", "0"],
+        &["export", out],
+        &["import", other],
+        &["leftovers"],
+        &["migrate", "--dry-run"],
+        &["config", "show"],
+        &["config", "check"],
+        &["completions", "bash"],
+        &["import-config", "--no-env", "--env", "ATHENS_PORT=:3000"],
+        &["--help"],
+        &fetch,
+    ];
+    for line in lines {
+        let output = with_closed_output(stoa(&root, line));
+        assert_eq!(output.status.code(), Some(0), "{line:?}: {}", transcript(&output));
+        let text = String::from_utf8(output.stderr.clone()).unwrap();
+        assert!(!text.contains("error") && !text.contains("pipe"), "{line:?}: {text}");
+    }
+    let with_json =
+        ["list", "status", "verify", "export", "import", "leftovers", "config", "fetch", "remove"];
+    for line in lines.iter().filter(|line| with_json.contains(&line[0])) {
+        let output = with_closed_output(stoa(&root, &[line, &["--format", "json"][..]].concat()));
+        assert_eq!(output.status.code(), Some(0), "{line:?}: {}", transcript(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{line:?}");
+    }
+    // The exit code still names what a command found.
+    let output = with_closed_output(stoa(&root, &["path", "example.com/m@v1.1.0"]));
+    assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+}
+
+fn a_full_standard_output_is_an_error() {
+    let dir = store_of(versions(1));
+    for line in [
+        &["list"][..],
+        &["status"],
+        &["verify"],
+        &["leftovers"],
+        &["config", "show"],
+        &["completions", "zsh"],
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = stoa(dir.path(), line).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        // A walk over no leftovers prints nothing.
+        let expected = if line[0] == "leftovers" { 0 } else { 74 };
+        assert_eq!(output.status.code(), Some(expected), "{line:?}: {}", transcript(&output));
+        let is_reported = transcript(&output).contains("cannot write to standard output");
+        assert_eq!(is_reported, expected == 74, "{line:?}: {}", transcript(&output));
+    }
+}
+
+fn an_empty_pattern_is_refused() {
+    let dir = store_of(versions(2));
+    for line in [
+        &["list", ""][..],
+        &["list", "example.com/m", " , "],
+        &["prune", "--max-size", "0", "--keep", ""],
+        &["prune", "--max-size", "0", "--keep", "https://example.com"],
+    ] {
+        let output = run(dir.path(), line);
+        assert_eq!(output.status.code(), Some(64), "{line:?}: {}", transcript(&output));
+        let text = transcript(&output);
+        assert!(text.contains("matches no module") || text.contains("never matches a module path"), "{text}");
+    }
+    assert_eq!(stored(dir.path()), 2);
+}
+
+fn the_usage_of_remove_shows_how_to_list() {
+    let output = run(Path::new("/nowhere"), &["remove", "--list", "example.com/m"]);
+    assert_eq!(output.status.code(), Some(64), "{}", transcript(&output));
+    let usage =
+        "Usage: stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]\n";
+    assert!(transcript(&output).contains(usage), "{}", transcript(&output));
+}
+
+fn help_is_a_field_of_its_own_in_json() {
+    let dir = store_of(versions(1));
+    let records = dir.path().join("records/example.com/n/@v");
+    fs::create_dir_all(&records).unwrap();
+    fs::write(records.join("v1.0.0.toml"), "damaged").unwrap();
+    for line in
+        [&["remove", "--list"][..], &["fetch", "example.com/n@v1.0.0", "--upstream", "file:///nowhere"]]
+    {
+        let (code, lines) = json(dir.path(), line);
+        assert_ne!(code, 0, "{lines:?}");
+        let texts = lines.iter().flat_map(|event| event.as_object().unwrap().values());
+        assert!(texts.into_iter().all(|text| !text.to_string().contains("help: ")), "{lines:?}");
+        let helps = lines.iter().filter_map(|event| event["help"].as_str());
+        assert!(helps.into_iter().any(|help| help.starts_with("fix the file")), "{lines:?}");
+    }
 }
 
 fn a_command_of_stoa_migrate_is_called_by_the_name_that_was_typed() {

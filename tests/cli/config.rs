@@ -10,11 +10,13 @@ pub(crate) fn cases() -> Vec<Case> {
     cases![
         show_prints_each_value_with_its_origin_and_no_secret,
         check_names_every_wrong_key_with_its_line,
+        check_names_every_fault_of_every_table,
         check_accepts_a_valid_file_and_warns_about_public_secrets,
         an_unknown_variable_is_a_warning_with_the_nearest_name,
         a_server_refuses_a_list_whose_end_is_never_asked,
         a_tilde_is_refused_with_a_hint,
         a_port_alone_listens_on_all_addresses,
+        an_ipv6_address_without_brackets_is_refused,
         a_wrong_duration_names_its_option,
     ]
 }
@@ -64,6 +66,38 @@ fn check_names_every_wrong_key_with_its_line() {
     assert!(ended.code == 64 && ended.err.contains(&format!("{path}, line 1")), "{ended:?}");
 }
 
+fn check_names_every_fault_of_every_table() {
+    let (programs, path) = with_file(
+        "[[credentials]]\nhost = \"a.example\"\nbearer_file = \"missing\"\n\n[[credentials]]\nhost = \"::1\"\nlogin = 5\npassword = \"hidden\"\n\n\
+         [[credentials]]\nhost = \"b.example\"\npasword = \"hidden\"\n\n[[module]]\npattern = \"a.b\"\nmode = \"redirect\"\n\n\
+         [[module]]\npattern = \"[a\"\ndeny = [\"one\"]\nupstream = \"ftp://a.example\"\n",
+    );
+    let ended = config(&programs, &["check", "--config", &path]);
+    assert_eq!(ended.code, 64, "{ended:?}");
+    let missing = programs.folder().join("missing");
+    let wrong = [
+        format!("line 3, `bearer_file = ...`: cannot read {}: No such file", missing.display()),
+        "line 6, `host = ...`: an IPv6 address needs brackets, as in [::1]".to_owned(),
+        "line 7, `login = ...`: expected a text, in quotes".to_owned(),
+        "line 12, `pasword = ...`: unknown key pasword; did you mean password?".to_owned(),
+        "line 14, `[[module]]`: a mode that redirects needs redirect_url".to_owned(),
+        "line 19, `pattern = \"[a\"`: the pattern".to_owned(),
+        "line 20, `deny = [\"one\"]`: ".to_owned(),
+        "line 21, `upstream = ...`: ".to_owned(),
+    ];
+    let lines: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(lines.len(), wrong.len(), "{ended:?}");
+    for (part, line) in wrong.iter().zip(&lines) {
+        assert!(line.starts_with(&format!("error: {path}, {part}")), "{part}: {ended:?}");
+    }
+    assert!(!ended.err.contains("hidden"), "{ended:?}");
+    let ended = config(&programs, &["check", "--config", &path, "--format", "json"]);
+    let events: Vec<serde_json::Value> =
+        ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), wrong.len(), "{ended:?}");
+    assert!(events.iter().all(|event| event["event"] == "error" && event["code"] == 64), "{ended:?}");
+}
+
 fn check_accepts_a_valid_file_and_warns_about_public_secrets() {
     let text = "upstream = \"off\"\n[[credentials]]\nhost = \"proxy.example\"\nbearer = \"hidden\"\n";
     let (programs, path) = with_file(text);
@@ -102,17 +136,31 @@ fn a_server_refuses_a_list_whose_end_is_never_asked() {
 fn a_tilde_is_refused_with_a_hint() {
     let programs = Programs::current();
     let ended = programs.stoa(["status", "--store=~/stoa"]);
-    assert!(ended.code == 64 && ended.err.contains("the shell did not expand"), "{ended:?}");
+    assert!(ended.code == 64 && ended.err.contains("Stoa does not expand ~"), "{ended:?}");
+    let (programs, path) = with_file("store = \"~/stoa\"\n");
+    let ended = config(&programs, &["check", "--config", &path]);
+    assert!(ended.code == 64 && !ended.err.contains("shell"), "{ended:?}");
+    let text = "line 1, `store = \"~/stoa\"`: Stoa does not expand ~; write the whole path";
+    assert!(ended.err.contains(text), "{ended:?}");
 }
 
 fn a_port_alone_listens_on_all_addresses() {
     let programs = Programs::current();
-    let mut child = programs.command("stoa", ["serve", "--listen", ":0"]).spawn().unwrap();
+    // Blanks around a value do not matter.
+    let mut child = programs.command("stoa", ["serve", "--listen", " :0 "]).spawn().unwrap();
     let url = testkit::server::listening(&mut child).unwrap();
     let port: u16 = url.rsplit(':').next().unwrap().trim_end_matches('/').parse().unwrap();
     let reply = testkit::client::get(([127, 0, 0, 1], port).into(), "/healthz");
     testkit::server::terminate(&child);
     assert_eq!((reply.status, child.wait().unwrap().code()), (200, Some(0)));
+}
+
+fn an_ipv6_address_without_brackets_is_refused() {
+    let programs = Programs::current();
+    let ended = programs.stoa(["serve", "--listen", "::1:3000"]);
+    assert_eq!(ended.code, 64, "{ended:?}");
+    assert!(ended.err.contains("an IPv6 address needs brackets, as in [::1]:3000\n"), "{ended:?}");
+    assert!(!programs.store().exists());
 }
 
 fn a_wrong_duration_names_its_option() {

@@ -225,13 +225,13 @@ fn odd_names_in_a_current_store_are_found() {
     Module::new("github.com/a/b@v1.0.0", 10).put_v0(&root);
     put(&root, "github.com/a/b/@v/v1.1.0.zip", "zip");
     let expected = [
-        ("modules/example.org/flat/@v/v1.0.0.info", "whole, but not of the layout"),
+        ("modules/example.org/flat/@v/v1.0.0.info", "complete, but not at the layout"),
         ("modules/example.org/m/@v/v1.1.0", "incomplete: it has no info"),
         ("modules/example.org/m/@v/master", "foreign"),
         ("modules/example.org/m/@v/v1.0.0/extra", "foreign file"),
         ("modules/example.org/m/@v/V1.0.0", "foreign"),
         ("modules/README", "foreign file"),
-        ("github.com/a/b/v1.0.0", "whole, but not of the layout"),
+        ("github.com/a/b/v1.0.0", "complete, but not at the layout"),
         ("github.com/a/b/@v/v1.1.0.zip", "incomplete: it has no go.mod"),
     ];
     assert_listed(&listed(&programs), &expected);

@@ -33,6 +33,7 @@ mod migrate;
 mod old_stores;
 mod pages;
 mod policy;
+mod progress;
 mod removal;
 mod server_log;
 mod texts;
@@ -66,6 +67,7 @@ fn main() {
         ("old_stores", old_stores::cases()),
         ("pages", pages::cases()),
         ("policy", policy::cases()),
+        ("progress", progress::cases()),
         ("removal", removal::cases()),
         ("server_log", server_log::cases()),
         ("texts", texts::cases()),

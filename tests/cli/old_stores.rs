@@ -123,7 +123,7 @@ fn verify_full_migrates_and_seals() {
     make_v0(&root);
     let verified = programs.migrate(["--verify", "full"]);
     assert_eq!(verified.code, 0, "{verified:?}");
-    assert!(verified.out.contains("3 versions verified, 0 broken"), "{verified:?}");
+    assert!(verified.out.contains("3 versions verified, 0 corrupt"), "{verified:?}");
     let sealed = shape(&root).keys().filter(|path| path.ends_with("ziphash")).count();
     assert_eq!(sealed, 3);
     // What is derived is not taken along to where it has no place.

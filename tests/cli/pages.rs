@@ -18,14 +18,14 @@ const SAMPLE: &str = "\
 # STOA_CONFIG names.
 #
 # Each key is an option and a variable too: `fill.max_concurrent` is --fill-max-concurrent and STOA_FILL_MAX_CONCURRENT. Lists
-# have commas there. Precedence: option, variable, this file, default. Unknown keys are errors. `stoa config check` checks
+# are comma-separated there. Precedence: option, variable, this file, default. Unknown keys are errors. `stoa config check` checks
 # this file, and `stoa config show` prints every value with its origin.
 #
 # Durations are 500ms, 30s, 5m, 1h or 2d. A bare number is in seconds.
 ";
 
 const SAMPLE_TABLES: &str = r##"
-# Rules about modules. The first rule whose pattern matches the module path decides. Keys that the rule does not set have the
+# Rules about modules. The first rule whose pattern matches the module path applies. Keys that the rule does not set have the
 # values from above. Patterns are those of GOPRIVATE: globs with commas between them, matched against the start of the path.
 #
 #[[module]]
@@ -34,13 +34,14 @@ const SAMPLE_TABLES: &str = r##"
 #redirect_url = "https://proxy.example.org"
 #upstream = "https://proxy.corp.example"
 #checksum = "off"
-# The only allowed versions, and refused versions (403, stored or not): v1.2.3, v1.2.*, v1.*, *, or <, <=, >, >= before a
-# version. All conditions of an entry must hold. One matching entry is enough.
+# Versions outside of allow, and versions in deny, are answered with 403 even if they are stored. An entry is v1.2.3, v1.2.*,
+# v1.*, *, or <, <=, >, >= before a version. All conditions of an entry must hold. One matching entry is enough.
 #allow = ["v1.*", ">=v2.1.0 <v3"]
 #deny = ["v1.3.0"]
 
-# Credentials for an upstream, if netrc has none: login and password, or a bearer token, here or in a file of its own
-# (password_file, bearer_file). They are sent over HTTPS only. Do not let other users read this file if it has a secret.
+# Credentials for an upstream: login and password, or a bearer token. The secret is here or in a file of its own (password_file,
+# bearer_file). They take precedence over netrc and are sent over HTTPS only. Do not let other users read this file if it
+# contains a secret.
 #
 #[[credentials]]
 #host = "proxy.corp.example"
@@ -64,11 +65,11 @@ stoa config show      # every value and its origin
 stoa config check     # check everything that `stoa serve` would read
 ```
 
-`stoa config check` reports every wrong key with its file, line and text, and exits with 64. Unknown keys are errors. An unknown
-`STOA_` variable is a warning with the nearest name. Secrets are never printed.
+`stoa config check` reports every wrong key with its file, line and text, and exits with 64. Unknown keys are errors. For an
+unknown `STOA_` variable it warns and suggests the nearest name. Secrets are never printed.
 
-Durations are `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. Lists are arrays in the file, and have commas in
-options and variables.
+Durations are `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. NAMES and PATTERNS are arrays in the file, and
+comma-separated in options and variables.
 
 ## Keys
 
@@ -77,19 +78,19 @@ options and variables.
 ";
 
 const PAGE_TABLES: &str = r#"
-`STOA_CONFIG` and `STOA_LOG` (log levels in the syntax of env_logger) are variables without a key.
+`STOA_CONFIG` and `STOA_LOG` are variables without a key. `STOA_LOG` sets the log level, for example `STOA_LOG=debug`.
 
 ## Rules: `[[module]]`
 
-Each table is a rule. The first rule whose pattern matches the module path decides. Keys that the rule does not set have the
+Each table is a rule. The first rule whose pattern matches the module path applies. Keys that the rule does not set have the
 values from the top level.
 
 | key | meaning |
 | --- | --- |
 | `pattern` | patterns as in `GOPRIVATE`, with commas between them |
 | `mode`, `redirect_url`, `upstream`, `checksum` | as above |
-| `allow` | the only allowed versions |
-| `deny` | refused versions: 403, stored or not |
+| `allow` | version ranges; all other versions are answered with 403, even if they are stored |
+| `deny` | version ranges that are answered with 403, even if they are stored or in `allow` |
 
 A version range is `v1.2.3`, `v1.2.*`, `v1.*`, `*`, or conditions such as `>=v2.1.0 <v3`. All conditions of a range must hold. One
 matching range is enough.
@@ -107,11 +108,11 @@ deny = ["v1.3.0", ">=v2.0.0 <v2.1.4"]
 | key | meaning |
 | --- | --- |
 | `host` | the host of an upstream, with or without a port |
-| `login`, `password` or `password_file` | a login |
-| `bearer` or `bearer_file` | a token |
+| `login`, `password` or `password_file` | login name and password |
+| `bearer` or `bearer_file` | a bearer token |
 
-Stoa sends credentials over HTTPS only. `.netrc` is read too; the config file takes precedence. A config file that contains a
-secret and that every user can read is a warning.
+Stoa sends credentials over HTTPS only. `.netrc` is read too; the config file takes precedence. Stoa warns if the config
+file contains a secret and every user can read it.
 "#;
 
 fn value(key: &Key) -> String {

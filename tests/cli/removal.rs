@@ -399,7 +399,8 @@ fn the_least_recently_used_go_by_size_and_by_time() {
     assert_eq!(lines.last().unwrap()["removed"], 1, "{lines:?}");
     assert!(versions(&root).contains(&kept));
     let said = done(&root, &["prune", "--unused-since", "99d"]);
-    assert!(said.contains("last used 20") && said.contains("1 versions, "), "{said}");
+    assert!(said.contains("not used since the recording of uses began (20"), "{said}");
+    assert!(said.contains("1 versions, "), "{said}");
     assert_eq!(versions(&root), used);
     for n in [0, 2, 5] {
         let record =
@@ -434,8 +435,15 @@ fn notes_of_last_use_outlive_a_restart_and_their_loss_makes_nothing_old() {
     assert_eq!(lines[0]["module"], "example.com/m0", "{lines:?}");
     assert_eq!(lines.last().unwrap()["removed"], 1);
     let began = lines.last().unwrap()["noted_since"].as_str().unwrap();
-    // It was never used, so that it is as old as the notes, or as its publishing, which was on the same day.
-    assert_eq!(lines[0]["last_use"], began, "{lines:?}");
+    // It was never used, so it counts as unused since uses are recorded.
+    assert_eq!(
+        (&lines[0]["last_use"], &lines[0]["unused_since"]),
+        (&serde_json::Value::Null, &began.into()),
+        "{lines:?}"
+    );
+    let plan = done(&root, &["prune", "--unused-since", "50d", "--dry-run"]);
+    let text = format!("not used since the recording of uses began ({began}))");
+    assert!(plan.contains(&text) && !plan.contains("last used"), "{plan}");
 
     // One that is running, and the cache goes: nothing counts as unused for as long as nothing is known.
     let server =

@@ -1,6 +1,7 @@
 //! The log of a server, and the way it stops.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("every line has a time a level and fields", None, every_line_has_a_time_a_level_and_fields),
         trial("a go session logs downloads only", go, a_go_session_logs_downloads_only),
         trial("a failure is logged once", None, a_failure_is_logged_once),
+        trial("a refused list is not a warning", None, a_refused_list_is_not_a_warning),
+        trial("a warning about upstreams is logged once", None, a_warning_about_upstreams_is_logged_once),
         trial("equal warnings are counted", None, equal_warnings_are_counted),
         trial("a server without an upstream is degraded", None, a_server_without_an_upstream_is_degraded),
         trial("an offline server is not degraded", None, an_offline_server_is_not_degraded),
@@ -199,13 +202,13 @@ fn a_go_session_logs_downloads_only() {
 
 fn a_failure_is_logged_once() {
     let (programs, upstream) = (Programs::current(), Upstream::start());
-    upstream.fail(Some("403 Forbidden"));
+    upstream.fail(Some("501 Not Implemented"));
     let server = Server::start(&programs, |command| {
         command.args(["--upstream", upstream.url()]);
     });
     server.wait_for("ready to serve");
     for path in ["m/@v/v1.0.0.info", "list/@v/list", "latest/@latest"] {
-        assert_eq!(server.status(&format!("/example.org/{path}")), 403);
+        assert_eq!(server.status(&format!("/example.org/{path}")), 502);
     }
     let lines = server.stop();
     for module in ["example.org/m@v1.0.0", "example.org/list", "example.org/latest"] {
@@ -214,15 +217,51 @@ fn a_failure_is_logged_once() {
     }
 }
 
-fn equal_warnings_are_counted() {
+/// Some upstreams answer 403 for a module that does not exist, and the go command asks for every prefix of a package path.
+fn a_refused_list_is_not_a_warning() {
     let (programs, upstream) = (Programs::current(), Upstream::start());
     upstream.fail(Some("403 Forbidden"));
     let server = Server::start(&programs, |command| {
         command.args(["--upstream", upstream.url()]);
     });
     server.wait_for("ready to serve");
+    for path in ["m/deep/package/@v/list", "m/deep/@latest", "m/deep/@v/main.info", "m/@v/v1.0.0.zip"] {
+        assert_eq!(server.status(&format!("/example.org/{path}")), 403, "{path}");
+    }
+    let lines = server.stop();
+    let warnings = containing(&lines, " WARN ");
+    assert!(warnings.len() == 1 && warnings[0].contains("version=example.org/m@v1.0.0"), "{lines:#?}");
+}
+
+/// A new store is the case in which a server looks at its configuration twice: before the store is created, and after.
+fn a_warning_about_upstreams_is_logged_once() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    let with_password = upstream.url().replace("http://", "http://user:secret@");
+    let bin = programs.folder().join("path");
+    std::fs::create_dir(&bin).unwrap();
+    let runs = programs.folder().join("runs");
+    let answer = format!(r#"{{"GOPROXY":"{with_password}","GOSUMDB":"off","GONOSUMDB":""}}"#);
+    let script = format!("#!/bin/sh\necho run >>'{}'\necho '{answer}'\n", runs.display());
+    std::fs::write(bin.join("go"), script).unwrap();
+    std::fs::set_permissions(bin.join("go"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let server = Server::start(&programs, |command| {
+        command.env_remove("STOA_UPSTREAM").env_remove("GOSUMDB").env("PATH", &bin);
+    });
+    let lines = server.stop();
+    let warnings = containing(&lines, "not sending credentials to a URL without https");
+    assert!(warnings.len() == 1 && !warnings[0].contains("repeated="), "{lines:#?}");
+    assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
+}
+
+fn equal_warnings_are_counted() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    upstream.fail(Some("501 Not Implemented"));
+    let server = Server::start(&programs, |command| {
+        command.args(["--upstream", upstream.url()]);
+    });
+    server.wait_for("ready to serve");
     for _ in 0..5 {
-        assert_eq!(server.status("/example.org/m/@v/list"), 403);
+        assert_eq!(server.status("/example.org/m/@v/list"), 502);
     }
     let lines = server.stop();
     let warnings: Vec<_> =

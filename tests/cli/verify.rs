@@ -38,8 +38,8 @@ fn full_seals_what_is_whole_and_quarantines_what_is_not() {
     store(dir.path());
     let output = verify(dir.path(), "full", &[]);
     assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
-    assert!(transcript(&output).contains("broken example.com/broken@v1.0.0"), "{}", transcript(&output));
-    assert!(transcript(&output).contains("4 versions verified, 1 broken"), "{}", transcript(&output));
+    assert!(transcript(&output).contains("corrupt example.com/broken@v1.0.0"), "{}", transcript(&output));
+    assert!(transcript(&output).contains("4 versions verified, 1 corrupt"), "{}", transcript(&output));
     assert!(dir.path().join("modules/example.com/!b/c/@v/v0.1.0/ziphash").is_file());
     assert!(!dir.path().join("modules/example.com/broken/@v/v1.0.0").exists());
     assert_eq!(fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
@@ -63,8 +63,8 @@ fn structure_changes_nothing() {
     let output = verify(dir.path(), "structure", &[]);
     assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     // The flipped bit is in the data, which only a full look reads.
-    assert!(transcript(&output).contains("4 versions verified, 1 broken"), "{}", transcript(&output));
-    assert!(transcript(&output).contains("broken example.com/a@v1.0.0"), "{}", transcript(&output));
+    assert!(transcript(&output).contains("4 versions verified, 1 corrupt"), "{}", transcript(&output));
+    assert!(transcript(&output).contains("corrupt example.com/a@v1.0.0"), "{}", transcript(&output));
     assert_eq!(snapshot(dir.path()), before);
 }
 

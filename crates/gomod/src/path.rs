@@ -57,7 +57,7 @@ as_text!(ModulePath, PathError);
 
 /// The reason why a path is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} path {path:?}: {reason}")]
+#[error("invalid {kind} path {path:?}: {reason}")]
 pub struct PathError {
     /// The set of rules.
     pub kind: PathKind,
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn the_message_names_path_and_rule() {
         let error = ModulePath::new("example").unwrap_err();
-        assert_eq!(error.to_string(), r#"module path "example": its first element has no dot"#);
+        assert_eq!(error.to_string(), r#"invalid module path "example": its first element has no dot"#);
     }
 
     #[test]

@@ -531,3 +531,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_examination_reports_its_progress_within_a_large_entry() {
+    struct Watched<'a>(&'a [u8], Cell<Vec<u64>>);
+    impl ReadAt for Watched<'_> {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.read_at(buf, offset)
+        }
+
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+
+        fn examined(&self, end: u64) {
+            let mut ends = self.1.take();
+            ends.push(end);
+            self.1.set(ends);
+        }
+    }
+    // A deflated entry is read in pieces from 16 MiB on.
+    let large = vec![7; (16 << 20) + 1];
+    for entry in [Raw::stored("large", &large[..1 << 20]), Raw::deflated("large", &large)] {
+        let archive = write(&[Raw::stored("go.mod", b"module example.com/Mod\n"), entry]);
+        let watched = Watched(&archive, Cell::default());
+        examine(&watched, &module()).unwrap();
+        let ends = watched.1.take();
+        assert!(ends.len() > 16 && ends.is_sorted(), "{ends:?}");
+        assert_eq!(ends.last(), Some(&archive.size()));
+    }
+}

@@ -45,6 +45,9 @@ impl PathError {
         match self.source.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::PERMISSION,
             io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => Exit::CANT_CREATE,
+            // As in /proc, where no folder can be created.
+            io::ErrorKind::NotFound if self.action.starts_with("create") => Exit::CANT_CREATE,
+            io::ErrorKind::IsADirectory if self.action.starts_with("rename") => Exit::CANT_CREATE,
             io::ErrorKind::NotADirectory => Exit::NOT_A_STORE,
             _ => Exit::IO,
         }
@@ -58,8 +61,8 @@ fn hint(source: &io::Error) -> &'static str {
         Some(Errno::IO) => "; check the disk and the system's log, then run again",
         Some(Errno::ACCESS | Errno::PERM) => "; fix its permissions or run as its owner, then run again",
         Some(Errno::ROFS) => "; mount the file system writable, then run again",
-        Some(Errno::NOTDIR) => "; a file or a symlink is in the place of a folder, move it away",
-        Some(Errno::LOOP) => "; a symlink is in the place of a file, move it away",
+        Some(Errno::NOTDIR) => "; a file or symlink is where a folder must be: move it away",
+        Some(Errno::LOOP) => "; a symlink is where a file must be: move it away",
         Some(Errno::NAMETOOLONG) => "; the name is too long for the file system",
         Some(Errno::XDEV) => "; everything below a store must be on one file system",
         Some(Errno::MFILE | Errno::NFILE) => "; raise the limit of open files, then run again",
@@ -90,6 +93,20 @@ mod tests {
         assert!(text.starts_with("cannot create /s/store.lock: No space left on device"), "{text}");
         assert!(text.ends_with("free space on that file system, then run again"), "{text}");
         assert_eq!(error.exit(), Exit::IO);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_created_is_73() {
+        for (action, errno) in [
+            ("create the folder", Errno::NOENT),
+            ("create", Errno::EXIST),
+            ("rename a file to", Errno::ISDIR),
+        ] {
+            assert_eq!(PathError::new(action, "/s", errno).exit(), Exit::CANT_CREATE, "{action}");
+        }
+        for errno in [Errno::NOENT, Errno::ISDIR] {
+            assert_eq!(PathError::new("read", "/s", errno).exit(), Exit::IO);
+        }
     }
 
     #[test]

@@ -47,6 +47,15 @@ pub enum Event<'a> {
         /// Bytes of these items.
         bytes: u64,
     },
+    /// Progress of the check of a store whose marker is lost. The first ones have no items.
+    Check {
+        /// The layout of the store.
+        layout: &'a LayoutId,
+        /// Items checked so far.
+        items: u64,
+        /// The number of all items, if it is known.
+        total: Option<u64>,
+    },
     /// A leftover stays in place.
     Leftover(&'a Leftover),
     /// A problem that does not stop the run.
@@ -74,6 +83,11 @@ pub enum Event<'a> {
 pub trait Events: Sync {
     /// Receives one event.
     fn event(&self, event: Event<'_>);
+
+    /// Returns whether a total is worth another walk over the store.
+    fn wants_totals(&self) -> bool {
+        false
+    }
 }
 
 /// Drops all events.

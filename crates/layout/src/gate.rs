@@ -281,7 +281,7 @@ impl Gate<'_> {
         match rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(PathError::new("check for", marker, errno).into()),
+            Err(errno) => Err(PathError::new("access", marker, errno).into()),
         }
     }
 

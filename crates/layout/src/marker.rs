@@ -112,7 +112,7 @@ impl Top {
             if text == LOCK_NAME {
                 top.has_lock = true;
             } else if let Some(marker) = Marker::parse(text) {
-                if entry.file_type().at("look at", &entry.path())?.is_file() {
+                if entry.file_type().at("stat", &entry.path())?.is_file() {
                     top.markers.push(marker);
                 } else {
                     top.blocked.push(text.to_owned());
@@ -251,7 +251,7 @@ pub fn sweep_temporaries(lock: &ExclusiveLock) -> Result<(), PathError> {
     for entry in fs::read_dir(root).at("list", root)? {
         let entry = entry.at("list", root)?;
         let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
-        if is_ours && entry.file_type().at("look at", &entry.path())?.is_file() {
+        if is_ours && entry.file_type().at("stat", &entry.path())?.is_file() {
             durable::remove_file(&entry.path())?;
         }
     }

@@ -136,7 +136,7 @@ impl State {
                     "cannot use {root}: it is a store at layout {layout} without its marker {}; nothing was changed\n\
                      help: check its structure and restore the marker with `{} --store {root} --from {layout}`",
                     Marker::At(layout.clone()),
-                    program.split(' ').next().unwrap_or_default(),
+                    layouts.program_name(),
                 ),
             )),
             Self::Newer(marker) => Some((
@@ -169,7 +169,10 @@ impl State {
                     names.join(", ")
                 ),
             )),
-            Self::Foreign(foreign) => Some((Exit::NOT_A_STORE, foreign.message(&root.to_string()))),
+            Self::Foreign(foreign) => {
+                let marker = Marker::At(layouts.current.clone());
+                Some((Exit::NOT_A_STORE, foreign.message(&root.to_string(), &marker)))
+            }
         }
     }
 }
@@ -179,7 +182,7 @@ impl Foreign {
         Self { found: top.others, count: top.others_count, hint }
     }
 
-    fn message(&self, root: &str) -> String {
+    fn message(&self, root: &str, marker: &Marker) -> String {
         let names: Vec<String> = self.found.iter().map(|name| name.to_string_lossy().into_owned()).collect();
         let more = self.count.saturating_sub(names.len() as u64);
         let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -187,8 +190,8 @@ impl Foreign {
         match &self.hint {
             Some(hint) => format!("{root} is not a store: {found}; nothing was changed\nhelp: {hint}"),
             None => format!(
-                "{root} is not a store: {found}, and no marker; nothing was changed\n\
-                 help: name an empty or missing folder, or the store itself, not a folder above or below it"
+                "{root} is not a store: {found}, but no marker such as {marker}; nothing was changed\n\
+                 help: use the folder of the store itself, not a folder above or below it, or an empty or missing folder"
             ),
         }
     }

@@ -114,6 +114,11 @@ pub struct Layouts {
 }
 
 impl Layouts {
+    /// Returns the name of the program, without its version.
+    pub(crate) fn program_name(&self) -> &str {
+        self.program.split(' ').next().unwrap_or_default()
+    }
+
     /// Returns a value that knows only the current layout.
     pub fn new(program: impl Into<String>, current: LayoutId, folders: Vec<&'static str>) -> Self {
         Self {

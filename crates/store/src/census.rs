@@ -128,7 +128,7 @@ fn visit_version<E: From<StoreError>>(
         let meta = match fs::symlink_metadata(&path) {
             // Removed since the folder was listed.
             Err(error) if is_absent(&error) => continue,
-            meta => meta.at("look at", &path).map_err(StoreError::from)?,
+            meta => meta.at("stat", &path).map_err(StoreError::from)?,
         };
         has_any = true;
         match file {
@@ -161,7 +161,7 @@ fn names(folder: &Path) -> Result<Vec<(OsString, FileType)>, StoreError> {
             let entry = entry.at("list", folder)?;
             match entry.file_type() {
                 Err(error) if is_absent(&error) => {}
-                kind => names.push((entry.file_name(), kind.at("look at", &entry.path())?)),
+                kind => names.push((entry.file_name(), kind.at("stat", &entry.path())?)),
             }
         }
         names.sort_by(|(a, _), (b, _)| a.cmp(b));

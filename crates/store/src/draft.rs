@@ -15,7 +15,7 @@ use stoa_layout::error::PathContext;
 
 use crate::paths::VersionFile;
 use crate::seal::{Source, find_fault, write_seal};
-use crate::{Store, StoreError, staging};
+use crate::{Meter, Store, StoreError, staging};
 
 /// A version that is being written.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct Draft {
     durable: Durable,
     zip: Arc<File>,
     modfile: Option<(File, Vec<u8>)>,
+    meter: Meter,
 }
 
 /// A version that is written, verified and synced, and can be published.
@@ -76,7 +77,7 @@ impl Drop for Folder {
         if !self.moved
             && let Err(error) = durable::remove_tree(&self.path)
         {
-            log::warn!(reason:% = error; "cannot remove a staging folder, the next start will");
+            log::warn!(reason:% = error; "cannot remove a staging folder, trying again at the next start");
         }
     }
 }
@@ -87,7 +88,8 @@ impl Store {
         let folder = Folder { path: self.staging()?.fresh(), moved: false };
         self.durable.create_dir(&folder.path)?;
         let zip = Arc::new(self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?);
-        Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None })
+        let meter = self.meter.clone();
+        Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None, meter })
     }
 }
 
@@ -132,11 +134,11 @@ impl Draft {
 
     /// Verifies the draft and writes its info and its seal. Returns the draft and its open files.
     fn examine(self, info: &[u8]) -> Result<(SealedDraft, Written), SealError> {
-        let Self { folder, version, durable, zip, modfile } = self;
+        let Self { folder, version, durable, zip, modfile, meter } = self;
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let path = |file: VersionFile| folder.path.join(file.name());
         let (modfile, mod_body) = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
-        let source = Source::new(&zip).at("look at", &path(VersionFile::Zip))?;
+        let source = Source::new(&zip, &meter).at("stat", &path(VersionFile::Zip))?;
         let examined = match examine(&source, &version) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),

@@ -19,7 +19,7 @@ pub enum StoreError {
     #[error("cannot store anything in {root}: it is open for reading only\nhelp: start without --read-only, on a writable file system", root = .0.display())]
     ReadOnly(PathBuf),
     /// Another program keeps putting something in the place of a version.
-    #[error("cannot publish {path}: something else keeps appearing there\nhelp: find the other program that writes below the store", path = .0.display())]
+    #[error("cannot publish {path}: another program keeps creating it\nhelp: find the other program that writes below the store", path = .0.display())]
     Contended(PathBuf),
     /// Another process holds a lock that is normally held for milliseconds.
     #[error("cannot lock {path}: another process has held it for more than {patience:?}\nhelp: find the process that has this file open and see whether it is stopped, then try again", path = path.display())]

@@ -46,7 +46,7 @@ pub(crate) fn metadata(path: &Path) -> Result<Option<Metadata>, PathError> {
     match fs::symlink_metadata(path) {
         Ok(meta) => Ok(Some(meta)),
         Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(PathError::new("look at", path, error)),
+        Err(error) => Err(PathError::new("stat", path, error)),
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn open_file(path: &Path) -> Result<Option<(File, Metadata)>, PathErr
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => {
             let file = File::from(fd);
-            let meta = file.metadata().at("look at", path)?;
+            let meta = file.metadata().at("stat", path)?;
             Ok(meta.is_file().then_some((file, meta)))
         }
         // NXIO: a socket cannot be opened.

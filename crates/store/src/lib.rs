@@ -29,6 +29,7 @@
 //! | [`cache`](Cache) | answers of upstreams, which may be lost |
 //! | [`tree_heads`](TreeHeads) | the largest tree head of each checksum database |
 //! | [`census`](Store::census) | every stored version with its size and time, and every leftover |
+//! | [`meter`](Meter) | the number of bytes of zips that were read, for a progress bar |
 //! | [`claim`](Claim) | the lock on one version for all of these changes |
 //! | [`index`](StoreIndex) | the catalog and the feed, page by page: derived, recovers by itself |
 //!
@@ -48,6 +49,7 @@ mod files;
 mod index;
 mod last_use;
 mod list;
+mod meter;
 mod open;
 mod paths;
 mod publish;
@@ -74,6 +76,7 @@ pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop, StoreIndex};
 pub use last_use::{Day, LastUseError, LastUses, Usage};
+pub use meter::Meter;
 pub use open::Store;
 pub use paths::VersionFile;
 pub use publish::Published;

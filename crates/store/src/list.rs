@@ -57,7 +57,7 @@ pub(crate) fn read_versions(path: &Path, module: &ModulePath) -> Result<Vec<Vers
         let Some(version) = entry.file_name().to_str().and_then(|name| Version::unescape(name).ok()) else {
             continue;
         };
-        let is_folder = entry.file_type().at("look at", &entry.path())?.is_dir();
+        let is_folder = entry.file_type().at("stat", &entry.path())?.is_dir();
         if is_folder && ModuleVersion::new(module.clone(), version.clone()).is_ok() {
             versions.push(version);
         }

@@ -15,6 +15,7 @@ use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownList;
+use crate::meter::Meter;
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::records::KnownTombstones;
@@ -36,6 +37,7 @@ pub struct Store {
     pub(crate) index: Index,
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
+    pub(crate) meter: Meter,
     layout: LayoutId,
     run: Option<Run>,
     // Last, because fields drop in order: the lock is released after the staging folder is removed.
@@ -83,6 +85,12 @@ impl Store {
         }
     }
 
+    /// Returns the store with a meter, to which the bytes of zips are added while they are examined.
+    #[must_use]
+    pub fn metered(self, meter: Meter) -> Self {
+        Self { meter, ..self }
+    }
+
     /// Returns the root directory of the store.
     pub fn root(&self) -> &Path {
         self.paths.root()
@@ -107,7 +115,7 @@ impl Store {
     pub fn check(&self) -> Result<(), StoreError> {
         let marker = Marker::At(self.layout.clone()).path(self.root());
         rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty())
-            .map_err(|errno| PathError::new("look for", marker, errno).into())
+            .map_err(|errno| PathError::new("access", marker, errno).into())
     }
 
     /// Returns the path of a file of a version. `None` if the version or the file does not exist.
@@ -159,7 +167,7 @@ impl Store {
         // Not fatal: a process that cannot remove leftovers can still serve.
         for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(&paths, durable)] {
             if let Err(error) = swept {
-                log::warn!(reason:% = error; "cannot remove what a dead process left");
+                log::warn!(reason:% = error; "cannot remove the temporary files of a dead process");
             }
         }
         Ok(run)
@@ -184,6 +192,7 @@ impl Store {
             tombstones: Cache::new(ENTRIES),
             harmless: Cache::new(HARMLESS),
             cache_writes: Writes::default(),
+            meter: Meter::default(),
             layout: pass.layout().clone(),
             run,
             held: None,

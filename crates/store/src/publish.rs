@@ -155,9 +155,9 @@ impl Store {
         if !same {
             log::error!(
                 version:% = draft.version(), published:% = theirs, ours:% = draft.h1();
-                "the version is already published with other content, moving ours to quarantine"
+                "the version is already published with other content, moving the new copy to quarantine"
             );
-            let reason = format!("{theirs} was published first, and this is {}", draft.h1());
+            let reason = format!("the zip published first has {theirs}, this zip has {}", draft.h1());
             self.quarantine_folder(claim, &draft.folder.path, &reason)?;
             draft.folder.moved = true;
         }

@@ -156,7 +156,7 @@ impl Store {
         if *file == SmallFile::Info && info_fault(version, &bytes).is_some() {
             return self.quarantine_if_corrupt(version).map(|()| None);
         }
-        let modified = meta.modified().at("look at", &path)?;
+        let modified = meta.modified().at("stat", &path)?;
         let digest = Sha256::digest(&bytes).into();
         let small = Small { bytes: Bytes::from(bytes), modified, digest };
         self.smalls.insert(key, KnownSmall { small: small.clone(), folder, checked });
@@ -176,7 +176,7 @@ impl Store {
                 SealState::Unsealed => None,
                 SealState::Sealed(h1) => Some(h1),
             };
-            let modified = meta.modified().at("look at", &path)?;
+            let modified = meta.modified().at("stat", &path)?;
             return Ok(Some(ZipFile { file, length: meta.len(), modified, seal }));
         }
         Err(PathError::new("open", path, io::Error::other("another program keeps replacing it")).into())

@@ -93,7 +93,7 @@ pub enum Objection {
     #[error("{0}")]
     Tombstone(Tombstone),
     /// The content differs from the recorded content.
-    #[error("its {file} is {ours}, but this store or a checksum database has recorded {recorded}")]
+    #[error("its {file} has {ours}, but this store or a checksum database has recorded {recorded}")]
     Differs {
         /// The file: "zip" or "mod".
         file: &'static str,
@@ -205,7 +205,7 @@ impl Records<'_> {
         let store = self.0;
         let path = store.paths.records().join(Paths::versions_below_modules(module));
         let Some(meta) = metadata(&path)? else { return Ok(Arc::default()) };
-        let (folder, modified) = (Stamp::of(&meta), meta.modified().at("look at", &path)?);
+        let (folder, modified) = (Stamp::of(&meta), meta.modified().at("stat", &path)?);
         if let Some(known) = store.tombstones.get(module)
             && known.folder == folder
             && known.modified == modified
@@ -262,7 +262,7 @@ impl Records<'_> {
         }
         let may_forbid = forbids(path)?;
         let is_settled = |at| SystemTime::now().duration_since(at).is_ok_and(|age| age > SETTLED);
-        if !may_forbid && is_settled(meta.modified().at("look at", path)?) {
+        if !may_forbid && is_settled(meta.modified().at("stat", path)?) {
             self.0.harmless.insert(stamp, ());
         }
         Ok(may_forbid)

@@ -78,7 +78,7 @@ impl Store {
         let folder = self.paths.version(version);
         let reason = match self.valid_seal(version)? {
             Some((h1, _)) => Ok(h1),
-            None => match examine_folder(&folder, version) {
+            None => match examine_folder(&folder, version, &self.meter) {
                 Ok(Examination::Whole { h1, .. }) => Ok(h1),
                 Ok(Examination::Corrupt(reason)) => Err(reason),
                 // A version that can never be read must still be removable.

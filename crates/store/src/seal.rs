@@ -9,6 +9,7 @@
 //! A valid seal is never older than its `mod` and its `zip`. An older seal is ignored, because a file was written
 //! after the verification, and the version is read again.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -24,7 +25,7 @@ use stoa_layout::error::PathContext;
 use crate::files::{SMALL_LIMIT, Stamp, is_file, metadata, open_file, read_bounded};
 use crate::paths::VersionFile;
 use crate::seal_state::SealState;
-use crate::{Claim, Store, StoreError, staging};
+use crate::{Claim, Meter, Store, StoreError, staging};
 
 /// The result of reading a version.
 pub(crate) enum Examination {
@@ -161,7 +162,7 @@ impl Store {
             }
             let path = self.paths.file(version, VersionFile::Zip);
             let Some((zip, _)) = open_file(&path)? else { break 'fault Some("it has no zip".to_owned()) };
-            match check_structure(&Source::new(&zip).at("look at", &path)?, version) {
+            match check_structure(&Source::new(&zip, &self.meter).at("stat", &path)?, version) {
                 Ok(_) => None,
                 Err(ExamineError::Broken(fault)) => Some(format!("its zip: {fault}")),
                 Err(ExamineError::Read(error)) => return Err(PathError::new("read", path, error).into()),
@@ -218,7 +219,7 @@ impl Store {
         if let Some(tombstone) = record.as_ref().and_then(|record| record.tombstone.as_ref()) {
             return Ok(Examination::Corrupt(tombstone.to_string()));
         }
-        let examination = examine_folder(folder, version)?;
+        let examination = examine_folder(folder, version, &self.meter)?;
         let Examination::Whole { h1, .. } = &examination else { return Ok(examination) };
         Ok(match record.and_then(|record| record.objection(h1, None)) {
             Some(objection) => Examination::Corrupt(objection.to_string()),
@@ -277,7 +278,7 @@ impl Store {
                 return Err(failed("it was replaced meanwhile"));
             }
             // A zip that was written to since it was read gets no seal, however old its time is.
-            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("look at", path)?;
+            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("stat", path)?;
             if Stamp::of(&now) != zip {
                 return Err(failed("its zip was written to meanwhile"));
             }
@@ -307,7 +308,7 @@ impl Store {
         for file in [VersionFile::Mod, VersionFile::Zip] {
             let path = folder.join(file.name());
             let Some(meta) = metadata(&path)?.filter(fs::Metadata::is_file) else { return Ok(None) };
-            if meta.modified().at("look at", &path)? > sealed {
+            if meta.modified().at("stat", &path)? > sealed {
                 return Ok(None);
             }
             zip = (meta.len() > 0).then(|| Stamp::of(&meta));
@@ -330,7 +331,7 @@ fn read_seal(folder: &Path) -> Result<Option<(H1, SystemTime)>, PathError> {
 pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<File, PathError> {
     let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
     let time = |meta: io::Result<fs::Metadata>| meta.and_then(|meta| meta.modified());
-    let written = time(file.metadata()).at("look at", seal)?;
+    let written = time(file.metadata()).at("stat", seal)?;
     // The clock may have been set back, or the files may have a time in the future. The seal would be ignored.
     let newest = [VersionFile::Mod, VersionFile::Zip]
         .into_iter()
@@ -344,7 +345,11 @@ pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path)
 }
 
 /// Reads all files of a version in a folder.
-pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<Examination, StoreError> {
+pub(crate) fn examine_folder(
+    folder: &Path,
+    version: &ModuleVersion,
+    meter: &Meter,
+) -> Result<Examination, StoreError> {
     let corrupt = |reason: String| Ok(Examination::Corrupt(reason));
     let read = |file: VersionFile| -> Result<_, StoreError> {
         let path = folder.join(file.name());
@@ -362,7 +367,7 @@ pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<E
     }
     let path = folder.join(VersionFile::Zip.name());
     let Some((zip, meta)) = open_file(&path)? else { return corrupt("it has no zip".to_owned()) };
-    let source = Source::new(&zip).at("look at", &path)?;
+    let source = Source::new(&zip, meter).at("stat", &path)?;
     let examined = match examine(&source, version) {
         Ok(examined) => examined,
         Err(ExamineError::Broken(fault)) => return corrupt(format!("its zip: {fault}")),
@@ -374,7 +379,7 @@ pub(crate) fn examine_folder(folder: &Path, version: &ModuleVersion) -> Result<E
     // An outdated seal still says which zip the version had.
     match read_seal(folder)? {
         Some((sealed, _)) if sealed != examined.h1 => {
-            corrupt(format!("it was sealed as {sealed}, and its zip is {}", examined.h1))
+            corrupt(format!("its seal is {sealed}, but its zip has {}", examined.h1))
         }
         _ => Ok(Examination::Whole { h1: examined.h1, zip: Stamp::of(&meta), length: meta.len() }),
     }
@@ -406,11 +411,14 @@ pub(crate) fn info_fault(version: &ModuleVersion, info: &[u8]) -> Option<String>
 pub(crate) struct Source<'a> {
     file: &'a File,
     size: u64,
+    meter: &'a Meter,
+    /// The number of bytes that the meter has received.
+    metered: Cell<u64>,
 }
 
 impl<'a> Source<'a> {
-    pub(crate) fn new(file: &'a File) -> io::Result<Self> {
-        Ok(Self { file, size: file.metadata()?.len() })
+    pub(crate) fn new(file: &'a File, meter: &'a Meter) -> io::Result<Self> {
+        Ok(Self { file, size: file.metadata()?.len(), meter, metered: Cell::new(0) })
     }
 }
 
@@ -421,6 +429,10 @@ impl ReadAt for Source<'_> {
 
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn examined(&self, end: u64) {
+        self.meter.add(end.saturating_sub(self.metered.replace(end)));
     }
 }
 
@@ -433,6 +445,19 @@ mod tests {
     use super::*;
     use crate::testing::{Fixture, open, put_unsealed, quarantined, staged, version, zip};
     use crate::{Record, Tombstone};
+
+    #[test]
+    fn a_meter_receives_the_size_of_each_zip_that_is_read() {
+        let (fixture, v) = (Fixture::new(), version("example.com/a@v1.0.0"));
+        let content = zip(&v, &"package a\n".repeat(1000));
+        put_unsealed(&fixture.store, &v, &content);
+        let meter = Meter::default();
+        let store = open(fixture.dir.path(), Mode::ReadOnly).metered(meter.clone());
+        for times in 1..=2 {
+            assert!(matches!(store.verify(&v, Which::All).unwrap(), Verified::Whole(_)));
+            assert_eq!(meter.bytes(), times * content.len() as u64);
+        }
+    }
 
     #[test]
     fn a_valid_version_is_sealed_once() {
@@ -592,7 +617,7 @@ mod tests {
             assert!(matches!(verify(&good), Verified::Whole(bytes) if bytes > 0));
             assert!(matches!(verify(&bare), Verified::Whole(_)));
             assert!(matches!(verify(&rotten), Verified::Broken(_)));
-            assert!(matches!(verify(&swapped), Verified::Broken(reason) if reason.contains("sealed as")));
+            assert!(matches!(verify(&swapped), Verified::Broken(reason) if reason.contains("its seal is")));
             assert_eq!(quarantined(fixture.dir.path()).len(), kept);
             assert_eq!(bare_folder.join("ziphash").exists(), kept > 0);
         }

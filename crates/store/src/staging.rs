@@ -66,7 +66,7 @@ pub(crate) fn sweep(staging: &Path, durable: &Durable) -> Result<(), StoreError>
         let entry = entry.at("list", staging)?;
         let path = entry.path();
         let is_run = entry.file_name().as_encoded_bytes().starts_with(RUN.as_bytes());
-        if !is_run || !entry.file_type().at("look at", &path)?.is_dir() {
+        if !is_run || !entry.file_type().at("stat", &path)?.is_dir() {
             continue;
         }
         match FileLock::try_acquire(&path.join(LOCK), durable) {

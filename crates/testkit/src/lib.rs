@@ -24,6 +24,7 @@ pub mod server;
 pub mod stores;
 pub mod sumdb;
 pub mod sweep;
+pub mod terminal;
 pub mod tracer;
 pub mod tree;
 pub mod upstream;

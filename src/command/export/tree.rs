@@ -14,7 +14,7 @@ use stoa_layout::error::PathContext;
 use stoa_layout::lock::FileLock;
 use stoa_layout::marker::Top;
 use stoa_layout::{Exit, PathError};
-use stoa_store::{SmallFile, Store, StoreError, VersionFile, ZipFile};
+use stoa_store::{Meter, SmallFile, Store, StoreError, VersionFile, ZipFile};
 
 use crate::command::error::CommandError;
 
@@ -22,6 +22,10 @@ use crate::command::error::CommandError;
 const OWN: &str = ".stoa-export";
 
 const LOCK: &str = "lock";
+
+/// How often each byte of a zip is added to the meter: once when the zip is examined, and once when it is copied. A sealed
+/// zip is not examined, so its copy counts twice.
+pub(super) const PASSES: u64 = 2;
 
 /// An export that is open for writing. No other process can open it meanwhile.
 pub(super) struct Tree {
@@ -31,6 +35,7 @@ pub(super) struct Tree {
     file_system: FileSystem,
     next: AtomicU64,
     waiting: Mutex<Batch>,
+    meter: Meter,
     _lock: FileLock,
 }
 
@@ -73,9 +78,9 @@ const BATCH: (usize, u64) = (512, 64 << 20);
 
 impl Tree {
     /// Opens an export. An empty or missing folder becomes one.
-    pub(super) fn open(root: &Path) -> Result<Self, CommandError> {
+    pub(super) fn open(root: &Path, meter: Meter) -> Result<Self, CommandError> {
         let own = root.join(OWN);
-        if let Some(top) = Top::read(root)?
+        if let Some(top) = Top::read(root).map_err(CommandError::of_target)?
             && !(top.markers.is_empty() && top.blocked.is_empty() && top.others_count == 0 && !top.has_lock)
             && !own.is_dir()
         {
@@ -83,13 +88,13 @@ impl Tree {
                 top.others.iter().map(|name| name.to_string_lossy().into_owned()).collect();
             let names = if names.is_empty() { "a store".to_owned() } else { names.join(", ") };
             let message = format!(
-                "cannot export to {}: it holds {names}; nothing was written\nhelp: name an empty or missing folder, or an \
+                "cannot export to {}: it holds {names}; nothing was written\nhelp: use an empty or missing folder, or an \
                  earlier export",
                 root.display()
             );
             return Err(CommandError::new(Exit::CANT_CREATE, message));
         }
-        durable::create_root(root)?;
+        durable::create_root(root).map_err(CommandError::of_target)?;
         let durable = Durable::for_root(root)?;
         if durable.ensure_dir(&own)? {
             durable::sync_dir(root)?;
@@ -104,18 +109,18 @@ impl Tree {
         sweep(&own)?;
         let file_system = FileSystem::of(root)?;
         let (next, waiting) = (AtomicU64::new(1), Mutex::default());
-        Ok(Self { root: root.to_owned(), own, durable, file_system, next, waiting, _lock: lock })
+        Ok(Self { root: root.to_owned(), own, durable, file_system, next, waiting, meter, _lock: lock })
     }
 
     /// Writes the missing files of a version.
     pub(super) fn put(&self, store: &Store, version: &ModuleVersion) -> Result<Put, CommandError> {
         let read = || -> Result<_, StoreError> {
-            let Some(zip) = sealed(store, version)? else { return Ok(None) };
+            let Some((zip, passes)) = sealed(store, version)? else { return Ok(None) };
             let (modfile, info) =
                 (store.small(version, SmallFile::Mod)?, store.small(version, SmallFile::Info)?);
-            Ok(modfile.zip(info).map(|(modfile, info)| (zip, modfile, info)))
+            Ok(modfile.zip(info).map(|(modfile, info)| ((zip, passes), modfile, info)))
         };
-        let (zip, modfile, info) = match read() {
+        let ((zip, passes), modfile, info) = match read() {
             Ok(Some(read)) => read,
             Ok(None) => return Ok(Put::Corrupt),
             Err(error) if error.is_of_one_version() => return Ok(Put::Unreadable(error)),
@@ -123,6 +128,7 @@ impl Tree {
         };
         let folder = self.versions(version.path());
         let name = version.version().escaped();
+        let moved = |bytes| self.meter.add(bytes * passes);
         let place = |ending: &str| folder.join(format!("{name}.{ending}"));
         let bytes = modfile.bytes.len() as u64 + zip.length + info.bytes.len() as u64;
         let (mut files, mut missing) = (Vec::new(), false);
@@ -131,7 +137,7 @@ impl Tree {
             let is_same = match (ending, small) {
                 ("info", Some(small)) => is_info(&to, &small.bytes)?,
                 (_, Some(small)) => is_content(&to, &small.bytes)?,
-                (_, None) => is_zip(&to, &zip)?,
+                (_, None) => is_zip(&to, &zip, &moved)?,
             };
             match is_same {
                 Some(true) => continue,
@@ -146,7 +152,7 @@ impl Tree {
             let at = self.fresh();
             let written = match small {
                 Some(small) => self.write(&at, &small.bytes, small.modified),
-                None => self.copy_zip(&at, &zip, store, version),
+                None => self.copy_zip(&at, &zip, store, version, &moved),
             };
             files.push(Staged { at, to, replaces: false });
             if let Err(error) = written {
@@ -255,6 +261,7 @@ impl Tree {
         zip: &ZipFile,
         store: &Store,
         version: &ModuleVersion,
+        copied: &dyn Fn(u64),
     ) -> Result<(), PathError> {
         let file = self.durable.create_file(at)?;
         let from = match store.locate(version, VersionFile::Zip) {
@@ -262,7 +269,7 @@ impl Tree {
             // Used in messages only.
             _ => store.root().to_owned(),
         };
-        match clone_or_copy((zip.file(), &from), (&file, at)) {
+        match clone_or_copy((zip.file(), &from), (&file, at), copied) {
             Ok(()) => durable::set_modified(&file, at, zip.modified),
             Err(CopyError::Read(error) | CopyError::Write(error)) => Err(error),
         }
@@ -287,14 +294,16 @@ fn sweep(own: &Path) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Opens a sealed zip, and seals it first if it needs it. Returns `None` if it is missing or corrupt.
-fn sealed(store: &Store, version: &ModuleVersion) -> Result<Option<ZipFile>, StoreError> {
+/// Opens a sealed zip, and seals it first if it needs it. Returns the number of passes that are left too, or `None` if the
+/// zip is missing or corrupt.
+fn sealed(store: &Store, version: &ModuleVersion) -> Result<Option<(ZipFile, u64)>, StoreError> {
+    let mut passes = PASSES;
     loop {
         match store.open_zip(version)? {
             None => return Ok(None),
-            Some(zip) if zip.seal.is_some() => return Ok(Some(zip)),
+            Some(zip) if zip.seal.is_some() => return Ok(Some((zip, passes))),
             Some(_) if store.seal(version)?.is_none() => return Ok(None),
-            Some(_) => {}
+            Some(_) => passes = PASSES - 1,
         }
     }
 }
@@ -313,7 +322,7 @@ fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
-        Err(error) => Err(PathError::new("look at", path, error)),
+        Err(error) => Err(PathError::new("stat", path, error)),
     }
 }
 
@@ -342,12 +351,12 @@ fn is_info(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
 }
 
 /// Returns whether a zip is the same, or `None` if it is missing. Same size and time are enough, otherwise bytes decide.
-fn is_zip(path: &Path, zip: &ZipFile) -> Result<Option<bool>, PathError> {
+fn is_zip(path: &Path, zip: &ZipFile, compared: &dyn Fn(u64)) -> Result<Option<bool>, PathError> {
     let Some((file, meta)) = open(path)? else { return Ok(None) };
     if meta.len() != zip.length {
         return Ok(Some(false));
     }
-    if meta.modified().at("look at", path)? == zip.modified {
+    if meta.modified().at("stat", path)? == zip.modified {
         return Ok(Some(true));
     }
     let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);
@@ -359,6 +368,7 @@ fn is_zip(path: &Path, zip: &ZipFile) -> Result<Option<bool>, PathError> {
             return Ok(Some(false));
         }
         at += other as u64;
+        compared(other as u64);
     }
     Ok(Some(true))
 }

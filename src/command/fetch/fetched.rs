@@ -43,9 +43,14 @@ struct FetchEvent<'a> {
 impl Display for FetchEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { event, module, version, query, reason, .. } = self;
-        write!(f, "{event} {module}@{version}")?;
+        let named = format!("{module}@{version}");
+        write!(f, "{event} {named}")?;
         match (query, reason) {
-            (_, Some(reason)) => write!(f, ": {reason}"),
+            // Many reasons begin with the version.
+            (_, Some(reason)) => {
+                let rest = reason.strip_prefix(&named).and_then(|rest| rest.strip_prefix(": "));
+                write!(f, ": {}", rest.unwrap_or(reason))
+            }
             (Some(query), None) => write!(f, " for {module}@{query}"),
             (None, None) => Ok(()),
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit};
+use stoa_store::Meter;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Command;
@@ -88,7 +89,7 @@ impl Command for Fetch {
         let sources = Sources::new(context.settings.world());
         let policy = sources.policy(&config, false, None)?;
         if policy.is_offline() {
-            return usage("cannot fetch: all upstreams are off", "name an upstream with --upstream");
+            return usage("cannot fetch: all upstreams are off", "set an upstream with --upstream");
         }
         let store = context.open_or_create()?;
         let root = store.root().to_owned();
@@ -108,7 +109,7 @@ impl Command for Fetch {
         let fetched = runtime.block_on(async {
             let fill = Fill::new(Arc::new(store), policy, at_once, &answers);
             let fetched = Fetched::new(root.to_string_lossy().into_owned(), reporter);
-            until_stopped(&fill, (wanted, at_once), fetched, &cancel).await
+            until_stopped(&fill, (wanted, at_once), fetched, &reporter.progress().meter(), &cancel).await
         });
         runtime.shutdown_timeout(LAST_WAIT);
         fetched
@@ -119,10 +120,11 @@ async fn until_stopped(
     fill: &Arc<Fill>,
     (wanted, at_once): (Wanted, usize),
     mut fetched: Fetched<'_>,
+    meter: &Meter,
     cancel: &Cancel,
 ) -> Result<FetchDone, CommandError> {
     let ended = tokio::select! {
-        worked = work::run(fill, wanted, at_once, &mut fetched) => {
+        worked = work::run(fill, wanted, at_once, &mut fetched, meter) => {
             worked.map_err(|error| CommandError::new(error.exit(), error))
         }
         signal = stopped(cancel) => signal.and_then(|cancelled| Err(cancelled.into())),

@@ -68,15 +68,15 @@ pub(crate) type Wanted = BTreeMap<Asked, Expected>;
 /// A failure to read the list of versions.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WantedError {
-    #[error("cannot parse {path}: {why}\nhelp: name a go.mod or a go.sum", path = path.display())]
+    #[error("cannot parse {path}: {why}\nhelp: use a go.mod or a go.sum", path = path.display())]
     Syntax { path: PathBuf, why: String },
-    #[error("cannot read {path}: it is a folder\nhelp: name the go.mod or the go.sum in it", path = path.display())]
+    #[error("cannot read {path}: it is a folder\nhelp: use the go.mod or the go.sum in it", path = path.display())]
     Folder { path: PathBuf },
-    #[error("cannot read {path}: there is no such file\nhelp: name a go.mod or a go.sum", path = path.display())]
+    #[error("cannot read {path}: there is no such file\nhelp: use a go.mod or a go.sum", path = path.display())]
     Missing { path: PathBuf },
     #[error(transparent)]
     Unreadable(#[from] PathError),
-    #[error("no versions to fetch\nhelp: name MODULE@VERSION, or a go.mod or a go.sum with --from")]
+    #[error("no versions to fetch\nhelp: add MODULE@VERSION, or a go.mod or go.sum with --from")]
     Nothing,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stoa_gomod::{ModuleVersion, h1, info};
 use stoa_layout::Exit;
-use stoa_store::{SmallFile, Store, StoreError};
+use stoa_store::{Meter, SmallFile, Store, StoreError};
 use tokio::task::JoinSet;
 
 use super::fetched::{FetchResult, Fetched};
@@ -45,15 +45,16 @@ pub(super) async fn run(
     wanted: Wanted,
     at_once: usize,
     fetched: &mut Fetched<'_>,
+    meter: &Meter,
 ) -> Result<(), WorkError> {
     let mut running = JoinSet::new();
     let mut waiting = wanted.into_iter();
     loop {
         while running.len() < at_once.saturating_mul(AHEAD) {
             let Some((asked, sums)) = waiting.next() else { break };
-            let fill = Arc::clone(fill);
+            let (fill, meter) = (Arc::clone(fill), meter.clone());
             running.spawn(async move {
-                let outcome = one(&fill, &asked, &sums).await;
+                let outcome = one(&fill, &asked, &sums, &meter).await;
                 (asked, outcome)
             });
         }
@@ -68,8 +69,13 @@ pub(super) async fn run(
     }
 }
 
-async fn one(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<FetchResult, WorkError> {
-    match have(fill, asked, sums).await {
+async fn one(
+    fill: &Arc<Fill>,
+    asked: &Asked,
+    sums: &Expected,
+    meter: &Meter,
+) -> Result<FetchResult, WorkError> {
+    match have(fill, asked, sums, meter).await {
         Ok(outcome) => Ok(outcome),
         Err(Stop::Fill(FillError::Store(error)) | Stop::Work(WorkError::Store(error))) => {
             match error.is_of_one_version() {
@@ -100,7 +106,7 @@ impl From<WorkError> for Stop {
     }
 }
 
-async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<FetchResult, Stop> {
+async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Expected, meter: &Meter) -> Result<FetchResult, Stop> {
     let version = resolve(fill, asked).await?;
     let mut was_there = {
         let version = version.clone();
@@ -111,7 +117,8 @@ async fn have(fill: &Arc<Fill>, asked: &Asked, sums: &Expected) -> Result<FetchR
         was_there = fill.seal(&version).await?.is_some();
     }
     if !was_there {
-        match fill.join_expecting(&version, &Via::none(), true, sums)?.stored().await {
+        let waiter = fill.join_expecting(&version, &Via::none(), true, sums)?;
+        match waiter.stored_with(|bytes| meter.add(bytes)).await {
             Err(FillError::Unexpected { reason, .. }) => {
                 return Ok(FetchResult::Differs(version, format!("{reason}; it was not stored")));
             }

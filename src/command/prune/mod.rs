@@ -29,6 +29,7 @@ use super::error::CommandError;
 use super::event::VersionKeys;
 use super::report::{Reporter, Summary, Telling, Working};
 use super::{Command, parallel};
+use crate::config::parse;
 use crate::config::size::{self, Size};
 
 /// Remove the least recently used versions
@@ -48,7 +49,7 @@ Examples:
   stoa prune --unused-since 90d --keep 'example.org/*'
   stoa prune --max-size 50G --dry-run
 
-Exit codes: 0 success; 1 the versions that --keep names are larger than --max-size; 64 not confirmed; 74 a version \
+Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 not confirmed; 74 a version \
 cannot be read or removed; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since"]).required(true).multiple(true)
 )]
@@ -62,8 +63,8 @@ pub(crate) struct Prune {
     unused_since: Option<Day>,
 
     /// Modules to keep: patterns as in GOPRIVATE, separated by commas
-    #[arg(long, value_name = "PATTERNS")]
-    keep: Vec<String>,
+    #[arg(long, value_name = "PATTERNS", value_parser = parse::some_patterns)]
+    keep: Vec<Patterns>,
 
     /// Show what would be removed, and change nothing
     #[arg(long)]
@@ -94,11 +95,9 @@ impl Command for Prune {
         let threads = context.threads(self.working.threads)?;
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
-        let keep = Patterns::parse(&self.keep.join(","));
         let removed = Mutex::default();
         let reporter = &context.reporter;
-        let work =
-            Work { store: &store, args: &self, keep, threads, cancel: &cancel, reporter, removed: &removed };
+        let work = Work { store: &store, args: &self, threads, cancel: &cancel, reporter, removed: &removed };
         let worked = work.run();
         let removed = removed.lock().unwrap_or_else(PoisonError::into_inner);
         let root = store.root().display();
@@ -115,7 +114,7 @@ impl Command for Prune {
         };
         if self.unused_since.is_some_and(|since| since <= began) {
             reporter.remark(format_args!(
-                "uses are recorded since {}, so no version counts as unused for longer",
+                "uses are recorded only since {}, so no version counts as unused for longer",
                 date(began)
             ));
         }
@@ -190,7 +189,8 @@ impl Plan {
 struct Chosen {
     version: ModuleVersion,
     bytes: u64,
-    last_use: Day,
+    last_use: Option<Day>,
+    unused_since: Day,
 }
 
 /// A version that was removed.
@@ -200,7 +200,12 @@ struct RemovedEvent<'a> {
     #[serde(flatten)]
     version: VersionKeys<'a>,
     bytes: u64,
-    last_use: String,
+    /// `None` if no use is recorded.
+    last_use: Option<String>,
+    unused_since: String,
+    /// The event of that day, if no use is recorded.
+    #[serde(skip)]
+    since_event: &'static str,
     #[serde(skip)]
     dry_run: bool,
 }
@@ -208,15 +213,17 @@ struct RemovedEvent<'a> {
 impl Display for RemovedEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let removed = if self.dry_run { "would remove" } else { "removed" };
-        let (version, bytes, last_use) = (&self.version, BinaryBytes(self.bytes), &self.last_use);
-        write!(f, "{removed} {version} ({bytes}, last used {last_use})")
+        write!(f, "{removed} {} ({}, ", self.version, BinaryBytes(self.bytes))?;
+        match &self.last_use {
+            Some(day) => write!(f, "last used {day})"),
+            None => write!(f, "not used since {} ({}))", self.since_event, self.unused_since),
+        }
     }
 }
 
 struct Work<'a> {
     store: &'a Store,
     args: &'a Prune,
-    keep: Patterns,
     threads: usize,
     cancel: &'a Cancel,
     reporter: &'a Reporter,
@@ -249,14 +256,14 @@ impl Work<'_> {
         let max_size = self.args.max_size.map(|size| size.bytes);
         let plan = Plan::new(&counted, total.bytes, max_size, self.args.unused_since);
         if plan != Plan::default() {
-            let going = self.going(&uses, plan)?;
+            let going = self.going(&uses, plan, total.versions)?;
             self.ask(going, total)?;
             self.remove(&uses, plan, going)?;
         }
         if !self.args.dry_run
             && let Err(error) = uses.sweep(self.store)
         {
-            log::warn!(reason:% = error; "cannot forget the uses of versions that are gone");
+            log::warn!(reason:% = error; "cannot remove the usage data of removed versions");
         }
         Ok((total, uses.began()))
     }
@@ -285,12 +292,16 @@ impl Work<'_> {
     }
 
     /// Counts the versions that a plan takes, and their bytes.
-    fn going(&self, uses: &LastUses<'_>, mut plan: Plan) -> Result<(u64, u64), CommandError> {
-        let mut going = (0, 0);
+    fn going(&self, uses: &LastUses<'_>, mut plan: Plan, all: u64) -> Result<(u64, u64), CommandError> {
+        let progress = self.reporter.progress();
+        progress.begin("choose", Some(all));
+        let (mut going, mut seen) = ((0, 0), 0);
         self.each(
             uses,
             |_| {},
             |version, bytes, age| {
+                seen += 1;
+                progress.advance(seen, 0);
                 if !self.is_kept(&version) && plan.takes(age, bytes) {
                     going = (going.0 + 1, going.1 + bytes);
                 }
@@ -318,7 +329,9 @@ impl Work<'_> {
     }
 
     fn remove(&self, uses: &LastUses<'_>, mut plan: Plan, going: (u64, u64)) -> Result<(), CommandError> {
-        self.reporter.progress().begin("remove", Some(going.0));
+        let name = if self.args.dry_run { "would remove" } else { "remove" };
+        self.reporter.progress().begin(name, Some(going.0));
+        let began = uses.began();
         parallel::each(
             self.threads,
             |each| {
@@ -330,18 +343,20 @@ impl Work<'_> {
                         if self.is_kept(&version) || !plan.takes(age, bytes) {
                             return ControlFlow::Continue(());
                         }
-                        each(Chosen { version, bytes, last_use: age.0 })
+                        // An unreadable use has ended this walk before.
+                        let last_use = uses.recorded(&version).ok().flatten();
+                        each(Chosen { version, bytes, last_use, unused_since: age.0 })
                     },
                 );
                 walked.map(drop)
             },
-            &|chosen| self.remove_one(&chosen),
+            &|chosen| self.remove_one(&chosen, began),
         )
     }
 
-    fn remove_one(&self, chosen: &Chosen) -> Result<(), CommandError> {
+    fn remove_one(&self, chosen: &Chosen, began: Day) -> Result<(), CommandError> {
         self.cancel.check()?;
-        let Chosen { version, bytes, last_use } = chosen;
+        let Chosen { version, bytes, last_use, unused_since } = chosen;
         let dry_run = self.args.dry_run;
         let bytes = if dry_run { Ok(Some(*bytes)) } else { self.take(version) };
         let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -351,8 +366,18 @@ impl Work<'_> {
                 removed.bytes += bytes;
                 self.reporter.progress().advance(removed.versions, removed.bytes);
                 drop(removed);
-                let version = VersionKeys::from(version);
-                self.reporter.result(&RemovedEvent { version, bytes, last_use: date(*last_use), dry_run });
+                self.reporter.result(&RemovedEvent {
+                    version: version.into(),
+                    bytes,
+                    last_use: last_use.map(date),
+                    unused_since: date(*unused_since),
+                    since_event: if *unused_since > began {
+                        "it was stored"
+                    } else {
+                        "the recording of uses began"
+                    },
+                    dry_run,
+                });
             }
             Ok(None) => {}
             // The other versions can go all the same.
@@ -418,7 +443,7 @@ impl Work<'_> {
     }
 
     fn is_kept(&self, version: &ModuleVersion) -> bool {
-        self.keep.matches(version.path().as_str())
+        self.args.keep.iter().any(|patterns| patterns.matches(version.path().as_str()))
     }
 }
 
@@ -471,7 +496,7 @@ impl Summary for Pruned {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(
                 Exit::FAILED,
                 format!(
-                    "cannot reduce {} to {}: the versions that --keep names have {}",
+                    "cannot reduce {} to {}: the versions that --keep matches have {}",
                     self.store,
                     BinaryBytes(max),
                     BinaryBytes(self.kept)

@@ -23,8 +23,8 @@ use look::{Fault, Findings, Look, Named};
 /// Read versions completely, seal intact ones, and move corrupt ones to quarantine
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A sealed version is skipped if its files have not been written since. --again reads \
-sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
+A seal is the recorded hash of a verified zip. A sealed version is skipped if its files \
+have not been written since. --again reads sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
 downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
 The command can run beside a server. If it is stopped, the next run continues.
 
@@ -57,7 +57,7 @@ impl Command for Verify {
 
     fn run(self, context: &Context<'_>) -> Result<VerifyDone, CommandError> {
         let threads = context.threads(self.working.threads)?;
-        let store = context.open()?;
+        let store = context.open()?.metered(context.reporter.progress().meter());
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
         let root = store.root().display();

@@ -29,7 +29,9 @@ impl Fill {
 pub(super) fn log_outage(module: &ModulePath, error: &FillError) {
     match error {
         FillError::Absent(_) | FillError::Offline(_) | FillError::Denied(_) | FillError::Gone(_) => {}
-        _ => log::warn!(module:% = module, reason:% = error; "answering from the store alone"),
+        _ => {
+            log::warn!(module:% = module, reason:% = error; "the upstream failed, answering from the store only")
+        }
     }
 }
 

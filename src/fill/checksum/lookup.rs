@@ -197,7 +197,7 @@ impl Database {
             Ok(SumdbAnswer { status: 200, body, .. }) => Ok(Some(body)),
             Ok(SumdbAnswer { status: 404 | 410, .. }) => Ok(None),
             Ok(SumdbAnswer { status, .. }) => {
-                let text = format!("{} was answered with status {status}", what());
+                let text = format!("{} failed with status {status}", what());
                 Err(LookupError::Unreachable(match status {
                     408 | 504 => FillError::Timeout(text.into()),
                     _ => FillError::Upstream(text.into()),

@@ -279,7 +279,7 @@ impl Lookup {
             LookupError::NotForwarded if is_required => {
                 self.fill.policy.checksums().counts.refused.fetch_add(1, Ordering::Relaxed);
                 let text = format!(
-                    "cannot verify {}: no upstream forwards the checksum database {name}; add its URL behind the name in gosumdb",
+                    "cannot verify {}: no upstream forwards the checksum database {name}; add its URL after the name in gosumdb",
                     self.version
                 );
                 Err(FillError::Upstream(text.into()))

@@ -26,6 +26,7 @@ use stoa_store::{Store, StoreError};
 
 use crate::command::overlap::{Overlap, overlap};
 use crate::command::parallel;
+use crate::command::progress::Progress;
 pub(super) use report::Report;
 use source::{Item, Origin};
 use work::Work;
@@ -42,6 +43,7 @@ pub(super) struct Import<'a> {
     pub(super) dry_run: bool,
     pub(super) cancel: &'a Cancel,
     pub(super) events: &'a dyn Events,
+    pub(super) progress: &'a Progress,
 }
 
 /// The import stopped before its end.
@@ -95,7 +97,6 @@ impl Import<'_> {
     pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, ImportError> {
         let from = self.find()?;
         self.check_places()?;
-        report.begin();
         let store = if self.dry_run { self.look()? } else { self.open()? };
         match store {
             Open::Nothing => return Ok(false),
@@ -110,29 +111,44 @@ impl Import<'_> {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
         };
-        let work = Work::new(self.root, store, batch, self.cancel, report);
-        parallel::each(
-            self.options.threads,
-            |each| {
-                from.take(&mut |found| {
-                    self.cancel.check()?;
-                    match found {
-                        Found::Leftover { leftover, .. } => report.leftover(leftover),
-                        Found::Aside { leftover } => report.aside(leftover),
-                        Found::Whole { name, files, bytes, .. } => {
-                            let item = Item::of(&name.to_string(), files, bytes);
-                            if item.is_some_and(|item| each(item) == ControlFlow::Break(())) {
-                                return Err(THREAD_FAILED);
+        let name = if self.dry_run { "would import" } else { "import" };
+        self.progress.begin_in_passes(name, None, work::PASSES);
+        let work = Work::new(self.root, store, batch, self.cancel, report, self.progress.meter());
+        let copy = || -> Result<(), ImportError> {
+            parallel::each(
+                self.options.threads,
+                |each| {
+                    from.take(&mut |found| {
+                        self.cancel.check()?;
+                        match found {
+                            Found::Leftover { leftover, .. } => report.leftover(leftover),
+                            Found::Aside { leftover } => report.aside(leftover),
+                            Found::Whole { name, files, bytes, .. } => {
+                                let item = Item::of(&name.to_string(), files, bytes);
+                                if item.is_some_and(|item| each(item) == ControlFlow::Break(())) {
+                                    return Err(THREAD_FAILED);
+                                }
                             }
                         }
-                    }
-                    Ok(())
-                })
-                .map_err(ImportError::from)
-            },
-            &|item| work.one(item),
-        )?;
-        work.finish()
+                        Ok(())
+                    })
+                    .map_err(ImportError::from)
+                },
+                &|item| work.one(item),
+            )?;
+            work.finish()
+        };
+        // A dry run without a store only counts.
+        if store.is_none() || !self.progress.is_bar() {
+            return copy();
+        }
+        // The count takes a fraction of the time: no file is opened for it.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.progress.count(|each| from.count(each)));
+            let copied = copy();
+            self.progress.end();
+            copied
+        })
     }
 
     /// Recognises the source.
@@ -144,17 +160,17 @@ impl Import<'_> {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => {
                 let message = format!(
-                    "cannot import {name}: it is not a folder\nhelp: name a store, a GOPROXY tree or a module cache"
+                    "cannot import {name}: it is not a folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
                 );
                 return refuse(Exit::NOT_A_STORE, message);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let message = format!(
-                    "cannot import {name}: no such folder\nhelp: name a store, a GOPROXY tree or a module cache"
+                    "cannot import {name}: no such folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
                 );
                 return refuse(Exit::NOT_A_STORE, message);
             }
-            Err(error) => return Err(PathError::new("look at", source, error).into()),
+            Err(error) => return Err(PathError::new("stat", source, error).into()),
         }
         let state = State::look_assuming(source, layouts, self.assumed)?;
         for known in &layouts.sources {
@@ -175,7 +191,7 @@ impl Import<'_> {
             (Some((exit, _)), _) if matches!(state, State::Foreign(_)) => {
                 let message = format!(
                     "cannot import {name}: it is not a store of Stoa or Athens, a GOPROXY tree or a module cache\n\
-                     help: name the store itself, not a folder above or below it, or name its layout with --from"
+                     help: use the folder of the store itself, not a folder above or below it, or set its layout with --from"
                 );
                 refuse(exit, message)
             }
@@ -199,7 +215,7 @@ impl Import<'_> {
         };
         let (source, root) = (self.source.display(), self.root.display());
         let message = format!(
-            "cannot import {source} into {root}: {why}; nothing was changed\nhelp: name another store with --store"
+            "cannot import {source} into {root}: {why}; nothing was changed\nhelp: set another store with --store"
         );
         Err(ImportError::Refused { exit: Exit::USAGE, message })
     }
@@ -229,13 +245,14 @@ impl Import<'_> {
         }
         let gate = self.gate();
         let held = gate.hold(gate.pass()?, Mode::ReadWrite)?;
-        Ok(Open::Store(Box::new(Store::open(held, Mode::ReadWrite)?)))
+        let store = Store::open(held, Mode::ReadWrite)?.metered(self.progress.meter());
+        Ok(Open::Store(Box::new(store)))
     }
 
     /// Opens the store for a dry run. A store at an older layout is not opened.
     fn look(&self) -> Result<Open, ImportError> {
         match self.gate().pass() {
-            Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass)))),
+            Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass).metered(self.progress.meter())))),
             Err(GateError::Forbidden { .. }) => {
                 let is_planned = self.runner().plan()?;
                 Ok(if is_planned { Open::NoStore } else { Open::Nothing })

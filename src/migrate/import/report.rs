@@ -90,13 +90,13 @@ impl Display for Event<'_> {
             Self::Skipped { version, .. } => write!(f, "skipped {version}"),
             Self::Differs { version, reason } => write!(f, "differs {version}: {reason}"),
             Self::Forbidden { version, reason } => write!(f, "forbidden {version}: {reason}"),
-            Self::Broken { version, reason } => write!(f, "broken {version}: {reason}"),
+            Self::Broken { version, reason } => write!(f, "corrupt {version}: {reason}"),
             Self::Failed { version, reason } => write!(f, "failed {version}: {reason}"),
             Self::Leftover { path, bytes, reason } => {
                 write!(f, "leftover {path} ({}): {reason}", BinaryBytes(*bytes))
             }
             Self::Aside { path, bytes, reason } => {
-                write!(f, "aside {path} ({}): {reason}", BinaryBytes(*bytes))
+                write!(f, "skipped {path} ({}): {reason}", BinaryBytes(*bytes))
             }
             Self::Unreadable { path, bytes, reason } => {
                 write!(f, "unreadable {path} ({}): {reason}", BinaryBytes(*bytes))
@@ -141,12 +141,6 @@ impl<'a> Report<'a> {
         Self { reporter, counts: Counts::default(), reasons: Mutex::default() }
     }
 
-    /// Begins the progress. The number of versions in the source is unknown: counting them takes as long as reading
-    /// the source.
-    pub(super) fn begin(&self) {
-        self.reporter.progress().begin("import", None);
-    }
-
     /// Reports the result for a version.
     pub(super) fn version(&self, version: &ModuleVersion, verdict: Verdict<'_>) {
         let counts = &self.counts;
@@ -178,7 +172,15 @@ impl<'a> Report<'a> {
                 self.reporter.problem(&Event::Failed { version, reason });
             }
         }
-        let done = value(&counts.imported) + value(&counts.skipped);
+        let done = [
+            &counts.imported,
+            &counts.skipped,
+            &counts.differ,
+            &counts.forbidden,
+            &counts.broken,
+            &counts.failed,
+        ];
+        let done = done.into_iter().map(value).sum();
         self.reporter.progress().advance(done, value(&counts.bytes));
     }
 
@@ -298,7 +300,7 @@ impl Display for Imported {
             (self.without_zip, "without a zip"),
             (self.differ, "differ"),
             (self.forbidden, "forbidden"),
-            (self.broken, "broken"),
+            (self.broken, "corrupt"),
             (self.failed, "failed"),
             (self.unreadable, "unreadable"),
         ];
@@ -359,7 +361,7 @@ mod tests {
             ("alias: main is not a canonical version", "alias"),
             ("foreign file", "foreign"),
             ("symlink", "symlink"),
-            ("its info is at /s/x too", "other"),
+            ("its info already exists at /s/x", "other"),
             ("its name has 300 bytes: too long", "other"),
         ] {
             assert_eq!(kind_of(reason), kind, "{reason}");

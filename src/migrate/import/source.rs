@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode as FileMode, OFlags};
 use stoa_gomod::zip::{ExamineError, ReadAt, examine};
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_layout::inventory::Visit;
+use stoa_layout::inventory::{Found, Visit};
 use stoa_layout::{PathError, Source, State, StepError};
 use stoa_store::StoreError;
 
-use super::ImportError;
+use super::{ImportError, THREAD_FAILED};
 
 /// The kind of a source.
 pub(super) enum Origin<'a> {
@@ -26,6 +27,14 @@ impl Origin<'_> {
             Self::Source(source, folder) => source.take(folder, visit),
             Self::Store(inventory, state, root) => inventory.take(root, state, visit),
         }
+    }
+
+    /// Calls `each` for every version, until it breaks.
+    pub(super) fn count(&self, each: &mut dyn FnMut(()) -> ControlFlow<()>) -> Result<(), StepError> {
+        self.take(&mut |found| match found {
+            Found::Whole { .. } if each(()).is_break() => Err(THREAD_FAILED),
+            _ => Ok(()),
+        })
     }
 }
 
@@ -132,6 +141,7 @@ pub(super) fn is_same(
     zip: &SourceZip,
     path: &Path,
     own: &dyn Fn(u64, &mut [u8]) -> io::Result<usize>,
+    compared: &dyn Fn(u64),
 ) -> Result<bool, Not> {
     let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut at = 0;
@@ -143,6 +153,7 @@ pub(super) fn is_same(
             return Ok(false);
         }
         at += count as u64;
+        compared(count as u64);
     }
     Ok(true)
 }

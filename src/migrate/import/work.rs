@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use stoa_layout::durable::{CopyError, clone_or_copy};
 use stoa_layout::{Cancel, Leftover};
-use stoa_store::{Batch, Objection, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft};
+use stoa_store::{
+    Batch, Meter, Objection, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft,
+};
 
 use super::ImportError;
 use super::report::{Report, Verdict};
@@ -14,6 +16,10 @@ use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
 
 /// Maximum number of versions and of bytes that share a sync.
 const BATCH: (usize, u64) = (256, 64 << 20);
+
+/// How often each byte of a zip is added to the meter: once when the zip is copied, and once when the copy is examined. A
+/// zip that is only compared counts twice.
+pub(super) const PASSES: u64 = 2;
 
 /// Time between two attempts to claim a version that another process works on.
 const CLAIM_EVERY: Duration = Duration::from_millis(20);
@@ -29,6 +35,7 @@ pub(super) struct Work<'a> {
     waiting: Mutex<Waiting>,
     cancel: &'a Cancel,
     report: &'a Report<'a>,
+    meter: Meter,
 }
 
 #[derive(Default)]
@@ -44,8 +51,9 @@ impl<'a> Work<'a> {
         batch: Option<Batch<'a>>,
         cancel: &'a Cancel,
         report: &'a Report<'a>,
+        meter: Meter,
     ) -> Self {
-        Self { root, store, batch, waiting: Mutex::default(), cancel, report }
+        Self { root, store, batch, waiting: Mutex::default(), cancel, report, meter }
     }
 
     pub(super) fn one(&self, item: Item) -> Result<(), ImportError> {
@@ -94,7 +102,8 @@ impl<'a> Work<'a> {
         let modfile = item.read_mod()?;
         let (zip, zip_path) = item.open_zip()?;
         let mut draft = store.draft(version)?;
-        match clone_or_copy((&zip.file, zip_path), (&draft.zip(), &draft.zip_path())) {
+        let copied = |bytes| self.meter.add(bytes);
+        match clone_or_copy((&zip.file, zip_path), (&draft.zip(), &draft.zip_path()), &copied) {
             Ok(()) => {}
             Err(CopyError::Read(error)) => return Err(unreadable(zip_path, &error.source)),
             Err(CopyError::Write(error)) => return Err(error.into()),
@@ -130,7 +139,8 @@ impl<'a> Work<'a> {
         }
         let (zip, path) = item.open_zip()?;
         let own = |offset, buffer: &mut [u8]| own_zip.read(offset, buffer);
-        if own_zip.length == zip.size && is_same(&zip, path, &own)? {
+        let compared = |bytes| self.meter.add(bytes * PASSES);
+        if own_zip.length == zip.size && is_same(&zip, path, &own, &compared)? {
             kept();
             return Ok(true);
         }
@@ -189,7 +199,7 @@ impl<'a> Work<'a> {
     }
 
     /// Publishes the remaining versions and syncs.
-    pub(super) fn finish(self) -> Result<(), ImportError> {
+    pub(super) fn finish(&self) -> Result<(), ImportError> {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         self.publish(waiting)?;
         match &self.batch {

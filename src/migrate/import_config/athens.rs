@@ -97,7 +97,7 @@ pub(super) enum ReadError {
     Unreadable(#[from] PathError),
     #[error(
         "nothing to import: there is no athens.toml in this folder and no variable of Athens is set\n\
-         help: name the config file with --config-file"
+         help: set its path with --config-file"
     )]
     Nothing,
 }

@@ -197,7 +197,7 @@ fn verdict(mut steps: Vec<(Vec<Range>, Sign)>, last: Sign) -> (Verdict, Option<&
     }
     if merged.iter().any(|(_, is_admitted)| *is_admitted) {
         why = Some(
-            "a longer path admits versions that a shorter path refuses; Stoa refuses the versions that both name",
+            "a line with a longer path allows versions that a line with a shorter path refuses; Stoa refuses versions that match both",
         );
     }
     (verdict, why)

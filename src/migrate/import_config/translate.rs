@@ -70,7 +70,7 @@ fn store(athens: &Athens, folder: &Path, ours: &mut Ours) {
                 let why = "Stop Athens before the first start: Stoa then upgrades this folder to its own layout.";
                 ours.keys.push(("store", path.display().to_string().into(), Some(why)));
             }
-            None => ours.note("StorageType", "disk is set without Storage.Disk.RootPath; name the folder with the key store"),
+            None => ours.note("StorageType", "disk is set without Storage.Disk.RootPath; set the folder with the key store"),
         },
         "memory" => ours.note("StorageType", "memory keeps nothing; Stoa keeps modules in the folder of the key store"),
         other => ours.not_translated(
@@ -159,7 +159,7 @@ impl Go {
         if self.variable("GOSUMDB").is_some_and(|value| value != "off") {
             ours.not_translated(
                 origin,
-                "set GOSUMDB in the environment of stoa, or name the database in the key sumdbs",
+                "set GOSUMDB in the environment of stoa, or add the database to the key sumdbs",
             );
         }
     }
@@ -306,8 +306,8 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     let combined = rules::combine(&admission, &lists, &base);
     for (one, other) in &combined.unclear {
         let what = format!(
-            "the setting for {other} does not apply to modules that {one} matches too; add a [[module]] rule for these \
-             modules before the others"
+            "the setting for {other} does not apply to modules that also match {one}; add a [[module]] rule for these \
+             modules before the other rules"
         );
         ours.not_translated(other, &what);
     }

@@ -341,7 +341,7 @@ fn end_processes_of(folder: &Path) {
         if environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
             && let Err(errno) = pidfd_send_signal(&held, Signal::KILL)
         {
-            log::warn!(pid = pid.as_raw_nonzero().get(), reason:% = errno; "cannot kill a process of a dead process");
+            log::warn!(pid = pid.as_raw_nonzero().get(), reason:% = errno; "cannot kill a remaining child of a dead process");
         }
     }
 }
@@ -349,7 +349,7 @@ fn end_processes_of(folder: &Path) {
 /// On other systems the environment of processes is not accessible.
 #[cfg(not(target_os = "linux"))]
 fn end_processes_of(folder: &Path) {
-    log::debug!(path:% = folder.display(), variable = RUN_VARIABLE; "not killing remaining processes");
+    log::debug!(path:% = folder.display(), variable = RUN_VARIABLE; "cannot find the remaining processes of a dead process on this system");
 }
 
 #[cfg(test)]

@@ -33,7 +33,12 @@ pub(crate) fn a_server_that_cannot_start_changes_no_store() {
     let address = taken.local_addr().unwrap().to_string();
     changes_nothing(&programs, &["serve", "--listen", &address], 73, "cannot listen on");
     let serve = ["serve", "--listen", "127.0.0.1:0"];
-    changes_nothing(&programs, &[&serve[..], &["--upstream", "ftp://x"]].concat(), 64, "the upstreams from");
+    changes_nothing(
+        &programs,
+        &[&serve[..], &["--upstream", "ftp://x"]].concat(),
+        64,
+        "has an unsupported scheme",
+    );
     changes_nothing(&programs, &[&serve[..], &["--read-only"]].concat(), 78, "run `stoa-migrate --store");
     config(&programs, "[[module]]\npattern = \"a.b\"\nupstream = \"ftp://x\"\n");
     changes_nothing(&programs, &serve, 64, "the rule of a.b");

@@ -35,7 +35,7 @@ fn walk_folder(folder: &Path, side: Side, visit: &mut Visit<'_>) -> Result<(), S
     };
     for name in names {
         let path = name.at("list", folder)?.path();
-        let kind = fs::symlink_metadata(&path).at("look at", &path)?.file_type();
+        let kind = fs::symlink_metadata(&path).at("stat", &path)?.file_type();
         match (side, folder.ends_with("@v")) {
             (Side::V2, true) if kind.is_file() && path.extension().is_some_and(|ending| ending == "toml") => {
                 visit(Record { there: path.with_extension("").join("record.toml"), here: path })?;
@@ -56,6 +56,6 @@ fn walk_folder(folder: &Path, side: Side, visit: &mut Visit<'_>) -> Result<(), S
 fn is_file(path: &Path) -> Result<bool, PathError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        meta => Ok(meta.at("look at", path)?.is_file()),
+        meta => Ok(meta.at("stat", path)?.is_file()),
     }
 }

@@ -42,7 +42,7 @@ impl stoa_layout::Step for Step {
         }
         records::walk(root, from_side(direction), &mut |record| {
             work.cancel.check()?;
-            let bytes = fs::symlink_metadata(&record.here).at("look at", &record.here)?.len();
+            let bytes = fs::symlink_metadata(&record.here).at("stat", &record.here)?.len();
             match is_taken(&record) {
                 false => {
                     survey.items += 1;
@@ -103,7 +103,7 @@ fn pass(context: &Context<'_>, direction: Direction) -> Result<Moved, StepError>
     let mut moved = Moved::default();
     records::walk(root, from_side(direction), &mut |record| {
         work.cancel.check()?;
-        let bytes = fs::symlink_metadata(&record.here).at("look at", &record.here)?.len();
+        let bytes = fs::symlink_metadata(&record.here).at("stat", &record.here)?.len();
         if is_taken(&record) {
             moved.leftovers += 1;
             return Ok(());

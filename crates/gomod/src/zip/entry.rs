@@ -101,6 +101,7 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
             let count = (entry.size - done).min(PIECE as u64);
             sink.write(self.window.get(data + done, count as usize)?)?;
             done += count;
+            self.window.examined(data + done);
         }
         Ok(())
     }
@@ -137,6 +138,7 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
                 .map_err(|_| entry.fault(EntryFault::Deflate))?;
             let output = inflater.total_out() - produced;
             sink.write(&piece[..output as usize])?;
+            self.window.examined(data + inflater.total_in());
             if status == Status::StreamEnd {
                 return Ok(());
             }

@@ -91,11 +91,13 @@ pub fn examine<R: ReadAt + ?Sized>(reader: &R, module: &ModuleVersion) -> Result
             go_mod = content.kept;
         }
         examined_end = content.end;
+        source.examined(examined_end);
         content_size += entry.size;
         // Valid file paths have no newlines.
         hash.add(entry.name.as_str(), content.sha256)
             .map_err(|_| refused(&entry.name, Reason::Path(crate::path::PathReason::InvalidChar)))?;
     }
+    source.examined(source.size());
     Ok(Examined { h1: hash.finish(), go_mod, entries: listed.len() as u64, content_size })
 }
 

@@ -22,7 +22,7 @@ pub enum Reason {
     #[error("its path is not relative")]
     NotRelative,
     /// The path breaks the rules of file paths.
-    #[error("its path is invalid: {0}")]
+    #[error("{0}")]
     Path(PathReason),
     /// The root's go.mod has upper-case letters in its name.
     #[error("go.mod must be in lower case")]

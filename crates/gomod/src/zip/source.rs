@@ -15,6 +15,9 @@ pub trait ReadAt {
 
     /// Returns the size of the zip.
     fn size(&self) -> u64;
+
+    /// Receives the end of the part that is examined so far, to show progress. Does nothing by default.
+    fn examined(&self, _end: u64) {}
 }
 
 impl ReadAt for [u8] {
@@ -48,6 +51,10 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     fn size(&self) -> u64 {
         (**self).size()
     }
+
+    fn examined(&self, end: u64) {
+        (**self).examined(end);
+    }
 }
 
 /// A zip with the last error of its reader.
@@ -67,6 +74,11 @@ impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
 
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Reports the end of the part that is examined.
+    pub(super) fn examined(&self, end: u64) {
+        self.reader.examined(end);
     }
 
     /// Returns the reader's error since the last call, if there was one.
@@ -132,6 +144,11 @@ pub(super) struct Window<'s, 'r, R: ?Sized> {
 impl<'s, 'r, R: ReadAt + ?Sized> Window<'s, 'r, R> {
     pub(super) fn new(source: &'s Source<'r, R>) -> Self {
         Self { source, buffer: Vec::new(), start: 0, filled: 0 }
+    }
+
+    /// Reports the end of the part that is examined.
+    pub(super) fn examined(&self, end: u64) {
+        self.source.examined(end);
     }
 
     /// Returns `length` bytes at an offset. The caller limits the length.

@@ -114,6 +114,7 @@ impl Events for Terminal {
             }
             Event::StepBegin(step) => say(&format!("{} to {}: {}", step.from, step.to, step.description)),
             Event::Progress { .. } => {}
+            Event::Check { .. } => {}
             Event::Leftover(leftover) => {
                 say(&format!("{} stays: {}", leftover.path.display(), leftover.reason));
             }

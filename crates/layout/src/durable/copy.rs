@@ -22,13 +22,16 @@ pub enum CopyError {
 const COPIED_AT_ONCE: usize = 256 << 10;
 
 /// Fills an empty file with the content of another file, by sharing its blocks if the file system can and else by
-/// copying. A later write to either file does not change the other. Nothing is synced.
+/// copying. A later write to either file does not change the other. Nothing is synced. Each number of copied bytes goes
+/// to `copied`.
 pub fn clone_or_copy(
     (from, from_path): (&File, &Path),
     (to, to_path): (&File, &Path),
+    copied: &dyn Fn(u64),
 ) -> Result<(), CopyError> {
     #[cfg(target_os = "linux")]
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        copied(to.metadata().map_or(0, |meta| meta.len()));
         return Ok(());
     }
     let mut buffer = vec![0; COPIED_AT_ONCE];
@@ -43,6 +46,7 @@ pub fn clone_or_copy(
         to.write_all_at(&buffer[..count], at)
             .map_err(|error| CopyError::Write(PathError::new("write", to_path, error)))?;
         at += count as u64;
+        copied(count as u64);
     }
 }
 
@@ -62,7 +66,10 @@ mod tests {
             fs::write(&from, &content).unwrap();
             let original = File::open(&from).unwrap();
             let copy = Durable::default().create_file(&to).unwrap();
-            clone_or_copy((&original, &from), (&copy, &to)).unwrap();
+            let copied = std::cell::Cell::new(0);
+            let count = |bytes| copied.set(copied.get() + bytes);
+            clone_or_copy((&original, &from), (&copy, &to), &count).unwrap();
+            assert_eq!(copied.get(), size as u64);
             fs::write(&from, "changed").unwrap();
             assert!(fs::read(&to).unwrap() == content, "{size}");
             fs::remove_file(&to).unwrap();
@@ -74,11 +81,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (folder, file) = (File::open(dir.path()).unwrap(), dir.path().join("f"));
         let made = Durable::default().create_file(&file).unwrap();
-        let unreadable = clone_or_copy((&folder, dir.path()), (&made, &file));
+        let unreadable = clone_or_copy((&folder, dir.path()), (&made, &file), &|_| {});
         assert!(matches!(unreadable, Err(CopyError::Read(error)) if error.path == dir.path()));
         fs::write(&file, "x").unwrap();
         let reader = File::open(&file).unwrap();
-        let unwritable = clone_or_copy((&made, &file), (&reader, &file));
+        let unwritable = clone_or_copy((&made, &file), (&reader, &file), &|_| {});
         assert!(matches!(unwritable, Err(CopyError::Write(error)) if error.path == file));
     }
 }

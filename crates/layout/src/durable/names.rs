@@ -28,7 +28,7 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
         result => return result.at("move a file to", to),
     }
     // A file is linked and then unlinked. A folder cannot be linked, and it can only replace an empty folder.
-    if fs::symlink_metadata(from).at("look at", from)?.is_dir() {
+    if fs::symlink_metadata(from).at("stat", from)?.is_dir() {
         return rename_after_look(from, to);
     }
     match rustix::fs::link(from, to) {
@@ -54,7 +54,7 @@ fn rename_after_look(from: &Path, to: &Path) -> Result<(), PathError> {
     match fs::symlink_metadata(to) {
         Ok(_) => Err(PathError::new("move a file to", to, Errno::EXIST)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => rename(from, to),
-        Err(error) => Err(PathError::new("look at", to, error)),
+        Err(error) => Err(PathError::new("stat", to, error)),
     }
 }
 
@@ -71,8 +71,7 @@ fn rename_noreplace_once(_: &Path, _: &Path) -> Result<(), Errno> {
 /// Returns whether both are names of one file with several names. A name that differs only in case is not a second name
 /// on a file system that ignores case.
 fn is_second_name(from: &Path, to: &Path) -> Result<bool, PathError> {
-    let (old, new) =
-        (fs::symlink_metadata(from).at("look at", from)?, fs::symlink_metadata(to).at("look at", to)?);
+    let (old, new) = (fs::symlink_metadata(from).at("stat", from)?, fs::symlink_metadata(to).at("stat", to)?);
     let is_same = (old.dev(), old.ino()) == (new.dev(), new.ino());
     Ok(from != to && is_same && !old.is_dir() && old.nlink() > 1)
 }

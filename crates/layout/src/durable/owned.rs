@@ -24,7 +24,7 @@ impl Durable {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::default());
         }
-        let meta = fs::metadata(root).at("look at", root)?;
+        let meta = fs::metadata(root).at("stat", root)?;
         let own = (0, rustix::process::getegid().as_raw());
         let owner = (meta.uid(), meta.gid());
         Ok(Self { owner: (owner != own).then_some(owner) })
@@ -53,7 +53,7 @@ impl Durable {
         match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
             Ok(()) => self.hand_over(path).map(|()| true),
             Err(Errno::EXIST) => {
-                let meta = fs::symlink_metadata(path).at("look at", path)?;
+                let meta = fs::symlink_metadata(path).at("stat", path)?;
                 // Files created or swept below a symlink would belong to another folder.
                 if !meta.is_dir() {
                     return Err(PathError::new("create the folder", path, Errno::NOTDIR));
@@ -127,7 +127,7 @@ impl Durable {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).at("open or create", path)?;
         let file = File::from(fd);
-        if self.owner.is_some() && file.metadata().at("look at", path)?.uid() == 0 {
+        if self.owner.is_some() && file.metadata().at("stat", path)?.uid() == 0 {
             self.hand_over_file(&file, path)?;
         }
         Ok(file)
@@ -219,7 +219,7 @@ pub fn create_root(root: &Path) -> Result<(), PathError> {
             Ok(meta) if meta.is_dir() => break,
             Ok(_) => return Err(PathError::new("create the folder", at, Errno::NOTDIR)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(at),
-            Err(error) => return Err(PathError::new("look at", at, error)),
+            Err(error) => return Err(PathError::new("stat", at, error)),
         }
     }
     for at in missing.iter().rev() {

@@ -261,7 +261,7 @@ impl Runner<'_> {
         for layout in [Some(&target), self.options.assumed.as_ref()].into_iter().flatten() {
             if !self.layouts.knows(layout) {
                 let message = format!(
-                    "{} does not know the layout {layout} (its own layout is {})\nhelp: use another release",
+                    "{} does not know the layout {layout} (its own layout is {})\nhelp: check the name, or use a newer release",
                     self.layouts.program, self.layouts.current
                 );
                 return Err(RunError::refused(Exit::NEWER, message));
@@ -313,7 +313,9 @@ impl Runner<'_> {
         };
         let marker = first.marker().map(|marker| marker.to_string()).unwrap_or_default();
         let root = self.root.display();
-        let message = format!("{root} has the marker {marker}\nhelp: run again without --from {assumed}");
+        let message = format!(
+            "cannot use --from {assumed}: {root} has the marker {marker}\nhelp: run again without --from {assumed}"
+        );
         Err(RunError::refused(Exit::USAGE, message))
     }
 }

@@ -102,16 +102,17 @@ impl Runner<'_> {
 
     fn downgrade_needs_person(&self, layout: &LayoutId, target: &LayoutId) -> RunError {
         let message = format!(
-            "{} is at layout {layout} or in a step to it, and a store is never downgraded to {target} automatically\n\
-             help: run the migrator by hand with --to {target}",
-            self.root.display()
+            "{root} is at layout {layout}, or a step to it has begun; a store is never downgraded automatically\n\
+             help: run `{} --store {root} --to {target}` by hand",
+            self.layouts.program_name(),
+            root = self.root.display()
         );
         RunError::refused(Exit::NEWER, message)
     }
 
     fn no_way(&self, from: &LayoutId, to: &LayoutId) -> RunError {
         let message = format!(
-            "{} is at layout {from}, and {} knows no steps from there to {to}\nhelp: use another release",
+            "cannot migrate {} from layout {from} to {to}: {} has no steps between them\nhelp: use a release that has them",
             self.root.display(),
             self.layouts.program
         );
@@ -120,8 +121,9 @@ impl Runner<'_> {
 
     fn back_step_needs_decision(&self, from: &LayoutId, to: &LayoutId) -> RunError {
         let message = format!(
-            "{root} is in an interrupted step back from {from} to {to}\n\
-             help: run the migrator by hand with --to {to} to continue, or with --to {from} to upgrade again",
+            "{root} is in an interrupted downgrade from {from} to {to}\n\
+             help: run `{} --store {root} --to {to}` by hand to continue, or with --to {from} to upgrade again",
+            self.layouts.program_name(),
             root = self.root.display()
         );
         RunError::refused(Exit::NEWER, message)

@@ -193,7 +193,7 @@ fn numbers(folder: &Path) -> Result<Vec<(u32, bool)>, PathError> {
         let number = name.to_str().and_then(|name| name.parse::<u32>().ok());
         // Only the canonical spelling: 07 and +7 are not ours.
         if let Some(number) = number.filter(|number| name == *number.to_string()) {
-            found.push((number, entry.file_type().at("look at", &entry.path())?.is_dir()));
+            found.push((number, entry.file_type().at("stat", &entry.path())?.is_dir()));
         }
     }
     Ok(found)
@@ -206,7 +206,7 @@ fn log_failure(version: &ModuleVersion, result: Result<(), IndexError>) {
             log::debug!(version:% = version, reason:% = error; "no index to update yet")
         }
         Err(error) => {
-            log::warn!(version:% = version, reason:% = error; "cannot update the index, the next pass will")
+            log::warn!(version:% = version, reason:% = error; "cannot update the index, trying again in the next pass")
         }
     }
 }

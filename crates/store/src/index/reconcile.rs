@@ -111,7 +111,7 @@ impl Index {
             let next = taken.iter().map(|(number, _)| *number).max().map_or(Some(1), |n| n.checked_add(1));
             let Some(next) = next else {
                 let path = folder.join(u32::MAX.to_string());
-                return Err(PathError::new("count on from", path, Errno::OVERFLOW).into());
+                return Err(PathError::new("create an index after", path, Errno::OVERFLOW).into());
             };
             match durable::rename_noreplace(&built.path, &folder.join(next.to_string())) {
                 Ok(()) => {
@@ -169,7 +169,7 @@ fn pass(
         Ok(ControlFlow::Continue(()))
     };
     let unreadable = |error: PathError| -> Result<(), IndexError> {
-        log::warn!(reason:% = error; "cannot read a folder, its rows in the index stay");
+        log::warn!(reason:% = error; "cannot read a folder, keeping its rows in the index");
         Ok(())
     };
     each_module(&paths.modules(), found, unreadable)?;
@@ -241,7 +241,7 @@ impl Batch<'_> {
 
 /// Logs that the rows of a module or version stay because it cannot be read.
 fn keep_rows(subject: &dyn std::fmt::Display, error: &dyn std::fmt::Display) {
-    log::warn!(subject:% = subject, reason:% = error; "cannot read a module, its rows in the index stay");
+    log::warn!(subject:% = subject, reason:% = error; "cannot read a module, keeping its rows in the index");
 }
 
 /// Reads the rows of a module. `None` if its folder has the stored stamp, or does not exist.

@@ -224,7 +224,7 @@ impl<'a> Usage<'a> {
             }
             // It may also be a folder.
             if let Err(error) = durable::remove_tree(&staged).or_else(|_| durable::remove_file(&staged)) {
-                log::warn!(reason:% = error; "cannot remove damaged usage data, the next start will");
+                log::warn!(reason:% = error; "cannot remove damaged usage data, trying again at the next start");
             }
         }
         Ok(())

@@ -64,7 +64,7 @@ impl QuarantineEntry {
         let stated = why.as_ref().and_then(|why| OffsetDateTime::parse(&why.at, &Rfc3339).ok());
         let since = match stated {
             Some(time) => time.into(),
-            None => meta.modified().at("look at", &path)?,
+            None => meta.modified().at("stat", &path)?,
         };
         Ok(Some(Self { id: id.to_owned(), why, bytes: size(&path.join(CONTENT))?, since }))
     }

@@ -146,7 +146,7 @@ pub(crate) fn sweep(paths: &Paths, durable: &Durable) -> Result<(), StoreError> 
     for entry in fs::read_dir(&quarantine).at("list", &quarantine)? {
         let entry = entry.at("list", &quarantine)?;
         let path = entry.path();
-        let is_folder = entry.file_type().at("look at", &path)?.is_dir();
+        let is_folder = entry.file_type().at("stat", &path)?.is_dir();
         let is_empty = is_folder && fs::symlink_metadata(path.join(CONTENT)).is_err();
         if is_empty && is_abandoned(paths, durable, &path)? {
             durable::remove_tree(&path)?;

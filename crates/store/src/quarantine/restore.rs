@@ -78,7 +78,7 @@ impl Quarantine<'_> {
         let Some(folder) = Stamp::at(&content)? else {
             return Ok(Restored::Unfit("it holds no folder of a version"));
         };
-        let (h1, zip) = match examine_folder(&content, &version)? {
+        let (h1, zip) = match examine_folder(&content, &version, &self.0.meter)? {
             Examination::Whole { h1, zip, .. } => (h1, zip),
             Examination::Corrupt(reason) => return Ok(Restored::Broken { version, reason }),
         };
@@ -99,9 +99,10 @@ impl Quarantine<'_> {
                 Restored::Done(version)
             }
             Placed::Theirs(theirs) if theirs == h1 => Restored::There(version),
-            Placed::Theirs(theirs) => {
-                Restored::Taken { version, reason: format!("{theirs} is published, and this is {h1}") }
-            }
+            Placed::Theirs(theirs) => Restored::Taken {
+                version,
+                reason: format!("the published zip has {theirs}, this zip has {h1}"),
+            },
             Placed::Refused(objection) => Restored::Refused { version, objection },
         })
     }
@@ -116,7 +117,7 @@ impl Quarantine<'_> {
         if let Err(error) = dropped {
             log::warn!(
                 path:% = entry.display(), reason:% = error;
-                "cannot remove the rest of a quarantine entry, the next start will"
+                "cannot remove the rest of a quarantine entry, trying again at the next start"
             );
         }
     }
@@ -234,7 +235,7 @@ mod tests {
         fs::write(entry.join("version/ziphash"), format!("h1:{}=", "A".repeat(43))).unwrap();
         let restored = fixture.store.quarantine().restore(id).unwrap();
         assert!(
-            matches!(&restored, Restored::Broken { reason, .. } if reason.contains("sealed as")),
+            matches!(&restored, Restored::Broken { reason, .. } if reason.contains("its seal is")),
             "{restored:?}"
         );
         fs::remove_dir_all(entry.join("version")).unwrap();

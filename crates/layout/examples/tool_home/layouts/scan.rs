@@ -66,7 +66,7 @@ pub(crate) fn folders_of_tools(top: &Path) -> Result<Vec<String>, PathError> {
 
 /// Returns the size of all files below a path.
 pub(crate) fn bytes_below(path: &Path) -> Result<u64, PathError> {
-    let meta = fs::symlink_metadata(path).at("look at", path)?;
+    let meta = fs::symlink_metadata(path).at("stat", path)?;
     if !meta.is_dir() {
         return Ok(meta.len());
     }
@@ -103,7 +103,7 @@ fn is_folder_of_a_tool(name: &str, path: &Path) -> bool {
 }
 
 fn is_whole(folder: &Path, tool: &str) -> Result<bool, PathError> {
-    if !fs::symlink_metadata(folder).at("look at", folder)?.is_dir() {
+    if !fs::symlink_metadata(folder).at("stat", folder)?.is_dir() {
         return Ok(false);
     }
     let program = folder.join("bin").join(tool);
@@ -111,7 +111,7 @@ fn is_whole(folder: &Path, tool: &str) -> Result<bool, PathError> {
         Ok(meta) => Ok(meta.is_file()),
         Err(error) => match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(false),
-            _ => Err(PathError::new("look at", program, error)),
+            _ => Err(PathError::new("stat", program, error)),
         },
     }
 }
