@@ -92,7 +92,7 @@ pub enum UpstreamError {
     NotAllowed {
         /// The requested URL.
         url: String,
-        /// What is not allowed.
+        /// The forbidden place.
         reason: String,
     },
     /// The go command is missing, too old, or cannot write its files.

@@ -56,7 +56,7 @@ struct Net {
     certificate: PathBuf,
 }
 
-/// What the HTTPS server answers.
+/// The contents of the HTTPS server.
 struct Pages {
     root: PathBuf,
     /// The meta tags by host and path, one after another. The last one stays.
@@ -173,6 +173,13 @@ impl Pages {
         }
         if path.starts_with("/private/") && header("Authorization") != CREDENTIALS {
             return reply("401 Unauthorized", "WWW-Authenticate: Basic realm=\"x\"\r\n", b"");
+        }
+        if let Some(rest) = target.strip_prefix("/moved/") {
+            return reply(
+                "301 Moved Permanently",
+                &format!("Location: https://git.example/evil/{rest}\r\n"),
+                b"",
+            );
         }
         match fs::read(self.root.join(path.trim_start_matches('/'))) {
             Ok(body) => reply("200 OK", "Content-Type: text/plain\r\n", &body),
@@ -381,6 +388,9 @@ fn denied() {
     let net = Net::new();
     net.repository("evil/x.git", "vanity.example/x", &["v1.0.0"]);
     net.tags("vanity.example/x", &["git https://git.example/evil/x.git"]);
+    net.repository("evil/y.git", "vanity.example/y", &["v1.0.0"]);
+    net.tags("vanity.example/y", &["git https://git.example/moved/y.git"]);
+    let commit = net.world.git("evil-y.git", &["rev-parse", "HEAD"]);
     let config = "[[module]]\npattern = 'git.example/Evil/*'\ndeny = ['*']\n";
     for (private, reaches_it) in [("", false), ("vanity.example", true)] {
         let server = net.start_with(private, config);
@@ -393,6 +403,14 @@ fn denied() {
         }
         let is_reached = net.targets().iter().any(|target| target.starts_with("git.example"));
         assert_eq!(is_reached, reaches_it, "{private}");
+        // Neither does a redirect lead to it, nor the clone that git made before it was noticed.
+        for path in ["v1.0.0.zip", "v1.0.0.info", "list", &format!("{commit}.info")] {
+            let (status, body) = get(&server, &format!("/vanity.example/y/@v/{path}"));
+            assert!(
+                status == 403 && body.contains("a rule denies git.example/evil/y"),
+                "{path}: {status} {body}"
+            );
+        }
         assert_eq!(net.world.stored(), 0);
         assert!(server.stop().success());
     }

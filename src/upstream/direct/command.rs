@@ -10,6 +10,7 @@
 
 use super::egress::{Egress, User};
 use super::scratch::Call;
+use super::visited;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::path::Path;
@@ -57,6 +58,8 @@ pub(super) struct Command<'a> {
     pub(super) call: &'a Call,
     /// The way to the network, for a module that is not covered.
     pub(super) egress: Option<&'a Egress>,
+    /// Whether git writes down its requests, see [`visited`].
+    pub(super) is_traced: bool,
 }
 
 /// The output of an ended command.
@@ -166,6 +169,10 @@ impl Command<'_> {
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GCM_INTERACTIVE", "never")
             .env("SSH_ASKPASS_REQUIRE", "never");
+        if self.is_traced {
+            command.env("GIT_TRACE_CURL", within(visited::TRACE)).env("GIT_TRACE_CURL_NO_DATA", "1");
+            command.env("GIT_TRACE_REDACT", "1");
+        }
         // Git's housekeeping would leave the process group and continue in the background.
         settings.add("gc.auto", "0");
         settings.add("maintenance.auto", "false");

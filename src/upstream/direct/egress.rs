@@ -79,7 +79,7 @@ struct Shared {
     seen: Mutex<Seen>,
 }
 
-/// What happened during a run.
+/// The events of a run that its errors depend on.
 #[derive(Default)]
 struct Seen {
     refusal: Option<String>,

@@ -19,6 +19,7 @@
 //! | `rules` | the modules that are covered, and the repositories that are denied |
 //! | `egress` | the way to the network for modules that are not covered |
 //! | `discovery` | the pages that say where a module is |
+//! | `visited` | the repositories to which git was redirected |
 //! | `address` | public addresses |
 //! | `scratch` | the folders that it works in, and the removal of folders of dead processes |
 //! | `failure` | the meaning of its error messages |
@@ -31,6 +32,7 @@ mod failure;
 mod places;
 mod rules;
 mod scratch;
+mod visited;
 
 pub(super) use failure::without_paths;
 pub use rules::{DirectRule, DirectRules};
@@ -188,38 +190,34 @@ impl Direct {
 
     async fn list(&self, module: &ModulePath) -> Result<Bytes, UpstreamError> {
         // Retracted versions are listed, too: clients decide about them.
-        let asked = module.as_str();
-        let (listed, mut repository) = self.listed(module, &["-retracted", "-versions"], asked).await?;
+        let (listed, mut real) = self.listed(module, &["-retracted", "-versions"], module.as_str()).await?;
         let mut versions: Vec<Version> =
             listed.versions.iter().filter_map(|version| Version::new(version).ok()).collect();
         let rules = &self.0.rules;
         // A folder of the repository that is not a module has no versions either, and an empty list
         // would mean that it is a module. The output for a list does not name the repository.
-        if versions.is_empty() || repository.is_none() && rules.covers(module) && rules.deny_any() {
-            repository = self.listed(module, &[], &format!("{module}@latest")).await?.1;
+        if versions.is_empty() || rules.covers(module) && rules.deny_any() {
+            real = self.listed(module, &[], &format!("{module}@latest")).await?.1;
         }
-        if let Some(path) = repository.and_then(|repository| repository.module_path(module.as_str())) {
-            versions.retain(|version| !rules.deny(&path, Some(version)));
-        }
+        versions.retain(|version| !real.iter().any(|path| rules.deny(path, Some(version))));
         Ok(Bytes::from(list::format(&versions)))
     }
 
     async fn query(&self, module: &ModulePath, revision: &str) -> Result<Bytes, UpstreamError> {
         let asked = format!("{module}@{revision}");
-        let (listed, repository) = self.listed(module, &[], &asked).await?;
-        let version = Version::new(&listed.version).ok();
-        self.check_repository(module, &asked, repository.as_ref(), version.as_ref())?;
+        let (listed, real) = self.listed(module, &[], &asked).await?;
+        self.check_repositories(&asked, &real, Version::new(&listed.version).ok().as_ref())?;
         let info = Info { version: &listed.version, time: listed.time.as_deref(), origin: listed.origin };
         serde_json::to_vec(&info).map(Bytes::from).map_err(|error| unexpected(&asked, &error))
     }
 
-    /// Returns the description of a module by `go list`, and its repository if that is known.
+    /// Returns the description of a module by `go list`, and its paths by [`Run::real_paths`].
     async fn listed(
         &self,
         module: &ModulePath,
         options: &[&str],
         asked: &str,
-    ) -> Result<(Listed, Option<Repository>), UpstreamError> {
+    ) -> Result<(Listed, Vec<String>), UpstreamError> {
         let arguments = [&["list", "-m", "-json"], options, &[asked]].concat();
         let run = self.run(module, asked, &arguments).await?;
         if !run.output.is_success {
@@ -235,21 +233,21 @@ impl Direct {
             None => {}
         }
         let origin = listed.origin.as_deref().and_then(|origin| serde_json::from_str(origin.get()).ok());
-        let repository = origin.or_else(|| run.egress.as_ref()?.repository());
-        self.check_repository(module, asked, repository.as_ref(), None)?;
-        Ok((listed, repository))
+        let real = run.real_paths(module, origin);
+        let denied = self.check_repositories(asked, &real, None);
+        // Later runs could use the clone without a visit.
+        denied.inspect_err(|_| run.call.spoil_clones())?;
+        Ok((listed, real))
     }
 
-    /// Returns an error if a rule denies the repository of a module, which need not have the path of the module.
-    fn check_repository(
+    /// Returns an error if a rule denies a repository of a module, which need not have the path of the module.
+    fn check_repositories(
         &self,
-        module: &ModulePath,
         asked: &str,
-        repository: Option<&Repository>,
+        real: &[String],
         version: Option<&Version>,
     ) -> Result<(), UpstreamError> {
-        let path = repository.and_then(|repository| repository.module_path(module.as_str()));
-        match path.filter(|path| self.0.rules.deny(path, version)) {
+        match real.iter().find(|path| self.0.rules.deny(path, version)) {
             None => Ok(()),
             Some(path) => Err(UpstreamError::NotAllowed {
                 url: shown(asked),
@@ -290,14 +288,16 @@ impl Direct {
             Err(_) if !run.output.is_success => return Err(run.failed(&asked, &run.output.text())),
             Err(error) => return Err(unexpected(&asked, &error)),
         };
-        let repository = downloaded.origin.as_ref();
         match &downloaded {
             Downloaded { error: Some(text), .. } => return Err(run.failed(&asked, text)),
             Downloaded { version: other, .. } if other != version.version().as_str() => {
                 return Err(unexpected(&asked, &format_args!("it describes version {other}")));
             }
-            _ => self.check_repository(version.path(), &asked, repository, Some(version.version()))?,
+            _ => {}
         }
+        let real = run.real_paths(version.path(), downloaded.origin.clone());
+        let denied = self.check_repositories(&asked, &real, Some(version.version()));
+        denied.inspect_err(|_| run.call.spoil_clones())?;
         match downloaded {
             Downloaded { info: Some(info), modfile: Some(modfile), zip: Some(zip), .. } => {
                 Ok(Arc::new(Files { info, modfile, zip, _call: run.call }))
@@ -333,12 +333,17 @@ impl Direct {
             timeout: inner.options.timeout,
             call: &call,
             egress: egress.as_ref(),
+            // Otherwise it does not matter where git was.
+            is_traced: inner.rules.deny_any(),
         };
         log::debug!(arguments = arguments.join(" "), is_covered; "running the go command");
         let output = command.run(arguments).await;
         drop(place);
         match output {
-            Ok(output) => Ok(Run { output, call, egress }),
+            Ok(output) => {
+                let visited = visited::read(call.folder()).await;
+                Ok(Run { output, call, egress, visited })
+            }
             Err(CommandError::TooLong(limit)) => Err(UpstreamError::Timeout {
                 url: shown(asked),
                 reason: format!("the go command did not end within {limit:?}"),
@@ -354,9 +359,26 @@ struct Run {
     call: Call,
     /// The way to the network of a module that is not covered.
     egress: Option<Egress>,
+    /// The URLs of the repositories that git visited, if any version of any module is denied.
+    visited: Vec<String>,
 }
 
 impl Run {
+    /// Returns the paths that the module would have if it were named after its repository: the one that the go
+    /// command or a meta tag named, and those to which git was redirected.
+    fn real_paths(&self, module: &ModulePath, origin: Option<Repository>) -> Vec<String> {
+        let named = origin.or_else(|| self.egress.as_ref()?.repository());
+        let folder = named.as_ref().map_or("", |named| &named.folder);
+        let visited =
+            self.visited.iter().map(|url| Repository { url: url.clone(), folder: folder.to_owned() });
+        named
+            .clone()
+            .into_iter()
+            .chain(visited)
+            .filter_map(|found| found.module_path(module.as_str()))
+            .collect()
+    }
+
     /// Returns the error for a message of the go command.
     fn failed(&self, asked: &str, text: &str) -> UpstreamError {
         let Some(egress) = &self.egress else {
