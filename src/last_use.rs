@@ -3,19 +3,21 @@
 //! The pass at the start has no uses to write. It stores the day since which uses are recorded, without which `stoa prune`
 //! removes nothing.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use stoa_gomod::ModuleVersion;
 use stoa_store::Store;
+
+use crate::background::Background;
+use crate::lock::lock;
 
 /// Records the last use of versions.
 #[derive(Debug)]
 pub(crate) struct LastUse {
     store: Arc<Store>,
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Background,
 }
 
 #[derive(Debug, Default)]
@@ -34,27 +36,18 @@ struct State {
 /// Minimum time between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Time limit for the thread to end.
-const END_LIMIT: Duration = Duration::from_secs(5);
-
 impl LastUse {
     /// Starts at once. An interval of zero disables the thread, and so does a store that is read-only.
     pub(crate) fn start(store: &Arc<Store>, interval: Duration) -> Self {
         let shared = Arc::new(Shared::default());
-        let thread = if interval.is_zero() || store.is_read_only() {
-            None
-        } else {
+        let is_needed = !interval.is_zero() && !store.is_read_only();
+        let work = is_needed.then(|| {
             store.usage().start();
             let (store, shared) = (Arc::clone(store), Arc::clone(&shared));
-            let spawned = thread::Builder::new()
-                .name("last-use".to_owned())
-                .spawn(move || shared.keep(&store, interval));
-            let spawned = spawned.inspect_err(
-                |error| log::warn!(reason:% = error; "cannot start the thread that records which versions are used"),
-            );
-            spawned.ok()
-        };
-        Self { store: Arc::clone(store), shared, thread: Mutex::new(thread) }
+            move || shared.keep(&store, interval)
+        });
+        let thread = Background::start("last-use", work);
+        Self { store: Arc::clone(store), shared, thread }
     }
 
     /// Records that a stored version was used. A new version needs no record: the time of its publication counts.
@@ -69,11 +62,7 @@ impl LastUse {
     pub(crate) async fn end(&self) {
         lock(&self.shared.state).is_ending = true;
         self.shared.bell.notify_all();
-        let Some(thread) = lock(&self.thread).take() else { return };
-        let joined = tokio::task::spawn_blocking(move || thread.join());
-        if !matches!(tokio::time::timeout(END_LIMIT, joined).await, Ok(Ok(Ok(())))) {
-            log::warn!(limit:? = END_LIMIT; "the thread that records which versions are used did not end");
-        }
+        self.thread.end().await;
     }
 }
 
@@ -112,9 +101,4 @@ impl Shared {
         // The next step is the same after the time and after the bell.
         drop(self.bell.wait_timeout_while(lock(&self.state), time, |state| !is_over(state)));
     }
-}
-
-/// No code that can panic runs under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,18 +4,26 @@
 //! translate. Which layout is current and which steps there are is handed in as values, so a program with one
 //! layout more runs the same code.
 
+pub mod answers;
+mod background;
 pub mod command;
 pub mod config;
 pub mod fill;
 mod go_env;
 mod last_use;
 mod listen;
+mod lock;
 mod logging;
 pub mod migrate;
+pub mod policy;
 pub mod proxy;
 pub mod serve;
+pub mod services;
 mod sources;
 mod stall_timeout;
 mod startup;
+pub mod sumdb;
+mod tasks;
+pub mod unavailable;
 mod upkeep;
 pub mod upstream;

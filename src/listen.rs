@@ -16,10 +16,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
-use crate::fill::Policy;
+use crate::policy::Policy;
 use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
 use crate::startup::{self, Startup};
+use crate::sumdb::Gosumdb;
 
 /// Serves until a signal stops it.
 pub(crate) fn run(
@@ -38,11 +39,22 @@ pub(crate) fn run(
     let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
-    let answers = sources.answers(&config, is_asked);
+    let services = sources.services(&config, &policy, is_asked)?;
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
     let (layout, config_file) = (gate.current, settings.config_file());
-    Startup { store: &store, layout, config: &config, config_file, sources, policy: &policy, address }.log();
+    let database = services.sumdb.database.as_ref().map(Gosumdb::name);
+    Startup {
+        store: &store,
+        layout,
+        config: &config,
+        config_file,
+        sources,
+        policy: &policy,
+        database,
+        address,
+    }
+    .log();
     if let Some(reason) = &degraded {
         log::warn!(
             reason, help = "install Go, or set an upstream with --upstream or STOA_UPSTREAM";
@@ -52,8 +64,7 @@ pub(crate) fn run(
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
-        max_fills: config.fill_max_concurrent,
-        answers,
+        services,
         max_connections,
         grace: config.grace,
         index_interval: config.index_interval,

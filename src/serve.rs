@@ -19,8 +19,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::fill::{AnswerOptions, Fill, Policy};
+use crate::policy::Policy;
 use crate::proxy::{InProgress, Proxy, ProxyOptions};
+use crate::services::{ServiceOptions, Services};
 use crate::stall_timeout::StallTimeout;
 use crate::upkeep::Upkeep;
 
@@ -31,10 +32,8 @@ pub struct ServeOptions {
     pub sumdbs: Vec<String>,
     /// The path that all addresses begin with: `/`, or `/some/path`.
     pub base_path: String,
-    /// Maximum number of zips that are fetched at the same time.
-    pub max_fills: usize,
-    /// How lists, latest versions, queries and checksum databases are answered.
-    pub answers: AnswerOptions,
+    /// The settings for downloads, lists, queries and checksum databases.
+    pub services: ServiceOptions,
     /// Maximum number of open connections. Further clients wait to be accepted.
     pub max_connections: usize,
     /// Time limit for the head of a request to arrive, and for an idle connection.
@@ -57,8 +56,7 @@ impl Default for ServeOptions {
         Self {
             sumdbs: Vec::new(),
             base_path: "/".to_owned(),
-            max_fills: 16,
-            answers: AnswerOptions::default(),
+            services: ServiceOptions::default(),
             max_connections: 4096,
             head_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(120),
@@ -98,14 +96,14 @@ pub async fn run(
     let policy = policy.into();
     let instance = policy.upstream_of_none().instance().to_owned();
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
-    let fill = Fill::new(store, policy, options.max_fills, &options.answers);
+    let services = Arc::new(Services::new(store, policy, options.services.clone()));
     let proxy_options = ProxyOptions {
         base_path: options.base_path.clone(),
         sumdbs: options.sumdbs.clone(),
         instance,
         degraded: options.degraded.clone(),
     };
-    let proxy = Proxy::new(Arc::clone(&fill), Arc::clone(&upkeep), proxy_options);
+    let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), proxy_options);
     let server = Server {
         proxy: Arc::new(proxy),
         builder: builder(&options),
@@ -120,36 +118,36 @@ pub async fn run(
     log::info!(
         connections = connections.len(),
         requests = server.in_progress.count(),
-        fills = fill.count(),
+        fills = services.flights.count(),
         grace:? = options.grace;
         "waiting for requests in progress"
     );
-    fill.close();
+    services.close();
     upkeep.close();
     let ended = tokio::time::timeout(options.grace, async {
         graceful.shutdown().await;
-        fill.closed().await;
+        services.closed().await;
     });
     let mut aborted_requests = 0;
     if ended.await.is_err() {
         aborted_requests = server.in_progress.count();
         log::warn!(
-            requests = aborted_requests, fills = fill.count(), grace:? = options.grace;
+            requests = aborted_requests, fills = services.flights.count(), grace:? = options.grace;
             "aborting requests and downloads that did not end within the grace period"
         );
     }
     connections.shutdown().await;
-    fill.end().await;
+    services.end().await;
     upkeep.end().await;
-    log_counts(&fill, aborted_requests);
+    log_counts(&services, aborted_requests);
     accepted
 }
 
-fn log_counts(fill: &Fill, aborted_requests: usize) {
-    let checksums = fill.policy().checksums().counts();
+fn log_counts(services: &Services, aborted_requests: usize) {
+    let checksums = services.sumdb.counts();
     log::info!(
         aborted_requests_total = aborted_requests,
-        aborted_transfers_total = fill.aborted_transfers(),
+        aborted_transfers_total = services.flights.aborted_transfers(),
         checksums_verified_total = checksums.verified,
         checksums_unknown_total = checksums.unverified,
         checksums_rejected_total = checksums.mismatches + checksums.refused,

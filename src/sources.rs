@@ -8,10 +8,13 @@ use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Store;
 
+use crate::answers::AnswerOptions;
 use crate::command::error::CommandError;
 use crate::config::{ModuleTable, Origin, ServeConfig, World};
-use crate::fill::{AnswerOptions, ChecksumPolicy, Checksums, Mode, Policy, Rule, Sumdb};
 use crate::go_env::{self, GoEnv};
+use crate::policy::{ChecksumPolicy, Mode, Policy, Rule};
+use crate::services::ServiceOptions;
+use crate::sumdb::{Gosumdb, SumdbOptions};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
 /// Finds upstreams and checksum databases, for one configuration.
@@ -94,21 +97,19 @@ impl<'a> Sources<'a> {
             checksum: config.checksum,
             ..Rule::fetching_from(otherwise)
         };
-        let policy = Policy::new(rules, otherwise);
-        match policy.is_offline() {
-            true => Ok(policy),
-            false => {
-                let checksums = self.checksums(config, policy.requires_checksums())?;
-                Ok(policy.verified_against(checksums))
-            }
-        }
+        Ok(Policy::new(rules, otherwise))
     }
 
     /// Resolves the checksum database against which downloads are verified.
-    fn checksums(&self, config: &ServeConfig, is_required: bool) -> Result<Checksums, CommandError> {
+    fn checksums(
+        &self,
+        config: &ServeConfig,
+        is_required: bool,
+        is_asked: bool,
+    ) -> Result<SumdbOptions, CommandError> {
         let Setting { value, origin } = self.checksum_database(config);
-        let sumdb = match value.as_deref().map(Sumdb::parse) {
-            None => Sumdb::of_go().map(Some),
+        let sumdb = match value.as_deref().map(Gosumdb::parse) {
+            None => Gosumdb::of_go().map(Some),
             Some(sumdb) => sumdb,
         };
         let sumdb = sumdb.unwrap_or_else(|error| {
@@ -122,7 +123,7 @@ impl<'a> Sources<'a> {
             return if is_required {
                 Err(CommandError::new(Exit::USAGE, why))
             } else {
-                Ok(Checksums::default())
+                Ok(SumdbOptions { private: self.sumdb_refuse(config, is_asked), ..SumdbOptions::default() })
             };
         };
         let own = sumdb.url().map(|url| Upstream::new(url, self.options(config))).transpose();
@@ -132,7 +133,7 @@ impl<'a> Sources<'a> {
                 format!("the URL of the checksum database {}: {error}", sumdb.name()),
             )
         })?;
-        Ok(Checksums::new(Some(sumdb), own, self.sumdb_refuse(config, true)))
+        Ok(SumdbOptions { database: Some(sumdb), own, private: self.sumdb_refuse(config, true) })
     }
 
     /// Returns the checksum database, in the syntax of `GOSUMDB`.
@@ -160,9 +161,20 @@ impl<'a> Sources<'a> {
         value.as_deref().and_then(go_env::sumdb_name).map(str::to_owned).into_iter().collect()
     }
 
-    /// Returns the options of lists and checksum databases. `is_asked` is whether a database is ever asked.
-    pub(crate) fn answers(&self, config: &ServeConfig, is_asked: bool) -> AnswerOptions {
-        AnswerOptions { list_ttl: config.fill_list_ttl, sumdb_refuse: self.sumdb_refuse(config, is_asked) }
+    /// Returns the settings for downloads, lists, queries and checksum databases. `is_asked` is whether clients may ask
+    /// for a checksum database.
+    pub(crate) fn services(
+        &self,
+        config: &ServeConfig,
+        policy: &Policy,
+        is_asked: bool,
+    ) -> Result<ServiceOptions, CommandError> {
+        let sumdb = match policy.is_offline() {
+            true => SumdbOptions { private: self.sumdb_refuse(config, is_asked), ..SumdbOptions::default() },
+            false => self.checksums(config, policy.requires_checksums(), is_asked)?,
+        };
+        let answers = AnswerOptions { list_ttl: config.fill_list_ttl };
+        Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
     }
 
     /// Returns the patterns of modules that no checksum database is asked about.

@@ -7,7 +7,7 @@ use stoa_layout::LayoutId;
 use stoa_store::Store;
 
 use crate::config::{ServeConfig, World};
-use crate::fill::{ChecksumPolicy, Mode, Policy};
+use crate::policy::{ChecksumPolicy, Mode, Policy};
 use crate::sources::{Setting, Sources};
 
 /// The parts of a server that its first lines describe.
@@ -18,6 +18,8 @@ pub(crate) struct Startup<'a> {
     pub(crate) config_file: Option<&'a Path>,
     pub(crate) sources: &'a Sources<'a>,
     pub(crate) policy: &'a Policy,
+    /// The name of the checksum database that downloads are verified against.
+    pub(crate) database: Option<&'a str>,
     pub(crate) address: SocketAddr,
 }
 
@@ -69,7 +71,7 @@ impl Startup<'_> {
             ChecksumPolicy::Require => "require",
             ChecksumPolicy::Off => "off",
         };
-        match self.policy.checksums().database() {
+        match self.database {
             Some(name) => {
                 let Setting { origin, .. } = self.sources.checksum_database(self.config);
                 log::info!(database = name, mode, origin:% = origin; "downloads are verified against a checksum database");

@@ -1,14 +1,15 @@
 //! The thread that keeps the index of the store current: at the start, at intervals, and when a request finds the index
 //! unusable. A pass may wait for the disk, so it runs on a thread of its own.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use stoa_store::{IndexError, Reconciled, Stop, Store};
 use tokio::sync::watch;
 
+use crate::background::Background;
 use crate::last_use::LastUse;
+use crate::lock::lock;
 
 /// The background work of a server on its store.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(crate) struct Upkeep {
     /// The days of last use, by which `stoa prune` finds unused versions.
     pub(crate) last_use: LastUse,
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Background,
 }
 
 #[derive(Debug)]
@@ -35,9 +36,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Time limit for a request that waits for an index that is being built.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Time limit for the thread to end.
-const END_LIMIT: Duration = Duration::from_secs(5);
-
 impl Upkeep {
     /// Starts at once. An interval of zero disables the thread, and so does a store that is read-only.
     pub(crate) fn start(store: &Arc<Store>, interval: Duration, last_use_interval: Duration) -> Self {
@@ -48,23 +46,17 @@ impl Upkeep {
             bell: Condvar::new(),
             passes: watch::Sender::new(0),
         });
-        let thread = if interval.is_zero() || store.is_read_only() {
-            None
-        } else {
+        let is_needed = !interval.is_zero() && !store.is_read_only();
+        let work = is_needed.then(|| {
             let (store, shared) = (Arc::clone(store), Arc::clone(&shared));
-            let spawned =
-                thread::Builder::new().name("index".to_owned()).spawn(move || shared.keep(&store, interval));
-            let spawned = spawned.inspect_err(
-                |error| log::warn!(reason:% = error; "cannot start the thread that keeps the index current"),
-            );
-            spawned.ok()
-        };
-        Self { last_use, shared, thread: Mutex::new(thread) }
+            move || shared.keep(&store, interval)
+        });
+        Self { last_use, shared, thread: Background::start("index", work) }
     }
 
     /// Asks for a pass over the index, and waits for it up to a limit. Returns whether it ran.
     pub(crate) async fn rebuilt(&self) -> bool {
-        if lock(&self.thread).is_none() {
+        if !self.thread.is_running() {
             return false;
         }
         let mut passes = self.shared.passes.subscribe();
@@ -86,11 +78,7 @@ impl Upkeep {
         self.close();
         // Requests that end during the shutdown count as uses, so the uses are written last.
         self.last_use.end().await;
-        let Some(thread) = lock(&self.thread).take() else { return };
-        let joined = tokio::task::spawn_blocking(move || thread.join());
-        if !matches!(tokio::time::timeout(END_LIMIT, joined).await, Ok(Ok(Ok(())))) {
-            log::warn!(limit:? = END_LIMIT; "the thread that keeps the index current did not end");
-        }
+        self.thread.end().await;
     }
 }
 
@@ -129,9 +117,4 @@ fn log_pass(done: &Reconciled, elapsed: Duration) {
         elapsed:% = format!("{elapsed:.1?}");
         "the index is current"
     );
-}
-
-/// No code that can panic runs under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

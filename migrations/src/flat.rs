@@ -60,11 +60,7 @@ impl Flat {
     }
 
     fn walk_folder(self, base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-        let names = match Names::of(folder) {
-            Ok(Some(names)) => names,
-            Ok(None) => return Ok(()),
-            Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
-        };
+        let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
         let at_the_top = folder == base;
         for name in names {
             let name = name?;
@@ -90,11 +86,7 @@ impl Flat {
         folder: &Path,
         visit: &mut Visit<'_>,
     ) -> Result<(), StepError> {
-        let names = match Names::of(folder) {
-            Ok(Some(names)) => names,
-            Ok(None) => return Ok(()),
-            Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
-        };
+        let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
         let module_path = module_folder.strip_prefix(base).ok().and_then(Path::to_str);
         let module = module_path.and_then(|path| self.module(path));
         let mut versions: BTreeMap<String, Parts> = BTreeMap::new();

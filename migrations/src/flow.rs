@@ -205,19 +205,7 @@ impl Flow {
             }
             Ok(())
         };
-        in_parallel(
-            work.threads,
-            |batches| {
-                from.walk(root, &mut |found| match found {
-                    Finding::Versions(batch) => batches(batch),
-                    Finding::Leftover(leftover) => {
-                        tally.leftover(&work, &leftover);
-                        Ok(())
-                    }
-                })
-            },
-            &each,
-        )?;
+        walk_in_parallel(from, root, &work, &tally, &each)?;
         let moved = tally.sum();
         // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
@@ -272,19 +260,7 @@ impl Step for Flow {
             Ok(())
         };
         let from = self.sides(direction).0;
-        in_parallel(
-            work.threads,
-            |batches| {
-                from.walk(root, &mut |found| match found {
-                    Finding::Versions(batch) => batches(batch),
-                    Finding::Leftover(leftover) => {
-                        tally.leftover(work, &leftover);
-                        Ok(())
-                    }
-                })
-            },
-            &each,
-        )?;
+        walk_in_parallel(from, root, work, &tally, &each)?;
         let mut refusals = Vec::new();
         let mut taken = taken.into_inner().unwrap_or_default();
         if !taken.is_empty() {
@@ -450,6 +426,28 @@ fn pool(threads: usize) -> Result<ThreadPool, StepError> {
     })
 }
 
+type Each<'a> = dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync + 'a;
+
+/// Walks a picture, counts its leftovers, and calls `each` for every version, on all threads.
+fn walk_in_parallel(
+    from: &dyn Picture,
+    root: &Path,
+    work: &Work<'_>,
+    tally: &Tally,
+    each: &Each<'_>,
+) -> Result<(), StepError> {
+    let walk = |batches: Batches<'_>| {
+        from.walk(root, &mut |found| match found {
+            Finding::Versions(batch) => batches(batch),
+            Finding::Leftover(leftover) => {
+                tally.leftover(work, &leftover);
+                Ok(())
+            }
+        })
+    };
+    in_parallel(work.threads, walk, each)
+}
+
 pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 
 /// Walks on this thread and works on `threads` threads, including this one. This thread works on a batch itself if the
@@ -457,7 +455,7 @@ pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), St
 pub(crate) fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
-    each: &(dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync),
+    each: &Each<'_>,
 ) -> Result<(), StepError> {
     let (sender, receiver) = sync_channel::<Vec<Candidate>>(AHEAD);
     let receiver = Mutex::new(receiver);

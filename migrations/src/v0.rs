@@ -107,11 +107,7 @@ pub(crate) fn pieces_of_alias(folder: &Path) -> Vec<PathBuf> {
 
 /// Walks a folder that is not a version.
 fn walk_folder(root: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    let names = match Names::of(folder) {
-        Ok(Some(names)) => names,
-        Ok(None) => return Ok(()),
-        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
-    };
+    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
     let mut versions = Vec::new();
     for name in names {
         let name = name?;
@@ -138,11 +134,7 @@ fn look(
     visit: &mut Visit<'_>,
 ) -> Result<(), StepError> {
     let Some(name) = name else { return walk_folder(root, folder, visit) };
-    let names = match Names::of(folder) {
-        Ok(Some(names)) => names,
-        Ok(None) => return Ok(()),
-        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
-    };
+    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
     let files = files_in(folder, name);
     let (mut has, mut symlinks, mut others, mut folders) = ([false; 3], Vec::new(), Vec::new(), Vec::new());
     let mut prefilled = false;

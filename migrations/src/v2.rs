@@ -52,11 +52,7 @@ fn files_in(folder: &Path) -> Files {
 }
 
 fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    let names = match Names::of(folder) {
-        Ok(Some(names)) => names,
-        Ok(None) => return Ok(()),
-        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
-    };
+    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
     for name in names {
         let name = name?;
         let text = name.text.as_deref().unwrap_or_default();
@@ -72,11 +68,7 @@ fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), 
 }
 
 fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    let names = match Names::of(folder) {
-        Ok(Some(names)) => names,
-        Ok(None) => return Ok(()),
-        Err(error) => return visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}")))),
-    };
+    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
     let module = module
         .strip_prefix(base)
         .ok()
@@ -111,11 +103,7 @@ fn look(
     candidates: &mut Vec<Candidate>,
     visit: &mut Visit<'_>,
 ) -> Result<(), StepError> {
-    let names = match Names::of(&folder) {
-        Ok(Some(names)) => names,
-        Ok(None) => return Ok(()),
-        Err(error) => return visit(Finding::Leftover(leftover(&folder, format!("unreadable: {error}")))),
-    };
+    let Some(names) = Names::in_walk(&folder, visit)? else { return Ok(()) };
     let files = files_in(&folder);
     let (mut has, mut has_seal, mut fault) = ([false; 3], false, None);
     for name in names {

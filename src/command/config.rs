@@ -96,7 +96,8 @@ fn check(context: &Context<'_>) -> Result<(), CommandError> {
     let config = settings.serve(&options)?;
     let sources = Sources::new(settings.world());
     sources.check(&config)?;
-    sources.policy(&config, false, None)?;
+    let policy = sources.policy(&config, false, None)?;
+    sources.services(&config, &policy, true)?;
     for warning in settings.warnings()? {
         context.reporter.warning(warning);
     }

@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::lock::LockError;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError};
+use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError, StepError};
 use stoa_store::{LastUseError, Store, StoreError};
 
 use super::error::CommandError;
@@ -276,6 +276,12 @@ impl From<StoreError> for CommandError {
 
 impl From<PathError> for CommandError {
     fn from(error: PathError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<StepError> for CommandError {
+    fn from(error: StepError) -> Self {
         Self::new(error.exit(), error)
     }
 }

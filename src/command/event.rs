@@ -1,9 +1,15 @@
 //! Parts that the events of several commands share.
 
-use std::fmt;
+use std::fmt::{self, Display};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
+use stoa_store::Day;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::report::Reporter;
 
 /// A version in an event: `module` and `version` in JSON, `MODULE@VERSION` for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -18,8 +24,60 @@ impl<'a> From<&'a ModuleVersion> for VersionKeys<'a> {
     }
 }
 
-impl fmt::Display for VersionKeys<'_> {
+impl Display for VersionKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.module, self.version)
+    }
+}
+
+/// The name of the event of a corrupt version. People read "corrupt".
+pub(crate) const CORRUPT: &str = "broken";
+
+/// The result for one version. A result with a reason is a problem.
+#[derive(Serialize)]
+pub(crate) struct VersionResult<'a> {
+    pub(crate) event: &'static str,
+    #[serde(flatten)]
+    pub(crate) version: VersionKeys<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<&'a str>,
+}
+
+impl VersionResult<'_> {
+    /// Prints a problem always, and any other result with `--verbose`.
+    pub(crate) fn report(&self, reporter: &Reporter) {
+        if self.reason.is_some() { reporter.problem(self) } else { reporter.detail(self) }
+    }
+}
+
+impl Display for VersionResult<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let event = if self.event == CORRUPT { "corrupt" } else { self.event };
+        write!(f, "{event} {}", self.version)?;
+        self.reason.map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
+}
+
+/// Writes a day as `2026-01-31`.
+pub(crate) fn date(day: Day) -> String {
+    OffsetDateTime::from(day.begin()).date().to_string()
+}
+
+/// Writes a time in whole seconds, as in RFC 3339.
+pub(crate) fn seconds(time: SystemTime) -> String {
+    let whole = OffsetDateTime::from(time).replace_nanosecond(0).ok();
+    whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_dates() {
+        assert_eq!(date(Day(0)), "1970-01-01");
+        assert_eq!(date(Day(20_484)), "2026-01-31");
     }
 }

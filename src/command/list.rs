@@ -1,21 +1,19 @@
 //! `stoa list`: lists the versions in the store.
 
 use std::fmt::{self, Display};
-use std::time::SystemTime;
 
 use clap::Args;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
 use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Command;
 use super::context::Context;
+use super::count::{counted, versions};
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 use crate::config::parse;
@@ -95,16 +93,11 @@ struct VersionEvent<'a> {
 
 impl<'a> VersionEvent<'a> {
     fn new(stored: &'a StoredVersion, last_use: Option<Day>) -> Self {
-        let whole = OffsetDateTime::from(stored.published).replace_nanosecond(0).ok();
-        let day = |day: Day| {
-            let begin: SystemTime = day.begin();
-            OffsetDateTime::from(begin).date().to_string()
-        };
         Self {
             version: (&stored.version).into(),
             bytes: stored.bytes,
-            stored: whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
-            last_use: last_use.map(day),
+            stored: seconds(stored.published),
+            last_use: last_use.map(date),
         }
     }
 }
@@ -148,8 +141,8 @@ impl Listed {
 
 impl Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (versions, modules) = (HumanCount(self.versions), HumanCount(self.modules));
-        write!(f, "{}: {versions} versions of {modules} modules, {}", self.store, BinaryBytes(self.bytes))
+        let (versions, modules) = (versions(self.versions), counted(self.modules, "module"));
+        write!(f, "{}: {versions} of {modules}, {}", self.store, BinaryBytes(self.bytes))
     }
 }
 

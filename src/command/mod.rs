@@ -2,10 +2,12 @@
 //!
 //! A new command is a file with a struct that implements [`Command`], and a line in [`COMMANDS`].
 
+pub(crate) mod compare;
 pub(crate) mod completions;
 mod config;
 pub(crate) mod confirm;
 pub(crate) mod context;
+pub(crate) mod count;
 pub(crate) mod error;
 pub(crate) mod event;
 mod export;
@@ -13,6 +15,7 @@ mod fetch;
 pub(crate) mod hand_over;
 mod list;
 mod man;
+pub(crate) mod named;
 pub(crate) mod overlap;
 pub(crate) mod parallel;
 mod path;

@@ -1,8 +1,9 @@
 //! The overlap of two folders: a command refuses to copy a store into itself.
 
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 
-/// The relation of two folders.
+/// The relation of a folder to the store. Its text is the reason why a command refuses the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overlap {
     Same,
@@ -10,6 +11,16 @@ pub(crate) enum Overlap {
     Inside,
     /// The second is below the first.
     Around,
+}
+
+impl Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Same => "it is the store itself",
+            Self::Inside => "it is inside the store",
+            Self::Around => "the store is inside it",
+        })
+    }
 }
 
 /// Returns how two folders overlap, if they do. They need not exist yet.

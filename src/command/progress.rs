@@ -17,11 +17,17 @@ use indicatif::{
 };
 use stoa_store::Meter;
 
+use super::count::versions;
+
 /// The time between two lines of progress without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// The time between two draws of a bar.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// The number of versions that must be done before the remaining time is shown. A few versions predict nothing, because
+/// their sizes differ too much.
+const PREDICTING: u64 = 20;
 
 /// When to show progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -104,15 +110,15 @@ impl Counts {
     /// Returns the part of a bar or line about versions and bytes. Counts that are zero are left out.
     fn text(&self, total: Option<u64>) -> String {
         let (items, bytes) = (HumanCount(self.items()), BinaryBytes(self.bytes()));
-        let versions = match total {
-            Some(total) => format!("{items} of {} versions", HumanCount(total)),
+        let done = match total {
+            Some(total) => format!("{items} of {}", versions(total)),
             None if items.0 == 0 => String::new(),
-            None => format!("{items} versions"),
+            None => versions(items.0).to_string(),
         };
-        match (versions.is_empty(), bytes.0) {
-            (_, 0) => versions,
+        match (done.is_empty(), bytes.0) {
+            (_, 0) => done,
             (true, _) => bytes.to_string(),
-            (false, _) => format!("{versions}, {bytes}"),
+            (false, _) => format!("{done}, {bytes}"),
         }
     }
 }
@@ -232,7 +238,7 @@ fn print_lines(name: &str, total: Option<u64>, counts: Arc<Counts>) -> Sender<()
 
 /// Returns the style of a bar. It has no field without content.
 fn style(counts: Arc<Counts>) -> ProgressStyle {
-    const WIDTH: usize = 30;
+    const WIDTH: usize = 20;
     let bar = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
         let _ = match state.len() {
             Some(_) => {
@@ -255,15 +261,15 @@ fn style(counts: Arc<Counts>) -> ProgressStyle {
     style.with_key("versions_bar", bar).with_key("details", details)
 }
 
-/// Returns the remaining time if it is known, and else the elapsed time. Times below a second are left out.
+/// Returns the remaining time, or the elapsed time if the other is unknown. Times below a second are left out.
 fn time(state: &ProgressState) -> String {
-    let is_known = state.len().is_some() && state.pos() > 0;
-    let (left, elapsed) = (state.eta().as_secs(), state.elapsed().as_secs());
-    let text = |seconds| format!("{:#}", HumanDuration(Duration::from_secs(seconds)));
-    match (left, elapsed) {
-        (1.., _) if is_known => format!("{} left", text(left)),
-        (_, 0) => String::new(),
-        _ => text(elapsed),
+    let is_known = state.len().is_some() && state.pos() >= PREDICTING;
+    let seconds = if is_known { state.eta().as_secs() } else { state.elapsed().as_secs() };
+    let text = format!("{:#}", HumanDuration(Duration::from_secs(seconds)));
+    match (seconds, is_known) {
+        (0, _) => String::new(),
+        (_, true) => text + " left",
+        (_, false) => text,
     }
 }
 
@@ -295,6 +301,6 @@ mod tests {
         counts.meter.add(4 << 20);
         counts.items.store(1, Ordering::Relaxed);
         counts.bytes.store((4 << 20) + 100, Ordering::Relaxed);
-        assert_eq!((counts.bytes(), counts.text(None)), ((4 << 20) + 100, "1 versions, 4.00 MiB".to_owned()));
+        assert_eq!((counts.bytes(), counts.text(None)), ((4 << 20) + 100, "1 version, 4.00 MiB".to_owned()));
     }
 }

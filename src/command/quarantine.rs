@@ -8,17 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Command;
 use super::context::Context;
+use super::count::counted;
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::event::{VersionKeys, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 
@@ -105,7 +104,6 @@ struct EntryEvent<'a> {
 
 impl<'a> EntryEvent<'a> {
     fn new(event: &'static str, entry: &'a QuarantineEntry) -> Self {
-        let whole = OffsetDateTime::from(entry.since).replace_nanosecond(0).ok();
         let why = entry.why.as_ref();
         Self {
             event,
@@ -113,7 +111,7 @@ impl<'a> EntryEvent<'a> {
             module: why.map(|why| why.module.as_ref()),
             version: why.map(|why| why.version.as_ref()),
             path: why.map(|why| why.path.to_string_lossy().into_owned()),
-            at: whole.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
+            at: seconds(entry.since),
             reason: why.map(|why| why.reason.as_ref()),
             bytes: entry.bytes,
         }
@@ -165,8 +163,8 @@ impl QuarantineDone {
 
 impl Display for QuarantineDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (store, entries, action) = (&self.store, HumanCount(self.entries), self.action);
-        write!(f, "{store}: {entries} entries, {} {action}", BinaryBytes(self.bytes))
+        let (store, entries, action) = (&self.store, counted(self.entries, "entry"), self.action);
+        write!(f, "{store}: {entries}, {} {action}", BinaryBytes(self.bytes))
     }
 }
 

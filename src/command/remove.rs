@@ -4,7 +4,6 @@
 //! again, or gets 410 if there is a tombstone.
 
 use std::fmt::{self, Display};
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
@@ -16,11 +15,12 @@ use stoa_store::{Claim, Store, StoreError, Tombstone};
 use super::Command;
 use super::confirm::confirm;
 use super::context::Context;
+use super::count::{counted, versions};
 use super::error::CommandError;
 use super::event::VersionKeys;
+use super::named::{Named, pairs, versions_of};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
-use super::verify::look::{Named, pairs, versions_of};
 
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
@@ -29,7 +29,8 @@ use super::verify::look::{Named, pairs, versions_of};
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
 version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
-410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
+410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
+tombstone within a second. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
 
 Examples:
@@ -101,9 +102,6 @@ impl Command for Remove {
 
 /// The number of versions up to which the command does not ask.
 const ASK_ABOVE: usize = 100;
-
-/// The time between two attempts to claim a version that another process works on.
-const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// The result for one version.
 #[derive(Serialize)]
@@ -237,12 +235,12 @@ impl Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let would = if self.dry_run { "would be " } else { "" };
         if self.is_list {
-            return write!(f, "{} tombstones", HumanCount(self.forbidden));
+            return counted(self.forbidden, "tombstone").fmt(f);
         }
         if self.lifted > 0 {
-            return write!(f, "{} tombstones {would}lifted", HumanCount(self.lifted));
+            return write!(f, "{} {would}lifted", counted(self.lifted, "tombstone"));
         }
-        write!(f, "{} versions {would}removed, {}", HumanCount(self.removed), BinaryBytes(self.bytes))?;
+        write!(f, "{} {would}removed, {}", versions(self.removed), BinaryBytes(self.bytes))?;
         if self.forbidden > 0 {
             write!(f, ", {} {would}forbidden", HumanCount(self.forbidden))?;
         }
@@ -285,7 +283,7 @@ impl Work<'_> {
                 let Some(footprint) = self.store.footprint(&version)? else { continue };
                 (here, size) = (here + 1, size + footprint.bytes);
             }
-            let plan = format!("{named}: {} versions, {}", HumanCount(here as u64), BinaryBytes(size));
+            let plan = format!("{named}: {}, {}", versions(here as u64), BinaryBytes(size));
             lines.extend((here > 0).then_some(plan));
             (count, bytes) = (count + here, bytes + size);
         }
@@ -294,8 +292,8 @@ impl Work<'_> {
         }
         lines.iter().for_each(|line| self.reporter.remark(line));
         confirm(&format!(
-            "{} versions, {}, would be removed from {}",
-            HumanCount(count as u64),
+            "{}, {}, would be removed from {}",
+            versions(count as u64),
             BinaryBytes(bytes),
             self.store.root().display()
         ))
@@ -333,13 +331,7 @@ impl Work<'_> {
 
     /// Waits for the claim: another process may be about to publish the version.
     fn claim(&self, version: &ModuleVersion) -> Result<Claim, CommandError> {
-        loop {
-            if let Some(claim) = self.store.try_claim(version)? {
-                return Ok(claim);
-            }
-            std::thread::sleep(CLAIM_EVERY);
-            self.cancel.check()?;
-        }
+        self.store.claim_while(version, || Ok(self.cancel.check()?))
     }
 
     fn remove<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {

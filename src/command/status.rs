@@ -17,13 +17,14 @@ use stoa_store::{CensusItem, StoreError, census, each_quarantined};
 
 use super::Command;
 use super::context::{App, Common, Context};
+use super::count::counted;
 use super::error::CommandError;
 use super::hand_over::to_migrator;
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 
 /// The status of a store; its fields are the keys of the JSON format.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Status {
     /// The version of this format.
     format: u32,
@@ -47,13 +48,14 @@ pub(crate) struct Status {
     remark: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Current,
     Old,
     Migrating,
     Newer,
+    #[default]
     Empty,
     Unmarked,
     Foreign,
@@ -107,7 +109,7 @@ fn of_current(root: &Path, app: &App) -> Result<Option<Status>, CommandError> {
 
 /// Returns the status of a store in any state.
 pub(crate) fn of_any(root: &Path, layouts: &Layouts) -> Result<Status, CommandError> {
-    look(root, layouts).map_err(|error| CommandError::new(error.exit(), error))
+    Ok(look(root, layouts)?)
 }
 
 fn current_or_empty(
@@ -250,17 +252,9 @@ impl Status {
             format: 1,
             store: root.to_string_lossy().into_owned(),
             state,
-            layout: None,
             program_layout: current.to_string(),
-            versions: None,
-            modules: None,
-            bytes: None,
-            leftovers: None,
-            quarantined: None,
-            quarantined_bytes: None,
-            last_migration: None,
             holders: lock::holders(root),
-            remark: None,
+            ..Self::default()
         }
     }
 
@@ -330,7 +324,7 @@ impl Status {
         lines.push(line("layout", &format!("{layout} (this program: {})", self.program_layout)));
         let count = |n: u64| indicatif::HumanCount(n).to_string();
         if let Some(versions) = self.versions {
-            let of = self.modules.map_or_else(String::new, |n| format!(" of {} modules", count(n)));
+            let of = self.modules.map_or_else(String::new, |n| format!(" of {}", counted(n, "module")));
             let bytes = indicatif::BinaryBytes(self.bytes.unwrap_or_default());
             lines.push(line("versions", &format!("{}{of}, {bytes}", count(versions))));
         }
@@ -343,9 +337,9 @@ impl Status {
         if let Some(last) = &self.last_migration {
             let HistoryEntry { from, to, finished, moved, leftovers, .. } = last;
             let text = format!(
-                "{from} to {to}, {finished}: {} versions moved, {} leftovers",
-                count(*moved),
-                count(*leftovers)
+                "{from} to {to}, {finished}: {} moved, {}",
+                counted(*moved, "version"),
+                counted(*leftovers, "leftover")
             );
             lines.push(line("last migration", &text));
         }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::parse;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::HostCredentials;
 
 /// A key of the configuration.

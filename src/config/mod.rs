@@ -52,7 +52,7 @@ pub use self::origin::Origin;
 pub use self::rules::ModuleTable;
 pub use self::shown::masked;
 pub use self::world::{Lookup, World};
-use crate::fill::Mode;
+use crate::policy::Mode;
 
 /// The configuration of the migrator.
 #[derive(Debug, Clone, PartialEq, Eq)]

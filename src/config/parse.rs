@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use stoa_gomod::private::Patterns;
 
-use crate::fill::Sumdb;
+use crate::sumdb::Gosumdb;
 
 /// The maximum number of threads: more than any disk can use.
 const MAX_THREADS: usize = 1024;
@@ -190,8 +190,8 @@ pub(super) fn upstream(text: &str) -> Result<String, String> {
 
 /// Reads a checksum database.
 pub(super) fn gosumdb(text: &str) -> Result<String, String> {
-    let sumdb = Sumdb::parse(text).map_err(|error| error.to_string())?;
-    if let Some(url) = sumdb.as_ref().and_then(Sumdb::url) {
+    let sumdb = Gosumdb::parse(text).map_err(|error| error.to_string())?;
+    if let Some(url) = sumdb.as_ref().and_then(Gosumdb::url) {
         crate::upstream::check_list(url)?;
     }
     Ok(text.to_owned())

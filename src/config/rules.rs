@@ -5,7 +5,7 @@ use stoa_gomod::private::Patterns;
 
 use super::parse;
 use super::table::Table;
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::policy::{ChecksumPolicy, Mode};
 
 /// A rule of the config file. A value that it does not set comes from the top level of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +41,8 @@ impl ModuleTable {
             mode: table.text("mode", parse::word),
             redirect_url: table.text("redirect_url", parse::redirect_url),
             upstream: table.text("upstream", parse::upstream),
-            allow: table.texts("allow", parse::word),
-            deny: table.texts("deny", parse::word),
+            allow: table.strings("allow", parse::word),
+            deny: table.strings("deny", parse::word),
             checksum: table.text("checksum", parse::word),
             line: table.line,
             pattern: pattern?,

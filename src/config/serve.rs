@@ -8,7 +8,7 @@ use super::file::File;
 use super::keys::ServeConfig;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
-use crate::fill::{ChecksumPolicy, Mode};
+use crate::policy::{ChecksumPolicy, Mode};
 use crate::upstream::{Direct, DirectOptions, DirectRule, DirectRules, UpstreamOptions};
 
 const NO_TARGET: &str = "a mode that redirects needs redirect_url";

@@ -6,28 +6,50 @@
 use std::sync::Arc;
 
 use stoa_gomod::{H1, ModuleVersion};
+use stoa_store::Store;
+use tokio::sync::Semaphore;
 
-use super::once::Once;
-use super::{Fill, FillError};
+use crate::tasks::{Once, blocking};
+use crate::unavailable::Unavailable;
 
-/// The versions that are being sealed.
-pub(super) type Seals = Once<ModuleVersion, Result<Option<H1>, FillError>>;
+/// Minimum number of concurrent zip examinations. An examination also waits for the disk, so there may be
+/// more than cores.
+const MIN_EXAMINING: usize = 4;
 
-impl Fill {
+/// Returns the limit of concurrent zip examinations: a zip with a million files takes much memory.
+pub(crate) fn examining() -> Arc<Semaphore> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Arc::new(Semaphore::new(cores.max(MIN_EXAMINING)))
+}
+
+/// Seals versions, each once at a time.
+#[derive(Debug)]
+pub struct Seals {
+    store: Arc<Store>,
+    examining: Arc<Semaphore>,
+    running: Once<ModuleVersion, Result<Option<H1>, Unavailable>>,
+}
+
+impl Seals {
+    pub(crate) fn new(store: Arc<Store>, examining: Arc<Semaphore>) -> Self {
+        Self { store, examining, running: Once::new() }
+    }
+
     /// Seals a version. Returns `None` if the version is corrupt; it counts as absent from then on.
     ///
     /// Sealing continues after the callers have gone away, so the next request finds the seal.
-    pub async fn seal(self: &Arc<Self>, version: &ModuleVersion) -> Result<Option<H1>, FillError> {
+    pub async fn seal(&self, version: &ModuleVersion) -> Result<Option<H1>, Unavailable> {
         let what = || format!("the examination of {version}");
         let work = || {
-            let (fill, version, what) = (Arc::clone(self), version.clone(), what());
+            let (store, examining) = (Arc::clone(&self.store), Arc::clone(&self.examining));
+            let (version, what) = (version.clone(), what());
             async move {
-                let permit = fill.examining.acquire().await;
-                let _permit = permit.map_err(|_| FillError::Stopping(what.clone()))?;
-                fill.blocking(what, move |store| store.seal(&version)).await
+                let permit = examining.acquire().await;
+                let _permit = permit.map_err(|_| Unavailable::Stopping(what.clone()))?;
+                blocking(&store, what, move |store| store.seal(&version)).await
             }
         };
-        let task = self.seals.join(version, work).ok_or_else(|| FillError::Busy(version.to_string()))?;
-        task.wait().await.unwrap_or_else(|| Err(FillError::Broken(what())))
+        let task = self.running.join(version, work).ok_or_else(|| Unavailable::Busy(version.to_string()))?;
+        task.wait().await.unwrap_or_else(|| Err(Unavailable::Broken(what())))
     }
 }

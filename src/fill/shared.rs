@@ -15,9 +15,9 @@ pub(super) struct SharedPermits {
     shares: HashMap<String, Arc<Semaphore>>,
 }
 
-/// A permit, released when it is dropped.
+/// A share of a limit: one permit, released when it is dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct Share {
     _permit: OwnedSemaphorePermit,
     _share: Option<OwnedSemaphorePermit>,
 }
@@ -37,23 +37,23 @@ impl SharedPermits {
     }
 
     /// Takes a permit for an upstream if one is free.
-    pub(super) fn try_take(&self, upstream: &Upstream) -> Option<Permit> {
+    pub(super) fn try_take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
             Some(share) => Some(share.try_acquire_owned().ok()?),
             None => None,
         };
         let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Permit { _permit: permit, _share: share })
+        Some(Share { _permit: permit, _share: share })
     }
 
     /// Waits for a permit. Returns `None` if the semaphore was closed, which never happens.
-    pub(super) async fn take(&self, upstream: &Upstream) -> Option<Permit> {
+    pub(super) async fn take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
             Some(share) => Some(share.acquire_owned().await.ok()?),
             None => None,
         };
         let permit = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Permit { _permit: permit, _share: share })
+        Some(Share { _permit: permit, _share: share })
     }
 
     fn share(&self, upstream: &Upstream) -> Option<Arc<Semaphore>> {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::shared::{Permit, SharedPermits};
+use super::shared::{Share, SharedPermits};
 use crate::upstream::Upstream;
 
 /// Maximum number of flights that wait for a slot.
@@ -26,7 +26,7 @@ pub(super) struct Slots {
 /// The right to download one zip, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
-    _slot: Permit,
+    _slot: Share,
     _background: Option<OwnedSemaphorePermit>,
 }
 

@@ -11,7 +11,7 @@ mod repeats;
 
 use std::io::Write;
 use std::num::NonZeroU8;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use env_logger::Target;
 use env_logger::fmt::Formatter;
@@ -21,6 +21,7 @@ use time::format_description::well_known::Iso8601;
 use time::format_description::well_known::iso8601::{Config, TimePrecision};
 
 use crate::command::progress::Screen;
+use crate::lock::lock;
 
 use self::line::Line;
 use self::repeats::{Repeated, Repeats};
@@ -167,11 +168,6 @@ impl Log for Logger {
         }
         self.writer.flush();
     }
-}
-
-/// No code that can panic runs under this lock.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

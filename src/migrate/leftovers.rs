@@ -8,17 +8,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use stoa_layout::inventory::Found;
-use stoa_layout::lock::{self, LOCK_NAME};
+use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::step::Refusal;
-use stoa_layout::{
-    Cancel, Durable, Event, Events, ExclusiveLock, Exit, Layouts, Leftover, Options, PathError, RunError,
-    State, StepError, durable,
-};
+use stoa_layout::{Durable, Exit, Leftover, PathError, RunError, Runner, State, StepError, durable};
 
 use super::seen::SeenOnce;
+use crate::command::overlap::overlap;
 
 /// The number of leftovers and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,11 +26,7 @@ pub(super) struct Total {
 
 /// The leftovers of a store.
 pub(super) struct Leftovers<'a> {
-    pub(super) root: &'a Path,
-    pub(super) layouts: &'a Layouts,
-    pub(super) options: &'a Options,
-    pub(super) cancel: &'a Cancel,
-    pub(super) events: &'a dyn Events,
+    pub(super) runner: Runner<'a>,
 }
 
 /// Receives a leftover, and its new path if it was moved. An error ends the work.
@@ -45,7 +38,7 @@ type Visit<'a> = dyn FnMut(&Leftover, &[PathBuf]) -> Result<(), StepError> + 'a;
 impl Leftovers<'_> {
     /// Lists all leftovers.
     pub(super) fn list(&self, tell: &mut Tell<'_>) -> Result<Total, RunError> {
-        let state = self.look()?;
+        let state = self.runner.state()?;
         let mut total = Total::default();
         self.each(&state, &mut |leftover, _| {
             total.add(leftover);
@@ -57,20 +50,22 @@ impl Leftovers<'_> {
     /// Moves all leftovers out of the store.
     pub(super) fn take_out(&self, to: &Path, tell: &mut Tell<'_>) -> Result<Total, RunError> {
         // A folder that is not a store is not changed.
-        if !self.root.join(LOCK_NAME).exists() && self.look_at_rest()? == State::Empty {
+        if !self.runner.root.join(LOCK_NAME).exists() && self.look_at_rest()? == State::Empty {
             return Ok(Total::default());
         }
-        let lock = self.lock()?;
+        let lock = self.runner.lock()?;
         let state = self.look_at_rest()?;
-        let inventory = self.layouts.inventory.as_deref();
-        if let Some(refusal) = inventory.and_then(|inventory| inventory.forbids_moving(self.root, &state)) {
+        let inventory = self.runner.layouts.inventory.as_deref();
+        if let Some(refusal) =
+            inventory.and_then(|inventory| inventory.forbids_moving(self.runner.root, &state))
+        {
             return Err(RunError::Refused(refusal));
         }
         self.check_target(to)?;
         self.check_places(&state, to)?;
         lock.sign();
         durable::create_root(to)?;
-        let out = Mover { root: self.root, to, durable: Durable::for_root(to)? };
+        let out = Mover { root: self.runner.root, to, durable: Durable::for_root(to)? };
         let (mut total, seen) = (Total::default(), SeenOnce::default());
         // A walk may miss a name in a folder from which others vanish, so repeat until a walk finds nothing.
         loop {
@@ -85,44 +80,37 @@ impl Leftovers<'_> {
                     return Ok(());
                 }
                 total.add(leftover);
-                let relative = leftover.path.strip_prefix(self.root).unwrap_or(&leftover.path);
+                let relative = leftover.path.strip_prefix(self.runner.root).unwrap_or(&leftover.path);
                 tell(leftover, Some(&to.join(relative)))
             })?;
             if moved == 0 {
                 break;
             }
         }
-        durable::sync_file_system(self.root)?;
+        durable::sync_file_system(self.runner.root)?;
         Ok(total)
     }
 
-    fn look(&self) -> Result<State, RunError> {
-        let state = State::look_assuming(self.root, self.layouts, self.options.assumed.as_ref())?;
-        match state.refusal(self.root, self.layouts) {
-            None => Ok(state),
-            Some((exit, message)) => Err(refused(exit, message)),
-        }
-    }
-
     fn look_at_rest(&self) -> Result<State, RunError> {
-        let state = self.look()?;
+        let state = self.runner.state()?;
         let (State::Migrating { .. } | State::Creating(_), Some(marker)) = (&state, state.marker()) else {
             return Ok(state);
         };
         let message = format!(
             "cannot move leftovers out of {root}: it is in the middle of a step ({marker}); nothing was changed\n\
              help: finish the step with `stoa-migrate --store {root}`, or go back with --to, then run again",
-            root = self.root.display()
+            root = self.runner.root.display()
         );
         Err(refused(Exit::NEWER, message))
     }
 
     fn each(&self, state: &State, visit: &mut Visit<'_>) -> Result<(), RunError> {
-        let Some(inventory) = self.layouts.inventory.as_deref().filter(|_| *state != State::Empty) else {
+        let Some(inventory) = self.runner.layouts.inventory.as_deref().filter(|_| *state != State::Empty)
+        else {
             return Ok(());
         };
-        inventory.take(self.root, state, &mut |found| {
-            self.cancel.check()?;
+        inventory.take(self.runner.root, state, &mut |found| {
+            self.runner.cancel.check()?;
             match found {
                 Found::Whole { .. } | Found::Aside { .. } => Ok(()),
                 Found::Leftover { leftover, pieces } => visit(leftover, pieces),
@@ -131,57 +119,21 @@ impl Leftovers<'_> {
         Ok(())
     }
 
-    fn lock(&self) -> Result<ExclusiveLock, RunError> {
-        let since = Instant::now();
-        let mut reported: Option<Instant> = None;
-        loop {
-            self.cancel.check()?;
-            if let Some(lock) = ExclusiveLock::try_acquire(self.root, &self.layouts.program)? {
-                return Ok(lock);
-            }
-            let mut holders = lock::holders(self.root);
-            holders.retain(|holder| holder.pid != std::process::id());
-            if since.elapsed() >= self.options.lock_timeout {
-                let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
-                let names = if names.is_empty() { "another process".to_owned() } else { names.join(", ") };
-                return Err(RunError::Busy(format!(
-                    "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}\n\
-                     help: stop it and run again, or wait longer with --lock-timeout",
-                    root = self.root.display(),
-                    seconds = self.options.lock_timeout.as_secs(),
-                    lock = self.root.join(LOCK_NAME).display(),
-                )));
-            }
-            if reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
-                self.events.event(Event::Waiting { holders: &holders });
-                reported = Some(Instant::now());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// Refuses a target on another file system, in the store, or around the store.
     fn check_target(&self, to: &Path) -> Result<(), RunError> {
-        let there = to.ancestors().find_map(|folder| {
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            folder.canonicalize().ok()
-        });
-        let root = self.root.canonicalize().map_err(|error| PathError::new("stat", self.root, error))?;
-        let Some(there) = there else { return Ok(()) };
-        let why = if there.starts_with(&root) {
-            "it is inside the store"
-        } else if to.canonicalize().is_ok_and(|to| root.starts_with(to)) {
-            "the store is inside it"
-        } else if !there.is_dir() {
-            "it is not a folder"
-        } else if device(&there)? != device(&root)? {
-            "it is on another file system, and leftovers can only be renamed"
-        } else {
-            return Ok(());
+        let there = std::path::absolute(to).unwrap_or_else(|_| to.to_owned());
+        let there = there.ancestors().find(|folder| folder.exists()).unwrap_or(to);
+        let why = match overlap(to, self.runner.root) {
+            Some(overlap) => overlap.to_string(),
+            None if !there.is_dir() => "it is not a folder".to_owned(),
+            None if device(there)? != device(self.runner.root)? => {
+                "it is on another file system, and leftovers can only be renamed".to_owned()
+            }
+            None => return Ok(()),
         };
         let message = format!(
             "cannot move the leftovers of {} to {}: {why}; nothing was changed\nhelp: choose another folder",
-            root.display(),
+            self.runner.root.display(),
             to.display()
         );
         Err(refused(Exit::CANT_CREATE, message))
@@ -191,7 +143,7 @@ impl Leftovers<'_> {
     fn check_places(&self, state: &State, to: &Path) -> Result<(), RunError> {
         self.each(state, &mut |_, pieces| {
             for piece in pieces {
-                let place = to.join(piece.strip_prefix(self.root).unwrap_or(piece));
+                let place = to.join(piece.strip_prefix(self.runner.root).unwrap_or(piece));
                 if place.symlink_metadata().is_ok() {
                     let message = format!(
                         "cannot move {} to {}: the path exists already; nothing was changed\n\

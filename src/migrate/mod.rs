@@ -16,22 +16,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stoa_gomod::ModuleVersion;
-use stoa_layout::{Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
+use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
 
 use crate::command;
 use crate::command::context::cancel_on_signals;
+use crate::command::count;
 use crate::command::error::CommandError;
 use crate::command::progress::Screen;
 use crate::command::report::{Reporter, Telling};
 use crate::command::status;
-use crate::command::verify::look::{Fault, Findings};
+use crate::command::verify::look::Findings;
 use crate::config::{Settings, World};
 use crate::logging::Style;
 
 use args::{Args, Command, LeftoversCommand};
 use events::{Event, Watcher, text};
-use import::{Import, ImportError};
+use import::Import;
 use leftovers::Leftovers;
 use verify::Verify;
 
@@ -130,7 +130,7 @@ fn migrate(
     watcher.done(root, &outcome);
     match (args.verify, outcome) {
         (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) => {
-            verify(layouts, how, root, options.threads, reporter)
+            verify(layouts, how, root, options.threads, &cancel, reporter)
         }
         _ => Ok(()),
     }
@@ -145,7 +145,8 @@ fn leftovers(
 ) -> Result<(), CommandError> {
     let cancel = cancel_on_signals(reporter, false)?;
     let watcher = Watcher::new(reporter, false, false);
-    let leftovers = Leftovers { root, layouts, options, cancel: &cancel, events: &watcher };
+    let runner = Runner { root, layouts, options, events: &watcher, cancel: &cancel };
+    let leftovers = Leftovers { runner };
     let mut written = Ok(());
     let (total, is_moved) = match command {
         Some(LeftoversCommand::Move { to }) => {
@@ -189,31 +190,19 @@ fn import(
     let options = Options { assumed: None, auto: true, ..options };
     let watcher = Watcher::new(reporter, false, args.dry_run);
     let import = Import {
-        root,
+        runner: Runner { root, layouts, options: &options, events: &watcher, cancel: &cancel },
         source,
-        layouts,
-        options: &options,
         assumed: args.from.as_ref(),
         dry_run: args.dry_run,
-        cancel: &cancel,
-        events: &watcher,
         progress: reporter.progress(),
     };
-    let report = import::Report::new(reporter);
-    match import.run(&report) {
-        Ok(true) => reporter.finish(&report.imported(&import)),
-        Ok(false) => {
-            reporter.progress().end();
-            watcher.done(root, &Outcome::NoStore);
-            Ok(())
-        }
-        Err(ImportError::Run(error)) => Err(failure(root, &error)),
-        Err(error) => {
-            let is_resumable = error.is_resumable();
-            let error = CommandError::new(error.exit(), error);
-            Err(if is_resumable { error.after(report.so_far(&import)) } else { error })
-        }
+    let report = import::Report::new(reporter, &import);
+    if import.run(&report)? {
+        return reporter.finish(&report.done());
     }
+    reporter.progress().end();
+    watcher.done(root, &Outcome::NoStore);
+    Ok(())
 }
 
 fn verify(
@@ -221,17 +210,10 @@ fn verify(
     how: Verify,
     root: &Path,
     threads: usize,
+    cancel: &Cancel,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let cancel = cancel_on_signals(reporter, false)?;
-    let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
-        let version = version.into();
-        reporter.result(&match fault {
-            Fault::Corrupt => Event::Broken { version, reason },
-            Fault::Unreadable => Event::Unreadable { version, reason },
-        });
-    };
-    let found = verify::run(root, &layouts.current, how, threads, &cancel, reporter.progress(), &tell);
+    let found = verify::run(root, &layouts.current, how, threads, cancel, reporter);
     let found = found.map_err(|error| {
         let reason = error.message.unwrap_or_default();
         let message = format!("cannot verify {}: {reason}", root.display());
@@ -243,9 +225,11 @@ fn verify(
     let (count, what) = match found {
         Findings { corrupt: 0, unreadable: 0, .. } => return Ok(()),
         Findings { corrupt: 0, unreadable, .. } => (unreadable, "cannot be read"),
+        Findings { corrupt: 1, .. } => (1, "is corrupt"),
         Findings { corrupt, .. } => (corrupt, "are corrupt"),
     };
-    let message = format!("{count} of {versions} versions in {} {what} (listed above)", root.display());
+    let (all, root) = (count::versions(versions), root.display());
+    let message = format!("{count} of {all} in {root} {what} (listed above)");
     Err(CommandError::new(found.exit(), message))
 }
 

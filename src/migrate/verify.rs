@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Migrator};
 use stoa_store::{Store, Which};
 
 use crate::command::error::CommandError;
-use crate::command::progress::Progress;
-use crate::command::verify::look::{Fault, Findings, Look};
+use crate::command::report::Reporter;
+use crate::command::verify::look::{Findings, Look};
 
 /// The depth of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -21,22 +20,21 @@ pub(super) enum Verify {
     Full,
 }
 
-/// Checks every version, and passes each corrupt or unreadable version to `tell`.
+/// Checks every version, and reports corrupt and unreadable versions.
 pub(super) fn run(
     root: &Path,
     layout: &LayoutId,
     verify: Verify,
     threads: usize,
     cancel: &Cancel,
-    progress: &Progress,
-    tell: &(dyn Fn(&ModuleVersion, Fault, &str) + Sync),
+    reporter: &Reporter,
 ) -> Result<Findings, CommandError> {
     let (mode, which) = match verify {
         Verify::Structure => (Mode::ReadOnly, Which::Structure),
         Verify::Full => (Mode::ReadWrite, Which::All),
     };
     let gate = Gate { root, current: layout, migrator: &Migrator::Forbidden { name: "stoa-migrate" } };
-    let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?.metered(progress.meter());
-    let (sum, ended) = Look { store: &store, which, threads, cancel, progress, tell }.run(&[], |_| {});
-    ended.map(|()| sum)
+    let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?.metered(reporter.progress().meter());
+    let (findings, ended) = Look { store: &store, which, threads, cancel, reporter }.run(&[], |_| {});
+    ended.map(|()| findings)
 }

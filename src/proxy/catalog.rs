@@ -63,7 +63,7 @@ impl Proxy {
     async fn query_index(&self, listing: Listing) -> Result<String, IndexError> {
         // The semaphore is never closed.
         let _turn = self.index_turns.acquire().await;
-        let store = std::sync::Arc::clone(self.fill.store());
+        let store = std::sync::Arc::clone(&self.services.store);
         let page = tokio::task::spawn_blocking(move || listing.query(&store));
         page.await.unwrap_or_else(|error| {
             log::error!(reason:% = error; "a query of the index failed by an internal error");

@@ -13,14 +13,17 @@ use hyper::header::{
 };
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{SmallFile, StoreError, VersionFile, ZipFile};
+use stoa_store::{Objection, SmallFile, StoreError, VersionFile, ZipFile};
 
 use super::answer::{self, JSON, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
 use super::conditional::{self, Part, Validators};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
-use crate::fill::{Arrival, FillError, Mode};
+use crate::fill::Arrival;
+use crate::policy::{Mode, Permit};
+use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
 
 /// The number of times that a version may appear and disappear during one request.
 const ATTEMPTS: usize = 4;
@@ -30,9 +33,10 @@ impl Proxy {
     pub(super) fn stored_small(
         &self,
         client: Client<'_>,
-        version: &ModuleVersion,
+        permit: Permit<'_>,
         file: SmallFile,
     ) -> Option<Response> {
+        let version = permit.version();
         match self.store().small(version, file) {
             Ok(Some(small)) => {
                 self.upkeep.last_use.note(version);
@@ -44,20 +48,15 @@ impl Proxy {
     }
 
     /// Answers with an info or a mod.
-    pub(super) async fn small(
-        &self,
-        client: Client<'_>,
-        version: &ModuleVersion,
-        file: SmallFile,
-    ) -> Response {
+    pub(super) async fn small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Response {
         for _ in 0..ATTEMPTS {
-            if let Some(response) = self.stored_small(client, version, file) {
+            if let Some(response) = self.stored_small(client, permit, file) {
                 return response;
             }
-            if let Some(response) = self.not_awaited(client, version, file.into()) {
+            if let Some(response) = self.not_awaited(client, permit, file.into()).await {
                 return response;
             }
-            let arrival = match self.fill.join(version, &client.via(), false) {
+            let arrival = match self.services.flights.join(permit, &client.via(), false) {
                 Ok(waiter) => waiter.small(file).await,
                 Err(error) => Err(error),
             };
@@ -73,31 +72,32 @@ impl Proxy {
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
-        unsteady(version)
+        unsteady(permit.version())
     }
 
     /// Answers for a file that is not stored, if the version is forbidden or the client is not to wait for it. Returns
     /// `None` if the client waits for a fill.
-    fn not_awaited(
+    async fn not_awaited(
         &self,
         client: Client<'_>,
-        version: &ModuleVersion,
+        permit: Permit<'_>,
         file: VersionFile,
     ) -> Option<Response> {
-        if let Err(error) = self.fill.check_record(version) {
+        let version = permit.version();
+        if let Err(error) = self.check_record(version).await {
             return Some(forbidden(version, &error));
         }
         if client.is_local {
             return Some(Problem::NotStored.answer());
         }
-        let rule = self.fill.policy().rule(version.path());
+        let rule = permit.rule();
         let in_background = match rule.mode {
             Mode::Sync | Mode::None => return None,
             Mode::Redirect => false,
             Mode::Async | Mode::AsyncRedirect => true,
         };
         if in_background {
-            self.fill.fill_in_background(version, &client.via());
+            self.services.flights.start(permit, &client.via());
         }
         let redirect_url = rule.redirect_url.as_ref().filter(|_| rule.mode.redirects());
         Some(match redirect_url {
@@ -111,8 +111,21 @@ impl Proxy {
         })
     }
 
+    /// Returns an error if a version that is not in the store has a tombstone. Stored versions are served without this
+    /// check.
+    async fn check_record(&self, version: &ModuleVersion) -> Result<(), Unavailable> {
+        let named = version.clone();
+        let tombstone =
+            blocking(&self.services.store, version, move |store| store.records().tombstone(&named));
+        match tombstone.await? {
+            Some(tombstone) => Err(Unavailable::objection(version, &Objection::Tombstone(tombstone))),
+            None => Ok(()),
+        }
+    }
+
     /// Answers with a stored and sealed zip. Returns `None` if there is none.
-    pub(super) fn stored_zip(&self, client: Client<'_>, version: &ModuleVersion) -> Option<Response> {
+    pub(super) fn stored_zip(&self, client: Client<'_>, permit: Permit<'_>) -> Option<Response> {
+        let version = permit.version();
         match self.store().open_zip(version) {
             Ok(Some(mut zip)) => zip.seal.take().map(|seal| self.zip_answer(client, version, zip, &seal)),
             Ok(None) => None,
@@ -121,7 +134,8 @@ impl Proxy {
     }
 
     /// Answers with a zip.
-    pub(super) async fn zip(&self, client: Client<'_>, version: &ModuleVersion) -> Response {
+    pub(super) async fn zip(&self, client: Client<'_>, permit: Permit<'_>) -> Response {
+        let version = permit.version();
         for _ in 0..ATTEMPTS {
             match self.store().open_zip(version) {
                 Ok(Some(mut zip)) => {
@@ -130,7 +144,7 @@ impl Proxy {
                     }
                     // The file at that name may have changed since it was sealed, or be in quarantine now. So it is opened
                     // again.
-                    match self.fill.seal(version).await {
+                    match self.services.seals.seal(version).await {
                         Ok(_) => continue,
                         Err(error) => return seal_failed(version, &error),
                     }
@@ -138,10 +152,10 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return store_failed(version, error),
             }
-            if let Some(response) = self.not_awaited(client, version, VersionFile::Zip) {
+            if let Some(response) = self.not_awaited(client, permit, VersionFile::Zip).await {
                 return response;
             }
-            let waiter = match self.fill.join(version, &client.via(), true) {
+            let waiter = match self.services.flights.join(permit, &client.via(), true) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
@@ -256,17 +270,17 @@ fn tag(quoted: String) -> HeaderValue {
 /// Answers that the store failed. The log has the reason, which names paths of this machine.
 fn store_failed(version: &ModuleVersion, error: StoreError) -> Response {
     log::error!(version:% = version, reason:% = error; "cannot read a version from the store");
-    Problem::Failed(&FillError::from(error), Subject::File).answer()
+    Problem::Failed(&Unavailable::from(error), Subject::File).answer()
 }
 
-fn seal_failed(version: &ModuleVersion, error: &FillError) -> Response {
+fn seal_failed(version: &ModuleVersion, error: &Unavailable) -> Response {
     log::error!(version:% = version, reason:% = error; "cannot seal a zip");
     Problem::Failed(error, Subject::File).answer()
 }
 
-fn forbidden(version: &ModuleVersion, error: &FillError) -> Response {
+fn forbidden(version: &ModuleVersion, error: &Unavailable) -> Response {
     // A tombstone is a decision, not a failure.
-    if !matches!(error, FillError::Gone(_)) {
+    if !matches!(error, Unavailable::Gone(_)) {
         log::error!(version:% = version, reason:% = error; "cannot read the record of a version");
     }
     Problem::Failed(error, Subject::File).answer()
@@ -277,5 +291,5 @@ fn unsteady(version: &ModuleVersion) -> Response {
         version:% = version, help = "find out which other program writes to the store";
         "a version keeps changing on disk"
     );
-    Problem::Failed(&FillError::Broken(version.to_string()), Subject::File).answer()
+    Problem::Failed(&Unavailable::Broken(version.to_string()), Subject::File).answer()
 }

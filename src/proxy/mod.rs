@@ -34,6 +34,7 @@ use std::time::Instant;
 
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
 use hyper::{Method, Request, StatusCode, Uri, Version};
+use stoa_gomod::Revision;
 use stoa_gomod::route::Route;
 use stoa_layout::LayoutId;
 use stoa_store::{SmallFile, Store};
@@ -44,7 +45,10 @@ use self::answer::Response;
 use self::buffers::Buffers;
 use self::catalog::Listing;
 use self::problem::{Problem, Subject};
-use crate::fill::{Fill, SumdbQuestion, Via};
+use crate::policy::{ModulePermit, Permit};
+use crate::services::{Services, Via};
+use crate::sumdb::SumdbQuestion;
+use crate::unavailable::Unavailable;
 use crate::upkeep::Upkeep;
 
 pub(crate) use self::body::Body;
@@ -55,7 +59,7 @@ const DISABLE_MODULE_FETCH: HeaderName = HeaderName::from_static("disable-module
 /// Answers requests from the store, and from upstreams through the store.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    fill: Arc<Fill>,
+    services: Arc<Services>,
     upkeep: Arc<Upkeep>,
     /// Bounds the number of queries of the index at the same time.
     index_turns: Semaphore,
@@ -100,11 +104,35 @@ impl Client<'_> {
     }
 }
 
+/// The result of the part of an answer that needs no waiting.
+enum Step<'r> {
+    Answered(Response),
+    Waiting(Target<'r>),
+}
+
+impl From<Response> for Step<'_> {
+    fn from(response: Response) -> Self {
+        Self::Answered(response)
+    }
+}
+
+/// A request that the rules permit, and the permission.
+enum Target<'r> {
+    Small(Permit<'r>, SmallFile),
+    Zip(Permit<'r>),
+    List(ModulePermit<'r>),
+    Latest(ModulePermit<'r>),
+    Query(ModulePermit<'r>, &'r Revision),
+    Sumdb(&'r Route),
+    Catalog,
+    Index,
+}
+
 impl Proxy {
-    pub(crate) fn new(fill: Arc<Fill>, upkeep: Arc<Upkeep>, options: ProxyOptions) -> Self {
+    pub(crate) fn new(services: Arc<Services>, upkeep: Arc<Upkeep>, options: ProxyOptions) -> Self {
         let base_path = options.base_path.trim_end_matches('/').to_owned();
         let index_turns = Semaphore::new(catalog::MAX_CONCURRENT);
-        Self { fill, upkeep, index_turns, base_path, options, buffers: Arc::default() }
+        Self { services, upkeep, index_turns, base_path, options, buffers: Arc::default() }
     }
 
     /// Answers a request.
@@ -120,8 +148,8 @@ impl Proxy {
         let path = request.uri().path();
         let address = Address::recognise(request.method(), path, &self.base_path, &self.options.sumdbs);
         let mut response = match self.answer_now(client, &address) {
-            Some(response) => response,
-            None => Box::pin(self.answer_later(client, request.uri(), address)).await,
+            Step::Answered(response) => response,
+            Step::Waiting(target) => Box::pin(self.answer_later(client, request.uri(), target)).await,
         };
         if client.is_head {
             remove_body(&mut response);
@@ -133,65 +161,69 @@ impl Proxy {
         response
     }
 
-    /// Answers a request without waiting. Returns `None` if the answer needs that.
-    fn answer_now(&self, client: Client<'_>, address: &Address) -> Option<Response> {
-        match address {
-            Address::MethodNotAllowed => return Some(Problem::MethodNotAllowed.answer()),
-            Address::Home => return Some(answer::text(HOME)),
-            Address::Health => return Some(answer::text("ok\n")),
-            Address::Readiness => return Some(self.readiness()),
-            Address::Version => return Some(answer::json(version(self.store().layout()))),
+    /// Answers a request as far as that is possible without waiting. The rules are asked here, and nowhere else.
+    fn answer_now<'r>(&'r self, client: Client<'_>, address: &'r Address) -> Step<'r> {
+        let route = match address {
+            Address::MethodNotAllowed => return Problem::MethodNotAllowed.answer().into(),
+            Address::Home => return answer::text(HOME).into(),
+            Address::Health => return answer::text("ok\n").into(),
+            Address::Readiness => return self.readiness().into(),
+            Address::Version => return answer::json(version(self.store().layout())).into(),
             _ if client.headers.contains_key(VIA) && client.via().contains(&self.options.instance) => {
-                return Some(Problem::Loop.answer());
+                return Problem::Loop.answer().into();
             }
-            Address::Unknown => return Some(Problem::UnknownAddress.answer()),
-            Address::UnknownDatabase => return Some(Problem::UnknownDatabase.answer()),
-            Address::Catalog | Address::Index => return None,
-            Address::Module(_) => {}
-        }
-        let Address::Module(route) = address else { return None };
-        let policy = self.fill.policy();
-        let permitted = match route {
-            Route::Info(version) | Route::Mod(version) | Route::Zip(version) => policy.check(version),
-            Route::List(module) | Route::Latest(module) | Route::Query(module, _) => {
-                policy.check_module(module)
-            }
-            _ => Ok(()),
+            Address::Unknown => return Problem::UnknownAddress.answer().into(),
+            Address::UnknownDatabase => return Problem::UnknownDatabase.answer().into(),
+            Address::Catalog => return Step::Waiting(Target::Catalog),
+            Address::Index => return Step::Waiting(Target::Index),
+            Address::Module(route) => route,
         };
-        if let Err(error) = permitted {
-            return Some(Problem::Failed(&error, Subject::File).answer());
-        }
-        match route {
-            Route::Info(version) => self.stored_small(client, version, SmallFile::Info),
-            Route::Mod(version) => self.stored_small(client, version, SmallFile::Mod),
-            Route::Zip(version) => self.stored_zip(client, version),
+        let target = match self.target(route) {
+            Ok(target) => target,
+            Err(error) => return Problem::Failed(&error, Subject::File).answer().into(),
+        };
+        let stored = match &target {
+            Target::Small(permit, file) => self.stored_small(client, *permit, *file),
+            Target::Zip(permit) => self.stored_zip(client, *permit),
             _ => None,
-        }
+        };
+        stored.map_or(Step::Waiting(target), Step::Answered)
     }
 
-    async fn answer_later(&self, client: Client<'_>, uri: &Uri, address: Address) -> Response {
-        let route = match address {
-            Address::Module(route) => route,
-            Address::Catalog => return self.listing(Listing::catalog(uri.query())).await,
-            Address::Index => return self.listing(Listing::index(uri.query())).await,
-            _ => return Problem::UnknownAddress.answer(),
-        };
-        match route {
-            Route::Info(version) => self.small(client, &version, SmallFile::Info).await,
-            Route::Mod(version) => self.small(client, &version, SmallFile::Mod).await,
-            Route::Zip(version) => self.zip(client, &version).await,
-            Route::List(module) => self.list(client, &module).await,
-            Route::Latest(module) => self.latest(client, &module).await,
-            Route::Query(module, revision) => self.query(client, &module, &revision).await,
-            Route::SumdbSupported { sumdb } => self.sumdb_supported(client, &sumdb).await,
-            Route::SumdbLatest { sumdb } => self.sumdb(client, &sumdb, &SumdbQuestion::Latest).await,
-            Route::SumdbLookup { sumdb, module, .. } => {
-                self.sumdb(client, &sumdb, &SumdbQuestion::Lookup(module)).await
-            }
-            Route::SumdbTile { sumdb, tile, .. } => {
-                self.sumdb(client, &sumdb, &SumdbQuestion::Tile(tile)).await
-            }
-            Route::NotFound | Route::MethodNotAllowed => Problem::UnknownAddress.answer(),
+    /// Asks the rules about a request.
+    fn target<'r>(&'r self, route: &'r Route) -> Result<Target<'r>, Unavailable> {
+        let policy = &self.services.policy;
+        Ok(match route {
+            Route::Info(version) => Target::Small(policy.permit(version)?, SmallFile::Info),
+            Route::Mod(version) => Target::Small(policy.permit(version)?, SmallFile::Mod),
+            Route::Zip(version) => Target::Zip(policy.permit(version)?),
+            Route::List(module) => Target::List(policy.permit_module(module)?),
+            Route::Latest(module) => Target::Latest(policy.permit_module(module)?),
+            Route::Query(module, revision) => Target::Query(policy.permit_module(module)?, revision),
+            other => Target::Sumdb(other),
+        })
+    }
+
+    async fn answer_later(&self, client: Client<'_>, uri: &Uri, target: Target<'_>) -> Response {
+        match target {
+            Target::Catalog => self.listing(Listing::catalog(uri.query())).await,
+            Target::Index => self.listing(Listing::index(uri.query())).await,
+            Target::Small(permit, file) => self.small(client, permit, file).await,
+            Target::Zip(permit) => self.zip(client, permit).await,
+            Target::List(permit) => self.list(client, permit).await,
+            Target::Latest(permit) => self.latest(client, permit).await,
+            Target::Query(permit, revision) => self.query(client, permit, revision).await,
+            Target::Sumdb(route) => match route {
+                Route::SumdbSupported { sumdb } => self.sumdb_supported(client, sumdb).await,
+                Route::SumdbLatest { sumdb } => self.sumdb(client, sumdb, &SumdbQuestion::Latest).await,
+                Route::SumdbLookup { sumdb, module } => {
+                    self.sumdb(client, sumdb, &SumdbQuestion::Lookup(module.clone())).await
+                }
+                Route::SumdbTile { sumdb, tile } => {
+                    self.sumdb(client, sumdb, &SumdbQuestion::Tile(*tile)).await
+                }
+                _ => Problem::UnknownAddress.answer(),
+            },
         }
     }
 
@@ -209,7 +241,7 @@ impl Proxy {
     }
 
     fn store(&self) -> &Store {
-        self.fill.store()
+        &self.services.store
     }
 }
 

@@ -10,13 +10,13 @@ use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
 
 use super::answer::{self, DAY, MINUTE, NO_STORE, Response, TEXT};
 use super::body::Body;
-use crate::fill::FillError;
+use crate::unavailable::Unavailable;
 
 /// The reason why a request is not answered as the client wants.
 #[derive(Debug)]
 pub(super) enum Problem<'e> {
     /// A module, a version or a checksum database could not be fetched or read.
-    Failed(&'e FillError, Subject),
+    Failed(&'e Unavailable, Subject),
     /// The client wants stored versions and answers only, and this is not stored.
     NotStored,
     /// The version is not stored, and the client is not to wait until it is.
@@ -143,63 +143,73 @@ impl Problem<'_> {
     }
 }
 
-fn status_of(error: &FillError, subject: Subject) -> (StatusCode, HeaderValue) {
+fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue) {
     match error {
-        FillError::Absent(_) if subject == Subject::File => (StatusCode::NOT_FOUND, TEN_MINUTES),
-        FillError::Absent(_) => (StatusCode::NOT_FOUND, ONE_MINUTE),
-        FillError::Offline(_) | FillError::NotFetched(_) => (StatusCode::NOT_FOUND, NO_STORE),
+        Unavailable::Absent(_) if subject == Subject::File => (StatusCode::NOT_FOUND, TEN_MINUTES),
+        Unavailable::Absent(_) => (StatusCode::NOT_FOUND, ONE_MINUTE),
+        Unavailable::Offline(_) | Unavailable::NotFetched(_) => (StatusCode::NOT_FOUND, NO_STORE),
         // A tombstone can be lifted.
-        FillError::Gone(_) => (StatusCode::GONE, MINUTE),
-        FillError::Denied(_) | FillError::Private(_) | FillError::Refused(_) => {
+        Unavailable::Gone(_) => (StatusCode::GONE, MINUTE),
+        Unavailable::Denied(_) | Unavailable::Private(_) | Unavailable::Refused(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
-        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_) => {
+        Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
-        FillError::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
-        FillError::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
-        FillError::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
-        FillError::Store(_) | FillError::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
-        FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => {
+        Unavailable::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
+        Unavailable::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
+        Unavailable::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
+        Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
+        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, NO_STORE)
         }
     }
 }
 
 /// Returns the words that the text of an error begins with.
-fn class(error: &FillError) -> &'static str {
+fn class(error: &Unavailable) -> &'static str {
     match error {
-        FillError::Absent(_) | FillError::Offline(_) | FillError::NotFetched(_) => "not found",
-        FillError::Gone(_) => "gone",
-        FillError::Differs(_) | FillError::Unexpected { .. } | FillError::Unverified(_) => "not trusted",
-        FillError::Store(_) | FillError::Broken(_) => "internal error",
-        FillError::Denied(_) | FillError::Private(_) => "refused",
-        FillError::Refused(_) => "refused by the upstream",
-        FillError::Timeout(_) => "upstream timeout",
-        FillError::Upstream(_) => "upstream failure",
-        FillError::Loop(_) => "loop detected",
-        FillError::Busy(_) | FillError::Abandoned(_) | FillError::Stopping(_) => "temporarily unavailable",
+        Unavailable::Absent(_) | Unavailable::Offline(_) | Unavailable::NotFetched(_) => "not found",
+        Unavailable::Gone(_) => "gone",
+        Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
+            "not trusted"
+        }
+        Unavailable::Store(_) | Unavailable::Broken(_) => "internal error",
+        Unavailable::Denied(_) | Unavailable::Private(_) => "refused",
+        Unavailable::Refused(_) => "refused by the upstream",
+        Unavailable::Timeout(_) => "upstream timeout",
+        Unavailable::Upstream(_) => "upstream failure",
+        Unavailable::Loop(_) => "loop detected",
+        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
+            "temporarily unavailable"
+        }
     }
 }
 
 /// Returns the next thing to do, for a client that cannot change this proxy. Some errors name it themselves.
-fn help(error: &FillError) -> Option<&'static str> {
+fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
-        FillError::Absent(_) | FillError::Private(_) | FillError::Loop(_) => return None,
-        FillError::Busy(_) | FillError::Stopping(_) => return None,
-        FillError::Store(_) | FillError::Broken(_) => return None,
-        FillError::Offline(_) | FillError::NotFetched(_) => "ask the operator of this proxy to download it",
-        FillError::Gone(_) => "use another version, or ask the operator of this proxy to lift the tombstone",
-        FillError::Differs(_) | FillError::Unexpected { .. } => {
+        Unavailable::Absent(_) | Unavailable::Private(_) | Unavailable::Loop(_) => return None,
+        Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
+        Unavailable::Store(_) | Unavailable::Broken(_) => return None,
+        Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
+            "ask the operator of this proxy to download it"
+        }
+        Unavailable::Gone(_) => {
+            "use another version, or ask the operator of this proxy to lift the tombstone"
+        }
+        Unavailable::Differs(_) | Unavailable::Unexpected { .. } => {
             "do not use this version until you know which copy is right"
         }
-        FillError::Unverified(_) => {
+        Unavailable::Unverified(_) => {
             "if the module is not public, ask the operator of this proxy for a rule with checksum = \"off\""
         }
-        FillError::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
-        FillError::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
-        FillError::Timeout(_) | FillError::Upstream(_) => "try again; if it fails again, check the upstream",
-        FillError::Abandoned(_) => "try again",
+        Unavailable::Denied(_) => "use another version, or ask the operator of this proxy to allow it",
+        Unavailable::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
+        Unavailable::Timeout(_) | Unavailable::Upstream(_) => {
+            "try again; if it fails again, check the upstream"
+        }
+        Unavailable::Abandoned(_) => "try again",
     })
 }
 
@@ -215,54 +225,54 @@ mod tests {
 
     /// Returns an error of each kind. A new kind of error makes `kind` fail to compile, and `every_error_has_a_text` fail
     /// until it is in this list.
-    fn errors() -> Vec<FillError> {
+    fn errors() -> Vec<Unavailable> {
         let version = || VERSION.to_owned();
         let reason = |text: &str| format!("{VERSION}: {text}").into();
         let store = stoa_store::StoreError::ReadOnly("/srv/stoa".into());
         vec![
-            FillError::Absent(reason("the upstream has no such version")),
-            FillError::Offline(version()),
-            FillError::Gone(reason("removed")),
-            FillError::Differs(reason("the hash differs")),
-            FillError::Unexpected { version: version(), reason: "the hash differs".to_owned() },
-            FillError::Unverified(reason("the checksum database does not know it")),
-            FillError::NotFetched(version()),
-            FillError::Denied(version()),
-            FillError::Refused(reason("the upstream answered 403")),
-            FillError::Private("example.com/m".to_owned()),
-            FillError::Timeout(reason("no answer within 60 s")),
-            FillError::Upstream(reason("the upstream answered 500")),
-            FillError::Loop(reason("the upstream asks this proxy")),
-            FillError::Store(std::sync::Arc::new(store)),
-            FillError::Broken(version()),
-            FillError::Busy(version()),
-            FillError::Abandoned(version()),
-            FillError::Stopping(version()),
+            Unavailable::Absent(reason("the upstream has no such version")),
+            Unavailable::Offline(version()),
+            Unavailable::Gone(reason("removed")),
+            Unavailable::Differs(reason("the hash differs")),
+            Unavailable::Unexpected { version: version(), reason: "the hash differs".to_owned() },
+            Unavailable::Unverified(reason("the checksum database does not know it")),
+            Unavailable::NotFetched(version()),
+            Unavailable::Denied(version()),
+            Unavailable::Refused(reason("the upstream answered 403")),
+            Unavailable::Private("example.com/m".to_owned()),
+            Unavailable::Timeout(reason("no answer within 60 s")),
+            Unavailable::Upstream(reason("the upstream answered 500")),
+            Unavailable::Loop(reason("the upstream asks this proxy")),
+            Unavailable::Store(std::sync::Arc::new(store)),
+            Unavailable::Broken(version()),
+            Unavailable::Busy(version()),
+            Unavailable::Abandoned(version()),
+            Unavailable::Stopping(version()),
         ]
     }
 
     const KINDS: usize = 18;
 
-    fn kind(error: &FillError) -> usize {
+    fn kind(error: &Unavailable) -> usize {
         match error {
-            FillError::Absent(_) => 0,
-            FillError::Offline(_) => 1,
-            FillError::Gone(_) => 2,
-            FillError::Differs(_) => 3,
-            FillError::Unexpected { .. } => 4,
-            FillError::Unverified(_) => 5,
-            FillError::NotFetched(_) => 6,
-            FillError::Denied(_) => 7,
-            FillError::Refused(_) => 8,
-            FillError::Private(_) => 9,
-            FillError::Timeout(_) => 10,
-            FillError::Upstream(_) => 11,
-            FillError::Loop(_) => 12,
-            FillError::Store(_) => 13,
-            FillError::Broken(_) => 14,
-            FillError::Busy(_) => 15,
-            FillError::Abandoned(_) => 16,
-            FillError::Stopping(_) => 17,
+            Unavailable::Absent(_) => 0,
+            Unavailable::Offline(_) => 1,
+            Unavailable::Gone(_) => 2,
+            Unavailable::Differs(_) => 3,
+            Unavailable::Unexpected { .. } => 4,
+            Unavailable::Unverified(_) => 5,
+            Unavailable::NotFetched(_) => 6,
+            Unavailable::Denied(_) => 7,
+            Unavailable::Refused(_) => 8,
+            Unavailable::Private(_) => 9,
+            Unavailable::Timeout(_) => 10,
+            Unavailable::Upstream(_) => 11,
+            Unavailable::Loop(_) => 12,
+            Unavailable::Store(_) => 13,
+            Unavailable::Broken(_) => 14,
+            Unavailable::Busy(_) => 15,
+            Unavailable::Abandoned(_) => 16,
+            Unavailable::Stopping(_) => 17,
         }
     }
 
@@ -332,7 +342,7 @@ mod tests {
         for error in errors() {
             let response = Problem::Failed(&error, Subject::File).answer();
             let cache = match response.status().as_u16() {
-                404 if matches!(error, FillError::Absent(_)) => "max-age=600",
+                404 if matches!(error, Unavailable::Absent(_)) => "max-age=600",
                 410 => "public, max-age=60",
                 _ => "no-store",
             };
@@ -345,7 +355,7 @@ mod tests {
     fn a_client_is_asked_to_come_back_where_waiting_helps() {
         let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
         assert!(has_retry(Problem::NoIndex));
-        assert!(has_retry(Problem::Failed(&FillError::Busy(VERSION.to_owned()), Subject::File)));
+        assert!(has_retry(Problem::Failed(&Unavailable::Busy(VERSION.to_owned()), Subject::File)));
         assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
     }
 }

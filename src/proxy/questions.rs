@@ -2,28 +2,30 @@
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
+use stoa_gomod::Revision;
 use stoa_gomod::sumdb::Level;
-use stoa_gomod::{ModulePath, Revision};
 
 use super::answer::{self, JSON, MINUTE, NO_STORE, OCTETS, Response, SUMDB_DAY, SUMDB_HOUR, TEXT};
 use super::body::Body;
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
-use crate::fill::{FillError, SumdbQuestion};
+use crate::policy::ModulePermit;
+use crate::sumdb::SumdbQuestion;
+use crate::unavailable::Unavailable;
 
 impl Proxy {
-    pub(super) async fn list(&self, client: Client<'_>, module: &ModulePath) -> Response {
+    pub(super) async fn list(&self, client: Client<'_>, permit: ModulePermit<'_>) -> Response {
         let list = match client.is_local {
-            true => self.fill.list_local(module).await,
-            false => self.fill.list(module, &client.via()).await.map(Some),
+            true => self.services.answers.list_local(permit).await,
+            false => self.services.answers.list(permit, &client.via()).await.map(Some),
         };
         question(list, TEXT)
     }
 
-    pub(super) async fn latest(&self, client: Client<'_>, module: &ModulePath) -> Response {
+    pub(super) async fn latest(&self, client: Client<'_>, permit: ModulePermit<'_>) -> Response {
         let info = match client.is_local {
-            true => self.fill.latest_local(module).await,
-            false => self.fill.latest(module, &client.via()).await.map(Some),
+            true => self.services.answers.latest_local(permit).await,
+            false => self.services.answers.latest(permit, &client.via()).await.map(Some),
         };
         question(info, JSON)
     }
@@ -31,31 +33,31 @@ impl Proxy {
     pub(super) async fn query(
         &self,
         client: Client<'_>,
-        module: &ModulePath,
+        permit: ModulePermit<'_>,
         revision: &Revision,
     ) -> Response {
         let info = match client.is_local {
-            true => self.fill.query_local(module, revision).await,
-            false => self.fill.query(module, revision, &client.via()).await.map(Some),
+            true => self.services.answers.query_local(permit, revision).await,
+            false => self.services.answers.query(permit, revision, &client.via()).await.map(Some),
         };
         question(info, JSON)
     }
 
     /// Answers 200 only if an upstream forwards the database: a client that reads 200 asks nobody else.
     pub(super) async fn sumdb_supported(&self, client: Client<'_>, name: &str) -> Response {
-        match self.fill.sumdb_supported(name, &client.via(), client.is_local).await {
+        match self.services.sumdb.is_supported(name, &client.via(), client.is_local).await {
             Ok(true) => answer::plain(StatusCode::OK, TEXT, SUMDB_DAY, Body::Empty),
             Ok(false) if client.is_local => Problem::NotStored.answer(),
             Ok(false) => {
                 let reason = format!("no upstream forwards the checksum database {name}");
-                Problem::Failed(&FillError::Absent(reason.into()), Subject::Sumdb).answer()
+                Problem::Failed(&Unavailable::Absent(reason.into()), Subject::Sumdb).answer()
             }
             Err(error) => logged(&error, Subject::Sumdb),
         }
     }
 
     pub(super) async fn sumdb(&self, client: Client<'_>, name: &str, question: &SumdbQuestion) -> Response {
-        let answer = match self.fill.sumdb(name, question, &client.via(), client.is_local).await {
+        let answer = match self.services.sumdb.answer(name, question, &client.via(), client.is_local).await {
             Ok(Some(answer)) => answer,
             Ok(None) => return Problem::NotStored.answer(),
             Err(error) => return logged(&error, Subject::Sumdb),
@@ -77,7 +79,7 @@ impl Proxy {
     }
 }
 
-fn question(result: Result<Option<bytes::Bytes>, FillError>, content_type: HeaderValue) -> Response {
+fn question(result: Result<Option<bytes::Bytes>, Unavailable>, content_type: HeaderValue) -> Response {
     match result {
         Ok(Some(body)) => answer::module(StatusCode::OK, content_type, MINUTE, Body::Whole(body)),
         Ok(None) => Problem::NotStored.answer(),
@@ -86,19 +88,19 @@ fn question(result: Result<Option<bytes::Bytes>, FillError>, content_type: Heade
 }
 
 /// Logs an error, and answers with it.
-fn logged(error: &FillError, subject: Subject) -> Response {
+fn logged(error: &Unavailable, subject: Subject) -> Response {
     match error {
         // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
         // Some upstreams answer 403 then.
-        FillError::Absent(_)
-        | FillError::Refused(_)
-        | FillError::Gone(_)
-        | FillError::Offline(_)
-        | FillError::Loop(_)
-        | FillError::Private(_) => log::debug!(reason:% = error; "answering a request with an error"),
+        Unavailable::Absent(_)
+        | Unavailable::Refused(_)
+        | Unavailable::Gone(_)
+        | Unavailable::Offline(_)
+        | Unavailable::Loop(_)
+        | Unavailable::Private(_) => log::debug!(reason:% = error; "answering a request with an error"),
         // The task that failed has logged the reason.
-        FillError::Broken(_) => log::debug!(reason:% = error; "cannot answer a request"),
-        FillError::Store(_) => log::error!(reason:% = error; "cannot answer a request"),
+        Unavailable::Broken(_) => log::debug!(reason:% = error; "cannot answer a request"),
+        Unavailable::Store(_) => log::error!(reason:% = error; "cannot answer a request"),
         _ => log::warn!(reason:% = error; "cannot answer a request"),
     }
     Problem::Failed(error, subject).answer()

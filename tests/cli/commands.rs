@@ -358,8 +358,14 @@ fn the_second_interrupt_ends_a_command_at_once() {
     let mut child = stoa(dir.path(), &["verify"]).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_raw(child.id() as i32);
     let proc = Path::new("/proc").join(pid.to_string());
-    // The command handles signals before it starts threads.
-    until(|| fs::read_dir(proc.join("task")).unwrap().count() > 1);
+    // The command handles signals before it starts threads. A thread must be past its check for signals.
+    let waits_for_claim = format!("{} ", nix::libc::SYS_fcntl);
+    until(|| {
+        fs::read_dir(proc.join("task")).unwrap().flatten().any(|task| {
+            fs::read_to_string(task.path().join("syscall"))
+                .is_ok_and(|call| call.starts_with(&waits_for_claim))
+        })
+    });
     kill(pid, Signal::SIGINT).unwrap();
     // Two signals that are pending at the same time are one.
     until(|| {

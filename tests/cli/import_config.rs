@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Output;
 use testkit::{Case, cases};
 
-use stoa::fill::Sumdb;
+use stoa::sumdb::Gosumdb;
 use testkit::programs::Programs;
 use testkit::server::{Server, command};
 use testkit::transcript;
@@ -75,7 +75,7 @@ fn secrets_in_urls_are_not_copied() {
 
 fn a_checksum_database_is_asked_at_its_url() {
     let programs = Programs::current();
-    let known = Sumdb::of_go().unwrap();
+    let known = Gosumdb::of_go().unwrap();
     let name = known.name();
     let import = |urls: &str| {
         let output = import(&programs, &[], &[("ATHENS_SUM_DBS", urls)]);

@@ -280,7 +280,7 @@ fn a_place_that_will_not_do_is_refused() {
     put(programs.folder(), "file", "mine");
     let before = shape(programs.folder());
     for (place, word) in [
-        ("store", "inside the store"),
+        ("store", "the store itself"),
         ("store/staging/out", "inside the store"),
         (".", "the store is inside it"),
         ("taken", "taken/home.html"),

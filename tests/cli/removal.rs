@@ -138,7 +138,7 @@ fn a_go_mod_that_differs_from_its_record_is_served_to_nobody() {
     until("the look at what was there is over", || {
         let (status, body) = server.get(&format!("{URL}.mod"));
         assert!(status != 200 || body != module.modfile, "what differs is served");
-        status == 403 && text(&body).contains("its mod is h1:") && text(&body).matches("h1:").count() == 2
+        status == 403 && text(&body).contains("its mod has h1:") && text(&body).matches("h1:").count() == 2
     });
     assert!(!root.join(FOLDER).exists());
 }
@@ -400,7 +400,7 @@ fn the_least_recently_used_go_by_size_and_by_time() {
     assert!(versions(&root).contains(&kept));
     let said = done(&root, &["prune", "--unused-since", "99d"]);
     assert!(said.contains("not used since the recording of uses began (20"), "{said}");
-    assert!(said.contains("1 versions, "), "{said}");
+    assert!(said.contains("1 version, "), "{said}");
     assert_eq!(versions(&root), used);
     for n in [0, 2, 5] {
         let record =

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use stoa::fill::AnswerOptions;
 use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
@@ -156,9 +155,8 @@ fn a_stale_answer_is_given_at_once_and_asked_for_anew_once() {
 fn what_is_asked_behind_the_clients_back_does_not_hold_up_the_end() {
     let folder = site::folder();
     let upstream = Upstream::start();
-    let answers = AnswerOptions { list_ttl: TTL, ..AnswerOptions::default() };
     // If it were waited for the test would not end.
-    let options = ServeOptions { grace: Duration::from_secs(3600), answers, ..ServeOptions::default() };
+    let options = ServeOptions { grace: Duration::from_secs(3600), ..site::with_list_ttl(TTL) };
     let store = site::open(folder.path(), Mode::ReadWrite);
     let site = Site::with(store, site::upstream_with(upstream.url(), Duration::from_secs(3600)), options);
     site.remember(KEY, 2, "v1.0.0\n");

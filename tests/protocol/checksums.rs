@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use stoa::fill::AnswerOptions;
 use stoa::serve::ServeOptions;
 use stoa_gomod::private::Patterns;
 use stoa_layout::gate::Mode;
@@ -48,20 +47,17 @@ fn database() -> Upstream {
 const LATEST_HEAD: &str =
     "go.sum database tree\n7\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\n\u{2014} sum.example c2ln\n";
 
-fn options(answers: AnswerOptions) -> ServeOptions {
-    ServeOptions { sumdbs: vec!["sum.example".to_owned()], answers, ..ServeOptions::default() }
-}
-
-fn with(root: &std::path::Path, list: &str, answers: AnswerOptions) -> Site {
-    Site::with(site::open(root, Mode::ReadWrite), site::upstream(list), options(answers))
+fn with(root: &std::path::Path, list: &str, options: ServeOptions) -> Site {
+    let options = ServeOptions { sumdbs: vec!["sum.example".to_owned()], ..options };
+    Site::with(site::open(root, Mode::ReadWrite), site::upstream(list), options)
 }
 
 fn start(root: &std::path::Path, list: &str) -> Site {
-    with(root, list, AnswerOptions { list_ttl: TTL, ..AnswerOptions::default() })
+    with(root, list, site::with_list_ttl(TTL))
 }
 
 fn asking_each_time(root: &std::path::Path, list: &str) -> Site {
-    with(root, list, site::asking_each_time().answers)
+    with(root, list, site::asking_each_time())
 }
 
 #[test]
@@ -273,8 +269,12 @@ fn nobody_is_asked_about_what_is_private() {
         upstream.set(&format!("{BASE}/lookup/{path}@v1.0.0"), body(&record(&module, "v1.0.0")));
     }
     let refuse = "corp.example/Secret,github.com/OurCo,*.intern.example/*/deep";
-    let answers = || AnswerOptions { sumdb_refuse: Patterns::parse(refuse), ..AnswerOptions::default() };
-    let site = with(folder.path(), upstream.url(), answers());
+    let options = || {
+        let mut options = ServeOptions::default();
+        options.services.sumdb.private = Patterns::parse(refuse);
+        options
+    };
+    let site = with(folder.path(), upstream.url(), options());
     for (path, status) in [
         ("corp.example/!secret/x", 403),
         ("corp.example/!secret", 403),
@@ -301,6 +301,6 @@ fn nobody_is_asked_about_what_is_private() {
     let site = start(folder.path(), upstream.url());
     assert_eq!(site.get(&format!("{BASE}/lookup/corp.example/!secret/x@v1.0.0")).status, 200);
     drop(site);
-    let site = with(folder.path(), "off", answers());
+    let site = with(folder.path(), "off", options());
     assert_eq!(site.get(&format!("{BASE}/lookup/corp.example/!secret/x@v1.0.0")).status, 403);
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stoa::fill::{AnswerOptions, Fill, Via};
 use stoa::serve::ServeOptions;
+use stoa::services::{ServiceOptions, Services};
+use stoa::upstream::Via;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, INSTANCE, Site};
@@ -201,7 +202,8 @@ fn what_was_asked_for_once_works_offline_later() {
 fn zips_that_nobody_waits_for_are_bounded() {
     let folder = site::folder();
     let upstream = Upstream::start();
-    let options = ServeOptions { max_fills: 2, ..ServeOptions::default() };
+    let services = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
+    let options = ServeOptions { services, ..ServeOptions::default() };
     let site =
         Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream(upstream.url()), options);
     let gate = Gate::default();
@@ -484,9 +486,12 @@ fn what_waits_for_its_turn_holds_no_claim() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let store = site::open(folder.path(), Mode::ReadWrite);
     runtime.block_on(async {
-        let fill =
-            Fill::new(Arc::clone(&store), site::upstream(upstream.url()), 2, &AnswerOptions::default());
-        let join = |module: &Module| fill.join(&module.version, &Via::none(), true).unwrap();
+        let options = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
+        let services = Services::new(Arc::clone(&store), site::upstream(upstream.url()), options);
+        let join = |module: &Module| {
+            let permit = services.policy.permit(&module.version).unwrap();
+            services.flights.join(permit, &Via::none(), true).unwrap()
+        };
         let waiting: Vec<_> = crowd.iter().map(join).collect();
         while crowd.iter().any(|module| upstream.count(&module.path("info")) == 0) {
             tokio::task::yield_now().await;
@@ -508,7 +513,7 @@ fn what_waits_for_its_turn_holds_no_claim() {
         assert_eq!(upstream.count(&abandoned.path("info")), 0);
         join(&abandoned).stored().await.unwrap();
         assert_eq!(upstream.count(&abandoned.path("info")), 1);
-        fill.end().await;
+        services.end().await;
     });
 }
 

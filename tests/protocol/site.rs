@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use stoa::fill::AnswerOptions;
+use stoa::answers::AnswerOptions;
 use stoa::serve::{self, ServeError, ServeOptions};
+use stoa::services::ServiceOptions;
 use stoa::upstream::{Upstream, UpstreamOptions};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::Mode;
@@ -26,8 +27,13 @@ pub(crate) const TTL: Duration = Duration::from_secs(100_000);
 
 /// Keeps no answer as new, so that each request shows what the upstream says.
 pub(crate) fn asking_each_time() -> ServeOptions {
-    let answers = AnswerOptions { list_ttl: Duration::ZERO, ..AnswerOptions::default() };
-    ServeOptions { answers, ..ServeOptions::default() }
+    with_list_ttl(Duration::ZERO)
+}
+
+/// Keeps answers as new for so long.
+pub(crate) fn with_list_ttl(list_ttl: Duration) -> ServeOptions {
+    let services = ServiceOptions { answers: AnswerOptions { list_ttl }, ..ServiceOptions::default() };
+    ServeOptions { services, ..ServeOptions::default() }
 }
 
 /// A running proxy; it is stopped when dropped.
@@ -74,9 +80,7 @@ impl Site {
 
     /// Starts one whose answers count as new for so long, which no test outlives.
     pub(crate) fn with_ttl(root: &Path, list: &str) -> Self {
-        let answers = AnswerOptions { list_ttl: TTL, ..AnswerOptions::default() };
-        let options = ServeOptions { answers, ..ServeOptions::default() };
-        Self::with(open(root, Mode::ReadWrite), upstream(list), options)
+        Self::with(open(root, Mode::ReadWrite), upstream(list), with_list_ttl(TTL))
     }
 
     /// Puts an answer of the upstream into the cache that was got so many TTLs ago; offline, of the last one.

@@ -290,13 +290,9 @@ impl Gate<'_> {
         match attempt {
             Ok(Some(lock)) => Ok(Some(lock)),
             Ok(None) => {
-                let holders: Vec<String> = lock::holders(self.root)
-                    .iter()
-                    .filter(|holder| holder.exclusive)
-                    .map(ToString::to_string)
-                    .collect();
-                let names =
-                    if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
+                let mut holders = lock::holders(self.root);
+                holders.retain(|holder| holder.exclusive);
+                let names = lock::names(&holders);
                 log::warn!(holder:% = names, lock:% = self.root.join(LOCK_NAME).display(); "waiting for the lock of the store");
                 Ok(Some(SharedLock::acquire(self.root)?))
             }

@@ -215,6 +215,12 @@ pub fn holders(root: &Path) -> Vec<Holder> {
     holders
 }
 
+/// Returns the names of holders for a message.
+pub fn names(holders: &[Holder]) -> String {
+    let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+    if names.is_empty() { "another process".to_owned() } else { names.join(", ") }
+}
+
 /// Parses a line of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE 812 fe:00:1234 0 EOF`.
 fn holder_of(line: &str, inode: u64) -> Option<Holder> {
     let mut fields = line.split_ascii_whitespace().skip(1);

@@ -152,16 +152,12 @@ impl Cache<'_> {
         if entry.body.len() > MAX_BODY_BYTES || key.contains('\n') {
             return Ok(());
         }
-        let fresh = self.0.staging()?.fresh();
         let path = self.path(shelf, key);
         let folder = path.parent().unwrap_or(&path);
-        staging::write_unsynced(&self.0.durable, &fresh, &encode(key, entry))?;
-        let placed = self.place(&fresh, &path);
-        if placed.is_err() {
-            // If this fails too, the next start removes the file.
-            let _ = durable::remove_file(&fresh);
-        }
-        placed?;
+        self.0.staging()?.place_file(|staged| {
+            staging::write_unsynced(&self.0.durable, staged, &encode(key, entry))?;
+            self.place(staged, &path)
+        })?;
         match shelf.bound() {
             Some(bound) if self.0.cache_writes.count(folder) => Ok(make_room(folder, bound)?),
             _ => Ok(()),

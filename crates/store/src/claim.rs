@@ -5,29 +5,49 @@
 //! kernel frees the claim of a dead process at once. Two versions rarely share a byte, and then only wait for each
 //! other.
 //!
+//! Records are only written under the claim, so a claim remembers the record of its version once it is read.
+//!
 //! Readers take no claim. Lock order: `store.lock`, then one claim. No process holds two claims at once.
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::durable::Durable;
 use stoa_layout::error::PathContext;
 
-use crate::StoreError;
+use crate::{Record, StoreError};
 
 /// A lock on one version, which allows to change it. Released when dropped or when the process dies.
 #[derive(Debug)]
 pub struct Claim {
     _file: File,
     version: ModuleVersion,
+    /// The record of the version, once it is read.
+    record: Mutex<Option<Option<Record>>>,
 }
 
 impl Claim {
     /// Returns the claimed version.
     pub fn version(&self) -> &ModuleVersion {
         &self.version
+    }
+
+    /// Returns the record of the claimed version as far as this claim has read or written it, without reading the disk.
+    pub fn known_record(&self) -> Option<Record> {
+        self.record().clone().flatten()
+    }
+
+    /// Returns the place of the record of the version.
+    pub(crate) fn record(&self) -> MutexGuard<'_, Option<Option<Record>>> {
+        // No code that can panic runs under this lock.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new(file: File, version: &ModuleVersion) -> Self {
+        Self { _file: file, version: version.clone(), record: Mutex::default() }
     }
 
     pub(crate) fn try_take(
@@ -37,7 +57,7 @@ impl Claim {
     ) -> Result<Option<Self>, StoreError> {
         let file = durable.open_or_create(claims)?;
         let taken = lock_byte(&file, offset(version), false).at("lock", claims)?;
-        Ok(taken.then(|| Self { _file: file, version: version.clone() }))
+        Ok(taken.then(|| Self::new(file, version)))
     }
 
     pub(crate) fn take(
@@ -47,7 +67,7 @@ impl Claim {
     ) -> Result<Self, StoreError> {
         let file = durable.open_or_create(claims)?;
         lock_byte(&file, offset(version), true).at("lock", claims)?;
-        Ok(Self { _file: file, version: version.clone() })
+        Ok(Self::new(file, version))
     }
 }
 

@@ -13,8 +13,9 @@ use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 
+use crate::examine::{Source, find_fault};
 use crate::paths::VersionFile;
-use crate::seal::{Source, find_fault, write_seal};
+use crate::seal::write_seal;
 use crate::{Meter, Store, StoreError, staging};
 
 /// A version that is being written.

@@ -20,7 +20,8 @@
 //! | --- | --- |
 //! | [`read`](Store::small), [`list`](Store::list) | reading versions and lists |
 //! | [`draft`](Draft), [`publish`](Store::publish) | writing and publishing a version |
-//! | [`seal`](Store::seal) | verifying a version once, before its zip is served |
+//! | [`seal`](Store::seal) | the seal: a version is verified once, before its zip is served |
+//! | [`verify`](Store::verify) | reading versions again, `examine` reads one |
 //! | [`quarantine`](Quarantine) | corrupt versions, to be restored or removed |
 //! | [`batch`](Batch) | publishing many versions with few waits for the disk |
 //! | [`records`](Records) | the recorded hashes and the tombstones of versions |
@@ -45,6 +46,7 @@ mod change;
 mod claim;
 mod draft;
 mod error;
+mod examine;
 mod files;
 mod index;
 mod last_use;
@@ -64,6 +66,7 @@ mod staging;
 #[cfg(test)]
 mod testing;
 mod tree_heads;
+mod verify;
 mod walk;
 
 use stoa_layout::LayoutId;
@@ -84,8 +87,8 @@ pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_qu
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{Objection, Record, Records, Tombstone, Verdict};
 pub use remove::{Footprint, Removed};
-pub use seal::{Verified, Which};
 pub use tree_heads::{HeadReplaced, TreeHeads};
+pub use verify::{Verified, Which};
 
 /// The layout that this crate reads and writes.
 pub const LAYOUT: LayoutId = LayoutId::fixed("v2");

@@ -1,11 +1,11 @@
 //! Listing the versions of a module: the folders in its `@v` that have canonical names.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use quick_cache::sync::Cache;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
@@ -13,12 +13,12 @@ use stoa_layout::error::PathContext;
 use crate::files::{Stamp, metadata};
 use crate::{Store, StoreError};
 
-/// A list in memory, with the state of the folder that it was read from.
+/// Versions of a module in memory, with the state of the folder that they were read from.
 #[derive(Debug, Clone)]
-pub(crate) struct KnownList {
+pub(crate) struct KnownVersions {
     versions: Arc<[Version]>,
     folder: Stamp,
-    modified: (i64, i64),
+    modified: SystemTime,
 }
 
 /// The age from which the time of a folder can be relied on. Two publishes can have the same time, so a folder that
@@ -30,23 +30,41 @@ impl Store {
     pub fn list(&self, module: &ModulePath) -> Result<Option<Arc<[Version]>>, StoreError> {
         let path = self.paths.versions(module);
         let Some(meta) = metadata(&path)?.filter(Metadata::is_dir) else { return Ok(None) };
-        let (folder, modified) = (Stamp::of(&meta), (meta.mtime(), meta.mtime_nsec()));
-        if let Some(known) = self.lists.get(module)
+        let versions = KnownVersions::get(&self.lists, module, (&path, &meta), || {
+            let mut versions = read_versions(&path, module)?;
+            versions.sort();
+            Ok(versions)
+        })?;
+        Ok(Some(versions).filter(|versions| !versions.is_empty()))
+    }
+}
+
+impl KnownVersions {
+    /// Returns the versions from memory, or reads them if their folder has changed.
+    pub(crate) fn get(
+        known: &Cache<ModulePath, Self>,
+        module: &ModulePath,
+        (path, meta): (&Path, &Metadata),
+        read: impl FnOnce() -> Result<Vec<Version>, StoreError>,
+    ) -> Result<Arc<[Version]>, StoreError> {
+        let (folder, modified) = (Stamp::of(meta), meta.modified().at("stat", path)?);
+        if let Some(known) = known.get(module)
             && known.folder == folder
             && known.modified == modified
         {
-            return Ok(Some(known.versions).filter(|versions| !versions.is_empty()));
+            return Ok(known.versions);
         }
-        let mut versions = read_versions(&path, module)?;
-        versions.sort();
-        let versions: Arc<[Version]> = versions.into();
-        let age = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-        if age.is_some_and(|age| age > SETTLED) {
-            self.lists
-                .insert(module.clone(), KnownList { versions: Arc::clone(&versions), folder, modified });
+        let versions: Arc<[Version]> = read()?.into();
+        if has_settled(modified) {
+            known.insert(module.clone(), Self { versions: Arc::clone(&versions), folder, modified });
         }
-        Ok(Some(versions).filter(|versions| !versions.is_empty()))
+        Ok(versions)
     }
+}
+
+/// Returns whether a file or folder changed so long ago that another change would have another time.
+pub(crate) fn has_settled(modified: SystemTime) -> bool {
+    SystemTime::now().duration_since(modified).is_ok_and(|age| age > SETTLED)
 }
 
 /// Reads which folders in the `@v` of a module have the names of versions.

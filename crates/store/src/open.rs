@@ -1,6 +1,7 @@
 //! Opening a store, and the state of an open store.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
@@ -14,11 +15,10 @@ use crate::cache::Writes;
 use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
-use crate::list::KnownList;
+use crate::list::KnownVersions;
 use crate::meter::Meter;
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
-use crate::records::KnownTombstones;
 use crate::seal_state::KnownSeal;
 use crate::staging::{self, Run};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
@@ -30,8 +30,8 @@ pub struct Store {
     pub(crate) durable: Durable,
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
-    pub(crate) lists: Cache<ModulePath, KnownList>,
-    pub(crate) tombstones: Cache<ModulePath, KnownTombstones>,
+    pub(crate) lists: Cache<ModulePath, KnownVersions>,
+    pub(crate) tombstones: Cache<ModulePath, KnownVersions>,
     /// Records without a tombstone.
     pub(crate) harmless: Cache<Stamp, ()>,
     pub(crate) index: Index,
@@ -52,6 +52,9 @@ const ENTRIES: usize = 20_000;
 
 /// The maximum number of harmless records in memory: a few megabytes.
 const HARMLESS: usize = 1 << 16;
+
+/// The time between two attempts to claim a version that another process works on.
+const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// The maximum length of a path (`PATH_MAX`, which includes the final zero) and of an element (`NAME_MAX`).
 const MAX_PATH: usize = 4096;
@@ -148,6 +151,21 @@ impl Store {
         let claim = Claim::try_take(&self.paths.claims(), &self.durable, version)?;
         self.forget(version);
         Ok(claim)
+    }
+
+    /// Waits for the claim of a version. `go_on` runs between two attempts, and its error ends the wait.
+    pub fn claim_while<E: From<StoreError>>(
+        &self,
+        version: &ModuleVersion,
+        go_on: impl Fn() -> Result<(), E>,
+    ) -> Result<Claim, E> {
+        loop {
+            go_on()?;
+            if let Some(claim) = self.try_claim(version)? {
+                return Ok(claim);
+            }
+            std::thread::sleep(CLAIM_EVERY);
+        }
     }
 
     pub(crate) fn staging(&self) -> Result<&Run, StoreError> {

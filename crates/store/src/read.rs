@@ -16,8 +16,8 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
+use crate::examine::info_fault;
 use crate::files::{SMALL_LIMIT, Stamp, open_file};
-use crate::seal::info_fault;
 use crate::seal_state::{CHECK_VALID, SealState};
 use crate::{Store, StoreError, VersionFile};
 

@@ -15,7 +15,6 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
@@ -24,7 +23,7 @@ use stoa_layout::{durable, marker};
 
 use crate::change::Change;
 use crate::files::{Stamp, TEXT_LIMIT, metadata, open_file, read_bounded};
-use crate::list::SETTLED;
+use crate::list::{KnownVersions, has_settled};
 use crate::paths::Paths;
 use crate::walk::each_module;
 use crate::{Claim, Store, StoreError, staging};
@@ -120,14 +119,6 @@ impl Record {
     }
 }
 
-/// The tombstones of a module in memory, with the state of the folder that they were read from.
-#[derive(Debug, Clone)]
-pub(crate) struct KnownTombstones {
-    versions: Arc<[Version]>,
-    folder: Stamp,
-    modified: SystemTime,
-}
-
 const SUFFIX: &str = ".toml";
 
 /// The records of a store.
@@ -151,9 +142,22 @@ impl Records<'_> {
         }
     }
 
+    /// Returns the record of the claimed version. It is read from the disk once for each claim.
+    pub fn of(&self, claim: &Claim) -> Result<Option<Record>, StoreError> {
+        if let Some(record) = &*claim.record() {
+            return Ok(record.clone());
+        }
+        let record = self.get(claim.version())?;
+        *claim.record() = Some(record.clone());
+        Ok(record)
+    }
+
     /// Replaces the record of the claimed version. An empty record is removed. The change is on disk on return.
     pub fn write(&self, claim: &Claim, record: &Record) -> Result<(), StoreError> {
+        // If the write fails, the record on the disk is unknown.
+        *claim.record() = None;
         self.replace(claim.version(), record)?;
+        *claim.record() = Some((*record != Record::default()).then(|| record.clone()));
         self.0.changed(claim.version(), Change::Recorded);
         Ok(())
     }
@@ -171,20 +175,17 @@ impl Records<'_> {
         }
         let damaged = |reason: String| StoreError::Record { path: path.clone(), reason };
         let text = toml::to_string(record).map_err(|error| damaged(error.to_string()))?;
-        let staged = store.staging()?.fresh();
-        let written = staging::write(&store.durable, &staged, text.as_bytes())
-            .and_then(|_| store.durable.ensure_dirs(&store.paths.records(), &below))
-            .and_then(|()| durable::rename(&staged, &path));
-        if written.is_err() {
-            // If this fails too, the next start removes the file.
-            let _ = durable::remove_file(&staged);
-        }
-        Ok(written.and_then(|()| durable::sync_dir(&folder))?)
+        store.staging()?.place_file(|staged| {
+            staging::write(&store.durable, staged, text.as_bytes())?;
+            store.durable.ensure_dirs(&store.paths.records(), &below)?;
+            durable::rename(staged, &path)
+        })?;
+        Ok(durable::sync_dir(&folder)?)
     }
 
     /// Removes the tombstone of the claimed version. Returns whether there was a tombstone.
     pub fn lift(&self, claim: &Claim) -> Result<bool, StoreError> {
-        let Some(mut record) = self.get(claim.version())? else { return Ok(false) };
+        let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let was_removed = record.tombstone.take().is_some();
         if was_removed {
             self.write(claim, &record)?;
@@ -205,26 +206,15 @@ impl Records<'_> {
         let store = self.0;
         let path = store.paths.records().join(Paths::versions_below_modules(module));
         let Some(meta) = metadata(&path)? else { return Ok(Arc::default()) };
-        let (folder, modified) = (Stamp::of(&meta), meta.modified().at("stat", &path)?);
-        if let Some(known) = store.tombstones.get(module)
-            && known.folder == folder
-            && known.modified == modified
-        {
-            return Ok(known.versions);
-        }
-        let mut versions = Vec::new();
-        for version in versions_with_record(&path)? {
-            if self.may_forbid(&path.join(version.escaped() + SUFFIX))? {
-                versions.push(version);
+        KnownVersions::get(&store.tombstones, module, (&path, &meta), || {
+            let mut versions = Vec::new();
+            for version in versions_with_record(&path)? {
+                if self.may_forbid(&path.join(version.escaped() + SUFFIX))? {
+                    versions.push(version);
+                }
             }
-        }
-        let versions: Arc<[Version]> = versions.into();
-        // Two changes can have the same time, so a young folder may change again without a new time.
-        if SystemTime::now().duration_since(modified).is_ok_and(|age| age > SETTLED) {
-            let known = KnownTombstones { versions: Arc::clone(&versions), folder, modified };
-            store.tombstones.insert(module.clone(), known);
-        }
-        Ok(versions)
+            Ok(versions)
+        })
     }
 
     /// Visits every tombstone of the store, module by module. A damaged record is handed out as its error, because it
@@ -261,8 +251,7 @@ impl Records<'_> {
             return Ok(false);
         }
         let may_forbid = forbids(path)?;
-        let is_settled = |at| SystemTime::now().duration_since(at).is_ok_and(|age| age > SETTLED);
-        if !may_forbid && is_settled(meta.modified().at("stat", path)?) {
+        if !may_forbid && has_settled(meta.modified().at("stat", path)?) {
             self.0.harmless.insert(stamp, ());
         }
         Ok(may_forbid)
@@ -329,7 +318,10 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::list::SETTLED;
     use crate::testing::{Fixture, staged, version};
 
     fn h1(letter: char) -> H1 {
@@ -491,8 +483,8 @@ mod tests {
         assert_eq!(record.objection(&h1('A'), Some(&h1('E'))), None);
         assert_eq!(record.objection(&h1('A'), None), None);
         let objection = |h1: H1, gomod: H1| record.objection(&h1, Some(&gomod)).unwrap().to_string();
-        assert!(objection(h1('I'), h1('E')).starts_with("its zip is h1:III"));
-        assert!(objection(h1('A'), h1('I')).starts_with("its mod is h1:III"));
+        assert!(objection(h1('I'), h1('E')).starts_with("its zip has h1:III"));
+        assert!(objection(h1('A'), h1('I')).starts_with("its mod has h1:III"));
         assert!(matches!(full().objection(&h1('A'), None), Some(Objection::Tombstone(_))));
         assert_eq!(Record::default().objection(&h1('A'), Some(&h1('A'))), None);
     }

@@ -10,10 +10,10 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::durable;
 
 use crate::change::Change;
+use crate::examine::{Examination, examine_folder};
 use crate::files::Stamp;
 use crate::paths::version_metadata;
 use crate::publish::hash_of_mod;
-use crate::seal::{Examination, examine_folder};
 use crate::{Claim, Record, Store, StoreError, Tombstone};
 
 /// The result of a removal.
@@ -41,7 +41,7 @@ impl Store {
     pub fn remove(&self, claim: &Claim, tombstone: Option<Tombstone>) -> Result<Removed, StoreError> {
         let version = claim.version();
         let footprint = self.footprint(version)?;
-        let known = self.records().get(version)?;
+        let known = self.records().of(claim)?;
         let mut record = known.clone().unwrap_or_default();
         if footprint.is_some() {
             self.record_hashes(version, &mut record)?;

@@ -45,6 +45,18 @@ impl Run {
     pub(crate) fn fresh(&self) -> PathBuf {
         self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
+
+    /// Calls `place` with a fresh path, to write a file there and to rename it. Removes the file if that fails.
+    pub(crate) fn place_file(
+        &self,
+        place: impl FnOnce(&Path) -> Result<(), PathError>,
+    ) -> Result<(), PathError> {
+        let staged = self.fresh();
+        place(&staged).inspect_err(|_| {
+            // If this fails too, the next start removes the file.
+            let _ = durable::remove_file(&staged);
+        })
+    }
 }
 
 impl Drop for Run {

@@ -69,14 +69,11 @@ impl TreeHeads<'_> {
         if there.as_deref() != seen {
             return Ok(HeadReplaced::Another(there));
         }
-        let staged = self.0.staging()?.fresh();
-        let placed = staging::write(&self.0.durable, &staged, note)
-            .and_then(|_| durable::rename(&staged, &folder.join(LATEST)));
-        if placed.is_err() {
-            // If this fails too, the next start removes the file.
-            let _ = durable::remove_file(&staged);
-        }
-        placed.and_then(|()| durable::sync_dir(&folder))?;
+        self.0.staging()?.place_file(|staged| {
+            staging::write(&self.0.durable, staged, note)?;
+            durable::rename(staged, &folder.join(LATEST))
+        })?;
+        durable::sync_dir(&folder)?;
         Ok(HeadReplaced::Yes)
     }
 

@@ -27,7 +27,7 @@ use stoa_store::Store;
 
 use super::context::Context;
 use super::error::CommandError;
-use super::overlap::{Overlap, overlap};
+use super::overlap::overlap;
 use super::progress::Progress;
 use super::report::{Telling, Working};
 use super::{Command, parallel};
@@ -68,7 +68,7 @@ impl Command for Export {
         let progress = context.reporter.progress();
         let store = context.open_checked(|| check_places(&root, to))?.metered(progress.meter());
         let cancel = context.cancel(&store)?;
-        let report = Report::new(&context.reporter);
+        let report = Report::new(&context.reporter, root.display().to_string(), to.display().to_string());
         let stay =
             |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
         // A folder that is refused has help of its own.
@@ -76,7 +76,7 @@ impl Command for Export {
             .map_err(|error| if error.help.is_some() { error } else { stay(error) })?;
         progress.begin_in_passes("export", None, tree::PASSES);
         export(&store, &tree, (threads, &cancel), &report, progress).map_err(stay)?;
-        Ok(report.done(root.display().to_string(), to.display().to_string()))
+        Ok(report.done())
     }
 }
 
@@ -89,12 +89,7 @@ fn check_places(root: &Path, to: &Path) -> Result<(), CommandError> {
     if to.metadata().is_ok_and(|meta| !meta.is_dir()) {
         return refuse("it is not a folder");
     }
-    match overlap(to, root) {
-        None => Ok(()),
-        Some(Overlap::Same) => refuse("it is the store itself"),
-        Some(Overlap::Inside) => refuse("it is inside the store"),
-        Some(Overlap::Around) => refuse("the store is inside it"),
-    }
+    overlap(to, root).map_or(Ok(()), |overlap| refuse(&overlap.to_string()))
 }
 
 fn export(

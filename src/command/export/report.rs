@@ -1,7 +1,7 @@
 //! The report of `stoa export`: the result for each version, and the counts.
 
 use std::fmt::{self, Display};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
@@ -9,8 +9,10 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::Exit;
 
 use super::super::error::CommandError;
-use super::super::event::VersionKeys;
+use super::super::event::{CORRUPT, VersionResult};
 use super::super::report::{Reporter, Summary};
+use crate::command::count::versions;
+use crate::lock::lock;
 
 /// The result for one version.
 #[derive(Debug, Clone, Copy)]
@@ -27,82 +29,43 @@ pub(super) enum ExportResult<'a> {
     Unreadable(&'a str),
 }
 
-#[derive(Serialize)]
-struct VersionEvent<'a> {
-    event: &'a str,
-    #[serde(flatten)]
-    version: VersionKeys<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-}
-
-impl Display for VersionEvent<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let event = if self.event == "broken" { "corrupt" } else { self.event };
-        write!(f, "{event} {}", self.version)?;
-        self.reason.map_or(Ok(()), |reason| write!(f, ": {reason}"))
-    }
-}
-
 /// Counts and reports the results of one run, from any thread.
 pub(super) struct Report<'a> {
     reporter: &'a Reporter,
-    exported: AtomicU64,
-    kept: AtomicU64,
-    differ: AtomicU64,
-    corrupt: AtomicU64,
-    unreadable: AtomicU64,
-    bytes: AtomicU64,
+    done: Mutex<ExportDone>,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(reporter: &'a Reporter) -> Self {
-        let [exported, kept, differ, corrupt, unreadable, bytes] = Default::default();
-        Self { reporter, exported, kept, differ, corrupt, unreadable, bytes }
+    pub(super) fn new(reporter: &'a Reporter, store: String, to: String) -> Self {
+        Self { reporter, done: Mutex::new(ExportDone { store, to, ..ExportDone::default() }) }
     }
 
     pub(super) fn version(&self, version: &ModuleVersion, result: ExportResult<'_>) {
+        let mut done = lock(&self.done);
         let (event, count, bytes, reason) = match result {
-            ExportResult::Exported(bytes) => ("exported", &self.exported, Some(bytes), None),
-            ExportResult::Kept(bytes) => ("kept", &self.kept, Some(bytes), None),
-            ExportResult::Differs(reason) => ("differs", &self.differ, None, Some(reason)),
-            ExportResult::Corrupt(reason) => ("broken", &self.corrupt, None, Some(reason)),
-            ExportResult::Unreadable(reason) => ("unreadable", &self.unreadable, None, Some(reason)),
+            ExportResult::Exported(bytes) => ("exported", &mut done.exported, Some(bytes), None),
+            ExportResult::Kept(bytes) => ("kept", &mut done.kept, Some(bytes), None),
+            ExportResult::Differs(reason) => ("differs", &mut done.differ, None, Some(reason)),
+            ExportResult::Corrupt(reason) => (CORRUPT, &mut done.broken, None, Some(reason)),
+            ExportResult::Unreadable(reason) => ("unreadable", &mut done.unreadable, None, Some(reason)),
         };
-        count.fetch_add(1, Ordering::Relaxed);
+        *count += 1;
         if let ExportResult::Exported(bytes) = result {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            done.bytes += bytes;
         }
-        let event = VersionEvent { event, version: version.into(), bytes, reason };
-        if reason.is_some() {
-            self.reporter.problem(&event)
-        } else {
-            self.reporter.detail(&event)
-        }
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let done = of(&self.exported) + of(&self.kept) + of(&self.differ) + of(&self.corrupt);
-        self.reporter.progress().advance(done + of(&self.unreadable), of(&self.bytes));
+        let count = done.exported + done.kept + done.differ + done.broken + done.unreadable;
+        self.reporter.progress().advance(count, done.bytes);
+        drop(done);
+        VersionResult { event, version: version.into(), bytes, reason }.report(self.reporter);
     }
 
-    pub(super) fn done(&self, store: String, to: String) -> ExportDone {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        ExportDone {
-            store,
-            to,
-            exported: of(&self.exported),
-            kept: of(&self.kept),
-            differ: of(&self.differ),
-            broken: of(&self.corrupt),
-            unreadable: of(&self.unreadable),
-            bytes: of(&self.bytes),
-        }
+    pub(super) fn done(self) -> ExportDone {
+        self.done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The number of versions by result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(tag = "event", rename = "done")]
 pub(crate) struct ExportDone {
     store: String,
@@ -117,10 +80,10 @@ pub(crate) struct ExportDone {
 
 impl Display for ExportDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (exported, kept) = (HumanCount(self.exported), HumanCount(self.kept));
-        write!(f, "from {} to {}: {exported} versions exported, ", self.store, self.to)?;
+        let (exported, kept) = (versions(self.exported), HumanCount(self.kept));
+        write!(f, "from {} to {}: {exported} exported, ", self.store, self.to)?;
         write!(f, "{}, {kept} already there", BinaryBytes(self.bytes))?;
-        let rest = [(self.differ, "differ"), (self.broken, "corrupt"), (self.unreadable, "unreadable")];
+        let rest = [(self.differ, "different"), (self.broken, "corrupt"), (self.unreadable, "unreadable")];
         for (count, word) in rest.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, ", {} {word}", HumanCount(count))?;
         }
@@ -133,15 +96,15 @@ impl Summary for ExportDone {
         let (store, to) = (&self.store, &self.to);
         let problems = self.differ + self.broken;
         if problems > 0 {
-            let count = HumanCount(problems);
-            let text = format!("{count} versions of {store} are corrupt or differ from those in {to}");
+            let versions = versions(problems);
+            let text = format!("cannot export {versions} of {store}: corrupt, or other content in {to}");
             let help =
                 "the versions are listed above; move those that differ away from the export, then run again";
             return Err(CommandError::new(Exit::FAILED, text).help(help));
         }
         if self.unreadable > 0 {
-            let count = HumanCount(self.unreadable);
-            let text = format!("cannot read {count} versions of {store}, so they are not in {to}");
+            let versions = versions(self.unreadable);
+            let text = format!("cannot read {versions} of {store}, so {to} is incomplete");
             let help = "the reasons are listed above; fix them, then run again";
             return Err(CommandError::new(Exit::IO, text).help(help));
         }

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use stoa_gomod::{ModulePath, ModuleVersion, Version, info, list, pseudo, query};
@@ -16,7 +16,9 @@ use stoa_layout::marker::Top;
 use stoa_layout::{Exit, PathError};
 use stoa_store::{Meter, SmallFile, Store, StoreError, VersionFile, ZipFile};
 
+use crate::command::compare::is_same;
 use crate::command::error::CommandError;
+use crate::lock::lock;
 
 /// The folder that marks an export. Files are written in it before they are renamed to their places.
 const OWN: &str = ".stoa-export";
@@ -163,7 +165,7 @@ impl Tree {
         if !missing {
             return Ok(Put::Kept(bytes));
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.files.append(&mut files);
         waiting.versions.push((version.clone(), bytes));
         let is_full = waiting.files.len() >= BATCH.0
@@ -173,7 +175,7 @@ impl Tree {
 
     /// Publishes the last batch.
     pub(super) fn settle(&self, tell: impl Fn(&ModuleVersion, u64)) -> Result<(), CommandError> {
-        let batch = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let batch = std::mem::take(&mut *lock(&self.waiting));
         self.publish(batch, tell)
     }
 
@@ -231,7 +233,7 @@ impl Tree {
         }
         let at = self.fresh();
         self.write(&at, content, SystemTime::now())?;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.files.push(Staged { at, to: to.to_owned(), replaces: true });
         if waiting.files.len() < BATCH.0 {
             return Ok(());
@@ -359,18 +361,9 @@ fn is_zip(path: &Path, zip: &ZipFile, compared: &dyn Fn(u64)) -> Result<Option<b
     if meta.modified().at("stat", path)? == zip.modified {
         return Ok(Some(true));
     }
-    let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    let mut at = 0;
-    while at < zip.length {
-        let count = zip.read(at, &mut ours).at("read the zip of", path)?;
-        let other = file.read_at(&mut theirs, at).at("read", path)?.min(count);
-        if other == 0 || ours[..other] != theirs[..other] {
-            return Ok(Some(false));
-        }
-        at += other as u64;
-        compared(other as u64);
-    }
-    Ok(Some(true))
+    let ours = |at, buffer: &mut [u8]| zip.read(at, buffer).at("read the zip of", path);
+    let theirs = |at, buffer: &mut [u8]| file.read_at(buffer, at).at("read", path);
+    is_same(zip.length, ours, theirs, compared).map(Some)
 }
 
 /// Returns the versions of a module in the tree.

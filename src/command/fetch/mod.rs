@@ -22,7 +22,7 @@ use super::context::Context;
 use super::error::CommandError;
 use super::report::Telling;
 use crate::config::Options;
-use crate::fill::Fill;
+use crate::services::Services;
 use crate::sources::Sources;
 use fetched::{FetchDone, Fetched};
 use wanted::{Asked, Wanted};
@@ -74,8 +74,7 @@ impl Command for Fetch {
     }
 
     fn run(self, context: &Context<'_>) -> Result<FetchDone, CommandError> {
-        let wanted = wanted::gather(&self.named, &self.from)
-            .map_err(|error| CommandError::new(error.exit(), error))?;
+        let wanted = wanted::gather(&self.named, &self.from)?;
         let config = context.settings.serve(
             &Options::default()
                 .with("upstream", self.upstream.as_ref())
@@ -105,11 +104,11 @@ impl Command for Fetch {
             .build()
             .map_err(|error| CommandError::new(Exit::IO, format!("cannot start threads: {error}")))?;
         let at_once = config.fill_max_concurrent;
-        let answers = sources.answers(&config, true);
+        let options = sources.services(&config, &policy, true)?;
         let fetched = runtime.block_on(async {
-            let fill = Fill::new(Arc::new(store), policy, at_once, &answers);
+            let services = Arc::new(Services::new(Arc::new(store), policy, options));
             let fetched = Fetched::new(root.to_string_lossy().into_owned(), reporter);
-            until_stopped(&fill, (wanted, at_once), fetched, &reporter.progress().meter(), &cancel).await
+            until_stopped(&services, (wanted, at_once), fetched, &reporter.progress().meter(), &cancel).await
         });
         runtime.shutdown_timeout(LAST_WAIT);
         fetched
@@ -117,20 +116,18 @@ impl Command for Fetch {
 }
 
 async fn until_stopped(
-    fill: &Arc<Fill>,
+    services: &Arc<Services>,
     (wanted, at_once): (Wanted, usize),
     mut fetched: Fetched<'_>,
     meter: &Meter,
     cancel: &Cancel,
 ) -> Result<FetchDone, CommandError> {
     let ended = tokio::select! {
-        worked = work::run(fill, wanted, at_once, &mut fetched, meter) => {
-            worked.map_err(|error| CommandError::new(error.exit(), error))
-        }
+        worked = work::run(services, wanted, at_once, &mut fetched, meter) => worked,
         signal = stopped(cancel) => signal.and_then(|cancelled| Err(cancelled.into())),
     };
     // Downloads that are under way leave nothing behind when they are dropped.
-    fill.end().await;
+    services.end().await;
     match ended {
         Ok(()) => Ok(fetched.done()),
         Err(error) => Err(error.after(fetched.done().so_far())),

@@ -11,6 +11,7 @@ use stoa_gomod::requirements::requirements;
 use stoa_gomod::{ModulePath, ModuleVersion, Revision};
 use stoa_layout::{Exit, PathError};
 
+use crate::command::error::CommandError;
 use crate::fill::Expected;
 
 /// A version, or a query for one.
@@ -65,40 +66,17 @@ impl fmt::Display for Asked {
 /// The versions to fetch, with their hashes from go.sum files.
 pub(crate) type Wanted = BTreeMap<Asked, Expected>;
 
-/// A failure to read the list of versions.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WantedError {
-    #[error("cannot parse {path}: {why}\nhelp: use a go.mod or a go.sum", path = path.display())]
-    Syntax { path: PathBuf, why: String },
-    #[error("cannot read {path}: it is a folder\nhelp: use the go.mod or the go.sum in it", path = path.display())]
-    Folder { path: PathBuf },
-    #[error("cannot read {path}: there is no such file\nhelp: use a go.mod or a go.sum", path = path.display())]
-    Missing { path: PathBuf },
-    #[error(transparent)]
-    Unreadable(#[from] PathError),
-    #[error("no versions to fetch\nhelp: add MODULE@VERSION, or a go.mod or go.sum with --from")]
-    Nothing,
-}
-
-impl WantedError {
-    pub(crate) fn exit(&self) -> Exit {
-        match self {
-            Self::Unreadable(error) => error.exit(),
-            _ => Exit::USAGE,
-        }
-    }
-}
-
 /// Gathers the versions of the command line and of the files. `-` is standard input.
-pub(crate) fn gather(typed: &[Asked], files: &[PathBuf]) -> Result<Wanted, WantedError> {
+pub(crate) fn gather(typed: &[Asked], files: &[PathBuf]) -> Result<Wanted, CommandError> {
     if typed.is_empty() && files.is_empty() {
-        return Err(WantedError::Nothing);
+        return Err(refused("no versions to fetch", "add MODULE@VERSION, or a go.mod or go.sum with --from"));
     }
     let mut wanted: Wanted = typed.iter().map(|asked| (asked.clone(), Expected::default())).collect();
     for file in files {
         let body = read(file)?;
-        add(&mut wanted, file, &body)
-            .map_err(|why| WantedError::Syntax { path: shown(file).to_owned(), why })?;
+        add(&mut wanted, file, &body).map_err(|why| {
+            refused(&format!("cannot parse {}: {why}", shown(file).display()), "use a go.mod or a go.sum")
+        })?;
     }
     Ok(wanted)
 }
@@ -129,7 +107,7 @@ fn add(wanted: &mut Wanted, file: &Path, body: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, WantedError> {
+fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
     let mut body = Vec::new();
     if file == Path::new("-") {
         let read = std::io::stdin().lock().read_to_end(&mut body);
@@ -139,10 +117,20 @@ fn read(file: &Path) -> Result<Vec<u8>, WantedError> {
         };
     }
     std::fs::read(file).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => WantedError::Missing { path: file.to_owned() },
-        std::io::ErrorKind::IsADirectory => WantedError::Folder { path: file.to_owned() },
+        std::io::ErrorKind::NotFound => refused(
+            &format!("cannot read {}: there is no such file", file.display()),
+            "use a go.mod or a go.sum",
+        ),
+        std::io::ErrorKind::IsADirectory => {
+            let text = format!("cannot read {}: it is a folder", file.display());
+            refused(&text, "use the go.mod or the go.sum in it")
+        }
         _ => PathError::new("read", file, error).into(),
     })
+}
+
+fn refused(text: &str, help: &str) -> CommandError {
+    CommandError::new(Exit::USAGE, text).help(help)
 }
 
 fn shown(file: &Path) -> &Path {
@@ -203,8 +191,8 @@ mod tests {
         std::fs::write(&path, "\nrequire a.b v1.0.0 x\n").unwrap();
         let error_for = |files: &[PathBuf]| {
             let error = gather(&[], files).unwrap_err();
-            assert_eq!(error.exit(), Exit::USAGE);
-            error.to_string()
+            assert_eq!(error.exit, Exit::USAGE);
+            error.message.unwrap()
         };
         assert!(error_for(&[path]).contains("go.sum: line 2: "));
         assert!(error_for(&[dir.path().to_owned()]).contains("is a folder"));

@@ -4,62 +4,18 @@
 //! work, and the next run continues there.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 
-use stoa_gomod::{ModulePath, ModuleVersion};
+use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::{Store, StoreError, Verified, Which};
 
 use crate::command::error::CommandError;
+use crate::command::event::{CORRUPT, VersionResult};
+use crate::command::named::{Named, versions_of};
 use crate::command::parallel;
-use crate::command::progress::Progress;
-
-/// A module or a version on the command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Named {
-    /// All versions of a module.
-    Module(ModulePath),
-    /// A single version.
-    Version(ModuleVersion),
-}
-
-impl Named {
-    /// Parses `MODULE` or `MODULE@VERSION`.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        if text.contains('@') {
-            return ModuleVersion::parse(text).map(Self::Version).map_err(|error| error.to_string());
-        }
-        ModulePath::new(text).map(Self::Module).map_err(|error| error.to_string())
-    }
-}
-
-impl std::fmt::Display for Named {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Module(module) => module.fmt(f),
-            Self::Version(version) => version.fmt(f),
-        }
-    }
-}
-
-/// A fault of a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The version was read and is corrupt.
-    Corrupt,
-    /// The version cannot be read.
-    Unreadable,
-}
-
-impl Fault {
-    /// Returns the name in lines and events.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Corrupt => "broken",
-            Self::Unreadable => "unreadable",
-        }
-    }
-}
+use crate::command::report::Reporter;
+use crate::lock::lock;
 
 /// The number of versions by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,34 +53,7 @@ pub(crate) struct Look<'a> {
     pub(crate) which: Which,
     pub(crate) threads: usize,
     pub(crate) cancel: &'a Cancel,
-    pub(crate) progress: &'a Progress,
-    /// Called for every fault, by any thread.
-    pub(crate) tell: &'a (dyn Fn(&ModuleVersion, Fault, &str) + Sync),
-}
-
-/// Counts on all threads.
-#[derive(Default)]
-struct Counts {
-    verified: AtomicU64,
-    skipped: AtomicU64,
-    corrupt: AtomicU64,
-    leftovers: AtomicU64,
-    unreadable: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Counts {
-    fn findings(&self) -> Findings {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Findings {
-            verified: of(&self.verified),
-            skipped: of(&self.skipped),
-            corrupt: of(&self.corrupt),
-            leftovers: of(&self.leftovers),
-            unreadable: of(&self.unreadable),
-            bytes: of(&self.bytes),
-        }
-    }
+    pub(crate) reporter: &'a Reporter,
 }
 
 impl Look<'_> {
@@ -135,15 +64,16 @@ impl Look<'_> {
         named: &[Named],
         mut absent: impl FnMut(&Named),
     ) -> (Findings, Result<(), CommandError>) {
-        let counts = Counts::default();
+        let findings = Mutex::new(Findings::default());
+        let progress = self.reporter.progress();
         let work = |version: ModuleVersion| -> Result<(), CommandError> {
             self.cancel.check()?;
-            Ok(self.version(&version, &counts)?)
+            Ok(self.version(&version, &findings)?)
         };
         let walk = |each: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>| -> Result<(), CommandError> {
             if named.is_empty() {
                 return Ok(self.store.each_folder(each, |error| {
-                    counts.unreadable.fetch_add(1, Ordering::Relaxed);
+                    lock(&findings).unreadable += 1;
                     log::error!(error:% = error; "cannot verify the versions below a folder");
                 })?);
             }
@@ -158,20 +88,20 @@ impl Look<'_> {
             }
             Ok(())
         };
-        self.progress.begin("verify", None);
-        let ended = if named.is_empty() && self.progress.is_bar() {
+        progress.begin("verify", None);
+        let ended = if named.is_empty() && progress.is_bar() {
             // The count takes a fraction of the time: no zip is opened for it.
             std::thread::scope(|scope| {
-                scope.spawn(|| self.progress.count(|each| self.store.each_folder(each, |_| {})));
+                scope.spawn(|| progress.count(|each| self.store.each_folder(each, |_| {})));
                 let ended = parallel::each(self.threads, walk, &work);
-                self.progress.end();
+                progress.end();
                 ended
             })
         } else {
             parallel::each(self.threads, walk, &work)
         };
-        self.progress.end();
-        (counts.findings(), ended)
+        progress.end();
+        (*lock(&findings), ended)
     }
 
     /// Returns the versions that a name stands for, as far as they are in the store.
@@ -185,61 +115,47 @@ impl Look<'_> {
         }
     }
 
-    fn version(&self, version: &ModuleVersion, counts: &Counts) -> Result<(), StoreError> {
-        let count = |count: &AtomicU64| {
-            count.fetch_add(1, Ordering::Relaxed);
-        };
-        match self.store.verify(version, self.which)? {
+    fn version(&self, version: &ModuleVersion, findings: &Mutex<Findings>) -> Result<(), StoreError> {
+        let verified = self.store.verify(version, self.which)?;
+        let mut all = lock(findings);
+        let fault = match verified {
             Verified::Absent => return Ok(()),
-            Verified::Sealed => count(&counts.skipped),
+            Verified::Sealed => {
+                all.skipped += 1;
+                None
+            }
             Verified::Whole(bytes) => {
-                counts.bytes.fetch_add(bytes, Ordering::Relaxed);
-                count(&counts.verified);
+                all.verified += 1;
+                all.bytes += bytes;
+                None
             }
             Verified::Broken(reason) => {
-                count(&counts.corrupt);
-                (self.tell)(version, Fault::Corrupt, &reason);
+                all.corrupt += 1;
+                Some((CORRUPT, reason))
             }
             Verified::Leftover => {
-                count(&counts.corrupt);
-                count(&counts.leftovers);
-                let reason = "it has no info file, so it is a leftover and stays in place";
-                (self.tell)(version, Fault::Corrupt, reason);
+                all.corrupt += 1;
+                all.leftovers += 1;
+                Some((CORRUPT, "it has no info file, so it is a leftover and stays in place".to_owned()))
             }
             Verified::Unreadable(error) => {
-                count(&counts.unreadable);
-                (self.tell)(version, Fault::Unreadable, &error.to_string());
+                all.unreadable += 1;
+                Some(("unreadable", error.to_string()))
             }
+        };
+        self.reporter.progress().advance(all.versions(), all.bytes);
+        drop(all);
+        if let Some((event, reason)) = fault {
+            let version = version.into();
+            self.reporter.result(&VersionResult { event, version, bytes: None, reason: Some(&reason) });
         }
-        let findings = counts.findings();
-        self.progress.advance(findings.versions(), findings.bytes);
         Ok(())
     }
-}
-
-/// Returns the versions of a module in the store.
-pub(crate) fn versions_of(store: &Store, module: &ModulePath) -> Result<Vec<ModuleVersion>, StoreError> {
-    Ok(pairs(module, store.list(module)?.as_deref().unwrap_or_default()))
-}
-
-/// Joins a module with each of its versions.
-pub(crate) fn pairs(module: &ModulePath, versions: &[stoa_gomod::Version]) -> Vec<ModuleVersion> {
-    let pair = |version: &stoa_gomod::Version| ModuleVersion::new(module.clone(), version.clone()).ok();
-    versions.iter().filter_map(pair).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_is_a_module_or_a_version() {
-        assert!(matches!(Named::parse("example.com/m"), Ok(Named::Module(_))));
-        assert!(matches!(Named::parse("example.com/m@v1.0.0"), Ok(Named::Version(_))));
-        for bad in ["", "M", "example.com/m@", "example.com/m@latest", "/etc", "@v1.0.0"] {
-            assert!(Named::parse(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_corrupt_version_decides_the_exit_code() {

@@ -9,16 +9,16 @@ use std::fmt::{self, Display};
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
-use stoa_gomod::ModuleVersion;
 use stoa_layout::Exit;
 use stoa_store::Which;
 
 use super::Command;
 use super::context::Context;
+use super::count::versions;
 use super::error::CommandError;
-use super::event::VersionKeys;
+use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
-use look::{Fault, Findings, Look, Named};
+use look::{Findings, Look};
 
 /// Read versions completely, seal intact ones, and move corrupt ones to quarantine
 #[derive(Debug, Args)]
@@ -61,44 +61,16 @@ impl Command for Verify {
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
         let root = store.root().display();
-        let tell = |version: &ModuleVersion, fault: Fault, reason: &str| {
-            reporter.result(&FaultEvent { event: fault.name(), version: version.into(), reason });
-        };
         let which = if self.again { Which::All } else { Which::Unsealed };
-        let look = Look {
-            store: &store,
-            which,
-            threads,
-            cancel: &cancel,
-            progress: reporter.progress(),
-            tell: &tell,
-        };
+        let look = Look { store: &store, which, threads, cancel: &cancel, reporter };
         let mut absent = 0u64;
         let (findings, ended) = look.run(&self.named, |named| {
             absent += 1;
             reporter.error(&CommandError::new(Exit::FAILED, format!("{named} is not in {root}")));
         });
-        let versions = HumanCount(findings.versions());
-        ended.map_err(|error| {
-            error.after(format_args!("{versions} versions in {root} verified before that"))
-        })?;
+        let versions = versions(findings.versions());
+        ended.map_err(|error| error.after(format_args!("{versions} in {root} verified before that")))?;
         Ok(VerifyDone::new(&store, findings, absent))
-    }
-}
-
-/// A version with a fault.
-#[derive(Serialize)]
-pub(crate) struct FaultEvent<'a> {
-    pub(crate) event: &'static str,
-    #[serde(flatten)]
-    pub(crate) version: VersionKeys<'a>,
-    pub(crate) reason: &'a str,
-}
-
-impl Display for FaultEvent<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fault = if self.event == Fault::Corrupt.name() { "corrupt" } else { self.event };
-        write!(f, "{fault} {}: {}", self.version, self.reason)
     }
 }
 
@@ -146,13 +118,10 @@ impl VerifyDone {
 
 impl Display for VerifyDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verified, bytes) = (HumanCount(self.verified), BinaryBytes(self.bytes));
+        let (verified, bytes) = (versions(self.verified), BinaryBytes(self.bytes));
         let (skipped, broken) = (HumanCount(self.skipped), HumanCount(self.broken));
         let store = &self.store;
-        write!(
-            f,
-            "{store}: {verified} versions verified, {bytes}; {skipped} already sealed; {broken} corrupt"
-        )?;
+        write!(f, "{store}: {verified} verified, {bytes}; {skipped} already sealed; {broken} corrupt")?;
         if self.unreadable > 0 {
             write!(f, "; {} unreadable", HumanCount(self.unreadable))?;
         }
@@ -172,7 +141,8 @@ impl Summary for VerifyDone {
     fn verdict(&self) -> Result<(), CommandError> {
         let store = &self.store;
         if self.broken > 0 {
-            let text = format!("{} versions in {store} are corrupt", HumanCount(self.broken));
+            let corrupt = versions(self.broken);
+            let text = format!("{corrupt} in {store} {} corrupt", corrupt.verb("is", "are"));
             return Err(CommandError::new(Exit::FAILED, text).help(self.help()));
         }
         if self.absent > 0 {
@@ -184,8 +154,8 @@ impl Summary for VerifyDone {
 
 impl VerifyDone {
     fn unreadable_error(&self) -> CommandError {
-        let unreadable = HumanCount(self.unreadable);
-        CommandError::new(Exit::IO, format!("cannot read {unreadable} versions in {}", self.store))
+        let unreadable = versions(self.unreadable);
+        CommandError::new(Exit::IO, format!("cannot read {unreadable} in {}", self.store))
             .help("the reasons are listed above; fix them, then run again")
     }
 }

@@ -18,13 +18,12 @@ use std::path::{Path, PathBuf};
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::{
-    Cancel, Events, Exit, Gate, Layouts, Migrator, Options, Outcome, PathError, RunError, Runner, State,
-    StepError,
-};
-use stoa_store::{Store, StoreError};
+use stoa_layout::{Exit, Gate, Migrator, Outcome, PathError, Runner, State, StepError};
+use stoa_store::Store;
 
-use crate::command::overlap::{Overlap, overlap};
+use super::failure;
+use crate::command::error::CommandError;
+use crate::command::overlap::overlap;
 use crate::command::parallel;
 use crate::command::progress::Progress;
 pub(super) use report::Report;
@@ -33,60 +32,13 @@ use work::Work;
 
 /// An import: source, target and options.
 pub(super) struct Import<'a> {
-    pub(super) root: &'a Path,
+    /// Creates or upgrades the store.
+    pub(super) runner: Runner<'a>,
     pub(super) source: &'a Path,
-    pub(super) layouts: &'a Layouts,
-    /// Options of the upgrade of the store.
-    pub(super) options: &'a Options,
     /// The layout of the source, named by a person.
     pub(super) assumed: Option<&'a stoa_layout::LayoutId>,
     pub(super) dry_run: bool,
-    pub(super) cancel: &'a Cancel,
-    pub(super) events: &'a dyn Events,
     pub(super) progress: &'a Progress,
-}
-
-/// The import stopped before its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ImportError {
-    /// The import was refused. Nothing was copied.
-    #[error("{message}")]
-    Refused { exit: Exit, message: String },
-    /// The upgrade of the store failed.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    #[error(transparent)]
-    Gate(#[from] GateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Step(#[from] StepError),
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
-}
-
-impl From<PathError> for ImportError {
-    fn from(error: PathError) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-impl ImportError {
-    pub(super) fn exit(&self) -> Exit {
-        match self {
-            Self::Refused { exit, .. } => *exit,
-            Self::Run(error) => error.exit(),
-            Self::Gate(error) => error.exit(),
-            Self::Store(error) => error.exit(),
-            Self::Step(error) => error.exit(),
-            Self::Cancelled(cancelled) => Exit::signal(cancelled.0),
-        }
-    }
-
-    /// Returns whether another run continues the import.
-    pub(super) fn is_resumable(&self) -> bool {
-        !matches!(self, Self::Refused { .. } | Self::Run(_) | Self::Gate(_))
-    }
 }
 
 /// Stops a walk after a thread has failed. The error of the thread is reported instead.
@@ -94,32 +46,38 @@ const THREAD_FAILED: StepError = StepError::Cancelled(Cancelled(0));
 
 impl Import<'_> {
     /// Imports all versions. Returns `false` if there is no store to import into.
-    pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, ImportError> {
+    pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, CommandError> {
         let from = self.find()?;
         self.check_places()?;
         let store = if self.dry_run { self.look()? } else { self.open()? };
-        match store {
+        let copied = match store {
             Open::Nothing => return Ok(false),
-            Open::NoStore => self.copy(&from, None, report)?,
-            Open::Store(store) => self.copy(&from, Some(&store), report)?,
-        }
-        Ok(true)
+            Open::NoStore => self.copy(&from, None, report),
+            Open::Store(store) => self.copy(&from, Some(&store), report),
+        };
+        copied.map(|()| true).map_err(|error| error.after(report.so_far()))
     }
 
-    fn copy(&self, from: &Origin<'_>, store: Option<&Store>, report: &Report<'_>) -> Result<(), ImportError> {
+    fn copy(
+        &self,
+        from: &Origin<'_>,
+        store: Option<&Store>,
+        report: &Report<'_>,
+    ) -> Result<(), CommandError> {
         let batch = match store {
             Some(store) if !self.dry_run => Some(store.batch()?),
             _ => None,
         };
+        let progress = self.progress;
         let name = if self.dry_run { "would import" } else { "import" };
-        self.progress.begin_in_passes(name, None, work::PASSES);
-        let work = Work::new(self.root, store, batch, self.cancel, report, self.progress.meter());
-        let copy = || -> Result<(), ImportError> {
+        progress.begin_in_passes(name, None, work::PASSES);
+        let work = Work::new(self.runner.root, store, batch, self.runner.cancel, report, progress.meter());
+        let copy = || -> Result<(), CommandError> {
             parallel::each(
-                self.options.threads,
+                self.runner.options.threads,
                 |each| {
                     from.take(&mut |found| {
-                        self.cancel.check()?;
+                        self.runner.cancel.check()?;
                         match found {
                             Found::Leftover { leftover, .. } => report.leftover(leftover),
                             Found::Aside { leftover } => report.aside(leftover),
@@ -132,30 +90,30 @@ impl Import<'_> {
                         }
                         Ok(())
                     })
-                    .map_err(ImportError::from)
+                    .map_err(CommandError::from)
                 },
                 &|item| work.one(item),
             )?;
             work.finish()
         };
         // A dry run without a store only counts.
-        if store.is_none() || !self.progress.is_bar() {
+        if store.is_none() || !progress.is_bar() {
             return copy();
         }
         // The count takes a fraction of the time: no file is opened for it.
         std::thread::scope(|scope| {
-            scope.spawn(|| self.progress.count(|each| from.count(each)));
+            scope.spawn(|| progress.count(|each| from.count(each)));
             let copied = copy();
-            self.progress.end();
+            progress.end();
             copied
         })
     }
 
     /// Recognises the source.
-    fn find(&self) -> Result<Origin<'_>, ImportError> {
-        let (source, layouts) = (self.source, self.layouts);
+    fn find(&self) -> Result<Origin<'_>, CommandError> {
+        let (source, layouts) = (self.source, self.runner.layouts);
         let name = source.display();
-        let refuse = |exit, message| Err(ImportError::Refused { exit, message });
+        let refuse = |exit, message| Err(CommandError::new(exit, message));
         match source.metadata() {
             Ok(meta) if meta.is_dir() => {}
             Ok(_) => {
@@ -206,41 +164,26 @@ impl Import<'_> {
         }
     }
 
-    fn check_places(&self) -> Result<(), ImportError> {
-        let why = match overlap(self.source, self.root) {
-            None => return Ok(()),
-            Some(Overlap::Same) => "it is the store itself",
-            Some(Overlap::Inside) => "it is inside the store",
-            Some(Overlap::Around) => "the store is inside it",
-        };
-        let (source, root) = (self.source.display(), self.root.display());
+    fn check_places(&self) -> Result<(), CommandError> {
+        let Some(why) = overlap(self.source, self.runner.root) else { return Ok(()) };
+        let (source, root) = (self.source.display(), self.runner.root.display());
         let message = format!(
             "cannot import {source} into {root}: {why}; nothing was changed\nhelp: set another store with --store"
         );
-        Err(ImportError::Refused { exit: Exit::USAGE, message })
-    }
-
-    fn runner(&self) -> Runner<'_> {
-        Runner {
-            root: self.root,
-            layouts: self.layouts,
-            options: self.options,
-            events: self.events,
-            cancel: self.cancel,
-        }
+        Err(CommandError::new(Exit::USAGE, message))
     }
 
     fn gate(&self) -> Gate<'_> {
         Gate {
-            root: self.root,
-            current: &self.layouts.current,
+            root: self.runner.root,
+            current: &self.runner.layouts.current,
             migrator: &Migrator::Forbidden { name: "stoa-migrate" },
         }
     }
 
     /// Creates or upgrades the store, and opens it.
-    fn open(&self) -> Result<Open, ImportError> {
-        if self.runner().run()? == Outcome::NoStore {
+    fn open(&self) -> Result<Open, CommandError> {
+        if self.runner.run().map_err(|error| failure(self.runner.root, &error))? == Outcome::NoStore {
             return Ok(Open::Nothing);
         }
         let gate = self.gate();
@@ -250,11 +193,11 @@ impl Import<'_> {
     }
 
     /// Opens the store for a dry run. A store at an older layout is not opened.
-    fn look(&self) -> Result<Open, ImportError> {
+    fn look(&self) -> Result<Open, CommandError> {
         match self.gate().pass() {
             Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass).metered(self.progress.meter())))),
             Err(GateError::Forbidden { .. }) => {
-                let is_planned = self.runner().plan()?;
+                let is_planned = self.runner.plan().map_err(|error| failure(self.runner.root, &error))?;
                 Ok(if is_planned { Open::NoStore } else { Open::Nothing })
             }
             Err(error) => Err(error.into()),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{BinaryBytes, HumanCount};
@@ -11,9 +10,11 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::{Exit, Leftover};
 
 use super::Import;
+use crate::command::count::{counted, versions};
 use crate::command::error::CommandError;
-use crate::command::event::VersionKeys;
+use crate::command::event::{CORRUPT, VersionResult};
 use crate::command::report::{Reporter, Summary};
+use crate::lock::lock;
 use crate::migrate::events::text;
 
 /// The result for one version.
@@ -33,223 +34,104 @@ pub(super) enum Verdict<'a> {
     Failed(&'a str),
 }
 
+/// A path of the source that belongs to no version, or cannot be read.
 #[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum Event<'a> {
-    Imported {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        bytes: u64,
-    },
-    Skipped {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        bytes: u64,
-    },
-    Differs {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
-    Forbidden {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
-    Broken {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
-    Failed {
-        #[serde(flatten)]
-        version: VersionKeys<'a>,
-        reason: &'a str,
-    },
-    Leftover {
-        path: String,
-        bytes: u64,
-        reason: &'a str,
-    },
-    Aside {
-        path: String,
-        bytes: u64,
-        reason: &'a str,
-    },
-    Unreadable {
-        path: String,
-        bytes: u64,
-        reason: &'a str,
-    },
+struct PathResult<'a> {
+    event: &'static str,
+    path: String,
+    bytes: u64,
+    reason: &'a str,
 }
 
-impl Display for Event<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Imported { version, .. } => write!(f, "imported {version}"),
-            Self::Skipped { version, .. } => write!(f, "skipped {version}"),
-            Self::Differs { version, reason } => write!(f, "differs {version}: {reason}"),
-            Self::Forbidden { version, reason } => write!(f, "forbidden {version}: {reason}"),
-            Self::Broken { version, reason } => write!(f, "corrupt {version}: {reason}"),
-            Self::Failed { version, reason } => write!(f, "failed {version}: {reason}"),
-            Self::Leftover { path, bytes, reason } => {
-                write!(f, "leftover {path} ({}): {reason}", BinaryBytes(*bytes))
-            }
-            Self::Aside { path, bytes, reason } => {
-                write!(f, "skipped {path} ({}): {reason}", BinaryBytes(*bytes))
-            }
-            Self::Unreadable { path, bytes, reason } => {
-                write!(f, "unreadable {path} ({}): {reason}", BinaryBytes(*bytes))
-            }
-        }
+impl<'a> PathResult<'a> {
+    fn new(event: &'static str, leftover: &'a Leftover) -> Self {
+        let Leftover { path, bytes, reason } = leftover;
+        Self { event, path: text(path), bytes: *bytes, reason }
     }
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    imported: AtomicU64,
-    skipped: AtomicU64,
-    differ: AtomicU64,
-    forbidden: AtomicU64,
-    broken: AtomicU64,
-    failed: AtomicU64,
-    unreadable: AtomicU64,
-    leftovers: AtomicU64,
-    aside: AtomicU64,
-    bytes: AtomicU64,
-    waiting: AtomicU64,
-}
-
-fn add(count: &AtomicU64, more: u64) {
-    count.fetch_add(more, Ordering::Relaxed);
-}
-
-fn value(count: &AtomicU64) -> u64 {
-    count.load(Ordering::Relaxed)
+impl Display for PathResult<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let event = if self.event == "aside" { "skipped" } else { self.event };
+        write!(f, "{event} {} ({}): {}", self.path, BinaryBytes(self.bytes), self.reason)
+    }
 }
 
 /// The report of one import.
 pub(in crate::migrate) struct Report<'a> {
     reporter: &'a Reporter,
-    counts: Counts,
-    /// The leftovers by reason.
-    reasons: Mutex<BTreeMap<String, u64>>,
+    done: Mutex<Imported>,
 }
 
 impl<'a> Report<'a> {
-    pub(in crate::migrate) fn new(reporter: &'a Reporter) -> Self {
-        Self { reporter, counts: Counts::default(), reasons: Mutex::default() }
+    pub(in crate::migrate) fn new(reporter: &'a Reporter, import: &Import<'_>) -> Self {
+        let (store, source) = (text(import.runner.root), text(import.source));
+        let done = Imported { store, source, dry_run: import.dry_run, ..Imported::default() };
+        Self { reporter, done: Mutex::new(done) }
     }
 
     /// Reports the result for a version.
     pub(super) fn version(&self, version: &ModuleVersion, verdict: Verdict<'_>) {
-        let counts = &self.counts;
-        let version = VersionKeys::from(version);
-        match verdict {
-            Verdict::Imported(bytes) => {
-                add(&counts.bytes, bytes);
-                add(&counts.imported, 1);
-                self.reporter.detail(&Event::Imported { version, bytes });
-            }
-            Verdict::Skipped(bytes) => {
-                add(&counts.skipped, 1);
-                self.reporter.detail(&Event::Skipped { version, bytes });
-            }
-            Verdict::Differs(reason) => {
-                add(&counts.differ, 1);
-                self.reporter.problem(&Event::Differs { version, reason });
-            }
-            Verdict::Forbidden(reason) => {
-                add(&counts.forbidden, 1);
-                self.reporter.problem(&Event::Forbidden { version, reason });
-            }
-            Verdict::Broken(reason) => {
-                add(&counts.broken, 1);
-                self.reporter.problem(&Event::Broken { version, reason });
-            }
-            Verdict::Failed(reason) => {
-                add(&counts.failed, 1);
-                self.reporter.problem(&Event::Failed { version, reason });
-            }
+        let mut done = lock(&self.done);
+        let (event, count, bytes, reason) = match verdict {
+            Verdict::Imported(bytes) => ("imported", &mut done.imported, Some(bytes), None),
+            Verdict::Skipped(bytes) => ("skipped", &mut done.skipped, Some(bytes), None),
+            Verdict::Differs(reason) => ("differs", &mut done.differ, None, Some(reason)),
+            Verdict::Forbidden(reason) => ("forbidden", &mut done.forbidden, None, Some(reason)),
+            Verdict::Broken(reason) => (CORRUPT, &mut done.broken, None, Some(reason)),
+            Verdict::Failed(reason) => ("failed", &mut done.failed, None, Some(reason)),
+        };
+        *count += 1;
+        if let Verdict::Imported(bytes) = verdict {
+            done.bytes += bytes;
         }
-        let done = [
-            &counts.imported,
-            &counts.skipped,
-            &counts.differ,
-            &counts.forbidden,
-            &counts.broken,
-            &counts.failed,
-        ];
-        let done = done.into_iter().map(value).sum();
-        self.reporter.progress().advance(done, value(&counts.bytes));
+        let all = done.imported + done.skipped + done.differ + done.forbidden + done.broken + done.failed;
+        self.reporter.progress().advance(all, done.bytes);
+        drop(done);
+        VersionResult { event, version: version.into(), bytes, reason }.report(self.reporter);
     }
 
     /// Reports a leftover of the source. People see each with `--verbose`, and otherwise the numbers by reason.
     pub(super) fn leftover(&self, leftover: &Leftover) {
-        let Leftover { path, bytes, reason } = leftover;
-        let (path, bytes) = (text(path), *bytes);
-        if reason.starts_with("unreadable") {
-            add(&self.counts.unreadable, 1);
-            return self.reporter.problem(&Event::Unreadable { path, bytes, reason });
+        let mut done = lock(&self.done);
+        if leftover.reason.starts_with("unreadable") {
+            done.unreadable += 1;
+            drop(done);
+            return self.reporter.problem(&PathResult::new("unreadable", leftover));
         }
-        add(&self.counts.leftovers, 1);
-        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        *reasons.entry(kind_of(reason).to_owned()).or_default() += 1;
-        drop(reasons);
-        self.reporter.detail(&Event::Leftover { path, bytes, reason });
+        done.leftovers += 1;
+        *done.reasons.entry(kind_of(&leftover.reason).to_owned()).or_default() += 1;
+        drop(done);
+        self.reporter.detail(&PathResult::new("leftover", leftover));
     }
 
     /// Reports a version without a zip, which is normal in a module cache.
     pub(super) fn aside(&self, leftover: &Leftover) {
-        add(&self.counts.aside, 1);
+        lock(&self.done).without_zip += 1;
         if self.reporter.loudness().verbose {
-            let Leftover { path, bytes, reason } = leftover;
-            self.reporter.detail(&Event::Aside { path: text(path), bytes: *bytes, reason });
+            self.reporter.detail(&PathResult::new("aside", leftover));
         }
     }
 
     /// Counts a version that is copied and not yet visible.
     pub(super) fn copied(&self) {
-        add(&self.counts.waiting, 1);
+        lock(&self.done).waiting += 1;
     }
 
     /// Reports the result for a version that was counted as copied.
     pub(super) fn published(&self, version: &ModuleVersion, verdict: Verdict<'_>) {
-        self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        lock(&self.done).waiting -= 1;
         self.version(version, verdict);
     }
 
-    /// Returns the summary of an import that reached its end.
-    pub(in crate::migrate) fn imported(&self, import: &Import<'_>) -> Imported {
-        let counts = &self.counts;
-        let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        Imported {
-            store: text(import.root),
-            source: text(import.source),
-            imported: value(&counts.imported),
-            skipped: value(&counts.skipped),
-            differ: value(&counts.differ),
-            forbidden: value(&counts.forbidden),
-            broken: value(&counts.broken),
-            failed: value(&counts.failed),
-            unreadable: value(&counts.unreadable),
-            leftovers: value(&counts.leftovers),
-            without_zip: value(&counts.aside),
-            bytes: value(&counts.bytes),
-            dry_run: import.dry_run,
-            reasons: reasons.iter().map(|(reason, count)| (reason.clone(), *count)).collect(),
-        }
+    /// Returns the work done so far.
+    pub(super) fn so_far(&self) -> String {
+        lock(&self.done).so_far()
     }
 
-    /// Returns the work done by an import that stopped early.
-    pub(in crate::migrate) fn so_far(&self, import: &Import<'_>) -> String {
-        let (source, root) = (import.source.display(), import.root.display());
-        let imported = HumanCount(value(&self.counts.imported));
-        let done = format!("imported {imported} versions from {source} into {root} before that");
-        match value(&self.counts.waiting) {
-            0 => done,
-            waiting => format!("{done}, and discarded {} copies", HumanCount(waiting)),
-        }
+    /// Returns the summary of an import that reached its end.
+    pub(in crate::migrate) fn done(self) -> Imported {
+        self.done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -264,7 +146,7 @@ fn kind_of(reason: &str) -> &str {
 }
 
 /// The summary of an import.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(tag = "event", rename = "done")]
 pub(in crate::migrate) struct Imported {
     store: String,
@@ -280,25 +162,41 @@ pub(in crate::migrate) struct Imported {
     without_zip: u64,
     bytes: u64,
     dry_run: bool,
+    /// The leftovers by reason.
     #[serde(skip)]
-    reasons: Vec<(String, u64)>,
+    reasons: BTreeMap<String, u64>,
+    /// Versions that are copied and not yet visible.
+    #[serde(skip)]
+    waiting: u64,
+}
+
+impl Imported {
+    /// Returns the work done by an import that stopped early.
+    fn so_far(&self) -> String {
+        let Self { store, source, waiting, .. } = self;
+        let done = format!("imported {} from {source} into {store} before that", versions(self.imported));
+        match waiting {
+            0 => done,
+            waiting => format!("{done}, and discarded {}", counted(*waiting, "copy")),
+        }
+    }
 }
 
 impl Display for Imported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dry = if self.dry_run { " (dry run, nothing was written)" } else { "" };
         let done = if self.dry_run { "would import" } else { "imported" };
-        let (versions, bytes) = (HumanCount(self.imported), BinaryBytes(self.bytes));
+        let (versions, bytes) = (versions(self.imported), BinaryBytes(self.bytes));
         write!(
             f,
-            "from {} into {}{dry}: {done} {versions} versions, {bytes}; {} already in the store",
+            "from {} into {}{dry}: {done} {versions}, {bytes}; {} already in the store",
             self.source,
             self.store,
             HumanCount(self.skipped)
         )?;
         let rest = [
             (self.without_zip, "without a zip"),
-            (self.differ, "differ"),
+            (self.differ, "different"),
             (self.forbidden, "forbidden"),
             (self.broken, "corrupt"),
             (self.failed, "failed"),
@@ -310,7 +208,7 @@ impl Display for Imported {
         if self.leftovers > 0 {
             let kinds: Vec<String> =
                 self.reasons.iter().map(|(kind, count)| format!("{} {kind}", HumanCount(*count))).collect();
-            write!(f, "\n{} leftovers not imported: {}", HumanCount(self.leftovers), kinds.join(", "))?;
+            write!(f, "\n{} not imported: {}", counted(self.leftovers, "leftover"), kinds.join(", "))?;
         }
         Ok(())
     }
@@ -328,22 +226,22 @@ impl Summary for Imported {
         let (source, root) = (&self.source, &self.store);
         let mut wrong = Vec::new();
         if self.differ + self.broken > 0 {
-            let count = HumanCount(self.differ + self.broken);
+            let versions = versions(self.differ + self.broken);
             wrong.push(format!(
-                "{count} versions of {source} differ from those in {root} or are corrupt (listed above) and were not imported"
+                "cannot import {versions} of {source}: other content than in {root}, or corrupt (listed above)"
             ));
         }
         if self.failed > 0 {
-            let count = HumanCount(self.failed);
-            wrong.push(format!("{count} versions of {source} could not be written to {root} (listed above)"));
+            let versions = versions(self.failed);
+            wrong.push(format!("cannot write {versions} of {source} to {root} (listed above)"));
         }
         if !wrong.is_empty() {
             return Err(CommandError::new(Exit::FAILED, wrong.join("; ")));
         }
         if self.unreadable > 0 {
-            let count = HumanCount(self.unreadable);
+            let paths = counted(self.unreadable, "path");
             let message =
-                format!("cannot read {count} paths in {source} (listed above); they were not imported");
+                format!("cannot read {paths} in {source} (listed above), so nothing was imported from there");
             return Err(CommandError::new(Exit::IO, message).help("fix the cause, then run again"));
         }
         Ok(())

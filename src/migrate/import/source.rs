@@ -11,9 +11,10 @@ use stoa_gomod::zip::{ExamineError, ReadAt, examine};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::inventory::{Found, Visit};
 use stoa_layout::{PathError, Source, State, StepError};
-use stoa_store::StoreError;
+use stoa_store::{StoreError, ZipFile};
 
-use super::{ImportError, THREAD_FAILED};
+use super::THREAD_FAILED;
+use crate::command::compare::is_same;
 
 /// The kind of a source.
 pub(super) enum Origin<'a> {
@@ -54,12 +55,12 @@ pub(super) enum Not {
     /// The version is corrupt.
     Broken(String),
     /// The store cannot be read or written. Other versions may fail too.
-    Stop(ImportError),
+    Stop(StoreError),
 }
 
 impl From<StoreError> for Not {
     fn from(error: StoreError) -> Self {
-        Self::Stop(error.into())
+        Self::Stop(error)
     }
 }
 
@@ -136,26 +137,18 @@ impl ReadAt for SourceZip {
     }
 }
 
-/// Returns whether two zips of the same size are identical.
-pub(super) fn is_same(
+/// Returns whether a zip is identical to the zip in the store, which has the same size.
+pub(super) fn is_stored(
     zip: &SourceZip,
     path: &Path,
-    own: &dyn Fn(u64, &mut [u8]) -> io::Result<usize>,
+    own: &ZipFile,
     compared: &dyn Fn(u64),
 ) -> Result<bool, Not> {
-    let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    let mut at = 0;
-    while at < zip.size {
-        let count = zip.read_at(&mut ours, at).map_err(|error| unreadable(path, &error))?;
-        let other = own(at, &mut theirs).map_err(|error| PathError::new("read the zip of", path, error))?;
-        let count = count.min(other);
-        if count == 0 || ours[..count] != theirs[..count] {
-            return Ok(false);
-        }
-        at += count as u64;
-        compared(count as u64);
-    }
-    Ok(true)
+    let theirs = |at, buffer: &mut [u8]| zip.read_at(buffer, at).map_err(|error| unreadable(path, &error));
+    let ours = |at, buffer: &mut [u8]| {
+        own.read(at, buffer).map_err(|error| PathError::new("read the zip of", path, error).into())
+    };
+    is_same(zip.size, theirs, ours, compared)
 }
 
 pub(super) fn hash(zip: &SourceZip, path: &Path, version: &ModuleVersion) -> Result<H1, Not> {

@@ -1,18 +1,18 @@
 //! The work on each version of a source: compare it with the store, copy it into staging, publish it with others.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Mutex;
 
 use stoa_layout::durable::{CopyError, clone_or_copy};
 use stoa_layout::{Cancel, Leftover};
 use stoa_store::{
-    Batch, Meter, Objection, Published, SealError, SealedDraft, SmallFile, Store, UnsyncedDraft,
+    Batch, Meter, Objection, Published, SealError, SmallFile, Store, StoreError, UnsyncedDraft,
 };
 
-use super::ImportError;
 use super::report::{Report, Verdict};
-use super::source::{Item, Not, hash, is_same, missing, read, unreadable};
+use super::source::{Item, Not, hash, is_stored, missing, read, unreadable};
+use crate::command::error::CommandError;
+use crate::lock::lock;
 
 /// Maximum number of versions and of bytes that share a sync.
 const BATCH: (usize, u64) = (256, 64 << 20);
@@ -20,9 +20,6 @@ const BATCH: (usize, u64) = (256, 64 << 20);
 /// How often each byte of a zip is added to the meter: once when the zip is copied, and once when the copy is examined. A
 /// zip that is only compared counts twice.
 pub(super) const PASSES: u64 = 2;
-
-/// Time between two attempts to claim a version that another process works on.
-const CLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// The state that all threads share.
 pub(super) struct Work<'a> {
@@ -56,7 +53,7 @@ impl<'a> Work<'a> {
         Self { root, store, batch, waiting: Mutex::default(), cancel, report, meter }
     }
 
-    pub(super) fn one(&self, item: Item) -> Result<(), ImportError> {
+    pub(super) fn one(&self, item: Item) -> Result<(), CommandError> {
         self.cancel.check()?;
         match self.copy(&item) {
             Ok(None) => Ok(()),
@@ -114,7 +111,7 @@ impl<'a> Work<'a> {
             Err(SealError::Broken { reason, .. }) => return Err(Not::Broken(reason)),
             Err(SealError::Store(error)) => return Err(error.into()),
         };
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.drafts.push(draft);
         waiting.sizes.push(item.bytes);
         self.report.copied();
@@ -138,9 +135,8 @@ impl<'a> Work<'a> {
             return Ok(true);
         }
         let (zip, path) = item.open_zip()?;
-        let own = |offset, buffer: &mut [u8]| own_zip.read(offset, buffer);
         let compared = |bytes| self.meter.add(bytes * PASSES);
-        if own_zip.length == zip.size && is_same(&zip, path, &own, &compared)? {
+        if own_zip.length == zip.size && is_stored(&zip, path, &own_zip, &compared)? {
             kept();
             return Ok(true);
         }
@@ -156,11 +152,13 @@ impl<'a> Work<'a> {
     }
 
     /// Makes the versions of a batch visible.
-    fn publish(&self, Waiting { drafts, sizes }: Waiting) -> Result<(), ImportError> {
+    fn publish(&self, Waiting { drafts, sizes }: Waiting) -> Result<(), CommandError> {
         let (Some(store), Some(batch)) = (self.store, &self.batch) else { return Ok(()) };
         for (draft, bytes) in batch.settle(drafts)?.into_iter().zip(sizes) {
             let version = draft.version().clone();
-            match self.publish_one(store, batch, draft) {
+            // Another process may work on the version.
+            let claim = store.claim_while::<CommandError>(&version, || Ok(self.cancel.check()?))?;
+            match batch.publish(draft, &claim) {
                 Ok(Published::Ours(_)) => self.report.published(&version, Verdict::Imported(bytes)),
                 Ok(Published::Theirs { same: true }) => {
                     self.report.published(&version, Verdict::Skipped(bytes))
@@ -182,25 +180,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Publishes a version as soon as no other process works on it.
-    fn publish_one(
-        &self,
-        store: &Store,
-        batch: &Batch<'_>,
-        draft: SealedDraft,
-    ) -> Result<Published, ImportError> {
-        loop {
-            self.cancel.check()?;
-            if let Some(claim) = store.try_claim(draft.version())? {
-                return Ok(batch.publish(draft, &claim)?);
-            }
-            std::thread::sleep(CLAIM_EVERY);
-        }
-    }
-
     /// Publishes the remaining versions and syncs.
-    pub(super) fn finish(&self) -> Result<(), ImportError> {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn finish(&self) -> Result<(), CommandError> {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
         self.publish(waiting)?;
         match &self.batch {
             Some(batch) => Ok(batch.finish()?),
@@ -210,9 +192,6 @@ impl<'a> Work<'a> {
 }
 
 /// Returns the error as a reason if it concerns only one version.
-fn of_one_version(error: ImportError) -> Result<String, ImportError> {
-    match error {
-        ImportError::Store(error) if error.is_of_one_version() => Ok(error.to_string()),
-        error => Err(error),
-    }
+fn of_one_version(error: StoreError) -> Result<String, CommandError> {
+    if error.is_of_one_version() { Ok(error.to_string()) } else { Err(error.into()) }
 }

@@ -8,7 +8,7 @@ use super::filter::Filter;
 use super::ours::Ours;
 use super::pattern;
 use super::rules::{self, Admission, Change, Effect, List};
-use crate::fill::Sumdb;
+use crate::sumdb::Gosumdb;
 
 /// Keys that have no counterpart, with advice. A note is printed if the key differs from its default.
 const ADVICE: [(&str, &str); 20] = [
@@ -210,7 +210,7 @@ fn sumdbs(athens: &Athens, ours: &mut Ours) {
         ours.keys.push(("sumdbs", names.into_iter().map(|(name, _)| name).collect::<Vec<_>>().into(), None));
         // Athens asks a database itself. Stoa asks through an upstream, unless it knows the database's URL.
         match &urls[..] {
-            [(name, url)] if Sumdb::parse(name).is_ok_and(|known| known.is_some()) => {
+            [(name, url)] if Gosumdb::parse(name).is_ok_and(|known| known.is_some()) => {
                 ours.keys.push(("gosumdb", format!("{name} {url}").into(), None));
             }
             _ => urls.iter().for_each(|(name, url)| {

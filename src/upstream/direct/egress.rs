@@ -17,13 +17,14 @@
 use super::super::client::{self, causes};
 use super::discovery::{self, MAX_PAGE_BYTES};
 use super::rules::{DirectRules, NOT_COVERED, Repository};
+use crate::lock::lock;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Url, redirect};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -216,7 +217,7 @@ impl Shared {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 
     /// Returns a tunnel, or the answer to a request.

@@ -5,9 +5,10 @@
 //! named there. The number of waiting requests is limited as well, in total and by host, and their time while no
 //! command ends that they wait for.
 
+use crate::lock::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use stoa_gomod::ModulePath;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -117,7 +118,7 @@ impl Places {
     }
 
     fn host(&self, name: &str) -> Arc<Share> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = lock(&self.hosts);
         hosts.retain(|_, share| share.strong_count() > 0);
         if let Some(share) = hosts.get(name).and_then(Weak::upgrade) {
             return share;

@@ -183,8 +183,7 @@ impl Runner<'_> {
     /// Reports the plan and returns whether there is anything to do. Writes nothing, not even the lock file.
     pub fn plan(&self) -> Result<bool, RunError> {
         let target = self.target()?;
-        let state = self.look()?;
-        self.refuse(&state)?;
+        let state = self.state()?;
         self.refuse_assumption(&state)?;
         let creates = match self.action(&state, &target, false)? {
             Action::Create if self.is_left_uncreated(&state) => None,
@@ -268,6 +267,13 @@ impl Runner<'_> {
             }
         }
         Ok(target)
+    }
+
+    /// Returns the state of the store, unless it is refused.
+    pub fn state(&self) -> Result<State, RunError> {
+        let state = self.look()?;
+        self.refuse(&state)?;
+        Ok(state)
     }
 
     fn look(&self) -> Result<State, RunError> {

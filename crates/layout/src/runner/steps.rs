@@ -108,22 +108,20 @@ impl Runner<'_> {
             State::Creating(_) => {}
             _ => marker::write_first(lock, &creating, &content)?,
         }
+        self.folders(lock)?;
+        self.artefacts(lock, &layout, Occasion::Other { old: None })?;
+        durable::sync_file_system(self.root)?;
+        content.history.push(entry("empty", &layout, started, Moved::default()));
+        self.warn(marker::change(lock, &creating, &Marker::At(layout.clone()), &content)?);
+        self.events.event(Event::Created(&layout));
+        Ok(())
+    }
+
+    /// Creates the missing folders of a store at the current layout.
+    fn folders(&self, lock: &ExclusiveLock) -> Result<(), PathError> {
         for folder in &self.layouts.folders {
             lock.durable().ensure_dir(&self.root.join(folder))?;
         }
-        self.artefacts(lock, &layout, Occasion::Other { old: None })?;
-        durable::sync_file_system(self.root)?;
-        content.history.push(HistoryEntry {
-            from: "empty".to_owned(),
-            to: layout.to_string(),
-            started,
-            finished: now(),
-            moved: 0,
-            leftovers: 0,
-            bytes: 0,
-        });
-        self.warn(marker::change(lock, &creating, &Marker::At(layout.clone()), &content)?);
-        self.events.event(Event::Created(&layout));
         Ok(())
     }
 
@@ -145,23 +143,13 @@ impl Runner<'_> {
         self.check_unmarked(layout)?;
         if *layout == self.layouts.current {
             // A backup may have left out empty folders.
-            for folder in &self.layouts.folders {
-                lock.durable().ensure_dir(&self.root.join(folder))?;
-            }
+            self.folders(lock)?;
         }
         self.artefacts(lock, layout, Occasion::Other { old: None })?;
         // The files may have been copied a moment ago: they must be on disk before the marker vouches for them.
         durable::sync_file_system(self.root)?;
         let mut content = Content::new(&self.layouts.program);
-        content.history.push(HistoryEntry {
-            from: "unmarked".to_owned(),
-            to: layout.to_string(),
-            started,
-            finished: now(),
-            moved: 0,
-            leftovers: 0,
-            bytes: 0,
-        });
+        content.history.push(entry("unmarked", layout, started, Moved::default()));
         marker::write_first(lock, &Marker::At(layout.clone()), &content)?;
         self.events.event(Event::Restored(layout));
         Ok(())
@@ -178,7 +166,7 @@ impl Runner<'_> {
         }
         self.artefacts(lock, layout, Occasion::Regeneration)?;
         durable::sync_file_system(self.root)?;
-        content.history.push(entry(layout, layout, started, Moved::default()));
+        content.history.push(entry(layout.as_str(), layout, started, Moved::default()));
         self.warn(marker::change(lock, &during, &at, &content)?);
         self.events.event(Event::StepEnd { from: layout, to: layout, items: 0, bytes: 0, leftovers: 0 });
         Ok(())
@@ -224,7 +212,7 @@ impl Runner<'_> {
             source,
         })?;
         if self.layouts.is_tagged(&to) {
-            content.history.push(entry(&from, &to, started, moved));
+            content.history.push(entry(from.as_str(), &to, started, moved));
             self.warn(marker::change(lock, &begin, &Marker::At(to.clone()), &content)?);
         } else {
             marker::remove(lock, &begin)?;
@@ -334,7 +322,7 @@ impl Events for ButLeftovers<'_> {
     }
 }
 
-fn entry(from: &LayoutId, to: &LayoutId, started: String, moved: Moved) -> HistoryEntry {
+fn entry(from: &str, to: &LayoutId, started: String, moved: Moved) -> HistoryEntry {
     HistoryEntry {
         from: from.to_string(),
         to: to.to_string(),

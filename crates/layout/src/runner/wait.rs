@@ -24,7 +24,7 @@ impl Runner<'_> {
         let mut reported: Option<Instant> = None;
         loop {
             self.cancel.check()?;
-            if let Some(lock) = ExclusiveLock::try_acquire(self.root, &self.layouts.program)? {
+            if let Some(lock) = self.try_lock()? {
                 return Ok(Turn::Ours(lock));
             }
             if let Some(state) = self.look_unlocked()? {
@@ -47,12 +47,37 @@ impl Runner<'_> {
                 }
                 _ => shared_since = None,
             }
-            if reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
-                self.events.event(Event::Waiting { holders: &self.other_holders() });
-                reported = Some(Instant::now());
-            }
-            std::thread::sleep(Duration::from_millis(50));
+            self.pause(&mut reported);
         }
+    }
+
+    /// Waits for the exclusive lock, for work on a store at rest.
+    pub fn lock(&self) -> Result<ExclusiveLock, RunError> {
+        let since = Instant::now();
+        let mut reported = None;
+        loop {
+            self.cancel.check()?;
+            if let Some(lock) = self.try_lock()? {
+                return Ok(lock);
+            }
+            if since.elapsed() >= self.options.lock_timeout {
+                return Err(self.busy());
+            }
+            self.pause(&mut reported);
+        }
+    }
+
+    fn try_lock(&self) -> Result<Option<ExclusiveLock>, RunError> {
+        Ok(ExclusiveLock::try_acquire(self.root, &self.layouts.program)?)
+    }
+
+    /// Reports the wait, every 10 seconds, and pauses before the next attempt.
+    fn pause(&self, reported: &mut Option<Instant>) {
+        if reported.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
+            self.events.event(Event::Waiting { holders: &self.other_holders() });
+            *reported = Some(Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 
     fn other_holders(&self) -> Vec<Holder> {
@@ -62,8 +87,7 @@ impl Runner<'_> {
     }
 
     fn busy(&self) -> RunError {
-        let holders: Vec<String> = self.other_holders().iter().map(ToString::to_string).collect();
-        let names = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
+        let names = lock::names(&self.other_holders());
         RunError::Busy(format!(
             "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}\n\
              help: stop it and run again, or wait longer with --lock-timeout",

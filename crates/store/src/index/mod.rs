@@ -30,7 +30,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use stoa_gomod::ModuleVersion;
 use stoa_layout::PathError;
@@ -66,6 +66,8 @@ pub(crate) struct Index {
     readers: Mutex<Vec<(Identity, Database)>>,
     /// The database that was verified.
     verified: Mutex<Option<Identity>>,
+    /// The clock that tells whether a file has settled.
+    clock: fn() -> SystemTime,
 }
 
 /// The name of the database in its folder.
@@ -89,12 +91,13 @@ impl Index {
             writer: Mutex::default(),
             readers: Mutex::default(),
             verified: Mutex::default(),
+            clock: SystemTime::now,
         }
     }
 
     /// Writes the row of a published version, while its claim is held. Best effort.
     pub(crate) fn note(&self, version: &ModuleVersion) {
-        let row = reconcile::read_version(&self.paths, version);
+        let row = reconcile::read_version(&self.paths, version, self.clock);
         let noted = row.map_err(IndexError::from).and_then(|row| match row {
             Some(seen) => self.write(|database| database.put(version.path().as_str(), &seen.row)),
             None => Ok(()),

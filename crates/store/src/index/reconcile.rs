@@ -64,7 +64,7 @@ impl Index {
             database.verify(stop)?;
             *lock(&self.verified) = Some(identity);
         }
-        let pass = pass(&self.paths, &mut database, &|| stop.is_asked())?;
+        let pass = pass(&self.paths, self.clock, &mut database, &|| stop.is_asked())?;
         Ok(Reconciled { number: identity.number, versions: database.count()?, ..pass })
     }
 
@@ -74,7 +74,7 @@ impl Index {
         aside: PathBuf,
         should_stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), IndexError> {
-        self.build_with(aside, |database| pass(&self.paths, database, should_stop).map(drop))
+        self.build_with(aside, |database| pass(&self.paths, self.clock, database, should_stop).map(drop))
     }
 
     /// Builds an index aside with a function that fills it, and renames it to its place.
@@ -148,6 +148,7 @@ pub(super) fn newest(taken: &[(u32, bool)]) -> Option<u32> {
 /// Makes one pass over the whole store.
 fn pass(
     paths: &Paths,
+    clock: fn() -> SystemTime,
     database: &mut Database,
     should_stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Reconciled, IndexError> {
@@ -158,7 +159,7 @@ fn pass(
         go_on()?;
         done.modules += 1;
         let stored = database.stored_stamp(module.as_str())?;
-        match read_module(paths, &module, stored) {
+        match read_module(paths, &module, stored, clock) {
             Ok(None) => {}
             Ok(Some(seen)) => {
                 done.read += 1;
@@ -249,9 +250,10 @@ pub(super) fn read_module(
     paths: &Paths,
     module: &ModulePath,
     stored: Option<FolderStamp>,
+    clock: fn() -> SystemTime,
 ) -> Result<Option<SeenModule>, StoreError> {
     let path = paths.versions(module);
-    let now = SystemTime::now();
+    let now = clock();
     let Some(meta) = metadata(&path)?.filter(Metadata::is_dir) else { return Ok(None) };
     let stamp = FolderStamp::of(&meta);
     if stored == Some(stamp) {
@@ -261,7 +263,7 @@ pub(super) fn read_module(
     let mut rows = Vec::new();
     for version in list::read_versions(&path, module)? {
         let Ok(version) = ModuleVersion::new(module.clone(), version) else { continue };
-        match read_version(paths, &version)? {
+        match read_version(paths, &version, clock)? {
             Some(seen) => {
                 is_settled &= seen.is_settled;
                 rows.push(seen.row);
@@ -276,8 +278,12 @@ pub(super) fn read_module(
 }
 
 /// Reads the row of a version. `None` if the version is not in the store.
-pub(super) fn read_version(paths: &Paths, version: &ModuleVersion) -> Result<Option<SeenVersion>, PathError> {
-    let now = SystemTime::now();
+pub(super) fn read_version(
+    paths: &Paths,
+    version: &ModuleVersion,
+    clock: fn() -> SystemTime,
+) -> Result<Option<SeenVersion>, PathError> {
+    let now = clock();
     let [Some(info), modfile, zip] = version_metadata(&paths.version(version))? else { return Ok(None) };
     let is_complete = modfile.is_some() && zip.is_some();
     let modified = nanoseconds(info.mtime(), info.mtime_nsec());

@@ -53,17 +53,28 @@ fn put(store: &Store, pair: &str) -> PathBuf {
     put_unsealed(store, &v, &zip(&v, pair))
 }
 
-/// Returns a store whose modules changed long enough ago for their stamps to be stored. The change time cannot be set
-/// back, so this waits.
+/// A clock at which every file has settled. The change time of a file cannot be set back.
+fn later() -> SystemTime {
+    SystemTime::now() + 2 * crate::list::SETTLED
+}
+
+/// Reconciles at a time at which every file has settled.
+fn reconcile_later(fixture: &mut Fixture) -> Reconciled {
+    fixture.store.index.clock = later;
+    let done = reconcile(&fixture.store);
+    fixture.store.index.clock = SystemTime::now;
+    done
+}
+
+/// Returns a store whose modules changed long enough ago for their stamps to be stored.
 fn settled() -> Fixture {
-    let fixture = Fixture::new();
+    let mut fixture = Fixture::new();
     for pair in
         ["example.com/a@v1.0.0", "example.com/a@v1.10.0", "example.com/a@v1.9.0", "example.com/b/v2@v2.0.0"]
     {
         put(&fixture.store, pair);
     }
-    std::thread::sleep(crate::list::SETTLED + Duration::from_millis(100));
-    reconcile(&fixture.store);
+    reconcile_later(&mut fixture);
     fixture
 }
 
@@ -114,12 +125,11 @@ fn only_changed_modules_are_read_again() {
 
 #[test]
 fn an_incomplete_version_is_read_again() {
-    let fixture = settled();
+    let mut fixture = settled();
     let v = version("example.com/a@v1.2.0");
     let folder = put_unsealed(&fixture.store, &v, b"");
     fs::rename(folder.join("info"), fixture.dir.path().join("info")).unwrap();
-    std::thread::sleep(crate::list::SETTLED + Duration::from_millis(100));
-    assert_eq!(reconcile(&fixture.store).read, 1);
+    assert_eq!(reconcile_later(&mut fixture).read, 1);
     // The stamp of the folder of the versions does not change.
     fs::rename(fixture.dir.path().join("info"), folder.join("info")).unwrap();
     assert_eq!(reconcile(&fixture.store).added, 1);
@@ -202,9 +212,10 @@ fn rows_written_during_a_pass_stay() {
     let fixture = settled();
     let identity = fixture.store.index.identity().unwrap();
     let mut database = fixture.store.index.open(identity, Access::Write, PATIENCE).unwrap();
-    let seen = reconcile::read_module(&fixture.store.paths, version("example.com/a@v1.0.0").path(), None)
-        .unwrap()
-        .unwrap();
+    let seen =
+        reconcile::read_module(&fixture.store.paths, version("example.com/a@v1.0.0").path(), None, later)
+            .unwrap()
+            .unwrap();
     assert!(seen.stamp.is_some());
     let v = version("example.com/a@v1.11.0");
     fixture.publish(&v, &zip(&v, "package a\n"));

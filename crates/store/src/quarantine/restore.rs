@@ -8,10 +8,10 @@ use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
 use super::{CONTENT, Quarantine, QuarantineEntry};
+use crate::examine::{Examination, examine_folder};
 use crate::files::{Stamp, open_file};
 use crate::paths::VersionFile;
 use crate::publish::{Placed, Wait};
-use crate::seal::{Examination, examine_folder};
 use crate::{Claim, Objection, StoreError};
 
 /// The result of a restore. Unless it is `Done`, the entry stays as it is.

@@ -1,0 +1,156 @@
+//! `@latest`, and the versions of branches, commits and prefixes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use stoa_gomod::{ModuleVersion, Revision, info, list, query};
+use stoa_store::SmallFile;
+
+use super::question::{Asked, Question};
+use super::state::Answers;
+use super::stored::log_outage;
+use crate::policy::ModulePermit;
+use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
+use crate::upstream::Via;
+
+impl Answers {
+    /// Returns the info of the latest version of a module.
+    pub async fn latest(self: &Arc<Self>, permit: ModulePermit<'_>, via: &Via) -> Result<Bytes, Unavailable> {
+        let asked = Asked::new(permit, Question::Latest(permit.module().clone()));
+        let error = match self.online_answer(&asked, via).await {
+            Ok(body) => return Ok(body),
+            Err(error) => error,
+        };
+        if matches!(error, Unavailable::Denied(_) | Unavailable::Gone(_))
+            && let Some(body) = self.latest_listed(permit, via).await
+        {
+            return Ok(body);
+        }
+        self.or_stored(&asked, error).await
+    }
+
+    /// Returns the info of the latest visible version, for a module whose latest version upstream is
+    /// hidden.
+    async fn latest_listed(self: &Arc<Self>, permit: ModulePermit<'_>, via: &Via) -> Option<Bytes> {
+        let module = permit.module();
+        let body = self.list(permit, via).await.ok()?;
+        let version =
+            ModuleVersion::new(module.clone(), query::latest_known(&list::versions(&body))?).ok()?;
+        let stored = version.clone();
+        let what = format!("the latest version of {module}");
+        let stored =
+            blocking(&self.store, what, move |store| store.small(&stored, SmallFile::Info)).await.ok()?;
+        match stored {
+            Some(info) => Some(info.bytes),
+            None => permit.rule().upstream.info(&version, via).await.ok(),
+        }
+    }
+
+    /// Returns the info of the version of a branch, a commit, a prefix, or a version of another major.
+    pub async fn query(
+        self: &Arc<Self>,
+        permit: ModulePermit<'_>,
+        revision: &Revision,
+        via: &Via,
+    ) -> Result<Bytes, Unavailable> {
+        let asked = Asked::new(permit, Question::Query(permit.module().clone(), revision.clone()));
+        let error = match self.online_answer(&asked, via).await {
+            Ok(body) => return Ok(body),
+            Err(error @ Unavailable::Offline(_)) => match self.last_answer_if_stored(&asked).await {
+                Ok(Some(body)) => return Ok(body),
+                Ok(None) => error,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        self.or_stored(&asked, error).await
+    }
+
+    /// Returns the info of the latest version without asking an upstream: the last answer, or else the
+    /// latest version in the store.
+    pub async fn latest_local(&self, permit: ModulePermit<'_>) -> Result<Option<Bytes>, Unavailable> {
+        self.answer_local(&Asked::new(permit, Question::Latest(permit.module().clone()))).await
+    }
+
+    /// Returns the info for a query without asking an upstream, likewise.
+    pub async fn query_local(
+        &self,
+        permit: ModulePermit<'_>,
+        revision: &Revision,
+    ) -> Result<Option<Bytes>, Unavailable> {
+        let question = Question::Query(permit.module().clone(), revision.clone());
+        self.answer_local(&Asked::new(permit, question)).await
+    }
+
+    async fn answer_local(&self, asked: &Asked) -> Result<Option<Bytes>, Unavailable> {
+        let answer = match (self.last_answer(asked).await, &asked.question) {
+            (Some(body), _) => self.if_visible(asked, body).await.map(Some),
+            (None, Question::Query(..)) => self.last_answer_if_stored(asked).await,
+            (None, _) => Ok(None),
+        };
+        match answer {
+            Ok(Some(body)) => Ok(Some(body)),
+            answer => match self.resolve_stored(asked).await? {
+                Some(info) => Ok(Some(info)),
+                None => answer,
+            },
+        }
+    }
+
+    async fn online_answer(self: &Arc<Self>, asked: &Asked, via: &Via) -> Result<Bytes, Unavailable> {
+        if !self.asks(&asked.rule) {
+            return Err(Unavailable::Offline(asked.to_string()));
+        }
+        let body = self.upstream_answer(asked, via).await?;
+        self.if_visible(asked, body).await
+    }
+
+    /// Returns an info body if its version may be named.
+    async fn if_visible(&self, asked: &Asked, body: Bytes) -> Result<Bytes, Unavailable> {
+        match info::parse(&body) {
+            Ok(info) => self.check_visible(asked, &info.version).await.map(|()| body),
+            Err(_) => Err(Unavailable::Denied(asked.to_string())),
+        }
+    }
+
+    /// Returns the last answer to a query if the version in it is stored.
+    async fn last_answer_if_stored(&self, asked: &Asked) -> Result<Option<Bytes>, Unavailable> {
+        let Some(body) = self.recall(asked).await.and_then(|answer| answer.result.ok()) else {
+            return Ok(None);
+        };
+        let Some(version) = info::parse(&body)
+            .ok()
+            .and_then(|info| ModuleVersion::new(asked.module().clone(), info.version).ok())
+        else {
+            return Ok(None);
+        };
+        let stored =
+            blocking(&self.store, asked, move |store| store.small(&version, SmallFile::Info)).await?;
+        match stored {
+            Some(_) => self.if_visible(asked, body).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn or_stored(&self, asked: &Asked, error: Unavailable) -> Result<Bytes, Unavailable> {
+        match self.resolve_stored(asked).await? {
+            Some(info) => {
+                log_outage(asked.module(), &error);
+                Ok(info)
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Resolves `latest` or a prefix among the stored versions. Returns `None` for other questions.
+    async fn resolve_stored(&self, asked: &Asked) -> Result<Option<Bytes>, Unavailable> {
+        match &asked.question {
+            Question::Latest(module) => self.resolve(module, &asked.rule, "latest").await,
+            Question::Query(module, revision) if query::is_prefix(revision.as_str()) => {
+                self.resolve(module, &asked.rule, revision.as_str()).await
+            }
+            Question::Query(..) | Question::List(_) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The walks over the store: count, ask, remove.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+
+use indicatif::{BinaryBytes, HumanCount};
+use serde::Serialize;
+use stoa_gomod::ModuleVersion;
+use stoa_layout::Cancel;
+use stoa_store::{Day, LastUses, Store, StoreError};
+
+use super::Prune;
+use super::plan::{Age, Plan};
+use crate::command::confirm::confirm;
+use crate::command::count;
+use crate::command::error::CommandError;
+use crate::command::event::{VersionKeys, date};
+use crate::command::parallel;
+use crate::command::report::Reporter;
+use crate::lock::lock;
+
+/// The number of versions from which on the command asks before it removes more than half of them.
+const ASK_FROM: u64 = 20;
+
+/// A version to remove.
+struct Chosen {
+    version: ModuleVersion,
+    bytes: u64,
+    last_use: Option<Day>,
+    unused_since: Day,
+}
+
+/// A version that was removed.
+#[derive(Serialize)]
+#[serde(tag = "event", rename = "removed")]
+struct RemovedEvent<'a> {
+    #[serde(flatten)]
+    version: VersionKeys<'a>,
+    bytes: u64,
+    /// `None` if no use is recorded.
+    last_use: Option<String>,
+    unused_since: String,
+    /// The event of that day, if no use is recorded.
+    #[serde(skip)]
+    since_event: &'static str,
+    #[serde(skip)]
+    dry_run: bool,
+}
+
+impl Display for RemovedEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let removed = if self.dry_run { "would remove" } else { "removed" };
+        write!(f, "{removed} {} ({}, ", self.version, BinaryBytes(self.bytes))?;
+        match &self.last_use {
+            Some(day) => write!(f, "last used {day})"),
+            None => write!(f, "not used since {} ({}))", self.since_event, self.unused_since),
+        }
+    }
+}
+
+pub(super) struct Work<'a> {
+    pub(super) store: &'a Store,
+    pub(super) args: &'a Prune,
+    pub(super) threads: usize,
+    pub(super) cancel: &'a Cancel,
+    pub(super) reporter: &'a Reporter,
+    pub(super) removed: &'a Mutex<Removed>,
+}
+
+/// The number of removed versions.
+#[derive(Debug, Default)]
+pub(super) struct Removed {
+    pub(super) versions: u64,
+    pub(super) bytes: u64,
+    pub(super) failed: u64,
+}
+
+/// The content of the store before.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Total {
+    pub(super) versions: u64,
+    pub(super) bytes: u64,
+    /// The bytes of versions that are never removed.
+    pub(super) kept: u64,
+    pub(super) unreadable: u64,
+}
+
+impl Work<'_> {
+    /// Counts and removes. Returns the content of the store before, and the day since which uses are recorded.
+    pub(super) fn run(&self) -> Result<(Total, Day), CommandError> {
+        let mut uses = self.store.usage().last_uses()?;
+        let (counted, total) = self.count(&uses)?;
+        let max_size = self.args.max_size.map(|size| size.bytes);
+        let plan = Plan::new(&counted, total.bytes, max_size, self.args.unused_since);
+        if plan != Plan::default() {
+            let going = self.going(&uses, plan, total.versions)?;
+            self.ask(going, total)?;
+            self.remove(&uses, plan, going)?;
+        }
+        if !self.args.dry_run
+            && let Err(error) = uses.sweep(self.store)
+        {
+            log::warn!(reason:% = error; "cannot remove the usage data of removed versions");
+        }
+        Ok((total, uses.began()))
+    }
+
+    /// Adds up bytes: of versions that may go, by age, and of all.
+    fn count(&self, uses: &LastUses<'_>) -> Result<(BTreeMap<Age, u64>, Total), CommandError> {
+        let progress = self.reporter.progress();
+        progress.begin("count", None);
+        let (mut counted, mut total) = (BTreeMap::<Age, u64>::new(), Total::default());
+        let unreadable = |error: &StoreError| {
+            let text = format!("{error}; the version is skipped");
+            self.reporter.error(&CommandError::new(error.exit(), text));
+        };
+        total.unreadable = self.each(uses, unreadable, |version, bytes, age| {
+            total.versions += 1;
+            total.bytes += bytes;
+            if self.is_kept(&version) {
+                total.kept += bytes;
+            } else {
+                *counted.entry(age).or_default() += bytes;
+            }
+            progress.advance(total.versions, total.bytes);
+            ControlFlow::Continue(())
+        })?;
+        Ok((counted, total))
+    }
+
+    /// Counts the versions that a plan takes, and their bytes.
+    fn going(&self, uses: &LastUses<'_>, mut plan: Plan, all: u64) -> Result<(u64, u64), CommandError> {
+        let progress = self.reporter.progress();
+        progress.begin("choose", Some(all));
+        let (mut going, mut seen) = ((0, 0), 0);
+        self.each(
+            uses,
+            |_| {},
+            |version, bytes, age| {
+                seen += 1;
+                progress.advance(seen, 0);
+                if !self.is_kept(&version) && plan.takes(age, bytes) {
+                    going = (going.0 + 1, going.1 + bytes);
+                }
+                ControlFlow::Continue(())
+            },
+        )?;
+        Ok(going)
+    }
+
+    /// Asks first if most of the store would go: a limit without its unit is the usual cause.
+    fn ask(&self, (versions, bytes): (u64, u64), total: Total) -> Result<(), CommandError> {
+        let is_most = total.versions >= ASK_FROM && versions > total.versions / 2;
+        if !is_most || self.args.yes || self.args.dry_run {
+            return Ok(());
+        }
+        self.reporter.progress().end();
+        confirm(&format!(
+            "{} of {}, {} of {}, would be removed from {}",
+            HumanCount(versions),
+            count::versions(total.versions),
+            BinaryBytes(bytes),
+            BinaryBytes(total.bytes),
+            self.store.root().display()
+        ))
+    }
+
+    fn remove(&self, uses: &LastUses<'_>, mut plan: Plan, going: (u64, u64)) -> Result<(), CommandError> {
+        let name = if self.args.dry_run { "would remove" } else { "remove" };
+        self.reporter.progress().begin(name, Some(going.0));
+        let began = uses.began();
+        parallel::each(
+            self.threads,
+            |each| {
+                // Unreadable versions have been reported by the count.
+                let walked = self.each(
+                    uses,
+                    |_| {},
+                    |version, bytes, age| {
+                        if self.is_kept(&version) || !plan.takes(age, bytes) {
+                            return ControlFlow::Continue(());
+                        }
+                        // An unreadable use has ended this walk before.
+                        let last_use = uses.recorded(&version).ok().flatten();
+                        each(Chosen { version, bytes, last_use, unused_since: age.0 })
+                    },
+                );
+                walked.map(drop)
+            },
+            &|chosen| self.remove_one(&chosen, began),
+        )
+    }
+
+    fn remove_one(&self, chosen: &Chosen, began: Day) -> Result<(), CommandError> {
+        self.cancel.check()?;
+        let Chosen { version, bytes, last_use, unused_since } = chosen;
+        let dry_run = self.args.dry_run;
+        let bytes = if dry_run { Ok(Some(*bytes)) } else { self.take(version) };
+        let mut removed = lock(self.removed);
+        match bytes {
+            Ok(Some(bytes)) => {
+                removed.versions += 1;
+                removed.bytes += bytes;
+                self.reporter.progress().advance(removed.versions, removed.bytes);
+                drop(removed);
+                self.reporter.result(&RemovedEvent {
+                    version: version.into(),
+                    bytes,
+                    last_use: last_use.map(date),
+                    unused_since: date(*unused_since),
+                    since_event: if *unused_since > began {
+                        "it was stored"
+                    } else {
+                        "the recording of uses began"
+                    },
+                    dry_run,
+                });
+            }
+            Ok(None) => {}
+            // The other versions can go all the same.
+            Err(error) if error.is_of_one_version() => {
+                removed.failed += 1;
+                drop(removed);
+                let text = format!("cannot remove {version}: {error}");
+                self.reporter.error(&CommandError::new(error.exit(), text));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Removes a version. Returns `None` if it is gone, or if another process works on it and so uses it.
+    fn take(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
+        match self.store.try_claim(version)? {
+            Some(claim) => Ok(self.store.remove(&claim, None)?.bytes),
+            None => Ok(None),
+        }
+    }
+
+    /// Calls `found` for every version with its bytes and its age, and returns the number of unreadable versions.
+    /// Versions that come or go meanwhile may be missing.
+    fn each(
+        &self,
+        uses: &LastUses<'_>,
+        unreadable: impl Fn(&StoreError),
+        mut found: impl FnMut(ModuleVersion, u64, Age) -> ControlFlow<()>,
+    ) -> Result<u64, CommandError> {
+        let (failed, skipped) = (Cell::new(None), Cell::new(0));
+        let skip = |error: StoreError| {
+            unreadable(&error);
+            skipped.set(skipped.get() + 1);
+        };
+        let one = |version: ModuleVersion| -> Result<Option<(ModuleVersion, u64, Age)>, CommandError> {
+            self.cancel.check()?;
+            let footprint = match self.store.footprint(&version) {
+                Ok(Some(footprint)) => footprint,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    skip(error);
+                    return Ok(None);
+                }
+            };
+            let last_use = uses.of(&version, footprint.published)?;
+            let age = (last_use, Day::of(footprint.published).min(last_use));
+            Ok(Some((version, footprint.bytes, age)))
+        };
+        let walk = |version| match one(version) {
+            Ok(Some((version, bytes, age))) => found(version, bytes, age),
+            Ok(None) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed.set(Some(error));
+                ControlFlow::Break(())
+            }
+        };
+        self.store.each_folder(walk, &skip)?;
+        match failed.take() {
+            Some(error) => Err(error),
+            None => Ok(skipped.get()),
+        }
+    }
+
+    fn is_kept(&self, version: &ModuleVersion) -> bool {
+        self.args.keep.iter().any(|patterns| patterns.matches(version.path().as_str()))
+    }
+}

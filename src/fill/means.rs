@@ -1,0 +1,46 @@
+//! The parts that all flights share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use stoa_gomod::ModuleVersion;
+use stoa_store::Store;
+use tokio::sync::Semaphore;
+
+use super::progress::Flight;
+use super::shared::SharedPermits;
+use super::slots::Slots;
+use crate::sumdb::Sumdb;
+
+/// The store, the checksum database, the limits, and the running flights.
+#[derive(Debug)]
+pub(super) struct Means {
+    pub(super) store: Arc<Store>,
+    pub(super) sumdb: Arc<Sumdb>,
+    pub(super) slots: Slots,
+    /// Limits concurrent downloads of info and mod files.
+    pub(super) starts: SharedPermits,
+    /// Limits concurrent examinations of zips.
+    pub(super) examining: Arc<Semaphore>,
+    pub(super) running: Running,
+}
+
+/// The running flights, by version.
+#[derive(Debug, Default)]
+pub(super) struct Running(Mutex<HashMap<ModuleVersion, Arc<Flight>>>);
+
+impl Running {
+    /// Locks the map.
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ModuleVersion, Arc<Flight>>> {
+        // No code that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes a flight, unless another flight of the version has started.
+    pub(super) fn remove(&self, flight: &Arc<Flight>) {
+        let mut running = self.lock();
+        if running.get(&flight.version).is_some_and(|now| Arc::ptr_eq(now, flight)) {
+            running.remove(&flight.version);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The progress of a download, and how waiting clients read it.
+//!
+//! One task downloads and is the only writer of [`Progress`]; all others watch it. Waiting clients read a
+//! zip from the file that the task writes, each at its own speed, so a slow client delays no other. The
+//! last [`KEPT_BACK`] bytes are withheld until the version is published, so no client ever receives a
+//! complete zip that turns out to be wrong. These are the last bytes of the zip if its length is known, and
+//! otherwise the last bytes that arrived.
+//!
+//! If a zip download fails, the flight may start another one. Clients that already received part of the
+//! first zip are disconnected. The others get the second zip.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use stoa_gomod::ModuleVersion;
+use stoa_store::SmallFile;
+use tokio::sync::watch;
+
+use crate::unavailable::Unavailable;
+
+/// The number of bytes of a zip that are withheld until it is published.
+pub(super) const KEPT_BACK: u64 = 64 * 1024;
+
+/// A flight, as its waiting clients see it.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) version: ModuleVersion,
+    pub(super) progress: watch::Receiver<Progress>,
+    /// Whether a client waits for the zip.
+    pub(super) wanted: watch::Sender<bool>,
+    /// Number of transfers that this process has aborted.
+    pub(super) aborted: Arc<AtomicU64>,
+}
+
+/// The progress of a flight.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) info: Option<Bytes>,
+    pub(super) modfile: Option<Bytes>,
+    pub(super) zip: Option<Arriving>,
+    /// Number of bytes of the zip that are in its file.
+    pub(super) written: u64,
+    pub(super) end: Option<Result<End, Unavailable>>,
+}
+
+/// A zip that is being written.
+#[derive(Debug, Clone)]
+pub(super) struct Arriving {
+    pub(super) file: Arc<File>,
+    /// The size of the zip according to the upstream.
+    pub(super) length: Option<u64>,
+}
+
+/// The end of a successful flight: the version is in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The stored version is identical to the downloaded one.
+    Ours,
+    /// Another writer's version is stored, and the download differs or did not take place.
+    Theirs,
+}
+
+impl Progress {
+    fn small(&self, file: SmallFile) -> Option<&Bytes> {
+        match file {
+            SmallFile::Info => self.info.as_ref(),
+            SmallFile::Mod => self.modfile.as_ref(),
+        }
+    }
+
+    /// Returns whether `zip` is still the zip that is being written.
+    fn is_of(&self, zip: &Arriving) -> bool {
+        self.zip.as_ref().is_some_and(|now| Arc::ptr_eq(&now.file, &zip.file))
+    }
+
+    /// Returns the number of bytes of the zip that may be sent before it is published.
+    pub(super) fn may_be_sent(&self) -> u64 {
+        match self.zip.as_ref().map(|zip| zip.length) {
+            // A wrong zip is only detected at its end. A client that lacks the last bytes knows that it failed.
+            Some(Some(length)) => self.written.min(length.saturating_sub(KEPT_BACK)),
+            Some(None) => self.written.saturating_sub(KEPT_BACK),
+            None => 0,
+        }
+    }
+}
+
+/// A handle to wait for a flight.
+#[derive(Debug)]
+pub struct Waiter {
+    flight: Arc<Flight>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// The result of waiting for a part of a version.
+#[derive(Debug)]
+pub enum Arrival<T> {
+    /// The part, before the version is complete.
+    Early(T),
+    /// The complete version is in the store now.
+    Stored,
+}
+
+impl Waiter {
+    pub(super) fn new(flight: Arc<Flight>) -> Self {
+        let progress = flight.progress.clone();
+        Self { flight, progress }
+    }
+
+    /// Waits for the info or the mod.
+    pub async fn small(mut self, file: SmallFile) -> Result<Arrival<Bytes>, Unavailable> {
+        let reached = self.progress.wait_for(|now| now.small(file).is_some() || now.end.is_some()).await;
+        let Ok(now) = reached else { return Err(internal(&self.flight)) };
+        match (now.small(file), &now.end) {
+            (Some(bytes), _) => Ok(Arrival::Early(bytes.clone())),
+            (None, Some(Err(error))) => Err(error.clone()),
+            (None, _) => Ok(Arrival::Stored),
+        }
+    }
+
+    /// Waits until part of the zip may be sent.
+    pub async fn zip(mut self) -> Result<Arrival<Transfer>, Unavailable> {
+        let zip = match self.progress.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await {
+            Err(_) => return Err(internal(&self.flight)),
+            Ok(now) => match (&now.end, &now.zip) {
+                (Some(Err(error)), _) => return Err(error.clone()),
+                (None, Some(zip)) => zip.clone(),
+                _ => return Ok(Arrival::Stored),
+            },
+        };
+        Ok(Arrival::Early(Transfer { flight: self.flight, progress: self.progress, zip, sent: 0 }))
+    }
+
+    /// Waits until the version is in the store.
+    pub async fn stored(self) -> Result<(), Unavailable> {
+        self.stored_with(|_| {}).await
+    }
+
+    /// Waits until the version is in the store. Each number of bytes of the zip that arrives goes to `arrived`.
+    pub async fn stored_with(mut self, arrived: impl Fn(u64)) -> Result<(), Unavailable> {
+        let mut seen = 0;
+        let reached = self.progress.wait_for(|now| {
+            arrived(now.written.saturating_sub(seen));
+            // The number starts again with another attempt.
+            seen = now.written;
+            now.end.is_some()
+        });
+        let reached = reached.await;
+        let Ok(now) = reached else { return Err(internal(&self.flight)) };
+        match &now.end {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A zip on its way to one client.
+#[derive(Debug)]
+pub struct Transfer {
+    flight: Arc<Flight>,
+    progress: watch::Receiver<Progress>,
+    zip: Arriving,
+    sent: u64,
+}
+
+impl Transfer {
+    /// Returns the size of the zip if the upstream sent it.
+    pub fn length(&self) -> Option<u64> {
+        self.zip.length
+    }
+
+    /// Waits for data or the end. Callers take a buffer only afterwards, so that waiting transfers hold none.
+    pub async fn ready(&mut self) -> io::Result<()> {
+        self.available().await.map(|_| ())
+    }
+
+    /// Reads the next part into a buffer and returns its length, which is 0 at the end.
+    ///
+    /// # Errors
+    ///
+    /// An error means that the sent bytes differ from the stored zip, or that there is no stored zip. The caller
+    /// must make sure that the client does not take the transfer for complete.
+    pub async fn next<B>(&mut self, mut buffer: B) -> io::Result<(B, usize)>
+    where
+        B: AsMut<[u8]> + Send + 'static,
+    {
+        let available = self.available().await?;
+        if available == self.sent {
+            return Ok((buffer, 0));
+        }
+        let wanted = usize::try_from(available - self.sent).unwrap_or(usize::MAX);
+        let (file, offset) = (Arc::clone(&self.zip.file), self.sent);
+        let reading = tokio::task::spawn_blocking(move || {
+            let bytes = buffer.as_mut();
+            let wanted = wanted.min(bytes.len());
+            let read = bytes.get_mut(..wanted).map_or(Ok(0), |bytes| file.read_at(bytes, offset));
+            (buffer, read)
+        });
+        let (buffer, read) = reading.await.map_err(io::Error::other)?;
+        let read = read?;
+        if read == 0 {
+            return Err(self.abort("the file of the zip is truncated"));
+        }
+        self.sent += read as u64;
+        Ok((buffer, read))
+    }
+
+    /// Waits until more may be sent or all was sent. Returns the end of the part that may be sent.
+    async fn available(&mut self) -> io::Result<u64> {
+        let (zip, sent) = (&self.zip, self.sent);
+        let more = |now: &Progress| now.end.is_some() || !now.is_of(zip) || now.may_be_sent() > sent;
+        let reason = match self.progress.wait_for(more).await {
+            Err(_) => "internal error: the download failed".to_owned(),
+            Ok(now) => match &now.end {
+                Some(Err(error)) => error.to_string(),
+                Some(Ok(End::Theirs)) => "another process stored a different zip".to_owned(),
+                _ if !now.is_of(zip) => "the download from the upstream failed and was restarted".to_owned(),
+                Some(Ok(End::Ours)) => return Ok(now.written),
+                None => return Ok(now.may_be_sent()),
+            },
+        };
+        Err(self.abort(&reason))
+    }
+
+    fn abort(&self, reason: &str) -> io::Error {
+        let count = 1 + self.flight.aborted.fetch_add(1, Ordering::Relaxed);
+        let version = &self.flight.version;
+        log::warn!(version:% = version, reason, aborted_total = count; "aborted a transfer");
+        io::Error::other(format!("aborted the transfer of {version}: {reason}"))
+    }
+}
+
+fn internal(flight: &Flight) -> Unavailable {
+    Unavailable::Broken(format!("the download of {}", flight.version))
+}

@@ -1,0 +1,39 @@
+//! The state of the task that downloads one version.
+
+use std::sync::Arc;
+
+use stoa_gomod::ModuleVersion;
+use tokio::sync::watch;
+
+use super::expected::Expected;
+use super::means::Means;
+use super::progress::{Flight, Progress};
+use crate::policy::Rule;
+use crate::unavailable::Unavailable;
+use crate::upstream::{Upstream, UpstreamError, Via};
+
+/// The task of a flight.
+pub(super) struct Fetch {
+    pub(super) means: Arc<Means>,
+    pub(super) version: ModuleVersion,
+    pub(super) rule: Arc<Rule>,
+    pub(super) via: Via,
+    pub(super) flight: Arc<Flight>,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) wanted: watch::Receiver<bool>,
+    pub(super) expected: Expected,
+}
+
+impl Fetch {
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.rule.upstream
+    }
+
+    pub(super) fn failed(&self, error: &UpstreamError) -> Unavailable {
+        Unavailable::upstream(&self.version, error)
+    }
+
+    pub(super) fn stopping(&self) -> Unavailable {
+        Unavailable::Stopping(self.version.to_string())
+    }
+}

@@ -1,0 +1,109 @@
+//! Waiting for the turn to download a version, and for its claim.
+//!
+//! While a flight waits, it holds no claim: a claim is an open file, and more flights may wait than there may be open
+//! files.
+
+use std::time::Duration;
+
+use stoa_store::{Claim, Objection, Record, SmallFile, Tombstone};
+
+use super::shared::Share;
+use super::task::Fetch;
+use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
+
+/// The first and the longest pause between two attempts to get a claim that another process holds.
+const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+/// A claimed version that is not in the store, and its record.
+pub(super) struct Claimed {
+    pub(super) claim: Claim,
+    pub(super) record: Option<Record>,
+}
+
+/// The result of an attempt to claim a version.
+enum ClaimResult {
+    Claimed(Box<Claimed>),
+    /// The version is in the store.
+    Stored,
+    /// The version has a tombstone.
+    Tombstone(Tombstone),
+    /// Another process holds the claim.
+    Held,
+}
+
+impl Fetch {
+    /// Waits for the permit to start, and for the claim. Returns `None` if the version is in the store.
+    pub(super) async fn start(&self) -> Result<Option<(Share, Claimed)>, Unavailable> {
+        self.claim(|| self.permit()).await
+    }
+
+    async fn permit(&self) -> Result<Share, Unavailable> {
+        let permit = self.means.starts.take(self.upstream()).await.ok_or_else(|| self.stopping())?;
+        match self.is_abandoned() {
+            true => Err(Unavailable::Abandoned(self.version.to_string())),
+            false => Ok(permit),
+        }
+    }
+
+    /// Returns whether no client waits any more. If so, removes the flight from the map: the next request starts a
+    /// new flight.
+    fn is_abandoned(&self) -> bool {
+        // Under the lock of the map, as joining is.
+        let mut running = self.means.running.lock();
+        // The flight itself has one receiver.
+        let is_abandoned = self.progress.receiver_count() <= 1;
+        if is_abandoned {
+            running.remove(&self.version);
+        }
+        is_abandoned
+    }
+
+    /// Waits for the claim, together with what `acquire` returns. Returns `None` if the version is in the store.
+    pub(super) async fn claim<P, F>(
+        &self,
+        acquire: impl Fn() -> F,
+    ) -> Result<Option<(P, Claimed)>, Unavailable>
+    where
+        F: Future<Output = Result<P, Unavailable>>,
+    {
+        let mut pause = CLAIM_POLL.0;
+        loop {
+            // Before the claim: a claim is an open file, and more flights may wait than there may be open files.
+            let acquired = acquire().await?;
+            match self.try_claim().await? {
+                ClaimResult::Claimed(claimed) => return Ok(Some((acquired, *claimed))),
+                ClaimResult::Stored => return Ok(None),
+                ClaimResult::Tombstone(tombstone) => {
+                    return Err(Unavailable::objection(&self.version, &Objection::Tombstone(tombstone)));
+                }
+                ClaimResult::Held => drop(acquired),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(CLAIM_POLL.1);
+        }
+    }
+
+    async fn try_claim(&self) -> Result<ClaimResult, Unavailable> {
+        let version = self.version.clone();
+        let result = blocking(&self.means.store, &self.version, move |store| {
+            let claim = store.try_claim(&version)?;
+            let record = match &claim {
+                Some(claim) => store.records().of(claim)?,
+                None => store.records().get(&version)?,
+            };
+            // After the claim, so that a version which was published before is seen. From the disk, since another
+            // process may have removed the version a moment ago.
+            if store.small(&version, SmallFile::Info)?.is_some() {
+                return Ok(ClaimResult::Stored);
+            }
+            let tombstone = record.as_ref().and_then(|record| record.tombstone.clone());
+            Ok(match (claim, tombstone) {
+                (_, Some(tombstone)) => ClaimResult::Tombstone(tombstone),
+                (Some(claim), None) => ClaimResult::Claimed(Box::new(Claimed { claim, record })),
+                (None, None) => ClaimResult::Held,
+            })
+        });
+        result.await
+    }
+}

@@ -1,0 +1,85 @@
+//! The parts that answer requests, assembled over one store.
+
+use std::sync::Arc;
+
+use stoa_store::Store;
+
+use crate::answers::{AnswerOptions, Answers};
+use crate::fill::{Flights, Seals, examining};
+use crate::policy::Policy;
+use crate::sumdb::{Sumdb, SumdbOptions};
+use crate::tasks::Shutdown;
+pub use crate::upstream::Via;
+
+/// Settings for the parts.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// Maximum number of concurrent downloads of zips.
+    pub max_fills: usize,
+    /// The settings for lists, `@latest` and queries.
+    pub answers: AnswerOptions,
+    /// The settings for checksum databases.
+    pub sumdb: SumdbOptions,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self { max_fills: 16, answers: AnswerOptions::default(), sumdb: SumdbOptions::default() }
+    }
+}
+
+/// A store and the parts that answer from it and fill it. No part is a way to reach another.
+#[derive(Debug)]
+pub struct Services {
+    /// The store.
+    pub store: Arc<Store>,
+    /// The rules per module.
+    pub policy: Arc<Policy>,
+    /// Lists, `@latest` and queries.
+    pub answers: Arc<Answers>,
+    /// Downloads of missing versions.
+    pub flights: Flights,
+    /// Seals of stored versions.
+    pub seals: Seals,
+    /// Checksum databases.
+    pub sumdb: Arc<Sumdb>,
+    shutdown: Arc<Shutdown>,
+}
+
+impl Services {
+    /// Assembles the parts.
+    pub fn new(store: Arc<Store>, policy: impl Into<Policy>, options: ServiceOptions) -> Self {
+        let policy = Arc::new(policy.into());
+        let shutdown = Arc::<Shutdown>::default();
+        let ttl = options.answers.list_ttl;
+        let sumdb =
+            Sumdb::new(Arc::clone(&store), Arc::clone(&policy), options.sumdb, ttl, Arc::clone(&shutdown));
+        let answers = Answers::new(Arc::clone(&store), &options.answers, Arc::clone(&shutdown));
+        let examining = examining();
+        let seals = Seals::new(Arc::clone(&store), Arc::clone(&examining));
+        let flights = Flights::new(
+            Arc::clone(&store),
+            &policy,
+            Arc::clone(&sumdb),
+            examining,
+            options.max_fills,
+            Arc::clone(&shutdown),
+        );
+        Self { store, policy, answers, flights, seals, sumdb, shutdown }
+    }
+
+    /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.
+    pub fn close(&self) {
+        self.shutdown.close();
+    }
+
+    /// Waits until all tasks have ended.
+    pub async fn closed(&self) {
+        self.shutdown.closed().await;
+    }
+
+    /// Drops the remaining tasks and waits until they are gone.
+    pub async fn end(&self) {
+        self.shutdown.end().await;
+    }
+}

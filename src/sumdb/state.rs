@@ -1,0 +1,146 @@
+//! The state of the checksum databases.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+use stoa_gomod::private::Patterns;
+use stoa_gomod::sumdb::Tile;
+use stoa_store::Store;
+
+use super::gosumdb::Gosumdb;
+use super::heads::Timeline;
+use super::outage::Outage;
+use super::source::SumdbSource;
+use crate::policy::Policy;
+use crate::tasks::{Once, Shutdown};
+use crate::unavailable::Unavailable;
+use crate::upstream::{SumdbAnswer, Upstream};
+
+/// Number of tiles that are cached in memory. A full tile has 8 KiB.
+const TILES: usize = 512;
+
+/// Settings for checksum databases.
+#[derive(Debug, Clone, Default)]
+pub struct SumdbOptions {
+    /// The database that downloads are verified against.
+    pub database: Option<Gosumdb>,
+    /// The database's own URL, if it is asked directly.
+    pub own: Option<Upstream>,
+    /// The modules that no database is asked about, by this program or by its clients.
+    pub private: Patterns,
+}
+
+/// Checksum databases: the one that downloads are verified against, and those that are forwarded.
+#[derive(Debug)]
+pub struct Sumdb {
+    pub(super) store: Arc<Store>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) database: Option<Database>,
+    pub(super) private: Patterns,
+    /// How long the latest tree head counts as fresh.
+    pub(super) head_ttl: Duration,
+    /// The running requests for clients, by database and path.
+    pub(super) forwarding: Once<(String, String), Result<SumdbAnswer, Unavailable>>,
+    pub(super) shutdown: Arc<Shutdown>,
+    pub(super) counts: Arc<Counts>,
+}
+
+/// Results of verification since startup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChecksumCounts {
+    /// Versions that a database confirmed.
+    pub verified: u64,
+    /// Versions that were accepted without confirmation by a database.
+    pub unverified: u64,
+    /// Versions that were refused because a database has other hashes.
+    pub mismatches: u64,
+    /// Versions that were refused because no database confirmed them.
+    pub refused: u64,
+    /// Databases that have signed two contradicting trees.
+    pub forks: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) verified: AtomicU64,
+    pub(super) unverified: AtomicU64,
+    pub(super) mismatches: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) forks: AtomicU64,
+}
+
+/// A database and its state.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub(super) sumdb: Gosumdb,
+    /// The database's own URL, if it is asked directly.
+    pub(super) own: Option<Upstream>,
+    pub(super) timeline: Mutex<Timeline>,
+    /// Only proved tiles.
+    pub(super) tiles: Cache<Tile, Bytes>,
+    pub(super) has_forked: AtomicBool,
+    pub(super) outage: Outage,
+    pub(super) counts: Arc<Counts>,
+}
+
+impl Sumdb {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        policy: Arc<Policy>,
+        options: SumdbOptions,
+        head_ttl: Duration,
+        shutdown: Arc<Shutdown>,
+    ) -> Arc<Self> {
+        let SumdbOptions { database, own, private } = options;
+        let counts = Arc::<Counts>::default();
+        let database = database.map(|sumdb| Database {
+            sumdb,
+            own,
+            timeline: Mutex::default(),
+            tiles: Cache::new(TILES),
+            has_forked: AtomicBool::new(false),
+            outage: Outage::default(),
+            counts: Arc::clone(&counts),
+        });
+        let forwarding = Once::new();
+        Arc::new(Self { store, policy, database, private, head_ttl, forwarding, shutdown, counts })
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Database> {
+        self.database.as_ref().filter(|database| database.sumdb.name() == name)
+    }
+
+    /// Returns the server that is asked for a database: its own URL if there is one, or else this upstream.
+    pub(super) fn source<'a>(&'a self, name: &str, upstream: &'a Upstream) -> SumdbSource<'a> {
+        match self.named(name).and_then(|database| database.own.as_ref()) {
+            Some(own) => SumdbSource::Database(own),
+            None => SumdbSource::Upstream(upstream),
+        }
+    }
+
+    /// Returns the fault of a signed note, if the key of the database is known.
+    pub(super) fn fault_of_note(&self, name: &str, note: Option<&[u8]>) -> Option<String> {
+        self.named(name)?.sumdb.verifier.verify(note?).err().map(|error| error.to_string())
+    }
+
+    /// Counts a version whose hashes differ from those of a database.
+    pub(crate) fn count_mismatch(&self) {
+        self.counts.mismatches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the results so far.
+    pub fn counts(&self) -> ChecksumCounts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Counts { verified, unverified, mismatches, refused, forks } = &*self.counts;
+        ChecksumCounts {
+            verified: read(verified),
+            unverified: read(unverified),
+            mismatches: read(mismatches),
+            refused: read(refused),
+            forks: read(forks),
+        }
+    }
+}

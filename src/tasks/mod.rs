@@ -1,0 +1,31 @@
+//! Work beside the requests: once per key, off the runtime, and until the shutdown.
+
+mod once;
+mod shutdown;
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use stoa_store::{Store, StoreError};
+
+pub(crate) use self::once::{Once, Task};
+pub(crate) use self::shutdown::{Phase, Shutdown};
+use crate::unavailable::Unavailable;
+
+/// Runs work on a store on the blocking pool, since it may wait for the disk; `what` names the work in errors.
+pub(crate) async fn blocking<T, F>(store: &Arc<Store>, what: impl Display, work: F) -> Result<T, Unavailable>
+where
+    T: Send + 'static,
+    F: FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+{
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(result) => Ok(result?),
+        // The process is shutting down.
+        Err(error) if error.is_cancelled() => Err(Unavailable::Stopping(what.to_string())),
+        Err(error) => {
+            log::error!(task:% = what, reason:% = error; "a task panicked");
+            Err(Unavailable::Broken(what.to_string()))
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Errors of downloads and questions, in the terms by which the proxy chooses a status.
+
+use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
+
+use stoa_store::{Objection, StoreError};
+
+use crate::upstream::UpstreamError;
+
+/// The reason why a version, a list or another answer is not available.
+///
+/// The error is cloneable, since a failed flight fails for every client that waits for it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unavailable {
+    /// An upstream answered that it does not exist.
+    #[error("{0}")]
+    Absent(Reason),
+    /// It is not in the store, and there is no upstream to ask.
+    #[error("{0} is not in the store, and this proxy is offline")]
+    Offline(String),
+    /// The version has a tombstone.
+    #[error("{0}")]
+    Gone(Reason),
+    /// Its hash differs from the version's record or from the checksum database.
+    #[error("{0}")]
+    Differs(Reason),
+    /// Its hash differs from the hash that the caller expects.
+    #[error("{version}: {reason}")]
+    Unexpected {
+        /// The downloaded version, which was not stored.
+        version: String,
+        /// The difference.
+        reason: String,
+    },
+    /// No checksum database knows its hash, and the policy requires that.
+    #[error("{0}")]
+    Unverified(Reason),
+    /// It is not in the store, and the mode of its rule is `none`.
+    #[error("{0} is not in the store, and the configuration forbids downloading it")]
+    NotFetched(String),
+    /// The configuration denies it.
+    #[error("{0} is denied by the configuration of this proxy")]
+    Denied(String),
+    /// An upstream refused the request.
+    #[error("{0}")]
+    Refused(Reason),
+    /// The module is private, so no checksum database is asked about it.
+    #[error(
+        "{0} is private, so no checksum database is asked about it\nhelp: add the module to GONOSUMDB or GOPRIVATE of the go command"
+    )]
+    Private(String),
+    /// An upstream did not answer in time.
+    #[error("{0}")]
+    Timeout(Reason),
+    /// An upstream failed or sent an invalid answer.
+    #[error("{0}")]
+    Upstream(Reason),
+    /// The request came back to this proxy.
+    #[error("{0}")]
+    Loop(Reason),
+    /// The store failed.
+    #[error("{0}")]
+    Store(Arc<StoreError>),
+    /// A task of this program panicked.
+    #[error("{0}: unexpected failure (see the server log)")]
+    Broken(String),
+    /// Too many versions are waiting to be downloaded.
+    #[error("cannot download {0}: too many downloads are waiting\nhelp: try again later")]
+    Busy(String),
+    /// All waiting clients disconnected before the download started.
+    #[error("{0} was not downloaded: all waiting clients disconnected")]
+    Abandoned(String),
+    /// This program is shutting down.
+    #[error("cannot download {0}: this proxy is shutting down\nhelp: try again")]
+    Stopping(String),
+}
+
+impl From<StoreError> for Unavailable {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl Unavailable {
+    /// Converts an upstream's error; `what` names the requested item.
+    pub(crate) fn upstream(what: impl Display, error: &UpstreamError) -> Self {
+        let reason = || Reason::new(&what, error);
+        match error {
+            UpstreamError::Offline => Self::Offline(what.to_string()),
+            UpstreamError::Loop { .. } => Self::Loop(reason()),
+            UpstreamError::Refused { .. }
+            | UpstreamError::VcsRefused { .. }
+            | UpstreamError::NotAllowed { .. } => Self::Refused(reason()),
+            _ if error.is_absent() => Self::Absent(reason()),
+            _ if error.is_timeout() => Self::Timeout(reason()),
+            _ => Self::Upstream(reason()),
+        }
+    }
+
+    /// Converts an objection of a version's record.
+    pub(crate) fn objection(version: impl Display, objection: &Objection) -> Self {
+        let reason = Reason::from(format!("{version}: {objection}"));
+        match objection {
+            Objection::Tombstone(_) => Self::Gone(reason),
+            Objection::Differs { .. } => Self::Differs(reason),
+        }
+    }
+
+    /// Returns the message for clients, without local paths.
+    pub fn for_client(&self) -> String {
+        match self {
+            Self::Absent(reason)
+            | Self::Gone(reason)
+            | Self::Differs(reason)
+            | Self::Unverified(reason)
+            | Self::Refused(reason)
+            | Self::Timeout(reason)
+            | Self::Upstream(reason)
+            | Self::Loop(reason) => reason.for_client.clone().unwrap_or_else(|| reason.text.clone()),
+            Self::Store(_) => "cannot access the store (see the server log)".to_owned(),
+            Self::Offline(_)
+            | Self::Unexpected { .. }
+            | Self::NotFetched(_)
+            | Self::Denied(_)
+            | Self::Private(_)
+            | Self::Broken(_)
+            | Self::Busy(_)
+            | Self::Abandoned(_)
+            | Self::Stopping(_) => self.to_string(),
+        }
+    }
+}
+
+/// The text of an error for the log, and the text for clients if that differs.
+#[derive(Debug, Clone)]
+pub struct Reason {
+    text: String,
+    for_client: Option<String>,
+}
+
+impl Reason {
+    fn new(what: &dyn Display, error: &UpstreamError) -> Self {
+        let (text, for_client) = (format!("{what}: {error}"), format!("{what}: {}", error.for_client()));
+        let for_client = (for_client != text).then_some(for_client);
+        Self { text, for_client }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self { text, for_client: None }
+    }
+}
+
+impl Display for Reason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_for_clients_contain_no_local_paths() {
+        let absent = |url: &str| {
+            let error = UpstreamError::NotFound { url: url.to_owned(), message: String::new() };
+            Unavailable::upstream("a.b@v1.0.0", &error)
+        };
+        let local = absent("file:///srv/go modules/a.b/@v/v1.0.0.info");
+        assert!(local.to_string().contains("/srv/go modules/"));
+        assert_eq!(local.for_client(), "a.b@v1.0.0: a file of the upstream was not found");
+        let remote = absent("https://proxy.example/a.b/@v/v1.0.0.info");
+        assert_eq!(remote.for_client(), remote.to_string());
+        let reason = "cannot create a folder in /srv/my scratch: no space left".to_owned();
+        let tool = Unavailable::upstream(
+            "a.b@v1.0.0",
+            &UpstreamError::GoCommand { url: "a.b (direct)".to_owned(), reason },
+        );
+        assert!(tool.to_string().contains("/srv/my scratch"));
+        assert!(
+            !tool.for_client().contains("scratch") && tool.for_client().contains("log"),
+            "{}",
+            tool.for_client()
+        );
+    }
+}
