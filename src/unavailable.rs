@@ -88,7 +88,9 @@ impl Unavailable {
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
             UpstreamError::Loop { .. } => Self::Loop(reason()),
-            UpstreamError::Refused { .. } | UpstreamError::VcsRefused { .. } => Self::Refused(reason()),
+            UpstreamError::Refused { .. }
+            | UpstreamError::VcsRefused { .. }
+            | UpstreamError::NotAllowed { .. } => Self::Refused(reason()),
             _ if error.is_absent() => Self::Absent(reason()),
             _ if error.is_timeout() => Self::Timeout(reason()),
             _ => Self::Upstream(reason()),

@@ -87,6 +87,14 @@ pub enum UpstreamError {
         /// The error message.
         reason: String,
     },
+    /// The rules do not allow version control to go there.
+    #[error("{url} is not allowed by the rules of this proxy: {reason}")]
+    NotAllowed {
+        /// The requested URL.
+        url: String,
+        /// The forbidden place.
+        reason: String,
+    },
     /// The go command is missing, too old, or cannot write its files.
     #[error("cannot download {url} with the go command: {reason}")]
     GoCommand {
@@ -149,6 +157,7 @@ impl UpstreamError {
             | Self::BadAnswer { url, .. }
             | Self::TooLarge { url, .. }
             | Self::VcsRefused { url, .. }
+            | Self::NotAllowed { url, .. }
             | Self::GoCommand { url, .. }
             | Self::Loop { url } => Some(url),
             Self::Offline => None,
