@@ -191,7 +191,16 @@ impl<'a> Sources<'a> {
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
     fn options(&self, config: &ServeConfig) -> UpstreamOptions {
-        let options = || config.upstream_options(netrc_path(|name| self.world.variable(name)));
+        let options = || {
+            let upstream = self.upstream_list(config).map(|found| found.list);
+            // The go command need not exist if no module comes from version control.
+            let private = match config.uses_direct(upstream.as_deref()) {
+                true => self.text("GOPRIVATE").or_else(|| Some(self.go()?.goprivate.clone())),
+                false => None,
+            };
+            let private = Patterns::parse(&private.unwrap_or_default());
+            config.upstream_options(netrc_path(|name| self.world.variable(name)), private)
+        };
         self.options.get_or_init(options).clone()
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 use clap::Args;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
@@ -11,6 +11,7 @@ use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
 
 use super::Command;
 use super::context::Context;
+use super::count::{counted, versions};
 use super::error::CommandError;
 use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
@@ -140,8 +141,8 @@ impl Listed {
 
 impl Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (versions, modules) = (HumanCount(self.versions), HumanCount(self.modules));
-        write!(f, "{}: {versions} versions of {modules} modules, {}", self.store, BinaryBytes(self.bytes))
+        let (versions, modules) = (versions(self.versions), counted(self.modules, "module"));
+        write!(f, "{}: {versions} of {modules}, {}", self.store, BinaryBytes(self.bytes))
     }
 }
 

@@ -9,6 +9,7 @@ use stoa_layout::{Durable, PathError, durable};
 use super::Command;
 use super::completions::whole_command_line;
 use super::context::Context;
+use super::count::counted;
 use super::error::CommandError;
 use super::report::Nothing;
 
@@ -43,7 +44,11 @@ impl Command for Man {
             let name = command.get_name().to_owned();
             count += write(&durable, &self.to, command.disable_help_subcommand(true), &name)?;
         }
-        context.reporter.remark(format_args!("{count} manual pages written to {}", self.to.display()));
+        context.reporter.remark(format_args!(
+            "{} written to {}",
+            counted(count, "manual page"),
+            self.to.display()
+        ));
         Ok(Nothing)
     }
 }

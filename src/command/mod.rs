@@ -7,6 +7,7 @@ pub(crate) mod completions;
 mod config;
 pub(crate) mod confirm;
 pub(crate) mod context;
+pub(crate) mod count;
 pub(crate) mod error;
 pub(crate) mod event;
 mod export;

@@ -17,6 +17,8 @@ use indicatif::{
 };
 use stoa_store::Meter;
 
+use super::count::versions;
+
 /// The time between two lines of progress without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -108,16 +110,15 @@ impl Counts {
     /// Returns the part of a bar or line about versions and bytes. Counts that are zero are left out.
     fn text(&self, total: Option<u64>) -> String {
         let (items, bytes) = (HumanCount(self.items()), BinaryBytes(self.bytes()));
-        let word = if total.unwrap_or(items.0) == 1 { "version" } else { "versions" };
-        let versions = match total {
-            Some(total) => format!("{items} of {} {word}", HumanCount(total)),
+        let done = match total {
+            Some(total) => format!("{items} of {}", versions(total)),
             None if items.0 == 0 => String::new(),
-            None => format!("{items} {word}"),
+            None => versions(items.0).to_string(),
         };
-        match (versions.is_empty(), bytes.0) {
-            (_, 0) => versions,
+        match (done.is_empty(), bytes.0) {
+            (_, 0) => done,
             (true, _) => bytes.to_string(),
-            (false, _) => format!("{versions}, {bytes}"),
+            (false, _) => format!("{done}, {bytes}"),
         }
     }
 }

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
 
 use super::Command;
 use super::context::Context;
+use super::count::counted;
 use super::error::CommandError;
 use super::event::{VersionKeys, seconds};
 use super::progress::When;
@@ -162,8 +163,8 @@ impl QuarantineDone {
 
 impl Display for QuarantineDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (store, entries, action) = (&self.store, HumanCount(self.entries), self.action);
-        write!(f, "{store}: {entries} entries, {} {action}", BinaryBytes(self.bytes))
+        let (store, entries, action) = (&self.store, counted(self.entries, "entry"), self.action);
+        write!(f, "{store}: {entries}, {} {action}", BinaryBytes(self.bytes))
     }
 }
 

@@ -15,6 +15,7 @@ use stoa_store::{Claim, Store, StoreError, Tombstone};
 use super::Command;
 use super::confirm::confirm;
 use super::context::Context;
+use super::count::{counted, versions};
 use super::error::CommandError;
 use super::event::VersionKeys;
 use super::named::{Named, pairs, versions_of};
@@ -28,7 +29,8 @@ use super::report::{Format, Reporter, Summary, Telling};
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
 version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
-410, and the version is neither downloaded, imported nor restored until --lift. To remove more than 100 versions, the \
+410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
+tombstone within a second. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
 
 Examples:
@@ -233,12 +235,12 @@ impl Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let would = if self.dry_run { "would be " } else { "" };
         if self.is_list {
-            return write!(f, "{} tombstones", HumanCount(self.forbidden));
+            return counted(self.forbidden, "tombstone").fmt(f);
         }
         if self.lifted > 0 {
-            return write!(f, "{} tombstones {would}lifted", HumanCount(self.lifted));
+            return write!(f, "{} {would}lifted", counted(self.lifted, "tombstone"));
         }
-        write!(f, "{} versions {would}removed, {}", HumanCount(self.removed), BinaryBytes(self.bytes))?;
+        write!(f, "{} {would}removed, {}", versions(self.removed), BinaryBytes(self.bytes))?;
         if self.forbidden > 0 {
             write!(f, ", {} {would}forbidden", HumanCount(self.forbidden))?;
         }
@@ -281,7 +283,7 @@ impl Work<'_> {
                 let Some(footprint) = self.store.footprint(&version)? else { continue };
                 (here, size) = (here + 1, size + footprint.bytes);
             }
-            let plan = format!("{named}: {} versions, {}", HumanCount(here as u64), BinaryBytes(size));
+            let plan = format!("{named}: {}, {}", versions(here as u64), BinaryBytes(size));
             lines.extend((here > 0).then_some(plan));
             (count, bytes) = (count + here, bytes + size);
         }
@@ -290,8 +292,8 @@ impl Work<'_> {
         }
         lines.iter().for_each(|line| self.reporter.remark(line));
         confirm(&format!(
-            "{} versions, {}, would be removed from {}",
-            HumanCount(count as u64),
+            "{}, {}, would be removed from {}",
+            versions(count as u64),
             BinaryBytes(bytes),
             self.store.root().display()
         ))

@@ -17,6 +17,7 @@ use stoa_store::{CensusItem, StoreError, census, each_quarantined};
 
 use super::Command;
 use super::context::{App, Common, Context};
+use super::count::counted;
 use super::error::CommandError;
 use super::hand_over::to_migrator;
 use super::progress::When;
@@ -323,7 +324,7 @@ impl Status {
         lines.push(line("layout", &format!("{layout} (this program: {})", self.program_layout)));
         let count = |n: u64| indicatif::HumanCount(n).to_string();
         if let Some(versions) = self.versions {
-            let of = self.modules.map_or_else(String::new, |n| format!(" of {} modules", count(n)));
+            let of = self.modules.map_or_else(String::new, |n| format!(" of {}", counted(n, "module")));
             let bytes = indicatif::BinaryBytes(self.bytes.unwrap_or_default());
             lines.push(line("versions", &format!("{}{of}, {bytes}", count(versions))));
         }
@@ -336,9 +337,9 @@ impl Status {
         if let Some(last) = &self.last_migration {
             let HistoryEntry { from, to, finished, moved, leftovers, .. } = last;
             let text = format!(
-                "{from} to {to}, {finished}: {} versions moved, {} leftovers",
-                count(*moved),
-                count(*leftovers)
+                "{from} to {to}, {finished}: {} moved, {}",
+                counted(*moved, "version"),
+                counted(*leftovers, "leftover")
             );
             lines.push(line("last migration", &text));
         }

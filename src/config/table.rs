@@ -43,13 +43,13 @@ impl<'t> Table<'t> {
         self.keys.get(key).map(|(line, _)| *line)
     }
 
-    /// Reads a text. A wrong value counts as not set.
+    /// Reads a string. A wrong value counts as not set.
     pub(super) fn text<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let (line, value) = *self.keys.get(key)?;
         self.parsed(line, value, &parse)
     }
 
-    /// Reads a text that must be there.
+    /// Reads a string that must be there.
     pub(super) fn required<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         if !self.keys.contains_key(key) {
             self.incomplete(&format!("the key {key} is missing"));
@@ -58,7 +58,7 @@ impl<'t> Table<'t> {
     }
 
     /// Reads a list of strings.
-    pub(super) fn texts<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+    pub(super) fn strings<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let Some((line, value)) = self.keys.get(key).copied() else { return Vec::new() };
         let Some(values) = value.as_array() else {
             self.faults.push((line, "expected a list of strings".to_owned()));
@@ -77,7 +77,7 @@ impl<'t> Table<'t> {
         value: &DeValue<'_>,
         parse: &impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let parsed = value.as_str().ok_or_else(|| "expected a text, in quotes".to_owned()).and_then(parse);
+        let parsed = value.as_str().ok_or_else(|| "expected a string in quotes".to_owned()).and_then(parse);
         parsed.map_err(|reason| self.faults.push((line, reason))).ok()
     }
 

@@ -399,7 +399,7 @@ fn every_fault_of_every_table_is_found_at_once() {
         (12, "`[[credentials]]`: expected either login and password, or bearer"),
         (13, "`host = ...`: an IPv6 address needs brackets, as in [::1]"),
         (18, "`bearer_file = ...`: cannot read "),
-        (21, "`bearer = ...`: expected a text, in quotes"),
+        (21, "`bearer = ...`: expected a string in quotes"),
         (22, "`bearer_file = ...`: expected either bearer or bearer_file, not both"),
         (25, "`pasword = ...`: unknown key pasword; did you mean password?"),
         (27, "`interval = 'soon'`: expected a duration"),

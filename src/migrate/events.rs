@@ -13,6 +13,7 @@ use stoa_layout::plan::PlannedStep;
 use stoa_layout::{Direction, LayoutId, Leftover, Outcome, Survey};
 
 use super::seen::SeenOnce;
+use crate::command::count::{counted, versions as versions_of};
 use crate::command::report::Reporter;
 
 /// Minimum time between two progress events.
@@ -99,7 +100,7 @@ pub(super) struct StepKeys<'a> {
 impl<'a> StepKeys<'a> {
     fn of(step: &'a PlannedStep) -> Self {
         let survey = step.survey.as_ref();
-        let counted = survey.and_then(counted);
+        let counted = survey.and_then(exact);
         Self {
             from: step.from.as_str(),
             to: step.to.as_str(),
@@ -146,11 +147,10 @@ impl Display for Event<'_> {
                         (step.versions, step.bytes, step.leftovers)
                         && step.from != step.to
                     {
-                        let (versions, leftovers) = (HumanCount(versions), HumanCount(leftovers));
+                        let (versions, leftovers) = (versions_of(versions), counted(leftovers, "leftover"));
                         let bytes = BinaryBytes(bytes);
-                        lines.push(format!(
-                            "    {versions} versions to move, {bytes}; {leftovers} leftovers stay in place"
-                        ));
+                        let stay = leftovers.verb("stays", "stay");
+                        lines.push(format!("    {versions} to move, {bytes}; {leftovers} {stay} in place"));
                     }
                 }
                 f.write_str(&lines.join("\n"))
@@ -162,16 +162,14 @@ impl Display for Event<'_> {
             Self::StepEnd { from, to, .. } if from == to => {
                 write!(f, "rebuilt the derived files of layout {to}")
             }
-            Self::StepEnd { from, to, bytes, leftovers, versions, .. } => write!(
-                f,
-                "{from} to {to}: {} versions moved, {}; {} leftovers stay in place",
-                HumanCount(*versions),
-                BinaryBytes(*bytes),
-                HumanCount(*leftovers)
-            ),
+            Self::StepEnd { from, to, bytes, leftovers, versions, .. } => {
+                let (versions, leftovers) = (versions_of(*versions), counted(*leftovers, "leftover"));
+                let (bytes, stay) = (BinaryBytes(*bytes), leftovers.verb("stays", "stay"));
+                write!(f, "{from} to {to}: {versions} moved, {bytes}; {leftovers} {stay} in place")
+            }
             Self::Marked { from: None, to, .. } => write!(f, "created a new store at layout {to}"),
             Self::Marked { to, .. } => write!(f, "restored the marker of layout {to}"),
-            Self::Progress { versions, .. } => write!(f, "{} versions", HumanCount(*versions)),
+            Self::Progress { versions, .. } => versions_of(*versions).fmt(f),
             Self::Leftover { path, bytes, reason, moved_to, is_listed } => {
                 let bytes = BinaryBytes(*bytes);
                 match moved_to {
@@ -180,20 +178,17 @@ impl Display for Event<'_> {
                     None => write!(f, "leftover {path} ({bytes}): {reason}"),
                 }
             }
-            Self::Verified { store, broken, versions } => write!(
-                f,
-                "{store}: {} versions verified, {} corrupt",
-                HumanCount(*versions),
-                HumanCount(*broken)
-            ),
+            Self::Verified { store, broken, versions } => {
+                write!(f, "{store}: {} verified, {} corrupt", versions_of(*versions), HumanCount(*broken))
+            }
             Self::Done { text, .. } => f.write_str(text.as_deref().unwrap_or_default()),
             Self::Leftovers { store, leftovers, bytes, changed } => match (leftovers, changed) {
                 (0, _) => write!(f, "{store}: no leftovers"),
                 (count, true) => {
-                    write!(f, "{store}: {} leftovers, {}, moved out", HumanCount(*count), BinaryBytes(*bytes))
+                    write!(f, "{store}: {}, {}, moved out", counted(*count, "leftover"), BinaryBytes(*bytes))
                 }
                 (count, false) => {
-                    write!(f, "{store}: {} leftovers, {}", HumanCount(*count), BinaryBytes(*bytes))
+                    write!(f, "{store}: {}, {}", counted(*count, "leftover"), BinaryBytes(*bytes))
                 }
             },
         }
@@ -217,7 +212,7 @@ pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn counted(survey: &Survey) -> Option<&Survey> {
+fn exact(survey: &Survey) -> Option<&Survey> {
     (!survey.is_estimate).then_some(survey)
 }
 
@@ -279,14 +274,14 @@ impl<'a> Watcher<'a> {
     /// Returns the only line that people see if `stoa` started this program.
     fn upgraded(&self, store: &str, layout: &LayoutId) -> String {
         let Ok(state) = self.state.lock() else { return String::new() };
-        let moved = HumanCount(state.moved);
+        let (moved, left) = (versions_of(state.moved), counted(state.leftovers, "leftover"));
         match (state.created, state.leftovers) {
             (true, _) => format!("created a new store in {store}, at layout {layout}"),
-            (_, 0) => format!("upgraded {store} to layout {layout}: {moved} versions moved"),
-            (_, left) => format!(
-                "upgraded {store} to layout {layout}: {moved} versions moved, {} leftovers stay in place",
-                HumanCount(left)
-            ),
+            (_, 0) => format!("upgraded {store} to layout {layout}: {moved} moved"),
+            _ => {
+                let stay = left.verb("stays", "stay");
+                format!("upgraded {store} to layout {layout}: {moved} moved, {left} {stay} in place")
+            }
         }
     }
 
@@ -301,7 +296,7 @@ impl<'a> Watcher<'a> {
         let survey = step.survey.as_ref().filter(|_| step.from != step.to);
         if let Ok(mut state) = self.state.lock() {
             let (versions, bytes) =
-                (survey.map(|survey| survey.items), survey.and_then(counted).map(|survey| survey.bytes));
+                (survey.map(|survey| survey.items), survey.and_then(exact).map(|survey| survey.bytes));
             state.step = Some((step.from.to_string(), step.to.to_string(), versions, bytes));
             state.reported = None;
         }

@@ -20,6 +20,7 @@ use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, 
 
 use crate::command;
 use crate::command::context::cancel_on_signals;
+use crate::command::count;
 use crate::command::error::CommandError;
 use crate::command::progress::Screen;
 use crate::command::report::{Reporter, Telling};
@@ -224,9 +225,11 @@ fn verify(
     let (count, what) = match found {
         Findings { corrupt: 0, unreadable: 0, .. } => return Ok(()),
         Findings { corrupt: 0, unreadable, .. } => (unreadable, "cannot be read"),
+        Findings { corrupt: 1, .. } => (1, "is corrupt"),
         Findings { corrupt, .. } => (corrupt, "are corrupt"),
     };
-    let message = format!("{count} of {versions} versions in {} {what} (listed above)", root.display());
+    let (all, root) = (count::versions(versions), root.display());
+    let message = format!("{count} of {all} in {root} {what} (listed above)");
     Err(CommandError::new(found.exit(), message))
 }
 

@@ -210,7 +210,8 @@ fn the_last_line_says_where_to_look() {
         let output = run(root, &["verify"]);
         assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
         let text = transcript(&output);
-        let lines: Vec<&str> = text.lines().skip_while(|line| !line.contains("are corrupt")).collect();
+        let is_verdict = |line: &str| line.contains(" is corrupt") || line.contains(" are corrupt");
+        let lines: Vec<&str> = text.lines().skip_while(|line| !is_verdict(line)).collect();
         assert_eq!(lines.len(), 2, "{text}");
         lines.join("\n")
     };

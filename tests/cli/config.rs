@@ -78,7 +78,7 @@ fn check_names_every_fault_of_every_table() {
     let wrong = [
         format!("line 3, `bearer_file = ...`: cannot read {}: No such file", missing.display()),
         "line 6, `host = ...`: an IPv6 address needs brackets, as in [::1]".to_owned(),
-        "line 7, `login = ...`: expected a text, in quotes".to_owned(),
+        "line 7, `login = ...`: expected a string in quotes".to_owned(),
         "line 12, `pasword = ...`: unknown key pasword; did you mean password?".to_owned(),
         "line 14, `[[module]]`: a mode that redirects needs redirect_url".to_owned(),
         "line 19, `pattern = \"[a\"`: the pattern".to_owned(),

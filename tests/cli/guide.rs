@@ -55,7 +55,7 @@ fn the_golden_stores_go_up_and_back() {
     copy(&golden("v2"), &root);
     let up = programs.migrate::<&str>([]);
     assert_eq!(up.code, 0, "{up:?}");
-    assert!(up.out.contains("1 versions moved"), "{up:?}");
+    assert!(up.out.contains("1 version moved"), "{up:?}");
     assert_eq!(files(&root), files(&golden("v3")));
     assert!(root.join("labels").is_dir());
     let listed = programs.stoa(["leftovers"]);

@@ -48,7 +48,7 @@ fn fetch_moves() {
     assert!(lines[..2].iter().all(|line| line.starts_with("failed example.com/none@v1.")), "{lines:#?}");
     let counts = "2 versions downloaded, 4.00 MiB, 0 already there, 2 not found or refused";
     assert_eq!(lines[2], format!("{}: {counts}", store.display()));
-    assert_eq!(lines[3], "error: 2 versions do not exist or are refused");
+    assert_eq!(lines[3], "error: 2 versions not found or refused");
     assert!(lines[4].starts_with("help: "), "{lines:#?}");
 }
 

@@ -400,7 +400,7 @@ fn the_least_recently_used_go_by_size_and_by_time() {
     assert!(versions(&root).contains(&kept));
     let said = done(&root, &["prune", "--unused-since", "99d"]);
     assert!(said.contains("not used since the recording of uses began (20"), "{said}");
-    assert!(said.contains("1 versions, "), "{said}");
+    assert!(said.contains("1 version, "), "{said}");
     assert_eq!(versions(&root), used);
     for n in [0, 2, 5] {
         let record =

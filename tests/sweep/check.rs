@@ -267,7 +267,7 @@ fn a_read_only_file_system_is_looked_at() {
     let output = there(&["verify"]);
     assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     for said in [
-        "1 versions verified",
+        "1 version verified",
         "1 already sealed",
         "1 corrupt",
         "no seals were written",

@@ -11,6 +11,7 @@ use stoa_layout::Exit;
 use super::super::error::CommandError;
 use super::super::event::{CORRUPT, VersionResult};
 use super::super::report::{Reporter, Summary};
+use crate::command::count::versions;
 use crate::lock::lock;
 
 /// The result for one version.
@@ -79,10 +80,10 @@ pub(crate) struct ExportDone {
 
 impl Display for ExportDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (exported, kept) = (HumanCount(self.exported), HumanCount(self.kept));
-        write!(f, "from {} to {}: {exported} versions exported, ", self.store, self.to)?;
+        let (exported, kept) = (versions(self.exported), HumanCount(self.kept));
+        write!(f, "from {} to {}: {exported} exported, ", self.store, self.to)?;
         write!(f, "{}, {kept} already there", BinaryBytes(self.bytes))?;
-        let rest = [(self.differ, "differ"), (self.broken, "corrupt"), (self.unreadable, "unreadable")];
+        let rest = [(self.differ, "different"), (self.broken, "corrupt"), (self.unreadable, "unreadable")];
         for (count, word) in rest.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, ", {} {word}", HumanCount(count))?;
         }
@@ -95,15 +96,15 @@ impl Summary for ExportDone {
         let (store, to) = (&self.store, &self.to);
         let problems = self.differ + self.broken;
         if problems > 0 {
-            let count = HumanCount(problems);
-            let text = format!("{count} versions of {store} are corrupt or differ from those in {to}");
+            let versions = versions(problems);
+            let text = format!("cannot export {versions} of {store}: corrupt, or other content in {to}");
             let help =
                 "the versions are listed above; move those that differ away from the export, then run again";
             return Err(CommandError::new(Exit::FAILED, text).help(help));
         }
         if self.unreadable > 0 {
-            let count = HumanCount(self.unreadable);
-            let text = format!("cannot read {count} versions of {store}, so they are not in {to}");
+            let versions = versions(self.unreadable);
+            let text = format!("cannot read {versions} of {store}, so {to} is incomplete");
             let help = "the reasons are listed above; fix them, then run again";
             return Err(CommandError::new(Exit::IO, text).help(help));
         }

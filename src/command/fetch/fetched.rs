@@ -10,6 +10,7 @@ use stoa_layout::Exit;
 use super::super::error::CommandError;
 use super::super::report::{Reporter, Summary};
 use super::wanted::Asked;
+use crate::command::count::versions;
 
 /// The result for one version.
 #[derive(Debug)]
@@ -128,16 +129,16 @@ impl<'a> Fetched<'a> {
 impl FetchDone {
     /// Returns the work that stays after a failure.
     pub(super) fn so_far(&self) -> String {
-        let (fetched, kept) = (HumanCount(self.fetched), HumanCount(self.kept));
-        format!("{fetched} versions were downloaded to {} and stay, {kept} were there already", self.store)
+        let (fetched, kept) = (versions(self.fetched), HumanCount(self.kept));
+        format!("{fetched} downloaded to {} before that, {kept} already there", self.store)
     }
 }
 
 impl Display for FetchDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { store, fetched, kept, differ, absent, unavailable, bytes } = self;
-        let (fetched, kept, bytes) = (HumanCount(*fetched), HumanCount(*kept), BinaryBytes(*bytes));
-        write!(f, "{store}: {fetched} versions downloaded, {bytes}, {kept} already there")?;
+        let (fetched, kept, bytes) = (versions(*fetched), HumanCount(*kept), BinaryBytes(*bytes));
+        write!(f, "{store}: {fetched} downloaded, {bytes}, {kept} already there")?;
         let rest = [
             (differ, "with a checksum mismatch"),
             (absent, "not found or refused"),
@@ -155,16 +156,16 @@ impl Summary for FetchDone {
         let Self { differ, absent, unavailable, .. } = *self;
         let fail = |exit, text: String, help| Err(CommandError::new(exit, text).help(help));
         if unavailable > 0 {
-            let text = format!("cannot download {} versions", HumanCount(unavailable));
+            let text = format!("cannot download {}", versions(unavailable));
             return fail(Exit::UNAVAILABLE, text, "the reasons are listed above; run again later");
         }
         if differ > 0 {
-            let text = format!("checksum mismatch for {} versions", HumanCount(differ));
+            let text = format!("checksum mismatch for {}", versions(differ));
             let help = "the versions are listed above; do not use them until you know which side is right";
             return fail(Exit::FAILED, text, help);
         }
         if absent > 0 {
-            let text = format!("{} versions do not exist or are refused", HumanCount(absent));
+            let text = format!("{} not found or refused", versions(absent));
             return fail(Exit::FAILED, text, "the reasons are listed above");
         }
         Ok(())

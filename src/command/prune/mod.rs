@@ -6,7 +6,6 @@
 //! removes. A version that is used or published in between is newer by then, and stays.
 
 mod plan;
-mod size;
 mod when;
 mod work;
 
@@ -14,7 +13,7 @@ use std::fmt::{self, Display};
 use std::sync::Mutex;
 
 use clap::{ArgGroup, Args};
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
@@ -22,12 +21,13 @@ use stoa_store::Day;
 
 use super::Command;
 use super::context::Context;
+use super::count::versions;
 use super::error::CommandError;
 use super::event::date;
 use super::report::{Summary, Telling, Working};
 use crate::config::parse;
+use crate::config::size::{self, Size};
 use crate::lock::lock;
-use size::Size;
 use work::Work;
 
 /// Remove the least recently used versions
@@ -103,11 +103,9 @@ impl Command for Prune {
             Ok(done) => done,
             Err(error) if removed.versions == 0 => return Err(error.resumable()),
             Err(error) => {
-                let (versions, bytes) = (HumanCount(removed.versions), BinaryBytes(removed.bytes));
-                let verb = if self.dry_run { "would be removed" } else { "were removed" };
-                return Err(
-                    error.after(format_args!("{versions} versions, {bytes} {verb} from {root} before that"))
-                );
+                let (versions, bytes) = (versions(removed.versions), BinaryBytes(removed.bytes));
+                let verb = if self.dry_run { "would be removed" } else { "removed" };
+                return Err(error.after(format_args!("{versions}, {bytes} {verb} from {root} before that")));
             }
         };
         if self.unused_since.is_some_and(|since| since <= began) {
@@ -157,11 +155,11 @@ impl Display for Pruned {
         let left = if self.dry_run { "would be left (dry run: nothing was changed)" } else { "left" };
         write!(
             f,
-            "{}: {} versions, {} {removed}; {} versions, {} {left}",
+            "{}: {}, {} {removed}; {}, {} {left}",
             self.store,
-            HumanCount(self.removed),
+            versions(self.removed),
             BinaryBytes(self.bytes),
-            HumanCount(self.versions_left),
+            versions(self.versions_left),
             BinaryBytes(self.bytes_left)
         )
     }
@@ -170,12 +168,9 @@ impl Display for Pruned {
 impl Summary for Pruned {
     fn verdict(&self) -> Result<(), CommandError> {
         if self.failed > 0 {
-            let failed = HumanCount(self.failed);
-            return Err(CommandError::new(
-                Exit::IO,
-                format!("cannot remove {failed} versions of {}", self.store),
-            )
-            .help("the reasons are listed above; fix them, then run again"));
+            let failed = versions(self.failed);
+            return Err(CommandError::new(Exit::IO, format!("cannot remove {failed} of {}", self.store))
+                .help("the reasons are listed above; fix them, then run again"));
         }
         match self.max_size {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(

@@ -15,6 +15,7 @@ use stoa_store::{Day, LastUses, Store, StoreError};
 use super::Prune;
 use super::plan::{Age, Plan};
 use crate::command::confirm::confirm;
+use crate::command::count;
 use crate::command::error::CommandError;
 use crate::command::event::{VersionKeys, date};
 use crate::command::parallel;
@@ -158,9 +159,9 @@ impl Work<'_> {
         }
         self.reporter.progress().end();
         confirm(&format!(
-            "{} of {} versions, {} of {}, would be removed from {}",
+            "{} of {}, {} of {}, would be removed from {}",
             HumanCount(versions),
-            HumanCount(total.versions),
+            count::versions(total.versions),
             BinaryBytes(bytes),
             BinaryBytes(total.bytes),
             self.store.root().display()

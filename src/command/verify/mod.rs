@@ -14,6 +14,7 @@ use stoa_store::Which;
 
 use super::Command;
 use super::context::Context;
+use super::count::versions;
 use super::error::CommandError;
 use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
@@ -67,10 +68,8 @@ impl Command for Verify {
             absent += 1;
             reporter.error(&CommandError::new(Exit::FAILED, format!("{named} is not in {root}")));
         });
-        let versions = HumanCount(findings.versions());
-        ended.map_err(|error| {
-            error.after(format_args!("{versions} versions in {root} verified before that"))
-        })?;
+        let versions = versions(findings.versions());
+        ended.map_err(|error| error.after(format_args!("{versions} in {root} verified before that")))?;
         Ok(VerifyDone::new(&store, findings, absent))
     }
 }
@@ -119,13 +118,10 @@ impl VerifyDone {
 
 impl Display for VerifyDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (verified, bytes) = (HumanCount(self.verified), BinaryBytes(self.bytes));
+        let (verified, bytes) = (versions(self.verified), BinaryBytes(self.bytes));
         let (skipped, broken) = (HumanCount(self.skipped), HumanCount(self.broken));
         let store = &self.store;
-        write!(
-            f,
-            "{store}: {verified} versions verified, {bytes}; {skipped} already sealed; {broken} corrupt"
-        )?;
+        write!(f, "{store}: {verified} verified, {bytes}; {skipped} already sealed; {broken} corrupt")?;
         if self.unreadable > 0 {
             write!(f, "; {} unreadable", HumanCount(self.unreadable))?;
         }
@@ -145,7 +141,8 @@ impl Summary for VerifyDone {
     fn verdict(&self) -> Result<(), CommandError> {
         let store = &self.store;
         if self.broken > 0 {
-            let text = format!("{} versions in {store} are corrupt", HumanCount(self.broken));
+            let corrupt = versions(self.broken);
+            let text = format!("{corrupt} in {store} {} corrupt", corrupt.verb("is", "are"));
             return Err(CommandError::new(Exit::FAILED, text).help(self.help()));
         }
         if self.absent > 0 {
@@ -157,8 +154,8 @@ impl Summary for VerifyDone {
 
 impl VerifyDone {
     fn unreadable_error(&self) -> CommandError {
-        let unreadable = HumanCount(self.unreadable);
-        CommandError::new(Exit::IO, format!("cannot read {unreadable} versions in {}", self.store))
+        let unreadable = versions(self.unreadable);
+        CommandError::new(Exit::IO, format!("cannot read {unreadable} in {}", self.store))
             .help("the reasons are listed above; fix them, then run again")
     }
 }

@@ -10,6 +10,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::{Exit, Leftover};
 
 use super::Import;
+use crate::command::count::{counted, versions};
 use crate::command::error::CommandError;
 use crate::command::event::{CORRUPT, VersionResult};
 use crate::command::report::{Reporter, Summary};
@@ -173,11 +174,10 @@ impl Imported {
     /// Returns the work done by an import that stopped early.
     fn so_far(&self) -> String {
         let Self { store, source, waiting, .. } = self;
-        let done =
-            format!("imported {} versions from {source} into {store} before that", HumanCount(self.imported));
+        let done = format!("imported {} from {source} into {store} before that", versions(self.imported));
         match waiting {
             0 => done,
-            waiting => format!("{done}, and discarded {} copies", HumanCount(*waiting)),
+            waiting => format!("{done}, and discarded {}", counted(*waiting, "copy")),
         }
     }
 }
@@ -186,17 +186,17 @@ impl Display for Imported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dry = if self.dry_run { " (dry run, nothing was written)" } else { "" };
         let done = if self.dry_run { "would import" } else { "imported" };
-        let (versions, bytes) = (HumanCount(self.imported), BinaryBytes(self.bytes));
+        let (versions, bytes) = (versions(self.imported), BinaryBytes(self.bytes));
         write!(
             f,
-            "from {} into {}{dry}: {done} {versions} versions, {bytes}; {} already in the store",
+            "from {} into {}{dry}: {done} {versions}, {bytes}; {} already in the store",
             self.source,
             self.store,
             HumanCount(self.skipped)
         )?;
         let rest = [
             (self.without_zip, "without a zip"),
-            (self.differ, "differ"),
+            (self.differ, "different"),
             (self.forbidden, "forbidden"),
             (self.broken, "corrupt"),
             (self.failed, "failed"),
@@ -208,7 +208,7 @@ impl Display for Imported {
         if self.leftovers > 0 {
             let kinds: Vec<String> =
                 self.reasons.iter().map(|(kind, count)| format!("{} {kind}", HumanCount(*count))).collect();
-            write!(f, "\n{} leftovers not imported: {}", HumanCount(self.leftovers), kinds.join(", "))?;
+            write!(f, "\n{} not imported: {}", counted(self.leftovers, "leftover"), kinds.join(", "))?;
         }
         Ok(())
     }
@@ -226,22 +226,22 @@ impl Summary for Imported {
         let (source, root) = (&self.source, &self.store);
         let mut wrong = Vec::new();
         if self.differ + self.broken > 0 {
-            let count = HumanCount(self.differ + self.broken);
+            let versions = versions(self.differ + self.broken);
             wrong.push(format!(
-                "{count} versions of {source} differ from those in {root} or are corrupt (listed above) and were not imported"
+                "cannot import {versions} of {source}: other content than in {root}, or corrupt (listed above)"
             ));
         }
         if self.failed > 0 {
-            let count = HumanCount(self.failed);
-            wrong.push(format!("{count} versions of {source} could not be written to {root} (listed above)"));
+            let versions = versions(self.failed);
+            wrong.push(format!("cannot write {versions} of {source} to {root} (listed above)"));
         }
         if !wrong.is_empty() {
             return Err(CommandError::new(Exit::FAILED, wrong.join("; ")));
         }
         if self.unreadable > 0 {
-            let count = HumanCount(self.unreadable);
+            let paths = counted(self.unreadable, "path");
             let message =
-                format!("cannot read {count} paths in {source} (listed above); they were not imported");
+                format!("cannot read {paths} in {source} (listed above), so nothing was imported from there");
             return Err(CommandError::new(Exit::IO, message).help("fix the cause, then run again"));
         }
         Ok(())

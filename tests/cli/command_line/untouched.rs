@@ -41,7 +41,7 @@ pub(crate) fn a_server_that_cannot_start_changes_no_store() {
     );
     changes_nothing(&programs, &[&serve[..], &["--read-only"]].concat(), 78, "run `stoa-migrate --store");
     config(&programs, "[[module]]\npattern = \"a.b\"\nupstream = \"ftp://x\"\n");
-    changes_nothing(&programs, &serve, 64, "the rule of a.b");
+    changes_nothing(&programs, &serve, 64, "line 3, `upstream = ...`");
 }
 
 pub(crate) fn a_dry_run_changes_no_store() {
