@@ -127,6 +127,11 @@ impl UpstreamError {
         matches!(self, Self::NotFound { .. } | Self::Gone { .. })
     }
 
+    /// Returns whether the rules of this proxy do not allow the answer.
+    pub(super) fn is_not_allowed(&self) -> bool {
+        matches!(self, Self::NotAllowed { .. })
+    }
+
     /// Returns whether a timeout occurred, here or at the upstream (504, 408).
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. })
