@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use stoa_gomod::ModulePath;
 use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Store;
@@ -37,6 +38,18 @@ pub(crate) struct UpstreamList {
 pub(crate) struct Setting {
     value: Option<String>,
     pub(crate) origin: Origin,
+}
+
+/// The modules whose names are kept from checksum databases.
+pub(crate) struct PrivateModules {
+    policy: Policy,
+    patterns: Patterns,
+}
+
+impl PrivateModules {
+    pub(crate) fn contains(&self, module: &ModulePath) -> bool {
+        self.patterns.matches(module.as_str()) || self.policy.is_private(module)
+    }
 }
 
 impl<'a> Sources<'a> {
@@ -178,6 +191,14 @@ impl<'a> Sources<'a> {
         Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
     }
 
+    /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.
+    pub(crate) fn private_modules(&self, config: &ServeConfig) -> Result<PrivateModules, CommandError> {
+        Ok(PrivateModules {
+            policy: self.policy(config, true, None)?,
+            patterns: self.sumdb_refuse(config, true),
+        })
+    }
+
     /// Returns the patterns of modules that no checksum database is asked about.
     fn sumdb_refuse(&self, config: &ServeConfig, is_asked: bool) -> Patterns {
         let value = match &config.sumdb_refuse {
@@ -191,7 +212,16 @@ impl<'a> Sources<'a> {
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
     fn options(&self, config: &ServeConfig) -> UpstreamOptions {
-        let options = || config.upstream_options(netrc_path(|name| self.world.variable(name)));
+        let options = || {
+            let upstream = self.upstream_list(config).map(|found| found.list);
+            // The go command need not exist if no module comes from version control.
+            let private = match config.uses_direct(upstream.as_deref()) {
+                true => self.text("GOPRIVATE").or_else(|| Some(self.go()?.goprivate.clone())),
+                false => None,
+            };
+            let private = Patterns::parse(&private.unwrap_or_default());
+            config.upstream_options(netrc_path(|name| self.world.variable(name)), private)
+        };
         self.options.get_or_init(options).clone()
     }
 

@@ -102,7 +102,9 @@ impl Unavailable {
             UpstreamError::Limited { status, retry_after, .. } => {
                 Self::Limited { reason: reason(), status: *status, retry_after: *retry_after }
             }
-            UpstreamError::Refused { .. } | UpstreamError::VcsRefused { .. } => Self::Refused(reason()),
+            UpstreamError::Refused { .. }
+            | UpstreamError::VcsRefused { .. }
+            | UpstreamError::NotAllowed { .. } => Self::Refused(reason()),
             _ if error.is_absent() => Self::Absent(reason()),
             _ if error.is_timeout() => Self::Timeout(reason()),
             _ => Self::Upstream(reason()),

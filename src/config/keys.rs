@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::parse;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
@@ -55,7 +57,7 @@ impl Key {
 
     /// Returns whether the value is a list, with commas in options and variables.
     pub fn is_list(&self) -> bool {
-        matches!(self.value_name, "NAMES" | "PATTERNS")
+        matches!(self.value_name, "NAMES" | "PATTERNS" | "RANGES")
     }
 
     /// Returns the text for `--help`.
@@ -245,4 +247,13 @@ serve_keys! {
 
     /// Time limit for one go command for direct
     direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
+
+    /// Maximum size of the files of one go command for direct
+    /// Its part of the cloned repositories counts, too.
+    direct_max_size: u64 = "direct.max_size", "SIZE", Default::Value("2GiB"), parse::size;
+
+    /// Address ranges that direct may use for any module, besides public addresses
+    /// Modules that GOPRIVATE or a rule covers may be at any address.
+    direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
+        parse::ranges;
 }

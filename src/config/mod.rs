@@ -15,6 +15,7 @@
 //! | `file` | the config file |
 //! | `table`, `rules`, `credentials` | the tables of the file |
 //! | `serve` | checks of several keys together |
+//! | `size` | sizes with units |
 //! | `origin`, `shown` | origins of values, and values without secrets |
 //! | `world` | variables and paths |
 
@@ -28,6 +29,7 @@ pub(crate) mod parse;
 mod rules;
 mod serve;
 mod shown;
+pub(crate) mod size;
 mod table;
 mod world;
 

@@ -251,7 +251,8 @@ pub(super) fn is_same_origin(one: &Url, other: &Url) -> bool {
     origin(one) == origin(other)
 }
 
-fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
+/// Returns the TLS configuration with the system's certificates; `needs_roots` is a URL that needs them.
+pub(super) fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     // Some system certificates are not accepted by rustls. They are skipped.
@@ -276,7 +277,7 @@ fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, Upstrea
 }
 
 /// Returns the causes of an error, outermost first.
-fn causes(error: &reqwest::Error) -> String {
+pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -103,6 +103,14 @@ pub enum UpstreamError {
         /// The error message.
         reason: String,
     },
+    /// The rules do not allow version control to go there.
+    #[error("{url} is not allowed by the rules of this proxy: {reason}")]
+    NotAllowed {
+        /// The requested URL.
+        url: String,
+        /// The forbidden place.
+        reason: String,
+    },
     /// The go command is missing, too old, or cannot write its files.
     #[error("cannot download {url} with the go command: {reason}")]
     GoCommand {
@@ -133,6 +141,11 @@ impl UpstreamError {
     /// A failure or a missing upstream does not mean absence.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::Gone { .. })
+    }
+
+    /// Returns whether the rules of this proxy do not allow the answer.
+    pub(super) fn is_not_allowed(&self) -> bool {
+        matches!(self, Self::NotAllowed { .. })
     }
 
     /// Returns whether a timeout occurred, here or at the upstream (504, 408).
@@ -172,6 +185,7 @@ impl UpstreamError {
             | Self::BadAnswer { url, .. }
             | Self::TooLarge { url, .. }
             | Self::VcsRefused { url, .. }
+            | Self::NotAllowed { url, .. }
             | Self::GoCommand { url, .. }
             | Self::Loop { url } => Some(url),
             Self::Offline => None,

@@ -30,7 +30,7 @@ mod version;
 mod via;
 
 pub use credentials::{Credentials, HostCredentials};
-pub use direct::{Direct, DirectOptions};
+pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;

@@ -17,6 +17,7 @@ mod commands;
 mod concurrency;
 mod config;
 mod direct;
+mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
@@ -50,6 +51,7 @@ fn main() {
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
         ("direct", direct::cases()),
+        ("egress", egress::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),

@@ -5,14 +5,15 @@
 //!
 //! ```text
 //! stoa-direct-XXXXXX/lock
-//! stoa-direct-XXXXXX/call-N/{mod,path,build,tmp,work}   one run of the go command
-//! stoa-direct-XXXXXX/clones-N/                          repositories, kept between runs
+//! stoa-direct-XXXXXX/call-N/{mod,path,build,tmp,work,home}   one run of the go command
+//! stoa-direct-XXXXXX/clones-N/                               repositories, kept between runs
 //! ```
 //!
 //! Each run has its own module cache, so that it can be removed at any time. Only the clones in it are
 //! shared, by a symlink at `mod/cache/vcs`: the go command locks a clone while it works on it. After a
 //! command was killed, or when the clones have grown large, the next runs start without clones, and the old
-//! ones are removed with the last run that uses them.
+//! ones are removed with the last run that uses them. Modules that are covered by a rule have clones of their
+//! own: another module could otherwise name a private repository and get what is cloned already.
 //!
 //! A starting process removes the folders whose lock it can get, and kills the remaining processes of their
 //! owners. It leaves folders alone that only look similar: those with other names, with access for others,
@@ -25,7 +26,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
@@ -39,8 +40,8 @@ const SUFFIX_LEN: usize = 6;
 
 const LOCK: &str = "lock";
 
-/// Maximum total size of the clones. Larger clones are replaced by new ones.
-const MAX_CLONES_BYTES: u64 = 4 << 30;
+/// Time between two measurements of the folder of a run.
+const MEASURE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Maximum number of attempts to remove a folder that killed processes may still be writing to.
 const REMOVE_TRIES: u32 = 20;
@@ -48,13 +49,15 @@ const REMOVE_TRIES: u32 = 20;
 /// The scratch folder of this process, and its parent.
 pub(super) struct Scratch {
     base: PathBuf,
+    /// Maximum size of a run, and of the clones. Larger clones are replaced by new ones.
+    max_bytes: u64,
     swept: Once,
     run: Mutex<Option<Arc<Run>>>,
 }
 
 impl Scratch {
-    pub(super) fn new(base: PathBuf) -> Self {
-        Self { base, swept: Once::new(), run: Mutex::new(None) }
+    pub(super) fn new(base: PathBuf, max_bytes: u64) -> Self {
+        Self { base, max_bytes, swept: Once::new(), run: Mutex::new(None) }
     }
 
     /// Kills the processes and removes the folders that dead processes left, at the first call.
@@ -67,7 +70,7 @@ impl Scratch {
     }
 
     /// Creates the folder for one run of the go command.
-    pub(super) fn call(&self) -> Result<Call, PathError> {
+    pub(super) fn call(&self, is_covered: bool) -> Result<Call, PathError> {
         let mut run = self.lock();
         // The folder for temporary files may have been cleaned.
         let current = match run.take().filter(|run| run.is_there()) {
@@ -75,7 +78,7 @@ impl Scratch {
             None => Arc::new(Run::begin(&self.base)?),
         };
         let run = Arc::clone(run.insert(current));
-        Call::begin(run)
+        Call::begin(run, is_covered, self.max_bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Run>>> {
@@ -89,7 +92,7 @@ struct Run {
     folder: PathBuf,
     lock: Option<FileLock>,
     next: AtomicU64,
-    clones: Mutex<Option<Arc<Clones>>>,
+    clones: Mutex<Vec<Arc<Clones>>>,
 }
 
 impl Run {
@@ -113,7 +116,7 @@ impl Run {
         let path = folder.join(LOCK);
         match FileLock::try_acquire(&path, &Durable::default()) {
             Ok(Some(lock)) if lock.is_at(&path) => {
-                let (next, clones) = (AtomicU64::new(1), Mutex::new(None));
+                let (next, clones) = (AtomicU64::new(1), Mutex::default());
                 Ok(Some(Self { folder, lock: Some(lock), next, clones }))
             }
             Ok(_) => Ok(None),
@@ -131,22 +134,24 @@ impl Run {
         self.folder.join(format!("{name}-{}", self.next.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn clones(&self) -> Result<Arc<Clones>, PathError> {
+    fn clones(&self, is_covered: bool) -> Result<Arc<Clones>, PathError> {
         let mut clones = self.lock_clones();
-        if let Some(clones) = &*clones {
+        if let Some(clones) = clones.iter().find(|clones| clones.is_covered == is_covered) {
             return Ok(Arc::clone(clones));
         }
         let folder = self.fresh("clones");
         Durable::default().create_dir(&folder)?;
-        Ok(Arc::clone(clones.insert(Arc::new(Clones { folder }))))
+        let new = Arc::new(Clones { folder, is_covered });
+        clones.push(Arc::clone(&new));
+        Ok(new)
     }
 
     /// Makes the next runs start without these clones.
     fn discard(&self, clones: &Arc<Clones>) {
-        self.lock_clones().take_if(|current| Arc::ptr_eq(current, clones));
+        self.lock_clones().retain(|current| !Arc::ptr_eq(current, clones));
     }
 
-    fn lock_clones(&self) -> MutexGuard<'_, Option<Arc<Clones>>> {
+    fn lock_clones(&self) -> MutexGuard<'_, Vec<Arc<Clones>>> {
         self.clones.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -163,6 +168,8 @@ impl Drop for Run {
 #[derive(Debug)]
 struct Clones {
     folder: PathBuf,
+    /// Whether they are of covered modules.
+    is_covered: bool,
 }
 
 impl Drop for Clones {
@@ -177,13 +184,14 @@ pub(super) struct Call {
     folder: PathBuf,
     clones: Arc<Clones>,
     run: Arc<Run>,
+    max_bytes: u64,
 }
 
 impl Call {
-    fn begin(run: Arc<Run>) -> Result<Self, PathError> {
-        let call = Self { folder: run.fresh("call"), clones: run.clones()?, run };
+    fn begin(run: Arc<Run>, is_covered: bool, max_bytes: u64) -> Result<Self, PathError> {
+        let call = Self { folder: run.fresh("call"), clones: run.clones(is_covered)?, run, max_bytes };
         let durable = Durable::default();
-        for name in ["", "path", "build", "tmp", "work", "mod", "mod/cache"] {
+        for name in ["", "path", "build", "tmp", "work", "home", "mod", "mod/cache"] {
             durable.create_dir(&call.folder.join(name))?;
         }
         durable.replace_symlink(&call.clones.folder, &call.folder.join("mod/cache/vcs"), "vcs")?;
@@ -203,6 +211,26 @@ impl Call {
         &self.run.folder
     }
 
+    /// Waits until the files of this run exceed the limit, which it returns. The growth of the clones counts, too.
+    pub(super) async fn outgrown(&self) -> u64 {
+        let measured = |folders: Vec<PathBuf>| async move {
+            let bytes = move || folders.iter().map(|folder| bytes_below(folder)).sum::<u64>();
+            tokio::task::spawn_blocking(bytes).await.unwrap_or_default()
+        };
+        let before = measured(vec![self.clones.folder.clone()]).await;
+        let mut pause = MEASURE_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            let began = Instant::now();
+            let bytes = measured(vec![self.folder.clone(), self.clones.folder.clone()]).await;
+            if bytes.saturating_sub(before) > self.max_bytes {
+                return self.max_bytes;
+            }
+            // A large tree is measured less often.
+            pause = MEASURE_PAUSE.max(began.elapsed() * 10);
+        }
+    }
+
     /// Makes later runs start without the clones of this one.
     pub(super) fn spoil_clones(&self) {
         self.run.discard(&self.clones);
@@ -212,9 +240,10 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let (folder, clones, run) = (self.folder.clone(), Arc::clone(&self.clones), Arc::clone(&self.run));
+        let max_bytes = self.max_bytes;
         aside(move || {
             remove(&folder);
-            if bytes_below(&clones.folder) > MAX_CLONES_BYTES {
+            if bytes_below(&clones.folder) > max_bytes {
                 run.discard(&clones);
             }
         });
@@ -339,12 +368,12 @@ mod tests {
     #[test]
     fn a_run_leaves_its_clones_and_the_process_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch::new(dir.path().to_owned());
-        let first = scratch.call().unwrap();
+        let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
+        let first = scratch.call(true).unwrap();
         let run = first.run_folder().to_owned();
         assert_eq!(fs::metadata(&run).unwrap().mode() & 0o777, 0o700);
         let (one, two) =
-            (fs::canonicalize(first.folder().join("mod/cache/vcs")).unwrap(), scratch.call().unwrap());
+            (fs::canonicalize(first.folder().join("mod/cache/vcs")).unwrap(), scratch.call(true).unwrap());
         assert_eq!(fs::canonicalize(two.folder().join("mod/cache/vcs")).unwrap(), one);
         drop(first);
         assert_eq!(names(&run), ["call-3", "clones-2", "lock"]);
@@ -357,19 +386,52 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_are_not_covered_have_other_clones() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
+        let clones = |is_covered| {
+            let call = scratch.call(is_covered).unwrap();
+            fs::canonicalize(call.folder().join("mod/cache/vcs")).unwrap()
+        };
+        assert_eq!(clones(true), clones(true));
+        assert_ne!(clones(true), clones(false));
+        assert_eq!(clones(false), clones(false));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_grows_too_large_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(dir.path().to_owned(), 1 << 20);
+        let write = |call: &Call, bytes: usize| {
+            let path = call.folder().join("mod/cache/vcs/pack");
+            Durable::default().create_file(&path).unwrap().write_all(&vec![b'x'; bytes]).unwrap();
+        };
+        let call = scratch.call(true).unwrap();
+        write(&call, (1 << 20) - 1000);
+        // The clones of earlier runs are not counted.
+        let later = scratch.call(true).unwrap();
+        let mut outgrown = std::pin::pin!(later.outgrown());
+        let waited = tokio::time::timeout(MEASURE_PAUSE * 2, &mut outgrown).await;
+        assert!(waited.is_err(), "{waited:?}");
+        let path = later.folder().join("tmp/large");
+        Durable::default().create_file(&path).unwrap().write_all(&vec![b'x'; 2 << 20]).unwrap();
+        assert_eq!(outgrown.await, 1 << 20);
+    }
+
+    #[test]
     fn a_missing_scratch_folder_is_created_again() {
         let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch::new(dir.path().to_owned());
-        let run = scratch.call().unwrap().run_folder().to_owned();
+        let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
+        let run = scratch.call(true).unwrap().run_folder().to_owned();
         durable::remove_tree(&run).unwrap();
-        assert_ne!(scratch.call().unwrap().run_folder(), run);
+        assert_ne!(scratch.call(true).unwrap().run_folder(), run);
     }
 
     #[test]
     fn only_folders_of_dead_processes_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let living = Scratch::new(dir.path().to_owned());
-        let _call = living.call().unwrap();
+        let living = Scratch::new(dir.path().to_owned(), u64::MAX);
+        let _call = living.call(true).unwrap();
         let mut dead = Run::begin(dir.path()).unwrap();
         let folder = dead.folder.clone();
         // As after a kill: the lock is released, the folder stays.
@@ -378,7 +440,7 @@ mod tests {
         Durable::default().create_dir(&dir.path().join("other")).unwrap();
         let mut child =
             std::process::Command::new("sleep").arg("600").env(RUN_VARIABLE, &folder).spawn().unwrap();
-        Scratch::new(dir.path().to_owned()).sweep();
+        Scratch::new(dir.path().to_owned(), u64::MAX).sweep();
         let left = names(dir.path());
         assert!(left.len() == 2 && left.contains(&"other".to_owned()), "{left:?}");
         if !cfg!(target_os = "linux") {
