@@ -12,7 +12,7 @@
 //! | `task` | the state of that task |
 //! | `turn` | waiting for the turn and the claim |
 //! | `zip` | the download of a zip, with a slot and under the claim |
-//! | `growing` | the draft of a zip, and its continuation after a download broke off |
+//! | `growing` | the draft of a zip, and its continuation after an interruption |
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
 //! | `means` | what all flights share: the store and the limits |

@@ -19,7 +19,7 @@ impl Fetch {
         if is_wanted { self.means.slots.try_take(&self.wanted, self.upstream()) } else { None }
     }
 
-    /// Downloads the zip into a draft. A download that breaks off is continued, see [`growing`](super::growing).
+    /// Downloads the zip into a draft. An interrupted download is continued, see [`growing`](super::growing).
     /// Returns `None` if another process has published the version.
     pub(super) async fn fetch_zip(
         &self,
@@ -47,7 +47,7 @@ impl Fetch {
             }
             log::warn!(
                 version:% = self.version, reason:% = error, bytes = zip.size;
-                "continuing the download of a zip that broke off"
+                "continuing an interrupted download"
             );
             growing = Some(zip);
             started = (Some(slot), None);

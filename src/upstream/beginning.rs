@@ -1,4 +1,4 @@
-//! The part of a zip that arrived before its download broke off, and the answers that continue it.
+//! The part of a zip that arrived before its download was interrupted, and the answers that continue it.
 //!
 //! A proxy is asked for the rest with `Range` and `If-Range`. An answer with the rest (206) continues the zip if it
 //! starts at the right byte and belongs to the same content. Any other answer starts at the first byte of a zip, and
