@@ -105,6 +105,7 @@ impl Problem<'_> {
                 Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))
             }
             Self::NotReady => None,
+            Self::Failed(Unavailable::Crowded { .. }, _) => Some(30),
             _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
@@ -168,7 +169,7 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
-        Unavailable::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
+        Unavailable::Timeout(_) | Unavailable::Crowded { .. } => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         Unavailable::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
         Unavailable::Limited { status, .. } => {
             (StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), NO_STORE)
@@ -196,9 +197,10 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Upstream(_) => "upstream failure",
         Unavailable::Limited { .. } => "upstream busy",
         Unavailable::Loop(_) => "loop detected",
-        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
-            "temporarily unavailable"
-        }
+        Unavailable::Busy(_)
+        | Unavailable::Crowded { .. }
+        | Unavailable::Abandoned(_)
+        | Unavailable::Stopping(_) => "temporarily unavailable",
     }
 }
 
@@ -206,7 +208,7 @@ fn class(error: &Unavailable) -> &'static str {
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
         Unavailable::Absent(_) | Unavailable::Private(_) | Unavailable::Loop(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
+        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
@@ -266,6 +268,7 @@ mod tests {
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
+            Unavailable::Crowded { version: version(), waited: Duration::from_secs(300) },
             Unavailable::Limited {
                 reason: reason("the upstream accepts requests again in 30 s"),
                 status: 429,
@@ -274,7 +277,7 @@ mod tests {
         ]
     }
 
-    const KINDS: usize = 19;
+    const KINDS: usize = 20;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -296,7 +299,8 @@ mod tests {
             Unavailable::Busy(_) => 15,
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
-            Unavailable::Limited { .. } => 18,
+            Unavailable::Crowded { .. } => 18,
+            Unavailable::Limited { .. } => 19,
         }
     }
 
@@ -384,6 +388,8 @@ mod tests {
         let limited = Problem::Failed(&limited, Subject::File).answer();
         assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limited.headers()[RETRY_AFTER], "30");
+        let crowded = Unavailable::Crowded { version: VERSION.to_owned(), waited: Duration::from_secs(300) };
+        assert!(has_retry(Problem::Failed(&crowded, Subject::File)));
         assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
     }
 }

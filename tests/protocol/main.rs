@@ -19,6 +19,7 @@ mod limits;
 mod questions;
 mod redirects;
 mod site;
+mod slow;
 mod stopping;
 mod upstream_client;
 mod via;
