@@ -14,6 +14,7 @@ mod endpoints;
 mod fills;
 mod hostile;
 mod questions;
+mod resolving;
 mod site;
 mod stopping;
 mod upstream_client;
