@@ -12,14 +12,20 @@
 //!
 //! The protocol is described in the Go Modules Reference, section "GOPROXY protocol".
 
+mod address;
+mod beginning;
 mod client;
 mod credentials;
 mod direct;
 mod download;
+mod encoding;
 mod error;
+mod limit;
 mod netrc;
 mod place;
 mod questions;
+mod rate;
+mod redirect;
 mod retry;
 mod sumdb;
 mod version;
@@ -30,11 +36,13 @@ pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
+pub use rate::Rate;
 pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
-pub use via::Via;
+pub use via::{Instance, Via};
 
+use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
@@ -43,9 +51,7 @@ use netrc::Netrc;
 use place::{Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,14 +109,14 @@ pub struct UpstreamOptions {
     pub direct: Direct,
     /// The `User-Agent` header.
     pub user_agent: String,
-    /// The name of this proxy in `Via`. It must be unique: two proxies with one name detect a loop.
-    pub instance: String,
+    /// Whether an upstream at a public address may redirect to loopback, link-local and private addresses.
+    pub allow_private_redirects: bool,
+    /// The name of this proxy in `Via`.
+    pub instance: Instance,
 }
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
-        // The hasher has random keys, which makes the name unique.
-        let unique = RandomState::new().hash_one("via");
         Self {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
@@ -119,7 +125,8 @@ impl Default for UpstreamOptions {
             credentials: Vec::new(),
             direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
-            instance: format!("stoa-{unique:016x}"),
+            allow_private_redirects: false,
+            instance: Instance::random(),
         }
     }
 }
@@ -133,16 +140,13 @@ struct Inner {
     places: Vec<Place>,
     /// `None` if no entry is an HTTP proxy.
     client: Option<Client>,
-    instance: String,
+    instance: Instance,
     databases: sumdb::Databases,
 }
 
 impl Upstream {
     /// Parses a list. An empty list and `off` have no upstream.
     pub fn new(list: &str, options: UpstreamOptions) -> Result<Self, UpstreamConfigError> {
-        if !via::is_name(&options.instance) {
-            return Err(UpstreamConfigError::Instance(options.instance));
-        }
         if list.trim().is_empty() {
             return Ok(Self::of(Inner::offline(options.instance)));
         }
@@ -193,8 +197,8 @@ impl Upstream {
     }
 
     /// Returns the name of this proxy in `Via`.
-    pub fn instance(&self) -> &str {
-        &self.inner.instance
+    pub fn instance(&self) -> Instance {
+        self.inner.instance
     }
 
     /// Returns the source of a version's files, which come from one entry of the list.
@@ -243,7 +247,7 @@ impl Upstream {
     }
 
     /// Starts the download of a zip from the first entry that has it, starting with entry `from`; `before`
-    /// is the error of an earlier attempt.
+    /// is the error of an earlier attempt, and `beginning` the part that it brought.
     async fn start_zip(
         &self,
         from: usize,
@@ -251,12 +255,19 @@ impl Upstream {
         via: &Via,
         shared: &SharedDownload,
         before: Option<UpstreamError>,
+        beginning: Option<&Beginning>,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = Walk { worst: before, ..self.inner.walk(from, path, via)? };
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
-            match place.start_zip(Request { shared: Some(shared), ..request }).await {
-                Ok(zip) => return Ok((index, zip)),
+            let after = beginning.filter(|part| part.entry == index && part.validator.is_some());
+            match place.start_zip(Request { shared: Some(shared), after, ..request }).await {
+                Ok(mut zip) => {
+                    if let Some(beginning) = beginning {
+                        zip.compare(index, beginning);
+                    }
+                    return Ok((index, zip));
+                }
                 Err(error) => walk.fail(error),
             }
         }
@@ -265,7 +276,7 @@ impl Upstream {
 }
 
 impl Inner {
-    fn offline(instance: String) -> Self {
+    fn offline(instance: Instance) -> Self {
         Self {
             list: None,
             tag: None,
@@ -280,7 +291,7 @@ impl Inner {
         if self.list.is_none() {
             return Err(UpstreamError::Offline);
         }
-        if via.contains(&self.instance) {
+        if via.is_loop_at(self.instance) {
             return Err(UpstreamError::Loop { url: path.to_owned() });
         }
         Ok(Walk {
@@ -288,7 +299,7 @@ impl Inner {
             index: Some(from),
             worst: None,
             absent: None,
-            via: via.appended(&self.instance),
+            via: via.appended(self.instance),
         })
     }
 
@@ -300,7 +311,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, shared: None }
+        Request { client: self.client.as_ref(), path, limit, via, after: None, shared: None }
     }
 }
 
@@ -457,17 +468,9 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_in_a_header_are_rejected() {
-        let with = |instance: &str, user_agent: &str| {
-            let options = UpstreamOptions {
-                instance: instance.to_owned(),
-                user_agent: user_agent.to_owned(),
-                ..UpstreamOptions::default()
-            };
-            Upstream::new("http://127.0.0.1:1", options)
-        };
-        assert!(matches!(with("a b", "x"), Err(UpstreamConfigError::Instance(_))));
-        assert!(matches!(with("a", "x\ny"), Err(UpstreamConfigError::UserAgent(_))));
-        assert_ne!(UpstreamOptions::default().instance, UpstreamOptions::default().instance);
+    fn a_user_agent_that_cannot_be_in_a_header_is_rejected() {
+        let options = UpstreamOptions { user_agent: "x\ny".to_owned(), ..UpstreamOptions::default() };
+        let refused = Upstream::new("http://127.0.0.1:1", options);
+        assert!(matches!(refused, Err(UpstreamConfigError::UserAgent(_))));
     }
 }

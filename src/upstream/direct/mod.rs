@@ -20,11 +20,9 @@
 //! | `egress` | the way to the network for modules that are not covered |
 //! | `discovery` | the pages that say where a module is |
 //! | `visited` | the repositories to which git was redirected |
-//! | `address` | public addresses |
 //! | `scratch` | the folders that it works in, and the removal of folders of dead processes |
 //! | `failure` | the meaning of its error messages |
 
-mod address;
 mod command;
 mod discovery;
 mod egress;
