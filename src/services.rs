@@ -9,7 +9,7 @@ use crate::fill::{Flights, Seals, examining};
 use crate::policy::Policy;
 use crate::sumdb::{Sumdb, SumdbOptions};
 use crate::tasks::Shutdown;
-pub use crate::upstream::Via;
+pub use crate::upstream::{Instance, Via};
 
 /// Settings for the parts.
 #[derive(Debug, Clone)]

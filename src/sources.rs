@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use stoa_gomod::ModulePath;
 use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Store;
@@ -39,6 +40,18 @@ pub(crate) struct Setting {
     pub(crate) origin: Origin,
 }
 
+/// The modules whose names are kept from checksum databases.
+pub(crate) struct PrivateModules {
+    policy: Policy,
+    patterns: Patterns,
+}
+
+impl PrivateModules {
+    pub(crate) fn contains(&self, module: &ModulePath) -> bool {
+        self.patterns.matches(module.as_str()) || self.policy.is_private(module)
+    }
+}
+
 impl<'a> Sources<'a> {
     pub(crate) fn new(world: &'a World) -> Self {
         Self { world, go: OnceCell::new(), options: OnceCell::new(), known: RefCell::default() }
@@ -67,7 +80,8 @@ impl<'a> Sources<'a> {
             Some(UpstreamList { list, origin }) if !is_offline => {
                 self.upstream(config, &list, &origin.to_string())?
             }
-            _ => Upstream::offline(),
+            // It has the name in `Via` of the other upstreams, by which this server recognizes its own requests.
+            _ => self.upstream(config, "off", "the default")?,
         };
         if let Some(own) = own_address.filter(|_| !is_offline) {
             self.warn_about_own_address(config, own);
@@ -175,6 +189,14 @@ impl<'a> Sources<'a> {
         };
         let answers = AnswerOptions { list_ttl: config.fill_list_ttl };
         Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
+    }
+
+    /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.
+    pub(crate) fn private_modules(&self, config: &ServeConfig) -> Result<PrivateModules, CommandError> {
+        Ok(PrivateModules {
+            policy: self.policy(config, true, None)?,
+            patterns: self.sumdb_refuse(config, true),
+        })
     }
 
     /// Returns the patterns of modules that no checksum database is asked about.

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa_store::{Objection, StoreError};
 
@@ -55,6 +56,16 @@ pub enum Unavailable {
     /// An upstream failed or sent an invalid answer.
     #[error("{0}")]
     Upstream(Reason),
+    /// An upstream accepts no requests for a while.
+    #[error("{reason}")]
+    Limited {
+        /// The upstream and its answer.
+        reason: Reason,
+        /// The status of the answer.
+        status: u16,
+        /// The time after which the upstream accepts requests.
+        retry_after: Duration,
+    },
     /// The request came back to this proxy.
     #[error("{0}")]
     Loop(Reason),
@@ -88,6 +99,9 @@ impl Unavailable {
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
             UpstreamError::Loop { .. } => Self::Loop(reason()),
+            UpstreamError::Limited { status, retry_after, .. } => {
+                Self::Limited { reason: reason(), status: *status, retry_after: *retry_after }
+            }
             UpstreamError::Refused { .. }
             | UpstreamError::VcsRefused { .. }
             | UpstreamError::NotAllowed { .. } => Self::Refused(reason()),
@@ -116,6 +130,7 @@ impl Unavailable {
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)
+            | Self::Limited { reason, .. }
             | Self::Loop(reason) => reason.for_client.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "cannot access the store (see the server log)".to_owned(),
             Self::Offline(_)

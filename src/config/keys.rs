@@ -228,6 +228,11 @@ serve_keys! {
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
+    /// Whether upstreams at public addresses may redirect to loopback, link-local and private addresses
+    /// Upstreams at such addresses always may. Behind HTTPS_PROXY only addresses in URLs are checked, not names.
+    fill_allow_private_redirects: bool = "fill.allow_private_redirects", "BOOL", Default::Value("false"),
+        parse::switch;
+
     /// Time between two checks of the index (/catalog and /index) against the store; 0 disables the checks
     /// With 0, both paths answer 503 until `stoa-migrate --regenerate` or another server builds the index.
     index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;

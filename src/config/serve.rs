@@ -30,6 +30,7 @@ impl ServeConfig {
     pub fn upstream_options(&self, netrc: Option<PathBuf>, private: Patterns) -> UpstreamOptions {
         UpstreamOptions {
             idle_timeout: self.upstream_idle_timeout,
+            allow_private_redirects: self.fill_allow_private_redirects,
             direct: Direct::new(DirectOptions {
                 max_concurrent: self.direct_max_concurrent,
                 timeout: self.direct_timeout,

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use stoa_gomod::h1;
-use stoa_store::{Claim, Objection, Record};
+use stoa_store::{Claim, Objection, Record, RecordedBy};
 use tokio::sync::watch;
 
 use super::means::Means;
@@ -27,7 +27,7 @@ use super::progress::{End, Flight};
 use super::task::Fetch;
 use super::turn::Claimed;
 use super::zip::{FetchedZip, release_for_direct};
-use crate::sumdb::Verification;
+use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::Phase;
 use crate::unavailable::Unavailable;
 use crate::upstream::VersionSource;
@@ -120,30 +120,41 @@ impl Fetch {
     ) -> Result<Bytes, Unavailable> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
         // The lookup may have written the record meanwhile.
-        self.check_mod(claim.known_record().as_ref(), &body)?;
-        if verification.is_required() {
-            verification.check_mod(&body).await?;
-        }
+        self.check_mod(claim.known_record().as_ref(), &body, verification).await?;
         verification.mod_was_sent();
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
     }
 
-    /// Compares a mod with the version's record before any client gets it.
+    /// Compares a mod with the version's record before any client gets it, and with the checksum database if the
+    /// client has to wait for that.
     ///
     /// The record holds the hashes of the checksum database as soon as they are known. The zip is compared
     /// when it is published.
-    fn check_mod(&self, record: Option<&Record>, body: &[u8]) -> Result<(), Unavailable> {
-        let Some(record) = record else { return Ok(()) };
-        let Some(recorded) = record.gomod_h1.clone() else { return Ok(()) };
-        let ours = h1::hash_mod(body);
-        if ours == recorded {
-            return Ok(());
+    async fn check_mod(
+        &self,
+        record: Option<&Record>,
+        body: &[u8],
+        verification: &Verification,
+    ) -> Result<(), Unavailable> {
+        let objection = record.and_then(|record| record.objection_to_mod(Some(&h1::hash_mod(body))));
+        match objection {
+            // The removed version may have been of a moved tag. So the database decides.
+            Some(objection @ Objection::Differs { by: RecordedBy::Removal, .. }) => {
+                match verification.outcome().await? {
+                    Confirmation::Confirmed(_) => verification.check_mod(body).await,
+                    _ => Err(Unavailable::objection(&self.version, &objection)),
+                }
+            }
+            Some(objection) => {
+                self.means.sumdb.count_mismatch();
+                Err(Unavailable::objection(&self.version, &objection))
+            }
+            None if verification.is_required() || record.is_some_and(|r| r.failed_lookup.is_some()) => {
+                verification.check_mod(body).await
+            }
+            None => Ok(()),
         }
-        if record.verdict.is_some() {
-            self.means.sumdb.count_mismatch();
-        }
-        Err(Unavailable::objection(&self.version, &Objection::Differs { file: "mod", recorded, ours }))
     }
 
     /// Compares the mod that clients may have with the mod of the upstream that has the zip.

@@ -74,8 +74,8 @@ impl Problem<'_> {
             true => answer::module(status, TEXT, cache, body),
             false => answer::plain(status, TEXT, cache, body),
         };
-        if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::NotReady) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after(status) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -94,6 +94,18 @@ impl Problem<'_> {
             Self::Loop => (StatusCode::LOOP_DETECTED, NO_STORE),
             Self::BadParameter(_) => (StatusCode::BAD_REQUEST, NO_STORE),
             Self::NoIndex | Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
+        }
+    }
+
+    /// Returns the number of seconds after which another request may succeed, if it is known.
+    fn retry_after(&self, status: StatusCode) -> Option<u64> {
+        match self {
+            Self::Failed(Unavailable::Limited { retry_after, .. }, _) => {
+                // Rounded up, so that the next request is not too early.
+                Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))
+            }
+            Self::NotReady => None,
+            _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
 
@@ -158,6 +170,9 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         }
         Unavailable::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         Unavailable::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
+        Unavailable::Limited { status, .. } => {
+            (StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), NO_STORE)
+        }
         Unavailable::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
@@ -179,6 +194,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Refused(_) => "refused by the upstream",
         Unavailable::Timeout(_) => "upstream timeout",
         Unavailable::Upstream(_) => "upstream failure",
+        Unavailable::Limited { .. } => "upstream busy",
         Unavailable::Loop(_) => "loop detected",
         Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
             "temporarily unavailable"
@@ -212,6 +228,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         Unavailable::Loop(_) => {
             "ask the operator of this proxy to remove it from the upstreams of its upstream"
         }
+        Unavailable::Limited { .. } => "try again later",
         Unavailable::Abandoned(_) => "try again",
     })
 }
@@ -219,6 +236,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
+    use std::time::Duration;
 
     use hyper::header::{CACHE_CONTROL, VARY};
 
@@ -251,10 +269,15 @@ mod tests {
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
+            Unavailable::Limited {
+                reason: reason("the upstream accepts requests again in 30 s"),
+                status: 429,
+                retry_after: Duration::from_millis(29_100),
+            },
         ]
     }
 
-    const KINDS: usize = 18;
+    const KINDS: usize = 19;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -276,6 +299,7 @@ mod tests {
             Unavailable::Busy(_) => 15,
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
+            Unavailable::Limited { .. } => 18,
         }
     }
 
@@ -359,6 +383,10 @@ mod tests {
         let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
         assert!(has_retry(Problem::NoIndex));
         assert!(has_retry(Problem::Failed(&Unavailable::Busy(VERSION.to_owned()), Subject::File)));
+        let limited = errors().pop().unwrap();
+        let limited = Problem::Failed(&limited, Subject::File).answer();
+        assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(limited.headers()[RETRY_AFTER], "30");
         assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
     }
 }

@@ -1,11 +1,15 @@
 //! The download of a body, limited in size, idle time and slowness.
 //!
 //! A truncated body is always an error: an announced length is compared, and every read after an error
-//! fails. Without an announced length, the encoding marks the end (chunks, HTTP/2). Only an HTTP/1.0 body
+//! fails. Without an announced length, the encoding marks the end (chunks, HTTP/2, gzip). Only an HTTP/1.0 body
 //! can be truncated unnoticed, which the reader of a zip detects.
+//!
+//! A compressed body is decoded. The size limit counts decoded bytes, and speed counts bytes as they arrive.
 
 use super::client::{self, Timeouts};
+use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
+use super::rate::Rate;
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -25,9 +29,14 @@ pub(super) struct Download {
     /// The length of the body, if it is known.
     pub(super) length: Option<u64>,
     limit: u64,
-    received: u64,
+    /// The number of bytes that arrived.
+    arrived: u64,
+    /// The number of bytes that were returned.
+    returned: u64,
     began: Instant,
+    rate: Rate,
     body: Body,
+    decoder: Option<Box<Gunzip>>,
 }
 
 #[derive(Debug)]
@@ -41,25 +50,53 @@ enum Body {
 
 impl Download {
     /// Reads the body of an answer of at most `limit` bytes.
-    pub(super) fn http(url: String, response: reqwest::Response, timeouts: Timeouts, limit: u64) -> Self {
-        let length = response.content_length();
-        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Http(response, timeouts) }
+    pub(super) fn http(
+        url: String,
+        response: reqwest::Response,
+        encoding: Encoding,
+        timeouts: Timeouts,
+        limit: u64,
+    ) -> Self {
+        let announced = response.content_length();
+        let body = Body::Http(response, timeouts);
+        match encoding {
+            Encoding::Identity => Self::new(url, body, announced, limit),
+            // The announced length is that of the compressed body, which the HTTP library compares.
+            Encoding::Gzip => {
+                Self { decoder: Some(Box::new(Gunzip::new())), ..Self::new(url, body, None, limit) }
+            }
+        }
     }
 
     /// Reads a local file of at most `limit` bytes.
     pub(super) fn file(url: String, file: tokio::fs::File, length: u64, limit: u64) -> Self {
-        Self { url, length: Some(length), limit, received: 0, began: Instant::now(), body: Body::File(file) }
+        Self::new(url, Body::File(file), Some(length), limit)
     }
 
     /// Reads a body from memory.
     pub(super) fn whole(url: String, bytes: Bytes, limit: u64) -> Self {
-        let length = Some(bytes.len() as u64);
-        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Memory(bytes) }
+        let length = bytes.len() as u64;
+        Self::new(url, Body::Memory(bytes), Some(length), limit)
+    }
+
+    fn new(url: String, body: Body, length: Option<u64>, limit: u64) -> Self {
+        let (arrived, returned) = (0, 0);
+        Self {
+            url,
+            length,
+            limit,
+            arrived,
+            returned,
+            began: Instant::now(),
+            rate: Rate::start(),
+            body,
+            decoder: None,
+        }
     }
 
     /// Waits for the next part. Returns `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        let result = self.read().await.and_then(|chunk| self.count(chunk));
+        let result = self.decoded().await.and_then(|chunk| self.count(chunk));
         match &result {
             Ok(Some(_)) => {}
             Ok(None) => self.body = Body::Ended,
@@ -78,13 +115,36 @@ impl Download {
         Ok(body.freeze())
     }
 
+    /// Waits for the next part of the decoded body.
+    async fn decoded(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        loop {
+            if let Some(decoder) = &mut self.decoder
+                && let Some(decoded) = decoder.next().map_err(|error| damaged(&self.url, &error))?
+            {
+                return Ok(Some(decoded));
+            }
+            let arrived = self.read().await?;
+            if let Some(chunk) = &arrived {
+                self.arrived = self.arrived.saturating_add(chunk.len() as u64);
+                self.rate.count(chunk.len());
+            }
+            match (&mut self.decoder, arrived) {
+                (None, arrived) => return Ok(arrived),
+                (Some(decoder), None) => return decoder.finish().map_err(|error| damaged(&self.url, &error)),
+                // Compression adds little to any content, but empty parts may follow each other without an end.
+                (Some(_), Some(_)) if self.arrived / 2 > self.limit => return Err(self.too_large()),
+                (Some(decoder), Some(chunk)) => decoder.push(chunk),
+            }
+        }
+    }
+
     async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         if self.length.is_some_and(|length| length > self.limit) {
-            return Err(UpstreamError::TooLarge { url: self.url.clone(), limit: self.limit });
+            return Err(self.too_large());
         }
         match &mut self.body {
             Body::Http(response, timeouts) => {
-                let earned = Duration::from_secs(self.received / MIN_BYTES_A_SECOND);
+                let earned = Duration::from_secs(self.arrived / MIN_BYTES_A_SECOND);
                 let left = timeouts.idle.saturating_add(earned).saturating_sub(self.began.elapsed());
                 match tokio::time::timeout(timeouts.idle.min(left), response.chunk()).await {
                     Ok(chunk) => chunk.map_err(|error| client::from_reqwest(self.url.clone(), error)),
@@ -92,7 +152,7 @@ impl Download {
                         let reason = match left < timeouts.idle {
                             true => format!(
                                 "only {} bytes of the body within {:.0?}",
-                                self.received,
+                                self.arrived,
                                 self.began.elapsed()
                             ),
                             false => format!("no byte of the body within {:?}", timeouts.idle),
@@ -119,24 +179,33 @@ impl Download {
 
     fn count(&mut self, chunk: Option<Bytes>) -> Result<Option<Bytes>, UpstreamError> {
         let length = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        self.received = self.received.saturating_add(length);
-        if self.received > self.limit {
-            return Err(UpstreamError::TooLarge { url: self.url.clone(), limit: self.limit });
+        self.returned = self.returned.saturating_add(length);
+        if self.returned > self.limit {
+            return Err(self.too_large());
         }
         match self.length {
-            Some(expected) if chunk.is_none() && self.received != expected => Err(UpstreamError::Transport {
+            Some(expected) if chunk.is_none() && self.returned != expected => Err(UpstreamError::Transport {
                 url: self.url.clone(),
-                reason: format!("the body ended after {} of {expected} bytes", self.received),
+                reason: format!("the body ended after {} of {expected} bytes", self.returned),
             }),
             _ => Ok(chunk),
         }
     }
+
+    fn too_large(&self) -> UpstreamError {
+        UpstreamError::TooLarge { url: self.url.clone(), limit: self.limit }
+    }
+}
+
+/// Returns the error for a compressed body that cannot be decoded.
+fn damaged(url: &str, error: &std::io::Error) -> UpstreamError {
+    UpstreamError::BadAnswer { url: url.to_owned(), reason: format!("cannot decompress it: {error}") }
 }
 
 /// The download of a module zip. Dropping it aborts the transfer.
 #[derive(Debug)]
 pub struct ZipDownload {
-    /// The length of the zip, if the upstream sent it.
+    /// The length of the zip, if the upstream sent it. It does not send that of a zip that it compresses again.
     pub length: Option<u64>,
     /// The first part, which was read to recognize a zip.
     first: Option<Bytes>,
@@ -157,6 +226,11 @@ impl ZipDownload {
     /// Returns the URL, without credentials.
     pub fn url(&self) -> &str {
         &self.download.url
+    }
+
+    /// Returns the measurement of the transfer's rate.
+    pub fn rate(&self) -> Rate {
+        self.download.rate.clone()
     }
 
     /// Waits for the next part. Returns `None` at the end of the zip.

@@ -4,6 +4,7 @@
 //! their URL.
 
 use super::direct;
+use std::time::Duration;
 
 /// The reason why no upstream had an answer.
 ///
@@ -46,6 +47,21 @@ pub enum UpstreamError {
         url: String,
         /// The status of the answer.
         status: u16,
+        /// The upstream's message, empty if it cannot be printed.
+        message: String,
+    },
+    /// The upstream accepts no requests for a while (429, or 503 with `Retry-After`).
+    #[error(
+        "{url} was refused with status {status}; the upstream accepts requests again in {} s{}",
+        seconds(*retry_after), because(message)
+    )]
+    Limited {
+        /// The requested URL.
+        url: String,
+        /// The status of the answer.
+        status: u16,
+        /// The time after which the upstream accepts requests.
+        retry_after: Duration,
         /// The upstream's message, empty if it cannot be printed.
         message: String,
     },
@@ -127,6 +143,11 @@ impl UpstreamError {
         matches!(self, Self::NotFound { .. } | Self::Gone { .. })
     }
 
+    /// Returns whether the rules of this proxy do not allow the answer.
+    pub(super) fn is_not_allowed(&self) -> bool {
+        matches!(self, Self::NotAllowed { .. })
+    }
+
     /// Returns whether a timeout occurred, here or at the upstream (504, 408).
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. })
@@ -137,7 +158,13 @@ impl UpstreamError {
         if let Self::GoCommand { url, .. } = self {
             return format!("cannot download {url} with the go command of this proxy (see the server log)");
         }
-        let text = self.to_string();
+        let text = match self {
+            // The text of an internal error is for the operator of the upstream. It is in the log here.
+            Self::Status { url, status: status @ 500.., .. } => {
+                Self::of_status(*status, url.clone(), String::new()).to_string()
+            }
+            _ => self.to_string(),
+        };
         match self.url() {
             // The upstream is a local tree of files.
             Some(url) if url.starts_with("file:") => text.replace(url, "a file of the upstream"),
@@ -152,6 +179,7 @@ impl UpstreamError {
             | Self::Gone { url, .. }
             | Self::Refused { url, .. }
             | Self::Status { url, .. }
+            | Self::Limited { url, .. }
             | Self::Timeout { url, .. }
             | Self::Transport { url, .. }
             | Self::BadAnswer { url, .. }
@@ -169,7 +197,9 @@ impl UpstreamError {
         match self {
             Self::NotFound { .. } => Some(404),
             Self::Gone { .. } => Some(410),
-            Self::Refused { status, .. } | Self::Status { status, .. } => Some(*status),
+            Self::Refused { status, .. } | Self::Status { status, .. } | Self::Limited { status, .. } => {
+                Some(*status)
+            }
             _ => None,
         }
     }
@@ -186,11 +216,12 @@ impl UpstreamError {
     }
 
     /// Returns how informative an error is: failures are more informative than absence, and absence more
-    /// than a missing upstream.
+    /// than a missing upstream. A limit is the most informative, since it names the time of its end.
     pub(super) fn weight(&self) -> u8 {
         match self {
             Self::Offline => 0,
             Self::NotFound { .. } | Self::Gone { .. } => 1,
+            Self::Limited { .. } => 3,
             _ => 2,
         }
     }
@@ -198,6 +229,11 @@ impl UpstreamError {
 
 fn because(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+/// Returns a duration in seconds, rounded up.
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 /// The reason why settings of upstreams are invalid.
@@ -211,11 +247,6 @@ pub enum UpstreamConfigError {
         /// The fault.
         reason: String,
     },
-    /// The name of this proxy cannot be in a `Via` header.
-    #[error(
-        "cannot use {0:?} as the name of this proxy in the Via header\nhelp: use ASCII without spaces, commas, quotes and brackets"
-    )]
-    Instance(String),
     /// The user agent cannot be in a header.
     #[error("cannot use {0:?} as the User-Agent header\nhelp: use ASCII on one line")]
     UserAgent(String),
@@ -250,5 +281,16 @@ mod tests {
         assert!(of(504).is_timeout() && !of(502).is_timeout());
         assert!(matches!(of(403), UpstreamError::Refused { status: 403, .. }));
         assert!(matches!(of(508), UpstreamError::Loop { .. }));
+    }
+
+    #[test]
+    fn clients_get_no_text_of_an_internal_error() {
+        let of = |status| {
+            UpstreamError::of_status(status, "http://a.example/x".to_owned(), "some text".to_owned())
+                .for_client()
+        };
+        assert_eq!(of(500), "http://a.example/x failed with status 500");
+        assert_eq!(of(400), "http://a.example/x failed with status 400: some text");
+        assert_eq!(of(404), "http://a.example/x was not found: some text");
     }
 }

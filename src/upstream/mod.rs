@@ -11,13 +11,18 @@
 //!
 //! The protocol is described in the Go Modules Reference, section "GOPROXY protocol".
 
+mod address;
 mod client;
 mod credentials;
 mod direct;
 mod download;
+mod encoding;
 mod error;
+mod limit;
 mod netrc;
 mod place;
+mod rate;
+mod redirect;
 mod retry;
 mod sumdb;
 mod version;
@@ -28,10 +33,11 @@ pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
+pub use rate::Rate;
 pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
-pub use via::Via;
+pub use via::{Instance, Via};
 
 use bytes::Bytes;
 use client::Client;
@@ -41,9 +47,7 @@ use netrc::Netrc;
 use place::{Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,14 +105,14 @@ pub struct UpstreamOptions {
     pub direct: Direct,
     /// The `User-Agent` header.
     pub user_agent: String,
-    /// The name of this proxy in `Via`. It must be unique: two proxies with one name detect a loop.
-    pub instance: String,
+    /// Whether an upstream at a public address may redirect to loopback, link-local and private addresses.
+    pub allow_private_redirects: bool,
+    /// The name of this proxy in `Via`.
+    pub instance: Instance,
 }
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
-        // The hasher has random keys, which makes the name unique.
-        let unique = RandomState::new().hash_one("via");
         Self {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
@@ -117,7 +121,8 @@ impl Default for UpstreamOptions {
             credentials: Vec::new(),
             direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
-            instance: format!("stoa-{unique:016x}"),
+            allow_private_redirects: false,
+            instance: Instance::random(),
         }
     }
 }
@@ -131,16 +136,13 @@ struct Inner {
     places: Vec<Place>,
     /// `None` if no entry is an HTTP proxy.
     client: Option<Client>,
-    instance: String,
+    instance: Instance,
     databases: sumdb::Databases,
 }
 
 impl Upstream {
     /// Parses a list. An empty list and `off` have no upstream.
     pub fn new(list: &str, options: UpstreamOptions) -> Result<Self, UpstreamConfigError> {
-        if !via::is_name(&options.instance) {
-            return Err(UpstreamConfigError::Instance(options.instance));
-        }
         if list.trim().is_empty() {
             return Ok(Self::of(Inner::offline(options.instance)));
         }
@@ -191,8 +193,8 @@ impl Upstream {
     }
 
     /// Returns the name of this proxy in `Via`.
-    pub fn instance(&self) -> &str {
-        &self.inner.instance
+    pub fn instance(&self) -> Instance {
+        self.inner.instance
     }
 
     /// Downloads the list of a module's versions, unchanged.
@@ -294,7 +296,7 @@ impl Upstream {
 }
 
 impl Inner {
-    fn offline(instance: String) -> Self {
+    fn offline(instance: Instance) -> Self {
         Self {
             list: None,
             tag: None,
@@ -309,10 +311,10 @@ impl Inner {
         if self.list.is_none() {
             return Err(UpstreamError::Offline);
         }
-        if via.contains(&self.instance) {
+        if via.is_loop_at(self.instance) {
             return Err(UpstreamError::Loop { url: path.to_owned() });
         }
-        Ok(Walk { inner: self, index: Some(from), worst: None, via: via.appended(&self.instance) })
+        Ok(Walk { inner: self, index: Some(from), worst: None, via: via.appended(self.instance) })
     }
 
     /// Returns the entry to ask after entry `index` failed. `None` at the end of the walk.
@@ -469,17 +471,9 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_in_a_header_are_rejected() {
-        let with = |instance: &str, user_agent: &str| {
-            let options = UpstreamOptions {
-                instance: instance.to_owned(),
-                user_agent: user_agent.to_owned(),
-                ..UpstreamOptions::default()
-            };
-            Upstream::new("http://127.0.0.1:1", options)
-        };
-        assert!(matches!(with("a b", "x"), Err(UpstreamConfigError::Instance(_))));
-        assert!(matches!(with("a", "x\ny"), Err(UpstreamConfigError::UserAgent(_))));
-        assert_ne!(UpstreamOptions::default().instance, UpstreamOptions::default().instance);
+    fn a_user_agent_that_cannot_be_in_a_header_is_rejected() {
+        let options = UpstreamOptions { user_agent: "x\ny".to_owned(), ..UpstreamOptions::default() };
+        let refused = Upstream::new("http://127.0.0.1:1", options);
+        assert!(matches!(refused, Err(UpstreamConfigError::UserAgent(_))));
     }
 }

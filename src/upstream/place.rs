@@ -3,20 +3,22 @@
 //! Module paths arrive escaped, as in URLs and file names. A `!` is sent as it is. Credentials are removed
 //! from an entry's URL here. They, or the configured ones of the host, are only sent over https.
 
-use super::client::Client;
+use super::client::{self, Client, Get};
 use super::credentials::{Credentials, Keyring};
 use super::direct::{Direct, SharedDownload};
 use super::download::{Download, ZipDownload};
+use super::encoding::Encoding;
 use super::error::{UpstreamConfigError, UpstreamError};
+use super::limit::{Limit, Limiter};
 use super::retry::{self, Budget};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stoa_gomod::goproxy::Source;
 
 /// Limits for reading the body of an error, and for its text.
@@ -41,6 +43,7 @@ pub(super) enum Place {
 pub(super) struct Proxy {
     base: Url,
     credentials: Option<Credentials>,
+    limiter: Limiter,
 }
 
 /// A request to a place.
@@ -201,7 +204,7 @@ impl Proxy {
                 None
             }
         };
-        Self { base, credentials }
+        Self { base, credentials, limiter: Limiter::new() }
     }
 
     async fn ask(
@@ -213,18 +216,25 @@ impl Proxy {
         budget: &mut Budget,
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(path);
-        let response = client.get(&url, self.credentials.as_ref(), via, budget).await?;
+        let (credentials, limiter) = (self.credentials.as_ref(), &self.limiter);
+        let response = client.get(Get { url: &url, credentials, via, limiter }, budget).await?;
+        let shown = shown(&url);
         let status = response.status().as_u16();
         let content_type = header(response.headers(), CONTENT_TYPE.as_str());
-        if let Some(coding) = header(response.headers(), CONTENT_ENCODING.as_str())
-            && status == 200
-            && !coding.eq_ignore_ascii_case("identity")
-        {
-            let reason = format!("unrequested content encoding {coding:?}");
-            return Err(UpstreamError::BadAnswer { url: shown(&url), reason });
-        }
-        let body = Download::http(shown(&url), response, client.timeouts(), limit);
-        Ok(Answer { status, content_type, body })
+        let limited = Limit::of(response.status(), response.headers(), Instant::now());
+        let body = match Encoding::of(response.headers()) {
+            // The text of an error concerns clients only if the upstream itself wrote it.
+            _ if status != 200 && !client::is_same_origin(response.url(), &url) => {
+                Download::whole(shown, Bytes::new(), limit)
+            }
+            Ok(encoding) => Download::http(shown, response, encoding, client.timeouts(), limit),
+            Err(reason) if status == 200 => return Err(UpstreamError::BadAnswer { url: shown, reason }),
+            Err(_) => Download::whole(shown, Bytes::new(), limit),
+        };
+        let mut answer = Answer { status, content_type, body };
+        let Some(limited) = limited else { return Ok(answer) };
+        let (message, retry_after) = (message(&mut answer).await, limited.retry_after(Instant::now()));
+        Err(UpstreamError::Limited { url: answer.body.url, status, retry_after, message })
     }
 
     fn url(&self, path: &str) -> Url {

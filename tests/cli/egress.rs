@@ -312,11 +312,21 @@ fn credentials() {
     assert_eq!(net.world.stored(), 0);
     assert!(server.stop().success());
 
-    let server = net.start("vanity.example");
-    let (status, body) = get(&server, "/vanity.example/x/@v/v1.0.0.zip");
-    assert_eq!(status, 200, "{body}");
-    assert!(net.requests().iter().any(|request| request.contains(CREDENTIALS)));
-    assert!(server.stop().success());
+    for (private, rule, is_covered) in [
+        ("", "pattern = '*'\nupstream = 'direct'", false),
+        ("", "pattern = 'vanity.example/*'\ndeny = ['v2.0.0']", false),
+        ("", "pattern = 'vanity.example/y'\nupstream = 'direct'", false),
+        ("", "pattern = 'vanity.example/*'\nupstream = 'direct'", true),
+        ("", "pattern = 'vanity.example/x'\nchecksum = 'off'", true),
+        ("*.example", "pattern = 'other.test'", true),
+    ] {
+        let server = net.start_with(private, &format!("[[module]]\n{rule}\n"));
+        let (status, body) = get(&server, "/vanity.example/x/@v/v1.0.0.zip");
+        assert_eq!(status, if is_covered { 200 } else { 403 }, "{private:?} {rule}: {body}");
+        assert_eq!(net.requests().iter().any(|request| request.contains(CREDENTIALS)), is_covered, "{rule}");
+        assert!(server.stop().success());
+        fs::remove_dir_all(net.world.path("store")).unwrap();
+    }
 }
 
 /// The first answer leads to a public repository, and the second to an address of this machine.

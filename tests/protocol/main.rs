@@ -10,10 +10,14 @@
 
 mod answers;
 mod checksums;
+mod compression;
 mod endpoints;
 mod fills;
 mod hostile;
+mod limits;
 mod questions;
+mod redirects;
 mod site;
 mod stopping;
 mod upstream_client;
+mod via;

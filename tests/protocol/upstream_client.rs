@@ -4,10 +4,11 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use stoa::upstream::{RetryOptions, Upstream, UpstreamError, UpstreamOptions, Via, ZipDownload};
+use stoa::upstream::{Instance, RetryOptions, Upstream, UpstreamError, UpstreamOptions, Via, ZipDownload};
 use stoa_gomod::{ModulePath, ModuleVersion, Revision};
 use testkit::upstream::{Script, Upstream as Server, announced, head};
 
+const US: Instance = Instance::new(0xa5);
 const INFO: &str = r#"{"Version":"v1.0.0","Time":"2021-05-06T07:08:09Z"}"#;
 const MOD: &str = "module example.com/Mod\n";
 const ZIP: &[u8] = b"PK\x03\x04 and what follows";
@@ -59,7 +60,7 @@ fn quick() -> UpstreamOptions {
 }
 
 fn upstream(list: &str) -> Upstream {
-    Upstream::new(list, UpstreamOptions { instance: "us".to_owned(), ..quick() }).unwrap()
+    Upstream::new(list, UpstreamOptions { instance: US, ..quick() }).unwrap()
 }
 
 fn impatient(list: &str) -> Upstream {
@@ -401,16 +402,16 @@ async fn we_say_who_we_are() {
     let server = with_files(&["info"]);
     let upstream = upstream(server.url());
     upstream.info(&version(), &Via::none()).await.unwrap();
-    assert_eq!(header(&server, "via").as_deref(), Some("1.1 us"));
+    assert_eq!(header(&server, "via").as_deref(), Some("1.1 stoa-00000000000000a5"));
     assert_eq!(header(&server, "user-agent"), Some(format!("stoa/{}", env!("CARGO_PKG_VERSION"))));
 
     let via = Via::from_header_values(["1.0 fred, 1.1 p.example"]);
     upstream.info(&version(), &via).await.unwrap();
-    assert_eq!(header(&server, "via").as_deref(), Some("1.0 fred, 1.1 p.example, 1.1 us"));
+    assert_eq!(header(&server, "via").as_deref(), Some("1.1 stoa-00000000000000a5"));
 
     let asked = paths(&server).len();
-    let circle = Via::from_header_values(["1.0 fred, 1.1 US"]);
-    assert!(circle.contains(upstream.instance()));
+    let circle = Via::from_header_values(["1.0 fred, 1.1 stoa-00000000000000A5"]);
+    assert!(circle.is_loop_at(upstream.instance()));
     let error = upstream.info(&version(), &circle).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Loop { .. }));
     assert_eq!(paths(&server).len(), asked);

@@ -20,11 +20,9 @@
 //! | `egress` | the way to the network for modules that are not covered |
 //! | `discovery` | the pages that say where a module is |
 //! | `visited` | the repositories to which git was redirected |
-//! | `address` | public addresses |
 //! | `scratch` | the folders that it works in, and the removal of folders of dead processes |
 //! | `failure` | the meaning of its error messages |
 
-mod address;
 mod command;
 mod discovery;
 mod egress;
@@ -197,7 +195,12 @@ impl Direct {
         // A folder of the repository that is not a module has no versions either, and an empty list
         // would mean that it is a module. The output for a list does not name the repository.
         if versions.is_empty() || rules.covers(module) && rules.deny_any() {
-            real = self.listed(module, &[], &format!("{module}@latest")).await?.1;
+            match self.listed(module, &[], &format!("{module}@latest")).await {
+                Ok((_, of_latest)) => real = of_latest,
+                // The latest version is broken, and git was seen at the repository.
+                Err(error) if !versions.is_empty() && !real.is_empty() && !error.is_not_allowed() => {}
+                Err(error) => return Err(error),
+            }
         }
         versions.retain(|version| !real.iter().any(|path| rules.deny(path, Some(version))));
         Ok(Bytes::from(list::format(&versions)))

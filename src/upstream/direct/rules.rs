@@ -77,7 +77,7 @@ impl DirectRules {
     /// Returns whether modules that are not covered may be at an address.
     pub(super) fn allow_address(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        super::address::is_public(address)
+        super::super::address::is_public(address)
             || self.allow_addresses.iter().any(|range| range.contains(&address))
     }
 }
