@@ -12,6 +12,7 @@
 //! The protocol is described in the Go Modules Reference, section "GOPROXY protocol".
 
 mod address;
+mod beginning;
 mod client;
 mod credentials;
 mod direct;
@@ -39,6 +40,7 @@ pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
 pub use via::{Instance, Via};
 
+use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
@@ -274,7 +276,7 @@ impl Upstream {
     }
 
     /// Starts the download of a zip from the first entry that has it, starting with entry `from`; `before`
-    /// is the error of an earlier attempt.
+    /// is the error of an earlier attempt, and `beginning` the part that it brought.
     async fn start_zip(
         &self,
         from: usize,
@@ -282,12 +284,19 @@ impl Upstream {
         via: &Via,
         shared: &SharedDownload,
         before: Option<UpstreamError>,
+        beginning: Option<&Beginning>,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = Walk { worst: before, ..self.inner.walk(from, path, via)? };
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
-            match place.start_zip(Request { shared: Some(shared), ..request }).await {
-                Ok(zip) => return Ok((index, zip)),
+            let after = beginning.filter(|part| part.entry == index && part.validator.is_some());
+            match place.start_zip(Request { shared: Some(shared), after, ..request }).await {
+                Ok(mut zip) => {
+                    if let Some(beginning) = beginning {
+                        zip.compare(index, beginning);
+                    }
+                    return Ok((index, zip));
+                }
                 Err(error) => walk.fail(error),
             }
         }
@@ -325,7 +334,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, shared: None }
+        Request { client: self.client.as_ref(), path, limit, via, after: None, shared: None }
     }
 }
 

@@ -11,6 +11,7 @@
 mod answers;
 mod checksums;
 mod compression;
+mod continued;
 mod endpoints;
 mod fills;
 mod hostile;
