@@ -28,8 +28,8 @@ use super::report::{Format, Reporter, Summary, Telling};
     override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]",
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
-version is downloaded again on the next request and must be identical to it, or to the hash in the checksum database: \
-the hash of the removed version is kept. --forget removes the recorded hash too, as for the moved tag of a private \
+version is downloaded again on the next request. It must have the hash in the checksum database, or the same hash as \
+before if the database does not know it. --forget removes the recorded hash too, as for the moved tag of a private \
 module. With --tombstone, requests get 410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
 tombstone within a second. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.

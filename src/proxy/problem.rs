@@ -21,9 +21,9 @@ pub(super) enum Problem<'e> {
     NotStored,
     /// The version is not stored, and the client is not to wait until it is.
     InBackground,
-    /// The proxy has no such address.
+    /// The proxy has no such path.
     UnknownAddress,
-    /// The checksum database is not forwarded, or has no such address.
+    /// The checksum database is not forwarded, or has no such path.
     UnknownDatabase,
     /// The method is not GET or HEAD.
     MethodNotAllowed,
@@ -133,11 +133,11 @@ impl Problem<'_> {
                  help: try again later"
             }
             Self::UnknownAddress => {
-                "not found: this is not the address of a module's list, version or file\n\
-                 help: see the start page of this proxy for its addresses"
+                "not found: this is not the path of a module's list, version or file\n\
+                 help: see the start page of this proxy for its paths"
             }
             Self::UnknownDatabase => {
-                "not found: this proxy does not forward that checksum database, or the database has no such address"
+                "not found: this proxy does not forward that checksum database, or the database has no such path"
             }
             Self::MethodNotAllowed => "method not allowed: this proxy answers GET and HEAD",
             Self::Loop => {
@@ -208,7 +208,7 @@ fn class(error: &Unavailable) -> &'static str {
 /// Returns the next thing to do, for a client that cannot change this proxy. Some errors name it themselves.
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
-        Unavailable::Absent(_) | Unavailable::Private(_) | Unavailable::Loop(_) => return None,
+        Unavailable::Absent(_) | Unavailable::Private(_) => return None,
         Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
@@ -228,6 +228,9 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         Unavailable::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
         Unavailable::Timeout(_) | Unavailable::Upstream(_) => {
             "try again; if it fails again, check the upstream"
+        }
+        Unavailable::Loop(_) => {
+            "ask the operator of this proxy to remove it from the upstreams of its upstream"
         }
         Unavailable::Limited { .. } => "try again later",
         Unavailable::Abandoned(_) => "try again",
