@@ -122,7 +122,7 @@ impl Client {
         let pass = match get.limiter.enter().await {
             Ok(pass) => pass,
             Err(limit) => {
-                let message = "another request was answered so, and no request is sent until then";
+                let message = "another request got this answer, and Stoa sends no request until then";
                 let retry_after = limit.retry_after(Instant::now());
                 let (url, message) = (place::shown(get.url), message.to_owned());
                 return Err(UpstreamError::Limited { url, status: limit.status, retry_after, message });
