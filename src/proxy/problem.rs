@@ -159,7 +159,9 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
     match error {
         Unavailable::Absent(_) if subject == Subject::File => (StatusCode::NOT_FOUND, TEN_MINUTES),
         Unavailable::Absent(_) => (StatusCode::NOT_FOUND, ONE_MINUTE),
-        Unavailable::Offline(_) | Unavailable::NotFetched(_) => (StatusCode::NOT_FOUND, NO_STORE),
+        Unavailable::Unreached(_) | Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
+            (StatusCode::NOT_FOUND, NO_STORE)
+        }
         // A tombstone can be lifted.
         Unavailable::Gone(_) => (StatusCode::GONE, MINUTE),
         Unavailable::Denied(_) | Unavailable::Private(_) | Unavailable::Refused(_) => {
@@ -184,7 +186,8 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
 /// Returns the words that the text of an error begins with.
 fn class(error: &Unavailable) -> &'static str {
     match error {
-        Unavailable::Absent(_) | Unavailable::Offline(_) | Unavailable::NotFetched(_) => "not found",
+        Unavailable::Absent(_) | Unavailable::Unreached(_) => "not found",
+        Unavailable::Offline(_) | Unavailable::NotFetched(_) => "not found",
         Unavailable::Gone(_) => "gone",
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             "not trusted"
@@ -211,6 +214,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
         }
+        Unavailable::Unreached(_) => "if the module exists, try again when this proxy can reach the upstream",
         Unavailable::Gone(_) => {
             "use another version, or ask the operator of this proxy to lift the tombstone"
         }
@@ -269,6 +273,7 @@ mod tests {
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
+            Unavailable::Unreached(reason("one upstream answered 404, and b.example could not be reached")),
             Unavailable::Limited {
                 reason: reason("the upstream accepts requests again in 30 s"),
                 status: 429,
@@ -277,7 +282,7 @@ mod tests {
         ]
     }
 
-    const KINDS: usize = 19;
+    const KINDS: usize = 20;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -299,7 +304,8 @@ mod tests {
             Unavailable::Busy(_) => 15,
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
-            Unavailable::Limited { .. } => 18,
+            Unavailable::Unreached(_) => 18,
+            Unavailable::Limited { .. } => 19,
         }
     }
 

@@ -18,6 +18,7 @@ mod hostile;
 mod limits;
 mod questions;
 mod redirects;
+mod resolving;
 mod site;
 mod stopping;
 mod upstream_client;
