@@ -188,8 +188,10 @@ impl<'a> Sources<'a> {
             true => SumdbOptions { private: self.sumdb_refuse(config, is_asked), ..SumdbOptions::default() },
             false => self.checksums(config, policy.requires_checksums(), is_asked)?,
         };
-<<<<<<< HEAD
-        let answers = AnswerOptions { list_ttl: config.fill_list_ttl };
+        // The configuration has no other list of private modules than those that no checksum database is asked about.
+        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
+        let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
+        let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
         let flights = FlightOptions {
             max_concurrent: config.fill_max_concurrent,
             max_wait: config.fill_max_wait,
@@ -197,13 +199,6 @@ impl<'a> Sources<'a> {
             ..FlightOptions::default()
         };
         Ok(ServiceOptions { flights, answers, sumdb })
-=======
-        // The configuration has no other list of private modules than those that no checksum database is asked about.
-        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
-        let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
-        let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
-        Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
->>>>>>> main
     }
 
     /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.

@@ -210,13 +210,8 @@ fn class(error: &Unavailable) -> &'static str {
 /// Returns the next thing to do, for a client that cannot change this proxy. Some errors name it themselves.
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
-<<<<<<< HEAD
-        Unavailable::Absent(_) | Unavailable::Private(_) | Unavailable::Loop(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
-=======
         Unavailable::Absent(_) | Unavailable::Private(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
->>>>>>> main
+        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
@@ -280,11 +275,8 @@ mod tests {
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
-<<<<<<< HEAD
-            Unavailable::Crowded { version: version(), waited: Duration::from_secs(300) },
-=======
             Unavailable::Unreached(reason("one upstream answered 404, and b.example could not be reached")),
->>>>>>> main
+            Unavailable::Crowded { version: version(), waited: Duration::from_secs(300) },
             Unavailable::Limited {
                 reason: reason("the upstream accepts requests again in 30 s"),
                 status: 429,
@@ -293,7 +285,7 @@ mod tests {
         ]
     }
 
-    const KINDS: usize = 20;
+    const KINDS: usize = 21;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -315,12 +307,9 @@ mod tests {
             Unavailable::Busy(_) => 15,
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
-<<<<<<< HEAD
-            Unavailable::Crowded { .. } => 18,
-=======
             Unavailable::Unreached(_) => 18,
->>>>>>> main
-            Unavailable::Limited { .. } => 19,
+            Unavailable::Crowded { .. } => 19,
+            Unavailable::Limited { .. } => 20,
         }
     }
 

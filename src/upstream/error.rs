@@ -170,12 +170,12 @@ impl UpstreamError {
 
     /// Returns whether a timeout occurred, here or at the upstream (504, 408).
     pub fn is_timeout(&self) -> bool {
-<<<<<<< HEAD
-        matches!(self, Self::Timeout { .. } | Self::Slow { .. } | Self::Status { status: 408 | 504, .. })
-=======
         match self {
             Self::Unreached { cause, .. } => cause.is_timeout(),
-            _ => matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. }),
+            _ => matches!(
+                self,
+                Self::Timeout { .. } | Self::Slow { .. } | Self::Status { status: 408 | 504, .. }
+            ),
         }
     }
 
@@ -183,7 +183,6 @@ impl UpstreamError {
     pub(super) fn is_unreachable(&self) -> bool {
         let is_remote = self.url().is_some_and(|url| !url.starts_with("file:"));
         is_remote && matches!(self, Self::Timeout { .. } | Self::Transport { .. })
->>>>>>> main
     }
 
     /// Returns the message for clients, without local paths.

@@ -23,11 +23,7 @@ mod error;
 mod limit;
 mod netrc;
 mod place;
-<<<<<<< HEAD
-=======
 mod questions;
-mod rate;
->>>>>>> main
 mod redirect;
 mod retry;
 mod sumdb;
