@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
+use stoa_gomod::Misspelling;
 
 use super::answer::{self, DAY, MINUTE, NO_STORE, Response, TEXT};
 use super::body::Body;
@@ -21,6 +22,8 @@ pub(super) enum Problem<'e> {
     NotStored,
     /// The version is not stored, and the client is not to wait until it is.
     InBackground,
+    /// The proxy has no such path, but a similar one below its base path.
+    Misspelled(&'e Misspelling, &'e str),
     /// The proxy has no such path.
     UnknownAddress,
     /// The checksum database is not forwarded, or has no such path.
@@ -87,7 +90,7 @@ impl Problem<'_> {
         match self {
             Self::Failed(error, subject) => status_of(error, *subject),
             Self::NotStored | Self::InBackground => (StatusCode::NOT_FOUND, NO_STORE),
-            Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
+            Self::Misspelled(..) | Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
             // The list of forwarded databases may change with the configuration.
             Self::UnknownDatabase => (StatusCode::NOT_FOUND, ONE_MINUTE),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, DAY),
@@ -114,7 +117,12 @@ impl Problem<'_> {
     fn is_about_a_module(&self) -> bool {
         matches!(
             self,
-            Self::Failed(..) | Self::NotStored | Self::InBackground | Self::UnknownAddress | Self::Loop
+            Self::Failed(..)
+                | Self::NotStored
+                | Self::InBackground
+                | Self::Loop
+                | Self::Misspelled(..)
+                | Self::UnknownAddress
         )
     }
 
@@ -132,6 +140,10 @@ impl Problem<'_> {
             Self::InBackground => {
                 "not found: temporarily unavailable: this proxy downloads the version in the background\n\
                  help: try again later"
+            }
+            Self::Misspelled(misspelling, base_path) => {
+                let corrected = misspelling.corrected();
+                return format!("not found: {misspelling}\nhelp: request {base_path}{corrected}\n");
             }
             Self::UnknownAddress => {
                 "not found: this is not the path of a module's list, version or file\n\
@@ -242,6 +254,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
+    use std::sync::LazyLock;
     use std::time::Duration;
 
     use hyper::header::{CACHE_CONTROL, VARY};
@@ -313,11 +326,18 @@ mod tests {
         }
     }
 
+    fn misspelling() -> &'static Misspelling {
+        static MISSPELLING: LazyLock<Misspelling> =
+            LazyLock::new(|| Misspelling::find("/a.b//Cap/v1.0.0.info").unwrap());
+        &MISSPELLING
+    }
+
     /// Returns the other problems. The match in `is_listed` fails to compile when a problem is added.
     fn others() -> Vec<Problem<'static>> {
         let others = vec![
             Problem::NotStored,
             Problem::InBackground,
+            Problem::Misspelled(misspelling(), "/go"),
             Problem::UnknownAddress,
             Problem::UnknownDatabase,
             Problem::MethodNotAllowed,
@@ -332,6 +352,7 @@ mod tests {
             Problem::Failed(..) => false,
             Problem::NotStored
             | Problem::InBackground
+            | Problem::Misspelled(..)
             | Problem::UnknownAddress
             | Problem::UnknownDatabase
             | Problem::MethodNotAllowed => true,
