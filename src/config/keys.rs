@@ -229,7 +229,7 @@ serve_keys! {
     fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
 
     /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
-    /// A slower download is ended only while another one waits for its place, or if no client waits for it.
+    /// A slower download is ended only while another download waits for its place, or if no client waits for it.
     fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
 
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
