@@ -11,6 +11,7 @@ use super::progress::Flight;
 use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
+use super::wrong::WrongZips;
 use crate::sumdb::Sumdb;
 
 /// The store, the checksum database, the limits, and the running flights.
@@ -25,6 +26,7 @@ pub(super) struct Means {
     pub(super) examining: Arc<Semaphore>,
     pub(super) running: Running,
     pub(super) min_rate: MinRate,
+    pub(super) wrong: WrongZips,
 }
 
 /// The running flights, by version.

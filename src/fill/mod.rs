@@ -18,6 +18,7 @@
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
 //! | `means` | what all flights share: the store and the limits |
+//! | `wrong` | the pauses between downloads of a version whose zip proved wrong |
 //! | `expected` | the hashes that a caller already knows, for example from a go.sum |
 //! | `slots` | the limit on concurrent zip downloads |
 //! | `shared` | fair shares of a limit between upstreams |
@@ -39,6 +40,7 @@ mod shared;
 mod slots;
 mod task;
 mod turn;
+mod wrong;
 mod zip;
 
 pub use self::expected::Expected;

@@ -13,15 +13,34 @@ use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 
 impl Fetch {
+    /// Publishes a version whose files are downloaded. Notes that its zip is wrong, if it is.
     pub(super) async fn publish(
         &self,
-        mut draft: Draft,
+        draft: Draft,
         claim: Arc<Claim>,
         info: Bytes,
         modfile: Bytes,
         verification: Verification,
     ) -> Result<End, Unavailable> {
         let confirmation = verification.outcome().await?;
+        let held = Arc::clone(&claim);
+        let result = self.examine_and_publish(draft, held, info, modfile, verification, confirmation).await;
+        match &result {
+            Ok(_) => self.means.wrong.remove(&self.version),
+            Err(error) => self.means.wrong.note(&self.version, error, claim.known_record()),
+        }
+        result
+    }
+
+    async fn examine_and_publish(
+        &self,
+        mut draft: Draft,
+        claim: Arc<Claim>,
+        info: Bytes,
+        modfile: Bytes,
+        verification: Verification,
+        confirmation: Confirmation,
+    ) -> Result<End, Unavailable> {
         let confirmed = confirmation.clone();
         let expected = self.expected.clone();
         let _examining = self.means.examining.acquire().await.map_err(|_| self.stopping())?;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use stoa::answers::AnswerOptions;
 use stoa::serve::{self, ServeError, ServeOptions};
-use stoa::services::ServiceOptions;
+use stoa::services::{FlightOptions, ServiceOptions};
 use stoa::upstream::{Instance, Upstream, UpstreamOptions};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::Mode;
