@@ -175,9 +175,10 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         }
         Unavailable::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
-        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, NO_STORE)
-        }
+        Unavailable::NotYetVerified(_)
+        | Unavailable::Busy(_)
+        | Unavailable::Abandoned(_)
+        | Unavailable::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
     }
 }
 
@@ -196,9 +197,10 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Upstream(_) => "upstream failure",
         Unavailable::Limited { .. } => "upstream busy",
         Unavailable::Loop(_) => "loop detected",
-        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
-            "temporarily unavailable"
-        }
+        Unavailable::NotYetVerified(_)
+        | Unavailable::Busy(_)
+        | Unavailable::Abandoned(_)
+        | Unavailable::Stopping(_) => "temporarily unavailable",
     }
 }
 
@@ -226,7 +228,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
             "try again; if it fails again, check the upstream"
         }
         Unavailable::Limited { .. } => "try again later",
-        Unavailable::Abandoned(_) => "try again",
+        Unavailable::Abandoned(_) | Unavailable::NotYetVerified(_) => "try again",
     })
 }
 
@@ -254,6 +256,7 @@ mod tests {
             Unavailable::Differs(reason("the hash differs")),
             Unavailable::Unexpected { version: version(), reason: "the hash differs".to_owned() },
             Unavailable::Unverified(reason("the checksum database does not know it")),
+            Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
             Unavailable::NotFetched(version()),
             Unavailable::Denied(version()),
             Unavailable::Refused(reason("the upstream answered 403")),
@@ -274,7 +277,7 @@ mod tests {
         ]
     }
 
-    const KINDS: usize = 19;
+    const KINDS: usize = 20;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -296,6 +299,7 @@ mod tests {
             Unavailable::Busy(_) => 15,
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
+            Unavailable::NotYetVerified(_) => 19,
             Unavailable::Limited { .. } => 18,
         }
     }

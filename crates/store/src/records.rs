@@ -220,6 +220,13 @@ impl Record {
     }
 }
 
+/// Returns the verdict in the record of a version below a root, without opening the store. `None` if there is none.
+pub fn verdict_at(root: &Path, version: &ModuleVersion) -> Result<Option<Verdict>, StoreError> {
+    let path = Paths::new(root).record(version);
+    let Some(text) = read(&path)? else { return Ok(None) };
+    Ok(parse(&path, &text)?.verdict)
+}
+
 const SUFFIX: &str = ".toml";
 
 /// The records of a store.
