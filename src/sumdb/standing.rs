@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::unavailable::Unavailable;
 
-/// What is known of a stored version.
+/// The knowledge about a stored version.
 #[derive(Debug, Clone)]
 pub(crate) enum Standing {
     /// The version is not in the store, or was corrupt.
