@@ -234,6 +234,7 @@ serve_keys! {
         parse::switch;
 
     /// Time between two checks of the index (/catalog and /index) against the store; 0 disables the checks
+    /// With 0, both paths answer 503 until `stoa-migrate --regenerate` or another server builds the index.
     index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;
 
     /// Time between two writes of usage data for `stoa prune`; 0 records none
@@ -249,10 +250,10 @@ serve_keys! {
     direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
 
     /// Maximum size of the files of one go command for direct
-    /// Its part of the cloned repositories counts, too.
+    /// The growth of cloned repositories counts, too.
     direct_max_size: u64 = "direct.max_size", "SIZE", Default::Value("2GiB"), parse::size;
 
-    /// Address ranges that direct may use for any module, besides public addresses
+    /// Address ranges that direct may connect to for all modules, besides public addresses
     /// Modules that GOPRIVATE or a rule covers may be at any address.
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;

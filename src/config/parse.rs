@@ -56,7 +56,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let total = millis.and_then(|millis| number.parse::<u64>().ok()?.checked_mul(millis));
     total
         .map(Duration::from_millis)
-        .ok_or_else(|| "expected a duration such as 500ms, 30s, 5m or 1h".to_owned())
+        .ok_or_else(|| "expected a duration such as 500ms, 30s, 5m, 1h or 2d".to_owned())
 }
 
 /// Reads a duration that is not zero.

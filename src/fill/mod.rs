@@ -11,7 +11,8 @@
 //! | `fetch` | the task that downloads and publishes one version, step by step |
 //! | `task` | the state of that task |
 //! | `turn` | waiting for the turn and the claim |
-//! | `zip` | the download of a zip into a draft |
+//! | `zip` | the download of a zip, with a slot and under the claim |
+//! | `growing` | the draft of a zip, and its continuation after an interruption |
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
 //! | `means` | what all flights share: the store and the limits |
@@ -25,6 +26,7 @@
 mod expected;
 mod fetch;
 mod flights;
+mod growing;
 mod means;
 mod progress;
 mod publish;

@@ -256,7 +256,7 @@ const HOME: &str = concat!(
      go env -w GOPROXY=ADDRESS\n    \
      go mod download\n\
      \n\
-     Addresses, below the address of this page:\n\
+     Paths below that address:\n\
      \n    \
      /MODULE/@v/list            the versions of a module\n    \
      /MODULE/@latest            the latest version\n    \

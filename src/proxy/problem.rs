@@ -21,9 +21,9 @@ pub(super) enum Problem<'e> {
     NotStored,
     /// The version is not stored, and the client is not to wait until it is.
     InBackground,
-    /// The proxy has no such address.
+    /// The proxy has no such path.
     UnknownAddress,
-    /// The checksum database is not forwarded, or has no such address.
+    /// The checksum database is not forwarded, or has no such path.
     UnknownDatabase,
     /// The method is not GET or HEAD.
     MethodNotAllowed,
@@ -133,11 +133,11 @@ impl Problem<'_> {
                  help: try again later"
             }
             Self::UnknownAddress => {
-                "not found: this is not the address of a module's list, version or file\n\
-                 help: see the start page of this proxy for its addresses"
+                "not found: this is not the path of a module's list, version or file\n\
+                 help: see the start page of this proxy for its paths"
             }
             Self::UnknownDatabase => {
-                "not found: this proxy does not forward that checksum database, or the database has no such address"
+                "not found: this proxy does not forward that checksum database, or the database has no such path"
             }
             Self::MethodNotAllowed => "method not allowed: this proxy answers GET and HEAD",
             Self::Loop => {
@@ -159,7 +159,9 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
     match error {
         Unavailable::Absent(_) if subject == Subject::File => (StatusCode::NOT_FOUND, TEN_MINUTES),
         Unavailable::Absent(_) => (StatusCode::NOT_FOUND, ONE_MINUTE),
-        Unavailable::Offline(_) | Unavailable::NotFetched(_) => (StatusCode::NOT_FOUND, NO_STORE),
+        Unavailable::Unreached(_) | Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
+            (StatusCode::NOT_FOUND, NO_STORE)
+        }
         // A tombstone can be lifted.
         Unavailable::Gone(_) => (StatusCode::GONE, MINUTE),
         Unavailable::Denied(_) | Unavailable::Private(_) | Unavailable::Refused(_) => {
@@ -185,7 +187,8 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
 /// Returns the words that the text of an error begins with.
 fn class(error: &Unavailable) -> &'static str {
     match error {
-        Unavailable::Absent(_) | Unavailable::Offline(_) | Unavailable::NotFetched(_) => "not found",
+        Unavailable::Absent(_) | Unavailable::Unreached(_) => "not found",
+        Unavailable::Offline(_) | Unavailable::NotFetched(_) => "not found",
         Unavailable::Gone(_) => "gone",
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             "not trusted"
@@ -207,12 +210,13 @@ fn class(error: &Unavailable) -> &'static str {
 /// Returns the next thing to do, for a client that cannot change this proxy. Some errors name it themselves.
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
-        Unavailable::Absent(_) | Unavailable::Private(_) | Unavailable::Loop(_) => return None,
+        Unavailable::Absent(_) | Unavailable::Private(_) => return None,
         Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
         }
+        Unavailable::Unreached(_) => "if the module exists, try again when this proxy can reach the upstream",
         Unavailable::Gone(_) => {
             "use another version, or ask the operator of this proxy to lift the tombstone"
         }
@@ -226,6 +230,9 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         Unavailable::Refused(_) => "ask the operator of this proxy to check its credentials for the upstream",
         Unavailable::Timeout(_) | Unavailable::Upstream(_) => {
             "try again; if it fails again, check the upstream"
+        }
+        Unavailable::Loop(_) => {
+            "ask the operator of this proxy to remove it from the upstreams of its upstream"
         }
         Unavailable::Limited { .. } => "try again later",
         Unavailable::Abandoned(_) | Unavailable::NotYetVerified(_) => "try again",
@@ -256,7 +263,6 @@ mod tests {
             Unavailable::Differs(reason("the hash differs")),
             Unavailable::Unexpected { version: version(), reason: "the hash differs".to_owned() },
             Unavailable::Unverified(reason("the checksum database does not know it")),
-            Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
             Unavailable::NotFetched(version()),
             Unavailable::Denied(version()),
             Unavailable::Refused(reason("the upstream answered 403")),
@@ -269,15 +275,17 @@ mod tests {
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
+            Unavailable::Unreached(reason("one upstream answered 404, and b.example could not be reached")),
             Unavailable::Limited {
                 reason: reason("the upstream accepts requests again in 30 s"),
                 status: 429,
                 retry_after: Duration::from_millis(29_100),
             },
+            Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
         ]
     }
 
-    const KINDS: usize = 20;
+    const KINDS: usize = 21;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -299,8 +307,9 @@ mod tests {
             Unavailable::Busy(_) => 15,
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
-            Unavailable::NotYetVerified(_) => 19,
-            Unavailable::Limited { .. } => 18,
+            Unavailable::Unreached(_) => 18,
+            Unavailable::Limited { .. } => 19,
+            Unavailable::NotYetVerified(_) => 20,
         }
     }
 

@@ -23,12 +23,12 @@ struct Intervals {
 
 impl Rate {
     /// Starts a measurement.
-    pub(super) fn start() -> Self {
+    pub fn start() -> Self {
         Self { began: Instant::now(), intervals: Arc::default() }
     }
 
     /// Counts bytes that arrived now.
-    pub(super) fn count(&self, bytes: usize) {
+    pub fn count(&self, bytes: usize) {
         self.count_at(bytes, Instant::now());
     }
 

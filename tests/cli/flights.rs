@@ -12,7 +12,7 @@ use testkit::server::{self, Server};
 use testkit::stores::scratch;
 use testkit::tracer::{self, Act};
 use testkit::tree::shape;
-use testkit::upstream::{Module, Upstream};
+use testkit::upstream::{Module, Script, Upstream};
 use testkit::{create, trial};
 
 const PAIR: &str = "example.com/m@v1.0.0";
@@ -21,6 +21,7 @@ const ZIP: &str = "/example.com/m/@v/v1.0.0.zip";
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients),
+        trial("a zip that breaks off again and again reaches 40 clients of two servers", None, interrupted),
         trial("modules fetched at the same time keep their own bytes", None, three_at_a_time),
         trial("a waiting server takes over from a killed server", tracer::missing(), takeover),
         trial("a waiting server takes over while the upstream is slow", None, takeover_of_a_slow_fill),
@@ -62,6 +63,27 @@ fn two_hundred_clients() {
         println!("a server had {mib} MiB resident at most");
         assert!(mib < MOST_RESIDENT_MIB, "{mib} MiB were resident");
     }
+    for server in servers {
+        assert!(server.stop().success());
+    }
+    assert!(fs::read(root.join("modules/example.com/m/@v/v1.0.0/zip")).unwrap() == module.zip);
+}
+
+fn interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let upstream = Upstream::start();
+    let module = upstream.offer(PAIR, 20 << 20);
+    let (body, validator) = (module.zip.clone(), "ETag: \"one\"");
+    upstream.set(ZIP, Script::Ranged { body, validator, at_most: 3 << 20 });
+    let servers = [(); 2].map(|()| Server::start(&root, upstream.url()));
+    std::thread::scope(|scope| {
+        for n in 0..40 {
+            let (server, module) = (&servers[n % 2], &module);
+            scope.spawn(move || assert!(server.get(ZIP) == (200, module.zip.clone()), "client {n}"));
+        }
+    });
+    assert_eq!(upstream.asked(".zip"), 7, "each answer brings 3 MiB of 20");
     for server in servers {
         assert!(server.stop().success());
     }

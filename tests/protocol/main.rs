@@ -11,12 +11,14 @@
 mod answers;
 mod checksums;
 mod compression;
+mod continued;
 mod endpoints;
 mod fills;
 mod hostile;
 mod limits;
 mod questions;
 mod redirects;
+mod resolving;
 mod site;
 mod stopping;
 mod upstream_client;
