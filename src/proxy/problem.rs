@@ -393,7 +393,8 @@ mod tests {
         let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
         assert!(has_retry(Problem::NoIndex));
         assert!(has_retry(Problem::Failed(&Unavailable::Busy(VERSION.to_owned()), Subject::File)));
-        let limited = errors().pop().unwrap();
+        let limited =
+            errors().into_iter().find(|error| matches!(error, Unavailable::Limited { .. })).unwrap();
         let limited = Problem::Failed(&limited, Subject::File).answer();
         assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limited.headers()[RETRY_AFTER], "30");
