@@ -12,6 +12,7 @@ use stoa_store::Store;
 use crate::answers::AnswerOptions;
 use crate::command::error::CommandError;
 use crate::config::{ModuleTable, Origin, ServeConfig, World};
+use crate::fill::FlightOptions;
 use crate::go_env::{self, GoEnv};
 use crate::policy::{ChecksumPolicy, Mode, Policy, Rule};
 use crate::services::ServiceOptions;
@@ -187,8 +188,17 @@ impl<'a> Sources<'a> {
             true => SumdbOptions { private: self.sumdb_refuse(config, is_asked), ..SumdbOptions::default() },
             false => self.checksums(config, policy.requires_checksums(), is_asked)?,
         };
-        let answers = AnswerOptions { list_ttl: config.fill_list_ttl };
-        Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
+        // The configuration has no other list of private modules than those that no checksum database is asked about.
+        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
+        let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
+        let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
+        let flights = FlightOptions {
+            max_concurrent: config.fill_max_concurrent,
+            max_wait: config.fill_max_wait,
+            min_rate: config.fill_min_rate,
+            ..FlightOptions::default()
+        };
+        Ok(ServiceOptions { flights, answers, sumdb })
     }
 
     /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.
@@ -213,16 +223,24 @@ impl<'a> Sources<'a> {
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
     fn options(&self, config: &ServeConfig) -> UpstreamOptions {
         let options = || {
-            let upstream = self.upstream_list(config).map(|found| found.list);
-            // The go command need not exist if no module comes from version control.
-            let private = match config.uses_direct(upstream.as_deref()) {
-                true => self.text("GOPRIVATE").or_else(|| Some(self.go()?.goprivate.clone())),
-                false => None,
-            };
-            let private = Patterns::parse(&private.unwrap_or_default());
+            let private = Patterns::parse(&self.goprivate(config).unwrap_or_default());
             config.upstream_options(netrc_path(|name| self.world.variable(name)), private)
         };
         self.options.get_or_init(options).clone()
+    }
+
+    /// Returns the patterns of `GOPRIVATE`.
+    fn goprivate(&self, config: &ServeConfig) -> Option<String> {
+        let of_go = || {
+            let upstream = self.upstream_list(config).map(|found| found.list);
+            // The go command need not exist if no module comes from version control.
+            let go = match config.uses_direct(upstream.as_deref()) {
+                true => self.go(),
+                false => self.go.get()?.as_ref(),
+            };
+            Some(go?.goprivate.clone())
+        };
+        self.text("GOPRIVATE").or_else(of_go)
     }
 
     /// Returns the upstreams of a list.

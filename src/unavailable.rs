@@ -16,6 +16,9 @@ pub enum Unavailable {
     /// An upstream answered that it does not exist.
     #[error("{0}")]
     Absent(Reason),
+    /// An upstream answered that it does not exist, and another upstream could not be reached.
+    #[error("{0}")]
+    Unreached(Reason),
     /// It is not in the store, and there is no upstream to ask.
     #[error("{0} is not in the store, and this proxy is offline")]
     Offline(String),
@@ -78,6 +81,17 @@ pub enum Unavailable {
     /// Too many versions are waiting to be downloaded.
     #[error("cannot download {0}: too many downloads are waiting\nhelp: try again later")]
     Busy(String),
+    /// The client waited too long for other downloads to finish.
+    #[error(
+        "cannot download {version}: other downloads did not finish within {} s\nhelp: try again later",
+        waited.as_secs()
+    )]
+    Crowded {
+        /// The version.
+        version: String,
+        /// The time that the client waited.
+        waited: Duration,
+    },
     /// All waiting clients disconnected before the download started.
     #[error("{0} was not downloaded: all waiting clients disconnected")]
     Abandoned(String),
@@ -111,6 +125,15 @@ impl Unavailable {
         }
     }
 
+    /// Converts an upstream's error about a module that nothing else is known of. An upstream that could not be reached
+    /// does not count then, if another upstream answered that the item does not exist.
+    pub(crate) fn of_unknown_module(what: impl Display, error: &UpstreamError) -> Self {
+        match error {
+            UpstreamError::Unreached { .. } => Self::Unreached(Reason::new(&what, error)),
+            _ => Self::upstream(what, error),
+        }
+    }
+
     /// Converts an objection of a version's record.
     pub(crate) fn objection(version: impl Display, objection: &Objection) -> Self {
         let reason = Reason::from(format!("{version}: {objection}"));
@@ -124,6 +147,7 @@ impl Unavailable {
     pub fn for_client(&self) -> String {
         match self {
             Self::Absent(reason)
+            | Self::Unreached(reason)
             | Self::Gone(reason)
             | Self::Differs(reason)
             | Self::Unverified(reason)
@@ -140,6 +164,7 @@ impl Unavailable {
             | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)
+            | Self::Crowded { .. }
             | Self::Abandoned(_)
             | Self::Stopping(_) => self.to_string(),
         }

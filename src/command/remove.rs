@@ -28,8 +28,8 @@ use super::report::{Format, Reporter, Summary, Telling};
     override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]",
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
-version is downloaded again on the next request and must be identical to it, or to the hash in the checksum database: \
-the hash of the removed version is kept. --forget removes the recorded hash too, as for the moved tag of a private \
+version is downloaded again on the next request. It must have the hash in the checksum database, or the same hash as \
+before if the database does not know it. --forget removes the recorded hash too, as for the moved tag of a private \
 module. With --tombstone, requests get 410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
 tombstone within a second. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
@@ -96,6 +96,7 @@ impl Command for Remove {
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
         let mut removed = Removed::new(&store, self.dry_run);
+        removed.is_lift = self.lift;
         let work = Work { reporter: &context.reporter, store: &store, args: &self, cancel: &cancel };
         work.ask()?;
         match work.all(&mut removed) {
@@ -222,6 +223,9 @@ pub(crate) struct Removed {
     /// Whether tombstones were listed only.
     #[serde(skip)]
     is_list: bool,
+    /// Whether tombstones were lifted only.
+    #[serde(skip)]
+    is_lift: bool,
     /// The exit code if something went wrong; the error has been reported.
     #[serde(skip)]
     failed: Option<Exit>,
@@ -239,6 +243,7 @@ impl Removed {
             bytes: 0,
             dry_run,
             is_list: false,
+            is_lift: false,
             failed: None,
         }
     }
@@ -267,7 +272,7 @@ impl Display for Removed {
         if self.is_list {
             return counted(self.forbidden, "tombstone").fmt(f);
         }
-        if self.lifted > 0 {
+        if self.is_lift {
             return write!(f, "{} {would}lifted", counted(self.lifted, "tombstone"));
         }
         write!(f, "{} {would}removed, {}", versions(self.removed), BinaryBytes(self.bytes))?;

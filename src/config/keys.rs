@@ -224,6 +224,14 @@ serve_keys! {
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
+    /// Maximum time that a client waits for its turn among the downloads
+    /// After that it gets 504 with Retry-After. The download keeps its place in the queue.
+    fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
+
+    /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
+    /// A slower download is ended only while another download waits for its place, or if no client waits for it.
+    fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
+
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
@@ -234,6 +242,7 @@ serve_keys! {
         parse::switch;
 
     /// Time between two checks of the index (/catalog and /index) against the store; 0 disables the checks
+    /// With 0, both paths answer 503 until `stoa-migrate --regenerate` or another server builds the index.
     index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;
 
     /// Time between two writes of usage data for `stoa prune`; 0 records none
@@ -249,10 +258,10 @@ serve_keys! {
     direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
 
     /// Maximum size of the files of one go command for direct
-    /// Its part of the cloned repositories counts, too.
+    /// The growth of cloned repositories counts, too.
     direct_max_size: u64 = "direct.max_size", "SIZE", Default::Value("2GiB"), parse::size;
 
-    /// Address ranges that direct may use for any module, besides public addresses
+    /// Address ranges that direct may connect to for all modules, besides public addresses
     /// Modules that GOPRIVATE or a rule covers may be at any address.
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;

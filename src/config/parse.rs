@@ -56,7 +56,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let total = millis.and_then(|millis| number.parse::<u64>().ok()?.checked_mul(millis));
     total
         .map(Duration::from_millis)
-        .ok_or_else(|| "expected a duration such as 500ms, 30s, 5m or 1h".to_owned())
+        .ok_or_else(|| "expected a duration such as 500ms, 30s, 5m, 1h or 2d".to_owned())
 }
 
 /// Reads a duration that is not zero.
@@ -89,6 +89,11 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         0 => Err("expected a size larger than 0".to_owned()),
         bytes => Ok(bytes),
     }
+}
+
+/// Reads a number of bytes per second, in the syntax of sizes.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    super::size::parse(text).map(|size| size.bytes)
 }
 
 /// Reads a list of address ranges: `10.1.0.0/16`, or a single address.

@@ -172,6 +172,9 @@ impl Proxy {
             _ if client.headers.contains_key(VIA) && client.via().is_loop_at(self.options.instance) => {
                 return Problem::Loop.answer().into();
             }
+            Address::Misspelled(misspelling) => {
+                return Problem::Misspelled(misspelling, &self.base_path).answer().into();
+            }
             Address::Unknown => return Problem::UnknownAddress.answer().into(),
             Address::UnknownDatabase => return Problem::UnknownDatabase.answer().into(),
             Address::Catalog => return Step::Waiting(Target::Catalog),
@@ -256,7 +259,7 @@ const HOME: &str = concat!(
      go env -w GOPROXY=ADDRESS\n    \
      go mod download\n\
      \n\
-     Addresses, below the address of this page:\n\
+     Paths below that address:\n\
      \n    \
      /MODULE/@v/list            the versions of a module\n    \
      /MODULE/@latest            the latest version\n    \

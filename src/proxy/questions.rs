@@ -95,6 +95,7 @@ fn logged(error: &Unavailable, subject: Subject) -> Response {
         // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
         // Some upstreams answer 403 then.
         Unavailable::Absent(_)
+        | Unavailable::Unreached(_)
         | Unavailable::Refused(_)
         | Unavailable::Gone(_)
         | Unavailable::Offline(_)

@@ -4,6 +4,7 @@
 //! Redirects are followed within limits, see [`redirect`]. Failures that may be temporary are retried, see
 //! [`retry`]. An upstream that limits requests gets fewer, see [`limit`](super::limit). Callers interpret the status.
 
+use super::beginning::Beginning;
 use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::limit::{Limit, Limiter};
@@ -12,7 +13,7 @@ use super::retry::{self, Budget, RetryOptions};
 use super::{UpstreamOptions, address, place};
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, VIA};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, RANGE, VIA};
 use reqwest::{Response, Url};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +47,8 @@ pub(super) struct Get<'a> {
     pub(super) url: &'a Url,
     pub(super) credentials: Option<&'a Credentials>,
     pub(super) via: Option<&'a HeaderValue>,
+    /// The part that the caller has. Only the rest is requested.
+    pub(super) after: Option<&'a Beginning>,
     pub(super) limiter: &'a Limiter,
 }
 
@@ -119,7 +122,7 @@ impl Client {
         let pass = match get.limiter.enter().await {
             Ok(pass) => pass,
             Err(limit) => {
-                let message = "another request was answered so, and no request is sent until then";
+                let message = "another request got this answer, and Stoa sends no request until then";
                 let retry_after = limit.retry_after(Instant::now());
                 let (url, message) = (place::shown(get.url), message.to_owned());
                 return Err(UpstreamError::Limited { url, status: limit.status, retry_after, message });
@@ -169,6 +172,9 @@ impl Client {
             }
             if let Some(via) = get.via {
                 request = request.header(VIA, via);
+            }
+            if let Some(Beginning { size, validator: Some(validator), .. }) = get.after {
+                request = request.header(RANGE, format!("bytes={size}-")).header(IF_RANGE, validator.value());
             }
             let answer = request.send().await.map_err(|error| from_reqwest(place::shown(get.url), error))?;
             let Some(next) = redirect::target(&answer).map_err(refused)? else { return Ok(answer) };

@@ -6,10 +6,10 @@
 //!
 //! A compressed body is decoded. The size limit counts decoded bytes, and speed counts bytes as they arrive.
 
+use super::beginning::{Beginning, Extent, Validator};
 use super::client::{self, Timeouts};
 use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
-use super::rate::Rate;
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -28,13 +28,16 @@ pub(super) struct Download {
     pub(super) url: String,
     /// The length of the body, if it is known.
     pub(super) length: Option<u64>,
+    /// The part of the content that the body is.
+    pub(super) extent: Extent,
+    /// Identifies the content.
+    pub(super) validator: Option<Validator>,
     limit: u64,
     /// The number of bytes that arrived.
     arrived: u64,
     /// The number of bytes that were returned.
     returned: u64,
     began: Instant,
-    rate: Rate,
     body: Body,
     decoder: Option<Box<Gunzip>>,
 }
@@ -58,14 +61,18 @@ impl Download {
         limit: u64,
     ) -> Self {
         let announced = response.content_length();
+        let extent = Extent::of(response.status(), response.headers(), encoding);
+        let validator = Validator::of(response.headers(), encoding);
+        let limit = limit.saturating_sub(extent.first());
         let body = Body::Http(response, timeouts);
-        match encoding {
+        let download = match encoding {
             Encoding::Identity => Self::new(url, body, announced, limit),
             // The announced length is that of the compressed body, which the HTTP library compares.
             Encoding::Gzip => {
                 Self { decoder: Some(Box::new(Gunzip::new())), ..Self::new(url, body, None, limit) }
             }
-        }
+        };
+        Self { extent, validator, ..download }
     }
 
     /// Reads a local file of at most `limit` bytes.
@@ -84,11 +91,12 @@ impl Download {
         Self {
             url,
             length,
+            extent: Extent::Whole,
+            validator: None,
             limit,
             arrived,
             returned,
             began: Instant::now(),
-            rate: Rate::start(),
             body,
             decoder: None,
         }
@@ -126,7 +134,6 @@ impl Download {
             let arrived = self.read().await?;
             if let Some(chunk) = &arrived {
                 self.arrived = self.arrived.saturating_add(chunk.len() as u64);
-                self.rate.count(chunk.len());
             }
             match (&mut self.decoder, arrived) {
                 (None, arrived) => return Ok(arrived),
@@ -203,24 +210,66 @@ fn damaged(url: &str, error: &std::io::Error) -> UpstreamError {
 }
 
 /// The download of a module zip. Dropping it aborts the transfer.
+///
+/// It may start behind the part that an earlier download brought.
 #[derive(Debug)]
 pub struct ZipDownload {
     /// The length of the zip, if the upstream sent it. It does not send that of a zip that it compresses again.
     pub length: Option<u64>,
-    /// The first part, which was read to recognize a zip.
-    first: Option<Bytes>,
+    /// The position in the zip of the next part.
+    position: u64,
+    /// Whether it may be the zip of the earlier download, as far as the headers say.
+    may_continue: bool,
+    /// The next part, if it was read already.
+    next: Option<Bytes>,
     download: Download,
 }
 
 impl ZipDownload {
     /// Waits for the first bytes and checks that they look like a zip.
     pub(super) async fn start(mut download: Download) -> Result<Self, UpstreamError> {
-        let first = download.chunk().await?.unwrap_or_default();
-        // The headers of a zip start with these two bytes; an HTML page does not.
-        if first.is_empty() || !b"PK".starts_with(&first[..first.len().min(2)]) {
-            return Err(UpstreamError::BadAnswer { url: download.url, reason: "it is not a zip".to_owned() });
+        let next = download.chunk().await?;
+        let position = download.extent.first();
+        if position == 0 {
+            let first = next.as_deref().unwrap_or_default();
+            // The headers of a zip start with these two bytes; an HTML page does not.
+            if first.is_empty() || !b"PK".starts_with(first.get(..2).unwrap_or(first)) {
+                let reason = "it is not a zip".to_owned();
+                return Err(UpstreamError::BadAnswer { url: download.url, reason });
+            }
         }
-        Ok(Self { length: download.length, first: Some(first), download })
+        let length = download.length.map(|length| position.saturating_add(length));
+        Ok(Self { length, position, may_continue: false, next, download })
+    }
+
+    /// Compares the answer of an entry with the part of a zip that an earlier download brought.
+    pub(super) fn compare(&mut self, entry: usize, beginning: &Beginning) {
+        self.may_continue = beginning.may_be_of(entry, self.length, self.download.validator.as_ref());
+        if self.may_continue {
+            self.length = self.length.or(beginning.length);
+        }
+    }
+
+    /// Returns the part of the zip that the caller has after this download failed. `entry` is the entry that
+    /// answered, and `size` the number of bytes that the caller has.
+    pub(super) fn beginning(&self, entry: usize, size: u64) -> Beginning {
+        // The rest belongs to these bytes only if this download brought all of them or was compared with them.
+        let is_of_this = self.position == size;
+        let validator = self.download.validator.clone().filter(|_| is_of_this);
+        Beginning { entry, size, length: self.length, validator }
+    }
+
+    /// Returns whether the download may continue the zip of the earlier download. The bytes before its
+    /// [`position`](Self::position) are those of the earlier download. The caller compares the following ones.
+    pub fn may_continue(&self) -> bool {
+        self.may_continue
+    }
+
+    /// Takes the download for another zip than that of the earlier download.
+    pub fn set_apart(&mut self) {
+        self.may_continue = false;
+        let first = self.download.extent.first();
+        self.length = self.download.length.map(|length| first.saturating_add(length));
     }
 
     /// Returns the URL, without credentials.
@@ -228,16 +277,32 @@ impl ZipDownload {
         &self.download.url
     }
 
-    /// Returns the measurement of the transfer's rate.
-    pub fn rate(&self) -> Rate {
-        self.download.rate.clone()
+    /// Returns the position in the zip of the next part.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// Waits for the next part. Returns `None` at the end of the zip.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        match self.first.take() {
-            Some(first) => Ok(Some(first)),
-            None => self.download.chunk().await,
+        let chunk = match self.next.take() {
+            Some(next) => Some(next),
+            None => self.download.chunk().await?,
+        };
+        let position = self.position + chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        // The length may be known from the earlier download only.
+        if let Some(length) = self.length
+            && (position > length || chunk.is_none() && position < length)
+        {
+            let reason = format!("the body has {position} bytes and not {length}");
+            return Err(UpstreamError::BadAnswer { url: self.download.url.clone(), reason });
         }
+        self.position = position;
+        Ok(chunk)
+    }
+
+    /// Returns a part, or the end of one, to be read again.
+    pub fn put_back(&mut self, part: Bytes) {
+        self.position = self.position.saturating_sub(part.len() as u64);
+        self.next = Some(part).filter(|part| !part.is_empty());
     }
 }

@@ -73,6 +73,18 @@ pub enum UpstreamError {
         /// The exceeded limit.
         reason: String,
     },
+    /// The upstream sent a file slowly while other downloads waited.
+    #[error(
+        "{url} was too slow: {rate} bytes per second are less than fill.min_rate ({min_rate}), and other downloads waited; try again"
+    )]
+    Slow {
+        /// The requested URL.
+        url: String,
+        /// The measured rate in bytes per second.
+        rate: u64,
+        /// The minimum rate in bytes per second.
+        min_rate: u64,
+    },
     /// The connection failed, or a local file could not be read.
     #[error("cannot download {url}: {reason}")]
     Transport {
@@ -127,6 +139,14 @@ pub enum UpstreamError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// An earlier entry of the list answered 404 or 410, and a later entry could not be reached.
+    #[error("{absent}, and {} could not be reached: {cause}", host_of(cause))]
+    Unreached {
+        /// The answer of the earlier entry.
+        absent: Box<Self>,
+        /// The failure of the later entry.
+        cause: Box<Self>,
+    },
     /// The request came back to this proxy.
     #[error("requests for {url} go in a loop: an upstream of this proxy has this proxy as its own upstream")]
     Loop {
@@ -150,13 +170,29 @@ impl UpstreamError {
 
     /// Returns whether a timeout occurred, here or at the upstream (504, 408).
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. })
+        match self {
+            Self::Unreached { cause, .. } => cause.is_timeout(),
+            _ => matches!(
+                self,
+                Self::Timeout { .. } | Self::Slow { .. } | Self::Status { status: 408 | 504, .. }
+            ),
+        }
+    }
+
+    /// Returns whether there was no connection to the upstream, or no answer within the time limit.
+    pub(super) fn is_unreachable(&self) -> bool {
+        let is_remote = self.url().is_some_and(|url| !url.starts_with("file:"));
+        is_remote && matches!(self, Self::Timeout { .. } | Self::Transport { .. })
     }
 
     /// Returns the message for clients, without local paths.
     pub fn for_client(&self) -> String {
         if let Self::GoCommand { url, .. } = self {
             return format!("cannot download {url} with the go command of this proxy (see the server log)");
+        }
+        if let Self::Unreached { absent, cause } = self {
+            let (absent, host, cause) = (absent.for_client(), host_of(cause), cause.for_client());
+            return format!("{absent}, and {host} could not be reached: {cause}");
         }
         let text = match self {
             // The text of an internal error is for the operator of the upstream. It is in the log here.
@@ -181,6 +217,7 @@ impl UpstreamError {
             | Self::Status { url, .. }
             | Self::Limited { url, .. }
             | Self::Timeout { url, .. }
+            | Self::Slow { url, .. }
             | Self::Transport { url, .. }
             | Self::BadAnswer { url, .. }
             | Self::TooLarge { url, .. }
@@ -188,6 +225,7 @@ impl UpstreamError {
             | Self::NotAllowed { url, .. }
             | Self::GoCommand { url, .. }
             | Self::Loop { url } => Some(url),
+            Self::Unreached { cause, .. } => cause.url(),
             Self::Offline => None,
         }
     }
@@ -221,10 +259,19 @@ impl UpstreamError {
         match self {
             Self::Offline => 0,
             Self::NotFound { .. } | Self::Gone { .. } => 1,
-            Self::Limited { .. } => 3,
-            _ => 2,
+            // A caller may report it as absence, so it must not hide another failure.
+            Self::Unreached { .. } => 2,
+            Self::Limited { .. } => 4,
+            _ => 3,
         }
     }
+}
+
+/// Returns the host in the URL of an error, or the host of the repository.
+fn host_of(error: &UpstreamError) -> &str {
+    let url = error.url().unwrap_or_default();
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    authority.split(['/', ' ', '@']).next().unwrap_or_default()
 }
 
 fn because(message: &str) -> String {
@@ -281,6 +328,26 @@ mod tests {
         assert!(of(504).is_timeout() && !of(502).is_timeout());
         assert!(matches!(of(403), UpstreamError::Refused { status: 403, .. }));
         assert!(matches!(of(508), UpstreamError::Loop { .. }));
+    }
+
+    #[test]
+    fn an_unreached_upstream_is_named_by_its_host() {
+        let absent = UpstreamError::of_status(404, "http://a.example/x".to_owned(), String::new());
+        for (url, host) in [
+            ("https://b.example:8080/m/@v/list", "b.example:8080"),
+            ("c.example/m@latest (direct)", "c.example"),
+            ("d.example (direct)", "d.example"),
+        ] {
+            let cause = UpstreamError::Transport { url: url.to_owned(), reason: "refused".to_owned() };
+            assert!(cause.is_unreachable());
+            let error = UpstreamError::Unreached { absent: Box::new(absent.clone()), cause: Box::new(cause) };
+            let text = format!("http://a.example/x was not found, and {host} could not be reached: ");
+            assert!(error.to_string().starts_with(&text), "{error}");
+            assert!(error.for_client().starts_with(&text), "{}", error.for_client());
+            assert!(!error.is_absent() && !error.is_timeout());
+        }
+        let local = UpstreamError::Transport { url: "file:///srv/x".to_owned(), reason: String::new() };
+        assert!(!local.is_unreachable());
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! Each request walks the list. After a `,` the next entry is asked only if the previous entry answered 404
 //! or 410; after a `|`, after any error. `off` and `direct` (version control) end the list. If no entry has
-//! an answer, the most informative error is returned: a failure rather than a 404. An error only means
-//! absence if [`UpstreamError::is_absent`] says so, and no failure is cached.
+//! an answer, the most informative error is returned: a failure rather than a 404. If the only failures are entries
+//! that could not be reached after another entry answered 404, the error is [`UpstreamError::Unreached`], and the
+//! caller decides whether to report absence. Otherwise an error only means absence if [`UpstreamError::is_absent`] says so, and no failure is cached.
 //!
 //! Files are limited in size and checked as far as a single file allows: an info must parse and name the
 //! requested version, a mod must have a module directive, a zip must start like one. Whether the files of a
@@ -12,6 +13,7 @@
 //! The protocol is described in the Go Modules Reference, section "GOPROXY protocol".
 
 mod address;
+mod beginning;
 mod client;
 mod credentials;
 mod direct;
@@ -21,7 +23,7 @@ mod error;
 mod limit;
 mod netrc;
 mod place;
-mod rate;
+mod questions;
 mod redirect;
 mod retry;
 mod sumdb;
@@ -33,12 +35,12 @@ pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
-pub use rate::Rate;
 pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
 pub use via::{Instance, Via};
 
+use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
@@ -52,7 +54,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use stoa_gomod::goproxy::{self, GoProxyError, GoProxyList, Outcome};
-use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, modfile};
+use stoa_gomod::{ModulePath, ModuleVersion, info, modfile};
 
 const MAX_INFO_BYTES: u64 = 1 << 20;
 const MAX_MOD_BYTES: u64 = 16 << 20;
@@ -197,37 +199,6 @@ impl Upstream {
         self.inner.instance
     }
 
-    /// Downloads the list of a module's versions, unchanged.
-    pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
-        let path = format!("{}/@v/list", module.escaped());
-        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, &SharedDownload::default())
-            .await
-            .map(|(_, body)| body)
-    }
-
-    /// Downloads the info of the latest version of a module.
-    pub async fn latest(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
-        let path = format!("{}/@latest", module.escaped());
-        let check = Check::Info(module, "latest");
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, &SharedDownload::default())
-            .await
-            .map(|(_, body)| body)
-    }
-
-    /// Downloads the info of the version of a branch, a commit or a prefix.
-    pub async fn query(
-        &self,
-        module: &ModulePath,
-        revision: &Revision,
-        via: &Via,
-    ) -> Result<Bytes, UpstreamError> {
-        let path = format!("{}/@v/{}.info", module.escaped(), revision.escaped());
-        let check = Check::Info(module, revision.as_str());
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, &SharedDownload::default())
-            .await
-            .map(|(_, body)| body)
-    }
-
     /// Returns the source of a version's files, which come from one entry of the list.
     pub fn version(&self, version: &ModuleVersion) -> VersionSource {
         VersionSource::new(self.clone(), version.clone())
@@ -274,7 +245,7 @@ impl Upstream {
     }
 
     /// Starts the download of a zip from the first entry that has it, starting with entry `from`; `before`
-    /// is the error of an earlier attempt.
+    /// is the error of an earlier attempt, and `beginning` the part that it brought.
     async fn start_zip(
         &self,
         from: usize,
@@ -282,12 +253,19 @@ impl Upstream {
         via: &Via,
         shared: &SharedDownload,
         before: Option<UpstreamError>,
+        beginning: Option<&Beginning>,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = Walk { worst: before, ..self.inner.walk(from, path, via)? };
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
-            match place.start_zip(Request { shared: Some(shared), ..request }).await {
-                Ok(zip) => return Ok((index, zip)),
+            let after = beginning.filter(|part| part.entry == index && part.validator.is_some());
+            match place.start_zip(Request { shared: Some(shared), after, ..request }).await {
+                Ok(mut zip) => {
+                    if let Some(beginning) = beginning {
+                        zip.compare(index, beginning);
+                    }
+                    return Ok((index, zip));
+                }
                 Err(error) => walk.fail(error),
             }
         }
@@ -314,7 +292,13 @@ impl Inner {
         if via.is_loop_at(self.instance) {
             return Err(UpstreamError::Loop { url: path.to_owned() });
         }
-        Ok(Walk { inner: self, index: Some(from), worst: None, via: via.appended(self.instance) })
+        Ok(Walk {
+            inner: self,
+            index: Some(from),
+            worst: None,
+            absent: None,
+            via: via.appended(self.instance),
+        })
     }
 
     /// Returns the entry to ask after entry `index` failed. `None` at the end of the walk.
@@ -325,7 +309,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, shared: None }
+        Request { client: self.client.as_ref(), path, limit, via, after: None, shared: None }
     }
 }
 
@@ -346,6 +330,8 @@ struct Walk<'u> {
     inner: &'u Inner,
     index: Option<usize>,
     worst: Option<UpstreamError>,
+    /// The first 404 or 410.
+    absent: Option<UpstreamError>,
     via: Option<HeaderValue>,
 }
 
@@ -360,6 +346,15 @@ impl<'u> Walk<'u> {
     fn fail(&mut self, error: UpstreamError) {
         log::debug!(reason:% = error; "cannot get an answer from an upstream");
         self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
+        let error = match (&self.absent, error) {
+            (Some(absent), cause) if cause.is_unreachable() => {
+                UpstreamError::Unreached { absent: Box::new(absent.clone()), cause: Box::new(cause) }
+            }
+            (_, error) => error,
+        };
+        if error.is_absent() {
+            self.absent.get_or_insert_with(|| error.clone());
+        }
         // Among equally informative errors the last one counts, as in the go command.
         if self.worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) {
             self.worst = Some(error);

@@ -3,6 +3,7 @@
 //! Module paths arrive escaped, as in URLs and file names. A `!` is sent as it is. Credentials are removed
 //! from an entry's URL here. They, or the configured ones of the host, are only sent over https.
 
+use super::beginning::Beginning;
 use super::client::{self, Client, Get};
 use super::credentials::{Credentials, Keyring};
 use super::direct::{Direct, SharedDownload};
@@ -56,6 +57,8 @@ pub(super) struct Request<'a> {
     /// The maximum length of the body in bytes.
     pub(super) limit: u64,
     pub(super) via: Option<&'a HeaderValue>,
+    /// The part of the file that the caller has. A proxy is asked for the rest, and may send the whole file.
+    pub(super) after: Option<&'a Beginning>,
     /// Receives the other files of a version from `direct`.
     pub(super) shared: Option<&'a SharedDownload>,
 }
@@ -133,10 +136,24 @@ impl Place {
     }
 
     /// Requests a zip and waits for its first bytes. Retries if the download fails before them.
-    pub(super) async fn start_zip(&self, request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
+    pub(super) async fn start_zip(&self, mut request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
         let mut budget = request.budget();
         loop {
-            let download = self.try_open(request, budget.as_mut()).await?;
+            let download = match self.try_open(request, budget.as_mut()).await {
+                Ok(download) if download.extent.is_usable(download.validator.as_ref(), request.after) => {
+                    download
+                }
+                // The upstream has no rest of this zip.
+                Ok(_) | Err(UpstreamError::Status { status: 416, .. }) if request.after.is_some() => {
+                    request.after = None;
+                    continue;
+                }
+                Ok(download) => {
+                    let reason = "it is an unrequested part of the file".to_owned();
+                    return Err(UpstreamError::BadAnswer { url: download.url, reason });
+                }
+                Err(error) => return Err(error),
+            };
             match ZipDownload::start(download).await {
                 Err(error) if is_retried(&error, budget.as_mut()).await => {}
                 started => return started,
@@ -156,7 +173,7 @@ impl Place {
         budget: Option<&mut Budget>,
     ) -> Result<Download, UpstreamError> {
         let mut answer = self.try_ask(request, budget).await?;
-        if answer.status == 200 {
+        if answer.status == 200 || answer.status == 206 && request.after.is_some() {
             return Ok(answer.body);
         }
         let message = message(&mut answer).await;
@@ -168,11 +185,9 @@ impl Place {
         request: Request<'_>,
         budget: Option<&mut Budget>,
     ) -> Result<Answer, UpstreamError> {
-        let Request { client, path, limit, via, shared } = request;
+        let Request { client, path, limit, shared, .. } = request;
         match (self, client, budget) {
-            (Self::Http(proxy), Some(client), Some(budget)) => {
-                proxy.ask(client, path, limit, via, budget).await
-            }
+            (Self::Http(proxy), Some(client), Some(budget)) => proxy.ask(client, request, budget).await,
             (Self::File(root), ..) => read_file(root.join(path), limit).await,
             (Self::Direct(direct), ..) => {
                 let body = direct.open(path, limit, shared.unwrap_or(&SharedDownload::default())).await?;
@@ -210,25 +225,25 @@ impl Proxy {
     async fn ask(
         &self,
         client: &Client,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
+        Request { path, limit, via, after, .. }: Request<'_>,
         budget: &mut Budget,
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(path);
         let (credentials, limiter) = (self.credentials.as_ref(), &self.limiter);
-        let response = client.get(Get { url: &url, credentials, via, limiter }, budget).await?;
+        let response = client.get(Get { url: &url, credentials, via, after, limiter }, budget).await?;
         let shown = shown(&url);
         let status = response.status().as_u16();
         let content_type = header(response.headers(), CONTENT_TYPE.as_str());
         let limited = Limit::of(response.status(), response.headers(), Instant::now());
         let body = match Encoding::of(response.headers()) {
             // The text of an error concerns clients only if the upstream itself wrote it.
-            _ if status != 200 && !client::is_same_origin(response.url(), &url) => {
+            _ if !matches!(status, 200 | 206) && !client::is_same_origin(response.url(), &url) => {
                 Download::whole(shown, Bytes::new(), limit)
             }
             Ok(encoding) => Download::http(shown, response, encoding, client.timeouts(), limit),
-            Err(reason) if status == 200 => return Err(UpstreamError::BadAnswer { url: shown, reason }),
+            Err(reason) if matches!(status, 200 | 206) => {
+                return Err(UpstreamError::BadAnswer { url: shown, reason });
+            }
             Err(_) => Download::whole(shown, Bytes::new(), limit),
         };
         let mut answer = Answer { status, content_type, body };

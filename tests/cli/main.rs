@@ -35,6 +35,7 @@ mod pages;
 mod policy;
 mod progress;
 mod removal;
+mod resolving;
 mod server_log;
 mod texts;
 mod tidy;
@@ -69,6 +70,7 @@ fn main() {
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("removal", removal::cases()),
+        ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
         ("texts", texts::cases()),
         ("tidy", tidy::cases()),

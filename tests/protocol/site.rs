@@ -32,7 +32,8 @@ pub(crate) fn asking_each_time() -> ServeOptions {
 
 /// Keeps answers as new for so long.
 pub(crate) fn with_list_ttl(list_ttl: Duration) -> ServeOptions {
-    let services = ServiceOptions { answers: AnswerOptions { list_ttl }, ..ServiceOptions::default() };
+    let answers = AnswerOptions { list_ttl, ..AnswerOptions::default() };
+    let services = ServiceOptions { answers, ..ServiceOptions::default() };
     ServeOptions { services, ..ServeOptions::default() }
 }
 

@@ -461,12 +461,13 @@ async fn a_tree_of_files_is_an_upstream() {
     let none = Via::none();
     assert_eq!(upstream.list(&module(), &none).await.unwrap(), "v1.0.0\n");
     assert_eq!(upstream.info(&version(), &none).await.unwrap(), INFO);
+    assert_eq!(upstream.latest(&module(), &none).await.unwrap(), INFO);
     assert_eq!(zip(&upstream).await.unwrap(), ZIP);
     let folder_named_like_one = ModuleVersion::parse("example.com/Mod@v1.0.1").unwrap();
     for error in [
         upstream.modfile(&version(), &none).await.unwrap_err(),
         upstream.modfile(&folder_named_like_one, &none).await.unwrap_err(),
-        upstream.latest(&module(), &none).await.unwrap_err(),
+        upstream.latest(&ModulePath::new("example.com/other").unwrap(), &none).await.unwrap_err(),
         upstream.list(&ModulePath::new("example.com/other").unwrap(), &none).await.unwrap_err(),
     ] {
         assert!(matches!(error, UpstreamError::NotFound { .. }), "{error}");

@@ -37,8 +37,8 @@ use work::Work;
     after_help = "\
 The age of a version counts from the latest of three days: the day of its last use, the day of its publication, and the \
 day on which the store began to record uses. A removed version is downloaded again on the next request and must be \
-identical: its hash is kept. Of private modules (GONOSUMDB, or a rule) no hash is kept, unless --record-private is set: \
-their tags may be moved. Tombstones stay. If more than half of at least 20 versions would go, the command asks \
+identical: its hash is kept. The hashes of private modules (GONOSUMDB, or a rule) are not kept, because their tags may \
+be moved; --record-private keeps them. Tombstones stay. If more than half of at least 20 versions would go, the command asks \
 first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
 
 SIZE is the size of all info, mod and zip files: 500M, 1.5GiB and 20GB are sizes (K, M, G and T are powers of 1024, KB, \

@@ -117,7 +117,7 @@ impl Work<'_> {
         progress.begin("count", None);
         let (mut counted, mut total) = (BTreeMap::<Age, u64>::new(), Total::default());
         let unreadable = |error: &StoreError| {
-            let text = format!("{error}; the version is skipped");
+            let text = format!("skipped a version: {error}");
             self.reporter.error(&CommandError::new(error.exit(), text));
         };
         total.unreadable = self.each(uses, unreadable, |version, bytes, age| {
