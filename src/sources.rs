@@ -12,6 +12,7 @@ use stoa_store::Store;
 use crate::answers::AnswerOptions;
 use crate::command::error::CommandError;
 use crate::config::{ModuleTable, Origin, ServeConfig, World};
+use crate::fill::FlightOptions;
 use crate::go_env::{self, GoEnv};
 use crate::policy::{ChecksumPolicy, Mode, Policy, Rule};
 use crate::services::ServiceOptions;
@@ -191,7 +192,13 @@ impl<'a> Sources<'a> {
         let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
         let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
         let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
-        Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
+        let flights = FlightOptions {
+            max_concurrent: config.fill_max_concurrent,
+            max_wait: config.fill_max_wait,
+            min_rate: config.fill_min_rate,
+            ..FlightOptions::default()
+        };
+        Ok(ServiceOptions { flights, answers, sumdb })
     }
 
     /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.

@@ -84,6 +84,17 @@ pub enum Unavailable {
     /// Too many versions are waiting to be downloaded.
     #[error("cannot download {0}: too many downloads are waiting\nhelp: try again later")]
     Busy(String),
+    /// The client waited too long for other downloads to finish.
+    #[error(
+        "cannot download {version}: other downloads did not finish within {} s\nhelp: try again later",
+        waited.as_secs()
+    )]
+    Crowded {
+        /// The version.
+        version: String,
+        /// The time that the client waited.
+        waited: Duration,
+    },
     /// All waiting clients disconnected before the download started.
     #[error("{0} was not downloaded: all waiting clients disconnected")]
     Abandoned(String),
@@ -157,6 +168,7 @@ impl Unavailable {
             | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)
+            | Self::Crowded { .. }
             | Self::Abandoned(_)
             | Self::Stopping(_) => self.to_string(),
         }

@@ -224,6 +224,14 @@ serve_keys! {
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
+    /// Maximum time that a client waits for its turn among the downloads
+    /// After that it gets 504 with Retry-After. The download keeps its place in the queue.
+    fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
+
+    /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
+    /// A slower download is ended only while another download waits for its place, or if no client waits for it.
+    fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
+
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;

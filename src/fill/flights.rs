@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use stoa_store::Store;
 use tokio::sync::{Semaphore, watch};
@@ -9,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::expected::Expected;
 use super::means::{Means, Running};
 use super::progress::{Flight, Progress, Waiter};
+use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::task::Fetch;
@@ -25,25 +27,50 @@ const STARTS_PER_FILL: usize = 8;
 /// Maximum number of flights, including those that wait for their turn.
 const MAX_FLIGHTS: usize = 8192;
 
+/// Settings for downloads.
+#[derive(Debug, Clone)]
+pub struct FlightOptions {
+    /// Maximum number of concurrent downloads of zips.
+    pub max_concurrent: usize,
+    /// Maximum time that a client waits while its download waits for other downloads.
+    pub max_wait: Duration,
+    /// The rate in bytes per second below which a zip's download gives its slot up to another one.
+    pub min_rate: u64,
+    /// The time over which the rate is measured.
+    pub rate_window: Duration,
+}
+
+impl Default for FlightOptions {
+    fn default() -> Self {
+        Self {
+            max_concurrent: 16,
+            max_wait: Duration::from_secs(5 * 60),
+            min_rate: 64 * 1024,
+            rate_window: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Downloads missing versions into the store, each once at a time.
 #[derive(Debug)]
 pub struct Flights {
     means: Arc<Means>,
     shutdown: Arc<Shutdown>,
     aborted: Arc<AtomicU64>,
+    max_wait: Duration,
 }
 
 impl Flights {
-    /// Creates flights that download at most `max_fills` zips at a time.
+    /// Creates flights that download into a store.
     pub(crate) fn new(
         store: Arc<Store>,
         policy: &Policy,
         sumdb: Arc<Sumdb>,
         examining: Arc<Semaphore>,
-        max_fills: usize,
+        options: FlightOptions,
         shutdown: Arc<Shutdown>,
     ) -> Self {
-        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
+        let max_fills = options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
         let means = Means {
             store,
             sumdb,
@@ -51,16 +78,18 @@ impl Flights {
             starts: SharedPermits::new(max_fills * STARTS_PER_FILL, policy.upstreams()),
             examining,
             running: Running::default(),
+            min_rate: MinRate { bytes: options.min_rate, window: options.rate_window },
         };
-        Self { means: Arc::new(means), shutdown, aborted: Arc::default() }
+        Self { means: Arc::new(means), shutdown, aborted: Arc::default(), max_wait: options.max_wait }
     }
 
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
     /// `via` is the `Via` of the request. `wants_zip` says whether a client waits for the zip, and not only
-    /// for the smaller files.
+    /// for the smaller files. The client waits a limited time for its turn.
     pub fn join(&self, permit: Permit<'_>, via: &Via, wants_zip: bool) -> Result<Waiter, Unavailable> {
-        self.join_expecting(permit, via, wants_zip, &Expected::default())
+        let waiter = self.join_expecting(permit, via, wants_zip, &Expected::default())?;
+        Ok(waiter.with_patience(self.max_wait))
     }
 
     /// Joins a flight as [`join`](Self::join) does, or starts one that only publishes a version with the
@@ -124,7 +153,7 @@ impl Flights {
 
     /// Starts the flight of a version in the background.
     pub fn start(&self, permit: Permit<'_>, via: &Via) {
-        match self.join(permit, via, false) {
+        match self.join_expecting(permit, via, false, &Expected::default()) {
             // A waiting task keeps the flight from being abandoned. The flight logs its own result.
             Ok(waiter) => drop(tokio::spawn(waiter.stored())),
             Err(error) => {

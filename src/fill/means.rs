@@ -8,6 +8,7 @@ use stoa_store::Store;
 use tokio::sync::Semaphore;
 
 use super::progress::Flight;
+use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
 use crate::sumdb::Sumdb;
@@ -23,6 +24,7 @@ pub(super) struct Means {
     /// Limits concurrent examinations of zips.
     pub(super) examining: Arc<Semaphore>,
     pub(super) running: Running,
+    pub(super) min_rate: MinRate,
 }
 
 /// The running flights, by version.

@@ -13,6 +13,8 @@
 //! | `turn` | waiting for the turn and the claim |
 //! | `zip` | the download of a zip, with a slot and under the claim |
 //! | `growing` | the draft of a zip, and its continuation after an interruption |
+//! | `pace` | slow transfers, which give their slot up |
+//! | `rate` | the rate of a transfer |
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
 //! | `means` | what all flights share: the store and the limits |
@@ -28,8 +30,10 @@ mod fetch;
 mod flights;
 mod growing;
 mod means;
+mod pace;
 mod progress;
 mod publish;
+mod rate;
 mod seals;
 mod shared;
 mod slots;
@@ -38,7 +42,7 @@ mod turn;
 mod zip;
 
 pub use self::expected::Expected;
-pub use self::flights::Flights;
+pub use self::flights::{FlightOptions, Flights};
 pub use self::progress::{Arrival, Transfer, Waiter};
 pub use self::seals::Seals;
 pub(crate) use self::seals::examining;

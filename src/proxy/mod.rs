@@ -172,6 +172,9 @@ impl Proxy {
             _ if client.headers.contains_key(VIA) && client.via().is_loop_at(self.options.instance) => {
                 return Problem::Loop.answer().into();
             }
+            Address::Misspelled(misspelling) => {
+                return Problem::Misspelled(misspelling, &self.base_path).answer().into();
+            }
             Address::Unknown => return Problem::UnknownAddress.answer().into(),
             Address::UnknownDatabase => return Problem::UnknownDatabase.answer().into(),
             Address::Catalog => return Step::Waiting(Target::Catalog),

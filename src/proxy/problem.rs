@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
+use stoa_gomod::Misspelling;
 
 use super::answer::{self, DAY, MINUTE, NO_STORE, Response, TEXT};
 use super::body::Body;
@@ -21,6 +22,8 @@ pub(super) enum Problem<'e> {
     NotStored,
     /// The version is not stored, and the client is not to wait until it is.
     InBackground,
+    /// The proxy has no such path, but a similar one below its base path.
+    Misspelled(&'e Misspelling, &'e str),
     /// The proxy has no such path.
     UnknownAddress,
     /// The checksum database is not forwarded, or has no such path.
@@ -87,7 +90,7 @@ impl Problem<'_> {
         match self {
             Self::Failed(error, subject) => status_of(error, *subject),
             Self::NotStored | Self::InBackground => (StatusCode::NOT_FOUND, NO_STORE),
-            Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
+            Self::Misspelled(..) | Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
             // The list of forwarded databases may change with the configuration.
             Self::UnknownDatabase => (StatusCode::NOT_FOUND, ONE_MINUTE),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, DAY),
@@ -105,6 +108,7 @@ impl Problem<'_> {
                 Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))
             }
             Self::NotReady => None,
+            Self::Failed(Unavailable::Crowded { .. }, _) => Some(30),
             _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
@@ -113,7 +117,12 @@ impl Problem<'_> {
     fn is_about_a_module(&self) -> bool {
         matches!(
             self,
-            Self::Failed(..) | Self::NotStored | Self::InBackground | Self::UnknownAddress | Self::Loop
+            Self::Failed(..)
+                | Self::NotStored
+                | Self::InBackground
+                | Self::Loop
+                | Self::Misspelled(..)
+                | Self::UnknownAddress
         )
     }
 
@@ -131,6 +140,10 @@ impl Problem<'_> {
             Self::InBackground => {
                 "not found: temporarily unavailable: this proxy downloads the version in the background\n\
                  help: try again later"
+            }
+            Self::Misspelled(misspelling, base_path) => {
+                let corrected = misspelling.corrected();
+                return format!("not found: {misspelling}\nhelp: request {base_path}{corrected}\n");
             }
             Self::UnknownAddress => {
                 "not found: this is not the path of a module's list, version or file\n\
@@ -170,7 +183,7 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
-        Unavailable::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
+        Unavailable::Timeout(_) | Unavailable::Crowded { .. } => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         Unavailable::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
         Unavailable::Limited { status, .. } => {
             (StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), NO_STORE)
@@ -202,6 +215,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Loop(_) => "loop detected",
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
+        | Unavailable::Crowded { .. }
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => "temporarily unavailable",
     }
@@ -211,7 +225,7 @@ fn class(error: &Unavailable) -> &'static str {
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
         Unavailable::Absent(_) | Unavailable::Private(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
+        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
@@ -242,6 +256,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
+    use std::sync::LazyLock;
     use std::time::Duration;
 
     use hyper::header::{CACHE_CONTROL, VARY};
@@ -276,6 +291,7 @@ mod tests {
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
             Unavailable::Unreached(reason("one upstream answered 404, and b.example could not be reached")),
+            Unavailable::Crowded { version: version(), waited: Duration::from_secs(300) },
             Unavailable::Limited {
                 reason: reason("the upstream accepts requests again in 30 s"),
                 status: 429,
@@ -285,7 +301,7 @@ mod tests {
         ]
     }
 
-    const KINDS: usize = 21;
+    const KINDS: usize = 22;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -308,9 +324,16 @@ mod tests {
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
             Unavailable::Unreached(_) => 18,
-            Unavailable::Limited { .. } => 19,
-            Unavailable::NotYetVerified(_) => 20,
+            Unavailable::Crowded { .. } => 19,
+            Unavailable::Limited { .. } => 20,
+            Unavailable::NotYetVerified(_) => 21,
         }
+    }
+
+    fn misspelling() -> &'static Misspelling {
+        static MISSPELLING: LazyLock<Misspelling> =
+            LazyLock::new(|| Misspelling::find("/a.b//Cap/v1.0.0.info").unwrap());
+        &MISSPELLING
     }
 
     /// Returns the other problems. The match in `is_listed` fails to compile when a problem is added.
@@ -318,6 +341,7 @@ mod tests {
         let others = vec![
             Problem::NotStored,
             Problem::InBackground,
+            Problem::Misspelled(misspelling(), "/go"),
             Problem::UnknownAddress,
             Problem::UnknownDatabase,
             Problem::MethodNotAllowed,
@@ -332,6 +356,7 @@ mod tests {
             Problem::Failed(..) => false,
             Problem::NotStored
             | Problem::InBackground
+            | Problem::Misspelled(..)
             | Problem::UnknownAddress
             | Problem::UnknownDatabase
             | Problem::MethodNotAllowed => true,
@@ -398,6 +423,8 @@ mod tests {
         let limited = Problem::Failed(&limited, Subject::File).answer();
         assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limited.headers()[RETRY_AFTER], "30");
+        let crowded = Unavailable::Crowded { version: VERSION.to_owned(), waited: Duration::from_secs(300) };
+        assert!(has_retry(Problem::Failed(&crowded, Subject::File)));
         assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
     }
 }

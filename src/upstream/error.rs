@@ -73,6 +73,18 @@ pub enum UpstreamError {
         /// The exceeded limit.
         reason: String,
     },
+    /// The upstream sent a file slowly while other downloads waited.
+    #[error(
+        "{url} was too slow: {rate} bytes per second are less than fill.min_rate ({min_rate}), and other downloads waited; try again"
+    )]
+    Slow {
+        /// The requested URL.
+        url: String,
+        /// The measured rate in bytes per second.
+        rate: u64,
+        /// The minimum rate in bytes per second.
+        min_rate: u64,
+    },
     /// The connection failed, or a local file could not be read.
     #[error("cannot download {url}: {reason}")]
     Transport {
@@ -160,7 +172,10 @@ impl UpstreamError {
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Unreached { cause, .. } => cause.is_timeout(),
-            _ => matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. }),
+            _ => matches!(
+                self,
+                Self::Timeout { .. } | Self::Slow { .. } | Self::Status { status: 408 | 504, .. }
+            ),
         }
     }
 
@@ -202,6 +217,7 @@ impl UpstreamError {
             | Self::Status { url, .. }
             | Self::Limited { url, .. }
             | Self::Timeout { url, .. }
+            | Self::Slow { url, .. }
             | Self::Transport { url, .. }
             | Self::BadAnswer { url, .. }
             | Self::TooLarge { url, .. }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stoa::serve::ServeOptions;
-use stoa::services::{ServiceOptions, Services};
+use stoa::services::{FlightOptions, ServiceOptions, Services};
 use stoa::upstream::Via;
 use stoa_layout::gate::Mode;
 
@@ -202,7 +202,8 @@ fn what_was_asked_for_once_works_offline_later() {
 fn zips_that_nobody_waits_for_are_bounded() {
     let folder = site::folder();
     let upstream = Upstream::start();
-    let services = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
+    let flights = FlightOptions { max_concurrent: 2, ..FlightOptions::default() };
+    let services = ServiceOptions { flights, ..ServiceOptions::default() };
     let options = ServeOptions { services, ..ServeOptions::default() };
     let site =
         Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream(upstream.url()), options);
@@ -487,7 +488,8 @@ fn what_waits_for_its_turn_holds_no_claim() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let store = site::open(folder.path(), Mode::ReadWrite);
     runtime.block_on(async {
-        let options = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
+        let flights = FlightOptions { max_concurrent: 2, ..FlightOptions::default() };
+        let options = ServiceOptions { flights, ..ServiceOptions::default() };
         let services = Services::new(Arc::clone(&store), site::upstream(upstream.url()), options);
         let join = |module: &Module| {
             let permit = services.policy.permit(&module.version).unwrap();

@@ -20,6 +20,7 @@ mod questions;
 mod redirects;
 mod resolving;
 mod site;
+mod slow;
 mod stopping;
 mod upstream_client;
 mod via;

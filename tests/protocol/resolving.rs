@@ -253,3 +253,25 @@ fn an_answer_that_names_another_major_is_refused() {
     site.remember("example.com/m/@latest", 0, &info("v2.0.0"));
     assert_eq!(site.get(LATEST).status, 502);
 }
+
+#[test]
+fn a_mistaken_path_is_answered_with_the_right_one() {
+    let (folder, upstream) = (site::folder(), Upstream::start());
+    let site = Site::start(folder.path(), upstream.url());
+    let module = Module::new("example.com/Cap/m@v1.0.0", 10);
+    site.publish(&module);
+    for (path, mistake) in [
+        ("/example.com/Cap/m/@v/v1.0.0.info", "a capital letter"),
+        ("//example.com/!cap/m/@v/v1.0.0.info", "an empty element (//)"),
+        ("/example.com/!cap/m/v1.0.0.info", "no element @v"),
+        ("/example.com//Cap/m/v1.0.0.info", "(//), and the path has no element @v"),
+    ] {
+        let reply = site.get(path);
+        assert_eq!(reply.status, 404, "{path}");
+        let text = reply.text();
+        assert!(text.contains(mistake), "{path}: {text}");
+        let help = text.lines().find_map(|line| line.strip_prefix("help: request ")).unwrap();
+        assert_eq!(site.get(help).body, module.info, "{path}: {help}");
+    }
+    assert!(upstream.requests().is_empty());
+}
