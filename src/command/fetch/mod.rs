@@ -32,7 +32,7 @@ use wanted::{Asked, Wanted};
 #[command(after_help = "\
 VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix as in v1.2. \
 From a go.mod, all required versions are downloaded, with `replace` applied. From a go.sum, all versions are downloaded \
-and compared with their hashes before they are stored. A version that has the hash of a go.sum counts as verified. \
+and compared with their hashes before they are stored. A version with such a hash counts as verified. \
 Stored versions are compared too, which also works offline. Zips are downloaded even if a build reads only the go.mod. \
 A go.sum lists everything that an offline build needs; a go.mod alone may not. \
 The command can run beside a server. If it is stopped, the next run continues.
