@@ -73,8 +73,9 @@ impl Fetch {
         let began = Instant::now();
         let Some((permit, Claimed { claim, record })) = self.start().await? else { return Ok(End::Theirs) };
         let source = self.upstream().version(&self.version);
+        let given = self.expected.both();
         let verification =
-            Verification::start(&self.means.sumdb, &self.version, &self.rule, record, &self.via);
+            Verification::start(&self.means.sumdb, &self.version, &self.rule, (record, given), &self.via);
         let claim = verification.share(claim);
         let slot = self.slot_at_once();
         let is_started = slot.is_some();
@@ -123,7 +124,11 @@ impl Fetch {
     ) -> Result<Bytes, Unavailable> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
         // The lookup may have written the record meanwhile.
-        self.check_mod(claim.known_record().as_ref(), &body, verification).await?;
+        match claim.knows_record() {
+            true => self.check_mod(claim.known_record().as_ref(), &body, verification).await?,
+            // The verdict is being written, so the lookup ends soon.
+            false => verification.check_mod(&body).await?,
+        }
         verification.mod_was_sent();
         self.progress.send_modify(|now| now.modfile = Some(body.clone()));
         Ok(body)
