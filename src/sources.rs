@@ -196,6 +196,7 @@ impl<'a> Sources<'a> {
             max_concurrent: config.fill_max_concurrent,
             max_wait: config.fill_max_wait,
             min_rate: config.fill_min_rate,
+            wrong_pause: config.fill_wrong_pause,
             ..FlightOptions::default()
         };
         Ok(ServiceOptions { flights, answers, sumdb })
