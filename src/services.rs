@@ -5,27 +5,21 @@ use std::sync::Arc;
 use stoa_store::Store;
 
 use crate::answers::{AnswerOptions, Answers};
-use crate::fill::{Flights, Seals, examining};
+use crate::fill::{FillOptions, Flights, Seals, examining};
 use crate::policy::Policy;
 use crate::sumdb::{Sumdb, SumdbOptions};
 use crate::tasks::Shutdown;
 pub use crate::upstream::Via;
 
 /// Settings for the parts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ServiceOptions {
-    /// Maximum number of concurrent downloads of zips.
-    pub max_fills: usize,
+    /// The settings for downloads.
+    pub fills: FillOptions,
     /// The settings for lists, `@latest` and queries.
     pub answers: AnswerOptions,
     /// The settings for checksum databases.
     pub sumdb: SumdbOptions,
-}
-
-impl Default for ServiceOptions {
-    fn default() -> Self {
-        Self { max_fills: 16, answers: AnswerOptions::default(), sumdb: SumdbOptions::default() }
-    }
 }
 
 /// A store and the parts that answer from it and fill it. No part is a way to reach another.
@@ -62,7 +56,7 @@ impl Services {
             &policy,
             Arc::clone(&sumdb),
             examining,
-            options.max_fills,
+            &options.fills,
             Arc::clone(&shutdown),
         );
         Self { store, policy, answers, flights, seals, sumdb, shutdown }

@@ -11,6 +11,7 @@ use stoa_store::Store;
 use crate::answers::AnswerOptions;
 use crate::command::error::CommandError;
 use crate::config::{ModuleTable, Origin, ServeConfig, World};
+use crate::fill::FillOptions;
 use crate::go_env::{self, GoEnv};
 use crate::policy::{ChecksumPolicy, Mode, Policy, Rule};
 use crate::services::ServiceOptions;
@@ -174,7 +175,12 @@ impl<'a> Sources<'a> {
             false => self.checksums(config, policy.requires_checksums(), is_asked)?,
         };
         let answers = AnswerOptions { list_ttl: config.fill_list_ttl };
-        Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
+        let fills = FillOptions {
+            max_concurrent: config.fill_max_concurrent,
+            is_eager: config.fill_eager,
+            metadata_max: config.fill_metadata_max,
+        };
+        Ok(ServiceOptions { fills, answers, sumdb })
     }
 
     /// Returns the patterns of modules that no checksum database is asked about.

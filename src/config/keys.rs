@@ -222,6 +222,14 @@ serve_keys! {
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
+    /// Whether a request for an info or a go.mod also downloads the zip
+    /// By default the zip is downloaded when a client asks for it.
+    fill_eager: bool = "fill.eager", "BOOL", Default::Value("false"), parse::switch;
+
+    /// Maximum size of the cached info and go.mod files of versions whose zip is not stored
+    /// Above it, the least recently used ones are removed.
+    fill_metadata_max: u64 = "fill.metadata_max", "SIZE", Default::Value("1GiB"), parse::size;
+
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;

@@ -28,6 +28,7 @@ pub(crate) mod parse;
 mod rules;
 mod serve;
 mod shown;
+pub(crate) mod size;
 mod table;
 mod world;
 

@@ -32,6 +32,10 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 }
 
 /// Reads a number of threads or processes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    super::size::parse(text).map(|size| size.bytes)
+}
+
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     count(text)
         .ok()

@@ -8,10 +8,11 @@ use tokio::sync::{Semaphore, watch};
 
 use super::expected::Expected;
 use super::means::{Means, Running};
-use super::progress::{Flight, Progress, Waiter};
+use super::progress::{Flight, Progress, Waiter, Want};
 use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::task::Fetch;
+use crate::byte_budget::ByteBudget;
 use crate::policy::{Mode, Permit, Policy};
 use crate::sumdb::Sumdb;
 use crate::tasks::{Phase, Shutdown};
@@ -25,31 +26,54 @@ const STARTS_PER_FILL: usize = 8;
 /// Maximum number of flights, including those that wait for their turn.
 const MAX_FLIGHTS: usize = 8192;
 
+/// Maximum total size of the large go.mod files in memory in bytes: two of the largest.
+const LARGE_MODS: u32 = 32 << 20;
+
+/// Settings for downloads of versions.
+#[derive(Debug, Clone)]
+pub struct FillOptions {
+    /// Maximum number of concurrent downloads of zips.
+    pub max_concurrent: usize,
+    /// Whether a request for an info or a go.mod also downloads the zip.
+    pub is_eager: bool,
+    /// Maximum total size of the info and go.mod files of versions without a zip, in bytes.
+    pub metadata_max: u64,
+}
+
+impl Default for FillOptions {
+    fn default() -> Self {
+        Self { max_concurrent: 16, is_eager: false, metadata_max: 1 << 30 }
+    }
+}
+
 /// Downloads missing versions into the store, each once at a time.
 #[derive(Debug)]
 pub struct Flights {
-    means: Arc<Means>,
+    pub(super) means: Arc<Means>,
     shutdown: Arc<Shutdown>,
     aborted: Arc<AtomicU64>,
 }
 
 impl Flights {
-    /// Creates flights that download at most `max_fills` zips at a time.
+    /// Creates flights.
     pub(crate) fn new(
         store: Arc<Store>,
         policy: &Policy,
         sumdb: Arc<Sumdb>,
         examining: Arc<Semaphore>,
-        max_fills: usize,
+        options: &FillOptions,
         shutdown: Arc<Shutdown>,
     ) -> Self {
-        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
+        let max_fills = options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
         let means = Means {
             store,
             sumdb,
             slots: Slots::new(max_fills, policy.upstreams()),
             starts: SharedPermits::new(max_fills * STARTS_PER_FILL, policy.upstreams()),
             examining,
+            memory: ByteBudget::new(LARGE_MODS),
+            is_eager: options.is_eager,
+            metadata_max: options.metadata_max,
             running: Running::default(),
         };
         Self { means: Arc::new(means), shutdown, aborted: Arc::default() }
@@ -57,10 +81,9 @@ impl Flights {
 
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
-    /// `via` is the `Via` of the request. `wants_zip` says whether a client waits for the zip, and not only
-    /// for the smaller files.
-    pub fn join(&self, permit: Permit<'_>, via: &Via, wants_zip: bool) -> Result<Waiter, Unavailable> {
-        self.join_expecting(permit, via, wants_zip, &Expected::default())
+    /// `via` is the `Via` of the request.
+    pub fn join(&self, permit: Permit<'_>, via: &Via, want: Want) -> Result<Waiter, Unavailable> {
+        self.join_expecting(permit, via, want, &Expected::default())
     }
 
     /// Joins a flight as [`join`](Self::join) does, or starts one that only publishes a version with the
@@ -72,7 +95,7 @@ impl Flights {
         &self,
         permit: Permit<'_>,
         via: &Via,
-        wants_zip: bool,
+        want: Want,
         expected: &Expected,
     ) -> Result<Waiter, Unavailable> {
         let (version, rule) = (permit.version(), permit.rule());
@@ -89,9 +112,7 @@ impl Flights {
         }
         let mut running = self.means.running.lock();
         if let Some(flight) = running.get(version) {
-            if wants_zip {
-                flight.wanted.send_replace(true);
-            }
+            flight.want(want);
             return Ok(Waiter::new(Arc::clone(flight)));
         }
         if running.len() >= MAX_FLIGHTS {
@@ -104,7 +125,8 @@ impl Flights {
         let flight = Arc::new(Flight {
             version: version.clone(),
             progress: watched,
-            wanted: watch::Sender::new(wants_zip),
+            wanted: watch::Sender::new(want == Want::Zip),
+            whole: watch::Sender::new(want != Want::Metadata || self.means.is_eager),
             aborted: Arc::clone(&self.aborted),
         });
         running.insert(version.clone(), Arc::clone(&flight));
@@ -116,15 +138,16 @@ impl Flights {
             flight: Arc::clone(&flight),
             progress,
             wanted: flight.wanted.subscribe(),
+            whole: flight.whole.subscribe(),
             expected: expected.clone(),
         };
         tokio::spawn(fetch.run(phase));
         Ok(Waiter::new(flight))
     }
 
-    /// Starts the flight of a version in the background.
+    /// Starts the flight of a whole version in the background.
     pub fn start(&self, permit: Permit<'_>, via: &Via) {
-        match self.join(permit, via, false) {
+        match self.join(permit, via, Want::Version) {
             // A waiting task keeps the flight from being abandoned. The flight logs its own result.
             Ok(waiter) => drop(tokio::spawn(waiter.stored())),
             Err(error) => {

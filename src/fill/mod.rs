@@ -14,6 +14,7 @@
 //! | `zip` | the download of a zip into a draft |
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
+//! | `pairs` | the info and the go.mod of versions whose zip no client has asked for |
 //! | `means` | what all flights share: the store and the limits |
 //! | `expected` | the hashes that a caller already knows, for example from a go.sum |
 //! | `slots` | the limit on concurrent zip downloads |
@@ -26,6 +27,7 @@ mod expected;
 mod fetch;
 mod flights;
 mod means;
+mod pairs;
 mod progress;
 mod publish;
 mod seals;
@@ -36,7 +38,7 @@ mod turn;
 mod zip;
 
 pub use self::expected::Expected;
-pub use self::flights::Flights;
-pub use self::progress::{Arrival, Transfer, Waiter};
+pub use self::flights::{FillOptions, Flights};
+pub use self::progress::{Arrival, Transfer, Waiter, Want};
 pub use self::seals::Seals;
 pub(crate) use self::seals::examining;

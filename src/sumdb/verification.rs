@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stoa_gomod::sumdb::Sums;
-use stoa_gomod::{H1, ModuleVersion, h1};
+use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::marker;
 use stoa_store::{Claim, Record, Store, StoreError, Verdict};
 use tokio::sync::watch;
@@ -134,11 +134,11 @@ impl Verification {
         }
     }
 
-    /// Compares a mod with the confirmed hash, as soon as that is known.
-    pub(crate) async fn check_mod(&self, body: &[u8]) -> Result<(), Unavailable> {
+    /// Compares the hash of a mod with the confirmed hash, as soon as that is known.
+    pub(crate) async fn check_mod(&self, gomod_h1: &H1) -> Result<(), Unavailable> {
         match self.outcome().await? {
             Confirmation::Confirmed(verified) => {
-                self.compare("go.mod", &h1::hash_mod(body), &verified.sums.modfile, &verified)
+                self.compare("go.mod", gomod_h1, &verified.sums.modfile, &verified)
             }
             Confirmation::Unconfirmed { .. } | Confirmation::NotAsked => Ok(()),
         }

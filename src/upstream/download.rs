@@ -6,6 +6,7 @@
 
 use super::client::{self, Timeouts};
 use super::error::UpstreamError;
+use crate::byte_budget::{ByteBudget, SMALL_BODY};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -69,13 +70,27 @@ impl Download {
     }
 
     /// Reads the body to its end.
-    pub(super) async fn collect(&mut self) -> Result<Bytes, UpstreamError> {
+    ///
+    /// Waits for a part of the budget before a large body is in memory.
+    pub(super) async fn collect(&mut self, memory: Option<&ByteBudget>) -> Result<Bytes, UpstreamError> {
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
-        let mut body = BytesMut::from(first);
+        let (mut body, mut reserved) = (BytesMut::from(first), None);
         while let Some(chunk) = self.chunk().await? {
+            if let Some(memory) = memory
+                && reserved.is_none()
+                && body.len() + chunk.len() > SMALL_BODY
+            {
+                let (length, waits) = (self.length.unwrap_or(self.limit), Instant::now());
+                reserved = Some(memory.reserve(length).await);
+                // The upstream is not slow while this proxy does not read.
+                self.began += waits.elapsed();
+                // Growing step by step would take twice the memory.
+                body.reserve(usize::try_from(length).unwrap_or_default().saturating_sub(body.len()));
+            }
             body.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
+        let body = body.freeze();
+        Ok(reserved.map_or(body.clone(), |reserved| reserved.hold(body)))
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {

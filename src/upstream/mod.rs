@@ -38,7 +38,7 @@ use client::Client;
 use credentials::Keyring;
 use direct::SharedDownload;
 use netrc::Netrc;
-use place::{Place, Request};
+use place::{Kept, Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
 use std::collections::hash_map::RandomState;
@@ -198,18 +198,14 @@ impl Upstream {
     /// Downloads the list of a module's versions, unchanged.
     pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/list", module.escaped());
-        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, &SharedDownload::default())
-            .await
-            .map(|(_, body)| body)
+        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, Kept::default()).await.map(|(_, body)| body)
     }
 
     /// Downloads the info of the latest version of a module.
     pub async fn latest(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@latest", module.escaped());
         let check = Check::Info(module, "latest");
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, &SharedDownload::default())
-            .await
-            .map(|(_, body)| body)
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, Kept::default()).await.map(|(_, body)| body)
     }
 
     /// Downloads the info of the version of a branch, a commit or a prefix.
@@ -221,9 +217,7 @@ impl Upstream {
     ) -> Result<Bytes, UpstreamError> {
         let path = format!("{}/@v/{}.info", module.escaped(), revision.escaped());
         let check = Check::Info(module, revision.as_str());
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, &SharedDownload::default())
-            .await
-            .map(|(_, body)| body)
+        self.body(0, &path, MAX_INFO_BYTES, &check, via, Kept::default()).await.map(|(_, body)| body)
     }
 
     /// Returns the source of a version's files, which come from one entry of the list.
@@ -258,12 +252,12 @@ impl Upstream {
         limit: u64,
         check: &Check<'_>,
         via: &Via,
-        shared: &SharedDownload,
+        kept: Kept<'_>,
     ) -> Result<(usize, Bytes), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, limit, walk.via.as_ref());
-            match checked_body(place, Request { shared: Some(shared), ..request }, check).await {
+            match checked_body(place, Request { kept, ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -284,7 +278,10 @@ impl Upstream {
         let mut walk = Walk { worst: before, ..self.inner.walk(from, path, via)? };
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
-            match place.start_zip(Request { shared: Some(shared), ..request }).await {
+            match place
+                .start_zip(Request { kept: Kept { shared: Some(shared), memory: None }, ..request })
+                .await
+            {
                 Ok(zip) => return Ok((index, zip)),
                 Err(error) => walk.fail(error),
             }
@@ -323,7 +320,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, shared: None }
+        Request { client: self.client.as_ref(), path, limit, via, kept: Kept::default() }
     }
 }
 

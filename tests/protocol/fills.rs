@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoa::fill::{FillOptions, Want};
 use stoa::serve::ServeOptions;
 use stoa::services::{ServiceOptions, Services};
 use stoa::upstream::Via;
@@ -15,6 +16,12 @@ use testkit::upstream::{Gate, Module, Script, Upstream};
 const LARGE: usize = 2_000_000;
 /// The number of bytes that no client gets before the zip is published.
 const KEPT_BACK: usize = 64 * 1024;
+
+/// The options of services with two downloads of zips at a time.
+fn services_of_two() -> ServiceOptions {
+    let fills = FillOptions { max_concurrent: 2, ..FillOptions::default() };
+    ServiceOptions { fills, ..ServiceOptions::default() }
+}
 
 #[test]
 fn many_clients_of_one_version_are_one_fetch() {
@@ -202,7 +209,7 @@ fn what_was_asked_for_once_works_offline_later() {
 fn zips_that_nobody_waits_for_are_bounded() {
     let folder = site::folder();
     let upstream = Upstream::start();
-    let services = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
+    let services = services_of_two();
     let options = ServeOptions { services, ..ServeOptions::default() };
     let site =
         Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream(upstream.url()), options);
@@ -486,11 +493,11 @@ fn what_waits_for_its_turn_holds_no_claim() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let store = site::open(folder.path(), Mode::ReadWrite);
     runtime.block_on(async {
-        let options = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
+        let options = services_of_two();
         let services = Services::new(Arc::clone(&store), site::upstream(upstream.url()), options);
         let join = |module: &Module| {
             let permit = services.policy.permit(&module.version).unwrap();
-            services.flights.join(permit, &Via::none(), true).unwrap()
+            services.flights.join(permit, &Via::none(), Want::Zip).unwrap()
         };
         let waiting: Vec<_> = crowd.iter().map(join).collect();
         while crowd.iter().any(|module| upstream.count(&module.path("info")) == 0) {

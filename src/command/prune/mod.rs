@@ -6,7 +6,6 @@
 //! removes. A version that is used or published in between is newer by then, and stays.
 
 mod plan;
-mod size;
 mod when;
 mod work;
 
@@ -27,8 +26,8 @@ use super::error::CommandError;
 use super::event::date;
 use super::report::{Summary, Telling, Working};
 use crate::config::parse;
+use crate::config::size::{self, Size};
 use crate::lock::lock;
-use size::Size;
 use work::Work;
 
 /// Remove the least recently used versions

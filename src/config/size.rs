@@ -1,14 +1,14 @@
-//! A size on the command line.
+//! Sizes on the command line and in the config file.
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Size {
-    pub(super) bytes: u64,
-    pub(super) has_unit: bool,
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    pub(crate) has_unit: bool,
 }
 
 /// Parses a size: `500M`, `1.5GiB`, `20GB`, `4096`.
-pub(super) fn parse(text: &str) -> Result<Size, String> {
+pub(crate) fn parse(text: &str) -> Result<Size, String> {
     let wrong =
         || format!("{text:?} is not a size; sizes are numbers with a unit, as in 500M, 1.5GiB or 20GB");
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
