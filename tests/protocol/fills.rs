@@ -23,6 +23,14 @@ fn services_of_two() -> ServiceOptions {
     ServiceOptions { fills, ..ServiceOptions::default() }
 }
 
+/// A site that also downloads the zip when it is asked for an info or a go.mod.
+fn eager_site(root: &std::path::Path, upstream: &Upstream, max_concurrent: usize) -> Site {
+    let fills = FillOptions { max_concurrent, is_eager: true, ..FillOptions::default() };
+    let services = ServiceOptions { fills, ..ServiceOptions::default() };
+    let options = ServeOptions { services, ..ServeOptions::default() };
+    Site::with(site::open(root, Mode::ReadWrite), site::upstream(upstream.url()), options)
+}
+
 #[test]
 fn many_clients_of_one_version_are_one_fetch() {
     let folder = site::folder();
@@ -182,11 +190,11 @@ fn who_wants_a_part_or_only_the_head_waits_for_the_whole() {
 }
 
 #[test]
-fn what_was_asked_for_once_works_offline_later() {
+fn an_eager_proxy_downloads_the_zip_for_an_info_or_a_mod() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let modules = [Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.1.0", LARGE)];
-    let site = Site::start(folder.path(), upstream.url());
+    let site = eager_site(folder.path(), &upstream, 16);
     for (module, extension) in modules.iter().zip(["info", "mod"]) {
         upstream.serve(module);
         let gate = Gate::default();
@@ -209,10 +217,7 @@ fn what_was_asked_for_once_works_offline_later() {
 fn zips_that_nobody_waits_for_are_bounded() {
     let folder = site::folder();
     let upstream = Upstream::start();
-    let services = services_of_two();
-    let options = ServeOptions { services, ..ServeOptions::default() };
-    let site =
-        Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream(upstream.url()), options);
+    let site = eager_site(folder.path(), &upstream, 2);
     let gate = Gate::default();
     let modules: Vec<_> =
         (0..6).map(|number| Module::new(&format!("example.com/m@v1.{number}.0"), 1000)).collect();
