@@ -35,7 +35,7 @@ impl Fetch {
                 Err(SealError::Store(error)) => return Err(error),
                 Err(SealError::OtherMod { version }) => {
                     let text = format!(
-                        "{version}: the go.mod in the zip differs from the go.mod that the upstream sent ({gomod_h1})"
+                        "the upstream sent an invalid version: {version}: the go.mod in the zip differs from the go.mod that was sent before, which has {gomod_h1}"
                     );
                     return Ok(Err(Failed::Inconsistent(Unavailable::Upstream(text.into()))));
                 }

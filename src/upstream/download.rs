@@ -6,7 +6,7 @@
 
 use super::client::{self, Timeouts};
 use super::error::UpstreamError;
-use crate::byte_budget::{ByteBudget, SMALL_BODY};
+use crate::byte_budget::{ByteBudget, Reserved, SMALL_BODY};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -17,6 +17,10 @@ const MIN_BYTES_A_SECOND: u64 = 1024;
 
 /// The size of one read of a local file.
 const FILE_CHUNK: usize = 256 * 1024;
+
+/// The capacity for a large body in memory. The memory allocator returns an allocation above 32 MiB to the system as soon
+/// as it is freed, and memory that was never written takes no space.
+const LARGE_CAPACITY: usize = 33 << 20;
 
 /// The download of a body.
 #[derive(Debug)]
@@ -71,26 +75,42 @@ impl Download {
 
     /// Reads the body to its end.
     ///
-    /// Waits for a part of the budget before a large body is in memory.
+    /// Waits for a part of the budget before a large body comes into memory.
     pub(super) async fn collect(&mut self, memory: Option<&ByteBudget>) -> Result<Bytes, UpstreamError> {
-        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
-        let (mut body, mut reserved) = (BytesMut::from(first), None);
+        // Before the first part: a connection that is read has large buffers.
+        let announced = self.length.filter(|length| (SMALL_BODY as u64 + 1..=self.limit).contains(length));
+        let mut reserved = match (memory, announced) {
+            (Some(memory), Some(length)) => Some(self.reserve(memory, length).await),
+            _ => None,
+        };
+        let mut body = BytesMut::with_capacity(if reserved.is_some() { LARGE_CAPACITY } else { 0 });
         while let Some(chunk) = self.chunk().await? {
             if let Some(memory) = memory
                 && reserved.is_none()
                 && body.len() + chunk.len() > SMALL_BODY
             {
-                let (length, waits) = (self.length.unwrap_or(self.limit), Instant::now());
-                reserved = Some(memory.reserve(length).await);
-                // The upstream is not slow while this proxy does not read.
-                self.began += waits.elapsed();
-                // Growing step by step would take twice the memory.
-                body.reserve(usize::try_from(length).unwrap_or_default().saturating_sub(body.len()));
+                reserved = Some(self.reserve(memory, self.limit).await);
+                body.reserve(LARGE_CAPACITY);
             }
-            body.extend_from_slice(&chunk);
+            if body.capacity() == 0 {
+                body = BytesMut::from(chunk);
+            } else {
+                body.extend_from_slice(&chunk);
+            }
         }
         let body = body.freeze();
-        Ok(reserved.map_or(body.clone(), |reserved| reserved.hold(body)))
+        Ok(match reserved {
+            Some(reserved) => reserved.hold(body),
+            None => body,
+        })
+    }
+
+    async fn reserve(&mut self, memory: &ByteBudget, length: u64) -> Reserved {
+        let waits = Instant::now();
+        let reserved = memory.reserve(length).await;
+        // The upstream is not slow while this proxy does not read.
+        self.began += waits.elapsed();
+        reserved
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {

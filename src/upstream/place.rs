@@ -57,7 +57,7 @@ pub(super) struct Request<'a> {
     pub(super) kept: Kept<'a>,
 }
 
-/// Where a request keeps what outlives it.
+/// The places in which a request keeps what outlives it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Kept<'a> {
     /// Receives the other files of a version from `direct`.
