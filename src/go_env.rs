@@ -21,6 +21,9 @@ pub(crate) struct GoEnv {
     /// Patterns of the modules about which it asks none: GONOSUMDB, or GOPRIVATE.
     #[serde(rename = "GONOSUMDB", default)]
     pub(crate) gonosumdb: String,
+    /// Patterns of private modules.
+    #[serde(rename = "GOPRIVATE", default)]
+    pub(crate) goprivate: String,
 }
 
 /// The go command did not answer.
@@ -43,7 +46,11 @@ pub(crate) enum GoEnvError {
 /// Runs `go env` once. The module in the current folder has no influence, and no other toolchain is downloaded.
 pub(crate) fn ask() -> Result<GoEnv, GoEnvError> {
     let mut command = Command::new("go");
-    command.args(["env", "-json", "GOPROXY", "GOSUMDB", "GONOSUMDB"]).current_dir("/");
+    command.args(["env", "-json", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE"]).current_dir("/");
+    // Variables of Stoa may contain secrets.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"STOA_")) {
+        command.env_remove(name);
+    }
     command.env("GO111MODULE", "off").env("GOTOOLCHAIN", "local").env("GOWORK", "off");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;

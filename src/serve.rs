@@ -94,7 +94,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let policy = policy.into();
-    let instance = policy.upstream_of_none().instance().to_owned();
+    let instance = policy.upstream_of_none().instance();
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
     let proxy_options = ProxyOptions {

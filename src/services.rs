@@ -5,17 +5,18 @@ use std::sync::Arc;
 use stoa_store::Store;
 
 use crate::answers::{AnswerOptions, Answers};
-use crate::fill::{FillOptions, Flights, Seals, examining};
+pub use crate::fill::FlightOptions;
+use crate::fill::{Flights, Seals, examining};
 use crate::policy::Policy;
 use crate::sumdb::{Sumdb, SumdbOptions};
 use crate::tasks::Shutdown;
-pub use crate::upstream::Via;
+pub use crate::upstream::{Instance, Via};
 
 /// Settings for the parts.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceOptions {
     /// The settings for downloads.
-    pub fills: FillOptions,
+    pub flights: FlightOptions,
     /// The settings for lists, `@latest` and queries.
     pub answers: AnswerOptions,
     /// The settings for checksum databases.
@@ -56,7 +57,7 @@ impl Services {
             &policy,
             Arc::clone(&sumdb),
             examining,
-            &options.fills,
+            options.flights,
             Arc::clone(&shutdown),
         );
         Self { store, policy, answers, flights, seals, sumdb, shutdown }

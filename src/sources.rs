@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use stoa_gomod::ModulePath;
 use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Store;
@@ -11,7 +12,7 @@ use stoa_store::Store;
 use crate::answers::AnswerOptions;
 use crate::command::error::CommandError;
 use crate::config::{ModuleTable, Origin, ServeConfig, World};
-use crate::fill::FillOptions;
+use crate::fill::FlightOptions;
 use crate::go_env::{self, GoEnv};
 use crate::policy::{ChecksumPolicy, Mode, Policy, Rule};
 use crate::services::ServiceOptions;
@@ -38,6 +39,18 @@ pub(crate) struct UpstreamList {
 pub(crate) struct Setting {
     value: Option<String>,
     pub(crate) origin: Origin,
+}
+
+/// The modules whose names are kept from checksum databases.
+pub(crate) struct PrivateModules {
+    policy: Policy,
+    patterns: Patterns,
+}
+
+impl PrivateModules {
+    pub(crate) fn contains(&self, module: &ModulePath) -> bool {
+        self.patterns.matches(module.as_str()) || self.policy.is_private(module)
+    }
 }
 
 impl<'a> Sources<'a> {
@@ -68,7 +81,8 @@ impl<'a> Sources<'a> {
             Some(UpstreamList { list, origin }) if !is_offline => {
                 self.upstream(config, &list, &origin.to_string())?
             }
-            _ => Upstream::offline(),
+            // It has the name in `Via` of the other upstreams, by which this server recognizes its own requests.
+            _ => self.upstream(config, "off", "the default")?,
         };
         if let Some(own) = own_address.filter(|_| !is_offline) {
             self.warn_about_own_address(config, own);
@@ -174,13 +188,27 @@ impl<'a> Sources<'a> {
             true => SumdbOptions { private: self.sumdb_refuse(config, is_asked), ..SumdbOptions::default() },
             false => self.checksums(config, policy.requires_checksums(), is_asked)?,
         };
-        let answers = AnswerOptions { list_ttl: config.fill_list_ttl };
-        let fills = FillOptions {
+        // The configuration has no other list of private modules than those that no checksum database is asked about.
+        let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
+        let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
+        let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
+        let flights = FlightOptions {
             max_concurrent: config.fill_max_concurrent,
             is_eager: config.fill_eager,
             metadata_max: config.fill_metadata_max,
+            max_wait: config.fill_max_wait,
+            min_rate: config.fill_min_rate,
+            ..FlightOptions::default()
         };
-        Ok(ServiceOptions { fills, answers, sumdb })
+        Ok(ServiceOptions { flights, answers, sumdb })
+    }
+
+    /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.
+    pub(crate) fn private_modules(&self, config: &ServeConfig) -> Result<PrivateModules, CommandError> {
+        Ok(PrivateModules {
+            policy: self.policy(config, true, None)?,
+            patterns: self.sumdb_refuse(config, true),
+        })
     }
 
     /// Returns the patterns of modules that no checksum database is asked about.
@@ -196,8 +224,25 @@ impl<'a> Sources<'a> {
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
     fn options(&self, config: &ServeConfig) -> UpstreamOptions {
-        let options = || config.upstream_options(netrc_path(|name| self.world.variable(name)));
+        let options = || {
+            let private = Patterns::parse(&self.goprivate(config).unwrap_or_default());
+            config.upstream_options(netrc_path(|name| self.world.variable(name)), private)
+        };
         self.options.get_or_init(options).clone()
+    }
+
+    /// Returns the patterns of `GOPRIVATE`.
+    fn goprivate(&self, config: &ServeConfig) -> Option<String> {
+        let of_go = || {
+            let upstream = self.upstream_list(config).map(|found| found.list);
+            // The go command need not exist if no module comes from version control.
+            let go = match config.uses_direct(upstream.as_deref()) {
+                true => self.go(),
+                false => self.go.get()?.as_ref(),
+            };
+            Some(go?.goprivate.clone())
+        };
+        self.text("GOPRIVATE").or_else(of_go)
     }
 
     /// Returns the upstreams of a list.

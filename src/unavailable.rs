@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa_store::{Objection, StoreError};
 
@@ -15,6 +16,9 @@ pub enum Unavailable {
     /// An upstream answered that it does not exist.
     #[error("{0}")]
     Absent(Reason),
+    /// An upstream answered that it does not exist, and another upstream could not be reached.
+    #[error("{0}")]
+    Unreached(Reason),
     /// It is not in the store, and there is no upstream to ask.
     #[error("{0} is not in the store, and this proxy is offline")]
     Offline(String),
@@ -55,6 +59,16 @@ pub enum Unavailable {
     /// An upstream failed or sent an invalid answer.
     #[error("{0}")]
     Upstream(Reason),
+    /// An upstream accepts no requests for a while.
+    #[error("{reason}")]
+    Limited {
+        /// The upstream and its answer.
+        reason: Reason,
+        /// The status of the answer.
+        status: u16,
+        /// The time after which the upstream accepts requests.
+        retry_after: Duration,
+    },
     /// The request came back to this proxy.
     #[error("{0}")]
     Loop(Reason),
@@ -67,6 +81,17 @@ pub enum Unavailable {
     /// Too many versions are waiting to be downloaded.
     #[error("cannot download {0}: too many downloads are waiting\nhelp: try again later")]
     Busy(String),
+    /// The client waited too long for other downloads to finish.
+    #[error(
+        "cannot download {version}: other downloads did not finish within {} s\nhelp: try again later",
+        waited.as_secs()
+    )]
+    Crowded {
+        /// The version.
+        version: String,
+        /// The time that the client waited.
+        waited: Duration,
+    },
     /// All waiting clients disconnected before the download started.
     #[error("{0} was not downloaded: all waiting clients disconnected")]
     Abandoned(String),
@@ -88,10 +113,24 @@ impl Unavailable {
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
             UpstreamError::Loop { .. } => Self::Loop(reason()),
-            UpstreamError::Refused { .. } | UpstreamError::VcsRefused { .. } => Self::Refused(reason()),
+            UpstreamError::Limited { status, retry_after, .. } => {
+                Self::Limited { reason: reason(), status: *status, retry_after: *retry_after }
+            }
+            UpstreamError::Refused { .. }
+            | UpstreamError::VcsRefused { .. }
+            | UpstreamError::NotAllowed { .. } => Self::Refused(reason()),
             _ if error.is_absent() => Self::Absent(reason()),
             _ if error.is_timeout() => Self::Timeout(reason()),
             _ => Self::Upstream(reason()),
+        }
+    }
+
+    /// Converts an upstream's error about a module that nothing else is known of. An upstream that could not be reached
+    /// does not count then, if another upstream answered that the item does not exist.
+    pub(crate) fn of_unknown_module(what: impl Display, error: &UpstreamError) -> Self {
+        match error {
+            UpstreamError::Unreached { .. } => Self::Unreached(Reason::new(&what, error)),
+            _ => Self::upstream(what, error),
         }
     }
 
@@ -108,12 +147,14 @@ impl Unavailable {
     pub fn for_client(&self) -> String {
         match self {
             Self::Absent(reason)
+            | Self::Unreached(reason)
             | Self::Gone(reason)
             | Self::Differs(reason)
             | Self::Unverified(reason)
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)
+            | Self::Limited { reason, .. }
             | Self::Loop(reason) => reason.for_client.clone().unwrap_or_else(|| reason.text.clone()),
             Self::Store(_) => "cannot access the store (see the server log)".to_owned(),
             Self::Offline(_)
@@ -123,6 +164,7 @@ impl Unavailable {
             | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)
+            | Self::Crowded { .. }
             | Self::Abandoned(_)
             | Self::Stopping(_) => self.to_string(),
         }

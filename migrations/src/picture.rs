@@ -131,7 +131,7 @@ impl Names {
     /// Opens a folder of a walk. `None` if it does not exist, or if it is a leftover because it cannot be read.
     pub(crate) fn in_walk(folder: &Path, visit: &mut Visit<'_>) -> Result<Option<Self>, StepError> {
         Self::of(folder).or_else(|error| {
-            visit(Finding::Leftover(leftover(folder, format!("unreadable: {error}"))))?;
+            visit(Finding::Leftover(leftover(folder, format!("unreadable: {}", error.source))))?;
             Ok(None)
         })
     }

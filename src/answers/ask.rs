@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use stoa_gomod::{ModulePath, ModuleVersion, list, query};
 
 use super::answer::{Age, Answer};
 use super::question::{Asked, Question};
 use super::state::Answers;
-use crate::tasks::{Phase, Task};
+use crate::tasks::{Phase, Task, blocking};
 use crate::unavailable::Unavailable;
-use crate::upstream::{Upstream, UpstreamError, Via};
+use crate::upstream::{UpstreamError, Via};
 
 /// Maximum time that a client waits for the upstream if there is an old answer.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
@@ -91,27 +90,47 @@ impl Answers {
         let upstream = &asked.rule.upstream;
         let result = match &asked.question {
             Question::List(module) => upstream.list(module, via).await,
-            Question::Latest(module) => match upstream.latest(module, via).await {
-                Err(error) if error.is_absent() => latest_of_tree(upstream, module, via).await.ok_or(error),
-                result => result,
-            },
+            Question::Latest(module) => upstream.latest(module, via).await,
             Question::Query(module, revision) => upstream.query(module, revision, via).await,
         };
-        let result = result.map_err(|error: UpstreamError| Unavailable::upstream(asked, &error));
+        let result = match result {
+            Ok(body) => Ok(body),
+            Err(error @ UpstreamError::Unreached { .. }) if self.is_unknown(asked).await => {
+                Err(Unavailable::of_unknown_module(asked, &error))
+            }
+            Err(error) => Err(Unavailable::upstream(asked, &error)),
+        };
         match &result {
             Ok(_) | Err(Unavailable::Absent(_)) => self.keep(asked, Answer::new(result.clone())).await,
             Err(_) => self.note_failure(&asked.question),
         }
         result
     }
-}
 
-/// Finds the latest version in the list of an upstream that has no `@latest`, such as a tree of files.
-async fn latest_of_tree(upstream: &Upstream, module: &ModulePath, via: &Via) -> Option<Bytes> {
-    // A client would do the same, but a list from this proxy has no pseudo-versions.
-    let body = upstream.list(module, via).await.ok()?;
-    let version = query::latest_known(&list::versions(&body))
-        .or_else(|| list::newest(&body).map(|(version, _)| version))?;
-    let version = ModuleVersion::new(module.clone(), version).ok()?;
-    upstream.info(&version, via).await.ok()
+    /// Returns whether nothing is known of a public module: it is not stored, and no upstream ever answered for it.
+    ///
+    /// One wrong 404 makes the go command choose a shorter module path, so a module that exists must not be absent
+    /// during an outage.
+    async fn is_unknown(&self, asked: &Asked) -> bool {
+        let Asked { question, rule } = asked;
+        let module = question.module();
+        if rule.is_private || self.private.matches(module.as_str()) {
+            return false;
+        }
+        let named = module.clone();
+        let what = format!("the versions of {module}");
+        let is_known = blocking(&self.store, what, move |store| {
+            Ok(store.list(&named)?.is_some() || !store.records().tombstones(&named)?.is_empty())
+        });
+        if !matches!(is_known.await, Ok(false)) {
+            return false;
+        }
+        for question in [question.clone(), Question::List(module.clone()), Question::Latest(module.clone())] {
+            let asked = Asked { question, rule: Arc::clone(rule) };
+            if self.recall(&asked).await.is_some_and(|answer| answer.result.is_ok()) {
+                return false;
+            }
+        }
+        true
+    }
 }

@@ -1,5 +1,6 @@
-//! `@latest`, and the versions of branches, commits and prefixes.
+//! `@latest`, and the versions of branches, commits, prefixes and comparisons.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,32 +23,42 @@ impl Answers {
             Ok(body) => return Ok(body),
             Err(error) => error,
         };
+        self.listed_or_stored(permit, &asked, error, via).await
+    }
+
+    /// Answers if the upstream's answer is an error or names a hidden version.
+    async fn listed_or_stored(
+        self: &Arc<Self>,
+        permit: ModulePermit<'_>,
+        asked: &Asked,
+        error: Unavailable,
+        via: &Via,
+    ) -> Result<Bytes, Unavailable> {
         if matches!(error, Unavailable::Denied(_) | Unavailable::Gone(_))
-            && let Some(body) = self.latest_listed(permit, via).await
+            && let Some(body) = self.listed(permit, asked, via).await
         {
             return Ok(body);
         }
-        self.or_stored(&asked, error).await
+        self.or_stored(asked, error).await
     }
 
-    /// Returns the info of the latest visible version, for a module whose latest version upstream is
-    /// hidden.
-    async fn latest_listed(self: &Arc<Self>, permit: ModulePermit<'_>, via: &Via) -> Option<Bytes> {
-        let module = permit.module();
-        let body = self.list(permit, via).await.ok()?;
-        let version =
-            ModuleVersion::new(module.clone(), query::latest_known(&list::versions(&body))?).ok()?;
+    /// Returns the info of the visible version for a question whose answer upstream is hidden.
+    async fn listed(self: &Arc<Self>, permit: ModulePermit<'_>, asked: &Asked, via: &Via) -> Option<Bytes> {
+        let (module, query) = (permit.module(), asked.question.listed_query()?);
+        let versions = list::versions(&self.list(permit, via).await.ok()?);
+        let Ok(version) = query::resolve(module, query, &versions, |_| Ok::<_, Infallible>(true));
+        let version = ModuleVersion::new(module.clone(), version?).ok()?;
         let stored = version.clone();
-        let what = format!("the latest version of {module}");
         let stored =
-            blocking(&self.store, what, move |store| store.small(&stored, SmallFile::Info)).await.ok()?;
+            blocking(&self.store, asked, move |store| store.small(&stored, SmallFile::Info)).await.ok()?;
         match stored {
             Some(info) => Some(info.bytes),
             None => permit.rule().upstream.info(&version, via).await.ok(),
         }
     }
 
-    /// Returns the info of the version of a branch, a commit, a prefix, or a version of another major.
+    /// Returns the info of the version of a branch, a commit, a prefix, a comparison, or a version of another
+    /// major.
     pub async fn query(
         self: &Arc<Self>,
         permit: ModulePermit<'_>,
@@ -64,7 +75,7 @@ impl Answers {
             },
             Err(error) => error,
         };
-        self.or_stored(&asked, error).await
+        self.listed_or_stored(permit, &asked, error, via).await
     }
 
     /// Returns the info of the latest version without asking an upstream: the last answer, or else the
@@ -85,7 +96,10 @@ impl Answers {
 
     async fn answer_local(&self, asked: &Asked) -> Result<Option<Bytes>, Unavailable> {
         let answer = match (self.last_answer(asked).await, &asked.question) {
-            (Some(body), _) => self.if_visible(asked, body).await.map(Some),
+            (Some(body), _) => match self.or_better_stored(asked, body, None).await {
+                Ok(body) => self.if_visible(asked, body).await.map(Some),
+                Err(error) => Err(error),
+            },
             (None, Question::Query(..)) => self.last_answer_if_stored(asked).await,
             (None, _) => Ok(None),
         };
@@ -103,6 +117,7 @@ impl Answers {
             return Err(Unavailable::Offline(asked.to_string()));
         }
         let body = self.upstream_answer(asked, via).await?;
+        let body = self.or_better_stored(asked, body, Some(via)).await?;
         self.if_visible(asked, body).await
     }
 
@@ -143,14 +158,11 @@ impl Answers {
         }
     }
 
-    /// Resolves `latest` or a prefix among the stored versions. Returns `None` for other questions.
+    /// Resolves `latest`, a prefix or a comparison among the stored versions. Returns `None` for other questions.
     async fn resolve_stored(&self, asked: &Asked) -> Result<Option<Bytes>, Unavailable> {
-        match &asked.question {
-            Question::Latest(module) => self.resolve(module, &asked.rule, "latest").await,
-            Question::Query(module, revision) if query::is_prefix(revision.as_str()) => {
-                self.resolve(module, &asked.rule, revision.as_str()).await
-            }
-            Question::Query(..) | Question::List(_) => Ok(None),
+        match asked.question.listed_query() {
+            Some(query) => self.resolve(asked.module(), &asked.rule, query).await,
+            None => Ok(None),
         }
     }
 }

@@ -15,6 +15,12 @@
 //! versions. Failures are never cached. Equal requests share one request to the upstream and do not delay
 //! other requests.
 //!
+//! A 404 can also mean that another upstream could not be reached, see [`Unreached`](crate::unavailable::Unavailable::Unreached).
+//! It is only reported for public modules of which nothing is known, and never cached.
+//!
+//! A stored version that is better than the upstream's `@latest` is the latest at once. Prefixes and comparisons are
+//! answered likewise.
+//!
 //! The version of a full commit hash hardly ever changes, so its answer lives [`COMMIT_TTLS`](memory::COMMIT_TTLS) TTLs.
 //!
 //! Offline, and if the store is read-only, only stored versions are available, so lists and `@latest`
@@ -28,6 +34,7 @@
 
 mod answer;
 mod ask;
+mod better;
 mod latest;
 mod list;
 mod memory;

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
-use stoa_gomod::{ModulePath, Revision};
+use stoa_gomod::{ModulePath, Revision, query};
 
 use crate::policy::{ModulePermit, Rule};
 
@@ -46,6 +46,15 @@ impl Question {
         }
     }
 
+    /// Returns the query if a list of versions answers it: `latest`, a prefix or a comparison.
+    pub(super) fn listed_query(&self) -> Option<&str> {
+        match self {
+            Self::List(_) => None,
+            Self::Latest(_) => Some("latest"),
+            Self::Query(_, revision) => Some(revision.as_str()).filter(|query| query::is_range(query)),
+        }
+    }
+
     /// Returns the cache key of the answer of an upstream with this [tag](crate::upstream::Upstream::tag):
     /// the request path and the tag. Without tag, it is the key of the last answer of any upstream.
     pub(super) fn key(&self, tag: Option<&str>) -> String {
@@ -83,18 +92,18 @@ impl Display for Question {
 mod tests {
     use super::*;
 
-    fn query(revision: &str) -> Question {
+    fn asking(revision: &str) -> Question {
         Question::Query(ModulePath::new("example.com/Cap").unwrap(), Revision::new(revision).unwrap())
     }
 
     #[test]
     fn questions_have_different_keys() {
-        let module = query("x").module().clone();
+        let module = asking("x").module().clone();
         assert_eq!(Question::List(module.clone()).key(None), "example.com/!cap/@v/list");
         assert_eq!(Question::Latest(module.clone()).key(None), "example.com/!cap/@latest");
         assert_eq!(Question::Latest(module).key(Some("0a1b")), "example.com/!cap/@latest 0a1b");
-        assert_eq!(query("HEAD").key(None), "example.com/!cap/@v/!h!e!a!d.info");
-        assert_ne!(query("head").key(None), query("HEAD").key(None));
+        assert_eq!(asking("HEAD").key(None), "example.com/!cap/@v/!h!e!a!d.info");
+        assert_ne!(asking("head").key(None), asking("HEAD").key(None));
     }
 
     #[test]
@@ -106,7 +115,7 @@ mod tests {
             ("main", false),
             ("v1", false),
         ] {
-            assert_eq!(query(revision).is_commit_hash(), is_commit, "{revision}");
+            assert_eq!(asking(revision).is_commit_hash(), is_commit, "{revision}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
+use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Objection, Store};
 
@@ -19,11 +20,14 @@ use crate::unavailable::Unavailable;
 pub struct AnswerOptions {
     /// How long an upstream's list counts as fresh. Zero asks the upstream each time.
     pub list_ttl: Duration,
+    /// Patterns of private modules, besides those of the rules. They are never reported as absent while an upstream
+    /// cannot be reached.
+    pub private: Patterns,
 }
 
 impl Default for AnswerOptions {
     fn default() -> Self {
-        Self { list_ttl: Duration::from_secs(60) }
+        Self { list_ttl: Duration::from_secs(60), private: Patterns::default() }
     }
 }
 
@@ -36,6 +40,7 @@ const BYTES: u64 = 32 << 20;
 pub struct Answers {
     pub(super) store: Arc<Store>,
     pub(super) ttl: Duration,
+    pub(super) private: Patterns,
     pub(super) cache: Cache<Question, Answer, Weight>,
     /// The running requests to upstreams.
     pub(super) requests: Once<Question, Result<Bytes, Unavailable>>,
@@ -45,7 +50,8 @@ pub struct Answers {
 impl Answers {
     pub(crate) fn new(store: Arc<Store>, options: &AnswerOptions, shutdown: Arc<Shutdown>) -> Arc<Self> {
         let cache = Cache::with_weighter(ENTRIES, BYTES, Weight);
-        Arc::new(Self { store, ttl: options.list_ttl, cache, requests: Once::new(), shutdown })
+        let (ttl, private) = (options.list_ttl, options.private.clone());
+        Arc::new(Self { store, ttl, private, cache, requests: Once::new(), shutdown })
     }
 
     /// Returns whether an upstream is asked at all.
@@ -58,8 +64,8 @@ impl Answers {
         if !asked.rule.admits(version) {
             return Err(Unavailable::Denied(asked.to_string()));
         }
-        // An invalid version of the module has no record.
-        let Ok(version) = ModuleVersion::new(asked.module().clone(), version.clone()) else { return Ok(()) };
+        let version = ModuleVersion::new(asked.module().clone(), version.clone())
+            .map_err(|error| Unavailable::Upstream(format!("{asked}: {error}").into()))?;
         let named = version.clone();
         match blocking(&self.store, asked, move |store| store.records().tombstone(&named)).await? {
             Some(tombstone) => Err(Unavailable::objection(&version, &Objection::Tombstone(tombstone))),

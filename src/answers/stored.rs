@@ -50,11 +50,9 @@ fn resolve(
     query: &str,
     versions: &[Version],
 ) -> Result<Option<Bytes>, StoreError> {
-    let has_gomod = |version: &Version| -> Result<bool, StoreError> {
-        let body = small(store, module, version, SmallFile::Mod)?;
-        Ok(body.is_some_and(|body| body != modfile::synthesize(module)))
-    };
-    let tagged = query::resolve(module, query, versions, has_gomod)?;
+    let tagged = query::resolve(module, query, versions, |version| {
+        has_gomod(store, module, version).map(|has_gomod| has_gomod == Some(true))
+    })?;
     let version = match tagged {
         Some(version) => version,
         None if query == "latest" => match newest_pseudo(versions) {
@@ -73,7 +71,17 @@ fn newest_pseudo(versions: &[Version]) -> Option<&Version> {
     pseudos.max_by_key(|version| pseudo::time(version.as_str()))
 }
 
-fn small(
+/// Returns whether a stored version has a go.mod. Returns `None` if it is not stored.
+pub(super) fn has_gomod(
+    store: &Store,
+    module: &ModulePath,
+    version: &Version,
+) -> Result<Option<bool>, StoreError> {
+    let body = small(store, module, version, SmallFile::Mod)?;
+    Ok(body.map(|body| body != modfile::synthesize(module)))
+}
+
+pub(super) fn small(
     store: &Store,
     module: &ModulePath,
     version: &Version,

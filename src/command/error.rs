@@ -20,11 +20,11 @@ pub(crate) const HELP: &str = "\nhelp: ";
 const RUN_AGAIN: &str = "run again to continue";
 
 impl CommandError {
-    /// Makes an error from a text. A line of the text that starts with `help: ` becomes the help.
+    /// Makes an error from a text. Lines of the text that start with `help: ` become the help.
     pub(crate) fn new(exit: Exit, text: impl ToString) -> Self {
         let text = text.to_string();
         let (message, help) = match text.split_once(HELP) {
-            Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
+            Some((message, help)) => (message.to_owned(), Some(help.replace(HELP, "; "))),
             None => (text, None),
         };
         Self { exit, message: Some(message), help }
@@ -85,5 +85,14 @@ mod tests {
             "cannot read /s: gone; 2 versions removed"
         );
         assert_eq!(CommandError::reported(Exit::IO).after("x"), CommandError::reported(Exit::IO));
+    }
+
+    #[test]
+    fn the_help_of_a_cause_comes_before_the_help_of_the_operation() {
+        let error = CommandError::new(
+            Exit::IO,
+            "the step stopped: cannot write /s: full\nhelp: free space\nhelp: run again",
+        );
+        assert_eq!(error.help.as_deref(), Some("free space; run again"));
     }
 }

@@ -28,13 +28,15 @@ use super::report::{Format, Reporter, Summary, Telling};
     override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]",
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
-version is downloaded again on the next request and must be identical: its hash is kept. With --tombstone, requests get \
-410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
+version is downloaded again on the next request. It must have the hash in the checksum database, or the same hash as \
+before if the database does not know it. --forget removes the recorded hash too, as for the moved tag of a private \
+module. With --tombstone, requests get 410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
 tombstone within a second. To remove more than 100 versions, the \
 command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
 
 Examples:
   stoa remove example.org/module@v1.2.3
+  stoa remove --forget git.example.org/private@v1.2.3
   stoa remove --tombstone --reason 'contains a key, see ticket 1234' example.org/module@v1.2.3
   stoa remove --lift example.org/module@v1.2.3
   stoa remove --list
@@ -59,8 +61,12 @@ pub(crate) struct Remove {
     #[arg(long, alias = "no-tombstone", conflicts_with = "tombstone")]
     lift: bool,
 
+    /// Remove the recorded hashes too, so that the versions may come back with other content
+    #[arg(long, conflicts_with_all = ["tombstone", "lift"])]
+    forget: bool,
+
     /// Remove nothing, and list all tombstones with their reasons
-    #[arg(long, conflicts_with_all = ["named", "tombstone", "lift", "dry_run", "yes"])]
+    #[arg(long, conflicts_with_all = ["named", "tombstone", "lift", "forget", "dry_run", "yes"])]
     list: bool,
 
     /// Show what would be done, and change nothing
@@ -90,6 +96,7 @@ impl Command for Remove {
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
         let mut removed = Removed::new(&store, self.dry_run);
+        removed.is_lift = self.lift;
         let work = Work { reporter: &context.reporter, store: &store, args: &self, cancel: &cancel };
         work.ask()?;
         match work.all(&mut removed) {
@@ -124,6 +131,13 @@ enum Event<'a> {
         #[serde(skip)]
         dry_run: bool,
     },
+    /// The version was not in the store, and its recorded hash was removed.
+    Forgotten {
+        #[serde(flatten)]
+        version: VersionKeys<'a>,
+        #[serde(skip)]
+        dry_run: bool,
+    },
     /// The tombstone was lifted.
     Lifted {
         #[serde(flatten)]
@@ -135,8 +149,10 @@ enum Event<'a> {
 
 impl Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Removed { dry_run, .. } | Self::Forbidden { dry_run, .. } | Self::Lifted { dry_run, .. }) =
-            self;
+        let (Self::Removed { dry_run, .. }
+        | Self::Forbidden { dry_run, .. }
+        | Self::Forgotten { dry_run, .. }
+        | Self::Lifted { dry_run, .. }) = self;
         let would = |done: &'static str, plan: &'static str| if *dry_run { plan } else { done };
         match self {
             Self::Removed { version, bytes, forbidden, .. } => {
@@ -146,6 +162,9 @@ impl Display for Event<'_> {
             }
             Self::Forbidden { version, .. } => {
                 write!(f, "{} {version}, which is not in the store", would("forbade", "would forbid"))
+            }
+            Self::Forgotten { version, .. } => {
+                write!(f, "{} the recorded hash of {version}", would("removed", "would remove"))
             }
             Self::Lifted { version, .. } => {
                 write!(f, "{} the tombstone of {version}", would("lifted", "would lift"))
@@ -197,12 +216,16 @@ pub(crate) struct Removed {
     store: String,
     removed: u64,
     forbidden: u64,
+    forgotten: u64,
     lifted: u64,
     bytes: u64,
     dry_run: bool,
     /// Whether tombstones were listed only.
     #[serde(skip)]
     is_list: bool,
+    /// Whether tombstones were lifted only.
+    #[serde(skip)]
+    is_lift: bool,
     /// The exit code if something went wrong; the error has been reported.
     #[serde(skip)]
     failed: Option<Exit>,
@@ -211,11 +234,22 @@ pub(crate) struct Removed {
 impl Removed {
     fn new(store: &Store, dry_run: bool) -> Self {
         let store = store.root().to_string_lossy().into_owned();
-        Self { store, removed: 0, forbidden: 0, lifted: 0, bytes: 0, dry_run, is_list: false, failed: None }
+        Self {
+            store,
+            removed: 0,
+            forbidden: 0,
+            forgotten: 0,
+            lifted: 0,
+            bytes: 0,
+            dry_run,
+            is_list: false,
+            is_lift: false,
+            failed: None,
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.removed + self.forbidden + self.lifted == 0
+        self.removed + self.forbidden + self.forgotten + self.lifted == 0
     }
 
     fn add(&mut self, event: &Event<'_>) {
@@ -226,6 +260,7 @@ impl Removed {
                 self.forbidden += u64::from(*forbidden);
             }
             Event::Forbidden { .. } => self.forbidden += 1,
+            Event::Forgotten { .. } => self.forgotten += 1,
             Event::Lifted { .. } => self.lifted += 1,
         }
     }
@@ -237,12 +272,15 @@ impl Display for Removed {
         if self.is_list {
             return counted(self.forbidden, "tombstone").fmt(f);
         }
-        if self.lifted > 0 {
+        if self.is_lift {
             return write!(f, "{} {would}lifted", counted(self.lifted, "tombstone"));
         }
         write!(f, "{} {would}removed, {}", versions(self.removed), BinaryBytes(self.bytes))?;
         if self.forbidden > 0 {
             write!(f, ", {} {would}forbidden", HumanCount(self.forbidden))?;
+        }
+        if self.forgotten > 0 {
+            write!(f, ", {} {would}removed", counted(self.forgotten, "recorded hash"))?;
         }
         Ok(())
     }
@@ -304,7 +342,11 @@ impl Work<'_> {
             let mut is_met = false;
             for version in self.versions(named)? {
                 self.cancel.check()?;
-                let event = if self.args.lift { self.lift(&version)? } else { self.remove(&version)? };
+                let event = match (self.args.lift, self.args.forget) {
+                    (true, _) => self.lift(&version)?,
+                    (_, true) => self.forget(&version)?,
+                    _ => self.remove(&version)?,
+                };
                 let Some(event) = event else { continue };
                 is_met = true;
                 removed.add(&event);
@@ -323,16 +365,17 @@ impl Work<'_> {
             Named::Version(version) => return Ok(vec![version.clone()]),
             Named::Module(module) => module,
         };
-        match self.args.lift {
-            true => Ok(pairs(module, &self.store.records().tombstones(module)?)),
-            false => {
-                let mut versions = versions_of(self.store, module)?;
-                versions.extend(pairs(module, &self.store.pairs().versions(module)?));
-                versions.sort();
-                versions.dedup();
-                Ok(versions)
-            }
+        if self.args.lift {
+            return Ok(pairs(module, &self.store.records().tombstones(module)?));
         }
+        let mut versions = versions_of(self.store, module)?;
+        versions.extend(pairs(module, &self.store.pairs().versions(module)?));
+        if self.args.forget {
+            versions.extend(pairs(module, &self.store.records().versions(module)?));
+        }
+        versions.sort();
+        versions.dedup();
+        Ok(versions)
     }
 
     /// Waits for the claim: another process may be about to publish the version.
@@ -357,6 +400,25 @@ impl Work<'_> {
         })
     }
 
+    fn forget<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
+        let dry_run = self.args.dry_run;
+        let (bytes, is_forgotten) = if dry_run {
+            let record = self.store.records().get(version)?;
+            let is_forgotten = record.is_some_and(|mut record| record.forget());
+            (self.store.footprint(version)?.map(|footprint| footprint.bytes), is_forgotten)
+        } else {
+            let claim = self.claim(version)?;
+            // The version goes first: it must not be served without its record.
+            let bytes = self.store.remove_unrecorded(&claim)?.bytes;
+            (bytes, self.store.records().forget(&claim)?)
+        };
+        let version = VersionKeys::from(version);
+        Ok(match bytes {
+            Some(bytes) => Some(Event::Removed { version, bytes, h1: None, forbidden: false, dry_run }),
+            None => is_forgotten.then_some(Event::Forgotten { version, dry_run }),
+        })
+    }
+
     fn lift<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
         let dry_run = self.args.dry_run;
         let is_lifted = match dry_run {
@@ -371,6 +433,9 @@ impl Work<'_> {
         let error = |text: String| CommandError::new(Exit::FAILED, text);
         match (self.args.lift, named) {
             (true, _) => error(format!("{named} has no tombstone in {root}")),
+            (false, _) if self.args.forget => {
+                error(format!("{named} is not in {root} and has no recorded hash"))
+            }
             (false, Named::Version(_)) => error(format!("{named} is not in {root}")),
             (false, Named::Module(_)) => error(format!("no version of {named} is in {root}"))
                 .help("to forbid a version that is not in the store, write MODULE@VERSION"),

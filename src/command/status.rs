@@ -58,6 +58,7 @@ enum Kind {
     #[default]
     Empty,
     Unmarked,
+    Conflict,
     Foreign,
 }
 
@@ -157,7 +158,8 @@ fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
         State::Newer(_) => Kind::Newer,
         State::Empty => Kind::Empty,
         State::MarkerLost { .. } => Kind::Unmarked,
-        State::TwoMarkers(_) | State::Blocked(_) | State::Foreign(_) => Kind::Foreign,
+        State::TwoMarkers(_) | State::Blocked(_) => Kind::Conflict,
+        State::Foreign(_) => Kind::Foreign,
     };
     let mut status = Status::new(root, kind, current);
     status.layout = match &state {
@@ -312,11 +314,12 @@ impl Status {
             Kind::Newer => "newer than this program",
             Kind::Empty => "empty: there is no store yet",
             Kind::Unmarked => "unmarked: a store without its marker",
+            Kind::Conflict => "conflict: a store without a single valid marker",
             Kind::Foreign => "foreign: not a store",
         };
         let mut lines = vec![line("store", &self.store), line("state", state)];
-        if let (Some(remark), Kind::Migrating | Kind::Newer | Kind::Unmarked | Kind::Foreign | Kind::Old) =
-            (&self.remark, self.state)
+        if let Some(remark) =
+            self.remark.as_ref().filter(|_| !matches!(self.state, Kind::Current | Kind::Empty))
         {
             lines.push(line("", remark));
         }

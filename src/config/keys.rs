@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::parse;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
@@ -55,7 +57,7 @@ impl Key {
 
     /// Returns whether the value is a list, with commas in options and variables.
     pub fn is_list(&self) -> bool {
-        matches!(self.value_name, "NAMES" | "PATTERNS")
+        matches!(self.value_name, "NAMES" | "PATTERNS" | "RANGES")
     }
 
     /// Returns the text for `--help`.
@@ -230,11 +232,25 @@ serve_keys! {
     /// Above it, the least recently used ones are removed.
     fill_metadata_max: u64 = "fill.metadata_max", "SIZE", Default::Value("1GiB"), parse::size;
 
+    /// Maximum time that a client waits for its turn among the downloads
+    /// After that it gets 504 with Retry-After. The download keeps its place in the queue.
+    fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
+
+    /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
+    /// A slower download is ended only while another download waits for its place, or if no client waits for it.
+    fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
+
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
+    /// Whether upstreams at public addresses may redirect to loopback, link-local and private addresses
+    /// Upstreams at such addresses always may. Behind HTTPS_PROXY only addresses in URLs are checked, not names.
+    fill_allow_private_redirects: bool = "fill.allow_private_redirects", "BOOL", Default::Value("false"),
+        parse::switch;
+
     /// Time between two checks of the index (/catalog and /index) against the store; 0 disables the checks
+    /// With 0, both paths answer 503 until `stoa-migrate --regenerate` or another server builds the index.
     index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;
 
     /// Time between two writes of usage data for `stoa prune`; 0 records none
@@ -248,4 +264,13 @@ serve_keys! {
 
     /// Time limit for one go command for direct
     direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
+
+    /// Maximum size of the files of one go command for direct
+    /// The growth of cloned repositories counts, too.
+    direct_max_size: u64 = "direct.max_size", "SIZE", Default::Value("2GiB"), parse::size;
+
+    /// Address ranges that direct may connect to for all modules, besides public addresses
+    /// Modules that GOPRIVATE or a rule covers may be at any address.
+    direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
+        parse::ranges;
 }

@@ -15,6 +15,7 @@
 //! | `file` | the config file |
 //! | `table`, `rules`, `credentials` | the tables of the file |
 //! | `serve` | checks of several keys together |
+//! | `size` | sizes with units |
 //! | `origin`, `shown` | origins of values, and values without secrets |
 //! | `world` | variables and paths |
 

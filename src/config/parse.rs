@@ -2,11 +2,12 @@
 //!
 //! Each function returns the reason why a text is not a value. Messages put the key and its origin before the reason.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use stoa_gomod::private::Patterns;
 
 use crate::sumdb::Gosumdb;
@@ -32,10 +33,6 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 }
 
 /// Reads a number of threads or processes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    super::size::parse(text).map(|size| size.bytes)
-}
-
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     count(text)
         .ok()
@@ -59,7 +56,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let total = millis.and_then(|millis| number.parse::<u64>().ok()?.checked_mul(millis));
     total
         .map(Duration::from_millis)
-        .ok_or_else(|| "expected a duration such as 500ms, 30s, 5m or 1h".to_owned())
+        .ok_or_else(|| "expected a duration such as 500ms, 30s, 5m, 1h or 2d".to_owned())
 }
 
 /// Reads a duration that is not zero.
@@ -84,6 +81,28 @@ pub(super) fn list(text: &str) -> Result<Vec<String>, String> {
 pub(super) fn patterns(text: &str) -> Result<Vec<String>, String> {
     Patterns::parse_strict(text).map_err(|error| error.to_string())?;
     list(text)
+}
+
+/// Reads a size: `500M`, `1.5GiB` or `20GB`. A bare number is in bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    match super::size::parse(text)?.bytes {
+        0 => Err("expected a size larger than 0".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Reads a number of bytes per second, in the syntax of sizes.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    super::size::parse(text).map(|size| size.bytes)
+}
+
+/// Reads a list of address ranges: `10.1.0.0/16`, or a single address.
+pub(super) fn ranges(text: &str) -> Result<Vec<IpNet>, String> {
+    let range = |part: String| {
+        let range = part.parse().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+        range.map_err(|_| format!("{part:?} is not an address range such as 10.1.0.0/16 or 2001:db8::/32"))
+    };
+    list(text)?.into_iter().map(range).collect()
 }
 
 /// Reads a list of patterns that has at least one.
@@ -266,6 +285,21 @@ mod tests {
         for text in ["", ":3000", "a.example:port", "https://a.example", "me@a.example"] {
             assert!(host(text).unwrap_err().contains("expected a host"), "{text}");
         }
+    }
+
+    #[test]
+    fn address_ranges_and_sizes_have_a_form() {
+        let found = ranges("10.1.0.0/16, 192.0.2.7,2001:db8::/32").unwrap();
+        assert_eq!(
+            found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.1.0.0/16", "192.0.2.7/32", "2001:db8::/32"]
+        );
+        assert_eq!(ranges("").unwrap(), []);
+        for text in ["10.1.0.0/33", "localhost", "10.1", "*"] {
+            assert!(ranges(text).unwrap_err().contains("address range"), "{text}");
+        }
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        assert!(size("0").is_err() && size("2X").is_err());
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use stoa_gomod::private::Patterns;
+
 use super::file::File;
 use super::keys::ServeConfig;
+use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
-use crate::policy::Mode;
-use crate::upstream::{Direct, DirectOptions, UpstreamOptions};
+use crate::policy::{ChecksumPolicy, Mode};
+use crate::upstream::{Direct, DirectOptions, DirectRule, DirectRules, UpstreamOptions};
 
 const NO_TARGET: &str = "a mode that redirects needs redirect_url";
 
@@ -16,13 +19,23 @@ impl ServeConfig {
         self.origins.get(key).unwrap_or(&Origin::Default)
     }
 
-    /// Returns the options of upstreams. `netrc` is the path at which a netrc file may be.
-    pub fn upstream_options(&self, netrc: Option<PathBuf>) -> UpstreamOptions {
+    /// Returns whether some list of upstreams names version control; `upstream` is the list of the default rule.
+    pub fn uses_direct(&self, upstream: Option<&str>) -> bool {
+        let lists = self.modules.iter().filter_map(|table| table.upstream.as_deref()).chain(upstream);
+        lists.into_iter().any(names_direct)
+    }
+
+    /// Returns the options of upstreams. `netrc` is the path at which a netrc file may be, and `private` are the
+    /// patterns of `GOPRIVATE`.
+    pub fn upstream_options(&self, netrc: Option<PathBuf>, private: Patterns) -> UpstreamOptions {
         UpstreamOptions {
             idle_timeout: self.upstream_idle_timeout,
+            allow_private_redirects: self.fill_allow_private_redirects,
             direct: Direct::new(DirectOptions {
                 max_concurrent: self.direct_max_concurrent,
                 timeout: self.direct_timeout,
+                max_size: self.direct_max_size,
+                rules: self.direct_rules(private),
                 ..DirectOptions::default()
             }),
             credentials: self.credentials.clone(),
@@ -30,6 +43,26 @@ impl ServeConfig {
             ..UpstreamOptions::default()
         }
     }
+
+    fn direct_rules(&self, private: Patterns) -> DirectRules {
+        let rules = self.modules.iter().map(|table| {
+            let (allow, deny) = (table.allow.clone(), table.deny.clone());
+            DirectRule::new(table.pattern.clone(), covers(table), allow, deny)
+        });
+        DirectRules { private, rules: rules.collect(), allow_addresses: self.direct_allow_addresses.clone() }
+    }
+}
+
+/// Returns whether a rule says that its modules may be private: it names version control as their upstream, or
+/// keeps their names from checksum databases. A rule for all modules says so about none.
+fn covers(table: &ModuleTable) -> bool {
+    let names_some = table.pattern.to_string().split(',').all(|pattern| pattern != "*");
+    let is_private = table.checksum == Some(ChecksumPolicy::Off);
+    names_some && (is_private || table.upstream.as_deref().is_some_and(names_direct))
+}
+
+fn names_direct(list: &str) -> bool {
+    list.split([',', '|']).any(|entry| entry.trim() == "direct")
 }
 
 impl Settings<'_> {

@@ -1,4 +1,4 @@
-//! Sizes on the command line and in the config file.
+//! A size on the command line or in the configuration.
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use stoa_gomod::{H1, h1, info};
-use stoa_store::{Claim, Objection, Record};
+use stoa_store::{Claim, Objection, Record, RecordedBy};
 use tokio::sync::watch;
 
 use super::means::Means;
@@ -33,7 +33,7 @@ use super::task::{Failed, Fetch};
 use super::turn::Claimed;
 use super::zip::{FetchedZip, release_for_direct};
 use crate::byte_budget::SMALL_BODY;
-use crate::sumdb::Verification;
+use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::Phase;
 use crate::unavailable::Unavailable;
 use crate::upstream::VersionSource;
@@ -140,10 +140,7 @@ impl Fetch {
         verification: &Verification,
     ) -> Result<Smalls, Unavailable> {
         if let Some(known) = known {
-            self.check_mod(claim.known_record().as_ref(), &known.gomod_h1)?;
-            if verification.is_required() {
-                verification.check_mod(&known.gomod_h1).await?;
-            }
+            self.check_mod(claim.known_record().as_ref(), &known.gomod_h1, verification).await?;
             let (info, modfile) = (known.info.clone(), known.modfile.clone());
             self.progress
                 .send_modify(|now| (now.info, now.modfile, now.is_cached) = (Some(info), modfile, true));
@@ -209,10 +206,7 @@ impl Fetch {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
         let gomod_h1 = h1::hash_mod(&body);
         // The lookup may have written the record meanwhile.
-        self.check_mod(claim.known_record().as_ref(), &gomod_h1)?;
-        if verification.is_required() {
-            verification.check_mod(&gomod_h1).await?;
-        }
+        self.check_mod(claim.known_record().as_ref(), &gomod_h1, verification).await?;
         verification.mod_was_sent();
         // Clients read a large mod from the cache, so that slow clients do not keep it in memory.
         if body.len() <= SMALL_BODY {
@@ -221,21 +215,35 @@ impl Fetch {
         Ok((body, gomod_h1))
     }
 
-    /// Compares a mod with the version's record before any client gets it.
+    /// Compares a mod with the version's record before any client gets it, and with the checksum database if the
+    /// client has to wait for that.
     ///
     /// The record holds the hashes of the checksum database as soon as they are known. The zip is compared
     /// when it is published.
-    fn check_mod(&self, record: Option<&Record>, gomod_h1: &H1) -> Result<(), Unavailable> {
-        let Some(record) = record else { return Ok(()) };
-        let Some(recorded) = record.gomod_h1.clone() else { return Ok(()) };
-        if *gomod_h1 == recorded {
-            return Ok(());
+    async fn check_mod(
+        &self,
+        record: Option<&Record>,
+        gomod_h1: &H1,
+        verification: &Verification,
+    ) -> Result<(), Unavailable> {
+        let objection = record.and_then(|record| record.objection_to_mod(Some(gomod_h1)));
+        match objection {
+            // The removed version may have been of a moved tag. So the database decides.
+            Some(objection @ Objection::Differs { by: RecordedBy::Removal, .. }) => {
+                match verification.outcome().await? {
+                    Confirmation::Confirmed(_) => verification.check_mod(gomod_h1).await,
+                    _ => Err(Unavailable::objection(&self.version, &objection)),
+                }
+            }
+            Some(objection) => {
+                self.means.sumdb.count_mismatch();
+                Err(Unavailable::objection(&self.version, &objection))
+            }
+            None if verification.is_required() || record.is_some_and(|r| r.failed_lookup.is_some()) => {
+                verification.check_mod(gomod_h1).await
+            }
+            None => Ok(()),
         }
-        if record.verdict.is_some() {
-            self.means.sumdb.count_mismatch();
-        }
-        let ours = gomod_h1.clone();
-        Err(Unavailable::objection(&self.version, &Objection::Differs { file: "mod", recorded, ours }))
     }
 
     /// Compares the info and the mod with those of the upstream that sent the zip, if that may be another upstream or

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use stoa_store::Store;
 use tokio::sync::{Semaphore, watch};
@@ -9,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::expected::Expected;
 use super::means::{Means, Running};
 use super::progress::{Flight, Progress, Waiter, Want};
+use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::task::Fetch;
@@ -29,20 +31,33 @@ const MAX_FLIGHTS: usize = 8192;
 /// Maximum total size of the large go.mod files in memory in bytes: two of the largest.
 const LARGE_MODS: u32 = 32 << 20;
 
-/// Settings for downloads of versions.
+/// Settings for downloads.
 #[derive(Debug, Clone)]
-pub struct FillOptions {
+pub struct FlightOptions {
     /// Maximum number of concurrent downloads of zips.
     pub max_concurrent: usize,
     /// Whether a request for an info or a go.mod also downloads the zip.
     pub is_eager: bool,
     /// Maximum total size of the info and go.mod files of versions without a zip, in bytes.
     pub metadata_max: u64,
+    /// Maximum time that a client waits while its download waits for other downloads.
+    pub max_wait: Duration,
+    /// The rate in bytes per second below which a zip's download gives its slot up to another one.
+    pub min_rate: u64,
+    /// The time over which the rate is measured.
+    pub rate_window: Duration,
 }
 
-impl Default for FillOptions {
+impl Default for FlightOptions {
     fn default() -> Self {
-        Self { max_concurrent: 16, is_eager: false, metadata_max: 1 << 30 }
+        Self {
+            max_concurrent: 16,
+            is_eager: false,
+            metadata_max: 1 << 30,
+            max_wait: Duration::from_secs(5 * 60),
+            min_rate: 64 * 1024,
+            rate_window: Duration::from_secs(60),
+        }
     }
 }
 
@@ -52,16 +67,17 @@ pub struct Flights {
     pub(super) means: Arc<Means>,
     shutdown: Arc<Shutdown>,
     aborted: Arc<AtomicU64>,
+    max_wait: Duration,
 }
 
 impl Flights {
-    /// Creates flights.
+    /// Creates flights that download into a store.
     pub(crate) fn new(
         store: Arc<Store>,
         policy: &Policy,
         sumdb: Arc<Sumdb>,
         examining: Arc<Semaphore>,
-        options: &FillOptions,
+        options: FlightOptions,
         shutdown: Arc<Shutdown>,
     ) -> Self {
         let max_fills = options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
@@ -75,15 +91,17 @@ impl Flights {
             is_eager: options.is_eager,
             metadata_max: options.metadata_max,
             running: Running::default(),
+            min_rate: MinRate { bytes: options.min_rate, window: options.rate_window },
         };
-        Self { means: Arc::new(means), shutdown, aborted: Arc::default() }
+        Self { means: Arc::new(means), shutdown, aborted: Arc::default(), max_wait: options.max_wait }
     }
 
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
-    /// `via` is the `Via` of the request.
+    /// `via` is the `Via` of the request. The client waits a limited time for its turn.
     pub fn join(&self, permit: Permit<'_>, via: &Via, want: Want) -> Result<Waiter, Unavailable> {
-        self.join_expecting(permit, via, want, &Expected::default())
+        let waiter = self.join_expecting(permit, via, want, &Expected::default())?;
+        Ok(waiter.with_patience(self.max_wait))
     }
 
     /// Joins a flight as [`join`](Self::join) does, or starts one that only publishes a version with the
@@ -147,7 +165,7 @@ impl Flights {
 
     /// Starts the flight of a whole version in the background.
     pub fn start(&self, permit: Permit<'_>, via: &Via) {
-        match self.join(permit, via, Want::Version) {
+        match self.join_expecting(permit, via, Want::Version, &Expected::default()) {
             // A waiting task keeps the flight from being abandoned. The flight logs its own result.
             Ok(waiter) => drop(tokio::spawn(waiter.stored())),
             Err(error) => {

@@ -8,6 +8,7 @@ use stoa_store::Store;
 use tokio::sync::Semaphore;
 
 use super::progress::Flight;
+use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
 use crate::byte_budget::ByteBudget;
@@ -30,6 +31,7 @@ pub(super) struct Means {
     /// Maximum total size of the pairs in the cache in bytes.
     pub(super) metadata_max: u64,
     pub(super) running: Running,
+    pub(super) min_rate: MinRate,
 }
 
 /// The running flights, by version.

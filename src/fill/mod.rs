@@ -11,7 +11,10 @@
 //! | `fetch` | the task that downloads and publishes one version, step by step |
 //! | `task` | the state of that task |
 //! | `turn` | waiting for the turn and the claim |
-//! | `zip` | the download of a zip into a draft |
+//! | `zip` | the download of a zip, with a slot and under the claim |
+//! | `growing` | the draft of a zip, and its continuation after an interruption |
+//! | `pace` | slow transfers, which give their slot up |
+//! | `rate` | the rate of a transfer |
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
 //! | `pairs` | the info and the go.mod of versions whose zip no client has asked for |
@@ -26,10 +29,13 @@
 mod expected;
 mod fetch;
 mod flights;
+mod growing;
 mod means;
+mod pace;
 mod pairs;
 mod progress;
 mod publish;
+mod rate;
 mod seals;
 mod shared;
 mod slots;
@@ -38,7 +44,7 @@ mod turn;
 mod zip;
 
 pub use self::expected::Expected;
-pub use self::flights::{FillOptions, Flights};
+pub use self::flights::{FlightOptions, Flights};
 pub use self::progress::{Arrival, Transfer, Waiter, Want};
 pub use self::seals::Seals;
 pub(crate) use self::seals::examining;

@@ -47,7 +47,9 @@ impl Flights {
             if let Some(tombstone) = record.tombstone {
                 return Ok(Some(Err(Unavailable::objection(&version, &Objection::Tombstone(tombstone)))));
             }
-            if rule.checksum == ChecksumPolicy::Require && record.verdict.is_none() {
+            // An answer of the checksum database that had no valid proof is followed by another lookup.
+            let is_doubtful = rule.checksum == ChecksumPolicy::Require || record.failed_lookup.is_some();
+            if is_doubtful && record.verdict.is_none() {
                 return Ok(None);
             }
             Ok(usable(store, &version, &rule, &record)?.map(Ok))
@@ -152,6 +154,6 @@ fn usable(
     if rule.upstream.tag().is_some_and(|tag| tag != pair.tag) {
         return Ok(None);
     }
-    let agrees = record.gomod_h1.as_ref().is_none_or(|recorded| *recorded == pair.gomod_h1());
+    let agrees = record.objection_to_mod(Some(&pair.gomod_h1())).is_none();
     Ok(Some(pair).filter(|_| agrees))
 }

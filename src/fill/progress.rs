@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
@@ -72,6 +73,8 @@ pub(super) struct Progress {
     pub(super) zip: Option<Arriving>,
     /// Number of bytes of the zip that are in its file.
     pub(super) written: u64,
+    /// Whether the flight waits for other downloads to finish.
+    pub(super) is_queued: bool,
     pub(super) end: Option<Result<End, Unavailable>>,
 }
 
@@ -123,6 +126,8 @@ impl Progress {
 pub struct Waiter {
     flight: Arc<Flight>,
     progress: watch::Receiver<Progress>,
+    /// Maximum time to wait while the flight is queued.
+    patience: Option<Duration>,
 }
 
 /// The result of waiting for a part of a version.
@@ -137,14 +142,33 @@ pub enum Arrival<T> {
 impl Waiter {
     pub(super) fn new(flight: Arc<Flight>) -> Self {
         let progress = flight.progress.clone();
-        Self { flight, progress }
+        Self { flight, progress, patience: None }
+    }
+
+    /// Waits a limited time while the flight is queued. The flight keeps its place in the queue.
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
+    async fn wait_for(
+        &mut self,
+        mut is_reached: impl FnMut(&Progress) -> bool,
+    ) -> Result<watch::Ref<'_, Progress>, Unavailable> {
+        if let Some(patience) = self.patience {
+            let waiting = self.progress.wait_for(&mut is_reached);
+            let is_late = tokio::time::timeout(patience, waiting).await.is_err();
+            if is_late && self.progress.borrow().is_queued {
+                let version = self.flight.version.to_string();
+                return Err(Unavailable::Crowded { version, waited: patience });
+            }
+        }
+        self.progress.wait_for(is_reached).await.map_err(|_| internal(&self.flight))
     }
 
     /// Waits for the info or the mod.
     pub async fn small(mut self, file: SmallFile) -> Result<Arrival<Bytes>, Unavailable> {
         let is_there = |now: &Progress| now.small(file).is_some() || now.is_cached || now.end.is_some();
-        let reached = self.progress.wait_for(is_there).await;
-        let Ok(now) = reached else { return Err(internal(&self.flight)) };
+        let now = self.wait_for(is_there).await?;
         match (now.small(file), &now.end) {
             (Some(bytes), _) => Ok(Arrival::Early(bytes.clone())),
             (None, Some(Err(error))) => Err(error.clone()),
@@ -154,14 +178,13 @@ impl Waiter {
 
     /// Waits until part of the zip may be sent.
     pub async fn zip(mut self) -> Result<Arrival<Transfer>, Unavailable> {
-        let zip = match self.progress.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await {
-            Err(_) => return Err(internal(&self.flight)),
-            Ok(now) => match (&now.end, &now.zip) {
-                (Some(Err(error)), _) => return Err(error.clone()),
-                (None, Some(zip)) => zip.clone(),
-                _ => return Ok(Arrival::Stored),
-            },
+        let now = self.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await?;
+        let zip = match (&now.end, &now.zip) {
+            (Some(Err(error)), _) => return Err(error.clone()),
+            (None, Some(zip)) => zip.clone(),
+            _ => return Ok(Arrival::Stored),
         };
+        drop(now);
         Ok(Arrival::Early(Transfer { flight: self.flight, progress: self.progress, zip, sent: 0 }))
     }
 
@@ -173,15 +196,13 @@ impl Waiter {
     /// Waits until the version is in the store. Each number of bytes of the zip that arrives goes to `arrived`.
     pub async fn stored_with(mut self, arrived: impl Fn(u64)) -> Result<(), Unavailable> {
         let mut seen = 0;
-        let reached = self.progress.wait_for(|now| {
+        let reached = self.wait_for(|now| {
             arrived(now.written.saturating_sub(seen));
             // The number starts again with another attempt.
             seen = now.written;
             now.end.is_some()
         });
-        let reached = reached.await;
-        let Ok(now) = reached else { return Err(internal(&self.flight)) };
-        match &now.end {
+        match &reached.await?.end {
             Some(Err(error)) => Err(error.clone()),
             _ => Ok(()),
         }

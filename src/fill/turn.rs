@@ -39,7 +39,8 @@ impl Fetch {
     }
 
     async fn permit(&self) -> Result<Share, Unavailable> {
-        let permit = self.means.starts.take(self.upstream()).await.ok_or_else(|| self.stopping())?;
+        let permit =
+            self.queued(self.means.starts.take(self.upstream())).await.ok_or_else(|| self.stopping())?;
         match self.is_abandoned() {
             true => Err(Unavailable::Abandoned(self.version.to_string())),
             false => Ok(permit),
@@ -48,7 +49,7 @@ impl Fetch {
 
     /// Returns whether no client waits any more. If so, removes the flight from the map: the next request starts a
     /// new flight.
-    fn is_abandoned(&self) -> bool {
+    pub(super) fn is_abandoned(&self) -> bool {
         // Under the lock of the map, as joining is.
         let mut running = self.means.running.lock();
         // The flight itself has one receiver.

@@ -1,27 +1,17 @@
 //! The download of a zip into a draft, with a slot and under the claim.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use stoa_layout::PathError;
-use stoa_store::{Claim, Draft, StoreError};
-use tokio::sync::{mpsc, watch};
+use stoa_store::{Claim, Draft};
+use tokio::sync::watch;
 
-use super::progress::{Arriving, Progress};
+use super::pace::Pace;
 use super::slots::Slot;
 use super::task::Fetch;
 use crate::sumdb::Verification;
-use crate::tasks::{Phase, blocking};
+use crate::tasks::Phase;
 use crate::unavailable::Unavailable;
 use crate::upstream::{UpstreamError, VersionSource, ZipDownload};
-
-/// Maximum number of chunks that wait to be written.
-const CHUNKS_AHEAD: usize = 16;
-
-/// Number of bytes of a zip after which the file is synced.
-const UNSYNCED_BYTES: u64 = 8 << 20;
 
 impl Fetch {
     /// Takes a slot if a client waits for the zip and a slot is free.
@@ -30,8 +20,8 @@ impl Fetch {
         if is_wanted { self.means.slots.try_take(&self.wanted, self.upstream()) } else { None }
     }
 
-    /// Downloads the zip into a draft. If the download fails and the zip may be requested again, uses a new
-    /// draft. Returns `None` if another process has published the version.
+    /// Downloads the zip into a draft. An interrupted download is continued, see [`growing`](super::growing).
+    /// Returns `None` if another process has published the version.
     pub(super) async fn fetch_zip(
         &self,
         source: &VersionSource,
@@ -40,33 +30,30 @@ impl Fetch {
         phase: watch::Receiver<Phase>,
         verification: &Verification,
     ) -> Result<Option<FetchedZip>, Unavailable> {
+        let (mut growing, mut pace) = (None, Pace::new(self.means.min_rate));
         loop {
-            let Some((slot, still_ours, download)) =
+            let Some((slot, still_ours, mut download)) =
                 self.start_zip(source, started, claim, &phase, verification).await?
             else {
                 return Ok(None);
             };
             claim = still_ours;
-            let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
-            let version = self.version.clone();
-            let draft =
-                blocking(&self.means.store, &self.version, move |store| store.draft(&version)).await?;
-            let arriving = Arriving { file: draft.zip(), length: download.length };
-            self.progress.send_modify(|now| now.zip = Some(arriving));
-            let error = match self.receive(download, &draft).await? {
-                Ok(bytes) => return Ok(Some(FetchedZip { draft, claim, bytes, origin, slot })),
-                Err(error) => error,
+            let mut zip = self.join_beginning(growing.take(), &mut download).await?;
+            let Err(error) = self.receive(&mut download, &mut zip, (&mut pace, &slot)).await? else {
+                let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
+                return Ok(Some(FetchedZip { draft: zip.draft, claim, bytes: zip.size, origin, slot }));
             };
-            // If no client has received any byte, none is disconnected by another attempt.
-            let nothing_sent = self.progress.borrow().may_be_sent() == 0;
-            let is_retried = nothing_sent && source.may_retry(&error).await;
-            if !is_retried && !source.zip_failed(&error) {
+            if !source.zip_failed(&error, &download, zip.size).await {
                 return Err(self.failed(&error));
             }
-            log::warn!(version:% = self.version, reason:% = error; "retrying the download of a zip");
-            // This disconnects the clients that have part of the zip. The others wait for the next attempt.
-            self.progress.send_modify(|now| (now.zip, now.written) = (None, 0));
-            started = (Some(slot), None);
+            log::warn!(
+                version:% = self.version, reason:% = error, bytes = zip.size;
+                "continuing an interrupted download"
+            );
+            growing = Some(zip);
+            // The slot of a slow download is for the one that waits.
+            let slot = if matches!(error, UpstreamError::Slow { .. }) { None } else { Some(slot) };
+            started = (slot, None);
         }
     }
 
@@ -105,6 +92,20 @@ impl Fetch {
         }
     }
 
+    /// Waits for other downloads to finish. Clients wait a limited time meanwhile.
+    pub(super) async fn queued<T>(&self, turn: impl Future<Output = T>) -> T {
+        let set = |is_queued| {
+            self.progress.send_if_modified(|now| {
+                now.is_queued = is_queued;
+                false
+            });
+        };
+        set(true);
+        let result = turn.await;
+        set(false);
+        result
+    }
+
     async fn wait_for_slot(&self, mut phase: watch::Receiver<Phase>) -> Result<Slot, Unavailable> {
         let (mut wanted, mut still_wanted) = (self.wanted.clone(), self.wanted.clone());
         let closing = async {
@@ -115,41 +116,9 @@ impl Fetch {
             }
         };
         tokio::select! {
-            slot = self.means.slots.take(&mut wanted, self.upstream()) => slot.ok_or_else(|| Unavailable::Busy(self.version.to_string())),
+            slot = self.queued(self.means.slots.take(&mut wanted, self.upstream())) => slot.ok_or_else(|| Unavailable::Busy(self.version.to_string())),
             () = closing => Err(self.stopping()),
         }
-    }
-
-    /// Writes a download to the draft's file on a thread of the blocking pool. Returns the number of bytes
-    /// or the upstream's error. Local failures are reported first.
-    async fn receive(
-        &self,
-        mut download: ZipDownload,
-        draft: &Draft,
-    ) -> Result<Result<u64, UpstreamError>, Unavailable> {
-        let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
-        let (file, progress) = (draft.zip(), self.progress.clone());
-        let writing = tokio::task::spawn_blocking(move || write(&file, arrivals, &progress));
-        let received = loop {
-            match download.chunk().await {
-                Ok(Some(chunk)) => match chunks.send(chunk).await {
-                    Ok(()) => {}
-                    // The writer has failed; its error is returned below.
-                    Err(_) => break Ok(()),
-                },
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        drop(chunks);
-        let written = writing.await.map_err(|error| {
-            log::error!(version:% = self.version, reason:% = error; "a task panicked");
-            Unavailable::Broken(self.version.to_string())
-        })?;
-        let written =
-            written.map_err(|error| StoreError::from(PathError::new("write", draft.zip_path(), error)))?;
-        // `Download` has already compared the length with the announced one.
-        Ok(received.map(|()| written))
     }
 }
 
@@ -180,23 +149,4 @@ pub(super) struct FetchedZip {
     pub(super) bytes: u64,
     pub(super) origin: String,
     pub(super) slot: Slot,
-}
-
-fn write(
-    mut file: &File,
-    mut chunks: mpsc::Receiver<Bytes>,
-    progress: &watch::Sender<Progress>,
-) -> std::io::Result<u64> {
-    let (mut written, mut synced) = (0, 0);
-    while let Some(chunk) = chunks.blocking_recv() {
-        file.write_all(&chunk)?;
-        written += chunk.len() as u64;
-        progress.send_modify(|now| now.written = written);
-        // Clients wait for the final sync before publishing, so it should have little left to do.
-        if written - synced >= UNSYNCED_BYTES {
-            file.sync_data()?;
-            synced = written;
-        }
-    }
-    Ok(written)
 }

@@ -75,7 +75,7 @@ pub(super) struct Args {
     pub(super) progress: When,
 
     /// Internal: upgrade only, with minimal output (used by stoa)
-    #[arg(long)]
+    #[arg(long, hide = true)]
     pub(super) auto: bool,
 
     #[command(subcommand)]

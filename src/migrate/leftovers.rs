@@ -176,8 +176,10 @@ impl Mover<'_> {
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) if error.source.kind() == io::ErrorKind::CrossesDevices => {
                 let message = format!(
-                    "{error}: another file system is mounted in between\n\
-                     help: unmount it, or move the path by hand, then run again"
+                    "cannot {} {}: another file system is mounted in between\n\
+                     help: unmount it, or move the path by hand, then run again",
+                    error.action,
+                    error.path.display()
                 );
                 return Err(StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message }));
             }

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
 
 use crate::command;
@@ -42,11 +42,14 @@ pub fn main(layouts: &Layouts) -> ExitCode {
 
 /// Returns the command line of `stoa-migrate`.
 pub fn command_line() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    // Later, because the options of all commands are not yet in it.
+    let import_config = |command: clap::Command| command.defer(import_config::hide_options_of_a_store);
+    Args::command().mut_subcommand("import-config", import_config)
 }
 
 fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let args = match Args::try_parse_from(arguments) {
+    let matches = command_line().try_get_matches_from(arguments);
+    let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args.merged(),
         Err(error) => return command::usage(&error),
     };
@@ -214,10 +217,10 @@ fn verify(
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     let found = verify::run(root, &layouts.current, how, threads, cancel, reporter);
-    let found = found.map_err(|error| {
+    let found = found.map_err(|mut error| {
         let reason = error.message.unwrap_or_default();
-        let message = format!("cannot verify {}: {reason}", root.display());
-        CommandError::new(error.exit, message).help("run again to continue")
+        error.message = Some(format!("cannot verify {}: {reason}", root.display()));
+        error.resumable()
     })?;
     reporter.progress().end();
     let versions = found.versions();
@@ -247,7 +250,7 @@ fn failure(root: &Path, error: &RunError) -> CommandError {
     let failed = CommandError::new(error.exit(), error);
     match error {
         _ if path_error(error).is_some_and(PathError::is_read_only) => failed.help(format!(
-            "if it must stay read-only, copy {} to a writable place and use the copy with --store",
+            "mount the file system writable, or copy {} to a writable place and use the copy with --store",
             root.display()
         )),
         RunError::Outside(StepError::Cancelled(_)) => {

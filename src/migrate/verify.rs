@@ -16,7 +16,7 @@ use crate::command::verify::look::{Findings, Look};
 pub(super) enum Verify {
     /// Check the structure of each zip; changes nothing
     Structure,
-    /// Read every zip completely; seal valid versions and quarantine corrupt ones
+    /// Read every zip completely, and move corrupt versions to quarantine
     Full,
 }
 

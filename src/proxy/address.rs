@@ -1,6 +1,7 @@
 //! The addresses that the proxy answers, recognised in one place.
 
 use hyper::Method;
+use stoa_gomod::Misspelling;
 use stoa_gomod::route::{self, Route};
 
 /// An address of the proxy.
@@ -23,6 +24,8 @@ pub(super) enum Address {
     Module(Route),
     /// A checksum database that is not forwarded, or an address that no checksum database has.
     UnknownDatabase,
+    /// A path of the protocol with a mistake.
+    Misspelled(Misspelling),
     /// Any other address.
     Unknown,
     /// Any address, with another method than GET and HEAD.
@@ -46,7 +49,7 @@ impl Address {
             Route::NotFound if below.is_some_and(|below| below.starts_with("/sumdb/")) => {
                 Self::UnknownDatabase
             }
-            Route::NotFound => Self::Unknown,
+            Route::NotFound => below.and_then(Misspelling::find).map_or(Self::Unknown, Self::Misspelled),
             Route::MethodNotAllowed => Self::MethodNotAllowed,
             route => Self::Module(route),
         }

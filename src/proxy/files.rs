@@ -316,7 +316,7 @@ fn store_failed(version: &ModuleVersion, error: StoreError) -> Response {
 }
 
 fn seal_failed(version: &ModuleVersion, error: &Unavailable) -> Response {
-    log::error!(version:% = version, reason:% = error; "cannot seal a zip");
+    log::error!(version:% = version, reason:% = error; "cannot verify a stored zip");
     Problem::Failed(error, Subject::File).answer()
 }
 

@@ -46,7 +46,7 @@ use self::buffers::Buffers;
 use self::catalog::Listing;
 use self::problem::{Problem, Subject};
 use crate::policy::{ModulePermit, Permit};
-use crate::services::{Services, Via};
+use crate::services::{Instance, Services, Via};
 use crate::sumdb::SumdbQuestion;
 use crate::unavailable::Unavailable;
 use crate::upkeep::Upkeep;
@@ -77,7 +77,7 @@ pub(crate) struct ProxyOptions {
     /// The checksum databases to forward.
     pub(crate) sumdbs: Vec<String>,
     /// The name of this proxy in `Via`, by which it recognises its own requests.
-    pub(crate) instance: String,
+    pub(crate) instance: Instance,
     /// See [`ServeOptions::degraded`](crate::serve::ServeOptions::degraded).
     pub(crate) degraded: Option<String>,
 }
@@ -169,8 +169,11 @@ impl Proxy {
             Address::Health => return answer::text("ok\n").into(),
             Address::Readiness => return self.readiness().into(),
             Address::Version => return answer::json(version(self.store().layout())).into(),
-            _ if client.headers.contains_key(VIA) && client.via().contains(&self.options.instance) => {
+            _ if client.headers.contains_key(VIA) && client.via().is_loop_at(self.options.instance) => {
                 return Problem::Loop.answer().into();
+            }
+            Address::Misspelled(misspelling) => {
+                return Problem::Misspelled(misspelling, &self.base_path).answer().into();
             }
             Address::Unknown => return Problem::UnknownAddress.answer().into(),
             Address::UnknownDatabase => return Problem::UnknownDatabase.answer().into(),
@@ -256,7 +259,7 @@ const HOME: &str = concat!(
      go env -w GOPROXY=ADDRESS\n    \
      go mod download\n\
      \n\
-     Addresses, below the address of this page:\n\
+     Paths below that address:\n\
      \n    \
      /MODULE/@v/list            the versions of a module\n    \
      /MODULE/@latest            the latest version\n    \

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
+use stoa_gomod::Misspelling;
 
 use super::answer::{self, DAY, MINUTE, NO_STORE, Response, TEXT};
 use super::body::Body;
@@ -21,9 +22,11 @@ pub(super) enum Problem<'e> {
     NotStored,
     /// The version is not stored, and the client is not to wait until it is.
     InBackground,
-    /// The proxy has no such address.
+    /// The proxy has no such path, but a similar one below its base path.
+    Misspelled(&'e Misspelling, &'e str),
+    /// The proxy has no such path.
     UnknownAddress,
-    /// The checksum database is not forwarded, or has no such address.
+    /// The checksum database is not forwarded, or has no such path.
     UnknownDatabase,
     /// The method is not GET or HEAD.
     MethodNotAllowed,
@@ -74,8 +77,8 @@ impl Problem<'_> {
             true => answer::module(status, TEXT, cache, body),
             false => answer::plain(status, TEXT, cache, body),
         };
-        if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::NotReady) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after(status) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -87,7 +90,7 @@ impl Problem<'_> {
         match self {
             Self::Failed(error, subject) => status_of(error, *subject),
             Self::NotStored | Self::InBackground => (StatusCode::NOT_FOUND, NO_STORE),
-            Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
+            Self::Misspelled(..) | Self::UnknownAddress => (StatusCode::NOT_FOUND, DAY),
             // The list of forwarded databases may change with the configuration.
             Self::UnknownDatabase => (StatusCode::NOT_FOUND, ONE_MINUTE),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, DAY),
@@ -97,11 +100,29 @@ impl Problem<'_> {
         }
     }
 
+    /// Returns the number of seconds after which another request may succeed, if it is known.
+    fn retry_after(&self, status: StatusCode) -> Option<u64> {
+        match self {
+            Self::Failed(Unavailable::Limited { retry_after, .. }, _) => {
+                // Rounded up, so that the next request is not too early.
+                Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))
+            }
+            Self::NotReady => None,
+            Self::Failed(Unavailable::Crowded { .. }, _) => Some(30),
+            _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
+        }
+    }
+
     /// Returns whether the answer depends on the header `Disable-Module-Fetch`.
     fn is_about_a_module(&self) -> bool {
         matches!(
             self,
-            Self::Failed(..) | Self::NotStored | Self::InBackground | Self::UnknownAddress | Self::Loop
+            Self::Failed(..)
+                | Self::NotStored
+                | Self::InBackground
+                | Self::Loop
+                | Self::Misspelled(..)
+                | Self::UnknownAddress
         )
     }
 
@@ -120,12 +141,16 @@ impl Problem<'_> {
                 "not found: temporarily unavailable: this proxy downloads the version in the background\n\
                  help: try again later"
             }
+            Self::Misspelled(misspelling, base_path) => {
+                let corrected = misspelling.corrected();
+                return format!("not found: {misspelling}\nhelp: request {base_path}{corrected}\n");
+            }
             Self::UnknownAddress => {
-                "not found: this is not the address of a module's list, version or file\n\
-                 help: see the start page of this proxy for its addresses"
+                "not found: this is not the path of a module's list, version or file\n\
+                 help: see the start page of this proxy for its paths"
             }
             Self::UnknownDatabase => {
-                "not found: this proxy does not forward that checksum database, or the database has no such address"
+                "not found: this proxy does not forward that checksum database, or the database has no such path"
             }
             Self::MethodNotAllowed => "method not allowed: this proxy answers GET and HEAD",
             Self::Loop => {
@@ -147,7 +172,9 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
     match error {
         Unavailable::Absent(_) if subject == Subject::File => (StatusCode::NOT_FOUND, TEN_MINUTES),
         Unavailable::Absent(_) => (StatusCode::NOT_FOUND, ONE_MINUTE),
-        Unavailable::Offline(_) | Unavailable::NotFetched(_) => (StatusCode::NOT_FOUND, NO_STORE),
+        Unavailable::Unreached(_) | Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
+            (StatusCode::NOT_FOUND, NO_STORE)
+        }
         // A tombstone can be lifted.
         Unavailable::Gone(_) => (StatusCode::GONE, MINUTE),
         Unavailable::Denied(_) | Unavailable::Private(_) | Unavailable::Refused(_) => {
@@ -156,8 +183,11 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
-        Unavailable::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
+        Unavailable::Timeout(_) | Unavailable::Crowded { .. } => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         Unavailable::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
+        Unavailable::Limited { status, .. } => {
+            (StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), NO_STORE)
+        }
         Unavailable::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
@@ -169,7 +199,8 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
 /// Returns the words that the text of an error begins with.
 fn class(error: &Unavailable) -> &'static str {
     match error {
-        Unavailable::Absent(_) | Unavailable::Offline(_) | Unavailable::NotFetched(_) => "not found",
+        Unavailable::Absent(_) | Unavailable::Unreached(_) => "not found",
+        Unavailable::Offline(_) | Unavailable::NotFetched(_) => "not found",
         Unavailable::Gone(_) => "gone",
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             "not trusted"
@@ -179,22 +210,25 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Refused(_) => "refused by the upstream",
         Unavailable::Timeout(_) => "upstream timeout",
         Unavailable::Upstream(_) => "upstream failure",
+        Unavailable::Limited { .. } => "upstream busy",
         Unavailable::Loop(_) => "loop detected",
-        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
-            "temporarily unavailable"
-        }
+        Unavailable::Busy(_)
+        | Unavailable::Crowded { .. }
+        | Unavailable::Abandoned(_)
+        | Unavailable::Stopping(_) => "temporarily unavailable",
     }
 }
 
 /// Returns the next thing to do, for a client that cannot change this proxy. Some errors name it themselves.
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
-        Unavailable::Absent(_) | Unavailable::Private(_) | Unavailable::Loop(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
+        Unavailable::Absent(_) | Unavailable::Private(_) => return None,
+        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
         }
+        Unavailable::Unreached(_) => "if the module exists, try again when this proxy can reach the upstream",
         Unavailable::Gone(_) => {
             "use another version, or ask the operator of this proxy to lift the tombstone"
         }
@@ -209,6 +243,10 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         Unavailable::Timeout(_) | Unavailable::Upstream(_) => {
             "try again; if it fails again, check the upstream"
         }
+        Unavailable::Loop(_) => {
+            "ask the operator of this proxy to remove it from the upstreams of its upstream"
+        }
+        Unavailable::Limited { .. } => "try again later",
         Unavailable::Abandoned(_) => "try again",
     })
 }
@@ -216,6 +254,8 @@ fn help(error: &Unavailable) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
+    use std::sync::LazyLock;
+    use std::time::Duration;
 
     use hyper::header::{CACHE_CONTROL, VARY};
 
@@ -248,10 +288,17 @@ mod tests {
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
+            Unavailable::Unreached(reason("one upstream answered 404, and b.example could not be reached")),
+            Unavailable::Crowded { version: version(), waited: Duration::from_secs(300) },
+            Unavailable::Limited {
+                reason: reason("the upstream accepts requests again in 30 s"),
+                status: 429,
+                retry_after: Duration::from_millis(29_100),
+            },
         ]
     }
 
-    const KINDS: usize = 18;
+    const KINDS: usize = 21;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -273,7 +320,16 @@ mod tests {
             Unavailable::Busy(_) => 15,
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
+            Unavailable::Unreached(_) => 18,
+            Unavailable::Crowded { .. } => 19,
+            Unavailable::Limited { .. } => 20,
         }
+    }
+
+    fn misspelling() -> &'static Misspelling {
+        static MISSPELLING: LazyLock<Misspelling> =
+            LazyLock::new(|| Misspelling::find("/a.b//Cap/v1.0.0.info").unwrap());
+        &MISSPELLING
     }
 
     /// Returns the other problems. The match in `is_listed` fails to compile when a problem is added.
@@ -281,6 +337,7 @@ mod tests {
         let others = vec![
             Problem::NotStored,
             Problem::InBackground,
+            Problem::Misspelled(misspelling(), "/go"),
             Problem::UnknownAddress,
             Problem::UnknownDatabase,
             Problem::MethodNotAllowed,
@@ -295,6 +352,7 @@ mod tests {
             Problem::Failed(..) => false,
             Problem::NotStored
             | Problem::InBackground
+            | Problem::Misspelled(..)
             | Problem::UnknownAddress
             | Problem::UnknownDatabase
             | Problem::MethodNotAllowed => true,
@@ -356,6 +414,12 @@ mod tests {
         let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
         assert!(has_retry(Problem::NoIndex));
         assert!(has_retry(Problem::Failed(&Unavailable::Busy(VERSION.to_owned()), Subject::File)));
+        let limited = errors().pop().unwrap();
+        let limited = Problem::Failed(&limited, Subject::File).answer();
+        assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(limited.headers()[RETRY_AFTER], "30");
+        let crowded = Unavailable::Crowded { version: VERSION.to_owned(), waited: Duration::from_secs(300) };
+        assert!(has_retry(Problem::Failed(&crowded, Subject::File)));
         assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
     }
 }

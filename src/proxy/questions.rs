@@ -69,10 +69,12 @@ impl Proxy {
             _ => NO_STORE,
         };
         let usual = match question {
-            SumdbQuestion::Tile(tile) if tile.level != Level::Data => OCTETS,
+            SumdbQuestion::Tile(tile) if answer.status == 200 && tile.level != Level::Data => OCTETS,
             _ => TEXT,
         };
-        let content_type = answer.content_type.and_then(|text| HeaderValue::try_from(text).ok());
+        // An error is a text, whatever its sender says: a browser must not take it for a page of this server.
+        let sent = answer.content_type.filter(|_| answer.status == 200);
+        let content_type = sent.and_then(|text| HeaderValue::try_from(text).ok());
         // An invalid status counts as no answer.
         let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
         answer::plain(status, content_type.unwrap_or(usual), cache, Body::Whole(answer.body))
@@ -93,6 +95,7 @@ fn logged(error: &Unavailable, subject: Subject) -> Response {
         // The go command asks for every prefix of a package path as a module, so it is normal that a module does not exist.
         // Some upstreams answer 403 then.
         Unavailable::Absent(_)
+        | Unavailable::Unreached(_)
         | Unavailable::Refused(_)
         | Unavailable::Gone(_)
         | Unavailable::Offline(_)

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use stoa_gomod::sumdb::Sums;
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::marker;
-use stoa_store::{Claim, Record, Store, StoreError, Verdict};
+use stoa_store::{Claim, FailedLookup, Record, RecordedBy, Store, StoreError, Verdict};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -37,6 +37,7 @@ use crate::upstream::{SumdbAnswer, UpstreamError, Via};
 pub(crate) struct Verified {
     sums: Sums,
     verdict: Verdict,
+    by: RecordedBy,
 }
 
 /// The result of a lookup, if the policy accepts the version so far.
@@ -155,8 +156,8 @@ impl Verification {
         }
         self.sumdb.count_mismatch();
         let text = format!(
-            "{}: checksum mismatch: the upstream sent a {file} with {sent}, the checksum database {} has {confirmed}",
-            self.version, verified.verdict.database
+            "{}: checksum mismatch: the upstream sent a {file} with {sent}, {} is {confirmed}",
+            self.version, verified.by
         );
         Err(Unavailable::Differs(text.into()))
     }
@@ -173,27 +174,20 @@ impl Confirmation {
 }
 
 impl Verified {
-    /// Writes the verdict into the record of the claimed version. Existing entries stay. If they differ
-    /// from the verdict, the version will not be published.
+    /// Writes the verdict into the record of the claimed version. It replaces hashes that a removal recorded. An
+    /// existing verdict stays. If it has other hashes, the version will not be published.
     pub(crate) fn record(&self, store: &Store, claim: &Claim) -> Result<(), StoreError> {
-        let existing = store.records().of(claim)?.unwrap_or_default();
-        if existing.verdict.is_some()
-            || existing.objection(&self.sums.zip, Some(&self.sums.modfile)).is_some()
-        {
-            return Ok(());
+        let mut record = store.records().of(claim)?.unwrap_or_default();
+        match record.confirm(&self.sums.zip, &self.sums.modfile, &self.verdict) {
+            true => store.records().write(claim, &record),
+            false => Ok(()),
         }
-        let record = Record {
-            h1: Some(self.sums.zip.clone()),
-            gomod_h1: Some(self.sums.modfile.clone()),
-            verdict: Some(self.verdict.clone()),
-            ..existing
-        };
-        store.records().write(claim, &record)
     }
 
     fn of_record(record: Record) -> Option<Self> {
+        let by = record.recorded_by();
         let sums = Sums { zip: record.h1?, modfile: record.gomod_h1? };
-        Some(Self { sums, verdict: record.verdict? })
+        Some(Self { sums, verdict: record.verdict?, by })
     }
 }
 
@@ -242,27 +236,40 @@ impl Lookup {
                 self.sumdb.counts.verified.fetch_add(1, Ordering::Relaxed);
                 let database = database.sumdb.name().to_owned();
                 let verdict = Verdict { database, tree_size: proved.tree_size, at: marker::now() };
-                let verified = Verified { sums: proved.sums, verdict };
-                self.record(&verified).await?;
+                let by = RecordedBy::Database(verdict.database.clone());
+                let verified = Verified { sums: proved.sums, verdict, by };
+                let recorded = verified.clone();
+                self.record(move |store, claim| recorded.record(store, claim)).await?;
                 Ok(Confirmation::Confirmed(verified))
             }
-            Err(error) => self.not_found(database, error),
+            Err(error) => {
+                // Under `auto` a client may have a wrong mod by now. No other client gets it after this.
+                if matches!(error, LookupError::Bad { .. } | LookupError::Forked)
+                    && self.rule.checksum == ChecksumPolicy::Auto
+                {
+                    self.record(record_failure).await?;
+                }
+                self.not_found(database, error)
+            }
         }
     }
 
-    /// Writes the verdict into the version's record, under the flight's claim or under an own one. If
-    /// another process keeps the claim, publishing writes the record.
-    async fn record(&self, verified: &Verified) -> Result<(), Unavailable> {
+    /// Writes into the version's record, under the flight's claim or under an own one. If another process keeps the
+    /// claim, publishing writes the record.
+    async fn record(
+        &self,
+        write: impl Fn(&Store, &Claim) -> Result<(), StoreError> + Clone + Send + 'static,
+    ) -> Result<(), Unavailable> {
         let began = Instant::now();
         loop {
             let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-            let (version, verified) = (self.version.clone(), verified.clone());
+            let (version, write) = (self.version.clone(), write.clone());
             let recorded = blocking(&self.sumdb.store, &self.version, move |store| {
                 let claim = match held {
                     Some(claim) => Some(claim),
                     None => store.try_claim(&version)?.map(Arc::new),
                 };
-                claim.as_deref().map(|claim| verified.record(store, claim)).transpose()
+                claim.as_deref().map(|claim| write(store, claim)).transpose()
             });
             if recorded.await?.is_some() || began.elapsed() > CLAIM_POLL.1 {
                 return Ok(());
@@ -316,6 +323,16 @@ impl Lookup {
         }
         Ok(Confirmation::Unconfirmed { level, reason: why.to_string().into() })
     }
+}
+
+/// Records that the lookup of the claimed version had no valid proof.
+fn record_failure(store: &Store, claim: &Claim) -> Result<(), StoreError> {
+    let mut record = store.records().of(claim)?.unwrap_or_default();
+    if record.failed_lookup.is_some() {
+        return Ok(());
+    }
+    record.failed_lookup = Some(FailedLookup::now());
+    store.records().write(claim, &record)
 }
 
 /// Asks the source of a database, and caches proved answers, for clients too.

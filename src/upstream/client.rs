@@ -1,27 +1,35 @@
 //! The HTTP client: certificates, redirects and retries.
 //!
 //! TLS uses rustls with ring and the system's certificates (or `SSL_CERT_FILE` and `SSL_CERT_DIR`, if set).
-//! Up to ten redirects are followed, never from https to http. Failures that may be temporary are retried,
-//! see [`retry`]. Callers interpret the status.
+//! Redirects are followed within limits, see [`redirect`]. Failures that may be temporary are retried, see
+//! [`retry`]. An upstream that limits requests gets fewer, see [`limit`](super::limit). Callers interpret the status.
 
+use super::beginning::Beginning;
 use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
+use super::limit::{Limit, Limiter};
+use super::redirect::{self, MAX_REDIRECTS, PublicOnly, Refusal};
 use super::retry::{self, Budget, RetryOptions};
-use super::{UpstreamOptions, place};
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, VIA};
-use reqwest::{Response, Url, redirect};
+use super::{UpstreamOptions, address, place};
+use hyper::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, RANGE, VIA};
+use reqwest::{Response, Url};
 use std::sync::Arc;
-use std::time::Duration;
-
-const MAX_REDIRECTS: usize = 10;
+use std::time::{Duration, Instant};
 
 /// The client for every upstream of a list.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Client {
-    /// Uses the proxy from the environment, if there is one.
+    /// Uses the forward proxy from the environment, if there is one.
     outside: reqwest::Client,
-    /// For loopback addresses: never uses a proxy, as in the go command.
+    /// For loopback addresses: never uses a forward proxy, as in the go command.
     loopback: reqwest::Client,
+    /// For redirects to public addresses only.
+    public_only: reqwest::Client,
+    /// The forward proxies of `outside`.
+    forward_proxies: Matcher,
+    allow_private_redirects: bool,
     timeouts: Timeouts,
     retry: RetryOptions,
 }
@@ -31,6 +39,17 @@ pub(super) struct Client {
 pub(super) struct Timeouts {
     connect: Duration,
     pub(super) idle: Duration,
+}
+
+/// A request, as it is sent to the upstream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Get<'a> {
+    pub(super) url: &'a Url,
+    pub(super) credentials: Option<&'a Credentials>,
+    pub(super) via: Option<&'a HeaderValue>,
+    /// The part that the caller has. Only the rest is requested.
+    pub(super) after: Option<&'a Beginning>,
+    pub(super) limiter: &'a Limiter,
 }
 
 impl Client {
@@ -51,8 +70,7 @@ impl Client {
                     ACCEPT_ENCODING,
                     HeaderValue::from_static("identity"),
                 )]))
-                .redirect(redirect::Policy::custom(follow))
-                .referer(false)
+                .redirect(reqwest::redirect::Policy::none())
         };
         let build = |builder: reqwest::ClientBuilder| {
             builder.build().map_err(|error| UpstreamConfigError::Client(causes(&error.without_url())))
@@ -60,6 +78,9 @@ impl Client {
         Ok(Self {
             outside: build(builder())?,
             loopback: build(builder().no_proxy())?,
+            public_only: build(builder().no_proxy().dns_resolver(PublicOnly))?,
+            forward_proxies: Matcher::from_system(),
+            allow_private_redirects: options.allow_private_redirects,
             timeouts: Timeouts { connect: options.connect_timeout, idle: options.idle_timeout },
             retry: options.retry,
         })
@@ -76,52 +97,117 @@ impl Client {
     }
 
     /// Sends a GET and waits for the headers of the answer, whatever its status.
-    pub(super) async fn get(
-        &self,
-        url: &Url,
-        credentials: Option<&Credentials>,
-        via: Option<&HeaderValue>,
-        budget: &mut Budget,
-    ) -> Result<Response, UpstreamError> {
+    pub(super) async fn get(&self, get: Get<'_>, budget: &mut Budget) -> Result<Response, UpstreamError> {
         loop {
-            let sent = self.send(url, credentials, via).await;
+            let sent = self.attempt(get).await;
             let requested = match &sent {
-                Ok(answer) if retry::is_retryable_status(answer.status()) => {
-                    retry::retry_after(answer.headers())
-                }
+                Ok(answer) => match Limit::of(answer.status(), answer.headers(), Instant::now()) {
+                    Some(limit) => Some(limit.retry_after(Instant::now())),
+                    None if retry::is_retryable_status(answer.status()) => None,
+                    None => return sent,
+                },
+                Err(UpstreamError::Limited { retry_after, .. }) => Some(*retry_after),
                 Err(UpstreamError::Transport { .. }) => None,
-                _ => return sent,
+                Err(_) => return sent,
             };
             let Some(pause) = budget.pause(requested) else { return sent };
-            log::debug!(url = place::shown(url), reason = outcome(&sent), pause:? = pause; "retrying a request");
+            log::debug!(url = place::shown(get.url), reason = outcome(&sent), pause:? = pause; "retrying a request");
             drop(sent);
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn send(
-        &self,
-        url: &Url,
-        credentials: Option<&Credentials>,
-        via: Option<&HeaderValue>,
-    ) -> Result<Response, UpstreamError> {
-        let client = if is_loopback(url) { &self.loopback } else { &self.outside };
-        let mut request = client.get(url.clone());
-        if let Some(credentials) = credentials {
-            request = credentials.add_to(request);
-        }
-        if let Some(via) = via {
-            request = request.header(VIA, via);
-        }
-        let limit = self.timeouts.connect.saturating_add(self.timeouts.idle);
-        match tokio::time::timeout(limit, request.send()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(from_reqwest(place::shown(url), error)),
+    /// Sends a request once, or not at all while the upstream limits requests.
+    async fn attempt(&self, get: Get<'_>) -> Result<Response, UpstreamError> {
+        let pass = match get.limiter.enter().await {
+            Ok(pass) => pass,
+            Err(limit) => {
+                let message = "another request got this answer, and Stoa sends no request until then";
+                let retry_after = limit.retry_after(Instant::now());
+                let (url, message) = (place::shown(get.url), message.to_owned());
+                return Err(UpstreamError::Limited { url, status: limit.status, retry_after, message });
+            }
+        };
+        let within = self.timeouts.connect.saturating_add(self.timeouts.idle);
+        let sent = match tokio::time::timeout(within, self.follow(get)).await {
+            Ok(sent) => sent,
             Err(_) => Err(UpstreamError::Timeout {
-                url: place::shown(url),
-                reason: format!("no answer within {limit:?}"),
+                url: place::shown(get.url),
+                reason: format!("no answer within {within:?}"),
             }),
+        };
+        let now = Instant::now();
+        let limit = sent.as_ref().ok().and_then(|answer| Limit::of(answer.status(), answer.headers(), now));
+        match limit {
+            Some(limit) if limit.is_of_all_requests() => {
+                let retry_after = limit.retry_after(now);
+                if pass.limited(limit, now) {
+                    log::warn!(
+                        url = place::shown(get.url), status = limit.status, retry_after:? = retry_after;
+                        "an upstream limits requests"
+                    );
+                }
+            }
+            _ => pass.answered(),
         }
+        sent
+    }
+
+    /// Sends a request, and follows redirects.
+    async fn follow(&self, get: Get<'_>) -> Result<Response, UpstreamError> {
+        let refused = |refusal: Refusal| UpstreamError::BadAnswer {
+            url: place::shown(get.url),
+            reason: refusal.to_string(),
+        };
+        let mut url = get.url.clone();
+        // Whether all requests so far went to the origin of the first one.
+        let mut is_at_home = true;
+        // Whether the server that is asked was named by the configuration or by a server in a private network.
+        let mut is_trusted = true;
+        for _ in 0..=MAX_REDIRECTS {
+            let client = self.client_for(&url, is_trusted).map_err(refused)?;
+            let mut request = client.get(url.clone());
+            if let Some(credentials) = get.credentials.filter(|_| is_at_home) {
+                request = credentials.add_to(request);
+            }
+            if let Some(via) = get.via {
+                request = request.header(VIA, via);
+            }
+            if let Some(Beginning { size, validator: Some(validator), .. }) = get.after {
+                request = request.header(RANGE, format!("bytes={size}-")).header(IF_RANGE, validator.value());
+            }
+            let answer = request.send().await.map_err(|error| from_reqwest(place::shown(get.url), error))?;
+            let Some(next) = redirect::target(&answer).map_err(refused)? else { return Ok(answer) };
+            is_at_home &= is_same_origin(&next, get.url);
+            is_trusted &= self.allow_private_redirects || self.is_private(&url, &answer);
+            url = next;
+        }
+        Err(refused(Refusal::TooMany))
+    }
+
+    fn client_for(&self, url: &Url, is_trusted: bool) -> Result<&reqwest::Client, Refusal> {
+        if is_trusted {
+            return Ok(if address::is_loopback(url) { &self.loopback } else { &self.outside });
+        }
+        redirect::check_host(url)?;
+        // A forward proxy resolves names itself.
+        Ok(if self.is_forwarded(url) { &self.outside } else { &self.public_only })
+    }
+
+    /// Returns whether an answer came from an address that is not public. The address behind a forward proxy is only
+    /// known if the URL contains it.
+    fn is_private(&self, url: &Url, answer: &Response) -> bool {
+        if address::is_loopback(url) {
+            return true;
+        }
+        let connected = || answer.remote_addr().filter(|_| !self.is_forwarded(url)).map(|peer| peer.ip());
+        address::literal(url).or_else(connected).is_some_and(|address| !address::is_public(address))
+    }
+
+    /// Returns whether requests for a URL go through a forward proxy.
+    fn is_forwarded(&self, url: &Url) -> bool {
+        let uri = url.as_str().parse::<Uri>();
+        uri.is_ok_and(|uri| self.forward_proxies.intercept(&uri).is_some())
     }
 }
 
@@ -130,13 +216,25 @@ pub(super) fn from_reqwest(url: String, error: reqwest::Error) -> UpstreamError 
     // The library's text contains the URL or the target of a redirect, including signatures.
     let error = error.without_url();
     let reason = causes(&error);
-    if error.is_timeout() {
+    if let Some(refusal) = refusal(&error) {
+        UpstreamError::BadAnswer { url, reason: refusal.to_string() }
+    } else if error.is_timeout() {
         UpstreamError::Timeout { url, reason }
-    } else if error.is_redirect() {
-        UpstreamError::BadAnswer { url, reason }
     } else {
         UpstreamError::Transport { url, reason }
     }
+}
+
+/// Returns the refusal of a redirect among the causes of an error.
+fn refusal(error: &reqwest::Error) -> Option<&Refusal> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(refusal) = error.downcast_ref() {
+            return Some(refusal);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn outcome(sent: &Result<Response, UpstreamError>) -> String {
@@ -146,30 +244,15 @@ fn outcome(sent: &Result<Response, UpstreamError>) -> String {
     }
 }
 
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    match refusal(attempt.previous(), attempt.url()) {
-        Some(reason) => attempt.error(reason),
-        None => attempt.follow(),
-    }
+/// Returns whether two URLs have the same scheme, host and port.
+pub(super) fn is_same_origin(one: &Url, other: &Url) -> bool {
+    let origin =
+        |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
+    origin(one) == origin(other)
 }
 
-/// Returns why a redirect is not followed. The first URL of `previous` is the original request.
-fn refusal(previous: &[Url], next: &Url) -> Option<String> {
-    if previous.len() > MAX_REDIRECTS {
-        return Some(format!("redirected more than {MAX_REDIRECTS} times"));
-    }
-    let from_https = previous.last().is_some_and(|url| url.scheme() == "https");
-    (from_https && next.scheme() != "https").then(|| "redirected from https to http".to_owned())
-}
-
-/// Returns whether a URL has a loopback address.
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
+/// Returns the TLS configuration with the system's certificates; `needs_roots` is a URL that needs them.
+pub(super) fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     // Some system certificates are not accepted by rustls. They are skipped.
@@ -194,7 +277,7 @@ fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, Upstrea
 }
 
 /// Returns the causes of an error, outermost first.
-fn causes(error: &reqwest::Error) -> String {
+pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -212,29 +295,43 @@ fn causes(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn redirects_never_leave_https_and_are_limited() {
-        let (http, https) =
-            (Url::parse("http://a.example").unwrap(), Url::parse("https://a.example").unwrap());
-        let refused = |previous: &[&Url], next| {
-            refusal(&previous.iter().map(|&url| url.clone()).collect::<Vec<_>>(), next).is_some()
-        };
-        assert!(refused(&[&https], &http));
-        assert!(refused(&[&http, &https], &http));
-        assert!(!refused(&[&https], &https) && !refused(&[&http], &https) && !refused(&[&http], &http));
-        assert!(!refused(&[&https; 10], &https) && refused(&[&https; 11], &https));
+    fn client(allow_private_redirects: bool) -> Client {
+        Client::new(&UpstreamOptions { allow_private_redirects, ..UpstreamOptions::default() }, None).unwrap()
     }
 
     #[test]
-    fn loopback_addresses_are_recognized() {
-        for (url, loopback) in [
-            ("http://localhost:3000/x", true),
-            ("http://127.8.0.1/", true),
-            ("http://[::1]:80/", true),
-            ("http://localhost.example/", false),
-            ("http://10.0.0.1/", false),
-        ] {
-            assert_eq!(is_loopback(&Url::parse(url).unwrap()), loopback, "{url}");
+    fn origins_have_a_scheme_a_host_and_a_port() {
+        let is_same =
+            |one: &str, other: &str| is_same_origin(&Url::parse(one).unwrap(), &Url::parse(other).unwrap());
+        assert!(is_same("https://a.example/x", "https://A.example:443/y?z"));
+        for other in ["http://a.example/x", "https://a.example:8443/x", "https://b.example/x"] {
+            assert!(!is_same("https://a.example/x", other), "{other}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_from_the_public_internet_connects_to_public_addresses_only() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // A name that is not refused before it is resolved.
+        let request = client(false).public_only.get(format!("http://localhost:{port}/")).send();
+        let error = from_reqwest("http://a.example/".to_owned(), request.await.unwrap_err());
+        assert!(
+            matches!(&error, UpstreamError::BadAnswer { reason, .. } if reason.contains("localhost, which is")),
+            "{error}"
+        );
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn servers_that_are_not_trusted_name_public_hosts_only() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let client = client(false);
+        for private in ["http://127.0.0.1:1/", "http://[fd00::1]/", "http://localhost/", "http://10.0.0.1/"] {
+            assert!(client.client_for(&url(private), true).is_ok(), "{private}");
+            assert!(client.client_for(&url(private), false).is_err(), "{private}");
+        }
+        assert!(client.client_for(&url("https://a.example/"), false).is_ok());
     }
 }

@@ -1,10 +1,14 @@
 //! The download of a body, limited in size, idle time and slowness.
 //!
 //! A truncated body is always an error: an announced length is compared, and every read after an error
-//! fails. Without an announced length, the encoding marks the end (chunks, HTTP/2). Only an HTTP/1.0 body
+//! fails. Without an announced length, the encoding marks the end (chunks, HTTP/2, gzip). Only an HTTP/1.0 body
 //! can be truncated unnoticed, which the reader of a zip detects.
+//!
+//! A compressed body is decoded. The size limit counts decoded bytes, and speed counts bytes as they arrive.
 
+use super::beginning::{Beginning, Extent, Validator};
 use super::client::{self, Timeouts};
+use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
 use crate::byte_budget::{ByteBudget, Reserved, SMALL_BODY};
 use bytes::{Bytes, BytesMut};
@@ -29,10 +33,18 @@ pub(super) struct Download {
     pub(super) url: String,
     /// The length of the body, if it is known.
     pub(super) length: Option<u64>,
+    /// The part of the content that the body is.
+    pub(super) extent: Extent,
+    /// Identifies the content.
+    pub(super) validator: Option<Validator>,
     limit: u64,
-    received: u64,
+    /// The number of bytes that arrived.
+    arrived: u64,
+    /// The number of bytes that were returned.
+    returned: u64,
     began: Instant,
     body: Body,
+    decoder: Option<Box<Gunzip>>,
 }
 
 #[derive(Debug)]
@@ -46,25 +58,58 @@ enum Body {
 
 impl Download {
     /// Reads the body of an answer of at most `limit` bytes.
-    pub(super) fn http(url: String, response: reqwest::Response, timeouts: Timeouts, limit: u64) -> Self {
-        let length = response.content_length();
-        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Http(response, timeouts) }
+    pub(super) fn http(
+        url: String,
+        response: reqwest::Response,
+        encoding: Encoding,
+        timeouts: Timeouts,
+        limit: u64,
+    ) -> Self {
+        let announced = response.content_length();
+        let extent = Extent::of(response.status(), response.headers(), encoding);
+        let validator = Validator::of(response.headers(), encoding);
+        let limit = limit.saturating_sub(extent.first());
+        let body = Body::Http(response, timeouts);
+        let download = match encoding {
+            Encoding::Identity => Self::new(url, body, announced, limit),
+            // The announced length is that of the compressed body, which the HTTP library compares.
+            Encoding::Gzip => {
+                Self { decoder: Some(Box::new(Gunzip::new())), ..Self::new(url, body, None, limit) }
+            }
+        };
+        Self { extent, validator, ..download }
     }
 
     /// Reads a local file of at most `limit` bytes.
     pub(super) fn file(url: String, file: tokio::fs::File, length: u64, limit: u64) -> Self {
-        Self { url, length: Some(length), limit, received: 0, began: Instant::now(), body: Body::File(file) }
+        Self::new(url, Body::File(file), Some(length), limit)
     }
 
     /// Reads a body from memory.
     pub(super) fn whole(url: String, bytes: Bytes, limit: u64) -> Self {
-        let length = Some(bytes.len() as u64);
-        Self { url, length, limit, received: 0, began: Instant::now(), body: Body::Memory(bytes) }
+        let length = bytes.len() as u64;
+        Self::new(url, Body::Memory(bytes), Some(length), limit)
+    }
+
+    fn new(url: String, body: Body, length: Option<u64>, limit: u64) -> Self {
+        let (arrived, returned) = (0, 0);
+        Self {
+            url,
+            length,
+            extent: Extent::Whole,
+            validator: None,
+            limit,
+            arrived,
+            returned,
+            began: Instant::now(),
+            body,
+            decoder: None,
+        }
     }
 
     /// Waits for the next part. Returns `None` at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        let result = self.read().await.and_then(|chunk| self.count(chunk));
+        let result = self.decoded().await.and_then(|chunk| self.count(chunk));
         match &result {
             Ok(Some(_)) => {}
             Ok(None) => self.body = Body::Ended,
@@ -113,13 +158,35 @@ impl Download {
         reserved
     }
 
+    /// Waits for the next part of the decoded body.
+    async fn decoded(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        loop {
+            if let Some(decoder) = &mut self.decoder
+                && let Some(decoded) = decoder.next().map_err(|error| damaged(&self.url, &error))?
+            {
+                return Ok(Some(decoded));
+            }
+            let arrived = self.read().await?;
+            if let Some(chunk) = &arrived {
+                self.arrived = self.arrived.saturating_add(chunk.len() as u64);
+            }
+            match (&mut self.decoder, arrived) {
+                (None, arrived) => return Ok(arrived),
+                (Some(decoder), None) => return decoder.finish().map_err(|error| damaged(&self.url, &error)),
+                // Compression adds little to any content, but empty parts may follow each other without an end.
+                (Some(_), Some(_)) if self.arrived / 2 > self.limit => return Err(self.too_large()),
+                (Some(decoder), Some(chunk)) => decoder.push(chunk),
+            }
+        }
+    }
+
     async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         if self.length.is_some_and(|length| length > self.limit) {
-            return Err(UpstreamError::TooLarge { url: self.url.clone(), limit: self.limit });
+            return Err(self.too_large());
         }
         match &mut self.body {
             Body::Http(response, timeouts) => {
-                let earned = Duration::from_secs(self.received / MIN_BYTES_A_SECOND);
+                let earned = Duration::from_secs(self.arrived / MIN_BYTES_A_SECOND);
                 let left = timeouts.idle.saturating_add(earned).saturating_sub(self.began.elapsed());
                 match tokio::time::timeout(timeouts.idle.min(left), response.chunk()).await {
                     Ok(chunk) => chunk.map_err(|error| client::from_reqwest(self.url.clone(), error)),
@@ -127,7 +194,7 @@ impl Download {
                         let reason = match left < timeouts.idle {
                             true => format!(
                                 "only {} bytes of the body within {:.0?}",
-                                self.received,
+                                self.arrived,
                                 self.began.elapsed()
                             ),
                             false => format!("no byte of the body within {:?}", timeouts.idle),
@@ -154,39 +221,90 @@ impl Download {
 
     fn count(&mut self, chunk: Option<Bytes>) -> Result<Option<Bytes>, UpstreamError> {
         let length = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        self.received = self.received.saturating_add(length);
-        if self.received > self.limit {
-            return Err(UpstreamError::TooLarge { url: self.url.clone(), limit: self.limit });
+        self.returned = self.returned.saturating_add(length);
+        if self.returned > self.limit {
+            return Err(self.too_large());
         }
         match self.length {
-            Some(expected) if chunk.is_none() && self.received != expected => Err(UpstreamError::Transport {
+            Some(expected) if chunk.is_none() && self.returned != expected => Err(UpstreamError::Transport {
                 url: self.url.clone(),
-                reason: format!("the body ended after {} of {expected} bytes", self.received),
+                reason: format!("the body ended after {} of {expected} bytes", self.returned),
             }),
             _ => Ok(chunk),
         }
     }
+
+    fn too_large(&self) -> UpstreamError {
+        UpstreamError::TooLarge { url: self.url.clone(), limit: self.limit }
+    }
+}
+
+/// Returns the error for a compressed body that cannot be decoded.
+fn damaged(url: &str, error: &std::io::Error) -> UpstreamError {
+    UpstreamError::BadAnswer { url: url.to_owned(), reason: format!("cannot decompress it: {error}") }
 }
 
 /// The download of a module zip. Dropping it aborts the transfer.
+///
+/// It may start behind the part that an earlier download brought.
 #[derive(Debug)]
 pub struct ZipDownload {
-    /// The length of the zip, if the upstream sent it.
+    /// The length of the zip, if the upstream sent it. It does not send that of a zip that it compresses again.
     pub length: Option<u64>,
-    /// The first part, which was read to recognize a zip.
-    first: Option<Bytes>,
+    /// The position in the zip of the next part.
+    position: u64,
+    /// Whether it may be the zip of the earlier download, as far as the headers say.
+    may_continue: bool,
+    /// The next part, if it was read already.
+    next: Option<Bytes>,
     download: Download,
 }
 
 impl ZipDownload {
     /// Waits for the first bytes and checks that they look like a zip.
     pub(super) async fn start(mut download: Download) -> Result<Self, UpstreamError> {
-        let first = download.chunk().await?.unwrap_or_default();
-        // The headers of a zip start with these two bytes; an HTML page does not.
-        if first.is_empty() || !b"PK".starts_with(&first[..first.len().min(2)]) {
-            return Err(UpstreamError::BadAnswer { url: download.url, reason: "it is not a zip".to_owned() });
+        let next = download.chunk().await?;
+        let position = download.extent.first();
+        if position == 0 {
+            let first = next.as_deref().unwrap_or_default();
+            // The headers of a zip start with these two bytes; an HTML page does not.
+            if first.is_empty() || !b"PK".starts_with(first.get(..2).unwrap_or(first)) {
+                let reason = "it is not a zip".to_owned();
+                return Err(UpstreamError::BadAnswer { url: download.url, reason });
+            }
         }
-        Ok(Self { length: download.length, first: Some(first), download })
+        let length = download.length.map(|length| position.saturating_add(length));
+        Ok(Self { length, position, may_continue: false, next, download })
+    }
+
+    /// Compares the answer of an entry with the part of a zip that an earlier download brought.
+    pub(super) fn compare(&mut self, entry: usize, beginning: &Beginning) {
+        self.may_continue = beginning.may_be_of(entry, self.length, self.download.validator.as_ref());
+        if self.may_continue {
+            self.length = self.length.or(beginning.length);
+        }
+    }
+
+    /// Returns the part of the zip that the caller has after this download failed. `entry` is the entry that
+    /// answered, and `size` the number of bytes that the caller has.
+    pub(super) fn beginning(&self, entry: usize, size: u64) -> Beginning {
+        // The rest belongs to these bytes only if this download brought all of them or was compared with them.
+        let is_of_this = self.position == size;
+        let validator = self.download.validator.clone().filter(|_| is_of_this);
+        Beginning { entry, size, length: self.length, validator }
+    }
+
+    /// Returns whether the download may continue the zip of the earlier download. The bytes before its
+    /// [`position`](Self::position) are those of the earlier download. The caller compares the following ones.
+    pub fn may_continue(&self) -> bool {
+        self.may_continue
+    }
+
+    /// Takes the download for another zip than that of the earlier download.
+    pub fn set_apart(&mut self) {
+        self.may_continue = false;
+        let first = self.download.extent.first();
+        self.length = self.download.length.map(|length| first.saturating_add(length));
     }
 
     /// Returns the URL, without credentials.
@@ -194,11 +312,32 @@ impl ZipDownload {
         &self.download.url
     }
 
+    /// Returns the position in the zip of the next part.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Waits for the next part. Returns `None` at the end of the zip.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        match self.first.take() {
-            Some(first) => Ok(Some(first)),
-            None => self.download.chunk().await,
+        let chunk = match self.next.take() {
+            Some(next) => Some(next),
+            None => self.download.chunk().await?,
+        };
+        let position = self.position + chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        // The length may be known from the earlier download only.
+        if let Some(length) = self.length
+            && (position > length || chunk.is_none() && position < length)
+        {
+            let reason = format!("the body has {position} bytes and not {length}");
+            return Err(UpstreamError::BadAnswer { url: self.download.url.clone(), reason });
         }
+        self.position = position;
+        Ok(chunk)
+    }
+
+    /// Returns a part, or the end of one, to be read again.
+    pub fn put_back(&mut self, part: Bytes) {
+        self.position = self.position.saturating_sub(part.len() as u64);
+        self.next = Some(part).filter(|part| !part.is_empty());
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Each request walks the list. After a `,` the next entry is asked only if the previous entry answered 404
 //! or 410; after a `|`, after any error. `off` and `direct` (version control) end the list. If no entry has
-//! an answer, the most informative error is returned: a failure rather than a 404. An error only means
-//! absence if [`UpstreamError::is_absent`] says so, and no failure is cached.
+//! an answer, the most informative error is returned: a failure rather than a 404. If the only failures are entries
+//! that could not be reached after another entry answered 404, the error is [`UpstreamError::Unreached`], and the
+//! caller decides whether to report absence. Otherwise an error only means absence if [`UpstreamError::is_absent`] says so, and no failure is cached.
 //!
 //! Files are limited in size and checked as far as a single file allows: an info must parse and name the
 //! requested version, a mod must have a module directive, a zip must start like one. Whether the files of a
@@ -11,28 +12,35 @@
 //!
 //! The protocol is described in the Go Modules Reference, section "GOPROXY protocol".
 
+mod address;
+mod beginning;
 mod client;
 mod credentials;
 mod direct;
 mod download;
+mod encoding;
 mod error;
+mod limit;
 mod netrc;
 mod place;
+mod questions;
+mod redirect;
 mod retry;
 mod sumdb;
 mod version;
 mod via;
 
 pub use credentials::{Credentials, HostCredentials};
-pub use direct::{Direct, DirectOptions};
+pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
 pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
-pub use via::Via;
+pub use via::{Instance, Via};
 
+use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
@@ -41,14 +49,12 @@ use netrc::Netrc;
 use place::{Kept, Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use stoa_gomod::goproxy::{self, GoProxyError, GoProxyList, Outcome};
-use stoa_gomod::{ModulePath, ModuleVersion, Revision, info, modfile};
+use stoa_gomod::{ModulePath, ModuleVersion, info, modfile};
 
 const MAX_INFO_BYTES: u64 = 1 << 20;
 const MAX_MOD_BYTES: u64 = 16 << 20;
@@ -101,14 +107,14 @@ pub struct UpstreamOptions {
     pub direct: Direct,
     /// The `User-Agent` header.
     pub user_agent: String,
-    /// The name of this proxy in `Via`. It must be unique: two proxies with one name detect a loop.
-    pub instance: String,
+    /// Whether an upstream at a public address may redirect to loopback, link-local and private addresses.
+    pub allow_private_redirects: bool,
+    /// The name of this proxy in `Via`.
+    pub instance: Instance,
 }
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
-        // The hasher has random keys, which makes the name unique.
-        let unique = RandomState::new().hash_one("via");
         Self {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
@@ -117,7 +123,8 @@ impl Default for UpstreamOptions {
             credentials: Vec::new(),
             direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
-            instance: format!("stoa-{unique:016x}"),
+            allow_private_redirects: false,
+            instance: Instance::random(),
         }
     }
 }
@@ -131,16 +138,13 @@ struct Inner {
     places: Vec<Place>,
     /// `None` if no entry is an HTTP proxy.
     client: Option<Client>,
-    instance: String,
+    instance: Instance,
     databases: sumdb::Databases,
 }
 
 impl Upstream {
     /// Parses a list. An empty list and `off` have no upstream.
     pub fn new(list: &str, options: UpstreamOptions) -> Result<Self, UpstreamConfigError> {
-        if !via::is_name(&options.instance) {
-            return Err(UpstreamConfigError::Instance(options.instance));
-        }
         if list.trim().is_empty() {
             return Ok(Self::of(Inner::offline(options.instance)));
         }
@@ -191,33 +195,8 @@ impl Upstream {
     }
 
     /// Returns the name of this proxy in `Via`.
-    pub fn instance(&self) -> &str {
-        &self.inner.instance
-    }
-
-    /// Downloads the list of a module's versions, unchanged.
-    pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
-        let path = format!("{}/@v/list", module.escaped());
-        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, Kept::default()).await.map(|(_, body)| body)
-    }
-
-    /// Downloads the info of the latest version of a module.
-    pub async fn latest(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
-        let path = format!("{}/@latest", module.escaped());
-        let check = Check::Info(module, "latest");
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, Kept::default()).await.map(|(_, body)| body)
-    }
-
-    /// Downloads the info of the version of a branch, a commit or a prefix.
-    pub async fn query(
-        &self,
-        module: &ModulePath,
-        revision: &Revision,
-        via: &Via,
-    ) -> Result<Bytes, UpstreamError> {
-        let path = format!("{}/@v/{}.info", module.escaped(), revision.escaped());
-        let check = Check::Info(module, revision.as_str());
-        self.body(0, &path, MAX_INFO_BYTES, &check, via, Kept::default()).await.map(|(_, body)| body)
+    pub fn instance(&self) -> Instance {
+        self.inner.instance
     }
 
     /// Returns the source of a version's files, which come from one entry of the list.
@@ -266,7 +245,7 @@ impl Upstream {
     }
 
     /// Starts the download of a zip from the first entry that has it, starting with entry `from`; `before`
-    /// is the error of an earlier attempt.
+    /// is the error of an earlier attempt, and `beginning` the part that it brought.
     async fn start_zip(
         &self,
         from: usize,
@@ -274,15 +253,20 @@ impl Upstream {
         via: &Via,
         shared: &SharedDownload,
         before: Option<UpstreamError>,
+        beginning: Option<&Beginning>,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
         let mut walk = Walk { worst: before, ..self.inner.walk(from, path, via)? };
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
-            match place
-                .start_zip(Request { kept: Kept { shared: Some(shared), memory: None }, ..request })
-                .await
-            {
-                Ok(zip) => return Ok((index, zip)),
+            let after = beginning.filter(|part| part.entry == index && part.validator.is_some());
+            let kept = Kept { shared: Some(shared), memory: None };
+            match place.start_zip(Request { kept, after, ..request }).await {
+                Ok(mut zip) => {
+                    if let Some(beginning) = beginning {
+                        zip.compare(index, beginning);
+                    }
+                    return Ok((index, zip));
+                }
                 Err(error) => walk.fail(error),
             }
         }
@@ -291,7 +275,7 @@ impl Upstream {
 }
 
 impl Inner {
-    fn offline(instance: String) -> Self {
+    fn offline(instance: Instance) -> Self {
         Self {
             list: None,
             tag: None,
@@ -306,10 +290,16 @@ impl Inner {
         if self.list.is_none() {
             return Err(UpstreamError::Offline);
         }
-        if via.contains(&self.instance) {
+        if via.is_loop_at(self.instance) {
             return Err(UpstreamError::Loop { url: path.to_owned() });
         }
-        Ok(Walk { inner: self, index: Some(from), worst: None, via: via.appended(&self.instance) })
+        Ok(Walk {
+            inner: self,
+            index: Some(from),
+            worst: None,
+            absent: None,
+            via: via.appended(self.instance),
+        })
     }
 
     /// Returns the entry to ask after entry `index` failed. `None` at the end of the walk.
@@ -320,7 +310,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, kept: Kept::default() }
+        Request { client: self.client.as_ref(), path, limit, via, after: None, kept: Kept::default() }
     }
 }
 
@@ -341,6 +331,8 @@ struct Walk<'u> {
     inner: &'u Inner,
     index: Option<usize>,
     worst: Option<UpstreamError>,
+    /// The first 404 or 410.
+    absent: Option<UpstreamError>,
     via: Option<HeaderValue>,
 }
 
@@ -355,6 +347,15 @@ impl<'u> Walk<'u> {
     fn fail(&mut self, error: UpstreamError) {
         log::debug!(reason:% = error; "cannot get an answer from an upstream");
         self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
+        let error = match (&self.absent, error) {
+            (Some(absent), cause) if cause.is_unreachable() => {
+                UpstreamError::Unreached { absent: Box::new(absent.clone()), cause: Box::new(cause) }
+            }
+            (_, error) => error,
+        };
+        if error.is_absent() {
+            self.absent.get_or_insert_with(|| error.clone());
+        }
         // Among equally informative errors the last one counts, as in the go command.
         if self.worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) {
             self.worst = Some(error);
@@ -466,17 +467,9 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_in_a_header_are_rejected() {
-        let with = |instance: &str, user_agent: &str| {
-            let options = UpstreamOptions {
-                instance: instance.to_owned(),
-                user_agent: user_agent.to_owned(),
-                ..UpstreamOptions::default()
-            };
-            Upstream::new("http://127.0.0.1:1", options)
-        };
-        assert!(matches!(with("a b", "x"), Err(UpstreamConfigError::Instance(_))));
-        assert!(matches!(with("a", "x\ny"), Err(UpstreamConfigError::UserAgent(_))));
-        assert_ne!(UpstreamOptions::default().instance, UpstreamOptions::default().instance);
+    fn a_user_agent_that_cannot_be_in_a_header_is_rejected() {
+        let options = UpstreamOptions { user_agent: "x\ny".to_owned(), ..UpstreamOptions::default() };
+        let refused = Upstream::new("http://127.0.0.1:1", options);
+        assert!(matches!(refused, Err(UpstreamConfigError::UserAgent(_))));
     }
 }

@@ -3,21 +3,24 @@
 //! Module paths arrive escaped, as in URLs and file names. A `!` is sent as it is. Credentials are removed
 //! from an entry's URL here. They, or the configured ones of the host, are only sent over https.
 
-use super::client::Client;
+use super::beginning::Beginning;
+use super::client::{self, Client, Get};
 use super::credentials::{Credentials, Keyring};
 use super::direct::{Direct, SharedDownload};
 use super::download::{Download, ZipDownload};
+use super::encoding::Encoding;
 use super::error::{UpstreamConfigError, UpstreamError};
+use super::limit::{Limit, Limiter};
 use super::retry::{self, Budget};
 use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stoa_gomod::goproxy::Source;
 
 /// Limits for reading the body of an error, and for its text.
@@ -42,6 +45,7 @@ pub(super) enum Place {
 pub(super) struct Proxy {
     base: Url,
     credentials: Option<Credentials>,
+    limiter: Limiter,
 }
 
 /// A request to a place.
@@ -54,6 +58,8 @@ pub(super) struct Request<'a> {
     /// The maximum length of the body in bytes.
     pub(super) limit: u64,
     pub(super) via: Option<&'a HeaderValue>,
+    /// The part of the file that the caller has. A proxy is asked for the rest, and may send the whole file.
+    pub(super) after: Option<&'a Beginning>,
     pub(super) kept: Kept<'a>,
 }
 
@@ -144,10 +150,24 @@ impl Place {
     }
 
     /// Requests a zip and waits for its first bytes. Retries if the download fails before them.
-    pub(super) async fn start_zip(&self, request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
+    pub(super) async fn start_zip(&self, mut request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
         let mut budget = request.budget();
         loop {
-            let download = self.try_open(request, budget.as_mut()).await?;
+            let download = match self.try_open(request, budget.as_mut()).await {
+                Ok(download) if download.extent.is_usable(download.validator.as_ref(), request.after) => {
+                    download
+                }
+                // The upstream has no rest of this zip.
+                Ok(_) | Err(UpstreamError::Status { status: 416, .. }) if request.after.is_some() => {
+                    request.after = None;
+                    continue;
+                }
+                Ok(download) => {
+                    let reason = "it is an unrequested part of the file".to_owned();
+                    return Err(UpstreamError::BadAnswer { url: download.url, reason });
+                }
+                Err(error) => return Err(error),
+            };
             match ZipDownload::start(download).await {
                 Err(error) if is_retried(&error, budget.as_mut()).await => {}
                 started => return started,
@@ -167,7 +187,7 @@ impl Place {
         budget: Option<&mut Budget>,
     ) -> Result<Download, UpstreamError> {
         let mut answer = self.try_ask(request, budget).await?;
-        if answer.status == 200 {
+        if answer.status == 200 || answer.status == 206 && request.after.is_some() {
             return Ok(answer.body);
         }
         let message = message(&mut answer).await;
@@ -179,11 +199,10 @@ impl Place {
         request: Request<'_>,
         budget: Option<&mut Budget>,
     ) -> Result<Answer, UpstreamError> {
-        let Request { client, path, limit, via, kept } = request;
+        let Request { path, limit, kept, .. } = request;
+        let client = request.client;
         match (self, client, budget) {
-            (Self::Http(proxy), Some(client), Some(budget)) => {
-                proxy.ask(client, path, limit, via, budget).await
-            }
+            (Self::Http(proxy), Some(client), Some(budget)) => proxy.ask(client, request, budget).await,
             (Self::File(root), ..) => read_file(root.join(path), limit).await,
             (Self::Direct(direct), ..) => {
                 let body =
@@ -216,30 +235,37 @@ impl Proxy {
                 None
             }
         };
-        Self { base, credentials }
+        Self { base, credentials, limiter: Limiter::new() }
     }
 
     async fn ask(
         &self,
         client: &Client,
-        path: &str,
-        limit: u64,
-        via: Option<&HeaderValue>,
+        Request { path, limit, via, after, .. }: Request<'_>,
         budget: &mut Budget,
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(path);
-        let response = client.get(&url, self.credentials.as_ref(), via, budget).await?;
+        let (credentials, limiter) = (self.credentials.as_ref(), &self.limiter);
+        let response = client.get(Get { url: &url, credentials, via, after, limiter }, budget).await?;
+        let shown = shown(&url);
         let status = response.status().as_u16();
         let content_type = header(response.headers(), CONTENT_TYPE.as_str());
-        if let Some(coding) = header(response.headers(), CONTENT_ENCODING.as_str())
-            && status == 200
-            && !coding.eq_ignore_ascii_case("identity")
-        {
-            let reason = format!("unrequested content encoding {coding:?}");
-            return Err(UpstreamError::BadAnswer { url: shown(&url), reason });
-        }
-        let body = Download::http(shown(&url), response, client.timeouts(), limit);
-        Ok(Answer { status, content_type, body })
+        let limited = Limit::of(response.status(), response.headers(), Instant::now());
+        let body = match Encoding::of(response.headers()) {
+            // The text of an error concerns clients only if the upstream itself wrote it.
+            _ if !matches!(status, 200 | 206) && !client::is_same_origin(response.url(), &url) => {
+                Download::whole(shown, Bytes::new(), limit)
+            }
+            Ok(encoding) => Download::http(shown, response, encoding, client.timeouts(), limit),
+            Err(reason) if matches!(status, 200 | 206) => {
+                return Err(UpstreamError::BadAnswer { url: shown, reason });
+            }
+            Err(_) => Download::whole(shown, Bytes::new(), limit),
+        };
+        let mut answer = Answer { status, content_type, body };
+        let Some(limited) = limited else { return Ok(answer) };
+        let (message, retry_after) = (message(&mut answer).await, limited.retry_after(Instant::now()));
+        Err(UpstreamError::Limited { url: answer.body.url, status, retry_after, message })
     }
 
     fn url(&self, path: &str) -> Url {

@@ -2,7 +2,8 @@
 //!
 //! One [`Budget`] limits the attempts and the total time of one request. Only failures that may be
 //! temporary are retried: an overloaded or broken upstream (429, 500, 502, 503) and a failed connection. A
-//! timeout (504 too) has used up its time. The last error is returned unchanged, so a retry never turns a
+//! timeout (504 too) has used up its time. A longer `Retry-After` than [`RetryOptions::longest_pause`] ends the
+//! attempts. The last error is returned unchanged, so a retry never turns a
 //! failure into absence.
 
 use super::UpstreamError;

@@ -3,7 +3,7 @@
 //! As in the go command, the entries of the list are asked whether they forward a database
 //! (`sumdb/NAME/supported`), and all requests for the database go to the first entry that does. A positive
 //! answer is remembered for the life of the process, a negative answer for a minute, a failure not at all.
-//! Statuses and bodies are passed through unchanged; clients check signatures and inclusion. The caller
+//! Statuses and bodies are passed through unchanged, except those that report a limit or a loop; clients check signatures and inclusion. The caller
 //! decides which databases may be asked: a name from a client's request must not be trusted.
 
 use super::{Place, Upstream, UpstreamError, Via};

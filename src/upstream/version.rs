@@ -3,19 +3,28 @@
 //! Two upstreams may have different files for one version, and a mixture would be neither. So the entry
 //! that has the first file is asked for the other files, too. Only if a file is missing there (or, before a
 //! `|`, fails) does the walk continue with the next entry, as in the go command: a module cache that is
-//! served as a tree of files often has an info and a mod without a zip. A download of a zip may also fail
-//! after it started: the caller reports that with [`zip_failed`](VersionSource::zip_failed), and before a
-//! `|` the walk continues. If the files came from several entries, [`switched`](VersionSource::switched)
+//! served as a tree of files often has an info and a mod without a zip. If the files came from several entries, [`switched`](VersionSource::switched)
 //! returns true, and the first files should be downloaded again.
+//!
+//! A download of a zip may also fail after it started. The caller reports that with
+//! [`zip_failed`](VersionSource::zip_failed) and calls [`zip`](VersionSource::zip) again. A proxy is asked for the rest
+//! of its zip, as long as the attempts bring some of it. Before a `|` the walk continues with the next entry.
 
-use super::client::Client;
+use super::beginning::Beginning;
 use super::direct::SharedDownload;
 use super::place::{Kept, Place};
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload, retry};
 use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use stoa_gomod::ModuleVersion;
+
+/// Maximum number of attempts to download a zip.
+const MAX_ATTEMPTS: u32 = 64;
+
+/// The number of bytes that an attempt must bring to be repeated after a timeout.
+const MIN_BYTES_BEFORE_STALL: u64 = 64 * 1024;
 
 /// The files of one version, from one entry of the list. Used for one download, since it remembers the entry.
 #[derive(Debug)]
@@ -38,9 +47,34 @@ struct Pin {
     zip: Option<usize>,
     /// The error of the previous attempt to download the zip.
     zip_failed: Option<UpstreamError>,
-    /// The entry that has been asked for the zip a second time.
-    retried: Option<usize>,
+    /// The part of the zip that the previous attempts brought.
+    beginning: Option<Beginning>,
+    attempts: Attempts,
     switched: bool,
+}
+
+/// The attempts to download a zip.
+#[derive(Debug, Default)]
+struct Attempts {
+    count: u32,
+    /// The number of bytes that all of them brought together.
+    reached: u64,
+}
+
+impl Attempts {
+    /// Counts a failed attempt. Returns whether it brought enough new bytes, and another one is allowed.
+    fn may_repeat(&mut self, reached: u64, error: &UpstreamError) -> bool {
+        let enough = match error {
+            // The connection stalled after it made progress. A transfer that is always slow is not repeated.
+            UpstreamError::Timeout { .. } => MIN_BYTES_BEFORE_STALL,
+            _ if retry::is_retryable(error) => 1,
+            _ => u64::MAX,
+        };
+        self.count += 1;
+        let new = reached.saturating_sub(self.reached);
+        self.reached = self.reached.max(reached);
+        new >= enough && self.count < MAX_ATTEMPTS
+    }
 }
 
 impl Pin {
@@ -71,42 +105,51 @@ impl VersionSource {
         self.body("mod", MAX_MOD_BYTES, &Check::Mod, via).await
     }
 
-    /// Starts the download of the zip and checks its first bytes.
+    /// Starts the download of the zip and checks its first bytes. After a failed attempt, the download may start
+    /// behind the part that is known.
     pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
-        let before = self.pin().zip_failed.clone();
-        let (entry, zip) =
-            self.upstream.start_zip(self.first(), &self.path("zip"), via, &self.shared, before).await?;
+        let (before, beginning) = {
+            let pin = self.pin();
+            (pin.zip_failed.clone(), pin.beginning.clone())
+        };
+        let path = self.path("zip");
+        let started =
+            self.upstream.start_zip(self.first(), &path, via, &self.shared, before, beginning.as_ref()).await;
+        let (entry, zip) = started?;
         self.note(entry);
         self.pin().zip = Some(entry);
         Ok(zip)
     }
 
-    /// Returns whether the same entry may be asked again for a failed zip. If so, waits for the pause
-    /// before the next attempt. Each entry gets one such retry.
-    pub async fn may_retry(&self, error: &UpstreamError) -> bool {
-        let budget = self.upstream.inner.client.as_ref().map(Client::budget);
-        let pause = budget.filter(|_| retry::is_retryable(error)).and_then(|mut budget| budget.pause(None));
-        let Some(pause) = pause else { return false };
-        let is_first = {
+    /// Notes that a download of the zip failed when the caller had `size` bytes of the zip. Returns whether
+    /// [`zip`](Self::zip) may be called again, which asks the same entry or the next one. Waits for the pause before
+    /// that.
+    pub async fn zip_failed(&self, error: &UpstreamError, failed: &ZipDownload, size: u64) -> bool {
+        let pause = {
             let mut pin = self.pin();
-            let asked = pin.zip;
-            std::mem::replace(&mut pin.retried, asked) != asked
+            let Some(entry) = pin.zip else { return false };
+            let may_repeat = pin.attempts.may_repeat(size, error);
+            let next = self.upstream.inner.next_after(entry, error);
+            // A stalled connection has taken its time. Another upstream is more likely to be faster.
+            let may_repeat = may_repeat && (next.is_none() || !error.is_timeout());
+            let pause = if may_repeat { self.pause_before_retry(entry) } else { None };
+            let Some(chosen) = pause.map(|_| entry).or(next) else { return false };
+            pin.zip = Some(chosen);
+            pin.zip_failed = Some(error.clone());
+            pin.beginning = Some(failed.beginning(entry, size));
+            pause
         };
-        if is_first {
+        if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
-        is_first
+        true
     }
 
-    /// Notes that the last download of the zip failed. Returns whether the list has a next entry to ask,
-    /// which [`zip`](Self::zip) then uses.
-    pub fn zip_failed(&self, error: &UpstreamError) -> bool {
-        let mut pin = self.pin();
-        let next = pin.zip.and_then(|entry| self.upstream.inner.next_after(entry, error));
-        if next.is_some() {
-            (pin.zip, pin.zip_failed) = (next, Some(error.clone()));
-        }
-        next.is_some()
+    /// Returns the pause before an entry is asked again for a failed zip. `None` if the entry is not a proxy.
+    fn pause_before_retry(&self, entry: usize) -> Option<Duration> {
+        let is_proxy = matches!(self.upstream.inner.places.get(entry), Some(Place::Http(_)));
+        let client = self.upstream.inner.client.as_ref().filter(|_| is_proxy)?;
+        client.budget().pause(None)
     }
 
     /// Waits until version control is asked, which takes longer than anything else. The caller then
@@ -174,6 +217,7 @@ impl VersionSource {
 #[cfg(test)]
 mod tests {
     use super::super::UpstreamOptions;
+    use super::super::download::Download;
     use super::*;
 
     #[test]
@@ -189,17 +233,34 @@ mod tests {
         assert_eq!((source.first(), source.origin().as_deref()), (1, Some("http://b.example/")));
     }
 
-    #[test]
-    fn a_failed_zip_is_requested_from_the_next_entry_after_a_bar() {
+    #[tokio::test]
+    async fn a_failed_zip_is_requested_from_the_next_entry_after_a_bar() {
         let upstream =
             Upstream::new("http://a.example|http://b.example,direct", UpstreamOptions::default()).unwrap();
         let source = upstream.version(&ModuleVersion::parse("example.com/m@v1.0.0").unwrap());
-        let error = UpstreamError::Transport { url: "http://a.example/".into(), reason: "reset".into() };
-        assert!(!source.zip_failed(&error), "no zip has started");
+        let error = UpstreamError::BadAnswer { url: "http://a.example/".into(), reason: "too long".into() };
+        let failed =
+            ZipDownload::start(Download::whole("a".into(), Bytes::from_static(b"PK"), 10)).await.unwrap();
+        assert!(!source.zip_failed(&error, &failed, 2).await, "no zip has started");
         source.pin().zip = Some(0);
-        assert!(source.zip_failed(&error));
+        assert!(source.zip_failed(&error, &failed, 2).await);
         assert_eq!(source.first(), 1);
-        assert!(!source.zip_failed(&error), "after a comma only absence counts");
+        assert!(!source.zip_failed(&error, &failed, 2).await, "after a comma only absence counts");
         assert_eq!(source.first(), 1);
+    }
+
+    #[test]
+    fn attempts_that_bring_bytes_may_be_repeated_up_to_a_limit() {
+        let broken = UpstreamError::Transport { url: "http://a.example/".into(), reason: "reset".into() };
+        let stalled = UpstreamError::Timeout { url: "http://a.example/".into(), reason: "no byte".into() };
+        let mut attempts = Attempts::default();
+        assert!(!attempts.may_repeat(0, &broken));
+        assert!(attempts.may_repeat(5, &broken));
+        assert!(!attempts.may_repeat(5, &broken) && !attempts.may_repeat(4, &broken));
+        assert!(!attempts.may_repeat(MIN_BYTES_BEFORE_STALL, &stalled));
+        assert!(attempts.may_repeat(2 * MIN_BYTES_BEFORE_STALL, &stalled));
+        let many = (1..1000).map(|more| 2 * MIN_BYTES_BEFORE_STALL + more);
+        let repeated = many.take_while(|reached| attempts.may_repeat(*reached, &broken)).count();
+        assert_eq!(repeated, MAX_ATTEMPTS as usize - 7);
     }
 }

@@ -260,7 +260,7 @@ fn only_what_is_named_is_looked_at() {
         let output = run(root, &["verify", absent, "example.com/a"]);
         assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
         assert!(transcript(&output).contains(&format!("{absent} is not in ")), "{}", transcript(&output));
-        assert!(transcript(&output).contains("2 already sealed"), "{}", transcript(&output));
+        assert!(transcript(&output).contains("2 already verified"), "{}", transcript(&output));
     }
     for bad in ["example.com/a@latest", "a b", "--threads=0"] {
         assert_eq!(run(root, &["verify", bad]).status.code(), Some(64), "{bad}");

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use testkit::Case;
 
+use testkit::client;
 use testkit::server::{self, Server};
 use testkit::stores::scratch;
 use testkit::tracer::{self, Act};
 use testkit::tree::shape;
-use testkit::upstream::{Module, Upstream};
+use testkit::upstream::{Module, Script, Upstream};
 use testkit::{create, trial};
 
 const PAIR: &str = "example.com/m@v1.0.0";
@@ -21,6 +22,8 @@ const ZIP: &str = "/example.com/m/@v/v1.0.0.zip";
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients),
+        trial("a zip that breaks off again and again reaches 40 clients of two servers", None, interrupted),
+        trial("a client that waits too long for its turn gets 504", None, crowded),
         trial("modules fetched at the same time keep their own bytes", None, three_at_a_time),
         trial("a waiting server takes over from a killed server", tracer::missing(), takeover),
         trial("a waiting server takes over while the upstream is slow", None, takeover_of_a_slow_fill),
@@ -66,6 +69,51 @@ fn two_hundred_clients() {
         assert!(server.stop().success());
     }
     assert!(fs::read(root.join("modules/example.com/m/@v/v1.0.0/zip")).unwrap() == module.zip);
+}
+
+fn interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let upstream = Upstream::start();
+    let module = upstream.offer(PAIR, 20 << 20);
+    let (body, validator) = (module.zip.clone(), "ETag: \"one\"");
+    upstream.set(ZIP, Script::Ranged { body, validator, at_most: 3 << 20 });
+    let servers = [(); 2].map(|()| Server::start(&root, upstream.url()));
+    std::thread::scope(|scope| {
+        for n in 0..40 {
+            let (server, module) = (&servers[n % 2], &module);
+            scope.spawn(move || assert!(server.get(ZIP) == (200, module.zip.clone()), "client {n}"));
+        }
+    });
+    assert_eq!(upstream.asked(".zip"), 7, "each answer brings 3 MiB of 20");
+    for server in servers {
+        assert!(server.stop().success());
+    }
+    assert!(fs::read(root.join("modules/example.com/m/@v/v1.0.0/zip")).unwrap() == module.zip);
+}
+
+fn crowded() {
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    let (held, late) = (upstream.offer("example.com/held@v1.0.0", 1000), upstream.offer(PAIR, 1000));
+    upstream.hold("/held/@v/v1.0.0.zip");
+    let root = dir.path().join("store");
+    let mut command = server::command(&root);
+    command.args(["--upstream", upstream.url(), "--fill-max-concurrent", "1", "--fill-max-wait", "1s"]);
+    let server = Server::start_with(&mut command);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.get(&held.path("zip")) == (200, held.zip.clone()));
+        upstream.wait_until_asked("/held/@v/v1.0.0.zip", 1);
+        let reply = client::get(client::address(&server.url), ZIP);
+        assert_eq!((reply.status, reply.header("retry-after")), (504, Some("30")), "{}", reply.text());
+        assert!(reply.text().contains("other downloads did not finish within 1 s"), "{}", reply.text());
+        assert_eq!(upstream.asked("/m/@v/v1.0.0.zip"), 0);
+        upstream.release();
+        assert!(first.join().unwrap());
+    });
+    assert!(server.get(ZIP) == (200, late.zip));
+    assert_eq!(upstream.asked("/m/@v/v1.0.0.zip"), 1);
+    assert!(server.stop().success());
 }
 
 fn three_at_a_time() {

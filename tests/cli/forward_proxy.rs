@@ -6,7 +6,7 @@ use testkit::Case;
 
 use testkit::server::{self, Server};
 use testkit::trial;
-use testkit::upstream::{Script, Upstream};
+use testkit::upstream::{Script, Upstream, head};
 
 pub(crate) fn cases() -> Vec<Case> {
     let roots =
@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("an https upstream is reached through HTTPS_PROXY", missing.clone(), through),
         trial("NO_PROXY and loopback go past it", missing, past),
+        trial("a redirect from there to this machine is refused", None, redirected),
     ]
 }
 
@@ -25,6 +26,10 @@ fn refusing() -> Upstream {
 }
 
 fn ask(upstream: &str, variables: &[(&str, &str)]) -> u16 {
+    answer(upstream, variables, "/example.com/m/@v/v1.0.0.info").0
+}
+
+fn answer(upstream: &str, variables: &[(&str, &str)], path: &str) -> (u16, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let mut command = server::command(&dir.path().join("store"));
     for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
@@ -32,7 +37,7 @@ fn ask(upstream: &str, variables: &[(&str, &str)]) -> u16 {
     }
     command.args(["--upstream", upstream]).envs(variables.iter().copied());
     let server = Server::start_with(&mut command);
-    server.get("/example.com/m/@v/v1.0.0.info").0
+    server.get(path)
 }
 
 fn through() {
@@ -48,4 +53,36 @@ fn past() {
     assert_eq!(ask("https://upstream.invalid", &variables), 502);
     assert_eq!(ask("https://127.0.0.1:1", &variables), 502);
     assert!(proxy.requests().is_empty(), "the forward proxy was asked");
+}
+
+/// The only upstream here that is at no private address, as far as Stoa knows.
+fn redirected() {
+    const INFO: &str = "/example.com/m/@v/v1.0.0.info";
+    let internal = Upstream::start();
+    let module = internal.offer("example.com/m@v1.0.0", 10);
+    let port = internal.url().rsplit(':').next().unwrap().to_owned();
+    for host in ["localhost", "0x7f.1", "[::ffff:127.0.0.1]", "10.0.0.1", "169.254.169.254", "127.0.0.1"] {
+        let target = format!("http://{host}:{port}");
+        let location = target.clone();
+        let proxy = Upstream::with(move |request| {
+            let path = request.path.strip_prefix("http://upstream.invalid").unwrap_or(&request.path);
+            Script::Raw(head(302, &format!("Location: {location}{path}\r\nContent-Length: 0\r\n")))
+        });
+        let variables = [("HTTP_PROXY", proxy.url())];
+        let (status, body) = answer("http://upstream.invalid", &variables, INFO);
+        assert_eq!(status, 502, "{host}");
+        let text = String::from_utf8(body).unwrap();
+        assert!(text.contains("which is a loopback, link-local or private address"), "{host}: {text}");
+        assert!(internal.requests().is_empty(), "{host}");
+        let asked = proxy.requests();
+        assert!(
+            asked.iter().all(|request| request.path.starts_with("http://upstream.invalid/")),
+            "{asked:?}"
+        );
+        if host == "127.0.0.1" {
+            let variables = [variables[0], ("STOA_FILL_ALLOW_PRIVATE_REDIRECTS", "true")];
+            assert_eq!(answer("http://upstream.invalid", &variables, INFO), (200, module.info.clone()));
+            assert!(!internal.requests().is_empty());
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod commands;
 mod concurrency;
 mod config;
 mod direct;
+mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
@@ -35,6 +36,7 @@ mod pairs;
 mod policy;
 mod progress;
 mod removal;
+mod resolving;
 mod server_log;
 mod texts;
 mod tidy;
@@ -51,6 +53,7 @@ fn main() {
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
         ("direct", direct::cases()),
+        ("egress", egress::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
@@ -69,6 +72,7 @@ fn main() {
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("removal", removal::cases()),
+        ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
         ("texts", texts::cases()),
         ("tidy", tidy::cases()),

@@ -112,7 +112,7 @@ fn a_waiter_makes_way_for_a_step_back() {
     fs::rename(root.join("layout.v1"), root.join("migrating.v1-v0")).unwrap();
     let ended = Ended::from_child(waiter);
     assert_eq!(ended.code, 75, "{ended:?}");
-    assert!(ended.err.contains("downgrades"), "{ended:?}");
+    assert!(ended.err.contains("is downgrading"), "{ended:?}");
     drop(lock);
     assert_eq!(programs.migrate(["--to", "v0"]).code, 0);
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use testkit::Case;
 
 use testkit::server::{self, Server};
+use testkit::upstream::Script;
 use testkit::{STOA, go::Go, missing_tool, program, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -80,6 +81,10 @@ fn questions() {
     ] {
         upstream.offer(pair, 2000);
     }
+    // Its zip breaks off again and again.
+    let broken = upstream.offer("example.com/broken@v1.0.0", 500_000);
+    let (body, validator) = (broken.zip.clone(), "ETag: \"one\"");
+    upstream.set(&broken.path("zip"), Script::Ranged { body, validator, at_most: 90_000 });
     let server = Server::start(&dir.path().join("store"), upstream.url());
     let go = Go::new(dir.path(), &server.url);
     let run = |arguments: &[&str]| {
@@ -98,6 +103,8 @@ fn questions() {
     assert!(good && out.trim() == "example.com/one v1.1.0", "{told}");
     let (good, _, told) = run(&["mod", "download", "example.com/Cap/two@v0.1.0"]);
     assert!(good, "{told}");
+    let (good, _, told) = run(&["mod", "download", "example.com/broken@v1.0.0"]);
+    assert!(good && upstream.count(&broken.path("zip")) == 6, "{told}");
     let folder = dir.path().join("small");
     fs::create_dir(&folder).unwrap();
     fs::write(

@@ -65,7 +65,7 @@ fn a_checksum_database_is_passed_on_where_upstream_does() {
     let folder = site::folder();
     let upstream = database();
     let gone = "/sumdb/sum.example/lookup/example.com/gone@v1.0.0";
-    upstream.set(gone, Script::Status(410, "text/plain", b"gone"));
+    upstream.set(gone, Script::Status(410, "text/html", b"gone"));
     upstream.set("/sumdb/other.example/supported", body(""));
     let site = start(folder.path(), upstream.url());
     let record = record("example.com/M", "v1.0.0");
@@ -76,7 +76,7 @@ fn a_checksum_database_is_passed_on_where_upstream_does() {
             (SUPPORTED, 200, "text/plain; charset=utf-8", "max-age=86400", b"".as_slice()),
             (LATEST, 200, latest_type, "max-age=3600", LATEST_HEAD.as_bytes()),
             (LOOKUP, 200, "text/plain; charset=utf-8", "max-age=86400", record.as_bytes()),
-            (gone, 410, "text/plain", "max-age=60", b"gone"),
+            (gone, 410, "text/plain; charset=utf-8", "max-age=60", b"gone"),
             (PARTIAL, 200, "application/octet-stream", "max-age=86400", &tile),
         ] {
             let reply = site.get(path);

@@ -10,10 +10,17 @@
 
 mod answers;
 mod checksums;
+mod compression;
+mod continued;
 mod endpoints;
 mod fills;
 mod hostile;
+mod limits;
 mod questions;
+mod redirects;
+mod resolving;
 mod site;
+mod slow;
 mod stopping;
 mod upstream_client;
+mod via;

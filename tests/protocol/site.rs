@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use stoa::answers::AnswerOptions;
 use stoa::serve::{self, ServeError, ServeOptions};
 use stoa::services::ServiceOptions;
-use stoa::upstream::{Upstream, UpstreamOptions};
+use stoa::upstream::{Instance, Upstream, UpstreamOptions};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Layouts, Migrator, Options, Runner, events::Silent};
@@ -20,7 +20,7 @@ use testkit::client::{self, Reply};
 use testkit::upstream::Module;
 
 /// The name of every proxy here in `Via`.
-pub(crate) const INSTANCE: &str = "stoa-under-test";
+pub(crate) const INSTANCE: Instance = Instance::new(0x0123_4567_89ab_cdef);
 
 /// How long answers count as new, where they do.
 pub(crate) const TTL: Duration = Duration::from_secs(100_000);
@@ -32,7 +32,8 @@ pub(crate) fn asking_each_time() -> ServeOptions {
 
 /// Keeps answers as new for so long.
 pub(crate) fn with_list_ttl(list_ttl: Duration) -> ServeOptions {
-    let services = ServiceOptions { answers: AnswerOptions { list_ttl }, ..ServiceOptions::default() };
+    let answers = AnswerOptions { list_ttl, ..AnswerOptions::default() };
+    let services = ServiceOptions { answers, ..ServiceOptions::default() };
     ServeOptions { services, ..ServeOptions::default() }
 }
 
@@ -68,8 +69,7 @@ pub(crate) fn upstream(list: &str) -> Upstream {
 }
 
 pub(crate) fn upstream_with(list: &str, idle_timeout: Duration) -> Upstream {
-    let options =
-        UpstreamOptions { idle_timeout, instance: INSTANCE.to_owned(), ..UpstreamOptions::default() };
+    let options = UpstreamOptions { idle_timeout, instance: INSTANCE, ..UpstreamOptions::default() };
     Upstream::new(list, options).unwrap()
 }
 

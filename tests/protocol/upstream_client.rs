@@ -4,10 +4,11 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use stoa::upstream::{RetryOptions, Upstream, UpstreamError, UpstreamOptions, Via, ZipDownload};
+use stoa::upstream::{Instance, RetryOptions, Upstream, UpstreamError, UpstreamOptions, Via, ZipDownload};
 use stoa_gomod::{ModulePath, ModuleVersion, Revision};
 use testkit::upstream::{Script, Upstream as Server, announced, head};
 
+const US: Instance = Instance::new(0xa5);
 const INFO: &str = r#"{"Version":"v1.0.0","Time":"2021-05-06T07:08:09Z"}"#;
 const MOD: &str = "module example.com/Mod\n";
 const ZIP: &[u8] = b"PK\x03\x04 and what follows";
@@ -59,7 +60,7 @@ fn quick() -> UpstreamOptions {
 }
 
 fn upstream(list: &str) -> Upstream {
-    Upstream::new(list, UpstreamOptions { instance: "us".to_owned(), ..quick() }).unwrap()
+    Upstream::new(list, UpstreamOptions { instance: US, ..quick() }).unwrap()
 }
 
 fn impatient(list: &str) -> Upstream {
@@ -401,16 +402,16 @@ async fn we_say_who_we_are() {
     let server = with_files(&["info"]);
     let upstream = upstream(server.url());
     upstream.info(&version(), &Via::none()).await.unwrap();
-    assert_eq!(header(&server, "via").as_deref(), Some("1.1 us"));
+    assert_eq!(header(&server, "via").as_deref(), Some("1.1 stoa-00000000000000a5"));
     assert_eq!(header(&server, "user-agent"), Some(format!("stoa/{}", env!("CARGO_PKG_VERSION"))));
 
     let via = Via::from_header_values(["1.0 fred, 1.1 p.example"]);
     upstream.info(&version(), &via).await.unwrap();
-    assert_eq!(header(&server, "via").as_deref(), Some("1.0 fred, 1.1 p.example, 1.1 us"));
+    assert_eq!(header(&server, "via").as_deref(), Some("1.1 stoa-00000000000000a5"));
 
     let asked = paths(&server).len();
-    let circle = Via::from_header_values(["1.0 fred, 1.1 US"]);
-    assert!(circle.contains(upstream.instance()));
+    let circle = Via::from_header_values(["1.0 fred, 1.1 stoa-00000000000000A5"]);
+    assert!(circle.is_loop_at(upstream.instance()));
     let error = upstream.info(&version(), &circle).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Loop { .. }));
     assert_eq!(paths(&server).len(), asked);
@@ -460,12 +461,13 @@ async fn a_tree_of_files_is_an_upstream() {
     let none = Via::none();
     assert_eq!(upstream.list(&module(), &none).await.unwrap(), "v1.0.0\n");
     assert_eq!(upstream.info(&version(), &none).await.unwrap(), INFO);
+    assert_eq!(upstream.latest(&module(), &none).await.unwrap(), INFO);
     assert_eq!(zip(&upstream).await.unwrap(), ZIP);
     let folder_named_like_one = ModuleVersion::parse("example.com/Mod@v1.0.1").unwrap();
     for error in [
         upstream.modfile(&version(), &none).await.unwrap_err(),
         upstream.modfile(&folder_named_like_one, &none).await.unwrap_err(),
-        upstream.latest(&module(), &none).await.unwrap_err(),
+        upstream.latest(&ModulePath::new("example.com/other").unwrap(), &none).await.unwrap_err(),
         upstream.list(&ModulePath::new("example.com/other").unwrap(), &none).await.unwrap_err(),
     ] {
         assert!(matches!(error, UpstreamError::NotFound { .. }), "{error}");

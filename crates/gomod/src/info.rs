@@ -33,6 +33,16 @@ pub enum InfoError {
     /// Its version is not canonical.
     #[error("the info has an invalid version: {0}")]
     Version(#[from] VersionError),
+    /// Its version belongs to another module path.
+    #[error(
+        "the info has version {version}, which does not match the major version suffix of the module path {path}"
+    )]
+    OtherModule {
+        /// The version in the info.
+        version: Version,
+        /// The module path of the request.
+        path: ModulePath,
+    },
     /// It has another version than the requested one.
     #[error("the info has version {named}, expected {requested}")]
     OtherVersion {
@@ -54,12 +64,15 @@ pub fn parse(body: &[u8]) -> Result<Info, InfoError> {
 
 /// Parses the answer to a request, as the go command does. A request for a canonical version that agrees
 /// with the path must be answered with this version. Any other request (a branch, a commit, a prefix) may
-/// be answered with any canonical version.
+/// be answered with any canonical version that agrees with the path.
 pub fn parse_answer(path: &ModulePath, requested: &str, body: &[u8]) -> Result<Info, InfoError> {
     let info = parse(body)?;
     let exact = semver::is_canonical(requested) && module_version::agree(path, requested);
     if exact && info.version.as_str() != requested {
         return Err(InfoError::OtherVersion { named: info.version, requested: requested.to_owned() });
+    }
+    if !module_version::agree(path, info.version.as_str()) {
+        return Err(InfoError::OtherModule { version: info.version, path: path.clone() });
     }
     Ok(info)
 }
@@ -153,6 +166,25 @@ mod tests {
         assert_eq!(body, r#"{"Version":"v0.4.1","Time":"2021-05-06T07:08:09Z"}"#);
         assert_eq!(parse(body.as_bytes()).unwrap(), Info { version: version.clone(), time });
         assert_eq!(encode(&version, None), r#"{"Version":"v0.4.1"}"#);
+    }
+
+    #[test]
+    fn an_answer_has_a_version_of_the_module() {
+        for (path, requested, version, is_valid) in [
+            ("example.com/m", "main", "v1.0.0", true),
+            ("example.com/m", "main", "v2.0.0", false),
+            ("example.com/m", "v2.0.0", "v2.0.0+incompatible", true),
+            ("example.com/m/v2", "latest", "v2.0.0", true),
+            ("example.com/m/v2", "latest", "v1.0.0", false),
+            ("gopkg.in/m.v2", "latest", "v2.0.0", true),
+            ("gopkg.in/m.v2", "latest", "v3.0.0", false),
+            ("gopkg.in/m.v1", "main", "v0.0.0-20191109021931-daa7c04131f5", true),
+        ] {
+            let path = ModulePath::new(path).unwrap();
+            let body = format!(r#"{{"Version":"{version}"}}"#);
+            let answer = parse_answer(&path, requested, body.as_bytes());
+            assert_eq!(answer.is_ok(), is_valid, "{path} {requested} {version}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The version for the query `latest` or a prefix such as `v1` or `v1.2`.
+//! The version for the query `latest`, a prefix such as `v1` or `v1.2`, or a comparison such as `<v1.5.0`.
 //!
 //! The rule is that of the go command (`cmd/go/internal/modload`): the highest release, or else the highest
-//! pre-release. `+incompatible` versions count only if the last compatible version has no go.mod. A
+//! pre-release. After `>` and `>=` it is the lowest one. `+incompatible` versions count only if the last compatible version has no go.mod. A
 //! callback returns whether a version has a go.mod, and is only called if the result depends on it.
 //! Branches and commits need the repository. Callers remove retracted versions.
 
@@ -10,26 +10,87 @@ use crate::semver;
 use crate::version::Version;
 use std::convert::Infallible;
 
-/// Returns the version for `latest` or a prefix among tagged versions in any order.
+/// Returns the version for `latest`, a prefix or a comparison among tagged versions in any order.
 ///
-/// `None` if no version matches, or if the query is neither `latest` nor a prefix. Pseudo-versions are
-/// skipped. `has_gomod` returns whether a version's tree has a go.mod; a generated one does not count.
+/// `None` if no version matches, or if the query is of another kind. Pseudo-versions are skipped. `has_gomod`
+/// returns whether a version's tree has a go.mod; a generated one does not count. It is called at most once.
 pub fn resolve<E>(
     path: &ModulePath,
     query: &str,
     versions: &[Version],
     has_gomod: impl FnMut(&Version) -> Result<bool, E>,
 ) -> Result<Option<Version>, E> {
-    match query {
-        "latest" => latest(versions, has_gomod),
-        _ if is_prefix(query) => prefix(path, query, versions, has_gomod),
-        _ => Ok(None),
+    if query == "latest" {
+        return latest(versions, has_gomod);
     }
+    if let Some((comparison, limit)) = comparison(query) {
+        let candidates = sorted(versions, |version| comparison.holds(version, limit));
+        let is_lowest = matches!(comparison, Comparison::Above | Comparison::AtLeast);
+        return select(candidates, is_lowest, is_of_other_major(path, limit), has_gomod);
+    }
+    if is_prefix(query) {
+        let start = format!("{query}.");
+        // Pre-releases of the completed prefix are lower, so they are not candidates.
+        let candidates = sorted(versions, |version| {
+            version.as_str().starts_with(&start) && semver::compare(version.as_str(), query).is_ge()
+        });
+        return select(candidates, false, is_of_other_major(path, query), has_gomod);
+    }
+    Ok(None)
+}
+
+/// Returns whether a query is a prefix or a comparison, which a list answers.
+pub fn is_range(query: &str) -> bool {
+    is_prefix(query) || is_comparison(query)
+}
+
+/// Returns whether a query is a comparison: `<V`, `<=V`, `>V` or `>=V`.
+///
+/// In `<=V` and `>V`, the version must be complete: `<=v1.2` could mean v1.2.0 or all of v1.2.
+pub fn is_comparison(query: &str) -> bool {
+    comparison(query).is_some()
 }
 
 /// Returns whether a query is a prefix: `vN` or `vN.M`.
-pub fn is_prefix(query: &str) -> bool {
+fn is_prefix(query: &str) -> bool {
     semver::parse(query).is_some_and(|parts| parts.numbers < 3)
+}
+
+#[derive(Clone, Copy)]
+enum Comparison {
+    Below,
+    AtMost,
+    Above,
+    AtLeast,
+}
+
+impl Comparison {
+    fn holds(self, version: &Version, limit: &str) -> bool {
+        let order = semver::compare(version.as_str(), limit);
+        match self {
+            Self::Below => order.is_lt(),
+            Self::AtMost => order.is_le(),
+            Self::Above => order.is_gt(),
+            Self::AtLeast => order.is_ge(),
+        }
+    }
+}
+
+fn comparison(query: &str) -> Option<(Comparison, &str)> {
+    let operators = [
+        ("<=", Comparison::AtMost),
+        ("<", Comparison::Below),
+        (">=", Comparison::AtLeast),
+        (">", Comparison::Above),
+    ];
+    let (comparison, limit) =
+        operators.iter().find_map(|(text, comparison)| Some((*comparison, query.strip_prefix(text)?)))?;
+    let is_ambiguous = matches!(comparison, Comparison::AtMost | Comparison::Above) && is_prefix(limit);
+    (semver::is_valid(limit) && !is_ambiguous).then_some((comparison, limit))
+}
+
+fn is_of_other_major(path: &ModulePath, version: &str) -> bool {
+    !path_major_matches(version, path.split_major().1)
 }
 
 /// Returns the version for `latest`.
@@ -37,23 +98,7 @@ fn latest<E>(
     versions: &[Version],
     has_gomod: impl FnMut(&Version) -> Result<bool, E>,
 ) -> Result<Option<Version>, E> {
-    select(sorted(versions, |_| true), false, has_gomod)
-}
-
-/// Returns the version for a prefix.
-fn prefix<E>(
-    path: &ModulePath,
-    prefix: &str,
-    versions: &[Version],
-    has_gomod: impl FnMut(&Version) -> Result<bool, E>,
-) -> Result<Option<Version>, E> {
-    let start = format!("{prefix}.");
-    // Pre-releases of the completed prefix are lower, so they are not candidates.
-    let candidates = sorted(versions, |version| {
-        version.as_str().starts_with(&start) && semver::compare(version.as_str(), prefix).is_ge()
-    });
-    let wants_incompatible = !path_major_matches(prefix, path.split_major().1);
-    select(candidates, wants_incompatible, has_gomod)
+    select(sorted(versions, |_| true), false, false, has_gomod)
 }
 
 /// Returns the version for `latest`, assuming that all versions have a go.mod.
@@ -72,6 +117,7 @@ fn sorted(versions: &[Version], mut wanted: impl FnMut(&Version) -> bool) -> Vec
 
 fn select<E>(
     candidates: Vec<&Version>,
+    is_lowest: bool,
     mut wants_incompatible: bool,
     mut has_gomod: impl FnMut(&Version) -> Result<bool, E>,
 ) -> Result<Option<Version>, E> {
@@ -87,10 +133,9 @@ fn select<E>(
                 wants_incompatible = true;
             }
         }
-        if version.is_prerelease() {
-            prerelease = Some(version);
-        } else {
-            release = Some(version);
+        let best = if version.is_prerelease() { &mut prerelease } else { &mut release };
+        if !is_lowest || best.is_none() {
+            *best = Some(version);
         }
     }
     Ok(release.or(prerelease).cloned())
@@ -127,6 +172,33 @@ mod tests {
     }
 
     #[test]
+    fn comparisons_choose_the_nearest_release() {
+        let path = ModulePath::new("example.com/m").unwrap();
+        let list = versions(&["v1.0.0", "v1.2.0", "v1.3.0-rc.1", "v1.5.0", "v1.6.0"]);
+        let resolve = |query: &str| {
+            let Ok(version) = resolve(&path, query, &list, |_| Ok::<_, Infallible>(true));
+            version.map(|version| version.to_string())
+        };
+        for (query, version) in [
+            ("<v1.5.0", Some("v1.2.0")),
+            ("<=v1.5.0", Some("v1.5.0")),
+            ("<v1.5", Some("v1.2.0")),
+            (">v1.2.0", Some("v1.5.0")),
+            (">=v1.2.0", Some("v1.2.0")),
+            (">=v1.3", Some("v1.5.0")),
+            (">v1.6.0", None),
+            ("<v1.0.0", None),
+            ("<=v1.5", None),
+            (">v1", None),
+            ("<1.5.0", None),
+            ("<", None),
+        ] {
+            assert_eq!(resolve(query).as_deref(), version, "{query}");
+        }
+        assert!(is_range("v1") && is_range("<v1.5.0") && !is_range("<=v1.5") && !is_range("v1.0.0"));
+    }
+
+    #[test]
     fn a_prefix_of_another_major_matches_incompatible_versions() {
         let path = ModulePath::new("example.com/m").unwrap();
         let list = versions(&["v1.0.0", "v2.0.0+incompatible", "v2.1.1-rc+incompatible"]);
@@ -134,6 +206,7 @@ mod tests {
         assert_eq!(resolve("v2").unwrap().as_str(), "v2.0.0+incompatible");
         assert_eq!(resolve("v2.1").unwrap().as_str(), "v2.1.1-rc+incompatible");
         assert_eq!(resolve("latest").unwrap().as_str(), "v1.0.0");
+        assert_eq!(resolve("<v2.1.0").unwrap().as_str(), "v2.0.0+incompatible");
         assert_eq!(resolve("v1.0.0"), None);
         assert_eq!(resolve("master"), None);
         assert_eq!(latest_known(&list).unwrap().as_str(), "v1.0.0");

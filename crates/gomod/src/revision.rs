@@ -1,7 +1,8 @@
-//! The version element of a request: a branch, a tag, a commit, a prefix.
+//! The version element of a request: a branch, a tag, a commit, a prefix, a comparison.
 
 use crate::escape::{self, EscapeError};
 use crate::path::{self, PathKind};
+use crate::query;
 use crate::text::as_text;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use std::sync::Arc;
 ///
 /// - One element of a file path: no slash, not a name reserved by Windows, no trailing dot.
 /// - ASCII without `!`, so that it can be escaped.
+///
+/// A comparison such as `<v1.5.0` is valid, too. The go command never sends one, since `<` is not allowed in file names.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(Arc<str>);
 
@@ -41,9 +44,12 @@ impl Revision {
 
 /// Returns whether a text is a valid version element.
 pub(crate) fn is_legal(revision: &str) -> bool {
-    revision.is_ascii()
-        && !revision.contains(['!', '/'])
-        && path::element_reason(PathKind::File, revision).is_none()
+    let is_file_name = || {
+        revision.is_ascii()
+            && !revision.contains(['!', '/'])
+            && path::element_reason(PathKind::File, revision).is_none()
+    };
+    is_file_name() || query::is_comparison(revision)
 }
 
 as_text!(Revision, RevisionError);
@@ -59,11 +65,11 @@ mod tests {
 
     #[test]
     fn branches_are_valid_if_they_are_a_single_file_name() {
-        for good in ["master", "release branch", "a^b", "v1", "HEAD", ".x", "v1.0.0+meta"] {
+        for good in ["master", "release branch", "a^b", "v1", "HEAD", ".x", "v1.0.0+meta", "<=v1.2.0"] {
             assert_eq!(Revision::new(good).unwrap().as_str(), good);
             assert_eq!(Revision::unescape(&Revision::new(good).unwrap().escaped()).unwrap().as_str(), good);
         }
-        for bad in ["", "feature/x", "..", "con", "a:b", "a!b", "é", "end."] {
+        for bad in ["", "feature/x", "..", "con", "a:b", "a!b", "é", "end.", "<v1.0.0/x", "<main"] {
             assert!(Revision::new(bad).is_err(), "{bad}");
         }
     }

@@ -56,16 +56,17 @@ impl PathError {
 
 fn hint(source: &io::Error) -> &'static str {
     match Errno::from_io_error(source) {
-        Some(Errno::NOSPC) => "; free space on that file system, then run again",
-        Some(Errno::DQUOT) => "; raise the quota or free space, then run again",
-        Some(Errno::IO) => "; check the disk and the system's log, then run again",
-        Some(Errno::ACCESS | Errno::PERM) => "; fix its permissions or run as its owner, then run again",
-        Some(Errno::ROFS) => "; mount the file system writable, then run again",
-        Some(Errno::NOTDIR) => "; a file or symlink is where a folder must be: move it away",
-        Some(Errno::LOOP) => "; a symlink is where a file must be: move it away",
-        Some(Errno::NAMETOOLONG) => "; the name is too long for the file system",
-        Some(Errno::XDEV) => "; everything below a store must be on one file system",
-        Some(Errno::MFILE | Errno::NFILE) => "; raise the limit of open files, then run again",
+        Some(Errno::NOSPC) => "\nhelp: free space on that file system, then run again",
+        Some(Errno::DQUOT) => "\nhelp: raise the quota or free space, then run again",
+        Some(Errno::IO) => "\nhelp: check the disk and the system's log, then run again",
+        Some(Errno::ACCESS | Errno::PERM) => {
+            "\nhelp: fix its permissions or run as its owner, then run again"
+        }
+        Some(Errno::ROFS) => "\nhelp: mount the file system writable, then run again",
+        Some(Errno::NOTDIR) => "\nhelp: a file or symlink is where a folder must be; move it away",
+        Some(Errno::LOOP) => "\nhelp: a symlink is where a file must be; move it away",
+        Some(Errno::XDEV) => "\nhelp: keep everything below a store on one file system",
+        Some(Errno::MFILE | Errno::NFILE) => "\nhelp: raise the limit of open files, then run again",
         _ => "",
     }
 }
@@ -91,7 +92,7 @@ mod tests {
         let error = PathError::new("create", "/s/store.lock", Errno::NOSPC);
         let text = error.to_string();
         assert!(text.starts_with("cannot create /s/store.lock: No space left on device"), "{text}");
-        assert!(text.ends_with("free space on that file system, then run again"), "{text}");
+        assert!(text.ends_with("\nhelp: free space on that file system, then run again"), "{text}");
         assert_eq!(error.exit(), Exit::IO);
     }
 

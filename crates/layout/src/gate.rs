@@ -161,7 +161,7 @@ pub enum GateError {
         why: String,
     },
     /// The migrator must not be run automatically.
-    #[error("cannot use {root}: it is not at layout {layout}\nhelp: run `{command}`", root = root.display())]
+    #[error("cannot use {root}: it is not a store at layout {layout}, and automatic upgrades are off\nhelp: run `{command}`", root = root.display())]
     Forbidden {
         /// The root of the store.
         root: PathBuf,

@@ -39,11 +39,25 @@ impl Store {
     /// Removes the claimed version and its pair in the cache, after recording its hash. A tombstone is recorded too, even if the version is not
     /// in the store, and forbids the version from then on.
     pub fn remove(&self, claim: &Claim, tombstone: Option<Tombstone>) -> Result<Removed, StoreError> {
+        self.remove_recording(claim, tombstone, true)
+    }
+
+    /// Removes the claimed version without recording its hash. An existing record stays.
+    pub fn remove_unrecorded(&self, claim: &Claim) -> Result<Removed, StoreError> {
+        self.remove_recording(claim, None, false)
+    }
+
+    fn remove_recording(
+        &self,
+        claim: &Claim,
+        tombstone: Option<Tombstone>,
+        records_hash: bool,
+    ) -> Result<Removed, StoreError> {
         let version = claim.version();
         let footprint = self.footprint(version)?;
         let known = self.records().of(claim)?;
         let mut record = known.clone().unwrap_or_default();
-        if footprint.is_some() {
+        if footprint.is_some() && records_hash {
             self.record_hashes(version, &mut record)?;
         }
         if let Some(tombstone) = tombstone {

@@ -66,6 +66,20 @@ pub enum Script {
     Gated(Vec<u8>, usize, Gate),
     /// Some bytes of it under its length, and the end of the connection when the gate opens.
     GatedCut(Vec<u8>, usize, Gate),
+    /// Understands `Range` and `If-Range`, and ends each answer after this many bytes of the body.
+    Ranged {
+        body: Vec<u8>,
+        validator: &'static str,
+        at_most: usize,
+    },
+    /// These bytes, head included, then the end of the connection when the gate opens.
+    GatedRaw(Vec<u8>, Gate),
+    /// The first answer to requests with `Range`, and the second to others.
+    ByRange(Box<[Script; 2]>),
+    /// This many bytes of it each time, with a pause after each.
+    Paced(Vec<u8>, usize, Duration),
+    /// Some bytes of it at once, and the rest as `Paced`.
+    FastThenSlow(Vec<u8>, usize, usize, Duration),
     /// A status so many times, then an honest body.
     Failing(u16, usize, Vec<u8>),
     /// These bytes, head included, then the end of the connection.
@@ -267,7 +281,7 @@ impl Shared {
                 drop(state);
                 script
             };
-            perform(script, &stream)?;
+            perform(script, &request, &stream)?;
         }
     }
 }
@@ -293,7 +307,7 @@ fn read(reader: &mut impl BufRead) -> Option<Request> {
 }
 
 /// Sends an answer. `None` ends the connection.
-fn perform(script: Script, mut stream: &TcpStream) -> Option<()> {
+fn perform(script: Script, request: &Request, mut stream: &TcpStream) -> Option<()> {
     let length = |mut stream: &TcpStream, length: usize| {
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").ok()
     };
@@ -330,6 +344,52 @@ fn perform(script: Script, mut stream: &TcpStream) -> Option<()> {
             length(stream, body.len())?;
             stream.write_all(&body[..sent]).ok()?;
             stream.shutdown(Shutdown::Both).ok()?;
+        }
+        Script::Ranged { body, validator, at_most } => {
+            let (range, condition) = (request.header("Range"), request.header("If-Range"));
+            let is_same = condition.is_none_or(|value| validator.ends_with(&format!(": {value}")));
+            let from = range.filter(|_| is_same).map(|range| {
+                let from = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
+                from.expect("a range to the end").parse::<usize>().unwrap()
+            });
+            let (status, headers) = match from {
+                Some(from) if from >= body.len() => {
+                    stream.write_all(&head(416, "Content-Length: 0\r\n")).ok()?;
+                    return None;
+                }
+                Some(from) => {
+                    let (last, all) = (body.len() - 1, body.len());
+                    (206, format!("Content-Range: bytes {from}-{last}/{all}\r\n"))
+                }
+                None => (200, String::new()),
+            };
+            let rest = &body[from.unwrap_or(0)..];
+            let length = rest.len();
+            let head = head(status, &format!("{headers}{validator}\r\nContent-Length: {length}\r\n"));
+            stream.write_all(&head).ok()?;
+            stream.write_all(&rest[..length.min(at_most)]).ok()?;
+            stream.shutdown(Shutdown::Write).ok()?;
+        }
+        Script::GatedRaw(bytes, gate) => {
+            stream.write_all(&bytes).ok()?;
+            gate.wait();
+            stream.shutdown(Shutdown::Write).ok()?;
+        }
+        Script::ByRange(answers) => {
+            let [ranged, whole] = *answers;
+            let chosen = if request.header("Range").is_some() { ranged } else { whole };
+            return perform(chosen, request, stream);
+        }
+        Script::Paced(body, bytes, pause) => {
+            return perform(Script::FastThenSlow(body, 0, bytes, pause), request, stream);
+        }
+        Script::FastThenSlow(body, at_once, bytes, pause) => {
+            length(stream, body.len())?;
+            stream.write_all(&body[..at_once]).ok()?;
+            for piece in body[at_once..].chunks(bytes) {
+                stream.write_all(piece).ok()?;
+                std::thread::sleep(pause);
+            }
         }
         Script::GatedCut(body, sent, gate) => {
             length(stream, body.len())?;

@@ -71,9 +71,8 @@ impl Command for Export {
         let report = Report::new(&context.reporter, root.display().to_string(), to.display().to_string());
         let stay =
             |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
-        // A folder that is refused has help of its own.
-        let tree = Tree::open(to, progress.meter())
-            .map_err(|error| if error.help.is_some() { error } else { stay(error) })?;
+        Tree::check(to)?;
+        let tree = Tree::open(to, progress.meter()).map_err(stay)?;
         progress.begin_in_passes("export", None, tree::PASSES);
         export(&store, &tree, (threads, &cancel), &report, progress).map_err(stay)?;
         Ok(report.done())

@@ -79,12 +79,11 @@ const SMALL_LIMIT: u64 = 16 << 20;
 const BATCH: (usize, u64) = (512, 64 << 20);
 
 impl Tree {
-    /// Opens an export. An empty or missing folder becomes one.
-    pub(super) fn open(root: &Path, meter: Meter) -> Result<Self, CommandError> {
-        let own = root.join(OWN);
+    /// Refuses a folder that is neither an export nor empty.
+    pub(super) fn check(root: &Path) -> Result<(), CommandError> {
         if let Some(top) = Top::read(root).map_err(CommandError::of_target)?
             && !(top.markers.is_empty() && top.blocked.is_empty() && top.others_count == 0 && !top.has_lock)
-            && !own.is_dir()
+            && !root.join(OWN).is_dir()
         {
             let names: Vec<String> =
                 top.others.iter().map(|name| name.to_string_lossy().into_owned()).collect();
@@ -96,6 +95,12 @@ impl Tree {
             );
             return Err(CommandError::new(Exit::CANT_CREATE, message));
         }
+        Ok(())
+    }
+
+    /// Opens an export. An empty or missing folder becomes one.
+    pub(super) fn open(root: &Path, meter: Meter) -> Result<Self, CommandError> {
+        let own = root.join(OWN);
         durable::create_root(root).map_err(CommandError::of_target)?;
         let durable = Durable::for_root(root)?;
         if durable.ensure_dir(&own)? {

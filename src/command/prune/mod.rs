@@ -25,9 +25,10 @@ use super::count::versions;
 use super::error::CommandError;
 use super::event::date;
 use super::report::{Summary, Telling, Working};
-use crate::config::parse;
 use crate::config::size::{self, Size};
+use crate::config::{Options, parse};
 use crate::lock::lock;
+use crate::sources::Sources;
 use work::Work;
 
 /// Remove the least recently used versions
@@ -36,7 +37,8 @@ use work::Work;
     after_help = "\
 The age of a version counts from the latest of three days: the day of its last use, the day of its publication, and the \
 day on which the store began to record uses. A removed version is downloaded again on the next request and must be \
-identical: its hash is kept. Tombstones stay. If more than half of at least 20 versions would go, the command asks \
+identical: its hash is kept. The hashes of private modules (GONOSUMDB, or a rule) are not kept, because their tags may \
+be moved; --record-private keeps them. Tombstones stay. If more than half of at least 20 versions would go, the command asks \
 first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
 
 SIZE is the size of all info, mod and zip files: 500M, 1.5GiB and 20GB are sizes (K, M, G and T are powers of 1024, KB, \
@@ -63,6 +65,10 @@ pub(crate) struct Prune {
     /// Modules to keep: patterns as in GOPRIVATE, separated by commas
     #[arg(long, value_name = "PATTERNS", value_parser = parse::some_patterns)]
     keep: Vec<Patterns>,
+
+    /// Keep the hashes of private modules too
+    #[arg(long)]
+    record_private: bool,
 
     /// Show what would be removed, and change nothing
     #[arg(long)]
@@ -94,8 +100,23 @@ impl Command for Prune {
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
         let removed = Mutex::default();
+        let private = match self.record_private || self.dry_run {
+            true => None,
+            false => {
+                let config = context.settings.serve(&Options::default())?;
+                Some(Sources::new(context.settings.world()).private_modules(&config)?)
+            }
+        };
         let reporter = &context.reporter;
-        let work = Work { store: &store, args: &self, threads, cancel: &cancel, reporter, removed: &removed };
+        let work = Work {
+            store: &store,
+            args: &self,
+            private: private.as_ref(),
+            threads,
+            cancel: &cancel,
+            reporter,
+            removed: &removed,
+        };
         let worked = work.run();
         let removed = lock(&removed);
         let root = store.root().display();

@@ -21,6 +21,7 @@ use crate::command::event::{VersionKeys, date};
 use crate::command::parallel;
 use crate::command::report::Reporter;
 use crate::lock::lock;
+use crate::sources::PrivateModules;
 
 /// The number of versions from which on the command asks before it removes more than half of them.
 const ASK_FROM: u64 = 20;
@@ -64,6 +65,8 @@ impl Display for RemovedEvent<'_> {
 pub(super) struct Work<'a> {
     pub(super) store: &'a Store,
     pub(super) args: &'a Prune,
+    /// The modules whose hashes are not recorded.
+    pub(super) private: Option<&'a PrivateModules>,
     pub(super) threads: usize,
     pub(super) cancel: &'a Cancel,
     pub(super) reporter: &'a Reporter,
@@ -114,7 +117,7 @@ impl Work<'_> {
         progress.begin("count", None);
         let (mut counted, mut total) = (BTreeMap::<Age, u64>::new(), Total::default());
         let unreadable = |error: &StoreError| {
-            let text = format!("{error}; the version is skipped");
+            let text = format!("skipped a version: {error}");
             self.reporter.error(&CommandError::new(error.exit(), text));
         };
         total.unreadable = self.each(uses, unreadable, |version, bytes, age| {
@@ -235,6 +238,9 @@ impl Work<'_> {
     /// Removes a version. Returns `None` if it is gone, or if another process works on it and so uses it.
     fn take(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
         match self.store.try_claim(version)? {
+            Some(claim) if self.private.is_some_and(|private| private.contains(version.path())) => {
+                Ok(self.store.remove_unrecorded(&claim)?.bytes)
+            }
             Some(claim) => Ok(self.store.remove(&claim, None)?.bytes),
             None => Ok(None),
         }

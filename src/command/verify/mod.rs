@@ -20,11 +20,11 @@ use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
 use look::{Findings, Look};
 
-/// Read versions completely, seal intact ones, and move corrupt ones to quarantine
+/// Read versions completely, and move corrupt ones to quarantine
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A seal is the recorded hash of a verified zip. A sealed version is skipped if its files \
-have not been written since. --again reads sealed versions too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
+A version that was verified before is skipped if its files \
+have not been written since. --again reads it too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
 downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
 The command can run beside a server. If it is stopped, the next run continues.
 
@@ -40,7 +40,7 @@ pub(crate) struct Verify {
     #[arg(value_name = "MODULE[@VERSION]", value_parser = Named::parse)]
     named: Vec<Named>,
 
-    /// Read sealed versions too
+    /// Read versions that were verified before, too
     #[arg(long)]
     again: bool,
 
@@ -121,11 +121,15 @@ impl Display for VerifyDone {
         let (verified, bytes) = (versions(self.verified), BinaryBytes(self.bytes));
         let (skipped, broken) = (HumanCount(self.skipped), HumanCount(self.broken));
         let store = &self.store;
-        write!(f, "{store}: {verified} verified, {bytes}; {skipped} already sealed; {broken} corrupt")?;
+        write!(f, "{store}: {verified} verified, {bytes}; {skipped} already verified; {broken} corrupt")?;
         if self.unreadable > 0 {
             write!(f, "; {} unreadable", HumanCount(self.unreadable))?;
         }
-        if self.read_only { write!(f, "; the store is read-only, so no seals were written") } else { Ok(()) }
+        if self.read_only {
+            write!(f, "; the store is read-only, so the results are not recorded")
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -63,6 +63,15 @@ pub(super) struct ImportConfig {
     no_env: bool,
 }
 
+/// Hides the options of the other commands: this command uses no store and no configuration of Stoa.
+pub(super) fn hide_options_of_a_store(command: clap::Command) -> clap::Command {
+    const OTHERS: [&str; 4] = ["store", "config", "from", "lock_timeout"];
+    command.mut_args(|arg| {
+        let is_of_others = OTHERS.contains(&arg.get_id().as_str());
+        if is_of_others { arg.hide(true) } else { arg }
+    })
+}
+
 fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))

@@ -89,6 +89,7 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("503 service", Unreachable),
     // The go command tries one scheme after another and does not say why all failed.
     ("no secure protocol found", Unreachable),
+    ("no protocol found", Unreachable),
     ("could not read from remote repository", Unreachable),
     ("unable to create", Unreachable),
     ("signal: killed", Unreachable),

@@ -9,34 +9,51 @@
 //! too, and their time while no command ends: a slow server must not delay requests to other servers, or
 //! requests that a proxy can answer (see [`SharedDownload::started`]).
 //!
+//! Anybody can publish a page that says where a module is. So only modules that the configuration or `GOPRIVATE`
+//! covers may lead to private repositories: for all others there are no credentials, and public addresses only.
+//!
 //! | module | purpose |
 //! | --- | --- |
 //! | `command` | runs the go command: environment, limits, end |
+//! | `places` | the limits of running and waiting commands |
+//! | `rules` | the modules that are covered, and the repositories that are denied |
+//! | `egress` | the way to the network for modules that are not covered |
+//! | `discovery` | the pages that say where a module is |
+//! | `visited` | the repositories to which git was redirected |
 //! | `scratch` | the folders that it works in, and the removal of folders of dead processes |
 //! | `failure` | the meaning of its error messages |
 
 mod command;
+mod discovery;
+mod egress;
 mod failure;
+mod places;
+mod rules;
 mod scratch;
+mod visited;
 
 pub(super) use failure::without_paths;
+pub use rules::{DirectRule, DirectRules};
 
 use super::download::Download;
 use super::error::UpstreamError;
 use bytes::Bytes;
 use command::{Command, CommandError, Output};
-use scratch::{Call, Scratch};
+use egress::Egress;
+use places::{Limits, Places};
+use rules::{NOT_COVERED, Repository};
+use scratch::{Call, Scratch, Users};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stoa_gomod::route::{self, Route};
 use stoa_gomod::{ModulePath, ModuleVersion, Version, list};
 use stoa_layout::PathError;
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OnceCell, watch};
 
 /// Marks requests to version control in texts. No URL contains a space.
 const MARK: &str = " (direct)";
@@ -54,8 +71,12 @@ pub struct DirectOptions {
     pub max_wait: Duration,
     /// Time limit for one command.
     pub timeout: Duration,
+    /// Maximum size of the files of one command, in bytes.
+    pub max_size: u64,
     /// The folder for scratch folders. Scratch folders of dead processes are removed from it.
     pub scratch: PathBuf,
+    /// The rules about modules.
+    pub rules: DirectRules,
 }
 
 impl Default for DirectOptions {
@@ -66,7 +87,9 @@ impl Default for DirectOptions {
             max_waiting: 256,
             max_wait: Duration::from_secs(30),
             timeout: Duration::from_secs(600),
+            max_size: 2 << 30,
             scratch: std::env::temp_dir(),
+            rules: DirectRules::default(),
         }
     }
 }
@@ -78,12 +101,11 @@ pub struct Direct(Arc<Inner>);
 
 struct Inner {
     options: DirectOptions,
-    turns: Semaphore,
-    /// Number of requests that wait for a turn.
-    waiting: AtomicUsize,
-    /// Notified when a command has ended.
-    ended: watch::Sender<()>,
+    rules: Arc<DirectRules>,
+    places: Places,
     scratch: Scratch,
+    /// The TLS configuration for pages, from the system's certificates.
+    tls: OnceLock<Result<rustls::ClientConfig, String>>,
 }
 
 impl fmt::Debug for Direct {
@@ -132,10 +154,12 @@ struct Files {
 impl Direct {
     /// Creates a `Direct`. No command runs and no folder is made before the first request.
     pub fn new(options: DirectOptions) -> Self {
-        let turns = Semaphore::new(options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS));
-        let scratch = Scratch::new(options.scratch.clone());
-        let (waiting, ended) = (AtomicUsize::new(0), watch::Sender::new(()));
-        Self(Arc::new(Inner { options, turns, waiting, ended, scratch }))
+        let DirectOptions { max_concurrent, max_waiting, max_wait, .. } = options;
+        let limits = Limits { max_concurrent, max_waiting, max_wait };
+        let places = Places::new(limits, options.rules.cover_any());
+        let scratch = Scratch::new(options.scratch.clone(), options.max_size);
+        let rules = Arc::new(options.rules.clone());
+        Self(Arc::new(Inner { options, rules, places, scratch, tls: OnceLock::new() }))
     }
 
     /// Kills the processes and removes the folders that dead processes left, once.
@@ -169,41 +193,74 @@ impl Direct {
 
     async fn list(&self, module: &ModulePath) -> Result<Bytes, UpstreamError> {
         // Retracted versions are listed, too: clients decide about them.
-        let listed = self.listed(module, &["-retracted", "-versions"], module.as_str()).await?;
-        let versions: Vec<Version> =
+        let (listed, mut real) = self.listed(module, &["-retracted", "-versions"], module.as_str()).await?;
+        let mut versions: Vec<Version> =
             listed.versions.iter().filter_map(|version| Version::new(version).ok()).collect();
-        if versions.is_empty() {
-            // A folder of the repository that is not a module has no versions either, and an empty list
-            // would mean that it is a module.
-            self.query(module, "latest").await?;
+        let rules = &self.0.rules;
+        // A folder of the repository that is not a module has no versions either, and an empty list
+        // would mean that it is a module. The output for a list does not name the repository.
+        if versions.is_empty() || rules.covers(module) && rules.deny_any() {
+            match self.listed(module, &[], &format!("{module}@latest")).await {
+                Ok((_, of_latest)) => real = of_latest,
+                // The latest version is broken, and git was seen at the repository.
+                Err(error) if !versions.is_empty() && !real.is_empty() && !error.is_not_allowed() => {}
+                Err(error) => return Err(error),
+            }
         }
+        versions.retain(|version| !real.iter().any(|path| rules.deny(path, Some(version))));
         Ok(Bytes::from(list::format(&versions)))
     }
 
     async fn query(&self, module: &ModulePath, revision: &str) -> Result<Bytes, UpstreamError> {
         let asked = format!("{module}@{revision}");
-        let listed = self.listed(module, &[], &asked).await?;
+        let (listed, real) = self.listed(module, &[], &asked).await?;
+        self.check_repositories(&asked, &real, Version::new(&listed.version).ok().as_ref())?;
         let info = Info { version: &listed.version, time: listed.time.as_deref(), origin: listed.origin };
         serde_json::to_vec(&info).map(Bytes::from).map_err(|error| unexpected(&asked, &error))
     }
 
+    /// Returns the description of a module by `go list`, and its paths by [`Run::real_paths`].
     async fn listed(
         &self,
         module: &ModulePath,
         options: &[&str],
         asked: &str,
-    ) -> Result<Listed, UpstreamError> {
+    ) -> Result<(Listed, Vec<String>), UpstreamError> {
         let arguments = [&["list", "-m", "-json"], options, &[asked]].concat();
-        let (output, call) = self.run(asked, &arguments).await?;
-        if !output.is_success {
-            return Err(failure::classify(shown(asked), &output.text(), call.folder()));
+        let run = self.run(module, asked, &arguments).await?;
+        if !run.output.is_success {
+            return Err(run.failed(asked, &run.output.text()));
         }
         let listed: Listed =
-            serde_json::from_slice(&output.out).map_err(|error| unexpected(asked, &error))?;
-        match listed.error {
-            Some(error) => Err(failure::classify(shown(asked), &error.text, call.folder())),
-            None if listed.path != module.as_str() => Err(unexpected(asked, &"it describes another module")),
-            None => Ok(listed),
+            serde_json::from_slice(&run.output.out).map_err(|error| unexpected(asked, &error))?;
+        match &listed.error {
+            Some(error) => return Err(run.failed(asked, &error.text)),
+            None if listed.path != module.as_str() => {
+                return Err(unexpected(asked, &"it describes another module"));
+            }
+            None => {}
+        }
+        let origin = listed.origin.as_deref().and_then(|origin| serde_json::from_str(origin.get()).ok());
+        let real = run.real_paths(module, origin);
+        let denied = self.check_repositories(asked, &real, None);
+        // Later runs could use the clone without a visit.
+        denied.inspect_err(|_| run.call.spoil_clones())?;
+        Ok((listed, real))
+    }
+
+    /// Returns an error if a rule denies a repository of a module, which need not have the path of the module.
+    fn check_repositories(
+        &self,
+        asked: &str,
+        real: &[String],
+        version: Option<&Version>,
+    ) -> Result<(), UpstreamError> {
+        match real.iter().find(|path| self.0.rules.deny(path, version)) {
+            None => Ok(()),
+            Some(path) => Err(UpstreamError::NotAllowed {
+                url: shown(asked),
+                reason: format!("a rule denies {path}, which is the repository of this module"),
+            }),
         }
     }
 
@@ -233,73 +290,75 @@ impl Direct {
 
     async fn download(&self, version: &ModuleVersion) -> Result<Arc<Files>, UpstreamError> {
         let asked = version.to_string();
-        let (output, call) = self.run(&asked, &["mod", "download", "-json", &asked]).await?;
-        let downloaded: Downloaded = match serde_json::from_slice(&output.out) {
+        let run = self.run(version.path(), &asked, &["mod", "download", "-json", &asked]).await?;
+        let downloaded: Downloaded = match serde_json::from_slice(&run.output.out) {
             Ok(downloaded) => downloaded,
-            Err(_) if !output.is_success => {
-                return Err(failure::classify(shown(&asked), &output.text(), call.folder()));
-            }
+            Err(_) if !run.output.is_success => return Err(run.failed(&asked, &run.output.text())),
             Err(error) => return Err(unexpected(&asked, &error)),
         };
-        match downloaded {
-            Downloaded { error: Some(text), .. } => {
-                Err(failure::classify(shown(&asked), &text, call.folder()))
-            }
+        match &downloaded {
+            Downloaded { error: Some(text), .. } => return Err(run.failed(&asked, text)),
             Downloaded { version: other, .. } if other != version.version().as_str() => {
-                Err(unexpected(&asked, &format_args!("it describes version {other}")))
+                return Err(unexpected(&asked, &format_args!("it describes version {other}")));
             }
+            _ => {}
+        }
+        let real = run.real_paths(version.path(), downloaded.origin.clone());
+        let denied = self.check_repositories(&asked, &real, Some(version.version()));
+        denied.inspect_err(|_| run.call.spoil_clones())?;
+        match downloaded {
             Downloaded { info: Some(info), modfile: Some(modfile), zip: Some(zip), .. } => {
-                Ok(Arc::new(Files { info, modfile, zip, _call: call }))
+                Ok(Arc::new(Files { info, modfile, zip, _call: run.call }))
             }
             _ => Err(unexpected(&asked, &"it names no files")),
         }
     }
 
-    /// Waits for the turn to run the go command, as long as running commands end in time.
-    async fn turn(&self, asked: &str) -> Result<Turn<'_>, UpstreamError> {
+    /// Runs the go command, after waiting for its place.
+    async fn run(&self, module: &ModulePath, asked: &str, arguments: &[&str]) -> Result<Run, UpstreamError> {
         let inner = &*self.0;
-        let begin = |permit| Turn { _permit: permit, ended: &inner.ended };
-        if let Ok(permit) = inner.turns.try_acquire() {
-            return Ok(begin(permit));
-        }
-        let busy = |why: &dyn fmt::Display| UpstreamError::Timeout {
-            url: shown(asked),
-            reason: format!("too many go commands are running, {why}"),
-        };
-        let (most, max_wait) = (inner.options.max_waiting, inner.options.max_wait);
-        let before = inner.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&inner.waiting);
-        if before >= most {
-            return Err(busy(&format_args!("and {most} requests are waiting")));
-        }
-        let mut ended = inner.ended.subscribe();
-        let permit = inner.turns.acquire();
-        tokio::pin!(permit);
-        loop {
-            tokio::select! {
-                biased;
-                permit = &mut permit => return permit.map(begin).map_err(|_| busy(&"and this proxy is shutting down")),
-                ended = tokio::time::timeout(max_wait, ended.changed()) => {
-                    if ended.is_err() {
-                        return Err(busy(&format_args!("and none ended within {max_wait:?}")));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Runs the go command, after waiting for its turn.
-    async fn run(&self, asked: &str, arguments: &[&str]) -> Result<(Output, Call), UpstreamError> {
         let failed = |reason: String| UpstreamError::GoCommand { url: shown(asked), reason };
-        let turn = self.turn(asked).await?;
-        let unwritable = |error: PathError| failed(format!("{error}; the go command needs a scratch folder"));
-        let call = self.0.scratch.call().map_err(unwritable)?;
-        let command = Command { go: &self.0.options.go, timeout: self.0.options.timeout, call: &call };
-        log::debug!(arguments = arguments.join(" "); "running the go command");
+        let is_covered = inner.rules.covers(module);
+        if !is_covered && has_literal_host(module) {
+            let reason = format!("the host is an address{NOT_COVERED}");
+            return Err(UpstreamError::NotAllowed { url: shown(asked), reason });
+        }
+        let place = inner.places.take(module, is_covered).await;
+        let place =
+            place.map_err(|error| UpstreamError::Timeout { url: shown(asked), reason: error.to_string() })?;
+        let unwritable = |error: PathError| failed(format!("the go command needs a scratch folder: {error}"));
+        let is_traced = inner.rules.deny_any();
+        let users = Users { are_covered: is_covered, module: is_traced.then(|| module.as_str().to_owned()) };
+        let call = inner.scratch.call(users).map_err(unwritable)?;
+        let egress = match is_covered {
+            true => None,
+            false => {
+                let tls = inner.tls.get_or_init(egress::tls).clone().map_err(failed)?;
+                let opened = Egress::open(Arc::clone(&inner.rules), tls).await;
+                Some(opened.map_err(|error| failed(format!("cannot listen on loopback: {error}")))?)
+            }
+        };
+        let command = Command {
+            go: &inner.options.go,
+            timeout: inner.options.timeout,
+            call: &call,
+            egress: egress.as_ref(),
+            // Otherwise it does not matter where git was.
+            is_traced,
+        };
+        log::debug!(arguments = arguments.join(" "), is_covered; "running the go command");
         let output = command.run(arguments).await;
-        drop(turn);
+        drop(place);
         match output {
-            Ok(output) => Ok((output, call)),
+            Ok(output) => {
+                let visited = match is_traced {
+                    true => call.visited().await,
+                    false => Ok(Vec::new()),
+                };
+                let visited =
+                    visited.map_err(|error| failed(format!("cannot read the requests of git: {error}")))?;
+                Ok(Run { output, call, egress, visited })
+            }
             Err(CommandError::TooLong(limit)) => Err(UpstreamError::Timeout {
                 url: shown(asked),
                 reason: format!("the go command did not end within {limit:?}"),
@@ -309,25 +368,55 @@ impl Direct {
     }
 }
 
-/// The right to run a go command. Waiting requests are notified when it is dropped.
-struct Turn<'a> {
-    _permit: SemaphorePermit<'a>,
-    ended: &'a watch::Sender<()>,
+/// An ended command.
+struct Run {
+    output: Output,
+    call: Call,
+    /// The way to the network of a module that is not covered.
+    egress: Option<Egress>,
+    /// The URLs of the repositories that git visited for the clones of this run, if any version of any module is denied.
+    visited: Vec<String>,
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.ended.send_replace(());
+impl Run {
+    /// Returns the paths that the module would have if it were named after its repository: the one that the go
+    /// command or a meta tag named, and those to which git was redirected.
+    fn real_paths(&self, module: &ModulePath, origin: Option<Repository>) -> Vec<String> {
+        let named = origin.or_else(|| self.egress.as_ref()?.repository());
+        let folder = named.as_ref().map_or("", |named| &named.folder);
+        let visited =
+            self.visited.iter().map(|url| Repository { url: url.clone(), folder: folder.to_owned() });
+        named
+            .clone()
+            .into_iter()
+            .chain(visited)
+            .filter_map(|found| found.module_path(module.as_str()))
+            .collect()
+    }
+
+    /// Returns the error for a message of the go command.
+    fn failed(&self, asked: &str, text: &str) -> UpstreamError {
+        let Some(egress) = &self.egress else {
+            return failure::classify(shown(asked), text, self.call.folder());
+        };
+        if let Some(reason) = egress.refusal() {
+            return UpstreamError::NotAllowed { url: shown(asked), reason };
+        }
+        // The go command asks the egress, which asks the server over https.
+        let text = text.replace("reading http://", "reading https://");
+        match failure::classify(shown(asked), &text, self.call.folder()) {
+            UpstreamError::VcsRefused { url, reason } => UpstreamError::VcsRefused {
+                url,
+                reason: format!("{reason} (without credentials{NOT_COVERED})"),
+            },
+            error => error,
+        }
     }
 }
 
-/// Counts a waiting request.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Returns whether the host of a module is an address. The go command asks some of them without a proxy.
+fn has_literal_host(module: &ModulePath) -> bool {
+    module.as_str().split('/').next().is_some_and(|host| host.parse::<IpAddr>().is_ok())
 }
 
 /// The output of `go list -m -json`.
@@ -361,6 +450,7 @@ struct Downloaded {
     #[serde(rename = "GoMod")]
     modfile: Option<PathBuf>,
     zip: Option<PathBuf>,
+    origin: Option<Repository>,
 }
 
 /// An info body.
@@ -387,50 +477,5 @@ fn unexpected(asked: &str, reason: &dyn fmt::Display) -> UpstreamError {
     UpstreamError::BadAnswer {
         url: shown(asked),
         reason: format!("unexpected output of the go command: {reason}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn asked_while_others_run(options: DirectOptions) -> String {
-        let direct = Direct::new(DirectOptions { max_concurrent: 1, ..options });
-        let _running = direct.0.turns.acquire().await.unwrap();
-        let error = direct.run("a.example/x@v1.0.0", &["version"]).await.unwrap_err();
-        assert!(error.is_timeout());
-        assert_eq!(direct.0.waiting.load(Ordering::Relaxed), 0);
-        error.to_string()
-    }
-
-    #[tokio::test]
-    async fn requests_do_not_wait_for_hanging_commands() {
-        let max_wait = Duration::from_millis(1);
-        let error = asked_while_others_run(DirectOptions { max_wait, ..DirectOptions::default() }).await;
-        assert!(error.contains("too many go commands are running, and none ended within 1ms"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn the_number_of_waiting_requests_is_limited() {
-        let max_wait = Duration::MAX;
-        let options = DirectOptions { max_wait, max_waiting: 0, ..DirectOptions::default() };
-        let error = asked_while_others_run(options).await;
-        assert!(error.contains("too many go commands are running, and 0 requests are waiting"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_waiting_request_gets_the_turn_of_an_ended_command() {
-        let options =
-            DirectOptions { max_wait: Duration::MAX, max_concurrent: 1, ..DirectOptions::default() };
-        let direct = Direct::new(options);
-        let running = direct.turn("a").await.unwrap();
-        let waiting = direct.turn("b");
-        let ending = async {
-            assert_eq!(direct.0.waiting.load(Ordering::Relaxed), 1);
-            drop(running);
-        };
-        let (turn, ()) = tokio::join!(waiting, ending);
-        assert!(turn.is_ok());
-        assert_eq!(direct.0.waiting.load(Ordering::Relaxed), 0);
     }
 }

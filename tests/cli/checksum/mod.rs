@@ -2,6 +2,7 @@
 
 mod bench;
 mod heads;
+mod records;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 20] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -33,6 +34,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ("two heads of one size are a fork", heads::fork_of_one_size),
         ("an older tree head is not a fork and replaces nothing", heads::older_head),
         ("a version copied in by hand must match its record", record_binds),
+        ("the database decides about a version that was removed with other content", records::moved_tag),
+        ("--forget removes the recorded hash", records::forget),
+        ("a go.mod is not served again after its lookup has failed", records::failed_lookup),
     ];
     let tests = tests.into_iter().map(|(name, test)| trial(name, None, test));
     tests
@@ -129,14 +133,14 @@ fn other_long_zip() {
 }
 
 /// Returns a version whose go.mod differs from the database, and the version that the database knows.
-fn evil() -> (Module, Module) {
+pub(crate) fn evil() -> (Module, Module) {
     let pair = "example.com/m@v1.0.0";
     let sent = another(pair, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
     (sent, Module::new(pair, 20_000))
 }
 
 /// A part of the message for a go.mod that differs from its record.
-const RECORDED: &str = "a checksum database has recorded h1:";
+const RECORDED: &str = "the hash in the checksum database sum.example.org/test is h1:";
 
 fn other_mod() {
     for policy in ["auto", "require"] {
@@ -293,7 +297,12 @@ fn forged() {
             bench.site.record(&module);
             let server = bench.serve(policy);
             forge(&mut bench.site.state(), true);
-            bench.assert_refused(&server, &module, "zip", 502, words);
+            assert_answered(&server, &module, "zip", 502, words);
+            bench.assert_not_stored(&module.version);
+            // Under `auto` the failure is recorded, see `failed_lookup`.
+            let record = bench.record(&module.version).unwrap_or_default();
+            assert_eq!(record.contains("failed_lookup"), policy == "auto", "{record}");
+            assert!(!record.contains("h1"), "{record}");
             assert!(bench.log().contains(words), "{}", bench.log());
             // It is asked again, and nothing of what was forged is remembered.
             forge(&mut bench.site.state(), false);
@@ -337,7 +346,7 @@ fn record_binds() {
     let [entry] =
         fs::read_dir(bench.store().join("quarantine")).unwrap().collect::<Vec<_>>().try_into().unwrap();
     let reason = fs::read_to_string(entry.unwrap().path().join("reason.toml")).unwrap();
-    assert!(reason.contains("a checksum database has recorded"), "{reason}");
+    assert!(reason.contains(RECORDED), "{reason}");
 }
 
 /// A small module that will not change.

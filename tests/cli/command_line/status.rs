@@ -67,7 +67,7 @@ pub(crate) fn status_works_on_every_state() {
     is("foreign", None);
     fs::write(root.join("layout.v2"), "").unwrap();
     fs::write(root.join("layout.v3"), "").unwrap();
-    is("foreign", None);
+    is("conflict", None);
 }
 
 pub(crate) fn status_counts_versions() {

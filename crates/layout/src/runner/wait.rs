@@ -116,7 +116,7 @@ impl Runner<'_> {
             return Ok(());
         }
         Err(RunError::Busy(format!(
-            "another process downgrades {} to an older layout\nhelp: start again when it has finished",
+            "another process is downgrading {} to an older layout\nhelp: start again when it has finished",
             self.root.display()
         )))
     }

@@ -145,7 +145,7 @@ fn an_automatic_run_stops_waiting_for_a_step_back() {
         let (go_on, may_go_on) = mpsc::channel();
         let person = scope.spawn(|| run_telling(dir.path(), &back, Teller::when_moving(told, may_go_on)));
         moving.recv().unwrap();
-        run::run(dir.path(), &auto()).assert_failed(Exit::BUSY, &["downgrades"]);
+        run::run(dir.path(), &auto()).assert_failed(Exit::BUSY, &["is downgrading"]);
         go_on.send(()).unwrap();
         assert_eq!(person.join().unwrap(), 0);
     });

@@ -93,7 +93,7 @@ fn an_unknown_layout_is_78() {
     let dir = tempfile::tempdir().unwrap();
     homes::v0(dir.path());
     let before = tree::everything(dir.path());
-    run::run(dir.path(), &to("v7")).assert_failed(Exit::NEWER, &["v7", "another release"]);
+    run::run(dir.path(), &to("v7")).assert_failed(Exit::NEWER, &["v7", "newer release"]);
     run::assert_same(&before, &tree::everything(dir.path()), "an unknown target");
 }
 

@@ -1,0 +1,89 @@
+//! The `Via` of requests to upstreams.
+
+use std::net::{SocketAddr, TcpListener};
+
+use stoa::serve::{self, ServeOptions};
+use stoa::upstream::{Instance, Upstream as List, UpstreamOptions};
+use stoa_layout::gate::Mode;
+use testkit::client;
+use tokio::sync::oneshot;
+
+use super::site::{self, INSTANCE, Site};
+use testkit::upstream::Upstream;
+
+#[test]
+fn an_upstream_gets_nothing_of_a_clients_via() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let module = upstream.offer("example.com/m@v1.0.0", 10);
+    let site = Site::start(folder.path(), upstream.url());
+    let other = Instance::new(7);
+    let via = format!("1.1 build-7.corp.example (squid, internal), 1.0 fred\r\nVia: 1.1 {other} (secret), x");
+    for path in [module.path("zip"), "/example.com/m/@v/list".to_owned(), "/example.com/m/@latest".to_owned()]
+    {
+        site.ask("GET", &path, &[("Via", &via)]);
+    }
+    let requests = upstream.requests();
+    assert!(requests.len() >= 5, "{requests:?}");
+    for request in requests {
+        assert_eq!(request.header("via"), Some(format!("1.1 {other}, 1.1 {INSTANCE}").as_str()));
+        assert!(!["corp", "fred", "squid", "secret"].iter().any(|word| request.headers.contains(word)));
+    }
+}
+
+/// Starts a server on a known address, which its upstream may therefore have as its own upstream.
+fn start(
+    runtime: &tokio::runtime::Runtime,
+    root: &std::path::Path,
+    listener: TcpListener,
+    upstream: SocketAddr,
+) -> (oneshot::Sender<()>, tokio::task::JoinHandle<Result<(), serve::ServeError>>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let list = List::new(&format!("http://{upstream}"), UpstreamOptions::default()).unwrap();
+    let store = site::open(root, Mode::ReadWrite);
+    listener.set_nonblocking(true).unwrap();
+    let serving = runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        serve::run(listener, store, list, ServeOptions::default(), shutdown).await
+    });
+    (stop, serving)
+}
+
+#[test]
+fn a_circle_of_three_servers_ends() {
+    let folders = [0; 3].map(|_| site::folder());
+    let listeners = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses: Vec<SocketAddr> =
+        listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let next = |number: usize| addresses[(number + 1) % addresses.len()];
+    let servers: Vec<_> = listeners
+        .into_iter()
+        .enumerate()
+        .map(|(number, listener)| start(&runtime, folders[number].path(), listener, next(number)))
+        .collect();
+    for path in ["/example.com/m/@v/v1.0.0.zip", "/example.com/m/@v/list", "/example.com/m/@latest"] {
+        let reply = client::ask(addresses[0], "GET", path, &[("Via", "1.1 fred")]);
+        assert_eq!(reply.status, 508, "{path}: {}", reply.text());
+    }
+    for (stop, serving) in servers {
+        stop.send(()).unwrap();
+        runtime.block_on(serving).unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_request_that_passed_too_many_servers_is_a_loop() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let module = upstream.offer("example.com/m@v1.0.0", 10);
+    let site = Site::start(folder.path(), upstream.url());
+    let via =
+        |count: u64| (0..count).map(|n| format!("1.1 {}", Instance::new(n))).collect::<Vec<_>>().join(", ");
+    assert_eq!(site.ask("GET", &module.path("info"), &[("Via", &via(17))]).status, 508);
+    assert!(upstream.requests().is_empty());
+    assert_eq!(site.ask("GET", &module.path("info"), &[("Via", &via(16))]).status, 200);
+}
