@@ -39,6 +39,9 @@ pub enum Unavailable {
     /// No checksum database knows its hash, and the policy requires that.
     #[error("{0}")]
     Unverified(Reason),
+    /// It is stored, and must be verified before it is served, which is not done yet.
+    #[error("{0}")]
+    NotYetVerified(Reason),
     /// It is not in the store, and the mode of its rule is `none`.
     #[error("{0} is not in the store, and the configuration forbids downloading it")]
     NotFetched(String),
@@ -151,6 +154,7 @@ impl Unavailable {
             | Self::Gone(reason)
             | Self::Differs(reason)
             | Self::Unverified(reason)
+            | Self::NotYetVerified(reason)
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use stoa_gomod::{H1, h1, info};
-use stoa_store::{Claim, Objection, Record, RecordedBy};
+use stoa_store::{Claim, Objection, RecordedBy};
 use tokio::sync::watch;
 
 use super::means::Means;
@@ -89,8 +89,9 @@ impl Fetch {
         let Some((permit, Claimed { claim, record })) = self.start().await? else { return Ok(End::Theirs) };
         let known = self.known_smalls(record.as_ref()).await?;
         let source = self.upstream().version(&self.version).within(&self.means.memory);
+        let given = self.expected.both();
         let verification =
-            Verification::start(&self.means.sumdb, &self.version, &self.rule, record, &self.via);
+            Verification::start(&self.means.sumdb, &self.version, &self.rule, (record, given), &self.via);
         let claim = verification.share(claim);
         let slot = self.slot_at_once();
         let is_started = slot.is_some();
@@ -140,7 +141,7 @@ impl Fetch {
         verification: &Verification,
     ) -> Result<Smalls, Unavailable> {
         if let Some(known) = known {
-            self.check_mod(claim.known_record().as_ref(), &known.gomod_h1, verification).await?;
+            self.check_mod(claim, &known.gomod_h1, verification).await?;
             let (info, modfile) = (known.info.clone(), known.modfile.clone());
             self.progress
                 .send_modify(|now| (now.info, now.modfile, now.is_cached) = (Some(info), modfile, true));
@@ -205,8 +206,7 @@ impl Fetch {
     ) -> Result<(Bytes, H1), Unavailable> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
         let gomod_h1 = h1::hash_mod(&body);
-        // The lookup may have written the record meanwhile.
-        self.check_mod(claim.known_record().as_ref(), &gomod_h1, verification).await?;
+        self.check_mod(claim, &gomod_h1, verification).await?;
         verification.mod_was_sent();
         // Clients read a large mod from the cache, so that slow clients do not keep it in memory.
         if body.len() <= SMALL_BODY {
@@ -222,10 +222,17 @@ impl Fetch {
     /// when it is published.
     async fn check_mod(
         &self,
-        record: Option<&Record>,
+        claim: &Claim,
         gomod_h1: &H1,
         verification: &Verification,
     ) -> Result<(), Unavailable> {
+        if !claim.knows_record() {
+            // The verdict is being written, so the lookup ends soon.
+            return verification.check_mod(gomod_h1).await;
+        }
+        // The lookup may have written the record meanwhile.
+        let record = claim.known_record();
+        let record = record.as_ref();
         let objection = record.and_then(|record| record.objection_to_mod(Some(gomod_h1)));
         match objection {
             // The removed version may have been of a moved tag. So the database decides.

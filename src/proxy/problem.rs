@@ -190,9 +190,10 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         }
         Unavailable::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
-        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, NO_STORE)
-        }
+        Unavailable::NotYetVerified(_)
+        | Unavailable::Busy(_)
+        | Unavailable::Abandoned(_)
+        | Unavailable::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
     }
 }
 
@@ -212,7 +213,8 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Upstream(_) => "upstream failure",
         Unavailable::Limited { .. } => "upstream busy",
         Unavailable::Loop(_) => "loop detected",
-        Unavailable::Busy(_)
+        Unavailable::NotYetVerified(_)
+        | Unavailable::Busy(_)
         | Unavailable::Crowded { .. }
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => "temporarily unavailable",
@@ -247,7 +249,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
             "ask the operator of this proxy to remove it from the upstreams of its upstream"
         }
         Unavailable::Limited { .. } => "try again later",
-        Unavailable::Abandoned(_) => "try again",
+        Unavailable::Abandoned(_) | Unavailable::NotYetVerified(_) => "try again",
     })
 }
 
@@ -295,10 +297,11 @@ mod tests {
                 status: 429,
                 retry_after: Duration::from_millis(29_100),
             },
+            Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
         ]
     }
 
-    const KINDS: usize = 21;
+    const KINDS: usize = 22;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -323,6 +326,7 @@ mod tests {
             Unavailable::Unreached(_) => 18,
             Unavailable::Crowded { .. } => 19,
             Unavailable::Limited { .. } => 20,
+            Unavailable::NotYetVerified(_) => 21,
         }
     }
 
@@ -414,7 +418,8 @@ mod tests {
         let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
         assert!(has_retry(Problem::NoIndex));
         assert!(has_retry(Problem::Failed(&Unavailable::Busy(VERSION.to_owned()), Subject::File)));
-        let limited = errors().pop().unwrap();
+        let limited =
+            errors().into_iter().find(|error| matches!(error, Unavailable::Limited { .. })).unwrap();
         let limited = Problem::Failed(&limited, Subject::File).answer();
         assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limited.headers()[RETRY_AFTER], "30");

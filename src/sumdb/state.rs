@@ -8,12 +8,15 @@ use bytes::Bytes;
 use quick_cache::sync::Cache;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::sumdb::Tile;
+use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::Store;
+use tokio::sync::Semaphore;
 
 use super::gosumdb::Gosumdb;
 use super::heads::Timeline;
 use super::outage::Outage;
 use super::source::SumdbSource;
+use super::standing::Standing;
 use crate::policy::Policy;
 use crate::tasks::{Once, Shutdown};
 use crate::unavailable::Unavailable;
@@ -21,6 +24,12 @@ use crate::upstream::{SumdbAnswer, Upstream};
 
 /// Number of tiles that are cached in memory. A full tile has 8 KiB.
 const TILES: usize = 512;
+
+/// Number of stored versions that are compared with a verdict at a time.
+const COMPARING: usize = 4;
+
+/// Number of stored versions that are remembered to be confirmed.
+const CONFIRMED: usize = 32_768;
 
 /// Settings for checksum databases.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +53,12 @@ pub struct Sumdb {
     pub(super) head_ttl: Duration,
     /// The running requests for clients, by database and path.
     pub(super) forwarding: Once<(String, String), Result<SumdbAnswer, Unavailable>>,
+    /// The running verifications of stored versions.
+    pub(super) verifying: Once<ModuleVersion, Result<Standing, Unavailable>>,
+    /// Limits the comparisons of stored versions, which may read whole zips.
+    pub(super) comparing: Semaphore,
+    /// Stored versions that are confirmed, with the hash of their zip.
+    pub(super) confirmed: Cache<ModuleVersion, H1>,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) counts: Arc<Counts>,
 }
@@ -105,8 +120,19 @@ impl Sumdb {
             outage: Outage::default(),
             counts: Arc::clone(&counts),
         });
-        let forwarding = Once::new();
-        Arc::new(Self { store, policy, database, private, head_ttl, forwarding, shutdown, counts })
+        Arc::new(Self {
+            store,
+            policy,
+            database,
+            private,
+            head_ttl,
+            forwarding: Once::new(),
+            verifying: Once::new(),
+            comparing: Semaphore::new(COMPARING),
+            confirmed: Cache::new(CONFIRMED),
+            shutdown,
+            counts,
+        })
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&Database> {

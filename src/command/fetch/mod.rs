@@ -32,7 +32,8 @@ use wanted::{Asked, Wanted};
 #[command(after_help = "\
 VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix as in v1.2. \
 From a go.mod, all required versions are downloaded, with `replace` applied. From a go.sum, all versions are downloaded \
-and compared with their hashes before they are stored. Zips are downloaded even if a build reads only the go.mod. \
+and compared with their hashes before they are stored. A version with such a hash counts as verified. \
+Stored versions are compared too, which also works offline. Zips are downloaded even if a build reads only the go.mod. \
 A go.sum lists everything that an offline build needs; a go.mod alone may not. \
 The command can run beside a server. If it is stopped, the next run continues.
 
@@ -81,13 +82,15 @@ impl Command for Fetch {
                 .with("fill.max_concurrent", self.fill_max_concurrent),
         )?;
         let usage = |text: &str, help: &str| Err(CommandError::new(Exit::USAGE, text).help(help));
-        if config.offline {
+        // A go.sum also verifies stored versions, which needs no upstream.
+        let needs_upstream = self.from.is_empty();
+        if config.offline && needs_upstream {
             let text = "cannot fetch: `offline` is set in the configuration";
             return usage(text, "change it, or run with STOA_OFFLINE=false");
         }
         let sources = Sources::new(context.settings.world());
         let policy = sources.policy(&config, false, None)?;
-        if policy.is_offline() {
+        if policy.is_offline() && needs_upstream {
             return usage("cannot fetch: all upstreams are off", "set an upstream with --upstream");
         }
         let store = context.open_or_create()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stoa_gomod::{ModuleVersion, h1, info};
 use stoa_layout::Exit;
-use stoa_store::{Meter, SmallFile};
+use stoa_store::{Compared, Meter, Record, SmallFile, Verdict};
 use tokio::task::JoinSet;
 
 use super::fetched::{FetchResult, Fetched};
@@ -98,6 +98,9 @@ async fn have(
     if let Some(reason) = difference(services, &version, sums).await? {
         return Ok(FetchResult::Differs(version, reason));
     }
+    if !sums.zip.is_empty() {
+        confirm(services, &version).await?;
+    }
     let at = version.clone();
     let bytes = blocking(&services.store, &version, move |store| {
         Ok(store.open_zip(&at)?.map_or(0, |zip| zip.length))
@@ -119,6 +122,31 @@ async fn resolve(services: &Arc<Services>, asked: &Asked) -> Result<ModuleVersio
     let unusable = |why: String| Unavailable::Upstream(format!("{asked}: malformed response: {why}").into());
     let info = info::parse(&body).map_err(|error| unusable(error.to_string()))?;
     ModuleVersion::new(module.clone(), info.version).map_err(|error| unusable(error.to_string()))
+}
+
+/// Records that a go.sum confirms the hashes of a stored version, unless its record has a verdict.
+async fn confirm(services: &Arc<Services>, version: &ModuleVersion) -> Result<(), Unavailable> {
+    let at = version.clone();
+    let is_confirmed = |record: Option<Record>| record.is_some_and(|record| record.verdict.is_some());
+    let record = blocking(&services.store, version, move |store| store.records().get(&at)).await?;
+    if is_confirmed(record) {
+        return Ok(());
+    }
+    let Some(h1) = services.seals.seal(version).await? else { return Ok(()) };
+    let at = version.clone();
+    let confirmed = blocking(&services.store, version, move |store| {
+        let claim = store.claim(&at)?;
+        let Some(modfile) = store.small(&at, SmallFile::Mod)? else { return Ok(()) };
+        let mut record = store.records().of(&claim)?.unwrap_or_default();
+        let given = Record { h1: Some(h1.clone()), verdict: Some(Verdict::of_go_sum()), ..Record::default() };
+        // Another process may have replaced the version.
+        let is_same = matches!(store.compare(&claim, &given)?, Compared::Same(_));
+        if is_same && record.confirm(&h1, &h1::hash_mod(&modfile.bytes), &Verdict::of_go_sum()) {
+            store.records().write(&claim, &record)?;
+        }
+        Ok(())
+    });
+    confirmed.await
 }
 
 /// Returns how the version in the store differs from the go.sum files, if it does.

@@ -30,7 +30,7 @@ impl Bench {
         let mut command = server::command(&self.store());
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         command.args(["--upstream", self.site.url()]);
-        command.env("STOA_CHECKSUM", policy).env("STOA_GOSUMDB", sumdb);
+        command.env("STOA_CHECKSUM", policy).env("STOA_GOSUMDB", sumdb).env("STOA_LOG", "info");
         command.env_remove("GONOSUMDB").env_remove("GOPRIVATE").stderr(log);
         command
     }

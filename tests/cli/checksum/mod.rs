@@ -3,6 +3,7 @@
 mod bench;
 mod heads;
 mod records;
+mod stored;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +17,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 20] = [
+    let tests: [(&str, fn()); 25] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -36,6 +37,11 @@ pub(crate) fn cases() -> Vec<Case> {
         ("a version copied in by hand must match its record", record_binds),
         ("the database decides about a version that was removed with other content", records::moved_tag),
         ("--forget removes the recorded hash", records::forget),
+        ("stored versions are asked about again in the background", stored::background),
+        ("verify --checksums asks about stored versions", stored::verify_checksums),
+        ("a forwarded lookup that contradicts a stored version is proved first", stored::forwarded),
+        ("a stored version is verified before it is served if that is required", stored::required),
+        ("a version that has the hash of a go.sum counts as verified", stored::go_sum),
         ("a go.mod is not served again after its lookup has failed", records::failed_lookup),
     ];
     let tests = tests.into_iter().map(|(name, test)| trial(name, None, test));
@@ -253,7 +259,7 @@ fn not_passed_on() {
     let sumdb = format!("{} {}/db", sumdb::verifier_key(), bench.site.url());
     let server = Server::start_with(&mut bench.command("require", &sumdb));
     bench.assert_filled(&server, &other);
-    assert_eq!(bench.site.asked("/db/lookup/"), 1);
+    assert_eq!(bench.site.asked("/db/lookup/example.com/m@v1.0.1"), 1);
     assert!(bench.record(&other.version).is_some());
     let client = bench.site.offer("example.com/m@v1.0.2");
     bench.site.record(&client);
