@@ -262,11 +262,10 @@ impl Records<'_> {
 
     /// Replaces the record of the claimed version. An empty record is removed. The change is on disk on return.
     pub fn write(&self, claim: &Claim, record: &Record) -> Result<(), StoreError> {
-        let replaced = self.replace(claim.version(), record);
-        // Until then, the old record counts. If the write failed, the record on the disk is unknown.
-        let written = || (*record != Record::default()).then(|| record.clone());
-        *claim.record() = replaced.is_ok().then(written);
-        replaced?;
+        // Unknown until it is written, and also if the write fails.
+        *claim.record() = None;
+        self.replace(claim.version(), record)?;
+        *claim.record() = Some((*record != Record::default()).then(|| record.clone()));
         self.0.changed(claim.version(), Change::Recorded);
         Ok(())
     }
