@@ -211,6 +211,19 @@ impl<'a> Sources<'a> {
         })
     }
 
+    /// Returns the settings for a command that works with the checksum database, also if it may ask no server.
+    pub(crate) fn services_of_command(
+        &self,
+        config: &ServeConfig,
+        policy: &Policy,
+    ) -> Result<ServiceOptions, CommandError> {
+        let mut sumdb = self.checksums(config, false, true)?;
+        if policy.is_offline() {
+            sumdb.own = None;
+        }
+        Ok(ServiceOptions { sumdb, ..ServiceOptions::default() })
+    }
+
     /// Returns the patterns of modules that no checksum database is asked about.
     fn sumdb_refuse(&self, config: &ServeConfig, is_asked: bool) -> Patterns {
         let value = match &config.sumdb_refuse {
