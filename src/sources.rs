@@ -194,6 +194,8 @@ impl<'a> Sources<'a> {
         let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
         let flights = FlightOptions {
             max_concurrent: config.fill_max_concurrent,
+            is_eager: config.fill_eager,
+            metadata_max: config.fill_metadata_max,
             max_wait: config.fill_max_wait,
             min_rate: config.fill_min_rate,
             wrong_pause: config.fill_wrong_pause,
@@ -208,6 +210,19 @@ impl<'a> Sources<'a> {
             policy: self.policy(config, true, None)?,
             patterns: self.sumdb_refuse(config, true),
         })
+    }
+
+    /// Returns the settings for a command that works with the checksum database, also if it may ask no server.
+    pub(crate) fn services_of_command(
+        &self,
+        config: &ServeConfig,
+        policy: &Policy,
+    ) -> Result<ServiceOptions, CommandError> {
+        let mut sumdb = self.checksums(config, false, true)?;
+        if policy.is_offline() {
+            sumdb.own = None;
+        }
+        Ok(ServiceOptions { sumdb, ..ServiceOptions::default() })
     }
 
     /// Returns the patterns of modules that no checksum database is asked about.

@@ -12,6 +12,7 @@ use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::wrong::WrongZips;
+use crate::byte_budget::ByteBudget;
 use crate::sumdb::Sumdb;
 
 /// The store, the checksum database, the limits, and the running flights.
@@ -24,6 +25,12 @@ pub(super) struct Means {
     pub(super) starts: SharedPermits,
     /// Limits concurrent examinations of zips.
     pub(super) examining: Arc<Semaphore>,
+    /// Bounds the large go.mod files in memory.
+    pub(super) memory: ByteBudget,
+    /// Whether each flight takes the whole version.
+    pub(super) is_eager: bool,
+    /// Maximum total size of the pairs in the cache in bytes.
+    pub(super) metadata_max: u64,
     pub(super) running: Running,
     pub(super) min_rate: MinRate,
     pub(super) wrong: WrongZips,

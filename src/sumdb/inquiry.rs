@@ -9,13 +9,13 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::marker;
 use stoa_store::{Claim, Record, RecordedBy, Store, StoreError, Verdict};
 
-use super::lookup::{LookupError, SumdbClient};
+use super::lookup::{LookupError, ProvedSums, SumdbClient};
 use super::question::SumdbQuestion;
 use super::source::SumdbSource;
 use super::state::{Database, Sumdb};
 use crate::policy::{ChecksumPolicy, Rule};
 use crate::unavailable::Unavailable;
-use crate::upstream::{SumdbAnswer, UpstreamError, Via};
+use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
 
 /// The hashes of a version that a database or a go.sum confirmed.
 #[derive(Debug, Clone)]
@@ -74,8 +74,7 @@ impl<'a> Inquiry<'a> {
             });
         };
         let name = database.sumdb.name();
-        let source = self.sumdb.source(name, &self.rule.upstream);
-        let client = CachingClient { sumdb: self.sumdb, database, source, via: self.via };
+        let client = self.sumdb.caching(database, &self.rule.upstream, self.via);
         let lookup = database.look_up(&self.sumdb.store, &client, self.version);
         let limit = database.outage.timeout(self.rule.checksum, Instant::now());
         let result = tokio::time::timeout(limit, lookup).await.unwrap_or_else(|_| {
@@ -89,18 +88,19 @@ impl<'a> Inquiry<'a> {
             Err(_) => {}
         }
         match result {
-            Ok(proved) => {
-                let verdict =
-                    Verdict { database: name.to_owned(), tree_size: proved.tree_size, at: marker::now() };
-                let by = RecordedBy::Database(name.to_owned());
-                Finding::Proved(Verified { sums: proved.sums, verdict, by })
-            }
+            Ok(proved) => Finding::Proved(Verified::proved(name, proved)),
             Err(error) => Finding::Failed(name, error),
         }
     }
 }
 
 impl Verified {
+    /// Returns the hashes that a database has proved.
+    pub(super) fn proved(name: &str, proved: ProvedSums) -> Self {
+        let verdict = Verdict { database: name.to_owned(), tree_size: proved.tree_size, at: marker::now() };
+        Self { sums: proved.sums, verdict, by: RecordedBy::Database(name.to_owned()) }
+    }
+
     /// Returns the hashes of a go.sum.
     pub(super) fn by_go_sum((zip, modfile): (H1, H1)) -> Self {
         Self { sums: Sums { zip, modfile }, verdict: Verdict::of_go_sum(), by: RecordedBy::GoSum }
@@ -124,11 +124,32 @@ impl Verified {
 }
 
 /// Asks the source of a database, and caches proved answers, for clients too.
-struct CachingClient<'a> {
+pub(super) struct CachingClient<'a> {
     sumdb: &'a Sumdb,
     database: &'a Database,
     source: SumdbSource<'a>,
     via: &'a Via,
+}
+
+impl Sumdb {
+    /// Returns a client that asks the database's own URL or this upstream.
+    pub(super) fn caching<'a>(
+        &'a self,
+        database: &'a Database,
+        upstream: &'a Upstream,
+        via: &'a Via,
+    ) -> CachingClient<'a> {
+        let source = self.source(database.sumdb.name(), upstream);
+        CachingClient { sumdb: self, database, source, via }
+    }
+}
+
+impl CachingClient<'_> {
+    /// Returns the cached answer for a path.
+    pub(super) async fn cached(&self, path: &str) -> Option<Bytes> {
+        let question = SumdbQuestion::parse(path)?;
+        Some(self.sumdb.cached(self.database.sumdb.name(), &question).await?.body)
+    }
 }
 
 impl SumdbClient for CachingClient<'_> {
@@ -137,14 +158,10 @@ impl SumdbClient for CachingClient<'_> {
     }
 
     async fn get(&self, path: &str, fresh: bool) -> Result<SumdbAnswer, UpstreamError> {
-        let name = self.database.sumdb.name();
-        if !fresh
-            && let Some(question) = SumdbQuestion::parse(path)
-            && let Some(cached) = self.sumdb.cached(name, &question).await
-        {
-            return Ok(SumdbAnswer { status: 200, content_type: None, body: cached.body });
+        if !fresh && let Some(body) = self.cached(path).await {
+            return Ok(SumdbAnswer { status: 200, content_type: None, body });
         }
-        self.source.get(name, path, self.via).await
+        self.source.get(self.database.sumdb.name(), path, self.via).await
     }
 
     async fn cache(&self, path: &str, body: &Bytes, fresh: bool) {

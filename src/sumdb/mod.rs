@@ -15,12 +15,14 @@
 //! | `recheck` | the background task that asks again about stored versions |
 //! | `lookup` | the hashes of a version, proved by the tree's tiles |
 //! | `heads`, `timeline` | the database's tree heads, and the alarm when two of them contradict each other |
+//! | `carry` | the answers about some versions, for an export and from an import |
 //! | `cache` | answers on disk |
 //! | `shape` | the form that an answer must have |
 //! | `source` | the server that is asked |
 //! | `outage` | the timeout of a lookup |
 
 mod cache;
+mod carry;
 mod forward;
 mod gosumdb;
 mod heads;
@@ -37,6 +39,7 @@ mod stored;
 mod timeline;
 mod verification;
 
+pub(crate) use self::carry::{Carried, Records};
 pub use self::gosumdb::{Gosumdb, GosumdbError};
 pub use self::question::SumdbQuestion;
 pub(crate) use self::recheck::Rechecked;

@@ -131,6 +131,20 @@ impl Sumdb {
         })
     }
 
+    /// Compares a version with proved hashes, if it is stored.
+    pub(super) async fn settle_if_stored(
+        &self,
+        version: &ModuleVersion,
+        verified: Verified,
+    ) -> Result<Standing, Unavailable> {
+        let at = version.clone();
+        let footprint = blocking(&self.store, version, move |store| store.footprint(&at));
+        match footprint.await? {
+            Some(_) => self.settle(version, verified).await,
+            None => Ok(Standing::Absent),
+        }
+    }
+
     /// Verifies a stored version that a forwarded record of the database contradicts. A record that is forged changes
     /// nothing, because the lookup demands its proof.
     pub(super) async fn check_contradiction(

@@ -14,9 +14,8 @@ use super::super::error::CommandError;
 use super::super::event::VersionResult;
 use super::super::named::Named;
 use super::super::report::Reporter;
-use crate::config::Options;
+use super::super::with_sumdb::{Asking, with_sumdb};
 use crate::services::Services;
-use crate::sources::Sources;
 use crate::sumdb::{Rechecked, Standing};
 use crate::upstream::Via;
 
@@ -30,20 +29,8 @@ pub(super) fn ask(
     named: &[Named],
     cancel: &Cancel,
 ) -> Result<Rechecked, CommandError> {
-    let config = context.settings.serve(&Options::default())?;
-    let sources = Sources::new(context.settings.world());
-    let policy = sources.policy(&config, false, None)?;
-    let options = sources.services(&config, &policy, true)?;
-    let reporter = &context.reporter;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::new(Exit::IO, format!("cannot start threads: {error}")))?;
-    runtime.block_on(async {
-        let services = Services::new(Arc::clone(store), policy, options);
-        let rechecked = ask_all(&services, named, cancel, reporter).await;
-        services.end().await;
-        rechecked
+    with_sumdb(context.settings, store, Asking::Configured, async |services| {
+        ask_all(services, named, cancel, &context.reporter).await
     })
 }
 

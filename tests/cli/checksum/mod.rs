@@ -1,6 +1,7 @@
 //! Fills are verified against a checksum database: a real server, and a scripted database that can lie.
 
 mod bench;
+mod carried;
 mod heads;
 mod records;
 mod stored;
@@ -49,6 +50,15 @@ pub(crate) fn cases() -> Vec<Case> {
         .chain([
             trial("two proxies keep one head", None, heads::two_proxies),
             trial("private modules are not named to the database", None, private),
+            trial("a forged record on the way to another network is not taken", None, carried::forged_media),
+            trial(
+                "a go command without a network verifies what was carried to it",
+                None,
+                carried::without_network,
+            )
+            .needs(no_go),
+            trial("a toolchain is carried to another network and verified", None, carried::toolchain)
+                .needs(no_go),
             trial("a real module is verified by the default database of go", None, real)
                 .needs(no_real_upstream)
                 .slow(),
@@ -357,6 +367,10 @@ fn record_binds() {
 
 /// A small module that will not change.
 const REAL: &str = "rsc.io/quote@v1.5.2";
+
+fn no_go() -> Option<String> {
+    missing_tool("go", &["version"])
+}
 
 fn no_real_upstream() -> Option<String> {
     missing_tool("go", &["version"]).or_else(|| {
