@@ -6,6 +6,7 @@
 
 pub mod answers;
 mod background;
+mod byte_budget;
 pub mod command;
 pub mod config;
 pub mod fill;

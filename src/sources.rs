@@ -194,6 +194,8 @@ impl<'a> Sources<'a> {
         let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
         let flights = FlightOptions {
             max_concurrent: config.fill_max_concurrent,
+            is_eager: config.fill_eager,
+            metadata_max: config.fill_metadata_max,
             max_wait: config.fill_max_wait,
             min_rate: config.fill_min_rate,
             ..FlightOptions::default()

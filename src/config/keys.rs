@@ -224,6 +224,14 @@ serve_keys! {
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
+    /// Whether a request for an info or a go.mod also downloads the zip
+    /// By default the zip is downloaded when a client asks for it.
+    fill_eager: bool = "fill.eager", "BOOL", Default::Value("false"), parse::switch;
+
+    /// Maximum size of the cached info and go.mod files of versions whose zip is not stored
+    /// Above it, the least recently used ones are removed.
+    fill_metadata_max: u64 = "fill.metadata_max", "SIZE", Default::Value("1GiB"), parse::size;
+
     /// Maximum time that a client waits for its turn among the downloads
     /// After that it gets 504 with Retry-After. The download keeps its place in the queue.
     fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;

@@ -11,6 +11,7 @@ use super::progress::Flight;
 use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
+use crate::byte_budget::ByteBudget;
 use crate::sumdb::Sumdb;
 
 /// The store, the checksum database, the limits, and the running flights.
@@ -23,6 +24,12 @@ pub(super) struct Means {
     pub(super) starts: SharedPermits,
     /// Limits concurrent examinations of zips.
     pub(super) examining: Arc<Semaphore>,
+    /// Bounds the large go.mod files in memory.
+    pub(super) memory: ByteBudget,
+    /// Whether each flight takes the whole version.
+    pub(super) is_eager: bool,
+    /// Maximum total size of the pairs in the cache in bytes.
+    pub(super) metadata_max: u64,
     pub(super) running: Running,
     pub(super) min_rate: MinRate,
 }

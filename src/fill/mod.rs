@@ -17,6 +17,7 @@
 //! | `rate` | the rate of a transfer |
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
+//! | `pairs` | the info and the go.mod of versions whose zip no client has asked for |
 //! | `means` | what all flights share: the store and the limits |
 //! | `expected` | the hashes that a caller already knows, for example from a go.sum |
 //! | `slots` | the limit on concurrent zip downloads |
@@ -31,6 +32,7 @@ mod flights;
 mod growing;
 mod means;
 mod pace;
+mod pairs;
 mod progress;
 mod publish;
 mod rate;
@@ -43,6 +45,6 @@ mod zip;
 
 pub use self::expected::Expected;
 pub use self::flights::{FlightOptions, Flights};
-pub use self::progress::{Arrival, Transfer, Waiter};
+pub use self::progress::{Arrival, Transfer, Waiter, Want};
 pub use self::seals::Seals;
 pub(crate) use self::seals::examining;

@@ -33,15 +33,43 @@ pub(super) struct Flight {
     pub(super) progress: watch::Receiver<Progress>,
     /// Whether a client waits for the zip.
     pub(super) wanted: watch::Sender<bool>,
+    /// Whether the flight takes the whole version, and not only its info and go.mod.
+    pub(super) whole: watch::Sender<bool>,
     /// Number of transfers that this process has aborted.
     pub(super) aborted: Arc<AtomicU64>,
+}
+
+/// The part of a version that a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// The info and the go.mod.
+    Metadata,
+    /// The whole version, in the background.
+    Version,
+    /// The zip, for which a client waits.
+    Zip,
+}
+
+impl Flight {
+    /// Extends the flight to what another request needs.
+    pub(super) fn want(&self, want: Want) {
+        if want != Want::Metadata {
+            self.whole.send_replace(true);
+        }
+        if want == Want::Zip {
+            self.wanted.send_replace(true);
+        }
+    }
 }
 
 /// The progress of a flight.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) info: Option<Bytes>,
+    /// The go.mod, unless it is large.
     pub(super) modfile: Option<Bytes>,
+    /// Whether the info and the go.mod are in the cache. A large go.mod is read from there.
+    pub(super) is_cached: bool,
     pub(super) zip: Option<Arriving>,
     /// Number of bytes of the zip that are in its file.
     pub(super) written: u64,
@@ -58,13 +86,15 @@ pub(super) struct Arriving {
     pub(super) length: Option<u64>,
 }
 
-/// The end of a successful flight: the version is in the store.
+/// The end of a successful flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// The stored version is identical to the downloaded one.
     Ours,
     /// Another writer's version is stored, and the download differs or did not take place.
     Theirs,
+    /// The info and the go.mod were downloaded. The zip was not, since no request needs it.
+    Pair,
 }
 
 impl Progress {
@@ -105,7 +135,7 @@ pub struct Waiter {
 pub enum Arrival<T> {
     /// The part, before the version is complete.
     Early(T),
-    /// The complete version is in the store now.
+    /// The part is on disk now: in the store, or a small file in the cache.
     Stored,
 }
 
@@ -137,7 +167,8 @@ impl Waiter {
 
     /// Waits for the info or the mod.
     pub async fn small(mut self, file: SmallFile) -> Result<Arrival<Bytes>, Unavailable> {
-        let now = self.wait_for(|now| now.small(file).is_some() || now.end.is_some()).await?;
+        let is_there = |now: &Progress| now.small(file).is_some() || now.is_cached || now.end.is_some();
+        let now = self.wait_for(is_there).await?;
         match (now.small(file), &now.end) {
             (Some(bytes), _) => Ok(Arrival::Early(bytes.clone())),
             (None, Some(Err(error))) => Err(error.clone()),
@@ -237,7 +268,7 @@ impl Transfer {
             Err(_) => "internal error: the download failed".to_owned(),
             Ok(now) => match &now.end {
                 Some(Err(error)) => error.to_string(),
-                Some(Ok(End::Theirs)) => "another process stored a different zip".to_owned(),
+                Some(Ok(End::Theirs | End::Pair)) => "another process stored a different zip".to_owned(),
                 _ if !now.is_of(zip) => "the download from the upstream failed and was restarted".to_owned(),
                 Some(Ok(End::Ours)) => return Ok(now.written),
                 None => return Ok(now.may_be_sent()),

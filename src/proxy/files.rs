@@ -13,14 +13,15 @@ use hyper::header::{
 };
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{Objection, SmallFile, StoreError, VersionFile, ZipFile};
+use stoa_store::{CachedPair, Objection, SmallFile, StoreError, VersionFile, ZipFile};
 
 use super::answer::{self, JSON, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
 use super::conditional::{self, Part, Validators};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
-use crate::fill::Arrival;
+use crate::byte_budget::SMALL_BODY;
+use crate::fill::{Arrival, Want};
 use crate::policy::{ChecksumPolicy, Mode, Permit};
 use crate::sumdb::Standing;
 use crate::tasks::blocking;
@@ -63,10 +64,15 @@ impl Proxy {
             if let Some(response) = self.stored_small(client, permit, file) {
                 return response;
             }
+            match self.services.flights.pair(permit).await {
+                Ok(Some(pair)) => return self.cached_small(client, permit.version(), pair, file),
+                Ok(None) => {}
+                Err(error) => return forbidden(permit.version(), &error),
+            }
             if let Some(response) = self.not_awaited(client, permit, file.into()).await {
                 return response;
             }
-            let arrival = match self.services.flights.join(permit, &client.via(), false) {
+            let arrival = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
                 Ok(waiter) => waiter.small(file).await,
                 Err(error) => Err(error),
             };
@@ -83,6 +89,42 @@ impl Proxy {
             }
         }
         unsteady(permit.version())
+    }
+
+    /// Answers with a cached info or mod of a version whose zip is not stored. A large mod is sent piece by piece.
+    fn cached_small(
+        &self,
+        client: Client<'_>,
+        version: &ModuleVersion,
+        pair: CachedPair,
+        file: SmallFile,
+    ) -> Response {
+        let length = pair.mod_range.end - pair.mod_range.start;
+        let mut response = match file {
+            SmallFile::Info => {
+                let digest = Sha256::digest(&pair.info).into();
+                small_answer(client, file, pair.info, &digest, None)
+            }
+            SmallFile::Mod if length <= SMALL_BODY as u64 => match pair.modfile() {
+                Ok(body) => small_answer(client, file, body, &pair.mod_sha256, None),
+                Err(error) => return store_failed(version, error),
+            },
+            SmallFile::Mod => {
+                let validators = Validators { etag: etag_of(&pair.mod_sha256), modified: None };
+                let start = pair.mod_range.start;
+                entity(client, TEXT, validators, length, |range| {
+                    Body::zip(
+                        version,
+                        pair.into_file(),
+                        start + range.start..start + range.end,
+                        &self.buffers,
+                    )
+                })
+            }
+        };
+        // The zip may still turn out not to belong to it.
+        response.headers_mut().insert(CACHE_CONTROL, MINUTE);
+        response
     }
 
     /// Returns whether a stored version must be verified before it is served. Only a policy of `require` demands it,
@@ -219,7 +261,7 @@ impl Proxy {
             if let Some(response) = self.not_awaited(client, permit, VersionFile::Zip).await {
                 return response;
             }
-            let waiter = match self.services.flights.join(permit, &client.via(), true) {
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Zip) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };

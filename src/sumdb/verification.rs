@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use stoa_gomod::{H1, ModuleVersion, h1};
+use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{Claim, FailedLookup, Record, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -125,11 +125,11 @@ impl Verification {
         }
     }
 
-    /// Compares a mod with the confirmed hash, as soon as that is known.
-    pub(crate) async fn check_mod(&self, body: &[u8]) -> Result<(), Unavailable> {
+    /// Compares the hash of a mod with the confirmed hash, as soon as that is known.
+    pub(crate) async fn check_mod(&self, gomod_h1: &H1) -> Result<(), Unavailable> {
         match self.outcome().await? {
             Confirmation::Confirmed(verified) => {
-                self.compare("go.mod", &h1::hash_mod(body), &verified.sums.modfile, &verified)
+                self.compare("go.mod", gomod_h1, &verified.sums.modfile, &verified)
             }
             Confirmation::Unconfirmed { .. } | Confirmation::NotAsked => Ok(()),
         }

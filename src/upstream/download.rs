@@ -10,6 +10,7 @@ use super::beginning::{Beginning, Extent, Validator};
 use super::client::{self, Timeouts};
 use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
+use crate::byte_budget::{ByteBudget, Reserved, SMALL_BODY};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -20,6 +21,10 @@ const MIN_BYTES_A_SECOND: u64 = 1024;
 
 /// The size of one read of a local file.
 const FILE_CHUNK: usize = 256 * 1024;
+
+/// The capacity for a large body in memory. The memory allocator returns an allocation above 32 MiB to the system as soon
+/// as it is freed, and memory that was never written takes no space.
+const LARGE_CAPACITY: usize = 33 << 20;
 
 /// The download of a body.
 #[derive(Debug)]
@@ -114,13 +119,43 @@ impl Download {
     }
 
     /// Reads the body to its end.
-    pub(super) async fn collect(&mut self) -> Result<Bytes, UpstreamError> {
-        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
-        let mut body = BytesMut::from(first);
+    ///
+    /// Waits for a part of the budget before a large body comes into memory.
+    pub(super) async fn collect(&mut self, memory: Option<&ByteBudget>) -> Result<Bytes, UpstreamError> {
+        // Before the first part: a connection that is read has large buffers.
+        let announced = self.length.filter(|length| (SMALL_BODY as u64 + 1..=self.limit).contains(length));
+        let mut reserved = match (memory, announced) {
+            (Some(memory), Some(length)) => Some(self.reserve(memory, length).await),
+            _ => None,
+        };
+        let mut body = BytesMut::with_capacity(if reserved.is_some() { LARGE_CAPACITY } else { 0 });
         while let Some(chunk) = self.chunk().await? {
-            body.extend_from_slice(&chunk);
+            if let Some(memory) = memory
+                && reserved.is_none()
+                && body.len() + chunk.len() > SMALL_BODY
+            {
+                reserved = Some(self.reserve(memory, self.limit).await);
+                body.reserve(LARGE_CAPACITY);
+            }
+            if body.capacity() == 0 {
+                body = BytesMut::from(chunk);
+            } else {
+                body.extend_from_slice(&chunk);
+            }
         }
-        Ok(body.freeze())
+        let body = body.freeze();
+        Ok(match reserved {
+            Some(reserved) => reserved.hold(body),
+            None => body,
+        })
+    }
+
+    async fn reserve(&mut self, memory: &ByteBudget, length: u64) -> Reserved {
+        let waits = Instant::now();
+        let reserved = memory.reserve(length).await;
+        // The upstream is not slow while this proxy does not read.
+        self.began += waits.elapsed();
+        reserved
     }
 
     /// Waits for the next part of the decoded body.

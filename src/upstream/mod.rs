@@ -46,7 +46,7 @@ use client::Client;
 use credentials::Keyring;
 use direct::SharedDownload;
 use netrc::Netrc;
-use place::{Place, Request};
+use place::{Kept, Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -231,12 +231,12 @@ impl Upstream {
         limit: u64,
         check: &Check<'_>,
         via: &Via,
-        shared: &SharedDownload,
+        kept: Kept<'_>,
     ) -> Result<(usize, Bytes), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, limit, walk.via.as_ref());
-            match checked_body(place, Request { shared: Some(shared), ..request }, check).await {
+            match checked_body(place, Request { kept, ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -259,7 +259,8 @@ impl Upstream {
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
             let after = beginning.filter(|part| part.entry == index && part.validator.is_some());
-            match place.start_zip(Request { shared: Some(shared), after, ..request }).await {
+            let kept = Kept { shared: Some(shared), memory: None };
+            match place.start_zip(Request { kept, after, ..request }).await {
                 Ok(mut zip) => {
                     if let Some(beginning) = beginning {
                         zip.compare(index, beginning);
@@ -309,7 +310,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, after: None, shared: None }
+        Request { client: self.client.as_ref(), path, limit, via, after: None, kept: Kept::default() }
     }
 }
 

@@ -131,7 +131,7 @@ fn a_go_mod_that_differs_from_its_record_is_served_to_nobody() {
     module.put_flat(&tree);
     let server = Server::start(&root, &format!("file://{}", tree.display()));
     assert_eq!(server.get(&format!("{URL}.mod")), (200, module.modfile.clone()));
-    until("the zip has followed", || root.join(FOLDER).is_dir());
+    assert!(server.get(&format!("{URL}.zip")) == (200, module.zip.clone()));
     done(&root, &["remove", PAIR]);
     module.modfile.extend_from_slice(b"// moved\n");
     module.put_flat(&tree);

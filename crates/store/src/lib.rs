@@ -55,6 +55,7 @@ mod last_use;
 mod list;
 mod meter;
 mod open;
+mod pairs;
 mod paths;
 mod publish;
 mod quarantine;
@@ -84,6 +85,7 @@ pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Re
 pub use last_use::{Day, LastUseError, LastUses, Usage};
 pub use meter::Meter;
 pub use open::Store;
+pub use pairs::{CachedPair, Pair, Pairs};
 pub use paths::VersionFile;
 pub use publish::Published;
 pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_quarantined};

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::fetched::{FetchResult, Fetched};
 use super::wanted::{Asked, Wanted};
 use crate::command::error::CommandError;
-use crate::fill::Expected;
+use crate::fill::{Expected, Want};
 use crate::services::Services;
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
@@ -82,8 +82,12 @@ async fn have(
         was_there = services.seals.seal(&version).await?.is_some();
     }
     if !was_there {
-        let waiter =
-            services.flights.join_expecting(services.policy.permit(&version)?, &Via::none(), true, sums)?;
+        let waiter = services.flights.join_expecting(
+            services.policy.permit(&version)?,
+            &Via::none(),
+            Want::Zip,
+            sums,
+        )?;
         match waiter.stored_with(|bytes| meter.add(bytes)).await {
             Err(Unavailable::Unexpected { reason, .. }) => {
                 return Ok(FetchResult::Differs(version, format!("{reason}; it was not stored")));

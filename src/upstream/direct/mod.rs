@@ -130,6 +130,11 @@ pub(super) struct SharedDownload {
 }
 
 impl SharedDownload {
+    /// Returns whether the go command has downloaded the version.
+    pub(super) fn is_complete(&self) -> bool {
+        self.files.get().is_some_and(Result::is_ok)
+    }
+
     /// Waits until the go command is asked, which takes longer than anything else.
     pub(super) async fn started(&self) {
         // The channel cannot be closed, since its sender is in `self`.
