@@ -198,6 +198,7 @@ impl<'a> Sources<'a> {
             metadata_max: config.fill_metadata_max,
             max_wait: config.fill_max_wait,
             min_rate: config.fill_min_rate,
+            wrong_pause: config.fill_wrong_pause,
             ..FlightOptions::default()
         };
         Ok(ServiceOptions { flights, answers, sumdb })

@@ -146,6 +146,29 @@ impl Unavailable {
         }
     }
 
+    /// Returns the error for requests before the next attempt, which starts after some time. Only for wrong versions.
+    pub(crate) fn repeated(mut self, left: Duration) -> Self {
+        if let Self::Differs(reason) | Self::Upstream(reason) = &mut self {
+            reason.repeated_for = Some(left);
+        }
+        self
+    }
+
+    /// Returns whether the error is that of an earlier attempt.
+    pub(crate) fn is_repeated(&self) -> bool {
+        matches!(self, Self::Differs(reason) | Self::Upstream(reason) if reason.repeated_for.is_some())
+    }
+
+    /// Returns the time after which another request may succeed, if it is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Limited { retry_after, .. } => Some(*retry_after),
+            Self::Differs(reason) | Self::Upstream(reason) => reason.repeated_for,
+            Self::Crowded { .. } => Some(Duration::from_secs(30)),
+            _ => None,
+        }
+    }
+
     /// Returns the message for clients, without local paths.
     pub fn for_client(&self) -> String {
         match self {
@@ -180,19 +203,21 @@ impl Unavailable {
 pub struct Reason {
     text: String,
     for_client: Option<String>,
+    /// The time until the next attempt, if the error is that of an earlier attempt.
+    repeated_for: Option<Duration>,
 }
 
 impl Reason {
     fn new(what: &dyn Display, error: &UpstreamError) -> Self {
         let (text, for_client) = (format!("{what}: {error}"), format!("{what}: {}", error.for_client()));
         let for_client = (for_client != text).then_some(for_client);
-        Self { text, for_client }
+        Self { text, for_client, repeated_for: None }
     }
 }
 
 impl From<String> for Reason {
     fn from(text: String) -> Self {
-        Self { text, for_client: None }
+        Self { text, for_client: None, repeated_for: None }
     }
 }
 

@@ -240,6 +240,10 @@ serve_keys! {
     /// A slower download is ended only while another download waits for its place, or if no client waits for it.
     fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
 
+    /// Time before a version whose zip proved wrong is downloaded again; it doubles each time, up to 10 minutes
+    /// Requests in between get the same error with Retry-After. A restart ends the wait.
+    fill_wrong_pause: Duration = "fill.wrong_pause", "DURATION", Default::Value("10s"), parse::duration;
+
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;

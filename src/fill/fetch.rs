@@ -60,6 +60,9 @@ impl Fetch {
         // The version has a field of its own.
         let reason = text.strip_prefix(version).and_then(|text| text.strip_prefix(": ")).unwrap_or(&text);
         match error {
+            _ if error.is_repeated() => {
+                log::debug!(version, reason; "did not download a wrong version again")
+            }
             Unavailable::Absent(_) | Unavailable::Gone(_) | Unavailable::Abandoned(_) => {
                 log::debug!(version, reason; "did not download a version");
             }
@@ -115,7 +118,11 @@ impl Fetch {
         let fetched = self.fetch_zip(&source, (slot, zip), claim, phase, &verification);
         let (fetched, ()) = tokio::try_join!(fetched, checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
-        self.compare_with_source(&mut smalls, &source).await?;
+        self.compare_with_source(&mut smalls, &source).await.inspect_err(|failed| {
+            if let Failed::Inconsistent(error) = failed {
+                self.note_wrong(error, &claim);
+            }
+        })?;
         let Smalls { info, modfile, gomod_h1, .. } = smalls;
         let modfile = match modfile {
             Some(modfile) => modfile,

@@ -14,6 +14,7 @@ use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::task::Fetch;
+use super::wrong::WrongZips;
 use crate::byte_budget::ByteBudget;
 use crate::policy::{Mode, Permit, Policy};
 use crate::sumdb::Sumdb;
@@ -46,6 +47,8 @@ pub struct FlightOptions {
     pub min_rate: u64,
     /// The time over which the rate is measured.
     pub rate_window: Duration,
+    /// The time without a download after a version's zip proved wrong. It doubles each time.
+    pub wrong_pause: Duration,
 }
 
 impl Default for FlightOptions {
@@ -57,6 +60,7 @@ impl Default for FlightOptions {
             max_wait: Duration::from_secs(5 * 60),
             min_rate: 64 * 1024,
             rate_window: Duration::from_secs(60),
+            wrong_pause: Duration::from_secs(10),
         }
     }
 }
@@ -91,6 +95,7 @@ impl Flights {
             is_eager: options.is_eager,
             metadata_max: options.metadata_max,
             running: Running::default(),
+            wrong: WrongZips::new(options.wrong_pause),
             min_rate: MinRate { bytes: options.min_rate, window: options.rate_window },
         };
         Self { means: Arc::new(means), shutdown, aborted: Arc::default(), max_wait: options.max_wait }

@@ -11,6 +11,7 @@ use super::progress::Flight;
 use super::rate::MinRate;
 use super::shared::SharedPermits;
 use super::slots::Slots;
+use super::wrong::WrongZips;
 use crate::byte_budget::ByteBudget;
 use crate::sumdb::Sumdb;
 
@@ -32,6 +33,7 @@ pub(super) struct Means {
     pub(super) metadata_max: u64,
     pub(super) running: Running,
     pub(super) min_rate: MinRate,
+    pub(super) wrong: WrongZips,
 }
 
 /// The running flights, by version.

@@ -19,6 +19,7 @@
 //! | `progress` | the progress of a flight, and waiting for it |
 //! | `pairs` | the info and the go.mod of versions whose zip no client has asked for |
 //! | `means` | what all flights share: the store and the limits |
+//! | `wrong` | the pauses between downloads of a version whose zip proved wrong |
 //! | `expected` | the hashes that a caller already knows, for example from a go.sum |
 //! | `slots` | the limit on concurrent zip downloads |
 //! | `shared` | fair shares of a limit between upstreams |
@@ -41,6 +42,7 @@ mod shared;
 mod slots;
 mod task;
 mod turn;
+mod wrong;
 mod zip;
 
 pub use self::expected::Expected;

@@ -6,8 +6,8 @@
 //! complete zip that turns out to be wrong. These are the last bytes of the zip if its length is known, and
 //! otherwise the last bytes that arrived.
 //!
-//! If a zip download fails, the flight may start another one. Clients that already received part of the
-//! first zip are disconnected. The others get the second zip.
+//! If a zip download is interrupted, another download continues it in the same file. If that sends another zip, clients
+//! that already received part of the first zip are disconnected. The others get the second zip.
 
 use std::fs::File;
 use std::io;

@@ -13,15 +13,39 @@ use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 
 impl Fetch {
+    /// Publishes a version whose files are downloaded. Notes that its zip is wrong, if it is.
     pub(super) async fn publish(
         &self,
-        mut draft: Draft,
+        draft: Draft,
         claim: Arc<Claim>,
         info: Bytes,
         modfile: Bytes,
         verification: Verification,
     ) -> Result<End, Failed> {
         let confirmation = verification.outcome().await?;
+        let held = Arc::clone(&claim);
+        let result = self.examine_and_publish(draft, held, info, modfile, verification, confirmation).await;
+        match &result {
+            Ok(_) => self.means.wrong.remove(&self.version),
+            Err(Failed::Inconsistent(error) | Failed::Other(error)) => self.note_wrong(error, &claim),
+        }
+        result
+    }
+
+    /// Notes that the zip is wrong, if the error says so.
+    pub(super) fn note_wrong(&self, error: &Unavailable, claim: &Claim) {
+        self.means.wrong.note(&self.version, error, claim.known_record());
+    }
+
+    async fn examine_and_publish(
+        &self,
+        mut draft: Draft,
+        claim: Arc<Claim>,
+        info: Bytes,
+        modfile: Bytes,
+        verification: Verification,
+        confirmation: Confirmation,
+    ) -> Result<End, Failed> {
         let confirmed = confirmation.clone();
         let expected = self.expected.clone();
         let _examining = self.means.examining.acquire().await.map_err(|_| self.stopping())?;

@@ -33,9 +33,16 @@ enum ClaimResult {
 }
 
 impl Fetch {
-    /// Waits for the permit to start, and for the claim. Returns `None` if the version is in the store.
+    /// Waits for the permit to start, and for the claim. Returns `None` if the version is in the store. Fails at once if a
+    /// client waits for a zip that proved wrong a moment ago.
     pub(super) async fn start(&self) -> Result<Option<(Share, Claimed)>, Unavailable> {
-        self.claim(|| self.permit()).await
+        let started = self.claim(|| self.permit()).await?;
+        if let Some((_, claimed)) = &started
+            && *self.wanted.borrow()
+        {
+            self.means.wrong.check(&self.version, claimed.record.as_ref())?;
+        }
+        Ok(started)
     }
 
     async fn permit(&self) -> Result<Share, Unavailable> {

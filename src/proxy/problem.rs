@@ -103,12 +103,12 @@ impl Problem<'_> {
     /// Returns the number of seconds after which another request may succeed, if it is known.
     fn retry_after(&self, status: StatusCode) -> Option<u64> {
         match self {
-            Self::Failed(Unavailable::Limited { retry_after, .. }, _) => {
+            Self::Failed(error, _) if error.retry_after().is_some() => {
                 // Rounded up, so that the next request is not too early.
-                Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))
+                let seconds = |time: std::time::Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+                error.retry_after().map(seconds)
             }
             Self::NotReady => None,
-            Self::Failed(Unavailable::Crowded { .. }, _) => Some(30),
             _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }

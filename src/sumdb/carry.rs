@@ -11,6 +11,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
@@ -30,13 +32,17 @@ type Text = (u64, String);
 
 /// The records to carry, by their path below the database's name.
 #[derive(Debug, Default)]
-pub(crate) struct Records(BTreeMap<String, Text>);
+pub(crate) struct Records {
+    texts: BTreeMap<String, Text>,
+    /// Whether the database could not be reached. Then only the cache is read, since each attempt may take long.
+    is_unreachable: Arc<AtomicBool>,
+}
 
 impl Records {
     /// Adds the body of an earlier lookup, unless it is malformed.
     pub(crate) fn add_body(&mut self, path: String, body: &[u8]) {
         if let Some(record) = parse_record(body) {
-            self.0.insert(path, (record.id, record.text.to_owned()));
+            self.texts.insert(path, (record.id, record.text.to_owned()));
         }
     }
 }
@@ -67,10 +73,11 @@ impl Sumdb {
             return Ok(());
         }
         let via = Via::none();
-        let client = Carrier(self.caching(database, &self.policy.rule(version.path()).upstream, &via));
+        let caching = self.caching(database, &self.policy.rule(version.path()).upstream, &via);
+        let client = Carrier { caching, is_unreachable: Arc::clone(&records.is_unreachable) };
         let found =
             database.look_up(&self.store, &client, version).await.map_err(|error| error.to_string())?;
-        records.0.insert(question.path(), found.record);
+        records.texts.insert(question.path(), found.record);
         Ok(())
     }
 
@@ -85,7 +92,8 @@ impl Sumdb {
         let mut carried = Carried::default();
         let Some(database) = &self.database else { return Ok(carried) };
         let via = Via::none();
-        let client = Carrier(self.caching(database, self.policy.upstream_of_none(), &via));
+        let caching = self.caching(database, self.policy.upstream_of_none(), &via);
+        let client = Carrier { caching, is_unreachable: Arc::clone(&records.is_unreachable) };
         let failed = |path: &str, error: LookupError| (path.to_owned(), error.to_string());
         let previous = match previous {
             Some(note) => match database.merge(&self.store, &client, note).await {
@@ -114,7 +122,7 @@ impl Sumdb {
                 None => carried.failed.push(failed("latest", LookupError::defect())),
             }
         }
-        for (path, text) in &records.0 {
+        for (path, text) in &records.texts {
             match prove(database, &client, &head, text).await {
                 Ok((proof, tiles, body)) => {
                     put_tiles(&proof, &tiles, &mut put)?;
@@ -183,7 +191,19 @@ fn put_tiles<E>(
 }
 
 /// Answers from the cache, and asks the database only for answers that are missing there.
-struct Carrier<'a>(CachingClient<'a>);
+struct Carrier<'a> {
+    caching: CachingClient<'a>,
+    is_unreachable: Arc<AtomicBool>,
+}
+
+impl Carrier<'_> {
+    async fn request(&self, path: &str) -> Result<SumdbAnswer, UpstreamError> {
+        if !self.is_unreachable.load(Ordering::Relaxed) && self.caching.is_available().await? {
+            return self.caching.get(path, true).await;
+        }
+        Ok(SumdbAnswer { status: 404, content_type: None, body: Bytes::new() })
+    }
+}
 
 impl SumdbClient for Carrier<'_> {
     async fn is_available(&self) -> Result<bool, UpstreamError> {
@@ -191,17 +211,18 @@ impl SumdbClient for Carrier<'_> {
     }
 
     async fn get(&self, path: &str, fresh: bool) -> Result<SumdbAnswer, UpstreamError> {
-        if !fresh && let Some(body) = self.0.cached(path).await {
+        if !fresh && let Some(body) = self.caching.cached(path).await {
             return Ok(SumdbAnswer { status: 200, content_type: None, body });
         }
-        match self.0.is_available().await? {
-            true => self.0.get(path, true).await,
-            false => Ok(SumdbAnswer { status: 404, content_type: None, body: Bytes::new() }),
+        let answer = self.request(path).await;
+        if answer.as_ref().is_err_and(|error| !error.is_absent()) {
+            self.is_unreachable.store(true, Ordering::Relaxed);
         }
+        answer
     }
 
     async fn cache(&self, path: &str, body: &Bytes, fresh: bool) {
-        self.0.cache(path, body, fresh).await;
+        self.caching.cache(path, body, fresh).await;
     }
 }
 

@@ -17,6 +17,7 @@ use super::standing::Standing;
 use super::state::Sumdb;
 use crate::policy::ChecksumPolicy;
 use crate::tasks::{Phase, blocking};
+use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
 /// The pause between two questions.
@@ -60,7 +61,8 @@ impl Rechecked {
 impl Sumdb {
     /// Starts the task, if it may change anything.
     pub(crate) fn start_rechecks(self: &Arc<Self>) {
-        if self.store.is_read_only() && !self.policy.requires_checksums() {
+        let is_idle = self.store.is_read_only() || self.database.is_none();
+        if is_idle && !self.policy.requires_checksums() {
             return;
         }
         let Some(mut phase) = self.shutdown.enter(Phase::Closing) else { return };
@@ -131,11 +133,14 @@ impl Sumdb {
                 .await
             }
         });
-        let (mut rechecked, mut failures) = (Rechecked::default(), 0);
+        let (mut rechecked, mut failures, via) = (Rechecked::default(), 0, Via::none());
         while let Some(version) = versions.recv().await {
             let rule = Arc::clone(self.policy.rule(version.path()));
-            let standing = match self.verify_stored(&version, &rule, &Via::none()).await {
+            // A slow database must not delay the shutdown.
+            let verified = self.verify_stored_until(Phase::Closing, &version, &rule, &via).await;
+            let standing = match verified {
                 Ok(standing) => standing,
+                Err(Unavailable::Stopping(_)) => break,
                 Err(error) => {
                     log::warn!(version:% = version, reason:% = error; "cannot verify a stored version");
                     continue;

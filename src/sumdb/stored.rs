@@ -53,7 +53,18 @@ impl Sumdb {
         rule: &Arc<Rule>,
         via: &Via,
     ) -> Result<Standing, Unavailable> {
-        let Some(mut phase) = self.shutdown.enter(Phase::Ending) else {
+        self.verify_stored_until(Phase::Ending, version, rule, via).await
+    }
+
+    /// Verifies a stored version like [`verify_stored`](Self::verify_stored). Dropped in the phase `until`.
+    pub(super) async fn verify_stored_until(
+        self: &Arc<Self>,
+        until: Phase,
+        version: &ModuleVersion,
+        rule: &Arc<Rule>,
+        via: &Via,
+    ) -> Result<Standing, Unavailable> {
+        let Some(mut phase) = self.shutdown.enter(until) else {
             return Err(Unavailable::Stopping(version.to_string()));
         };
         let work = || {
@@ -62,7 +73,7 @@ impl Sumdb {
             async move {
                 tokio::select! {
                     standing = sumdb.standing(&version, &rule, &via) => standing,
-                    _ = phase.wait_for(|phase| *phase == Phase::Ending) => {
+                    _ = phase.wait_for(|phase| *phase >= until) => {
                         Err(Unavailable::Stopping(version.to_string()))
                     }
                 }

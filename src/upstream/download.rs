@@ -344,3 +344,19 @@ impl ZipDownload {
         self.next = Some(part).filter(|part| !part.is_empty());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::MAX_INFO_BYTES;
+    use super::*;
+
+    #[tokio::test]
+    async fn an_info_waits_for_no_memory() {
+        let budget = ByteBudget::new(1 << 20);
+        let _all = budget.reserve(u64::MAX).await;
+        let body = Bytes::from(vec![b'x'; MAX_INFO_BYTES as usize]);
+        let mut info = Download::whole("a".to_owned(), body.clone(), MAX_INFO_BYTES);
+        let collected = tokio::time::timeout(Duration::ZERO, info.collect(Some(&budget))).await;
+        assert_eq!(collected.unwrap().unwrap(), body);
+    }
+}

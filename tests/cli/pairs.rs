@@ -165,7 +165,7 @@ fn other_mod() {
     let module = upstream.offer(PAIR, 1000);
     let lie = b"module example.com/Cap\n\nrequire evil.example/x v1.0.0\n".to_vec();
     upstream.set(&module.path("mod"), Script::Body(lie.clone()));
-    let server = start(&root, &upstream, &[]);
+    let server = start(&root, &upstream, &[("STOA_FILL_WRONG_PAUSE", "0")]);
     assert_eq!(server.get(&module.path("mod")), (200, lie));
     until_cached(&root, 1);
     let (status, body) = server.get(&module.path("zip"));

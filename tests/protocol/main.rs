@@ -24,3 +24,4 @@ mod slow;
 mod stopping;
 mod upstream_client;
 mod via;
+mod wrong_zips;

@@ -22,6 +22,9 @@ use crate::upstream::Via;
 /// Number of concurrent questions.
 const AT_ONCE: usize = 8;
 
+/// Number of failures in a row after which the database counts as unreachable.
+const MAX_FAILURES: u64 = 16;
+
 /// Asks about the named versions, or about all.
 pub(super) fn ask(
     context: &Context<'_>,
@@ -42,13 +45,14 @@ async fn ask_all(
 ) -> Result<Rechecked, CommandError> {
     let versions = unverified(services, named)?;
     let progress = reporter.progress();
-    progress.begin("ask", Some(versions.len() as u64));
+    let count = versions.len() as u64;
+    progress.begin("ask", Some(count));
     let asked = stream::iter(versions).map(|version| async move {
         let rule = Arc::clone(services.policy.rule(version.path()));
         let standing = services.sumdb.verify_stored(&version, &rule, &Via::none()).await;
         (version, standing)
     });
-    let (mut rechecked, mut done) = (Rechecked::default(), 0);
+    let (mut rechecked, mut done, mut failures) = (Rechecked::default(), 0, 0);
     let mut asked = asked.buffer_unordered(AT_ONCE);
     while let Some((version, standing)) = asked.next().await {
         cancel.check()?;
@@ -57,6 +61,12 @@ async fn ask_all(
         let standing = standing.map_err(|error| CommandError::new(Exit::IO, error))?;
         rechecked.add(&standing);
         report(reporter, &version, &standing);
+        failures = if matches!(standing, Standing::Unreachable(_)) { failures + 1 } else { 0 };
+        if failures >= MAX_FAILURES {
+            // Each further question may take long.
+            rechecked.unreachable += count - done;
+            break;
+        }
     }
     progress.end();
     Ok(rechecked)

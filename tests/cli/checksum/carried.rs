@@ -173,6 +173,19 @@ pub(super) fn forged_media() {
     assert!(!inside.store().join("modules/example.com/m/@v/v1.0.0").exists());
 }
 
+pub(super) fn database_down() {
+    let (bench, inside) = (Bench::new(), Inside::new());
+    store_known(&bench, &["example.com/m@v1.0.0", "example.com/n@v1.0.0"]);
+    fs::remove_dir_all(bench.store().join("cache")).unwrap();
+    bench.site.state().is_down = true;
+    let output = inside.export(&bench);
+    assert!(transcript(&output).contains("cannot export 2 records"), "{}", transcript(&output));
+    assert!(inside.media().join("example.com/m/@v/v1.0.0.zip").is_file());
+    bench.site.state().is_down = false;
+    inside.export(&bench);
+    assert_eq!(heads(&inside.media()).len(), 2);
+}
+
 pub(super) fn toolchain() {
     let (bench, inside) = (Bench::new(), Inside::new());
     let platform = go_platform(inside.dir.path());

@@ -52,6 +52,13 @@ pub(crate) fn cases() -> Vec<Case> {
         .chain([
             trial("two proxies keep one head", None, heads::two_proxies),
             trial("private modules are not named to the database", None, private),
+            trial("a request does not wait longer than 10 s for a verification", None, stored::slow_database)
+                .slow(),
+            trial(
+                "an export without the database says which records are missing",
+                None,
+                carried::database_down,
+            ),
             trial("a forged record on the way to another network is not taken", None, carried::forged_media),
             trial(
                 "a go command without a network verifies what was carried to it",

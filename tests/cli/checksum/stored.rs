@@ -164,6 +164,17 @@ pub(super) fn required() {
     assert_in_quarantine(&bench, 1);
 }
 
+pub(super) fn slow_database() {
+    let bench = Bench::new();
+    let [first, _] = store_unknown(&bench);
+    bench.site.hold("/lookup/");
+    let server = bench.serve("require");
+    assert_answered(&server, &first, "mod", 503, "there is no answer after 10s");
+    bench.site.record(&first);
+    bench.site.release();
+    until("the verification has ended", || get(&server, &first, "mod").0 == 200);
+}
+
 fn write_go_sum(path: &Path, modules: &[&Module]) {
     let lines = modules.iter().map(|module| {
         let (path, version) = (module.version.path(), module.version.version());
