@@ -356,7 +356,7 @@ mod tests {
         let _all = budget.reserve(u64::MAX).await;
         let body = Bytes::from(vec![b'x'; MAX_INFO_BYTES as usize]);
         let mut info = Download::whole("a".to_owned(), body.clone(), MAX_INFO_BYTES);
-        let collected = tokio::time::timeout(Duration::ZERO, info.collect(Some(&budget))).await;
+        let collected = tokio::time::timeout(Duration::ZERO, info.collect(Some(&budget), None)).await;
         assert_eq!(collected.unwrap().unwrap(), body);
     }
 }
