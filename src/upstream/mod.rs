@@ -40,6 +40,7 @@ pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
 pub use via::{Instance, Via};
 
+use crate::byte_budget::SMALL_BODY;
 use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
@@ -56,7 +57,9 @@ use std::time::Duration;
 use stoa_gomod::goproxy::{self, GoProxyError, GoProxyList, Outcome};
 use stoa_gomod::{ModulePath, ModuleVersion, info, modfile};
 
-const MAX_INFO_BYTES: u64 = 1 << 20;
+/// Small enough to take nothing from the budget of large bodies. Otherwise flights that hold a part of the budget for
+/// their infos could wait forever for another part for their go.mod files.
+const MAX_INFO_BYTES: u64 = SMALL_BODY as u64;
 const MAX_MOD_BYTES: u64 = 16 << 20;
 const MAX_LIST_BYTES: u64 = 8 << 20;
 const MAX_ZIP_BYTES: u64 = 500 << 20;
