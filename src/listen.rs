@@ -159,7 +159,7 @@ fn bind(address: &str) -> Result<TcpListener, CommandError> {
             AddrNotAvailable => (
                 Exit::CANT_CREATE,
                 "this machine does not have that address".to_owned(),
-                "choose an address of this machine with --listen, or none before the colon for all of them",
+                "choose an address of this machine with --listen, or :PORT for all addresses",
             ),
             PermissionDenied => (
                 Exit::PERMISSION,

@@ -237,7 +237,7 @@ serve_keys! {
     fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
 
     /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
-    /// A slower download is ended only while another download waits for its place, or if no client waits for it.
+    /// A slower download is aborted only if another download waits for a place, or if no client waits for the slow one.
     fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
 
     /// Time before a version whose zip proved wrong is downloaded again; it doubles each time, up to 10 minutes
@@ -245,7 +245,7 @@ serve_keys! {
     fill_wrong_pause: Duration = "fill.wrong_pause", "DURATION", Default::Value("10s"), parse::duration;
 
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
-    /// Up to ten times that age they are served immediately and refreshed in the background.
+    /// Older ones, up to ten times that age, are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
     /// Whether upstreams at public addresses may redirect to loopback, link-local and private addresses

@@ -246,7 +246,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
             "try again; if it fails again, check the upstream"
         }
         Unavailable::Loop(_) => {
-            "ask the operator of this proxy to remove it from the upstreams of its upstream"
+            "ask the operator of this proxy to remove this proxy from the upstreams of its upstream"
         }
         Unavailable::Limited { .. } => "try again later",
         Unavailable::Abandoned(_) | Unavailable::NotYetVerified(_) => "try again",
