@@ -1,9 +1,11 @@
 //! The parts that answer requests, assembled over one store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa_store::Store;
 
+use crate::absences::Absences;
 use crate::answers::{AnswerOptions, Answers};
 use crate::fill::{Flights, Seals, examining};
 use crate::policy::Policy;
@@ -16,6 +18,8 @@ pub use crate::upstream::{Instance, Via};
 pub struct ServiceOptions {
     /// Maximum number of concurrent downloads of zips.
     pub max_fills: usize,
+    /// How long a 404 or 410 of an upstream is remembered.
+    pub absent_ttl: Duration,
     /// The settings for lists, `@latest` and queries.
     pub answers: AnswerOptions,
     /// The settings for checksum databases.
@@ -24,7 +28,12 @@ pub struct ServiceOptions {
 
 impl Default for ServiceOptions {
     fn default() -> Self {
-        Self { max_fills: 16, answers: AnswerOptions::default(), sumdb: SumdbOptions::default() }
+        Self {
+            max_fills: 16,
+            absent_ttl: Duration::from_secs(5),
+            answers: AnswerOptions::default(),
+            sumdb: SumdbOptions::default(),
+        }
     }
 }
 
@@ -54,7 +63,14 @@ impl Services {
         let ttl = options.answers.list_ttl;
         let sumdb =
             Sumdb::new(Arc::clone(&store), Arc::clone(&policy), options.sumdb, ttl, Arc::clone(&shutdown));
-        let answers = Answers::new(Arc::clone(&store), &options.answers, Arc::clone(&shutdown));
+        let absences = Arc::new(Absences::new(options.absent_ttl));
+        let answers = Answers::new(
+            Arc::clone(&store),
+            &policy,
+            &options.answers,
+            Arc::clone(&absences),
+            Arc::clone(&shutdown),
+        );
         let examining = examining();
         let seals = Seals::new(Arc::clone(&store), Arc::clone(&examining));
         let flights = Flights::new(
@@ -62,6 +78,7 @@ impl Services {
             &policy,
             Arc::clone(&sumdb),
             examining,
+            absences,
             options.max_fills,
             Arc::clone(&shutdown),
         );

@@ -191,7 +191,8 @@ impl<'a> Sources<'a> {
         let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
         let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
         let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
-        Ok(ServiceOptions { max_fills: config.fill_max_concurrent, answers, sumdb })
+        let (max_fills, absent_ttl) = (config.fill_max_concurrent, config.fill_absent_ttl);
+        Ok(ServiceOptions { max_fills, absent_ttl, answers, sumdb })
     }
 
     /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.

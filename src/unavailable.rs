@@ -102,6 +102,7 @@ impl Unavailable {
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
             UpstreamError::Loop { .. } => Self::Loop(reason()),
+            UpstreamError::Busy { .. } => Self::Busy(what.to_string()),
             UpstreamError::Limited { status, retry_after, .. } => {
                 Self::Limited { reason: reason(), status: *status, retry_after: *retry_after }
             }

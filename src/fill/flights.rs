@@ -9,12 +9,12 @@ use tokio::sync::{Semaphore, watch};
 use super::expected::Expected;
 use super::means::{Means, Running};
 use super::progress::{Flight, Progress, Waiter};
-use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::task::Fetch;
+use crate::absences::Absences;
 use crate::policy::{Mode, Permit, Policy};
 use crate::sumdb::Sumdb;
-use crate::tasks::{Phase, Shutdown};
+use crate::tasks::{Phase, SharedPermits, Shutdown};
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
@@ -40,6 +40,7 @@ impl Flights {
         policy: &Policy,
         sumdb: Arc<Sumdb>,
         examining: Arc<Semaphore>,
+        absences: Arc<Absences>,
         max_fills: usize,
         shutdown: Arc<Shutdown>,
     ) -> Self {
@@ -50,6 +51,7 @@ impl Flights {
             slots: Slots::new(max_fills, policy.upstreams()),
             starts: SharedPermits::new(max_fills * STARTS_PER_FILL, policy.upstreams()),
             examining,
+            absences,
             running: Running::default(),
         };
         Self { means: Arc::new(means), shutdown, aborted: Arc::default() }
@@ -93,6 +95,9 @@ impl Flights {
                 flight.wanted.send_replace(true);
             }
             return Ok(Waiter::new(Arc::clone(flight)));
+        }
+        if let Some(error) = self.means.absence(version, wants_zip) {
+            return Err(error);
         }
         if running.len() >= MAX_FLIGHTS {
             return Err(Unavailable::Busy(version.to_string()));

@@ -18,7 +18,6 @@
 //! | `means` | what all flights share: the store and the limits |
 //! | `expected` | the hashes that a caller already knows, for example from a go.sum |
 //! | `slots` | the limit on concurrent zip downloads |
-//! | `shared` | fair shares of a limit between upstreams |
 //! | `seals` | sealing versions that have no seal yet |
 //!
 //! Statuses, headers and bodies belong to the proxy.
@@ -31,7 +30,6 @@ mod means;
 mod progress;
 mod publish;
 mod seals;
-mod shared;
 mod slots;
 mod task;
 mod turn;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::shared::{Share, SharedPermits};
+use crate::tasks::{Share, SharedPermits};
 use crate::upstream::Upstream;
 
 /// Maximum number of flights that wait for a slot.

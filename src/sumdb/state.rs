@@ -6,21 +6,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
+use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::sumdb::Tile;
 use stoa_store::Store;
+use tokio::sync::Semaphore;
 
 use super::gosumdb::Gosumdb;
 use super::heads::Timeline;
 use super::outage::Outage;
 use super::source::SumdbSource;
-use crate::policy::Policy;
+use crate::policy::{ChecksumPolicy, Policy, Rule};
 use crate::tasks::{Once, Shutdown};
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, Upstream};
 
 /// Number of tiles that are cached in memory. A full tile has 8 KiB.
 const TILES: usize = 512;
+
+/// Maximum number of concurrent requests for clients.
+const MAX_ASKED: usize = 64;
 
 /// Settings for checksum databases.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +49,8 @@ pub struct Sumdb {
     pub(super) head_ttl: Duration,
     /// The running requests for clients, by database and path.
     pub(super) forwarding: Once<(String, String), Result<SumdbAnswer, Unavailable>>,
+    /// Limits the concurrent requests for clients.
+    pub(super) turns: Semaphore,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) counts: Arc<Counts>,
 }
@@ -105,8 +112,8 @@ impl Sumdb {
             outage: Outage::default(),
             counts: Arc::clone(&counts),
         });
-        let forwarding = Once::new();
-        Arc::new(Self { store, policy, database, private, head_ttl, forwarding, shutdown, counts })
+        let (forwarding, turns) = (Once::while_wanted(), Semaphore::new(MAX_ASKED));
+        Arc::new(Self { store, policy, database, private, head_ttl, forwarding, turns, shutdown, counts })
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&Database> {
@@ -124,6 +131,14 @@ impl Sumdb {
     /// Returns the fault of a signed note, if the key of the database is known.
     pub(super) fn fault_of_note(&self, name: &str, note: Option<&[u8]>) -> Option<String> {
         self.named(name)?.sumdb.verifier.verify(note?).err().map(|error| error.to_string())
+    }
+
+    /// Returns whether a version may only be unverified because the database cannot be reached.
+    pub(crate) fn is_out_of_reach(&self, version: &ModuleVersion, rule: &Rule) -> bool {
+        let is_asked = rule.checksum != ChecksumPolicy::Off
+            && !rule.is_private
+            && !self.private.matches(version.path().as_str());
+        is_asked && self.database.as_ref().is_some_and(|database| database.outage.is_ongoing())
     }
 
     /// Counts a version whose hashes differ from those of a database.

@@ -10,6 +10,7 @@ use super::beginning::{Beginning, Extent, Validator};
 use super::client::{self, Timeouts};
 use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
+use super::memory::{FREE_BYTES, Memory};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -17,6 +18,9 @@ use tokio::io::AsyncReadExt;
 /// Minimum average speed of a body in bytes per second, once its idle time is used up. Otherwise an
 /// upstream that sends a byte from time to time could hold a slot for days.
 const MIN_BYTES_A_SECOND: u64 = 1024;
+
+/// Maximum capacity in bytes that a body gets before its bytes arrive.
+const MAX_RESERVED_BYTES: usize = 16 << 20;
 
 /// The size of one read of a local file.
 const FILE_CHUNK: usize = 256 * 1024;
@@ -113,14 +117,29 @@ impl Download {
         result
     }
 
-    /// Reads the body to its end.
-    pub(super) async fn collect(&mut self) -> Result<Bytes, UpstreamError> {
+    /// Reads the body to its end. A large body takes its size from the budget `memory`.
+    pub(super) async fn collect(&mut self, memory: Option<&Memory>) -> Result<Bytes, UpstreamError> {
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
         let mut body = BytesMut::from(first);
-        while let Some(chunk) = self.chunk().await? {
-            body.extend_from_slice(&chunk);
+        let mut reservation = None;
+        loop {
+            if let Some(memory) = memory.filter(|_| reservation.is_none() && body.len() > FREE_BYTES) {
+                let size = usize::try_from(self.length.unwrap_or(self.limit)).unwrap_or(usize::MAX);
+                let reserved = memory.reserve(size).await;
+                reservation = Some(reserved.ok_or_else(|| UpstreamError::Busy { url: self.url.clone() })?);
+                // Growing it step by step would take twice its size.
+                body.reserve(size.saturating_sub(body.len()).min(MAX_RESERVED_BYTES));
+            }
+            match self.chunk().await? {
+                Some(chunk) => body.extend_from_slice(&chunk),
+                None => break,
+            }
         }
-        Ok(body.freeze())
+        let body = body.freeze();
+        Ok(match reservation {
+            Some(reservation) => reservation.bind(body),
+            None => body,
+        })
     }
 
     /// Waits for the next part of the decoded body.

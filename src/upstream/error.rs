@@ -135,6 +135,12 @@ pub enum UpstreamError {
         /// The failure of the later entry.
         cause: Box<Self>,
     },
+    /// Too many large answers are in memory.
+    #[error("cannot download {url}: too many large answers are in memory")]
+    Busy {
+        /// The requested URL.
+        url: String,
+    },
     /// The request came back to this proxy.
     #[error("requests for {url} go in a loop: an upstream of this proxy has this proxy as its own upstream")]
     Loop {
@@ -208,6 +214,7 @@ impl UpstreamError {
             | Self::VcsRefused { url, .. }
             | Self::NotAllowed { url, .. }
             | Self::GoCommand { url, .. }
+            | Self::Busy { url }
             | Self::Loop { url } => Some(url),
             Self::Unreached { cause, .. } => cause.url(),
             Self::Offline => None,

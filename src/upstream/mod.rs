@@ -21,6 +21,7 @@ mod download;
 mod encoding;
 mod error;
 mod limit;
+mod memory;
 mod netrc;
 mod place;
 mod questions;
@@ -35,6 +36,7 @@ pub use credentials::{Credentials, HostCredentials};
 pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
+pub use memory::{FREE_BYTES, Memory};
 pub use netrc::netrc_path;
 pub use rate::Rate;
 pub use retry::RetryOptions;
@@ -62,6 +64,9 @@ const MAX_INFO_BYTES: u64 = 1 << 20;
 const MAX_MOD_BYTES: u64 = 16 << 20;
 const MAX_LIST_BYTES: u64 = 8 << 20;
 const MAX_ZIP_BYTES: u64 = 500 << 20;
+
+/// The budget for large lists and similar answers. It must suffice for the largest.
+const MEMORY_BYTES: usize = 16 << 20;
 
 /// A list of upstreams. Cheap to clone.
 #[derive(Clone)]
@@ -111,6 +116,8 @@ pub struct UpstreamOptions {
     pub user_agent: String,
     /// Whether an upstream at a public address may redirect to loopback, link-local and private addresses.
     pub allow_private_redirects: bool,
+    /// The budget for large lists and similar answers, shared by all lists of a process.
+    pub memory: Memory,
     /// The name of this proxy in `Via`.
     pub instance: Instance,
 }
@@ -126,6 +133,7 @@ impl Default for UpstreamOptions {
             direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
             allow_private_redirects: false,
+            memory: Memory::new(MEMORY_BYTES),
             instance: Instance::random(),
         }
     }
@@ -142,6 +150,7 @@ struct Inner {
     client: Option<Client>,
     instance: Instance,
     databases: sumdb::Databases,
+    memory: Memory,
 }
 
 impl Upstream {
@@ -172,6 +181,7 @@ impl Upstream {
             tag: Some(tag),
             places,
             client,
+            memory: options.memory.clone(),
             ..Inner::offline(options.instance)
         }))
     }
@@ -238,7 +248,8 @@ impl Upstream {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, limit, walk.via.as_ref());
-            match checked_body(place, Request { shared: Some(shared), ..request }, check).await {
+            let memory = matches!(check, Check::List).then_some(&self.inner.memory);
+            match checked_body(place, Request { shared: Some(shared), memory, ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -284,6 +295,7 @@ impl Inner {
             client: None,
             instance,
             databases: sumdb::Databases::default(),
+            memory: Memory::new(MEMORY_BYTES),
         }
     }
 
@@ -311,7 +323,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, after: None, shared: None }
+        Request { client: self.client.as_ref(), path, limit, via, after: None, shared: None, memory: None }
     }
 }
 

@@ -11,6 +11,7 @@ use super::download::{Download, ZipDownload};
 use super::encoding::Encoding;
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::limit::{Limit, Limiter};
+use super::memory::Memory;
 use super::retry::{self, Budget};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
@@ -61,6 +62,8 @@ pub(super) struct Request<'a> {
     pub(super) after: Option<&'a Beginning>,
     /// Receives the other files of a version from `direct`.
     pub(super) shared: Option<&'a SharedDownload>,
+    /// The budget for a large body.
+    pub(super) memory: Option<&'a Memory>,
 }
 
 impl Request<'_> {
@@ -127,7 +130,7 @@ impl Place {
         let mut budget = request.budget();
         loop {
             let mut download = self.try_open(request, budget.as_mut()).await?;
-            match download.collect().await {
+            match download.collect(request.memory).await {
                 Ok(body) => return Ok((download.url, body)),
                 Err(error) if is_retried(&error, budget.as_mut()).await => {}
                 Err(error) => return Err(error),

@@ -33,7 +33,7 @@ pub(crate) fn asking_each_time() -> ServeOptions {
 /// Keeps answers as new for so long.
 pub(crate) fn with_list_ttl(list_ttl: Duration) -> ServeOptions {
     let answers = AnswerOptions { list_ttl, ..AnswerOptions::default() };
-    let services = ServiceOptions { answers, ..ServiceOptions::default() };
+    let services = ServiceOptions { absent_ttl: list_ttl, answers, ..ServiceOptions::default() };
     ServeOptions { services, ..ServeOptions::default() }
 }
 

@@ -9,7 +9,7 @@ use crate::upstream::Upstream;
 
 /// A number of permits. If there are several upstreams, none of them gets all permits.
 #[derive(Debug)]
-pub(super) struct SharedPermits {
+pub(crate) struct SharedPermits {
     all: Arc<Semaphore>,
     /// The share of each upstream, by its tag.
     shares: HashMap<String, Arc<Semaphore>>,
@@ -17,14 +17,14 @@ pub(super) struct SharedPermits {
 
 /// A share of a limit: one permit, released when it is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     _permit: OwnedSemaphorePermit,
     _share: Option<OwnedSemaphorePermit>,
 }
 
 impl SharedPermits {
     /// Creates `count` permits for these upstreams.
-    pub(super) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
+    pub(crate) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
         // Three quarters: an upstream gets most permits while the others are idle.
         let share = (count - count / 4).clamp(1, Semaphore::MAX_PERMITS);
         let tags = upstreams.filter_map(Upstream::tag);
@@ -37,7 +37,7 @@ impl SharedPermits {
     }
 
     /// Takes a permit for an upstream if one is free.
-    pub(super) fn try_take(&self, upstream: &Upstream) -> Option<Share> {
+    pub(crate) fn try_take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
             Some(share) => Some(share.try_acquire_owned().ok()?),
             None => None,
@@ -47,7 +47,7 @@ impl SharedPermits {
     }
 
     /// Waits for a permit. Returns `None` if the semaphore was closed, which never happens.
-    pub(super) async fn take(&self, upstream: &Upstream) -> Option<Share> {
+    pub(crate) async fn take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
             Some(share) => Some(share.acquire_owned().await.ok()?),
             None => None,
