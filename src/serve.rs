@@ -97,6 +97,7 @@ pub async fn run(
     let instance = policy.upstream_of_none().instance();
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
+    services.sumdb.start_rechecks();
     let proxy_options = ProxyOptions {
         base_path: options.base_path.clone(),
         sumdbs: options.sumdbs.clone(),

@@ -7,6 +7,7 @@ use stoa_store::Store;
 
 use crate::absences::Absences;
 use crate::answers::{AnswerOptions, Answers};
+pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
 use crate::policy::Policy;
 use crate::sumdb::{Sumdb, SumdbOptions};
@@ -16,8 +17,8 @@ pub use crate::upstream::{Instance, Via};
 /// Settings for the parts.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
-    /// Maximum number of concurrent downloads of zips.
-    pub max_fills: usize,
+    /// The settings for downloads.
+    pub flights: FlightOptions,
     /// How long a 404 or 410 of an upstream is remembered.
     pub absent_ttl: Duration,
     /// The settings for lists, `@latest` and queries.
@@ -29,7 +30,7 @@ pub struct ServiceOptions {
 impl Default for ServiceOptions {
     fn default() -> Self {
         Self {
-            max_fills: 16,
+            flights: FlightOptions::default(),
             absent_ttl: Duration::from_secs(5),
             answers: AnswerOptions::default(),
             sumdb: SumdbOptions::default(),
@@ -79,7 +80,7 @@ impl Services {
             Arc::clone(&sumdb),
             examining,
             absences,
-            options.max_fills,
+            options.flights,
             Arc::clone(&shutdown),
         );
         Self { store, policy, answers, flights, seals, sumdb, shutdown }

@@ -12,6 +12,7 @@ use stoa_store::Store;
 use crate::answers::AnswerOptions;
 use crate::command::error::CommandError;
 use crate::config::{ModuleTable, Origin, ServeConfig, World};
+use crate::fill::FlightOptions;
 use crate::go_env::{self, GoEnv};
 use crate::policy::{ChecksumPolicy, Mode, Policy, Rule};
 use crate::services::ServiceOptions;
@@ -191,8 +192,16 @@ impl<'a> Sources<'a> {
         let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
         let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
         let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
-        let (max_fills, absent_ttl) = (config.fill_max_concurrent, config.fill_absent_ttl);
-        Ok(ServiceOptions { max_fills, absent_ttl, answers, sumdb })
+        let flights = FlightOptions {
+            max_concurrent: config.fill_max_concurrent,
+            is_eager: config.fill_eager,
+            metadata_max: config.fill_metadata_max,
+            max_wait: config.fill_max_wait,
+            min_rate: config.fill_min_rate,
+            wrong_pause: config.fill_wrong_pause,
+            ..FlightOptions::default()
+        };
+        Ok(ServiceOptions { flights, absent_ttl: config.fill_absent_ttl, answers, sumdb })
     }
 
     /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.
@@ -201,6 +210,19 @@ impl<'a> Sources<'a> {
             policy: self.policy(config, true, None)?,
             patterns: self.sumdb_refuse(config, true),
         })
+    }
+
+    /// Returns the settings for a command that works with the checksum database, also if it may ask no server.
+    pub(crate) fn services_of_command(
+        &self,
+        config: &ServeConfig,
+        policy: &Policy,
+    ) -> Result<ServiceOptions, CommandError> {
+        let mut sumdb = self.checksums(config, false, true)?;
+        if policy.is_offline() {
+            sumdb.own = None;
+        }
+        Ok(ServiceOptions { sumdb, ..ServiceOptions::default() })
     }
 
     /// Returns the patterns of modules that no checksum database is asked about.

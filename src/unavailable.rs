@@ -39,6 +39,9 @@ pub enum Unavailable {
     /// No checksum database knows its hash, and the policy requires that.
     #[error("{0}")]
     Unverified(Reason),
+    /// It is stored, and must be verified before it is served, which is not done yet.
+    #[error("{0}")]
+    NotYetVerified(Reason),
     /// It is not in the store, and the mode of its rule is `none`.
     #[error("{0} is not in the store, and the configuration forbids downloading it")]
     NotFetched(String),
@@ -81,6 +84,17 @@ pub enum Unavailable {
     /// Too many versions are waiting to be downloaded.
     #[error("cannot download {0}: too many downloads are waiting\nhelp: try again later")]
     Busy(String),
+    /// The client waited too long for other downloads to finish.
+    #[error(
+        "cannot download {version}: other downloads did not finish within {} s\nhelp: try again later",
+        waited.as_secs()
+    )]
+    Crowded {
+        /// The version.
+        version: String,
+        /// The time that the client waited.
+        waited: Duration,
+    },
     /// All waiting clients disconnected before the download started.
     #[error("{0} was not downloaded: all waiting clients disconnected")]
     Abandoned(String),
@@ -102,7 +116,6 @@ impl Unavailable {
         match error {
             UpstreamError::Offline => Self::Offline(what.to_string()),
             UpstreamError::Loop { .. } => Self::Loop(reason()),
-            UpstreamError::Busy { .. } => Self::Busy(what.to_string()),
             UpstreamError::Limited { status, retry_after, .. } => {
                 Self::Limited { reason: reason(), status: *status, retry_after: *retry_after }
             }
@@ -133,6 +146,29 @@ impl Unavailable {
         }
     }
 
+    /// Returns the error for requests before the next attempt, which starts after some time. Only for wrong versions.
+    pub(crate) fn repeated(mut self, left: Duration) -> Self {
+        if let Self::Differs(reason) | Self::Upstream(reason) = &mut self {
+            reason.repeated_for = Some(left);
+        }
+        self
+    }
+
+    /// Returns whether the error is that of an earlier attempt.
+    pub(crate) fn is_repeated(&self) -> bool {
+        matches!(self, Self::Differs(reason) | Self::Upstream(reason) if reason.repeated_for.is_some())
+    }
+
+    /// Returns the time after which another request may succeed, if it is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Limited { retry_after, .. } => Some(*retry_after),
+            Self::Differs(reason) | Self::Upstream(reason) => reason.repeated_for,
+            Self::Crowded { .. } => Some(Duration::from_secs(30)),
+            _ => None,
+        }
+    }
+
     /// Returns the message for clients, without local paths.
     pub fn for_client(&self) -> String {
         match self {
@@ -141,6 +177,7 @@ impl Unavailable {
             | Self::Gone(reason)
             | Self::Differs(reason)
             | Self::Unverified(reason)
+            | Self::NotYetVerified(reason)
             | Self::Refused(reason)
             | Self::Timeout(reason)
             | Self::Upstream(reason)
@@ -154,6 +191,7 @@ impl Unavailable {
             | Self::Private(_)
             | Self::Broken(_)
             | Self::Busy(_)
+            | Self::Crowded { .. }
             | Self::Abandoned(_)
             | Self::Stopping(_) => self.to_string(),
         }
@@ -165,19 +203,21 @@ impl Unavailable {
 pub struct Reason {
     text: String,
     for_client: Option<String>,
+    /// The time until the next attempt, if the error is that of an earlier attempt.
+    repeated_for: Option<Duration>,
 }
 
 impl Reason {
     fn new(what: &dyn Display, error: &UpstreamError) -> Self {
         let (text, for_client) = (format!("{what}: {error}"), format!("{what}: {}", error.for_client()));
         let for_client = (for_client != text).then_some(for_client);
-        Self { text, for_client }
+        Self { text, for_client, repeated_for: None }
     }
 }
 
 impl From<String> for Reason {
     fn from(text: String) -> Self {
-        Self { text, for_client: None }
+        Self { text, for_client: None, repeated_for: None }
     }
 }
 

@@ -39,7 +39,7 @@ impl Answer {
     }
 
     pub(super) fn age(&self, now: SystemTime, ttl: Duration) -> Age {
-        // The age of an answer from the future is unanswer: the clock was set back since.
+        // The age of an answer from the future is unknown: the clock was set back since.
         let is_younger =
             |than: SystemTime, limit: Duration| now.duration_since(than).is_ok_and(|age| age < limit);
         if is_younger(self.at, ttl) || self.failed.is_some_and(|at| is_younger(at, ttl.min(FAILURE_TTL))) {

@@ -16,7 +16,7 @@ use crate::upstream::{UpstreamError, Via};
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Maximum time that a question waits for its turn to be asked.
-const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
+pub(super) const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
 
 impl Answers {
     /// Returns the upstream's answer, cached or new, depending on the age of the cached answer.

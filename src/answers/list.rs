@@ -6,13 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use stoa_gomod::{ModulePath, Version, list};
 
+use super::ask::MAX_TURN_WAIT;
 use super::question::{Asked, Question};
 use super::state::Answers;
 use super::stored::log_outage;
+use crate::byte_budget::SMALL_BODY;
 use crate::policy::{ModulePermit, Rule};
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
-use crate::upstream::{FREE_BYTES, Via};
+use crate::upstream::Via;
 
 impl Answers {
     /// Returns the list of a module's tagged versions, upstream and stored, as a response body.
@@ -81,14 +83,14 @@ impl Answers {
                 })
             }
         };
-        if upstream.len() <= FREE_BYTES {
+        if upstream.len() <= SMALL_BODY {
             return Ok(Bytes::from(merge()));
         }
-        let busy = || Unavailable::Busy(format!("the list of {module}"));
-        let reservation = self.memory.reserve(upstream.len()).await.ok_or_else(busy)?;
+        let reserved = tokio::time::timeout(MAX_TURN_WAIT, self.memory.reserve(upstream.len() as u64)).await;
+        let reserved = reserved.map_err(|_| Unavailable::Busy(format!("the list of {module}")))?;
         // One at a time, since it needs three times the memory of the list.
         let _turn = self.merging.acquire().await;
         let merged = blocking(&self.store, format!("the list of {module}"), move |_| Ok(merge())).await?;
-        Ok(reservation.bind(Bytes::from(merged)))
+        Ok(reserved.hold(Bytes::from(merged)))
     }
 }

@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 use super::answer::{Answer, Weight};
 use super::question::{Asked, Question};
 use crate::absences::Absences;
+use crate::byte_budget::ByteBudget;
 use crate::policy::{Policy, Rule};
 use crate::tasks::{Once, SharedPermits, Shutdown, blocking};
 use crate::unavailable::Unavailable;
-use crate::upstream::Memory;
 
 /// Settings for answers that change with time.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ const BYTES: u64 = 32 << 20;
 const MAX_ASKED: usize = 64;
 
 /// The budget for large lists on their way to clients. A client that reads slowly holds a part of it.
-const MEMORY_BYTES: usize = 16 << 20;
+const MEMORY_BYTES: u32 = 16 << 20;
 
 /// Maximum number of concurrent reads of answers from the disk.
 const MAX_READ: usize = 8;
@@ -62,7 +62,7 @@ pub struct Answers {
     /// Limits concurrent requests to upstreams.
     pub(super) turns: SharedPermits,
     /// The budget for large lists on their way to clients.
-    pub(super) memory: Memory,
+    pub(super) memory: ByteBudget,
     /// Large lists are merged one at a time.
     pub(super) merging: Semaphore,
     /// Limits concurrent reads of answers from the disk.
@@ -82,7 +82,7 @@ impl Answers {
         let cache = Cache::with_weighter(ENTRIES, BYTES, Weight);
         let (ttl, private) = (options.list_ttl, options.private.clone());
         let (requests, turns) = (Once::while_wanted(), SharedPermits::new(MAX_ASKED, policy.upstreams()));
-        let (memory, merging) = (Memory::new(MEMORY_BYTES), Semaphore::new(1));
+        let (memory, merging) = (ByteBudget::new(MEMORY_BYTES), Semaphore::new(1));
         let reading = Semaphore::new(MAX_READ);
         Arc::new(Self {
             store,

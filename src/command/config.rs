@@ -1,16 +1,20 @@
 //! `stoa config`: shows or checks the configuration.
 
 use std::fmt::{self, Display};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use stoa_store::{CensusItem, StoreError, census, verdict_at};
 
 use super::Command;
 use super::context::Context;
+use super::count::versions;
 use super::error::CommandError;
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 use crate::config::{Options, Shown, masked};
+use crate::policy::{ChecksumPolicy, Policy};
 use crate::sources::Sources;
 
 /// Show or check the configuration
@@ -98,10 +102,40 @@ fn check(context: &Context<'_>) -> Result<(), CommandError> {
     sources.check(&config)?;
     let policy = sources.policy(&config, false, None)?;
     sources.services(&config, &policy, true)?;
+    if policy.requires_checksums() {
+        let root = context.root()?;
+        let unverified = unverified(&root, &policy)?;
+        if unverified > 0 {
+            let all = versions(unverified);
+            context.reporter.warning(format_args!(
+                "{all} in {} {} to be verified before {} served: checksum is require, and no checksum database has \
+                 confirmed {}",
+                root.display(),
+                all.verb("has", "have"),
+                all.verb("it is", "they are"),
+                all.verb("it", "them")
+            ));
+        }
+    }
     for warning in settings.warnings()? {
         context.reporter.warning(warning);
     }
     Ok(())
+}
+
+/// Counts the stored versions that must be verified before they are served.
+fn unverified(root: &Path, policy: &Policy) -> Result<u64, CommandError> {
+    let mut count = 0;
+    census(root, |item| -> Result<(), StoreError> {
+        if let CensusItem::Version(stored) = item
+            && policy.rule(stored.version.path()).checksum == ChecksumPolicy::Require
+            && verdict_at(root, &stored.version)?.is_none()
+        {
+            count += 1;
+        }
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 /// A key with its value.

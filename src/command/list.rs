@@ -3,11 +3,11 @@
 use std::fmt::{self, Display};
 
 use clap::Args;
-use indicatif::BinaryBytes;
+use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
-use stoa_store::{CensusItem, Day, LastUses, StoredVersion, census};
+use stoa_store::{CensusItem, Day, LastUses, StoredVersion, Verdict, census, verdict_at};
 
 use super::Command;
 use super::context::Context;
@@ -22,7 +22,8 @@ use crate::config::parse;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A pattern matches module paths as in GOPRIVATE: `example.org` stands for all modules below it, and `*` for any text in \
-one path element. The column LAST USED shows `-` if no use of the version is recorded.
+one path element. The column LAST USED shows `-` if no use of the version is recorded. The column VERIFIED BY \
+names the checksum database that confirmed the version, or go.sum, and shows `-` if nothing did.
 
 Examples:
   stoa list
@@ -68,13 +69,15 @@ impl Command for List {
                 reporter.bytes(HEADER.as_bytes())?;
             }
             listed.add(&stored);
-            reporter.answer(&VersionEvent::new(&stored, last_use(uses.as_ref(), &stored.version)?))
+            let verdict = verdict_at(store.root(), &stored.version)?;
+            listed.unverified += u64::from(verdict.is_none());
+            reporter.answer(&VersionEvent::new(&stored, last_use(uses.as_ref(), &stored.version)?, verdict))
         })?;
         Ok(listed)
     }
 }
 
-const HEADER: &str = "      SIZE  STORED                LAST USED   VERSION\n";
+const HEADER: &str = "      SIZE  STORED                LAST USED   VERIFIED BY     VERSION\n";
 
 fn last_use(uses: Option<&LastUses<'_>>, version: &ModuleVersion) -> Result<Option<Day>, CommandError> {
     Ok(uses.map(|uses| uses.recorded(version)).transpose()?.flatten())
@@ -89,15 +92,17 @@ struct VersionEvent<'a> {
     bytes: u64,
     stored: String,
     last_use: Option<String>,
+    verified_by: Option<String>,
 }
 
 impl<'a> VersionEvent<'a> {
-    fn new(stored: &'a StoredVersion, last_use: Option<Day>) -> Self {
+    fn new(stored: &'a StoredVersion, last_use: Option<Day>, verdict: Option<Verdict>) -> Self {
         Self {
             version: (&stored.version).into(),
             bytes: stored.bytes,
             stored: seconds(stored.published),
             last_use: last_use.map(date),
+            verified_by: verdict.map(|verdict| verdict.database),
         }
     }
 }
@@ -106,7 +111,8 @@ impl Display for VersionEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = BinaryBytes(self.bytes).to_string();
         let last_use = self.last_use.as_deref().unwrap_or("-");
-        write!(f, "{bytes:>10}  {:20}  {last_use:10}  {}", self.stored, self.version)
+        let verified_by = self.verified_by.as_deref().unwrap_or("-");
+        write!(f, "{bytes:>10}  {:20}  {last_use:10}  {verified_by:14}  {}", self.stored, self.version)
     }
 }
 
@@ -118,13 +124,14 @@ pub(crate) struct Listed {
     versions: u64,
     modules: u64,
     bytes: u64,
+    unverified: u64,
     #[serde(skip)]
     last_module: Option<String>,
 }
 
 impl Listed {
     fn new(store: String) -> Self {
-        Self { store, versions: 0, modules: 0, bytes: 0, last_module: None }
+        Self { store, versions: 0, modules: 0, bytes: 0, unverified: 0, last_module: None }
     }
 
     fn add(&mut self, stored: &StoredVersion) {
@@ -142,7 +149,11 @@ impl Listed {
 impl Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (versions, modules) = (versions(self.versions), counted(self.modules, "module"));
-        write!(f, "{}: {versions} of {modules}, {}", self.store, BinaryBytes(self.bytes))
+        write!(f, "{}: {versions} of {modules}, {}", self.store, BinaryBytes(self.bytes))?;
+        match self.unverified {
+            0 => Ok(()),
+            unverified => write!(f, ", {} unverified", HumanCount(unverified)),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod report;
 mod serve;
 pub(crate) mod status;
 pub(crate) mod verify;
+pub(crate) mod with_sumdb;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

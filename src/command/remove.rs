@@ -369,11 +369,12 @@ impl Work<'_> {
             return Ok(pairs(module, &self.store.records().tombstones(module)?));
         }
         let mut versions = versions_of(self.store, module)?;
+        versions.extend(pairs(module, &self.store.pairs().versions(module)?));
         if self.args.forget {
             versions.extend(pairs(module, &self.store.records().versions(module)?));
-            versions.sort();
-            versions.dedup();
         }
+        versions.sort();
+        versions.dedup();
         Ok(versions)
     }
 
@@ -385,7 +386,8 @@ impl Work<'_> {
     fn remove<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
         let Remove { tombstone: forbidden, dry_run, .. } = *self.args;
         let (bytes, h1) = if dry_run {
-            (self.store.footprint(version)?.map(|footprint| footprint.bytes), None)
+            let stored = self.store.footprint(version)?.map(|footprint| footprint.bytes);
+            (stored.map_or_else(|| self.store.pairs().size(version), |bytes| Ok(Some(bytes)))?, None)
         } else {
             let tombstone = forbidden.then(|| Tombstone::now(self.args.reason.clone()));
             let removed = self.store.remove(&self.claim(version)?, tombstone)?;

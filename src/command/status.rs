@@ -13,7 +13,7 @@ use stoa_layout::inventory::Found;
 use stoa_layout::lock::{self, Holder};
 use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
 use stoa_layout::{LayoutId, Layouts, PathError, State, StepError};
-use stoa_store::{CensusItem, StoreError, census, each_quarantined};
+use stoa_store::{CensusItem, StoreError, census, each_quarantined, verdict_at};
 
 use super::Command;
 use super::context::{App, Common, Context};
@@ -41,6 +41,8 @@ pub(crate) struct Status {
     leftovers: Option<u64>,
     quarantined: Option<u64>,
     quarantined_bytes: Option<u64>,
+    /// Versions that no checksum database and no go.sum has confirmed.
+    unverified: Option<u64>,
     last_migration: Option<HistoryEntry>,
     holders: Vec<Holder>,
     /// A remark for people.
@@ -201,6 +203,8 @@ struct Count {
     leftovers: u64,
     quarantined: u64,
     quarantined_bytes: u64,
+    /// Versions without a verdict, if they were counted.
+    unverified: Option<u64>,
 }
 
 impl Count {
@@ -210,10 +214,13 @@ impl Count {
             |name: &&&str| std::fs::symlink_metadata(root.join(name)).is_ok_and(|meta| meta.is_dir());
         let ours = folders.iter().filter(is_folder).count() as u64;
         let mut count = Self { leftovers: top.others_count.saturating_sub(ours), ..Self::default() };
-        let mut module = None;
+        let (mut module, mut unverified) = (None, 0);
         path_errors(census(root, |item| {
             match item {
                 CensusItem::Version(stored) => {
+                    // A damaged record confirms nothing, and `stoa verify` reports it.
+                    let is_verified = matches!(verdict_at(root, &stored.version), Ok(Some(_)));
+                    unverified += u64::from(!is_verified);
                     count.versions += 1;
                     count.bytes += stored.bytes + stored.seal_bytes;
                     // The versions of a module come one after the other.
@@ -226,6 +233,7 @@ impl Count {
             }
             Ok(())
         }))?;
+        count.unverified = Some(unverified);
         count.quarantine(root)?;
         Ok(count)
     }
@@ -267,6 +275,8 @@ impl Status {
         self.leftovers = Some(count.leftovers);
         self.quarantined = Some(count.quarantined);
         self.quarantined_bytes = Some(count.quarantined_bytes);
+        // Counted at the current layout only.
+        self.unverified = count.unverified.or(self.unverified);
     }
 
     /// Counts versions and leftovers, in the middle of a step too.
@@ -337,6 +347,10 @@ impl Status {
             let bytes = if number == 0 { String::new() } else { format!(", {bytes}") };
             lines.push(line("quarantined", &format!("{}{bytes}", count(number))));
         }
+        if let Some(number) = self.unverified.filter(|number| *number > 0) {
+            let text = format!("{}, not confirmed by a checksum database or a go.sum", count(number));
+            lines.push(line("unverified", &text));
+        }
         if let Some(last) = &self.last_migration {
             let HistoryEntry { from, to, finished, moved, leftovers, .. } = last;
             let text = format!(
@@ -400,8 +414,15 @@ mod tests {
         }
         let top = Top::read(dir.path()).unwrap().unwrap();
         let count = Count::take(dir.path(), &top, &["modules", "quarantine", "records"]).unwrap();
-        let expected =
-            Count { versions: 3, modules: 2, bytes: 13, leftovers: 4, quarantined: 1, quarantined_bytes: 3 };
+        let expected = Count {
+            versions: 3,
+            modules: 2,
+            bytes: 13,
+            leftovers: 4,
+            quarantined: 1,
+            quarantined_bytes: 3,
+            unverified: Some(3),
+        };
         assert_eq!(count, expected);
     }
 }

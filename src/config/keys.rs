@@ -224,6 +224,26 @@ serve_keys! {
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
+    /// Whether a request for an info or a go.mod also downloads the zip
+    /// By default the zip is downloaded when a client asks for it.
+    fill_eager: bool = "fill.eager", "BOOL", Default::Value("false"), parse::switch;
+
+    /// Maximum size of the cached info and go.mod files of versions whose zip is not stored
+    /// Above it, the least recently used ones are removed.
+    fill_metadata_max: u64 = "fill.metadata_max", "SIZE", Default::Value("1GiB"), parse::size;
+
+    /// Maximum time that a client waits for its turn among the downloads
+    /// After that it gets 504 with Retry-After. The download keeps its place in the queue.
+    fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
+
+    /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
+    /// A slower download is ended only while another download waits for its place, or if no client waits for it.
+    fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
+
+    /// Time before a version whose zip proved wrong is downloaded again; it doubles each time, up to 10 minutes
+    /// Requests in between get the same error with Retry-After. A restart ends the wait.
+    fill_wrong_pause: Duration = "fill.wrong_pause", "DURATION", Default::Value("10s"), parse::duration;
+
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;

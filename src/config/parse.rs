@@ -91,6 +91,11 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads a number of bytes per second, in the syntax of sizes.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    super::size::parse(text).map(|size| size.bytes)
+}
+
 /// Reads a list of address ranges: `10.1.0.0/16`, or a single address.
 pub(super) fn ranges(text: &str) -> Result<Vec<IpNet>, String> {
     let range = |part: String| {

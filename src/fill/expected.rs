@@ -12,6 +12,14 @@ pub struct Expected {
 }
 
 impl Expected {
+    /// Returns the hashes of the zip and the go.mod, if exactly one is accepted for each.
+    pub(super) fn both(&self) -> Option<(H1, H1)> {
+        match (&self.zip[..], &self.modfile[..]) {
+            ([zip], [modfile]) => Some((zip.clone(), modfile.clone())),
+            _ => None,
+        }
+    }
+
     /// Returns a message if a zip's hash is not accepted.
     pub fn fault_of_zip(&self, h1: &H1) -> Option<String> {
         fault("zip", h1, &self.zip)

@@ -4,29 +4,35 @@
 //! | --- | --- |
 //! | permit and claim | while a flight waits for a permit or a slot, it holds no claim |
 //! | look at the store | another process may have published the version |
-//! | info and mod, side by side | clients get them as soon as they parse |
+//! | info and mod, side by side | from the cache, or downloaded; clients get them as soon as they parse |
+//! | keep the pair | if no client needs the zip, the flight ends here |
 //! | zip, with a slot, into a draft | starts together with the info if a client waits for it and a slot is free |
 //! | examine, compare, publish | nothing that differs from the record or the checksum database is published |
+//!
+//! A client may ask for the zip at any time before the flight ends, which then continues with the zip.
 //!
 //! All three files come from one upstream. A zip whose download fails is requested again within the same
 //! flight, slot and claim, from the same upstream or from the next entry of the list where that is allowed.
 //! The checksum database is asked in parallel.
 //!
-//! While the go command works for `direct`, a flight holds neither permit nor slot.
+//! While the go command works for `direct`, a flight holds neither permit nor slot. It brings all files at once, so such
+//! a flight takes the whole version.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use stoa_gomod::h1;
-use stoa_store::{Claim, Objection, Record, RecordedBy};
+use stoa_gomod::{H1, h1, info};
+use stoa_store::{Claim, Objection, RecordedBy};
 use tokio::sync::watch;
 
 use super::means::Means;
+use super::pairs::Smalls;
 use super::progress::{End, Flight};
-use super::task::Fetch;
+use super::task::{Failed, Fetch};
 use super::turn::Claimed;
 use super::zip::{FetchedZip, release_for_direct};
+use crate::byte_budget::SMALL_BODY;
 use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::Phase;
 use crate::unavailable::Unavailable;
@@ -62,6 +68,9 @@ impl Fetch {
         // The version has a field of its own.
         let reason = text.strip_prefix(version).and_then(|text| text.strip_prefix(": ")).unwrap_or(&text);
         match error {
+            _ if error.is_repeated() => {
+                log::debug!(version, reason; "did not download a wrong version again")
+            }
             Unavailable::Absent(_) | Unavailable::Gone(_) | Unavailable::Abandoned(_) => {
                 log::debug!(version, reason; "did not download a version");
             }
@@ -74,35 +83,59 @@ impl Fetch {
         }
     }
 
+    /// Downloads the version. Drops its cached pair if that turns out to be wrong.
     async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, Unavailable> {
+        match self.steps(phase).await {
+            Ok(end) => Ok(end),
+            Err(Failed::Inconsistent(error) | Failed::Other(error @ Unavailable::Differs(_))) => {
+                self.drop_pair().await;
+                Err(error)
+            }
+            Err(Failed::Other(error)) => Err(error),
+        }
+    }
+
+    async fn steps(&self, phase: watch::Receiver<Phase>) -> Result<End, Failed> {
         let began = Instant::now();
         let Some((permit, Claimed { claim, record })) = self.start().await? else { return Ok(End::Theirs) };
-        let source = self.upstream().version(&self.version);
+        let known = self.known_smalls(record.as_ref()).await?;
+        let source = self.upstream().version(&self.version).within(&self.means.memory);
+        let given = self.expected.both();
         let verification =
-            Verification::start(&self.means.sumdb, &self.version, &self.rule, record, &self.via);
+            Verification::start(&self.means.sumdb, &self.version, &self.rule, (record, given), &self.via);
         let claim = verification.share(claim);
         let slot = self.slot_at_once();
         let is_started = slot.is_some();
         let zip = async { if is_started { Some(source.zip(&self.via).await) } else { None } };
-        let all = async {
-            tokio::join!(self.fetch_info(&source), self.fetch_mod(&source, &claim, &verification), zip)
-        };
-        let (slot, (info, modfile, zip)) = release_for_direct(&source, (permit, slot), all).await;
+        let all = async { tokio::join!(self.smalls(known, &source, &claim, &verification), zip) };
+        let (slot, (smalls, zip)) = release_for_direct(&source, (permit, slot), all).await;
         let slot = slot.and_then(|(_permit, slot)| slot);
-        // The info's error counts first, whichever request failed first. Clients get no part of a zip
-        // without info or mod.
-        let (mut info, modfile) = (info?, modfile?);
+        // Clients get no part of a zip without info or mod.
+        let mut smalls = smalls?;
+        if self.is_pair_enough(&source)
+            && self.keep_verified(&mut smalls, &claim, &source, &verification).await?
+        {
+            return Ok(End::Pair);
+        }
+        // A flight may wait long for its slot.
+        if smalls.is_large() {
+            self.keep_pair(&mut smalls, &claim, source.origin()).await?;
+        }
         // A wrong mod ends the download of the zip.
-        let checked = verification.check_mod(&modfile);
+        let checked = verification.check_mod(&smalls.gomod_h1);
         let fetched = self.fetch_zip(&source, (slot, zip), claim, phase, &verification);
         let (fetched, ()) = tokio::try_join!(fetched, checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
-        if source.switched() {
-            // The upstream of the zip is asked first from now on. Its info may have another time. Its mod
-            // must be identical, since clients may already have the first mod.
-            info = self.fetch_info(&source).await?;
-            self.compare_mods(&modfile, &source.modfile(&self.via).await.map_err(|e| self.failed(&e))?)?;
-        }
+        self.compare_with_source(&mut smalls, &source).await.inspect_err(|failed| {
+            if let Failed::Inconsistent(error) = failed {
+                self.note_wrong(error, &claim);
+            }
+        })?;
+        let Smalls { info, modfile, gomod_h1, .. } = smalls;
+        let modfile = match modfile {
+            Some(modfile) => modfile,
+            None => self.large_mod(&gomod_h1, &source).await?,
+        };
         let end = self.publish(draft, claim, info, modfile, verification).await;
         drop(slot);
         if end.is_ok() {
@@ -112,6 +145,66 @@ impl Fetch {
             );
         }
         end
+    }
+
+    /// Returns the info and the mod: the cached ones, or downloads them.
+    async fn smalls(
+        &self,
+        known: Option<Smalls>,
+        source: &VersionSource,
+        claim: &Claim,
+        verification: &Verification,
+    ) -> Result<Smalls, Unavailable> {
+        if let Some(known) = known {
+            self.check_mod(claim, &known.gomod_h1, verification).await?;
+            let (info, modfile) = (known.info.clone(), known.modfile.clone());
+            self.progress
+                .send_modify(|now| (now.info, now.modfile, now.is_cached) = (Some(info), modfile, true));
+            return Ok(known);
+        }
+        let (info, modfile) =
+            tokio::join!(self.fetch_info(source), self.fetch_mod(source, claim, verification));
+        // The info's error counts first, whichever request failed first.
+        let (mut info, (modfile, gomod_h1)) = (info?, modfile?);
+        if source.switched() && !*self.wanted.borrow() {
+            // Both files of a pair come from one upstream.
+            info = self.fetch_info(source).await?;
+        }
+        Ok(Smalls { info, modfile: Some(modfile), gomod_h1, origin: None })
+    }
+
+    /// Returns whether no request needs more than the info and the mod so far.
+    fn is_pair_enough(&self, source: &VersionSource) -> bool {
+        !*self.whole.borrow() && !source.has_all()
+    }
+
+    /// Keeps the pair after its verification. Returns whether the flight ends with it: no request needs the zip.
+    async fn keep_verified(
+        &self,
+        smalls: &mut Smalls,
+        claim: &Arc<Claim>,
+        source: &VersionSource,
+        verification: &Verification,
+    ) -> Result<bool, Unavailable> {
+        let mut whole = self.whole.clone();
+        tokio::select! {
+            biased;
+            checked = verification.check_mod(&smalls.gomod_h1) => checked?,
+            // The zip does not wait for the checksum database.
+            _ = whole.wait_for(|whole| *whole) => return Ok(false),
+        }
+        self.keep_pair(smalls, claim, source.origin()).await?;
+        // Under the lock of the map, as joining is: a later request starts a new flight.
+        let mut running = self.means.running.lock();
+        let is_end = !*self.whole.borrow();
+        if is_end {
+            running.remove(&self.version);
+        }
+        drop(running);
+        if is_end {
+            log::debug!(version:% = self.version; "downloaded the info and the go.mod of a version");
+        }
+        Ok(is_end)
     }
 
     async fn fetch_info(&self, source: &VersionSource) -> Result<Bytes, Unavailable> {
@@ -125,13 +218,16 @@ impl Fetch {
         source: &VersionSource,
         claim: &Claim,
         verification: &Verification,
-    ) -> Result<Bytes, Unavailable> {
+    ) -> Result<(Bytes, H1), Unavailable> {
         let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
-        // The lookup may have written the record meanwhile.
-        self.check_mod(claim.known_record().as_ref(), &body, verification).await?;
+        let gomod_h1 = h1::hash_mod(&body);
+        self.check_mod(claim, &gomod_h1, verification).await?;
         verification.mod_was_sent();
-        self.progress.send_modify(|now| now.modfile = Some(body.clone()));
-        Ok(body)
+        // Clients read a large mod from the cache, so that slow clients do not keep it in memory.
+        if body.len() <= SMALL_BODY {
+            self.progress.send_modify(|now| now.modfile = Some(body.clone()));
+        }
+        Ok((body, gomod_h1))
     }
 
     /// Compares a mod with the version's record before any client gets it, and with the checksum database if the
@@ -141,16 +237,23 @@ impl Fetch {
     /// when it is published.
     async fn check_mod(
         &self,
-        record: Option<&Record>,
-        body: &[u8],
+        claim: &Claim,
+        gomod_h1: &H1,
         verification: &Verification,
     ) -> Result<(), Unavailable> {
-        let objection = record.and_then(|record| record.objection_to_mod(Some(&h1::hash_mod(body))));
+        if !claim.knows_record() {
+            // The verdict is being written, so the lookup ends soon.
+            return verification.check_mod(gomod_h1).await;
+        }
+        // The lookup may have written the record meanwhile.
+        let record = claim.known_record();
+        let record = record.as_ref();
+        let objection = record.and_then(|record| record.objection_to_mod(Some(gomod_h1)));
         match objection {
             // The removed version may have been of a moved tag. So the database decides.
             Some(objection @ Objection::Differs { by: RecordedBy::Removal, .. }) => {
                 match verification.outcome().await? {
-                    Confirmation::Confirmed(_) => verification.check_mod(body).await,
+                    Confirmation::Confirmed(_) => verification.check_mod(gomod_h1).await,
                     _ => Err(Unavailable::objection(&self.version, &objection)),
                 }
             }
@@ -159,24 +262,57 @@ impl Fetch {
                 Err(Unavailable::objection(&self.version, &objection))
             }
             None if verification.is_required() || record.is_some_and(|r| r.failed_lookup.is_some()) => {
-                verification.check_mod(body).await
+                verification.check_mod(gomod_h1).await
             }
             None => Ok(()),
         }
     }
 
-    /// Compares the mod that clients may have with the mod of the upstream that has the zip.
-    fn compare_mods(&self, sent: &[u8], other: &[u8]) -> Result<(), Unavailable> {
-        if sent == other {
+    /// Compares the info and the mod with those of the upstream that sent the zip, if that may be another upstream or
+    /// another commit. Clients may already have the first mod, so its successor must be identical.
+    async fn compare_with_source(&self, smalls: &mut Smalls, source: &VersionSource) -> Result<(), Failed> {
+        let is_cached = smalls.origin.is_some();
+        let is_other = is_cached && (smalls.origin != source.origin() || source.is_direct());
+        if !source.switched() && !is_other {
             return Ok(());
         }
-        let text = format!(
-            "{}: two upstreams have different go.mod files: {} at the upstream without the zip, {} at the upstream with the zip",
-            self.version,
-            h1::hash_mod(sent),
-            h1::hash_mod(other)
-        );
-        Err(Unavailable::Upstream(text.into()))
+        // The upstream of the zip is asked first from now on. Its info may have another time.
+        let info = self.fetch_info(source).await?;
+        let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
+        let (sent, other) = (&smalls.gomod_h1, h1::hash_mod(&body));
+        let inconsistent = |text: String| Err(Failed::Inconsistent(Unavailable::Upstream(text.into())));
+        if *sent != other {
+            let text = format!(
+                "{}: two upstreams have different go.mod files: {sent} at the upstream without the zip, {other} at the upstream with the zip",
+                self.version,
+            );
+            return inconsistent(text);
+        }
+        if source.is_direct()
+            && let (Some(before), Some(now)) = (info::commit(&smalls.info), info::commit(&info))
+            && before != now
+        {
+            let text = format!(
+                "{}: the version is commit {now} in version control, and commit {before} in the info that this proxy sent before",
+                self.version
+            );
+            return inconsistent(text);
+        }
+        smalls.info = info;
+        Ok(())
+    }
+
+    /// Returns a large mod, which was dropped from memory, from the cache or from the upstream.
+    async fn large_mod(&self, gomod_h1: &H1, source: &VersionSource) -> Result<Bytes, Failed> {
+        if let Some(body) = self.load_mod(gomod_h1).await? {
+            return Ok(body);
+        }
+        let body = source.modfile(&self.via).await.map_err(|e| self.failed(&e))?;
+        if h1::hash_mod(&body) != *gomod_h1 {
+            let text = format!("{}: the upstream changed the go.mod during the download", self.version);
+            return Err(Failed::Inconsistent(Unavailable::Upstream(text.into())));
+        }
+        Ok(body)
     }
 }
 

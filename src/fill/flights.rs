@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use stoa_store::Store;
 use tokio::sync::{Semaphore, watch};
 
 use super::expected::Expected;
 use super::means::{Means, Running};
-use super::progress::{Flight, Progress, Waiter};
+use super::progress::{Flight, Progress, Waiter, Want};
+use super::rate::MinRate;
 use super::slots::Slots;
 use super::task::Fetch;
+use super::wrong::WrongZips;
 use crate::absences::Absences;
+use crate::byte_budget::ByteBudget;
 use crate::policy::{Mode, Permit, Policy};
 use crate::sumdb::Sumdb;
 use crate::tasks::{Phase, SharedPermits, Shutdown};
@@ -25,26 +29,63 @@ const STARTS_PER_FILL: usize = 8;
 /// Maximum number of flights, including those that wait for their turn.
 const MAX_FLIGHTS: usize = 8192;
 
+/// Maximum total size of the large go.mod files in memory in bytes: two of the largest.
+const LARGE_MODS: u32 = 32 << 20;
+
+/// Settings for downloads.
+#[derive(Debug, Clone)]
+pub struct FlightOptions {
+    /// Maximum number of concurrent downloads of zips.
+    pub max_concurrent: usize,
+    /// Whether a request for an info or a go.mod also downloads the zip.
+    pub is_eager: bool,
+    /// Maximum total size of the info and go.mod files of versions without a zip, in bytes.
+    pub metadata_max: u64,
+    /// Maximum time that a client waits while its download waits for other downloads.
+    pub max_wait: Duration,
+    /// The rate in bytes per second below which a zip's download gives its slot up to another one.
+    pub min_rate: u64,
+    /// The time over which the rate is measured.
+    pub rate_window: Duration,
+    /// The time without a download after a version's zip proved wrong. It doubles each time.
+    pub wrong_pause: Duration,
+}
+
+impl Default for FlightOptions {
+    fn default() -> Self {
+        Self {
+            max_concurrent: 16,
+            is_eager: false,
+            metadata_max: 1 << 30,
+            max_wait: Duration::from_secs(5 * 60),
+            min_rate: 64 * 1024,
+            rate_window: Duration::from_secs(60),
+            wrong_pause: Duration::from_secs(10),
+        }
+    }
+}
+
 /// Downloads missing versions into the store, each once at a time.
 #[derive(Debug)]
 pub struct Flights {
-    means: Arc<Means>,
+    pub(super) means: Arc<Means>,
     shutdown: Arc<Shutdown>,
     aborted: Arc<AtomicU64>,
+    max_wait: Duration,
 }
 
 impl Flights {
-    /// Creates flights that download at most `max_fills` zips at a time.
+    /// Creates flights that download into a store.
     pub(crate) fn new(
         store: Arc<Store>,
         policy: &Policy,
         sumdb: Arc<Sumdb>,
         examining: Arc<Semaphore>,
         absences: Arc<Absences>,
-        max_fills: usize,
+        options: FlightOptions,
         shutdown: Arc<Shutdown>,
     ) -> Self {
-        let max_fills = max_fills.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
+        let max_fills = options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
         let means = Means {
             store,
             sumdb,
@@ -52,17 +93,22 @@ impl Flights {
             starts: SharedPermits::new(max_fills * STARTS_PER_FILL, policy.upstreams()),
             examining,
             absences,
+            memory: ByteBudget::new(LARGE_MODS),
+            is_eager: options.is_eager,
+            metadata_max: options.metadata_max,
             running: Running::default(),
+            wrong: WrongZips::new(options.wrong_pause),
+            min_rate: MinRate { bytes: options.min_rate, window: options.rate_window },
         };
-        Self { means: Arc::new(means), shutdown, aborted: Arc::default() }
+        Self { means: Arc::new(means), shutdown, aborted: Arc::default(), max_wait: options.max_wait }
     }
 
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
-    /// `via` is the `Via` of the request. `wants_zip` says whether a client waits for the zip, and not only
-    /// for the smaller files.
-    pub fn join(&self, permit: Permit<'_>, via: &Via, wants_zip: bool) -> Result<Waiter, Unavailable> {
-        self.join_expecting(permit, via, wants_zip, &Expected::default())
+    /// `via` is the `Via` of the request. The client waits a limited time for its turn.
+    pub fn join(&self, permit: Permit<'_>, via: &Via, want: Want) -> Result<Waiter, Unavailable> {
+        let waiter = self.join_expecting(permit, via, want, &Expected::default())?;
+        Ok(waiter.with_patience(self.max_wait))
     }
 
     /// Joins a flight as [`join`](Self::join) does, or starts one that only publishes a version with the
@@ -74,7 +120,7 @@ impl Flights {
         &self,
         permit: Permit<'_>,
         via: &Via,
-        wants_zip: bool,
+        want: Want,
         expected: &Expected,
     ) -> Result<Waiter, Unavailable> {
         let (version, rule) = (permit.version(), permit.rule());
@@ -91,12 +137,10 @@ impl Flights {
         }
         let mut running = self.means.running.lock();
         if let Some(flight) = running.get(version) {
-            if wants_zip {
-                flight.wanted.send_replace(true);
-            }
+            flight.want(want);
             return Ok(Waiter::new(Arc::clone(flight)));
         }
-        if let Some(error) = self.means.absence(version, wants_zip) {
+        if let Some(error) = self.means.absence(version, want != Want::Metadata) {
             return Err(error);
         }
         if running.len() >= MAX_FLIGHTS {
@@ -109,7 +153,8 @@ impl Flights {
         let flight = Arc::new(Flight {
             version: version.clone(),
             progress: watched,
-            wanted: watch::Sender::new(wants_zip),
+            wanted: watch::Sender::new(want == Want::Zip),
+            whole: watch::Sender::new(want != Want::Metadata || self.means.is_eager),
             aborted: Arc::clone(&self.aborted),
         });
         running.insert(version.clone(), Arc::clone(&flight));
@@ -121,15 +166,16 @@ impl Flights {
             flight: Arc::clone(&flight),
             progress,
             wanted: flight.wanted.subscribe(),
+            whole: flight.whole.subscribe(),
             expected: expected.clone(),
         };
         tokio::spawn(fetch.run(phase));
         Ok(Waiter::new(flight))
     }
 
-    /// Starts the flight of a version in the background.
+    /// Starts the flight of a whole version in the background.
     pub fn start(&self, permit: Permit<'_>, via: &Via) {
-        match self.join(permit, via, false) {
+        match self.join_expecting(permit, via, Want::Version, &Expected::default()) {
             // A waiting task keeps the flight from being abandoned. The flight logs its own result.
             Ok(waiter) => drop(tokio::spawn(waiter.stored())),
             Err(error) => {

@@ -14,7 +14,9 @@ use stoa_layout::PathError;
 use stoa_store::{Draft, StoreError};
 use tokio::sync::{mpsc, watch};
 
+use super::pace::Pace;
 use super::progress::{Arriving, Progress};
+use super::slots::Slot;
 use super::task::Fetch;
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
@@ -79,13 +81,14 @@ impl Fetch {
         &self,
         download: &mut ZipDownload,
         zip: &mut Growing,
+        (pace, slot): (&mut Pace, &Slot),
     ) -> Result<Result<(), UpstreamError>, Unavailable> {
-        match self.compare(download, zip).await? {
+        match self.compare(download, zip, (pace, slot)).await? {
             Ok(true) => {}
             Ok(false) => *zip = self.start_draft(Some(&zip.draft), download).await?,
             Err(error) => return Ok(Err(error)),
         }
-        self.append(download, zip).await
+        self.append(download, zip, (pace, slot)).await
     }
 
     /// Reads the part of a download that is already in the file. Returns whether it is identical. If not, the download
@@ -94,10 +97,11 @@ impl Fetch {
         &self,
         download: &mut ZipDownload,
         zip: &Growing,
+        (pace, slot): (&mut Pace, &Slot),
     ) -> Result<Result<bool, UpstreamError>, Unavailable> {
         while download.position() < zip.size {
             let from = download.position();
-            let mut chunk = match download.chunk().await {
+            let mut chunk = match self.next_chunk(download, pace, slot).await? {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok(Ok(false)),
                 Err(error) => return Ok(Err(error)),
@@ -126,12 +130,13 @@ impl Fetch {
         &self,
         download: &mut ZipDownload,
         zip: &mut Growing,
+        (pace, slot): (&mut Pace, &Slot),
     ) -> Result<Result<(), UpstreamError>, Unavailable> {
         let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
         let (file, size, progress) = (zip.draft.zip(), zip.size, self.progress.clone());
         let writing = tokio::task::spawn_blocking(move || write(&file, size, arrivals, &progress));
         let received = loop {
-            match download.chunk().await {
+            match self.next_chunk(download, pace, slot).await? {
                 Ok(Some(chunk)) => match chunks.send(chunk).await {
                     Ok(()) => {}
                     // The writer has failed; its error is returned below.

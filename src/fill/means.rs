@@ -8,8 +8,11 @@ use stoa_store::Store;
 use tokio::sync::Semaphore;
 
 use super::progress::Flight;
+use super::rate::MinRate;
 use super::slots::Slots;
+use super::wrong::WrongZips;
 use crate::absences::Absences;
+use crate::byte_budget::ByteBudget;
 use crate::sumdb::Sumdb;
 use crate::tasks::SharedPermits;
 use crate::unavailable::Unavailable;
@@ -25,7 +28,15 @@ pub(super) struct Means {
     /// Limits concurrent examinations of zips.
     pub(super) examining: Arc<Semaphore>,
     pub(super) absences: Arc<Absences>,
+    /// Bounds the large go.mod files in memory.
+    pub(super) memory: ByteBudget,
+    /// Whether each flight takes the whole version.
+    pub(super) is_eager: bool,
+    /// Maximum total size of the pairs in the cache in bytes.
+    pub(super) metadata_max: u64,
     pub(super) running: Running,
+    pub(super) min_rate: MinRate,
+    pub(super) wrong: WrongZips,
 }
 
 impl Means {

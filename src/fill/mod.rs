@@ -13,9 +13,13 @@
 //! | `turn` | waiting for the turn and the claim |
 //! | `zip` | the download of a zip, with a slot and under the claim |
 //! | `growing` | the draft of a zip, and its continuation after an interruption |
+//! | `pace` | slow transfers, which give their slot up |
+//! | `rate` | the rate of a transfer |
 //! | `publish` | examination, comparison and publication |
 //! | `progress` | the progress of a flight, and waiting for it |
+//! | `pairs` | the info and the go.mod of versions whose zip no client has asked for |
 //! | `means` | what all flights share: the store and the limits |
+//! | `wrong` | the pauses between downloads of a version whose zip proved wrong |
 //! | `expected` | the hashes that a caller already knows, for example from a go.sum |
 //! | `slots` | the limit on concurrent zip downloads |
 //! | `seals` | sealing versions that have no seal yet |
@@ -27,16 +31,20 @@ mod fetch;
 mod flights;
 mod growing;
 mod means;
+mod pace;
+mod pairs;
 mod progress;
 mod publish;
+mod rate;
 mod seals;
 mod slots;
 mod task;
 mod turn;
+mod wrong;
 mod zip;
 
 pub use self::expected::Expected;
-pub use self::flights::Flights;
-pub use self::progress::{Arrival, Transfer, Waiter};
+pub use self::flights::{FlightOptions, Flights};
+pub use self::progress::{Arrival, Transfer, Waiter, Want};
 pub use self::seals::Seals;
 pub(crate) use self::seals::examining;

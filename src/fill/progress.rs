@@ -6,14 +6,15 @@
 //! complete zip that turns out to be wrong. These are the last bytes of the zip if its length is known, and
 //! otherwise the last bytes that arrived.
 //!
-//! If a zip download fails, the flight may start another one. Clients that already received part of the
-//! first zip are disconnected. The others get the second zip.
+//! If a zip download is interrupted, another download continues it in the same file. If that sends another zip, clients
+//! that already received part of the first zip are disconnected. The others get the second zip.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
@@ -32,18 +33,48 @@ pub(super) struct Flight {
     pub(super) progress: watch::Receiver<Progress>,
     /// Whether a client waits for the zip.
     pub(super) wanted: watch::Sender<bool>,
+    /// Whether the flight takes the whole version, and not only its info and go.mod.
+    pub(super) whole: watch::Sender<bool>,
     /// Number of transfers that this process has aborted.
     pub(super) aborted: Arc<AtomicU64>,
+}
+
+/// The part of a version that a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// The info and the go.mod.
+    Metadata,
+    /// The whole version, in the background.
+    Version,
+    /// The zip, for which a client waits.
+    Zip,
+}
+
+impl Flight {
+    /// Extends the flight to what another request needs.
+    pub(super) fn want(&self, want: Want) {
+        if want != Want::Metadata {
+            self.whole.send_replace(true);
+        }
+        if want == Want::Zip {
+            self.wanted.send_replace(true);
+        }
+    }
 }
 
 /// The progress of a flight.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) info: Option<Bytes>,
+    /// The go.mod, unless it is large.
     pub(super) modfile: Option<Bytes>,
+    /// Whether the info and the go.mod are in the cache. A large go.mod is read from there.
+    pub(super) is_cached: bool,
     pub(super) zip: Option<Arriving>,
     /// Number of bytes of the zip that are in its file.
     pub(super) written: u64,
+    /// Whether the flight waits for other downloads to finish.
+    pub(super) is_queued: bool,
     pub(super) end: Option<Result<End, Unavailable>>,
 }
 
@@ -55,13 +86,15 @@ pub(super) struct Arriving {
     pub(super) length: Option<u64>,
 }
 
-/// The end of a successful flight: the version is in the store.
+/// The end of a successful flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// The stored version is identical to the downloaded one.
     Ours,
     /// Another writer's version is stored, and the download differs or did not take place.
     Theirs,
+    /// The info and the go.mod were downloaded. The zip was not, since no request needs it.
+    Pair,
 }
 
 impl Progress {
@@ -93,6 +126,8 @@ impl Progress {
 pub struct Waiter {
     flight: Arc<Flight>,
     progress: watch::Receiver<Progress>,
+    /// Maximum time to wait while the flight is queued.
+    patience: Option<Duration>,
 }
 
 /// The result of waiting for a part of a version.
@@ -100,20 +135,40 @@ pub struct Waiter {
 pub enum Arrival<T> {
     /// The part, before the version is complete.
     Early(T),
-    /// The complete version is in the store now.
+    /// The part is on disk now: in the store, or a small file in the cache.
     Stored,
 }
 
 impl Waiter {
     pub(super) fn new(flight: Arc<Flight>) -> Self {
         let progress = flight.progress.clone();
-        Self { flight, progress }
+        Self { flight, progress, patience: None }
+    }
+
+    /// Waits a limited time while the flight is queued. The flight keeps its place in the queue.
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
+    async fn wait_for(
+        &mut self,
+        mut is_reached: impl FnMut(&Progress) -> bool,
+    ) -> Result<watch::Ref<'_, Progress>, Unavailable> {
+        if let Some(patience) = self.patience {
+            let waiting = self.progress.wait_for(&mut is_reached);
+            let is_late = tokio::time::timeout(patience, waiting).await.is_err();
+            if is_late && self.progress.borrow().is_queued {
+                let version = self.flight.version.to_string();
+                return Err(Unavailable::Crowded { version, waited: patience });
+            }
+        }
+        self.progress.wait_for(is_reached).await.map_err(|_| internal(&self.flight))
     }
 
     /// Waits for the info or the mod.
     pub async fn small(mut self, file: SmallFile) -> Result<Arrival<Bytes>, Unavailable> {
-        let reached = self.progress.wait_for(|now| now.small(file).is_some() || now.end.is_some()).await;
-        let Ok(now) = reached else { return Err(internal(&self.flight)) };
+        let is_there = |now: &Progress| now.small(file).is_some() || now.is_cached || now.end.is_some();
+        let now = self.wait_for(is_there).await?;
         match (now.small(file), &now.end) {
             (Some(bytes), _) => Ok(Arrival::Early(bytes.clone())),
             (None, Some(Err(error))) => Err(error.clone()),
@@ -123,14 +178,13 @@ impl Waiter {
 
     /// Waits until part of the zip may be sent.
     pub async fn zip(mut self) -> Result<Arrival<Transfer>, Unavailable> {
-        let zip = match self.progress.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await {
-            Err(_) => return Err(internal(&self.flight)),
-            Ok(now) => match (&now.end, &now.zip) {
-                (Some(Err(error)), _) => return Err(error.clone()),
-                (None, Some(zip)) => zip.clone(),
-                _ => return Ok(Arrival::Stored),
-            },
+        let now = self.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await?;
+        let zip = match (&now.end, &now.zip) {
+            (Some(Err(error)), _) => return Err(error.clone()),
+            (None, Some(zip)) => zip.clone(),
+            _ => return Ok(Arrival::Stored),
         };
+        drop(now);
         Ok(Arrival::Early(Transfer { flight: self.flight, progress: self.progress, zip, sent: 0 }))
     }
 
@@ -142,15 +196,13 @@ impl Waiter {
     /// Waits until the version is in the store. Each number of bytes of the zip that arrives goes to `arrived`.
     pub async fn stored_with(mut self, arrived: impl Fn(u64)) -> Result<(), Unavailable> {
         let mut seen = 0;
-        let reached = self.progress.wait_for(|now| {
+        let reached = self.wait_for(|now| {
             arrived(now.written.saturating_sub(seen));
             // The number starts again with another attempt.
             seen = now.written;
             now.end.is_some()
         });
-        let reached = reached.await;
-        let Ok(now) = reached else { return Err(internal(&self.flight)) };
-        match &now.end {
+        match &reached.await?.end {
             Some(Err(error)) => Err(error.clone()),
             _ => Ok(()),
         }
@@ -216,7 +268,7 @@ impl Transfer {
             Err(_) => "internal error: the download failed".to_owned(),
             Ok(now) => match &now.end {
                 Some(Err(error)) => error.to_string(),
-                Some(Ok(End::Theirs)) => "another process stored a different zip".to_owned(),
+                Some(Ok(End::Theirs | End::Pair)) => "another process stored a different zip".to_owned(),
                 _ if !now.is_of(zip) => "the download from the upstream failed and was restarted".to_owned(),
                 Some(Ok(End::Ours)) => return Ok(now.written),
                 None => return Ok(now.may_be_sent()),

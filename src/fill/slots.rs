@@ -8,9 +8,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
-use crate::tasks::{Share, SharedPermits};
+use crate::tasks::{Permit, Queue, Share, SharedPermits};
 use crate::upstream::Upstream;
 
 /// Maximum number of flights that wait for a slot.
@@ -19,15 +19,22 @@ const MAX_WAITING: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Slots {
     all: SharedPermits,
-    background: Arc<Semaphore>,
+    background: Arc<Queue>,
     waiting: AtomicUsize,
 }
 
 /// The right to download one zip, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
-    _slot: Share,
-    _background: Option<OwnedSemaphorePermit>,
+    slot: Share,
+    background: Option<Permit>,
+}
+
+impl Slot {
+    /// Promises to release the slot soon, if another download waits for it. Returns whether one does.
+    pub(super) fn promise(&self) -> bool {
+        self.slot.promise() || self.background.as_ref().is_some_and(Permit::promise)
+    }
 }
 
 impl Slots {
@@ -36,7 +43,7 @@ impl Slots {
         let count = count.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             all: SharedPermits::new(count, upstreams),
-            background: Arc::new(Semaphore::new(count.div_ceil(2))),
+            background: Queue::new(count.div_ceil(2)),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -45,10 +52,10 @@ impl Slots {
     pub(super) fn try_take(&self, wanted: &watch::Receiver<bool>, upstream: &Upstream) -> Option<Slot> {
         let background = match *wanted.borrow() {
             true => None,
-            false => Some(Arc::clone(&self.background).try_acquire_owned().ok()?),
+            false => Some(self.background.try_take()?),
         };
         let slot = self.all.try_take(upstream)?;
-        Some(Slot { _slot: slot, _background: background })
+        Some(Slot { slot, background })
     }
 
     /// Waits for a slot. Returns `None` if too many flights wait already and no client waits for this zip.
@@ -61,10 +68,10 @@ impl Slots {
         let background = tokio::select! {
             biased;
             _ = wanted.wait_for(|wanted| *wanted) => None,
-            permit = Arc::clone(&self.background).acquire_owned() => Some(permit.ok()?),
+            permit = self.background.take() => Some(permit?),
         };
         let slot = self.all.take(upstream).await?;
-        Some(Slot { _slot: slot, _background: background })
+        Some(Slot { slot, background })
     }
 }
 

@@ -12,6 +12,19 @@ use crate::policy::Rule;
 use crate::unavailable::Unavailable;
 use crate::upstream::{Upstream, UpstreamError, Via};
 
+/// The failure of a flight.
+pub(super) enum Failed {
+    /// The files of the version do not belong together, so its cached pair must not be used again.
+    Inconsistent(Unavailable),
+    Other(Unavailable),
+}
+
+impl From<Unavailable> for Failed {
+    fn from(error: Unavailable) -> Self {
+        Self::Other(error)
+    }
+}
+
 /// The task of a flight.
 pub(super) struct Fetch {
     pub(super) means: Arc<Means>,
@@ -21,6 +34,7 @@ pub(super) struct Fetch {
     pub(super) flight: Arc<Flight>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) wanted: watch::Receiver<bool>,
+    pub(super) whole: watch::Receiver<bool>,
     pub(super) expected: Expected,
 }
 

@@ -32,13 +32,21 @@ enum ClaimResult {
 }
 
 impl Fetch {
-    /// Waits for the permit to start, and for the claim. Returns `None` if the version is in the store.
+    /// Waits for the permit to start, and for the claim. Returns `None` if the version is in the store. Fails at once if a
+    /// client waits for a zip that proved wrong a moment ago.
     pub(super) async fn start(&self) -> Result<Option<(Share, Claimed)>, Unavailable> {
-        self.claim(|| self.permit()).await
+        let started = self.claim(|| self.permit()).await?;
+        if let Some((_, claimed)) = &started
+            && *self.wanted.borrow()
+        {
+            self.means.wrong.check(&self.version, claimed.record.as_ref())?;
+        }
+        Ok(started)
     }
 
     async fn permit(&self) -> Result<Share, Unavailable> {
-        let permit = self.means.starts.take(self.upstream()).await.ok_or_else(|| self.stopping())?;
+        let permit =
+            self.queued(self.means.starts.take(self.upstream())).await.ok_or_else(|| self.stopping())?;
         match self.is_abandoned() {
             true => Err(Unavailable::Abandoned(self.version.to_string())),
             false => Ok(permit),
@@ -47,7 +55,7 @@ impl Fetch {
 
     /// Returns whether no client waits any more. If so, removes the flight from the map: the next request starts a
     /// new flight.
-    fn is_abandoned(&self) -> bool {
+    pub(super) fn is_abandoned(&self) -> bool {
         // Under the lock of the map, as joining is.
         let mut running = self.means.running.lock();
         // The flight itself has one receiver.

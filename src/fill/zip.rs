@@ -5,6 +5,7 @@ use std::sync::Arc;
 use stoa_store::{Claim, Draft};
 use tokio::sync::watch;
 
+use super::pace::Pace;
 use super::slots::Slot;
 use super::task::Fetch;
 use crate::sumdb::Verification;
@@ -29,7 +30,9 @@ impl Fetch {
         phase: watch::Receiver<Phase>,
         verification: &Verification,
     ) -> Result<Option<FetchedZip>, Unavailable> {
-        let mut growing = None;
+        // The flight may have started for the smaller files.
+        self.means.wrong.check(&self.version, claim.known_record().as_ref())?;
+        let (mut growing, mut pace) = (None, Pace::new(self.means.min_rate));
         loop {
             let Some((slot, still_ours, mut download)) =
                 self.start_zip(source, started, claim, &phase, verification).await?
@@ -38,7 +41,7 @@ impl Fetch {
             };
             claim = still_ours;
             let mut zip = self.join_beginning(growing.take(), &mut download).await?;
-            let Err(error) = self.receive(&mut download, &mut zip).await? else {
+            let Err(error) = self.receive(&mut download, &mut zip, (&mut pace, &slot)).await? else {
                 let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
                 return Ok(Some(FetchedZip { draft: zip.draft, claim, bytes: zip.size, origin, slot }));
             };
@@ -50,7 +53,9 @@ impl Fetch {
                 "continuing an interrupted download"
             );
             growing = Some(zip);
-            started = (Some(slot), None);
+            // The slot of a slow download is for the one that waits.
+            let slot = if matches!(error, UpstreamError::Slow { .. }) { None } else { Some(slot) };
+            started = (slot, None);
         }
     }
 
@@ -89,6 +94,20 @@ impl Fetch {
         }
     }
 
+    /// Waits for other downloads to finish. Clients wait a limited time meanwhile.
+    pub(super) async fn queued<T>(&self, turn: impl Future<Output = T>) -> T {
+        let set = |is_queued| {
+            self.progress.send_if_modified(|now| {
+                now.is_queued = is_queued;
+                false
+            });
+        };
+        set(true);
+        let result = turn.await;
+        set(false);
+        result
+    }
+
     async fn wait_for_slot(&self, mut phase: watch::Receiver<Phase>) -> Result<Slot, Unavailable> {
         let (mut wanted, mut still_wanted) = (self.wanted.clone(), self.wanted.clone());
         let closing = async {
@@ -99,7 +118,7 @@ impl Fetch {
             }
         };
         tokio::select! {
-            slot = self.means.slots.take(&mut wanted, self.upstream()) => slot.ok_or_else(|| Unavailable::Busy(self.version.to_string())),
+            slot = self.queued(self.means.slots.take(&mut wanted, self.upstream())) => slot.ok_or_else(|| Unavailable::Busy(self.version.to_string())),
             () = closing => Err(self.stopping()),
         }
     }

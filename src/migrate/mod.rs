@@ -84,7 +84,9 @@ fn dispatch(
         Some(Command::Leftovers { command }) => {
             leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
         }
-        Some(Command::Import(what)) => import(layouts, args, &what.source, &root, options, reporter)?,
+        Some(Command::Import(what)) => {
+            import(layouts, (args, world), &what.source, &root, options, reporter)?
+        }
         Some(Command::ImportConfig(_)) | None => migrate(layouts, args, &root, &options, reporter)?,
     }
     Ok(Exit::DONE)
@@ -178,7 +180,7 @@ fn leftovers(
 
 fn import(
     layouts: &Layouts,
-    args: &Args,
+    (args, world): (&Args, &World),
     source: &Path,
     root: &Path,
     options: Options,
@@ -195,6 +197,7 @@ fn import(
     let import = Import {
         runner: Runner { root, layouts, options: &options, events: &watcher, cancel: &cancel },
         source,
+        settings: &Settings::new(world, args.common.config.clone()),
         assumed: args.from.as_ref(),
         dry_run: args.dry_run,
         progress: reporter.progress(),

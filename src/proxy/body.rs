@@ -152,8 +152,8 @@ impl ZipBody {
 
     fn failed(&self, reason: &dyn std::fmt::Display) -> io::Error {
         let version = &self.version;
-        log::error!(version:% = version, offset = self.at, reason:% = reason; "cannot read a stored zip: aborting its transfer");
-        io::Error::other(format!("cannot read the zip of {version}: {reason}"))
+        log::error!(version:% = version, offset = self.at, reason:% = reason; "cannot read a stored file: aborting its transfer");
+        io::Error::other(format!("cannot read a file of {version}: {reason}"))
     }
 }
 

@@ -4,7 +4,7 @@
 //! wait for a fill, or for the seal of a stored zip that has none.
 
 use std::ops::Range;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -13,20 +13,25 @@ use hyper::header::{
 };
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{Objection, SmallFile, StoreError, VersionFile, ZipFile};
+use stoa_store::{CachedPair, Objection, SmallFile, StoreError, VersionFile, ZipFile};
 
 use super::answer::{self, JSON, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
 use super::conditional::{self, Part, Validators};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
-use crate::fill::Arrival;
-use crate::policy::{Mode, Permit};
+use crate::byte_budget::SMALL_BODY;
+use crate::fill::{Arrival, Want};
+use crate::policy::{ChecksumPolicy, Mode, Permit};
+use crate::sumdb::Standing;
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 
 /// The number of times that a version may appear and disappear during one request.
 const ATTEMPTS: usize = 4;
+
+/// How long a request waits for the verification of a stored version.
+const VERIFY_LIMIT: Duration = Duration::from_secs(10);
 
 impl Proxy {
     /// Answers with a stored info or mod. Returns `None` if it is not stored.
@@ -37,6 +42,9 @@ impl Proxy {
         file: SmallFile,
     ) -> Option<Response> {
         let version = permit.version();
+        if self.is_to_verify(permit, None) {
+            return None;
+        }
         match self.store().small(version, file) {
             Ok(Some(small)) => {
                 self.upkeep.last_use.note(version);
@@ -51,13 +59,21 @@ impl Proxy {
     /// Answers with an info or a mod.
     pub(super) async fn small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Response {
         for _ in 0..ATTEMPTS {
+            if let Err(error) = self.verify_stored(client, permit).await {
+                return Problem::Failed(&error, Subject::File).answer();
+            }
             if let Some(response) = self.stored_small(client, permit, file) {
                 return response;
+            }
+            match self.services.flights.pair(permit).await {
+                Ok(Some(pair)) => return self.cached_small(client, permit.version(), pair, file),
+                Ok(None) => {}
+                Err(error) => return forbidden(permit.version(), &error),
             }
             if let Some(response) = self.not_awaited(client, permit, file.into()).await {
                 return response;
             }
-            let arrival = match self.services.flights.join(permit, &client.via(), false) {
+            let arrival = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
                 Ok(waiter) => waiter.small(file).await,
                 Err(error) => Err(error),
             };
@@ -74,6 +90,85 @@ impl Proxy {
             }
         }
         unsteady(permit.version())
+    }
+
+    /// Answers with a cached info or mod of a version whose zip is not stored. A large mod is sent piece by piece.
+    fn cached_small(
+        &self,
+        client: Client<'_>,
+        version: &ModuleVersion,
+        pair: CachedPair,
+        file: SmallFile,
+    ) -> Response {
+        let length = pair.mod_range.end - pair.mod_range.start;
+        let mut response = match file {
+            SmallFile::Info => {
+                let digest = Sha256::digest(&pair.info).into();
+                small_answer(client, file, pair.info, &digest, None)
+            }
+            SmallFile::Mod if length <= SMALL_BODY as u64 => match pair.modfile() {
+                Ok(body) => small_answer(client, file, body, &pair.mod_sha256, None),
+                Err(error) => return store_failed(version, error),
+            },
+            SmallFile::Mod => {
+                let validators = Validators { etag: etag_of(&pair.mod_sha256), modified: None };
+                let start = pair.mod_range.start;
+                entity(client, TEXT, validators, length, |range| {
+                    Body::zip(
+                        version,
+                        pair.into_file(),
+                        start + range.start..start + range.end,
+                        &self.buffers,
+                    )
+                })
+            }
+        };
+        // The zip may still turn out not to belong to it.
+        response.headers_mut().insert(CACHE_CONTROL, MINUTE);
+        response
+    }
+
+    /// Returns whether a stored version must be verified before it is served. Only a policy of `require` demands it,
+    /// and no answer makes a system call for it.
+    fn is_to_verify(&self, permit: Permit<'_>, seal: Option<&H1>) -> bool {
+        permit.rule().checksum == ChecksumPolicy::Require
+            && !self.services.sumdb.is_confirmed(permit.version(), seal)
+    }
+
+    /// Verifies a stored version, if it must be verified before it is served.
+    async fn verify_stored(&self, client: Client<'_>, permit: Permit<'_>) -> Result<(), Unavailable> {
+        if !self.is_to_verify(permit, None) {
+            return Ok(());
+        }
+        let version = permit.version();
+        let verify = async {
+            let (rule, via) = (permit.rule(), client.via());
+            self.services.sumdb.verify_stored(version, rule, &via).await
+        };
+        let not_yet = |why: &dyn std::fmt::Display| {
+            Unavailable::NotYetVerified(format!("cannot verify the stored version {version}: {why}").into())
+        };
+        let Ok(standing) = tokio::time::timeout(VERIFY_LIMIT, verify).await else {
+            return Err(not_yet(&format_args!("there is no answer after {VERIFY_LIMIT:?}")));
+        };
+        match standing? {
+            Standing::Absent | Standing::Confirmed | Standing::NotAsked => Ok(()),
+            // It is in quarantine, so it is downloaded again now.
+            Standing::Differs(_) if !self.store().is_read_only() => Ok(()),
+            Standing::Differs(reason) => Err(Unavailable::Differs(format!("{version}: {reason}").into())),
+            Standing::Unreachable(error) => Err(not_yet(&error)),
+            Standing::Unconfirmed(why) => Err(Unavailable::Unverified(
+                format!("refused the stored version {version}: no checksum database confirmed it: {why}")
+                    .into(),
+            )),
+            Standing::Offline => Err(Unavailable::Unverified(
+                format!(
+                    "refused the stored version {version}: it is not verified, and this proxy is offline; \
+                     `stoa fetch --from go.sum` verifies it with the hashes of a go.sum"
+                )
+                .into(),
+            )),
+        }
     }
 
     /// Answers for a file that is not stored, if the version is forbidden or the client is not to wait for it. Returns
@@ -128,7 +223,10 @@ impl Proxy {
     pub(super) fn stored_zip(&self, client: Client<'_>, permit: Permit<'_>) -> Option<Response> {
         let version = permit.version();
         match self.store().open_zip(version) {
-            Ok(Some(mut zip)) => zip.seal.take().map(|seal| self.zip_answer(client, permit, zip, &seal)),
+            Ok(Some(mut zip)) => {
+                let seal = zip.seal.take().filter(|seal| !self.is_to_verify(permit, Some(seal)))?;
+                Some(self.zip_answer(client, permit, zip, &seal))
+            }
             Ok(None) => None,
             Err(error) => Some(store_failed(version, error)),
         }
@@ -138,9 +236,17 @@ impl Proxy {
     pub(super) async fn zip(&self, client: Client<'_>, permit: Permit<'_>) -> Response {
         let version = permit.version();
         for _ in 0..ATTEMPTS {
+            if let Err(error) = self.verify_stored(client, permit).await {
+                return Problem::Failed(&error, Subject::File).answer();
+            }
             match self.store().open_zip(version) {
                 Ok(Some(mut zip)) => {
                     if let Some(seal) = zip.seal.take() {
+                        if self.is_to_verify(permit, Some(&seal)) {
+                            // Another process has replaced the version since it was confirmed.
+                            self.services.sumdb.forget_confirmed(version);
+                            continue;
+                        }
                         return self.zip_answer(client, permit, zip, &seal);
                     }
                     // The file at that name may have changed since it was sealed, or be in quarantine now. So it is opened
@@ -156,7 +262,7 @@ impl Proxy {
             if let Some(response) = self.not_awaited(client, permit, VersionFile::Zip).await {
                 return response;
             }
-            let waiter = match self.services.flights.join(permit, &client.via(), true) {
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Zip) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };

@@ -103,9 +103,10 @@ impl Problem<'_> {
     /// Returns the number of seconds after which another request may succeed, if it is known.
     fn retry_after(&self, status: StatusCode) -> Option<u64> {
         match self {
-            Self::Failed(Unavailable::Limited { retry_after, .. }, _) => {
+            Self::Failed(error, _) if error.retry_after().is_some() => {
                 // Rounded up, so that the next request is not too early.
-                Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0))
+                let seconds = |time: std::time::Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+                error.retry_after().map(seconds)
             }
             Self::NotReady => None,
             _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
@@ -182,16 +183,17 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             (StatusCode::FORBIDDEN, NO_STORE)
         }
-        Unavailable::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
+        Unavailable::Timeout(_) | Unavailable::Crowded { .. } => (StatusCode::GATEWAY_TIMEOUT, NO_STORE),
         Unavailable::Upstream(_) => (StatusCode::BAD_GATEWAY, NO_STORE),
         Unavailable::Limited { status, .. } => {
             (StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), NO_STORE)
         }
         Unavailable::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
-        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, NO_STORE)
-        }
+        Unavailable::NotYetVerified(_)
+        | Unavailable::Busy(_)
+        | Unavailable::Abandoned(_)
+        | Unavailable::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
     }
 }
 
@@ -211,9 +213,11 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Upstream(_) => "upstream failure",
         Unavailable::Limited { .. } => "upstream busy",
         Unavailable::Loop(_) => "loop detected",
-        Unavailable::Busy(_) | Unavailable::Abandoned(_) | Unavailable::Stopping(_) => {
-            "temporarily unavailable"
-        }
+        Unavailable::NotYetVerified(_)
+        | Unavailable::Busy(_)
+        | Unavailable::Crowded { .. }
+        | Unavailable::Abandoned(_)
+        | Unavailable::Stopping(_) => "temporarily unavailable",
     }
 }
 
@@ -221,7 +225,7 @@ fn class(error: &Unavailable) -> &'static str {
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
         Unavailable::Absent(_) | Unavailable::Private(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Stopping(_) => return None,
+        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
@@ -245,7 +249,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
             "ask the operator of this proxy to remove it from the upstreams of its upstream"
         }
         Unavailable::Limited { .. } => "try again later",
-        Unavailable::Abandoned(_) => "try again",
+        Unavailable::Abandoned(_) | Unavailable::NotYetVerified(_) => "try again",
     })
 }
 
@@ -287,15 +291,17 @@ mod tests {
             Unavailable::Abandoned(version()),
             Unavailable::Stopping(version()),
             Unavailable::Unreached(reason("one upstream answered 404, and b.example could not be reached")),
+            Unavailable::Crowded { version: version(), waited: Duration::from_secs(300) },
             Unavailable::Limited {
                 reason: reason("the upstream accepts requests again in 30 s"),
                 status: 429,
                 retry_after: Duration::from_millis(29_100),
             },
+            Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
         ]
     }
 
-    const KINDS: usize = 20;
+    const KINDS: usize = 22;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -318,7 +324,9 @@ mod tests {
             Unavailable::Abandoned(_) => 16,
             Unavailable::Stopping(_) => 17,
             Unavailable::Unreached(_) => 18,
-            Unavailable::Limited { .. } => 19,
+            Unavailable::Crowded { .. } => 19,
+            Unavailable::Limited { .. } => 20,
+            Unavailable::NotYetVerified(_) => 21,
         }
     }
 
@@ -410,10 +418,13 @@ mod tests {
         let has_retry = |problem: Problem<'_>| problem.answer().headers().contains_key(RETRY_AFTER);
         assert!(has_retry(Problem::NoIndex));
         assert!(has_retry(Problem::Failed(&Unavailable::Busy(VERSION.to_owned()), Subject::File)));
-        let limited = errors().pop().unwrap();
+        let limited =
+            errors().into_iter().find(|error| matches!(error, Unavailable::Limited { .. })).unwrap();
         let limited = Problem::Failed(&limited, Subject::File).answer();
         assert_eq!(limited.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limited.headers()[RETRY_AFTER], "30");
+        let crowded = Unavailable::Crowded { version: VERSION.to_owned(), waited: Duration::from_secs(300) };
+        assert!(has_retry(Problem::Failed(&crowded, Subject::File)));
         assert!(!has_retry(Problem::NotReady) && !has_retry(Problem::NotStored));
     }
 }

@@ -14,6 +14,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoa_gomod::sumdb;
+
 use bytes::Bytes;
 
 use super::cache::{CachedAnswer, UNPROVED_TTL, is_younger};
@@ -134,7 +136,12 @@ impl Sumdb {
         self.forwarding.join(&key, work).ok_or_else(|| Unavailable::Busy(question.path()))
     }
 
-    async fn ask(&self, name: &str, question: &SumdbQuestion, via: &Via) -> Result<SumdbAnswer, Unavailable> {
+    async fn ask(
+        self: &Arc<Self>,
+        name: &str,
+        question: &SumdbQuestion,
+        via: &Via,
+    ) -> Result<SumdbAnswer, Unavailable> {
         let path = question.path();
         let what = format!("{path} of the checksum database {name}");
         // The semaphore is never closed.
@@ -154,7 +161,14 @@ impl Sumdb {
             Some(fault) => {
                 log::error!(database = name, path, reason = fault; "did not cache an answer of a checksum database");
             }
-            None => self.cache(name, question, &answer.body, false, false).await,
+            None => {
+                self.cache(name, question, &answer.body, false, false).await;
+                if let SumdbQuestion::Lookup(version) = question
+                    && let Some(text) = sumdb::parse_record(&answer.body).map(|record| record.text)
+                {
+                    self.check_contradiction(name, version, text, via).await;
+                }
+            }
         }
         Ok(answer)
     }

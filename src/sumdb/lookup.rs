@@ -34,6 +34,8 @@ pub(super) trait SumdbClient: Sync {
 pub(super) struct ProvedSums {
     pub(super) sums: Sums,
     pub(super) tree_size: u64,
+    /// The number and the text of the record.
+    pub(super) record: (u64, String),
 }
 
 /// The reason why a lookup has no result.
@@ -122,7 +124,7 @@ impl Database {
         }
         let sums = Sums::parse(record.text, version).ok_or_else(|| bad("it belongs to another version"))?;
         client.cache(path, &body, fresh).await;
-        Ok(ProvedSums { sums, tree_size: head.tree.size })
+        Ok(ProvedSums { sums, tree_size: head.tree.size, record: (record.id, record.text.to_owned()) })
     }
 
     /// Proves a hash of the tree. If the proof fails, requests the tiles again, bypassing all caches.

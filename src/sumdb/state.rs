@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
-use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::sumdb::Tile;
+use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::Store;
 use tokio::sync::Semaphore;
 
@@ -16,6 +16,7 @@ use super::gosumdb::Gosumdb;
 use super::heads::Timeline;
 use super::outage::Outage;
 use super::source::SumdbSource;
+use super::standing::Standing;
 use crate::policy::{ChecksumPolicy, Policy, Rule};
 use crate::tasks::{Once, Shutdown};
 use crate::unavailable::Unavailable;
@@ -26,6 +27,11 @@ const TILES: usize = 512;
 
 /// Maximum number of concurrent requests for clients.
 const MAX_ASKED: usize = 64;
+/// Number of stored versions that are compared with a verdict at a time.
+const COMPARING: usize = 4;
+
+/// Number of stored versions that are remembered to be confirmed.
+const CONFIRMED: usize = 32_768;
 
 /// Settings for checksum databases.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +57,12 @@ pub struct Sumdb {
     pub(super) forwarding: Once<(String, String), Result<SumdbAnswer, Unavailable>>,
     /// Limits the concurrent requests for clients.
     pub(super) turns: Semaphore,
+    /// The running verifications of stored versions.
+    pub(super) verifying: Once<ModuleVersion, Result<Standing, Unavailable>>,
+    /// Limits the comparisons of stored versions, which may read whole zips.
+    pub(super) comparing: Semaphore,
+    /// Stored versions that are confirmed, with the hash of their zip.
+    pub(super) confirmed: Cache<ModuleVersion, H1>,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) counts: Arc<Counts>,
 }
@@ -112,8 +124,20 @@ impl Sumdb {
             outage: Outage::default(),
             counts: Arc::clone(&counts),
         });
-        let (forwarding, turns) = (Once::while_wanted(), Semaphore::new(MAX_ASKED));
-        Arc::new(Self { store, policy, database, private, head_ttl, forwarding, turns, shutdown, counts })
+        Arc::new(Self {
+            store,
+            policy,
+            database,
+            private,
+            head_ttl,
+            forwarding: Once::while_wanted(),
+            turns: Semaphore::new(MAX_ASKED),
+            verifying: Once::new(),
+            comparing: Semaphore::new(COMPARING),
+            confirmed: Cache::new(CONFIRMED),
+            shutdown,
+            counts,
+        })
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&Database> {

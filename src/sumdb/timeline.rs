@@ -45,11 +45,21 @@ impl Database {
     }
 
     /// Verifies the signature of a head.
-    fn open(&self, note: &[u8]) -> Result<Head, LookupError> {
+    pub(super) fn open(&self, note: &[u8]) -> Result<Head, LookupError> {
         let text = self.sumdb.verifier.verify(note).map_err(|error| LookupError::bad("tree head", error))?;
         let tree = parse_tree(text.as_bytes());
         let tree = tree.ok_or_else(|| LookupError::bad("tree head", "its text is not a tree head"))?;
         Ok(Head { tree, note: note.into() })
+    }
+
+    /// Returns the largest known head, if there is one.
+    pub(super) async fn largest(
+        &self,
+        store: &Arc<Store>,
+        client: &impl SumdbClient,
+    ) -> Result<Option<Head>, LookupError> {
+        self.recall(store, client).await?;
+        Ok(self.timeline().largest.clone())
     }
 
     /// Reads the head in the store, once.

@@ -15,30 +15,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use stoa_gomod::sumdb::Sums;
-use stoa_gomod::{H1, ModuleVersion, h1};
-use stoa_layout::marker;
-use stoa_store::{Claim, FailedLookup, Record, RecordedBy, Store, StoreError, Verdict};
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_store::{Claim, FailedLookup, Record, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::lookup::{LookupError, SumdbClient};
-use super::question::SumdbQuestion;
-use super::source::SumdbSource;
-use super::state::{Database, Sumdb};
+use super::inquiry::{Finding, Inquiry, Verified};
+use super::lookup::LookupError;
+use super::state::Sumdb;
 use crate::policy::{ChecksumPolicy, Rule};
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
-use crate::upstream::{SumdbAnswer, UpstreamError, Via};
-
-/// The hashes of a version that a database confirmed.
-#[derive(Debug, Clone)]
-pub(crate) struct Verified {
-    sums: Sums,
-    verdict: Verdict,
-    by: RecordedBy,
-}
+use crate::upstream::Via;
 
 /// The result of a lookup, if the policy accepts the version so far.
 #[derive(Debug, Clone)]
@@ -81,11 +69,12 @@ impl Drop for Verification {
 
 impl Verification {
     /// Starts the lookup of a version with this record. The result is written into the record before anything else.
+    /// The hashes of a go.sum for zip and go.mod count if no database confirms the version.
     pub(crate) fn start(
         sumdb: &Arc<Sumdb>,
         version: &ModuleVersion,
         rule: &Arc<Rule>,
-        record: Option<Record>,
+        (record, given): (Option<Record>, Option<(H1, H1)>),
         via: &Via,
     ) -> Self {
         let (sender, outcome) = watch::channel(None);
@@ -96,6 +85,7 @@ impl Verification {
             version: version.clone(),
             via: via.clone(),
             held: Arc::clone(&held),
+            given: given.map(Verified::by_go_sum),
         };
         let task = tokio::spawn(async move { sender.send_replace(Some(lookup.outcome(record).await)) });
         Self {
@@ -135,11 +125,11 @@ impl Verification {
         }
     }
 
-    /// Compares a mod with the confirmed hash, as soon as that is known.
-    pub(crate) async fn check_mod(&self, body: &[u8]) -> Result<(), Unavailable> {
+    /// Compares the hash of a mod with the confirmed hash, as soon as that is known.
+    pub(crate) async fn check_mod(&self, gomod_h1: &H1) -> Result<(), Unavailable> {
         match self.outcome().await? {
             Confirmation::Confirmed(verified) => {
-                self.compare("go.mod", &h1::hash_mod(body), &verified.sums.modfile, &verified)
+                self.compare("go.mod", gomod_h1, &verified.sums.modfile, &verified)
             }
             Confirmation::Unconfirmed { .. } | Confirmation::NotAsked => Ok(()),
         }
@@ -173,24 +163,6 @@ impl Confirmation {
     }
 }
 
-impl Verified {
-    /// Writes the verdict into the record of the claimed version. It replaces hashes that a removal recorded. An
-    /// existing verdict stays. If it has other hashes, the version will not be published.
-    pub(crate) fn record(&self, store: &Store, claim: &Claim) -> Result<(), StoreError> {
-        let mut record = store.records().of(claim)?.unwrap_or_default();
-        match record.confirm(&self.sums.zip, &self.sums.modfile, &self.verdict) {
-            true => store.records().write(claim, &record),
-            false => Ok(()),
-        }
-    }
-
-    fn of_record(record: Record) -> Option<Self> {
-        let by = record.recorded_by();
-        let sums = Sums { zip: record.h1?, modfile: record.gomod_h1? };
-        Some(Self { sums, verdict: record.verdict?, by })
-    }
-}
-
 /// The task of a lookup.
 struct Lookup {
     sumdb: Arc<Sumdb>,
@@ -198,58 +170,43 @@ struct Lookup {
     version: ModuleVersion,
     via: Via,
     held: Held,
+    given: Option<Verified>,
 }
 
 impl Lookup {
     async fn outcome(&self, record: Option<Record>) -> Outcome {
-        if self.rule.checksum == ChecksumPolicy::Off {
-            return Ok(Confirmation::NotAsked);
-        }
-        if let Some(verified) = record.and_then(Verified::of_record) {
-            return Ok(Confirmation::Confirmed(verified));
-        }
-        let is_private = self.sumdb.private.matches(self.version.path().as_str());
-        let Some(database) = self.sumdb.database.as_ref().filter(|_| !is_private) else {
-            let why = match is_private {
-                true => "it is private (GONOSUMDB), so no checksum database is asked",
-                false => "no checksum database is configured",
-            };
-            return self.unconfirmed(log::Level::Debug, &why);
+        let inquiry =
+            Inquiry { sumdb: &self.sumdb, rule: &self.rule, version: &self.version, via: &self.via };
+        let finding = inquiry.find(record).await;
+        let is_open = match &finding {
+            Finding::NotAsked | Finding::Nobody(_) => true,
+            Finding::Failed(_, error) => matches!(
+                error,
+                LookupError::Unknown | LookupError::NotForwarded | LookupError::Unreachable(_)
+            ),
+            Finding::Recorded(_) | Finding::Proved(_) => false,
         };
-        let source = self.sumdb.source(database.sumdb.name(), &self.rule.upstream);
-        let client = CachingClient { sumdb: &self.sumdb, database, source, via: &self.via };
-        let lookup = database.look_up(&self.sumdb.store, &client, &self.version);
-        let limit = database.outage.timeout(self.rule.checksum, Instant::now());
-        let result = tokio::time::timeout(limit, lookup).await.unwrap_or_else(|_| {
-            let text =
-                format!("the checksum database {} did not answer within {limit:?}", database.sumdb.name());
-            Err(LookupError::Unreachable(Unavailable::Timeout(text.into())))
-        });
-        match &result {
-            Ok(_) | Err(LookupError::Unknown) => database.outage.note(true, Instant::now()),
-            Err(LookupError::Unreachable(_)) => database.outage.note(false, Instant::now()),
-            // The other errors say nothing about its availability.
-            Err(_) => {}
+        if let Some(given) = self.given.clone().filter(|_| is_open) {
+            return Ok(Confirmation::Confirmed(given));
         }
-        match result {
-            Ok(proved) => {
+        match finding {
+            Finding::NotAsked => Ok(Confirmation::NotAsked),
+            Finding::Recorded(verified) => Ok(Confirmation::Confirmed(verified)),
+            Finding::Nobody(why) => self.unconfirmed(log::Level::Debug, &why),
+            Finding::Proved(verified) => {
                 self.sumdb.counts.verified.fetch_add(1, Ordering::Relaxed);
-                let database = database.sumdb.name().to_owned();
-                let verdict = Verdict { database, tree_size: proved.tree_size, at: marker::now() };
-                let by = RecordedBy::Database(verdict.database.clone());
-                let verified = Verified { sums: proved.sums, verdict, by };
                 let recorded = verified.clone();
                 self.record(move |store, claim| recorded.record(store, claim)).await?;
                 Ok(Confirmation::Confirmed(verified))
             }
-            Err(error) => {
+            Finding::Failed(name, error) => {
                 // Under `auto` a client may have a wrong mod by now. No other client gets it after this.
                 if matches!(error, LookupError::Bad { .. } | LookupError::Forked)
                     && self.rule.checksum == ChecksumPolicy::Auto
                 {
                     self.record(record_failure).await?;
                 }
-                self.not_found(database, error)
+                self.not_found(name, error)
             }
         }
     }
@@ -279,8 +236,7 @@ impl Lookup {
     }
 
     /// Decides by the policy about a lookup without result.
-    fn not_found(&self, database: &Database, error: LookupError) -> Outcome {
-        let name = database.sumdb.name();
+    fn not_found(&self, name: &str, error: LookupError) -> Outcome {
         let is_required = self.rule.checksum == ChecksumPolicy::Require;
         match error {
             LookupError::Store(error) => Err(error),
@@ -333,35 +289,4 @@ fn record_failure(store: &Store, claim: &Claim) -> Result<(), StoreError> {
     }
     record.failed_lookup = Some(FailedLookup::now());
     store.records().write(claim, &record)
-}
-
-/// Asks the source of a database, and caches proved answers, for clients too.
-struct CachingClient<'a> {
-    sumdb: &'a Sumdb,
-    database: &'a Database,
-    source: SumdbSource<'a>,
-    via: &'a Via,
-}
-
-impl SumdbClient for CachingClient<'_> {
-    async fn is_available(&self) -> Result<bool, UpstreamError> {
-        self.source.supports(self.database.sumdb.name(), self.via).await
-    }
-
-    async fn get(&self, path: &str, fresh: bool) -> Result<SumdbAnswer, UpstreamError> {
-        let name = self.database.sumdb.name();
-        if !fresh
-            && let Some(question) = SumdbQuestion::parse(path)
-            && let Some(cached) = self.sumdb.cached(name, &question).await
-        {
-            return Ok(SumdbAnswer { status: 200, content_type: None, body: cached.body });
-        }
-        self.source.get(name, path, self.via).await
-    }
-
-    async fn cache(&self, path: &str, body: &Bytes, fresh: bool) {
-        if let Some(question) = SumdbQuestion::parse(path) {
-            self.sumdb.cache_proved(self.database.sumdb.name(), &question, body, fresh).await;
-        }
-    }
 }

@@ -10,7 +10,7 @@ use super::beginning::{Beginning, Extent, Validator};
 use super::client::{self, Timeouts};
 use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
-use super::memory::{FREE_BYTES, Memory};
+use crate::byte_budget::{ByteBudget, Reserved, SMALL_BODY};
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -19,11 +19,12 @@ use tokio::io::AsyncReadExt;
 /// upstream that sends a byte from time to time could hold a slot for days.
 const MIN_BYTES_A_SECOND: u64 = 1024;
 
-/// Maximum capacity in bytes that a body gets before its bytes arrive.
-const MAX_RESERVED_BYTES: usize = 16 << 20;
-
 /// The size of one read of a local file.
 const FILE_CHUNK: usize = 256 * 1024;
+
+/// The capacity for a large body in memory. The memory allocator returns an allocation above 32 MiB to the system as soon
+/// as it is freed, and memory that was never written takes no space.
+const LARGE_CAPACITY: usize = 33 << 20;
 
 /// The download of a body.
 #[derive(Debug)]
@@ -117,29 +118,44 @@ impl Download {
         result
     }
 
-    /// Reads the body to its end. A large body takes its size from the budget `memory`.
-    pub(super) async fn collect(&mut self, memory: Option<&Memory>) -> Result<Bytes, UpstreamError> {
-        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
-        let mut body = BytesMut::from(first);
-        let mut reservation = None;
-        loop {
-            if let Some(memory) = memory.filter(|_| reservation.is_none() && body.len() > FREE_BYTES) {
-                let size = usize::try_from(self.length.unwrap_or(self.limit)).unwrap_or(usize::MAX);
-                let reserved = memory.reserve(size).await;
-                reservation = Some(reserved.ok_or_else(|| UpstreamError::Busy { url: self.url.clone() })?);
-                // Growing it step by step would take twice its size.
-                body.reserve(size.saturating_sub(body.len()).min(MAX_RESERVED_BYTES));
+    /// Reads the body to its end.
+    ///
+    /// Waits for a part of the budget before a large body comes into memory.
+    pub(super) async fn collect(&mut self, memory: Option<&ByteBudget>) -> Result<Bytes, UpstreamError> {
+        // Before the first part: a connection that is read has large buffers.
+        let announced = self.length.filter(|length| (SMALL_BODY as u64 + 1..=self.limit).contains(length));
+        let mut reserved = match (memory, announced) {
+            (Some(memory), Some(length)) => Some(self.reserve(memory, length).await),
+            _ => None,
+        };
+        let mut body = BytesMut::with_capacity(if reserved.is_some() { LARGE_CAPACITY } else { 0 });
+        while let Some(chunk) = self.chunk().await? {
+            if let Some(memory) = memory
+                && reserved.is_none()
+                && body.len() + chunk.len() > SMALL_BODY
+            {
+                reserved = Some(self.reserve(memory, self.limit).await);
+                body.reserve(LARGE_CAPACITY);
             }
-            match self.chunk().await? {
-                Some(chunk) => body.extend_from_slice(&chunk),
-                None => break,
+            if body.capacity() == 0 {
+                body = BytesMut::from(chunk);
+            } else {
+                body.extend_from_slice(&chunk);
             }
         }
         let body = body.freeze();
-        Ok(match reservation {
-            Some(reservation) => reservation.bind(body),
+        Ok(match reserved {
+            Some(reserved) => reserved.hold(body),
             None => body,
         })
+    }
+
+    async fn reserve(&mut self, memory: &ByteBudget, length: u64) -> Reserved {
+        let waits = Instant::now();
+        let reserved = memory.reserve(length).await;
+        // The upstream is not slow while this proxy does not read.
+        self.began += waits.elapsed();
+        reserved
     }
 
     /// Waits for the next part of the decoded body.
@@ -323,5 +339,21 @@ impl ZipDownload {
     pub fn put_back(&mut self, part: Bytes) {
         self.position = self.position.saturating_sub(part.len() as u64);
         self.next = Some(part).filter(|part| !part.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MAX_INFO_BYTES;
+    use super::*;
+
+    #[tokio::test]
+    async fn an_info_waits_for_no_memory() {
+        let budget = ByteBudget::new(1 << 20);
+        let _all = budget.reserve(u64::MAX).await;
+        let body = Bytes::from(vec![b'x'; MAX_INFO_BYTES as usize]);
+        let mut info = Download::whole("a".to_owned(), body.clone(), MAX_INFO_BYTES);
+        let collected = tokio::time::timeout(Duration::ZERO, info.collect(Some(&budget))).await;
+        assert_eq!(collected.unwrap().unwrap(), body);
     }
 }

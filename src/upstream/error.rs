@@ -73,6 +73,18 @@ pub enum UpstreamError {
         /// The exceeded limit.
         reason: String,
     },
+    /// The upstream sent a file slowly while other downloads waited.
+    #[error(
+        "{url} was too slow: {rate} bytes per second are less than fill.min_rate ({min_rate}), and other downloads waited; try again"
+    )]
+    Slow {
+        /// The requested URL.
+        url: String,
+        /// The measured rate in bytes per second.
+        rate: u64,
+        /// The minimum rate in bytes per second.
+        min_rate: u64,
+    },
     /// The connection failed, or a local file could not be read.
     #[error("cannot download {url}: {reason}")]
     Transport {
@@ -135,12 +147,6 @@ pub enum UpstreamError {
         /// The failure of the later entry.
         cause: Box<Self>,
     },
-    /// Too many large answers are in memory.
-    #[error("cannot download {url}: too many large answers are in memory")]
-    Busy {
-        /// The requested URL.
-        url: String,
-    },
     /// The request came back to this proxy.
     #[error("requests for {url} go in a loop: an upstream of this proxy has this proxy as its own upstream")]
     Loop {
@@ -166,7 +172,10 @@ impl UpstreamError {
     pub fn is_timeout(&self) -> bool {
         match self {
             Self::Unreached { cause, .. } => cause.is_timeout(),
-            _ => matches!(self, Self::Timeout { .. } | Self::Status { status: 408 | 504, .. }),
+            _ => matches!(
+                self,
+                Self::Timeout { .. } | Self::Slow { .. } | Self::Status { status: 408 | 504, .. }
+            ),
         }
     }
 
@@ -208,13 +217,13 @@ impl UpstreamError {
             | Self::Status { url, .. }
             | Self::Limited { url, .. }
             | Self::Timeout { url, .. }
+            | Self::Slow { url, .. }
             | Self::Transport { url, .. }
             | Self::BadAnswer { url, .. }
             | Self::TooLarge { url, .. }
             | Self::VcsRefused { url, .. }
             | Self::NotAllowed { url, .. }
             | Self::GoCommand { url, .. }
-            | Self::Busy { url }
             | Self::Loop { url } => Some(url),
             Self::Unreached { cause, .. } => cause.url(),
             Self::Offline => None,

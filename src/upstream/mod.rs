@@ -21,11 +21,9 @@ mod download;
 mod encoding;
 mod error;
 mod limit;
-mod memory;
 mod netrc;
 mod place;
 mod questions;
-mod rate;
 mod redirect;
 mod retry;
 mod sumdb;
@@ -36,21 +34,20 @@ pub use credentials::{Credentials, HostCredentials};
 pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::ZipDownload;
 pub use error::{UpstreamConfigError, UpstreamError};
-pub use memory::{FREE_BYTES, Memory};
 pub use netrc::netrc_path;
-pub use rate::Rate;
 pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
 pub use via::{Instance, Via};
 
+use crate::byte_budget::{ByteBudget, SMALL_BODY};
 use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
 use direct::SharedDownload;
 use netrc::Netrc;
-use place::{Place, Request};
+use place::{Kept, Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -60,13 +57,15 @@ use std::time::Duration;
 use stoa_gomod::goproxy::{self, GoProxyError, GoProxyList, Outcome};
 use stoa_gomod::{ModulePath, ModuleVersion, info, modfile};
 
-const MAX_INFO_BYTES: u64 = 1 << 20;
+/// Small enough to take nothing from the budget of large bodies. Otherwise flights that hold a part of the budget for
+/// their infos could wait forever for another part for their go.mod files.
+const MAX_INFO_BYTES: u64 = SMALL_BODY as u64;
 const MAX_MOD_BYTES: u64 = 16 << 20;
 const MAX_LIST_BYTES: u64 = 8 << 20;
 const MAX_ZIP_BYTES: u64 = 500 << 20;
 
 /// The budget for large lists and similar answers. It must suffice for the largest.
-const MEMORY_BYTES: usize = 16 << 20;
+const MEMORY_BYTES: u32 = 16 << 20;
 
 /// A list of upstreams. Cheap to clone.
 #[derive(Clone)]
@@ -116,8 +115,6 @@ pub struct UpstreamOptions {
     pub user_agent: String,
     /// Whether an upstream at a public address may redirect to loopback, link-local and private addresses.
     pub allow_private_redirects: bool,
-    /// The budget for large lists and similar answers, shared by all lists of a process.
-    pub memory: Memory,
     /// The name of this proxy in `Via`.
     pub instance: Instance,
 }
@@ -133,7 +130,6 @@ impl Default for UpstreamOptions {
             direct: Direct::default(),
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
             allow_private_redirects: false,
-            memory: Memory::new(MEMORY_BYTES),
             instance: Instance::random(),
         }
     }
@@ -150,7 +146,8 @@ struct Inner {
     client: Option<Client>,
     instance: Instance,
     databases: sumdb::Databases,
-    memory: Memory,
+    /// Bounds the large lists and similar answers in memory.
+    memory: ByteBudget,
 }
 
 impl Upstream {
@@ -181,7 +178,6 @@ impl Upstream {
             tag: Some(tag),
             places,
             client,
-            memory: options.memory.clone(),
             ..Inner::offline(options.instance)
         }))
     }
@@ -243,13 +239,14 @@ impl Upstream {
         limit: u64,
         check: &Check<'_>,
         via: &Via,
-        shared: &SharedDownload,
+        kept: Kept<'_>,
     ) -> Result<(usize, Bytes), UpstreamError> {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, limit, walk.via.as_ref());
             let memory = matches!(check, Check::List).then_some(&self.inner.memory);
-            match checked_body(place, Request { shared: Some(shared), memory, ..request }, check).await {
+            let kept = Kept { memory: memory.or(kept.memory), ..kept };
+            match checked_body(place, Request { kept, ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -272,7 +269,8 @@ impl Upstream {
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
             let after = beginning.filter(|part| part.entry == index && part.validator.is_some());
-            match place.start_zip(Request { shared: Some(shared), after, ..request }).await {
+            let kept = Kept { shared: Some(shared), memory: None };
+            match place.start_zip(Request { kept, after, ..request }).await {
                 Ok(mut zip) => {
                     if let Some(beginning) = beginning {
                         zip.compare(index, beginning);
@@ -295,7 +293,7 @@ impl Inner {
             client: None,
             instance,
             databases: sumdb::Databases::default(),
-            memory: Memory::new(MEMORY_BYTES),
+            memory: ByteBudget::new(MEMORY_BYTES),
         }
     }
 
@@ -323,7 +321,7 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, after: None, shared: None, memory: None }
+        Request { client: self.client.as_ref(), path, limit, via, after: None, kept: Kept::default() }
     }
 }
 

@@ -11,8 +11,8 @@ use super::download::{Download, ZipDownload};
 use super::encoding::Encoding;
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::limit::{Limit, Limiter};
-use super::memory::Memory;
 use super::retry::{self, Budget};
+use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
@@ -60,10 +60,16 @@ pub(super) struct Request<'a> {
     pub(super) via: Option<&'a HeaderValue>,
     /// The part of the file that the caller has. A proxy is asked for the rest, and may send the whole file.
     pub(super) after: Option<&'a Beginning>,
+    pub(super) kept: Kept<'a>,
+}
+
+/// The places in which a request keeps what outlives it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Kept<'a> {
     /// Receives the other files of a version from `direct`.
     pub(super) shared: Option<&'a SharedDownload>,
-    /// The budget for a large body.
-    pub(super) memory: Option<&'a Memory>,
+    /// Bounds large bodies in memory.
+    pub(super) memory: Option<&'a ByteBudget>,
 }
 
 impl Request<'_> {
@@ -118,6 +124,11 @@ impl Place {
         }
     }
 
+    /// Returns whether it is version control.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self, Self::Direct(_))
+    }
+
     /// Sends a request. Any status other than 200 is an error.
     pub(super) async fn open(&self, request: Request<'_>) -> Result<Download, UpstreamError> {
         let mut budget = request.budget();
@@ -130,7 +141,7 @@ impl Place {
         let mut budget = request.budget();
         loop {
             let mut download = self.try_open(request, budget.as_mut()).await?;
-            match download.collect(request.memory).await {
+            match download.collect(request.kept.memory).await {
                 Ok(body) => return Ok((download.url, body)),
                 Err(error) if is_retried(&error, budget.as_mut()).await => {}
                 Err(error) => return Err(error),
@@ -188,12 +199,14 @@ impl Place {
         request: Request<'_>,
         budget: Option<&mut Budget>,
     ) -> Result<Answer, UpstreamError> {
-        let Request { client, path, limit, shared, .. } = request;
+        let Request { path, limit, kept, .. } = request;
+        let client = request.client;
         match (self, client, budget) {
             (Self::Http(proxy), Some(client), Some(budget)) => proxy.ask(client, request, budget).await,
             (Self::File(root), ..) => read_file(root.join(path), limit).await,
             (Self::Direct(direct), ..) => {
-                let body = direct.open(path, limit, shared.unwrap_or(&SharedDownload::default())).await?;
+                let body =
+                    direct.open(path, limit, kept.shared.unwrap_or(&SharedDownload::default())).await?;
                 Ok(Answer { status: 200, content_type: None, body })
             }
             (Self::Off | Self::Http(_), ..) => Err(UpstreamError::Offline),

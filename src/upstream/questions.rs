@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 
 use super::direct::SharedDownload;
-use super::place::{Place, Request};
+use super::place::{Kept, Place, Request};
 use super::{
     Check, MAX_INFO_BYTES, MAX_LIST_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, Walk, checked_body,
 };
@@ -17,8 +17,8 @@ use stoa_gomod::{ModulePath, ModuleVersion, Revision, Version, list, modfile, qu
 impl Upstream {
     /// Downloads the list of a module's versions, unchanged.
     pub async fn list(&self, module: &ModulePath, via: &Via) -> Result<Bytes, UpstreamError> {
-        let (path, shared) = (list_path(module), SharedDownload::default());
-        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, &shared).await.map(|(_, body)| body)
+        let path = list_path(module);
+        self.body(0, &path, MAX_LIST_BYTES, &Check::List, via, Kept::default()).await.map(|(_, body)| body)
     }
 
     /// Downloads the info of the latest version of a module.
@@ -127,8 +127,8 @@ impl Entry<'_> {
     async fn body(&self, path: &str, limit: u64, check: &Check<'_>) -> Result<Bytes, UpstreamError> {
         let shared = SharedDownload::default();
         let request = self.upstream.inner.request(path, limit, self.walk.via.as_ref());
-        let memory = Some(&self.upstream.inner.memory);
-        checked_body(self.place, Request { shared: Some(&shared), memory, ..request }, check).await
+        let kept = Kept { shared: Some(&shared), memory: Some(&self.upstream.inner.memory) };
+        checked_body(self.place, Request { kept, ..request }, check).await
     }
 }
 

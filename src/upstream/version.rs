@@ -12,8 +12,9 @@
 
 use super::beginning::Beginning;
 use super::direct::SharedDownload;
-use super::place::Place;
+use super::place::{Kept, Place};
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload, retry};
+use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct VersionSource {
     pin: Mutex<Pin>,
     /// The files from `direct`, which downloads all files at once.
     shared: SharedDownload,
+    /// Bounds large go.mod files in memory.
+    memory: Option<ByteBudget>,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +86,12 @@ impl Pin {
 
 impl VersionSource {
     pub(super) fn new(upstream: Upstream, version: ModuleVersion) -> Self {
-        Self { upstream, version, pin: Mutex::default(), shared: SharedDownload::default() }
+        Self { upstream, version, pin: Mutex::default(), shared: SharedDownload::default(), memory: None }
+    }
+
+    /// Bounds large go.mod files in memory by a budget.
+    pub(crate) fn within(self, memory: &ByteBudget) -> Self {
+        Self { memory: Some(memory.clone()), ..self }
     }
 
     /// Downloads the info and checks that it names this version.
@@ -150,6 +158,17 @@ impl VersionSource {
         self.shared.started().await;
     }
 
+    /// Returns whether version control has sent all files of the version already.
+    pub fn has_all(&self) -> bool {
+        self.shared.is_complete()
+    }
+
+    /// Returns whether the last answer came from version control.
+    pub fn is_direct(&self) -> bool {
+        let entry = self.pin().first().and_then(|entry| self.upstream.inner.places.get(entry));
+        entry.is_some_and(Place::is_direct)
+    }
+
     /// Returns whether the files came from more than one entry.
     pub fn switched(&self) -> bool {
         self.pin().switched
@@ -169,8 +188,9 @@ impl VersionSource {
         check: &Check<'_>,
         via: &Via,
     ) -> Result<Bytes, UpstreamError> {
+        let from = Kept { shared: Some(&self.shared), memory: self.memory.as_ref() };
         let (entry, body) =
-            self.upstream.body(self.first(), &self.path(extension), limit, check, via, &self.shared).await?;
+            self.upstream.body(self.first(), &self.path(extension), limit, check, via, from).await?;
         self.note(entry);
         Ok(body)
     }

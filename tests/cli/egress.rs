@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::pem::PemObject;
@@ -38,6 +39,11 @@ pub(crate) fn cases() -> Vec<Case> {
             missing(),
             denied_versions,
         ),
+        trial(
+            "denied versions behind a redirect are denied in a clone that exists",
+            missing(),
+            denied_versions_behind_a_redirect,
+        ),
         trial("the clones of a covered module are not used for another", missing(), clones),
         trial("a command whose files grow too large is ended", missing(), too_large),
         trial("commands see no variable of Stoa, and git no secret unless covered", missing(), variables),
@@ -63,6 +69,8 @@ struct Pages {
     tags: Mutex<HashMap<String, Vec<String>>>,
     /// The heads of all requests.
     requests: Mutex<Vec<String>>,
+    /// Whether repositories below `moved` are redirected. Otherwise only their refs are there.
+    redirects: AtomicBool,
 }
 
 impl Net {
@@ -86,6 +94,7 @@ impl Net {
             root: world.path("served"),
             tags: Mutex::default(),
             requests: Mutex::default(),
+            redirects: AtomicBool::new(true),
         });
         let https = serve_https(Arc::clone(&pages), &key, &certificate);
         let (proxy, targets) = forward_proxy(https);
@@ -174,14 +183,18 @@ impl Pages {
         if path.starts_with("/private/") && header("Authorization") != CREDENTIALS {
             return reply("401 Unauthorized", "WWW-Authenticate: Basic realm=\"x\"\r\n", b"");
         }
-        if let Some(rest) = target.strip_prefix("/moved/") {
+        let mut path = path.trim_start_matches('/').to_owned();
+        if let Some(rest) = target.strip_prefix("/moved/").filter(|_| self.redirects.load(Ordering::SeqCst)) {
             return reply(
                 "301 Moved Permanently",
                 &format!("Location: https://git.example/evil/{rest}\r\n"),
                 b"",
             );
         }
-        match fs::read(self.root.join(path.trim_start_matches('/'))) {
+        if path.ends_with("/info/refs") {
+            path = path.replacen("moved/", "evil/", 1);
+        }
+        match fs::read(self.root.join(path)) {
             Ok(body) => reply("200 OK", "Content-Type: text/plain\r\n", &body),
             Err(_) => reply("404 Not Found", "", b""),
         }
@@ -413,7 +426,13 @@ fn denied() {
         }
         let is_reached = net.targets().iter().any(|target| target.starts_with("git.example"));
         assert_eq!(is_reached, reaches_it, "{private}");
-        // Neither does a redirect lead to it, nor the clone that git made before it was noticed.
+        // Neither does a redirect lead to it, nor a clone that git made before it was noticed or in a run that failed.
+        let (status, body) = get(&server, "/vanity.example/y/@v/abcdefabcdef.info");
+        assert!(status == 403 || status == 404, "{status} {body}");
+        net.pages.redirects.store(false, Ordering::SeqCst);
+        let (status, body) = get(&server, "/vanity.example/y/@v/v1.0.0.zip");
+        assert_eq!(status, 403, "a server that redirects once: {body}");
+        net.pages.redirects.store(true, Ordering::SeqCst);
         for path in ["v1.0.0.zip", "v1.0.0.info", "list", &format!("{commit}.info")] {
             let (status, body) = get(&server, &format!("/vanity.example/y/@v/{path}"));
             assert!(
@@ -447,6 +466,21 @@ fn denied_versions() {
         assert_eq!(net.world.stored(), 1);
         assert!(server.stop().success());
     }
+}
+
+/// A server redirects git only while it clones.
+fn denied_versions_behind_a_redirect() {
+    let net = Net::new();
+    net.repository("evil/x.git", "vanity.example/x", &["v1.0.0", "v1.1.0"]);
+    net.tags("vanity.example/x", &["git https://git.example/moved/x.git"]);
+    let server = net.start_with("", "[[module]]\npattern = 'git.example/evil'\ndeny = ['v1.0.0']\n");
+    assert_eq!(get(&server, "/vanity.example/x/@v/abcdefabcdef.info").0, 404);
+    assert_eq!(get(&server, "/vanity.example/x/@v/v1.1.0.zip").0, 200);
+    net.pages.redirects.store(false, Ordering::SeqCst);
+    let (status, body) = get(&server, "/vanity.example/x/@v/v1.0.0.zip");
+    assert!(status == 403 && body.contains("a rule denies git.example/evil/x"), "{status} {body}");
+    assert_eq!(net.world.stored(), 1);
+    assert!(server.stop().success());
 }
 
 /// A repository that was cloned with credentials is not given to a module that leads to it without.

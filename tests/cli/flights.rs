@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use testkit::Case;
 
+use testkit::client;
 use testkit::server::{self, Server};
 use testkit::stores::scratch;
 use testkit::tracer::{self, Act};
@@ -22,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients),
         trial("a zip that breaks off again and again reaches 40 clients of two servers", None, interrupted),
+        trial("a client that waits too long for its turn gets 504", None, crowded),
         trial("modules fetched at the same time keep their own bytes", None, three_at_a_time),
         trial("a waiting server takes over from a killed server", tracer::missing(), takeover),
         trial("a waiting server takes over while the upstream is slow", None, takeover_of_a_slow_fill),
@@ -88,6 +90,30 @@ fn interrupted() {
         assert!(server.stop().success());
     }
     assert!(fs::read(root.join("modules/example.com/m/@v/v1.0.0/zip")).unwrap() == module.zip);
+}
+
+fn crowded() {
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    let (held, late) = (upstream.offer("example.com/held@v1.0.0", 1000), upstream.offer(PAIR, 1000));
+    upstream.hold("/held/@v/v1.0.0.zip");
+    let root = dir.path().join("store");
+    let mut command = server::command(&root);
+    command.args(["--upstream", upstream.url(), "--fill-max-concurrent", "1", "--fill-max-wait", "1s"]);
+    let server = Server::start_with(&mut command);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.get(&held.path("zip")) == (200, held.zip.clone()));
+        upstream.wait_until_asked("/held/@v/v1.0.0.zip", 1);
+        let reply = client::get(client::address(&server.url), ZIP);
+        assert_eq!((reply.status, reply.header("retry-after")), (504, Some("30")), "{}", reply.text());
+        assert!(reply.text().contains("other downloads did not finish within 1 s"), "{}", reply.text());
+        assert_eq!(upstream.asked("/m/@v/v1.0.0.zip"), 0);
+        upstream.release();
+        assert!(first.join().unwrap());
+    });
+    assert!(server.get(ZIP) == (200, late.zip));
+    assert_eq!(upstream.asked("/m/@v/v1.0.0.zip"), 1);
+    assert!(server.stop().success());
 }
 
 fn three_at_a_time() {

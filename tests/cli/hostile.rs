@@ -83,6 +83,8 @@ impl Scene {
         let mut command = server::command(&dir.path().join("store"));
         command
             .args(["--upstream", hostile.url(), "--upstream-idle-timeout", "1"])
+            // An honest answer follows each wrong zip at once.
+            .args(["--fill-wrong-pause", "0"])
             .stderr(File::create(dir.path().join("log")).unwrap());
         let server = Server::start_with(&mut command);
         let scene = Self { hostile, server, dir };

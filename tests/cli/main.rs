@@ -33,6 +33,7 @@ mod leftovers;
 mod migrate;
 mod old_stores;
 mod pages;
+mod pairs;
 mod policy;
 mod progress;
 mod removal;
@@ -69,6 +70,7 @@ fn main() {
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
         ("pages", pages::cases()),
+        ("pairs", pairs::cases()),
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("removal", removal::cases()),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use testkit::{Case, cases};
 
 use rusqlite::Connection;
+use testkit::client;
 use testkit::commands::{json, run};
 use testkit::programs::Programs;
 use testkit::server::{self, Server};
@@ -20,6 +21,7 @@ use testkit::{create, transcript};
 pub(crate) fn cases() -> Vec<Case> {
     cases![
         what_is_removed_is_fetched_again_and_must_be_the_same,
+        a_zip_that_differs_from_its_record_is_not_downloaded_again_until_the_record_changes,
         a_go_mod_that_differs_from_its_record_is_served_to_nobody,
         a_tombstone_is_reported_for_every_file_until_it_is_lifted,
         a_module_means_its_own_versions_and_a_dry_run_changes_nothing,
@@ -83,6 +85,28 @@ fn indexed(root: &Path) -> BTreeSet<String> {
     ask.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
+fn a_zip_that_differs_from_its_record_is_not_downloaded_again_until_the_record_changes() {
+    let (_dir, root) = store();
+    let upstream = Upstream::start();
+    let module = upstream.offer(PAIR, 1000);
+    let server = Server::start(&root, upstream.url());
+    let get = || client::get(client::address(&server.url), &format!("{URL}.zip"));
+    assert_eq!(get().body, module.zip);
+    done(&root, &["remove", PAIR]);
+    let other = upstream.offer(PAIR, 2000);
+    let first = get();
+    assert_eq!((first.status, first.header("retry-after")), (403, None), "{}", first.text());
+    for _ in 0..5 {
+        let again = get();
+        assert_eq!((again.status, again.text()), (403, first.text()));
+        assert!(again.header("retry-after").is_some());
+    }
+    assert_eq!(upstream.asked(".zip"), 2);
+    done(&root, &["remove", "--forget", PAIR]);
+    assert_eq!(get().body, other.zip);
+    assert_eq!(upstream.asked(".zip"), 3);
+}
+
 fn what_is_removed_is_fetched_again_and_must_be_the_same() {
     let (_dir, root) = store();
     let upstream = Upstream::start();
@@ -131,7 +155,7 @@ fn a_go_mod_that_differs_from_its_record_is_served_to_nobody() {
     module.put_flat(&tree);
     let server = Server::start(&root, &format!("file://{}", tree.display()));
     assert_eq!(server.get(&format!("{URL}.mod")), (200, module.modfile.clone()));
-    until("the zip has followed", || root.join(FOLDER).is_dir());
+    assert!(server.get(&format!("{URL}.zip")) == (200, module.zip.clone()));
     done(&root, &["remove", PAIR]);
     module.modfile.extend_from_slice(b"// moved\n");
     module.put_flat(&tree);

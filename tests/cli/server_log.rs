@@ -31,6 +31,11 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("direct without go is degraded", None, direct_without_go_is_degraded),
         trial("a second signal stops at once", None, a_second_signal_stops_at_once),
         trial("aborted requests are counted at the end", None, aborted_requests_are_counted_at_the_end),
+        trial(
+            "a lookup in the background does not delay the end",
+            None,
+            a_lookup_in_the_background_does_not_delay_the_end,
+        ),
         trial("a taken port is explained", None, a_taken_port_is_explained),
     ]
 }
@@ -352,6 +357,26 @@ fn a_second_signal_stops_at_once() {
         assert_eq!(server::get(&server.url, ZIP).unwrap(), (200, module.zip));
         server.stop();
     }
+}
+
+fn a_lookup_in_the_background_does_not_delay_the_end() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    upstream.offer(PAIR, 1000);
+    let server = Server::start(&programs, |command| {
+        command.args(["--upstream", upstream.url()]);
+    });
+    assert_eq!(server.status(ZIP), 200);
+    server.stop();
+    upstream.hold("/supported");
+    let server = Server::start(&programs, |command| {
+        // A lookup may take longer than the grace period.
+        command.args(["--upstream", upstream.url(), "--checksum", "require", "--grace", "15"]);
+        command.args(["--gosumdb", &testkit::sumdb::verifier_key()]);
+    });
+    upstream.wait_until_asked("/supported", 1);
+    let lines = server.stop();
+    assert!(containing(&lines, "did not end within the grace period").is_empty(), "{lines:#?}");
+    upstream.release();
 }
 
 fn aborted_requests_are_counted_at_the_end() {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoa::fill::Want;
 use stoa::serve::ServeOptions;
-use stoa::services::{ServiceOptions, Services};
+use stoa::services::{FlightOptions, ServiceOptions, Services};
 use stoa::upstream::Via;
 use stoa_layout::gate::Mode;
 
@@ -15,6 +16,20 @@ use testkit::upstream::{Gate, Module, Script, Upstream};
 const LARGE: usize = 2_000_000;
 /// The number of bytes that no client gets before the zip is published.
 const KEPT_BACK: usize = 64 * 1024;
+
+/// The options of services with two downloads of zips at a time.
+fn services_of_two() -> ServiceOptions {
+    let flights = FlightOptions { max_concurrent: 2, ..FlightOptions::default() };
+    ServiceOptions { flights, ..ServiceOptions::default() }
+}
+
+/// A site that also downloads the zip when it is asked for an info or a go.mod.
+fn eager_site(root: &std::path::Path, upstream: &Upstream, max_concurrent: usize) -> Site {
+    let flights = FlightOptions { max_concurrent, is_eager: true, ..FlightOptions::default() };
+    let services = ServiceOptions { flights, ..ServiceOptions::default() };
+    let options = ServeOptions { services, ..ServeOptions::default() };
+    Site::with(site::open(root, Mode::ReadWrite), site::upstream(upstream.url()), options)
+}
 
 #[test]
 fn many_clients_of_one_version_are_one_fetch() {
@@ -175,11 +190,11 @@ fn who_wants_a_part_or_only_the_head_waits_for_the_whole() {
 }
 
 #[test]
-fn what_was_asked_for_once_works_offline_later() {
+fn an_eager_proxy_downloads_the_zip_for_an_info_or_a_mod() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let modules = [Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.1.0", LARGE)];
-    let site = Site::start(folder.path(), upstream.url());
+    let site = eager_site(folder.path(), &upstream, 16);
     for (module, extension) in modules.iter().zip(["info", "mod"]) {
         upstream.serve(module);
         let gate = Gate::default();
@@ -202,10 +217,7 @@ fn what_was_asked_for_once_works_offline_later() {
 fn zips_that_nobody_waits_for_are_bounded() {
     let folder = site::folder();
     let upstream = Upstream::start();
-    let services = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
-    let options = ServeOptions { services, ..ServeOptions::default() };
-    let site =
-        Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream(upstream.url()), options);
+    let site = eager_site(folder.path(), &upstream, 2);
     let gate = Gate::default();
     let modules: Vec<_> =
         (0..6).map(|number| Module::new(&format!("example.com/m@v1.{number}.0"), 1000)).collect();
@@ -487,11 +499,11 @@ fn what_waits_for_its_turn_holds_no_claim() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let store = site::open(folder.path(), Mode::ReadWrite);
     runtime.block_on(async {
-        let options = ServiceOptions { max_fills: 2, ..ServiceOptions::default() };
+        let options = services_of_two();
         let services = Services::new(Arc::clone(&store), site::upstream(upstream.url()), options);
         let join = |module: &Module| {
             let permit = services.policy.permit(&module.version).unwrap();
-            services.flights.join(permit, &Via::none(), true).unwrap()
+            services.flights.join(permit, &Via::none(), Want::Zip).unwrap()
         };
         let waiting: Vec<_> = crowd.iter().map(join).collect();
         while crowd.iter().any(|module| upstream.count(&module.path("info")) == 0) {

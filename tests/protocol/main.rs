@@ -21,6 +21,8 @@ mod questions;
 mod redirects;
 mod resolving;
 mod site;
+mod slow;
 mod stopping;
 mod upstream_client;
 mod via;
+mod wrong_zips;

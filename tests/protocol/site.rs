@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use stoa::answers::AnswerOptions;
 use stoa::serve::{self, ServeError, ServeOptions};
-use stoa::services::ServiceOptions;
+use stoa::services::{FlightOptions, ServiceOptions};
 use stoa::upstream::{Instance, Upstream, UpstreamOptions};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::gate::Mode;
@@ -33,7 +33,9 @@ pub(crate) fn asking_each_time() -> ServeOptions {
 /// Keeps answers as new for so long.
 pub(crate) fn with_list_ttl(list_ttl: Duration) -> ServeOptions {
     let answers = AnswerOptions { list_ttl, ..AnswerOptions::default() };
-    let services = ServiceOptions { absent_ttl: list_ttl, answers, ..ServiceOptions::default() };
+    // Tests heal an upstream and ask again at once.
+    let flights = FlightOptions { wrong_pause: Duration::ZERO, ..FlightOptions::default() };
+    let services = ServiceOptions { flights, absent_ttl: list_ttl, answers, ..ServiceOptions::default() };
     ServeOptions { services, ..ServeOptions::default() }
 }
 

@@ -9,11 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use testkit::Case;
 
 use nix::sys::signal::Signal;
 use testkit::commands::{run, stoa};
 use testkit::programs::{Ended, Programs};
+use testkit::sumdb::{self, Site};
 use testkit::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
 use testkit::tracer::{self, Act, Traced};
 use testkit::tree::snapshot;
@@ -24,9 +26,14 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut tests = trials(&[
         ("verify seals", verify_seals),
         ("verify puts into quarantine", verify_puts_into_quarantine),
+        ("verify asks the checksum database", verify_asks_the_database),
         ("restore", restore),
         ("purge", purge),
     ]);
+    // Its writes are those of quarantine, records and fills: killed only.
+    tests.retain(|test| {
+        !test.name().starts_with("verify asks") || test.name() == "verify asks the checksum database: SIGKILL"
+    });
     tests.push(trial("verify stops at a signal and goes on", tracer::missing(), verify_stops_and_goes_on));
     let mounts = missing_tool("unshare", &["--map-root-user", "--mount", "true"]);
     tests.push(trial("a read-only file system is looked at", mounts, a_read_only_file_system_is_looked_at));
@@ -124,6 +131,64 @@ fn verify_puts_into_quarantine() -> Scenario {
             assert!(output.status.success(), "{}", transcript(&output));
         },
     )
+}
+
+/// A store with a version that differs from the database. It never stays together with the verdict.
+fn verify_asks_the_database() -> Scenario {
+    let site = Arc::new(Site::start(20));
+    let right = Module::new(PAIR, 10_000);
+    site.put(&right);
+    site.record(&right);
+    let module = Module::new(PAIR, 20_000);
+    let whole = Module::new(PAIR, 20_000);
+    let url = site.url().to_owned();
+    let with_site = move |root: &Path, arguments: &[&str]| {
+        let mut command = stoa(root, arguments);
+        command.env("STOA_UPSTREAM", &url).env("STOA_GOSUMDB", sumdb::verifier_key());
+        command.env_remove("GONOSUMDB").env_remove("GOPRIVATE");
+        command
+    };
+    const VERIFY: [&str; 4] = ["verify", "--checksums", "--threads", "1"];
+    let again = with_site.clone();
+    let has_verdict = |root: &Path| {
+        let record = fs::read_to_string(root.join("records/example.com/!cap/m/@v/v1.0.0.toml"));
+        record.is_ok_and(|record| record.contains("[verdict]"))
+    };
+    Scenario {
+        prepare: Box::new(move |dir| {
+            // The database lives as long as the scenario.
+            let _site = &site;
+            create(&dir.join("store"));
+            module.put_unsealed(&dir.join("store"));
+        }),
+        command: Box::new(move |root| with_site(root, &VERIFY)),
+        drive: Box::new(only_stderr),
+        check: Box::new(move |root, traced, told, is_kill| {
+            let folder = root.join(FOLDER);
+            let mut places = kept(root, traced);
+            places.push(folder.clone());
+            let found = places.iter().filter(|place| is_whole(place, &whole)).count();
+            assert_eq!(found, 1, "where the version is after {:?}", traced.hit);
+            assert!(
+                !(folder.exists() && has_verdict(root)),
+                "it stays with a verdict after {:?}",
+                traced.hit
+            );
+            if !is_kill && traced.code != 1 {
+                failed_clearly(traced, told);
+            }
+        }),
+        again: Box::new(move |root| {
+            let output = again(root, &VERIFY).output().unwrap();
+            // 1: it differs, and was found by this run.
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
+            assert!(!root.join(FOLDER).exists());
+            // The next download brings the right version and its verdict, whatever the first run came to.
+            let output = again(root, &["fetch", PAIR]).output().unwrap();
+            assert!(output.status.success(), "{}", transcript(&output));
+            assert!(is_whole(&root.join(FOLDER), &right) && has_verdict(root));
+        }),
+    }
 }
 
 /// A store with a version in quarantine that somebody has mended.

@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut tests = trials(&[
         ("remove", remove),
         ("remove for good", remove_for_good),
+        ("remove and forget", remove_and_forget),
         ("lift", lift),
         ("prune", prune),
         ("notes of last use", notes_of_last_use),
@@ -98,6 +99,40 @@ fn removing(arguments: &'static [&'static str], is_recorded: fn(&toml::Table) ->
             // 1: it went in the run before.
             assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
             assert!(!root.join(FOLDER).exists());
+        }),
+    }
+}
+
+/// A version whose hash an earlier removal recorded goes together with that hash.
+fn remove_and_forget() -> Scenario {
+    let module = Module::new(PAIR, 20_000);
+    let whole = Module::new(PAIR, 20_000);
+    let arguments = ["remove", "--forget", PAIR];
+    Scenario {
+        prepare: Box::new(move |dir| {
+            let root = dir.join("store");
+            create(&root);
+            module.put_unsealed(&root);
+            let output = run(&root, &["remove", PAIR]);
+            assert!(output.status.success(), "{}", transcript(&output));
+            module.put_unsealed(&root);
+        }),
+        command: Box::new(move |root| stoa(root, &arguments)),
+        drive: Box::new(only_stderr),
+        check: Box::new(move |root, traced, told, is_kill| {
+            let is_there = is_there(&root.join(FOLDER), &whole, traced);
+            let record = record(&root.join(RECORD), traced);
+            assert!(!is_there || record.is_some(), "there without its record after {:?}", traced.hit);
+            if !is_kill {
+                failed_clearly(traced, told);
+                assert!(traced.code != 0 || !is_there && record.is_none(), "success after {:?}", traced.hit);
+            }
+        }),
+        again: Box::new(move |root| {
+            let output = run(root, &arguments);
+            // 1: it went in the run before.
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
+            assert!(!root.join(FOLDER).exists() && !root.join(RECORD).exists());
         }),
     }
 }

@@ -77,6 +77,22 @@ pub fn parse_answer(path: &ModulePath, requested: &str, body: &[u8]) -> Result<I
     Ok(info)
 }
 
+/// Returns the hash of the commit in the `Origin` of an info. `None` if it names none.
+pub fn commit(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct WithOrigin {
+        origin: Option<Origin>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Origin {
+        hash: Option<String>,
+    }
+    let info: WithOrigin = serde_json::from_slice(body).ok()?;
+    info.origin?.hash.filter(|hash| !hash.is_empty())
+}
+
 /// Returns a compact info with the time in UTC.
 pub fn encode(version: &Version, time: Option<OffsetDateTime>) -> String {
     // Versions and times need no escaping in JSON. A year beyond 9999 has no RFC 3339 form.

@@ -42,6 +42,38 @@ pub fn has_module_directive(body: &[u8]) -> bool {
 
 /// Returns the Go version of the `go` line, as written (`1.21`, `1.24.3`, `1.24rc1`).
 pub fn go_version(body: &[u8]) -> Option<String> {
+    directive(body, "go", |version| version.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// Returns the toolchain that the go command downloads for a go.mod, as in `go1.24.3`: the later of the `go` and
+/// `toolchain` lines. `None` if neither is a toolchain that can be downloaded.
+pub fn toolchain(body: &[u8]) -> Option<String> {
+    let named = directive(body, "toolchain", |name| name.starts_with("go1."));
+    let named = named.and_then(|name| name.strip_prefix("go").map(str::to_owned));
+    let all = [go_version(body), named].into_iter().flatten();
+    let (_, latest) = all.filter_map(|version| Some((release(&version)?, version))).max()?;
+    Some(format!("go{latest}"))
+}
+
+/// Returns the order of a released version of Go. `None` if it is only a language version, or older than the first
+/// toolchain that can be downloaded (1.21).
+fn release(version: &str) -> Option<(u32, u8, u32)> {
+    let rest = version.strip_prefix("1.")?;
+    let number =
+        |digits: &str| digits.parse::<u32>().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+    let end = rest.find(|c: char| !c.is_ascii_digit())?;
+    let (minor, rest) = rest.split_at(end);
+    let minor = number(minor).filter(|minor| *minor >= 21)?;
+    for (word, order) in [("beta", 0), ("rc", 1), (".", 2)] {
+        if let Some(patch) = rest.strip_prefix(word) {
+            return Some((minor, order, number(patch)?));
+        }
+    }
+    None
+}
+
+/// Returns the argument of the first line outside of blocks with this verb and a suitable argument.
+fn directive(body: &[u8], verb: &str, is_suitable: impl Fn(&str) -> bool) -> Option<String> {
     let mut within_block = false;
     for line in lines(body) {
         if within_block {
@@ -49,11 +81,11 @@ pub fn go_version(body: &[u8]) -> Option<String> {
             continue;
         }
         let mut words = line.split_whitespace();
-        if words.next() == Some("go")
-            && let Some(version) = words.next()
-            && version.starts_with(|c: char| c.is_ascii_digit())
+        if words.next() == Some(verb)
+            && let Some(argument) = words.next()
+            && is_suitable(argument)
         {
-            return Some(version.to_owned());
+            return Some(argument.to_owned());
         }
         within_block = line.ends_with('(');
     }
@@ -152,6 +184,23 @@ mod tests {
         assert_eq!(go("module a.b\n"), None);
         assert_eq!(go("go\n"), None);
         assert_eq!(go("gopher 1.2\n"), None);
+    }
+
+    #[test]
+    fn the_later_of_the_go_and_toolchain_lines_is_downloaded() {
+        for (body, name) in [
+            ("go 1.24.1\ntoolchain go1.24.3\n", Some("go1.24.3")),
+            ("go 1.25.0\ntoolchain go1.24.10\n", Some("go1.25.0")),
+            ("go 1.24.2\ntoolchain go1.24.10\n", Some("go1.24.10")),
+            ("go 1.24rc2\n", Some("go1.24rc2")),
+            ("go 1.24rc2\ntoolchain go1.24.0\n", Some("go1.24.0")),
+            ("go 1.22\ntoolchain default\n", None),
+            ("go 1.20.5\n", None),
+            ("go 1.22\ntoolchain go1.22.1-custom\n", None),
+            ("module m\n", None),
+        ] {
+            assert_eq!(toolchain(body.as_bytes()).as_deref(), name, "{body}");
+        }
     }
 
     #[test]

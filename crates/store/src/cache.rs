@@ -156,7 +156,7 @@ impl Cache<'_> {
         let folder = path.parent().unwrap_or(&path);
         self.0.staging()?.place_file(|staged| {
             staging::write_unsynced(&self.0.durable, staged, &encode(key, entry))?;
-            self.place(staged, &path)
+            place(self.0, staged, &path)
         })?;
         match shelf.bound() {
             Some(bound) if self.0.cache_writes.count(folder) => Ok(make_room(folder, bound)?),
@@ -202,26 +202,26 @@ impl Cache<'_> {
         let (bucket, name) = hash.split_at(2);
         self.0.paths.cache().join(shelf.folder()).join(bucket).join(name)
     }
+}
 
-    /// Renames a finished file to its place. Creates missing folders and removes a folder in its place.
-    fn place(&self, fresh: &Path, path: &Path) -> Result<(), PathError> {
-        use rustix::io::Errno;
-        let error = match durable::rename(fresh, path) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        match error.errno() {
-            Some(Errno::NOENT) => {
-                let folder = path.parent().unwrap_or(path);
-                let relative = folder.strip_prefix(self.0.root()).unwrap_or(folder);
-                self.0.durable.ensure_dirs_unsynced(self.0.root(), relative)?;
-            }
-            // A person put a folder in the place of an entry. Everything in the cache may be removed.
-            Some(Errno::ISDIR) => durable::remove_tree(path)?,
-            _ => return Err(error),
+/// Renames a finished file to its place in the cache. Creates missing folders and removes a folder in its place.
+pub(crate) fn place(store: &Store, fresh: &Path, path: &Path) -> Result<(), PathError> {
+    use rustix::io::Errno;
+    let error = match durable::rename(fresh, path) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    match error.errno() {
+        Some(Errno::NOENT) => {
+            let folder = path.parent().unwrap_or(path);
+            let relative = folder.strip_prefix(store.root()).unwrap_or(folder);
+            store.durable.ensure_dirs_unsynced(store.root(), relative)?;
         }
-        durable::rename(fresh, path)
+        // A person put a folder in the place of an entry. Everything in the cache may be removed.
+        Some(Errno::ISDIR) => durable::remove_tree(path)?,
+        _ => return Err(error),
     }
+    durable::rename(fresh, path)
 }
 
 fn encode(key: &str, entry: &Cached) -> Vec<u8> {
@@ -267,7 +267,7 @@ fn digest(head: &str, body: &[u8]) -> String {
     hex(&Sha256::new().chain_update(head).chain_update(body).finalize())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex

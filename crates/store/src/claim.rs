@@ -40,6 +40,11 @@ impl Claim {
         self.record().clone().flatten()
     }
 
+    /// Returns whether this claim has read or written the record. It is unknown while it is being written.
+    pub fn knows_record(&self) -> bool {
+        self.record().is_some()
+    }
+
     /// Returns the place of the record of the version.
     pub(crate) fn record(&self) -> MutexGuard<'_, Option<Option<Record>>> {
         // No code that can panic runs under this lock.

@@ -55,6 +55,12 @@ pub enum SealError {
         /// The fault of the draft.
         reason: String,
     },
+    /// The go.mod of the draft is not the one in its zip.
+    #[error("{version} is corrupt: its mod differs from the go.mod in its zip")]
+    OtherMod {
+        /// The version.
+        version: ModuleVersion,
+    },
     /// An I/O error.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -147,6 +153,9 @@ impl Draft {
                 return Err(PathError::new("read", path(VersionFile::Zip), error).into());
             }
         };
+        if examined.go_mod.as_ref().is_some_and(|own| *own != mod_body) {
+            return Err(SealError::OtherMod { version });
+        }
         if let Some(fault) = find_fault(&version, info, &mod_body, &examined) {
             return Err(broken(fault));
         }

@@ -22,6 +22,7 @@
 //! | [`draft`](Draft), [`publish`](Store::publish) | writing and publishing a version |
 //! | [`seal`](Store::seal) | the seal: a version is verified once, before its zip is served |
 //! | [`verify`](Store::verify) | reading versions again, `examine` reads one |
+//! | [`compare`](Store::compare) | comparing a stored version with confirmed hashes |
 //! | [`quarantine`](Quarantine) | corrupt versions, to be restored or removed |
 //! | [`batch`](Batch) | publishing many versions with few waits for the disk |
 //! | [`records`](Records) | the recorded hashes and the tombstones of versions |
@@ -44,6 +45,7 @@ mod cache;
 mod census;
 mod change;
 mod claim;
+mod compare;
 mod draft;
 mod error;
 mod examine;
@@ -53,6 +55,7 @@ mod last_use;
 mod list;
 mod meter;
 mod open;
+mod pairs;
 mod paths;
 mod publish;
 mod quarantine;
@@ -75,17 +78,19 @@ pub use batch::Batch;
 pub use cache::{Cache, Cached, Shelf};
 pub use census::{CensusItem, StoredVersion, census};
 pub use claim::Claim;
+pub use compare::Compared;
 pub use draft::{Draft, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop, StoreIndex};
 pub use last_use::{Day, LastUseError, LastUses, Usage};
 pub use meter::Meter;
 pub use open::Store;
+pub use pairs::{CachedPair, Pair, Pairs};
 pub use paths::VersionFile;
 pub use publish::Published;
 pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
-pub use records::{FailedLookup, Objection, Record, RecordedBy, Records, Tombstone, Verdict};
+pub use records::{FailedLookup, Objection, Record, RecordedBy, Records, Tombstone, Verdict, verdict_at};
 pub use remove::{Footprint, Removed};
 pub use tree_heads::{HeadReplaced, TreeHeads};
 pub use verify::{Verified, Which};

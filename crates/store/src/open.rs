@@ -17,6 +17,7 @@ use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownVersions;
 use crate::meter::Meter;
+use crate::pairs::KnownBytes;
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::seal_state::KnownSeal;
@@ -37,6 +38,7 @@ pub struct Store {
     pub(crate) index: Index,
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
+    pub(crate) pair_bytes: KnownBytes,
     pub(crate) meter: Meter,
     layout: LayoutId,
     run: Option<Run>,
@@ -210,6 +212,7 @@ impl Store {
             tombstones: Cache::new(ENTRIES),
             harmless: Cache::new(HARMLESS),
             cache_writes: Writes::default(),
+            pair_bytes: KnownBytes::default(),
             meter: Meter::default(),
             layout: pass.layout().clone(),
             run,

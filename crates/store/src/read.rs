@@ -63,6 +63,10 @@ pub struct ZipFile {
 }
 
 impl ZipFile {
+    pub(crate) fn unsealed(file: File, length: u64, modified: SystemTime) -> Self {
+        Self { file, length, modified, seal: None }
+    }
+
     /// Returns the file, for copying.
     pub fn file(&self) -> &File {
         &self.file

@@ -220,6 +220,13 @@ impl Record {
     }
 }
 
+/// Returns the verdict in the record of a version below a root, without opening the store. `None` if there is none.
+pub fn verdict_at(root: &Path, version: &ModuleVersion) -> Result<Option<Verdict>, StoreError> {
+    let path = Paths::new(root).record(version);
+    let Some(text) = read(&path)? else { return Ok(None) };
+    Ok(parse(&path, &text)?.verdict)
+}
+
 const SUFFIX: &str = ".toml";
 
 /// The records of a store.
@@ -255,7 +262,7 @@ impl Records<'_> {
 
     /// Replaces the record of the claimed version. An empty record is removed. The change is on disk on return.
     pub fn write(&self, claim: &Claim, record: &Record) -> Result<(), StoreError> {
-        // If the write fails, the record on the disk is unknown.
+        // Unknown until it is written, and also if the write fails.
         *claim.record() = None;
         self.replace(claim.version(), record)?;
         *claim.record() = Some((*record != Record::default()).then(|| record.clone()));

@@ -19,7 +19,7 @@ use crate::{Claim, Record, Store, StoreError, Tombstone};
 /// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// The size of the version in bytes. `None` if it was not in the store.
+    /// The size of the version in bytes, or of its pair in the cache. `None` if there was neither.
     pub bytes: Option<u64>,
     /// The hash that a later version of this name must have. `None` if no hash is recorded: the version was not in the
     /// store, or was corrupt.
@@ -36,7 +36,7 @@ pub struct Footprint {
 }
 
 impl Store {
-    /// Removes the claimed version after recording its hash. A tombstone is recorded too, even if the version is not
+    /// Removes the claimed version and its pair in the cache, after recording its hash. A tombstone is recorded too, even if the version is not
     /// in the store, and forbids the version from then on.
     pub fn remove(&self, claim: &Claim, tombstone: Option<Tombstone>) -> Result<Removed, StoreError> {
         self.remove_recording(claim, tombstone, true)
@@ -66,10 +66,12 @@ impl Store {
         if known.unwrap_or_default() != record {
             self.records().write(claim, &record)?;
         }
+        // After the record: a download that begins now finds a tombstone.
+        let pair = self.pairs().remove(version)?;
         if footprint.is_some() {
             self.take_away(version)?;
         }
-        Ok(Removed { bytes: footprint.map(|footprint| footprint.bytes), h1: record.h1 })
+        Ok(Removed { bytes: footprint.map(|footprint| footprint.bytes).or(pair), h1: record.h1 })
     }
 
     /// Returns the size and the age of a version, with four system calls. `None` if it is not in the store.

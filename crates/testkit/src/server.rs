@@ -24,7 +24,10 @@ impl Server {
 
     /// Starts one from a command that [`command`] began.
     pub fn start_with(command: &mut Command) -> Self {
-        let mut child = command.env("STOA_LOG", "warn").stdout(Stdio::piped()).spawn().expect("stoa runs");
+        if !command.get_envs().any(|(name, _)| name == "STOA_LOG") {
+            command.env("STOA_LOG", "warn");
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("stoa runs");
         let url = listening(&mut child).unwrap_or_else(|| panic!("stoa does not listen: {:?}", child.wait()));
         Self { child, url }
     }

@@ -78,6 +78,8 @@ pub enum Script {
     ByRange(Box<[Script; 2]>),
     /// This many bytes of it each time, with a pause after each.
     Paced(Vec<u8>, usize, Duration),
+    /// Some bytes of it at once, and the rest as `Paced`.
+    FastThenSlow(Vec<u8>, usize, usize, Duration),
     /// A status so many times, then an honest body.
     Failing(u16, usize, Vec<u8>),
     /// These bytes, head included, then the end of the connection.
@@ -379,8 +381,12 @@ fn perform(script: Script, request: &Request, mut stream: &TcpStream) -> Option<
             return perform(chosen, request, stream);
         }
         Script::Paced(body, bytes, pause) => {
+            return perform(Script::FastThenSlow(body, 0, bytes, pause), request, stream);
+        }
+        Script::FastThenSlow(body, at_once, bytes, pause) => {
             length(stream, body.len())?;
-            for piece in body.chunks(bytes) {
+            stream.write_all(&body[..at_once]).ok()?;
+            for piece in body[at_once..].chunks(bytes) {
                 stream.write_all(piece).ok()?;
                 std::thread::sleep(pause);
             }

@@ -7,18 +7,21 @@
 //!   ESCAPED/@v/VERSION.zip
 //!   ESCAPED/@v/VERSION.info      the last file of a version: with it the version exists
 //!   ESCAPED/@v/list              the tagged versions, one per line
+//!   sumdb/NAME/                  the answers of the checksum database, see `proofs`
 //!   ESCAPED/@latest              the info of the latest version, or of the newest pseudo-version
 //! ```
 //!
 //! A file is written under a temporary name, synced together with others, and renamed. It never replaces another file,
-//! except the last two, which are derived from the rest. A server of DIR therefore serves complete files only, and an
+//! except `list`, `@latest` and those below `sumdb/`, which are derived. A server of DIR therefore serves complete files only, and an
 //! export that was killed continues where it was. Every version is sealed before it is exported.
 
+mod proofs;
 mod report;
 mod tree;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use stoa_gomod::{ModulePath, ModuleVersion};
@@ -38,7 +41,9 @@ use tree::{Put, Tree};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 DIR is created if it is missing. If it holds an earlier export, only missing versions are added. The export can run \
-while DIR is served and while a server uses the store. If it is stopped, the next run continues.
+while DIR is served and while a server uses the store. If it is stopped, the next run continues. DIR also gets the \
+answers of the checksum database about versions that it has confirmed, so that the go command verifies them without a \
+network.
 
 Examples:
   stoa export /srv/modules
@@ -66,7 +71,7 @@ impl Command for Export {
         let threads = context.threads(self.working.threads)?;
         let (root, to) = (context.root()?, &self.to);
         let progress = context.reporter.progress();
-        let store = context.open_checked(|| check_places(&root, to))?.metered(progress.meter());
+        let store = Arc::new(context.open_checked(|| check_places(&root, to))?.metered(progress.meter()));
         let cancel = context.cancel(&store)?;
         let report = Report::new(&context.reporter, root.display().to_string(), to.display().to_string());
         let stay =
@@ -75,6 +80,7 @@ impl Command for Export {
         let tree = Tree::open(to, progress.meter()).map_err(stay)?;
         progress.begin_in_passes("export", None, tree::PASSES);
         export(&store, &tree, (threads, &cancel), &report, progress).map_err(stay)?;
+        proofs::export(context, &store, &tree, &cancel, &report).map_err(stay)?;
         Ok(report.done())
     }
 }

@@ -11,7 +11,7 @@ use stoa_layout::Exit;
 use super::super::error::CommandError;
 use super::super::event::{CORRUPT, VersionResult};
 use super::super::report::{Reporter, Summary};
-use crate::command::count::versions;
+use crate::command::count::{counted, versions};
 use crate::lock::lock;
 
 /// The result for one version.
@@ -59,6 +59,17 @@ impl<'a> Report<'a> {
         VersionResult { event, version: version.into(), bytes, reason }.report(self.reporter);
     }
 
+    /// Reports the number of records of the checksum database, and why others are missing.
+    pub(super) fn records(&self, count: u64, failed: &[(String, String)]) {
+        lock(&self.done).records = count;
+        if let Some((name, reason)) = failed.first() {
+            self.reporter.warning(format_args!(
+                "cannot export {} of the checksum database: {name}: {reason}",
+                counted(failed.len() as u64, "record")
+            ));
+        }
+    }
+
     pub(super) fn done(self) -> ExportDone {
         self.done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,6 +87,8 @@ pub(crate) struct ExportDone {
     broken: u64,
     unreadable: u64,
     bytes: u64,
+    /// Records of the checksum database.
+    records: u64,
 }
 
 impl Display for ExportDone {
@@ -83,6 +96,9 @@ impl Display for ExportDone {
         let (exported, kept) = (versions(self.exported), HumanCount(self.kept));
         write!(f, "from {} to {}: {exported} exported, ", self.store, self.to)?;
         write!(f, "{}, {kept} already there", BinaryBytes(self.bytes))?;
+        if self.records > 0 {
+            write!(f, ", with {} of the checksum database", counted(self.records, "record"))?;
+        }
         let rest = [(self.differ, "different"), (self.broken, "corrupt"), (self.unreadable, "unreadable")];
         for (count, word) in rest.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, ", {} {word}", HumanCount(count))?;

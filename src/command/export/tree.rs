@@ -232,7 +232,8 @@ impl Tree {
         Ok(self.file_system.sync()?)
     }
 
-    fn derive(&self, to: &Path, content: &[u8]) -> Result<(), CommandError> {
+    /// Writes a file that replaces an existing one with other content.
+    pub(super) fn derive(&self, to: &Path, content: &[u8]) -> Result<(), CommandError> {
         if is_content(to, content)? == Some(true) {
             return Ok(());
         }
@@ -246,6 +247,11 @@ impl Tree {
         let batch = std::mem::take(&mut *waiting);
         drop(waiting);
         self.publish(batch, |_, _| {})
+    }
+
+    /// Returns the folder of the answers of a checksum database.
+    pub(super) fn folder_of_database(&self, name: &str) -> PathBuf {
+        self.root.join("sumdb").join(name)
     }
 
     fn versions(&self, module: &ModulePath) -> PathBuf {

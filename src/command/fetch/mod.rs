@@ -31,8 +31,10 @@ use wanted::{Asked, Wanted};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix as in v1.2. \
-From a go.mod, all required versions are downloaded, with `replace` applied. From a go.sum, all versions are downloaded \
-and compared with their hashes before they are stored. Zips are downloaded even if a build reads only the go.mod. \
+From a go.mod, all required versions are downloaded, with `replace` applied, and the toolchain that its `go` and \
+`toolchain` lines select, for each --platform. From a go.sum, all versions are downloaded \
+and compared with their hashes before they are stored. A version with such a hash counts as verified. \
+Stored versions are compared too, which also works offline. Zips are downloaded even if a build reads only the go.mod. \
 A go.sum lists everything that an offline build needs; a go.mod alone may not. \
 The command can run beside a server. If it is stopped, the next run continues.
 
@@ -51,6 +53,10 @@ pub(crate) struct Fetch {
     #[arg(long, value_name = "FILE")]
     from: Vec<PathBuf>,
 
+    /// Platform of the toolchains that a go.mod names, such as linux-amd64 [default: this platform]
+    #[arg(long, value_name = "GOOS-GOARCH", value_parser = platform)]
+    platform: Vec<String>,
+
     /// Upstreams, in the syntax of GOPROXY [default: those of the go command] [key: upstream]
     #[arg(long, value_name = "LIST")]
     upstream: Option<String>,
@@ -61,6 +67,38 @@ pub(crate) struct Fetch {
 
     #[command(flatten)]
     telling: Telling,
+}
+
+/// Checks the form of a platform.
+fn platform(text: &str) -> Result<String, String> {
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    match text.split_once('-') {
+        Some((system, processor)) if is_word(system) && is_word(processor) => Ok(text.to_owned()),
+        _ => Err("expected GOOS-GOARCH, as in linux-amd64".to_owned()),
+    }
+}
+
+impl Fetch {
+    /// Returns the platforms whose toolchains are downloaded.
+    fn platforms(&self) -> Vec<String> {
+        if !self.platform.is_empty() {
+            return self.platform.clone();
+        }
+        let system = match std::env::consts::OS {
+            "macos" => "darwin",
+            other => other,
+        };
+        let processor = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "x86" => "386",
+            "aarch64" => "arm64",
+            "powerpc64" => "ppc64le",
+            "loongarch64" => "loong64",
+            other => other,
+        };
+        vec![format!("{system}-{processor}")]
+    }
 }
 
 /// The time that waiting threads have to end after everything else.
@@ -74,20 +112,22 @@ impl Command for Fetch {
     }
 
     fn run(self, context: &Context<'_>) -> Result<FetchDone, CommandError> {
-        let wanted = wanted::gather(&self.named, &self.from)?;
+        let wanted = wanted::gather(&self.named, &self.from, &self.platforms())?;
         let config = context.settings.serve(
             &Options::default()
                 .with("upstream", self.upstream.as_ref())
                 .with("fill.max_concurrent", self.fill_max_concurrent),
         )?;
         let usage = |text: &str, help: &str| Err(CommandError::new(Exit::USAGE, text).help(help));
-        if config.offline {
+        // A go.sum also verifies stored versions, which needs no upstream.
+        let needs_upstream = self.from.is_empty();
+        if config.offline && needs_upstream {
             let text = "cannot fetch: `offline` is set in the configuration";
             return usage(text, "change it, or run with STOA_OFFLINE=false");
         }
         let sources = Sources::new(context.settings.world());
         let policy = sources.policy(&config, false, None)?;
-        if policy.is_offline() {
+        if policy.is_offline() && needs_upstream {
             return usage("cannot fetch: all upstreams are off", "set an upstream with --upstream");
         }
         let store = context.open_or_create()?;

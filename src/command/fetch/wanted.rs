@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use stoa_gomod::gosum::{self, SumOf};
-use stoa_gomod::modfile::has_module_directive;
+use stoa_gomod::modfile::{self, has_module_directive};
 use stoa_gomod::requirements::requirements;
 use stoa_gomod::{ModulePath, ModuleVersion, Revision};
 use stoa_layout::{Exit, PathError};
@@ -67,21 +67,25 @@ impl fmt::Display for Asked {
 pub(crate) type Wanted = BTreeMap<Asked, Expected>;
 
 /// Gathers the versions of the command line and of the files. `-` is standard input.
-pub(crate) fn gather(typed: &[Asked], files: &[PathBuf]) -> Result<Wanted, CommandError> {
+pub(crate) fn gather(
+    typed: &[Asked],
+    files: &[PathBuf],
+    platforms: &[String],
+) -> Result<Wanted, CommandError> {
     if typed.is_empty() && files.is_empty() {
         return Err(refused("no versions to fetch", "add MODULE@VERSION, or a go.mod or go.sum with --from"));
     }
     let mut wanted: Wanted = typed.iter().map(|asked| (asked.clone(), Expected::default())).collect();
     for file in files {
         let body = read(file)?;
-        add(&mut wanted, file, &body).map_err(|why| {
+        add(&mut wanted, (file, &body), platforms).map_err(|why| {
             refused(&format!("cannot parse {}: {why}", shown(file).display()), "use a go.mod or a go.sum")
         })?;
     }
     Ok(wanted)
 }
 
-fn add(wanted: &mut Wanted, file: &Path, body: &[u8]) -> Result<(), String> {
+fn add(wanted: &mut Wanted, (file, body): (&Path, &[u8]), platforms: &[String]) -> Result<(), String> {
     let ending = file.extension().and_then(|ending| ending.to_str());
     let is_sum = match ending {
         Some("sum") => true,
@@ -94,6 +98,12 @@ fn add(wanted: &mut Wanted, file: &Path, body: &[u8]) -> Result<(), String> {
         }
         for one in requirements(body).map_err(|error| error.to_string())? {
             wanted.entry(Asked::of(one.path, one.version)).or_default();
+        }
+        if let Some(toolchain) = modfile::toolchain(body) {
+            for platform in platforms {
+                let version = format!("golang.org/toolchain@v0.0.1-{toolchain}.{platform}");
+                wanted.entry(Asked::parse(&version)?).or_default();
+            }
         }
         return Ok(());
     }
@@ -175,7 +185,7 @@ mod tests {
         let named_otherwise =
             write("list.txt", &format!("a.b/one v1.0.0 {HASH}\na.b/three v1.0.0/go.mod {HASH}\n"));
         let typed = [Asked::parse("a.b/two@main").unwrap()];
-        let wanted = gather(&typed, &[gomod, named_otherwise]).unwrap();
+        let wanted = gather(&typed, &[gomod, named_otherwise], &[]).unwrap();
         let shown: Vec<_> = wanted
             .iter()
             .map(|(asked, sums)| (asked.to_string(), sums.zip.len(), sums.modfile.len()))
@@ -185,12 +195,24 @@ mod tests {
     }
 
     #[test]
+    fn the_toolchain_of_a_go_mod_is_wanted_for_each_platform() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("go.mod");
+        std::fs::write(&path, "module a.b/me\ngo 1.24.0\ntoolchain go1.24.3\n").unwrap();
+        let platforms = ["linux-amd64", "darwin-arm64"].map(str::to_owned);
+        let wanted: Vec<_> = gather(&[], &[path], &platforms).unwrap().into_keys().collect();
+        let expected = ["darwin-arm64", "linux-amd64"]
+            .map(|platform| format!("golang.org/toolchain@v0.0.1-go1.24.3.{platform}"));
+        assert_eq!(wanted.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn errors_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("go.sum");
         std::fs::write(&path, "\nrequire a.b v1.0.0 x\n").unwrap();
         let error_for = |files: &[PathBuf]| {
-            let error = gather(&[], files).unwrap_err();
+            let error = gather(&[], files, &[]).unwrap_err();
             assert_eq!(error.exit, Exit::USAGE);
             error.message.unwrap()
         };

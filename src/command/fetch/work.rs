@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use stoa_gomod::{ModuleVersion, h1, info};
 use stoa_layout::Exit;
-use stoa_store::{Meter, SmallFile};
+use stoa_store::{Compared, Meter, Record, SmallFile, Verdict};
 use tokio::task::JoinSet;
 
 use super::fetched::{FetchResult, Fetched};
 use super::wanted::{Asked, Wanted};
 use crate::command::error::CommandError;
-use crate::fill::Expected;
+use crate::fill::{Expected, Want};
 use crate::services::Services;
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
@@ -82,8 +82,12 @@ async fn have(
         was_there = services.seals.seal(&version).await?.is_some();
     }
     if !was_there {
-        let waiter =
-            services.flights.join_expecting(services.policy.permit(&version)?, &Via::none(), true, sums)?;
+        let waiter = services.flights.join_expecting(
+            services.policy.permit(&version)?,
+            &Via::none(),
+            Want::Zip,
+            sums,
+        )?;
         match waiter.stored_with(|bytes| meter.add(bytes)).await {
             Err(Unavailable::Unexpected { reason, .. }) => {
                 return Ok(FetchResult::Differs(version, format!("{reason}; it was not stored")));
@@ -93,6 +97,9 @@ async fn have(
     }
     if let Some(reason) = difference(services, &version, sums).await? {
         return Ok(FetchResult::Differs(version, reason));
+    }
+    if !sums.zip.is_empty() {
+        confirm(services, &version).await?;
     }
     let at = version.clone();
     let bytes = blocking(&services.store, &version, move |store| {
@@ -115,6 +122,31 @@ async fn resolve(services: &Arc<Services>, asked: &Asked) -> Result<ModuleVersio
     let unusable = |why: String| Unavailable::Upstream(format!("{asked}: malformed response: {why}").into());
     let info = info::parse(&body).map_err(|error| unusable(error.to_string()))?;
     ModuleVersion::new(module.clone(), info.version).map_err(|error| unusable(error.to_string()))
+}
+
+/// Records that a go.sum confirms the hashes of a stored version, unless its record has a verdict.
+async fn confirm(services: &Arc<Services>, version: &ModuleVersion) -> Result<(), Unavailable> {
+    let at = version.clone();
+    let is_confirmed = |record: Option<Record>| record.is_some_and(|record| record.verdict.is_some());
+    let record = blocking(&services.store, version, move |store| store.records().get(&at)).await?;
+    if is_confirmed(record) {
+        return Ok(());
+    }
+    let Some(h1) = services.seals.seal(version).await? else { return Ok(()) };
+    let at = version.clone();
+    let confirmed = blocking(&services.store, version, move |store| {
+        let claim = store.claim(&at)?;
+        let Some(modfile) = store.small(&at, SmallFile::Mod)? else { return Ok(()) };
+        let mut record = store.records().of(&claim)?.unwrap_or_default();
+        let given = Record { h1: Some(h1.clone()), verdict: Some(Verdict::of_go_sum()), ..Record::default() };
+        // Another process may have replaced the version.
+        let is_same = matches!(store.compare(&claim, &given)?, Compared::Same(_));
+        if is_same && record.confirm(&h1, &h1::hash_mod(&modfile.bytes), &Verdict::of_go_sum()) {
+            store.records().write(&claim, &record)?;
+        }
+        Ok(())
+    });
+    confirmed.await
 }
 
 /// Returns how the version in the store differs from the go.sum files, if it does.

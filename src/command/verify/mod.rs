@@ -2,9 +2,11 @@
 //!
 //! Sealed versions are skipped, so a run that was stopped continues where it was. `--again` reads them too.
 
+mod checksums;
 pub(crate) mod look;
 
 use std::fmt::{self, Display};
+use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
@@ -18,6 +20,7 @@ use super::count::versions;
 use super::error::CommandError;
 use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
+use crate::sumdb::Rechecked;
 use look::{Findings, Look};
 
 /// Read versions completely, and move corrupt ones to quarantine
@@ -26,14 +29,18 @@ use look::{Findings, Look};
 A version that was verified before is skipped if its files \
 have not been written since. --again reads it too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
 downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
+--checksums then asks the checksum database about versions that were stored without its confirmation; a version that \
+differs goes to quarantine too. \
 The command can run beside a server. If it is stopped, the next run continues.
 
 Examples:
   stoa verify
   stoa verify example.org/module example.org/other@v1.2.3
   stoa verify --again --format json
+  stoa verify --checksums
 
-Exit codes: 0 all versions are intact; 1 a version is corrupt or not in the store; 74 a version cannot be read; \
+Exit codes: 0 all versions are intact; 1 a version is corrupt, differs from the checksum database or is not in the store; \
+69 the checksum database cannot be reached; 74 a version cannot be read; \
 130, 143 stopped.")]
 pub(crate) struct Verify {
     /// Modules and versions to verify [default: all]
@@ -43,6 +50,10 @@ pub(crate) struct Verify {
     /// Read versions that were verified before, too
     #[arg(long)]
     again: bool,
+
+    /// Ask the checksum database about versions that it has not confirmed
+    #[arg(long)]
+    checksums: bool,
 
     #[command(flatten)]
     working: Working,
@@ -57,7 +68,7 @@ impl Command for Verify {
 
     fn run(self, context: &Context<'_>) -> Result<VerifyDone, CommandError> {
         let threads = context.threads(self.working.threads)?;
-        let store = context.open()?.metered(context.reporter.progress().meter());
+        let store = Arc::new(context.open()?.metered(context.reporter.progress().meter()));
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
         let root = store.root().display();
@@ -70,7 +81,11 @@ impl Command for Verify {
         });
         let versions = versions(findings.versions());
         ended.map_err(|error| error.after(format_args!("{versions} in {root} verified before that")))?;
-        Ok(VerifyDone::new(&store, findings, absent))
+        let rechecked = match self.checksums {
+            true => Some(checksums::ask(context, &store, &self.named, &cancel)?),
+            false => None,
+        };
+        Ok(VerifyDone::new(&store, findings, absent, rechecked))
     }
 }
 
@@ -85,6 +100,8 @@ pub(crate) struct VerifyDone {
     unreadable: u64,
     bytes: u64,
     read_only: bool,
+    #[serde(flatten)]
+    rechecked: Option<Rechecked>,
     #[serde(skip)]
     findings: Findings,
     #[serde(skip)]
@@ -92,11 +109,11 @@ pub(crate) struct VerifyDone {
 }
 
 impl VerifyDone {
-    fn new(store: &stoa_store::Store, findings: Findings, absent: u64) -> Self {
+    fn new(store: &stoa_store::Store, findings: Findings, absent: u64, rechecked: Option<Rechecked>) -> Self {
         let Findings { verified, skipped, corrupt: broken, unreadable, bytes, .. } = findings;
         let read_only = store.is_read_only();
         let store = store.root().to_string_lossy().into_owned();
-        Self { store, verified, skipped, broken, unreadable, bytes, read_only, findings, absent }
+        Self { store, verified, skipped, broken, unreadable, bytes, read_only, rechecked, findings, absent }
     }
 
     /// Returns the next steps for corrupt versions.
@@ -125,6 +142,16 @@ impl Display for VerifyDone {
         if self.unreadable > 0 {
             write!(f, "; {} unreadable", HumanCount(self.unreadable))?;
         }
+        if let Some(Rechecked { confirmed, differ, unverified, unreachable }) = self.rechecked {
+            let count = |number| HumanCount(number);
+            let unverified = count(unverified + unreachable);
+            write!(
+                f,
+                "; {} confirmed by the checksum database, {} different, {unverified} unverified",
+                count(confirmed),
+                count(differ)
+            )?;
+        }
         if self.read_only {
             write!(f, "; the store is read-only, so the results are not recorded")
         } else {
@@ -149,10 +176,27 @@ impl Summary for VerifyDone {
             let text = format!("{corrupt} in {store} {} corrupt", corrupt.verb("is", "are"));
             return Err(CommandError::new(Exit::FAILED, text).help(self.help()));
         }
+        if let Some(rechecked) = self.rechecked.filter(|rechecked| rechecked.differ > 0) {
+            let all = versions(rechecked.differ);
+            let text =
+                format!("{all} in {store} {} from the checksum database", all.verb("differs", "differ"));
+            return Err(CommandError::new(Exit::FAILED, text).help(self.help()));
+        }
         if self.absent > 0 {
             return Err(CommandError::reported(Exit::FAILED));
         }
-        if self.unreadable > 0 { Err(self.unreadable_error()) } else { Ok(()) }
+        if self.unreadable > 0 {
+            return Err(self.unreadable_error());
+        }
+        match self.rechecked.filter(|rechecked| rechecked.unreachable > 0) {
+            Some(rechecked) => {
+                let text = format!("cannot verify {} in {store}", versions(rechecked.unreachable));
+                Err(CommandError::new(Exit::UNAVAILABLE, text).help(
+                    "the reasons are listed above; run again when the checksum database can be reached",
+                ))
+            }
+            None => Ok(()),
+        }
     }
 }
 

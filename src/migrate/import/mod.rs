@@ -7,6 +7,7 @@
 //! A version that exists already is compared: go.mod and zip byte by byte, and different zips by their hashes. A second
 //! run reads both sides once and writes nothing.
 
+mod proofs;
 mod report;
 mod source;
 mod work;
@@ -14,6 +15,7 @@ mod work;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
@@ -26,6 +28,7 @@ use crate::command::error::CommandError;
 use crate::command::overlap::overlap;
 use crate::command::parallel;
 use crate::command::progress::Progress;
+use crate::config::Settings;
 pub(super) use report::Report;
 use source::{Item, Origin};
 use work::Work;
@@ -35,6 +38,8 @@ pub(super) struct Import<'a> {
     /// Creates or upgrades the store.
     pub(super) runner: Runner<'a>,
     pub(super) source: &'a Path,
+    /// Names the checksum database.
+    pub(super) settings: &'a Settings<'a>,
     /// The layout of the source, named by a person.
     pub(super) assumed: Option<&'a stoa_layout::LayoutId>,
     pub(super) dry_run: bool,
@@ -53,7 +58,12 @@ impl Import<'_> {
         let copied = match store {
             Open::Nothing => return Ok(false),
             Open::NoStore => self.copy(&from, None, report),
-            Open::Store(store) => self.copy(&from, Some(&store), report),
+            Open::Store(store) => self.copy(&from, Some(&store), report).and_then(|()| match &from {
+                Origin::Source(_, folder) if !self.dry_run => {
+                    proofs::import(self.settings, folder, &store, self.runner.cancel, report)
+                }
+                _ => Ok(()),
+            }),
         };
         copied.map(|()| true).map_err(|error| error.after(report.so_far()))
     }
@@ -189,13 +199,13 @@ impl Import<'_> {
         let gate = self.gate();
         let held = gate.hold(gate.pass()?, Mode::ReadWrite)?;
         let store = Store::open(held, Mode::ReadWrite)?.metered(self.progress.meter());
-        Ok(Open::Store(Box::new(store)))
+        Ok(Open::Store(Arc::new(store)))
     }
 
     /// Opens the store for a dry run. A store at an older layout is not opened.
     fn look(&self) -> Result<Open, CommandError> {
         match self.gate().pass() {
-            Ok(pass) => Ok(Open::Store(Box::new(Store::look(&pass).metered(self.progress.meter())))),
+            Ok(pass) => Ok(Open::Store(Arc::new(Store::look(&pass).metered(self.progress.meter())))),
             Err(GateError::Forbidden { .. }) => {
                 let is_planned = self.runner.plan().map_err(|error| failure(self.runner.root, &error))?;
                 Ok(if is_planned { Open::NoStore } else { Open::Nothing })
@@ -211,7 +221,7 @@ enum Open {
     Nothing,
     /// No store yet, in a dry run.
     NoStore,
-    Store(Box<Store>),
+    Store(Arc<Store>),
 }
 
 /// Returns whether a module cache was found below the folders that are a module cache themselves: `GOMODCACHE` and its

@@ -124,6 +124,17 @@ impl<'a> Report<'a> {
         self.version(version, verdict);
     }
 
+    /// Reports the number of records of the checksum database, and why others are missing.
+    pub(super) fn records(&self, count: u64, failed: &[(String, String)]) {
+        lock(&self.done).records = count;
+        if let Some((name, reason)) = failed.first() {
+            self.reporter.warning(format_args!(
+                "cannot import {} of the checksum database: {name}: {reason}",
+                counted(failed.len() as u64, "record")
+            ));
+        }
+    }
+
     /// Returns the work done so far.
     pub(super) fn so_far(&self) -> String {
         lock(&self.done).so_far()
@@ -161,6 +172,8 @@ pub(in crate::migrate) struct Imported {
     leftovers: u64,
     without_zip: u64,
     bytes: u64,
+    /// Records of the checksum database.
+    records: u64,
     dry_run: bool,
     /// The leftovers by reason.
     #[serde(skip)]
@@ -204,6 +217,9 @@ impl Display for Imported {
         ];
         for (count, word) in rest.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, ", {} {word}", HumanCount(count))?;
+        }
+        if self.records > 0 {
+            write!(f, ", with {} of the checksum database", counted(self.records, "record"))?;
         }
         if self.leftovers > 0 {
             let kinds: Vec<String> =

@@ -109,6 +109,9 @@ impl<'a> Work<'a> {
         let draft = match draft.seal_unsynced(&info) {
             Ok(draft) => draft,
             Err(SealError::Broken { reason, .. }) => return Err(Not::Broken(reason)),
+            Err(SealError::OtherMod { .. }) => {
+                return Err(Not::Broken("its mod differs from the go.mod in its zip".to_owned()));
+            }
             Err(SealError::Store(error)) => return Err(error.into()),
         };
         let mut waiting = lock(&self.waiting);

@@ -10,7 +10,6 @@
 
 use super::egress::{Egress, User};
 use super::scratch::Call;
-use super::visited;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::path::Path;
@@ -58,7 +57,7 @@ pub(super) struct Command<'a> {
     pub(super) call: &'a Call,
     /// The way to the network, for a module that is not covered.
     pub(super) egress: Option<&'a Egress>,
-    /// Whether git writes down its requests, see [`visited`].
+    /// Whether git writes down its requests, see [`super::visited`].
     pub(super) is_traced: bool,
 }
 
@@ -170,7 +169,7 @@ impl Command<'_> {
             .env("GCM_INTERACTIVE", "never")
             .env("SSH_ASKPASS_REQUIRE", "never");
         if self.is_traced {
-            command.env("GIT_TRACE_CURL", within(visited::TRACE)).env("GIT_TRACE_CURL_NO_DATA", "1");
+            command.env("GIT_TRACE_CURL", self.call.trace()).env("GIT_TRACE_CURL_NO_DATA", "1");
             command.env("GIT_TRACE_REDACT", "1");
         }
         // Git's housekeeping would leave the process group and continue in the background.

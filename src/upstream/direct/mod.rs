@@ -42,7 +42,7 @@ use command::{Command, CommandError, Output};
 use egress::Egress;
 use places::{Limits, Places};
 use rules::{NOT_COVERED, Repository};
-use scratch::{Call, Scratch};
+use scratch::{Call, Scratch, Users};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::fmt;
@@ -130,6 +130,11 @@ pub(super) struct SharedDownload {
 }
 
 impl SharedDownload {
+    /// Returns whether the go command has downloaded the version.
+    pub(super) fn is_complete(&self) -> bool {
+        self.files.get().is_some_and(Result::is_ok)
+    }
+
     /// Waits until the go command is asked, which takes longer than anything else.
     pub(super) async fn started(&self) {
         // The channel cannot be closed, since its sender is in `self`.
@@ -322,7 +327,9 @@ impl Direct {
         let place =
             place.map_err(|error| UpstreamError::Timeout { url: shown(asked), reason: error.to_string() })?;
         let unwritable = |error: PathError| failed(format!("the go command needs a scratch folder: {error}"));
-        let call = inner.scratch.call(is_covered).map_err(unwritable)?;
+        let is_traced = inner.rules.deny_any();
+        let users = Users { are_covered: is_covered, module: is_traced.then(|| module.as_str().to_owned()) };
+        let call = inner.scratch.call(users).map_err(unwritable)?;
         let egress = match is_covered {
             true => None,
             false => {
@@ -337,14 +344,19 @@ impl Direct {
             call: &call,
             egress: egress.as_ref(),
             // Otherwise it does not matter where git was.
-            is_traced: inner.rules.deny_any(),
+            is_traced,
         };
         log::debug!(arguments = arguments.join(" "), is_covered; "running the go command");
         let output = command.run(arguments).await;
         drop(place);
         match output {
             Ok(output) => {
-                let visited = visited::read(call.folder()).await;
+                let visited = match is_traced {
+                    true => call.visited().await,
+                    false => Ok(Vec::new()),
+                };
+                let visited =
+                    visited.map_err(|error| failed(format!("cannot read the requests of git: {error}")))?;
                 Ok(Run { output, call, egress, visited })
             }
             Err(CommandError::TooLong(limit)) => Err(UpstreamError::Timeout {
@@ -362,7 +374,7 @@ struct Run {
     call: Call,
     /// The way to the network of a module that is not covered.
     egress: Option<Egress>,
-    /// The URLs of the repositories that git visited, if any version of any module is denied.
+    /// The URLs of the repositories that git visited for the clones of this run, if any version of any module is denied.
     visited: Vec<String>,
 }
 

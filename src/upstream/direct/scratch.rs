@@ -13,15 +13,18 @@
 //! shared, by a symlink at `mod/cache/vcs`: the go command locks a clone while it works on it. After a
 //! command was killed, or when the clones have grown large, the next runs start without clones, and the old
 //! ones are removed with the last run that uses them. Modules that are covered by a rule have clones of their
-//! own: another module could otherwise name a private repository and get what is cloned already.
+//! own: another module could otherwise name a private repository and get what is cloned already. If rules deny
+//! anything, each module has clones of its own, so that they come from no repository that the module did not visit
+//! (see [`super::visited`]).
 //!
 //! A starting process removes the folders whose lock it can get, and kills the remaining processes of their
 //! owners. It leaves folders alone that only look similar: those with other names, with access for others,
 //! or with contents but no lock.
 
 use super::command::RUN_VARIABLE;
+use super::visited::Visited;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +43,12 @@ const SUFFIX_LEN: usize = 6;
 
 const LOCK: &str = "lock";
 
+/// Maximum number of folders of clones.
+const MAX_CLONES: usize = 32;
+
+/// The least size that counts for a file or a folder, since an empty one takes space, too.
+const MIN_ENTRY_BYTES: u64 = 512;
+
 /// Time between two measurements of the folder of a run.
 const MEASURE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -49,7 +58,7 @@ const REMOVE_TRIES: u32 = 20;
 /// The scratch folder of this process, and its parent.
 pub(super) struct Scratch {
     base: PathBuf,
-    /// Maximum size of a run, and of the clones. Larger clones are replaced by new ones.
+    /// Maximum size of a run, and of all clones together. Larger clones are replaced by new ones.
     max_bytes: u64,
     swept: Once,
     run: Mutex<Option<Arc<Run>>>,
@@ -70,7 +79,7 @@ impl Scratch {
     }
 
     /// Creates the folder for one run of the go command.
-    pub(super) fn call(&self, is_covered: bool) -> Result<Call, PathError> {
+    pub(super) fn call(&self, users: Users) -> Result<Call, PathError> {
         let mut run = self.lock();
         // The folder for temporary files may have been cleaned.
         let current = match run.take().filter(|run| run.is_there()) {
@@ -78,7 +87,7 @@ impl Scratch {
             None => Arc::new(Run::begin(&self.base)?),
         };
         let run = Arc::clone(run.insert(current));
-        Call::begin(run, is_covered, self.max_bytes)
+        Call::begin(run, users, self.max_bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Run>>> {
@@ -122,7 +131,7 @@ impl Run {
             Ok(_) => Ok(None),
             Err(LockError::Path(error)) if error.is_not_found() => Ok(None),
             Err(LockError::Path(error)) => Err(error),
-            Err(error) => Err(PathError::new("lock", path, std::io::Error::other(error))),
+            Err(error) => Err(PathError::new("lock", path, io::Error::other(error))),
         }
     }
 
@@ -130,20 +139,40 @@ impl Run {
         self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.folder.join(LOCK)))
     }
 
-    fn fresh(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}-{}", self.next.fetch_add(1, Ordering::Relaxed)))
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn clones(&self, is_covered: bool) -> Result<Arc<Clones>, PathError> {
-        let mut clones = self.lock_clones();
-        if let Some(clones) = clones.iter().find(|clones| clones.is_covered == is_covered) {
-            return Ok(Arc::clone(clones));
+    fn fresh(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}-{}", self.number()))
+    }
+
+    fn clones(&self, users: Users) -> Result<Arc<Clones>, PathError> {
+        let mut all = self.lock_clones();
+        let found = match all.iter().position(|clones| clones.users == users) {
+            Some(at) => all.remove(at),
+            None => {
+                let folder = self.fresh("clones");
+                Durable::default().create_dir(&folder)?;
+                Arc::new(Clones { folder, users, visited: Visited::default() })
+            }
+        };
+        // The least recently used ones come first.
+        all.push(Arc::clone(&found));
+        if all.len() > MAX_CLONES {
+            all.remove(0);
         }
-        let folder = self.fresh("clones");
-        Durable::default().create_dir(&folder)?;
-        let new = Arc::new(Clones { folder, is_covered });
-        clones.push(Arc::clone(&new));
-        Ok(new)
+        Ok(found)
+    }
+
+    /// Makes the next runs start without the least recently used clones while all together exceed a size.
+    fn limit_clones(&self, max_bytes: u64) {
+        let mut all: Vec<_> = self.lock_clones().iter().map(Arc::clone).collect();
+        let mut sizes: Vec<u64> = all.iter().map(|clones| bytes_below(&clones.folder)).collect();
+        while sizes.iter().sum::<u64>() > max_bytes {
+            self.discard(&all.remove(0));
+            sizes.remove(0);
+        }
     }
 
     /// Makes the next runs start without these clones.
@@ -164,12 +193,20 @@ impl Drop for Run {
     }
 }
 
+/// The modules that share clones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Users {
+    pub(super) are_covered: bool,
+    /// The only module, if rules deny anything.
+    pub(super) module: Option<String>,
+}
+
 /// Clones of repositories, removed after the last run that uses them.
 #[derive(Debug)]
 struct Clones {
     folder: PathBuf,
-    /// Whether they are of covered modules.
-    is_covered: bool,
+    users: Users,
+    visited: Visited,
 }
 
 impl Drop for Clones {
@@ -183,13 +220,16 @@ impl Drop for Clones {
 pub(super) struct Call {
     folder: PathBuf,
     clones: Arc<Clones>,
+    trace: PathBuf,
     run: Arc<Run>,
     max_bytes: u64,
 }
 
 impl Call {
-    fn begin(run: Arc<Run>, is_covered: bool, max_bytes: u64) -> Result<Self, PathError> {
-        let call = Self { folder: run.fresh("call"), clones: run.clones(is_covered)?, run, max_bytes };
+    fn begin(run: Arc<Run>, users: Users, max_bytes: u64) -> Result<Self, PathError> {
+        let (folder, clones) = (run.fresh("call"), run.clones(users)?);
+        let trace = clones.visited.trace(&clones.folder, run.number());
+        let call = Self { folder, clones, trace, run, max_bytes };
         let durable = Durable::default();
         for name in ["", "path", "build", "tmp", "work", "home", "mod", "mod/cache"] {
             durable.create_dir(&call.folder.join(name))?;
@@ -209,6 +249,18 @@ impl Call {
     /// Returns the scratch folder of the process, which marks its children.
     pub(super) fn run_folder(&self) -> &Path {
         &self.run.folder
+    }
+
+    /// Returns the path of the file for git's requests.
+    pub(super) fn trace(&self) -> &Path {
+        &self.trace
+    }
+
+    /// Returns the repositories that git visited for the clones of this run, which has ended.
+    pub(super) async fn visited(&self) -> io::Result<Vec<String>> {
+        let (clones, trace) = (Arc::clone(&self.clones), self.trace.clone());
+        let reading = tokio::task::spawn_blocking(move || clones.visited.end(&clones.folder, &trace));
+        reading.await.map_err(io::Error::other)?
     }
 
     /// Waits until the files of this run exceed the limit, which it returns. The growth of the clones counts, too.
@@ -239,13 +291,10 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let (folder, clones, run) = (self.folder.clone(), Arc::clone(&self.clones), Arc::clone(&self.run));
-        let max_bytes = self.max_bytes;
+        let (folder, run, max_bytes) = (self.folder.clone(), Arc::clone(&self.run), self.max_bytes);
         aside(move || {
             remove(&folder);
-            if bytes_below(&clones.folder) > max_bytes {
-                run.discard(&clones);
-            }
+            run.limit_clones(max_bytes);
         });
     }
 }
@@ -279,8 +328,8 @@ fn remove(folder: &Path) {
 fn bytes_below(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => bytes_below(&entry.path()),
-        Ok(meta) => meta.len(),
+        Ok(meta) if meta.is_dir() => MIN_ENTRY_BYTES + bytes_below(&entry.path()),
+        Ok(meta) => meta.len().max(MIN_ENTRY_BYTES),
         Err(_) => 0,
     };
     entries.flatten().map(size).sum()
@@ -365,18 +414,65 @@ mod tests {
         names
     }
 
+    fn users(are_covered: bool) -> Users {
+        Users { are_covered, module: None }
+    }
+
+    #[test]
+    fn the_least_recently_used_clones_are_discarded() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(dir.path().to_owned(), 1 << 20);
+        let call = |module: usize| {
+            let module = Some(format!("v.example/{module}"));
+            scratch.call(Users { are_covered: false, module }).unwrap()
+        };
+        let folder = |call: &Call| call.clones.folder.clone();
+        let (first, second) = (call(0), call(1));
+        let (folders, run) = ([folder(&first), folder(&second)], first.run_folder().to_owned());
+        drop((first, second, call(0)));
+        for module in 2..=MAX_CLONES {
+            drop(call(module));
+        }
+        assert!(folders[0].is_dir() && !folders[1].exists());
+        let clones = || names(&run).iter().filter(|name| name.starts_with("clones-")).count();
+        assert_eq!(clones(), MAX_CLONES);
+        let large = call(3);
+        let path = folder(&large).join("pack");
+        Durable::default().create_file(&path).unwrap().write_all(&vec![b'x'; (1 << 20) - 1000]).unwrap();
+        drop(large);
+        assert_eq!(clones(), MAX_CLONES, "empty ones need no space");
+        Durable::default()
+            .create_file(&folder(&call(4)).join("pack"))
+            .unwrap()
+            .write_all(&vec![b'x'; 2000])
+            .unwrap();
+        drop(call(4));
+        assert!(!path.exists() && clones() == 1, "{:?}", names(&run));
+    }
+
+    #[test]
+    fn empty_files_count() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            Durable::default().create_file(&dir.path().join(name)).unwrap();
+        }
+        assert_eq!(bytes_below(dir.path()), 3 * MIN_ENTRY_BYTES);
+    }
+
     #[test]
     fn a_run_leaves_its_clones_and_the_process_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
-        let first = scratch.call(true).unwrap();
+        let first = scratch.call(users(true)).unwrap();
         let run = first.run_folder().to_owned();
         assert_eq!(fs::metadata(&run).unwrap().mode() & 0o777, 0o700);
-        let (one, two) =
-            (fs::canonicalize(first.folder().join("mod/cache/vcs")).unwrap(), scratch.call(true).unwrap());
+        let (one, two) = (
+            fs::canonicalize(first.folder().join("mod/cache/vcs")).unwrap(),
+            scratch.call(users(true)).unwrap(),
+        );
         assert_eq!(fs::canonicalize(two.folder().join("mod/cache/vcs")).unwrap(), one);
         drop(first);
-        assert_eq!(names(&run), ["call-3", "clones-2", "lock"]);
+        assert_eq!(names(&run), ["call-4", "clones-2", "lock"]);
         two.spoil_clones();
         assert!(one.is_dir(), "a run still uses them");
         drop(two);
@@ -390,7 +486,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
         let clones = |is_covered| {
-            let call = scratch.call(is_covered).unwrap();
+            let call = scratch.call(users(is_covered)).unwrap();
             fs::canonicalize(call.folder().join("mod/cache/vcs")).unwrap()
         };
         assert_eq!(clones(true), clones(true));
@@ -406,10 +502,10 @@ mod tests {
             let path = call.folder().join("mod/cache/vcs/pack");
             Durable::default().create_file(&path).unwrap().write_all(&vec![b'x'; bytes]).unwrap();
         };
-        let call = scratch.call(true).unwrap();
+        let call = scratch.call(users(true)).unwrap();
         write(&call, (1 << 20) - 1000);
         // The clones of earlier runs are not counted.
-        let later = scratch.call(true).unwrap();
+        let later = scratch.call(users(true)).unwrap();
         let mut outgrown = std::pin::pin!(later.outgrown());
         let waited = tokio::time::timeout(MEASURE_PAUSE * 2, &mut outgrown).await;
         assert!(waited.is_err(), "{waited:?}");
@@ -422,16 +518,16 @@ mod tests {
     fn a_missing_scratch_folder_is_created_again() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
-        let run = scratch.call(true).unwrap().run_folder().to_owned();
+        let run = scratch.call(users(true)).unwrap().run_folder().to_owned();
         durable::remove_tree(&run).unwrap();
-        assert_ne!(scratch.call(true).unwrap().run_folder(), run);
+        assert_ne!(scratch.call(users(true)).unwrap().run_folder(), run);
     }
 
     #[test]
     fn only_folders_of_dead_processes_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let living = Scratch::new(dir.path().to_owned(), u64::MAX);
-        let _call = living.call(true).unwrap();
+        let _call = living.call(users(true)).unwrap();
         let mut dead = Run::begin(dir.path()).unwrap();
         let folder = dead.folder.clone();
         // As after a kill: the lock is released, the folder stays.

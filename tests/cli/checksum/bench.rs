@@ -29,8 +29,9 @@ impl Bench {
     pub(super) fn command(&self, policy: &str, sumdb: &str) -> Command {
         let mut command = server::command(&self.store());
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        command.args(["--upstream", self.site.url()]);
-        command.env("STOA_CHECKSUM", policy).env("STOA_GOSUMDB", sumdb);
+        // A test heals the upstream and asks again at once.
+        command.args(["--upstream", self.site.url(), "--fill-wrong-pause", "0"]);
+        command.env("STOA_CHECKSUM", policy).env("STOA_GOSUMDB", sumdb).env("STOA_LOG", "info");
         command.env_remove("GONOSUMDB").env_remove("GOPRIVATE").stderr(log);
         command
     }

@@ -1,8 +1,10 @@
 //! Fills are verified against a checksum database: a real server, and a scripted database that can lie.
 
 mod bench;
+mod carried;
 mod heads;
 mod records;
+mod stored;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +18,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 21] = [
+    let tests: [(&str, fn()); 26] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -37,6 +39,11 @@ pub(crate) fn cases() -> Vec<Case> {
         ("a version copied in by hand must match its record", record_binds),
         ("the database decides about a version that was removed with other content", records::moved_tag),
         ("--forget removes the recorded hash", records::forget),
+        ("stored versions are asked about again in the background", stored::background),
+        ("verify --checksums asks about stored versions", stored::verify_checksums),
+        ("a forwarded lookup that contradicts a stored version is proved first", stored::forwarded),
+        ("a stored version is verified before it is served if that is required", stored::required),
+        ("a version that has the hash of a go.sum counts as verified", stored::go_sum),
         ("a go.mod is not served again after its lookup has failed", records::failed_lookup),
     ];
     let tests = tests.into_iter().map(|(name, test)| trial(name, None, test));
@@ -44,6 +51,22 @@ pub(crate) fn cases() -> Vec<Case> {
         .chain([
             trial("two proxies keep one head", None, heads::two_proxies),
             trial("private modules are not named to the database", None, private),
+            trial("a request does not wait longer than 10 s for a verification", None, stored::slow_database)
+                .slow(),
+            trial(
+                "an export without the database says which records are missing",
+                None,
+                carried::database_down,
+            ),
+            trial("a forged record on the way to another network is not taken", None, carried::forged_media),
+            trial(
+                "a go command without a network verifies what was carried to it",
+                None,
+                carried::without_network,
+            )
+            .needs(no_go),
+            trial("a toolchain is carried to another network and verified", None, carried::toolchain)
+                .needs(no_go),
             trial("a real module is verified by the default database of go", None, real)
                 .needs(no_real_upstream)
                 .slow(),
@@ -254,7 +277,7 @@ fn not_passed_on() {
     let sumdb = format!("{} {}/db", sumdb::verifier_key(), bench.site.url());
     let server = Server::start_with(&mut bench.command("require", &sumdb));
     bench.assert_filled(&server, &other);
-    assert_eq!(bench.site.asked("/db/lookup/"), 1);
+    assert_eq!(bench.site.asked("/db/lookup/example.com/m@v1.0.1"), 1);
     assert!(bench.record(&other.version).is_some());
     let client = bench.site.offer("example.com/m@v1.0.2");
     bench.site.record(&client);
@@ -380,6 +403,10 @@ fn record_binds() {
 
 /// A small module that will not change.
 const REAL: &str = "rsc.io/quote@v1.5.2";
+
+fn no_go() -> Option<String> {
+    missing_tool("go", &["version"])
+}
 
 fn no_real_upstream() -> Option<String> {
     missing_tool("go", &["version"]).or_else(|| {

@@ -34,6 +34,7 @@ pub(crate) fn status_works_on_every_state() {
             "quarantined_bytes",
             "state",
             "store",
+            "unverified",
             "versions",
         ];
         assert_eq!(keys, expected);

@@ -70,7 +70,7 @@ impl Store {
         let moved = self.quarantine_folder(claim, &path, reason);
         // Also after an error: the version may have been moved all the same.
         self.changed(claim.version(), Change::Removed);
-        moved
+        moved.and(self.pairs().remove(claim.version()).map(drop))
     }
 
     /// Moves a folder with the claimed version to quarantine.

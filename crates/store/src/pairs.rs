@@ -1,0 +1,420 @@
+//! Pairs: the info and the go.mod of versions whose zip was not downloaded. A part of the cache, so they may be lost at
+//! any time.
+//!
+//! ```text
+//! cache/pairs/HASH/VERSION  one pair; HASH is the SHA-256 of the module path, and VERSION is escaped
+//!
+//! stoa-pair 1               the content: six lines, then both files
+//! MODULE@VERSION
+//! TAG                       identifies the list of upstreams
+//! ORIGIN                    the upstream that sent both files, without credentials
+//! INFO-BYTES MOD-BYTES
+//! SHA-256                   of the four lines above and both files
+//! INFO MOD
+//! ```
+//!
+//! A pair is written in staging under the claim of its version, and renamed to its place. Nothing is synced, so a pair
+//! counts only if its hash matches. A stored version always wins: readers look for it first.
+//!
+//! **Bound.** The total size is bounded, and files count in blocks of 4 KiB. A hit renews the time of a file that is
+//! older than an hour, and a writer that finds too much removes the files with the oldest times.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use stoa_gomod::{H1, ModulePath, ModuleVersion, Version, h1};
+use stoa_layout::error::PathContext;
+use stoa_layout::{PathError, durable};
+
+use crate::cache::{hex, place};
+use crate::files::{SMALL_LIMIT, is_absent, lock, metadata, open_file};
+use crate::read::ZipFile;
+use crate::{Claim, Store, StoreError};
+
+/// An info and a go.mod, as one upstream sent them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The tag of the list of upstreams.
+    pub tag: String,
+    /// The upstream that sent both files, without credentials.
+    pub origin: String,
+    /// The info.
+    pub info: Bytes,
+    /// The go.mod.
+    pub modfile: Bytes,
+}
+
+/// A pair in the cache. Its go.mod is read on demand, since it may be large.
+#[derive(Debug)]
+pub struct CachedPair {
+    /// The tag of the list of upstreams.
+    pub tag: String,
+    /// The upstream that sent both files, without credentials.
+    pub origin: String,
+    /// The info.
+    pub info: Bytes,
+    /// The SHA-256 of the go.mod.
+    pub mod_sha256: [u8; 32],
+    /// The place of the go.mod in the file.
+    pub mod_range: Range<u64>,
+    file: File,
+    path: PathBuf,
+    modified: SystemTime,
+}
+
+/// The pairs of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Pairs<'a>(&'a Store);
+
+/// The total size of the pairs, as far as this process knows. `None` before the first write.
+#[derive(Debug, Default)]
+pub(crate) struct KnownBytes(Mutex<Option<u64>>);
+
+const MAGIC: &str = "stoa-pair 1\n";
+
+/// The maximum size of the lines before the files in bytes.
+const MAX_HEAD_BYTES: u64 = 16 << 10;
+
+/// The unit in which files count.
+const BLOCK: u64 = 4096;
+
+/// The age from which a hit renews the time of a file.
+const RENEWED_AFTER: Duration = Duration::from_secs(3600);
+
+impl Store {
+    /// Returns the pairs of the store.
+    pub fn pairs(&self) -> Pairs<'_> {
+        Pairs(self)
+    }
+}
+
+impl CachedPair {
+    /// Returns the hash of the go.mod.
+    pub fn gomod_h1(&self) -> H1 {
+        let mut builder = h1::Builder::new();
+        // The name has no newline.
+        let _ = builder.add("go.mod", self.mod_sha256);
+        builder.finish()
+    }
+
+    /// Reads the go.mod.
+    pub fn modfile(&self) -> Result<Bytes, StoreError> {
+        let length = self.mod_range.end - self.mod_range.start;
+        let mut body = vec![0; usize::try_from(length).unwrap_or_default()];
+        self.file.read_exact_at(&mut body, self.mod_range.start).at("read", &self.path)?;
+        Ok(body.into())
+    }
+
+    /// Returns the file, to be read piece by piece. The go.mod is at [`mod_range`](Self::mod_range).
+    pub fn into_file(self) -> ZipFile {
+        ZipFile::unsealed(self.file, self.mod_range.end, self.modified)
+    }
+}
+
+impl Pairs<'_> {
+    /// Returns the pair of a version. `None` if there is no pair, or if it is damaged.
+    pub fn get(&self, version: &ModuleVersion) -> Option<CachedPair> {
+        let path = self.path(version);
+        match read(&path, version) {
+            Ok(pair) => {
+                if let Some(pair) = &pair
+                    && !self.0.is_read_only()
+                    && pair.modified.elapsed().is_ok_and(|age| age > RENEWED_AFTER)
+                {
+                    // Without a new time the pair is only evicted earlier.
+                    let _ = durable::touch(&path);
+                }
+                pair
+            }
+            Err(error) => {
+                log::debug!(reason:% = error; "cannot read the cache");
+                None
+            }
+        }
+    }
+
+    /// Returns the size of the pair of a version in bytes. `None` if there is no pair.
+    pub fn size(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
+        let meta = metadata(&self.path(version))?;
+        Ok(meta.filter(fs::Metadata::is_file).map(|meta| meta.len()))
+    }
+
+    /// Returns the versions of a module that have a pair, sorted.
+    pub fn versions(&self, module: &ModulePath) -> Result<Vec<Version>, StoreError> {
+        let folder = self.folder(module);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(PathError::new("list", folder, error).into()),
+        };
+        let mut versions = Vec::new();
+        for entry in entries {
+            let name = entry.at("list", &folder)?.file_name();
+            versions.extend(name.to_str().and_then(|name| Version::unescape(name).ok()));
+        }
+        versions.sort();
+        Ok(versions)
+    }
+
+    /// Stores the pair of the claimed version and replaces an older pair. Removes the least recently used pairs if all
+    /// pairs together exceed `max_bytes`.
+    pub fn put(&self, claim: &Claim, pair: &Pair, max_bytes: u64) -> Result<(), StoreError> {
+        let (version, store) = (claim.version(), self.0);
+        let path = self.path(version);
+        let head = encode(version, pair);
+        store.staging()?.place_file(|staged| {
+            let mut file = store.durable.create_file(staged)?;
+            for part in [head.as_bytes(), &pair.info, &pair.modfile] {
+                file.write_all(part).at("write", staged)?;
+            }
+            place(store, staged, &path)
+        })?;
+        let written = charged((head.len() + pair.info.len() + pair.modfile.len()) as u64);
+        let mut known = lock(&store.pair_bytes.0);
+        let total = match *known {
+            Some(total) => total.saturating_add(written),
+            None => self.files()?.iter().map(|(_, bytes, _)| bytes).sum(),
+        };
+        *known = Some(if total > max_bytes { self.make_room(max_bytes)? } else { total });
+        Ok(())
+    }
+
+    /// Removes the pair of a version. Returns its size in bytes, or `None` if there was none.
+    pub fn remove(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
+        let Some(bytes) = self.size(version)? else { return Ok(None) };
+        self.0.staging()?;
+        match durable::remove_file(&self.path(version)) {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(Some(bytes)),
+        }
+    }
+
+    fn folder(&self, module: &ModulePath) -> PathBuf {
+        self.0.paths.cache().join("pairs").join(hex(&Sha256::digest(module.as_str())))
+    }
+
+    fn path(&self, version: &ModuleVersion) -> PathBuf {
+        self.folder(version.path()).join(version.version().escaped())
+    }
+
+    /// Removes the least recently used pairs until 7/8 of the bound is left. Returns the size of the rest.
+    fn make_room(&self, max_bytes: u64) -> Result<u64, StoreError> {
+        let mut files = self.files()?;
+        let mut left: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        if left <= max_bytes {
+            return Ok(left);
+        }
+        files.sort();
+        for (_, bytes, path) in files {
+            if left <= max_bytes / 8 * 7 {
+                break;
+            }
+            match durable::remove_file(&path) {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => left -= bytes,
+            }
+            if let Some(folder) = path.parent() {
+                durable::remove_empty_dir(folder)?;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Returns all files with their times and sizes.
+    fn files(&self) -> Result<Vec<(SystemTime, u64, PathBuf)>, StoreError> {
+        let mut files = Vec::new();
+        for folder in list(&self.0.paths.cache().join("pairs"))? {
+            for path in list(&folder)? {
+                // A file that was removed since takes no space.
+                let Some(meta) = metadata(&path)?.filter(|meta| !meta.is_dir()) else { continue };
+                files.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), charged(meta.len()), path));
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
+    match fs::read_dir(folder) {
+        Ok(entries) => {
+            entries.map(|entry| Ok(entry.at("list", folder)?.path())).collect::<Result<_, PathError>>()
+        }
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) => Err(PathError::new("list", folder, error)),
+    }
+}
+
+fn charged(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK) * BLOCK
+}
+
+/// Returns the lines before the files.
+fn encode(version: &ModuleVersion, Pair { tag, origin, info, modfile }: &Pair) -> String {
+    let mut head =
+        format!("{version}\n{tag}\n{}\n{} {}\n", origin.replace('\n', " "), info.len(), modfile.len());
+    let hash = Sha256::new().chain_update(&head).chain_update(info).chain_update(modfile).finalize();
+    let _ = writeln!(head, "{}", hex(&hash));
+    format!("{MAGIC}{head}")
+}
+
+/// Reads and checks a pair, with bounded memory.
+fn read(path: &Path, version: &ModuleVersion) -> Result<Option<CachedPair>, PathError> {
+    let Some((file, meta)) = open_file(path)? else { return Ok(None) };
+    let mut reader = BufReader::new(&file);
+    let mut at = 0;
+    let mut line = || -> Result<Option<String>, PathError> {
+        let mut line = Vec::new();
+        let read = (&mut reader).take(MAX_HEAD_BYTES).read_until(b'\n', &mut line).at("read", path)?;
+        at += read as u64;
+        Ok(String::from_utf8(line).ok().filter(|line| line.ends_with('\n')))
+    };
+    if line()?.as_deref() != Some(MAGIC) {
+        return Ok(None);
+    }
+    let (Some(name), Some(tag), Some(origin), Some(lengths), Some(hash)) =
+        (line()?, line()?, line()?, line()?, line()?)
+    else {
+        return Ok(None);
+    };
+    let Some((info_length, mod_length)) = lengths.trim_end().split_once(' ').and_then(|(info, modfile)| {
+        let limited = |text: &str| text.parse().ok().filter(|length| *length <= SMALL_LIMIT);
+        Some((limited(info)?, limited(modfile)?))
+    }) else {
+        return Ok(None);
+    };
+    if name.trim_end() != version.to_string() || meta.len() != at + info_length + mod_length {
+        return Ok(None);
+    }
+    let mut whole =
+        Sha256::new().chain_update(&name).chain_update(&tag).chain_update(&origin).chain_update(&lengths);
+    let mut info = Vec::new();
+    (&mut reader).take(info_length).read_to_end(&mut info).at("read", path)?;
+    whole.update(&info);
+    let mut of_mod = Sha256::new();
+    loop {
+        let piece = reader.fill_buf().at("read", path)?;
+        if piece.is_empty() {
+            break;
+        }
+        whole.update(piece);
+        of_mod.update(piece);
+        let read = piece.len();
+        reader.consume(read);
+    }
+    if hash.trim_end() != hex(&whole.finalize()) {
+        return Ok(None);
+    }
+    let start = at + info_length;
+    let trimmed = |line: &str| line.trim_end_matches('\n').to_owned();
+    Ok(Some(CachedPair {
+        tag: trimmed(&tag),
+        origin: trimmed(&origin),
+        info: info.into(),
+        mod_sha256: of_mod.finalize().into(),
+        mod_range: start..start + mod_length,
+        path: path.to_owned(),
+        modified: meta.modified().at("stat", path)?,
+        file,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fixture, info, modfile, staged, version};
+
+    fn pair(version: &ModuleVersion) -> Pair {
+        Pair {
+            tag: "0123456789abcdef".to_owned(),
+            origin: "https://proxy.example/".to_owned(),
+            info: info(version).into(),
+            modfile: modfile(version).into(),
+        }
+    }
+
+    fn put(fixture: &Fixture, version: &ModuleVersion, max_bytes: u64) {
+        let claim = fixture.store.claim(version).unwrap();
+        fixture.store.pairs().put(&claim, &pair(version), max_bytes).unwrap();
+    }
+
+    #[test]
+    fn a_pair_is_found_until_it_is_removed() {
+        let fixture = Fixture::new();
+        let v = version("example.com/Cap@v1.0.0-RC1");
+        let pairs = fixture.store.pairs();
+        assert!(pairs.get(&v).is_none());
+        put(&fixture, &v, 1 << 20);
+        put(&fixture, &v, 1 << 20);
+        let (found, expected) = (pairs.get(&v).unwrap(), pair(&v));
+        assert_eq!(
+            (&found.tag, &found.origin, &found.info),
+            (&expected.tag, &expected.origin, &expected.info)
+        );
+        assert_eq!(found.modfile().unwrap(), expected.modfile);
+        assert_eq!(found.gomod_h1(), h1::hash_mod(&expected.modfile));
+        assert_eq!(pairs.versions(v.path()).unwrap(), [v.version().clone()]);
+        assert!(pairs.get(&version("example.com/Cap@v1.0.0")).is_none());
+        assert!(pairs.remove(&v).unwrap().is_some());
+        assert_eq!(pairs.remove(&v).unwrap(), None);
+        assert!(pairs.get(&v).is_none() && staged(fixture.dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_damaged_pair_counts_as_absent_and_can_be_replaced() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        put(&fixture, &v, 1 << 20);
+        let path = fixture.store.pairs().path(&v);
+        let whole = fs::read(&path).unwrap();
+        let mut damages: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
+        damages.extend((0..whole.len()).map(|at| {
+            let mut turned = whole.clone();
+            turned[at] ^= 1;
+            turned
+        }));
+        damages.push(vec![0; whole.len()]);
+        damages.push([whole.as_slice(), b"more"].concat());
+        for damage in damages {
+            fs::write(&path, &damage).unwrap();
+            assert!(fixture.store.pairs().get(&v).is_none(), "{:?}", String::from_utf8_lossy(&damage));
+        }
+        let other = version("example.com/m@v1.0.1");
+        fs::write(fixture.store.pairs().path(&other), &whole).unwrap();
+        assert!(fixture.store.pairs().get(&other).is_none(), "a pair under another name");
+        put(&fixture, &v, 1 << 20);
+        assert!(fixture.store.pairs().get(&v).is_some());
+    }
+
+    #[test]
+    fn the_least_recently_used_pairs_are_removed_above_the_bound() {
+        let fixture = Fixture::new();
+        let versions: Vec<_> = (0..8).map(|n| version(&format!("example.com/m{}@v1.{n}.0", n % 3))).collect();
+        let day = Duration::from_secs(86_400);
+        for (n, v) in versions.iter().enumerate() {
+            put(&fixture, v, 8 * BLOCK);
+            let file = File::open(fixture.store.pairs().path(v)).unwrap();
+            file.set_modified(SystemTime::now() - day * (20 - u32::try_from(n).unwrap())).unwrap();
+        }
+        let pairs = fixture.store.pairs();
+        let present = |v: &ModuleVersion| pairs.path(v).exists();
+        assert!(versions.iter().all(present), "nothing is removed up to the bound");
+        // A hit renews the time, so the next two are the oldest.
+        assert!(pairs.get(&versions[0]).is_some());
+        let new = version("example.com/new@v1.0.0");
+        put(&fixture, &new, 8 * BLOCK);
+        let left: Vec<bool> = versions.iter().map(present).collect();
+        assert_eq!(left, [true, false, false, true, true, true, true, true]);
+        assert!(present(&new));
+        put(&fixture, &version("example.com/new@v1.0.1"), 0);
+        assert!(!versions.iter().any(present) && !present(&new));
+        assert!(fs::read_dir(fixture.dir.path().join("cache/pairs")).unwrap().next().is_none());
+    }
+}

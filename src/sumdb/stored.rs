@@ -1,0 +1,215 @@
+//! Verification of stored versions: of those that were stored without a verdict, by a fill during an outage of the
+//! database, by a migration or by an import.
+//!
+//! | caller | when |
+//! | --- | --- |
+//! | the proxy | before it serves a version whose policy is `require` |
+//! | `recheck` | in the background |
+//! | `forward` | if a forwarded answer contradicts the stored version |
+//! | `stoa verify --checksums` | |
+//!
+//! A version that differs moves to quarantine first, and then the verdict is recorded. So no version with another
+//! content than its verdict stays in the store, wherever the process is killed.
+
+use std::sync::Arc;
+
+use stoa_gomod::sumdb::Sums;
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_store::{Compared, Record, SmallFile, Store, StoreError};
+
+use super::inquiry::{Finding, Inquiry, Verified};
+use super::lookup::LookupError;
+use super::standing::Standing;
+use super::state::Sumdb;
+use crate::policy::Rule;
+use crate::tasks::{Phase, blocking};
+use crate::unavailable::Unavailable;
+use crate::upstream::Via;
+
+impl Sumdb {
+    /// Returns whether a stored version is known to be confirmed, without any system call. With `seal`, only if it is
+    /// confirmed with this hash.
+    pub(crate) fn is_confirmed(&self, version: &ModuleVersion, seal: Option<&H1>) -> bool {
+        self.confirmed.get(version).is_some_and(|h1| seal.is_none_or(|seal| *seal == h1))
+    }
+
+    /// Forgets that a version is confirmed.
+    pub(crate) fn forget_confirmed(&self, version: &ModuleVersion) {
+        self.confirmed.remove(version);
+    }
+
+    /// Returns whether the database may be asked about a module.
+    pub(crate) fn may_ask_about(&self, version: &ModuleVersion) -> bool {
+        let rule = self.policy.rule(version.path());
+        rule.checksum != crate::policy::ChecksumPolicy::Off
+            && !self.private.matches(version.path().as_str())
+            && !self.policy.is_private(version.path())
+    }
+
+    /// Verifies a stored version, once at a time. It continues after the callers have gone away.
+    pub(crate) async fn verify_stored(
+        self: &Arc<Self>,
+        version: &ModuleVersion,
+        rule: &Arc<Rule>,
+        via: &Via,
+    ) -> Result<Standing, Unavailable> {
+        self.verify_stored_until(Phase::Ending, version, rule, via).await
+    }
+
+    /// Verifies a stored version like [`verify_stored`](Self::verify_stored). Dropped in the phase `until`.
+    pub(super) async fn verify_stored_until(
+        self: &Arc<Self>,
+        until: Phase,
+        version: &ModuleVersion,
+        rule: &Arc<Rule>,
+        via: &Via,
+    ) -> Result<Standing, Unavailable> {
+        let Some(mut phase) = self.shutdown.enter(until) else {
+            return Err(Unavailable::Stopping(version.to_string()));
+        };
+        let work = || {
+            let (sumdb, version) = (Arc::clone(self), version.clone());
+            let (rule, via) = (Arc::clone(rule), via.clone());
+            async move {
+                tokio::select! {
+                    standing = sumdb.standing(&version, &rule, &via) => standing,
+                    _ = phase.wait_for(|phase| *phase >= until) => {
+                        Err(Unavailable::Stopping(version.to_string()))
+                    }
+                }
+            }
+        };
+        let task = self.verifying.join(version, work);
+        let task = task.ok_or_else(|| Unavailable::Busy(version.to_string()))?;
+        let what = || Unavailable::Broken(format!("the verification of {version}"));
+        task.wait().await.unwrap_or_else(|| Err(what()))
+    }
+
+    async fn standing(
+        &self,
+        version: &ModuleVersion,
+        rule: &Arc<Rule>,
+        via: &Via,
+    ) -> Result<Standing, Unavailable> {
+        let at = version.clone();
+        let record = blocking(&self.store, version, move |store| {
+            // From the disk: another process may have removed the version.
+            match store.footprint(&at)? {
+                Some(_) => Ok(Some(store.records().get(&at)?)),
+                None => Ok(None),
+            }
+        });
+        let Some(record) = record.await? else { return Ok(Standing::Absent) };
+        let inquiry = Inquiry { sumdb: self, rule, version, via };
+        let is_recorded = record.as_ref().is_some_and(|record| record.verdict.is_some());
+        if inquiry.is_offline() && !is_recorded {
+            return Ok(Standing::Offline);
+        }
+        match inquiry.find(record).await {
+            Finding::NotAsked => Ok(Standing::NotAsked),
+            Finding::Recorded(verified) | Finding::Proved(verified) => self.settle(version, verified).await,
+            Finding::Nobody(why) => Ok(Standing::Unconfirmed(why.into())),
+            Finding::Failed(_, LookupError::Unreachable(error)) => Ok(Standing::Unreachable(error)),
+            Finding::Failed(_, LookupError::Store(error)) => Err(error),
+            Finding::Failed(name, error) => {
+                if matches!(error, LookupError::Bad { .. }) {
+                    log::warn!(version:% = version, database = name, reason:% = error; "cannot verify a stored version");
+                }
+                Ok(Standing::Unconfirmed(format!("the checksum database {name}: {error}").into()))
+            }
+        }
+    }
+
+    /// Compares a stored version with confirmed hashes, and records them.
+    async fn settle(&self, version: &ModuleVersion, verified: Verified) -> Result<Standing, Unavailable> {
+        // An unsealed version is read, which takes memory.
+        let permit = self.comparing.acquire().await;
+        let _permit = permit.map_err(|_| Unavailable::Stopping(version.to_string()))?;
+        let at = version.clone();
+        let compared = blocking(&self.store, version, move |store| compare(store, &at, &verified)).await?;
+        Ok(match compared {
+            Compared::Absent => Standing::Absent,
+            Compared::Same(h1) => {
+                self.confirmed.insert(version.clone(), h1);
+                Standing::Confirmed
+            }
+            Compared::Differs(objection) => {
+                self.count_mismatch();
+                let reason = objection.to_string();
+                log::error!(version:% = version, reason; "SECURITY: a stored version differs from the confirmed version");
+                Standing::Differs(reason.into())
+            }
+        })
+    }
+
+    /// Compares a version with proved hashes, if it is stored.
+    pub(super) async fn settle_if_stored(
+        &self,
+        version: &ModuleVersion,
+        verified: Verified,
+    ) -> Result<Standing, Unavailable> {
+        let at = version.clone();
+        let footprint = blocking(&self.store, version, move |store| store.footprint(&at));
+        match footprint.await? {
+            Some(_) => self.settle(version, verified).await,
+            None => Ok(Standing::Absent),
+        }
+    }
+
+    /// Verifies a stored version that a forwarded record of the database contradicts. A record that is forged changes
+    /// nothing, because the lookup demands its proof.
+    pub(super) async fn check_contradiction(
+        self: &Arc<Self>,
+        name: &str,
+        version: &ModuleVersion,
+        text: &str,
+        via: &Via,
+    ) {
+        if self.named(name).is_none() || !self.may_ask_about(version) {
+            return;
+        }
+        let Some(sums) = Sums::parse(text, version) else { return };
+        let at = version.clone();
+        let differs = blocking(&self.store, version, move |store| differs(store, &at, &sums)).await;
+        if !differs.unwrap_or_else(|error| {
+            log::warn!(version:% = version, reason:% = error; "cannot compare a version with a forwarded record");
+            false
+        }) {
+            return;
+        }
+        let rule = Arc::clone(self.policy.rule(version.path()));
+        if let Err(error) = self.verify_stored(version, &rule, via).await {
+            log::warn!(version:% = version, reason:% = error; "cannot verify a stored version");
+        }
+    }
+}
+
+/// Compares a stored version with confirmed hashes and records them, if the store can be written to.
+fn compare(store: &Store, version: &ModuleVersion, verified: &Verified) -> Result<Compared, StoreError> {
+    let confirmed = Record {
+        h1: Some(verified.sums.zip.clone()),
+        gomod_h1: Some(verified.sums.modfile.clone()),
+        verdict: Some(verified.verdict.clone()),
+        ..Record::default()
+    };
+    if store.is_read_only() {
+        return store.compare_only(version, &confirmed);
+    }
+    let claim = store.claim(version)?;
+    let compared = store.compare(&claim, &confirmed)?;
+    if compared != Compared::Absent {
+        verified.record(store, &claim)?;
+    }
+    Ok(compared)
+}
+
+/// Returns whether the seal or the mod of a stored version differs from these hashes. A version without a seal may
+/// differ.
+fn differs(store: &Store, version: &ModuleVersion, sums: &Sums) -> Result<bool, StoreError> {
+    let Some(modfile) = store.small(version, SmallFile::Mod)? else { return Ok(false) };
+    if stoa_gomod::h1::hash_mod(&modfile.bytes) != sums.modfile {
+        return Ok(true);
+    }
+    let Some(zip) = store.open_zip(version)? else { return Ok(false) };
+    Ok(zip.seal.is_none_or(|seal| seal != sums.zip))
+}

@@ -1,0 +1,227 @@
+//! Answers of the database in an export, for a real go command without a network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use testkit::commands;
+use testkit::go::Go;
+use testkit::server::{self, Server};
+use testkit::sumdb;
+use testkit::transcript;
+use testkit::upstream::Module;
+
+use super::bench::{Bench, another};
+
+/// A network without Internet: its store, and what was carried to it.
+struct Inside {
+    dir: tempfile::TempDir,
+}
+
+impl Inside {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("inside")
+    }
+
+    fn media(&self) -> PathBuf {
+        self.dir.path().join("media")
+    }
+
+    fn export(&self, bench: &Bench) -> Output {
+        succeeded(bench.stoa(&["export", self.media().to_str().unwrap()]).output().unwrap())
+    }
+
+    fn import(&self) -> Output {
+        let mut command = commands::stoa(&self.store(), &["import", self.media().to_str().unwrap()]);
+        command.env("STOA_GOSUMDB", sumdb::verifier_key()).env("STOA_UPSTREAM", "off").output().unwrap()
+    }
+
+    fn serve(&self) -> Server {
+        let mut command = server::command(&self.store());
+        Server::start_with(command.env("STOA_OFFLINE", "true").env("STOA_GOSUMDB", sumdb::verifier_key()))
+    }
+
+    /// Downloads versions with a go command that knows nothing yet, in this order.
+    fn go(&self, proxy: &str, modules: &[&Module]) -> Output {
+        let home = tempfile::tempdir().unwrap();
+        go_with(home.path(), proxy, modules)
+    }
+}
+
+/// Downloads versions with the go command whose files are in a folder.
+fn go_with(home: &Path, proxy: &str, modules: &[&Module]) -> Output {
+    let go = Go::new(home, proxy);
+    let pairs: Vec<String> = modules.iter().map(|module| module.version.to_string()).collect();
+    let mut last = None;
+    // One run for each, so that the order is this one.
+    for pair in &pairs {
+        let mut command = go.command(home, "modules", &["mod", "download", pair]);
+        let output = command.env("GOSUMDB", sumdb::verifier_key()).output().unwrap();
+        let is_last = !output.status.success();
+        last = Some(output);
+        if is_last {
+            break;
+        }
+    }
+    last.unwrap()
+}
+
+fn succeeded(output: Output) -> Output {
+    assert!(output.status.success(), "{}", transcript(&output));
+    output
+}
+
+/// Stores versions that the database knows, each under a head of its own.
+fn store_known(bench: &Bench, pairs: &[&str]) -> Vec<Module> {
+    let server = bench.serve("auto");
+    let modules = pairs.iter().map(|pair| {
+        let module = bench.site.offer(pair);
+        bench.site.record(&module);
+        bench.site.add_others(100);
+        bench.assert_filled(&server, &module);
+        module
+    });
+    let modules = modules.collect();
+    assert!(server.stop().success());
+    modules
+}
+
+fn heads(media: &Path) -> Vec<String> {
+    let (mut open, mut heads) = (vec![media.join("sumdb").join(sumdb::NAME).join("lookup")], Vec::new());
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let body = fs::read_to_string(path).unwrap();
+            heads.push(body.split_once("\n\n").unwrap().1.to_owned());
+        }
+    }
+    heads
+}
+
+pub(super) fn without_network() {
+    let (bench, inside) = (Bench::new(), Inside::new());
+    let modules = store_known(
+        &bench,
+        &["example.com/Upper@v1.0.0", "example.com/m@v1.2.3", "example.com/n@v0.1.0", "example.com/o@v1.0.0"],
+    );
+    // The database never learns about this version, so no client can verify it.
+    let unknown = bench.site.offer("example.com/unknown@v1.0.0");
+    bench.assert_filled(&bench.serve("auto"), &unknown);
+    let output = inside.export(&bench);
+    assert!(transcript(&output).contains("4 records of the checksum database"), "{}", transcript(&output));
+    let all = heads(&inside.media());
+    assert!(all.len() == 4 && all.iter().all(|head| *head == all[0]), "{all:?}");
+    let output = succeeded(inside.import());
+    assert!(transcript(&output).contains("4 records of the checksum database"), "{}", transcript(&output));
+    let server = inside.serve();
+    let media = format!("file://{}", inside.media().display());
+    let home = tempfile::tempdir().unwrap();
+    for order in [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]] {
+        let modules = order.map(|at| &modules[at]);
+        for proxy in [&server.url, &media] {
+            succeeded(inside.go(proxy, &modules));
+        }
+    }
+    succeeded(go_with(home.path(), &server.url, &[&modules[2]]));
+    let output = inside.go(&server.url, &[&unknown]);
+    assert!(!output.status.success() && transcript(&output).contains("verifying"), "{}", transcript(&output));
+    assert!(server.stop().success());
+    // Later the database has grown, and more is carried.
+    bench.site.add_others(1000);
+    let later = store_known(&bench, &["example.com/later@v1.0.0"]);
+    inside.export(&bench);
+    let all = heads(&inside.media());
+    assert!(all.len() == 5 && all.iter().all(|head| *head == all[0]), "{all:?}");
+    succeeded(inside.import());
+    let server = inside.serve();
+    for order in [[&modules[0], &later[0]], [&later[0], &modules[3]]] {
+        succeeded(inside.go(&server.url, &order));
+    }
+    // A client that knows the old head proves that the new one extends it.
+    succeeded(go_with(home.path(), &server.url, &[&later[0], &modules[1]]));
+}
+
+pub(super) fn forged_media() {
+    let (bench, inside) = (Bench::new(), Inside::new());
+    let modules = store_known(&bench, &["example.com/m@v1.0.0", "example.com/n@v1.0.0"]);
+    inside.export(&bench);
+    let lookup = inside.media().join("sumdb").join(sumdb::NAME).join("lookup/example.com/m@v1.0.0");
+    let body = fs::read_to_string(&lookup).unwrap();
+    let other = super::bench::h1_of_zip(&another("example.com/m@v1.0.0", 10, None));
+    let own = super::bench::h1_of_zip(&modules[0]);
+    fs::write(&lookup, body.replace(own.as_str(), other.as_str())).unwrap();
+    let output = succeeded(inside.import());
+    assert!(transcript(&output).contains("cannot import 1 record"), "{}", transcript(&output));
+    let record =
+        |name: &str| fs::read(inside.store().join(format!("records/example.com/{name}/@v/v1.0.0.toml")));
+    assert!(record("m").is_err() && record("n").is_ok());
+    // A version that differs from its proved record is not kept.
+    fs::write(&lookup, body).unwrap();
+    fs::remove_dir_all(inside.store()).unwrap();
+    another("example.com/m@v1.0.0", 10, None).put_flat(&inside.media());
+    let output = inside.import();
+    let told = transcript(&output);
+    assert!(output.status.code() == Some(1) && told.contains(super::RECORDED), "{told}");
+    assert!(!inside.store().join("modules/example.com/m/@v/v1.0.0").exists());
+}
+
+pub(super) fn database_down() {
+    let (bench, inside) = (Bench::new(), Inside::new());
+    store_known(&bench, &["example.com/m@v1.0.0", "example.com/n@v1.0.0"]);
+    fs::remove_dir_all(bench.store().join("cache")).unwrap();
+    bench.site.state().is_down = true;
+    let output = inside.export(&bench);
+    assert!(transcript(&output).contains("cannot export 2 records"), "{}", transcript(&output));
+    assert!(inside.media().join("example.com/m/@v/v1.0.0.zip").is_file());
+    bench.site.state().is_down = false;
+    inside.export(&bench);
+    assert_eq!(heads(&inside.media()).len(), 2);
+}
+
+pub(super) fn toolchain() {
+    let (bench, inside) = (Bench::new(), Inside::new());
+    let platform = go_platform(inside.dir.path());
+    let mut toolchain = Module::new(&format!("golang.org/toolchain@v0.0.1-go1.99.1.{platform}"), 10);
+    let files = [
+        ("bin/go", b"#!/bin/sh\necho the carried toolchain\n".as_slice()),
+        ("bin/gofmt", b"#!/bin/sh\n".as_slice()),
+        ("src/go.mod", b"module std\n".as_slice()),
+        ("src/_go.mod", b"module std\n".as_slice()),
+        ("pkg/tool/compile", b"#!/bin/sh\n".as_slice()),
+        ("lib/time/README", b"none\n".as_slice()),
+    ];
+    toolchain.zip = stoa_gomod::zip::create(&toolchain.version, files).unwrap();
+    toolchain.modfile = b"module golang.org/toolchain\n".to_vec();
+    bench.site.put(&toolchain);
+    bench.site.record(&toolchain);
+    let gomod = inside.dir.path().join("go.mod");
+    fs::write(&gomod, "module example.com/me\n\ngo 1.99.0\n\ntoolchain go1.99.1\n").unwrap();
+    succeeded(bench.stoa(&["fetch", "--from", gomod.to_str().unwrap()]).output().unwrap());
+    inside.export(&bench);
+    succeeded(inside.import());
+    let server = inside.serve();
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Go::new(home.path(), &server.url).command(home.path(), "modules", &["version"]);
+    command.env("GOSUMDB", sumdb::verifier_key()).env("GOTOOLCHAIN", "go1.99.1");
+    let output = succeeded(command.output().unwrap());
+    assert!(transcript(&output).contains("the carried toolchain"), "{}", transcript(&output));
+    // Another platform is fetched if it is named.
+    let mut command = bench.stoa(&["fetch", "--from", gomod.to_str().unwrap(), "--platform", "plan9-arm"]);
+    let output = command.output().unwrap();
+    let told = transcript(&output);
+    assert!(output.status.code() == Some(1) && told.contains("v0.0.1-go1.99.1.plan9-arm"), "{told}");
+}
+
+fn go_platform(folder: &Path) -> String {
+    let go = Go::new(folder, "off");
+    let output = go.run(folder, "modules", &["env", "GOOS", "GOARCH"]);
+    String::from_utf8(output.stdout).unwrap().trim().replace('\n', "-")
+}
