@@ -61,7 +61,8 @@ impl Rechecked {
 impl Sumdb {
     /// Starts the task, if it may change anything.
     pub(crate) fn start_rechecks(self: &Arc<Self>) {
-        if self.store.is_read_only() && !self.policy.requires_checksums() {
+        let is_idle = self.store.is_read_only() || self.database.is_none();
+        if is_idle && !self.policy.requires_checksums() {
             return;
         }
         let Some(mut phase) = self.shutdown.enter(Phase::Closing) else { return };
