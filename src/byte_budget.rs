@@ -28,11 +28,21 @@ impl ByteBudget {
         Self { free: Arc::new(Semaphore::new(kib as usize)), kib }
     }
 
+    /// Reserves a part for a body of this size if it fits now.
+    pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reserved> {
+        let permit = Arc::clone(&self.free).try_acquire_many_owned(self.kib_of(bytes)).ok()?;
+        Some(Reserved { _permit: Some(permit) })
+    }
+
     /// Waits until a body of this size fits. A body that exceeds the whole budget gets all of it.
     pub(crate) async fn reserve(&self, bytes: u64) -> Reserved {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.kib);
+        let kib = self.kib_of(bytes);
         // The semaphore is never closed.
         Reserved { _permit: Arc::clone(&self.free).acquire_many_owned(kib).await.ok() }
+    }
+
+    fn kib_of(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, self.kib)
     }
 }
 

@@ -120,14 +120,12 @@ impl Download {
 
     /// Reads the body to its end.
     ///
-    /// Waits for a part of the budget before a large body comes into memory.
-    pub(super) async fn collect(&mut self, memory: Option<&ByteBudget>) -> Result<Bytes, UpstreamError> {
-        // Before the first part: a connection that is read has large buffers.
-        let announced = self.length.filter(|length| (SMALL_BODY as u64 + 1..=self.limit).contains(length));
-        let mut reserved = match (memory, announced) {
-            (Some(memory), Some(length)) => Some(self.reserve(memory, length).await),
-            _ => None,
-        };
+    /// A large body needs a part of the budget. If none is reserved yet, waits for it when the body gets large.
+    pub(super) async fn collect(
+        &mut self,
+        memory: Option<&ByteBudget>,
+        mut reserved: Option<Reserved>,
+    ) -> Result<Bytes, UpstreamError> {
         let mut body = BytesMut::with_capacity(if reserved.is_some() { LARGE_CAPACITY } else { 0 });
         while let Some(chunk) = self.chunk().await? {
             if let Some(memory) = memory
@@ -148,6 +146,11 @@ impl Download {
             Some(reserved) => reserved.hold(body),
             None => body,
         })
+    }
+
+    /// Returns the announced length if the body is large and allowed.
+    pub(super) fn large_length(&self) -> Option<u64> {
+        self.length.filter(|length| (SMALL_BODY as u64 + 1..=self.limit).contains(length))
     }
 
     async fn reserve(&mut self, memory: &ByteBudget, length: u64) -> Reserved {
@@ -353,7 +356,7 @@ mod tests {
         let _all = budget.reserve(u64::MAX).await;
         let body = Bytes::from(vec![b'x'; MAX_INFO_BYTES as usize]);
         let mut info = Download::whole("a".to_owned(), body.clone(), MAX_INFO_BYTES);
-        let collected = tokio::time::timeout(Duration::ZERO, info.collect(Some(&budget))).await;
+        let collected = tokio::time::timeout(Duration::ZERO, info.collect(Some(&budget), None)).await;
         assert_eq!(collected.unwrap().unwrap(), body);
     }
 }

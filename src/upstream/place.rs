@@ -138,10 +138,21 @@ impl Place {
     /// Sends a request and reads the body to its end. Retries a failed body. Also returns the requested
     /// URL, without credentials.
     pub(super) async fn read(&self, request: Request<'_>) -> Result<(String, Bytes), UpstreamError> {
-        let mut budget = request.budget();
+        let (mut budget, mut reserved) = (request.budget(), None);
         loop {
             let mut download = self.try_open(request, budget.as_mut()).await?;
-            match download.collect(request.kept.memory).await {
+            if let (Some(memory), Some(length), None) =
+                (request.kept.memory, download.large_length(), &reserved)
+            {
+                reserved = memory.try_reserve(length);
+                if reserved.is_none() {
+                    // An answer that waits would keep a connection, whose buffer may be large.
+                    drop(download);
+                    reserved = Some(memory.reserve(length).await);
+                    continue;
+                }
+            }
+            match download.collect(request.kept.memory, reserved.take()).await {
                 Ok(body) => return Ok((download.url, body)),
                 Err(error) if is_retried(&error, budget.as_mut()).await => {}
                 Err(error) => return Err(error),

@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a git that hangs is a timeout and is killed", missing(), hanging),
         trial("a git that hangs does not block other upstreams", missing(), hanging_beside),
         trial("version control takes over from a proxy whose zip is aborted", missing(), takes_over),
+        trial("a version of another commit than its cached info is refused", missing(), other_commit),
         trial("a missing or old go command is reported", missing(), no_go),
         trial("a stopped server leaves nothing behind", missing(), stopped),
         trial("the next start removes what a killed server left", missing(), killed),
@@ -359,6 +360,43 @@ fn takes_over() {
     assert_eq!(world.stored(), 1);
     assert!(server.stop().success());
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
+}
+
+/// The info and the mod come from a proxy that names another commit than version control has for the tag.
+fn other_commit() {
+    let world = World::new();
+    plain(&world);
+    let commit = world.git("plain", &["rev-parse", "v1.0.0^{commit}"]);
+    let modfile = fs::read(world.path("repositories/plain/go.mod")).unwrap();
+    for (named, status) in [("0123456789012345678901234567890123456789", 502), (commit.as_str(), 200)] {
+        let (info, modfile) =
+            (format!(r#"{{"Version":"v1.0.0","Origin":{{"VCS":"git","Hash":"{named}"}}}}"#), modfile.clone());
+        let proxy = Upstream::with(move |request| match request.path.rsplit_once('.') {
+            Some((_, "info")) => Script::Body(info.clone().into_bytes()),
+            Some((_, "mod")) => Script::Body(modfile.clone()),
+            _ => Script::Status(404, "text/plain", b"no zip"),
+        });
+        let mut command = server::command(&world.path("store"));
+        command.args(["--upstream", &format!("{},direct", proxy.url()), "--gosumdb", "off"]);
+        let server = Server::start_with(world.at_home(&mut command).env("GOPRIVATE", "github.com"));
+        assert_eq!(server.get(&format!("/{HOST}/plain/@v/v1.0.0.mod")).0, 200);
+        let pairs = || fs::read_dir(world.path("store/cache/pairs")).into_iter().flatten().count();
+        until("the info and the mod are cached", || pairs() == 1);
+        let (answered, body) = server.get(&format!("/{HOST}/plain/@v/v1.0.0.zip"));
+        let body = String::from_utf8_lossy(&body);
+        assert_eq!(answered, status, "{body}");
+        if status == 502 {
+            assert!(body.contains(&commit) && body.contains(named), "{body}");
+            assert_eq!((world.stored(), proxy.count(&format!("/{HOST}/plain/@v/v1.0.0.mod"))), (0, 1));
+            assert!(
+                fs::read_dir(world.path("store/cache/pairs"))
+                    .unwrap()
+                    .all(|folder| { fs::read_dir(folder.unwrap().path()).unwrap().count() == 0 })
+            );
+        }
+        assert!(server.stop().success());
+    }
+    assert_eq!(world.stored(), 1);
 }
 
 /// Leads a host to a listener that takes connections and never answers.

@@ -2,8 +2,12 @@
 //! restart, an outage and a real `go` client. The zip must belong to them when it comes.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use testkit::Case;
 
 use testkit::client::Reply;
@@ -13,6 +17,7 @@ use testkit::upstream::{Module, Script, Upstream};
 use testkit::{STOA, missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
+    let proc_missing = (!Path::new("/proc/self/status").exists()).then(|| "there is no /proc".to_owned());
     vec![
         trial("an info and a mod are cached without the zip", None, without_zip),
         trial("fill.eager downloads the zip for an info", None, eager),
@@ -28,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
             missing_tool("go", &["version"]),
             real_go,
         ),
+        trial("many large go.mod files stay within a bound of memory", proc_missing, large_mods),
     ]
 }
 
@@ -338,4 +344,82 @@ fn real_go() {
         go.run(&folder, &cache, &["build", "-o", "built", "."]);
         assert!(server.stop().success());
     }
+}
+
+/// The number of versions, the size of each go.mod, and the maximum resident memory.
+const LARGE_MODS: usize = 400;
+const MOD_BYTES: usize = 15 << 20;
+const MOST_RESIDENT_MIB: u64 = 128;
+
+/// Serves any version with a large go.mod, which all answers share. Returns the URL and the number of sent mods.
+fn upstream_of_large_mods() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut modfile = b"module example.com/large\n\n//".to_vec();
+    modfile.resize(MOD_BYTES, b'x');
+    modfile.push(b'\n');
+    let (modfile, sent) = (Arc::new(modfile), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&sent);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (modfile, sent) = (Arc::clone(&modfile), Arc::clone(&counted));
+            std::thread::spawn(move || answer(&stream, &modfile, &sent));
+        }
+    });
+    (url, sent)
+}
+
+fn answer(mut stream: &TcpStream, modfile: &[u8], sent: &AtomicUsize) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let path = line.split(' ').nth(1)?.to_owned();
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line).ok()?;
+        }
+        let (version, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
+        let info = format!("{{\"Version\":\"{version}\"}}");
+        let body = if extension == "mod" { modfile } else { info.as_bytes() };
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
+        stream.write_all(body).ok()?;
+        sent.fetch_add(usize::from(extension == "mod"), Ordering::Relaxed);
+    }
+}
+
+fn large_mods() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let (url, sent) = upstream_of_large_mods();
+    let mut command = server::command(&root);
+    command.args(["--upstream", &url, "--gosumdb", "off"]).env("STOA_FILL_METADATA_MAX", "64MiB");
+    let server = Server::start_with(&mut command);
+    // Clients get a large go.mod piece by piece, and parts of it.
+    let path = "/example.com/large/@v/v1.9999.0.mod";
+    let (status, body) = server.get(path);
+    assert!(status == 200 && body.len() > MOD_BYTES && body.ends_with(b"xx\n"), "{status} {}", body.len());
+    let part = server.ask("GET", path, &[("Range", "bytes=7-23")]);
+    assert_eq!((part.status, part.text()), (206, "example.com/large"));
+    std::thread::scope(|scope| {
+        for n in 0..LARGE_MODS {
+            let server = &server;
+            scope.spawn(move || {
+                let (status, _) = server.get(&format!("/example.com/large/@v/v1.{n}.0.info"));
+                assert_eq!(status, 200, "{n}");
+            });
+        }
+    });
+    // All downloads have begun by now, and the others wait for memory.
+    while sent.load(Ordering::Relaxed) < LARGE_MODS / 8 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let mib = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024;
+    println!("the server had {mib} MiB resident at most");
+    assert!(mib < MOST_RESIDENT_MIB, "{mib} MiB were resident");
+    assert!(server.stop().success());
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use testkit::server::{self, Server};
 use testkit::sweep::{Scenario, Told, failed_clearly, trials};
-use testkit::upstream::Upstream;
+use testkit::upstream::{Module, Upstream};
 use testkit::{Case, create};
 
 pub(crate) fn cases() -> Vec<Case> {
-    trials(&[("an answer, kept by a server", kept)])
+    trials(&[("an answer, kept by a server", kept), ("an info and a mod, kept by a server", kept_pair)])
 }
 
 const ASKED: &str = "/example.com/!cap/m/@v/list";
@@ -76,6 +76,54 @@ fn kept() -> Scenario {
         again: Box::new(move |root| {
             let server = Server::start_with(&mut asking_each_time(root, &url));
             assert_eq!(server.get(ASKED).1, NEWER.as_bytes());
+            assert!(server.stop().success());
+        }),
+    }
+}
+
+/// A server that is asked for the go.mod of a version whose zip nobody asks for.
+fn kept_pair() -> Scenario {
+    let offered = Arc::new(Upstream::start());
+    let module = Arc::new(offered.offer("example.com/Cap/m@v1.0.0", 1000));
+    let url = offered.url().to_owned();
+    let ask = |url: &str, module: &Module| server::get(url, &module.path("mod"));
+    let (asked, known, again, its_url) = (Arc::clone(&module), Arc::clone(&module), module, url.clone());
+    Scenario {
+        prepare: Box::new(|dir| create(&dir.join("store"))),
+        command: Box::new(move |root| {
+            let mut command = server::command(root);
+            command.args(["--upstream", &url, "--gosumdb", "off", "--index-interval", "0"]);
+            command
+        }),
+        drive: Box::new(move |child| {
+            let mut told = Told::default();
+            if let Some(url) = server::listening(child) {
+                told.answers.push(ask(&url, &asked).map_err(|error| error.to_string()));
+                server::terminate(child);
+            }
+            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
+            told
+        }),
+        check: Box::new(move |root, traced, told, is_kill| {
+            for answer in told.answers.iter().flatten() {
+                assert_eq!(*answer, (200, known.modfile.clone()), "after {:?}", traced.hit);
+            }
+            if !is_kill {
+                failed_clearly(traced, told);
+            }
+            // The pair is there as a whole, or not at all.
+            let offline = Server::start_with(server::command(root).arg("--offline"));
+            for (extension, body) in [("info", &known.info), ("mod", &known.modfile)] {
+                let (status, found) = offline.get(&known.path(extension));
+                assert!(status == 404 || (status, &found) == (200, body), "{status} after {:?}", traced.hit);
+            }
+            assert!(offline.stop().success());
+        }),
+        again: Box::new(move |root| {
+            let server =
+                Server::start_with(server::command(root).args(["--upstream", &its_url, "--gosumdb", "off"]));
+            assert_eq!(server.get(&again.path("mod")), (200, again.modfile.clone()));
+            assert_eq!(server.get(&again.path("zip")).0, 200);
             assert!(server.stop().success());
         }),
     }

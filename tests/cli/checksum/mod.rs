@@ -18,7 +18,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 26] = [
+    let tests: [(&str, fn()); 28] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -28,6 +28,8 @@ pub(crate) fn cases() -> Vec<Case> {
         ("a go.mod is compared with an existing record before it is served", other_mod_after),
         ("the record is written even if the zip never arrives", verdict_without_zip),
         ("an unknown version is accepted unless verification is required", unknown),
+        ("a cached go.mod is served under require only after its confirmation", cached_mod),
+        ("a cached go.mod that the database contradicts is dropped", cached_other_mod),
         ("a database that no upstream forwards is asked only with a configured URL", not_passed_on),
         ("a database that is down blocks fills only if verification is required", down),
         ("forged answers of the database are refused", forged),
@@ -244,6 +246,55 @@ fn verdict_without_zip() {
     assert_eq!(get(&server, &sent, "zip").0, 404);
     bench.site.release();
     until("the verdict is recorded", || bench.record(&known.version).is_some());
+    bench.assert_other(&server, &known, "mod", RECORDED);
+}
+
+/// Returns whether the info and the mod of a version are cached.
+fn is_cached(bench: &Bench) -> bool {
+    let folders = fs::read_dir(bench.store().join("cache/pairs")).into_iter().flatten();
+    folders.flatten().any(|folder| fs::read_dir(folder.path()).unwrap().next().is_some())
+}
+
+fn cached_mod() {
+    let bench = Bench::new();
+    let module = bench.site.offer("example.com/m@v1.0.0");
+    bench.site.record(&module);
+    bench.site.state().is_down = true;
+    let server = bench.serve("auto");
+    assert_eq!(get(&server, &module, "mod"), (200, module.modfile.clone()));
+    until("the mod is cached", || is_cached(&bench));
+    assert!(server.stop().success());
+    let server = bench.serve("require");
+    assert_ne!(get(&server, &module, "mod").0, 200);
+    assert_ne!(get(&server, &module, "info").0, 200);
+    assert!(is_cached(&bench), "nothing is wrong with it");
+    assert!(server.stop().success());
+    bench.site.state().is_down = false;
+    let server = bench.serve("require");
+    assert_eq!(get(&server, &module, "mod"), (200, module.modfile.clone()));
+    bench.assert_recorded(&module);
+    assert!(server.stop().success());
+    // The verdict is recorded, so the database is not needed any more.
+    bench.site.state().is_down = true;
+    let server = bench.serve("require");
+    assert_eq!(get(&server, &module, "mod"), (200, module.modfile.clone()));
+    assert!(server.stop().success());
+}
+
+fn cached_other_mod() {
+    let bench = Bench::new();
+    let (sent, known) = evil();
+    bench.site.put(&sent);
+    bench.site.record(&known);
+    bench.site.state().is_down = true;
+    let server = bench.serve("auto");
+    assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
+    until("the mod is cached", || is_cached(&bench));
+    assert!(server.stop().success());
+    bench.site.state().is_down = false;
+    let server = bench.serve("auto");
+    assert_answered(&server, &sent, "zip", 403, "h1:");
+    until("the pair is dropped", || !is_cached(&bench));
     bench.assert_other(&server, &known, "mod", RECORDED);
 }
 
