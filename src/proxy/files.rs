@@ -66,7 +66,12 @@ impl Proxy {
                 return response;
             }
             match self.services.flights.pair(permit).await {
-                Ok(Some(pair)) => return self.cached_small(client, permit.version(), pair, file),
+                Ok(Some(pair)) => {
+                    if !client.is_local {
+                        self.services.flights.start_if_eager(permit, &client.via());
+                    }
+                    return self.cached_small(client, permit.version(), pair, file);
+                }
                 Ok(None) => {}
                 Err(error) => return forbidden(permit.version(), &error),
             }

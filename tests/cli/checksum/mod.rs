@@ -44,6 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("stored versions are asked about again in the background", stored::background),
         ("verify --checksums asks about stored versions", stored::verify_checksums),
         ("a forwarded lookup that contradicts a stored version is proved first", stored::forwarded),
+        ("a forwarded lookup that contradicts a cached go.mod is proved first", stored::forwarded_for_pair),
         ("a stored version is verified before it is served if that is required", stored::required),
         ("a version that has the hash of a go.sum counts as verified", stored::go_sum),
         ("a go.mod is not served again after its lookup has failed", records::failed_lookup),
@@ -53,6 +54,11 @@ pub(crate) fn cases() -> Vec<Case> {
         .chain([
             trial("two proxies keep one head", None, heads::two_proxies),
             trial("private modules are not named to the database", None, private),
+            trial(
+                "modules that are private by their rule are not named to the database",
+                None,
+                private_by_rule,
+            ),
             trial("a request does not wait longer than 10 s for a verification", None, stored::slow_database)
                 .slow(),
             trial(
@@ -430,6 +436,23 @@ fn private() {
         bench.assert_filled(&server, &module);
         assert!(server.stop().success());
         fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    }
+    assert_eq!(bench.site.asked("/lookup/"), 0);
+}
+
+fn private_by_rule() {
+    let bench = Bench::new();
+    let module = bench.site.offer("corp.example/secret@v1.0.0");
+    bench.site.record(&module);
+    assert!(bench.serve("auto").stop().success());
+    module.put_unsealed(&bench.store());
+    let config = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&config, "[[module]]\npattern = \"corp.example\"\nmode = \"none\"\n").unwrap();
+    let sumdb = format!("{} {}/db", sumdb::verifier_key(), bench.site.url());
+    let server =
+        Server::start_with(bench.command("require", &sumdb).env("STOA_CONFIG", config.path().as_os_str()));
+    for ending in ["info", "mod", "zip"] {
+        assert_answered(&server, &module, ending, 403, "it is private by its rule");
     }
     assert_eq!(bench.site.asked("/lookup/"), 0);
 }
