@@ -12,7 +12,7 @@ use stoa_store::{CachedPair, Claim, Objection, Pair, Record, Store, StoreError};
 use super::flights::Flights;
 use super::task::Fetch;
 use crate::byte_budget::SMALL_BODY;
-use crate::policy::{ChecksumPolicy, Permit, Rule};
+use crate::policy::{ChecksumPolicy, Mode, Permit, Rule};
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
@@ -54,11 +54,14 @@ impl Flights {
             }
             Ok(usable(store, &version, &rule, &record)?.map(Ok))
         };
-        let found = blocking(&self.means.store, permit.version(), work).await?.transpose()?;
-        if found.is_some() && self.means.is_eager {
-            self.start(permit, &Via::none());
+        blocking(&self.means.store, permit.version(), work).await?.transpose()
+    }
+
+    /// Starts to download the zip that belongs to a cached pair, if metadata also brings the zip.
+    pub fn start_if_eager(&self, permit: Permit<'_>, via: &Via) {
+        if self.means.is_eager && permit.rule().mode != Mode::Redirect {
+            self.start(permit, via);
         }
-        Ok(found)
     }
 }
 

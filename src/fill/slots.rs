@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::shared::{Permit, Queue, Share, SharedPermits};
+use crate::tasks::{Permit, Queue, Share, SharedPermits};
 use crate::upstream::Upstream;
 
 /// Maximum number of flights that wait for a slot.

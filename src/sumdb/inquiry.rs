@@ -66,12 +66,15 @@ impl<'a> Inquiry<'a> {
         if let Some(verified) = record.and_then(Verified::of_record) {
             return Finding::Recorded(verified);
         }
-        let is_private = self.sumdb.private.matches(self.version.path().as_str());
-        let Some(database) = self.sumdb.database.as_ref().filter(|_| !is_private) else {
-            return Finding::Nobody(match is_private {
-                true => "it is private (GONOSUMDB), so no checksum database is asked",
-                false => "no checksum database is configured",
-            });
+        let module = self.version.path();
+        if self.sumdb.private.matches(module.as_str()) {
+            return Finding::Nobody("it is private (GONOSUMDB), so no checksum database is asked");
+        }
+        if self.sumdb.policy.is_private(module) {
+            return Finding::Nobody("it is private by its rule, so no checksum database is asked");
+        }
+        let Some(database) = &self.sumdb.database else {
+            return Finding::Nobody("no checksum database is configured");
         };
         let name = database.sumdb.name();
         let client = self.sumdb.caching(database, &self.rule.upstream, self.via);

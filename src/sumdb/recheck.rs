@@ -143,6 +143,8 @@ impl Sumdb {
                 Err(Unavailable::Stopping(_)) => break,
                 Err(error) => {
                     log::warn!(version:% = version, reason:% = error; "cannot verify a stored version");
+                    // A full disk fails each version, without a question that takes time.
+                    tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             };

@@ -170,17 +170,57 @@ impl Sumdb {
         }
         let Some(sums) = Sums::parse(text, version) else { return };
         let at = version.clone();
-        let differs = blocking(&self.store, version, move |store| differs(store, &at, &sums)).await;
-        if !differs.unwrap_or_else(|error| {
+        let contradicted = blocking(&self.store, version, move |store| contradicted(store, &at, &sums)).await;
+        let contradicted = contradicted.unwrap_or_else(|error| {
             log::warn!(version:% = version, reason:% = error; "cannot compare a version with a forwarded record");
-            false
-        }) {
-            return;
-        }
+            None
+        });
         let rule = Arc::clone(self.policy.rule(version.path()));
-        if let Err(error) = self.verify_stored(version, &rule, via).await {
+        let verified = match contradicted {
+            Some(Contradicted::Stored) => self.verify_stored(version, &rule, via).await.map(drop),
+            Some(Contradicted::Pair) => self.verify_pair(version, &rule, via).await,
+            None => Ok(()),
+        };
+        if let Err(error) = verified {
             log::warn!(version:% = version, reason:% = error; "cannot verify a stored version");
         }
+    }
+
+    /// Looks a version up whose info and go.mod are cached without its zip. Removes them if they differ from the proved
+    /// hash, which is recorded.
+    async fn verify_pair(
+        &self,
+        version: &ModuleVersion,
+        rule: &Arc<Rule>,
+        via: &Via,
+    ) -> Result<(), Unavailable> {
+        let at = version.clone();
+        let record = blocking(&self.store, version, move |store| store.records().get(&at)).await?;
+        let inquiry = Inquiry { sumdb: self, rule, version, via };
+        let verified = match inquiry.find(record).await {
+            Finding::Recorded(verified) | Finding::Proved(verified) => verified,
+            Finding::Failed(name, error) => {
+                log::warn!(version:% = version, database = name, reason:% = error; "cannot verify a stored version");
+                return Ok(());
+            }
+            Finding::NotAsked | Finding::Nobody(_) => return Ok(()),
+        };
+        let at = version.clone();
+        let removed = blocking(&self.store, version, move |store| {
+            if store.is_read_only() {
+                return Ok(false);
+            }
+            // A download that holds the claim verifies the version itself.
+            let Some(claim) = store.try_claim(&at)? else { return Ok(false) };
+            verified.record(store, &claim)?;
+            let pair = store.pairs().get(&at).filter(|pair| pair.gomod_h1() != verified.sums.modfile);
+            Ok(pair.is_some() && store.pairs().remove(&at)?.is_some())
+        });
+        if removed.await? {
+            self.count_mismatch();
+            log::error!(version:% = version; "SECURITY: the cached go.mod of a version differs from the confirmed version");
+        }
+        Ok(())
     }
 }
 
@@ -203,13 +243,28 @@ fn compare(store: &Store, version: &ModuleVersion, verified: &Verified) -> Resul
     Ok(compared)
 }
 
-/// Returns whether the seal or the mod of a stored version differs from these hashes. A version without a seal may
-/// differ.
-fn differs(store: &Store, version: &ModuleVersion, sums: &Sums) -> Result<bool, StoreError> {
-    let Some(modfile) = store.small(version, SmallFile::Mod)? else { return Ok(false) };
+/// The part of a version that a record of the database contradicts.
+#[derive(Debug, Clone, Copy)]
+enum Contradicted {
+    /// The stored version.
+    Stored,
+    /// The info and the go.mod that are cached without the zip.
+    Pair,
+}
+
+/// Returns what differs from these hashes. A stored version without a seal may differ.
+fn contradicted(
+    store: &Store,
+    version: &ModuleVersion,
+    sums: &Sums,
+) -> Result<Option<Contradicted>, StoreError> {
+    let Some(modfile) = store.small(version, SmallFile::Mod)? else {
+        let pair = store.pairs().get(version).filter(|pair| pair.gomod_h1() != sums.modfile);
+        return Ok(pair.map(|_| Contradicted::Pair));
+    };
     if stoa_gomod::h1::hash_mod(&modfile.bytes) != sums.modfile {
-        return Ok(true);
+        return Ok(Some(Contradicted::Stored));
     }
-    let Some(zip) = store.open_zip(version)? else { return Ok(false) };
-    Ok(zip.seal.is_none_or(|seal| seal != sums.zip))
+    let Some(zip) = store.open_zip(version)? else { return Ok(None) };
+    Ok(zip.seal.is_none_or(|seal| seal != sums.zip).then_some(Contradicted::Stored))
 }

@@ -21,6 +21,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("an info and a mod are cached without the zip", None, without_zip),
         trial("fill.eager downloads the zip for an info", None, eager),
+        trial("a client that must not download starts no zip with fill.eager", None, eager_for_local),
+        trial("a go.mod that is larger than fill.metadata_max is served", None, larger_than_the_bound),
         trial("a zip client joins a download of metadata", None, joined),
         trial("a zip with another go.mod than the cached one is refused", None, other_mod),
         trial("a cached pair of another upstream is not served", None, other_upstream),
@@ -137,6 +139,38 @@ fn eager() {
     }
     assert!(pairs(&root).is_empty());
     assert!(server.stop().success());
+}
+
+fn eager_for_local() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, upstream) = (dir.path().join("store"), Upstream::start());
+    let module = upstream.offer(PAIR, 1000);
+    let server = start(&root, &upstream, &[]);
+    assert_eq!(server.get(&module.path("info")).0, 200);
+    until_cached(&root, 1);
+    assert!(server.stop().success());
+    let eager = [("STOA_FILL_EAGER", "true")];
+    let server = start(&root, &upstream, &eager);
+    for extension in ["info", "mod"] {
+        let reply = server.ask("GET", &module.path(extension), &[("Disable-Module-Fetch", "true")]);
+        assert_eq!(reply.status, 200);
+    }
+    assert!(server.stop().success());
+    assert_eq!(upstream.asked(".zip"), 0);
+    let server = start(&root, &upstream, &eager);
+    assert_eq!(server.get(&module.path("info")).0, 200);
+    upstream.wait_until_asked(".zip", 1);
+}
+
+fn larger_than_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, upstream) = (dir.path().join("store"), Upstream::start());
+    let mut module = upstream.offer(PAIR, 1000);
+    module.modfile.extend(b"// a long comment\n".repeat(10_000));
+    upstream.set(&module.path("mod"), Script::Body(module.modfile.clone()));
+    let server = start(&root, &upstream, &[("STOA_FILL_METADATA_MAX", "4KiB")]);
+    assert!(server.get(&module.path("mod")) == (200, module.modfile.clone()));
+    assert_eq!(upstream.asked(".mod"), 1);
 }
 
 fn joined() {

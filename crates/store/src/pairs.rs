@@ -17,7 +17,8 @@
 //! counts only if its hash matches. A stored version always wins: readers look for it first.
 //!
 //! **Bound.** The total size is bounded, and files count in blocks of 4 KiB. A hit renews the time of a file that is
-//! older than an hour, and a writer that finds too much removes the files with the oldest times.
+//! older than an hour, and a writer that finds too much removes the files with the oldest times. Its own pair stays, since
+//! clients wait for it.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -165,7 +166,7 @@ impl Pairs<'_> {
     }
 
     /// Stores the pair of the claimed version and replaces an older pair. Removes the least recently used pairs if all
-    /// pairs together exceed `max_bytes`.
+    /// pairs together exceed `max_bytes`. The new pair stays, even if it is larger.
     pub fn put(&self, claim: &Claim, pair: &Pair, max_bytes: u64) -> Result<(), StoreError> {
         let (version, store) = (claim.version(), self.0);
         let path = self.path(version);
@@ -183,7 +184,7 @@ impl Pairs<'_> {
             Some(total) => total.saturating_add(written),
             None => self.files()?.iter().map(|(_, bytes, _)| bytes).sum(),
         };
-        *known = Some(if total > max_bytes { self.make_room(max_bytes)? } else { total });
+        *known = Some(if total > max_bytes { self.make_room(max_bytes, &path)? } else { total });
         Ok(())
     }
 
@@ -205,13 +206,14 @@ impl Pairs<'_> {
         self.folder(version.path()).join(version.version().escaped())
     }
 
-    /// Removes the least recently used pairs until 7/8 of the bound is left. Returns the size of the rest.
-    fn make_room(&self, max_bytes: u64) -> Result<u64, StoreError> {
+    /// Removes the least recently used pairs except one until 7/8 of the bound is left. Returns the size of the rest.
+    fn make_room(&self, max_bytes: u64, kept: &Path) -> Result<u64, StoreError> {
         let mut files = self.files()?;
         let mut left: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         if left <= max_bytes {
             return Ok(left);
         }
+        files.retain(|(_, _, path)| path != kept);
         files.sort();
         for (_, bytes, path) in files {
             if left <= max_bytes / 8 * 7 {
@@ -426,8 +428,9 @@ mod tests {
         let left: Vec<bool> = versions.iter().map(present).collect();
         assert_eq!(left, [true, false, false, true, true, true, true, true]);
         assert!(present(&new));
-        put(&fixture, &version("example.com/new@v1.0.1"), 0);
-        assert!(!versions.iter().any(present) && !present(&new));
-        assert!(fs::read_dir(fixture.dir.path().join("cache/pairs")).unwrap().next().is_none());
+        let last = version("example.com/last@v1.0.0");
+        put(&fixture, &last, 0);
+        assert!(!versions.iter().any(present) && !present(&new) && present(&last));
+        assert_eq!(fs::read_dir(fixture.dir.path().join("cache/pairs")).unwrap().count(), 1);
     }
 }

@@ -18,7 +18,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 27] = [
+    let tests: [(&str, fn()); 29] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("a cached go.mod that the database contradicts is dropped", cached_other_mod),
         ("a database that no upstream forwards is asked only with a configured URL", not_passed_on),
         ("a database that is down blocks fills only if verification is required", down),
+        ("unverified versions are not cached for long while the database is down", caching_while_down),
         ("forged answers of the database are refused", forged),
         ("a fork is an alarm", heads::fork),
         ("a fork is noticed after a restart", heads::fork_after_restart),
@@ -43,6 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("stored versions are asked about again in the background", stored::background),
         ("verify --checksums asks about stored versions", stored::verify_checksums),
         ("a forwarded lookup that contradicts a stored version is proved first", stored::forwarded),
+        ("a forwarded lookup that contradicts a cached go.mod is proved first", stored::forwarded_for_pair),
         ("a stored version is verified before it is served if that is required", stored::required),
         ("a version that has the hash of a go.sum counts as verified", stored::go_sum),
         ("a go.mod is not served again after its lookup has failed", records::failed_lookup),
@@ -52,6 +54,11 @@ pub(crate) fn cases() -> Vec<Case> {
         .chain([
             trial("two proxies keep one head", None, heads::two_proxies),
             trial("private modules are not named to the database", None, private),
+            trial(
+                "modules that are private by their rule are not named to the database",
+                None,
+                private_by_rule,
+            ),
             trial("a request does not wait longer than 10 s for a verification", None, stored::slow_database)
                 .slow(),
             trial(
@@ -357,6 +364,34 @@ fn down() {
     assert_eq!(bench.record(&other.version), None);
 }
 
+fn caching_while_down() {
+    let bench = Bench::new();
+    let modules = ["v1.0.0", "v1.0.1", "v1.0.2"].map(|version| {
+        let module = bench.site.offer(&format!("example.com/m@{version}"));
+        bench.site.record(&module);
+        module
+    });
+    let server = bench.serve("auto");
+    let assert_caching = |module: &Module, expected: &str| {
+        for ending in ["info", "mod", "zip"] {
+            let reply = server.ask("GET", &module.path(ending), &[]);
+            let caching = (reply.status, reply.header("cache-control"));
+            assert_eq!(caching, (200, Some(expected)), "{} {ending}", module.version);
+        }
+    };
+    let (week, minute) = ("public, max-age=604800", "public, max-age=60");
+    bench.assert_filled(&server, &modules[0]);
+    bench.site.state().is_down = true;
+    bench.assert_filled(&server, &modules[1]);
+    assert_caching(&modules[0], week);
+    assert_caching(&modules[1], minute);
+    bench.site.state().is_down = false;
+    bench.assert_filled(&server, &modules[2]);
+    for module in &modules {
+        assert_caching(module, week);
+    }
+}
+
 fn forged() {
     type Forge = fn(&mut sumdb::State, bool);
     let forges: [(&str, Forge); 3] = [
@@ -401,6 +436,23 @@ fn private() {
         bench.assert_filled(&server, &module);
         assert!(server.stop().success());
         fs::remove_dir_all(bench.folder(&module.version)).unwrap();
+    }
+    assert_eq!(bench.site.asked("/lookup/"), 0);
+}
+
+fn private_by_rule() {
+    let bench = Bench::new();
+    let module = bench.site.offer("corp.example/secret@v1.0.0");
+    bench.site.record(&module);
+    assert!(bench.serve("auto").stop().success());
+    module.put_unsealed(&bench.store());
+    let config = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&config, "[[module]]\npattern = \"corp.example\"\nmode = \"none\"\n").unwrap();
+    let sumdb = format!("{} {}/db", sumdb::verifier_key(), bench.site.url());
+    let server =
+        Server::start_with(bench.command("require", &sumdb).env("STOA_CONFIG", config.path().as_os_str()));
+    for ending in ["info", "mod", "zip"] {
+        assert_answered(&server, &module, ending, 403, "it is private by its rule");
     }
     assert_eq!(bench.site.asked("/lookup/"), 0);
 }

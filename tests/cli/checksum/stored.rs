@@ -128,6 +128,36 @@ pub(super) fn forwarded() {
     bench.assert_filled(&server, &right);
 }
 
+pub(super) fn forwarded_for_pair() {
+    let bench = Bench::new();
+    // The mod is cached while the database does not know the version, and differs from what it knows later.
+    let wrong = another(PAIR, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
+    bench.site.put(&wrong);
+    let server = bench.serve("auto");
+    let pairs = bench.store().join("cache/pairs");
+    let is_cached = || {
+        let folders = fs::read_dir(&pairs).into_iter().flatten();
+        folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).next().is_some()
+    };
+    assert_eq!(get(&server, &wrong, "mod"), (200, wrong.modfile.clone()));
+    until("the go.mod is cached", is_cached);
+    let right = another(PAIR, 10_000, None);
+    bench.site.put(&right);
+    bench.site.record(&right);
+    let lookup = format!("/sumdb/{}/lookup/{PAIR}", sumdb::NAME);
+    // A record without a proof changes nothing.
+    bench.site.state().forges_tiles = true;
+    assert_eq!(server.get(&lookup).0, 200);
+    assert_eq!(get(&server, &wrong, "mod"), (200, wrong.modfile.clone()));
+    assert_eq!(bench.record(&wrong.version), None);
+    fs::remove_dir_all(bench.store().join("cache/sumdb")).unwrap();
+    bench.site.state().forges_tiles = false;
+    assert_eq!(server.get(&lookup).0, 200);
+    assert!(!is_cached() && bench.log().contains("SECURITY: the cached go.mod"), "{}", bench.log());
+    assert_eq!(get(&server, &right, "mod"), (200, right.modfile.clone()));
+    bench.assert_filled(&server, &right);
+}
+
 pub(super) fn required() {
     let bench = Bench::new();
     let [first, other] = store_unknown(&bench);
