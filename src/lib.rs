@@ -4,6 +4,7 @@
 //! translate. Which layout is current and which steps there are is handed in as values, so a program with one
 //! layout more runs the same code.
 
+mod absences;
 pub mod answers;
 mod background;
 mod byte_budget;

@@ -1,9 +1,11 @@
 //! The parts that answer requests, assembled over one store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa_store::Store;
 
+use crate::absences::Absences;
 use crate::answers::{AnswerOptions, Answers};
 pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
@@ -13,14 +15,27 @@ use crate::tasks::Shutdown;
 pub use crate::upstream::{Instance, Via};
 
 /// Settings for the parts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ServiceOptions {
     /// The settings for downloads.
     pub flights: FlightOptions,
+    /// How long a 404 or 410 of an upstream is remembered.
+    pub absent_ttl: Duration,
     /// The settings for lists, `@latest` and queries.
     pub answers: AnswerOptions,
     /// The settings for checksum databases.
     pub sumdb: SumdbOptions,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self {
+            flights: FlightOptions::default(),
+            absent_ttl: Duration::from_secs(5),
+            answers: AnswerOptions::default(),
+            sumdb: SumdbOptions::default(),
+        }
+    }
 }
 
 /// A store and the parts that answer from it and fill it. No part is a way to reach another.
@@ -49,7 +64,14 @@ impl Services {
         let ttl = options.answers.list_ttl;
         let sumdb =
             Sumdb::new(Arc::clone(&store), Arc::clone(&policy), options.sumdb, ttl, Arc::clone(&shutdown));
-        let answers = Answers::new(Arc::clone(&store), &options.answers, Arc::clone(&shutdown));
+        let absences = Arc::new(Absences::new(options.absent_ttl));
+        let answers = Answers::new(
+            Arc::clone(&store),
+            &policy,
+            &options.answers,
+            Arc::clone(&absences),
+            Arc::clone(&shutdown),
+        );
         let examining = examining();
         let seals = Seals::new(Arc::clone(&store), Arc::clone(&examining));
         let flights = Flights::new(
@@ -57,6 +79,7 @@ impl Services {
             &policy,
             Arc::clone(&sumdb),
             examining,
+            absences,
             options.flights,
             Arc::clone(&shutdown),
         );

@@ -6,13 +6,9 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 
 use super::question::Question;
-use crate::unavailable::Unavailable;
 
 /// Number of TTLs during which a stale answer is served while it is refreshed.
 pub(super) const STALE_TTLS: u32 = 10;
-
-/// Maximum time that an upstream's 404 or 410 counts as fresh.
-const ABSENCE_TTL: Duration = Duration::from_secs(60);
 
 /// Maximum time after a failure during which old answers are served without asking the upstream.
 pub(super) const FAILURE_TTL: Duration = Duration::from_secs(10);
@@ -20,8 +16,7 @@ pub(super) const FAILURE_TTL: Duration = Duration::from_secs(10);
 /// The last valid answer of an upstream.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
-    /// The body, or the upstream's 404 or 410. Never a failure.
-    pub(super) result: Result<Bytes, Unavailable>,
+    pub(super) body: Bytes,
     pub(super) at: SystemTime,
     /// The time of the last failed refresh.
     pub(super) failed: Option<SystemTime>,
@@ -39,17 +34,14 @@ pub(super) enum Age {
 }
 
 impl Answer {
-    pub(super) fn new(result: Result<Bytes, Unavailable>) -> Self {
-        Self { result, at: SystemTime::now(), failed: None }
+    pub(super) fn new(body: Bytes) -> Self {
+        Self { body, at: SystemTime::now(), failed: None }
     }
 
     pub(super) fn age(&self, now: SystemTime, ttl: Duration) -> Age {
         // The age of an answer from the future is unknown: the clock was set back since.
         let is_younger =
             |than: SystemTime, limit: Duration| now.duration_since(than).is_ok_and(|age| age < limit);
-        if self.result.is_err() {
-            return if is_younger(self.at, ttl.min(ABSENCE_TTL)) { Age::Fresh } else { Age::Old };
-        }
         if is_younger(self.at, ttl) || self.failed.is_some_and(|at| is_younger(at, ttl.min(FAILURE_TTL))) {
             Age::Fresh
         } else if is_younger(self.at, ttl.saturating_mul(STALE_TTLS)) {
@@ -66,7 +58,7 @@ pub(super) struct Weight;
 
 impl Weighter<Question, Answer> for Weight {
     fn weight(&self, _: &Question, answer: &Answer) -> u64 {
-        256 + answer.result.as_ref().map_or(0, |body| body.len() as u64)
+        256 + answer.body.len() as u64
     }
 }
 
@@ -82,7 +74,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_fresh_then_stale_then_old() {
-        let answer = Answer::new(Ok(Bytes::new()));
+        let answer = Answer::new(Bytes::new());
         let ages = [0, 59, 60, 599, 600, 1 << 30].map(|seconds| after(&answer, seconds));
         assert_eq!(ages, [Age::Fresh, Age::Fresh, Age::Stale, Age::Stale, Age::Old, Age::Old]);
         assert_eq!(answer.age(answer.at - Duration::from_secs(1), TTL), Age::Old, "the clock was set back");
@@ -91,17 +83,8 @@ mod tests {
     }
 
     #[test]
-    fn an_absence_is_fresh_for_at_most_a_minute_and_never_stale() {
-        let answer = Answer::new(Err(Unavailable::Absent("none".to_owned().into())));
-        assert_eq!([0, 59, 60, 61].map(|s| after(&answer, s)), [Age::Fresh, Age::Fresh, Age::Old, Age::Old]);
-        let day = Duration::from_secs(86400);
-        assert_eq!(answer.age(answer.at + Duration::from_secs(61), day), Age::Old);
-        assert_eq!(answer.age(answer.at, Duration::ZERO), Age::Old);
-    }
-
-    #[test]
     fn a_failed_refresh_keeps_an_old_answer_fresh_for_a_while() {
-        let mut answer = Answer::new(Ok(Bytes::new()));
+        let mut answer = Answer::new(Bytes::new());
         answer.failed = Some(answer.at + Duration::from_secs(1000));
         assert_eq!([1000, 1009, 1010].map(|s| after(&answer, s)), [Age::Fresh, Age::Fresh, Age::Old]);
         assert_eq!(answer.age(answer.at + Duration::from_secs(1000), Duration::ZERO), Age::Old);

@@ -15,6 +15,9 @@ use crate::upstream::{UpstreamError, Via};
 /// Maximum time that a client waits for the upstream if there is an old answer.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
 
+/// Maximum time that a question waits for its turn to be asked.
+pub(super) const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
+
 impl Answers {
     /// Returns the upstream's answer, cached or new, depending on the age of the cached answer.
     pub(super) async fn upstream_answer(
@@ -23,19 +26,30 @@ impl Answers {
         via: &Via,
     ) -> Result<Bytes, Unavailable> {
         let question = &asked.question;
+        if let Some(error) = self.absence(question) {
+            return Err(error);
+        }
         let answer = self.recall(asked).await;
         let age = answer.as_ref().map(|answer| self.age(question, answer));
         let last = match (answer, age) {
-            (Some(answer), Some(Age::Fresh)) => return answer.result,
+            (Some(answer), Some(Age::Fresh)) => return Ok(answer.body),
             (Some(answer), Some(Age::Stale)) => {
                 // A failure to start the refresh does not matter: there is an answer.
-                let _ = self.request(asked, via, Phase::Closing);
-                return answer.result;
+                if let Ok(task) = self.request(asked, via, Phase::Closing) {
+                    task.keep();
+                }
+                return Ok(answer.body);
             }
-            (answer, _) => answer.and_then(|answer| answer.result.ok()),
+            (answer, _) => answer.map(|answer| answer.body),
         };
         let Some(last) = last else { return self.ask(asked, via).await };
-        match tokio::time::timeout(MAX_WAIT, self.ask(asked, via)).await {
+        let refresh = async {
+            let task = self.request(asked, via, Phase::Ending)?;
+            // It continues after the client has got the last answer.
+            task.clone().keep();
+            Self::answer_of(asked, task).await
+        };
+        match tokio::time::timeout(MAX_WAIT, refresh).await {
             Ok(Err(error)) if !matches!(error, Unavailable::Absent(_)) => {
                 log::warn!(question:% = question, reason:% = error; "serving an expired answer");
                 Ok(last)
@@ -52,8 +66,11 @@ impl Answers {
 
     /// Joins the running request to the upstream, or starts one, and waits for the answer.
     async fn ask(self: &Arc<Self>, asked: &Asked, via: &Via) -> Result<Bytes, Unavailable> {
-        let answer = self.request(asked, via, Phase::Ending)?.wait().await;
-        answer.unwrap_or_else(|| Err(Unavailable::Broken(asked.to_string())))
+        Self::answer_of(asked, self.request(asked, via, Phase::Ending)?).await
+    }
+
+    async fn answer_of(asked: &Asked, task: Task<Result<Bytes, Unavailable>>) -> Result<Bytes, Unavailable> {
+        task.wait().await.unwrap_or_else(|| Err(Unavailable::Broken(asked.to_string())))
     }
 
     /// Joins the running request to the upstream, or starts one, which is dropped in the phase `until`.
@@ -85,9 +102,15 @@ impl Answers {
         if let Some(answer) = self.recall_newest(asked).await
             && self.age(&asked.question, &answer) == Age::Fresh
         {
-            return answer.result;
+            return Ok(answer.body);
+        }
+        if let Some(error) = self.absence(&asked.question) {
+            return Err(error);
         }
         let upstream = &asked.rule.upstream;
+        let Ok(Some(_turn)) = tokio::time::timeout(MAX_TURN_WAIT, self.turns.take(upstream)).await else {
+            return Err(Unavailable::Busy(asked.to_string()));
+        };
         let result = match &asked.question {
             Question::List(module) => upstream.list(module, via).await,
             Question::Latest(module) => upstream.latest(module, via).await,
@@ -101,7 +124,8 @@ impl Answers {
             Err(error) => Err(Unavailable::upstream(asked, &error)),
         };
         match &result {
-            Ok(_) | Err(Unavailable::Absent(_)) => self.keep(asked, Answer::new(result.clone())).await,
+            Ok(body) => self.keep(asked, Answer::new(body.clone())).await,
+            Err(error @ Unavailable::Absent(_)) => self.withdraw(asked, error).await,
             Err(_) => self.note_failure(&asked.question),
         }
         result
@@ -127,7 +151,7 @@ impl Answers {
         }
         for question in [question.clone(), Question::List(module.clone()), Question::Latest(module.clone())] {
             let asked = Asked { question, rule: Arc::clone(rule) };
-            if self.recall(&asked).await.is_some_and(|answer| answer.result.is_ok()) {
+            if self.recall(&asked).await.is_some() {
                 return false;
             }
         }

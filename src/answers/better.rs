@@ -72,7 +72,7 @@ impl Answers {
     async fn listed_before(&self, asked: &Asked) -> Vec<Version> {
         let module = asked.module();
         let asked = Asked { question: Question::List(module.clone()), rule: Arc::clone(&asked.rule) };
-        let body = self.recall(&asked).await.and_then(|answer| answer.result.ok()).unwrap_or_default();
+        let body = self.recall(&asked).await.map(|answer| answer.body).unwrap_or_default();
         let mut versions = list::versions(&body);
         versions.retain(|version| ModuleVersion::new(module.clone(), version.clone()).is_ok());
         versions

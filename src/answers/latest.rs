@@ -8,7 +8,7 @@ use stoa_gomod::{ModuleVersion, Revision, info, list, query};
 use stoa_store::SmallFile;
 
 use super::question::{Asked, Question};
-use super::state::Answers;
+use super::state::{Answers, MAX_CACHED_BYTES};
 use super::stored::log_outage;
 use crate::policy::ModulePermit;
 use crate::tasks::blocking;
@@ -45,7 +45,11 @@ impl Answers {
     /// Returns the info of the visible version for a question whose answer upstream is hidden.
     async fn listed(self: &Arc<Self>, permit: ModulePermit<'_>, asked: &Asked, via: &Via) -> Option<Bytes> {
         let (module, query) = (permit.module(), asked.question.listed_query()?);
-        let versions = list::versions(&self.list(permit, via).await.ok()?);
+        let body = self.list(permit, via).await.ok()?;
+        if body.len() > MAX_CACHED_BYTES {
+            return None;
+        }
+        let versions = list::versions(&body);
         let Ok(version) = query::resolve(module, query, &versions, |_| Ok::<_, Infallible>(true));
         let version = ModuleVersion::new(module.clone(), version?).ok()?;
         let stored = version.clone();
@@ -131,7 +135,7 @@ impl Answers {
 
     /// Returns the last answer to a query if the version in it is stored.
     async fn last_answer_if_stored(&self, asked: &Asked) -> Result<Option<Bytes>, Unavailable> {
-        let Some(body) = self.recall(asked).await.and_then(|answer| answer.result.ok()) else {
+        let Some(body) = self.recall(asked).await.map(|answer| answer.body) else {
             return Ok(None);
         };
         let Some(version) = info::parse(&body)

@@ -1,14 +1,18 @@
 //! The list of a module's versions.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stoa_gomod::{ModulePath, ModuleVersion, Version, list};
+use stoa_gomod::{ModulePath, Version, list};
 
+use super::ask::MAX_TURN_WAIT;
 use super::question::{Asked, Question};
 use super::state::Answers;
 use super::stored::log_outage;
+use crate::byte_budget::SMALL_BODY;
 use crate::policy::{ModulePermit, Rule};
+use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
@@ -23,15 +27,15 @@ impl Answers {
             (self.stored_versions(module).await, Err(Unavailable::Offline(asked.to_string())))
         };
         match (listed, stored) {
-            (Ok(body), Ok(stored)) => self.merged(module, rule, &body, stored.unwrap_or_default()).await,
+            (Ok(body), Ok(stored)) => self.merged(module, rule, body, stored.unwrap_or_default()).await,
             // The upstream's list is better than none.
             (Ok(body), Err(error)) => {
                 log::error!(module:% = module, reason:% = error; "serving a list without the stored versions");
-                self.merged(module, rule, &body, Vec::new()).await
+                self.merged(module, rule, body, Vec::new()).await
             }
             (Err(error), Ok(Some(stored))) => {
                 log_outage(module, &error);
-                self.merged(module, rule, b"", stored).await
+                self.merged(module, rule, Bytes::new(), stored).await
             }
             (Err(error), Ok(None)) => Err(error),
             (Err(_), Err(error)) => Err(error),
@@ -47,7 +51,7 @@ impl Answers {
         if body.is_none() && stored.is_none() {
             return Ok(None);
         }
-        self.merged(module, rule, &body.unwrap_or_default(), stored.unwrap_or_default()).await.map(Some)
+        self.merged(module, rule, body.unwrap_or_default(), stored.unwrap_or_default()).await.map(Some)
     }
 
     /// Returns the last answer of the upstream, if the module's rule has an upstream.
@@ -55,7 +59,7 @@ impl Answers {
         if !self.asks(&asked.rule) {
             return None;
         }
-        self.recall(asked).await?.result.ok()
+        Some(self.recall(asked).await?.body)
     }
 
     /// Merges an upstream's list with the stored versions, and removes versions that may not be named.
@@ -63,14 +67,30 @@ impl Answers {
         &self,
         module: &ModulePath,
         rule: &Rule,
-        upstream: &[u8],
+        upstream: Bytes,
         stored: Vec<Version>,
     ) -> Result<Bytes, Unavailable> {
-        let mut versions = list::versions(upstream);
-        versions.extend(stored);
-        // Versions of another major belong to another module path.
-        versions.retain(|version| ModuleVersion::new(module.clone(), version.clone()).is_ok());
-        self.remove_hidden(module, rule, &mut versions).await?;
-        Ok(Bytes::from(list::format(&versions)))
+        let hidden = self.tombstones(module).await?;
+        let merge = {
+            let (module, rule, upstream) = (module.clone(), rule.clone(), upstream.clone());
+            move || {
+                let hidden: HashSet<&str> = hidden.iter().map(Version::as_str).collect();
+                let admits = |version: &str| {
+                    rule.admits_all() || Version::new(version).is_ok_and(|version| rule.admits(&version))
+                };
+                list::merge(&module, &upstream, &stored, |version| {
+                    !hidden.contains(version) && admits(version)
+                })
+            }
+        };
+        if upstream.len() <= SMALL_BODY {
+            return Ok(Bytes::from(merge()));
+        }
+        let reserved = tokio::time::timeout(MAX_TURN_WAIT, self.memory.reserve(upstream.len() as u64)).await;
+        let reserved = reserved.map_err(|_| Unavailable::Busy(format!("the list of {module}")))?;
+        // One at a time, since it needs three times the memory of the list.
+        let _turn = self.merging.acquire().await;
+        let merged = blocking(&self.store, format!("the list of {module}"), move |_| Ok(merge())).await?;
+        Ok(reserved.hold(Bytes::from(merged)))
     }
 }

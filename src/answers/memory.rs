@@ -2,12 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use stoa_store::{Cached, Shelf};
+use bytes::Bytes;
+use stoa_store::{Cached, Shelf, Store, StoreError};
 
 use super::answer::{Age, Answer};
 use super::question::{Asked, Question};
-use super::state::Answers;
+use super::state::{Answers, MAX_CACHED_BYTES};
 use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
 
 /// Number of TTLs for the version of a full commit hash: one day with the default TTL.
 pub(super) const COMMIT_TTLS: u32 = 1440;
@@ -36,6 +38,8 @@ impl Answers {
     /// Returns the newest valid answer of this process or, on disk, of any process.
     pub(super) async fn recall_newest(&self, Asked { question, rule }: &Asked) -> Option<Answer> {
         let key = question.key(rule.upstream.tag());
+        // The semaphore is never closed. A read ends soon, and its answer then counts in the memory.
+        let _turn = self.reading.acquire().await;
         let cached =
             blocking(&self.store, question, move |store| Ok(store.cache().get(Shelf::Answers, &key)));
         let cached = cached.await.ok().flatten();
@@ -43,7 +47,7 @@ impl Answers {
         match cached {
             // The disk has an older answer if a write or removal failed.
             Some(Cached { at, body }) if own.as_ref().is_none_or(|own| own.at < at) => {
-                let answer = Answer { result: Ok(body), at, failed: None };
+                let answer = Answer { body, at, failed: None };
                 self.cache.insert(question.clone(), answer.clone());
                 Some(answer)
             }
@@ -51,21 +55,45 @@ impl Answers {
         }
     }
 
-    /// Caches an answer in memory and on disk. A 404 or 410 removes the answer on disk.
-    pub(super) async fn keep(&self, Asked { question, rule }: &Asked, answer: Answer) {
-        self.cache.insert(question.clone(), answer.clone());
+    /// Caches an answer in memory and on disk.
+    pub(super) async fn keep(&self, asked: &Asked, answer: Answer) {
+        if answer.body.len() > MAX_CACHED_BYTES {
+            return;
+        }
+        // A copy, since the body holds its part of the budget for large bodies.
+        let body = Bytes::copy_from_slice(&answer.body);
+        let cached = Cached { at: answer.at, body: body.clone() };
+        self.cache.insert(asked.question.clone(), Answer { body, ..answer });
+        self.change_cache(asked, move |store, key| store.cache().put(Shelf::Answers, key, &cached)).await;
+    }
+
+    /// Removes an answer that a 404 or 410 withdraws, and remembers the absence for a while.
+    pub(super) async fn withdraw(&self, asked: &Asked, error: &Unavailable) {
+        let question = &asked.question;
+        self.absences.note(question.module(), question.key(None), error);
+        self.cache.remove(question);
+        self.change_cache(asked, |store, key| store.cache().remove(Shelf::Answers, key)).await;
+    }
+
+    /// Returns the upstream's 404 or 410 to a question that was asked a moment ago.
+    pub(super) fn absence(&self, question: &Question) -> Option<Unavailable> {
+        match self.ttl.is_zero() {
+            true => None,
+            false => self.absences.get(question.module(), question.key(None)),
+        }
+    }
+
+    async fn change_cache(
+        &self,
+        Asked { question, rule }: &Asked,
+        change: impl Fn(&Store, &str) -> Result<(), StoreError> + Send + 'static,
+    ) {
         let mut keys = vec![question.key(rule.upstream.tag())];
         // The key without tag is for offline use, where an answer is only served if its version is stored.
         keys.extend(matches!(question, Question::Query(..)).then(|| question.key(None)));
-        let cached = blocking(&self.store, question, move |store| {
-            keys.iter().try_for_each(|key| match &answer.result {
-                Ok(body) => {
-                    store.cache().put(Shelf::Answers, key, &Cached { at: answer.at, body: body.clone() })
-                }
-                Err(_) => store.cache().remove(Shelf::Answers, key),
-            })
-        });
-        if let Err(error) = cached.await {
+        let changed =
+            blocking(&self.store, question, move |store| keys.iter().try_for_each(|key| change(store, key)));
+        if let Err(error) = changed.await {
             log::warn!(question:% = question, reason:% = error; "cannot cache an answer");
         }
     }

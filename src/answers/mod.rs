@@ -11,9 +11,10 @@
 //! | any age, and the upstream fails | the answer is served, also after a restart. For [`FAILURE_TTL`](answer::FAILURE_TTL) no client waits for the upstream again |
 //! | no answer | the client waits for the upstream |
 //!
-//! Only a 404 or 410 from the upstream withdraws an answer, for at most a minute. It never hides stored
-//! versions. Failures are never cached. Equal requests share one request to the upstream and do not delay
-//! other requests.
+//! Only a 404 or 410 from the upstream withdraws an answer. It is remembered for some seconds, see
+//! [`Absences`](crate::absences::Absences), and never hides stored versions. Failures are never cached. Equal requests share
+//! one request to the upstream, which ends when no client waits for it. A refresh in the background continues.
+//! The number of concurrent requests to upstreams is limited, and no upstream gets all of them.
 //!
 //! A 404 can also mean that another upstream could not be reached, see [`Unreached`](crate::unavailable::Unavailable::Unreached).
 //! It is only reported for public modules of which nothing is known, and never cached.

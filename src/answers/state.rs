@@ -8,11 +8,14 @@ use quick_cache::sync::Cache;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Objection, Store};
+use tokio::sync::Semaphore;
 
 use super::answer::{Answer, Weight};
 use super::question::{Asked, Question};
-use crate::policy::Rule;
-use crate::tasks::{Once, Shutdown, blocking};
+use crate::absences::Absences;
+use crate::byte_budget::ByteBudget;
+use crate::policy::{Policy, Rule};
+use crate::tasks::{Once, SharedPermits, Shutdown, blocking};
 use crate::unavailable::Unavailable;
 
 /// Settings for answers that change with time.
@@ -35,6 +38,18 @@ impl Default for AnswerOptions {
 const ENTRIES: usize = 20_000;
 const BYTES: u64 = 32 << 20;
 
+/// Maximum number of concurrent requests to upstreams. Each is an open connection.
+const MAX_ASKED: usize = 64;
+
+/// The budget for large lists on their way to clients. A client that reads slowly holds a part of it.
+const MEMORY_BYTES: u32 = 16 << 20;
+
+/// Maximum number of concurrent reads of answers from the disk.
+const MAX_READ: usize = 8;
+
+/// The maximum size in bytes of an answer that is cached. The cache on disk has the same limit.
+pub(super) const MAX_CACHED_BYTES: usize = 1 << 20;
+
 /// Answers questions about modules, from upstreams and the store.
 #[derive(Debug)]
 pub struct Answers {
@@ -44,14 +59,44 @@ pub struct Answers {
     pub(super) cache: Cache<Question, Answer, Weight>,
     /// The running requests to upstreams.
     pub(super) requests: Once<Question, Result<Bytes, Unavailable>>,
+    /// Limits concurrent requests to upstreams.
+    pub(super) turns: SharedPermits,
+    /// The budget for large lists on their way to clients.
+    pub(super) memory: ByteBudget,
+    /// Large lists are merged one at a time.
+    pub(super) merging: Semaphore,
+    /// Limits concurrent reads of answers from the disk.
+    pub(super) reading: Semaphore,
+    pub(super) absences: Arc<Absences>,
     pub(super) shutdown: Arc<Shutdown>,
 }
 
 impl Answers {
-    pub(crate) fn new(store: Arc<Store>, options: &AnswerOptions, shutdown: Arc<Shutdown>) -> Arc<Self> {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        policy: &Policy,
+        options: &AnswerOptions,
+        absences: Arc<Absences>,
+        shutdown: Arc<Shutdown>,
+    ) -> Arc<Self> {
         let cache = Cache::with_weighter(ENTRIES, BYTES, Weight);
         let (ttl, private) = (options.list_ttl, options.private.clone());
-        Arc::new(Self { store, ttl, private, cache, requests: Once::new(), shutdown })
+        let (requests, turns) = (Once::while_wanted(), SharedPermits::new(MAX_ASKED, policy.upstreams()));
+        let (memory, merging) = (ByteBudget::new(MEMORY_BYTES), Semaphore::new(1));
+        let reading = Semaphore::new(MAX_READ);
+        Arc::new(Self {
+            store,
+            ttl,
+            private,
+            cache,
+            requests,
+            turns,
+            memory,
+            merging,
+            reading,
+            absences,
+            shutdown,
+        })
     }
 
     /// Returns whether an upstream is asked at all.
@@ -83,10 +128,15 @@ impl Answers {
         rule: &Rule,
         versions: &mut Vec<Version>,
     ) -> Result<(), Unavailable> {
-        let named = module.clone();
-        let what = format!("the tombstones of {module}");
-        let forbidden = blocking(&self.store, what, move |store| store.records().tombstones(&named)).await?;
+        let forbidden = self.tombstones(module).await?;
         versions.retain(|version| rule.admits(version) && !forbidden.contains(version));
         Ok(())
+    }
+
+    /// Returns the versions of a module that have a tombstone.
+    pub(super) async fn tombstones(&self, module: &ModulePath) -> Result<Arc<[Version]>, Unavailable> {
+        let named = module.clone();
+        let what = format!("the tombstones of {module}");
+        blocking(&self.store, what, move |store| store.records().tombstones(&named)).await
     }
 }

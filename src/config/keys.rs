@@ -248,6 +248,10 @@ serve_keys! {
     /// Up to ten times that age they are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
+    /// Time for which a 404 or 410 of an upstream is remembered; 0 remembers none
+    /// It applies to versions, lists, @latest and queries, if fill.list_ttl is not 0.
+    fill_absent_ttl: Duration = "fill.absent_ttl", "DURATION", Default::Value("5s"), parse::duration;
+
     /// Whether upstreams at public addresses may redirect to loopback, link-local and private addresses
     /// Upstreams at such addresses always may. Behind HTTPS_PROXY only addresses in URLs are checked, not names.
     fill_allow_private_redirects: bool = "fill.allow_private_redirects", "BOOL", Default::Value("false"),

@@ -49,6 +49,14 @@ impl Fetch {
             }
         };
         self.report(&result);
+        match &result {
+            // An upstream may have an info and a mod without the zip, and other clients want only these.
+            Err(error) => {
+                let has_info = self.progress.borrow().info.is_some();
+                self.means.note_absence(&self.version, has_info, error);
+            }
+            Ok(_) => self.means.absences.forget(self.version.path()),
+        }
         // A request between these two lines starts a new flight, which finds the version in the store.
         drop(remove);
         self.progress.send_modify(|now| now.end = Some(result));

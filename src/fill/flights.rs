@@ -11,14 +11,14 @@ use super::expected::Expected;
 use super::means::{Means, Running};
 use super::progress::{Flight, Progress, Waiter, Want};
 use super::rate::MinRate;
-use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::task::Fetch;
 use super::wrong::WrongZips;
+use crate::absences::Absences;
 use crate::byte_budget::ByteBudget;
 use crate::policy::{Mode, Permit, Policy};
 use crate::sumdb::Sumdb;
-use crate::tasks::{Phase, Shutdown};
+use crate::tasks::{Phase, SharedPermits, Shutdown};
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
@@ -81,6 +81,7 @@ impl Flights {
         policy: &Policy,
         sumdb: Arc<Sumdb>,
         examining: Arc<Semaphore>,
+        absences: Arc<Absences>,
         options: FlightOptions,
         shutdown: Arc<Shutdown>,
     ) -> Self {
@@ -91,6 +92,7 @@ impl Flights {
             slots: Slots::new(max_fills, policy.upstreams()),
             starts: SharedPermits::new(max_fills * STARTS_PER_FILL, policy.upstreams()),
             examining,
+            absences,
             memory: ByteBudget::new(LARGE_MODS),
             is_eager: options.is_eager,
             metadata_max: options.metadata_max,
@@ -137,6 +139,9 @@ impl Flights {
         if let Some(flight) = running.get(version) {
             flight.want(want);
             return Ok(Waiter::new(Arc::clone(flight)));
+        }
+        if let Some(error) = self.means.absence(version, want != Want::Metadata) {
+            return Err(error);
         }
         if running.len() >= MAX_FLIGHTS {
             return Err(Unavailable::Busy(version.to_string()));

@@ -9,11 +9,13 @@ use tokio::sync::Semaphore;
 
 use super::progress::Flight;
 use super::rate::MinRate;
-use super::shared::SharedPermits;
 use super::slots::Slots;
 use super::wrong::WrongZips;
+use crate::absences::Absences;
 use crate::byte_budget::ByteBudget;
 use crate::sumdb::Sumdb;
+use crate::tasks::SharedPermits;
+use crate::unavailable::Unavailable;
 
 /// The store, the checksum database, the limits, and the running flights.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(super) struct Means {
     pub(super) starts: SharedPermits,
     /// Limits concurrent examinations of zips.
     pub(super) examining: Arc<Semaphore>,
+    pub(super) absences: Arc<Absences>,
     /// Bounds the large go.mod files in memory.
     pub(super) memory: ByteBudget,
     /// Whether each flight takes the whole version.
@@ -34,6 +37,23 @@ pub(super) struct Means {
     pub(super) running: Running,
     pub(super) min_rate: MinRate,
     pub(super) wrong: WrongZips,
+}
+
+impl Means {
+    /// Returns the upstream's 404 or 410 if a version, or its zip, was absent a moment ago.
+    pub(super) fn absence(&self, version: &ModuleVersion, wants_zip: bool) -> Option<Unavailable> {
+        let get = |of_zip| self.absences.get(version.path(), absent_item(version, of_zip));
+        get(false).or_else(|| if wants_zip { get(true) } else { None })
+    }
+
+    /// Remembers that a version is absent, or only its zip.
+    pub(super) fn note_absence(&self, version: &ModuleVersion, is_zip_only: bool, error: &Unavailable) {
+        self.absences.note(version.path(), absent_item(version, is_zip_only), error);
+    }
+}
+
+fn absent_item(version: &ModuleVersion, of_zip: bool) -> String {
+    format!("{}{}", version.version(), if of_zip { " zip" } else { "" })
 }
 
 /// The running flights, by version.

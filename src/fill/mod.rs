@@ -22,7 +22,6 @@
 //! | `wrong` | the pauses between downloads of a version whose zip proved wrong |
 //! | `expected` | the hashes that a caller already knows, for example from a go.sum |
 //! | `slots` | the limit on concurrent zip downloads |
-//! | `shared` | fair shares of a limit between upstreams |
 //! | `seals` | sealing versions that have no seal yet |
 //!
 //! Statuses, headers and bodies belong to the proxy.
@@ -38,7 +37,6 @@ mod progress;
 mod publish;
 mod rate;
 mod seals;
-mod shared;
 mod slots;
 mod task;
 mod turn;

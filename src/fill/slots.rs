@@ -1,16 +1,16 @@
 //! The limit on concurrent zip downloads.
 //!
-//! A request for a `.mod` also starts a download of the zip that no client waits for. Such background
-//! downloads get at most half of the slots. A download that a client starts to wait for moves ahead of
-//! them. The number of waiting downloads is limited too. If there are several upstreams, none of them gets
-//! all slots.
+//! Some downloads have no waiting client: those of the modes `async` and `async_redirect`, of `fill.eager`, and from
+//! version control for an info or a mod. Such background downloads get at most half of the slots. A download that a
+//! client starts to wait for moves ahead of them. The number of waiting downloads is limited too. If there are several
+//! upstreams, none of them gets all slots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, watch};
 
-use super::shared::{Permit, Queue, Share, SharedPermits};
+use crate::tasks::{Permit, Queue, Share, SharedPermits};
 use crate::upstream::Upstream;
 
 /// Maximum number of flights that wait for a slot.

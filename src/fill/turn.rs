@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use stoa_store::{Claim, Objection, Record, SmallFile, Tombstone};
 
-use super::shared::Share;
 use super::task::Fetch;
-use crate::tasks::blocking;
+use crate::tasks::{Share, blocking};
 use crate::unavailable::Unavailable;
 
 /// The first and the longest pause between two attempts to get a claim that another process holds.

@@ -48,7 +48,8 @@ impl Proxy {
         match self.store().small(version, file) {
             Ok(Some(small)) => {
                 self.upkeep.last_use.note(version);
-                Some(small_answer(client, file, small.bytes, &small.digest, Some(small.modified)))
+                let response = small_answer(client, file, small.bytes, &small.digest, Some(small.modified));
+                Some(self.limit_caching(permit, response))
             }
             Ok(None) => None,
             Err(error) => Some(store_failed(version, error)),
@@ -229,7 +230,7 @@ impl Proxy {
         match self.store().open_zip(version) {
             Ok(Some(mut zip)) => {
                 let seal = zip.seal.take().filter(|seal| !self.is_to_verify(permit, Some(seal)))?;
-                Some(self.zip_answer(client, version, zip, &seal))
+                Some(self.zip_answer(client, permit, zip, &seal))
             }
             Ok(None) => None,
             Err(error) => Some(store_failed(version, error)),
@@ -251,7 +252,7 @@ impl Proxy {
                             self.services.sumdb.forget_confirmed(version);
                             continue;
                         }
-                        return self.zip_answer(client, version, zip, &seal);
+                        return self.zip_answer(client, permit, zip, &seal);
                     }
                     // The file at that name may have changed since it was sealed, or be in quarantine now. So it is opened
                     // again.
@@ -279,7 +280,7 @@ impl Proxy {
             match waiter.zip().await {
                 Ok(Arrival::Early(transfer)) => {
                     let body = Body::transfer(transfer, &self.buffers);
-                    return answer::module(StatusCode::OK, ZIP, WEEK, body);
+                    return self.limit_caching(permit, answer::module(StatusCode::OK, ZIP, WEEK, body));
                 }
                 Ok(Arrival::Stored) => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
@@ -288,13 +289,30 @@ impl Proxy {
         unsteady(version)
     }
 
-    fn zip_answer(&self, client: Client<'_>, version: &ModuleVersion, zip: ZipFile, seal: &H1) -> Response {
+    fn zip_answer(&self, client: Client<'_>, permit: Permit<'_>, zip: ZipFile, seal: &H1) -> Response {
+        let version = permit.version();
         self.upkeep.last_use.note(version);
         let (length, modified) = (zip.length, zip.modified);
         // A seal identifies the files in a zip, but not how they are packed. The length makes the tag strong.
         let etag = tag(format!("\"{seal}-{length:x}\""));
         let body = |range| Body::zip(version, zip, range, &self.buffers);
-        entity(client, ZIP, Validators { etag, modified: Some(modified) }, length, body)
+        let response = entity(client, ZIP, Validators { etag, modified: Some(modified) }, length, body);
+        self.limit_caching(permit, response)
+    }
+
+    /// Limits how long an answer may be cached, if the version is unverified and the checksum database cannot be reached.
+    /// Otherwise a wrong version could remain in caches after the database has refuted it.
+    fn limit_caching(&self, permit: Permit<'_>, mut response: Response) -> Response {
+        let (version, rule) = (permit.version(), permit.rule());
+        if self.services.sumdb.is_out_of_reach(version, rule) {
+            let record = self.store().records().get(version);
+            let is_verified =
+                record.is_ok_and(|record| record.is_some_and(|record| record.verdict.is_some()));
+            if !is_verified {
+                response.headers_mut().insert(CACHE_CONTROL, MINUTE);
+            }
+        }
+        response
     }
 }
 

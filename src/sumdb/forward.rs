@@ -12,6 +12,7 @@
 //! their rule ([`Policy::is_private`](crate::policy::Policy::is_private)) are refused, cached or not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stoa_gomod::sumdb;
 
@@ -25,6 +26,9 @@ use super::state::Sumdb;
 use crate::tasks::{Phase, Task};
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, Via};
+
+/// Maximum time that a request waits for its turn.
+const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
 
 impl Sumdb {
     /// Returns the source of an answer: the database's own URL, or an upstream. A lookup goes to the
@@ -140,6 +144,9 @@ impl Sumdb {
     ) -> Result<SumdbAnswer, Unavailable> {
         let path = question.path();
         let what = format!("{path} of the checksum database {name}");
+        // The semaphore is never closed.
+        let turn = tokio::time::timeout(MAX_TURN_WAIT, self.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(Unavailable::Busy(what)) };
         let answer = self.source_of(name, question).get(name, &path, via).await;
         let answer = answer.map_err(|error| Unavailable::upstream(&what, &error))?;
         if answer.status != 200 {

@@ -30,6 +30,11 @@ impl Outage {
         }
     }
 
+    /// Returns whether the last lookup could not reach the database.
+    pub(super) fn is_ongoing(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Notes whether the database was reachable. Further failures within an outage do not extend it.
     pub(super) fn note(&self, is_reachable: bool, now: Instant) {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +64,9 @@ mod tests {
         outage.note(false, after(61));
         assert_eq!(may(100), AUTO_TIMEOUT.1);
         assert_eq!(outage.timeout(ChecksumPolicy::Require, after(100)), REQUIRE_TIMEOUT);
+        assert!(outage.is_ongoing());
         outage.note(true, after(101));
+        assert!(!outage.is_ongoing());
         assert_eq!(may(102), AUTO_TIMEOUT.0);
     }
 }

@@ -17,7 +17,7 @@ use super::heads::Timeline;
 use super::outage::Outage;
 use super::source::SumdbSource;
 use super::standing::Standing;
-use crate::policy::Policy;
+use crate::policy::{ChecksumPolicy, Policy, Rule};
 use crate::tasks::{Once, Shutdown};
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, Upstream};
@@ -25,6 +25,8 @@ use crate::upstream::{SumdbAnswer, Upstream};
 /// Number of tiles that are cached in memory. A full tile has 8 KiB.
 const TILES: usize = 512;
 
+/// Maximum number of concurrent requests for clients.
+const MAX_ASKED: usize = 64;
 /// Number of stored versions that are compared with a verdict at a time.
 const COMPARING: usize = 4;
 
@@ -53,6 +55,8 @@ pub struct Sumdb {
     pub(super) head_ttl: Duration,
     /// The running requests for clients, by database and path.
     pub(super) forwarding: Once<(String, String), Result<SumdbAnswer, Unavailable>>,
+    /// Limits the concurrent requests for clients.
+    pub(super) turns: Semaphore,
     /// The running verifications of stored versions.
     pub(super) verifying: Once<ModuleVersion, Result<Standing, Unavailable>>,
     /// Limits the comparisons of stored versions, which may read whole zips.
@@ -126,7 +130,8 @@ impl Sumdb {
             database,
             private,
             head_ttl,
-            forwarding: Once::new(),
+            forwarding: Once::while_wanted(),
+            turns: Semaphore::new(MAX_ASKED),
             verifying: Once::new(),
             comparing: Semaphore::new(COMPARING),
             confirmed: Cache::new(CONFIRMED),
@@ -150,6 +155,14 @@ impl Sumdb {
     /// Returns the fault of a signed note, if the key of the database is known.
     pub(super) fn fault_of_note(&self, name: &str, note: Option<&[u8]>) -> Option<String> {
         self.named(name)?.sumdb.verifier.verify(note?).err().map(|error| error.to_string())
+    }
+
+    /// Returns whether a version may only be unverified because the database cannot be reached.
+    pub(crate) fn is_out_of_reach(&self, version: &ModuleVersion, rule: &Rule) -> bool {
+        let is_asked = rule.checksum != ChecksumPolicy::Off
+            && !rule.is_private
+            && !self.private.matches(version.path().as_str());
+        is_asked && self.database.as_ref().is_some_and(|database| database.outage.is_ongoing())
     }
 
     /// Counts a version whose hashes differ from those of a database.

@@ -1,6 +1,7 @@
 //! Work beside the requests: once per key, off the runtime, and until the shutdown.
 
 mod once;
+mod shared;
 mod shutdown;
 
 use std::fmt::Display;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use stoa_store::{Store, StoreError};
 
 pub(crate) use self::once::{Once, Task};
+pub(crate) use self::shared::{Permit, Queue, Share, SharedPermits};
 pub(crate) use self::shutdown::{Phase, Shutdown};
 use crate::unavailable::Unavailable;
 

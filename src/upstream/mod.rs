@@ -40,7 +40,7 @@ pub use sumdb::SumdbAnswer;
 pub use version::VersionSource;
 pub use via::{Instance, Via};
 
-use crate::byte_budget::SMALL_BODY;
+use crate::byte_budget::{ByteBudget, SMALL_BODY};
 use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
@@ -63,6 +63,9 @@ const MAX_INFO_BYTES: u64 = SMALL_BODY as u64;
 const MAX_MOD_BYTES: u64 = 16 << 20;
 const MAX_LIST_BYTES: u64 = 8 << 20;
 const MAX_ZIP_BYTES: u64 = 500 << 20;
+
+/// The budget for large lists and similar answers. It must suffice for the largest.
+const MEMORY_BYTES: u32 = 16 << 20;
 
 /// A list of upstreams. Cheap to clone.
 #[derive(Clone)]
@@ -143,6 +146,8 @@ struct Inner {
     client: Option<Client>,
     instance: Instance,
     databases: sumdb::Databases,
+    /// Bounds the large lists and similar answers in memory.
+    memory: ByteBudget,
 }
 
 impl Upstream {
@@ -239,6 +244,8 @@ impl Upstream {
         let mut walk = self.inner.walk(from, path, via)?;
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, limit, walk.via.as_ref());
+            let memory = matches!(check, Check::List).then_some(&self.inner.memory);
+            let kept = Kept { memory: memory.or(kept.memory), ..kept };
             match checked_body(place, Request { kept, ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
@@ -286,6 +293,7 @@ impl Inner {
             client: None,
             instance,
             databases: sumdb::Databases::default(),
+            memory: ByteBudget::new(MEMORY_BYTES),
         }
     }
 

@@ -81,7 +81,7 @@ impl Entry<'_> {
     /// Downloads the info of the version for a query in the list of the entry. Returns `None` if the entry has no list,
     /// or no such version.
     async fn resolve_listed(&self, module: &ModulePath, query: &str) -> Result<Option<Bytes>, UpstreamError> {
-        let body = match self.body(&list_path(module), MAX_LIST_BYTES, &Check::List).await {
+        let body = match self.body(&list_path(module), MAX_SEARCHED_LIST_BYTES, &Check::List).await {
             Err(error) if error.is_absent() => return Ok(None),
             body => body?,
         };
@@ -127,14 +127,13 @@ impl Entry<'_> {
     async fn body(&self, path: &str, limit: u64, check: &Check<'_>) -> Result<Bytes, UpstreamError> {
         let shared = SharedDownload::default();
         let request = self.upstream.inner.request(path, limit, self.walk.via.as_ref());
-        checked_body(
-            self.place,
-            Request { kept: Kept { shared: Some(&shared), memory: None }, ..request },
-            check,
-        )
-        .await
+        let kept = Kept { shared: Some(&shared), memory: Some(&self.upstream.inner.memory) };
+        checked_body(self.place, Request { kept, ..request }, check).await
     }
 }
+
+/// The maximum size in bytes of a list in which a version is searched. Its versions take ten times as much memory.
+const MAX_SEARCHED_LIST_BYTES: u64 = 1 << 20;
 
 const NONE_MATCHES: &str = "no version in its list matches";
 

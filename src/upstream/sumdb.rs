@@ -76,7 +76,7 @@ impl Upstream {
         let asked = place.ask(request).await;
         match (asked, place) {
             (Ok(mut answer), _) => {
-                let body = answer.body.collect(None, None).await?;
+                let body = answer.body.collect(Some(&self.inner.memory), None).await?;
                 match answer.status {
                     508 => Err(UpstreamError::Loop { url: answer.body.url }),
                     status => Ok(SumdbAnswer { status, content_type: answer.content_type, body }),

@@ -16,6 +16,7 @@ mod command_line;
 mod commands;
 mod concurrency;
 mod config;
+mod crowds;
 mod direct;
 mod egress;
 mod fetch;
@@ -52,6 +53,7 @@ fn main() {
         ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
+        ("crowds", crowds::cases()),
         ("direct", direct::cases()),
         ("egress", egress::cases()),
         ("fetch", fetch::cases()),

@@ -33,7 +33,11 @@ fn build() {
     }
     let online = Server::start_with(&mut command);
     let go = Go::new(dir.path(), &online.url);
+    go.run(&folder, "graph", &["mod", "graph"]);
+    let zips = || walk(&store.join("modules")).into_iter().filter(|path| path.ends_with("zip")).count();
+    assert_eq!(zips(), 0, "a graph needs no zip");
     go.run(&folder, "first", &["mod", "tidy"]);
+    let sums = fs::read_to_string(folder.join("go.sum")).unwrap();
     go.run(&folder, "first", &["mod", "download", "all"]);
     go.run(&folder, "first", &["mod", "verify"]);
     go.run(&folder, "first", &["build", "-trimpath", "-o", "program", "."]);
@@ -49,12 +53,14 @@ fn build() {
     assert_eq!(walk(&store.join("modules")).len(), filled, "a warm build has filled something");
     assert!(online.stop().success());
 
-    let zips = walk(&store.join("modules")).into_iter().filter(|path| path.ends_with("zip")).count();
+    let zips = zips();
     assert!(zips >= 200, "{zips} versions are stored");
     println!("{modules} modules in the build list, {zips} versions stored");
 
     let offline = Server::start(&store, "off");
     let go = Go::new(dir.path(), &offline.url);
+    go.run(&folder, "tidied", &["mod", "tidy"]);
+    assert!(fs::read_to_string(folder.join("go.sum")).unwrap() == sums, "tidied offline");
     go.run(&folder, "second", &["mod", "download", "all"]);
     go.run(&folder, "second", &["mod", "verify"]);
     go.run(&folder, "second", &["build", "-trimpath", "-o", "again", "."]);

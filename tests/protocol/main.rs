@@ -8,6 +8,7 @@
     reason = "this is a test from end to end, helpers included"
 )]
 
+mod absences;
 mod answers;
 mod checksums;
 mod compression;

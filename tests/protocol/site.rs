@@ -35,7 +35,7 @@ pub(crate) fn with_list_ttl(list_ttl: Duration) -> ServeOptions {
     let answers = AnswerOptions { list_ttl, ..AnswerOptions::default() };
     // Tests heal an upstream and ask again at once.
     let flights = FlightOptions { wrong_pause: Duration::ZERO, ..FlightOptions::default() };
-    let services = ServiceOptions { flights, answers, ..ServiceOptions::default() };
+    let services = ServiceOptions { flights, absent_ttl: list_ttl, answers, ..ServiceOptions::default() };
     ServeOptions { services, ..ServeOptions::default() }
 }
 

@@ -4,7 +4,10 @@
 //! pseudo-version. Other lines are skipped. An empty list means that the module exists.
 
 use crate::info;
+use crate::module_version;
+use crate::path::ModulePath;
 use crate::pseudo;
+use crate::semver;
 use crate::version::Version;
 use time::OffsetDateTime;
 
@@ -15,6 +18,59 @@ pub fn versions(body: &[u8]) -> Vec<Version> {
     versions.sort();
     versions.dedup();
     versions
+}
+
+/// Returns the list of a module's versions in an upstream's list and in the store, as [`format`] does, without those that
+/// `is_visible` excludes and those of another major.
+///
+/// It needs less memory than the parsed versions, since a list may have a million of them.
+pub fn merge(
+    module: &ModulePath,
+    body: &[u8],
+    stored: &[Version],
+    mut is_visible: impl FnMut(&str) -> bool,
+) -> String {
+    let mut is_listed = |version: &str| {
+        semver::is_canonical(version)
+            && !pseudo::is_pseudo(version)
+            && module_version::agree(module, version)
+            && is_visible(version)
+    };
+    let mut stored: Vec<&str> =
+        stored.iter().map(Version::as_str).filter(|version| is_listed(version)).collect();
+    stored.sort_unstable_by(|a, b| semver::compare_total(a, b));
+    // The places of the versions in the body. A million text slices would take four times as much.
+    let start = body.as_ptr().addr();
+    let place = |version: &str| u32::try_from(version.as_ptr().addr() - start).ok();
+    let version_at = |place: u32| {
+        let rest = body.get(place as usize..).unwrap_or_default();
+        let end = rest.iter().position(|byte| !byte.is_ascii_graphic()).unwrap_or(rest.len());
+        std::str::from_utf8(&rest[..end]).unwrap_or_default()
+    };
+    let mut listed: Vec<u32> =
+        Vec::with_capacity(words(body).filter(|(version, _)| semver::is_canonical(version)).count());
+    listed.extend(
+        words(body).filter(|(version, _)| is_listed(version)).filter_map(|(version, _)| place(version)),
+    );
+    listed.sort_unstable_by(|a, b| semver::compare_total(version_at(*a), version_at(*b)));
+    let mut list =
+        String::with_capacity(body.len() + stored.iter().map(|version| version.len() + 1).sum::<usize>());
+    let (mut listed, mut stored) =
+        (listed.into_iter().map(version_at).peekable(), stored.into_iter().peekable());
+    let mut last = "";
+    loop {
+        let is_stored_next = match (listed.peek(), stored.peek()) {
+            (None, None) => return list,
+            (Some(listed), Some(stored)) => semver::compare_total(stored, listed).is_lt(),
+            (listed, _) => listed.is_none(),
+        };
+        let next = if is_stored_next { stored.next() } else { listed.next() };
+        if let Some(version) = next.filter(|version| *version != last) {
+            list.push_str(version);
+            list.push('\n');
+            last = version;
+        }
+    }
 }
 
 /// Returns the newest version of a list, by the time in the second word of a line or in a pseudo-version.
@@ -57,6 +113,16 @@ mod tests {
         let versions = list.map(|version| Version::new(version).unwrap());
         assert_eq!(format(&versions), "v1.9.0\nv1.10.0\n");
         assert_eq!(format(&[]), "");
+    }
+
+    #[test]
+    fn lists_are_merged_with_stored_versions() {
+        let module = ModulePath::new("example.com/m").unwrap();
+        let stored =
+            ["v1.10.0", "v1.1.0", "v0.0.0-20191109021931-daa7c04131f5"].map(|v| Version::new(v).unwrap());
+        let body = b"v1.9.0\nv1.1.0 2024-01-01T00:00:00Z\nv2.0.0\nv2.0.0+incompatible\nv1.2\nv1.3.0\nv1.4.0\xc2\xa0x\n";
+        let merged = merge(&module, body, &stored, |version| version != "v1.3.0");
+        assert_eq!(merged, "v1.1.0\nv1.4.0\nv1.9.0\nv1.10.0\nv2.0.0+incompatible\n");
     }
 
     #[test]

@@ -331,7 +331,7 @@ fn read(path: &Path, version: &ModuleVersion) -> Result<Option<CachedPair>, Path
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, info, modfile, staged, version};
+    use crate::testing::{Fixture, info, modfile, put_unsealed, staged, version};
 
     fn pair(version: &ModuleVersion) -> Pair {
         Pair {
@@ -367,6 +367,19 @@ mod tests {
         assert!(pairs.remove(&v).unwrap().is_some());
         assert_eq!(pairs.remove(&v).unwrap(), None);
         assert!(pairs.get(&v).is_none() && staged(fixture.dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_pair_goes_with_its_version() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        put(&fixture, &v, 1 << 20);
+        put_unsealed(&fixture.store, &v, b"no zip");
+        assert_eq!(fixture.store.seal(&v).unwrap(), None);
+        assert!(fixture.store.pairs().get(&v).is_none(), "the version is in quarantine");
+        put(&fixture, &v, 1 << 20);
+        let removed = fixture.store.remove(&fixture.store.claim(&v).unwrap(), None).unwrap();
+        assert!(removed.bytes.is_some() && fixture.store.pairs().get(&v).is_none());
     }
 
     #[test]

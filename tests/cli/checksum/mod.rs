@@ -18,7 +18,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 28] = [
+    let tests: [(&str, fn()); 29] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("a cached go.mod that the database contradicts is dropped", cached_other_mod),
         ("a database that no upstream forwards is asked only with a configured URL", not_passed_on),
         ("a database that is down blocks fills only if verification is required", down),
+        ("unverified versions are not cached for long while the database is down", caching_while_down),
         ("forged answers of the database are refused", forged),
         ("a fork is an alarm", heads::fork),
         ("a fork is noticed after a restart", heads::fork_after_restart),
@@ -361,6 +362,34 @@ fn down() {
     let server = bench.serve("auto");
     bench.assert_filled(&server, &other);
     assert_eq!(bench.record(&other.version), None);
+}
+
+fn caching_while_down() {
+    let bench = Bench::new();
+    let modules = ["v1.0.0", "v1.0.1", "v1.0.2"].map(|version| {
+        let module = bench.site.offer(&format!("example.com/m@{version}"));
+        bench.site.record(&module);
+        module
+    });
+    let server = bench.serve("auto");
+    let assert_caching = |module: &Module, expected: &str| {
+        for ending in ["info", "mod", "zip"] {
+            let reply = server.ask("GET", &module.path(ending), &[]);
+            let caching = (reply.status, reply.header("cache-control"));
+            assert_eq!(caching, (200, Some(expected)), "{} {ending}", module.version);
+        }
+    };
+    let (week, minute) = ("public, max-age=604800", "public, max-age=60");
+    bench.assert_filled(&server, &modules[0]);
+    bench.site.state().is_down = true;
+    bench.assert_filled(&server, &modules[1]);
+    assert_caching(&modules[0], week);
+    assert_caching(&modules[1], minute);
+    bench.site.state().is_down = false;
+    bench.assert_filled(&server, &modules[2]);
+    for module in &modules {
+        assert_caching(module, week);
+    }
 }
 
 fn forged() {

@@ -9,7 +9,7 @@ use crate::upstream::Upstream;
 
 /// A number of permits. If there are several upstreams, none of them gets all permits.
 #[derive(Debug)]
-pub(super) struct SharedPermits {
+pub(crate) struct SharedPermits {
     all: Arc<Queue>,
     /// The share of each upstream, by its tag.
     shares: HashMap<String, Arc<Queue>>,
@@ -17,14 +17,14 @@ pub(super) struct SharedPermits {
 
 /// A share of a limit: one permit, released when it is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     permit: Permit,
     share: Option<Permit>,
 }
 
 impl SharedPermits {
     /// Creates `count` permits for these upstreams.
-    pub(super) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
+    pub(crate) fn new<'u>(count: usize, upstreams: impl Iterator<Item = &'u Upstream>) -> Self {
         // Three quarters: an upstream gets most permits while the others are idle.
         let share = (count - count / 4).clamp(1, Semaphore::MAX_PERMITS);
         let tags = upstreams.filter_map(Upstream::tag);
@@ -36,7 +36,7 @@ impl SharedPermits {
     }
 
     /// Takes a permit for an upstream if one is free.
-    pub(super) fn try_take(&self, upstream: &Upstream) -> Option<Share> {
+    pub(crate) fn try_take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
             Some(share) => Some(share.try_take()?),
             None => None,
@@ -45,7 +45,7 @@ impl SharedPermits {
     }
 
     /// Waits for a permit. Returns `None` if the semaphore was closed, which never happens.
-    pub(super) async fn take(&self, upstream: &Upstream) -> Option<Share> {
+    pub(crate) async fn take(&self, upstream: &Upstream) -> Option<Share> {
         let share = match self.share(upstream) {
             Some(share) => Some(share.take().await?),
             None => None,
@@ -60,14 +60,14 @@ impl SharedPermits {
 
 impl Share {
     /// Promises to release the permit soon, if another task waits for it. Returns whether one does.
-    pub(super) fn promise(&self) -> bool {
+    pub(crate) fn promise(&self) -> bool {
         self.permit.promise() || self.share.as_ref().is_some_and(Permit::promise)
     }
 }
 
 /// A semaphore that knows how many tasks wait for its permits.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     permits: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
 }
@@ -81,23 +81,23 @@ struct Waiting {
 
 /// A permit of a queue, released when it is dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     _permit: OwnedSemaphorePermit,
     queue: Arc<Queue>,
 }
 
 impl Queue {
-    pub(super) fn new(count: usize) -> Arc<Self> {
+    pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self { permits: Arc::new(Semaphore::new(count)), waiting: Mutex::default() })
     }
 
-    pub(super) fn try_take(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn try_take(self: &Arc<Self>) -> Option<Permit> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         Some(Permit { _permit: permit, queue: Arc::clone(self) })
     }
 
     /// Waits for a permit. Returns `None` if the semaphore was closed, which never happens.
-    pub(super) async fn take(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) async fn take(self: &Arc<Self>) -> Option<Permit> {
         let _place = Place::new(self);
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
         Some(Permit { _permit: permit, queue: Arc::clone(self) })
@@ -110,7 +110,7 @@ impl Queue {
 
 impl Permit {
     /// Promises to release the permit soon, if a task waits for a permit and has no promise. Returns whether one does.
-    pub(super) fn promise(&self) -> bool {
+    pub(crate) fn promise(&self) -> bool {
         let mut waiting = self.queue.waiting();
         let is_awaited = waiting.promised < waiting.count;
         if is_awaited {

@@ -1,0 +1,96 @@
+//! Items that upstreams do not have, for some seconds.
+//!
+//! Clients ask for the same absent item again and again: the go command asks for each prefix of a package path as a module,
+//! and many builds start at once. Only a 404 or 410 is remembered, in memory, and until something of the module is
+//! published.
+
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+use stoa_gomod::ModulePath;
+
+use crate::unavailable::Unavailable;
+
+/// Maximum number of absent items.
+const ENTRIES: usize = 10_000;
+
+/// The absent items.
+#[derive(Debug)]
+pub(crate) struct Absences {
+    ttl: Duration,
+    /// By the module and the path of the item.
+    known: Cache<(ModulePath, String), Absence>,
+}
+
+#[derive(Debug, Clone)]
+struct Absence {
+    since: Instant,
+    error: Unavailable,
+}
+
+impl Absences {
+    /// Creates a memory that lasts for a time. Zero remembers nothing.
+    pub(crate) fn new(ttl: Duration) -> Self {
+        Self { ttl, known: Cache::new(ENTRIES) }
+    }
+
+    /// Returns the upstream's answer if an item of a module was absent a moment ago.
+    pub(crate) fn get(&self, module: &ModulePath, item: String) -> Option<Unavailable> {
+        if self.ttl.is_zero() || self.known.is_empty() {
+            return None;
+        }
+        let absence = self.known.get(&(module.clone(), item))?;
+        (absence.since.elapsed() < self.ttl).then_some(absence.error)
+    }
+
+    /// Remembers that an item is absent. Other errors than absence are not remembered.
+    pub(crate) fn note(&self, module: &ModulePath, item: String, error: &Unavailable) {
+        if matches!(error, Unavailable::Absent(_)) && !self.ttl.is_zero() {
+            let absence = Absence { since: Instant::now(), error: error.clone() };
+            self.known.insert((module.clone(), item), absence);
+        }
+    }
+
+    /// Forgets the absent items of a module.
+    pub(crate) fn forget(&self, module: &ModulePath) {
+        self.known.retain(|(path, _), _| path != module);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(path: &str) -> ModulePath {
+        ModulePath::new(path).unwrap()
+    }
+
+    #[test]
+    fn only_absence_is_remembered_and_until_a_publish() {
+        let absences = Absences::new(Duration::from_secs(100_000));
+        let (one, other) = (module("a.b/one"), module("a.b/other"));
+        let has = |module: &ModulePath| absences.get(module, "list".to_owned()).is_some();
+        absences.note(&one, "list".to_owned(), &Unavailable::Upstream("a failure".to_owned().into()));
+        assert!(!has(&one));
+        let absent = Unavailable::Absent("none".to_owned().into());
+        for module in [&one, &other] {
+            absences.note(module, "list".to_owned(), &absent);
+            assert!(has(module) && absences.get(module, "latest".to_owned()).is_none());
+        }
+        absences.forget(&one);
+        assert!(!has(&one) && has(&other));
+        let none = Absences::new(Duration::ZERO);
+        none.note(&one, "list".to_owned(), &absent);
+        assert!(none.get(&one, "list".to_owned()).is_none());
+    }
+
+    #[test]
+    fn the_number_of_absent_items_is_bounded() {
+        let absences = Absences::new(Duration::from_secs(100_000));
+        let (module, absent) = (module("a.b/c"), Unavailable::Absent("none".to_owned().into()));
+        for n in 0..2 * ENTRIES {
+            absences.note(&module, n.to_string(), &absent);
+        }
+        assert!(absences.known.len() <= ENTRIES);
+    }
+}
