@@ -8,8 +8,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use stoa_layout::PathError;
@@ -162,42 +160,23 @@ impl Fetch {
 
 /// Appends chunks to a file of some size. Returns its new size.
 fn write(
-    shared: &Arc<File>,
+    mut file: &File,
     mut size: u64,
     mut chunks: mpsc::Receiver<Bytes>,
     progress: &watch::Sender<Progress>,
 ) -> io::Result<u64> {
-    let mut file: &File = shared;
-    let (mut synced, mut syncing) = (size, None);
+    let mut synced = size;
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
         size += chunk.len() as u64;
         progress.send_modify(|now| now.written = size);
         // Clients wait for the final sync before publishing, so it should have little left to do.
         if size - synced >= UNSYNCED_BYTES {
-            wait_for(syncing.take())?;
-            syncing = start_sync(shared)?;
+            file.sync_data()?;
             synced = size;
         }
     }
-    wait_for(syncing)?;
     Ok(size)
-}
-
-/// Starts to sync a file on another thread, so that the download goes on meanwhile. Returns `None` if it is synced.
-fn start_sync(file: &Arc<File>) -> io::Result<Option<JoinHandle<io::Result<()>>>> {
-    let shared = Arc::clone(file);
-    match thread::Builder::new().name("sync".to_owned()).spawn(move || shared.sync_data()) {
-        Ok(syncing) => Ok(Some(syncing)),
-        // The system has no thread left.
-        Err(_) => file.sync_data().map(|()| None),
-    }
-}
-
-/// Waits for a sync. The kernel reports an error of the file only once, so no result may be dropped.
-fn wait_for(syncing: Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
-    let panicked = |_| Err(io::Error::other("the sync panicked"));
-    syncing.map_or(Ok(()), |syncing| syncing.join().unwrap_or_else(panicked))
 }
 
 /// Copies the first bytes of a file to the start of an empty file.

@@ -1,13 +1,10 @@
 //! The examination of a downloaded version, its comparison with all known hashes, and its publication.
 
-use std::io;
 use std::sync::Arc;
-use std::thread;
 
 use bytes::Bytes;
 use stoa_gomod::h1;
-use stoa_layout::PathError;
-use stoa_store::{Claim, Draft, Published, SealError, SealedDraft, StoreError};
+use stoa_store::{Claim, Draft, Published, SealError};
 
 use super::progress::End;
 use super::task::{Failed, Fetch};
@@ -57,7 +54,7 @@ impl Fetch {
             let gomod_h1 = h1::hash_mod(&modfile);
             // A large mod takes memory from a budget.
             drop(modfile);
-            let sealed = match seal_while_syncing(draft, &info)? {
+            let sealed = match draft.seal(&info) {
                 Ok(sealed) => sealed,
                 Err(SealError::Store(error)) => return Err(error),
                 Err(SealError::OtherMod { version }) => {
@@ -105,20 +102,4 @@ impl Fetch {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Seals a draft. Its zip is synced on another thread, since the examination takes about as long.
-fn seal_while_syncing(draft: Draft, info: &[u8]) -> Result<Result<SealedDraft, SealError>, StoreError> {
-    let (zip, path) = (draft.zip(), draft.zip_path());
-    thread::scope(|scope| {
-        let syncing = thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, || zip.sync_data());
-        let sealed = draft.seal(info);
-        // Without a thread, sealing syncs the zip itself. With one, only this result has the error of the sync.
-        let synced = match syncing {
-            Ok(syncing) => syncing.join().unwrap_or_else(|_| Err(io::Error::other("the sync panicked"))),
-            Err(_) => Ok(()),
-        };
-        synced.map_err(|error| PathError::new("sync", path, error))?;
-        Ok(sealed)
-    })
 }
