@@ -74,6 +74,9 @@ impl Fetch {
             Unavailable::Absent(_) | Unavailable::Gone(_) | Unavailable::Abandoned(_) => {
                 log::debug!(version, reason; "did not download a version");
             }
+            _ if !self.means.are_failures_logged => {
+                log::debug!(version, reason; "did not download a version");
+            }
             Unavailable::Stopping(_) => log::info!(version; "dropped a download at shutdown"),
             Unavailable::Differs(_) | Unavailable::Unexpected { .. } => {
                 log::error!(version, reason; "SECURITY: refused a version");

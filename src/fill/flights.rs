@@ -49,6 +49,8 @@ pub struct FlightOptions {
     pub rate_window: Duration,
     /// The time without a download after a version's zip proved wrong. It doubles each time.
     pub wrong_pause: Duration,
+    /// Whether failures are logged as warnings and errors. A command that reports each result itself turns it off.
+    pub are_failures_logged: bool,
 }
 
 impl Default for FlightOptions {
@@ -61,6 +63,7 @@ impl Default for FlightOptions {
             min_rate: 64 * 1024,
             rate_window: Duration::from_secs(60),
             wrong_pause: Duration::from_secs(10),
+            are_failures_logged: true,
         }
     }
 }
@@ -96,6 +99,7 @@ impl Flights {
             memory: ByteBudget::new(LARGE_MODS),
             is_eager: options.is_eager,
             metadata_max: options.metadata_max,
+            are_failures_logged: options.are_failures_logged,
             running: Running::default(),
             wrong: WrongZips::new(options.wrong_pause),
             min_rate: MinRate { bytes: options.min_rate, window: options.rate_window },

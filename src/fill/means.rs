@@ -34,6 +34,8 @@ pub(super) struct Means {
     pub(super) is_eager: bool,
     /// Maximum total size of the pairs in the cache in bytes.
     pub(super) metadata_max: u64,
+    /// Whether failures are logged as warnings and errors.
+    pub(super) are_failures_logged: bool,
     pub(super) running: Running,
     pub(super) min_rate: MinRate,
     pub(super) wrong: WrongZips,

@@ -163,7 +163,7 @@ fn damaged() {
     fs::create_dir_all(record.parent().unwrap()).unwrap();
     fs::write(record, "tombst").unwrap();
     let ended = fetch(&programs, upstream.url(), &wanted);
-    assert_eq!((ended.code, counts(&ended)), (69, [2, 0, 0, 0, 1]), "{ended:?}");
+    assert_eq!((ended.code, counts(&ended)), (74, [2, 0, 0, 0, 1]), "{ended:?}");
     let failed = lines(&ended).into_iter().find(|line| line["event"] == "failed").unwrap();
     assert!(failed["help"].as_str().unwrap().starts_with("fix the file"), "{failed}");
 }

@@ -77,6 +77,9 @@ pub(crate) struct FetchDone {
     unavailable: u64,
     /// The bytes of the downloaded zips.
     bytes: u64,
+    /// The exit code of the first failure that no upstream is to blame for.
+    #[serde(skip)]
+    local: Option<Exit>,
 }
 
 impl<'a> Fetched<'a> {
@@ -102,6 +105,9 @@ impl<'a> Fetched<'a> {
                 ("differs", Some(version), None, None, Some(reason.as_str()))
             }
             FetchResult::Failed(exit, reason) => {
+                if !matches!(*exit, Exit::FAILED | Exit::UNAVAILABLE) {
+                    done.local.get_or_insert(*exit);
+                }
                 *(if *exit == Exit::FAILED { &mut done.absent } else { &mut done.unavailable }) += 1;
                 ("failed", None, None, Some(exit.code()), Some(reason.as_str()))
             }
@@ -136,7 +142,7 @@ impl FetchDone {
 
 impl Display for FetchDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { store, fetched, kept, differ, absent, unavailable, bytes } = self;
+        let Self { store, fetched, kept, differ, absent, unavailable, bytes, local: _ } = self;
         let (fetched, kept, bytes) = (versions(*fetched), HumanCount(*kept), BinaryBytes(*bytes));
         write!(f, "{store}: {fetched} downloaded, {bytes}, {kept} already there")?;
         let rest = [
@@ -157,7 +163,11 @@ impl Summary for FetchDone {
         let fail = |exit, text: String, help| Err(CommandError::new(exit, text).help(help));
         if unavailable > 0 {
             let text = format!("cannot download {}", versions(unavailable));
-            return fail(Exit::UNAVAILABLE, text, "the reasons are listed above; run again later");
+            return fail(
+                self.local.unwrap_or(Exit::UNAVAILABLE),
+                text,
+                "the reasons are listed above; run again later",
+            );
         }
         if differ > 0 {
             let text = format!("checksum mismatch for {}", versions(differ));

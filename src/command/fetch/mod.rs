@@ -144,7 +144,8 @@ impl Command for Fetch {
             .build()
             .map_err(|error| CommandError::new(Exit::IO, format!("cannot start threads: {error}")))?;
         let at_once = config.fill_max_concurrent;
-        let options = sources.services(&config, &policy, true)?;
+        let mut options = sources.services(&config, &policy, true)?;
+        options.flights.are_failures_logged = false;
         let fetched = runtime.block_on(async {
             let services = Arc::new(Services::new(Arc::new(store), policy, options));
             let fetched = Fetched::new(root.to_string_lossy().into_owned(), reporter);
