@@ -144,7 +144,9 @@ impl Answers {
         let named = module.clone();
         let what = format!("the versions of {module}");
         let is_known = blocking(&self.store, what, move |store| {
-            Ok(store.list(&named)?.is_some() || !store.records().tombstones(&named)?.is_empty())
+            Ok(store.list(&named)?.is_some()
+                || !store.pairs().versions(&named)?.is_empty()
+                || !store.records().tombstones(&named)?.is_empty())
         });
         if !matches!(is_known.await, Ok(false)) {
             return false;

@@ -291,7 +291,7 @@ fn small_files_that_are_others() {
         ("info-nothing", "@v/v1.0.0.info", Script::Raw(head(200, "")), 502, other),
         ("info-reset", "@v/v1.0.0.info", Script::Reset(announced(500, b"{")), 502, "cannot download"),
         ("info-stall", "@v/v1.0.0.info", Script::Stall(announced(50, b"{")), 504, "timed out"),
-        ("info-drip", "@v/v1.0.0.info", Script::Drip(announced(100_000, b"{")), 504, "timed out"),
+        ("info-drip", "@v/v1.0.0.info", Script::Drip(announced(50_000, b"{")), 504, "timed out"),
         ("info-flood", "@v/v1.0.0.info", flood(), 502, "exceeds the limit"),
         ("mod-page", "@v/v1.0.0.mod", page(), 502, other),
         ("mod-empty", "@v/v1.0.0.mod", ok(b""), 502, other),

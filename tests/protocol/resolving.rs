@@ -88,6 +88,13 @@ fn a_module_that_may_exist_is_never_absent_during_an_outage() {
     assert_eq!(site.get(LATEST).status, 200);
     assert_eq!(site.get(MAIN).status, 502);
 
+    // Only the info and the go.mod of a version are cached.
+    let folder = site::folder();
+    let site = Site::start(folder.path(), &list);
+    serve_version(&mirror, "v1.0.0", false);
+    assert_eq!(site.get("/example.com/m/@v/v1.0.0.info").status, 200);
+    is_failure(&site);
+
     // Once answered.
     let folder = site::folder();
     let site = Site::start(folder.path(), &list);
