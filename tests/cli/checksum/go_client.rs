@@ -154,7 +154,7 @@ pub(super) fn moved_tag() {
     store_unknown(&bench);
     let output = bench.stoa(&["remove", PAIR]).output().unwrap();
     assert!(output.status.success(), "{}", transcript(&output));
-    let moved = another(PAIR, 10_000, None);
+    let moved = another(PAIR, 0, Some("module example.com/m\n\ngo 1.20\n"));
     bench.site.put(&moved);
     let server = bench.serve("auto");
     // Nothing vouches for the new content, so the removal binds.
