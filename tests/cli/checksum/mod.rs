@@ -2,6 +2,7 @@
 
 mod bench;
 mod carried;
+mod go_client;
 mod heads;
 mod records;
 mod stored;
@@ -75,6 +76,11 @@ pub(crate) fn cases() -> Vec<Case> {
             .needs(no_go),
             trial("a toolchain is carried to another network and verified", None, carried::toolchain)
                 .needs(no_go),
+            trial("go gets the vouched content after a correction", None, go_client::corrected).needs(no_go),
+            trial("go waits until a stored version is verified", None, go_client::waits).needs(no_go),
+            trial("go without a network gets a version that its go.sum confirms", None, go_client::go_sum)
+                .needs(no_go),
+            trial("go gets the vouched content after a moved tag", None, go_client::moved_tag).needs(no_go),
             trial("a real module is verified by the default database of go", None, real)
                 .needs(no_real_upstream)
                 .slow(),
