@@ -101,7 +101,12 @@ pub fn missing_tool(name: &str, probe: &[&str]) -> Option<String> {
 /// Runs the cases of a binary and exits. Each module of the binary contributes its name and its cases.
 pub fn run(built: Built, modules: Vec<(&str, Vec<Case>)>) -> ! {
     built::set(built);
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    if !arguments.ignored && !arguments.include_ignored && arguments.test_threads.is_none() {
+        // Most of these tests wait for programs and timeouts.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        arguments.test_threads = Some(3 * cores);
+    }
     let trials = modules
         .into_iter()
         .flat_map(|(module, cases)| cases.into_iter().map(move |case| case.trial(module)))
