@@ -536,6 +536,11 @@ mod tests {
         Durable::default().create_dir(&dir.path().join("other")).unwrap();
         let mut child =
             std::process::Command::new("sleep").arg("600").env(RUN_VARIABLE, &folder).spawn().unwrap();
+        // Right after the start, its environment is not visible yet.
+        let environment = PathBuf::from(format!("/proc/{}/environ", child.id()));
+        while cfg!(target_os = "linux") && std::fs::read(&environment).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         Scratch::new(dir.path().to_owned(), u64::MAX).sweep();
         let left = names(dir.path());
         assert!(left.len() == 2 && left.contains(&"other".to_owned()), "{left:?}");
