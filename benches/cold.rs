@@ -66,9 +66,9 @@ fn main() {
                 ("in all", straight.1, through.1, Some(aims.1)),
             ] {
                 let ratio = through / straight;
-                let told = aim.map_or_else(String::new, |aim| format!(" (aim: at most {aim})"));
+                let text = aim.map_or_else(String::new, |aim| format!(" (aim: at most {aim})"));
                 println!(
-                    "    {what:<11} straight {straight:>8.1} ms   through stoa {through:>8.1} ms   ratio {ratio:.2}{told}"
+                    "    {what:<11} straight {straight:>8.1} ms   through stoa {through:>8.1} ms   ratio {ratio:.2}{text}"
                 );
                 if let Some(aim) = aim.filter(|aim| ratio > *aim) {
                     missed.push(format!("{mib} MiB, {way}, {what}: {ratio:.2} is more than {aim}"));

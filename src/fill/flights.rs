@@ -43,7 +43,7 @@ pub struct FlightOptions {
     pub metadata_max: u64,
     /// Maximum time that a client waits while its download waits for other downloads.
     pub max_wait: Duration,
-    /// The rate in bytes per second below which a zip's download gives its slot up to another one.
+    /// The rate in bytes per second below which the download of a zip releases its slot if a second download waits.
     pub min_rate: u64,
     /// The time over which the rate is measured.
     pub rate_window: Duration,

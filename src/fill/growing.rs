@@ -1,6 +1,6 @@
 //! A zip that is being written, and its continuation by another download.
 //!
-//! When a download is interrupted, the flight starts another one, which sends the rest of the zip or the whole zip. The
+//! After an interruption, the flight starts a second download, of the rest of the zip or of the whole zip. The
 //! bytes that are sent again are compared with those in the file. If they are identical, the zip grows on in the same
 //! draft, and clients notice nothing. Otherwise it is another zip, which gets a draft of its own. Clients that already
 //! received part of the first zip are disconnected then, and the others get the second zip.

@@ -39,7 +39,7 @@ impl Pace {
 }
 
 impl Fetch {
-    /// Waits for the next part of a download. Returns an error of the upstream if the download is slow and another one
+    /// Waits for the next part of a download. Returns an error of the upstream if the download is slow and a second download
     /// waits for its slot.
     pub(super) async fn next_chunk(
         &self,

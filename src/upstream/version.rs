@@ -62,7 +62,7 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// Counts a failed attempt. Returns whether it brought enough new bytes, and another one is allowed.
+    /// Counts a failed attempt. Returns whether it brought enough new bytes and a further attempt is allowed.
     fn may_repeat(&mut self, reached: u64, error: &UpstreamError) -> bool {
         let enough = match error {
             // The connection stalled after it made progress. A transfer that is always slow is not repeated.

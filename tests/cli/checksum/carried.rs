@@ -168,8 +168,8 @@ pub(super) fn forged_media() {
     fs::remove_dir_all(inside.store()).unwrap();
     another("example.com/m@v1.0.0", 10, None).put_flat(&inside.media());
     let output = inside.import();
-    let told = transcript(&output);
-    assert!(output.status.code() == Some(1) && told.contains(super::RECORDED), "{told}");
+    let text = transcript(&output);
+    assert!(output.status.code() == Some(1) && text.contains(super::RECORDED), "{text}");
     assert!(!inside.store().join("modules/example.com/m/@v/v1.0.0").exists());
 }
 
@@ -216,8 +216,8 @@ pub(super) fn toolchain() {
     // Another platform is fetched if it is named.
     let mut command = bench.stoa(&["fetch", "--from", gomod.to_str().unwrap(), "--platform", "plan9-arm"]);
     let output = command.output().unwrap();
-    let told = transcript(&output);
-    assert!(output.status.code() == Some(1) && told.contains("v0.0.1-go1.99.1.plan9-arm"), "{told}");
+    let text = transcript(&output);
+    assert!(output.status.code() == Some(1) && text.contains("v0.0.1-go1.99.1.plan9-arm"), "{text}");
 }
 
 fn go_platform(folder: &Path) -> String {

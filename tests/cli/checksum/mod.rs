@@ -191,8 +191,8 @@ fn other_mod() {
         let (status, body) = get(&server, &sent, if policy == "require" { "mod" } else { "zip" });
         let body = String::from_utf8_lossy(&body);
         // Which of the two comes first is not said where the database need not be waited for.
-        let is_told = body.contains(words) || policy == "auto" && body.contains(RECORDED);
-        assert!(status == 403 && is_told, "{status} {body}");
+        let has_reason = body.contains(words) || policy == "auto" && body.contains(RECORDED);
+        assert!(status == 403 && has_reason, "{status} {body}");
         assert!(bench.log().contains("SECURITY"), "{}", bench.log());
         bench.assert_recorded(&known);
         for ending in ["mod", "zip"] {
@@ -495,7 +495,7 @@ fn no_real_upstream() -> Option<String> {
         let go = Go::new(dir.path(), String::from_utf8_lossy(&list.stdout).trim());
         let output = go.command(dir.path(), "probe", &["mod", "download", REAL]).output().unwrap();
         (!output.status.success())
-            .then(|| format!("the upstream of go is not to be had: {}", transcript(&output)))
+            .then(|| format!("cannot reach the upstream of the go command: {}", transcript(&output)))
     })
 }
 

@@ -162,9 +162,9 @@ pub(super) fn required() {
     let bench = Bench::new();
     let [first, other] = store_unknown(&bench);
     let (output, _) = json(&bench, &["config", "check"], "require");
-    let told = transcript(&output);
-    assert!(output.status.success() && told.contains("2 versions in"), "{told}");
-    assert!(told.contains("have to be verified before they are served"), "{told}");
+    let text = transcript(&output);
+    assert!(output.status.success() && text.contains("2 versions in"), "{text}");
+    assert!(text.contains("have to be verified before they are served"), "{text}");
     bench.site.state().is_down = true;
     let server = bench.serve("require");
     until("the count is logged", || bench.log().contains("unverified=2 required=2"));
