@@ -79,7 +79,8 @@ fn dispatch(
     let (root, options) = resolve(args, world)?;
     match &args.command {
         Some(Command::Status) => {
-            reporter.finish(&status::of_any(&root, layouts)?)?;
+            let settings = Settings::new(world, args.common.config.clone());
+            reporter.finish(&status::of_any(&root, layouts, &settings)?)?;
         }
         Some(Command::Leftovers { command }) => {
             leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
