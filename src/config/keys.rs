@@ -172,7 +172,7 @@ serve_keys! {
     base_path: String = "base_path", "PATH", Default::Value("/"), parse::base_path;
 
     /// Upstreams, in the syntax of GOPROXY
-    /// `direct` stands for version control. If the list has `direct` or `off`, that must be the last entry.
+    /// `direct` stands for version control. `direct` and `off` are only valid as the last entry.
     upstream: Option<String> = "upstream", "LIST",
         Default::Unset("GOPROXY, or `go env GOPROXY`", "https://proxy.example.org,off"),
         |text| parse::upstream(text).map(Some);
@@ -191,7 +191,7 @@ serve_keys! {
     checksum: ChecksumPolicy = "checksum", "POLICY", Default::Value("auto"), parse::word;
 
     /// Checksum database, in the syntax of GOSUMDB
-    /// NAME, NAME+HASH+KEY or off. With a URL after the name, Stoa asks that URL instead of the upstreams.
+    /// The value is NAME, NAME+HASH+KEY or off. With a URL after the name, Stoa asks that URL instead of the upstreams.
     gosumdb: Option<String> = "gosumdb", "DATABASE",
         Default::Unset("GOSUMDB, or `go env GOSUMDB`",
             "sumdb.example.org+010f1bcc+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU"),
@@ -229,31 +229,31 @@ serve_keys! {
     fill_eager: bool = "fill.eager", "BOOL", Default::Value("false"), parse::switch;
 
     /// Maximum size of the cached info and go.mod files of versions whose zip is not stored
-    /// Above it, the least recently used ones are removed.
+    /// If the files are larger, the least recently used ones are removed.
     fill_metadata_max: u64 = "fill.metadata_max", "SIZE", Default::Value("1GiB"), parse::size;
 
-    /// Maximum time that a client waits for its turn among the downloads
-    /// After that it gets 504 with Retry-After. The download keeps its place in the queue.
+    /// Maximum time that a client waits for the start of its download
+    /// After that the client gets 504 with Retry-After. The download keeps its place in the queue.
     fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
 
     /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
     /// A slower download is aborted only if another download waits for a place, or if no client waits for the slow one.
     fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
 
-    /// Time before a version whose zip proved wrong is downloaded again; it doubles each time, up to 10 minutes
-    /// Requests in between get the same error with Retry-After. A restart ends the wait.
+    /// Pause before the next download of a version whose zip was wrong; doubles with each wrong zip, up to 10 minutes
+    /// Requests during the pause get the same error with Retry-After. A restart ends the pause.
     fill_wrong_pause: Duration = "fill.wrong_pause", "DURATION", Default::Value("10s"), parse::duration;
 
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
-    /// Older ones, up to ten times that age, are served immediately and refreshed in the background.
+    /// Older answers, up to ten times that age, are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
     /// Time for which a 404 or 410 of an upstream is remembered; 0 remembers none
-    /// It applies to versions, lists, @latest and queries, if fill.list_ttl is not 0.
+    /// It applies to versions, and to lists, @latest and queries unless fill.list_ttl is 0.
     fill_absent_ttl: Duration = "fill.absent_ttl", "DURATION", Default::Value("5s"), parse::duration;
 
     /// Whether upstreams at public addresses may redirect to loopback, link-local and private addresses
-    /// Upstreams at such addresses always may. Behind HTTPS_PROXY only addresses in URLs are checked, not names.
+    /// Upstreams at such addresses always may. Behind HTTPS_PROXY, Stoa checks only IP addresses in URLs, not host names.
     fill_allow_private_redirects: bool = "fill.allow_private_redirects", "BOOL", Default::Value("false"),
         parse::switch;
 
