@@ -3,10 +3,10 @@
 use clap::Args;
 use clap_complete::{Shell, generate};
 
-use super::Command;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Nothing;
+use super::{Command, Entry};
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -23,6 +23,8 @@ pub(crate) struct Completions {
     shell: Shell,
 }
 
+inventory::submit!(Entry::new::<Completions>("completions", 160));
+
 impl Command for Completions {
     type Summary = Nothing;
 
@@ -36,7 +38,7 @@ impl Command for Completions {
 
 /// Returns the command line of `stoa` with the arguments of the commands that `stoa-migrate` does.
 pub(crate) fn whole_command_line(migrator: &clap::Command) -> clap::Command {
-    super::COMMANDS.iter().filter(|entry| entry.is_handed_over).fold(
+    inventory::iter::<super::Entry>().filter(|entry| entry.is_handed_over).fold(
         super::command_line(),
         |command, entry| {
             let theirs = match entry.name {

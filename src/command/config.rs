@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use stoa_store::{CensusItem, StoreError, census, verdict_at};
 
-use super::Command;
 use super::context::Context;
 use super::count::versions;
 use super::error::CommandError;
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::{Command, Entry};
 use crate::config::{Options, Shown, masked};
 use crate::policy::{ChecksumPolicy, Policy};
 use crate::sources::Sources;
@@ -47,6 +47,8 @@ enum Action {
     /// Check the configuration that `stoa serve` would use
     Check,
 }
+
+inventory::submit!(Entry::new::<Config>("config", 150));
 
 impl Command for Config {
     type Summary = Done;

@@ -9,13 +9,13 @@ use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
 use stoa_store::{CensusItem, Day, LastUses, StoredVersion, Verdict, census, verdict_at};
 
-use super::Command;
 use super::context::Context;
 use super::count::{counted, versions};
 use super::error::CommandError;
 use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::{Command, Entry};
 use crate::config::parse;
 
 /// List the versions in the store with size, time and last use
@@ -40,6 +40,8 @@ pub(crate) struct List {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
+
+inventory::submit!(Entry::new::<List>("list", 30));
 
 impl Command for List {
     type Summary = Listed;

@@ -12,7 +12,6 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::{Claim, Store, StoreError, Tombstone};
 
-use super::Command;
 use super::confirm::confirm;
 use super::context::Context;
 use super::count::{counted, versions};
@@ -21,6 +20,7 @@ use super::event::VersionKeys;
 use super::named::{Named, pairs, versions_of};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::{Command, Entry};
 
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
@@ -82,6 +82,8 @@ pub(crate) struct Remove {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
+
+inventory::submit!(Entry::new::<Remove>("remove", 80));
 
 impl Command for Remove {
     type Summary = Removed;

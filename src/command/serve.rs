@@ -3,10 +3,10 @@
 use clap::Args;
 use stoa_layout::{Exit, Migrator};
 
-use super::Command;
 use super::context::{Context, NO_MIGRATOR};
 use super::error::CommandError;
 use super::report::Nothing;
+use super::{Command, Entry};
 use crate::config::Options;
 use crate::listen;
 use crate::logging::Style;
@@ -25,6 +25,8 @@ pub(super) struct Serve {
     #[command(flatten)]
     options: Options,
 }
+
+inventory::submit!(Entry::new::<Serve>("serve", 10));
 
 impl Command for Serve {
     type Summary = Nothing;

@@ -15,13 +15,13 @@ use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
 use stoa_layout::{LayoutId, Layouts, PathError, State, StepError};
 use stoa_store::{CensusItem, StoreError, census, each_quarantined, verdict_at};
 
-use super::Command;
 use super::context::{App, Common, Context};
 use super::count::counted;
 use super::error::CommandError;
 use super::hand_over::to_migrator;
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::{Command, Entry};
 
 /// The status of a store; its fields are the keys of the JSON format.
 #[derive(Debug, Default, Serialize)]
@@ -79,6 +79,8 @@ pub(crate) struct ShowStatus {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
+
+inventory::submit!(Entry::new::<ShowStatus>("status", 50));
 
 impl Command for ShowStatus {
     type Summary = Status;

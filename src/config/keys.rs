@@ -232,15 +232,15 @@ serve_keys! {
     /// Above this size, the least recently used files are removed.
     fill_metadata_max: u64 = "fill.metadata_max", "SIZE", Default::Value("1GiB"), parse::size;
 
-    /// Maximum time that a client waits while its download is queued
-    /// After that, the client gets 504 with Retry-After. The download stays in the queue.
+    /// Maximum time that a client waits for the start of its download
+    /// After that, the client gets 504 with Retry-After. The download keeps its place in the queue.
     fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
 
     /// Minimum speed of a download in bytes per second, averaged over one minute; 0 for no minimum
     /// A slower download is aborted only if another download is queued, or if no client waits for the slow download.
     fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
 
-    /// Pause before the next download of a version whose zip was rejected; doubles each time, up to 10 minutes
+    /// Pause before the next download of a version whose zip was rejected; doubles with each rejected zip, up to 10 minutes
     /// Requests during the pause get the same error with Retry-After. A restart ends the pause.
     fill_wrong_pause: Duration = "fill.wrong_pause", "DURATION", Default::Value("10s"), parse::duration;
 
@@ -253,7 +253,7 @@ serve_keys! {
     fill_absent_ttl: Duration = "fill.absent_ttl", "DURATION", Default::Value("5s"), parse::duration;
 
     /// Whether upstreams at public addresses may redirect to loopback, link-local and private addresses
-    /// Upstreams at such addresses may always redirect to them. Behind HTTPS_PROXY, only addresses in URLs are checked, not host names.
+    /// Upstreams at such addresses may always redirect to them. Behind HTTPS_PROXY, Stoa checks only IP addresses in URLs, not host names.
     fill_allow_private_redirects: bool = "fill.allow_private_redirects", "BOOL", Default::Value("false"),
         parse::switch;
 

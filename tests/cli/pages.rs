@@ -58,8 +58,8 @@ follow from the name of the key: `fill.list_ttl` is `--fill-list-ttl` and `STOA_
 
 Precedence: option, variable, config file, default.
 
-The config file is the file that `--config` or `STOA_CONFIG` names, or the first that exists of
-`$XDG_CONFIG_HOME/stoa/config.toml` and `/etc/stoa/config.toml`. [The sample file](../installer/sample-config.toml) lists all keys.
+`--config` or `STOA_CONFIG` names the config file. Otherwise it is `$XDG_CONFIG_HOME/stoa/config.toml`, or
+`/etc/stoa/config.toml` if the first does not exist. [The sample file](../installer/sample-config.toml) lists all keys.
 
 ```sh
 stoa config show      # every value and its origin
@@ -67,10 +67,10 @@ stoa config check     # check everything that `stoa serve` would read
 ```
 
 `stoa config check` reports every wrong key with its file, line and text, and exits with 64. Unknown keys are errors. For an
-unknown `STOA_` variable it warns and suggests the nearest name. Secrets are never printed.
+unknown `STOA_` variable the command warns and suggests the nearest name. Secrets are never printed.
 
-Durations are written as `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. NAMES and PATTERNS are arrays in the
-file, and comma-separated in options and variables.
+Durations are written as `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. NAMES, PATTERNS and RANGES are
+arrays in the file, and comma-separated in options and variables.
 
 ## Keys
 
@@ -112,7 +112,7 @@ deny = ["v1.3.0", ">=v2.0.0 <v2.1.4"]
 | `login`, `password` or `password_file` | login name and password |
 | `bearer` or `bearer_file` | a bearer token |
 
-Stoa sends credentials over HTTPS only. `.netrc` is read too; the config file takes precedence. Stoa warns if the config
+Stoa sends credentials over HTTPS only. Stoa also reads `.netrc`, but the config file takes precedence. Stoa warns if the config
 file contains a secret and every user can read it.
 "#;
 

@@ -17,10 +17,10 @@ use stoa_layout::{Cancel, Exit};
 use stoa_store::Meter;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Command;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Telling;
+use super::{Command, Entry};
 use crate::config::Options;
 use crate::services::Services;
 use crate::sources::Sources;
@@ -104,6 +104,8 @@ impl Fetch {
 
 /// The time that waiting threads have to end after everything else.
 const LAST_WAIT: Duration = Duration::from_secs(5);
+
+inventory::submit!(Entry::new::<Fetch>("fetch", 20));
 
 impl Command for Fetch {
     type Summary = FetchDone;

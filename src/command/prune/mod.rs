@@ -19,12 +19,12 @@ use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Day;
 
-use super::Command;
 use super::context::Context;
 use super::count::versions;
 use super::error::CommandError;
 use super::event::date;
 use super::report::{Summary, Telling, Working};
+use super::{Command, Entry};
 use crate::config::size::{self, Size};
 use crate::config::{Options, parse};
 use crate::lock::lock;
@@ -82,6 +82,8 @@ pub(crate) struct Prune {
     #[command(flatten)]
     working: Working,
 }
+
+inventory::submit!(Entry::new::<Prune>("prune", 90));
 
 impl Command for Prune {
     type Summary = Pruned;
