@@ -17,9 +17,9 @@ const SAMPLE: &str = "\
 # Configuration of Stoa. The file is $XDG_CONFIG_HOME/stoa/config.toml or /etc/stoa/config.toml, or the file that --config or
 # STOA_CONFIG names.
 #
-# Each key is an option and a variable too: `fill.max_concurrent` is --fill-max-concurrent and STOA_FILL_MAX_CONCURRENT. Lists
-# are comma-separated there. Precedence: option, variable, this file, default. Unknown keys are errors. `stoa config check` checks
-# this file, and `stoa config show` prints every value with its origin.
+# Each key is an option and a variable too: `fill.max_concurrent` is --fill-max-concurrent and STOA_FILL_MAX_CONCURRENT. In
+# options and variables, lists are comma-separated. Precedence: option, variable, this file, default. Unknown keys are errors.
+# `stoa config check` checks this file, and `stoa config show` prints every value with its origin.
 #
 # Durations are 500ms, 30s, 5m, 1h or 2d. A bare number is in seconds.
 ";
@@ -39,9 +39,9 @@ const SAMPLE_TABLES: &str = r##"
 #allow = ["v1.*", ">=v2.1.0 <v3"]
 #deny = ["v1.3.0"]
 
-# Credentials for an upstream: login and password, or a bearer token. The secret is here or in a file of its own (password_file,
-# bearer_file). They take precedence over netrc and are sent over HTTPS only. Do not let other users read this file if it
-# contains a secret.
+# Credentials for an upstream: login and password, or a bearer token. The secret is in this file or in a file of its own
+# (password_file, bearer_file). These credentials take precedence over .netrc and are sent over HTTPS only. Do not let other
+# users read this file if it contains a secret.
 #
 #[[credentials]]
 #host = "proxy.corp.example"
