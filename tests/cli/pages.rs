@@ -40,9 +40,9 @@ const SAMPLE_TABLES: &str = r##"
 #allow = ["v1.*", ">=v2.1.0 <v3"]
 #deny = ["v1.3.0"]
 
-# Credentials for an upstream: login and password, or a bearer token. The secret is here or in a file of its own (password_file,
-# bearer_file). They take precedence over netrc and are sent over HTTPS only. Do not let other users read this file if it
-# contains a secret.
+# Credentials for an upstream: login and password, or a bearer token. The secret is in this file or in a file of its own
+# (password_file, bearer_file). These credentials take precedence over .netrc and are sent over HTTPS only. Do not let other
+# users read this file if it contains a secret.
 #
 #[[credentials]]
 #host = "proxy.corp.example"
