@@ -126,7 +126,7 @@ impl Command for Fetch {
         let needs_upstream = self.from.is_empty();
         if config.offline && needs_upstream {
             let text = "cannot fetch: `offline` is set in the configuration";
-            return usage(text, "change it, or run with STOA_OFFLINE=false");
+            return usage(text, "set it to false, for example with STOA_OFFLINE=false");
         }
         let sources = Sources::new(context.settings.world());
         let policy = sources.policy(&config, false, None)?;
