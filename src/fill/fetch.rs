@@ -69,7 +69,7 @@ impl Fetch {
         let reason = text.strip_prefix(version).and_then(|text| text.strip_prefix(": ")).unwrap_or(&text);
         match error {
             _ if error.is_repeated() => {
-                log::debug!(version, reason; "did not download a wrong version again")
+                log::debug!(version, reason; "did not download a rejected version again")
             }
             Unavailable::Absent(_) | Unavailable::Gone(_) | Unavailable::Abandoned(_) => {
                 log::debug!(version, reason; "did not download a version");

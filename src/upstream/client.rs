@@ -133,7 +133,9 @@ impl Client {
             Ok(sent) => sent,
             Err(_) => Err(UpstreamError::Timeout {
                 url: place::shown(get.url),
-                reason: format!("no answer within {within:?}"),
+                reason: format!(
+                    "no answer within {within:?} (upstream_idle_timeout, and the time to connect)"
+                ),
             }),
         };
         let now = Instant::now();
