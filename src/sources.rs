@@ -138,7 +138,7 @@ impl<'a> Sources<'a> {
             None
         });
         let Some(sumdb) = sumdb else {
-            let why = "checksum is require, and there is no checksum database\nhelp: set one with --gosumdb, STOA_GOSUMDB or \
+            let why = "checksum is set to require, but there is no checksum database\nhelp: set one with --gosumdb, STOA_GOSUMDB or \
                        `gosumdb` in the config file";
             return if is_required {
                 Err(CommandError::new(Exit::USAGE, why))

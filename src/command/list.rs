@@ -22,10 +22,10 @@ use crate::config::parse;
 /// List the versions in the store with size, time and last use
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A pattern matches module paths as in GOPRIVATE: `example.org` stands for all modules below it, and `*` for any text in \
-one path element. The column LAST USED shows `-` if no use of the version is recorded. The column VERIFIED BY \
-names the checksum database that confirmed the version, or go.sum, and shows `-` if nothing did. Private modules \
-do not count as unverified.
+A pattern matches module paths as in GOPRIVATE: `example.org` matches this path and all paths below it, and `*` \
+matches any text in one path element. The column LAST USED shows `-` if no use of the version is recorded. The column \
+VERIFIED BY names the checksum database that confirmed the version, or go.sum. It shows `-` if neither confirmed it. \
+Private modules do not count as unverified.
 
 Examples:
   stoa list

@@ -336,12 +336,14 @@ impl Status {
     fn for_people(&self) -> String {
         let state = match self.state {
             Kind::Current => "current",
-            Kind::Old => "old: stoa-migrate upgrades it, and so does stoa at its next start",
-            Kind::Migrating => "migrating: stoa-migrate continues",
+            Kind::Old => {
+                "old: stoa-migrate upgrades it; stoa runs stoa-migrate at its next start unless auto_migrate is false"
+            }
+            Kind::Migrating => "migrating: run stoa-migrate to continue",
             Kind::Newer => "newer than this program",
             Kind::Empty => "empty: there is no store yet",
-            Kind::Unmarked => "unmarked: a store without its marker",
-            Kind::Conflict => "conflict: a store without a single valid marker",
+            Kind::Unmarked => "unmarked: the marker of the store is missing",
+            Kind::Conflict => "conflict: the store does not have exactly one valid marker",
             Kind::Foreign => "foreign: not a store",
         };
         let mut lines = vec![line("store", &self.store), line("state", state)];

@@ -188,7 +188,7 @@ fn import(
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     if options.target.is_some() || options.regenerate || options.auto || args.verify.is_some() {
-        let message = "import does not support --to, --regenerate, --verify and --auto";
+        let message = "import does not support --to, --regenerate, --verify or --auto";
         return Err(CommandError::new(Exit::USAGE, message));
     }
     let cancel = cancel_on_signals(reporter, false)?;

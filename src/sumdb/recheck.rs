@@ -112,7 +112,7 @@ impl Sumdb {
                 log::info!(unverified; "stored versions were not verified against a checksum database");
             }
             Ok((unverified, required)) => {
-                log::warn!(unverified, required; "stored versions were not verified against a checksum database: those with the policy require are verified before they are served");
+                log::warn!(unverified, required; "stored versions were not verified against a checksum database: those under checksum=require are verified before they are served");
             }
             Err(error) => log::warn!(reason:% = error; "cannot count the unverified versions"),
         }

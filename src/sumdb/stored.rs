@@ -209,7 +209,7 @@ impl Sumdb {
         let at = version.clone();
         let contradicted = blocking(&self.store, version, move |store| contradicted(store, &at, &sums)).await;
         let contradicted = contradicted.unwrap_or_else(|error| {
-            log::warn!(version:% = version, reason:% = error; "cannot compare a version with a forwarded record");
+            log::warn!(version:% = version, reason:% = error; "cannot compare a stored version with a forwarded checksum");
             None
         });
         let rule = Arc::clone(self.policy.rule(version.path()));

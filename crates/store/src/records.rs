@@ -132,8 +132,8 @@ impl Tombstone {
 impl std::fmt::Display for Tombstone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.reason {
-            Some(reason) => write!(f, "it was removed for good at {}: {reason}", self.at),
-            None => write!(f, "it was removed for good at {}", self.at),
+            Some(reason) => write!(f, "it has been forbidden since {}: {reason}", self.at),
+            None => write!(f, "it has been forbidden since {}", self.at),
         }
     }
 }
