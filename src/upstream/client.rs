@@ -7,7 +7,7 @@
 use super::beginning::Beginning;
 use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
-use super::limit::{Finding, Limit, Limiter, Turn};
+use super::limit::{Limit, Limiter, Limiting, Turn};
 use super::redirect::{self, MAX_REDIRECTS, PublicOnly, Refusal};
 use super::retry::{self, Budget, RetryOptions};
 use super::{UpstreamOptions, address, place};
@@ -102,9 +102,9 @@ impl Client {
     pub(super) async fn get(&self, get: Get<'_>, budget: &mut Budget) -> Result<Response, UpstreamError> {
         let (mut turn, mut is_finder) = (None, false);
         loop {
-            let (sent, finding) = self.attempt(get).await;
-            is_finder |= finding == Finding::New;
-            if let Some(shared) = get.turn.filter(|_| turn.is_none() && finding != Finding::Open) {
+            let (sent, limiting) = self.attempt(get).await;
+            is_finder |= limiting == Limiting::New;
+            if let Some(shared) = get.turn.filter(|_| turn.is_none() && limiting != Limiting::Open) {
                 let has_given_up = shared.has_given_up.lock().await;
                 if *has_given_up {
                     return sent;
@@ -122,11 +122,11 @@ impl Client {
                 Err(_) => return sent,
             };
             // A limit that another request has found is probed once.
-            let is_probed = finding == Finding::Probed && !is_finder;
+            let is_probed = limiting == Limiting::Probed && !is_finder;
             let pause = if is_probed { None } else { budget.pause(requested) };
             let Some(pause) = pause else {
                 if let Some(has_given_up) = turn.as_deref_mut() {
-                    *has_given_up = finding != Finding::Open;
+                    *has_given_up = limiting != Limiting::Open;
                 }
                 return sent;
             };
@@ -137,7 +137,7 @@ impl Client {
     }
 
     /// Sends a request once, or not at all while the upstream limits requests.
-    async fn attempt(&self, get: Get<'_>) -> (Result<Response, UpstreamError>, Finding) {
+    async fn attempt(&self, get: Get<'_>) -> (Result<Response, UpstreamError>, Limiting) {
         let pass = match get.limiter.enter().await {
             Ok(pass) => pass,
             Err(limit) => {
@@ -145,7 +145,7 @@ impl Client {
                 let retry_after = limit.retry_after(Instant::now());
                 let (url, message) = (place::shown(get.url), message.to_owned());
                 let error = UpstreamError::Limited { url, status: limit.status, retry_after, message };
-                return (Err(error), Finding::Known);
+                return (Err(error), Limiting::Known);
             }
         };
         let within = self.timeouts.connect.saturating_add(self.timeouts.idle);
@@ -162,17 +162,17 @@ impl Client {
         let limit = sent.as_ref().ok().and_then(|answer| Limit::of(answer.status(), answer.headers(), now));
         let Some(limit) = limit.filter(|limit| limit.is_of_all_requests()) else {
             pass.answered();
-            return (sent, Finding::Open);
+            return (sent, Limiting::Open);
         };
-        let finding = pass.limited(limit, now);
-        if finding == Finding::New {
+        let limiting = pass.limited(limit, now);
+        if limiting == Limiting::New {
             let retry_after = limit.retry_after(now);
             log::warn!(
                 url = place::shown(get.url), status = limit.status, retry_after:? = retry_after;
                 "an upstream limits requests"
             );
         }
-        (sent, finding)
+        (sent, limiting)
     }
 
     /// Sends a request, and follows redirects.

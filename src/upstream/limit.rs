@@ -114,9 +114,9 @@ pub(super) struct Turn {
     pub(super) has_given_up: Mutex<bool>,
 }
 
-/// What one attempt found out about a limit for all requests to the entry.
+/// The result of one attempt with regard to a limit for all requests to the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(super) enum Limiting {
     /// There is no limit.
     Open,
     /// The limit is new.
@@ -136,12 +136,12 @@ pub(super) struct Pass<'a> {
 
 impl Pass<'_> {
     /// Notes that the answer reports a limit.
-    pub(super) fn limited(self, limit: Limit, now: Instant) -> Finding {
+    pub(super) fn limited(self, limit: Limit, now: Instant) -> Limiting {
         let probe = now + limit.retry_after(now).min(MAX_SILENCE);
         match self.limiter.0.send_replace(State::Closed { limit, probe }) {
-            _ if self.is_probe => Finding::Probed,
-            State::Open => Finding::New,
-            State::Closed { .. } | State::Probing(_) => Finding::Known,
+            _ if self.is_probe => Limiting::Probed,
+            State::Open => Limiting::New,
+            State::Closed { .. } | State::Probing(_) => Limiting::Known,
         }
     }
 
@@ -196,11 +196,11 @@ mod tests {
         let (limiter, now) = (Limiter::new(), Instant::now());
         let limit = Limit { status: 429, until: now + Duration::from_secs(3600) };
         let enter = |seconds| limiter.try_enter(now + Duration::from_secs(seconds));
-        assert_eq!(limiter.enter().await.unwrap().limited(limit, now), Finding::New);
+        assert_eq!(limiter.enter().await.unwrap().limited(limit, now), Limiting::New);
         assert_eq!(enter(59).unwrap().unwrap_err(), limit);
         let probe = enter(60).unwrap().unwrap();
         assert!(enter(60).is_none(), "the others wait for the probe");
-        assert_eq!(probe.limited(limit, now + Duration::from_secs(60)), Finding::Probed);
+        assert_eq!(probe.limited(limit, now + Duration::from_secs(60)), Limiting::Probed);
         assert_eq!(enter(119).unwrap().unwrap_err(), limit);
         drop(enter(120).unwrap().unwrap());
         let probe = enter(120).unwrap().expect("a dropped probe is no answer");
