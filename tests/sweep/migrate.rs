@@ -259,7 +259,7 @@ fn tree_of(root: &Path) -> (Vec<String>, Vec<PathBuf>) {
 fn sweep(name: &str, way: Way, threads: &str, act: At) {
     let undisturbed = Undisturbed::new(way);
     let [first, _, last] = way.layouts;
-    let mut killed_again = 0;
+    let (mut killed_again, mut stopped) = (0, 0);
     at_each_call(
         name,
         act,
@@ -278,6 +278,7 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
                 }
             } else {
                 failed_clearly(&root, run, &told, &what);
+                stopped += usize::from(run.code != 0);
                 if run.code == 0 {
                     undisturbed.is_at(last, &files(&root), "success", &what);
                 }
@@ -286,7 +287,8 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
             tree
         },
     );
-    println!("{name}: {killed_again} second runs killed");
+    println!("{name}: {stopped} runs stopped with an error, {killed_again} second runs killed");
+    assert!(is_kill(act) || stopped > 0, "{name}: no error stopped a run");
     assert!(!is_kill(act) || killed_again > 0, "{name}: no second run was killed");
 }
 

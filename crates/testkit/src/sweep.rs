@@ -14,7 +14,7 @@ use std::process::{Child, Command};
 use nix::errno::Errno;
 
 use super::stores::scratch;
-use super::tracer::{self, Act, Traced};
+use super::tracer::{self, Act, Later, Traced};
 use super::tree::shape;
 use super::{Case, trial};
 
@@ -56,11 +56,12 @@ pub const FAULTS: [(&str, At); 7] = [
     ("ESTALE", |at| Act::Fail { at, errno: Errno::ESTALE, sticky: false }),
 ];
 
-/// The errors of calls that only look at something. None of them concerns one file alone.
+/// The errors of calls that only look at something, none of which says that a version is not whole: a bad sector, a limit
+/// that is reached, and a short outage of a file server.
 pub const READ_FAULTS: [(&str, At); 3] = [
-    ("EIO of a read", |at| Act::FailRead { at, errno: Errno::EIO }),
-    ("EMFILE of a read", |at| Act::FailRead { at, errno: Errno::EMFILE }),
-    ("ESTALE of a read", |at| Act::FailRead { at, errno: Errno::ESTALE }),
+    ("EIO of a path", |at| Act::FailRead { at, errno: Errno::EIO, later: Later::SamePath }),
+    ("EMFILE from then on", |at| Act::FailRead { at, errno: Errno::EMFILE, later: Later::All }),
+    ("ESTALE of a read", |at| Act::FailRead { at, errno: Errno::ESTALE, later: Later::None }),
 ];
 
 /// Returns the faults to try: a kill, and all others too if the variable `STOA_SWEEP_ALL` is set.

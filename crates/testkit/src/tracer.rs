@@ -29,9 +29,18 @@ pub enum Act {
     Kill(usize),
     /// Fail the Nth call, and with `sticky` every later one that needs room too. `EMFILE` counts only calls that open.
     Fail { at: usize, errno: Errno, sticky: bool },
-    /// Fail the Nth call that lists, opens, reads or looks at something, and changes nothing. `EMFILE` counts only calls
-    /// that open.
-    FailRead { at: usize, errno: Errno },
+    /// Fail the Nth call that lists, opens, reads or looks at something and changes nothing, and some of the later such
+    /// calls. `EMFILE` counts only calls that open.
+    FailRead { at: usize, errno: Errno, later: Later },
+}
+
+/// The later calls that fail too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    None,
+    /// All calls at the same path.
+    SamePath,
+    All,
 }
 
 impl Act {
@@ -107,6 +116,7 @@ struct Tracer {
     act: Act,
     calls: Vec<String>,
     hit: Option<String>,
+    hit_path: Option<PathBuf>,
     threads: HashSet<Pid>,
     failing: HashSet<Pid>,
     armed: bool,
@@ -119,7 +129,7 @@ impl Tracer {
     fn new(root: Pid, below: PathBuf, act: Act) -> Self {
         let threads = HashSet::from([root]);
         let (calls, hit, failing) = (Vec::new(), None, HashSet::new());
-        Self { root, below, act, calls, hit, threads, failing, armed: false, killing: false }
+        Self { root, below, act, calls, hit, hit_path: None, threads, failing, armed: false, killing: false }
     }
 
     fn attach(&mut self) {
@@ -234,11 +244,17 @@ impl Tracer {
             }
             Act::Kill(_) => {}
             Act::Fail { at, .. } | Act::FailRead { at, .. } => {
-                let is_sticky = matches!(self.act, Act::Fail { sticky: true, .. });
                 if n == at {
                     self.hit = Some(text);
+                    self.hit_path = Some(path.clone());
                 }
-                if n == at || (is_sticky && n > at && !call.frees) {
+                let fails_later = match self.act {
+                    Act::FailRead { later: Later::SamePath, .. } => self.hit_path.as_ref() == Some(path),
+                    Act::FailRead { later, .. } => later == Later::All,
+                    Act::Fail { sticky, .. } => sticky && !call.frees,
+                    _ => false,
+                };
+                if n == at || n > at && fails_later {
                     registers.orig_rax = u64::MAX;
                     let _ = ptrace::setregs(pid, registers);
                     self.failing.insert(pid);
