@@ -3,15 +3,15 @@
 use clap::Args;
 use clap_complete::{Shell, generate};
 
-use super::Command;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Nothing;
+use super::{Command, Entry};
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The script completes the commands of stoa, those of stoa-migrate included.
+The script also completes the commands that stoa-migrate runs, such as `stoa import`.
 
 Examples:
   stoa completions bash > ~/.local/share/bash-completion/completions/stoa
@@ -22,6 +22,8 @@ pub(crate) struct Completions {
     #[arg(value_enum, value_name = "SHELL")]
     shell: Shell,
 }
+
+inventory::submit!(Entry::new::<Completions>("completions", 160));
 
 impl Command for Completions {
     type Summary = Nothing;
@@ -36,7 +38,7 @@ impl Command for Completions {
 
 /// Returns the command line of `stoa` with the arguments of the commands that `stoa-migrate` does.
 pub(crate) fn whole_command_line(migrator: &clap::Command) -> clap::Command {
-    super::COMMANDS.iter().filter(|entry| entry.is_handed_over).fold(
+    inventory::iter::<super::Entry>().filter(|entry| entry.is_handed_over).fold(
         super::command_line(),
         |command, entry| {
             let theirs = match entry.name {

@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use stoa_store::{CensusItem, StoreError, census, verdict_at};
 
-use super::Command;
 use super::context::Context;
 use super::count::versions;
 use super::error::CommandError;
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::{Command, Entry};
 use crate::config::{Options, Shown, masked};
 use crate::policy::{ChecksumPolicy, Policy};
 use crate::sources::Sources;
@@ -21,7 +21,8 @@ use crate::sources::Sources;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 `show` prints every key with its value and the origin of the value. Secrets are printed as ***.
-`check` reads everything that `stoa serve` would read: the config file, the variables, files with secrets, the upstreams.
+`check` reads everything that `stoa serve` would read: the config file, the variables, files with secrets, and the list of \
+upstreams.
 
 Examples:
   stoa config show
@@ -46,6 +47,8 @@ enum Action {
     /// Check the configuration that `stoa serve` would use
     Check,
 }
+
+inventory::submit!(Entry::new::<Config>("config", 150));
 
 impl Command for Config {
     type Summary = Done;
@@ -108,8 +111,8 @@ fn check(context: &Context<'_>) -> Result<(), CommandError> {
         if unverified > 0 {
             let all = versions(unverified);
             context.reporter.warning(format_args!(
-                "{all} in {} {} to be verified before {} served: checksum is require, and no checksum database has \
-                 confirmed {}",
+                "{all} in {} {} to be verified before {} served: checksum is set to require, but no checksum database \
+                 has confirmed {}",
                 root.display(),
                 all.verb("has", "have"),
                 all.verb("it is", "they are"),

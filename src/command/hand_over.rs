@@ -18,10 +18,32 @@ use super::{Entry, usage};
 /// The file name of the other program.
 pub(crate) const MIGRATOR: &str = "stoa-migrate";
 
+inventory::submit!(entry(
+    "import",
+    110,
+    "Copy versions into the store from another store, a GOPROXY tree or a module cache",
+));
+inventory::submit!(entry(
+    "import-config",
+    120,
+    "Print a config file for Stoa made from the configuration of Athens",
+));
+inventory::submit!(entry(
+    "leftovers",
+    130,
+    "List files in the store that belong to no version, or move them out",
+));
+inventory::submit!(entry(
+    "migrate",
+    140,
+    "Upgrade or downgrade the store: run stoa-migrate with all further arguments",
+));
+
 /// Returns the entry of a command that `stoa-migrate` does.
-pub(super) const fn entry(name: &'static str, about: &'static str) -> Entry {
+const fn entry(name: &'static str, order: u32, about: &'static str) -> Entry {
     Entry {
         name,
+        order,
         about,
         is_handed_over: true,
         build: |entry| {

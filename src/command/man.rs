@@ -6,12 +6,12 @@ use clap::Args;
 use clap_mangen::Man as Page;
 use stoa_layout::{Durable, PathError, durable};
 
-use super::Command;
 use super::completions::whole_command_line;
 use super::context::Context;
 use super::count::counted;
 use super::error::CommandError;
 use super::report::Nothing;
+use super::{Command, Entry};
 
 /// Write the manual pages of stoa and stoa-migrate into a folder
 #[derive(Debug, Args)]
@@ -31,6 +31,8 @@ pub(crate) struct Man {
 
 /// The start of the name of a page that is being written.
 const TEMPORARY: &str = ".stoa-man-";
+
+inventory::submit!(Entry::new::<Man>("man", 170));
 
 impl Command for Man {
     type Summary = Nothing;

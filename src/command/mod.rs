@@ -1,6 +1,7 @@
 //! The commands of `stoa`, one file each, and the parts that both programs share.
 //!
-//! A new command is a file with a struct that implements [`Command`], and a line in [`COMMANDS`].
+//! A new command is a file with a struct that implements [`Command`] and registers it by `inventory::submit!`, and its
+//! `mod` line here.
 
 pub(crate) mod compare;
 pub(crate) mod completions;
@@ -26,6 +27,7 @@ mod remove;
 pub(crate) mod report;
 mod serve;
 pub(crate) mod status;
+mod unverified;
 pub(crate) mod verify;
 pub(crate) mod with_sumdb;
 
@@ -44,32 +46,12 @@ use error::CommandError;
 use progress::Screen;
 use report::{Reporter, Summary, Telling};
 
-/// The commands, in the order of `stoa --help`.
-const COMMANDS: &[Entry] = &[
-    entry::<serve::Serve>("serve"),
-    entry::<fetch::Fetch>("fetch"),
-    entry::<list::List>("list"),
-    entry::<path::ShowPath>("path"),
-    entry::<status::ShowStatus>("status"),
-    entry::<verify::Verify>("verify"),
-    entry::<quarantine::Quarantine>("quarantine"),
-    entry::<remove::Remove>("remove"),
-    entry::<prune::Prune>("prune"),
-    entry::<export::Export>("export"),
-    hand_over::entry(
-        "import",
-        "Copy versions into the store from another store, a GOPROXY tree or a module cache",
-    ),
-    hand_over::entry("import-config", "Print a config file for Stoa made from the configuration of Athens"),
-    hand_over::entry("leftovers", "List files in the store that belong to no version, or move them out"),
-    hand_over::entry(
-        "migrate",
-        "Upgrade or downgrade the store: run stoa-migrate with all further arguments",
-    ),
-    entry::<config::Config>("config"),
-    entry::<completions::Completions>("completions"),
-    entry::<man::Man>("man"),
-];
+/// Returns the commands, in the order of `stoa --help`.
+fn entries() -> Vec<&'static Entry> {
+    let mut entries: Vec<_> = inventory::iter::<Entry>().collect();
+    entries.sort_by_key(|entry| (entry.order, entry.name));
+    entries
+}
 
 /// A command: its arguments, and its work.
 ///
@@ -90,9 +72,11 @@ pub(crate) trait Command: clap::Args {
     fn run(self, context: &Context<'_>) -> Result<Self::Summary, CommandError>;
 }
 
-/// A command in the list.
+/// A registered command.
 struct Entry {
     name: &'static str,
+    /// The place in `stoa --help`.
+    order: u32,
     /// Whether `stoa-migrate` does the work and parses all further arguments.
     is_handed_over: bool,
     build: fn(&Entry) -> clap::Command,
@@ -107,8 +91,12 @@ struct Start<'a> {
     global: Global,
 }
 
-const fn entry<C: Command>(name: &'static str) -> Entry {
-    Entry { name, is_handed_over: false, build: build::<C>, about: "", run: parse_and_run::<C> }
+inventory::collect!(Entry);
+
+impl Entry {
+    const fn new<C: Command>(name: &'static str, order: u32) -> Self {
+        Self { name, order, is_handed_over: false, build: build::<C>, about: "", run: parse_and_run::<C> }
+    }
 }
 
 fn build<C: Command>(entry: &Entry) -> clap::Command {
@@ -172,7 +160,7 @@ pub(crate) fn command_line() -> clap::Command {
     let command = Global::augment_args(command)
         .about("A Go module proxy whose store upgrades itself")
         .after_help(AFTER_HELP);
-    COMMANDS.iter().fold(command, |command, entry| command.subcommand((entry.build)(entry)))
+    entries().into_iter().fold(command, |command, entry| command.subcommand((entry.build)(entry)))
 }
 
 const AFTER_HELP: &str = "\
@@ -183,7 +171,7 @@ Examples:
   stoa status                                   show what the store holds
 
 Precedence: command line, environment, config file, default. The variable of the key `fill.max_concurrent` is \
-STOA_FILL_MAX_CONCURRENT. STOA_LOG sets the log level in the syntax of env_logger; -v and -q override it.
+STOA_FILL_MAX_CONCURRENT. STOA_LOG sets the log level: error, warn, info, debug or trace. -v and -q override it.
 
 Exit codes:
   0         success
@@ -195,7 +183,7 @@ Exit codes:
   74        input/output error
   75        the store is busy; try again later
   77        permission denied
-  78        the store is newer than this program, or needs stoa-migrate and it cannot run
+  78        the store is newer than this program, or needs an upgrade and stoa-migrate did not run
   130, 143  stopped by Ctrl-C or SIGTERM";
 
 /// Runs the program with the arguments of the process.
@@ -219,7 +207,7 @@ fn start(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         let reporter = Reporter::new(&screen, Telling::default(), global.common.loudness());
         return reporter.error(&hand_over::to_migrator(&global.common, name, &tail));
     }
-    match COMMANDS.iter().find(|entry| entry.name == name) {
+    match inventory::iter::<Entry>().find(|entry| entry.name == name) {
         Some(entry) => (entry.run)(matches, &Start { app, world, global }),
         None => Exit::USAGE,
     }
@@ -227,8 +215,9 @@ fn start(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
 
 /// Parses the command line. The arguments after a command of `stoa-migrate` are returned as they are.
 fn parse(arguments: Vec<OsString>) -> Result<(ArgMatches, Option<Vec<OsString>>), clap::Error> {
-    let is_handed_over =
-        |argument: &OsStr| COMMANDS.iter().any(|entry| entry.is_handed_over && argument == entry.name);
+    let is_handed_over = |argument: &OsStr| {
+        inventory::iter::<Entry>().any(|entry| entry.is_handed_over && argument == entry.name)
+    };
     for (at, name) in arguments.iter().enumerate().filter(|(_, argument)| is_handed_over(argument)) {
         let (head, tail) = arguments.split_at(at + 1);
         if let Ok(matches) = command_line().try_get_matches_from(head)

@@ -7,10 +7,10 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::Exit;
 use stoa_store::VersionFile;
 
-use super::Command;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Nothing;
+use super::{Command, Entry};
 
 /// Print the path of a version's file in the store
 #[derive(Debug, Args)]
@@ -47,6 +47,8 @@ impl From<FileKind> for VersionFile {
         }
     }
 }
+
+inventory::submit!(Entry::new::<ShowPath>("path", 40));
 
 impl Command for ShowPath {
     type Summary = Nothing;

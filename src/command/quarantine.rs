@@ -13,13 +13,13 @@ use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
 
-use super::Command;
 use super::context::Context;
 use super::count::counted;
 use super::error::CommandError;
 use super::event::{VersionKeys, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::{Command, Entry};
 
 /// List, restore or purge corrupt versions
 #[derive(Debug, Args)]
@@ -46,13 +46,13 @@ pub(crate) struct Quarantine {
 enum Action {
     /// List the entries with their reasons (the default); works on a store in any state
     List,
-    /// Verify entries again, and publish those that are intact
+    /// Verify entries again, and put intact versions back into the store
     Restore {
         /// Entries, as `stoa quarantine list` names them
         #[arg(value_name = "ID", required = true)]
         ids: Vec<OsString>,
     },
-    /// Remove entries for good
+    /// Remove entries permanently
     Purge(Purge),
 }
 
@@ -71,6 +71,8 @@ struct Purge {
     #[arg(long, value_name = "DAYS")]
     older_than: Option<u32>,
 }
+
+inventory::submit!(Entry::new::<Quarantine>("quarantine", 70));
 
 impl Command for Quarantine {
     type Summary = QuarantineDone;

@@ -3,10 +3,10 @@
 use clap::Args;
 use stoa_layout::{Exit, Migrator};
 
-use super::Command;
 use super::context::{Context, NO_MIGRATOR};
 use super::error::CommandError;
 use super::report::Nothing;
+use super::{Command, Entry};
 use crate::config::Options;
 use crate::listen;
 use crate::logging::Style;
@@ -15,7 +15,7 @@ use crate::sources::Sources;
 /// Serve modules to the go command
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each option is a key of the config file and a variable too: STOA_LISTEN is the variable of the key `listen`.
+Each option is also a key of the config file and an environment variable: STOA_LISTEN is the variable of the key `listen`.
 
 Examples:
   stoa serve
@@ -25,6 +25,8 @@ pub(super) struct Serve {
     #[command(flatten)]
     options: Options,
 }
+
+inventory::submit!(Entry::new::<Serve>("serve", 10));
 
 impl Command for Serve {
     type Summary = Nothing;

@@ -60,6 +60,8 @@ pub(crate) struct Export {
     working: Working,
 }
 
+inventory::submit!(super::Entry::new::<Export>("export", 100));
+
 impl Command for Export {
     type Summary = ExportDone;
 

@@ -14,12 +14,12 @@ use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::Which;
 
-use super::Command;
 use super::context::Context;
 use super::count::versions;
 use super::error::CommandError;
 use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
+use super::{Command, Entry};
 use crate::sumdb::Rechecked;
 use look::{Findings, Look};
 
@@ -58,6 +58,8 @@ pub(crate) struct Verify {
     #[command(flatten)]
     working: Working,
 }
+
+inventory::submit!(Entry::new::<Verify>("verify", 60));
 
 impl Command for Verify {
     type Summary = VerifyDone;
