@@ -192,6 +192,7 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
+        | Unavailable::Held(_)
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
     }
@@ -216,6 +217,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
         | Unavailable::Crowded { .. }
+        | Unavailable::Held(_)
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => "temporarily unavailable",
     }
@@ -225,7 +227,10 @@ fn class(error: &Unavailable) -> &'static str {
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
         Unavailable::Absent(_) | Unavailable::Private(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
+        Unavailable::Busy(_)
+        | Unavailable::Crowded { .. }
+        | Unavailable::Held(_)
+        | Unavailable::Stopping(_) => return None,
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
@@ -298,10 +303,11 @@ mod tests {
                 retry_after: Duration::from_millis(29_100),
             },
             Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
+            Unavailable::Held(version()),
         ]
     }
 
-    const KINDS: usize = 22;
+    const KINDS: usize = 23;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -327,6 +333,7 @@ mod tests {
             Unavailable::Crowded { .. } => 19,
             Unavailable::Limited { .. } => 20,
             Unavailable::NotYetVerified(_) => 21,
+            Unavailable::Held(_) => 22,
         }
     }
 

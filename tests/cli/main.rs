@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod audit;
 mod carry;
 mod check;
 mod checksum;
@@ -26,6 +27,7 @@ mod forward_proxy;
 mod gate;
 mod golden;
 mod guide;
+mod held;
 mod hostile;
 mod https;
 mod import_config;
@@ -41,6 +43,7 @@ mod progress;
 mod removal;
 mod resolving;
 mod server_log;
+mod symlinks;
 mod texts;
 mod tidy;
 mod verify;
@@ -48,6 +51,7 @@ mod verify;
 fn main() {
     let modules = vec![
         ("answers", answers::cases()),
+        ("audit", audit::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),
         ("checksum", checksum::cases()),
@@ -65,6 +69,7 @@ fn main() {
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),
+        ("held", held::cases()),
         ("hostile", hostile::cases()),
         ("import_config", import_config::cases()),
         ("index", index::cases()),
@@ -79,6 +84,7 @@ fn main() {
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
+        ("symlinks", symlinks::cases()),
         ("texts", texts::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),

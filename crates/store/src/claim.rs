@@ -61,22 +61,13 @@ impl Claim {
         version: &ModuleVersion,
     ) -> Result<Option<Self>, StoreError> {
         let file = durable.open_or_create(claims)?;
-        let taken = lock_byte(&file, offset(version), false).at("lock", claims)?;
+        let taken = lock_byte(&file, offset(version)).at("lock", claims)?;
         Ok(taken.then(|| Self::new(file, version)))
-    }
-
-    pub(crate) fn take(
-        claims: &Path,
-        durable: &Durable,
-        version: &ModuleVersion,
-    ) -> Result<Self, StoreError> {
-        let file = durable.open_or_create(claims)?;
-        lock_byte(&file, offset(version), true).at("lock", claims)?;
-        Ok(Self::new(file, version))
     }
 }
 
-fn offset(version: &ModuleVersion) -> i64 {
+/// Returns the byte that stands for a version.
+pub(crate) fn offset(version: &ModuleVersion) -> i64 {
     let digest = Sha256::digest(version.to_string());
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
@@ -85,7 +76,7 @@ fn offset(version: &ModuleVersion) -> i64 {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn lock_byte(file: &File, offset: i64, wait: bool) -> std::io::Result<bool> {
+fn lock_byte(file: &File, offset: i64) -> std::io::Result<bool> {
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, fcntl};
     use nix::libc::{F_WRLCK, SEEK_SET, flock};
@@ -93,11 +84,10 @@ fn lock_byte(file: &File, offset: i64, wait: bool) -> std::io::Result<bool> {
     let byte =
         flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: offset, l_len: 1, l_pid: 0 };
     loop {
-        let argument = if wait { FcntlArg::F_OFD_SETLKW(&byte) } else { FcntlArg::F_OFD_SETLK(&byte) };
-        match fcntl(file, argument) {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
             Ok(_) => return Ok(true),
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) if !wait => return Ok(false),
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -105,17 +95,15 @@ fn lock_byte(file: &File, offset: i64, wait: bool) -> std::io::Result<bool> {
 
 /// Locks the whole file, for systems without locks on a part of a file.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn lock_byte(file: &File, _: i64, wait: bool) -> std::io::Result<bool> {
+fn lock_byte(file: &File, _: i64) -> std::io::Result<bool> {
     use rustix::fs::{FlockOperation, flock};
     use rustix::io::Errno;
 
-    let operation =
-        if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
     loop {
-        match flock(file, operation) {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(true),
             Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) if !wait => return Ok(false),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
     }

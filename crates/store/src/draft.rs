@@ -90,7 +90,7 @@ impl Drop for Folder {
 impl Store {
     /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
-        let folder = Folder { path: self.staging()?.fresh(), moved: false };
+        let folder = Folder { path: self.staging()?.fresh_draft(version), moved: false };
         self.durable.create_dir(&folder.path)?;
         let zip = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
         let zip = Arc::new(GrowingFile::new(zip));

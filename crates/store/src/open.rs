@@ -6,12 +6,14 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
 use stoa_gomod::{ModulePath, ModuleVersion};
-use stoa_layout::durable::Durable;
+use stoa_layout::durable::{Durable, Folder};
 use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
+use crate::audit::{Actor, Audit};
 use crate::cache::Writes;
+use crate::claim_wait::{self, ClaimWait};
 use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
@@ -41,6 +43,8 @@ pub struct Store {
     pub(crate) pair_bytes: KnownBytes,
     pub(crate) known_pairs: Cache<Stamp, KnownPair, PairWeight>,
     pub(crate) meter: Meter,
+    pub(crate) audit: Audit,
+    pub(crate) patience: Duration,
     layout: LayoutId,
     run: Option<Run>,
     // Last, because fields drop in order: the lock is released after the staging folder is removed.
@@ -100,6 +104,18 @@ impl Store {
         Self { meter, ..self }
     }
 
+    /// Returns the store with the user and the command that change it, for the audit log.
+    #[must_use]
+    pub fn acting_as(self, actor: Actor) -> Self {
+        Self { audit: Audit::new(self.root(), self.durable, actor), ..self }
+    }
+
+    /// Returns the store with the maximum time to wait for the holder of a claim that makes no progress.
+    #[must_use]
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Returns the root directory of the store.
     pub fn root(&self) -> &Path {
         self.paths.root()
@@ -143,18 +159,19 @@ impl Store {
     }
 
     /// Takes the claim of a version, and waits until its holder releases it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] if the holder makes no progress for too long.
     pub fn claim(&self, version: &ModuleVersion) -> Result<Claim, StoreError> {
-        self.staging()?;
-        let claim = Claim::take(&self.paths.claims(), &self.durable, version)?;
-        // The previous holder may be another process that has just changed the version.
-        self.forget(version);
-        Ok(claim)
+        self.claim_while(version, || Ok(()))
     }
 
     /// Takes the claim of a version. `None` if this or another process holds it.
     pub fn try_claim(&self, version: &ModuleVersion) -> Result<Option<Claim>, StoreError> {
         self.staging()?;
         let claim = Claim::try_take(&self.paths.claims(), &self.durable, version)?;
+        // The previous holder may be another process that has just changed the version.
         self.forget(version);
         Ok(claim)
     }
@@ -165,13 +182,21 @@ impl Store {
         version: &ModuleVersion,
         go_on: impl Fn() -> Result<(), E>,
     ) -> Result<Claim, E> {
+        let mut wait = ClaimWait::new(version);
         loop {
             go_on()?;
             if let Some(claim) = self.try_claim(version)? {
                 return Ok(claim);
             }
+            wait.go_on(self)?;
             std::thread::sleep(CLAIM_EVERY);
         }
+    }
+
+    /// Opens the folder of the versions of a module, to change it. A symlink on the way is an error.
+    pub(crate) fn versions_to_write(&self, version: &ModuleVersion) -> Result<Folder, StoreError> {
+        let versions = self.paths.versions(version.path());
+        Ok(Folder::open(self.root(), self.paths.relative(&versions))?)
     }
 
     pub(crate) fn staging(&self) -> Result<&Run, StoreError> {
@@ -207,6 +232,8 @@ impl Store {
         let paths = Paths::new(pass.root());
         Self {
             index: Index::new(paths.clone(), durable, run.is_none()),
+            audit: Audit::new(paths.root(), durable, Actor::of_process("unknown", None)),
+            patience: claim_wait::PATIENCE,
             paths,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::durable;
 
+use crate::audit::Act;
 use crate::change::Change;
 use crate::examine::{Examination, examine_folder};
 use crate::files::Stamp;
@@ -54,7 +55,17 @@ impl Store {
         records_hash: bool,
     ) -> Result<Removed, StoreError> {
         let version = claim.version();
+        self.staging()?;
         let footprint = self.footprint(version)?;
+        if footprint.is_some() {
+            // Refuses a symlink before anything is recorded.
+            self.versions_to_write(version)?;
+        }
+        if footprint.is_some() || tombstone.is_some() || self.pairs().size(version)?.is_some() {
+            let act = if tombstone.is_some() { "tombstone" } else { "remove" };
+            let reason = tombstone.as_ref().and_then(|tombstone| tombstone.reason.as_deref());
+            self.audit.write(Act::of_version(act, version).because(reason));
+        }
         let known = self.records().of(claim)?;
         let mut record = known.clone().unwrap_or_default();
         if footprint.is_some() && records_hash {
@@ -115,13 +126,11 @@ impl Store {
     }
 
     fn take_away(&self, version: &ModuleVersion) -> Result<(), StoreError> {
-        let folder = self.paths.version(version);
+        let parent = self.versions_to_write(version)?;
         let staged = self.staging()?.fresh();
-        durable::rename(&folder, &staged)?;
+        durable::rename(&self.paths.version(version), &staged)?;
         self.changed(version, Change::Removed);
-        if let Some(parent) = folder.parent() {
-            durable::sync_dir(parent)?;
-        }
+        parent.sync()?;
         if let Err(error) = durable::remove_tree(&staged) {
             log::warn!(version:% = version, reason:% = error; "removed a version, the next start frees its space");
         }

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
-use stoa_layout::durable::{self, Durable};
+use stoa_layout::durable::{self, Durable, Folder};
 use stoa_layout::error::PathContext;
 
 use crate::examine::{Examination, info_fault};
@@ -107,6 +107,7 @@ impl Store {
     pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp, zip: Stamp) -> Result<(), StoreError> {
         let seal = path.join(VersionFile::Seal.name());
         let failed = |reason: &str| PathError::new("seal", path, io::Error::other(reason.to_owned()));
+        let opened = Folder::open(self.root(), self.paths.relative(path))?;
         let added = self.staging()?.place_file(|staged| {
             let file = write_seal(&self.durable, staged, h1, path)?;
             durable::sync_file(&file, staged)?;
@@ -120,7 +121,7 @@ impl Store {
             }
             // A plain rename: a file of this name is no valid seal, or this function would not be called.
             durable::rename(staged, &seal)?;
-            durable::sync_dir(path)
+            opened.sync()
         });
         Ok(added?)
     }

@@ -58,7 +58,13 @@ impl Store {
             let checked = self.verify_structure(version);
             return Ok(checked.unwrap_or_else(Verified::Unreadable));
         }
-        let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
+        let claim = match self.is_read_only() {
+            true => None,
+            false => match self.claim(version) {
+                Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
+                claim => Some(claim?),
+            },
+        };
         let (folder, examination) = match self.verify_by_reading(version, which) {
             Ok(Step::Read(folder, examination)) => (folder, examination),
             Ok(Step::Done(verified)) => return Ok(verified),

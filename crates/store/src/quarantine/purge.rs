@@ -7,6 +7,7 @@ use stoa_layout::durable;
 
 use super::{Quarantine, QuarantineEntry};
 use crate::StoreError;
+use crate::audit::Act;
 
 impl Quarantine<'_> {
     /// Removes an entry from quarantine and returns it. `None` if there is no entry of this name.
@@ -31,6 +32,13 @@ impl Quarantine<'_> {
             }
             _ => None,
         };
+        let path = format!("quarantine/{}", id.to_string_lossy());
+        let purged = entry.why.as_ref().and_then(|why| why.module_version());
+        let act = match &purged {
+            Some(version) => Act::of_version("purge", version).at(&path),
+            None => Act::of_path("purge", &path),
+        };
+        store.audit.write(act.because(entry.why.as_ref().map(|why| why.reason.as_str())));
         match durable::rename(&quarantine.join(id), &staged) {
             Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
             renamed => renamed?,
