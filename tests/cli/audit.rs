@@ -190,10 +190,7 @@ fn a_listing_ends_quietly_when_its_reader_goes_away() {
     let forbid: Vec<String> =
         ["remove", "--tombstone"].map(str::to_owned).into_iter().chain(tombstones).collect();
     done(&programs, &forbid.iter().map(String::as_str).collect::<Vec<_>>());
-    let config = programs.folder().join("athens.toml");
-    fs::write(&config, "Port = ':3000'\n").unwrap();
-    let config = config.to_str().unwrap();
-    let listings: [(&str, &[&str]); 15] = [
+    let listings: [(&str, &[&str]); 14] = [
         ("stoa", &["leftovers"]),
         ("stoa", &["list"]),
         ("stoa", &["quarantine"]),
@@ -207,8 +204,7 @@ fn a_listing_ends_quietly_when_its_reader_goes_away() {
         ("stoa-migrate", &["leftovers"]),
         ("stoa-migrate", &["--dry-run", "--to", "v0"]),
         ("stoa-migrate", &["--help"]),
-        ("stoa-migrate", &["import", "--dry-run", "."]),
-        ("stoa-migrate", &["import-config", config]),
+        ("stoa-migrate", &["import-config", "--help"]),
     ];
     for (program, arguments) in listings {
         for format in [&[][..], &["--format", "json"]] {

@@ -110,7 +110,12 @@ pub fn remove_empty_dir(path: &Path) -> Result<bool, PathError> {
 ///
 /// Other processes may see the folder half removed, so use it only for staging folders and caches.
 pub fn remove_tree(path: &Path) -> Result<(), PathError> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::remove_dir_all(path) {
+        // Another process renamed a file into it meanwhile: the path that it used was resolved before the folder moved.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(path),
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path, error)),
         _ => Ok(()),
     }
