@@ -218,7 +218,12 @@ impl Picture for Flat {
         self.base(root).join(escaped(plain)).is_dir()
     }
 
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
+    fn remove_emptied(
+        &self,
+        root: &Path,
+        other: &dyn Picture,
+        pool: Option<&ThreadPool>,
+    ) -> Result<(), StepError> {
         let base = self.base(root);
         match self {
             Self::V1 => {

@@ -6,17 +6,18 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use stoa_layout::signals::Cancelled;
 use stoa_layout::step::{Refusal, Work};
 use stoa_layout::{
     Context, Direction, Durable, Event, Exit, LayoutId, Leftover, Moved, PathError, Step, StepError, Survey,
-    durable,
+    durable, parallel,
 };
 
 use crate::picture::{Candidate, Files, Finding, Picture, too_long};
@@ -209,7 +210,7 @@ impl Flow {
         let moved = tally.sum();
         // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
-            from.remove_emptied(root, to, &pool(work.threads)?)?;
+            from.remove_emptied(root, to, pool(work.threads).as_ref())?;
         }
         if moved.items == 0 {
             let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
@@ -419,11 +420,11 @@ impl Tally {
     }
 }
 
-fn pool(threads: usize) -> Result<ThreadPool, StepError> {
-    ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
-        let message = format!("cannot start {threads} threads: {error}; run again with fewer (--threads)");
-        StepError::Refused(Refusal { exit: Exit::BUSY, message })
-    })
+/// Returns a pool of up to `threads` threads. `None` if the system has no thread to give.
+fn pool(threads: usize) -> Option<ThreadPool> {
+    let counts =
+        std::iter::successors(Some(threads.max(1)), |count| Some(count / 2).filter(|half| *half > 0));
+    counts.map(|count| ThreadPoolBuilder::new().num_threads(count).build()).find_map(Result::ok)
 }
 
 type Each<'a> = dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync + 'a;
@@ -450,58 +451,21 @@ fn walk_in_parallel(
 
 pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 
-/// Walks on this thread and works on `threads` threads, including this one. This thread works on a batch itself if the
-/// others are busy. The first error ends everything.
+/// Walks on this thread and works on `threads` threads, including this one. The first error ends everything.
 pub(crate) fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
     each: &Each<'_>,
 ) -> Result<(), StepError> {
-    let (sender, receiver) = sync_channel::<Vec<Candidate>>(AHEAD);
-    let receiver = Mutex::new(receiver);
-    let failed: Mutex<Option<StepError>> = Mutex::new(None);
-    let has_failed = || failed.lock().is_ok_and(|failed| failed.is_some());
-    let work = |batch: Vec<Candidate>| {
-        let mut known = Batch::default();
-        // After a failure the remaining batches are dropped.
-        for candidate in batch.iter().take_while(|_| !has_failed()) {
-            if let Err(error) = each(candidate, &mut known)
-                && let Ok(mut failed) = failed.lock()
-            {
-                failed.get_or_insert(error);
-            }
-        }
+    let walk = |next: &mut dyn FnMut(Vec<Candidate>) -> ControlFlow<()>| {
+        walk(&mut |batch| match next(batch) {
+            ControlFlow::Continue(()) => Ok(()),
+            // The error of the thread is returned in its place.
+            ControlFlow::Break(()) => Err(StepError::Cancelled(Cancelled(0))),
+        })
     };
-    let walked = std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| {
-                while let Some(batch) = next(&receiver) {
-                    work(batch);
-                }
-            });
-        }
-        let mut stopped = false;
-        let walked = walk(&mut |batch| {
-            let refused =
-                if threads > 1 { sender.try_send(batch).err() } else { Some(TrySendError::Full(batch)) };
-            if let Some(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = refused {
-                work(batch);
-            }
-            if has_failed() {
-                stopped = true;
-                return Err(StepError::Cancelled(stoa_layout::signals::Cancelled(0)));
-            }
-            Ok(())
-        });
-        drop(sender);
-        if stopped { Ok(()) } else { walked }
-    });
-    match failed.into_inner().ok().flatten() {
-        Some(error) => Err(error),
-        None => walked,
-    }
-}
-
-fn next(receiver: &Mutex<Receiver<Vec<Candidate>>>) -> Option<Vec<Candidate>> {
-    receiver.lock().ok()?.recv().ok()
+    parallel::each((threads, AHEAD), walk, &|batch| {
+        let mut known = Batch::default();
+        batch.iter().try_for_each(|candidate| each(candidate, &mut known))
+    })
 }

@@ -101,7 +101,12 @@ pub(crate) trait Picture: Sync {
     /// Returns whether there is a folder for modules whose plain paths begin with these elements.
     fn has_folder_for(&self, root: &Path, plain: &str) -> bool;
     /// Removes the folders that the moves to `other` have emptied, on the threads of `pool`.
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError>;
+    fn remove_emptied(
+        &self,
+        root: &Path,
+        other: &dyn Picture,
+        pool: Option<&ThreadPool>,
+    ) -> Result<(), StepError>;
 }
 
 /// Maximum number of versions in a batch.
@@ -222,8 +227,12 @@ const HELD: usize = 1024;
 
 impl Emptied<'_> {
     /// Removes the empty folders below a folder, deepest first.
-    pub(crate) fn remove_below(&self, folder: &Path, pool: &ThreadPool) -> Result<(), StepError> {
-        pool.install(|| self.below(folder, true)).map(drop)
+    pub(crate) fn remove_below(&self, folder: &Path, pool: Option<&ThreadPool>) -> Result<(), StepError> {
+        match pool {
+            Some(pool) => pool.install(|| self.below(folder, true)),
+            None => self.below(folder, true),
+        }
+        .map(drop)
     }
 
     /// Does the same, and returns whether the folder is empty now.
@@ -249,10 +258,12 @@ impl Emptied<'_> {
                     break false;
                 }
             };
-            is_empty &= folders
-                .par_iter()
-                .map(|folder| self.remove(folder))
-                .try_reduce(|| true, |one, other| Ok(one && other))?;
+            let both = |one, other| Ok::<_, StepError>(one && other);
+            is_empty &= if rayon::current_thread_index().is_some() {
+                folders.par_iter().map(|folder| self.remove(folder)).try_reduce(|| true, both)?
+            } else {
+                folders.iter().try_fold(true, |one, folder| both(one, self.remove(folder)?))?
+            };
             if is_end {
                 return Ok(is_empty);
             }

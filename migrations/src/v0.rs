@@ -42,7 +42,12 @@ impl Picture for V0 {
         root.join(plain).is_dir()
     }
 
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
+    fn remove_emptied(
+        &self,
+        root: &Path,
+        other: &dyn Picture,
+        pool: Option<&ThreadPool>,
+    ) -> Result<(), StepError> {
         // A folder may go if its version, or a version of its module or of a module below, is on the other side.
         let may_go = |folder: &Path| stands_on(root, folder, other);
         Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }.remove_below(root, pool)

@@ -36,7 +36,12 @@ impl Picture for V2 {
         root.join("modules").join(escaped(plain)).is_dir()
     }
 
-    fn remove_emptied(&self, root: &Path, _: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
+    fn remove_emptied(
+        &self,
+        root: &Path,
+        _: &dyn Picture,
+        pool: Option<&ThreadPool>,
+    ) -> Result<(), StepError> {
         Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &|_| true }
             .remove_below(&root.join("modules"), pool)
     }

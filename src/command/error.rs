@@ -2,6 +2,8 @@
 
 use stoa_layout::{Exit, PathError};
 
+use crate::tasks::RAISE;
+
 /// A failure of a command.
 ///
 /// `message` has the form `cannot DO THING PATH: REASON`, in lower case and without a full stop. `help` names the next
@@ -42,6 +44,11 @@ impl CommandError {
             exit => exit,
         };
         Self::new(exit, error)
+    }
+
+    /// Makes an error about threads that the system does not have.
+    pub(crate) fn no_threads(error: std::io::Error) -> Self {
+        Self::new(Exit::BUSY, format!("cannot start a thread: {error}")).help(RAISE)
     }
 
     /// Adds or replaces the help.

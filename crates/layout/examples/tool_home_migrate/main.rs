@@ -69,7 +69,7 @@ fn run(args: Args) -> Result<(), RunError> {
         no_create: args.no_create,
         regenerate: args.regenerate,
         lock_timeout: Duration::from_secs_f64(args.lock_timeout),
-        threads: 1,
+        ..Options::default()
     };
     let layouts = layouts::layouts();
     let runner = Runner {
