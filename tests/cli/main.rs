@@ -8,6 +8,7 @@
     reason = "tests fail by panicking, and break stores by hand"
 )]
 
+mod access;
 mod answers;
 mod carry;
 mod check;
@@ -40,11 +41,13 @@ mod removal;
 mod resolving;
 mod server_log;
 mod texts;
+mod threads;
 mod tidy;
 mod verify;
 
 fn main() {
     let modules = vec![
+        ("access", access::cases()),
         ("answers", answers::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),
@@ -77,6 +80,7 @@ fn main() {
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
         ("texts", texts::cases()),
+        ("threads", threads::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),
     ];

@@ -1,6 +1,6 @@
 //! The owner and the modes of new files and folders.
 //!
-//! What is created below the root of a store has the modes of the root, without write for others, whatever the umask. So
+//! Files and folders below the root of a store get the mode of the root, without write for others, whatever the umask. So
 //! a private store stays private, and a store that a group shares (setgid, writable for the group) stays shared.
 
 use std::fs::{self, File, Metadata};
@@ -27,14 +27,24 @@ pub(super) struct Access {
     owner: Option<(u32, u32)>,
     /// The mode of folders.
     mode: u32,
-    /// Whether the mode applies in spite of the umask.
-    is_exact: bool,
+    set: Set,
+}
+
+/// When the mode is set after the creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
+    /// Never: the umask applies.
+    Never,
+    /// If the umask took something away. New folders have the setgid bit of their parent.
+    IfMasked,
+    /// Always: a new folder has the setgid bit only if its parent has it.
+    Always,
 }
 
 impl Default for Access {
     /// Returns the modes that the umask leaves, for the user of this process.
     fn default() -> Self {
-        Self { owner: None, mode: 0o777, is_exact: false }
+        Self { owner: None, mode: 0o777, set: Set::Never }
     }
 }
 
@@ -42,7 +52,7 @@ impl Access {
     /// Returns the access below the root of a store.
     pub(super) fn of_root(root: &Metadata) -> Self {
         // The owner must be able to use what is created, even if root closed the folder to it for a while.
-        Self { mode: root.mode() & INHERITED | 0o700, is_exact: true, ..Self::of_folder(root) }
+        Self { mode: root.mode() & INHERITED | 0o700, set: Set::IfMasked, ..Self::of_folder(root) }
     }
 
     /// Returns the access below any other folder.
@@ -55,12 +65,12 @@ impl Access {
 
     /// Returns the access of files that only the user of this process can use.
     pub(super) fn private() -> Self {
-        Self { owner: None, mode: 0o700, is_exact: true }
+        Self { owner: None, mode: 0o700, set: Set::IfMasked }
     }
 
     /// Returns the access of a folder with exactly this mode, except for write for others.
     pub(super) fn with_mode(self, mode: u32) -> Self {
-        Self { mode: mode & INHERITED | 0o700, is_exact: true, ..self }
+        Self { mode: mode & INHERITED | 0o700, set: Set::Always, ..self }
     }
 
     /// Returns the same access without write for group and others. The umask may take away more.
@@ -84,7 +94,7 @@ impl Access {
     pub(super) fn settle_folder(&self, path: &Path) -> Result<(), PathError> {
         let mode = self.folder_mode();
         // Before the owner changes, since only the owner may do this.
-        if self.is_masked(mode) {
+        if self.must_set(mode) {
             pass(rustix::fs::chmod(path, mode), "set the mode of", path)?;
         }
         self.give(path)
@@ -93,7 +103,7 @@ impl Access {
     /// Gives a new file its mode and its owner.
     pub(super) fn settle_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
         let mode = self.file_mode();
-        if self.is_masked(mode) {
+        if self.must_set(mode) {
             pass(rustix::fs::fchmod(file, mode), "set the mode of", path)?;
         }
         self.give_file(file, path)
@@ -114,8 +124,12 @@ impl Access {
         change(owner, &meta, path, |uid, gid| rustix::fs::fchown(file, Some(uid), Some(gid)))
     }
 
-    fn is_masked(&self, mode: Mode) -> bool {
-        self.is_exact && mode.as_raw_mode() & umask() != 0
+    fn must_set(&self, mode: Mode) -> bool {
+        match self.set {
+            Set::Never => false,
+            Set::IfMasked => mode.as_raw_mode() & umask() != 0,
+            Set::Always => true,
+        }
     }
 }
 

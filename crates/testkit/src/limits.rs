@@ -1,0 +1,67 @@
+//! Commands run below another program: with less than a user usually has.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::missing_tool;
+
+/// Returns a command that runs another command below a program, in the same folder and environment.
+pub fn below<'a>(outer: impl IntoIterator<Item = &'a str>, inner: &Command) -> Command {
+    let mut words = outer.into_iter();
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words).arg(inner.get_program()).args(inner.get_args()).env_clear();
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    if let Some(folder) = inner.get_current_dir() {
+        command.current_dir(folder);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Returns a command that runs another command after a line of the shell, such as `umask 077`.
+pub fn after(line: &str, inner: &Command) -> Command {
+    below(["sh", "-c", &format!("{line} && exec \"$@\""), "sh"], inner)
+}
+
+/// Returns a command that runs another command as a user with at most so many threads and processes, as root only.
+pub fn with_processes(count: usize, user: u32, inner: &Command) -> Command {
+    let id = user.to_string();
+    // Not `ulimit -u`, which dash does not know.
+    let limit = format!("--nproc={count}");
+    below(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "prlimit", &limit], inner)
+}
+
+/// Returns why this user cannot become others, or `None`.
+pub fn not_root() -> Option<String> {
+    (!rustix::process::geteuid().is_root()).then(|| "only root can become another user".to_owned())
+}
+
+/// Returns why `setpriv` or `prlimit` cannot be used, or `None`.
+pub fn no_setpriv() -> Option<String> {
+    missing_tool("setpriv", &["--version"]).or_else(|| missing_tool("prlimit", &["--nproc"]))
+}
+
+/// Returns why `strace` cannot inject errors, or `None`.
+pub fn no_strace() -> Option<String> {
+    missing_tool("strace", &["-e", "trace=fchown", "-e", "inject=fchown:error=EPERM", "true"])
+}
+
+/// Gives a folder and everything below it to a user.
+pub fn give(root: &Path, user: u32) {
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        std::os::unix::fs::lchown(&path, Some(user), Some(user)).unwrap();
+        if std::fs::symlink_metadata(&path).unwrap().is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}
+
+/// Sets the mode of a file.
+pub fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
