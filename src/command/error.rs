@@ -1,8 +1,7 @@
 //! How a command fails: an exit code, a message, and a line of help.
 
+use stoa_layout::parallel::RAISE;
 use stoa_layout::{Exit, PathError};
-
-use crate::tasks::RAISE;
 
 /// A failure of a command.
 ///

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use stoa_store::{Store, StoreError};
 
 pub(crate) use self::once::{Once, Task};
-pub(crate) use self::runtime::{RAISE, runtime};
+pub(crate) use self::runtime::runtime;
 pub(crate) use self::shared::{Permit, Queue, Share, SharedPermits};
 pub(crate) use self::shutdown::{Phase, Shutdown};
 use crate::unavailable::Unavailable;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
+use stoa_layout::parallel::RAISE;
 use tokio::runtime::{Builder, Runtime};
 
 /// The time after which tokio ends a thread for blocking work that has nothing to do.
@@ -51,9 +52,6 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
     });
     Ok(runtime)
 }
-
-/// The limits that can be raised, for messages.
-pub(crate) const RAISE: &str = "raise the limit of processes (ulimit -u, LimitNPROC, TasksMax, pids.max)";
 
 /// Returns how many threads can be started, up to a limit. An error means none.
 fn count_available(limit: usize) -> io::Result<usize> {

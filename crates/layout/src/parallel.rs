@@ -11,6 +11,9 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 /// The number of small items that may wait for a thread.
 pub const AHEAD: usize = 256;
 
+/// The help of an error about threads or processes that the system does not have.
+pub const RAISE: &str = "raise the limit of processes (ulimit -u, LimitNPROC, TasksMax, pids.max)";
+
 /// Passes the items of a walk to `threads` threads, this thread included. It works on an item itself if `ahead` items wait
 /// for the others. The walk ends after the first error, which is returned.
 pub fn each<T: Send, E: Send>(
@@ -71,7 +74,7 @@ pub fn warn(error: &io::Error) {
     static WARNED: std::sync::Once = std::sync::Once::new();
     WARNED.call_once(|| {
         log::warn!(
-            reason:% = error, help = "raise the limit of processes (ulimit -u, LimitNPROC, TasksMax, pids.max)";
+            reason:% = error, help = RAISE;
             "cannot start a thread, continuing with fewer"
         );
     });
