@@ -12,7 +12,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, Leftover, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, EachFile, Emptied, Files, Finding, Names, Picture, Visit, is_ignored,
+    BATCH, Candidate, EachVersion, Emptied, Files, Finding, Names, Picture, Visit, is_ignored,
     is_ours_at_the_top, leftover,
 };
 
@@ -34,8 +34,12 @@ impl Picture for V0 {
         walk_from(root, visit)
     }
 
-    fn estimate(&self, root: &Path, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+    fn estimate(&self, root: &Path, each: &mut EachVersion<'_>) -> Result<u64, StepError> {
         estimate_below(root, true, each)
+    }
+
+    fn needs_case(&self) -> bool {
+        true
     }
 
     fn has_folder_for(&self, root: &Path, plain: &str) -> bool {
@@ -64,7 +68,7 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
 }
 
 /// Counts the folders that look like versions, most of them without reading them.
-fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachVersion<'_>) -> Result<u64, StepError> {
     // An unreadable folder is a leftover, which the walk reports.
     let Ok(Some(names)) = Names::of(folder) else { return Ok(0) };
     let mut count = 0;
@@ -78,12 +82,12 @@ fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> R
         let files = files_in(&name.path, text);
         if is_canonical && has_no_folders(&name.path) {
             count += 1;
-            each(&files.modfile)?;
+            each(&files)?;
             continue;
         }
         if is_canonical && files.info.is_file() {
             count += 1;
-            each(&files.modfile)?;
+            each(&files)?;
         }
         count += estimate_below(&name.path, false, each)?;
     }

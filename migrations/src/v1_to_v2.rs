@@ -8,7 +8,8 @@
 //! modules/ESCAPED/@v/v1.0.0.ziphash        modules/ESCAPED/@v/v1.0.0/ziphash
 //! ```
 //!
-//! The step up creates the other folders of the store. The step back removes the folders that may be lost.
+//! The step up creates the other folders of the store. The step back removes the folders that may be lost,
+//! except the answers of checksum databases.
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use stoa_layout::{Durable, PathError, durable};
 
 use crate::flat::{self, Flat};
 use crate::flow::Flow;
+use crate::picture::{DATABASES, Names};
 use crate::v2;
 
 pub(crate) fn step() -> Flow {
@@ -28,6 +30,7 @@ pub(crate) fn step() -> Flow {
         is_foreign: false,
         folders_up: make_folders,
         folders_back: remove_folders,
+        removed_back: &REMOVED,
     }
 }
 
@@ -38,9 +41,26 @@ fn make_folders(root: &Path, durable: &Durable) -> Result<(), PathError> {
     Ok(())
 }
 
+/// The folders that may be lost.
+const REMOVED: [&str; 3] = ["staging", "index", "cache"];
+
 fn remove_folders(root: &Path, _: &Durable) -> Result<(), PathError> {
-    for folder in ["staging", "index", "cache"] {
-        durable::remove_tree(&root.join(folder))?;
+    for folder in REMOVED {
+        let folder = root.join(folder);
+        if !folder.join(DATABASES).is_dir() {
+            durable::remove_tree(&folder)?;
+            continue;
+        }
+        // The latest tree head of a checksum database shows that the database never takes anything back. Its answers are
+        // served without a network.
+        for name in Names::of(&folder)?.into_iter().flatten() {
+            let name = name?;
+            match name.text.as_deref() {
+                Some(DATABASES) => {}
+                _ if name.kind.is_dir() => durable::remove_tree(&name.path)?,
+                _ => durable::remove_file(&name.path)?,
+            }
+        }
     }
     for folder in ["quarantine", "records"] {
         durable::remove_empty_dir(&root.join(folder))?;
