@@ -51,8 +51,7 @@ fn remove_folders(root: &Path, _: &Durable) -> Result<(), PathError> {
             durable::remove_tree(&folder)?;
             continue;
         }
-        // The latest tree head of a checksum database shows that the database never takes anything back. Its answers are
-        // served without a network.
+        // With these answers `go` verifies modules without a network. They stay for the next upgrade.
         for name in Names::of(&folder)?.into_iter().flatten() {
             let name = name?;
             match name.text.as_deref() {

@@ -77,7 +77,7 @@ pub(super) enum Event<'a> {
         #[serde(skip)]
         is_planned: bool,
     },
-    /// What a folder is.
+    /// The description of a folder.
     Described { text: String },
     /// The result of `--verify`.
     Verified { store: String, broken: u64, versions: u64 },

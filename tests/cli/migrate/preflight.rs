@@ -1,4 +1,4 @@
-//! What would stop a step midway is found before it begins, up and back alike, and by a dry run too.
+//! Finds before it begins what would stop a step midway, up and back alike, and in a dry run too.
 //!
 //! Not run here: a file system that ignores case. A unit test of the migrations has one.
 
