@@ -39,7 +39,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 
-    /// Layout of a store without its marker file; for import, the layout of the source
+    /// Layout of a store whose marker (a file such as layout.v2) is missing; for import, the layout of the source
     #[arg(long, global = true, value_name = "LAYOUT")]
     pub(super) from: Option<LayoutId>,
 
@@ -71,7 +71,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,
 
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(super) format: Format,
 
@@ -142,7 +142,7 @@ pub(super) struct Import {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
-    /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds
+    /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds [default: auto]
     #[arg(long, value_enum)]
     progress: Option<When>,
 }

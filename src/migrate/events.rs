@@ -323,7 +323,7 @@ impl<'a> Watcher<'a> {
         };
         format!(
             "upgraded {store} from layout {from} to {layout}: {moved} moved{left}\n\
-             help: to go back, stop this program and run `stoa-migrate --store {store} --to {from}`"
+             help: to go back, stop all servers and run `stoa-migrate --store {store} --to {from}`"
         )
     }
 

@@ -176,7 +176,7 @@ impl Mover<'_> {
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) if error.source.kind() == io::ErrorKind::CrossesDevices => {
                 let message = format!(
-                    "cannot {} {}: another file system is mounted in between\n\
+                    "cannot {} {}: another file system is mounted inside the store or the target\n\
                      help: unmount it, or move the path by hand, then run again",
                     error.action,
                     error.path.display()

@@ -80,7 +80,8 @@ fn dispatch(
     let (root, options) = resolve(args, world)?;
     match &args.command {
         Some(Command::Status) => {
-            reporter.finish(&status::of_any(&root, layouts)?)?;
+            let settings = Settings::new(world, args.common.config.clone());
+            reporter.finish(&status::of_any(&root, layouts, &settings)?)?;
         }
         Some(Command::Describe) => {
             let options = Options { auto: true, ..options };
@@ -211,7 +212,7 @@ fn import(
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     if options.target.is_some() || options.regenerate || options.auto || args.verify.is_some() {
-        let message = "import does not support --to, --regenerate, --verify and --auto";
+        let message = "import does not support --to, --regenerate, --verify or --auto";
         return Err(CommandError::new(Exit::USAGE, message));
     }
     let cancel = cancel_on_signals(reporter, false)?;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
@@ -32,6 +32,9 @@ const COMPARING: usize = 4;
 
 /// Number of stored versions that are remembered to be confirmed.
 const CONFIRMED: usize = 32_768;
+
+/// Number of versions whose records are remembered during an outage of the database.
+const KNOWN_VERDICTS: usize = 32_768;
 
 /// Settings for checksum databases.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +66,8 @@ pub struct Sumdb {
     pub(super) comparing: Semaphore,
     /// Stored versions that are confirmed, with the hash of their zip.
     pub(super) confirmed: Cache<ModuleVersion, H1>,
+    /// Whether the record of a version has a verdict, and the time at which it was read. Used during an outage only.
+    pub(super) verdicts: Cache<ModuleVersion, (bool, Instant)>,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) counts: Arc<Counts>,
 }
@@ -135,6 +140,7 @@ impl Sumdb {
             verifying: Once::new(),
             comparing: Semaphore::new(COMPARING),
             confirmed: Cache::new(CONFIRMED),
+            verdicts: Cache::new(KNOWN_VERDICTS),
             shutdown,
             counts,
         })
@@ -158,7 +164,7 @@ impl Sumdb {
     }
 
     /// Returns whether a version may only be unverified because the database cannot be reached.
-    pub(crate) fn is_out_of_reach(&self, version: &ModuleVersion, rule: &Rule) -> bool {
+    pub(super) fn is_out_of_reach(&self, version: &ModuleVersion, rule: &Rule) -> bool {
         let is_asked = rule.checksum != ChecksumPolicy::Off
             && !rule.is_private
             && !self.private.matches(version.path().as_str());

@@ -26,6 +26,7 @@ mod gate;
 mod golden;
 mod guide;
 mod hostile;
+mod https;
 mod import_config;
 mod index;
 mod install;

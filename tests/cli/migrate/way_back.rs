@@ -32,8 +32,8 @@ fn store_with_remains(programs: &Programs) {
     small(&root);
     assert_eq!(migrate(programs, &[]).code, 0);
     for path in [
-        "cache/sumdb/sum.golang.org/records/ab/cd",
-        "cache/sumdb/sum.golang.org/tiles/ab/cd",
+        "cache/sumdb/sum.example.org/records/ab/cd",
+        "cache/sumdb/sum.example.org/tiles/ab/cd",
         "cache/answers/ab/cd",
         "quarantine/one/reason.toml",
         "records/example.com/m/@v/v9.0.0.toml",

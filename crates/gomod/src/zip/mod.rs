@@ -87,7 +87,7 @@ pub enum EntryFault {
     #[error("it has no local header")]
     NoHeader,
     /// The local header differs from the directory.
-    #[error("its local header differs from the directory in {0}")]
+    #[error("its local header differs from the central directory in {0}")]
     HeaderDiffers(&'static str),
     /// It is encrypted.
     #[error("it is encrypted")]
