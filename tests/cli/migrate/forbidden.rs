@@ -51,7 +51,7 @@ fn a_forbidden_upgrade_says_what_the_folder_is() {
                 fs::write(root.join("migrating.v1-v0"), "").unwrap();
             },
             78,
-            &["interrupted downgrade from v1 to v0"],
+            &["downgrade from v1 to v0"],
         ),
         (|_| {}, 78, &["there is no store", "stoa-migrate --store"]),
     ];
