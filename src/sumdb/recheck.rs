@@ -13,8 +13,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::{Store, StoreError};
 use tokio::sync::mpsc;
 
-use super::standing::Standing;
-use super::state::Sumdb;
+use super::state::{Standing, Sumdb};
 use crate::policy::ChecksumPolicy;
 use crate::tasks::{Phase, blocking};
 use crate::unavailable::Unavailable;

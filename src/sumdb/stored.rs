@@ -20,8 +20,7 @@ use stoa_store::{Compared, Record, SmallFile, Store, StoreError};
 
 use super::inquiry::{Finding, Inquiry, Verified};
 use super::lookup::LookupError;
-use super::standing::Standing;
-use super::state::Sumdb;
+use super::state::{Standing, Sumdb};
 use crate::policy::Rule;
 use crate::tasks::{Phase, blocking};
 use crate::unavailable::Unavailable;
@@ -59,14 +58,6 @@ impl Sumdb {
     /// Forgets that a version is confirmed.
     pub(crate) fn forget_confirmed(&self, version: &ModuleVersion) {
         self.confirmed.remove(version);
-    }
-
-    /// Returns whether the database may be asked about a module.
-    pub(crate) fn may_ask_about(&self, version: &ModuleVersion) -> bool {
-        let rule = self.policy.rule(version.path());
-        rule.checksum != crate::policy::ChecksumPolicy::Off
-            && !self.private.matches(version.path().as_str())
-            && !self.policy.is_private(version.path())
     }
 
     /// Verifies a stored version, once at a time. It continues after the callers have gone away.

@@ -38,8 +38,8 @@ use stoa_gomod::{H1, ModulePath, ModuleVersion, Version, h1};
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
-use crate::cache::{hex, place};
-use crate::files::{SMALL_LIMIT, Stamp, is_absent, lock, metadata, open_file};
+use crate::cache::{dated_files, hex, place, remove_oldest};
+use crate::files::{SMALL_LIMIT, Stamp, list, lock, metadata, open_file};
 use crate::list::has_settled;
 use crate::read::ZipFile;
 use crate::{Claim, Store, StoreError};
@@ -229,16 +229,9 @@ impl Pairs<'_> {
     /// Returns the versions of a module that have a pair, sorted.
     pub fn versions(&self, module: &ModulePath) -> Result<Vec<Version>, StoreError> {
         let folder = self.folder(module);
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if is_absent(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(PathError::new("list", folder, error).into()),
-        };
-        let mut versions = Vec::new();
-        for entry in entries {
-            let name = entry.at("list", &folder)?.file_name();
-            versions.extend(name.to_str().and_then(|name| Version::unescape(name).ok()));
-        }
+        let names = list(&folder)?;
+        let name = |path: &PathBuf| Version::unescape(path.file_name()?.to_str()?).ok();
+        let mut versions: Vec<_> = names.iter().filter_map(name).collect();
         versions.sort();
         Ok(versions)
     }
@@ -293,49 +286,19 @@ impl Pairs<'_> {
 
     /// Removes the least recently used pairs except one until 7/8 of the bound is left. Returns the size of the rest.
     fn make_room(&self, max_bytes: u64, kept: &Path) -> Result<u64, StoreError> {
-        let mut files = self.files()?;
-        let mut left: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
-        if left <= max_bytes {
-            return Ok(left);
-        }
-        files.retain(|(_, _, path)| path != kept);
-        files.sort();
-        for (_, bytes, path) in files {
-            if left <= max_bytes / 8 * 7 {
-                break;
-            }
-            match durable::remove_file(&path) {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => left -= bytes,
-            }
-            if let Some(folder) = path.parent() {
-                durable::remove_empty_dir(folder)?;
-            }
-        }
-        Ok(left)
-    }
-
-    /// Returns all files with their times and sizes.
-    fn files(&self) -> Result<Vec<(SystemTime, u64, PathBuf)>, StoreError> {
         let mut files = Vec::new();
         for folder in list(&self.root())? {
-            for path in list(&folder)? {
-                // A file that was removed since takes no space.
-                let Some(meta) = metadata(&path)?.filter(|meta| !meta.is_dir()) else { continue };
-                files.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), charged(meta.len()), path));
-            }
+            files.append(&mut dated_files(&folder)?);
         }
-        Ok(files)
-    }
-}
-
-fn list(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
-    match fs::read_dir(folder) {
-        Ok(entries) => {
-            entries.map(|entry| Ok(entry.at("list", folder)?.path())).collect::<Result<_, PathError>>()
+        for file in &mut files {
+            file.bytes = charged(file.bytes);
         }
-        Err(error) if is_absent(&error) => Ok(Vec::new()),
-        Err(error) => Err(PathError::new("list", folder, error)),
+        let bytes = files.iter().map(|file| file.bytes).sum();
+        if bytes <= max_bytes {
+            return Ok(bytes);
+        }
+        files.retain(|file| file.path != kept);
+        Ok(remove_oldest(files, bytes, |_, bytes| bytes <= max_bytes / 8 * 7)?)
     }
 }
 
@@ -430,7 +393,7 @@ fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, info, modfile, put_unsealed, staged, version};
+    use crate::testing::{Fixture, damages, info, modfile, put_unsealed, staged, version};
 
     fn pair(version: &ModuleVersion) -> Pair {
         Pair {
@@ -488,15 +451,7 @@ mod tests {
         put(&fixture, &v, 1 << 20);
         let path = fixture.store.pairs().path(&v);
         let whole = fs::read(&path).unwrap();
-        let mut damages: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
-        damages.extend((0..whole.len()).map(|at| {
-            let mut turned = whole.clone();
-            turned[at] ^= 1;
-            turned
-        }));
-        damages.push(vec![0; whole.len()]);
-        damages.push([whole.as_slice(), b"more"].concat());
-        for damage in damages {
+        for damage in damages(&whole) {
             fs::write(&path, &damage).unwrap();
             assert!(fixture.store.pairs().get(&v).is_none(), "{:?}", String::from_utf8_lossy(&damage));
         }
