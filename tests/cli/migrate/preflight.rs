@@ -188,23 +188,16 @@ fn flags() {
                     }
                     let _flag = Flag::set(flag, path);
                     let help = format!("chattr -{flag} {}", path.display());
-                    let words: &[&str] = if path == root && flag == "i" {
-                        &["Operation not permitted"]
-                    } else {
-                        &[name, &help]
-                    };
-                    refuses_flag(&root, way, words, &programs);
+                    // In an immutable root the lock file cannot be opened.
+                    let words: &[&str] =
+                        if path == root && flag == "i" { &["cannot"] } else { &[name, &help] };
+                    refuses(&root, way, (77, words), |arguments| migrate(&programs, arguments));
                 }
             }
         }
         let done = migrate(&programs, ways(layout)[0]);
         assert_eq!(done.code, 0, "{done:?}");
     }
-}
-
-fn refuses_flag(root: &Path, way: &[&str], words: &[&str], programs: &Programs) {
-    let words = if words.len() == 1 { &["cannot"] } else { words };
-    refuses(root, way, (77, words), |arguments| migrate(programs, arguments));
 }
 
 /// Runs the migrator after `prepare`, a command of a shell, in a mount namespace of its own.
@@ -269,11 +262,9 @@ fn file_in_the_place() {
     let programs = Programs::current();
     let root = store_at(&programs, "v2");
     fs::write(root.join("example.com"), "mine").unwrap();
-    for way in [&["--to", "v0"][..]] {
-        refuses(&root, way, (73, &["example.com", "out of the store"]), |arguments| {
-            migrate(&programs, arguments)
-        });
-    }
+    refuses(&root, &["--to", "v0"], (73, &["example.com", "out of the store"]), |arguments| {
+        migrate(&programs, arguments)
+    });
     fs::remove_file(root.join("example.com")).unwrap();
     assert_eq!(migrate(&programs, &["--to", "v0"]).code, 0);
 }
