@@ -32,7 +32,7 @@ pub(crate) struct Chain(Vec<(PathBuf, bool)>);
 /// The use that a step makes of a folder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// Names leave it, and it is removed when it is empty.
+    /// Names leave it. If it cannot be removed when it is empty, it stays, which stops nothing.
     Emptied,
     /// Names come into it.
     Filled,
@@ -71,7 +71,7 @@ impl Folders {
         })
     }
 
-    /// Checks that files can leave their folder, and that it and the folders above it can be removed when they are empty.
+    /// Checks that files can leave their folder, and that the folders above can be written to.
     pub(crate) fn leave(&self, files: &Files, chain: &mut Chain) -> Result<(), StepError> {
         let folder = files.folder();
         let is_bound = self.walk(folder, Use::Emptied, chain)?;
@@ -92,7 +92,7 @@ impl Folders {
 
     /// Checks the folders of the store itself: each must be on the file system of the root.
     pub(crate) fn own(&self) -> Result<(), StepError> {
-        self.check(&self.root, Use::Filled, false)?;
+        self.check(&self.root, Use::Filled)?;
         for name in OURS {
             let path = self.root.join(name);
             if let Some(found) = self.look(&path)? {
@@ -104,7 +104,7 @@ impl Folders {
 
     /// Checks a folder that is removed with everything below it.
     pub(crate) fn removed(&self, folder: &Path) -> Result<(), StepError> {
-        let Some(is_bound) = self.check(folder, Use::Emptied, false)? else { return Ok(()) };
+        let Some(is_bound) = self.check(folder, Use::Emptied)? else { return Ok(()) };
         let Some(names) = Names::of(folder)? else { return Ok(()) };
         for name in names {
             let name = name?;
@@ -134,7 +134,7 @@ impl Folders {
             chain.0.pop();
         }
         if chain.0.is_empty() {
-            let is_bound = self.check(&self.root, what, false)?;
+            let is_bound = self.check(&self.root, what)?;
             chain.0.push((self.root.clone(), is_bound.unwrap_or_default()));
         }
         loop {
@@ -142,13 +142,13 @@ impl Folders {
             let rest = folder.strip_prefix(last).ok();
             let Some(next) = rest.and_then(|rest| rest.iter().next()) else { return Ok(*is_bound) };
             let next = last.join(next);
-            let Some(is_bound) = self.check(&next, what, *is_bound)? else { return Ok(false) };
+            let Some(is_bound) = self.check(&next, what)? else { return Ok(false) };
             chain.0.push((next, is_bound));
         }
     }
 
     /// Checks one folder. Returns whether only owners may rename names in it. `None` if it is missing.
-    fn check(&self, folder: &Path, what: Use, is_parent_bound: bool) -> Result<Option<bool>, StepError> {
+    fn check(&self, folder: &Path, what: Use) -> Result<Option<bool>, StepError> {
         let Some(found) = self.look(folder)? else { return Ok(None) };
         if !found.is_dir {
             if what == Use::Filled {
@@ -174,9 +174,6 @@ impl Folders {
                 )
             }),
             Err(errno) => return Err(PathError::new("stat", folder, errno).into()),
-        }
-        if what == Use::Emptied && is_parent_bound && found.uid != self.own_uid {
-            self.put_sticky(folder.parent().unwrap_or(folder), folder);
         }
         Ok(Some(found.mode & STICKY != 0 && !self.may_act_as_owner && found.uid != self.own_uid))
     }

@@ -10,7 +10,7 @@ use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::step::Refusal;
 use stoa_layout::{Exit, StepError};
 
-use crate::picture::{DATABASES, Names, OURS};
+use crate::picture::{DATABASES, Names, OURS, metadata};
 
 /// Returns all reasons against a step from another program's layout.
 pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
@@ -27,11 +27,11 @@ fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     for name in OURS {
         let path = root.join(name);
-        let held = match path.symlink_metadata() {
-            Err(_) => None,
-            Ok(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
-            Ok(_) if name == "cache" => content_beside_databases(&path)?,
-            Ok(_) => foreign_content(&path, REMOVED.contains(&name))?,
+        let held = match metadata(&path)? {
+            None => None,
+            Some(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
+            Some(_) if name == "cache" => content_beside_databases(&path)?,
+            Some(_) => foreign_content(&path, REMOVED.contains(&name))?,
         };
         if let Some(held) = held {
             let message = format!(
@@ -50,7 +50,6 @@ const REMOVED: [&str; 3] = ["staging", "index", "cache"];
 
 /// Returns what another program has in `cache`. An earlier downgrade left `cache/sumdb/NAME/{records,tiles}` there.
 fn content_beside_databases(cache: &Path) -> Result<Option<String>, StepError> {
-    let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
     for name in Names::of(cache)?.into_iter().flatten() {
         let name = name?;
         if !name.kind.is_dir() {
@@ -64,14 +63,14 @@ fn content_beside_databases(cache: &Path) -> Result<Option<String>, StepError> {
         }
         for database in Names::of(&name.path)?.into_iter().flatten() {
             let database = database?;
-            for shelf in Names::of(&database.path).ok().flatten().into_iter().flatten() {
-                let shelf = shelf?;
-                if !matches!(shelf.text.as_deref(), Some("records" | "tiles")) || !is_folder(&shelf.path) {
-                    return Ok(Some(format!("it contains {}", shelf.path.display())));
-                }
-            }
             if !database.kind.is_dir() {
                 return Ok(Some(format!("it contains {}", database.path.display())));
+            }
+            for shelf in Names::of(&database.path)?.into_iter().flatten() {
+                let shelf = shelf?;
+                if !matches!(shelf.text.as_deref(), Some("records" | "tiles")) || !shelf.kind.is_dir() {
+                    return Ok(Some(format!("it contains {}", shelf.path.display())));
+                }
             }
         }
     }
@@ -84,7 +83,7 @@ pub(crate) fn remains(root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepEr
     let mut remains = Vec::new();
     for name in ["cache", "quarantine", "records"] {
         let path = root.join(name);
-        let is_folder = path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+        let is_folder = metadata(&path)?.is_some_and(|meta| meta.is_dir());
         // A module may have that name.
         let foreign = match name {
             _ if is_ours || !is_folder => None,

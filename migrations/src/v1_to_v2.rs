@@ -17,7 +17,8 @@ use stoa_layout::{Durable, PathError, durable};
 
 use crate::flat::{self, Flat};
 use crate::flow::Flow;
-use crate::picture::{DATABASES, Names};
+use crate::picture::{DATABASES, Names, is_dir};
+use crate::removal::Removal;
 use crate::v2;
 
 pub(crate) fn step() -> Flow {
@@ -34,7 +35,7 @@ pub(crate) fn step() -> Flow {
     }
 }
 
-fn make_folders(root: &Path, durable: &Durable) -> Result<(), PathError> {
+fn make_folders(root: &Path, durable: &Durable, _: &Removal) -> Result<(), PathError> {
     for folder in v2::FOLDERS {
         durable.ensure_dir(&root.join(folder))?;
     }
@@ -44,11 +45,11 @@ fn make_folders(root: &Path, durable: &Durable) -> Result<(), PathError> {
 /// The folders that may be lost.
 const REMOVED: [&str; 3] = ["staging", "index", "cache"];
 
-fn remove_folders(root: &Path, _: &Durable) -> Result<(), PathError> {
+fn remove_folders(root: &Path, _: &Durable, removal: &Removal) -> Result<(), PathError> {
     for folder in REMOVED {
         let folder = root.join(folder);
-        if !folder.join(DATABASES).is_dir() {
-            durable::remove_tree(&folder)?;
+        if !is_dir(&folder.join(DATABASES))? {
+            removal.remove_tree(&folder)?;
             continue;
         }
         // With these answers `go` verifies modules without a network. They stay for the next upgrade.
@@ -56,13 +57,13 @@ fn remove_folders(root: &Path, _: &Durable) -> Result<(), PathError> {
             let name = name?;
             match name.text.as_deref() {
                 Some(DATABASES) => {}
-                _ if name.kind.is_dir() => durable::remove_tree(&name.path)?,
+                _ if name.kind.is_dir() => removal.remove_tree(&name.path)?,
                 _ => durable::remove_file(&name.path)?,
             }
         }
     }
     for folder in ["quarantine", "records"] {
-        durable::remove_empty_dir(&root.join(folder))?;
+        removal.remove_empty(&root.join(folder))?;
     }
     Ok(())
 }
