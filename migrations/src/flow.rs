@@ -4,15 +4,12 @@
 //! version still has its info on the source side, where the next pass finds it. After a change of direction in the middle
 //! of a step it is the other way round. A version is therefore judged by the union of both sides.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use stoa_layout::events::Silent;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::step::{Refusal, Work};
 use stoa_layout::{
@@ -20,11 +17,15 @@ use stoa_layout::{
     durable, parallel,
 };
 
-use crate::picture::{Candidate, Files, Finding, Picture, too_long};
-use crate::{refuse, whole};
+use crate::flat::{self, Flat};
+use crate::folders::Chain;
+use crate::obstacles::Obstacles;
+use crate::picture::{Candidate, Files, Finding, Names, Picture, exists, metadata, too_long};
+use crate::removal::Removal;
+use crate::{refuse, v0, v2, whole};
 
 /// A function that creates or removes folders after all versions have moved.
-pub(crate) type Folders = fn(&Path, &Durable) -> Result<(), PathError>;
+pub(crate) type Folders = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
 
 /// A step that moves versions from one picture to another.
 pub(crate) struct Flow {
@@ -39,6 +40,8 @@ pub(crate) struct Flow {
     pub(crate) folders_up: Folders,
     /// Removes the folders of the new layout.
     pub(crate) folders_back: Folders,
+    /// The folders that `folders_back` removes with their content.
+    pub(crate) removed_back: &'static [&'static str],
 }
 
 /// The judgement of a version.
@@ -56,9 +59,6 @@ pub(crate) enum Verdict {
     /// The place on the other side is taken.
     Taken(String),
 }
-
-/// Maximum number of versions that a refusal lists.
-const LISTED: usize = 20;
 
 /// Number of batches that may wait for a thread.
 const AHEAD: usize = 8;
@@ -90,41 +90,35 @@ impl Flow {
         candidate: &Candidate,
         batch: &mut Batch,
     ) -> Result<Verdict, StepError> {
-        let there = self.sides(direction).1.files(root, &candidate.version);
+        let there = self.sides(direction).1.files(root, &candidate.version)?;
         if let Some(why) = there.in_order().into_iter().find_map(|path| too_long(root, path)) {
             return Ok(Verdict::Stays(why));
         }
-        let is_all_here = batch.is_missing(&there);
+        let is_all_here = batch.is_missing(&there)?;
         let mut union = Files { ..candidate.files.clone() };
-        let mut missing = None;
+        let (mut missing, mut has_zip) = (None, candidate.has[1]);
         let parts =
             candidate.files.in_order().into_iter().zip(there.in_order()).zip(candidate.has).enumerate();
         for (part, ((here, there), has)) in parts {
             let name = ["go.mod", "zip", "info"][part];
-            let looked =
-                if is_all_here { Err(ErrorKind::NotFound.into()) } else { fs::symlink_metadata(there) };
-            let other = match looked {
-                Ok(meta) => Some(meta),
-                Err(error) if is_absence(&error) => None,
-                Err(error) => return Ok(Verdict::Stays(format!("unreadable: {}: {error}", there.display()))),
-            };
+            let other = if is_all_here { None } else { metadata(there)? };
             match (has, other) {
                 (true, None) => {}
-                (true, Some(other)) => match fs::symlink_metadata(here) {
+                (true, Some(other)) => match metadata(here)? {
                     // The file is linked there and not yet unlinked here. The move finishes it.
-                    Ok(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
-                    Ok(_) => {
+                    Some(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
+                    Some(_) => {
                         return Ok(Verdict::Taken(format!(
                             "its {name} already exists at {}",
                             there.display()
                         )));
                     }
-                    Err(error) if is_absence(&error) => {}
-                    Err(error) => {
-                        return Ok(Verdict::Stays(format!("unreadable: {}: {error}", here.display())));
-                    }
+                    None => {}
                 },
-                (false, Some(other)) if other.is_file() => union.put(part, there),
+                (false, Some(other)) if other.is_file() => {
+                    union.put(part, there);
+                    has_zip |= part == 1;
+                }
                 (false, Some(_)) => return Ok(Verdict::Taken(format!("{} is not a file", there.display()))),
                 (false, None) => missing = missing.or(Some(name)),
             }
@@ -136,7 +130,7 @@ impl Flow {
             return Ok(Verdict::Elsewhere);
         }
         if let (true, Some(own), Some(there)) = (candidate.has_seal, &candidate.files.seal, &there.seal)
-            && is_another_file(own, there)
+            && is_another_file(own, there)?
         {
             return Ok(Verdict::Taken(format!("its seal already exists at {}", there.display())));
         }
@@ -144,18 +138,21 @@ impl Flow {
             return Ok(Verdict::Stays("foreign: a seal without its version".to_owned()));
         }
         if let Some(missing) = missing {
-            let known = candidate.without_zip.clone().filter(|_| !union.zip.is_file());
+            let known = candidate.without_zip.clone().filter(|_| !has_zip);
             return Ok(Verdict::Stays(known.unwrap_or_else(|| format!("incomplete: it has no {missing}"))));
         }
         if self.is_foreign && direction == Direction::Up {
-            match whole::examine(&candidate.version, &union) {
+            match whole::examine(&candidate.version, &union)? {
                 Ok(bytes) if candidate.has == [true; 3] => return Ok(Verdict::Moves { bytes, there }),
                 Ok(_) => {}
                 Err(fault) => return Ok(Verdict::Stays(fault)),
             }
         }
         let here = candidate.files.in_order().into_iter().zip(candidate.has).filter(|(_, has)| *has);
-        let bytes = here.map(|(here, _)| fs::symlink_metadata(here).map_or(0, |meta| meta.len())).sum();
+        let mut bytes = 0;
+        for (here, _) in here {
+            bytes += metadata(here)?.map_or(0, |meta| meta.len());
+        }
         Ok(Verdict::Moves { bytes, there })
     }
 
@@ -202,7 +199,12 @@ impl Flow {
                     self.carry(context, candidate, &there, batch)?;
                     tally.moved(bytes, &work);
                 }
-                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(&work, candidate, reason),
+                // A version that stayed would never be found at the older layout. The survey refuses this too, but a
+                // resumed step has no survey.
+                Verdict::Taken(reason) if direction == Direction::Back => {
+                    return Err(in_the_way(candidate, &reason));
+                }
+                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(&work, candidate, reason)?,
             }
             Ok(())
         };
@@ -210,11 +212,13 @@ impl Flow {
         let moved = tally.sum();
         // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
-            from.remove_emptied(root, to, pool(work.threads).as_ref())?;
-        }
-        if moved.items == 0 {
-            let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
-            folders(root, context.lock.durable())?;
+            let removal = Removal::new(work.threads);
+            from.remove_emptied(root, to, &removal)?;
+            if moved.items == 0 {
+                let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
+                folders(root, context.lock.durable(), &removal)?;
+                removal.report(&work);
+            }
         }
         Ok(moved)
     }
@@ -235,76 +239,90 @@ impl Step for Flow {
 
     fn survey(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
         let tally = Tally::default();
-        let taken = Mutex::new(Vec::new());
-        let taken_count = AtomicU64::new(0);
-        let writable = (self.is_foreign && direction == Direction::Up).then(|| refuse::Writable::below(root));
+        let obstacles = Obstacles::new(self, root, direction)?;
         let each = |candidate: &Candidate, batch: &mut Batch| -> Result<(), StepError> {
             work.cancel.check()?;
             match self.judge_in(root, direction, candidate, batch)? {
                 Verdict::Elsewhere => {}
-                Verdict::Moves { bytes, .. } => {
-                    if let Some(writable) = &writable {
-                        writable.look(&candidate.files.modfile)?;
-                    }
+                Verdict::Moves { bytes, there } => {
+                    obstacles.moves(candidate, &there, batch)?;
                     tally.count(bytes);
                 }
                 Verdict::Taken(reason) if direction == Direction::Back => {
-                    taken_count.fetch_add(1, Ordering::Relaxed);
-                    if let Ok(mut taken) = taken.lock()
-                        && taken.len() < LISTED
-                    {
-                        taken.push(format!("{}: {reason}", candidate.version));
-                    }
+                    obstacles.taken(candidate, &reason);
                 }
-                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(work, candidate, reason),
+                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(work, candidate, reason)?,
             }
             Ok(())
         };
-        let from = self.sides(direction).0;
-        walk_in_parallel(from, root, work, &tally, &each)?;
-        let mut refusals = Vec::new();
-        let mut taken = taken.into_inner().unwrap_or_default();
-        if !taken.is_empty() {
-            let more = taken_count.into_inner().saturating_sub(taken.len() as u64);
-            if more > 0 {
-                taken.push(format!("and {more} more"));
-            }
-            let message = format!(
-                "cannot downgrade {} to {}: other files are in the place of\n    {}\nnothing was changed\n\
-                 help: move them out of the store with `stoa leftovers move DIR`, then run again",
-                root.display(),
-                self.from,
-                taken.join("\n    ")
-            );
-            refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
-        }
-        if self.is_foreign && direction == Direction::Up {
-            refusals.extend(refuse::to_begin(root)?);
-            refusals.extend(writable.and_then(refuse::Writable::refusal));
-        }
+        walk_in_parallel(self.sides(direction).0, root, work, &tally, &each)?;
+        let refusals = obstacles.refusals()?;
         let Moved { items, bytes, leftovers } = tally.sum();
         Ok(Survey { items, bytes, leftovers, refusals, is_estimate: false })
     }
 
     fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
-        if direction == Direction::Back {
+        // What an earlier downgrade left below `modules` may be in the way.
+        if direction == Direction::Back || self.is_foreign && may_have_names(&root.join("modules")) {
             return self.survey(root, direction, work);
         }
         // Judging is expensive, and the pass up judges again. So only look for what forbids the step.
-        let mut survey = Survey { is_estimate: true, ..Survey::default() };
-        let writable = self.is_foreign.then(|| refuse::Writable::below(root));
-        survey.items = self.sides(direction).0.estimate(root, &mut |file| {
+        let obstacles = Obstacles::new(self, root, direction)?;
+        let mut chain = Chain::default();
+        let items = self.sides(direction).0.estimate(root, &mut |files| {
             work.cancel.check()?;
-            writable.as_ref().map_or(Ok(()), |writable| writable.look(file))
+            obstacles.leaves(files, &mut chain)
         })?;
         // The survey decides, because a version that stays forbids nothing.
-        if writable.and_then(refuse::Writable::refusal).is_some() {
+        if obstacles.has_bad_folder()? {
             return self.survey(root, direction, work);
         }
-        if self.is_foreign {
-            survey.refusals = refuse::to_begin(root)?;
-        }
-        Ok(survey)
+        Ok(Survey { items, refusals: obstacles.refusals()?, is_estimate: true, ..Survey::default() })
+    }
+
+    fn resume(&self, root: &Path, direction: Direction, _: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
+        let is_of_others = self.is_foreign && direction == Direction::Up;
+        Ok(is_of_others.then(|| refuse::open_files(root)).flatten().into_iter().collect())
+    }
+
+    fn foresee(
+        &self,
+        root: &Path,
+        direction: Direction,
+        at: &LayoutId,
+        work: &Work<'_>,
+    ) -> Result<Vec<Refusal>, StepError> {
+        // On the way up the place of a later step is empty, or its content stays as a leftover.
+        let Some(here) = picture_of(at).filter(|_| direction == Direction::Back) else {
+            return Ok(Vec::new());
+        };
+        let (_, other) = self.sides(direction);
+        let obstacles = Obstacles::new(self, root, direction)?;
+        let each = |candidate: &Candidate, batch: &mut Batch| -> Result<(), StepError> {
+            work.cancel.check()?;
+            let there = other.files(root, &candidate.version)?;
+            let is_too_long = there.in_order().into_iter().any(|path| too_long(root, path).is_some());
+            if candidate.has != [true; 3] || candidate.fault.is_some() || is_too_long {
+                return Ok(());
+            }
+            if !batch.is_missing(&there)? {
+                for path in there.in_order() {
+                    if exists(path)? {
+                        obstacles.taken(candidate, &format!("{} already exists", path.display()));
+                        break;
+                    }
+                }
+            }
+            obstacles.enters(candidate, &there, batch)
+        };
+        // The first step reports the leftovers.
+        let quiet = Work { events: &Silent, ..*work };
+        walk_in_parallel(here, root, &quiet, &Tally::default(), &each)?;
+        obstacles.refusals()
+    }
+
+    fn remains(&self, root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepError> {
+        if self.is_foreign { refuse::remains(root, is_ours) } else { Ok(Vec::new()) }
     }
 
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError> {
@@ -334,16 +352,35 @@ impl Step for Flow {
     }
 }
 
-/// Returns whether two different files are at these paths.
-fn is_another_file(here: &Path, there: &Path) -> bool {
-    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else {
-        return false;
-    };
-    (here.dev(), here.ino()) != (there.dev(), there.ino())
+/// Returns the picture of a layout.
+fn picture_of(layout: &LayoutId) -> Option<&'static dyn Picture> {
+    match layout {
+        layout if *layout == v0::ID => Some(&v0::V0),
+        layout if *layout == flat::TREE => Some(&Flat::Tree),
+        layout if *layout == flat::V1 => Some(&Flat::V1),
+        layout if *layout == v2::ID => Some(&v2::V2),
+        _ => None,
+    }
 }
 
-fn is_absence(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+/// Returns whether a folder exists and may have names in it. The survey reports what is wrong with an unreadable folder.
+fn may_have_names(folder: &Path) -> bool {
+    Names::of(folder).map_or(true, |names| names.is_some_and(|mut names| names.next().is_some()))
+}
+
+fn in_the_way(candidate: &Candidate, reason: &str) -> StepError {
+    let message = format!(
+        "cannot move {}: {reason}\n\
+         help: move that file out of the store, then run again",
+        candidate.version
+    );
+    StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message })
+}
+
+/// Returns whether two different files are at these paths.
+fn is_another_file(here: &Path, there: &Path) -> Result<bool, PathError> {
+    let (Some(here), Some(there)) = (metadata(here)?, metadata(there)?) else { return Ok(false) };
+    Ok((here.dev(), here.ino()) != (there.dev(), there.ino()))
 }
 
 /// The state of the work on a batch, which nearly always belongs to one module.
@@ -355,23 +392,26 @@ pub(crate) struct Batch {
     is_missing: bool,
     /// The last folder that was created or found.
     made: PathBuf,
+    /// The folders that were checked before the step.
+    pub(crate) left: Chain,
+    pub(crate) entered: Chain,
 }
 
 impl Batch {
     /// Returns whether the folder of these files is missing.
-    fn is_missing(&mut self, there: &Files) -> bool {
+    fn is_missing(&mut self, there: &Files) -> Result<bool, PathError> {
         let folder = there.folder();
         if self.looked != folder {
+            self.is_missing = metadata(folder)?.is_none();
             self.looked = folder.to_owned();
-            self.is_missing = fs::symlink_metadata(folder).is_err_and(|error| is_absence(&error));
         }
-        self.is_missing
+        Ok(self.is_missing)
     }
 }
 
 impl Files {
     /// Returns the folder of all files.
-    fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.info.parent().unwrap_or(&self.info)
     }
 
@@ -405,8 +445,9 @@ impl Tally {
         }
     }
 
-    fn left(&self, work: &Work<'_>, candidate: &Candidate, reason: String) {
-        self.leftover(work, &candidate.leftover(reason));
+    fn left(&self, work: &Work<'_>, candidate: &Candidate, reason: String) -> Result<(), PathError> {
+        self.leftover(work, &candidate.leftover(reason)?);
+        Ok(())
     }
 
     fn leftover(&self, work: &Work<'_>, leftover: &Leftover) {
@@ -418,13 +459,6 @@ impl Tally {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Moved { items: of(&self.items), bytes: of(&self.bytes), leftovers: of(&self.leftovers) }
     }
-}
-
-/// Returns a pool of up to `threads` threads. `None` if the system has no thread to give.
-fn pool(threads: usize) -> Option<ThreadPool> {
-    let counts =
-        std::iter::successors(Some(threads.max(1)), |count| Some(count / 2).filter(|half| *half > 0));
-    counts.map(|count| ThreadPoolBuilder::new().num_threads(count).build()).find_map(Result::ok)
 }
 
 type Each<'a> = dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync + 'a;

@@ -6,7 +6,8 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use testkit::limits::{after, below, give, no_setpriv, no_strace, not_root, set_mode};
+use testkit::inject;
+use testkit::limits::{after, below, give, no_setpriv, not_root, set_mode};
 use testkit::programs::{Ended, Programs};
 use testkit::server::{Server, get};
 use testkit::stores::{Plan, Shape};
@@ -36,13 +37,13 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("root_of_a_user_namespace_works_and_warns_once", None, root_of_a_user_namespace)
             .unless(no_namespace().or_else(not_root)),
         trial("storage_without_owners_works_and_warns_once", None, storage_without_owners)
-            .needs(no_strace)
+            .needs(inject::missing)
             .unless(not_root()),
         trial("a_file_of_the_right_owner_is_not_given_again", None, a_file_of_the_right_owner)
-            .needs(no_strace)
+            .needs(inject::missing)
             .unless(not_root()),
         trial("a_refused_run_leaves_nothing_behind", None, a_refused_run_leaves_nothing_behind)
-            .needs(no_strace),
+            .needs(inject::missing),
     ]
 }
 

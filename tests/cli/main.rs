@@ -19,6 +19,7 @@ mod concurrency;
 mod config;
 mod crowds;
 mod direct;
+mod disk_errors;
 mod egress;
 mod fetch;
 mod flights;
@@ -59,6 +60,7 @@ fn main() {
         ("config", config::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
+        ("disk_errors", disk_errors::cases()),
         ("egress", egress::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),

@@ -2,24 +2,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use super::inject::through;
 use super::missing_tool;
 
 /// Returns a command that runs another command below a program, in the same folder and environment.
 pub fn below<'a>(outer: impl IntoIterator<Item = &'a str>, inner: &Command) -> Command {
     let mut words = outer.into_iter();
-    let mut command = Command::new(words.next().expect("a program"));
-    command.args(words).arg(inner.get_program()).args(inner.get_args()).env_clear();
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
-    }
-    if let Some(folder) = inner.get_current_dir() {
-        command.current_dir(folder);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    through(words.next().expect("a program"), words, inner)
 }
 
 /// Returns a command that runs another command after a line of the shell, such as `umask 077`.
@@ -43,11 +34,6 @@ pub fn not_root() -> Option<String> {
 /// Returns why `setpriv` or `prlimit` cannot be used, or `None`.
 pub fn no_setpriv() -> Option<String> {
     missing_tool("setpriv", &["--version"]).or_else(|| missing_tool("prlimit", &["--nproc"]))
-}
-
-/// Returns why `strace` cannot inject errors, or `None`.
-pub fn no_strace() -> Option<String> {
-    missing_tool("strace", &["-e", "trace=fchown", "-e", "inject=fchown:error=EPERM", "true"])
 }
 
 /// Gives a folder and everything below it to a user.
