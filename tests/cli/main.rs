@@ -16,12 +16,14 @@ mod command_line;
 mod commands;
 mod concurrency;
 mod config;
+mod copies;
 mod crowds;
 mod direct;
 mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
+mod fuse;
 mod gate;
 mod golden;
 mod guide;
@@ -32,6 +34,7 @@ mod install;
 mod leftovers;
 mod migrate;
 mod old_stores;
+mod overlay;
 mod pages;
 mod pairs;
 mod policy;
@@ -39,6 +42,7 @@ mod progress;
 mod removal;
 mod resolving;
 mod server_log;
+mod staging;
 mod texts;
 mod tidy;
 mod verify;
@@ -53,12 +57,14 @@ fn main() {
         ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
+        ("copies", copies::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
         ("egress", egress::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
+        ("fuse", fuse::cases()),
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),
@@ -69,6 +75,7 @@ fn main() {
         ("leftovers", leftovers::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
+        ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
         ("policy", policy::cases()),
@@ -76,6 +83,7 @@ fn main() {
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
+        ("staging", staging::cases()),
         ("texts", texts::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),

@@ -4,8 +4,10 @@
 //! sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use stoa_gomod::zip::{ExamineError, examine};
 use stoa_gomod::{H1, ModuleVersion};
@@ -21,18 +23,35 @@ use crate::{Meter, Store, StoreError, staging};
 /// A version that is being written.
 #[derive(Debug)]
 pub struct Draft {
-    folder: Folder,
+    // Before the folder, because fields drop in order: the files are closed before the folder is removed.
+    modfile: Option<(File, Vec<u8>)>,
+    zip: Arc<DraftZip>,
+    folder: Arc<Folder>,
     version: ModuleVersion,
     durable: Durable,
-    zip: Arc<File>,
-    modfile: Option<(File, Vec<u8>)>,
     meter: Meter,
+}
+
+/// The zip of a draft, open for reading and writing. The folder of the draft is removed after the last user of the zip
+/// has closed it.
+#[derive(Debug)]
+pub struct DraftZip {
+    file: File,
+    _folder: Arc<Folder>,
+}
+
+impl Deref for DraftZip {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
 }
 
 /// A version that is written, verified and synced, and can be published.
 #[derive(Debug)]
 pub struct SealedDraft {
-    pub(crate) folder: Folder,
+    pub(crate) folder: Arc<Folder>,
     version: ModuleVersion,
     h1: H1,
 }
@@ -42,7 +61,10 @@ pub struct SealedDraft {
 pub struct UnsyncedDraft(pub(crate) SealedDraft);
 
 /// The files of a draft, still open since they were written, so that syncing them reports all write errors.
-type Written = [(Arc<File>, VersionFile); 4];
+struct Written {
+    zip: Arc<DraftZip>,
+    others: [(File, VersionFile); 3],
+}
 
 /// A draft cannot be sealed. It was removed.
 #[derive(Debug, thiserror::Error)]
@@ -76,12 +98,23 @@ impl From<PathError> for SealError {
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    pub(crate) moved: bool,
+    is_moved: AtomicBool,
+}
+
+impl Folder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, is_moved: AtomicBool::new(false) }
+    }
+
+    /// Records that the folder was moved to its place.
+    pub(crate) fn keep(&self) {
+        self.is_moved.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.moved
+        if !self.is_moved.load(Ordering::Relaxed)
             && let Err(error) = durable::remove_tree(&self.path)
         {
             log::warn!(reason:% = error; "cannot remove a staging folder, trying again at the next start");
@@ -92,9 +125,10 @@ impl Drop for Folder {
 impl Store {
     /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
-        let folder = Folder { path: self.staging()?.fresh(), moved: false };
+        let folder = Arc::new(Folder::new(self.staging()?.fresh()));
         self.durable.create_dir(&folder.path)?;
-        let zip = Arc::new(self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?);
+        let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
+        let zip = Arc::new(DraftZip { file, _folder: Arc::clone(&folder) });
         let meter = self.meter.clone();
         Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None, meter })
     }
@@ -107,7 +141,7 @@ impl Draft {
     }
 
     /// Returns the file of the zip, to be written from start to end. The written part can be read meanwhile.
-    pub fn zip(&self) -> Arc<File> {
+    pub fn zip(&self) -> Arc<DraftZip> {
         Arc::clone(&self.zip)
     }
 
@@ -127,8 +161,10 @@ impl Draft {
     /// Verifies the draft, writes its info and its seal, and syncs it. Reads the whole zip.
     pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
         let (draft, files) = self.examine(info)?;
-        for (file, name) in files {
-            durable::sync_file(&file, &draft.folder.path.join(name.name()))?;
+        let Written { zip, others } = &files;
+        let others = others.iter().map(|(file, name)| (file, *name));
+        for (file, name) in others.chain([(&zip.file, VersionFile::Zip)]) {
+            durable::sync_file(file, &draft.folder.path.join(name.name()))?;
         }
         durable::sync_dir(&draft.folder.path)?;
         Ok(draft)
@@ -145,7 +181,7 @@ impl Draft {
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let path = |file: VersionFile| folder.path.join(file.name());
         let (modfile, mod_body) = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
-        let source = Source::new(&zip, &meter).at("stat", &path(VersionFile::Zip))?;
+        let source = Source::new(&zip.file, &meter).at("stat", &path(VersionFile::Zip))?;
         let examined = match examine(&source, &version) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),
@@ -159,19 +195,12 @@ impl Draft {
         if let Some(fault) = find_fault(&version, info, &mod_body, &examined) {
             return Err(broken(fault));
         }
-        let write = |file: VersionFile, content: &[u8]| {
-            staging::write_unsynced(&durable, &path(file), content).map(Arc::new)
-        };
-        let seal =
-            write_seal(&durable, &path(VersionFile::Seal), &examined.h1, &folder.path).map(Arc::new)?;
+        let write =
+            |file: VersionFile, content: &[u8]| staging::write_unsynced(&durable, &path(file), content);
+        let seal = write_seal(&durable, &path(VersionFile::Seal), &examined.h1, &folder.path)?;
         let info = write(VersionFile::Info, info)?;
-        let files = [
-            (Arc::new(modfile), VersionFile::Mod),
-            (zip, VersionFile::Zip),
-            (seal, VersionFile::Seal),
-            (info, VersionFile::Info),
-        ];
-        Ok((SealedDraft { folder, version, h1: examined.h1 }, files))
+        let others = [(modfile, VersionFile::Mod), (seal, VersionFile::Seal), (info, VersionFile::Info)];
+        Ok((SealedDraft { folder, version, h1: examined.h1 }, Written { zip, others }))
     }
 }
 

@@ -37,6 +37,7 @@ use stoa_layout::{PathError, durable};
 
 use crate::cache::{hex, place};
 use crate::files::{SMALL_LIMIT, is_absent, lock, metadata, open_file};
+use crate::metadata::Metadata;
 use crate::read::ZipFile;
 use crate::{Claim, Store, StoreError};
 
@@ -130,8 +131,10 @@ impl Pairs<'_> {
                     && !self.0.is_read_only()
                     && pair.modified.elapsed().is_ok_and(|age| age > RENEWED_AFTER)
                 {
-                    // Without a new time the pair is only evicted earlier.
-                    let _ = durable::touch(&path);
+                    // Without a new time the pair is only evicted earlier. A copy of the store may share the file.
+                    if metadata(&path).is_ok_and(|meta| meta.is_some_and(|meta| meta.links == 1)) {
+                        let _ = durable::touch(&path);
+                    }
                 }
                 pair
             }
@@ -145,7 +148,7 @@ impl Pairs<'_> {
     /// Returns the size of the pair of a version in bytes. `None` if there is no pair.
     pub fn size(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
         let meta = metadata(&self.path(version))?;
-        Ok(meta.filter(fs::Metadata::is_file).map(|meta| meta.len()))
+        Ok(meta.filter(Metadata::is_file).map(|meta| meta.len()))
     }
 
     /// Returns the versions of a module that have a pair, sorted.
