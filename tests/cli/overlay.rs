@@ -49,7 +49,7 @@ impl Container {
             .iter()
             .map(|version| {
                 let module = upstream.offer(&format!("example.com/Cap/m@{version}"), 20_000);
-                assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()));
+                assert!(server.get(&module.path("zip")) == (200, module.zip.clone()));
                 module
             })
             .collect();
@@ -145,7 +145,7 @@ fn versions_of_a_lower_layer_are_removed() {
     until("the server notices", || server.get(&forbidden.path("info")).0 == 410);
     assert_eq!(server.get(&forbidden.path("zip")).0, 410);
 
-    assert_eq!(server.get(&removed.path("zip")), (200, removed.zip.clone()));
+    assert!(server.get(&removed.path("zip")) == (200, removed.zip.clone()));
     assert_eq!(container.upstream.count(&removed.path("zip")), 2);
     assert!(container.path(folder(removed).join("zip")).exists());
     // The version is in the upper layer now.
@@ -154,14 +154,14 @@ fn versions_of_a_lower_layer_are_removed() {
 
     // A process that was killed in the middle of a removal has left the files without an info.
     fs::remove_file(container.path(folder(half).join("info"))).unwrap();
-    assert_eq!(server.get(&half.path("zip")), (200, half.zip.clone()));
+    assert!(server.get(&half.path("zip")) == (200, half.zip.clone()));
     assert!(container.path(folder(half).join("info")).exists());
 
     container.done(&["prune", "--max-size", "0"]);
     for module in [removed, pruned, half] {
         assert!(!container.path(folder(module).join("info")).exists());
     }
-    assert_eq!(server.get(&pruned.path("zip")), (200, pruned.zip.clone()));
+    assert!(server.get(&pruned.path("zip")) == (200, pruned.zip.clone()));
     assert!(server.stop().success());
     container.done(&["verify", "--again"]);
     let staged: Vec<_> =
@@ -181,7 +181,7 @@ fn a_corrupt_version_of_a_lower_layer_is_replaced() {
     let server = container.serve();
     for module in &modules {
         for (ending, content) in [("zip", &module.zip), ("info", &module.info), ("mod", &module.modfile)] {
-            assert_eq!(server.get(&module.path(ending)), (200, content.clone()), "{ending}");
+            assert!(server.get(&module.path(ending)) == (200, content.clone()), "{ending}");
         }
     }
     assert!(server.stop().success());

@@ -4,7 +4,7 @@
 //! Threads interleave freely, so N names a moment rather than a fixed call; the call that was really hit is
 //! reported.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
@@ -80,6 +80,7 @@ pub fn run<T: Send>(
         fs::canonicalize(below.parent().unwrap()).unwrap().join(below.file_name().unwrap()),
         act,
     );
+    tracer.has_lower_layer = command.get_envs().any(|(name, _)| name == LOWER_LAYER);
     tracer.attach();
     std::thread::scope(|scope| {
         let driver = scope.spawn(|| drive(&mut child));
@@ -89,14 +90,19 @@ pub fn run<T: Send>(
     })
 }
 
+/// A variable in the environment of a command. Folders below `modules/` and `quarantine/` then cannot be renamed (`EXDEV`),
+/// as if they were in the lower layer of an overlay.
+pub const LOWER_LAYER: &str = "STOA_TEST_LOWER_LAYER";
+
 struct Tracer {
     root: Pid,
     below: PathBuf,
     act: Act,
+    has_lower_layer: bool,
     calls: Vec<String>,
     hit: Option<String>,
     threads: HashSet<Pid>,
-    failing: HashSet<Pid>,
+    failing: HashMap<Pid, Errno>,
     armed: bool,
     killing: bool,
 }
@@ -106,8 +112,9 @@ const WALL: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 impl Tracer {
     fn new(root: Pid, below: PathBuf, act: Act) -> Self {
         let threads = HashSet::from([root]);
-        let (calls, hit, failing) = (Vec::new(), None, HashSet::new());
-        Self { root, below, act, calls, hit, threads, failing, armed: false, killing: false }
+        let (calls, hit, failing) = (Vec::new(), None, HashMap::new());
+        let has_lower_layer = false;
+        Self { root, below, act, has_lower_layer, calls, hit, threads, failing, armed: false, killing: false }
     }
 
     fn attach(&mut self) {
@@ -175,8 +182,8 @@ impl Tracer {
     fn at_call(&mut self, pid: Pid) {
         let Ok(info) = ptrace::syscall_info(pid) else { return };
         if info.op == nix::libc::PTRACE_SYSCALL_INFO_EXIT {
-            if self.failing.remove(&pid)
-                && let (Act::Fail { errno, .. }, Ok(mut registers)) = (self.act, ptrace::getregs(pid))
+            if let Some(errno) = self.failing.remove(&pid)
+                && let Ok(mut registers) = ptrace::getregs(pid)
             {
                 registers.rax = (-(errno as i64)) as u64;
                 let _ = ptrace::setregs(pid, registers);
@@ -189,6 +196,12 @@ impl Tracer {
         let Ok(mut registers) = ptrace::getregs(pid) else { return };
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8];
         let Some(call) = Call::read(pid, registers.orig_rax as i64, arguments) else { return };
+        if self.has_lower_layer && call.is_rename_of_a_folder_of(&self.below) {
+            registers.orig_rax = u64::MAX;
+            let _ = ptrace::setregs(pid, registers);
+            self.failing.insert(pid, Errno::EXDEV);
+            return;
+        }
         let with_sync = matches!(self.act, Act::Fail { .. } | Act::Record);
         let Some(path) = call.paths.iter().find(|path| path.starts_with(&self.below)) else { return };
         if !with_sync && (call.is_sync || call.is_idle) {
@@ -213,14 +226,14 @@ impl Tracer {
                 }
             }
             Act::Kill(_) => {}
-            Act::Fail { at, sticky, .. } => {
+            Act::Fail { at, sticky, errno } => {
                 if n == at {
                     self.hit = Some(text);
                 }
                 if n == at || (sticky && n > at && !call.frees) {
                     registers.orig_rax = u64::MAX;
                     let _ = ptrace::setregs(pid, registers);
-                    self.failing.insert(pid);
+                    self.failing.insert(pid, errno);
                 }
             }
         }
@@ -240,6 +253,12 @@ struct Call {
 }
 
 impl Call {
+    fn is_rename_of_a_folder_of(&self, store: &Path) -> bool {
+        let [_, from] = &self.paths[..] else { return false };
+        let is_lower = ["modules", "quarantine"].iter().any(|folder| from.starts_with(store.join(folder)));
+        is_lower && fs::symlink_metadata(from).is_ok_and(|meta| meta.is_dir())
+    }
+
     fn read(pid: Pid, number: i64, a: [u64; 5]) -> Option<Self> {
         use nix::libc as c;
         let here = c::AT_FDCWD as u64;
