@@ -7,11 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use testkit::commands;
+use testkit::inject;
 use testkit::mounts::{self, Mounts};
 use testkit::programs::{Ended, Programs};
 use testkit::server::{self, Server};
 use testkit::upstream::{Module, Script, Upstream};
-use testkit::{Case, MIGRATE, create, missing_tool, trial};
+use testkit::{Case, MIGRATE, create, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -23,18 +24,14 @@ pub(crate) fn cases() -> Vec<Case> {
             None,
             times_that_the_file_system_does_not_report_are_not_trusted,
         )
-        .needs(missing_strace),
+        .needs(inject::missing),
         trial(
             "a_change_time_that_moves_after_a_read_is_tried_again",
             None,
             a_change_time_that_moves_after_a_read_is_tried_again,
         )
-        .needs(missing_strace),
+        .needs(inject::missing),
     ]
-}
-
-fn missing_strace() -> Option<String> {
-    missing_tool("strace", &["-V"])
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -109,23 +106,15 @@ fn store_with(module: &Module, upstream: &Upstream, root: &Path) {
     assert!(server.stop().success());
 }
 
-fn under_strace(arguments: &[&str], command: &Command) -> Command {
-    let mut traced = Command::new("strace");
-    traced.args(["-f", "-o", "/dev/null"]).args(arguments);
-    traced.arg(command.get_program()).args(command.get_args());
-    traced.stdout(Stdio::piped()).stderr(Stdio::piped());
-    traced
-}
-
 fn times_that_the_file_system_does_not_report_are_not_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let module = Module::new("example.com/m@v1.0.0", 20_000);
     store_with(&module, &Upstream::start(), dir.path());
     let verify = commands::stoa(dir.path(), &["verify"]);
-    assert_eq!(Ended::of(under_strace(&[], &verify)).code, 0);
+    assert_eq!(Ended::of(inject::failing(&verify, &[], None)).code, 0);
     // The first field is `stx_mask`: without STATX_MTIME and STATX_CTIME.
-    let without_times = ["-e", "trace=statx", "-e", "inject=statx:poke_exit=@arg5=3f070000"];
-    let ended = Ended::of(under_strace(&without_times, &verify));
+    let without_times = [("statx", "poke_exit=@arg5=3f070000")];
+    let ended = Ended::of(inject::failing(&verify, &without_times, None));
     assert_ne!(ended.code, 0, "{ended:?}");
     assert!((ended.out + &ended.err).contains("the file system does not report its inode, size and times"));
 }
@@ -138,8 +127,8 @@ fn a_change_time_that_moves_after_a_read_is_tried_again() {
     let folder = root.join("modules/example.com/m/@v/v1.0.0");
     fs::remove_file(folder.join("ziphash")).unwrap();
     // The seal is synced after the zip was read and before it is put in place.
-    let slow = ["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3000000:when=1"];
-    let verify = under_strace(&slow, &commands::stoa(root, &["verify"])).spawn().unwrap();
+    let slow = [("fsync", "delay_enter=3000000:when=1")];
+    let verify = inject::failing(&commands::stoa(root, &["verify"]), &slow, None).spawn().unwrap();
     let is_sealing = || {
         let runs = names(&root.join("staging")).into_iter().filter(|name| name.starts_with("run-"));
         runs.into_iter().any(|run| {
