@@ -22,7 +22,7 @@ pub enum StoreError {
     #[error("cannot publish {path}: another program keeps creating it\nhelp: find the other program that writes below the store", path = .0.display())]
     Contended(PathBuf),
     /// A file of a version was written to, or its change time moved, while the version was examined.
-    #[error("cannot seal {path}: its zip was written to meanwhile", path = .0.display())]
+    #[error("cannot seal {path}: its zip was written to meanwhile\nhelp: find the program that changes this file, then try again", path = .0.display())]
     Changed(PathBuf),
     /// Another process holds a lock that is normally held for milliseconds.
     #[error("cannot lock {path}: another process has held it for more than {patience:?}\nhelp: find the process that has this file open and see whether it is stopped, then try again", path = path.display())]
