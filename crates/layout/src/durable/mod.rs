@@ -14,7 +14,7 @@ mod names;
 mod owned;
 mod piecewise;
 
-pub use barrier::{FileSystem, sync_dir, sync_file, sync_file_system};
+pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
 pub use copy::{CopyError, clone_or_copy};
 pub use names::{
     remove_empty_dir, remove_file, remove_tree, remove_tree_but_folders, rename, rename_at_once,
