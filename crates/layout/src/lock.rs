@@ -1,4 +1,5 @@
-//! The lock of a store: the file `store.lock`, locked with flock and never deleted.
+//! The lock of a store: the file `store.lock`, locked with flock. Only a downgrade that cleans up deletes it, as its exclusive
+//! holder. Whoever waited for the deleted file must take the lock again.
 //!
 //! Every process that keeps the store open shares the lock. A migrator holds it exclusively. The kernel releases the
 //! lock when a process dies, so there is nothing to clean up. This lock is taken before any other lock below the root.
@@ -349,6 +350,20 @@ mod tests {
         let _copy = ExclusiveLock::try_acquire(copy.path(), "p").unwrap().unwrap();
         assert_ne!(inode(&paths[0]), inode(&paths[1]));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_lock_of_a_deleted_file_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| SharedLock::acquire(dir.path()));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            crate::durable::remove_file(&dir.path().join(LOCK_NAME)).unwrap();
+            drop(exclusive);
+            assert!(matches!(waiter.join().unwrap(), Err(LockError::Path(e)) if e.is_not_found()));
+        });
+        assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_some());
     }
 
     #[cfg(target_os = "linux")]
