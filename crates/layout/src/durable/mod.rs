@@ -12,6 +12,7 @@ mod barrier;
 mod copy;
 mod names;
 mod owned;
+mod piecewise;
 
 pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
 pub use copy::{CopyError, clone_or_copy};
@@ -20,3 +21,4 @@ pub use names::{
     rename_noreplace, set_modified, touch,
 };
 pub use owned::{Durable, create_root, is_executable};
+pub use piecewise::is_unmovable_dir;
