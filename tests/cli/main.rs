@@ -17,6 +17,7 @@ mod command_line;
 mod commands;
 mod concurrency;
 mod config;
+mod copies;
 mod crowds;
 mod direct;
 mod disk_errors;
@@ -24,6 +25,7 @@ mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
+mod fuse;
 mod gate;
 mod golden;
 mod guide;
@@ -35,6 +37,7 @@ mod install;
 mod leftovers;
 mod migrate;
 mod old_stores;
+mod overlay;
 mod pages;
 mod pairs;
 mod policy;
@@ -42,6 +45,7 @@ mod progress;
 mod removal;
 mod resolving;
 mod server_log;
+mod staging;
 mod texts;
 mod threads;
 mod tidy;
@@ -58,6 +62,7 @@ fn main() {
         ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
+        ("copies", copies::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
@@ -65,6 +70,7 @@ fn main() {
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
+        ("fuse", fuse::cases()),
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),
@@ -75,6 +81,7 @@ fn main() {
         ("leftovers", leftovers::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
+        ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
         ("policy", policy::cases()),
@@ -82,6 +89,7 @@ fn main() {
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
+        ("staging", staging::cases()),
         ("texts", texts::cases()),
         ("threads", threads::cases()),
         ("tidy", tidy::cases()),

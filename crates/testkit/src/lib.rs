@@ -17,6 +17,7 @@ pub mod go;
 pub mod inject;
 pub mod limits;
 mod module;
+pub mod mounts;
 pub mod nginx;
 pub mod old;
 pub mod peer;

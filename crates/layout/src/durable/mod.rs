@@ -14,6 +14,7 @@ mod barrier;
 mod copy;
 mod names;
 mod owned;
+mod piecewise;
 mod root;
 
 pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
@@ -23,4 +24,5 @@ pub use names::{
     rename_noreplace, set_modified, touch,
 };
 pub use owned::{Durable, is_executable};
+pub use piecewise::is_unmovable_dir;
 pub use root::{Created, create_folder, create_root};
