@@ -71,8 +71,8 @@ impl Leftovers<'_> {
         self.check_target(to)?;
         self.check_places(&state, to)?;
         lock.sign();
-        durable::create_root(to)?;
-        let out = Mover { root: self.runner.root, to, durable: Durable::for_root(to)? };
+        durable::create_folder(to)?;
+        let out = Mover { root: self.runner.root, to, durable: Durable::for_folder(to)? };
         let audit = self.audit()?;
         let (mut total, seen) = (Total::default(), SeenOnce::default());
         // A walk may miss a name in a folder from which others vanish, so repeat until a walk finds nothing.
@@ -126,8 +126,8 @@ impl Leftovers<'_> {
             check_place(root, to, path)?;
         }
         lock.sign();
-        durable::create_root(to)?;
-        let out = Mover { root, to, durable: Durable::for_root(to)? };
+        durable::create_folder(to)?;
+        let out = Mover { root, to, durable: Durable::for_folder(to)? };
         let audit = self.audit()?;
         let mut total = Total::default();
         for path in paths {

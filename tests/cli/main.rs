@@ -8,6 +8,7 @@
     reason = "tests fail by panicking, and break stores by hand"
 )]
 
+mod access;
 mod answers;
 mod audit;
 mod carry;
@@ -17,6 +18,7 @@ mod command_line;
 mod commands;
 mod concurrency;
 mod config;
+mod copies;
 mod crowds;
 mod direct;
 mod disk_errors;
@@ -24,6 +26,7 @@ mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
+mod fuse;
 mod gate;
 mod golden;
 mod guide;
@@ -36,6 +39,7 @@ mod install;
 mod leftovers;
 mod migrate;
 mod old_stores;
+mod overlay;
 mod pages;
 mod pairs;
 mod policy;
@@ -43,13 +47,16 @@ mod progress;
 mod removal;
 mod resolving;
 mod server_log;
+mod staging;
 mod symlinks;
 mod texts;
+mod threads;
 mod tidy;
 mod verify;
 
 fn main() {
     let modules = vec![
+        ("access", access::cases()),
         ("answers", answers::cases()),
         ("audit", audit::cases()),
         ("carry", carry::cases()),
@@ -59,6 +66,7 @@ fn main() {
         ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
+        ("copies", copies::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
@@ -66,6 +74,7 @@ fn main() {
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
+        ("fuse", fuse::cases()),
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),
@@ -77,6 +86,7 @@ fn main() {
         ("leftovers", leftovers::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
+        ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
         ("policy", policy::cases()),
@@ -84,8 +94,10 @@ fn main() {
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
+        ("staging", staging::cases()),
         ("symlinks", symlinks::cases()),
         ("texts", texts::cases()),
+        ("threads", threads::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),
     ];

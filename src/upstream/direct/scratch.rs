@@ -107,7 +107,8 @@ struct Run {
 impl Run {
     fn begin(base: &Path) -> Result<Self, PathError> {
         loop {
-            let folder = Durable::default().create_dir_named(base, PREFIX)?;
+            // Others must not read private modules.
+            let folder = Durable::private().create_dir_named(base, PREFIX)?;
             if let Some(run) = Self::take(folder)? {
                 return Ok(run);
             }
@@ -117,13 +118,8 @@ impl Run {
     /// Locks a new folder. Returns `None` if another process has swept it: until it is locked, it looks
     /// like the folder of a dead process.
     fn take(folder: PathBuf) -> Result<Option<Self>, PathError> {
-        // Others must not read private modules. The folder is still empty.
-        match rustix::fs::chmod(&folder, rustix::fs::Mode::RWXU).at("restrict the permissions of", &folder) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            closed => closed?,
-        }
         let path = folder.join(LOCK);
-        match FileLock::try_acquire(&path, &Durable::default()) {
+        match FileLock::try_acquire(&path, &Durable::private()) {
             Ok(Some(lock)) if lock.is_at(&path) => {
                 let (next, clones) = (AtomicU64::new(1), Mutex::default());
                 Ok(Some(Self { folder, lock: Some(lock), next, clones }))
@@ -187,9 +183,10 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Synchronously, since the process may be about to end. The lock is released after the folder is removed.
-        remove(&self.folder);
+        // Before the folder is removed, because FUSE and NFS keep a file that is removed while it is open.
         self.lock = None;
+        // Synchronously, since the process may be about to end.
+        remove(&self.folder);
     }
 }
 
@@ -345,8 +342,10 @@ fn sweep(base: &Path) -> Result<(), PathError> {
             continue;
         }
         match FileLock::try_acquire(&path.join(LOCK), &Durable::default()) {
-            Ok(Some(_lock)) => {
+            Ok(Some(lock)) => {
                 end_processes_of(&path);
+                // A new process that takes the lock now notices that its folder is missing.
+                drop(lock);
                 remove(&path);
                 log::info!(path:% = path.display(); "removed the scratch folder of a dead process");
             }
