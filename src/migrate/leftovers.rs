@@ -135,7 +135,9 @@ impl Leftovers<'_> {
             let bytes = size(&path);
             let leftover =
                 Leftover { path: path.clone(), bytes, reason: "named on the command line".to_owned() };
-            self.note(audit.as_ref(), &leftover, to);
+            if path.symlink_metadata().is_ok() {
+                self.note(audit.as_ref(), &leftover, to);
+            }
             if !out.take(&path)? {
                 return Err(PathError::new("move", path, io::Error::from(io::ErrorKind::NotFound)).into());
             }
