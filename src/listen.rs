@@ -61,6 +61,10 @@ pub(crate) fn run(
             "degraded: no upstream, only stored modules are served"
         );
     }
+    if store.is_full() {
+        // The store has logged it.
+        log::debug!("free space on that file system; downloads begin again without a restart");
+    }
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
+use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError, signals};
 
 use crate::command;
 use crate::command::context::cancel_on_signals;
@@ -37,6 +37,7 @@ use verify::Verify;
 
 /// Runs the program with the arguments of the process.
 pub fn main(layouts: &Layouts) -> ExitCode {
+    signals::survive_file_size_limit();
     run(layouts, &World::of_process(), std::env::args_os()).into()
 }
 

@@ -237,10 +237,15 @@ impl Proxy {
             log::error!(reason:% = error; "not ready: cannot read the store");
             return Problem::NotReady.answer();
         }
-        match &self.options.degraded {
-            None => answer::text("ready\n"),
-            Some(reason) => answer::text(format!("ready\ndegraded: no upstream: {reason}\n")),
-        }
+        let lines = self.degradations().into_iter().map(|reason| format!("degraded: {reason}\n"));
+        answer::text(format!("ready\n{}", lines.collect::<String>()))
+    }
+
+    /// Returns the reasons why missing modules cannot be downloaded. Stored modules are served all the same.
+    fn degradations(&self) -> Vec<String> {
+        let no_upstream = self.options.degraded.as_ref().map(|reason| format!("no upstream: {reason}"));
+        let disk_full = self.store().is_full().then(|| "disk full".to_owned());
+        no_upstream.into_iter().chain(disk_full).collect()
     }
 
     fn store(&self) -> &Store {

@@ -22,6 +22,7 @@ mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
+mod full_disk;
 mod gate;
 mod golden;
 mod guide;
@@ -59,6 +60,7 @@ fn main() {
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
+        ("full_disk", full_disk::cases()),
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),

@@ -35,6 +35,12 @@ impl PathError {
         self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
     }
 
+    /// Returns whether there is no room to write: the disk is full or has no inodes left, or a quota or a limit of the
+    /// size of files is reached.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self.errno(), Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
+    }
+
     /// Returns the system's error number, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         Errno::from_io_error(&self.source)
@@ -58,6 +64,9 @@ fn hint(source: &io::Error) -> &'static str {
     match Errno::from_io_error(source) {
         Some(Errno::NOSPC) => "\nhelp: free space on that file system, then run again",
         Some(Errno::DQUOT) => "\nhelp: raise the quota or free space, then run again",
+        Some(Errno::FBIG) => {
+            "\nhelp: raise the limit of the size of files (ulimit -f, LimitFSIZE), then run again"
+        }
         Some(Errno::IO) => "\nhelp: check the disk and the system's log, then run again",
         Some(Errno::ACCESS | Errno::PERM) => {
             "\nhelp: fix its permissions or run as its owner, then run again"

@@ -94,6 +94,7 @@ impl Store {
             let error = match durable::rename(from, &target) {
                 Ok(()) => {
                     self.changed(version, Change::Published);
+                    self.note_space();
                     if wait == Wait::Now {
                         durable::sync_dir(&self.paths.modules().join(below))?;
                     }

@@ -300,7 +300,8 @@ impl Records<'_> {
         let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let was_removed = record.tombstone.take().is_some();
         if was_removed {
-            self.write(claim, &record)?;
+            self.0.with_reserve(|| self.write(claim, &record))?;
+            self.0.fill_reserve();
         }
         Ok(was_removed)
     }
@@ -310,7 +311,8 @@ impl Records<'_> {
         let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let had_any = record.forget();
         if had_any {
-            self.write(claim, &record)?;
+            self.0.with_reserve(|| self.write(claim, &record))?;
+            self.0.fill_reserve();
         }
         Ok(had_any)
     }

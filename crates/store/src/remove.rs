@@ -55,6 +55,9 @@ impl Store {
     ) -> Result<Removed, StoreError> {
         let version = claim.version();
         let footprint = self.footprint(version)?;
+        if footprint.is_some() {
+            self.with_reserve(|| self.staging())?;
+        }
         let known = self.records().of(claim)?;
         let mut record = known.clone().unwrap_or_default();
         if footprint.is_some() && records_hash {
@@ -64,13 +67,14 @@ impl Store {
             record.tombstone = Some(joined(record.tombstone.take(), tombstone));
         }
         if known.unwrap_or_default() != record {
-            self.records().write(claim, &record)?;
+            self.with_reserve(|| self.records().write(claim, &record))?;
         }
         // After the record: a download that begins now finds a tombstone.
         let pair = self.pairs().remove(version)?;
         if footprint.is_some() {
             self.take_away(version)?;
         }
+        self.fill_reserve();
         Ok(Removed { bytes: footprint.map(|footprint| footprint.bytes).or(pair), h1: record.h1 })
     }
 
@@ -116,8 +120,11 @@ impl Store {
 
     fn take_away(&self, version: &ModuleVersion) -> Result<(), StoreError> {
         let folder = self.paths.version(version);
-        let staged = self.staging()?.fresh();
-        durable::rename(&folder, &staged)?;
+        let staged = self.with_reserve(|| {
+            let staged = self.staging()?.fresh();
+            durable::rename(&folder, &staged)?;
+            Ok(staged)
+        })?;
         self.changed(version, Change::Removed);
         if let Some(parent) = folder.parent() {
             durable::sync_dir(parent)?;

@@ -32,8 +32,13 @@ impl Store {
         if self.is_read_only() {
             return self.seal_in_memory(version);
         }
-        let claim = self.claim(version)?;
-        self.seal_claimed(&claim)
+        match self.claim(version) {
+            Err(error) if error.is_out_of_space() => {
+                self.note_failure(&error);
+                self.seal_in_memory(version)
+            }
+            claim => self.seal_claimed(&claim?),
+        }
     }
 
     pub(crate) fn seal_claimed(&self, claim: &Claim) -> Result<Option<H1>, StoreError> {
@@ -48,7 +53,14 @@ impl Store {
         }
         match self.examine(&path, version)? {
             Examination::Whole { h1, zip, .. } => {
-                self.add_seal(&path, &h1, folder, zip)?;
+                match self.add_seal(&path, &h1, folder, zip) {
+                    // The version is served all the same.
+                    Err(error) if error.is_out_of_space() => {
+                        self.note_failure(&error);
+                        self.remember_seal(version, Some((h1.clone(), zip)), folder);
+                    }
+                    added => added?,
+                }
                 Ok(Some(h1))
             }
             Examination::Corrupt(reason) => {

@@ -15,6 +15,7 @@ pub mod client;
 pub mod commands;
 pub mod go;
 mod module;
+pub mod mounts;
 pub mod nginx;
 pub mod old;
 pub mod peer;

@@ -12,6 +12,7 @@ mod barrier;
 mod copy;
 mod names;
 mod owned;
+mod space;
 
 pub use barrier::{FileSystem, sync_dir, sync_file, sync_file_system};
 pub use copy::{CopyError, clone_or_copy};
@@ -19,3 +20,4 @@ pub use names::{
     remove_empty_dir, remove_file, remove_tree, rename, rename_at_once, rename_noreplace, set_modified, touch,
 };
 pub use owned::{Durable, create_root, is_executable};
+pub use space::{allocate, cut};

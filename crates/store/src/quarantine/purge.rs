@@ -14,7 +14,7 @@ impl Quarantine<'_> {
     /// A killed process leaves the whole entry, or the rest of it in staging, which the next start removes.
     pub fn purge(&self, id: &OsStr) -> Result<Option<QuarantineEntry>, StoreError> {
         let store = self.0;
-        let staged = store.staging()?.fresh();
+        let staged = store.with_reserve(|| Ok(store.staging()?.fresh()))?;
         let quarantine = store.paths.quarantine();
         let Some(mut entry) = QuarantineEntry::read(&quarantine, id)? else { return Ok(None) };
         // An entry without content may be in creation, so the claim is needed. An entry with content needs no claim:
@@ -22,7 +22,7 @@ impl Quarantine<'_> {
         let version = entry.why.as_ref().and_then(|why| why.module_version());
         let _claim = match version {
             Some(version) if entry.bytes.is_none() => {
-                let claim = store.claim(&version)?;
+                let claim = store.with_reserve(|| store.claim(&version))?;
                 match QuarantineEntry::read(&quarantine, id)? {
                     Some(now) => entry = now,
                     None => return Ok(None),
@@ -31,12 +31,16 @@ impl Quarantine<'_> {
             }
             _ => None,
         };
-        match durable::rename(&quarantine.join(id), &staged) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
-            renamed => renamed?,
+        let moved = store.with_reserve(|| match durable::rename(&quarantine.join(id), &staged) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => Ok(false),
+            renamed => Ok(renamed.map(|()| true)?),
+        })?;
+        if !moved {
+            return Ok(None);
         }
         durable::sync_dir(&quarantine)?;
         durable::remove_tree(&staged)?;
+        store.fill_reserve();
         Ok(Some(entry))
     }
 }

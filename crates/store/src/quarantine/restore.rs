@@ -51,7 +51,7 @@ pub enum Restored {
 impl Quarantine<'_> {
     /// Publishes a version from quarantine again, if it is valid.
     pub fn restore(&self, id: &OsStr) -> Result<Restored, StoreError> {
-        self.0.staging()?;
+        self.0.check_writable()?;
         let quarantine = self.0.paths.quarantine();
         let Some(entry) = QuarantineEntry::read(&quarantine, id)? else { return Ok(Restored::Absent) };
         let Some(version) = entry.why.and_then(|why| why.module_version()) else {
