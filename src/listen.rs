@@ -35,6 +35,7 @@ pub(crate) fn run(
     let after_migration = held.pass().signals();
     let store = Store::open(held, mode).map_err(|error| CommandError::new(error.exit(), error))?;
     let listener = bind(&config.listen)?;
+    store.fill_reserve();
     let address = listener.local_addr().map_err(cannot_start)?;
     let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
@@ -61,10 +62,8 @@ pub(crate) fn run(
             "degraded: no upstream, only stored modules are served"
         );
     }
-    if store.is_full() {
-        // The store has logged it.
-        log::debug!("free space on that file system; downloads begin again without a restart");
-    }
+    // Logs it if it is so.
+    store.is_full();
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,

@@ -63,7 +63,10 @@ impl Bench {
             Kind::Ext4 => Mount::ext4(16, ""),
             Kind::Inodes => Mount::ext4(16, "-N 128"),
         };
-        Self { mount, kind, upstream: Upstream::start() }
+        let bench = Self { mount, kind, upstream: Upstream::start() };
+        // A server makes the reserve.
+        bench.serve().stop();
+        bench
     }
 
     fn root(&self) -> PathBuf {

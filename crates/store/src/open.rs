@@ -213,10 +213,7 @@ impl Store {
             }
         }
         // The sweep may have made room.
-        begun.or_else(|_| self.staging.run())?;
-        durable.open_or_create(&paths.claims())?;
-        self.reserve.fill();
-        Ok(())
+        begun.or_else(|_| self.staging.run()).map(drop)
     }
 
     fn new_held(held: Held, mode: Mode, durable: Durable) -> Self {

@@ -301,7 +301,7 @@ impl Records<'_> {
         let was_removed = record.tombstone.take().is_some();
         if was_removed {
             self.0.with_reserve(|| self.write(claim, &record))?;
-            self.0.fill_reserve();
+            self.0.fill_used_reserve();
         }
         Ok(was_removed)
     }
@@ -312,7 +312,7 @@ impl Records<'_> {
         let had_any = record.forget();
         if had_any {
             self.0.with_reserve(|| self.write(claim, &record))?;
-            self.0.fill_reserve();
+            self.0.fill_used_reserve();
         }
         Ok(had_any)
     }

@@ -74,7 +74,7 @@ impl Store {
         if footprint.is_some() {
             self.take_away(version)?;
         }
-        self.fill_reserve();
+        self.fill_used_reserve();
         Ok(Removed { bytes: footprint.map(|footprint| footprint.bytes).or(pair), h1: record.h1 })
     }
 

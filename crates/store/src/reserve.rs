@@ -134,8 +134,20 @@ impl Store {
         }
     }
 
-    /// Fills the reserve again after a removal.
-    pub(crate) fn fill_reserve(&self) {
+    /// Creates the reserve, or fills it, as far as there is space. A server does this at its start.
+    pub fn fill_reserve(&self) {
+        if self.is_read_only() {
+            return;
+        }
+        self.reserve.fill();
+        // The first claim of a store would need an inode.
+        if let Err(error) = self.durable.open_or_create(&self.paths.claims()) {
+            log::debug!(reason:% = error; "cannot create the file of the claims yet");
+        }
+    }
+
+    /// Fills the reserve again after a removal that has taken something.
+    pub(crate) fn fill_used_reserve(&self) {
         self.reserve.fill_if_used();
     }
 }
@@ -153,6 +165,8 @@ mod tests {
     fn the_reserve_is_taken_piece_by_piece_and_filled_again() {
         let fixture = Fixture::new();
         let reserve = &fixture.store.reserve;
+        assert!(!reserve.folder.exists());
+        fixture.store.fill_reserve();
         let space = || fs::metadata(reserve.space()).unwrap().len();
         let inodes = || fs::read_dir(&reserve.folder).unwrap().count() - 1;
         assert_eq!((space(), inodes()), (BYTES, 32));
@@ -166,7 +180,7 @@ mod tests {
         };
         fixture.store.with_reserve(full).unwrap();
         assert_eq!((attempts.get(), space(), inodes()), (4, BYTES - 3 * PIECE, 29));
-        fixture.store.fill_reserve();
+        fixture.store.fill_used_reserve();
         assert_eq!((space(), inodes()), (BYTES, 32));
         // A disk that stays full ends the attempts.
         let failed = fixture.store.with_reserve(|| -> Result<(), StoreError> {

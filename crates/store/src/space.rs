@@ -29,7 +29,7 @@ const NEEDED_INODES: u64 = 8;
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Store {
-    /// Returns whether the disk has no room for new versions. If it may be so, this writes a small file, at most once a
+    /// Returns whether the disk has no room for new versions, and logs each change. If it may be so, this writes a small file, at most once a
     /// second.
     pub fn is_full(&self) -> bool {
         if self.is_read_only() {

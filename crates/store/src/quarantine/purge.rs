@@ -40,7 +40,7 @@ impl Quarantine<'_> {
         }
         durable::sync_dir(&quarantine)?;
         durable::remove_tree(&staged)?;
-        store.fill_reserve();
+        store.fill_used_reserve();
         Ok(Some(entry))
     }
 }
