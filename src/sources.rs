@@ -51,6 +51,11 @@ impl PrivateModules {
     pub(crate) fn contains(&self, module: &ModulePath) -> bool {
         self.patterns.matches(module.as_str()) || self.policy.is_private(module)
     }
+
+    /// Returns whether versions of a module are verified against a checksum database, if there is one.
+    pub(crate) fn is_verified(&self, module: &ModulePath) -> bool {
+        !self.contains(module) && self.policy.rule(module).checksum != ChecksumPolicy::Off
+    }
 }
 
 impl<'a> Sources<'a> {

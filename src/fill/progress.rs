@@ -128,6 +128,7 @@ pub struct Waiter {
     progress: watch::Receiver<Progress>,
     /// Maximum time to wait while the flight is queued.
     patience: Option<Duration>,
+    is_joined: bool,
 }
 
 /// The result of waiting for a part of a version.
@@ -140,9 +141,14 @@ pub enum Arrival<T> {
 }
 
 impl Waiter {
-    pub(super) fn new(flight: Arc<Flight>) -> Self {
+    pub(super) fn new(flight: Arc<Flight>, is_joined: bool) -> Self {
         let progress = flight.progress.clone();
-        Self { flight, progress, patience: None }
+        Self { flight, progress, patience: None, is_joined }
+    }
+
+    /// Returns whether another request started the flight.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.is_joined
     }
 
     /// Waits a limited time while the flight is queued. The flight keeps its place in the queue.

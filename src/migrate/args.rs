@@ -157,11 +157,19 @@ impl Args {
 pub(super) enum LeftoversCommand {
     /// Print each leftover with its size and reason (default)
     List,
-    /// Move all leftovers out of the store
+    /// Move all leftovers, or the given paths, out of the store
+    #[command(
+        after_help = "With PATH, exactly these paths are moved, leftovers or not, also in the middle of an upgrade or a \
+                      downgrade.\n\
+                      Use it for a path that the disk cannot read, so that the upgrade can continue without it."
+    )]
     Move {
         /// Target folder on the same file system; created if missing
         #[arg(value_name = "DIR")]
         to: PathBuf,
+        /// Files or folders in the store to move instead of all leftovers
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
     },
 }
 

@@ -47,9 +47,12 @@ impl Proxy {
         }
         match self.store().small(version, file) {
             Ok(Some(small)) => {
+                let caching = self.caching(permit)?;
                 self.upkeep.last_use.note(version);
-                let response = small_answer(client, file, small.bytes, &small.digest, Some(small.modified));
-                Some(self.limit_caching(permit, response))
+                let mut response =
+                    small_answer(client, file, small.bytes, &small.digest, Some(small.modified));
+                response.headers_mut().insert(CACHE_CONTROL, caching);
+                Some(response)
             }
             Ok(None) => None,
             Err(error) => Some(store_failed(version, error)),
@@ -58,10 +61,11 @@ impl Proxy {
 
     /// Answers with an info or a mod.
     pub(super) async fn small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Response {
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             if let Err(error) = self.verify_stored(client, permit).await {
                 return Problem::Failed(&error, Subject::File).answer();
             }
+            self.know_caching(permit).await;
             if let Some(response) = self.stored_small(client, permit, file) {
                 return response;
             }
@@ -78,10 +82,12 @@ impl Proxy {
             if let Some(response) = self.not_awaited(client, permit, file.into()).await {
                 return response;
             }
-            let arrival = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
-                Ok(waiter) => waiter.small(file).await,
-                Err(error) => Err(error),
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
+                Ok(waiter) => waiter,
+                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
+            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
+            let arrival = waiter.small(file).await;
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
                     let digest = Sha256::digest(&bytes).into();
@@ -91,6 +97,8 @@ impl Proxy {
                     return response;
                 }
                 Ok(Arrival::Stored) => {}
+                // Only the request that started the flight has passed a loop.
+                Err(Unavailable::Loop(_)) if may_join_again => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
@@ -230,7 +238,8 @@ impl Proxy {
         match self.store().open_zip(version) {
             Ok(Some(mut zip)) => {
                 let seal = zip.seal.take().filter(|seal| !self.is_to_verify(permit, Some(seal)))?;
-                Some(self.zip_answer(client, permit, zip, &seal))
+                let caching = self.caching(permit)?;
+                Some(self.zip_answer(client, permit, zip, &seal, caching))
             }
             Ok(None) => None,
             Err(error) => Some(store_failed(version, error)),
@@ -240,7 +249,7 @@ impl Proxy {
     /// Answers with a zip.
     pub(super) async fn zip(&self, client: Client<'_>, permit: Permit<'_>) -> Response {
         let version = permit.version();
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             if let Err(error) = self.verify_stored(client, permit).await {
                 return Problem::Failed(&error, Subject::File).answer();
             }
@@ -252,7 +261,8 @@ impl Proxy {
                             self.services.sumdb.forget_confirmed(version);
                             continue;
                         }
-                        return self.zip_answer(client, permit, zip, &seal);
+                        let caching = self.know_caching(permit).await;
+                        return self.zip_answer(client, permit, zip, &seal, caching);
                     }
                     // The file at that name may have changed since it was sealed, or be in quarantine now. So it is opened
                     // again.
@@ -271,48 +281,63 @@ impl Proxy {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
+            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
             if client.wants_whole() {
                 match waiter.stored().await {
                     Ok(()) => continue,
+                    Err(Unavailable::Loop(_)) if may_join_again => continue,
                     Err(error) => return Problem::Failed(&error, Subject::File).answer(),
                 }
             }
             match waiter.zip().await {
                 Ok(Arrival::Early(transfer)) => {
                     let body = Body::transfer(transfer, &self.buffers);
-                    return self.limit_caching(permit, answer::module(StatusCode::OK, ZIP, WEEK, body));
+                    let caching = self.know_caching(permit).await;
+                    return answer::module(StatusCode::OK, ZIP, caching, body);
                 }
                 Ok(Arrival::Stored) => {}
+                // Only the request that started the flight has passed a loop.
+                Err(Unavailable::Loop(_)) if may_join_again => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
         unsteady(version)
     }
 
-    fn zip_answer(&self, client: Client<'_>, permit: Permit<'_>, zip: ZipFile, seal: &H1) -> Response {
+    fn zip_answer(
+        &self,
+        client: Client<'_>,
+        permit: Permit<'_>,
+        zip: ZipFile,
+        seal: &H1,
+        caching: HeaderValue,
+    ) -> Response {
         let version = permit.version();
         self.upkeep.last_use.note(version);
         let (length, modified) = (zip.length, zip.modified);
         // A seal identifies the files in a zip, but not how they are packed. The length makes the tag strong.
         let etag = tag(format!("\"{seal}-{length:x}\""));
         let body = |range| Body::zip(version, zip, range, &self.buffers);
-        let response = entity(client, ZIP, Validators { etag, modified: Some(modified) }, length, body);
-        self.limit_caching(permit, response)
+        let mut response = entity(client, ZIP, Validators { etag, modified: Some(modified) }, length, body);
+        response.headers_mut().insert(CACHE_CONTROL, caching);
+        response
     }
 
-    /// Limits how long an answer may be cached, if the version is unverified and the checksum database cannot be reached.
-    /// Otherwise a wrong version could remain in caches after the database has refuted it.
-    fn limit_caching(&self, permit: Permit<'_>, mut response: Response) -> Response {
-        let (version, rule) = (permit.version(), permit.rule());
-        if self.services.sumdb.is_out_of_reach(version, rule) {
-            let record = self.store().records().get(version);
-            let is_verified =
-                record.is_ok_and(|record| record.is_some_and(|record| record.verdict.is_some()));
-            if !is_verified {
-                response.headers_mut().insert(CACHE_CONTROL, MINUTE);
-            }
+    /// Returns how long a stored file may be cached: not long if the version is unverified and the checksum database cannot
+    /// be reached. Otherwise a wrong version could remain in caches after the database has refuted it. Returns `None` if
+    /// the record of the version must be read first.
+    fn caching(&self, permit: Permit<'_>) -> Option<HeaderValue> {
+        let is_doubtful = self.services.sumdb.is_doubtful(permit.version(), permit.rule())?;
+        Some(if is_doubtful { MINUTE } else { WEEK })
+    }
+
+    /// Returns how long a stored file may be cached, and reads the record of the version for that if necessary.
+    async fn know_caching(&self, permit: Permit<'_>) -> HeaderValue {
+        if let Some(caching) = self.caching(permit) {
+            return caching;
         }
-        response
+        self.services.sumdb.read_verdict(permit.version()).await;
+        self.caching(permit).unwrap_or(MINUTE)
     }
 }
 

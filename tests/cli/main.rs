@@ -18,6 +18,7 @@ mod concurrency;
 mod config;
 mod crowds;
 mod direct;
+mod disk_errors;
 mod egress;
 mod fetch;
 mod flights;
@@ -27,6 +28,7 @@ mod gate;
 mod golden;
 mod guide;
 mod hostile;
+mod https;
 mod import_config;
 mod index;
 mod install;
@@ -56,6 +58,7 @@ fn main() {
         ("config", config::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
+        ("disk_errors", disk_errors::cases()),
         ("egress", egress::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),

@@ -9,7 +9,7 @@ use testkit::client;
 use tokio::sync::oneshot;
 
 use super::site::{self, INSTANCE, Site};
-use testkit::upstream::Upstream;
+use testkit::upstream::{Gate, Module, Script, Upstream, head};
 
 #[test]
 fn an_upstream_gets_nothing_of_a_clients_via() {
@@ -76,14 +76,79 @@ fn a_circle_of_three_servers_ends() {
 }
 
 #[test]
-fn a_request_that_passed_too_many_servers_is_a_loop() {
-    let folder = site::folder();
+fn invented_servers_are_no_loop() {
+    let (front, back) = (site::folder(), site::folder());
     let upstream = Upstream::start();
     let module = upstream.offer("example.com/m@v1.0.0", 10);
+    upstream.put("/example.com/m/@v/list", "v1.0.0\n");
+    // A server behind a server, since each adds its name.
+    let options = UpstreamOptions { instance: Instance::new(0x7777), ..UpstreamOptions::default() };
+    let last = List::new(upstream.url(), options).unwrap();
+    let last = Site::with(site::open(back.path(), Mode::ReadWrite), last, site::asking_each_time());
+    let site = Site::start(front.path(), &format!("http://{}", last.address));
+    let invented = (0..40).map(|n| format!("1.1 {}", Instance::new(n))).collect::<Vec<_>>().join(", ");
+    // A client without a `Via` waits for the same download.
+    upstream.hold("mod");
+    let ask = |ending: &'static str, via: &[(&str, &str)]| {
+        (ending, site.ask("GET", &module.path(ending), via).status)
+    };
+    std::thread::scope(|scope| {
+        let naming = scope.spawn(|| ask("mod", &[("Via", &invented)]));
+        upstream.wait_until_asked("mod", 1);
+        let joined = scope.spawn(|| ask("zip", &[]));
+        upstream.release();
+        assert_eq!([naming.join().unwrap(), joined.join().unwrap()], [("mod", 200), ("zip", 200)]);
+    });
+    for path in ["/example.com/m/@v/list", "/example.com/m/@latest"] {
+        assert_eq!(site.ask("GET", path, &[("Via", &invented)]).status, 200, "{path}");
+    }
+    let own = format!("1.1 {INSTANCE}");
+    assert_eq!(site.ask("GET", "/example.com/m/@v/list", &[("Via", &own)]).status, 508);
+}
+
+#[test]
+fn a_loop_of_one_client_concerns_no_other() {
+    let folder = site::folder();
+    let known = Instance::new(0x7777);
+    let name = known.to_string();
+    let module = Module::new("example.com/m@v1.0.0", 10);
+    let (gate, bodies) = (Gate::default(), module.clone());
+    let opened = gate.clone();
+    // An upstream that has the name which the client sends.
+    let upstream = Upstream::with(move |request| {
+        if request.header("via").is_some_and(|via| via.contains(&name)) {
+            return Script::GatedRaw(head(508, "Content-Length: 0\r\n"), opened.clone());
+        }
+        match request.path.rsplit('.').next() {
+            Some("info") => Script::Body(bodies.info.clone()),
+            Some("mod") => Script::Body(bodies.modfile.clone()),
+            Some("zip") => Script::Body(bodies.zip.clone()),
+            _ => Script::Body(b"v1.0.0\n".to_vec()),
+        }
+    });
     let site = Site::start(folder.path(), upstream.url());
-    let via =
-        |count: u64| (0..count).map(|n| format!("1.1 {}", Instance::new(n))).collect::<Vec<_>>().join(", ");
-    assert_eq!(site.ask("GET", &module.path("info"), &[("Via", &via(17))]).status, 508);
-    assert!(upstream.requests().is_empty());
-    assert_eq!(site.ask("GET", &module.path("info"), &[("Via", &via(16))]).status, 200);
+    let via = format!("1.1 {known}");
+    let paths = ["info", "zip"].map(|ending| module.path(ending));
+    let list = "/example.com/m/@v/list".to_owned();
+    let ask = |path: &str, via: Option<&str>| {
+        let headers: Vec<_> = via.map(|via| ("Via", via)).into_iter().collect();
+        site.ask("GET", path, &headers).status
+    };
+    let ask = &ask;
+    std::thread::scope(|scope| {
+        let naming = [&paths[0], &list].map(|path| scope.spawn(|| ask(path, Some(&via))));
+        for path in [&paths[0], &list] {
+            upstream.wait_until_asked(path, 1);
+        }
+        let others = [&paths[0], &paths[1], &list].map(|path| scope.spawn(|| ask(path, None)));
+        // A client that comes later than this asks by itself, which succeeds, too.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        gate.open();
+        for client in naming {
+            assert_eq!(client.join().unwrap(), 508);
+        }
+        for client in others {
+            assert_eq!(client.join().unwrap(), 200);
+        }
+    });
 }

@@ -18,7 +18,7 @@ use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownVersions;
 use crate::meter::Meter;
-use crate::pairs::KnownBytes;
+use crate::pairs::{KnownBytes, KnownPair, PairWeight};
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::reserve::Reserve;
@@ -42,6 +42,7 @@ pub struct Store {
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
     pub(crate) pair_bytes: KnownBytes,
+    pub(crate) known_pairs: Cache<Stamp, KnownPair, PairWeight>,
     pub(crate) meter: Meter,
     layout: LayoutId,
     pub(crate) space: Space,
@@ -54,6 +55,9 @@ pub struct Store {
 
 /// The maximum number of bytes of info and mod files in memory.
 const SMALL_BYTES: u64 = 64 << 20;
+
+/// The maximum number of bytes of verified pairs in memory.
+const PAIR_BYTES: u64 = 8 << 20;
 
 /// The maximum number of seals and of lists in memory.
 const ENTRIES: usize = 20_000;
@@ -236,6 +240,7 @@ impl Store {
             harmless: Cache::new(HARMLESS),
             cache_writes: Writes::default(),
             pair_bytes: KnownBytes::default(),
+            known_pairs: Cache::with_weighter(ENTRIES, PAIR_BYTES, PairWeight),
             meter: Meter::default(),
             layout: pass.layout().clone(),
             reserve: Reserve::new(&paths, durable),
