@@ -170,7 +170,7 @@ fn an_older_store_is_upgraded() {
     let version = put_version(&root);
     let ended = next.stoa(["path", PAIR]);
     assert_eq!((ended.code, ended.out), (0, format!("{}\n", version.join("zip").display())));
-    assert!(ended.err.contains("layout v3"), "{}", ended.err);
+    assert!(ended.err.contains("from layout v2 to v3"), "{}", ended.err);
     let names = names(&root);
     assert!(names.contains(&"layout.v3".to_owned()) && !names.contains(&"layout.v2".to_owned()), "{names:?}");
 }
@@ -221,6 +221,22 @@ fn two_markers_are_refused_untouched() {
         let said = assert_refused(&root, 65, || run(&programs));
         assert!(said.contains("layout.v2") && said.contains("layout.v9"), "{said}");
     }
+}
+
+fn the_quarantine_of_a_foreign_folder_is_refused() {
+    let programs = Programs::current();
+    let root = programs.store();
+    fs::create_dir_all(&root).unwrap();
+    let empty = programs.stoa(["quarantine"]);
+    assert!(empty.code == 0, "{empty:?}");
+    fs::write(root.join("notes.txt"), "mine").unwrap();
+    let error = assert_refused(&root, 65, || programs.stoa(["quarantine"]));
+    assert!(error.contains("is not a store"), "{error}");
+    fs::remove_file(root.join("notes.txt")).unwrap();
+    // An Athens disk store has no marker and nothing in quarantine.
+    testkit::Module::new(PAIR, 100).put_v0(&root);
+    let old = programs.stoa(["quarantine"]);
+    assert!(old.code == 0 && old.err.contains("0 entries"), "{old:?}");
 }
 
 fn commands_that_only_look_refuse_two_markers() {

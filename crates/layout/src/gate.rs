@@ -305,7 +305,11 @@ impl Gate<'_> {
                 holders.retain(|holder| holder.exclusive);
                 let names = lock::names(&holders);
                 log::warn!(holder:% = names, lock:% = self.root.join(LOCK_NAME).display(); "waiting for the lock of the store");
-                Ok(Some(SharedLock::acquire(self.root)?))
+                match SharedLock::acquire(self.root) {
+                    // A downgrade that cleans up removed the file.
+                    Err(LockError::Path(error)) if error.is_not_found() => self.share(access),
+                    lock => Ok(Some(lock?)),
+                }
             }
             Err(LockError::Unsupported { path, source }) if access == Mode::ReadOnly => {
                 log::warn!(lock:% = path.display(), reason:% = source; "serving read-only without a lock");

@@ -1,4 +1,5 @@
-//! The lock of a store: the file `store.lock`, locked with flock and never deleted.
+//! The lock of a store: the file `store.lock`, locked with flock. Only a downgrade that cleans up deletes it, as its exclusive
+//! holder. Whoever waited for the deleted file must take the lock again.
 //!
 //! Every process that keeps the store open shares the lock. A migrator holds it exclusively. The kernel releases the
 //! lock when a process dies, so there is nothing to clean up. This lock is taken before any other lock below the root.
@@ -75,16 +76,17 @@ impl SharedLock {
     /// with [`PathError::is_not_found`].
     pub fn try_acquire(root: &Path) -> Result<Option<Self>, LockError> {
         let (file, path) = Self::open(root)?;
-        let taken = outcome(fs2::FileExt::try_lock_shared(&file), &path)?;
+        let taken = outcome(fs2::FileExt::try_lock_shared(&file), &path)? && !is_deleted(&file);
         Ok(taken.then_some(Self { _file: file }))
     }
 
     /// Waits until no process holds the lock exclusively, then takes it.
     pub fn acquire(root: &Path) -> Result<Self, LockError> {
-        let (file, path) = Self::open(root)?;
+        let (mut file, path) = Self::open(root)?;
         loop {
             match fs2::FileExt::lock_shared(&file) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(()) if is_deleted(&file) => file = Self::open(root)?.0,
                 result => {
                     outcome(result, &path)?;
                     return Ok(Self { _file: file });
@@ -112,7 +114,7 @@ impl ExclusiveLock {
             Err(error) if error.errno() == Some(Errno::ACCESS) => Self::open_to_read(&path).ok_or(error)?,
             result => result?,
         };
-        if !outcome(fs2::FileExt::try_lock_exclusive(&file), &path)? {
+        if !outcome(fs2::FileExt::try_lock_exclusive(&file), &path)? || is_deleted(&file) {
             return Ok(None);
         }
         Ok(Some(Self { file, root: root.to_owned(), program: program.to_owned(), durable }))
@@ -171,6 +173,11 @@ impl FileLock {
         };
         (own.dev(), own.ino()) == (named.dev(), named.ino())
     }
+}
+
+/// Returns whether a locked file has no name any more. Its lock excludes nobody.
+fn is_deleted(file: &File) -> bool {
+    file.metadata().is_ok_and(|meta| meta.nlink() == 0)
 }
 
 fn outcome(result: io::Result<()>, path: &Path) -> Result<bool, LockError> {
@@ -270,6 +277,20 @@ mod tests {
         let _first = SharedLock::acquire(dir.path()).unwrap();
         let _second = SharedLock::try_acquire(dir.path()).unwrap().unwrap();
         assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_none());
+    }
+
+    #[test]
+    fn the_lock_of_a_deleted_file_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| SharedLock::acquire(dir.path()));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            crate::durable::remove_file(&dir.path().join(LOCK_NAME)).unwrap();
+            drop(exclusive);
+            assert!(matches!(waiter.join().unwrap(), Err(LockError::Path(e)) if e.is_not_found()));
+        });
+        assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_some());
     }
 
     #[cfg(target_os = "linux")]
