@@ -36,6 +36,11 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("up and back gives the same store", None, up_and_back_gives_the_same_store),
         trial("a foreign folder is refused untouched", None, a_foreign_folder_is_refused_untouched),
         trial("two markers are refused untouched", None, two_markers_are_refused_untouched),
+        trial(
+            "the quarantine of a foreign folder is refused",
+            None,
+            the_quarantine_of_a_foreign_folder_is_refused,
+        ),
         trial("commands that only look refuse two markers", None, commands_that_only_look_refuse_two_markers),
         trial("a newer store is refused untouched", None, a_newer_store_is_refused_untouched),
         trial("an older release refuses a newer store", None, an_older_release_refuses_a_newer_store),
