@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use stoa_layout::PathError;
-use stoa_layout::durable::GrowingFile;
-use stoa_store::{Draft, StoreError};
+use stoa_store::{Draft, DraftZip, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -136,7 +135,7 @@ impl Fetch {
         (pace, slot): (&mut Pace, &Slot),
     ) -> Result<Result<(), UpstreamError>, Unavailable> {
         let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
-        let (file, size, progress) = (zip.draft.growing_zip(), zip.size, self.progress.clone());
+        let (file, size, progress) = (zip.draft.zip(), zip.size, self.progress.clone());
         let writing = tokio::task::spawn_blocking(move || write(&file, size, arrivals, &progress));
         let received = loop {
             match self.next_chunk(download, pace, slot).await? {
@@ -166,12 +165,12 @@ impl Fetch {
 
 /// Appends chunks to a file of some size. Returns its new size.
 fn write(
-    zip: &Arc<GrowingFile>,
+    zip: &Arc<DraftZip>,
     mut size: u64,
     mut chunks: mpsc::Receiver<Bytes>,
     progress: &watch::Sender<Progress>,
 ) -> io::Result<u64> {
-    let mut file = &**zip.file();
+    let mut file: &File = zip;
     let (mut synced, mut syncing) = (size, None::<JoinHandle<()>>);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;

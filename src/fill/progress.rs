@@ -9,7 +9,6 @@
 //! If a zip download is interrupted, another download continues it in the same file. If that sends another zip, clients
 //! that already received part of the first zip are disconnected. The others get the second zip.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
-use stoa_store::SmallFile;
+use stoa_store::{DraftZip, SmallFile};
 use tokio::sync::watch;
 
 use crate::unavailable::Unavailable;
@@ -81,7 +80,7 @@ pub(super) struct Progress {
 /// A zip that is being written.
 #[derive(Debug, Clone)]
 pub(super) struct Arriving {
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<DraftZip>,
     /// The size of the zip according to the upstream.
     pub(super) length: Option<u64>,
 }

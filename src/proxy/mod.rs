@@ -244,8 +244,14 @@ impl Proxy {
     /// Returns the reasons why missing modules cannot be downloaded. Stored modules are served all the same.
     fn degradations(&self) -> Vec<String> {
         let no_upstream = self.options.degraded.as_ref().map(|reason| format!("no upstream: {reason}"));
+        // First, because it would create the folder again.
+        let staging = self.store().missing_staging().map(|folder| {
+            // Clients see no paths of this machine.
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            format!("staging/{name} is missing, the next download creates it again")
+        });
         let disk_full = self.store().is_full().then(|| "disk full".to_owned());
-        no_upstream.into_iter().chain(disk_full).collect()
+        no_upstream.into_iter().chain(staging).chain(disk_full).collect()
     }
 
     fn store(&self) -> &Store {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use testkit::client::{self, Reply};
 use testkit::commands::stoa;
-use testkit::mounts::{Mount, no_ext4, no_tmpfs};
+use testkit::disk::{Mount, no_ext4, no_tmpfs};
 use testkit::server::{self, listening};
 use testkit::upstream::Upstream;
 use testkit::{Case, Module, create, transcript, trial};

@@ -16,6 +16,7 @@ mod command_line;
 mod commands;
 mod concurrency;
 mod config;
+mod copies;
 mod crowds;
 mod direct;
 mod disk_errors;
@@ -24,6 +25,7 @@ mod fetch;
 mod flights;
 mod forward_proxy;
 mod full_disk;
+mod fuse;
 mod gate;
 mod golden;
 mod guide;
@@ -35,6 +37,7 @@ mod install;
 mod leftovers;
 mod migrate;
 mod old_stores;
+mod overlay;
 mod pages;
 mod pairs;
 mod policy;
@@ -42,6 +45,7 @@ mod progress;
 mod removal;
 mod resolving;
 mod server_log;
+mod staging;
 mod texts;
 mod tidy;
 mod verify;
@@ -56,6 +60,7 @@ fn main() {
         ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
+        ("copies", copies::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
@@ -64,6 +69,7 @@ fn main() {
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
         ("full_disk", full_disk::cases()),
+        ("fuse", fuse::cases()),
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),
@@ -74,6 +80,7 @@ fn main() {
         ("leftovers", leftovers::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
+        ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
         ("policy", policy::cases()),
@@ -81,6 +88,7 @@ fn main() {
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
+        ("staging", staging::cases()),
         ("texts", texts::cases()),
         ("tidy", tidy::cases()),
         ("verify", verify::cases()),

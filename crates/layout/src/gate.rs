@@ -297,6 +297,9 @@ impl Gate<'_> {
     }
 
     fn share(&self, access: Mode) -> Result<Option<SharedLock>, GateError> {
+        if access == Mode::ReadWrite {
+            lock::unshare(self.root);
+        }
         let attempt = SharedLock::try_acquire(self.root);
         match attempt {
             Ok(Some(lock)) => Ok(Some(lock)),

@@ -4,8 +4,10 @@
 //! only a sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{panic, thread};
 
 use stoa_gomod::zip::{ExamineError, examine};
@@ -22,18 +24,42 @@ use crate::{Meter, Store, StoreError, staging};
 /// A version that is being written.
 #[derive(Debug)]
 pub struct Draft {
-    folder: Folder,
+    // Before the folder, because fields drop in order: the files are closed before the folder is removed.
+    modfile: Option<(File, Vec<u8>)>,
+    zip: Arc<DraftZip>,
+    folder: Arc<Folder>,
     version: ModuleVersion,
     durable: Durable,
-    zip: Arc<GrowingFile>,
-    modfile: Option<(File, Vec<u8>)>,
     meter: Meter,
+}
+
+/// The zip of a draft, open for reading and writing. The folder of the draft is removed after the last user of the zip
+/// has closed it.
+#[derive(Debug)]
+pub struct DraftZip {
+    file: GrowingFile,
+    _folder: Arc<Folder>,
+}
+
+impl Deref for DraftZip {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        self.file.file()
+    }
+}
+
+impl DraftZip {
+    /// Syncs the file while it is written.
+    pub fn sync_early(&self) {
+        self.file.sync_early();
+    }
 }
 
 /// A version that is written, verified and synced, and can be published.
 #[derive(Debug)]
 pub struct SealedDraft {
-    pub(crate) folder: Folder,
+    pub(crate) folder: Arc<Folder>,
     version: ModuleVersion,
     h1: H1,
 }
@@ -74,12 +100,23 @@ impl From<PathError> for SealError {
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    pub(crate) moved: bool,
+    is_moved: AtomicBool,
+}
+
+impl Folder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, is_moved: AtomicBool::new(false) }
+    }
+
+    /// Records that the folder was moved to its place.
+    pub(crate) fn keep(&self) {
+        self.is_moved.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.moved
+        if !self.is_moved.load(Ordering::Relaxed)
             && let Err(error) = durable::remove_tree(&self.path)
         {
             log::warn!(reason:% = error; "cannot remove a staging folder, trying again at the next start");
@@ -90,10 +127,11 @@ impl Drop for Folder {
 impl Store {
     /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
-        let folder = Folder { path: self.staging()?.fresh(), moved: false };
+        let folder = Arc::new(Folder::new(self.staging()?.fresh()));
         self.durable.create_dir(&folder.path)?;
-        let zip = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
-        let zip = Arc::new(GrowingFile::new(zip));
+        let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
+        let file = GrowingFile::new(file);
+        let zip = Arc::new(DraftZip { file, _folder: Arc::clone(&folder) });
         let meter = self.meter.clone();
         Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None, meter })
     }
@@ -106,12 +144,7 @@ impl Draft {
     }
 
     /// Returns the file of the zip, to be written from start to end. The written part can be read meanwhile.
-    pub fn zip(&self) -> Arc<File> {
-        Arc::clone(self.zip.file())
-    }
-
-    /// Returns the same file, to be synced while it is written.
-    pub fn growing_zip(&self) -> Arc<GrowingFile> {
+    pub fn zip(&self) -> Arc<DraftZip> {
         Arc::clone(&self.zip)
     }
 
@@ -131,7 +164,7 @@ impl Draft {
         let info_file = self.write(VersionFile::Info, info)?;
         // The files stay open since they were written, so that syncing them reports all write errors.
         let sync = || {
-            self.zip.sync(&self.zip_path())?;
+            self.zip.file.sync(&self.zip_path())?;
             durable::sync_file(&info_file, &self.path(VersionFile::Info))?;
             let Some((modfile, _)) = &self.modfile else { return Ok(()) };
             durable::sync_file(modfile, &self.path(VersionFile::Mod))
@@ -171,7 +204,7 @@ impl Draft {
         let version = &self.version;
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let (_, mod_body) = self.modfile.as_ref().ok_or_else(|| broken("it has no mod".to_owned()))?;
-        let source = Source::new(self.zip.file(), &self.meter).at("stat", &self.zip_path())?;
+        let source = Source::new(&self.zip, &self.meter).at("stat", &self.zip_path())?;
         let examined = match examine(&source, version) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),

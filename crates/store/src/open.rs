@@ -156,7 +156,7 @@ impl Store {
 
     /// Takes the claim of a version, and waits until its holder releases it.
     pub fn claim(&self, version: &ModuleVersion) -> Result<Claim, StoreError> {
-        self.check_writable()?;
+        self.prepare_claim()?;
         let claim = Claim::take(&self.paths.claims(), &self.durable, version)?;
         // The previous holder may be another process that has just changed the version.
         self.forget(version);
@@ -165,7 +165,7 @@ impl Store {
 
     /// Takes the claim of a version. `None` if this or another process holds it.
     pub fn try_claim(&self, version: &ModuleVersion) -> Result<Option<Claim>, StoreError> {
-        self.check_writable()?;
+        self.prepare_claim()?;
         let claim = Claim::try_take(&self.paths.claims(), &self.durable, version)?;
         self.forget(version);
         Ok(claim)
@@ -186,9 +186,32 @@ impl Store {
         }
     }
 
-    /// Returns the staging folder of this process, and creates it if there was no space for it so far.
+    /// Returns the staging folder of this process if it is missing, because a person removed it. The next operation
+    /// that writes creates it again.
+    pub fn missing_staging(&self) -> Option<PathBuf> {
+        self.staging.begun().and_then(|run| run.missing())
+    }
+
+    /// Returns the staging folder of this process. Creates it if there was no space for it so far, and again if a person has
+    /// removed it.
     pub(crate) fn staging(&self) -> Result<Arc<Run>, StoreError> {
-        self.staging.run()
+        let run = self.staging.run()?;
+        if let Some(missing) = run.missing() {
+            // Without its marker the root may be the folder below an unmounted disk.
+            self.check()?;
+            if run.create_again()? {
+                log::warn!(path:% = missing.display(); "created the staging folder again, another program removed it");
+            }
+        }
+        Ok(run)
+    }
+
+    /// Prepares a claim, which needs the staging folder and no space in it.
+    fn prepare_claim(&self) -> Result<(), StoreError> {
+        match self.staging() {
+            Err(error) if !error.is_out_of_space() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Fails if the store is open for reading only.
@@ -206,6 +229,7 @@ impl Store {
         for folder in FOLDERS {
             durable.ensure_dir(&paths.root().join(folder))?;
         }
+        Claim::unshare(&paths.claims(), durable);
         let begun = match self.staging.run() {
             Err(error) if !error.is_out_of_space() => return Err(error),
             begun => begun,

@@ -1,156 +1,113 @@
-//! File systems of a test, in a mount namespace of their own: they are gone when the test is, however it ends.
+//! File systems that are mounted for one test, in a mount namespace of its own.
+//!
+//! Everything in the namespace ends with the value: the mounts, and the programs of the script that made them.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Stdio};
 
-use tempfile::TempDir;
+use super::missing_tool;
 
-use super::transcript;
-
-/// A mounted file system. Only programs that [`Mount::inside`] prepares see it at its path.
-pub struct Mount {
-    /// A process that keeps the namespace. It ends with its standard input, and so with this process.
-    keeper: Child,
-    folder: TempDir,
+/// A mount namespace.
+pub struct Mounts {
+    holder: Child,
 }
 
-impl Mount {
-    /// Mounts a file system in memory, with options such as `size=4m,nr_inodes=1000`.
-    pub fn tmpfs(options: &str) -> Self {
-        Self::new(&format!("mount -t tmpfs -o {options} none \"$1/mounted\""))
-    }
-
-    /// Makes and mounts a file system of this size on a loop device, with arguments for `mkfs.ext4`.
-    pub fn ext4(mebibytes: u64, arguments: &str) -> Self {
-        Self::new(&format!(
-            "truncate -s {mebibytes}M \"$1/image\" && mkfs.ext4 -q -m 0 {arguments} \"$1/image\" && \
-             mount -o loop \"$1/image\" \"$1/mounted\" && rmdir \"$1/mounted/lost+found\""
-        ))
-    }
-
-    fn new(line: &str) -> Self {
-        Self::try_new(line).unwrap_or_else(|error| panic!("cannot mount: {error}"))
-    }
-
-    fn try_new(line: &str) -> Result<Self, String> {
-        let folder = tempfile::Builder::new().prefix("stoa-mount-").tempdir().unwrap();
-        fs::create_dir(folder.path().join("mounted")).unwrap();
-        let mut keeper = Command::new("unshare")
-            .args([
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                &format!("{line} && echo ok && exec cat"),
-                "sh",
-            ])
-            .arg(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        let mut answer = [0; 3];
-        if keeper.stdout.as_mut().unwrap().read_exact(&mut answer).is_err() {
-            return Err(transcript(&keeper.wait_with_output().unwrap()));
+impl Mounts {
+    /// Makes a namespace and runs a script in it as root, which gets the arguments as `$1`, `$2`, … Programs that it starts
+    /// in the background stay until the end.
+    pub fn new<A: AsRef<OsStr>>(script: &str, arguments: impl IntoIterator<Item = A>) -> Self {
+        let script = format!("set -e\n{script}\necho ready\nexec sleep infinity >/dev/null 2>&1");
+        let mut command = unshare();
+        command.args(["--pid", "--fork", "--kill-child", "sh", "-c"]).arg(script).arg("sh").args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut holder = command.spawn().expect("unshare runs");
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line != "ready\n" {
+            let mut reason = String::new();
+            let _ = holder.kill();
+            holder.stderr.take().unwrap().read_to_string(&mut reason).unwrap();
+            panic!("the script that mounts failed: {line}{reason}");
         }
-        Ok(Self { keeper, folder })
+        Self { holder }
     }
 
-    /// Returns the path of the file system for programs inside.
-    pub fn path(&self) -> PathBuf {
-        self.folder.path().join("mounted")
-    }
-
-    /// Returns the path of the file system for this process.
-    pub fn outside(&self) -> PathBuf {
-        let inside = self.path();
-        Path::new("/proc")
-            .join(self.keeper.id().to_string())
-            .join("root")
-            .join(inside.strip_prefix("/").unwrap())
-    }
-
-    /// Returns a command that runs another command inside, in the same environment.
-    pub fn inside(&self, command: &Command) -> Command {
-        let mut outer = Command::new("nsenter");
-        outer.arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()));
-        outer.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
+    /// Returns the same command, to run in the namespace. Its working folder is the root there.
+    pub fn command(&self, inner: &Command) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.holder.id())).arg("--mount");
+        if !is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.arg("--").arg(inner.get_program()).args(inner.get_args());
+        for (name, value) in inner.get_envs() {
             match value {
-                Some(value) => outer.env(name, value),
-                None => outer.env_remove(name),
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
             };
         }
-        outer
+        command
     }
 
-    /// Runs a command inside to its end.
-    pub fn run(&self, command: &Command) -> Output {
-        self.inside(command).output().unwrap()
-    }
-
-    /// Fills the file system to its last byte and its last inode that a file needs.
-    pub fn fill(&self) {
-        let folder = self.outside().join("ballast");
-        if let Err(error) = fs::create_dir(&folder)
-            && error.kind() != ErrorKind::AlreadyExists
-        {
-            return;
-        }
-        let mut number = fs::read_dir(&folder).unwrap().count();
-        let mut next = || {
-            number += 1;
-            File::create_new(folder.join(number.to_string()))
-        };
-        // Small writes last: they take the rest of the space.
-        for size in [1 << 20, 1 << 16, 1 << 12, 1] {
-            let Ok(mut file) = next() else { break };
-            while file.write_all(&vec![7; size]).is_ok() {}
-            let _ = file.sync_all();
-        }
-    }
-
-    /// Takes the last inodes, and little space.
-    pub fn fill_inodes(&self) {
-        let folder = self.outside().join("ballast");
-        let _ = fs::create_dir(&folder);
-        let mut number = fs::read_dir(&folder).map_or(0, Iterator::count);
-        while File::create_new(folder.join(number.to_string())).is_ok() {
-            number += 1;
-        }
-    }
-
-    /// Takes back what filled the file system.
-    pub fn empty(&self) {
-        fs::remove_dir_all(self.outside().join("ballast")).unwrap();
+    /// Returns the path by which this process reaches a path in the namespace.
+    pub fn outside(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(path.strip_prefix("/").expect("an absolute path"))
     }
 }
 
-impl Drop for Mount {
+impl Drop for Mounts {
     fn drop(&mut self) {
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
-/// Returns why no file system can be mounted, or `None`.
-pub fn no_tmpfs() -> Option<String> {
-    static REASON: OnceLock<Option<String>> = OnceLock::new();
-    REASON.get_or_init(|| reason("mount -t tmpfs -o size=1m none \"$1/mounted\"")).clone()
+/// Returns why nothing can be mounted here, if so.
+pub fn missing() -> Option<String> {
+    let output = unshare().args(["sh", "-c", "mount -t tmpfs tmpfs /tmp"]).output();
+    match output {
+        Ok(output) if output.status.success() => missing_tool("nsenter", &["--version"]),
+        Ok(output) => {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            Some(format!("this user cannot mount anything: {}", reason.trim()))
+        }
+        Err(_) => Some("unshare is not installed".to_owned()),
+    }
 }
 
-/// Returns why no image can be mounted, or `None`.
-pub fn no_ext4() -> Option<String> {
-    static REASON: OnceLock<Option<String>> = OnceLock::new();
-    let line = "truncate -s 4M \"$1/image\" && mkfs.ext4 -q \"$1/image\" && mount -o loop \"$1/image\" \"$1/mounted\"";
-    REASON.get_or_init(|| reason(line)).clone()
+/// Returns why no overlay can be mounted here, if so.
+pub fn missing_overlay() -> Option<String> {
+    let mount = "mount -t tmpfs tmpfs /tmp; mkdir /tmp/l /tmp/u /tmp/w /tmp/m; mount -t overlay overlay \
+                 -o lowerdir=/tmp/l,upperdir=/tmp/u,workdir=/tmp/w /tmp/m";
+    missing().or_else(|| match unshare().args(["sh", "-ec", mount]).output() {
+        Ok(output) if output.status.success() => None,
+        _ => Some("this kernel or this user cannot mount an overlay".to_owned()),
+    })
 }
 
-fn reason(line: &str) -> Option<String> {
-    Mount::try_new(line).err().map(|error| format!("this user cannot mount here: {error}"))
+/// Returns why no FUSE file system can be mounted here, if so. What a package supplies is not asked here.
+pub fn missing_fuse() -> Option<String> {
+    let is_there = Path::new("/dev/fuse").exists();
+    missing().or_else(|| (!is_there).then(|| "/dev/fuse does not exist".to_owned()))
+}
+
+/// Returns why bindfs cannot be used.
+pub fn missing_bindfs() -> Option<String> {
+    missing_tool("bindfs", &["--version"])
+}
+
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    command.arg("--mount");
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }

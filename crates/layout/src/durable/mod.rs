@@ -12,6 +12,7 @@ mod barrier;
 mod copy;
 mod names;
 mod owned;
+mod piecewise;
 mod space;
 
 pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
@@ -21,4 +22,5 @@ pub use names::{
     rename_noreplace, set_modified, touch,
 };
 pub use owned::{Durable, create_root, is_executable};
+pub use piecewise::is_unmovable_dir;
 pub use space::{allocate, cut};
