@@ -77,7 +77,8 @@ impl Container {
         }
         let options = match rustix::process::geteuid().is_root() {
             true => "redirect_dir=off",
-            false => "redirect_dir=off,userxattr",
+            // Without redirects too.
+            false => "userxattr",
         };
         let script = "mount -t tmpfs tmpfs \"$2\"; mkdir \"$2/upper\" \"$2/work\"
             mount -t overlay overlay -o \"lowerdir=$1,upperdir=$2/upper,workdir=$2/work,$4\" \"$3\"";
