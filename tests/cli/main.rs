@@ -9,6 +9,8 @@
 )]
 
 mod answers;
+mod as_go;
+mod backup;
 mod carry;
 mod check;
 mod checksum;
@@ -41,11 +43,14 @@ mod resolving;
 mod server_log;
 mod texts;
 mod tidy;
+mod times;
 mod verify;
 
 fn main() {
     let modules = vec![
         ("answers", answers::cases()),
+        ("as_go", as_go::cases()),
+        ("backup", backup::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),
         ("checksum", checksum::cases()),
@@ -78,6 +83,7 @@ fn main() {
         ("server_log", server_log::cases()),
         ("texts", texts::cases()),
         ("tidy", tidy::cases()),
+        ("times", times::cases()),
         ("verify", verify::cases()),
     ];
     testkit::run(testkit::built!(), modules);
