@@ -39,7 +39,7 @@ pub(crate) enum GoEnvError {
     #[error("`go env` failed: {0}")]
     Failed(String),
     /// Its answer is malformed.
-    #[error("`go env` gave a malformed answer: {0}")]
+    #[error("`go env` printed malformed output: {0}")]
     Answer(#[from] serde_json::Error),
 }
 

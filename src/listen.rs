@@ -123,7 +123,7 @@ fn within_limit(wanted: usize, files: Option<u64>) -> usize {
         log::warn!(
             connections = possible, configured = wanted, open_files = files,
             help = "raise the limit of open files (ulimit -n, LimitNOFILE)";
-            "the limit of open files bounds the number of connections"
+            "the limit of open files lowers the maximum number of connections"
         );
     }
     wanted.min(possible)

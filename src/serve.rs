@@ -178,7 +178,7 @@ async fn accept(
             () = &mut shutdown => return Ok(()),
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
-                    log::error!(reason:% = error; "a connection ended by an internal error");
+                    log::error!(reason:% = error; "a connection ended with an internal error");
                 }
             }
             (place, accepted) = next => match accepted {
@@ -261,7 +261,7 @@ impl Server {
         let connection = watcher.watch(self.builder.serve_connection(io, service).into_owned());
         async move {
             if let Err(error) = connection.await {
-                log::debug!(client:% = peer, reason:% = error; "a connection ended by an error");
+                log::debug!(client:% = peer, reason:% = error; "a connection ended with an error");
             }
         }
     }

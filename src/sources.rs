@@ -51,6 +51,11 @@ impl PrivateModules {
     pub(crate) fn contains(&self, module: &ModulePath) -> bool {
         self.patterns.matches(module.as_str()) || self.policy.is_private(module)
     }
+
+    /// Returns whether versions of a module are verified against a checksum database, if there is one.
+    pub(crate) fn is_verified(&self, module: &ModulePath) -> bool {
+        !self.contains(module) && self.policy.rule(module).checksum != ChecksumPolicy::Off
+    }
 }
 
 impl<'a> Sources<'a> {
@@ -133,7 +138,7 @@ impl<'a> Sources<'a> {
             None
         });
         let Some(sumdb) = sumdb else {
-            let why = "checksum is require, and there is no checksum database\nhelp: set one with --gosumdb, STOA_GOSUMDB or \
+            let why = "checksum is set to require, but there is no checksum database\nhelp: set one with --gosumdb, STOA_GOSUMDB or \
                        `gosumdb` in the config file";
             return if is_required {
                 Err(CommandError::new(Exit::USAGE, why))

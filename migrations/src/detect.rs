@@ -8,7 +8,7 @@ use stoa_layout::signals::Cancelled;
 use stoa_layout::{Detect, Detection, LayoutId, StepError};
 
 use crate::flat::{self, Flat};
-use crate::picture::{Candidate, Finding, Picture};
+use crate::picture::{Candidate, Finding, Picture, is_dir};
 use crate::{v0, whole};
 
 /// Recognises v0.
@@ -48,18 +48,21 @@ impl Detect for IsTree {
 const ENOUGH: StepError = StepError::Cancelled(Cancelled(0));
 
 pub(crate) fn holds_a_whole_version(picture: &dyn Picture, root: &Path) -> Result<bool, StepError> {
-    let is_whole = |candidate: &Candidate| {
-        candidate.fault.is_none()
+    let is_whole = |candidate: &Candidate| -> Result<bool, StepError> {
+        Ok(candidate.fault.is_none()
             && candidate.has == [true; 3]
-            && whole::fault(&candidate.version, &candidate.files).is_none()
+            && whole::fault(&candidate.version, &candidate.files)?.is_none())
     };
     let mut found = false;
-    let walked = picture.walk(root, &mut |what| match what {
-        Finding::Versions(candidates) if candidates.iter().any(is_whole) => {
-            found = true;
-            Err(ENOUGH)
+    let walked = picture.walk(root, &mut |what| {
+        let Finding::Versions(candidates) = what else { return Ok(()) };
+        for candidate in &candidates {
+            if is_whole(candidate)? {
+                found = true;
+                return Err(ENOUGH);
+            }
         }
-        _ => Ok(()),
+        Ok(())
     });
     match walked {
         _ if found => Ok(true),
@@ -75,7 +78,7 @@ pub(crate) fn go_cache(root: &Path) -> Result<Option<PathBuf>, StepError> {
         ["", "cache/download", "mod/cache/download", "pkg/mod/cache/download", "go/pkg/mod/cache/download"]
     {
         let cache = if below.is_empty() { root.to_owned() } else { root.join(below) };
-        if (below.is_empty() || cache.is_dir()) && is_go_cache(&cache)? {
+        if (below.is_empty() || is_dir(&cache)?) && is_go_cache(&cache)? {
             return Ok(Some(cache));
         }
     }

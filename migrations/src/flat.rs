@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rayon::ThreadPool;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
-use stoa_layout::{LayoutId, StepError, durable};
+use stoa_layout::{LayoutId, PathError, StepError};
 
 use crate::picture::{
-    Candidate, Emptied, Files, Finding, Name, Names, Picture, Visit, escaped, is_ignored, is_ours_at_the_top,
-    leftover,
+    Candidate, Files, Finding, Name, Names, Picture, Visit, escaped, exists, is_dir, is_ignored,
+    is_ours_at_the_top, leftover,
 };
+use crate::removal::{Emptied, Removal};
 
 /// The tree.
 pub(crate) const TREE: LayoutId = LayoutId::fixed("tree");
@@ -59,8 +59,16 @@ impl Flat {
         }
     }
 
+    /// Opens a folder of a walk. Only in the tree, which another program wrote, an unreadable folder is a leftover.
+    fn names(self, folder: &Path, visit: &mut Visit<'_>) -> Result<Option<Names>, StepError> {
+        match self {
+            Self::Tree => Names::in_foreign_walk(folder, visit),
+            Self::V1 => Ok(Names::of(folder)?),
+        }
+    }
+
     fn walk_folder(self, base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-        let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
+        let Some(names) = self.names(folder, visit)? else { return Ok(()) };
         let at_the_top = folder == base;
         for name in names {
             let name = name?;
@@ -72,7 +80,7 @@ impl Flat {
                 }
                 _ if name.kind.is_dir() => self.walk_folder(base, &name.path, visit)?,
                 _ if is_ignored(text) => {}
-                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))))?,
+                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))?))?,
             }
         }
         Ok(())
@@ -86,7 +94,7 @@ impl Flat {
         folder: &Path,
         visit: &mut Visit<'_>,
     ) -> Result<(), StepError> {
-        let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
+        let Some(names) = self.names(folder, visit)? else { return Ok(()) };
         let module_path = module_folder.strip_prefix(base).ok().and_then(Path::to_str);
         let module = module_path.and_then(|path| self.module(path));
         let mut versions: BTreeMap<String, Parts> = BTreeMap::new();
@@ -110,7 +118,7 @@ impl Flat {
                 }
                 Some((stem, _)) if module.is_some() && name.kind.is_file() => {
                     let why = format!("alias: {stem} is not a canonical version");
-                    visit(Finding::Leftover(leftover(&name.path, why)))?;
+                    visit(Finding::Leftover(leftover(&name.path, why)?))?;
                 }
                 _ if module.is_some() && self.seal_of(&name).is_some() => {
                     let stem = self.seal_of(&name).unwrap_or_default().to_owned();
@@ -120,7 +128,7 @@ impl Flat {
                 _ if self == Self::V1
                     && name.kind.is_dir()
                     && self.version(name.text.as_deref().unwrap_or_default()).is_some() => {}
-                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))))?,
+                _ => visit(Finding::Leftover(leftover(&name.path, reason(&name))?))?,
             }
         }
         let (Some(module), Some(module_path)) = (module, module_path) else { return Ok(()) };
@@ -131,11 +139,11 @@ impl Flat {
             let pair = match ModuleVersion::new(module.clone(), version) {
                 Ok(pair) => pair,
                 Err(error) => {
-                    visit(Finding::Leftover(leftover(&files.info, format!("foreign: {error}"))))?;
+                    visit(Finding::Leftover(leftover(&files.info, format!("foreign: {error}"))?))?;
                     continue;
                 }
             };
-            if self == Self::Tree && self.has_another_spelling(base, &pair, module_path, &stem) {
+            if self == Self::Tree && self.has_another_spelling(base, &pair, module_path, &stem)? {
                 fault = fault.or_else(|| Some("two spellings of this version are in the tree".to_owned()));
             }
             let shown = files.info.clone();
@@ -153,16 +161,28 @@ impl Flat {
     }
 
     /// Returns whether the same version exists with a different escaping.
-    fn has_another_spelling(self, base: &Path, pair: &ModuleVersion, path: &str, stem: &str) -> bool {
-        spellings(pair)
-            .iter()
-            .filter(|(other_path, other_stem)| other_path != path || other_stem != stem)
-            .any(|(path, stem)| self.has_any(base, path, stem))
+    fn has_another_spelling(
+        self,
+        base: &Path,
+        pair: &ModuleVersion,
+        path: &str,
+        stem: &str,
+    ) -> Result<bool, PathError> {
+        for (other_path, other_stem) in spellings(pair) {
+            if (other_path != path || other_stem != stem) && self.has_any(base, &other_path, &other_stem)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    fn has_any(self, base: &Path, path: &str, stem: &str) -> bool {
-        let files = self.files_in(&base.join(path).join(VERSIONS), stem);
-        files.in_order().into_iter().any(|file| file.symlink_metadata().is_ok())
+    fn has_any(self, base: &Path, path: &str, stem: &str) -> Result<bool, PathError> {
+        for file in self.files_in(&base.join(path).join(VERSIONS), stem).in_order() {
+            if exists(file)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the version of a seal. A seal belongs to its version, even if the other files are on the other side.
@@ -196,17 +216,22 @@ fn spellings(pair: &ModuleVersion) -> Vec<(String, String)> {
 }
 
 impl Picture for Flat {
-    fn files(&self, root: &Path, version: &ModuleVersion) -> Files {
+    fn files(&self, root: &Path, version: &ModuleVersion) -> Result<Files, PathError> {
         let base = self.base(root);
         let mut spellings = spellings(version);
         // An interrupted step up may have left a part of the version under unescaped names. The other files must get the
         // same spelling.
-        let other = match self {
-            Self::Tree => spellings.iter().position(|(path, stem)| self.has_any(&base, path, stem)),
-            Self::V1 => None,
-        };
-        let (path, stem) = spellings.swap_remove(other.unwrap_or(0));
-        self.files_in(&base.join(path).join(VERSIONS), &stem)
+        let mut chosen = 0;
+        if *self == Self::Tree {
+            for (at, (path, stem)) in spellings.iter().enumerate() {
+                if self.has_any(&base, path, stem)? {
+                    chosen = at;
+                    break;
+                }
+            }
+        }
+        let (path, stem) = spellings.swap_remove(chosen);
+        Ok(self.files_in(&base.join(path).join(VERSIONS), &stem))
     }
 
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
@@ -214,26 +239,26 @@ impl Picture for Flat {
         self.walk_folder(&base, &base, visit)
     }
 
-    fn has_folder_for(&self, root: &Path, plain: &str) -> bool {
-        self.base(root).join(escaped(plain)).is_dir()
+    fn has_folder_for(&self, root: &Path, plain: &str) -> Result<bool, PathError> {
+        is_dir(&self.base(root).join(escaped(plain)))
     }
 
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture, removal: &Removal) -> Result<(), StepError> {
         let base = self.base(root);
         match self {
             Self::V1 => {
                 // A version folder is never empty, and there are many on the way up.
                 let goes_below =
                     |folder: &Path| !folder.parent().is_some_and(|parent| parent.ends_with(VERSIONS));
-                let emptied = Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &goes_below };
-                emptied.remove_below(&base, pool)?;
-                durable::remove_empty_dir(&base)?;
+                let emptied = Emptied { may_go: &|_| Ok(true), skip: &|_| false, goes_below: &goes_below };
+                emptied.remove_below(&base, removal)?;
+                removal.remove_empty(&base)?;
                 Ok(())
             }
             Self::Tree => {
                 let may_go = |folder: &Path| {
                     let Some(path) = folder.strip_prefix(&base).ok().and_then(Path::to_str) else {
-                        return false;
+                        return Ok(false);
                     };
                     let path = path.strip_suffix("/@v").unwrap_or(path);
                     // The counterpart has the plain path, whether this folder is escaped or not.
@@ -241,7 +266,7 @@ impl Picture for Flat {
                     other.has_folder_for(root, &plain)
                 };
                 Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }
-                    .remove_below(&base, pool)
+                    .remove_below(&base, removal)
             }
         }
     }

@@ -4,26 +4,24 @@
 //! version still has its info on the source side, where the next pass finds it. After a change of direction in the middle
 //! of a step it is the other way round. A version is therefore judged by the union of both sides.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use stoa_layout::step::{Refusal, Work};
 use stoa_layout::{
     Context, Direction, Durable, Event, Exit, LayoutId, Leftover, Moved, PathError, Step, StepError, Survey,
     durable,
 };
 
-use crate::picture::{Candidate, Files, Finding, Picture, too_long};
+use crate::picture::{Candidate, Files, Finding, Picture, metadata, too_long};
+use crate::removal::Removal;
 use crate::{refuse, whole};
 
 /// A function that creates or removes folders after all versions have moved.
-pub(crate) type Folders = fn(&Path, &Durable) -> Result<(), PathError>;
+pub(crate) type Folders = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
 
 /// A step that moves versions from one picture to another.
 pub(crate) struct Flow {
@@ -89,41 +87,35 @@ impl Flow {
         candidate: &Candidate,
         batch: &mut Batch,
     ) -> Result<Verdict, StepError> {
-        let there = self.sides(direction).1.files(root, &candidate.version);
+        let there = self.sides(direction).1.files(root, &candidate.version)?;
         if let Some(why) = there.in_order().into_iter().find_map(|path| too_long(root, path)) {
             return Ok(Verdict::Stays(why));
         }
-        let is_all_here = batch.is_missing(&there);
+        let is_all_here = batch.is_missing(&there)?;
         let mut union = Files { ..candidate.files.clone() };
-        let mut missing = None;
+        let (mut missing, mut has_zip) = (None, candidate.has[1]);
         let parts =
             candidate.files.in_order().into_iter().zip(there.in_order()).zip(candidate.has).enumerate();
         for (part, ((here, there), has)) in parts {
             let name = ["go.mod", "zip", "info"][part];
-            let looked =
-                if is_all_here { Err(ErrorKind::NotFound.into()) } else { fs::symlink_metadata(there) };
-            let other = match looked {
-                Ok(meta) => Some(meta),
-                Err(error) if is_absence(&error) => None,
-                Err(error) => return Ok(Verdict::Stays(format!("unreadable: {}: {error}", there.display()))),
-            };
+            let other = if is_all_here { None } else { metadata(there)? };
             match (has, other) {
                 (true, None) => {}
-                (true, Some(other)) => match fs::symlink_metadata(here) {
+                (true, Some(other)) => match metadata(here)? {
                     // The file is linked there and not yet unlinked here. The move finishes it.
-                    Ok(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
-                    Ok(_) => {
+                    Some(own) if (own.dev(), own.ino()) == (other.dev(), other.ino()) => {}
+                    Some(_) => {
                         return Ok(Verdict::Taken(format!(
                             "its {name} already exists at {}",
                             there.display()
                         )));
                     }
-                    Err(error) if is_absence(&error) => {}
-                    Err(error) => {
-                        return Ok(Verdict::Stays(format!("unreadable: {}: {error}", here.display())));
-                    }
+                    None => {}
                 },
-                (false, Some(other)) if other.is_file() => union.put(part, there),
+                (false, Some(other)) if other.is_file() => {
+                    union.put(part, there);
+                    has_zip |= part == 1;
+                }
                 (false, Some(_)) => return Ok(Verdict::Taken(format!("{} is not a file", there.display()))),
                 (false, None) => missing = missing.or(Some(name)),
             }
@@ -135,7 +127,7 @@ impl Flow {
             return Ok(Verdict::Elsewhere);
         }
         if let (true, Some(own), Some(there)) = (candidate.has_seal, &candidate.files.seal, &there.seal)
-            && is_another_file(own, there)
+            && is_another_file(own, there)?
         {
             return Ok(Verdict::Taken(format!("its seal already exists at {}", there.display())));
         }
@@ -143,18 +135,21 @@ impl Flow {
             return Ok(Verdict::Stays("foreign: a seal without its version".to_owned()));
         }
         if let Some(missing) = missing {
-            let known = candidate.without_zip.clone().filter(|_| !union.zip.is_file());
+            let known = candidate.without_zip.clone().filter(|_| !has_zip);
             return Ok(Verdict::Stays(known.unwrap_or_else(|| format!("incomplete: it has no {missing}"))));
         }
         if self.is_foreign && direction == Direction::Up {
-            match whole::examine(&candidate.version, &union) {
+            match whole::examine(&candidate.version, &union)? {
                 Ok(bytes) if candidate.has == [true; 3] => return Ok(Verdict::Moves { bytes, there }),
                 Ok(_) => {}
                 Err(fault) => return Ok(Verdict::Stays(fault)),
             }
         }
         let here = candidate.files.in_order().into_iter().zip(candidate.has).filter(|(_, has)| *has);
-        let bytes = here.map(|(here, _)| fs::symlink_metadata(here).map_or(0, |meta| meta.len())).sum();
+        let mut bytes = 0;
+        for (here, _) in here {
+            bytes += metadata(here)?.map_or(0, |meta| meta.len());
+        }
         Ok(Verdict::Moves { bytes, there })
     }
 
@@ -201,7 +196,7 @@ impl Flow {
                     self.carry(context, candidate, &there, batch)?;
                     tally.moved(bytes, &work);
                 }
-                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(&work, candidate, reason),
+                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(&work, candidate, reason)?,
             }
             Ok(())
         };
@@ -209,11 +204,13 @@ impl Flow {
         let moved = tally.sum();
         // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
-            from.remove_emptied(root, to, &pool(work.threads)?)?;
-        }
-        if moved.items == 0 {
-            let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
-            folders(root, context.lock.durable())?;
+            let removal = Removal::new(work.threads)?;
+            from.remove_emptied(root, to, &removal)?;
+            if moved.items == 0 {
+                let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
+                folders(root, context.lock.durable(), &removal)?;
+                removal.report(&work);
+            }
         }
         Ok(moved)
     }
@@ -255,7 +252,7 @@ impl Step for Flow {
                         taken.push(format!("{}: {reason}", candidate.version));
                     }
                 }
-                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(work, candidate, reason),
+                Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(work, candidate, reason)?,
             }
             Ok(())
         };
@@ -334,15 +331,9 @@ impl Step for Flow {
 }
 
 /// Returns whether two different files are at these paths.
-fn is_another_file(here: &Path, there: &Path) -> bool {
-    let (Ok(here), Ok(there)) = (fs::symlink_metadata(here), fs::symlink_metadata(there)) else {
-        return false;
-    };
-    (here.dev(), here.ino()) != (there.dev(), there.ino())
-}
-
-fn is_absence(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+fn is_another_file(here: &Path, there: &Path) -> Result<bool, PathError> {
+    let (Some(here), Some(there)) = (metadata(here)?, metadata(there)?) else { return Ok(false) };
+    Ok((here.dev(), here.ino()) != (there.dev(), there.ino()))
 }
 
 /// The state of the work on a batch, which nearly always belongs to one module.
@@ -358,13 +349,13 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Returns whether the folder of these files is missing.
-    fn is_missing(&mut self, there: &Files) -> bool {
+    fn is_missing(&mut self, there: &Files) -> Result<bool, PathError> {
         let folder = there.folder();
         if self.looked != folder {
+            self.is_missing = metadata(folder)?.is_none();
             self.looked = folder.to_owned();
-            self.is_missing = fs::symlink_metadata(folder).is_err_and(|error| is_absence(&error));
         }
-        self.is_missing
+        Ok(self.is_missing)
     }
 }
 
@@ -404,8 +395,9 @@ impl Tally {
         }
     }
 
-    fn left(&self, work: &Work<'_>, candidate: &Candidate, reason: String) {
-        self.leftover(work, &candidate.leftover(reason));
+    fn left(&self, work: &Work<'_>, candidate: &Candidate, reason: String) -> Result<(), PathError> {
+        self.leftover(work, &candidate.leftover(reason)?);
+        Ok(())
     }
 
     fn leftover(&self, work: &Work<'_>, leftover: &Leftover) {
@@ -417,13 +409,6 @@ impl Tally {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Moved { items: of(&self.items), bytes: of(&self.bytes), leftovers: of(&self.leftovers) }
     }
-}
-
-fn pool(threads: usize) -> Result<ThreadPool, StepError> {
-    ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
-        let message = format!("cannot start {threads} threads: {error}; run again with fewer (--threads)");
-        StepError::Refused(Refusal { exit: Exit::BUSY, message })
-    })
 }
 
 type Each<'a> = dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync + 'a;

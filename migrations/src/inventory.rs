@@ -11,11 +11,13 @@ use std::path::Path;
 use stoa_gomod::{ModulePath, Version};
 use stoa_layout::inventory::{self, Visit};
 use stoa_layout::step::Refusal;
-use stoa_layout::{Direction, Inventory, Leftover, State, StepError};
+use stoa_layout::{Direction, Inventory, Leftover, PathError, State, StepError};
 
 use crate::flat::{self, Flat};
 use crate::flow::{Flow, Verdict};
-use crate::picture::{BATCH, Candidate, Files, Finding, Names, OURS, Picture, leftover};
+use crate::picture::{
+    BATCH, Candidate, Files, Finding, Names, OURS, Picture, exists, leftover, metadata, size,
+};
 use crate::{refuse, tree_to_v1, v0, v0_to_v1, v1_to_v2, v2, whole};
 
 /// The inventory of the layouts up to v2.
@@ -28,27 +30,27 @@ impl Inventory for AllLayouts {
         match Sides::of(state) {
             Sides::V0 => {
                 look.all(&v0::V0, &|one| judged(&v0_step, root, Direction::Up, one))?;
-                look.modules(&|one| Ok(dead(&v0::V0, root, one)), &|one| Ok(dead(&v0::V0, root, one)))
+                look.modules(&|one| dead(&v0::V0, root, one), &|one| dead(&v0::V0, root, one))
             }
             Sides::Tree => {
                 look.all(&Flat::Tree, &|one| judged(&tree_step, root, Direction::Up, one))?;
-                look.modules(&|one| Ok(dead(&Flat::Tree, root, one)), &|one| Ok(dead(&Flat::Tree, root, one)))
+                look.modules(&|one| dead(&Flat::Tree, root, one), &|one| dead(&Flat::Tree, root, one))
             }
             Sides::V0AndV1 => {
                 look.all(&v0::V0, &|one| judged(&v0_step, root, Direction::Up, one))?;
                 look.modules(&|one| judged(&v0_step, root, Direction::Back, one), &|one| {
-                    Ok(dead(&Flat::V1, root, one))
+                    dead(&Flat::V1, root, one)
                 })
             }
             Sides::TreeAndV1 => {
                 look.all(&Flat::Tree, &|one| judged(&tree_step, root, Direction::Up, one))?;
                 look.modules(&|one| judged(&tree_step, root, Direction::Back, one), &|one| {
-                    Ok(dead(&Flat::V1, root, one))
+                    dead(&Flat::V1, root, one)
                 })
             }
             Sides::V1 => {
                 look.outside(&Flat::V1)?;
-                look.modules(&|one| Ok(at_v1(one)), &|one| Ok(dead(&Flat::V1, root, one)))
+                look.modules(&|one| Ok(at_v1(one)), &|one| dead(&Flat::V1, root, one))
             }
             Sides::V1AndV2 => {
                 look.outside(&v2::V2)?;
@@ -58,7 +60,7 @@ impl Inventory for AllLayouts {
             }
             Sides::V2 => {
                 look.outside(&v2::V2)?;
-                look.modules(&|one| Ok(dead(&v2::V2, root, one)), &|one| Ok(at_v2(one)))
+                look.modules(&|one| dead(&v2::V2, root, one), &|one| Ok(at_v2(one)))
             }
         }
     }
@@ -119,7 +121,9 @@ fn judged(step: &Flow, root: &Path, direction: Direction, one: &Candidate) -> Re
         Verdict::Moves { .. } if !one.has[2] => Judgement::Nothing,
         Verdict::Moves { .. } => {
             let other = if direction == Direction::Up { step.new } else { step.old };
-            Judgement::Whole { elsewhere: (one.has != [true; 3]).then(|| other.files(root, &one.version)) }
+            let is_split = one.has != [true; 3];
+            let elsewhere = if is_split { Some(other.files(root, &one.version)?) } else { None };
+            Judgement::Whole { elsewhere }
         }
         Verdict::Stays(reason) | Verdict::Taken(reason) => Judgement::Leftover(reason),
     })
@@ -144,14 +148,16 @@ fn at_v2(one: &Candidate) -> Judgement {
 }
 
 /// Judges a version of a layout that is not alive.
-fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Judgement {
-    let fault = fault(one).or_else(|| whole::examine(&one.version, &one.files).err());
-    Judgement::Leftover(fault.unwrap_or_else(|| {
-        let there = alive.files(root, &one.version);
-        match there.info.symlink_metadata() {
-            Ok(_) => format!("its info already exists at {}", there.info.display()),
-            Err(_) => "complete, but not at the layout of the store".to_owned(),
-        }
+fn dead(alive: &dyn Picture, root: &Path, one: &Candidate) -> Result<Judgement, StepError> {
+    let fault = match fault(one) {
+        None => whole::fault(&one.version, &one.files)?,
+        fault => fault,
+    };
+    let there = alive.files(root, &one.version)?.info;
+    Ok(Judgement::Leftover(match fault {
+        Some(fault) => fault,
+        None if exists(&there)? => format!("its info already exists at {}", there.display()),
+        None => "complete, but not at the layout of the store".to_owned(),
     }))
 }
 
@@ -178,7 +184,6 @@ pub(crate) fn report_whole(
     is_first_of_group: bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), StepError> {
-    let size = |path: &Path| path.symlink_metadata().map_or(0, |meta| meta.len());
     let others = elsewhere.map(Files::in_order);
     let mut files = Vec::with_capacity(ROLES.len());
     for (part, (here, has)) in one.files.in_order().into_iter().zip(one.has).enumerate() {
@@ -187,8 +192,10 @@ pub(crate) fn report_whole(
             files.push((ROLES[part], path));
         }
     }
-    let bytes: u64 = files.iter().map(|(_, path)| size(path)).sum();
-    let bytes = bytes + one.files.seal.as_deref().map_or(0, size);
+    let mut bytes = 0;
+    for path in files.iter().map(|(_, path)| *path).chain(one.files.seal.as_deref()) {
+        bytes += size(path)?;
+    }
     let name = format_args!("{}", one.version);
     visit(inventory::Found::Whole { name, files: &files, bytes, is_first_of_group })
 }
@@ -231,7 +238,9 @@ impl Look<'_, '_> {
         let root = self.root;
         v2::V2.walk(root, &mut |found| match found {
             Finding::Versions(versions) => self.versions(versions.iter(), versions.len() < BATCH, folders),
-            Finding::Leftover(leftover) if is_of_a_version_folder(&leftover.path) => self.leftover(&leftover),
+            Finding::Leftover(leftover) if is_of_a_version_folder(&leftover.path)? => {
+                self.leftover(&leftover)
+            }
             Finding::Leftover(_) => Ok(()),
         })
     }
@@ -239,13 +248,13 @@ impl Look<'_, '_> {
     /// Walks everything outside of `modules` in a store with a marker. All of it is leftovers.
     fn outside(&mut self, alive: &dyn Picture) -> Result<(), StepError> {
         let root = self.root;
-        let judge = |one: &Candidate| Ok(dead(alive, root, one));
+        let judge = |one: &Candidate| dead(alive, root, one);
         self.some(&v0::V0, &judge, &|path| !is_in_a_tree(root, path))?;
         self.some(&Flat::Tree, &judge, &|path| is_in_a_tree(root, path))?;
         for name in Names::of(root)?.into_iter().flatten() {
             let name = name?;
             if !name.kind.is_dir() && name.text.is_some_and(|text| OURS.contains(&text.as_str())) {
-                self.leftover(&leftover(&name.path, "foreign: a folder of the store has this name"))?;
+                self.leftover(&leftover(&name.path, "foreign: a folder of the store has this name")?)?;
             }
         }
         Ok(())
@@ -265,7 +274,7 @@ impl Look<'_, '_> {
                     report_whole(one, elsewhere.as_ref(), is_first_of_group, self.visit)?;
                 }
                 Judgement::Leftover(reason) => {
-                    let mut pieces = one.pieces();
+                    let mut pieces = one.pieces()?;
                     // In v0 a folder with the name of a file may contain modules.
                     if one.shown.as_path() == one.files.info.parent().unwrap_or(self.root)
                         && one.files.seal.is_none()
@@ -274,7 +283,7 @@ impl Look<'_, '_> {
                     }
                     // The version may have vanished meanwhile.
                     if !pieces.is_empty() {
-                        let leftover = one.leftover(reason);
+                        let leftover = one.leftover(reason)?;
                         (self.visit)(inventory::Found::Leftover { leftover: &leftover, pieces: &pieces })?;
                     }
                 }
@@ -287,7 +296,7 @@ impl Look<'_, '_> {
     }
 
     fn leftover(&mut self, leftover: &Leftover) -> Result<(), StepError> {
-        let pieces = match v0::pieces_of_alias(&leftover.path) {
+        let pieces = match v0::pieces_of_alias(&leftover.path)? {
             pieces if !pieces.is_empty() && !is_in_a_tree(self.root, &leftover.path) => pieces,
             _ => vec![leftover.path.clone()],
         };
@@ -326,10 +335,10 @@ fn is_in_a_tree(root: &Path, path: &Path) -> bool {
 }
 
 /// Returns whether only the picture with version folders looks at a path.
-fn is_of_a_version_folder(path: &Path) -> bool {
+fn is_of_a_version_folder(path: &Path) -> Result<bool, PathError> {
     let in_versions = |path: &Path| path.parent().is_some_and(|parent| parent.ends_with("@v"));
-    let is_version = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
-        Version::unescape(name).is_ok() && path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
-    });
-    in_versions(path) && is_version || path.parent().is_some_and(in_versions)
+    let is_version = |name: &str| Version::unescape(name).is_ok();
+    let has_name = path.file_name().and_then(|name| name.to_str()).is_some_and(is_version);
+    Ok(path.parent().is_some_and(in_versions)
+        || in_versions(path) && has_name && metadata(path)?.is_some_and(|meta| meta.is_dir()))
 }

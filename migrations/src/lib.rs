@@ -12,6 +12,7 @@
 //! | `detect` | recognises layouts that have no marker |
 //! | `unmarked` | recognises stores whose marker is lost |
 //! | `refuse` | finds what forbids a step |
+//! | `removal` | removes emptied folders |
 //! | `inventory` | lists the content of a store: whole versions and leftovers |
 //! | `source` | lists the content of GOPROXY trees and module caches, for imports |
 
@@ -21,6 +22,7 @@ mod flow;
 mod inventory;
 mod picture;
 mod refuse;
+mod removal;
 mod source;
 mod tree_to_v1;
 mod unmarked;

@@ -1,15 +1,15 @@
 //! The picture of a layout, as a frozen step sees it: where the files of a version are, and how to find all versions.
 
-use std::fs::{self, FileType};
+use std::fs::{self, FileType, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rayon::ThreadPool;
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rustix::io::Errno;
 use stoa_gomod::ModuleVersion;
-use stoa_layout::durable::remove_empty_dir;
 use stoa_layout::error::PathContext;
 use stoa_layout::{Leftover, PathError, StepError};
+
+use crate::removal::Removal;
 
 /// The files of a version on one side of a step.
 #[derive(Debug, Clone)]
@@ -47,20 +47,28 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     /// Returns the version as a leftover.
-    pub(crate) fn leftover(&self, reason: impl Into<String>) -> Leftover {
-        let there = self.pieces();
+    pub(crate) fn leftover(&self, reason: impl Into<String>) -> Result<Leftover, PathError> {
+        let there = self.pieces()?;
         let path = match there.first() {
-            Some(first) if self.shown.symlink_metadata().is_err() => first.clone(),
+            Some(first) if !exists(&self.shown)? => first.clone(),
             _ => self.shown.clone(),
         };
-        let bytes = there.iter().map(|piece| size(piece)).sum();
-        Leftover { path, bytes, reason: reason.into() }
+        let mut bytes = 0;
+        for piece in &there {
+            bytes += size(piece)?;
+        }
+        Ok(Leftover { path, bytes, reason: reason.into() })
     }
 
     /// Returns the existing paths of its files, whatever their types. Other paths beside them are not included.
-    pub(crate) fn pieces(&self) -> Vec<PathBuf> {
-        let files = self.files.in_order().into_iter().chain(self.files.seal.as_deref());
-        files.filter(|file| file.symlink_metadata().is_ok()).map(Path::to_owned).collect()
+    pub(crate) fn pieces(&self) -> Result<Vec<PathBuf>, PathError> {
+        let mut pieces = Vec::with_capacity(4);
+        for file in self.files.in_order().into_iter().chain(self.files.seal.as_deref()) {
+            if exists(file)? {
+                pieces.push(file.to_owned());
+            }
+        }
+        Ok(pieces)
     }
 }
 
@@ -81,8 +89,9 @@ pub(crate) type EachFile<'a> = dyn FnMut(&Path) -> Result<(), StepError> + 'a;
 /// The picture of a layout.
 pub(crate) trait Picture: Sync {
     /// Returns the paths of a version's files.
-    fn files(&self, root: &Path, version: &ModuleVersion) -> Files;
-    /// Finds all versions and leftovers. A folder that cannot be read is a leftover.
+    fn files(&self, root: &Path, version: &ModuleVersion) -> Result<Files, PathError>;
+    /// Finds all versions and leftovers. In a layout of another program, a folder that may not be read is a leftover. Any
+    /// other error ends the walk.
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError>;
     /// Returns a rough count of the versions if that is cheaper than a walk. Passes a file of each folder with files to
     /// move to `each`.
@@ -99,9 +108,57 @@ pub(crate) trait Picture: Sync {
         Ok(count)
     }
     /// Returns whether there is a folder for modules whose plain paths begin with these elements.
-    fn has_folder_for(&self, root: &Path, plain: &str) -> bool;
-    /// Removes the folders that the moves to `other` have emptied, on the threads of `pool`.
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError>;
+    fn has_folder_for(&self, root: &Path, plain: &str) -> Result<bool, PathError>;
+    /// Removes the folders that the moves to `other` have emptied.
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture, removal: &Removal) -> Result<(), StepError>;
+}
+
+/// Returns whether an error concerns only this path, so that a path in a layout of another program is a leftover: nobody
+/// may read it, or it is not what it was a moment ago.
+///
+/// Any other error says nothing about the path: no free file descriptor, a bad disk, a server that went away. It stops the
+/// step, because a version that is skipped for such a reason would silently stay unserved.
+pub(crate) fn concerns_this_path(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+        || is_absence(error)
+        || Errno::from_io_error(error).is_none_or(|errno| errno == Errno::LOOP)
+}
+
+/// Returns whether an error means that there is nothing at a path.
+pub(crate) fn is_absence(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG))
+}
+
+/// Returns the metadata of a path itself, or `None` if there is nothing.
+pub(crate) fn metadata(path: &Path) -> Result<Option<Metadata>, PathError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(PathError::new("stat", path, error)),
+    }
+}
+
+/// Returns whether there is something at a path, as far as this process may see it.
+pub(crate) fn exists(path: &Path) -> Result<bool, PathError> {
+    is(path, fs::symlink_metadata(path), |_| true)
+}
+
+/// Returns whether a path leads to a folder, as far as this process may see it.
+pub(crate) fn is_dir(path: &Path) -> Result<bool, PathError> {
+    is(path, fs::metadata(path), Metadata::is_dir)
+}
+
+/// Returns whether a path leads to a file, as far as this process may see it.
+pub(crate) fn is_file(path: &Path) -> Result<bool, PathError> {
+    is(path, fs::metadata(path), Metadata::is_file)
+}
+
+fn is(path: &Path, meta: io::Result<Metadata>, kind: impl Fn(&Metadata) -> bool) -> Result<bool, PathError> {
+    match meta {
+        Ok(meta) => Ok(kind(&meta)),
+        Err(error) if concerns_this_path(&error) => Ok(false),
+        Err(error) => Err(PathError::new("stat", path, error)),
+    }
 }
 
 /// Maximum number of versions in a batch.
@@ -128,12 +185,16 @@ impl Names {
         }
     }
 
-    /// Opens a folder of a walk. `None` if it does not exist, or if it is a leftover because it cannot be read.
-    pub(crate) fn in_walk(folder: &Path, visit: &mut Visit<'_>) -> Result<Option<Self>, StepError> {
-        Self::of(folder).or_else(|error| {
-            visit(Finding::Leftover(leftover(folder, format!("unreadable: {}", error.source))))?;
-            Ok(None)
-        })
+    /// Opens a folder of a walk through a layout of another program. `None` if it does not exist, or if it is a leftover
+    /// because nobody may read it.
+    pub(crate) fn in_foreign_walk(folder: &Path, visit: &mut Visit<'_>) -> Result<Option<Self>, StepError> {
+        match Self::of(folder) {
+            Err(error) if concerns_this_path(&error.source) => {
+                visit(Finding::Leftover(leftover(folder, format!("unreadable: {}", error.source))?))?;
+                Ok(None)
+            }
+            result => Ok(result?),
+        }
     }
 }
 
@@ -158,18 +219,26 @@ impl Iterator for Names {
 }
 
 /// Returns a path as a leftover, with the size of everything below it.
-pub(crate) fn leftover(path: &Path, reason: impl Into<String>) -> Leftover {
-    Leftover { path: path.to_owned(), bytes: size(path), reason: reason.into() }
+pub(crate) fn leftover(path: &Path, reason: impl Into<String>) -> Result<Leftover, PathError> {
+    Ok(Leftover { path: path.to_owned(), bytes: size(path)?, reason: reason.into() })
 }
 
-/// Returns the size of a file, or of all files below a folder. An unreadable path counts as 0.
-fn size(path: &Path) -> u64 {
-    let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
-    if !meta.is_dir() {
-        return meta.len();
+/// Returns the size of a file, or of all files below a folder. A path that nobody may read counts as 0.
+pub(crate) fn size(path: &Path) -> Result<u64, PathError> {
+    let sum = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => size_below(path),
+        Ok(meta) => return Ok(meta.len()),
+        Err(error) => Err(PathError::new("stat", path, error)),
+    };
+    sum.or_else(|error| if concerns_this_path(&error.source) { Ok(0) } else { Err(error) })
+}
+
+fn size_below(folder: &Path) -> Result<u64, PathError> {
+    let mut sum = 0;
+    for name in Names::of(folder)?.into_iter().flatten() {
+        sum += size(&name?.path)?;
     }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|entry| size(&entry.path())).sum()
+    Ok(sum)
 }
 
 /// The names at the top of a store with a marker.
@@ -204,67 +273,6 @@ pub(crate) fn too_long(root: &Path, path: &Path) -> Option<String> {
         Some(format!("its path has {whole} bytes once escaped, the maximum is {}", LONGEST.1))
     } else {
         None
-    }
-}
-
-/// The rules for removing empty folders.
-pub(crate) struct Emptied<'a> {
-    /// Returns whether a folder may be removed.
-    pub(crate) may_go: &'a (dyn Fn(&Path) -> bool + Sync),
-    /// Returns whether a name at the top is skipped.
-    pub(crate) skip: &'a (dyn Fn(&str) -> bool + Sync),
-    /// Returns whether a folder that is not empty may contain empty folders.
-    pub(crate) goes_below: &'a (dyn Fn(&Path) -> bool + Sync),
-}
-
-/// Maximum number of names of a folder in memory.
-const HELD: usize = 1024;
-
-impl Emptied<'_> {
-    /// Removes the empty folders below a folder, deepest first.
-    pub(crate) fn remove_below(&self, folder: &Path, pool: &ThreadPool) -> Result<(), StepError> {
-        pool.install(|| self.below(folder, true)).map(drop)
-    }
-
-    /// Does the same, and returns whether the folder is empty now.
-    fn below(&self, folder: &Path, at_the_top: bool) -> Result<bool, StepError> {
-        // An unreadable folder is a leftover, which the walk reports.
-        let Ok(Some(mut names)) = Names::of(folder) else { return Ok(false) };
-        let mut is_empty = true;
-        loop {
-            let mut folders = Vec::new();
-            let is_end = loop {
-                let name = match names.next() {
-                    Some(Ok(name)) => name,
-                    Some(Err(_)) => return Ok(false),
-                    None => break true,
-                };
-                let is_skipped = at_the_top && name.text.as_deref().is_some_and(self.skip);
-                if name.kind.is_dir() && !is_skipped {
-                    folders.push(name.path);
-                } else {
-                    is_empty = false;
-                }
-                if folders.len() == HELD {
-                    break false;
-                }
-            };
-            is_empty &= folders
-                .par_iter()
-                .map(|folder| self.remove(folder))
-                .try_reduce(|| true, |one, other| Ok(one && other))?;
-            if is_end {
-                return Ok(is_empty);
-            }
-        }
-    }
-
-    /// Removes a folder and the folders below it if the rules allow it, and returns whether it is gone.
-    fn remove(&self, folder: &Path) -> Result<bool, StepError> {
-        let may_go = (self.may_go)(folder);
-        // Most folders are empty or full. One call finds out; looking inside takes four.
-        Ok(may_go && remove_empty_dir(folder)?
-            || (self.goes_below)(folder) && self.below(folder, false)? && may_go && remove_empty_dir(folder)?)
     }
 }
 

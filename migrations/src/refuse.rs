@@ -13,7 +13,7 @@ use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::step::Refusal;
 use stoa_layout::{Exit, PathError, StepError};
 
-use crate::picture::{Names, OURS};
+use crate::picture::{Names, OURS, metadata};
 
 /// Returns all reasons.
 pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
@@ -30,10 +30,10 @@ fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     for name in OURS {
         let path = root.join(name);
-        let held = match path.symlink_metadata() {
-            Err(_) => None,
-            Ok(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
-            Ok(_) => foreign_content(&path, REMOVED.contains(&name))?,
+        let held = match metadata(&path)? {
+            None => None,
+            Some(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
+            Some(_) => foreign_content(&path, REMOVED.contains(&name))?,
         };
         if let Some(held) = held {
             let message = format!(

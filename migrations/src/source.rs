@@ -40,15 +40,17 @@ impl Source for Trees {
 }
 
 fn report(one: &Candidate, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    let Some(fault) = fault(one).or_else(|| whole::fault(&one.version, &one.files)) else {
-        return report_whole(one, None, false, visit);
+    let fault = match fault(one) {
+        None => whole::fault(&one.version, &one.files)?,
+        fault => fault,
     };
-    let pieces = one.pieces();
+    let Some(fault) = fault else { return report_whole(one, None, false, visit) };
+    let pieces = one.pieces()?;
     // The version may have vanished meanwhile.
     if pieces.is_empty() {
         return Ok(());
     }
-    let leftover = one.leftover(fault);
+    let leftover = one.leftover(fault)?;
     let [_, has_zip, _] = one.has;
     visit(if one.fault.is_none() && !has_zip {
         inventory::Found::Aside { leftover: &leftover }

@@ -10,7 +10,7 @@ use stoa_layout::{Direction, Event, Exit, LayoutId, StepError, Unmarked};
 use crate::detect::holds_a_whole_version;
 use crate::flat::Flat;
 use crate::flow::{REPORT_EVERY, Verdict, in_parallel};
-use crate::picture::{Finding, Picture};
+use crate::picture::{Finding, Picture, is_dir, metadata};
 use crate::{v0, v1_to_v2, v2, whole};
 
 /// Recognises a store at layout v2 without its marker.
@@ -30,17 +30,19 @@ impl Unmarked for UnmarkedV2 {
         if holds_a_whole_version(&v2::V2, root)? {
             return Ok(true);
         }
-        let has_folders = v2::FOLDERS.iter().all(|name| root.join(name).is_dir());
-        Ok(has_folders
-            && !holds_a_whole_version(&v0::V0, root)?
-            && !holds_a_whole_version(&Flat::Tree, root)?)
+        for name in v2::FOLDERS {
+            if !is_dir(&root.join(name))? {
+                return Ok(false);
+            }
+        }
+        Ok(!holds_a_whole_version(&v0::V0, root)? && !holds_a_whole_version(&Flat::Tree, root)?)
     }
 
     fn check(&self, root: &Path, work: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
         let mut refusals = Vec::new();
         for name in v2::FOLDERS {
             let path = root.join(name);
-            if path.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
+            if metadata(&path)?.is_some_and(|meta| !meta.is_dir()) {
                 let message = format!(
                     "cannot restore the marker of {}: {} is not a folder; nothing was changed\nhelp: move it away, then run \
                      again",
@@ -93,7 +95,7 @@ fn problems(root: &Path, work: &Work<'_>) -> Result<Vec<String>, StepError> {
             let fault = match (&one.fault, one.has) {
                 (None, [.., false]) => None,
                 (Some(fault), _) => Some(fault.clone()),
-                (None, [true, true, true]) => whole::fault(&one.version, &one.files),
+                (None, [true, true, true]) => whole::fault(&one.version, &one.files)?,
                 (None, [has_mod, ..]) => {
                     Some(format!("incomplete: it has no {}", if has_mod { "zip" } else { "go.mod" }))
                 }

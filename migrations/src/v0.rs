@@ -7,14 +7,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rayon::ThreadPool;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
-use stoa_layout::{LayoutId, Leftover, StepError};
+use stoa_layout::{LayoutId, Leftover, PathError, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, EachFile, Emptied, Files, Finding, Names, Picture, Visit, is_ignored,
-    is_ours_at_the_top, leftover,
+    BATCH, Candidate, EachFile, Files, Finding, Names, Picture, Visit, concerns_this_path, is_dir, is_file,
+    is_ignored, is_ours_at_the_top, leftover, metadata, size,
 };
+use crate::removal::{Emptied, Removal};
 
 /// The name of the layout.
 pub(crate) const ID: LayoutId = LayoutId::fixed("v0");
@@ -23,11 +23,9 @@ pub(crate) const ID: LayoutId = LayoutId::fixed("v0");
 pub(crate) struct V0;
 
 impl Picture for V0 {
-    fn files(&self, root: &Path, version: &ModuleVersion) -> Files {
-        files_in(
-            &root.join(version.path().as_str()).join(version.version().as_str()),
-            version.version().as_str(),
-        )
+    fn files(&self, root: &Path, version: &ModuleVersion) -> Result<Files, PathError> {
+        let folder = root.join(version.path().as_str()).join(version.version().as_str());
+        Ok(files_in(&folder, version.version().as_str()))
     }
 
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
@@ -38,14 +36,15 @@ impl Picture for V0 {
         estimate_below(root, true, each)
     }
 
-    fn has_folder_for(&self, root: &Path, plain: &str) -> bool {
-        root.join(plain).is_dir()
+    fn has_folder_for(&self, root: &Path, plain: &str) -> Result<bool, PathError> {
+        is_dir(&root.join(plain))
     }
 
-    fn remove_emptied(&self, root: &Path, other: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
+    fn remove_emptied(&self, root: &Path, other: &dyn Picture, removal: &Removal) -> Result<(), StepError> {
         // A folder may go if its version, or a version of its module or of a module below, is on the other side.
         let may_go = |folder: &Path| stands_on(root, folder, other);
-        Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }.remove_below(root, pool)
+        Emptied { may_go: &may_go, skip: &is_ours_at_the_top, goes_below: &|_| true }
+            .remove_below(root, removal)
     }
 }
 
@@ -57,7 +56,7 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
         match name.text.as_deref() {
             Some(text) if is_ours_at_the_top(text) => {}
             _ if name.kind.is_dir() => walk_folder(root, &name.path, visit)?,
-            _ => visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))))?,
+            _ => visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))?))?,
         }
     }
     Ok(())
@@ -65,8 +64,13 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
 
 /// Counts the folders that look like versions, most of them without reading them.
 fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> Result<u64, StepError> {
-    // An unreadable folder is a leftover, which the walk reports.
-    let Ok(Some(names)) = Names::of(folder) else { return Ok(0) };
+    let names = match Names::of(folder) {
+        Ok(Some(names)) => names,
+        Ok(None) => return Ok(0),
+        // A leftover, which the walk reports.
+        Err(error) if concerns_this_path(&error.source) => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
     let mut count = 0;
     for name in names {
         let name = name?;
@@ -76,12 +80,12 @@ fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> R
         }
         let is_canonical = Version::new(text).is_ok();
         let files = files_in(&name.path, text);
-        if is_canonical && has_no_folders(&name.path) {
+        if is_canonical && has_no_folders(&name.path)? {
             count += 1;
             each(&files.modfile)?;
             continue;
         }
-        if is_canonical && files.info.is_file() {
+        if is_canonical && is_file(&files.info)? {
             count += 1;
             each(&files.modfile)?;
         }
@@ -92,28 +96,34 @@ fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> R
 
 /// Returns whether a folder certainly contains no folders. Most file systems count them as links of the folder; Btrfs does
 /// not, so nothing is certain there.
-fn has_no_folders(folder: &Path) -> bool {
-    std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.nlink() == 2)
+fn has_no_folders(folder: &Path) -> Result<bool, PathError> {
+    Ok(metadata(folder)?.is_some_and(|meta| meta.nlink() == 2))
 }
 
 /// Returns the files that make a folder a version without a valid name. Other paths in it are reported separately. Empty for
 /// any other folder.
-pub(crate) fn pieces_of_alias(folder: &Path) -> Vec<PathBuf> {
-    let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
-    let files = files_in(folder, name);
-    let is_there = |file: &&Path| file.symlink_metadata().is_ok_and(|meta| !meta.is_dir());
-    files.in_order().into_iter().filter(is_there).map(Path::to_owned).collect()
+pub(crate) fn pieces_of_alias(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
+    let mut pieces = Vec::new();
+    let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { return Ok(pieces) };
+    for file in files_in(folder, name).in_order() {
+        match metadata(file) {
+            Ok(Some(meta)) if !meta.is_dir() => pieces.push(file.to_owned()),
+            Err(error) if !concerns_this_path(&error.source) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(pieces)
 }
 
 /// Walks a folder that is not a version.
 fn walk_folder(root: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
+    let Some(names) = Names::in_foreign_walk(folder, visit)? else { return Ok(()) };
     let mut versions = Vec::new();
     for name in names {
         let name = name?;
         if !name.kind.is_dir() {
             if name.text.as_deref().is_none_or(|text| !is_ignored(text)) {
-                visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))))?;
+                visit(Finding::Leftover(leftover(&name.path, reason_of_file(name.kind))?))?;
             }
             continue;
         }
@@ -134,7 +144,7 @@ fn look(
     visit: &mut Visit<'_>,
 ) -> Result<(), StepError> {
     let Some(name) = name else { return walk_folder(root, folder, visit) };
-    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
+    let Some(names) = Names::in_foreign_walk(folder, visit)? else { return Ok(()) };
     let files = files_in(folder, name);
     let (mut has, mut symlinks, mut others, mut folders) = ([false; 3], Vec::new(), Vec::new(), Vec::new());
     let mut prefilled = false;
@@ -171,27 +181,26 @@ fn look(
                 });
             }
             Err(reason) => {
-                let bytes = pieces_of_alias(folder).iter().map(|piece| leftover(piece, "").bytes).sum();
+                let mut bytes = 0;
+                for piece in pieces_of_alias(folder)? {
+                    bytes += size(&piece)?;
+                }
                 visit(Finding::Leftover(Leftover { path: folder.to_owned(), bytes, reason }))?;
             }
         }
     } else {
         for (path, has) in files.in_order().into_iter().zip(has) {
             if has {
-                others.push((
-                    path.to_owned(),
-                    std::fs::symlink_metadata(path)
-                        .map_err(|error| stoa_layout::PathError::new("stat", path, error))?
-                        .file_type(),
-                ));
+                let Some(meta) = metadata(path)? else { continue };
+                others.push((path.to_owned(), meta.file_type()));
             }
         }
     }
     for path in symlinks.iter().filter(|_| !is_version) {
-        visit(Finding::Leftover(leftover(path, "symlink")))?;
+        visit(Finding::Leftover(leftover(path, "symlink")?))?;
     }
     for (path, kind) in others {
-        visit(Finding::Leftover(leftover(&path, reason_of_file(kind))))?;
+        visit(Finding::Leftover(leftover(&path, reason_of_file(kind))?))?;
     }
     let mut below = Vec::new();
     for (path, text) in folders {
@@ -224,13 +233,15 @@ fn reason_of_file(kind: std::fs::FileType) -> &'static str {
 }
 
 /// Returns whether the counterpart of a folder is on the other side.
-fn stands_on(root: &Path, folder: &Path, other: &dyn Picture) -> bool {
-    let Some(path) = folder.strip_prefix(root).ok().and_then(Path::to_str) else { return false };
+fn stands_on(root: &Path, folder: &Path, other: &dyn Picture) -> Result<bool, PathError> {
+    let Some(path) = folder.strip_prefix(root).ok().and_then(Path::to_str) else { return Ok(false) };
     let as_version = path.rsplit_once('/').and_then(|(module, version)| {
         ModuleVersion::new(ModulePath::new(module).ok()?, Version::new(version).ok()?).ok()
     });
-    if as_version.is_some_and(|version| other.files(root, &version).info.is_file()) {
-        return true;
+    if let Some(version) = as_version
+        && is_file(&other.files(root, &version)?.info)?
+    {
+        return Ok(true);
     }
     other.has_folder_for(root, path)
 }

@@ -13,6 +13,7 @@ use stoa_layout::{Durable, PathError};
 
 use crate::flat::{self, Flat};
 use crate::flow::Flow;
+use crate::removal::Removal;
 use crate::v0;
 
 pub(crate) fn step() -> Flow {
@@ -29,14 +30,14 @@ pub(crate) fn step() -> Flow {
 }
 
 /// Creates the folder `modules`, which every store with a marker has.
-pub(crate) fn make_modules(root: &Path, durable: &Durable) -> Result<(), PathError> {
+pub(crate) fn make_modules(root: &Path, durable: &Durable, _: &Removal) -> Result<(), PathError> {
     durable.ensure_dir(&root.join("modules")).map(drop)
 }
 
 /// Removes the empty folders. A folder with leftovers stays.
-pub(crate) fn leave_nothing_empty(root: &Path, _: &Durable) -> Result<(), PathError> {
+pub(crate) fn leave_nothing_empty(root: &Path, _: &Durable, removal: &Removal) -> Result<(), PathError> {
     for folder in ["modules", "quarantine", "records"] {
-        stoa_layout::durable::remove_empty_dir(&root.join(folder))?;
+        removal.remove_empty(&root.join(folder))?;
     }
     Ok(())
 }

@@ -12,10 +12,11 @@
 
 use std::path::Path;
 
-use stoa_layout::{Durable, PathError, durable};
+use stoa_layout::{Durable, PathError};
 
 use crate::flat::{self, Flat};
 use crate::flow::Flow;
+use crate::removal::Removal;
 use crate::v2;
 
 pub(crate) fn step() -> Flow {
@@ -31,19 +32,19 @@ pub(crate) fn step() -> Flow {
     }
 }
 
-fn make_folders(root: &Path, durable: &Durable) -> Result<(), PathError> {
+fn make_folders(root: &Path, durable: &Durable, _: &Removal) -> Result<(), PathError> {
     for folder in v2::FOLDERS {
         durable.ensure_dir(&root.join(folder))?;
     }
     Ok(())
 }
 
-fn remove_folders(root: &Path, _: &Durable) -> Result<(), PathError> {
+fn remove_folders(root: &Path, _: &Durable, removal: &Removal) -> Result<(), PathError> {
     for folder in ["staging", "index", "cache"] {
-        durable::remove_tree(&root.join(folder))?;
+        removal.remove_tree(&root.join(folder))?;
     }
     for folder in ["quarantine", "records"] {
-        durable::remove_empty_dir(&root.join(folder))?;
+        removal.remove_empty(&root.join(folder))?;
     }
     Ok(())
 }

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::ThreadPool;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
-use stoa_layout::{LayoutId, StepError};
+use stoa_layout::{LayoutId, PathError, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, Emptied, Files, Finding, Names, Picture, Visit, escaped, is_ignored, leftover,
+    BATCH, Candidate, Files, Finding, Names, Picture, Visit, escaped, is_dir, is_ignored, leftover,
 };
+use crate::removal::{Emptied, Removal};
 
 /// The name of the layout.
 pub(crate) const ID: LayoutId = LayoutId::fixed("v2");
@@ -22,9 +22,9 @@ pub(crate) struct V2;
 const VERSIONS: &str = "@v";
 
 impl Picture for V2 {
-    fn files(&self, root: &Path, version: &ModuleVersion) -> Files {
+    fn files(&self, root: &Path, version: &ModuleVersion) -> Result<Files, PathError> {
         let folder = root.join("modules").join(version.path().escaped()).join(VERSIONS);
-        files_in(&folder.join(version.version().escaped()))
+        Ok(files_in(&folder.join(version.version().escaped())))
     }
 
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
@@ -32,13 +32,13 @@ impl Picture for V2 {
         walk_folder(&base, &base, visit)
     }
 
-    fn has_folder_for(&self, root: &Path, plain: &str) -> bool {
-        root.join("modules").join(escaped(plain)).is_dir()
+    fn has_folder_for(&self, root: &Path, plain: &str) -> Result<bool, PathError> {
+        is_dir(&root.join("modules").join(escaped(plain)))
     }
 
-    fn remove_emptied(&self, root: &Path, _: &dyn Picture, pool: &ThreadPool) -> Result<(), StepError> {
-        Emptied { may_go: &|_| true, skip: &|_| false, goes_below: &|_| true }
-            .remove_below(&root.join("modules"), pool)
+    fn remove_emptied(&self, root: &Path, _: &dyn Picture, removal: &Removal) -> Result<(), StepError> {
+        Emptied { may_go: &|_| Ok(true), skip: &|_| false, goes_below: &|_| true }
+            .remove_below(&root.join("modules"), removal)
     }
 }
 
@@ -52,7 +52,7 @@ fn files_in(folder: &Path) -> Files {
 }
 
 fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
+    let Some(names) = Names::of(folder)? else { return Ok(()) };
     for name in names {
         let name = name?;
         let text = name.text.as_deref().unwrap_or_default();
@@ -61,14 +61,14 @@ fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), 
         } else if name.kind.is_dir() {
             walk_folder(base, &name.path, visit)?;
         } else if !is_ignored(text) {
-            visit(Finding::Leftover(leftover(&name.path, "foreign file")))?;
+            visit(Finding::Leftover(leftover(&name.path, "foreign file")?))?;
         }
     }
     Ok(())
 }
 
 fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
-    let Some(names) = Names::in_walk(folder, visit)? else { return Ok(()) };
+    let Some(names) = Names::of(folder)? else { return Ok(()) };
     let module = module
         .strip_prefix(base)
         .ok()
@@ -88,7 +88,7 @@ fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_
             Some(pair) => look(pair, name.path, &mut candidates, visit)?,
             // A file of a flat layout belongs to the other side of a step, or is a leftover of it.
             None if is_flat(name.text.as_deref().unwrap_or_default()) => {}
-            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")))?,
+            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")?))?,
         }
         if candidates.len() >= BATCH {
             visit(Finding::Versions(std::mem::take(&mut candidates)))?;
@@ -103,7 +103,7 @@ fn look(
     candidates: &mut Vec<Candidate>,
     visit: &mut Visit<'_>,
 ) -> Result<(), StepError> {
-    let Some(names) = Names::in_walk(&folder, visit)? else { return Ok(()) };
+    let Some(names) = Names::of(&folder)? else { return Ok(()) };
     let files = files_in(&folder);
     let (mut has, mut has_seal, mut fault) = ([false; 3], false, None);
     for name in names {
@@ -112,7 +112,7 @@ fn look(
             Some(part) if name.kind.is_file() => has[part] = true,
             Some(_) => fault = Some("symlink: one of its files is not a regular file".to_owned()),
             None if files.seal.as_deref() == Some(&name.path) && name.kind.is_file() => has_seal = true,
-            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")))?,
+            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")?))?,
         }
     }
     if has != [false; 3] || has_seal || fault.is_some() {

@@ -8,38 +8,59 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use stoa_gomod::zip::{ExamineError, ReadAt, check_structure};
 use stoa_gomod::{ModuleVersion, info, modfile};
+use stoa_layout::PathError;
 
-use crate::picture::Files;
+use crate::picture::{Files, concerns_this_path};
 
 /// More than the maximum size of an info or a go.mod.
 const SMALL_LIMIT: u64 = (16 << 20) + 1;
 
 /// Returns the reason why the three files are not a whole version.
-pub(crate) fn fault(version: &ModuleVersion, files: &Files) -> Option<String> {
-    examine(version, files).err()
+pub(crate) fn fault(version: &ModuleVersion, files: &Files) -> Result<Option<String>, PathError> {
+    Ok(examine(version, files)?.err())
 }
 
-/// Returns the total size of the three files of a whole version, or the reason why they are not a whole version.
-pub(crate) fn examine(version: &ModuleVersion, files: &Files) -> Result<u64, String> {
-    let body = read(&files.info).map_err(|error| format!("unreadable: its info: {error}"))?;
+/// Returns the total size of the three files of a whole version, or the reason why they are not a whole version. An error
+/// that does not concern a file alone decides nothing and is returned as such.
+pub(crate) fn examine(version: &ModuleVersion, files: &Files) -> Result<Result<u64, String>, PathError> {
+    match try_examine(version, files) {
+        Ok(bytes) => Ok(Ok(bytes)),
+        Err(Fault::Content(reason)) => Ok(Err(reason)),
+        Err(Fault::Read(part, _, error)) if concerns_this_path(&error) => {
+            Ok(Err(format!("unreadable: its {part}: {error}")))
+        }
+        Err(Fault::Read(_, path, error)) => Err(PathError::new("read", path, error)),
+    }
+}
+
+/// The reason why files are not a whole version.
+enum Fault<'a> {
+    Content(String),
+    /// A part that could not be read, and its path.
+    Read(&'static str, &'a Path, io::Error),
+}
+
+fn try_examine<'a>(version: &ModuleVersion, files: &'a Files) -> Result<u64, Fault<'a>> {
+    let content = |reason: String| Fault::Content(format!("incomplete: {reason}"));
+    let body = read(&files.info).map_err(|error| Fault::Read("info", &files.info, error))?;
     let mut bytes = body.len() as u64;
     info::parse_answer(version.path(), version.version().as_str(), &body)
-        .map_err(|error| format!("incomplete: its info: {error}"))?;
-    let body = read(&files.modfile).map_err(|error| format!("unreadable: its go.mod: {error}"))?;
+        .map_err(|error| content(format!("its info: {error}")))?;
+    let body = read(&files.modfile).map_err(|error| Fault::Read("go.mod", &files.modfile, error))?;
     bytes += body.len() as u64;
     if body.is_empty() {
-        return Err("incomplete: its go.mod is empty".to_owned());
+        return Err(content("its go.mod is empty".to_owned()));
     }
     if !modfile::has_module_directive(&body) {
-        return Err("incomplete: its go.mod names no module".to_owned());
+        return Err(content("its go.mod names no module".to_owned()));
     }
-    let zip =
-        open(&files.zip).and_then(Source::new).map_err(|error| format!("unreadable: its zip: {error}"))?;
+    let of_zip = |error| Fault::Read("zip", &files.zip, error);
+    let zip = open(&files.zip).and_then(Source::new).map_err(of_zip)?;
     bytes += zip.size;
     match check_structure(&zip, version) {
         Ok(_) => Ok(bytes),
-        Err(ExamineError::Broken(fault)) => Err(format!("incomplete: its zip: {fault}")),
-        Err(ExamineError::Read(error)) => Err(format!("unreadable: its zip: {error}")),
+        Err(ExamineError::Broken(fault)) => Err(content(format!("its zip: {fault}"))),
+        Err(ExamineError::Read(error)) => Err(of_zip(error)),
     }
 }
 

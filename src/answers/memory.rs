@@ -70,7 +70,7 @@ impl Answers {
     /// Removes an answer that a 404 or 410 withdraws, and remembers the absence for a while.
     pub(super) async fn withdraw(&self, asked: &Asked, error: &Unavailable) {
         let question = &asked.question;
-        self.absences.note(question.module(), question.key(None), error);
+        self.absences.note(&self.store, question.module(), question.key(None), error);
         self.cache.remove(question);
         self.change_cache(asked, |store, key| store.cache().remove(Shelf::Answers, key)).await;
     }
@@ -79,7 +79,7 @@ impl Answers {
     pub(super) fn absence(&self, question: &Question) -> Option<Unavailable> {
         match self.ttl.is_zero() {
             true => None,
-            false => self.absences.get(question.module(), question.key(None)),
+            false => self.absences.get(&self.store, question.module(), question.key(None)),
         }
     }
 

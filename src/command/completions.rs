@@ -11,7 +11,7 @@ use super::{Command, Entry};
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The script completes the commands of stoa, those of stoa-migrate included.
+The script also completes the commands that stoa-migrate runs, such as `stoa import`.
 
 Examples:
   stoa completions bash > ~/.local/share/bash-completion/completions/stoa

@@ -21,7 +21,8 @@ use crate::sources::Sources;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 `show` prints every key with its value and the origin of the value. Secrets are printed as ***.
-`check` reads everything that `stoa serve` would read: the config file, the variables, files with secrets, the upstreams.
+`check` reads everything that `stoa serve` would read: the config file, the variables, files with secrets, and the list of \
+upstreams.
 
 Examples:
   stoa config show
@@ -110,8 +111,8 @@ fn check(context: &Context<'_>) -> Result<(), CommandError> {
         if unverified > 0 {
             let all = versions(unverified);
             context.reporter.warning(format_args!(
-                "{all} in {} {} to be verified before {} served: checksum is require, and no checksum database has \
-                 confirmed {}",
+                "{all} in {} {} to be verified before {} served: checksum is set to require, but no checksum database \
+                 has confirmed {}",
                 root.display(),
                 all.verb("has", "have"),
                 all.verb("it is", "they are"),

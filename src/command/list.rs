@@ -15,15 +15,17 @@ use super::error::CommandError;
 use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::unverified::Unverified;
 use super::{Command, Entry};
 use crate::config::parse;
 
 /// List the versions in the store with size, time and last use
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A pattern matches module paths as in GOPRIVATE: `example.org` stands for all modules below it, and `*` for any text in \
-one path element. The column LAST USED shows `-` if no use of the version is recorded. The column VERIFIED BY \
-names the checksum database that confirmed the version, or go.sum, and shows `-` if nothing did.
+A pattern matches module paths as in GOPRIVATE: `example.org` matches this path and all paths below it, and `*` \
+matches any text in one path element. The column LAST USED shows `-` if no use of the version is recorded. The column \
+VERIFIED BY names the checksum database that confirmed the version, or go.sum. It shows `-` if neither confirmed it. \
+Private modules do not count as unverified.
 
 Examples:
   stoa list
@@ -61,6 +63,7 @@ impl Command for List {
             }
         };
         let mut listed = Listed::new(store.root().to_string_lossy().into_owned());
+        let mut unverified = Unverified::new(context.settings);
         census(store.root(), |item| -> Result<(), CommandError> {
             let CensusItem::Version(stored) = item else { return Ok(()) };
             let module = stored.version.path().as_str();
@@ -72,9 +75,12 @@ impl Command for List {
             }
             listed.add(&stored);
             let verdict = verdict_at(store.root(), &stored.version)?;
-            listed.unverified += u64::from(verdict.is_none());
+            if verdict.is_none() {
+                unverified.add(stored.version.path());
+            }
             reporter.answer(&VersionEvent::new(&stored, last_use(uses.as_ref(), &stored.version)?, verdict))
         })?;
+        listed.unverified = unverified.count();
         Ok(listed)
     }
 }

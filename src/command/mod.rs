@@ -27,6 +27,7 @@ mod remove;
 pub(crate) mod report;
 mod serve;
 pub(crate) mod status;
+mod unverified;
 pub(crate) mod verify;
 pub(crate) mod with_sumdb;
 
@@ -170,7 +171,7 @@ Examples:
   stoa status                                   show what the store holds
 
 Precedence: command line, environment, config file, default. The variable of the key `fill.max_concurrent` is \
-STOA_FILL_MAX_CONCURRENT. STOA_LOG sets the log level in the syntax of env_logger; -v and -q override it.
+STOA_FILL_MAX_CONCURRENT. STOA_LOG sets the log level: error, warn, info, debug or trace. -v and -q override it.
 
 Exit codes:
   0         success
@@ -182,7 +183,7 @@ Exit codes:
   74        input/output error
   75        the store is busy; try again later
   77        permission denied
-  78        the store is newer than this program, or needs stoa-migrate and it cannot run
+  78        the store is newer than this program, or needs an upgrade and stoa-migrate did not run
   130, 143  stopped by Ctrl-C or SIGTERM";
 
 /// Runs the program with the arguments of the process.

@@ -46,13 +46,13 @@ pub(crate) struct Quarantine {
 enum Action {
     /// List the entries with their reasons (the default); works on a store in any state
     List,
-    /// Verify entries again, and publish those that are intact
+    /// Verify entries again, and put intact versions back into the store
     Restore {
         /// Entries, as `stoa quarantine list` names them
         #[arg(value_name = "ID", required = true)]
         ids: Vec<OsString>,
     },
-    /// Remove entries for good
+    /// Remove entries permanently
     Purge(Purge),
 }
 

@@ -28,11 +28,12 @@ use super::{Command, Entry};
     override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]",
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
-version is downloaded again on the next request. It must have the hash in the checksum database, or the same hash as \
-before if the database does not know it. --forget removes the recorded hash too, as for the moved tag of a private \
-module. With --tombstone, requests get 410, and the version is neither downloaded, imported nor restored until --lift. A running server notices a removal or a \
-tombstone within a second. To remove more than 100 versions, the \
-command asks first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
+version is downloaded again on the next request. The new download must have the hash in the checksum database, or the \
+same hash as before if the database does not know the version. --forget removes the recorded hash too. Use it after the \
+tag of a private module was moved. With --tombstone, requests get 410, and the version is not downloaded, imported or \
+restored until --lift. A running server notices a removal or a tombstone within a second. Before it removes more than \
+100 versions, the command asks. Without a terminal it needs --yes. It can run beside a server, and can be stopped and \
+run again.
 
 Examples:
   stoa remove example.org/module@v1.2.3
@@ -41,8 +42,8 @@ Examples:
   stoa remove --lift example.org/module@v1.2.3
   stoa remove --list
 
-Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 not confirmed; 74 input/output error; \
-130, 143 stopped."
+Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 the removal was not confirmed; \
+74 input/output error; 130, 143 stopped."
 )]
 pub(crate) struct Remove {
     /// Modules and versions to remove
@@ -61,7 +62,7 @@ pub(crate) struct Remove {
     #[arg(long, alias = "no-tombstone", conflicts_with = "tombstone")]
     lift: bool,
 
-    /// Remove the recorded hashes too, so that the versions may come back with other content
+    /// Remove the recorded hashes too, so that a new download may have other content
     #[arg(long, conflicts_with_all = ["tombstone", "lift"])]
     forget: bool,
 

@@ -21,7 +21,9 @@ use super::error::CommandError;
 use super::hand_over::to_migrator;
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::unverified::Unverified;
 use super::{Command, Entry};
+use crate::config::Settings;
 
 /// The status of a store; its fields are the keys of the JSON format.
 #[derive(Debug, Default, Serialize)]
@@ -41,7 +43,7 @@ pub(crate) struct Status {
     leftovers: Option<u64>,
     quarantined: Option<u64>,
     quarantined_bytes: Option<u64>,
-    /// Versions that no checksum database and no go.sum has confirmed.
+    /// Versions that no checksum database and no go.sum has confirmed, without those of private modules.
     unverified: Option<u64>,
     last_migration: Option<HistoryEntry>,
     holders: Vec<Holder>,
@@ -92,7 +94,7 @@ impl Command for ShowStatus {
     fn run(self, context: &Context<'_>) -> Result<Status, CommandError> {
         let root = context.root()?;
         context.settings.check_named()?;
-        let mut status = of_current(&root, context.app)?;
+        let mut status = of_current(&root, context.app, context.settings)?;
         if let Some(status) = status.take_if(|status| status.leftovers == Some(0)) {
             return Ok(status);
         }
@@ -106,15 +108,20 @@ impl Command for ShowStatus {
 }
 
 /// Returns the status of a store at the layout of the program, or of an empty folder.
-fn of_current(root: &Path, app: &App) -> Result<Option<Status>, CommandError> {
+fn of_current(root: &Path, app: &App, settings: &Settings<'_>) -> Result<Option<Status>, CommandError> {
     let top = Top::read(root)?;
-    let status = current_or_empty(root, &app.layout, app.folders, top.as_ref());
+    let unverified = Unverified::new(settings);
+    let status = current_or_empty(root, &app.layout, app.folders, top.as_ref(), unverified);
     Ok(status.transpose()?)
 }
 
 /// Returns the status of a store in any state.
-pub(crate) fn of_any(root: &Path, layouts: &Layouts) -> Result<Status, CommandError> {
-    Ok(look(root, layouts)?)
+pub(crate) fn of_any(
+    root: &Path,
+    layouts: &Layouts,
+    settings: &Settings<'_>,
+) -> Result<Status, CommandError> {
+    Ok(look(root, layouts, Unverified::new(settings))?)
 }
 
 fn current_or_empty(
@@ -122,11 +129,12 @@ fn current_or_empty(
     current: &LayoutId,
     folders: &[&str],
     top: Option<&Top>,
+    unverified: Unverified<'_>,
 ) -> Option<Result<Status, PathError>> {
     let here = Marker::At(current.clone());
     match top {
         Some(top) if top.blocked.is_empty() && top.markers == [here.clone()] => Some({
-            Count::take(root, top, folders).map(|count| {
+            Count::take(root, top, folders, unverified).map(|count| {
                 let mut status = Status::new(root, Kind::Current, current);
                 status.layout = Some(current.to_string());
                 status.set_counts(&count);
@@ -143,11 +151,12 @@ fn current_or_empty(
     }
 }
 
-fn look(root: &Path, layouts: &Layouts) -> Result<Status, StepError> {
+fn look(root: &Path, layouts: &Layouts, unverified: Unverified<'_>) -> Result<Status, StepError> {
     let current = &layouts.current;
     let state = State::look(root, layouts)?;
     if let State::Empty | State::At(_) = &state
-        && let Some(status) = current_or_empty(root, current, &layouts.folders, Top::read(root)?.as_ref())
+        && let Some(status) =
+            current_or_empty(root, current, &layouts.folders, Top::read(root)?.as_ref(), unverified)
     {
         let mut status = status?;
         if status.leftovers != Some(0) {
@@ -211,18 +220,24 @@ struct Count {
 
 impl Count {
     /// Counts a store at the current layout. Every other name in its root is a leftover.
-    fn take(root: &Path, top: &Top, folders: &[&str]) -> Result<Self, PathError> {
+    fn take(
+        root: &Path,
+        top: &Top,
+        folders: &[&str],
+        mut unverified: Unverified<'_>,
+    ) -> Result<Self, PathError> {
         let is_folder =
             |name: &&&str| std::fs::symlink_metadata(root.join(name)).is_ok_and(|meta| meta.is_dir());
         let ours = folders.iter().filter(is_folder).count() as u64;
         let mut count = Self { leftovers: top.others_count.saturating_sub(ours), ..Self::default() };
-        let (mut module, mut unverified) = (None, 0);
+        let mut module = None;
         path_errors(census(root, |item| {
             match item {
                 CensusItem::Version(stored) => {
                     // A damaged record confirms nothing, and `stoa verify` reports it.
-                    let is_verified = matches!(verdict_at(root, &stored.version), Ok(Some(_)));
-                    unverified += u64::from(!is_verified);
+                    if !matches!(verdict_at(root, &stored.version), Ok(Some(_))) {
+                        unverified.add(stored.version.path());
+                    }
                     count.versions += 1;
                     count.bytes += stored.bytes + stored.seal_bytes;
                     // The versions of a module come one after the other.
@@ -235,7 +250,7 @@ impl Count {
             }
             Ok(())
         }))?;
-        count.unverified = Some(unverified);
+        count.unverified = Some(unverified.count());
         count.quarantine(root)?;
         Ok(count)
     }
@@ -321,12 +336,14 @@ impl Status {
     fn for_people(&self) -> String {
         let state = match self.state {
             Kind::Current => "current",
-            Kind::Old => "old: stoa-migrate upgrades it, and so does stoa at its next start",
-            Kind::Migrating => "migrating: stoa-migrate continues",
+            Kind::Old => {
+                "old: stoa-migrate upgrades it; stoa runs stoa-migrate at its next start unless auto_migrate is false"
+            }
+            Kind::Migrating => "migrating: run stoa-migrate to continue",
             Kind::Newer => "newer than this program",
             Kind::Empty => "empty: there is no store yet",
-            Kind::Unmarked => "unmarked: a store without its marker",
-            Kind::Conflict => "conflict: a store without a single valid marker",
+            Kind::Unmarked => "unmarked: the marker of the store is missing",
+            Kind::Conflict => "conflict: the store does not have exactly one valid marker",
             Kind::Foreign => "foreign: not a store",
         };
         let mut lines = vec![line("store", &self.store), line("state", state)];
@@ -390,6 +407,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::config::World;
 
     #[test]
     fn versions_leftovers_and_the_quarantine_are_counted_apart() {
@@ -407,6 +425,7 @@ mod tests {
             ("quarantine/x/reason.toml", ""),
             ("quarantine/x/version/zip", "123"),
             ("records", "a file where a folder belongs"),
+            ("modules/example.org/b/@v/v0.1.0/info", "{}"),
             ("notes.txt", "left"),
             ("lost+found/x", ""),
         ] {
@@ -415,11 +434,18 @@ mod tests {
             fs::write(path, content).unwrap();
         }
         let top = Top::read(dir.path()).unwrap().unwrap();
-        let count = Count::take(dir.path(), &top, &["modules", "quarantine", "records"]).unwrap();
+        let world = World {
+            variable: Box::new(|name| (name == "GONOSUMDB").then(|| "example.org/b".into())),
+            names: Vec::new(),
+            system_file: dir.path().join("none"),
+        };
+        let settings = Settings::new(&world, None);
+        let folders = ["modules", "quarantine", "records"];
+        let count = Count::take(dir.path(), &top, &folders, Unverified::new(&settings)).unwrap();
         let expected = Count {
-            versions: 3,
-            modules: 2,
-            bytes: 13,
+            versions: 4,
+            modules: 3,
+            bytes: 15,
             leftovers: 4,
             quarantined: 1,
             quarantined_bytes: 3,

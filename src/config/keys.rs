@@ -172,7 +172,7 @@ serve_keys! {
     base_path: String = "base_path", "PATH", Default::Value("/"), parse::base_path;
 
     /// Upstreams, in the syntax of GOPROXY
-    /// `direct` stands for version control. If the list has `direct` or `off`, that must be the last entry.
+    /// `direct` downloads from version control with the go command. Only the last entry may be `direct` or `off`.
     upstream: Option<String> = "upstream", "LIST",
         Default::Unset("GOPROXY, or `go env GOPROXY`", "https://proxy.example.org,off"),
         |text| parse::upstream(text).map(Some);
@@ -191,13 +191,13 @@ serve_keys! {
     checksum: ChecksumPolicy = "checksum", "POLICY", Default::Value("auto"), parse::word;
 
     /// Checksum database, in the syntax of GOSUMDB
-    /// NAME, NAME+HASH+KEY or off. With a URL after the name, Stoa asks that URL instead of the upstreams.
+    /// The value is NAME, NAME+HASH+KEY or off. With a URL after the name, Stoa asks that URL instead of the upstreams.
     gosumdb: Option<String> = "gosumdb", "DATABASE",
         Default::Unset("GOSUMDB, or `go env GOSUMDB`",
             "sumdb.example.org+010f1bcc+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU"),
         |text| parse::gosumdb(text).map(Some);
 
-    /// Checksum databases to forward to clients
+    /// Checksum databases that clients can use through this proxy
     sumdbs: Option<Vec<String>> = "sumdbs", "NAMES",
         Default::Unset("the database in gosumdb", "sumdb.example.org"),
         |text| parse::list(text).map(Some);
@@ -224,36 +224,36 @@ serve_keys! {
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
-    /// Whether a request for an info or a go.mod also downloads the zip
+    /// Whether a request for the info or go.mod file of a version also downloads its zip
     /// By default the zip is downloaded when a client asks for it.
     fill_eager: bool = "fill.eager", "BOOL", Default::Value("false"), parse::switch;
 
     /// Maximum size of the cached info and go.mod files of versions whose zip is not stored
-    /// Above it, the least recently used ones are removed.
+    /// Above this size, the least recently used files are removed.
     fill_metadata_max: u64 = "fill.metadata_max", "SIZE", Default::Value("1GiB"), parse::size;
 
-    /// Maximum time that a client waits for its turn among the downloads
-    /// After that it gets 504 with Retry-After. The download keeps its place in the queue.
+    /// Maximum time that a client waits for the start of its download
+    /// After that, the client gets 504 with Retry-After. The download keeps its place in the queue.
     fill_max_wait: Duration = "fill.max_wait", "DURATION", Default::Value("5m"), parse::timeout;
 
-    /// Minimum speed of a download in bytes per second, as the average of a minute; 0 for none
-    /// A slower download is aborted only if another download waits for a place, or if no client waits for the slow one.
+    /// Minimum speed of a download in bytes per second, averaged over one minute; 0 for no minimum
+    /// A slower download is aborted only if another download is queued, or if no client waits for the slow download.
     fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
 
-    /// Time before a version whose zip proved wrong is downloaded again; it doubles each time, up to 10 minutes
-    /// Requests in between get the same error with Retry-After. A restart ends the wait.
+    /// Pause before the next download of a version whose zip was rejected; doubles with each rejected zip, up to 10 minutes
+    /// Requests during the pause get the same error with Retry-After. A restart ends the pause.
     fill_wrong_pause: Duration = "fill.wrong_pause", "DURATION", Default::Value("10s"), parse::duration;
 
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time
-    /// Older ones, up to ten times that age, are served immediately and refreshed in the background.
+    /// Older answers, up to ten times that age, are served immediately and refreshed in the background.
     fill_list_ttl: Duration = "fill.list_ttl", "DURATION", Default::Value("1m"), parse::duration;
 
-    /// Time for which a 404 or 410 of an upstream is remembered; 0 remembers none
-    /// It applies to versions, lists, @latest and queries, if fill.list_ttl is not 0.
+    /// Time for which a 404 or 410 from an upstream is cached; 0 caches none
+    /// The key applies to versions, lists, @latest and queries. If fill.list_ttl is 0, it applies to versions only.
     fill_absent_ttl: Duration = "fill.absent_ttl", "DURATION", Default::Value("5s"), parse::duration;
 
     /// Whether upstreams at public addresses may redirect to loopback, link-local and private addresses
-    /// Upstreams at such addresses always may. Behind HTTPS_PROXY only addresses in URLs are checked, not names.
+    /// Upstreams at such addresses may always redirect to them. Behind HTTPS_PROXY, Stoa checks only IP addresses in URLs, not host names.
     fill_allow_private_redirects: bool = "fill.allow_private_redirects", "BOOL", Default::Value("false"),
         parse::switch;
 
@@ -261,24 +261,24 @@ serve_keys! {
     /// With 0, both paths answer 503 until `stoa-migrate --regenerate` or another server builds the index.
     index_interval: Duration = "index.interval", "DURATION", Default::Value("10m"), parse::duration;
 
-    /// Time between two writes of usage data for `stoa prune`; 0 records none
+    /// Time between two writes of usage data for `stoa prune`; 0 disables the recording
     last_use_interval: Duration = "last_use.interval", "DURATION", Default::Value("5m"), parse::duration;
 
     /// Maximum time without data from an upstream
     upstream_idle_timeout: Duration = "upstream_idle_timeout", "DURATION", Default::Value("1m"), parse::timeout;
 
-    /// Maximum number of concurrent go commands for direct
+    /// Maximum number of concurrent go commands for downloads from version control
     direct_max_concurrent: usize = "direct.max_concurrent", "N", Default::Value("4"), parse::threads;
 
-    /// Time limit for one go command for direct
+    /// Time limit for one go command that downloads from version control
     direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
 
-    /// Maximum size of the files of one go command for direct
+    /// Maximum size of the files that one go command writes for a download from version control
     /// The growth of cloned repositories counts, too.
     direct_max_size: u64 = "direct.max_size", "SIZE", Default::Value("2GiB"), parse::size;
 
-    /// Address ranges that direct may connect to for all modules, besides public addresses
-    /// Modules that GOPRIVATE or a rule covers may be at any address.
+    /// Address ranges, besides public addresses, that downloads from version control may connect to
+    /// The ranges apply to all modules. Modules that GOPRIVATE or a rule covers may be at any address.
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use stoa_gomod::{H1, h1, info};
 use stoa_store::{Claim, Objection, RecordedBy};
 use tokio::sync::watch;
@@ -36,7 +37,7 @@ use crate::byte_budget::SMALL_BODY;
 use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::Phase;
 use crate::unavailable::Unavailable;
-use crate::upstream::VersionSource;
+use crate::upstream::{UpstreamError, VersionSource};
 
 impl Fetch {
     /// Downloads and publishes the version, and reports the result to the waiting clients.
@@ -69,7 +70,7 @@ impl Fetch {
         let reason = text.strip_prefix(version).and_then(|text| text.strip_prefix(": ")).unwrap_or(&text);
         match error {
             _ if error.is_repeated() => {
-                log::debug!(version, reason; "did not download a wrong version again")
+                log::debug!(version, reason; "did not download a rejected version again")
             }
             Unavailable::Absent(_) | Unavailable::Gone(_) | Unavailable::Abandoned(_) => {
                 log::debug!(version, reason; "did not download a version");
@@ -109,10 +110,18 @@ impl Fetch {
         let claim = verification.share(claim);
         let slot = self.slot_at_once();
         let is_started = slot.is_some();
-        let zip = async { if is_started { Some(source.zip(&self.via).await) } else { None } };
-        let all = async { tokio::join!(self.smalls(known, &source, &claim, &verification), zip) };
-        let (slot, (smalls, zip)) = release_for_direct(&source, (permit, slot), all).await;
+        let zip = async {
+            let started = if is_started { Some(source.zip(&self.via).await) } else { None };
+            match &started {
+                Some(Err(error @ UpstreamError::Limited { status: 429, .. })) => Err(self.failed(error)),
+                _ => Ok(started),
+            }
+        };
+        let all = unless_limited(self.smalls(known, &source, &claim, &verification), zip);
+        let (slot, fetched) = release_for_direct(&source, (permit, slot), all).await;
         let slot = slot.and_then(|(_permit, slot)| slot);
+        let (smalls, zip) = fetched?;
+        let zip = zip?;
         // Clients get no part of a zip without info or mod.
         let mut smalls = smalls?;
         if self.is_pair_enough(&source)
@@ -166,7 +175,7 @@ impl Fetch {
             return Ok(known);
         }
         let (info, modfile) =
-            tokio::join!(self.fetch_info(source), self.fetch_mod(source, claim, verification));
+            unless_limited(self.fetch_info(source), self.fetch_mod(source, claim, verification)).await?;
         // The info's error counts first, whichever request failed first.
         let (mut info, (modfile, gomod_h1)) = (info?, modfile?);
         if source.switched() && !*self.wanted.borrow() {
@@ -316,6 +325,22 @@ impl Fetch {
             return Err(Failed::Inconsistent(Unavailable::Upstream(text.into())));
         }
         Ok(body)
+    }
+}
+
+/// Waits for two requests. If the upstream limits requests and one of them has failed for that, the other is cancelled.
+async fn unless_limited<A, B>(
+    one: impl Future<Output = Result<A, Unavailable>>,
+    other: impl Future<Output = Result<B, Unavailable>>,
+) -> Result<(Result<A, Unavailable>, Result<B, Unavailable>), Unavailable> {
+    // On the heap, since both are large.
+    tokio::try_join!(Box::pin(one).map(or_limited), Box::pin(other).map(or_limited))
+}
+
+fn or_limited<T>(result: Result<T, Unavailable>) -> Result<Result<T, Unavailable>, Unavailable> {
+    match result {
+        Err(error @ Unavailable::Limited { status: 429, .. }) => Err(error),
+        result => Ok(result),
     }
 }
 

@@ -139,12 +139,14 @@ impl Flights {
             let reason = format!("cannot store {version}: its name is too long");
             return Err(Unavailable::Absent(reason.into()));
         }
+        // Before the lock, since it may read the disk.
+        let absence = self.means.absence(version, want != Want::Metadata);
         let mut running = self.means.running.lock();
         if let Some(flight) = running.get(version) {
             flight.want(want);
             return Ok(Waiter::new(Arc::clone(flight)));
         }
-        if let Some(error) = self.means.absence(version, want != Want::Metadata) {
+        if let Some(error) = absence {
             return Err(error);
         }
         if running.len() >= MAX_FLIGHTS {

@@ -44,13 +44,13 @@ pub(super) struct Means {
 impl Means {
     /// Returns the upstream's 404 or 410 if a version, or its zip, was absent a moment ago.
     pub(super) fn absence(&self, version: &ModuleVersion, wants_zip: bool) -> Option<Unavailable> {
-        let get = |of_zip| self.absences.get(version.path(), absent_item(version, of_zip));
+        let get = |of_zip| self.absences.get(&self.store, version.path(), absent_item(version, of_zip));
         get(false).or_else(|| if wants_zip { get(true) } else { None })
     }
 
     /// Remembers that a version is absent, or only its zip.
     pub(super) fn note_absence(&self, version: &ModuleVersion, is_zip_only: bool, error: &Unavailable) {
-        self.absences.note(version.path(), absent_item(version, is_zip_only), error);
+        self.absences.note(&self.store, version.path(), absent_item(version, is_zip_only), error);
     }
 }
 

@@ -254,7 +254,7 @@ impl Transfer {
         let (buffer, read) = reading.await.map_err(io::Error::other)?;
         let read = read?;
         if read == 0 {
-            return Err(self.abort("the file of the zip is truncated"));
+            return Err(self.abort("the zip file is truncated"));
         }
         self.sent += read as u64;
         Ok((buffer, read))

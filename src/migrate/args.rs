@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 
-    /// Layout of a store without its marker file; for import, the layout of the source
+    /// Layout of a store whose marker (a file such as layout.v2) is missing; for import, the layout of the source
     #[arg(long, global = true, value_name = "LAYOUT")]
     pub(super) from: Option<LayoutId>,
 
@@ -66,7 +66,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,
 
-    /// Format of results
+    /// Format of results: lines for people, or one JSON object per line
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(super) format: Format,
 
@@ -134,7 +134,7 @@ pub(super) struct Import {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
-    /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds
+    /// Progress on standard error: a bar on a terminal, otherwise a line every 10 seconds [default: auto]
     #[arg(long, value_enum)]
     progress: Option<When>,
 }
@@ -157,11 +157,19 @@ impl Args {
 pub(super) enum LeftoversCommand {
     /// Print each leftover with its size and reason (default)
     List,
-    /// Move all leftovers out of the store
+    /// Move all leftovers, or the given paths, out of the store
+    #[command(
+        after_help = "With PATH, exactly these paths are moved, leftovers or not, also in the middle of an upgrade or a \
+                      downgrade.\n\
+                      Use it for a path that the disk cannot read, so that the upgrade can continue without it."
+    )]
     Move {
         /// Target folder on the same file system; created if missing
         #[arg(value_name = "DIR")]
         to: PathBuf,
+        /// Files or folders in the store to move instead of all leftovers
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
     },
 }
 

@@ -1,16 +1,19 @@
 //! `stoa-migrate leftovers`: lists the leftovers of a store and moves them out of it.
 //!
-//! Listing works in every state and changes nothing. Moving takes the exclusive lock and needs a store at rest, because in
-//! the middle of a step a version may be half moved. It renames and never overwrites. An interrupted move continues on the
-//! next run.
+//! Listing works in every state and changes nothing. Moving takes the exclusive lock. It renames and never overwrites. An
+//! interrupted move continues on the next run.
+//!
+//! Moving all leftovers needs a store at rest, because in the middle of a step a version may be half moved. Moving named
+//! paths works in every state and reads nothing below them: it is the way on if the disk cannot read a path any more.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use stoa_layout::inventory::Found;
 use stoa_layout::lock::LOCK_NAME;
+use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
 use stoa_layout::step::Refusal;
 use stoa_layout::{Durable, Exit, Leftover, PathError, RunError, Runner, State, StepError, durable};
 
@@ -91,6 +94,61 @@ impl Leftovers<'_> {
         Ok(total)
     }
 
+    /// Moves the given paths out of the store, whatever they are.
+    pub(super) fn take_out_paths(
+        &self,
+        to: &Path,
+        paths: &[PathBuf],
+        tell: &mut Tell<'_>,
+    ) -> Result<Total, RunError> {
+        let root = self.runner.root;
+        let paths = paths.iter().map(|path| inside(root, path)).collect::<Result<Vec<_>, _>>()?;
+        if !root.join(LOCK_NAME).exists() {
+            self.look_without(&paths)?;
+        }
+        let lock = self.runner.lock()?;
+        let state = self.look_without(&paths)?;
+        let inventory = self.runner.layouts.inventory.as_deref();
+        if let Some(refusal) = inventory.and_then(|inventory| inventory.forbids_moving(root, &state)) {
+            return Err(RunError::Refused(refusal));
+        }
+        self.check_target(to)?;
+        for path in &paths {
+            check_place(root, to, path)?;
+        }
+        lock.sign();
+        durable::create_root(to)?;
+        let out = Mover { root, to, durable: Durable::for_root(to)? };
+        let mut total = Total::default();
+        for path in paths {
+            self.runner.cancel.check()?;
+            let bytes = size(&path);
+            if !out.take(&path)? {
+                return Err(PathError::new("move", path, io::Error::from(io::ErrorKind::NotFound)).into());
+            }
+            let new = to.join(path.strip_prefix(root).unwrap_or(&path));
+            let leftover = Leftover { path, bytes, reason: "named on the command line".to_owned() };
+            total.add(&leftover);
+            tell(&leftover, Some(&new))?;
+        }
+        durable::sync_file_system(root)?;
+        Ok(total)
+    }
+
+    /// Returns the state of the store. A folder without a marker is recognised by its content. If one of these paths cannot
+    /// be read for that, the folder counts as a store without a marker.
+    fn look_without(&self, paths: &[PathBuf]) -> Result<State, RunError> {
+        let unmarked = self.runner.layouts.detectors.first().map(|detector| detector.layout());
+        match (self.runner.state(), unmarked) {
+            (Err(RunError::Outside(StepError::Path(error))), Some(layout))
+                if paths.iter().any(|path| error.path.starts_with(path)) =>
+            {
+                Ok(State::Untagged(layout))
+            }
+            (state, _) => state,
+        }
+    }
+
     fn look_at_rest(&self) -> Result<State, RunError> {
         let state = self.runner.state()?;
         let (State::Migrating { .. } | State::Creating(_), Some(marker)) = (&state, state.marker()) else {
@@ -142,20 +200,81 @@ impl Leftovers<'_> {
     /// Refuses if a target path exists already.
     fn check_places(&self, state: &State, to: &Path) -> Result<(), RunError> {
         self.each(state, &mut |_, pieces| {
-            for piece in pieces {
-                let place = to.join(piece.strip_prefix(self.runner.root).unwrap_or(piece));
-                if place.symlink_metadata().is_ok() {
-                    let message = format!(
-                        "cannot move {} to {}: the path exists already; nothing was changed\n\
-                         help: move it away or choose another folder",
-                        piece.display(),
-                        place.display()
-                    );
-                    return Err(StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message }));
-                }
-            }
-            Ok(())
+            pieces.iter().try_for_each(|piece| check_place(self.runner.root, to, piece))
         })
+    }
+}
+
+/// Refuses to move a path to a place that exists already.
+fn check_place(root: &Path, to: &Path, piece: &Path) -> Result<(), StepError> {
+    let place = to.join(piece.strip_prefix(root).unwrap_or(piece));
+    if place.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let message = format!(
+        "cannot move {} to {}: the path exists already; nothing was changed\n\
+         help: move it away or choose another folder",
+        piece.display(),
+        place.display()
+    );
+    Err(StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message }))
+}
+
+/// Returns a path that a person named as a path below the root, or refuses it.
+fn inside(root: &Path, path: &Path) -> Result<PathBuf, RunError> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // The path itself is not resolved: it may be a symlink, or unreadable.
+    let resolved = |path: &Path| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let below = |root: &Path, path: &Path| path.strip_prefix(root).map(Path::to_owned).ok();
+    let relative = below(&absolute(root), &absolute(path))
+        .or_else(|| below(&root.canonicalize().ok()?, &resolved(&absolute(path))?));
+    let found = relative.map(|relative| root.join(relative));
+    match found {
+        Some(found) if may_be_moved(root, &found) => Ok(found),
+        found => {
+            let why =
+                if found.is_some() { "it is a part of the store itself" } else { "it is not in the store" };
+            let message = format!(
+                "cannot move {} out of {}: {why}; nothing was changed\nhelp: name a file or folder in the store",
+                path.display(),
+                root.display()
+            );
+            Err(refused(Exit::USAGE, message))
+        }
+    }
+}
+
+/// Returns whether a path may be moved out of a store: it is below the root, and neither a marker, the lock nor a folder
+/// that every store has.
+pub(super) fn may_be_moved(root: &Path, path: &Path) -> bool {
+    let Ok(relative) = path.strip_prefix(root) else { return false };
+    let names: Option<Vec<&str>> = relative
+        .components()
+        .map(|part| match part {
+            Component::Normal(name) => Some(name.to_str().unwrap_or_default()),
+            _ => None,
+        })
+        .collect();
+    match names.as_deref() {
+        None | Some([]) => false,
+        Some([name]) => {
+            *name != LOCK_NAME
+                && !stoa_store::FOLDERS.contains(name)
+                && !name.starts_with(TEMPORARY_PREFIX)
+                && Marker::parse(name).is_none()
+        }
+        Some(_) => true,
+    }
+}
+
+/// Returns the size of a file, or of all files below a folder. What cannot be read counts as 0.
+fn size(path: &Path) -> u64 {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => {
+            let entries = fs::read_dir(path).into_iter().flatten().map_while(Result::ok);
+            entries.map(|entry| size(&entry.path())).sum()
+        }
+        meta => meta.map_or(0, |meta| meta.len()),
     }
 }
 
@@ -176,7 +295,7 @@ impl Mover<'_> {
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) if error.source.kind() == io::ErrorKind::CrossesDevices => {
                 let message = format!(
-                    "cannot {} {}: another file system is mounted in between\n\
+                    "cannot {} {}: another file system is mounted inside the store or the target\n\
                      help: unmount it, or move the path by hand, then run again",
                     error.action,
                     error.path.display()

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use stoa_layout::{Cancel, Exit, Layouts, Options, Outcome, PathError, RunError, Runner, StepError};
+use stoa_layout::{
+    Cancel, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, StepError,
+};
 
 use crate::command;
 use crate::command::context::cancel_on_signals;
@@ -79,7 +81,8 @@ fn dispatch(
     let (root, options) = resolve(args, world)?;
     match &args.command {
         Some(Command::Status) => {
-            reporter.finish(&status::of_any(&root, layouts)?)?;
+            let settings = Settings::new(world, args.common.config.clone());
+            reporter.finish(&status::of_any(&root, layouts, &settings)?)?;
         }
         Some(Command::Leftovers { command }) => {
             leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
@@ -154,11 +157,15 @@ fn leftovers(
     let leftovers = Leftovers { runner };
     let mut written = Ok(());
     let (total, is_moved) = match command {
-        Some(LeftoversCommand::Move { to }) => {
-            let total = leftovers.take_out(to, &mut |leftover, to| {
+        Some(LeftoversCommand::Move { to, paths }) => {
+            let mut tell = |leftover: &Leftover, to: Option<&Path>| {
                 reporter.result(&Event::leftover(leftover, to, true));
                 Ok(())
-            });
+            };
+            let total = match paths.as_slice() {
+                [] => leftovers.take_out(to, &mut tell),
+                paths => leftovers.take_out_paths(to, paths, &mut tell),
+            };
             (total, true)
         }
         Some(LeftoversCommand::List) | None => {
@@ -187,7 +194,7 @@ fn import(
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     if options.target.is_some() || options.regenerate || options.auto || args.verify.is_some() {
-        let message = "import does not support --to, --regenerate, --verify and --auto";
+        let message = "import does not support --to, --regenerate, --verify or --auto";
         return Err(CommandError::new(Exit::USAGE, message));
     }
     let cancel = cancel_on_signals(reporter, false)?;
@@ -259,8 +266,39 @@ fn failure(root: &Path, error: &RunError) -> CommandError {
         RunError::Outside(StepError::Cancelled(_)) => {
             failed.help(format!("{} is unchanged or can be resumed: run again to resume", root.display()))
         }
-        _ => failed,
+        _ => {
+            match path_error(error).filter(|error| error.is_damage()).and_then(|error| way_on(root, error)) {
+                Some(way_on) => {
+                    let help = failed.help.clone().map(|help| help + "; ").unwrap_or_default();
+                    failed.help(help + &way_on)
+                }
+                None => failed,
+            }
+        }
     }
+}
+
+/// Returns the help to continue without a damaged path in the store.
+fn way_on(root: &Path, error: &PathError) -> Option<String> {
+    let path = &error.path;
+    let is_in_the_store = leftovers::may_be_moved(root, path) && path.symlink_metadata().is_ok();
+    is_in_the_store.then(|| {
+        format!(
+            "to continue without it, move it out of the store with \
+             `stoa-migrate --store {} leftovers move DIR {}`",
+            quoted(root),
+            quoted(path)
+        )
+    })
+}
+
+/// Returns a path as a word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+@=:,".contains(c)) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn path_error(error: &RunError) -> Option<&PathError> {

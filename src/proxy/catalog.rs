@@ -66,7 +66,7 @@ impl Proxy {
         let store = std::sync::Arc::clone(&self.services.store);
         let page = tokio::task::spawn_blocking(move || listing.query(&store));
         page.await.unwrap_or_else(|error| {
-            log::error!(reason:% = error; "a query of the index failed by an internal error");
+            log::error!(reason:% = error; "an index query failed with an internal error");
             Err(IndexError::Stopped)
         })
     }

@@ -47,9 +47,12 @@ impl Proxy {
         }
         match self.store().small(version, file) {
             Ok(Some(small)) => {
+                let caching = self.caching(permit)?;
                 self.upkeep.last_use.note(version);
-                let response = small_answer(client, file, small.bytes, &small.digest, Some(small.modified));
-                Some(self.limit_caching(permit, response))
+                let mut response =
+                    small_answer(client, file, small.bytes, &small.digest, Some(small.modified));
+                response.headers_mut().insert(CACHE_CONTROL, caching);
+                Some(response)
             }
             Ok(None) => None,
             Err(error) => Some(store_failed(version, error)),
@@ -62,6 +65,7 @@ impl Proxy {
             if let Err(error) = self.verify_stored(client, permit).await {
                 return Problem::Failed(&error, Subject::File).answer();
             }
+            self.know_caching(permit).await;
             if let Some(response) = self.stored_small(client, permit, file) {
                 return response;
             }
@@ -230,7 +234,8 @@ impl Proxy {
         match self.store().open_zip(version) {
             Ok(Some(mut zip)) => {
                 let seal = zip.seal.take().filter(|seal| !self.is_to_verify(permit, Some(seal)))?;
-                Some(self.zip_answer(client, permit, zip, &seal))
+                let caching = self.caching(permit)?;
+                Some(self.zip_answer(client, permit, zip, &seal, caching))
             }
             Ok(None) => None,
             Err(error) => Some(store_failed(version, error)),
@@ -252,7 +257,8 @@ impl Proxy {
                             self.services.sumdb.forget_confirmed(version);
                             continue;
                         }
-                        return self.zip_answer(client, permit, zip, &seal);
+                        let caching = self.know_caching(permit).await;
+                        return self.zip_answer(client, permit, zip, &seal, caching);
                     }
                     // The file at that name may have changed since it was sealed, or be in quarantine now. So it is opened
                     // again.
@@ -280,7 +286,8 @@ impl Proxy {
             match waiter.zip().await {
                 Ok(Arrival::Early(transfer)) => {
                     let body = Body::transfer(transfer, &self.buffers);
-                    return self.limit_caching(permit, answer::module(StatusCode::OK, ZIP, WEEK, body));
+                    let caching = self.know_caching(permit).await;
+                    return answer::module(StatusCode::OK, ZIP, caching, body);
                 }
                 Ok(Arrival::Stored) => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
@@ -289,30 +296,40 @@ impl Proxy {
         unsteady(version)
     }
 
-    fn zip_answer(&self, client: Client<'_>, permit: Permit<'_>, zip: ZipFile, seal: &H1) -> Response {
+    fn zip_answer(
+        &self,
+        client: Client<'_>,
+        permit: Permit<'_>,
+        zip: ZipFile,
+        seal: &H1,
+        caching: HeaderValue,
+    ) -> Response {
         let version = permit.version();
         self.upkeep.last_use.note(version);
         let (length, modified) = (zip.length, zip.modified);
         // A seal identifies the files in a zip, but not how they are packed. The length makes the tag strong.
         let etag = tag(format!("\"{seal}-{length:x}\""));
         let body = |range| Body::zip(version, zip, range, &self.buffers);
-        let response = entity(client, ZIP, Validators::new(etag, Some(modified)), length, body);
-        self.limit_caching(permit, response)
+        let mut response = entity(client, ZIP, Validators::new(etag, Some(modified)), length, body);
+        response.headers_mut().insert(CACHE_CONTROL, caching);
+        response
     }
 
-    /// Limits how long an answer may be cached, if the version is unverified and the checksum database cannot be reached.
-    /// Otherwise a wrong version could remain in caches after the database has refuted it.
-    fn limit_caching(&self, permit: Permit<'_>, mut response: Response) -> Response {
-        let (version, rule) = (permit.version(), permit.rule());
-        if self.services.sumdb.is_out_of_reach(version, rule) {
-            let record = self.store().records().get(version);
-            let is_verified =
-                record.is_ok_and(|record| record.is_some_and(|record| record.verdict.is_some()));
-            if !is_verified {
-                response.headers_mut().insert(CACHE_CONTROL, MINUTE);
-            }
+    /// Returns how long a stored file may be cached: not long if the version is unverified and the checksum database cannot
+    /// be reached. Otherwise a wrong version could remain in caches after the database has refuted it. Returns `None` if
+    /// the record of the version must be read first.
+    fn caching(&self, permit: Permit<'_>) -> Option<HeaderValue> {
+        let is_doubtful = self.services.sumdb.is_doubtful(permit.version(), permit.rule())?;
+        Some(if is_doubtful { MINUTE } else { WEEK })
+    }
+
+    /// Returns how long a stored file may be cached, and reads the record of the version for that if necessary.
+    async fn know_caching(&self, permit: Permit<'_>) -> HeaderValue {
+        if let Some(caching) = self.caching(permit) {
+            return caching;
         }
-        response
+        self.services.sumdb.read_verdict(permit.version()).await;
+        self.caching(permit).unwrap_or(MINUTE)
     }
 }
 

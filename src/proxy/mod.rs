@@ -265,12 +265,12 @@ const HOME: &str = concat!(
      /MODULE/@latest            the latest version\n    \
      /MODULE/@v/VERSION.info    a version's metadata\n    \
      /MODULE/@v/VERSION.mod     its go.mod file\n    \
-     /MODULE/@v/VERSION.zip     its files\n    \
+     /MODULE/@v/VERSION.zip     a zip of its files\n    \
      /catalog                   all stored versions, ordered by module\n    \
      /index                     all stored versions, ordered by time\n    \
      /healthz                   whether this process answers\n    \
      /readyz                    whether it can serve stored modules\n    \
-     /version                   the version of this program and of its store\n"
+     /version                   the version of this program and the layout of its store\n"
 );
 
 fn version(layout: &LayoutId) -> String {

@@ -134,7 +134,7 @@ impl Problem<'_> {
             }
             // Other tools recognise the absence that is not final by these words.
             Self::NotStored => {
-                "not found: temporarily unavailable: this is not stored, and the request asks not to download it\n\
+                "not found: temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n\
                  help: repeat the request without the header Disable-Module-Fetch"
             }
             Self::InBackground => {
@@ -155,7 +155,7 @@ impl Problem<'_> {
             Self::MethodNotAllowed => "method not allowed: this proxy answers GET and HEAD",
             Self::Loop => {
                 "loop detected: this request has already passed through this proxy\n\
-                 help: remove this proxy from the upstreams of its upstream"
+                 help: one of the upstreams of this proxy sends requests back to it; remove this upstream, or change its configuration"
             }
             Self::BadParameter(parameter) => return format!("bad request: {parameter}\n"),
             Self::NoIndex => {
@@ -246,7 +246,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
             "try again; if it fails again, check the upstream"
         }
         Unavailable::Loop(_) => {
-            "ask the operator of this proxy to remove this proxy from the upstreams of its upstream"
+            "ask the operator of this proxy to change its upstream, which sends requests back to this proxy"
         }
         Unavailable::Limited { .. } => "try again later",
         Unavailable::Abandoned(_) | Unavailable::NotYetVerified(_) => "try again",

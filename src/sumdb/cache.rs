@@ -17,7 +17,6 @@ use bytes::Bytes;
 use stoa_store::{Cached, Shelf};
 
 use super::question::SumdbQuestion;
-use super::shape;
 use super::state::Sumdb;
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
@@ -79,10 +78,7 @@ impl Sumdb {
         is_proved: bool,
         replaces: bool,
     ) {
-        if !question.is_cacheable()
-            || self.store.is_read_only()
-            || shape::fault(name, question, body).is_some()
-        {
+        if !question.is_cacheable() || self.store.is_read_only() || question.fault(name, body).is_some() {
             return;
         }
         let (database, question, body) = (name.to_owned(), question.clone(), body.clone());

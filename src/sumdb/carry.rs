@@ -16,14 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
-use stoa_gomod::sumdb::{Proof, TILE_HEIGHT, Tile, format_record, parse_record, record_hash};
+use stoa_gomod::sumdb::{Proof, TILE_HEIGHT, Tile, format_record, parse_record};
 
-use super::heads::Head;
-use super::inquiry::{CachingClient, Verified};
+use super::inquiry::Verified;
 use super::lookup::{LookupError, SumdbClient};
 use super::question::SumdbQuestion;
-use super::standing::Standing;
-use super::state::{Database, Sumdb};
+use super::source::CachingClient;
+use super::state::{Standing, Sumdb};
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, UpstreamError, Via};
 
@@ -122,11 +121,17 @@ impl Sumdb {
                 None => carried.failed.push(failed("latest", LookupError::defect())),
             }
         }
-        for (path, text) in &records.texts {
-            match prove(database, &client, &head, text).await {
+        for (path, (id, text)) in &records.texts {
+            let proved = database.prove_record(&client, &head, *id, text).await;
+            let proved = proved.and_then(|(proof, tiles)| {
+                let body = format_record(*id, text);
+                let body = body.ok_or_else(|| LookupError::bad("record", "it is not a record"))?;
+                Ok((proof, tiles, body))
+            });
+            match proved {
                 Ok((proof, tiles, body)) => {
                     put_tiles(&proof, &tiles, &mut put)?;
-                    put(path, &body)?;
+                    put(path, &[body.as_bytes(), &head.note].concat())?;
                     carried.records += 1;
                 }
                 Err(error) => carried.failed.push(failed(path, error)),
@@ -161,25 +166,6 @@ impl Sumdb {
             Err(error) => Ok(Standing::Unconfirmed(error.to_string().into())),
         }
     }
-}
-
-/// Proves a record under a head. Returns the proof with its tiles, and the body of a lookup.
-async fn prove(
-    database: &Database,
-    client: &impl SumdbClient,
-    head: &Head,
-    (id, text): &Text,
-) -> Result<(Proof, Vec<Bytes>, Vec<u8>), LookupError> {
-    let bad = |why: &str| LookupError::bad("record", why);
-    let proof = Proof::of_record(&head.tree, *id, TILE_HEIGHT);
-    let proof = proof.ok_or_else(|| bad("its number exceeds the size of the tree"))?;
-    let proved = database.prove(client, &proof).await?;
-    if proved.hash != record_hash(text.as_bytes()) {
-        return Err(bad("the tree has a different record at its number"));
-    }
-    let mut body = format_record(*id, text).ok_or_else(|| bad("it is not a record"))?.into_bytes();
-    body.extend_from_slice(&head.note);
-    Ok((proof, proved.tiles, body))
 }
 
 fn put_tiles<E>(

@@ -2,7 +2,7 @@
 //!
 //! A client with an empty cache can verify offline everything that was verified through this proxy before. Bodies
 //! are passed on unchanged; clients check signatures and inclusion themselves. A tile or record must have the right
-//! form ([`shape`]): an HTML page with status 200 is a failure of the upstream and is not cached.
+//! form: an HTML page with status 200 is a failure of the upstream and is not cached.
 //!
 //! `supported` is a promise, since a client that gets a yes asks no other server. Stoa says yes if an
 //! upstream does. Offline, or if the upstream fails, Stoa says yes if it has cached records of the
@@ -20,7 +20,6 @@ use bytes::Bytes;
 
 use super::cache::{CachedAnswer, UNPROVED_TTL, is_younger};
 use super::question::SumdbQuestion;
-use super::shape;
 use super::source::SumdbSource;
 use super::state::Sumdb;
 use crate::tasks::{Phase, Task};
@@ -69,7 +68,7 @@ impl Sumdb {
         is_local: bool,
     ) -> Result<Option<SumdbAnswer>, Unavailable> {
         if let SumdbQuestion::Lookup(module) = question
-            && (self.private.matches(module.path().as_str()) || self.policy.is_private(module.path()))
+            && self.is_private(module.path())
         {
             return Err(Unavailable::Private(module.to_string()));
         }
@@ -152,7 +151,7 @@ impl Sumdb {
         if answer.status != 200 {
             return Ok(answer);
         }
-        if let Some(fault) = shape::fault(name, question, &answer.body) {
+        if let Some(fault) = question.fault(name, &answer.body) {
             let reason = format!("the upstream sent an invalid answer for {what}: {fault}");
             return Err(Unavailable::Upstream(reason.into()));
         }

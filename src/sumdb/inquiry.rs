@@ -3,19 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use stoa_gomod::sumdb::Sums;
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::marker;
 use stoa_store::{Claim, Record, RecordedBy, Store, StoreError, Verdict};
 
-use super::lookup::{LookupError, ProvedSums, SumdbClient};
-use super::question::SumdbQuestion;
-use super::source::SumdbSource;
-use super::state::{Database, Sumdb};
+use super::lookup::{LookupError, ProvedSums};
+use super::state::Sumdb;
 use crate::policy::{ChecksumPolicy, Rule};
 use crate::unavailable::Unavailable;
-use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
+use crate::upstream::Via;
 
 /// The hashes of a version that a database or a go.sum confirmed.
 #[derive(Debug, Clone)]
@@ -123,53 +120,5 @@ impl Verified {
         let by = record.recorded_by();
         let sums = Sums { zip: record.h1?, modfile: record.gomod_h1? };
         Some(Self { sums, verdict: record.verdict?, by })
-    }
-}
-
-/// Asks the source of a database, and caches proved answers, for clients too.
-pub(super) struct CachingClient<'a> {
-    sumdb: &'a Sumdb,
-    database: &'a Database,
-    source: SumdbSource<'a>,
-    via: &'a Via,
-}
-
-impl Sumdb {
-    /// Returns a client that asks the database's own URL or this upstream.
-    pub(super) fn caching<'a>(
-        &'a self,
-        database: &'a Database,
-        upstream: &'a Upstream,
-        via: &'a Via,
-    ) -> CachingClient<'a> {
-        let source = self.source(database.sumdb.name(), upstream);
-        CachingClient { sumdb: self, database, source, via }
-    }
-}
-
-impl CachingClient<'_> {
-    /// Returns the cached answer for a path.
-    pub(super) async fn cached(&self, path: &str) -> Option<Bytes> {
-        let question = SumdbQuestion::parse(path)?;
-        Some(self.sumdb.cached(self.database.sumdb.name(), &question).await?.body)
-    }
-}
-
-impl SumdbClient for CachingClient<'_> {
-    async fn is_available(&self) -> Result<bool, UpstreamError> {
-        self.source.supports(self.database.sumdb.name(), self.via).await
-    }
-
-    async fn get(&self, path: &str, fresh: bool) -> Result<SumdbAnswer, UpstreamError> {
-        if !fresh && let Some(body) = self.cached(path).await {
-            return Ok(SumdbAnswer { status: 200, content_type: None, body });
-        }
-        self.source.get(self.database.sumdb.name(), path, self.via).await
-    }
-
-    async fn cache(&self, path: &str, body: &Bytes, fresh: bool) {
-        if let Some(question) = SumdbQuestion::parse(path) {
-            self.sumdb.cache_proved(self.database.sumdb.name(), &question, body, fresh).await;
-        }
     }
 }

@@ -14,7 +14,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_gomod::sumdb::{Hash, Proof, ProofError, Sums, TILE_HEIGHT, Tile, parse_record, record_hash};
 use stoa_store::Store;
 
-use super::state::Database;
+use super::state::{Database, Head};
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, UpstreamError};
 
@@ -117,14 +117,28 @@ impl Database {
         let bad = |why: &str| LookupError::bad("record", why);
         let record = parse_record(&body).ok_or_else(|| bad("it is not a record"))?;
         let head = self.merge(store, client, record.rest).await?;
-        let proof = Proof::of_record(&head.tree, record.id, TILE_HEIGHT);
-        let proof = proof.ok_or_else(|| bad("its number exceeds the size of the tree"))?;
-        if self.prove(client, &proof).await?.hash != record_hash(record.text.as_bytes()) {
-            return Err(bad("the tree has a different record at its number"));
-        }
+        self.prove_record(client, &head, record.id, record.text).await?;
         let sums = Sums::parse(record.text, version).ok_or_else(|| bad("it belongs to another version"))?;
         client.cache(path, &body, fresh).await;
         Ok(ProvedSums { sums, tree_size: head.tree.size, record: (record.id, record.text.to_owned()) })
+    }
+
+    /// Proves that the tree of a head has a record with this text at this number. Returns the proof with its tiles.
+    pub(super) async fn prove_record(
+        &self,
+        client: &impl SumdbClient,
+        head: &Head,
+        id: u64,
+        text: &str,
+    ) -> Result<(Proof, Vec<Bytes>), LookupError> {
+        let bad = |why: &str| LookupError::bad("record", why);
+        let proof = Proof::of_record(&head.tree, id, TILE_HEIGHT);
+        let proof = proof.ok_or_else(|| bad("its number exceeds the size of the tree"))?;
+        let proved = self.prove(client, &proof).await?;
+        match proved.hash == record_hash(text.as_bytes()) {
+            true => Ok((proof, proved.tiles)),
+            false => Err(bad("the tree has a different record at its number")),
+        }
     }
 
     /// Proves a hash of the tree. If the proof fails, requests the tiles again, bypassing all caches.

@@ -7,33 +7,29 @@
 //! | --- | --- |
 //! | `state` | the state of all databases |
 //! | `gosumdb` | the name and key of a database |
-//! | `question` | requests to a database |
+//! | `question` | requests to a database, and the form of its answers |
 //! | `forward` | answers for clients |
 //! | `verification` | the verification of one version, in parallel with its download |
 //! | `inquiry` | the question whether a version is confirmed, for downloads and stored versions |
-//! | `stored`, `standing` | the verification of a stored version, and its result |
+//! | `stored` | the verification of a stored version |
 //! | `recheck` | the background task that asks again about stored versions |
 //! | `lookup` | the hashes of a version, proved by the tree's tiles |
-//! | `heads`, `timeline` | the database's tree heads, and the alarm when two of them contradict each other |
+//! | `timeline` | the database's tree heads, and the alarm when two of them contradict each other |
 //! | `carry` | the answers about some versions, for an export and from an import |
 //! | `cache` | answers on disk |
-//! | `shape` | the form that an answer must have |
-//! | `source` | the server that is asked |
+//! | `source` | the server that is asked, and the cache in front of it |
 //! | `outage` | the timeout of a lookup |
 
 mod cache;
 mod carry;
 mod forward;
 mod gosumdb;
-mod heads;
 mod inquiry;
 mod lookup;
 mod outage;
 mod question;
 mod recheck;
-mod shape;
 mod source;
-mod standing;
 mod state;
 mod stored;
 mod timeline;
@@ -43,6 +39,6 @@ pub(crate) use self::carry::{Carried, Records};
 pub use self::gosumdb::{Gosumdb, GosumdbError};
 pub use self::question::SumdbQuestion;
 pub(crate) use self::recheck::Rechecked;
-pub(crate) use self::standing::Standing;
+pub(crate) use self::state::Standing;
 pub use self::state::{ChecksumCounts, Sumdb, SumdbOptions};
 pub(crate) use self::verification::{Confirmation, Verification};

@@ -1,8 +1,8 @@
-//! The background task of a server that asks again about stored versions without a verdict: the database may have
-//! learned about them since, or could not be reached when they were stored.
+//! The background task of a server that asks again about versions without a verdict: the database may have learned about
+//! them since, or could not be reached when they were stored.
 //!
-//! A pass goes through the store one version at a time. It pauses between two questions unless the policy of the
-//! module is `require`, and it ends early if the database cannot be reached.
+//! A pass goes through the stored versions and then through the pairs in the cache, one version at a time. It pauses
+//! between two questions unless the policy of the module is `require`, and it ends early if the database cannot be reached.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,8 +13,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_store::{Store, StoreError};
 use tokio::sync::mpsc;
 
-use super::standing::Standing;
-use super::state::Sumdb;
+use super::state::{Standing, Sumdb};
 use crate::policy::ChecksumPolicy;
 use crate::tasks::{Phase, blocking};
 use crate::unavailable::Unavailable;
@@ -32,7 +31,7 @@ const MAX_FAILURES: u32 = 3;
 /// Number of versions that the walk may be ahead of the questions.
 const AHEAD: usize = 64;
 
-/// The number of stored versions without a verdict, by the answer to the question.
+/// The number of versions without a verdict, by the answer to the question.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Rechecked {
     /// A database confirms the version by now.
@@ -86,7 +85,7 @@ impl Sumdb {
             if confirmed + differ + unverified + unreachable > 0 {
                 log::info!(
                     confirmed, differ, unverified, unreachable, elapsed = format!("{:.1?}", began.elapsed());
-                    "asked the checksum database about stored versions"
+                    "asked the checksum database about unverified versions"
                 );
             }
             let (usual, after_outage) = BETWEEN_PASSES;
@@ -112,7 +111,7 @@ impl Sumdb {
                 log::info!(unverified; "stored versions were not verified against a checksum database");
             }
             Ok((unverified, required)) => {
-                log::warn!(unverified, required; "stored versions were not verified against a checksum database: those with the policy require are verified before they are served");
+                log::warn!(unverified, required; "stored versions were not verified against a checksum database: those under checksum=require are verified before they are served");
             }
             Err(error) => log::warn!(reason:% = error; "cannot count the unverified versions"),
         }
@@ -125,19 +124,24 @@ impl Sumdb {
             let store = Arc::clone(&self.store);
             async move {
                 blocking(&store, "stored versions", move |store| {
-                    sumdb.each_unverified(store, |version| match sender.blocking_send(version) {
+                    let send = |version, is_pair| match sender.blocking_send((version, is_pair)) {
                         Ok(()) => ControlFlow::Continue(()),
                         Err(_) => ControlFlow::Break(()),
-                    })
+                    };
+                    sumdb.each_unverified(store, |version| send(version, false))?;
+                    sumdb.each_unverified_pair(store, |version| send(version, true))
                 })
                 .await
             }
         });
         let (mut rechecked, mut failures, via) = (Rechecked::default(), 0, Via::none());
-        while let Some(version) = versions.recv().await {
+        while let Some((version, is_pair)) = versions.recv().await {
             let rule = Arc::clone(self.policy.rule(version.path()));
-            // A slow database must not delay the shutdown.
-            let verified = self.verify_stored_until(Phase::Closing, &version, &rule, &via).await;
+            // A slow database must not delay the shutdown. A pair is verified within this task, which ends then.
+            let verified = match is_pair {
+                true => self.verify_pair(&version, &rule, &via).await,
+                false => self.verify_stored_until(Phase::Closing, &version, &rule, &via).await,
+            };
             let standing = match verified {
                 Ok(standing) => standing,
                 Err(Unavailable::Stopping(_)) => break,
@@ -170,23 +174,49 @@ impl Sumdb {
         store: &Store,
         mut visit: impl FnMut(ModuleVersion) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut failed = None;
-        store.each_version(|version| {
-            if !self.may_ask_about(&version) {
-                return ControlFlow::Continue(());
+        self.visit_unverified(store, |each| store.each_version(each), &mut visit)
+    }
+
+    /// Visits the versions without a verdict whose info and go.mod are cached without the zip, until `visit` breaks.
+    fn each_unverified_pair(
+        &self,
+        store: &Store,
+        mut visit: impl FnMut(ModuleVersion) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.visit_unverified(store, |each| store.pairs().each(each), &mut |version| {
+            match store.footprint(&version) {
+                Ok(None) => visit(version),
+                // It was visited as a stored version.
+                _ => ControlFlow::Continue(()),
             }
-            match store.records().get(&version) {
-                Ok(record) if record.as_ref().is_some_and(|record| record.verdict.is_some()) => {
-                    ControlFlow::Continue(())
-                }
-                Ok(_) => visit(version),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Continue(())
-                }
+        })
+    }
+
+    fn visit_unverified(
+        &self,
+        store: &Store,
+        walk: impl FnOnce(&mut dyn FnMut(ModuleVersion) -> ControlFlow<()>) -> Result<(), StoreError>,
+        visit: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut failed = None;
+        walk(&mut |version| match self.is_unverified(store, &version) {
+            Ok(true) => visit(version),
+            Ok(false) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Continue(())
             }
         })?;
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Returns whether a version has no verdict and the database may be asked about it.
+    fn is_unverified(&self, store: &Store, version: &ModuleVersion) -> Result<bool, StoreError> {
+        if !self.may_ask_about(version) {
+            return Ok(false);
+        }
+        let record = store.records().get(version)?;
+        Ok(record.is_none_or(|record| record.verdict.is_none()))
     }
 
     fn is_required(&self, version: &ModuleVersion) -> bool {

@@ -1,5 +1,10 @@
-//! The server that is asked for a checksum database.
+//! The server that is asked for a checksum database, and the cache in front of it.
 
+use bytes::Bytes;
+
+use super::lookup::SumdbClient;
+use super::question::SumdbQuestion;
+use super::state::{Database, Sumdb};
 use crate::upstream::{SumdbAnswer, Upstream, UpstreamError, Via};
 
 /// The server that is asked for a database.
@@ -32,6 +37,62 @@ impl SumdbSource<'_> {
         match self {
             Self::Database(own) => own.sumdb_here(path, via).await,
             Self::Upstream(upstream) => upstream.sumdb(name, path, via).await,
+        }
+    }
+}
+
+/// Asks the source of a database, and caches proved answers, for clients too.
+pub(super) struct CachingClient<'a> {
+    sumdb: &'a Sumdb,
+    database: &'a Database,
+    source: SumdbSource<'a>,
+    via: &'a Via,
+}
+
+impl Sumdb {
+    /// Returns the server that is asked for a database: its own URL if there is one, or else this upstream.
+    pub(super) fn source<'a>(&'a self, name: &str, upstream: &'a Upstream) -> SumdbSource<'a> {
+        match self.named(name).and_then(|database| database.own.as_ref()) {
+            Some(own) => SumdbSource::Database(own),
+            None => SumdbSource::Upstream(upstream),
+        }
+    }
+
+    /// Returns a client that asks the database's own URL or this upstream.
+    pub(super) fn caching<'a>(
+        &'a self,
+        database: &'a Database,
+        upstream: &'a Upstream,
+        via: &'a Via,
+    ) -> CachingClient<'a> {
+        let source = self.source(database.sumdb.name(), upstream);
+        CachingClient { sumdb: self, database, source, via }
+    }
+}
+
+impl CachingClient<'_> {
+    /// Returns the cached answer for a path.
+    pub(super) async fn cached(&self, path: &str) -> Option<Bytes> {
+        let question = SumdbQuestion::parse(path)?;
+        Some(self.sumdb.cached(self.database.sumdb.name(), &question).await?.body)
+    }
+}
+
+impl SumdbClient for CachingClient<'_> {
+    async fn is_available(&self) -> Result<bool, UpstreamError> {
+        self.source.supports(self.database.sumdb.name(), self.via).await
+    }
+
+    async fn get(&self, path: &str, fresh: bool) -> Result<SumdbAnswer, UpstreamError> {
+        if !fresh && let Some(body) = self.cached(path).await {
+            return Ok(SumdbAnswer { status: 200, content_type: None, body });
+        }
+        self.source.get(self.database.sumdb.name(), path, self.via).await
+    }
+
+    async fn cache(&self, path: &str, body: &Bytes, fresh: bool) {
+        if let Some(question) = SumdbQuestion::parse(path) {
+            self.sumdb.cache_proved(self.database.sumdb.name(), &question, body, fresh).await;
         }
     }
 }

@@ -1,22 +1,19 @@
-//! The state of the checksum databases.
+//! The state of the checksum databases, and what is known of a stored version.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 use stoa_gomod::private::Patterns;
-use stoa_gomod::sumdb::Tile;
-use stoa_gomod::{H1, ModuleVersion};
+use stoa_gomod::sumdb::{Tile, Tree};
+use stoa_gomod::{H1, ModulePath, ModuleVersion};
 use stoa_store::Store;
 use tokio::sync::Semaphore;
 
 use super::gosumdb::Gosumdb;
-use super::heads::Timeline;
 use super::outage::Outage;
-use super::source::SumdbSource;
-use super::standing::Standing;
 use crate::policy::{ChecksumPolicy, Policy, Rule};
 use crate::tasks::{Once, Shutdown};
 use crate::unavailable::Unavailable;
@@ -32,6 +29,9 @@ const COMPARING: usize = 4;
 
 /// Number of stored versions that are remembered to be confirmed.
 const CONFIRMED: usize = 32_768;
+
+/// Number of versions whose records are remembered during an outage of the database.
+const KNOWN_VERDICTS: usize = 32_768;
 
 /// Settings for checksum databases.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +63,8 @@ pub struct Sumdb {
     pub(super) comparing: Semaphore,
     /// Stored versions that are confirmed, with the hash of their zip.
     pub(super) confirmed: Cache<ModuleVersion, H1>,
+    /// Whether the record of a version has a verdict, and the time at which it was read. Used during an outage only.
+    pub(super) verdicts: Cache<ModuleVersion, (bool, Instant)>,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) counts: Arc<Counts>,
 }
@@ -105,6 +107,40 @@ pub(super) struct Database {
     pub(super) counts: Arc<Counts>,
 }
 
+/// A tree head and its signed note.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) tree: Tree,
+    pub(super) note: Arc<[u8]>,
+}
+
+/// The known tree heads of a database.
+#[derive(Debug, Default)]
+pub(super) struct Timeline {
+    pub(super) largest: Option<Head>,
+    /// The head in the store, once it has been read.
+    pub(super) kept: Option<Option<Arc<[u8]>>>,
+}
+
+/// The knowledge about a stored version.
+#[derive(Debug, Clone)]
+pub(crate) enum Standing {
+    /// The version is not in the store, or was corrupt.
+    Absent,
+    /// A checksum database or a go.sum confirms it.
+    Confirmed,
+    /// A checksum database has other hashes. The version is in quarantine now, unless the store is read-only.
+    Differs(Arc<str>),
+    /// No checksum database confirms it, for this reason.
+    Unconfirmed(Arc<str>),
+    /// The checksum database cannot be reached.
+    Unreachable(Unavailable),
+    /// There is no server to ask.
+    Offline,
+    /// The policy of its module is `off`.
+    NotAsked,
+}
+
 impl Sumdb {
     pub(crate) fn new(
         store: Arc<Store>,
@@ -135,6 +171,7 @@ impl Sumdb {
             verifying: Once::new(),
             comparing: Semaphore::new(COMPARING),
             confirmed: Cache::new(CONFIRMED),
+            verdicts: Cache::new(KNOWN_VERDICTS),
             shutdown,
             counts,
         })
@@ -144,24 +181,25 @@ impl Sumdb {
         self.database.as_ref().filter(|database| database.sumdb.name() == name)
     }
 
-    /// Returns the server that is asked for a database: its own URL if there is one, or else this upstream.
-    pub(super) fn source<'a>(&'a self, name: &str, upstream: &'a Upstream) -> SumdbSource<'a> {
-        match self.named(name).and_then(|database| database.own.as_ref()) {
-            Some(own) => SumdbSource::Database(own),
-            None => SumdbSource::Upstream(upstream),
-        }
-    }
-
     /// Returns the fault of a signed note, if the key of the database is known.
     pub(super) fn fault_of_note(&self, name: &str, note: Option<&[u8]>) -> Option<String> {
         self.named(name)?.sumdb.verifier.verify(note?).err().map(|error| error.to_string())
     }
 
+    /// Returns whether no database may be asked about a module, by this program or by its clients.
+    pub(super) fn is_private(&self, module: &ModulePath) -> bool {
+        self.private.matches(module.as_str()) || self.policy.is_private(module)
+    }
+
+    /// Returns whether the database may be asked about a version.
+    pub(crate) fn may_ask_about(&self, version: &ModuleVersion) -> bool {
+        let rule = self.policy.rule(version.path());
+        rule.checksum != ChecksumPolicy::Off && !self.is_private(version.path())
+    }
+
     /// Returns whether a version may only be unverified because the database cannot be reached.
-    pub(crate) fn is_out_of_reach(&self, version: &ModuleVersion, rule: &Rule) -> bool {
-        let is_asked = rule.checksum != ChecksumPolicy::Off
-            && !rule.is_private
-            && !self.private.matches(version.path().as_str());
+    pub(super) fn is_out_of_reach(&self, version: &ModuleVersion, rule: &Rule) -> bool {
+        let is_asked = rule.checksum != ChecksumPolicy::Off && !self.is_private(version.path());
         is_asked && self.database.as_ref().is_some_and(|database| database.outage.is_ongoing())
     }
 

@@ -4,7 +4,7 @@
 //! | caller | when |
 //! | --- | --- |
 //! | the proxy | before it serves a version whose policy is `require` |
-//! | `recheck` | in the background |
+//! | `recheck` | in the background, cached pairs too |
 //! | `forward` | if a forwarded answer contradicts the stored version |
 //! | `stoa verify --checksums` | |
 //!
@@ -12,6 +12,7 @@
 //! content than its verdict stays in the store, wherever the process is killed.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use stoa_gomod::sumdb::Sums;
 use stoa_gomod::{H1, ModuleVersion};
@@ -19,12 +20,14 @@ use stoa_store::{Compared, Record, SmallFile, Store, StoreError};
 
 use super::inquiry::{Finding, Inquiry, Verified};
 use super::lookup::LookupError;
-use super::standing::Standing;
-use super::state::Sumdb;
+use super::state::{Standing, Sumdb};
 use crate::policy::Rule;
 use crate::tasks::{Phase, blocking};
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
+
+/// How long the verdict in a record is remembered during an outage of the database.
+const VERDICT_VALID: Duration = Duration::from_secs(60);
 
 impl Sumdb {
     /// Returns whether a stored version is known to be confirmed, without any system call. With `seal`, only if it is
@@ -33,17 +36,28 @@ impl Sumdb {
         self.confirmed.get(version).is_some_and(|h1| seal.is_none_or(|seal| *seal == h1))
     }
 
+    /// Returns whether a version may be unverified because the database cannot be reached. `None` if its record has to be
+    /// read first, by [`read_verdict`](Self::read_verdict). Makes no system call.
+    pub(crate) fn is_doubtful(&self, version: &ModuleVersion, rule: &Rule) -> Option<bool> {
+        if !self.is_out_of_reach(version, rule) || self.is_confirmed(version, None) {
+            return Some(false);
+        }
+        let (has_verdict, read) = self.verdicts.get(version)?;
+        (read.elapsed() < VERDICT_VALID).then_some(!has_verdict)
+    }
+
+    /// Reads whether the record of a version has a verdict, and remembers it for a while. A version whose record cannot be
+    /// read has none.
+    pub(crate) async fn read_verdict(&self, version: &ModuleVersion) {
+        let at = version.clone();
+        let record = blocking(&self.store, version, move |store| store.records().get(&at)).await;
+        let has_verdict = record.is_ok_and(|record| record.is_some_and(|record| record.verdict.is_some()));
+        self.verdicts.insert(version.clone(), (has_verdict, Instant::now()));
+    }
+
     /// Forgets that a version is confirmed.
     pub(crate) fn forget_confirmed(&self, version: &ModuleVersion) {
         self.confirmed.remove(version);
-    }
-
-    /// Returns whether the database may be asked about a module.
-    pub(crate) fn may_ask_about(&self, version: &ModuleVersion) -> bool {
-        let rule = self.policy.rule(version.path());
-        rule.checksum != crate::policy::ChecksumPolicy::Off
-            && !self.private.matches(version.path().as_str())
-            && !self.policy.is_private(version.path())
     }
 
     /// Verifies a stored version, once at a time. It continues after the callers have gone away.
@@ -100,24 +114,38 @@ impl Sumdb {
             }
         });
         let Some(record) = record.await? else { return Ok(Standing::Absent) };
+        match self.confirmed_hashes(version, record, rule, via).await? {
+            Ok(verified) => self.settle(version, verified).await,
+            Err(standing) => Ok(standing),
+        }
+    }
+
+    /// Returns the confirmed hashes of a version with this record, or its standing without them.
+    async fn confirmed_hashes(
+        &self,
+        version: &ModuleVersion,
+        record: Option<Record>,
+        rule: &Arc<Rule>,
+        via: &Via,
+    ) -> Result<Result<Verified, Standing>, Unavailable> {
         let inquiry = Inquiry { sumdb: self, rule, version, via };
         let is_recorded = record.as_ref().is_some_and(|record| record.verdict.is_some());
         if inquiry.is_offline() && !is_recorded {
-            return Ok(Standing::Offline);
+            return Ok(Err(Standing::Offline));
         }
-        match inquiry.find(record).await {
-            Finding::NotAsked => Ok(Standing::NotAsked),
-            Finding::Recorded(verified) | Finding::Proved(verified) => self.settle(version, verified).await,
-            Finding::Nobody(why) => Ok(Standing::Unconfirmed(why.into())),
-            Finding::Failed(_, LookupError::Unreachable(error)) => Ok(Standing::Unreachable(error)),
-            Finding::Failed(_, LookupError::Store(error)) => Err(error),
+        Ok(match inquiry.find(record).await {
+            Finding::NotAsked => Err(Standing::NotAsked),
+            Finding::Recorded(verified) | Finding::Proved(verified) => Ok(verified),
+            Finding::Nobody(why) => Err(Standing::Unconfirmed(why.into())),
+            Finding::Failed(_, LookupError::Unreachable(error)) => Err(Standing::Unreachable(error)),
+            Finding::Failed(_, LookupError::Store(error)) => return Err(error),
             Finding::Failed(name, error) => {
                 if matches!(error, LookupError::Bad { .. }) {
                     log::warn!(version:% = version, database = name, reason:% = error; "cannot verify a stored version");
                 }
-                Ok(Standing::Unconfirmed(format!("the checksum database {name}: {error}").into()))
+                Err(Standing::Unconfirmed(format!("the checksum database {name}: {error}").into()))
             }
-        }
+        })
     }
 
     /// Compares a stored version with confirmed hashes, and records them.
@@ -172,13 +200,13 @@ impl Sumdb {
         let at = version.clone();
         let contradicted = blocking(&self.store, version, move |store| contradicted(store, &at, &sums)).await;
         let contradicted = contradicted.unwrap_or_else(|error| {
-            log::warn!(version:% = version, reason:% = error; "cannot compare a version with a forwarded record");
+            log::warn!(version:% = version, reason:% = error; "cannot compare a stored version with a forwarded checksum");
             None
         });
         let rule = Arc::clone(self.policy.rule(version.path()));
         let verified = match contradicted {
             Some(Contradicted::Stored) => self.verify_stored(version, &rule, via).await.map(drop),
-            Some(Contradicted::Pair) => self.verify_pair(version, &rule, via).await,
+            Some(Contradicted::Pair) => self.verify_pair(version, &rule, via).await.map(drop),
             None => Ok(()),
         };
         if let Err(error) = verified {
@@ -186,42 +214,46 @@ impl Sumdb {
         }
     }
 
-    /// Looks a version up whose info and go.mod are cached without its zip. Removes them if they differ from the proved
+    /// Verifies a version whose info and go.mod are cached without its zip. Removes them if they differ from the confirmed
     /// hash, which is recorded.
-    async fn verify_pair(
+    pub(super) async fn verify_pair(
         &self,
         version: &ModuleVersion,
         rule: &Arc<Rule>,
         via: &Via,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Standing, Unavailable> {
         let at = version.clone();
         let record = blocking(&self.store, version, move |store| store.records().get(&at)).await?;
-        let inquiry = Inquiry { sumdb: self, rule, version, via };
-        let verified = match inquiry.find(record).await {
-            Finding::Recorded(verified) | Finding::Proved(verified) => verified,
-            Finding::Failed(name, error) => {
-                log::warn!(version:% = version, database = name, reason:% = error; "cannot verify a stored version");
-                return Ok(());
-            }
-            Finding::NotAsked | Finding::Nobody(_) => return Ok(()),
+        let verified = match self.confirmed_hashes(version, record, rule, via).await? {
+            Ok(verified) => verified,
+            Err(standing) => return Ok(standing),
         };
         let at = version.clone();
-        let removed = blocking(&self.store, version, move |store| {
-            if store.is_read_only() {
-                return Ok(false);
-            }
-            // A download that holds the claim verifies the version itself.
-            let Some(claim) = store.try_claim(&at)? else { return Ok(false) };
-            verified.record(store, &claim)?;
-            let pair = store.pairs().get(&at).filter(|pair| pair.gomod_h1() != verified.sums.modfile);
-            Ok(pair.is_some() && store.pairs().remove(&at)?.is_some())
-        });
-        if removed.await? {
+        let standing =
+            blocking(&self.store, version, move |store| compare_pair(store, &at, &verified)).await?;
+        if let Standing::Differs(reason) = &standing {
             self.count_mismatch();
-            log::error!(version:% = version; "SECURITY: the cached go.mod of a version differs from the confirmed version");
+            log::error!(version:% = version, reason:% = reason; "SECURITY: the cached go.mod of a version differs from the confirmed version");
         }
-        Ok(())
+        Ok(standing)
     }
+}
+
+/// Compares a cached pair with confirmed hashes and records them. Removes the pair if it differs.
+fn compare_pair(store: &Store, version: &ModuleVersion, verified: &Verified) -> Result<Standing, StoreError> {
+    if store.is_read_only() {
+        return Ok(Standing::Absent);
+    }
+    // A download that holds the claim verifies the version itself.
+    let Some(claim) = store.try_claim(version)? else { return Ok(Standing::Absent) };
+    verified.record(store, &claim)?;
+    let Some(pair) = store.pairs().get(version) else { return Ok(Standing::Absent) };
+    let (ours, confirmed) = (pair.gomod_h1(), &verified.sums.modfile);
+    if ours == *confirmed {
+        return Ok(Standing::Confirmed);
+    }
+    store.pairs().remove(version)?;
+    Ok(Standing::Differs(format!("its mod has {ours}, but {} is {confirmed}", verified.by).into()))
 }
 
 /// Compares a stored version with confirmed hashes and records them, if the store can be written to.

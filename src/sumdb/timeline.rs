@@ -18,9 +18,8 @@ use base64::engine::general_purpose::STANDARD;
 use stoa_gomod::sumdb::{Proof, TILE_HEIGHT, parse_tree};
 use stoa_store::{HeadReplaced, Store, StoreError};
 
-use super::heads::{Head, Timeline};
 use super::lookup::{LookupError, Proved, SumdbClient};
-use super::state::Database;
+use super::state::{Database, Head, Timeline};
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 

@@ -7,7 +7,7 @@
 use super::beginning::Beginning;
 use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
-use super::limit::{Limit, Limiter};
+use super::limit::{Limit, Limiter, Limiting, Turn};
 use super::redirect::{self, MAX_REDIRECTS, PublicOnly, Refusal};
 use super::retry::{self, Budget, RetryOptions};
 use super::{UpstreamOptions, address, place};
@@ -50,6 +50,8 @@ pub(super) struct Get<'a> {
     /// The part that the caller has. Only the rest is requested.
     pub(super) after: Option<&'a Beginning>,
     pub(super) limiter: &'a Limiter,
+    /// Shared with the other requests for the same version.
+    pub(super) turn: Option<&'a Turn>,
 }
 
 impl Client {
@@ -98,8 +100,17 @@ impl Client {
 
     /// Sends a GET and waits for the headers of the answer, whatever its status.
     pub(super) async fn get(&self, get: Get<'_>, budget: &mut Budget) -> Result<Response, UpstreamError> {
+        let (mut turn, mut is_finder) = (None, false);
         loop {
-            let sent = self.attempt(get).await;
+            let (sent, limiting) = self.attempt(get).await;
+            is_finder |= limiting == Limiting::New;
+            if let Some(shared) = get.turn.filter(|_| turn.is_none() && limiting != Limiting::Open) {
+                let has_given_up = shared.has_given_up.lock().await;
+                if *has_given_up {
+                    return sent;
+                }
+                turn = Some(has_given_up);
+            }
             let requested = match &sent {
                 Ok(answer) => match Limit::of(answer.status(), answer.headers(), Instant::now()) {
                     Some(limit) => Some(limit.retry_after(Instant::now())),
@@ -110,7 +121,15 @@ impl Client {
                 Err(UpstreamError::Transport { .. }) => None,
                 Err(_) => return sent,
             };
-            let Some(pause) = budget.pause(requested) else { return sent };
+            // A limit that another request has found is probed once.
+            let is_probed = limiting == Limiting::Probed && !is_finder;
+            let pause = if is_probed { None } else { budget.pause(requested) };
+            let Some(pause) = pause else {
+                if let Some(has_given_up) = turn.as_deref_mut() {
+                    *has_given_up = limiting != Limiting::Open;
+                }
+                return sent;
+            };
             log::debug!(url = place::shown(get.url), reason = outcome(&sent), pause:? = pause; "retrying a request");
             drop(sent);
             tokio::time::sleep(pause).await;
@@ -118,14 +137,15 @@ impl Client {
     }
 
     /// Sends a request once, or not at all while the upstream limits requests.
-    async fn attempt(&self, get: Get<'_>) -> Result<Response, UpstreamError> {
+    async fn attempt(&self, get: Get<'_>) -> (Result<Response, UpstreamError>, Limiting) {
         let pass = match get.limiter.enter().await {
             Ok(pass) => pass,
             Err(limit) => {
                 let message = "another request got this answer, and Stoa sends no request until then";
                 let retry_after = limit.retry_after(Instant::now());
                 let (url, message) = (place::shown(get.url), message.to_owned());
-                return Err(UpstreamError::Limited { url, status: limit.status, retry_after, message });
+                let error = UpstreamError::Limited { url, status: limit.status, retry_after, message };
+                return (Err(error), Limiting::Known);
             }
         };
         let within = self.timeouts.connect.saturating_add(self.timeouts.idle);
@@ -133,24 +153,26 @@ impl Client {
             Ok(sent) => sent,
             Err(_) => Err(UpstreamError::Timeout {
                 url: place::shown(get.url),
-                reason: format!("no answer within {within:?}"),
+                reason: format!(
+                    "no answer within {within:?} (upstream_idle_timeout, and the time to connect)"
+                ),
             }),
         };
         let now = Instant::now();
         let limit = sent.as_ref().ok().and_then(|answer| Limit::of(answer.status(), answer.headers(), now));
-        match limit {
-            Some(limit) if limit.is_of_all_requests() => {
-                let retry_after = limit.retry_after(now);
-                if pass.limited(limit, now) {
-                    log::warn!(
-                        url = place::shown(get.url), status = limit.status, retry_after:? = retry_after;
-                        "an upstream limits requests"
-                    );
-                }
-            }
-            _ => pass.answered(),
+        let Some(limit) = limit.filter(|limit| limit.is_of_all_requests()) else {
+            pass.answered();
+            return (sent, Limiting::Open);
+        };
+        let limiting = pass.limited(limit, now);
+        if limiting == Limiting::New {
+            let retry_after = limit.retry_after(now);
+            log::warn!(
+                url = place::shown(get.url), status = limit.status, retry_after:? = retry_after;
+                "an upstream limits requests"
+            );
         }
-        sent
+        (sent, limiting)
     }
 
     /// Sends a request, and follows redirects.

@@ -200,7 +200,7 @@ impl Download {
                                 self.arrived,
                                 self.began.elapsed()
                             ),
-                            false => format!("no byte of the body within {:?}", timeouts.idle),
+                            false => format!("no data within {:?} (upstream_idle_timeout)", timeouts.idle),
                         };
                         Err(UpstreamError::Timeout { url: self.url.clone(), reason })
                     }
@@ -331,7 +331,7 @@ impl ZipDownload {
         if let Some(length) = self.length
             && (position > length || chunk.is_none() && position < length)
         {
-            let reason = format!("the body has {position} bytes and not {length}");
+            let reason = format!("the body has {position} bytes, expected {length}");
             return Err(UpstreamError::BadAnswer { url: self.download.url.clone(), reason });
         }
         self.position = position;

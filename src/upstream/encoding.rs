@@ -56,7 +56,7 @@ impl Gunzip {
         while !self.input.is_empty() {
             // A single `write` decodes at most one buffer of the library.
             match self.decoder.write(&self.input)? {
-                0 => return Err(io::Error::other("the data does not end where it should")),
+                0 => return Err(io::Error::other("there is data after its end")),
                 read => self.input.advance(read),
             }
             if let Some(output) = self.take() {

@@ -66,7 +66,7 @@ pub enum UpstreamError {
         message: String,
     },
     /// The upstream did not answer in time.
-    #[error("{url} timed out: {reason}; try again, or increase the timeout")]
+    #[error("{url} timed out: {reason}; try again")]
     Timeout {
         /// The requested URL.
         url: String,

@@ -3,12 +3,15 @@
 //! After a 429 an entry gets no requests until the time that it named, for at most [`MAX_SILENCE`]. Requests during
 //! that time fail like the answered one. The first request afterwards is a probe, and the others wait for its result.
 //! So an entry that still limits gets one request and not many.
+//!
+//! The files of one version are requested side by side. They share a [`Turn`], so only one of these requests is repeated
+//! after a 429, and the others wait for its result.
 
 use super::retry;
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 /// Maximum time without a probe. The upstream may name a longer time by mistake.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -104,6 +107,26 @@ impl Limiter {
     }
 }
 
+/// The turn to repeat a request although the entry limits requests. The requests for one version share it.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// Whether one of the requests has given up.
+    pub(super) has_given_up: Mutex<bool>,
+}
+
+/// The result of one attempt with regard to a limit for all requests to the entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limiting {
+    /// There is no limit.
+    Open,
+    /// The limit is new.
+    New,
+    /// The limit was known, or became known during the attempt.
+    Known,
+    /// The attempt was a probe, and the entry still limits requests.
+    Probed,
+}
+
 /// The permission to send one request.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
@@ -112,11 +135,14 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Notes that the answer reports a limit. Returns whether the entry was open before.
-    pub(super) fn limited(self, limit: Limit, now: Instant) -> bool {
+    /// Notes that the answer reports a limit.
+    pub(super) fn limited(self, limit: Limit, now: Instant) -> Limiting {
         let probe = now + limit.retry_after(now).min(MAX_SILENCE);
-        let before = self.limiter.0.send_replace(State::Closed { limit, probe });
-        matches!(before, State::Open)
+        match self.limiter.0.send_replace(State::Closed { limit, probe }) {
+            _ if self.is_probe => Limiting::Probed,
+            State::Open => Limiting::New,
+            State::Closed { .. } | State::Probing(_) => Limiting::Known,
+        }
     }
 
     /// Notes another answer, or a failure.
@@ -170,11 +196,11 @@ mod tests {
         let (limiter, now) = (Limiter::new(), Instant::now());
         let limit = Limit { status: 429, until: now + Duration::from_secs(3600) };
         let enter = |seconds| limiter.try_enter(now + Duration::from_secs(seconds));
-        assert!(limiter.enter().await.unwrap().limited(limit, now));
+        assert_eq!(limiter.enter().await.unwrap().limited(limit, now), Limiting::New);
         assert_eq!(enter(59).unwrap().unwrap_err(), limit);
         let probe = enter(60).unwrap().unwrap();
         assert!(enter(60).is_none(), "the others wait for the probe");
-        assert!(!probe.limited(limit, now + Duration::from_secs(60)));
+        assert_eq!(probe.limited(limit, now + Duration::from_secs(60)), Limiting::Probed);
         assert_eq!(enter(119).unwrap().unwrap_err(), limit);
         drop(enter(120).unwrap().unwrap());
         let probe = enter(120).unwrap().expect("a dropped probe is no answer");

@@ -45,7 +45,6 @@ use beginning::Beginning;
 use bytes::Bytes;
 use client::Client;
 use credentials::Keyring;
-use direct::SharedDownload;
 use netrc::Netrc;
 use place::{Kept, Place, Request};
 use reqwest::header::HeaderValue;
@@ -246,7 +245,8 @@ impl Upstream {
             let request = self.inner.request(path, limit, walk.via.as_ref());
             let memory = matches!(check, Check::List).then_some(&self.inner.memory);
             let kept = Kept { memory: memory.or(kept.memory), ..kept };
-            match checked_body(place, Request { kept, ..request }, check).await {
+            let turn = kept.turns.get(index);
+            match checked_body(place, Request { kept, turn, ..request }, check).await {
                 Ok(body) => return Ok((index, body)),
                 Err(error) => walk.fail(error),
             }
@@ -261,7 +261,7 @@ impl Upstream {
         from: usize,
         path: &str,
         via: &Via,
-        shared: &SharedDownload,
+        kept: Kept<'_>,
         before: Option<UpstreamError>,
         beginning: Option<&Beginning>,
     ) -> Result<(usize, ZipDownload), UpstreamError> {
@@ -269,8 +269,8 @@ impl Upstream {
         while let Some((index, place)) = walk.place() {
             let request = self.inner.request(path, MAX_ZIP_BYTES, walk.via.as_ref());
             let after = beginning.filter(|part| part.entry == index && part.validator.is_some());
-            let kept = Kept { shared: Some(shared), memory: None };
-            match place.start_zip(Request { kept, after, ..request }).await {
+            let turn = kept.turns.get(index);
+            match place.start_zip(Request { kept, after, turn, ..request }).await {
                 Ok(mut zip) => {
                     if let Some(beginning) = beginning {
                         zip.compare(index, beginning);
@@ -321,7 +321,8 @@ impl Inner {
 
     /// Returns a request to a place of the list.
     fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
-        Request { client: self.client.as_ref(), path, limit, via, after: None, kept: Kept::default() }
+        let (after, turn, kept) = (None, None, Kept::default());
+        Request { client: self.client.as_ref(), path, limit, via, after, turn, kept }
     }
 }
 

@@ -10,7 +10,7 @@ use super::direct::{Direct, SharedDownload};
 use super::download::{Download, ZipDownload};
 use super::encoding::Encoding;
 use super::error::{UpstreamConfigError, UpstreamError};
-use super::limit::{Limit, Limiter};
+use super::limit::{Limit, Limiter, Turn};
 use super::retry::{self, Budget};
 use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
@@ -60,6 +60,8 @@ pub(super) struct Request<'a> {
     pub(super) via: Option<&'a HeaderValue>,
     /// The part of the file that the caller has. A proxy is asked for the rest, and may send the whole file.
     pub(super) after: Option<&'a Beginning>,
+    /// Shared with the requests for the other files of the same version.
+    pub(super) turn: Option<&'a Turn>,
     pub(super) kept: Kept<'a>,
 }
 
@@ -70,6 +72,8 @@ pub(super) struct Kept<'a> {
     pub(super) shared: Option<&'a SharedDownload>,
     /// Bounds large bodies in memory.
     pub(super) memory: Option<&'a ByteBudget>,
+    /// The turns of the version's requests to each entry.
+    pub(super) turns: &'a [Turn],
 }
 
 impl Request<'_> {
@@ -252,12 +256,12 @@ impl Proxy {
     async fn ask(
         &self,
         client: &Client,
-        Request { path, limit, via, after, .. }: Request<'_>,
+        Request { path, limit, via, after, turn, .. }: Request<'_>,
         budget: &mut Budget,
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(path);
         let (credentials, limiter) = (self.credentials.as_ref(), &self.limiter);
-        let response = client.get(Get { url: &url, credentials, via, after, limiter }, budget).await?;
+        let response = client.get(Get { url: &url, credentials, via, after, limiter, turn }, budget).await?;
         let shown = shown(&url);
         let status = response.status().as_u16();
         let content_type = header(response.headers(), CONTENT_TYPE.as_str());

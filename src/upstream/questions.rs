@@ -127,7 +127,8 @@ impl Entry<'_> {
     async fn body(&self, path: &str, limit: u64, check: &Check<'_>) -> Result<Bytes, UpstreamError> {
         let shared = SharedDownload::default();
         let request = self.upstream.inner.request(path, limit, self.walk.via.as_ref());
-        let kept = Kept { shared: Some(&shared), memory: Some(&self.upstream.inner.memory) };
+        let kept =
+            Kept { shared: Some(&shared), memory: Some(&self.upstream.inner.memory), ..Kept::default() };
         checked_body(self.place, Request { kept, ..request }, check).await
     }
 }

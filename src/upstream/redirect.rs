@@ -5,6 +5,7 @@
 //! Otherwise an upstream could make Stoa read from servers that only Stoa can reach.
 
 use super::address;
+use hyper::Uri;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::LOCATION;
 use reqwest::{Response, StatusCode, Url};
@@ -50,6 +51,10 @@ fn target_of(from: &Url, location: &str) -> Result<Url, Refusal> {
         ("https", "http") => return Err(Refusal::Downgrade),
         (_, "http" | "https") => {}
         (_, other) => return Err(Refusal::Scheme(other.to_owned())),
+    }
+    // The client cannot send some URLs, for example very long ones.
+    if url.as_str().parse::<Uri>().is_err() {
+        return Err(Refusal::Invalid);
     }
     // They would be sent as credentials.
     let _ = url.set_username("");
@@ -101,7 +106,9 @@ mod tests {
         for scheme in ["ftp://b.example/", "file:///etc/passwd", "data:,x", "unix:/run/x"] {
             assert!(matches!(of("http://a.example/", scheme), Err(Refusal::Scheme(_))), "{scheme}");
         }
-        assert!(matches!(of("http://a.example/", "http://[::1"), Err(Refusal::Invalid)));
+        for invalid in ["http://[::1".to_owned(), "x".repeat(70_000)] {
+            assert!(matches!(of("http://a.example/", &invalid), Err(Refusal::Invalid)));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 use super::beginning::Beginning;
 use super::direct::SharedDownload;
+use super::limit::Turn;
 use super::place::{Kept, Place};
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload, retry};
 use crate::byte_budget::ByteBudget;
@@ -34,6 +35,8 @@ pub struct VersionSource {
     pin: Mutex<Pin>,
     /// The files from `direct`, which downloads all files at once.
     shared: SharedDownload,
+    /// The turns of the requests to each entry that limits requests.
+    turns: Vec<Turn>,
     /// Bounds large go.mod files in memory.
     memory: Option<ByteBudget>,
 }
@@ -86,7 +89,9 @@ impl Pin {
 
 impl VersionSource {
     pub(super) fn new(upstream: Upstream, version: ModuleVersion) -> Self {
-        Self { upstream, version, pin: Mutex::default(), shared: SharedDownload::default(), memory: None }
+        let turns = upstream.inner.places.iter().map(|_| Turn::default()).collect();
+        let (pin, shared) = (Mutex::default(), SharedDownload::default());
+        Self { upstream, version, pin, shared, turns, memory: None }
     }
 
     /// Bounds large go.mod files in memory by a budget.
@@ -113,8 +118,9 @@ impl VersionSource {
             (pin.zip_failed.clone(), pin.beginning.clone())
         };
         let path = self.path("zip");
+        let kept = Kept { memory: None, ..self.kept() };
         let started =
-            self.upstream.start_zip(self.first(), &path, via, &self.shared, before, beginning.as_ref()).await;
+            self.upstream.start_zip(self.first(), &path, via, kept, before, beginning.as_ref()).await;
         let (entry, zip) = started?;
         self.note(entry);
         self.pin().zip = Some(entry);
@@ -188,11 +194,14 @@ impl VersionSource {
         check: &Check<'_>,
         via: &Via,
     ) -> Result<Bytes, UpstreamError> {
-        let from = Kept { shared: Some(&self.shared), memory: self.memory.as_ref() };
-        let (entry, body) =
-            self.upstream.body(self.first(), &self.path(extension), limit, check, via, from).await?;
+        let path = self.path(extension);
+        let (entry, body) = self.upstream.body(self.first(), &path, limit, check, via, self.kept()).await?;
         self.note(entry);
         Ok(body)
+    }
+
+    fn kept(&self) -> Kept<'_> {
+        Kept { shared: Some(&self.shared), memory: self.memory.as_ref(), turns: &self.turns }
     }
 
     fn path(&self, extension: &str) -> String {

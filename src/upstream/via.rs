@@ -6,15 +6,16 @@
 //! Upstreams get only names of Stoa servers, written again from their numbers. The `Via` of a client may name
 //! hosts of its network, which concern no upstream. The names of other Stoa servers must be passed on: in a
 //! circle of two servers, the first one recognizes its request only by its own name. Such a name is a random
-//! number, so it reveals nothing. A client can invent one, but it can neither add text to a header nor make it
-//! longer than [`MAX_HOPS`] names.
+//! number, so it reveals nothing. A client can invent names, but it can neither add text to a header nor make it
+//! longer than [`MAX_HOPS`] names. Invented names are no loop: other clients may wait for the same download. Only the last
+//! names are passed on, so a circle of up to [`MAX_HOPS`] servers is always found.
 
 use reqwest::header::HeaderValue;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 
-/// Maximum number of Stoa servers that a request may pass.
+/// Maximum number of Stoa servers in a `Via` to an upstream, this one included.
 const MAX_HOPS: usize = 16;
 
 const PREFIX: &str = "stoa-";
@@ -67,19 +68,20 @@ impl Via {
             let hops = hops(&String::from_utf8_lossy(value.as_ref()));
             hops.into_iter().filter_map(|hop| Instance::parse(hop.split_whitespace().nth(1)?))
         });
-        // One too many is kept, so that `is_loop_at` sees it.
-        Self(names.take(MAX_HOPS + 1).collect())
+        let names: Vec<_> = names.collect();
+        Self(names[names.len().saturating_sub(MAX_HOPS)..].to_vec())
     }
 
-    /// Returns whether the request has passed this server, or more servers than a request may pass.
+    /// Returns whether the request has passed this server.
     pub fn is_loop_at(&self, instance: Instance) -> bool {
-        self.0.len() > MAX_HOPS || self.0.contains(&instance)
+        self.0.contains(&instance)
     }
 
     /// Returns the header to send, with this server appended.
     pub(super) fn appended(&self, instance: Instance) -> Option<HeaderValue> {
         // The HTTP version of the received request is unknown here. All of them support 1.1.
-        let hops = self.0.iter().chain([&instance]).map(|name| format!("1.1 {name}"));
+        let last = &self.0[self.0.len().saturating_sub(MAX_HOPS - 1)..];
+        let hops = last.iter().chain([&instance]).map(|name| format!("1.1 {name}"));
         HeaderValue::try_from(hops.collect::<Vec<_>>().join(", ")).ok()
     }
 }
@@ -139,13 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_passes_a_limited_number_of_servers() {
-        let header = |count: u64| {
-            let names = (0x100..).take(count as usize).map(|number| format!("1.1 {}", Instance::new(number)));
+    fn the_last_names_are_passed_on() {
+        let header = |numbers: std::ops::Range<u64>| {
+            let names = numbers.map(|number| format!("1.1 {}", Instance::new(number)));
             names.collect::<Vec<_>>().join(", ")
         };
-        assert!(!Via::from_header_values([header(16)]).is_loop_at(US));
-        assert!(Via::from_header_values([header(17)]).is_loop_at(US));
-        assert!(Via::from_header_values([header(1000), "1.1 fred".to_owned()]).0.len() <= 17);
+        let via = Via::from_header_values([header(0x100..0x500), "1.1 fred".to_owned()]);
+        assert!(!via.is_loop_at(US) && via.is_loop_at(Instance::new(0x4ff)));
+        let expected = format!("{}, 1.1 {US}", header(0x4f1..0x500));
+        assert_eq!(via.appended(US).unwrap(), expected.as_str());
     }
 }

@@ -7,20 +7,19 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use testkit::server::Server;
-use testkit::{Case, missing_tool, transcript, trial};
+use testkit::{Case, missing_tool, trial};
 
 use super::direct::{World, until};
+use super::https::{Https, header, reply};
 
 pub(crate) fn cases() -> Vec<Case> {
     let missing = || {
@@ -56,10 +55,7 @@ const CREDENTIALS: &str = "Basic bWU6aGlkZGVu";
 struct Net {
     world: World,
     pages: Arc<Pages>,
-    /// The targets that the forward proxy was asked for.
-    targets: Arc<Mutex<Vec<String>>>,
-    proxy: SocketAddr,
-    certificate: PathBuf,
+    https: Https,
 }
 
 /// The contents of the HTTPS server.
@@ -82,23 +78,16 @@ impl Net {
             "[user]\nname = a\nemail = a@b.example\n[init]\ndefaultBranch = main\n",
         )
         .unwrap();
-        let (key, certificate) = (world.path("key.pem"), world.path("certificate.pem"));
-        let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-        openssl.args(["-days", "2", "-subj", "/CN=test", "-addext", "basicConstraints=critical,CA:FALSE"]);
-        openssl.args(["-addext", "subjectAltName=DNS:vanity.example,DNS:private.example,DNS:git.example"]);
-        let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().unwrap();
-        assert!(made.status.success(), "{}", transcript(&made));
-
         let pages = Arc::new(Pages {
             root: world.path("served"),
             tags: Mutex::default(),
             requests: Mutex::default(),
             redirects: AtomicBool::new(true),
         });
-        let https = serve_https(Arc::clone(&pages), &key, &certificate);
-        let (proxy, targets) = forward_proxy(https);
-        Self { world, pages, targets, proxy, certificate }
+        let (folder, served) = (world.path("."), Arc::clone(&pages));
+        let names = ["vanity.example", "private.example", "git.example"];
+        let https = Https::start(&folder, &names, move |head| served.answer(head));
+        Self { world, pages, https }
     }
 
     /// Makes a repository with a module, whose path is that of another name, and some versions.
@@ -125,17 +114,8 @@ impl Net {
     /// Prepares a proxy that reaches the network here.
     fn command(&self, private: &str) -> Command {
         let mut command = self.world.proxy();
-        for name in
-            ["https_proxy", "http_proxy", "all_proxy", "no_proxy", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY"]
-        {
-            command.env_remove(name);
-        }
-        command
-            .args(["--gosumdb", "off"])
-            .env("GOPRIVATE", private)
-            .env("HTTPS_PROXY", format!("http://{}", self.proxy))
-            .env("SSL_CERT_FILE", &self.certificate)
-            .env("GIT_SSL_CAINFO", &self.certificate);
+        command.args(["--gosumdb", "off"]).env("GOPRIVATE", private);
+        self.https.lead_here(&mut command);
         command
     }
 
@@ -155,7 +135,7 @@ impl Net {
     }
 
     fn targets(&self) -> Vec<String> {
-        std::mem::take(&mut *self.targets.lock().unwrap())
+        std::mem::take(&mut *self.https.targets.lock().unwrap())
     }
 }
 
@@ -164,13 +144,7 @@ impl Pages {
         self.requests.lock().unwrap().push(head.to_owned());
         let target = head.split(' ').nth(1).unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let header = |name: &str| {
-            let mut headers = head.lines().filter_map(|line| line.split_once(": "));
-            headers
-                .find(|(known, _)| known.eq_ignore_ascii_case(name))
-                .map_or("", |(_, value)| value)
-                .to_owned()
-        };
+        let header = |name| header(head, name);
         if query == "go-get=1" {
             let mut tags = self.tags.lock().unwrap();
             let Some(tags) = tags.get_mut(&format!("{}{path}", header("Host"))) else {
@@ -199,82 +173,6 @@ impl Pages {
             Err(_) => reply("404 Not Found", "", b""),
         }
     }
-}
-
-fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let length = body.len();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}Connection: close\r\n\r\n");
-    [head.as_bytes(), body].concat()
-}
-
-fn read_head(stream: &mut impl Read) -> std::io::Result<String> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
-}
-
-fn serve_https(pages: Arc<Pages>, key: &Path, certificate: &Path) -> SocketAddr {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_file(certificate).unwrap()],
-            PrivateKeyDer::from_pem_file(key).unwrap(),
-        )
-        .unwrap();
-    let config = Arc::new(config);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let (pages, config) = (Arc::clone(&pages), Arc::clone(&config));
-            std::thread::spawn(move || {
-                let connection = rustls::ServerConnection::new(config).unwrap();
-                let mut stream = rustls::StreamOwned::new(connection, stream);
-                if let Ok(head) = read_head(&mut stream) {
-                    let _ = stream.write_all(&pages.answer(&head));
-                    stream.conn.send_close_notify();
-                    let _ = stream.flush();
-                }
-            });
-        }
-    });
-    address
-}
-
-/// Starts a forward proxy that leads every name to one server.
-fn forward_proxy(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let targets: Arc<Mutex<Vec<String>>> = Arc::default();
-    let noted = Arc::clone(&targets);
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let noted = Arc::clone(&noted);
-            std::thread::spawn(move || {
-                let Ok(head) = read_head(&mut stream) else { return };
-                noted.lock().unwrap().push(head.split(' ').nth(1).unwrap_or_default().to_owned());
-                let Ok(server) = TcpStream::connect(to) else { return };
-                let _ = stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n");
-                let (mut from, mut back) = (stream.try_clone().unwrap(), server.try_clone().unwrap());
-                let sent = std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut back);
-                    let _ = back.shutdown(std::net::Shutdown::Write);
-                });
-                let (mut server, mut stream) = (server, stream);
-                let _ = std::io::copy(&mut server, &mut stream);
-                let _ = stream.shutdown(std::net::Shutdown::Both);
-                let _ = sent.join();
-            });
-        }
-    });
-    (address, targets)
 }
 
 fn get(server: &Server, path: &str) -> (u16, String) {

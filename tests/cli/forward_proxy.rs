@@ -1,12 +1,16 @@
 //! `HTTPS_PROXY` and `NO_PROXY`: the way to an upstream through a forward proxy on loopback.
 //!
-//! Needs the system's root certificates, as any https upstream does.
+//! Needs the system's root certificates, as any https upstream does, and openssl.
+
+use std::sync::{Arc, Mutex};
 
 use testkit::Case;
 
 use testkit::server::{self, Server};
-use testkit::trial;
 use testkit::upstream::{Script, Upstream, head};
+use testkit::{missing_tool, trial};
+
+use super::https::{Https, header, reply};
 
 pub(crate) fn cases() -> Vec<Case> {
     let roots =
@@ -17,6 +21,11 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("an https upstream is reached through HTTPS_PROXY", missing.clone(), through),
         trial("NO_PROXY and loopback go past it", missing, past),
         trial("a redirect from there to this machine is refused", None, redirected),
+        trial(
+            "credentials are not sent after a redirect to another host",
+            missing_tool("openssl", &["version"]),
+            credentials,
+        ),
     ]
 }
 
@@ -84,5 +93,44 @@ fn redirected() {
             assert_eq!(answer("http://upstream.invalid", &variables, INFO), (200, module.info.clone()));
             assert!(!internal.requests().is_empty());
         }
+    }
+}
+
+fn credentials() {
+    const LISTS: [&str; 3] =
+        ["/example.com/here/@v/list", "/example.com/port/@v/list", "/example.com/there/@v/list"];
+    let dir = tempfile::tempdir().unwrap();
+    let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&requests);
+    let https = Https::start(dir.path(), &["home.example", "other.example"], move |head| {
+        noted.lock().unwrap().push(head.to_owned());
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let target = match path {
+            _ if path == LISTS[0] => "https://home.example/moved",
+            _ if path == LISTS[1] => "https://home.example:8443/moved",
+            _ if path == LISTS[2] => "https://other.example/moved",
+            "/moved" => return reply("200 OK", "", b"v1.0.0\n"),
+            _ => return reply("404 Not Found", "", b""),
+        };
+        reply("302 Found", &format!("Location: {target}\r\n"), b"")
+    });
+    let mut command = server::command(&dir.path().join("store"));
+    https.lead_here(command.args(["--upstream", "https://someone:secret@home.example", "--gosumdb", "off"]));
+    let server = Server::start_with(&mut command);
+    // The first request goes to the upstream, and the second one to the target of its redirect.
+    for (path, host, is_sent) in [
+        (LISTS[0], "home.example", true),
+        (LISTS[1], "home.example:8443", false),
+        (LISTS[2], "other.example", false),
+    ] {
+        assert_eq!(server.get(path), (200, b"v1.0.0\n".to_vec()), "{path}");
+        let sent: Vec<_> = std::mem::take(&mut *requests.lock().unwrap())
+            .iter()
+            .map(|head| (header(head, "Host"), header(head, "Authorization")))
+            .collect();
+        let login = "Basic c29tZW9uZTpzZWNyZXQ=";
+        let expected = if is_sent { login } else { "" };
+        let expected = [("home.example", login), (host, expected)];
+        assert_eq!(sent, expected.map(|(host, login)| (host.to_owned(), login.to_owned())), "{path}");
     }
 }

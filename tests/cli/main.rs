@@ -20,6 +20,7 @@ mod concurrency;
 mod config;
 mod crowds;
 mod direct;
+mod disk_errors;
 mod egress;
 mod fetch;
 mod flights;
@@ -28,6 +29,7 @@ mod gate;
 mod golden;
 mod guide;
 mod hostile;
+mod https;
 mod import_config;
 mod index;
 mod install;
@@ -60,6 +62,7 @@ fn main() {
         ("config", config::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
+        ("disk_errors", disk_errors::cases()),
         ("egress", egress::cases()),
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),

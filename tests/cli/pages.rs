@@ -17,16 +17,17 @@ const SAMPLE: &str = "\
 # Configuration of Stoa. The file is $XDG_CONFIG_HOME/stoa/config.toml or /etc/stoa/config.toml, or the file that --config or
 # STOA_CONFIG names.
 #
-# Each key is an option and a variable too: `fill.max_concurrent` is --fill-max-concurrent and STOA_FILL_MAX_CONCURRENT. Lists
-# are comma-separated there. Precedence: option, variable, this file, default. Unknown keys are errors. `stoa config check` checks
-# this file, and `stoa config show` prints every value with its origin.
+# Each key is also an option and an environment variable: `fill.max_concurrent` is --fill-max-concurrent and
+# STOA_FILL_MAX_CONCURRENT. In options and variables, lists are separated by commas. Precedence: option, variable, this file,
+# default. Unknown keys are errors. `stoa config check` checks this file, and `stoa config show` prints every value with its
+# origin.
 #
-# Durations are 500ms, 30s, 5m, 1h or 2d. A bare number is in seconds.
+# Durations are written as 500ms, 30s, 5m, 1h or 2d. A bare number is in seconds.
 ";
 
 const SAMPLE_TABLES: &str = r##"
 # Rules about modules. The first rule whose pattern matches the module path applies. Keys that the rule does not set have the
-# values from above. Patterns are those of GOPRIVATE: globs with commas between them, matched against the start of the path.
+# values set above. Patterns are those of GOPRIVATE: globs with commas between them, matched against the start of the path.
 #
 #[[module]]
 #pattern = "*.corp.example,github.com/Acme/*"
@@ -34,14 +35,14 @@ const SAMPLE_TABLES: &str = r##"
 #redirect_url = "https://proxy.example.org"
 #upstream = "https://proxy.corp.example"
 #checksum = "off"
-# Versions outside of allow, and versions in deny, are answered with 403 even if they are stored. An entry is v1.2.3, v1.2.*,
-# v1.*, *, or <, <=, >, >= before a version. All conditions of an entry must hold. One matching entry is enough.
+# Requests for versions outside of allow, and for versions in deny, get 403 even if the versions are stored. An entry is v1.2.3,
+# v1.2.*, v1.*, *, or <, <=, >, >= before a version. All conditions of an entry must hold. One matching entry is enough.
 #allow = ["v1.*", ">=v2.1.0 <v3"]
 #deny = ["v1.3.0"]
 
-# Credentials for an upstream: login and password, or a bearer token. The secret is here or in a file of its own (password_file,
-# bearer_file). They take precedence over netrc and are sent over HTTPS only. Do not let other users read this file if it
-# contains a secret.
+# Credentials for an upstream: login and password, or a bearer token. The secret is in this file or in a file of its own
+# (password_file, bearer_file). These credentials take precedence over .netrc and are sent over HTTPS only. Do not let other
+# users read this file if it contains a secret.
 #
 #[[credentials]]
 #host = "proxy.corp.example"
@@ -57,8 +58,8 @@ follow from the name of the key: `fill.list_ttl` is `--fill-list-ttl` and `STOA_
 
 Precedence: option, variable, config file, default.
 
-The config file is the file that `--config` or `STOA_CONFIG` names, or the first that exists of
-`$XDG_CONFIG_HOME/stoa/config.toml` and `/etc/stoa/config.toml`. [The sample file](../installer/sample-config.toml) lists all keys.
+`--config` or `STOA_CONFIG` names the config file. Otherwise it is `$XDG_CONFIG_HOME/stoa/config.toml`, or
+`/etc/stoa/config.toml` if the first does not exist. [The sample file](../installer/sample-config.toml) lists all keys.
 
 ```sh
 stoa config show      # every value and its origin
@@ -66,10 +67,10 @@ stoa config check     # check everything that `stoa serve` would read
 ```
 
 `stoa config check` reports every wrong key with its file, line and text, and exits with 64. Unknown keys are errors. For an
-unknown `STOA_` variable it warns and suggests the nearest name. Secrets are never printed.
+unknown `STOA_` variable the command warns and suggests the nearest name. Secrets are never printed.
 
-Durations are `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. NAMES and PATTERNS are arrays in the file, and
-comma-separated in options and variables.
+Durations are written as `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. NAMES, PATTERNS and RANGES are
+arrays in the file, and comma-separated in options and variables.
 
 ## Keys
 
@@ -111,7 +112,7 @@ deny = ["v1.3.0", ">=v2.0.0 <v2.1.4"]
 | `login`, `password` or `password_file` | login name and password |
 | `bearer` or `bearer_file` | a bearer token |
 
-Stoa sends credentials over HTTPS only. `.netrc` is read too; the config file takes precedence. Stoa warns if the config
+Stoa sends credentials over HTTPS only. Stoa also reads `.netrc`, but the config file takes precedence. Stoa warns if the config
 file contains a secret and every user can read it.
 "#;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use testkit::Case;
 
 use testkit::client::Reply;
@@ -28,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a cached pair of another upstream is not served", None, other_upstream),
         trial("tombstones, removals and rules cover cached pairs", None, forbidden),
         trial("cached pairs are evicted above fill.metadata_max", None, evicted),
+        trial("two servers on one store keep to fill.metadata_max", None, evicted_by_two_servers),
         trial(
             "go lists, tidies and graphs without zips, and again offline",
             missing_tool("go", &["version"]),
@@ -296,6 +298,24 @@ fn evicted() {
 }
 
 /// Offers a version with a go.mod of this text and a package.
+fn evicted_by_two_servers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, upstream) = (dir.path().join("store"), Upstream::start());
+    let variables = [("STOA_FILL_METADATA_MAX", "16KiB")];
+    let servers = [start(&root, &upstream, &variables), start(&root, &upstream, &variables)];
+    for n in 0..12 {
+        let module = upstream.offer(&format!("example.com/m@v1.{n}.0"), 10);
+        assert_eq!(servers[n % 2].get(&module.path("mod")).0, 200);
+        let is_cached = || pairs(&root).iter().any(|path| path.ends_with(format!("v1.{n}.0")));
+        // Each takes a block of 4 KiB.
+        let end = Instant::now() + Duration::from_secs(30);
+        while !is_cached() || pairs(&root).len() > 4 {
+            assert!(Instant::now() < end, "{} pairs are cached", pairs(&root).len());
+            std::thread::yield_now();
+        }
+    }
+}
+
 fn offer(upstream: &Upstream, pair: &str, requires: &str) -> Module {
     let mut module = upstream.offer(pair, 10);
     module.modfile = format!("module {}\n\ngo 1.16\n{requires}", module.version.path()).into_bytes();

@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_zip_that_differs_from_its_record_is_not_downloaded_again_until_the_record_changes,
         a_go_mod_that_differs_from_its_record_is_served_to_nobody,
         a_tombstone_is_reported_for_every_file_until_it_is_lifted,
+        a_lifted_tombstone_clears_what_a_running_server_remembers_as_absent,
         a_module_means_its_own_versions_and_a_dry_run_changes_nothing,
         clients_read_whole_files_while_versions_are_removed,
         the_least_recently_used_go_by_size_and_by_time,
@@ -259,6 +260,27 @@ fn a_tombstone_is_reported_for_every_file_until_it_is_lifted() {
     assert_eq!(server.get(&format!("{URL}.zip")), (200, module.zip));
     assert_eq!(server.get("/example.com/never/@v/v1.0.0.zip"), (200, never.zip));
     assert_eq!(run(&root, &["remove", "--lift", PAIR]).status.code(), Some(1), "it is not forbidden");
+}
+
+fn a_lifted_tombstone_clears_what_a_running_server_remembers_as_absent() {
+    let (_dir, root) = store();
+    let upstream = Upstream::start();
+    let server = Server::start_with(
+        server::command(&root).args(["--upstream", upstream.url()]).env("STOA_FILL_ABSENT_TTL", "1h"),
+    );
+    let status = |path: &str| server.get(path).0;
+    let paths = ["info", "mod", "zip"].map(|ending| format!("{URL}.{ending}"));
+    let list = "/example.com/!cap/m/@v/list";
+    for path in paths.iter().map(String::as_str).chain([list]) {
+        assert_eq!([status(path), status(path)], [404; 2], "{path}");
+    }
+    done(&root, &["remove", "--tombstone", PAIR]);
+    assert_eq!(status(&paths[0]), 410);
+    let module = upstream.offer(PAIR, 2000);
+    done(&root, &["remove", "--lift", PAIR]);
+    assert_eq!(server.get(&paths[2]), (200, module.zip));
+    assert_eq!(server.get(&paths[0]), (200, module.info));
+    assert_eq!(server.get(list), (200, b"v1.0.0\n".to_vec()));
 }
 
 fn a_module_means_its_own_versions_and_a_dry_run_changes_nothing() {

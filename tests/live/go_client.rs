@@ -5,17 +5,19 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use testkit::Case;
 
 use testkit::server::{self, Server};
-use testkit::upstream::Script;
+use testkit::upstream::{Script, Upstream};
 use testkit::{STOA, go::Go, missing_tool, program, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let missing = missing_tool("go", &["version"]);
     vec![
         trial("a real program builds through the proxy, and again offline", missing.clone(), build),
-        trial("versions that are not there, queries and lists", missing, questions),
+        trial("versions that are not there, queries and lists", missing.clone(), questions),
+        trial("go gets a zip from an upstream that sends 20 KiB/s", missing, slow_upstream),
     ]
 }
 
@@ -74,6 +76,23 @@ fn build() {
     let path = String::from_utf8(path.stdout).unwrap();
     assert!(Path::new(path.trim()).is_file(), "{path}");
     assert!(offline.stop().success());
+}
+
+/// The download takes longer than the minute in which its rate is measured, and ends well, since no other waits.
+fn slow_upstream() {
+    const PAIR: &str = "example.com/slow@v1.0.0";
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = Upstream::start();
+    let module = upstream.offer(PAIR, 1_700_000);
+    upstream.set(&module.path("zip"), Script::Paced(module.zip.clone(), 1024, Duration::from_millis(50)));
+    let mut command = server::command(&dir.path().join("store"));
+    let server = Server::start_with(command.args(["--upstream", upstream.url(), "--gosumdb", "off"]));
+    let go = Go::new(dir.path(), &server.url).unverified();
+    go.run(dir.path(), "cache", &["mod", "download", PAIR]);
+    let zip = dir.path().join("cache/cache/download/example.com/slow/@v/v1.0.0.zip");
+    assert!(fs::read(zip).unwrap() == module.zip, "go has another zip");
+    assert_eq!(upstream.count(&module.path("zip")), 1);
+    assert_eq!(server.get(&module.path("zip")), (200, module.zip));
 }
 
 fn questions() {

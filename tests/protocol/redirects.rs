@@ -29,6 +29,24 @@ fn a_redirect_leads_to_http_and_https_only() {
 }
 
 #[test]
+fn a_redirect_to_an_invalid_url_is_not_repeated() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    for (n, location) in ["http://[::1".to_owned(), format!("/{}", "x".repeat(70_000))].iter().enumerate() {
+        let path = format!("/example.com/m/@v/v1.{n}.0.info");
+        upstream.set(&path, redirect(302, location));
+        let reply = site.get(&path);
+        assert!(
+            reply.status == 502 && reply.text().contains("redirected to an invalid URL"),
+            "{}",
+            reply.text()
+        );
+        assert_eq!(upstream.count(&path), 1);
+    }
+}
+
+#[test]
 fn an_upstream_in_a_private_network_may_redirect_there() {
     let folder = site::folder();
     let (upstream, storage) = (Upstream::start(), Upstream::start());

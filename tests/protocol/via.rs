@@ -76,14 +76,32 @@ fn a_circle_of_three_servers_ends() {
 }
 
 #[test]
-fn a_request_that_passed_too_many_servers_is_a_loop() {
-    let folder = site::folder();
+fn invented_servers_are_no_loop() {
+    let (front, back) = (site::folder(), site::folder());
     let upstream = Upstream::start();
     let module = upstream.offer("example.com/m@v1.0.0", 10);
-    let site = Site::start(folder.path(), upstream.url());
-    let via =
-        |count: u64| (0..count).map(|n| format!("1.1 {}", Instance::new(n))).collect::<Vec<_>>().join(", ");
-    assert_eq!(site.ask("GET", &module.path("info"), &[("Via", &via(17))]).status, 508);
-    assert!(upstream.requests().is_empty());
-    assert_eq!(site.ask("GET", &module.path("info"), &[("Via", &via(16))]).status, 200);
+    upstream.put("/example.com/m/@v/list", "v1.0.0\n");
+    // A server behind a server, since each adds its name.
+    let options = UpstreamOptions { instance: Instance::new(0x7777), ..UpstreamOptions::default() };
+    let last = List::new(upstream.url(), options).unwrap();
+    let last = Site::with(site::open(back.path(), Mode::ReadWrite), last, site::asking_each_time());
+    let site = Site::start(front.path(), &format!("http://{}", last.address));
+    let invented = (0..40).map(|n| format!("1.1 {}", Instance::new(n))).collect::<Vec<_>>().join(", ");
+    // A client without a `Via` waits for the same download.
+    upstream.hold("mod");
+    let ask = |ending: &'static str, via: &[(&str, &str)]| {
+        (ending, site.ask("GET", &module.path(ending), via).status)
+    };
+    std::thread::scope(|scope| {
+        let naming = scope.spawn(|| ask("mod", &[("Via", &invented)]));
+        upstream.wait_until_asked("mod", 1);
+        let joined = scope.spawn(|| ask("zip", &[]));
+        upstream.release();
+        assert_eq!([naming.join().unwrap(), joined.join().unwrap()], [("mod", 200), ("zip", 200)]);
+    });
+    for path in ["/example.com/m/@v/list", "/example.com/m/@latest"] {
+        assert_eq!(site.ask("GET", path, &[("Via", &invented)]).status, 200, "{path}");
+    }
+    let own = format!("1.1 {INSTANCE}");
+    assert_eq!(site.ask("GET", "/example.com/m/@v/list", &[("Via", &own)]).status, 508);
 }

@@ -1,5 +1,5 @@
-//! `stoa-migrate` killed at every system call that changes the store, failed at each, and stopped by signals at
-//! each, on stores with every odd case: from v0 and from a tree to v2, and from v2 back; and its `leftovers move`.
+//! `stoa-migrate` killed at every system call that changes the store, failed at each and at each that only reads, and
+//! stopped by signals at each, on stores with every odd case: from v0 and from a tree to v2, and from v2 back; and its `leftovers move`.
 //!
 //! After each the marker tells the truth about the tree and nothing is lost; a second run ends with the tree of
 //! an undisturbed one, and a run in the other direction with the tree that it began with. Each sweep prints the
@@ -14,7 +14,7 @@ use testkit::Case;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use testkit::stores::{self, Files, Plan, Shape, copy, difference, files, folders, markers, scratch};
-use testkit::sweep::{self, At, Told, at_each_call, faults, is_kill, only_stderr};
+use testkit::sweep::{self, At, READ_FAULTS, Told, at_each_call, faults, is_kill, only_stderr};
 use testkit::tracer::{self, Act, Traced};
 use testkit::{MIGRATE, transcript, trial};
 
@@ -48,6 +48,19 @@ pub(crate) fn cases() -> Vec<Case> {
         let name = format!("restore the marker: {fault}");
         tests.push(trial(&name.clone(), tracer::missing(), move || restore(&name, act)));
     }
+    // A read that fails stops the run, or nothing is skipped.
+    for way in [SMALL_UP, SMALL_BACK] {
+        for (fault, act) in &READ_FAULTS[..2] {
+            let name = format!("{}: {fault}", way.name);
+            tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", *act)));
+        }
+    }
+    for way in [V0_UP, TREE_UP, BACK, BACK_TO_TREE].into_iter().filter(|_| sweep::tries_all()) {
+        for (fault, act) in READ_FAULTS {
+            let name = format!("{}: {fault}", way.name);
+            tests.push(trial(&name.clone(), tracer::missing(), move || sweep(&name, way, "1", act)));
+        }
+    }
     let name = "v0 to v2, four threads: SIGKILL";
     tests.push(trial(name, tracer::missing(), move || sweep(name, V0_UP, "4", Act::Kill)));
     tests
@@ -67,10 +80,21 @@ const TREE_UP: Way = Way { name: "tree to v2", plan: tree, layouts: ["tree", "v1
 const BACK: Way = Way { name: "v2 to v0", plan: stores::v0, layouts: ["v2", "v1", "v0"] };
 
 const PLAIN_UP: Way = Way { name: "unescaped tree to v2", plan: plain_tree, layouts: ["tree", "v1", "v2"] };
+const SMALL_UP: Way = Way { name: "small v0 to v2", plan: small, layouts: ["v0", "v1", "v2"] };
+const SMALL_BACK: Way = Way { name: "small v2 to v0", plan: small, layouts: ["v2", "v1", "v0"] };
 const BACK_TO_TREE: Way = Way { name: "v2 to tree", plan: tree, layouts: ["v2", "v1", "tree"] };
 
 fn tree() -> Plan {
     stores::tree(Shape::Tree)
+}
+
+/// Two versions, an alias and a stray file.
+fn small() -> Plan {
+    let mut plan = Plan::default();
+    plan.version(Shape::V0, "github.com/Azure/sdk", "v1.1.0").version(Shape::V0, "example.com/m", "v1.0.0");
+    plan.stray("example.com/notes.txt", "notes");
+    plan.left("example.com/m/master", "alias").file("example.com/m/master/master.info", "{}");
+    plan
 }
 
 fn plain_tree() -> Plan {
@@ -235,7 +259,7 @@ fn tree_of(root: &Path) -> (Vec<String>, Vec<PathBuf>) {
 fn sweep(name: &str, way: Way, threads: &str, act: At) {
     let undisturbed = Undisturbed::new(way);
     let [first, _, last] = way.layouts;
-    let mut killed_again = 0;
+    let (mut killed_again, mut stopped) = (0, 0);
     at_each_call(
         name,
         act,
@@ -254,6 +278,7 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
                 }
             } else {
                 failed_clearly(&root, run, &told, &what);
+                stopped += usize::from(run.code != 0);
                 if run.code == 0 {
                     undisturbed.is_at(last, &files(&root), "success", &what);
                 }
@@ -262,7 +287,8 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
             tree
         },
     );
-    println!("{name}: {killed_again} second runs killed");
+    println!("{name}: {stopped} runs stopped with an error, {killed_again} second runs killed");
+    assert!(is_kill(act) || stopped > 0, "{name}: no error stopped a run");
     assert!(!is_kill(act) || killed_again > 0, "{name}: no second run was killed");
 }
 

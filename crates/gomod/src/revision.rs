@@ -56,7 +56,9 @@ as_text!(Revision, RevisionError);
 
 /// The error for an invalid version element.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid version or query {0:?}: it must be a single file name in ASCII, without '!' and '/'")]
+#[error(
+    "invalid version or query {0:?}: it must be a valid file name in ASCII, without '!' and '/'; for a branch with another name, use its commit"
+)]
 pub struct RevisionError(String);
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ impl fmt::Display for Misspelling {
                 Mistake::EmptyElement => "the path has an empty element (//)",
                 Mistake::NoV => "the path has no element @v or @latest after the module path",
                 Mistake::Capitals => {
-                    "the path has a capital letter, which is written as ! and the small letter"
+                    "the path has a capital letter, which must be written as ! and the lower-case letter"
                 }
             })?;
         }

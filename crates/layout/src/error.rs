@@ -22,7 +22,11 @@ pub struct PathError {
 impl PathError {
     /// Adds an operation and a path to an error of the system.
     pub fn new(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
-        Self { action, path: path.into(), source: source.into() }
+        let (path, mut source) = (path.into(), source.into());
+        if Errno::from_io_error(&source) == Some(Errno::NOSPC) && has_no_inodes(&path) {
+            source = io::Error::new(io::ErrorKind::StorageFull, NoInodes);
+        }
+        Self { action, path, source }
     }
 
     /// Returns whether the file or folder does not exist.
@@ -35,9 +39,23 @@ impl PathError {
         self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
     }
 
+    /// Returns whether the system could not read what is at the path, and may never be able to: a bad disk, a damaged
+    /// file system, a file that its server has lost.
+    pub fn is_damage(&self) -> bool {
+        const DAMAGE: [Errno; 6] =
+            [Errno::IO, Errno::STALE, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::REMOTEIO];
+        self.errno().is_some_and(|errno| DAMAGE.contains(&errno))
+    }
+
+    /// Returns whether the system forbids removing a folder: its parent is read-only, sticky or immutable, or the folder is
+    /// a mount point.
+    pub fn forbids_removal(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied || self.errno() == Some(Errno::BUSY)
+    }
+
     /// Returns the system's error number, if there is one.
     pub fn errno(&self) -> Option<Errno> {
-        Errno::from_io_error(&self.source)
+        if is_for_inodes(&self.source) { Some(Errno::NOSPC) } else { Errno::from_io_error(&self.source) }
     }
 
     /// Returns the exit code for this error.
@@ -54,11 +72,36 @@ impl PathError {
     }
 }
 
+/// Returns whether the file system of a path, or of the nearest folder above it that exists, has no inodes left.
+fn has_no_inodes(path: &Path) -> bool {
+    let status = path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+    // Some file systems, such as Btrfs, have no fixed number of inodes and report 0 of 0.
+    status.is_some_and(|status| counts_no_inodes(status.f_files, status.f_favail))
+}
+
+fn counts_no_inodes(all: u64, available: u64) -> bool {
+    all > 0 && available == 0
+}
+
+/// The reason for "no space" on a file system with space. The system has no error number of its own for it.
+#[derive(Debug, thiserror::Error)]
+#[error("no inodes left")]
+struct NoInodes;
+
+fn is_for_inodes(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<NoInodes>())
+}
+
 fn hint(source: &io::Error) -> &'static str {
+    if is_for_inodes(source) {
+        return "\nhelp: remove files on that file system (it has room for no more files, whatever their size), then run again";
+    }
     match Errno::from_io_error(source) {
         Some(Errno::NOSPC) => "\nhelp: free space on that file system, then run again",
         Some(Errno::DQUOT) => "\nhelp: raise the quota or free space, then run again",
         Some(Errno::IO) => "\nhelp: check the disk and the system's log, then run again",
+        Some(Errno::STALE) => "\nhelp: mount that file system again, then run again",
+        Some(Errno::NOMEM) => "\nhelp: free memory, then run again",
         Some(Errno::ACCESS | Errno::PERM) => {
             "\nhelp: fix its permissions or run as its owner, then run again"
         }
@@ -94,6 +137,20 @@ mod tests {
         assert!(text.starts_with("cannot create /s/store.lock: No space left on device"), "{text}");
         assert!(text.ends_with("\nhelp: free space on that file system, then run again"), "{text}");
         assert_eq!(error.exit(), Exit::IO);
+    }
+
+    #[test]
+    fn no_inodes_are_named_where_the_file_system_counts_them() {
+        assert!(counts_no_inodes(100, 0));
+        assert!(!counts_no_inodes(0, 0) && !counts_no_inodes(100, 1));
+        let source = io::Error::new(io::ErrorKind::StorageFull, NoInodes);
+        let error = PathError::new("create", "/s/store.lock", source);
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot create /s/store.lock: no inodes left\nhelp: remove files"),
+            "{text}"
+        );
+        assert_eq!(error.errno(), Some(Errno::NOSPC));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub enum LockError {
     /// The storage does not support locks.
     #[error(
         "cannot lock {path}: {source}\n\
-         help: this storage does not support locks; mount it with locks, or serve it with --read-only",
+         help: this file system does not support locks; mount it with support for locks, or serve the store with --read-only",
         path = path.display()
     )]
     Unsupported {

@@ -2,7 +2,7 @@
 //!
 //! | name | meaning |
 //! | --- | --- |
-//! | `layout.vN` | the store is at layout N, complete, artefacts included |
+//! | `layout.vN` | the store is complete at layout N |
 //! | `migrating.A-B` | the step from A to B has begun and not ended; `migrating.v2-v1` is a step back, `migrating.v2-v2` a regeneration |
 //! | `creating.vN` | an empty store is being created |
 //!

@@ -72,11 +72,12 @@ const SCENARIOS: [Scenario; 6] = [
 /// Some file systems cannot refuse to overwrite in a rename.
 const NO_RENAMEAT2: Option<(&str, &str)> = Some(("renameat2", "EINVAL"));
 
-const FAULTS: [(&str, Fault); 4] = [
+const FAULTS: [(&str, Fault); 5] = [
     ("kill", Fault::Kill),
     ("enospc", Fault::Error("ENOSPC")),
     ("eio", Fault::Error("EIO")),
     ("eacces", Fault::Error("EACCES")),
+    ("estale", Fault::Error("ESTALE")),
 ];
 
 fn main() -> ExitCode {

@@ -36,7 +36,7 @@ use stoa_layout::PathError;
 use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
-use crate::files::{database_folder, is_absent, lock, open_file};
+use crate::files::{database_folder, list, lock, metadata, open_file};
 use crate::{Store, StoreError, staging};
 
 /// A part of the cache.
@@ -276,39 +276,56 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Removes the oldest files of a folder that exceeds its bound, down to 7/8 of the bound.
 fn make_room(folder: &Path, bound: Bound) -> Result<(), PathError> {
-    let mut files = Vec::new();
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if is_absent(&error) => return Ok(()),
-        Err(error) => return Err(PathError::new("list", folder, error)),
-    };
-    for entry in entries {
-        let entry = entry.at("list", folder)?;
-        // A file that was removed since takes no space.
-        let Ok(meta) = entry.metadata() else { continue };
-        if !meta.is_dir() {
-            files.push((meta.modified().unwrap_or(UNIX_EPOCH), meta.len(), entry.path()));
-        }
-    }
-    let mut bytes: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
-    let mut left = files.len();
-    if left <= bound.entries && bytes <= bound.bytes {
-        return Ok(());
-    }
-    files.sort();
-    for (_, size, path) in files {
-        if left <= bound.entries / 8 * 7 && bytes <= bound.bytes / 8 * 7 {
-            break;
-        }
-        match durable::remove_file(&path) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {
-                left -= 1;
-                bytes -= size;
-            }
-        }
+    let files = dated_files(folder)?;
+    let bytes = files.iter().map(|file| file.bytes).sum();
+    if files.len() > bound.entries || bytes > bound.bytes {
+        let is_enough = |left, bytes| left <= bound.entries / 8 * 7 && bytes <= bound.bytes / 8 * 7;
+        remove_oldest(files, bytes, is_enough)?;
     }
     Ok(())
+}
+
+/// A file with the time of its last use, which is the first key of its order.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DatedFile {
+    pub(crate) at: SystemTime,
+    pub(crate) bytes: u64,
+    pub(crate) path: PathBuf,
+}
+
+/// Returns the files of a folder. A missing folder has none.
+pub(crate) fn dated_files(folder: &Path) -> Result<Vec<DatedFile>, PathError> {
+    let mut files = Vec::new();
+    for path in list(folder)? {
+        // A file that was removed since takes no space.
+        let Some(meta) = metadata(&path)?.filter(|meta| !meta.is_dir()) else { continue };
+        files.push(DatedFile { at: meta.modified().unwrap_or(UNIX_EPOCH), bytes: meta.len(), path });
+    }
+    Ok(files)
+}
+
+/// Removes the oldest files, and folders that become empty, until the number and the size of the rest are enough. `bytes` is the size of all files.
+/// Returns the size of the rest.
+pub(crate) fn remove_oldest(
+    mut files: Vec<DatedFile>,
+    mut bytes: u64,
+    is_enough: impl Fn(usize, u64) -> bool,
+) -> Result<u64, PathError> {
+    files.sort();
+    let count = files.len();
+    for (removed, file) in files.into_iter().enumerate() {
+        if is_enough(count - removed, bytes) {
+            break;
+        }
+        match durable::remove_file(&file.path) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => bytes = bytes.saturating_sub(file.bytes),
+        }
+        if let Some(folder) = file.path.parent() {
+            durable::remove_empty_dir(folder)?;
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -319,7 +336,7 @@ mod tests {
     use stoa_layout::gate::Mode;
 
     use super::*;
-    use crate::testing::{Fixture, open, staged};
+    use crate::testing::{Fixture, damages, open, staged};
 
     fn entry(body: &str) -> Cached {
         let at = UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
@@ -370,14 +387,7 @@ mod tests {
         let (good, path) = (entry("v1.0.0\n"), store.cache().path(Shelf::Answers, "k"));
         store.cache().put(Shelf::Answers, "k", &good).unwrap();
         let whole = fs::read(&path).unwrap();
-        let mut damages: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
-        damages.extend((0..whole.len()).map(|at| {
-            let mut turned = whole.clone();
-            turned[at] ^= 1;
-            turned
-        }));
-        damages.push(vec![0; whole.len()]);
-        damages.push([whole.as_slice(), b"more"].concat());
+        let mut damages = damages(&whole);
         damages.push(vec![b'x'; MAX_BODY_BYTES + MAX_HEAD_BYTES as usize + 1]);
         for damage in damages {
             fs::write(&path, &damage).unwrap();

@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -59,6 +59,15 @@ pub(crate) fn metadata(path: &Path) -> Result<Option<Metadata>, PathError> {
         Ok(meta) => Ok(Some(meta)),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(PathError::new("stat", path, error)),
+    }
+}
+
+/// Returns the paths of the entries of a folder. Empty if nothing exists there.
+pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry.at("list", folder)?.path())).collect(),
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) => Err(PathError::new("list", folder, error)),
     }
 }
 

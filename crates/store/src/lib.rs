@@ -90,7 +90,9 @@ pub use paths::VersionFile;
 pub use publish::Published;
 pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
-pub use records::{FailedLookup, Objection, Record, RecordedBy, Records, Tombstone, Verdict, verdict_at};
+pub use records::{
+    FailedLookup, Objection, Record, RecordedBy, Records, RecordsState, Tombstone, Verdict, verdict_at,
+};
 pub use remove::{Footprint, Removed};
 pub use tree_heads::{HeadReplaced, TreeHeads};
 pub use verify::{Verified, Which};

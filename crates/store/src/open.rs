@@ -17,7 +17,7 @@ use crate::index::Index;
 use crate::last_use::Uses;
 use crate::list::KnownVersions;
 use crate::meter::Meter;
-use crate::pairs::KnownBytes;
+use crate::pairs::{KnownBytes, KnownPair, PairWeight};
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::seal_state::KnownSeal;
@@ -39,6 +39,7 @@ pub struct Store {
     pub(crate) uses: Uses,
     pub(crate) cache_writes: Writes,
     pub(crate) pair_bytes: KnownBytes,
+    pub(crate) known_pairs: Cache<Stamp, KnownPair, PairWeight>,
     pub(crate) meter: Meter,
     layout: LayoutId,
     run: Option<Run>,
@@ -48,6 +49,9 @@ pub struct Store {
 
 /// The maximum number of bytes of info and mod files in memory.
 const SMALL_BYTES: u64 = 64 << 20;
+
+/// The maximum number of bytes of verified pairs in memory.
+const PAIR_BYTES: u64 = 8 << 20;
 
 /// The maximum number of seals and of lists in memory.
 const ENTRIES: usize = 20_000;
@@ -213,6 +217,7 @@ impl Store {
             harmless: Cache::new(HARMLESS),
             cache_writes: Writes::default(),
             pair_bytes: KnownBytes::default(),
+            known_pairs: Cache::with_weighter(ENTRIES, PAIR_BYTES, PairWeight),
             meter: Meter::default(),
             layout: pass.layout().clone(),
             run,

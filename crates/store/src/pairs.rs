@@ -14,29 +14,33 @@
 //! ```
 //!
 //! A pair is written in staging under the claim of its version, and renamed to its place. Nothing is synced, so a pair
-//! counts only if its hash matches. A stored version always wins: readers look for it first.
+//! counts only if its hash matches. The hash is checked once for each state of the file (device, inode, change time). A
+//! stored version always wins: readers look for it first.
 //!
 //! **Bound.** The total size is bounded, and files count in blocks of 4 KiB. A hit renews the time of a file that is
 //! older than an hour, and a writer that finds too much removes the files with the oldest times. Its own pair stays, since
-//! clients wait for it.
+//! clients wait for it. Other processes write pairs, too. So a process counts the files on disk again after it has
+//! written 1/16 of the bound.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use quick_cache::Weighter;
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModulePath, ModuleVersion, Version, h1};
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
-use crate::cache::{hex, place};
-use crate::files::{SMALL_LIMIT, is_absent, lock, metadata, open_file};
+use crate::cache::{dated_files, hex, place, remove_oldest};
+use crate::files::{SMALL_LIMIT, Stamp, list, lock, metadata, open_file};
+use crate::list::has_settled;
 use crate::read::ZipFile;
 use crate::{Claim, Store, StoreError};
 
@@ -77,7 +81,36 @@ pub struct Pairs<'a>(&'a Store);
 
 /// The total size of the pairs, as far as this process knows. `None` before the first write.
 #[derive(Debug, Default)]
-pub(crate) struct KnownBytes(Mutex<Option<u64>>);
+pub(crate) struct KnownBytes(Mutex<Option<Counted>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    /// The total size.
+    bytes: u64,
+    /// The part that this process has written since it counted the files on disk.
+    since: u64,
+}
+
+/// The content of a file whose hash matches, without its go.mod.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownPair {
+    version: ModuleVersion,
+    tag: String,
+    origin: String,
+    info: Bytes,
+    mod_sha256: [u8; 32],
+    mod_range: Range<u64>,
+}
+
+/// Weighs a known pair in bytes of memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PairWeight;
+
+impl Weighter<Stamp, KnownPair> for PairWeight {
+    fn weight(&self, _: &Stamp, known: &KnownPair) -> u64 {
+        known.info.len() as u64 + 512
+    }
+}
 
 const MAGIC: &str = "stoa-pair 1\n";
 
@@ -86,6 +119,9 @@ const MAX_HEAD_BYTES: u64 = 16 << 10;
 
 /// The unit in which files count.
 const BLOCK: u64 = 4096;
+
+/// A process counts the files on disk again after it has written this part of the bound.
+const RECOUNTED_PART: u64 = 16;
 
 /// The age from which a hit renews the time of a file.
 const RENEWED_AFTER: Duration = Duration::from_secs(3600);
@@ -124,7 +160,7 @@ impl Pairs<'_> {
     /// Returns the pair of a version. `None` if there is no pair, or if it is damaged.
     pub fn get(&self, version: &ModuleVersion) -> Option<CachedPair> {
         let path = self.path(version);
-        match read(&path, version) {
+        match self.read(&path, version) {
             Ok(pair) => {
                 if let Some(pair) = &pair
                     && !self.0.is_read_only()
@@ -142,6 +178,48 @@ impl Pairs<'_> {
         }
     }
 
+    /// Opens a pair. Its hash is checked only if the file is new or has changed.
+    fn read(&self, path: &Path, version: &ModuleVersion) -> Result<Option<CachedPair>, PathError> {
+        let Some((file, meta)) = open_file(path)? else { return Ok(None) };
+        let (stamp, modified) = (Stamp::of(&meta), meta.modified().at("stat", path)?);
+        let known = match self.0.known_pairs.get(&stamp) {
+            Some(known) => Some(known).filter(|known| known.version == *version),
+            None => {
+                let read = read(&file, meta.len(), path, version)?;
+                if let Some(known) = &read
+                    && has_settled(modified)
+                {
+                    self.0.known_pairs.insert(stamp, known.clone());
+                }
+                read
+            }
+        };
+        let pair = known.map(|KnownPair { tag, origin, info, mod_sha256, mod_range, .. }| CachedPair {
+            tag,
+            origin,
+            info,
+            mod_sha256,
+            mod_range,
+            path: path.to_owned(),
+            modified,
+            file,
+        });
+        Ok(pair)
+    }
+
+    /// Visits the versions that have a pair, until `visit` breaks. Reads the first lines of each pair.
+    pub fn each(&self, mut visit: impl FnMut(ModuleVersion) -> ControlFlow<()>) -> Result<(), StoreError> {
+        for folder in list(&self.root())? {
+            for path in list(&folder)? {
+                let Some(version) = version_of(&path)? else { continue };
+                if visit(version).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the size of the pair of a version in bytes. `None` if there is no pair.
     pub fn size(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
         let meta = metadata(&self.path(version))?;
@@ -151,16 +229,9 @@ impl Pairs<'_> {
     /// Returns the versions of a module that have a pair, sorted.
     pub fn versions(&self, module: &ModulePath) -> Result<Vec<Version>, StoreError> {
         let folder = self.folder(module);
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if is_absent(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(PathError::new("list", folder, error).into()),
-        };
-        let mut versions = Vec::new();
-        for entry in entries {
-            let name = entry.at("list", &folder)?.file_name();
-            versions.extend(name.to_str().and_then(|name| Version::unescape(name).ok()));
-        }
+        let names = list(&folder)?;
+        let name = |path: &PathBuf| Version::unescape(path.file_name()?.to_str()?).ok();
+        let mut versions: Vec<_> = names.iter().filter_map(name).collect();
         versions.sort();
         Ok(versions)
     }
@@ -180,11 +251,14 @@ impl Pairs<'_> {
         })?;
         let written = charged((head.len() + pair.info.len() + pair.modfile.len()) as u64);
         let mut known = lock(&store.pair_bytes.0);
-        let total = match *known {
-            Some(total) => total.saturating_add(written),
-            None => self.files()?.iter().map(|(_, bytes, _)| bytes).sum(),
-        };
-        *known = Some(if total > max_bytes { self.make_room(max_bytes, &path)? } else { total });
+        let counted =
+            known.map(|Counted { bytes, since }| Counted { bytes: bytes + written, since: since + written });
+        let is_counted =
+            |counted: &Counted| counted.bytes <= max_bytes && counted.since <= max_bytes / RECOUNTED_PART;
+        *known = Some(match counted.filter(is_counted) {
+            Some(counted) => counted,
+            None => Counted { bytes: self.make_room(max_bytes, &path)?, since: 0 },
+        });
         Ok(())
     }
 
@@ -198,8 +272,12 @@ impl Pairs<'_> {
         }
     }
 
+    fn root(&self) -> PathBuf {
+        self.0.paths.cache().join("pairs")
+    }
+
     fn folder(&self, module: &ModulePath) -> PathBuf {
-        self.0.paths.cache().join("pairs").join(hex(&Sha256::digest(module.as_str())))
+        self.root().join(hex(&Sha256::digest(module.as_str())))
     }
 
     fn path(&self, version: &ModuleVersion) -> PathBuf {
@@ -208,49 +286,19 @@ impl Pairs<'_> {
 
     /// Removes the least recently used pairs except one until 7/8 of the bound is left. Returns the size of the rest.
     fn make_room(&self, max_bytes: u64, kept: &Path) -> Result<u64, StoreError> {
-        let mut files = self.files()?;
-        let mut left: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
-        if left <= max_bytes {
-            return Ok(left);
-        }
-        files.retain(|(_, _, path)| path != kept);
-        files.sort();
-        for (_, bytes, path) in files {
-            if left <= max_bytes / 8 * 7 {
-                break;
-            }
-            match durable::remove_file(&path) {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => left -= bytes,
-            }
-            if let Some(folder) = path.parent() {
-                durable::remove_empty_dir(folder)?;
-            }
-        }
-        Ok(left)
-    }
-
-    /// Returns all files with their times and sizes.
-    fn files(&self) -> Result<Vec<(SystemTime, u64, PathBuf)>, StoreError> {
         let mut files = Vec::new();
-        for folder in list(&self.0.paths.cache().join("pairs"))? {
-            for path in list(&folder)? {
-                // A file that was removed since takes no space.
-                let Some(meta) = metadata(&path)?.filter(|meta| !meta.is_dir()) else { continue };
-                files.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), charged(meta.len()), path));
-            }
+        for folder in list(&self.root())? {
+            files.append(&mut dated_files(&folder)?);
         }
-        Ok(files)
-    }
-}
-
-fn list(folder: &Path) -> Result<Vec<PathBuf>, PathError> {
-    match fs::read_dir(folder) {
-        Ok(entries) => {
-            entries.map(|entry| Ok(entry.at("list", folder)?.path())).collect::<Result<_, PathError>>()
+        for file in &mut files {
+            file.bytes = charged(file.bytes);
         }
-        Err(error) if is_absent(&error) => Ok(Vec::new()),
-        Err(error) => Err(PathError::new("list", folder, error)),
+        let bytes = files.iter().map(|file| file.bytes).sum();
+        if bytes <= max_bytes {
+            return Ok(bytes);
+        }
+        files.retain(|file| file.path != kept);
+        Ok(remove_oldest(files, bytes, |_, bytes| bytes <= max_bytes / 8 * 7)?)
     }
 }
 
@@ -267,10 +315,26 @@ fn encode(version: &ModuleVersion, Pair { tag, origin, info, modfile }: &Pair) -
     format!("{MAGIC}{head}")
 }
 
+/// Returns the version that a pair names. `None` if the file is no pair.
+fn version_of(path: &Path) -> Result<Option<ModuleVersion>, PathError> {
+    let Some((file, _)) = open_file(path)? else { return Ok(None) };
+    let mut head = Vec::new();
+    let mut reader = BufReader::new(file.take(MAX_HEAD_BYTES));
+    for _ in 0..2 {
+        reader.read_until(b'\n', &mut head).at("read", path)?;
+    }
+    let name = std::str::from_utf8(&head).ok().and_then(|head| head.strip_prefix(MAGIC));
+    Ok(name.and_then(|name| ModuleVersion::parse(name.trim_end()).ok()))
+}
+
 /// Reads and checks a pair, with bounded memory.
-fn read(path: &Path, version: &ModuleVersion) -> Result<Option<CachedPair>, PathError> {
-    let Some((file, meta)) = open_file(path)? else { return Ok(None) };
-    let mut reader = BufReader::new(&file);
+fn read(
+    file: &File,
+    length: u64,
+    path: &Path,
+    version: &ModuleVersion,
+) -> Result<Option<KnownPair>, PathError> {
+    let mut reader = BufReader::new(file);
     let mut at = 0;
     let mut line = || -> Result<Option<String>, PathError> {
         let mut line = Vec::new();
@@ -292,7 +356,7 @@ fn read(path: &Path, version: &ModuleVersion) -> Result<Option<CachedPair>, Path
     }) else {
         return Ok(None);
     };
-    if name.trim_end() != version.to_string() || meta.len() != at + info_length + mod_length {
+    if name.trim_end() != version.to_string() || length != at + info_length + mod_length {
         return Ok(None);
     }
     let mut whole =
@@ -316,22 +380,20 @@ fn read(path: &Path, version: &ModuleVersion) -> Result<Option<CachedPair>, Path
     }
     let start = at + info_length;
     let trimmed = |line: &str| line.trim_end_matches('\n').to_owned();
-    Ok(Some(CachedPair {
+    Ok(Some(KnownPair {
+        version: version.clone(),
         tag: trimmed(&tag),
         origin: trimmed(&origin),
         info: info.into(),
         mod_sha256: of_mod.finalize().into(),
         mod_range: start..start + mod_length,
-        path: path.to_owned(),
-        modified: meta.modified().at("stat", path)?,
-        file,
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, info, modfile, put_unsealed, staged, version};
+    use crate::testing::{Fixture, damages, info, modfile, put_unsealed, staged, version};
 
     fn pair(version: &ModuleVersion) -> Pair {
         Pair {
@@ -389,15 +451,7 @@ mod tests {
         put(&fixture, &v, 1 << 20);
         let path = fixture.store.pairs().path(&v);
         let whole = fs::read(&path).unwrap();
-        let mut damages: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
-        damages.extend((0..whole.len()).map(|at| {
-            let mut turned = whole.clone();
-            turned[at] ^= 1;
-            turned
-        }));
-        damages.push(vec![0; whole.len()]);
-        damages.push([whole.as_slice(), b"more"].concat());
-        for damage in damages {
+        for damage in damages(&whole) {
             fs::write(&path, &damage).unwrap();
             assert!(fixture.store.pairs().get(&v).is_none(), "{:?}", String::from_utf8_lossy(&damage));
         }
@@ -406,6 +460,64 @@ mod tests {
         assert!(fixture.store.pairs().get(&other).is_none(), "a pair under another name");
         put(&fixture, &v, 1 << 20);
         assert!(fixture.store.pairs().get(&v).is_some());
+    }
+
+    #[test]
+    fn the_hash_of_a_pair_is_checked_once_for_each_state_of_its_file() {
+        let fixture = Fixture::new();
+        let (store, v) = (&fixture.store, version("example.com/m@v1.0.0"));
+        put(&fixture, &v, 1 << 20);
+        let path = store.pairs().path(&v);
+        assert!(store.pairs().get(&v).is_some() && store.known_pairs.is_empty(), "it changed a moment ago");
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+        let found = store.pairs().get(&v).unwrap();
+        // A known pair is not read again, or the other origin would not be found here.
+        let stamp = Stamp::of(&file.metadata().unwrap());
+        let known = store.known_pairs.get(&stamp).unwrap();
+        store.known_pairs.insert(stamp, KnownPair { origin: "from memory".to_owned(), ..known });
+        let again = store.pairs().get(&v).unwrap();
+        assert_eq!(
+            (again.origin.as_str(), again.modfile().unwrap()),
+            ("from memory", found.modfile().unwrap())
+        );
+        // Another version in the place of the file is not taken for it.
+        let other = version("example.com/m@v1.0.1");
+        fs::hard_link(&path, store.pairs().path(&other)).unwrap();
+        assert!(store.pairs().get(&other).is_none());
+        let whole = fs::read(&path).unwrap();
+        file.write_all_at(b"x", whole.len() as u64 - 1).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+        assert!(store.pairs().get(&v).is_none(), "the damage is found");
+    }
+
+    #[test]
+    fn every_version_with_a_pair_is_visited() {
+        let fixture = Fixture::new();
+        let versions =
+            ["example.com/a@v1.0.0", "example.com/Cap@v1.0.0-RC1", "example.com/Cap@v1.1.0"].map(version);
+        assert!(fixture.store.pairs().each(|_| panic!("there is none")).is_ok());
+        for v in &versions {
+            put(&fixture, v, 1 << 20);
+        }
+        fs::write(fixture.store.pairs().folder(versions[0].path()).join("v1.9.0"), "not a pair").unwrap();
+        let mut visited = Vec::new();
+        let mut visit = |v| {
+            visited.push(v);
+            ControlFlow::Continue(())
+        };
+        fixture.store.pairs().each(&mut visit).unwrap();
+        visited.sort_by_key(ModuleVersion::to_string);
+        let mut expected = versions.to_vec();
+        expected.sort_by_key(ModuleVersion::to_string);
+        assert_eq!(visited, expected);
+        let mut count = 0;
+        let stop = |_| {
+            count += 1;
+            ControlFlow::Break(())
+        };
+        fixture.store.pairs().each(stop).unwrap();
+        assert_eq!(count, 1);
     }
 
     #[test]

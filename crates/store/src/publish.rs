@@ -110,12 +110,12 @@ impl Store {
                     if std::fs::symlink_metadata(&target).is_ok() {
                         self.quarantine_version(
                             claim,
-                            "it was in the way of a publish and is not a version",
+                            "it was in the place of a version and is not a version",
                         )?;
                     }
                 }
                 Some(Errno::NOTDIR | Errno::ISDIR) => {
-                    self.quarantine_version(claim, "it was in the way of a publish and is not a folder")?;
+                    self.quarantine_version(claim, "it was in the place of a version and is not a folder")?;
                 }
                 _ => return Err(error.into()),
             }

@@ -132,8 +132,8 @@ impl Tombstone {
 impl std::fmt::Display for Tombstone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.reason {
-            Some(reason) => write!(f, "it was removed for good at {}: {reason}", self.at),
-            None => write!(f, "it was removed for good at {}", self.at),
+            Some(reason) => write!(f, "it has been forbidden since {}: {reason}", self.at),
+            None => write!(f, "it has been forbidden since {}", self.at),
         }
     }
 }
@@ -227,6 +227,10 @@ pub fn verdict_at(root: &Path, version: &ModuleVersion) -> Result<Option<Verdict
     Ok(parse(&path, &text)?.verdict)
 }
 
+/// The state of the records of a module. It differs after any process has written or removed one of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecordsState(Option<Stamp>);
+
 const SUFFIX: &str = ".toml";
 
 /// The records of a store.
@@ -309,6 +313,12 @@ impl Records<'_> {
             self.write(claim, &record)?;
         }
         Ok(had_any)
+    }
+
+    /// Returns the state of the records of a module, with one system call.
+    pub fn state(&self, module: &ModulePath) -> Result<RecordsState, StoreError> {
+        let folder = self.0.paths.records().join(Paths::versions_below_modules(module));
+        Ok(RecordsState(Stamp::at(&folder)?))
     }
 
     /// Returns the versions of a module that have a record, ordered.

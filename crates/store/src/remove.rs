@@ -219,7 +219,7 @@ mod tests {
         let again = remove(&fixture, &v, Some(Tombstone::now(Some("a key is in it".to_owned()))));
         assert_eq!(again.bytes, None);
         let tombstone = fixture.store.records().tombstone(&v).unwrap().unwrap();
-        assert_eq!(tombstone.to_string(), "it was removed for good at 2026-01-02T03:04:05Z: a key is in it");
+        assert_eq!(tombstone.to_string(), "it has been forbidden since 2026-01-02T03:04:05Z: a key is in it");
         assert!(matches!(fixture.publish(&v, &bytes), Published::Refused(_)));
         let claim = fixture.store.claim(&v).unwrap();
         assert!(fixture.store.records().lift(&claim).unwrap());

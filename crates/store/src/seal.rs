@@ -341,7 +341,10 @@ mod tests {
             }
             assert!(!folder.exists());
             let [(reason, _)] = quarantined(fixture.dir.path()).try_into().unwrap();
-            assert!(reason.contains("removed for good") && reason.contains("a key is in it"), "{reason}");
+            assert!(
+                reason.contains("it has been forbidden since") && reason.contains("a key is in it"),
+                "{reason}"
+            );
         }
     }
 

@@ -29,6 +29,19 @@ impl Fixture {
     }
 }
 
+/// Returns versions of a file that are cut, changed or longer.
+pub(crate) fn damages(whole: &[u8]) -> Vec<Vec<u8>> {
+    let mut damages: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
+    damages.extend((0..whole.len()).map(|at| {
+        let mut turned = whole.to_vec();
+        turned[at] ^= 1;
+        turned
+    }));
+    damages.push(vec![0; whole.len()]);
+    damages.push([whole, b"more"].concat());
+    damages
+}
+
 pub(crate) fn create(root: &Path) {
     let layouts = Layouts::new("test 1", LAYOUT, FOLDERS.to_vec());
     let options = Options::default();

@@ -14,6 +14,7 @@ mod case;
 pub mod client;
 pub mod commands;
 pub mod go;
+pub mod inject;
 mod module;
 pub mod nginx;
 pub mod old;

@@ -14,7 +14,7 @@ use std::process::{Child, Command};
 use nix::errno::Errno;
 
 use super::stores::scratch;
-use super::tracer::{self, Act, Traced};
+use super::tracer::{self, Act, Later, Traced};
 use super::tree::shape;
 use super::{Case, trial};
 
@@ -45,12 +45,23 @@ fn under(scenarios: &[(&str, Start)], faults: &[(&'static str, At)]) -> Vec<Case
 /// Makes the fault for the Nth call.
 pub type At = fn(usize) -> Act;
 
-pub const FAULTS: [(&str, At); 5] = [
+/// A kill, and the errors of calls that change something.
+pub const FAULTS: [(&str, At); 7] = [
     ("SIGKILL", Act::Kill),
     ("ENOSPC once", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: false }),
     ("ENOSPC from then on", |at| Act::Fail { at, errno: Errno::ENOSPC, sticky: true }),
     ("EIO", |at| Act::Fail { at, errno: Errno::EIO, sticky: false }),
     ("EACCES", |at| Act::Fail { at, errno: Errno::EACCES, sticky: false }),
+    ("EMFILE", |at| Act::Fail { at, errno: Errno::EMFILE, sticky: false }),
+    ("ESTALE", |at| Act::Fail { at, errno: Errno::ESTALE, sticky: false }),
+];
+
+/// The errors of calls that only look at something, none of which says that a version is not whole: a bad sector, a limit
+/// that is reached, and a short outage of a file server.
+pub const READ_FAULTS: [(&str, At); 3] = [
+    ("EIO of a path", |at| Act::FailRead { at, errno: Errno::EIO, later: Later::SamePath }),
+    ("EMFILE from then on", |at| Act::FailRead { at, errno: Errno::EMFILE, later: Later::All }),
+    ("ESTALE of a read", |at| Act::FailRead { at, errno: Errno::ESTALE, later: Later::None }),
 ];
 
 /// Returns the faults to try: a kill, and all others too if the variable `STOA_SWEEP_ALL` is set.
@@ -73,7 +84,7 @@ pub fn at_each_call<R, T: Ord>(
 ) {
     // Counted the way they are hit: a fault may strike a sync, a kill at one is a kill at the next call.
     let count = match act(usize::MAX) {
-        Act::Fail { .. } => act(usize::MAX),
+        Act::Fail { .. } | Act::FailRead { .. } => act(usize::MAX),
         _ => Act::Count,
     };
     // Threads interleave: a run may be a call shorter than another, and the shortest is what must be hit whole.

@@ -27,8 +27,29 @@ pub enum Act {
     Signal(usize, Signal),
     /// Kill the program and its children before the Nth call runs.
     Kill(usize),
-    /// Fail the Nth call, and with `sticky` every later one that needs room too.
+    /// Fail the Nth call, and with `sticky` every later one that needs room too. `EMFILE` counts only calls that open.
     Fail { at: usize, errno: Errno, sticky: bool },
+    /// Fail the Nth call that lists, opens, reads or looks at something and changes nothing, and some of the later such
+    /// calls. `EMFILE` counts only calls that open.
+    FailRead { at: usize, errno: Errno, later: Later },
+}
+
+/// The later calls that fail too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    None,
+    /// All calls at the same path.
+    SamePath,
+    All,
+}
+
+impl Act {
+    fn errno(self) -> Option<Errno> {
+        match self {
+            Self::Fail { errno, .. } | Self::FailRead { errno, .. } => Some(errno),
+            _ => None,
+        }
+    }
 }
 
 /// The result of a run.
@@ -95,6 +116,7 @@ struct Tracer {
     act: Act,
     calls: Vec<String>,
     hit: Option<String>,
+    hit_path: Option<PathBuf>,
     threads: HashSet<Pid>,
     failing: HashSet<Pid>,
     armed: bool,
@@ -107,7 +129,7 @@ impl Tracer {
     fn new(root: Pid, below: PathBuf, act: Act) -> Self {
         let threads = HashSet::from([root]);
         let (calls, hit, failing) = (Vec::new(), None, HashSet::new());
-        Self { root, below, act, calls, hit, threads, failing, armed: false, killing: false }
+        Self { root, below, act, calls, hit, hit_path: None, threads, failing, armed: false, killing: false }
     }
 
     fn attach(&mut self) {
@@ -176,7 +198,7 @@ impl Tracer {
         let Ok(info) = ptrace::syscall_info(pid) else { return };
         if info.op == nix::libc::PTRACE_SYSCALL_INFO_EXIT {
             if self.failing.remove(&pid)
-                && let (Act::Fail { errno, .. }, Ok(mut registers)) = (self.act, ptrace::getregs(pid))
+                && let (Some(errno), Ok(mut registers)) = (self.act.errno(), ptrace::getregs(pid))
             {
                 registers.rax = (-(errno as i64)) as u64;
                 let _ = ptrace::setregs(pid, registers);
@@ -188,7 +210,15 @@ impl Tracer {
         }
         let Ok(mut registers) = ptrace::getregs(pid) else { return };
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8];
-        let Some(call) = Call::read(pid, registers.orig_rax as i64, arguments) else { return };
+        let number = registers.orig_rax as i64;
+        let call = match self.act {
+            Act::FailRead { .. } => Call::looking(pid, number, arguments),
+            _ => Call::changing(pid, number, arguments),
+        };
+        let Some(call) = call else { return };
+        if self.act.errno() == Some(Errno::EMFILE) && !call.name.starts_with("open") {
+            return;
+        }
         let with_sync = matches!(self.act, Act::Fail { .. } | Act::Record);
         let Some(path) = call.paths.iter().find(|path| path.starts_with(&self.below)) else { return };
         if !with_sync && (call.is_sync || call.is_idle) {
@@ -213,11 +243,18 @@ impl Tracer {
                 }
             }
             Act::Kill(_) => {}
-            Act::Fail { at, sticky, .. } => {
+            Act::Fail { at, .. } | Act::FailRead { at, .. } => {
                 if n == at {
                     self.hit = Some(text);
+                    self.hit_path = Some(path.clone());
                 }
-                if n == at || (sticky && n > at && !call.frees) {
+                let fails_later = match self.act {
+                    Act::FailRead { later: Later::SamePath, .. } => self.hit_path.as_ref() == Some(path),
+                    Act::FailRead { later, .. } => later == Later::All,
+                    Act::Fail { sticky, .. } => sticky && !call.frees,
+                    _ => false,
+                };
+                if n == at || n > at && fails_later {
                     registers.orig_rax = u64::MAX;
                     let _ = ptrace::setregs(pid, registers);
                     self.failing.insert(pid);
@@ -227,7 +264,7 @@ impl Tracer {
     }
 }
 
-/// A system call that changes something, or makes a change last.
+/// A system call that changes something, makes a change last, or looks at something.
 struct Call {
     name: &'static str,
     paths: Vec<PathBuf>,
@@ -240,12 +277,12 @@ struct Call {
 }
 
 impl Call {
-    fn read(pid: Pid, number: i64, a: [u64; 5]) -> Option<Self> {
+    /// Returns a call that changes something or makes a change last.
+    fn changing(pid: Pid, number: i64, a: [u64; 5]) -> Option<Self> {
         use nix::libc as c;
         let here = c::AT_FDCWD as u64;
         let path = |folder: u64, at: u64| resolve(pid, folder as i32, at);
-        let open = |fd: u64| fs::read_link(format!("/proc/{pid}/fd/{}", fd as i32)).unwrap_or_default();
-        let creates = |flags: u64| flags & (c::O_CREAT | c::O_TRUNC) as u64 != 0;
+        let open = |fd: u64| opened(pid, fd);
         let (name, paths, kind) = match number {
             c::SYS_open if creates(a[1]) => ("open", vec![path(here, a[0])], Kind::Makes),
             c::SYS_openat if creates(a[2]) => ("openat", vec![path(a[0], a[1])], Kind::Makes),
@@ -286,6 +323,41 @@ impl Call {
         let frees = matches!(kind, Kind::Removes | Kind::Frees);
         Some(Self { name, paths, is_sync: matches!(kind, Kind::Syncs), is_idle, frees })
     }
+
+    /// Returns a call that looks at something and changes nothing.
+    fn looking(pid: Pid, number: i64, a: [u64; 5]) -> Option<Self> {
+        use nix::libc as c;
+        let here = c::AT_FDCWD as u64;
+        let path = |folder: u64, at: u64| resolve(pid, folder as i32, at);
+        let open = |fd: u64| opened(pid, fd);
+        let (name, path) = match number {
+            c::SYS_open if !creates(a[1]) => ("open", path(here, a[0])),
+            c::SYS_openat if !creates(a[2]) => ("openat", path(a[0], a[1])),
+            c::SYS_getdents64 => ("getdents", open(a[0])),
+            c::SYS_read => ("read", open(a[0])),
+            c::SYS_pread64 => ("pread", open(a[0])),
+            c::SYS_statx => ("statx", path(a[0], a[1])),
+            c::SYS_newfstatat => ("newfstatat", path(a[0], a[1])),
+            c::SYS_stat => ("stat", path(here, a[0])),
+            c::SYS_lstat => ("lstat", path(here, a[0])),
+            c::SYS_fstat => ("fstat", open(a[0])),
+            c::SYS_readlink => ("readlink", path(here, a[0])),
+            c::SYS_readlinkat => ("readlinkat", path(a[0], a[1])),
+            c::SYS_access => ("access", path(here, a[0])),
+            c::SYS_faccessat | c::SYS_faccessat2 => ("faccessat", path(a[0], a[1])),
+            _ => return None,
+        };
+        Some(Self { name, paths: vec![path], is_sync: false, is_idle: false, frees: false })
+    }
+}
+
+fn creates(flags: u64) -> bool {
+    flags & (nix::libc::O_CREAT | nix::libc::O_TRUNC) as u64 != 0
+}
+
+/// Returns the path of an open file.
+fn opened(pid: Pid, fd: u64) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/fd/{}", fd as i32)).unwrap_or_default()
 }
 
 /// Shares the blocks of a file with another one.

@@ -30,11 +30,12 @@ use wanted::{Asked, Wanted};
 /// Download versions into the store ahead of time
 #[derive(Debug, Args)]
 #[command(after_help = "\
-VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix as in v1.2. \
+VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix such as v1.2. \
 From a go.mod, all required versions are downloaded, with `replace` applied, and the toolchain that its `go` and \
 `toolchain` lines select, for each --platform. From a go.sum, all versions are downloaded \
 and compared with their hashes before they are stored. A version with such a hash counts as verified. \
-Stored versions are compared too, which also works offline. Zips are downloaded even if a build reads only the go.mod. \
+Stored versions are compared too, which also works offline. The zip of each version is downloaded, even if a build \
+needs only its go.mod. \
 A go.sum lists everything that an offline build needs; a go.mod alone may not. \
 The command can run beside a server. If it is stopped, the next run continues.
 
@@ -125,7 +126,7 @@ impl Command for Fetch {
         let needs_upstream = self.from.is_empty();
         if config.offline && needs_upstream {
             let text = "cannot fetch: `offline` is set in the configuration";
-            return usage(text, "change it, or run with STOA_OFFLINE=false");
+            return usage(text, "set it to false, for example with STOA_OFFLINE=false");
         }
         let sources = Sources::new(context.settings.world());
         let policy = sources.policy(&config, false, None)?;

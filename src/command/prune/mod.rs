@@ -36,10 +36,11 @@ use work::Work;
 #[command(
     after_help = "\
 The age of a version counts from the latest of three days: the day of its last use, the day of its publication, and the \
-day on which the store began to record uses. A removed version is downloaded again on the next request and must be \
-identical: its hash is kept. The hashes of private modules (GONOSUMDB, or a rule) are not kept, because their tags may \
-be moved; --record-private keeps them. Tombstones stay. If more than half of at least 20 versions would go, the command asks \
-first, and without a terminal it needs --yes. It can run beside a server, and can be stopped and run again.
+day on which the store began to record uses. A removed version is downloaded again on the next request. It \
+must have the hash in the checksum database, or the same hash as before if the database does not know it. The hashes of \
+private modules (GONOSUMDB, or a rule) are not recorded, because their tags may be moved; --record-private records them. \
+Tombstones stay. The command asks first if the store has at least 20 versions and more than half of them would be removed. \
+Without a terminal it needs --yes. The command can run beside a server, and can be stopped and run again.
 
 SIZE is the size of all info, mod and zip files: 500M, 1.5GiB and 20GB are sizes (K, M, G and T are powers of 1024, KB, \
 MB, GB and TB powers of 1000). WHEN is an age in days or weeks, as in 90d and 12w, or a date, as in 2026-01-31.
@@ -49,8 +50,8 @@ Examples:
   stoa prune --unused-since 90d --keep 'example.org/*'
   stoa prune --max-size 50G --dry-run
 
-Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 not confirmed; 74 a version \
-cannot be read or removed; 130, 143 stopped.",
+Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 the removal was not \
+confirmed; 74 a version cannot be read or removed; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since"]).required(true).multiple(true)
 )]
 pub(crate) struct Prune {
@@ -66,7 +67,7 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "PATTERNS", value_parser = parse::some_patterns)]
     keep: Vec<Patterns>,
 
-    /// Keep the hashes of private modules too
+    /// Record the hashes of private modules too
     #[arg(long)]
     record_private: bool,
 
@@ -74,7 +75,7 @@ pub(crate) struct Prune {
     #[arg(long)]
     dry_run: bool,
 
-    /// Do not ask, even if most versions would go
+    /// Do not ask, even if most versions would be removed
     #[arg(long)]
     yes: bool,
 

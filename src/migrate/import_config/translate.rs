@@ -215,8 +215,8 @@ fn sumdbs(athens: &Athens, ours: &mut Ours) {
             }
             _ => urls.iter().for_each(|(name, url)| {
                 let what = format!(
-                    "Stoa asks {name} through an upstream, not at {url}; for a single database the key gosumdb takes \
-                     NAME+HASH+KEY and a URL"
+                    "Stoa asks {name} through an upstream, not at {url}; to set a URL, write NAME+HASH+KEY and the URL of \
+                     one database into the key gosumdb"
                 );
                 ours.note(&setting.origin, &what);
             }),
@@ -300,7 +300,7 @@ fn modules(athens: &Athens, go: &Go, ours: &mut Ours) -> Result<(), ReadError> {
     let has_no_target =
         |mode: &str, url: &Option<String>| redirects(mode) && url.is_none() && base.url.is_none();
     if has_no_target(base.mode, &None) || modes.paths.iter().any(|path| has_no_target(path.mode, &path.url)) {
-        let what = "it is not set, so Athens redirects to itself for ever; the mode `none` replaces these redirections";
+        let what = "it is not set, so Athens redirects to itself endlessly; the mode `none` replaces these redirections";
         ours.note("DownloadURL", what);
     }
     let combined = rules::combine(&admission, &lists, &base);

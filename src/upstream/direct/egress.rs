@@ -184,7 +184,7 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() > MAX_HEAD_BYTES {
-            return Err(io::Error::other("the head is too long"));
+            return Err(io::Error::other("the header is too long"));
         }
         // One byte at a time, so that nothing of a tunnel is taken. A head is short.
         head.push(stream.read_u8().await?);

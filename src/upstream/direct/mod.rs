@@ -361,7 +361,7 @@ impl Direct {
             }
             Err(CommandError::TooLong(limit)) => Err(UpstreamError::Timeout {
                 url: shown(asked),
-                reason: format!("the go command did not end within {limit:?}"),
+                reason: format!("the go command did not end within {limit:?} (direct.timeout)"),
             }),
             Err(error) => Err(failed(error.to_string())),
         }

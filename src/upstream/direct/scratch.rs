@@ -398,7 +398,7 @@ fn end_processes_of(folder: &Path) {
 /// On other systems the environment of processes is not accessible.
 #[cfg(not(target_os = "linux"))]
 fn end_processes_of(folder: &Path) {
-    log::debug!(path:% = folder.display(), variable = RUN_VARIABLE; "cannot find the remaining processes of a dead process on this system");
+    log::debug!(path:% = folder.display(), variable = RUN_VARIABLE; "cannot find the remaining children of a dead process on this system");
 }
 
 #[cfg(test)]

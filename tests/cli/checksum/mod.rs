@@ -19,7 +19,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 29] = [
+    let tests: [(&str, fn()); 30] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -46,6 +46,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("verify --checksums asks about stored versions", stored::verify_checksums),
         ("a forwarded lookup that contradicts a stored version is proved first", stored::forwarded),
         ("a forwarded lookup that contradicts a cached go.mod is proved first", stored::forwarded_for_pair),
+        ("cached go.mods are asked about again in the background", stored::background_for_pairs),
         ("a stored version is verified before it is served if that is required", stored::required),
         ("a version that has the hash of a go.sum counts as verified", stored::go_sum),
         ("a go.mod is not served again after its lookup has failed", records::failed_lookup),
@@ -391,6 +392,9 @@ fn caching_while_down() {
     bench.assert_filled(&server, &modules[1]);
     assert_caching(&modules[0], week);
     assert_caching(&modules[1], minute);
+    // The records are remembered, so they are not read for each request.
+    fs::remove_dir_all(bench.store().join("records/example.com")).unwrap();
+    assert_caching(&modules[0], week);
     bench.site.state().is_down = false;
     bench.assert_filled(&server, &modules[2]);
     for module in &modules {

@@ -34,6 +34,17 @@ fn json(bench: &Bench, args: &[&str], policy: &str) -> (Output, Vec<Value>) {
     (output, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
+/// Returns how many versions `status` and `list` count as unverified, with these variables.
+fn unverified(bench: &Bench, variables: &[(&str, &str)]) -> [u64; 2] {
+    ["status", "list"].map(|name| {
+        let mut command = bench.stoa(&[name, "--format", "json"]);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        last["unverified"].as_u64().unwrap()
+    })
+}
+
 fn assert_in_quarantine(bench: &Bench, count: usize) {
     let entries: Vec<_> = fs::read_dir(bench.store().join("quarantine")).unwrap().collect();
     assert_eq!(entries.len(), count);
@@ -50,6 +61,20 @@ pub(super) fn background() {
     assert_eq!(status[0]["unverified"], 2);
     let (_, listed) = json(&bench, &["list"], "auto");
     assert!(listed[0]["verified_by"].is_null() && listed[2]["unverified"] == 2, "{listed:?}");
+    // Private modules do not count.
+    assert_eq!(unverified(&bench, &[("GONOSUMDB", "example.com/other")]), [1, 1]);
+    assert_eq!(unverified(&bench, &[("GOPRIVATE", "example.com")]), [0, 0]);
+    assert_eq!(unverified(&bench, &[("STOA_CHECKSUM", "off")]), [0, 0]);
+    let rules = bench.store().with_file_name("rules.toml");
+    let text = "[[module]]\npattern = \"example.com/m\"\nchecksum = \"off\"\n";
+    fs::write(&rules, text).unwrap();
+    assert_eq!(unverified(&bench, &[("STOA_CONFIG", rules.to_str().unwrap())]), [1, 1]);
+    // With a wrong value the rules are unknown.
+    let mut command = bench.stoa(&["status"]);
+    let output = command.env("STOA_CHECKSUM", "perhaps").output().unwrap();
+    let text = transcript(&output);
+    assert!(output.status.success() && text.contains("unverified      2"), "{text}");
+    assert!(text.contains("cannot read which modules are private") && text.contains("perhaps"), "{text}");
     // The database learns about both, and about one of them with other content.
     let right = another(PAIR, 10_000, None);
     bench.site.put(&right);
@@ -156,6 +181,38 @@ pub(super) fn forwarded_for_pair() {
     assert!(!is_cached() && bench.log().contains("SECURITY: the cached go.mod"), "{}", bench.log());
     assert_eq!(get(&server, &right, "mod"), (200, right.modfile.clone()));
     bench.assert_filled(&server, &right);
+}
+
+pub(super) fn background_for_pairs() {
+    let bench = Bench::new();
+    // Both mods are cached while the database does not know the versions. One differs from what it knows later.
+    let wrong = another(PAIR, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
+    bench.site.put(&wrong);
+    let other = bench.site.offer(OTHER);
+    let server = bench.serve("auto");
+    let count = || {
+        let folders = fs::read_dir(bench.store().join("cache/pairs")).into_iter().flatten();
+        folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count()).sum::<usize>()
+    };
+    for module in [&wrong, &other] {
+        assert_eq!(get(&server, module, "mod"), (200, module.modfile.clone()));
+    }
+    until("both are cached", || count() == 2);
+    assert!(server.stop().success());
+    let right = another(PAIR, 10_000, None);
+    bench.site.put(&right);
+    bench.site.record(&right);
+    bench.site.record(&other);
+    let server = bench.serve("auto");
+    for module in [&right, &other] {
+        until("the verdict is recorded", || bench.record(&module.version).is_some());
+    }
+    until("the wrong pair is dropped", || count() == 1);
+    until("the difference is logged", || bench.log().contains("SECURITY: the cached go.mod"));
+    assert_eq!(get(&server, &right, "mod"), (200, right.modfile.clone()));
+    let asked = bench.site.asked("/lookup/");
+    assert_eq!(get(&server, &other, "mod"), (200, other.modfile.clone()));
+    assert_eq!(bench.site.asked("/lookup/"), asked);
 }
 
 pub(super) fn required() {

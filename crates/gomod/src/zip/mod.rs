@@ -89,7 +89,7 @@ pub enum EntryFault {
     #[error("it has no local header")]
     NoHeader,
     /// The local header differs from the directory.
-    #[error("its local header differs from the directory in {0}")]
+    #[error("its local header differs from the central directory in {0}")]
     HeaderDiffers(&'static str),
     /// Its extra field lacks the values for zip64.
     #[error("its zip64 field is missing or too short")]

@@ -20,7 +20,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), PathError> {
 /// Renames and never overwrites. An existing file at the new name is an error (`EEXIST`).
 ///
 /// On a file system that cannot do this in one call, a crash may leave one file under both names. Another call then
-/// removes the old name.
+/// removes the old name. Without links too, the new name is checked first, so nobody else may create it meanwhile.
 pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
     match rename_noreplace_once(from, to) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
@@ -34,9 +34,25 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), PathError> {
     match rustix::fs::link(from, to) {
         Ok(()) => {}
         Err(Errno::EXIST) if is_second_name(from, to)? => {}
+        Err(errno) if forbids_links(errno) => {
+            let moved = rename_after_look(from, to);
+            // The system may refuse a link before it finds that the new name exists.
+            return match moved {
+                Err(error) if error.errno() == Some(Errno::EXIST) && is_second_name(from, to)? => {
+                    remove_file(from)
+                }
+                result => result,
+            };
+        }
         Err(errno) => return Err(PathError::new("move a file to", to, errno)),
     }
     remove_file(from)
+}
+
+/// Returns whether a file cannot have a second name here: the file system has no links, the file has too many, or
+/// `fs.protected_hardlinks` forbids a link to the file of another user.
+fn forbids_links(errno: Errno) -> bool {
+    matches!(errno, Errno::PERM | Errno::NOTSUP | Errno::MLINK | Errno::NOSYS)
 }
 
 /// Renames in one call on every file system and does not overwrite. No crash leaves both names.
@@ -100,6 +116,27 @@ pub fn remove_tree(path: &Path) -> Result<(), PathError> {
     }
 }
 
+/// Removes a folder and everything below it, as far as the system allows it. A missing folder is no error.
+///
+/// Returns the error of a folder that stays, if only folders stay. A file that stays is an error.
+pub fn remove_tree_but_folders(path: &Path) -> Result<Option<PathError>, PathError> {
+    match remove_tree(path) {
+        Err(error) if error.forbids_removal() && !holds_a_file(path)? => Ok(Some(error)),
+        result => result.map(|()| None),
+    }
+}
+
+fn holds_a_file(folder: &Path) -> Result<bool, PathError> {
+    for entry in fs::read_dir(folder).at("list", folder)? {
+        let entry = entry.at("list", folder)?;
+        let path = entry.path();
+        if !entry.file_type().at("stat", &path)?.is_dir() || holds_a_file(&path)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Sets the modification time of a file to now.
 pub fn touch(path: &Path) -> Result<(), PathError> {
     let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
@@ -129,6 +166,16 @@ mod tests {
         fs::remove_file(&b).unwrap();
         rename_noreplace(&a, &b).unwrap();
         assert_eq!(fs::read(&b).unwrap(), b"a");
+    }
+
+    #[test]
+    fn a_link_is_forbidden_by_some_errors_only() {
+        for errno in [Errno::PERM, Errno::NOTSUP, Errno::MLINK, Errno::NOSYS] {
+            assert!(forbids_links(errno), "{errno}");
+        }
+        for errno in [Errno::XDEV, Errno::IO, Errno::NOSPC, Errno::ACCESS, Errno::EXIST] {
+            assert!(!forbids_links(errno), "{errno}");
+        }
     }
 
     #[test]

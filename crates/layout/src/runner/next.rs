@@ -121,7 +121,7 @@ impl Runner<'_> {
 
     fn back_step_needs_decision(&self, from: &LayoutId, to: &LayoutId) -> RunError {
         let message = format!(
-            "{root} is in an interrupted downgrade from {from} to {to}\n\
+            "cannot use {root}: its downgrade from {from} to {to} was interrupted\n\
              help: run `{} --store {root} --to {to}` by hand to continue, or with --to {from} to upgrade again",
             self.layouts.program_name(),
             root = self.root.display()

@@ -54,7 +54,9 @@ impl Artefact for IndexArtefact {
     }
 
     fn remove(&self, context: &Context<'_>) -> Result<(), StepError> {
-        Ok(stoa_layout::durable::remove_tree(&Paths::new(context.root()).index())?)
+        // The step has warned about a folder that stays.
+        stoa_layout::durable::remove_tree_but_folders(&Paths::new(context.root()).index())?;
+        Ok(())
     }
 }
 

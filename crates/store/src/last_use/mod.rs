@@ -65,7 +65,7 @@ impl Day {
 #[derive(Debug, thiserror::Error)]
 pub enum LastUseError {
     /// The database is damaged or belongs to another program.
-    #[error("cannot use the usage data {path}: {reason}\nhelp: remove the file; the recording then starts anew", path = path.display())]
+    #[error("cannot use the usage data {path}: {reason}\nhelp: remove the file; Stoa then creates a new one", path = path.display())]
     Broken {
         /// The database.
         path: PathBuf,

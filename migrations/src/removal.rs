@@ -1,0 +1,159 @@
+//! Removes the folders that a step has emptied.
+//!
+//! A folder that may not be removed stays: it holds nothing, so it is a warning and no reason to stop a step.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use stoa_layout::durable::{remove_empty_dir, remove_tree_but_folders};
+use stoa_layout::step::{Refusal, Work};
+use stoa_layout::{Event, Exit, PathError, StepError};
+
+use crate::picture::Names;
+
+/// Maximum number of folders that a warning names.
+const LISTED: usize = 20;
+
+/// Maximum number of names of a folder in memory.
+const HELD: usize = 1024;
+
+/// Removes folders on several threads, and remembers the folders that it may not remove.
+pub(crate) struct Removal {
+    pool: ThreadPool,
+    /// The first errors, and the number of all.
+    stuck: Mutex<(Vec<PathError>, usize)>,
+}
+
+impl Removal {
+    pub(crate) fn new(threads: usize) -> Result<Self, StepError> {
+        let pool = ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
+            let message =
+                format!("cannot start {threads} threads: {error}; run again with fewer (--threads)");
+            StepError::Refused(Refusal { exit: Exit::BUSY, message })
+        })?;
+        Ok(Self { pool, stuck: Mutex::default() })
+    }
+
+    /// Removes a folder if it is empty, and returns whether it did.
+    pub(crate) fn remove_empty(&self, folder: &Path) -> Result<bool, PathError> {
+        match remove_empty_dir(folder) {
+            // The system refuses before it looks inside.
+            Err(error) if error.forbids_removal() => {
+                if Names::of(folder)?.is_some_and(|mut names| names.next().is_none()) {
+                    self.keep(error);
+                }
+                Ok(false)
+            }
+            result => result,
+        }
+    }
+
+    /// Removes a folder with everything below. Only folders may stay.
+    pub(crate) fn remove_tree(&self, folder: &Path) -> Result<(), PathError> {
+        if let Some(error) = remove_tree_but_folders(folder)? {
+            self.keep(error);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, error: PathError) {
+        let Ok(mut stuck) = self.stuck.lock() else { return };
+        if stuck.0.iter().any(|known| known.path == error.path) {
+            return;
+        }
+        stuck.1 += 1;
+        if stuck.0.len() < LISTED {
+            stuck.0.push(error);
+        }
+    }
+
+    /// Warns about the folders that stay.
+    pub(crate) fn report(self, work: &Work<'_>) {
+        let (listed, count) = self.stuck.into_inner().unwrap_or_default();
+        for error in &listed {
+            let text = format!(
+                "cannot remove the empty folder {}: {}; it stays",
+                error.path.display(),
+                error.source
+            );
+            work.events.event(Event::Warning(text));
+        }
+        if let more @ 1.. = count.saturating_sub(listed.len()) {
+            work.events.event(Event::Warning(format!("{more} more empty folders stay")));
+        }
+    }
+}
+
+/// The answer to a question about a folder.
+pub(crate) type Answer = Result<bool, PathError>;
+
+/// The rules for removing empty folders.
+pub(crate) struct Emptied<'a> {
+    /// Returns whether a folder may be removed.
+    pub(crate) may_go: &'a (dyn Fn(&Path) -> Answer + Sync),
+    /// Returns whether a name at the top is skipped.
+    pub(crate) skip: &'a (dyn Fn(&str) -> bool + Sync),
+    /// Returns whether a folder that is not empty may contain empty folders.
+    pub(crate) goes_below: &'a (dyn Fn(&Path) -> bool + Sync),
+}
+
+impl Emptied<'_> {
+    /// Removes the empty folders below a folder, deepest first.
+    pub(crate) fn remove_below(&self, folder: &Path, removal: &Removal) -> Result<(), StepError> {
+        Ok(removal.pool.install(|| self.below(folder, true, removal)).map(drop)?)
+    }
+
+    /// Does the same, and returns whether the folder is empty now.
+    fn below(&self, folder: &Path, at_the_top: bool, removal: &Removal) -> Answer {
+        let mut names = match Names::of(folder) {
+            Ok(Some(names)) => names,
+            Ok(None) => return Ok(false),
+            // A leftover, which the walk reports.
+            Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut is_empty = true;
+        loop {
+            let mut folders: Vec<PathBuf> = Vec::new();
+            let is_end = loop {
+                let Some(name) = names.next() else { break true };
+                let name = name?;
+                let is_skipped = at_the_top && name.text.as_deref().is_some_and(self.skip);
+                if name.kind.is_dir() && !is_skipped {
+                    folders.push(name.path);
+                } else {
+                    is_empty = false;
+                }
+                if folders.len() == HELD {
+                    break false;
+                }
+            };
+            is_empty &= folders
+                .par_iter()
+                .map(|folder| self.remove(folder, removal))
+                .try_reduce(|| true, |one, other| Ok(one && other))?;
+            if is_end {
+                return Ok(is_empty);
+            }
+        }
+    }
+
+    /// Removes a folder and the folders below it if the rules allow it, and returns whether it is gone.
+    fn remove(&self, folder: &Path, removal: &Removal) -> Answer {
+        let may_go = (self.may_go)(folder)?;
+        // Most folders are empty or full. One call finds out; looking inside takes four.
+        let is_gone = may_go
+            && match remove_empty_dir(folder) {
+                Err(error) if error.forbids_removal() => false,
+                result => result?,
+            };
+        Ok(is_gone
+            || (self.goes_below)(folder)
+                && self.below(folder, false, removal)?
+                && may_go
+                && removal.remove_empty(folder)?)
+    }
+}
