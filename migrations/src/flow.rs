@@ -10,15 +10,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 
+use stoa_layout::events::Silent;
 use stoa_layout::step::{Refusal, Work};
 use stoa_layout::{
     Context, Direction, Durable, Event, Exit, LayoutId, Leftover, Moved, PathError, Step, StepError, Survey,
     durable,
 };
 
-use crate::picture::{Candidate, Files, Finding, Picture, metadata, too_long};
+use crate::flat::{self, Flat};
+use crate::folders::Chain;
+use crate::obstacles::Obstacles;
+use crate::picture::{Candidate, Files, Finding, Names, Picture, exists, metadata, too_long};
 use crate::removal::Removal;
-use crate::{refuse, whole};
+use crate::{refuse, v0, v2, whole};
 
 /// A function that creates or removes folders after all versions have moved.
 pub(crate) type Folders = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
@@ -36,6 +40,8 @@ pub(crate) struct Flow {
     pub(crate) folders_up: Folders,
     /// Removes the folders of the new layout.
     pub(crate) folders_back: Folders,
+    /// The folders that `folders_back` removes with their content.
+    pub(crate) removed_back: &'static [&'static str],
 }
 
 /// The judgement of a version.
@@ -53,9 +59,6 @@ pub(crate) enum Verdict {
     /// The place on the other side is taken.
     Taken(String),
 }
-
-/// Maximum number of versions that a refusal lists.
-const LISTED: usize = 20;
 
 /// Number of batches that may wait for a thread.
 const AHEAD: usize = 8;
@@ -196,6 +199,11 @@ impl Flow {
                     self.carry(context, candidate, &there, batch)?;
                     tally.moved(bytes, &work);
                 }
+                // A version that stayed would never be found at the older layout. The survey refuses this too, but a
+                // resumed step has no survey.
+                Verdict::Taken(reason) if direction == Direction::Back => {
+                    return Err(in_the_way(candidate, &reason));
+                }
                 Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(&work, candidate, reason)?,
             }
             Ok(())
@@ -231,76 +239,90 @@ impl Step for Flow {
 
     fn survey(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
         let tally = Tally::default();
-        let taken = Mutex::new(Vec::new());
-        let taken_count = AtomicU64::new(0);
-        let writable = (self.is_foreign && direction == Direction::Up).then(|| refuse::Writable::below(root));
+        let obstacles = Obstacles::new(self, root, direction)?;
         let each = |candidate: &Candidate, batch: &mut Batch| -> Result<(), StepError> {
             work.cancel.check()?;
             match self.judge_in(root, direction, candidate, batch)? {
                 Verdict::Elsewhere => {}
-                Verdict::Moves { bytes, .. } => {
-                    if let Some(writable) = &writable {
-                        writable.look(&candidate.files.modfile)?;
-                    }
+                Verdict::Moves { bytes, there } => {
+                    obstacles.moves(candidate, &there, batch)?;
                     tally.count(bytes);
                 }
                 Verdict::Taken(reason) if direction == Direction::Back => {
-                    taken_count.fetch_add(1, Ordering::Relaxed);
-                    if let Ok(mut taken) = taken.lock()
-                        && taken.len() < LISTED
-                    {
-                        taken.push(format!("{}: {reason}", candidate.version));
-                    }
+                    obstacles.taken(candidate, &reason);
                 }
                 Verdict::Stays(reason) | Verdict::Taken(reason) => tally.left(work, candidate, reason)?,
             }
             Ok(())
         };
-        let from = self.sides(direction).0;
-        walk_in_parallel(from, root, work, &tally, &each)?;
-        let mut refusals = Vec::new();
-        let mut taken = taken.into_inner().unwrap_or_default();
-        if !taken.is_empty() {
-            let more = taken_count.into_inner().saturating_sub(taken.len() as u64);
-            if more > 0 {
-                taken.push(format!("and {more} more"));
-            }
-            let message = format!(
-                "cannot downgrade {} to {}: other files are in the place of\n    {}\nnothing was changed\n\
-                 help: move them out of the store with `stoa leftovers move DIR`, then run again",
-                root.display(),
-                self.from,
-                taken.join("\n    ")
-            );
-            refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
-        }
-        if self.is_foreign && direction == Direction::Up {
-            refusals.extend(refuse::to_begin(root)?);
-            refusals.extend(writable.and_then(refuse::Writable::refusal));
-        }
+        walk_in_parallel(self.sides(direction).0, root, work, &tally, &each)?;
+        let refusals = obstacles.refusals()?;
         let Moved { items, bytes, leftovers } = tally.sum();
         Ok(Survey { items, bytes, leftovers, refusals, is_estimate: false })
     }
 
     fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
-        if direction == Direction::Back {
+        // What an earlier downgrade left below `modules` may be in the way.
+        if direction == Direction::Back || self.is_foreign && may_have_names(&root.join("modules")) {
             return self.survey(root, direction, work);
         }
         // Judging is expensive, and the pass up judges again. So only look for what forbids the step.
-        let mut survey = Survey { is_estimate: true, ..Survey::default() };
-        let writable = self.is_foreign.then(|| refuse::Writable::below(root));
-        survey.items = self.sides(direction).0.estimate(root, &mut |file| {
+        let obstacles = Obstacles::new(self, root, direction)?;
+        let mut chain = Chain::default();
+        let items = self.sides(direction).0.estimate(root, &mut |files| {
             work.cancel.check()?;
-            writable.as_ref().map_or(Ok(()), |writable| writable.look(file))
+            obstacles.leaves(files, &mut chain)
         })?;
         // The survey decides, because a version that stays forbids nothing.
-        if writable.and_then(refuse::Writable::refusal).is_some() {
+        if obstacles.has_bad_folder()? {
             return self.survey(root, direction, work);
         }
-        if self.is_foreign {
-            survey.refusals = refuse::to_begin(root)?;
-        }
-        Ok(survey)
+        Ok(Survey { items, refusals: obstacles.refusals()?, is_estimate: true, ..Survey::default() })
+    }
+
+    fn resume(&self, root: &Path, direction: Direction, _: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
+        let is_of_others = self.is_foreign && direction == Direction::Up;
+        Ok(is_of_others.then(|| refuse::open_files(root)).flatten().into_iter().collect())
+    }
+
+    fn foresee(
+        &self,
+        root: &Path,
+        direction: Direction,
+        at: &LayoutId,
+        work: &Work<'_>,
+    ) -> Result<Vec<Refusal>, StepError> {
+        // On the way up the place of a later step is empty, or its content stays as a leftover.
+        let Some(here) = picture_of(at).filter(|_| direction == Direction::Back) else {
+            return Ok(Vec::new());
+        };
+        let (_, other) = self.sides(direction);
+        let obstacles = Obstacles::new(self, root, direction)?;
+        let each = |candidate: &Candidate, batch: &mut Batch| -> Result<(), StepError> {
+            work.cancel.check()?;
+            let there = other.files(root, &candidate.version)?;
+            let is_too_long = there.in_order().into_iter().any(|path| too_long(root, path).is_some());
+            if candidate.has != [true; 3] || candidate.fault.is_some() || is_too_long {
+                return Ok(());
+            }
+            if !batch.is_missing(&there)? {
+                for path in there.in_order() {
+                    if exists(path)? {
+                        obstacles.taken(candidate, &format!("{} already exists", path.display()));
+                        break;
+                    }
+                }
+            }
+            obstacles.enters(candidate, &there, batch)
+        };
+        // The first step reports the leftovers.
+        let quiet = Work { events: &Silent, ..*work };
+        walk_in_parallel(here, root, &quiet, &Tally::default(), &each)?;
+        obstacles.refusals()
+    }
+
+    fn remains(&self, root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepError> {
+        if self.is_foreign { refuse::remains(root, is_ours) } else { Ok(Vec::new()) }
     }
 
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError> {
@@ -330,6 +352,31 @@ impl Step for Flow {
     }
 }
 
+/// Returns the picture of a layout.
+fn picture_of(layout: &LayoutId) -> Option<&'static dyn Picture> {
+    match layout {
+        layout if *layout == v0::ID => Some(&v0::V0),
+        layout if *layout == flat::TREE => Some(&Flat::Tree),
+        layout if *layout == flat::V1 => Some(&Flat::V1),
+        layout if *layout == v2::ID => Some(&v2::V2),
+        _ => None,
+    }
+}
+
+/// Returns whether a folder exists and may have names in it. The survey reports what is wrong with an unreadable folder.
+fn may_have_names(folder: &Path) -> bool {
+    Names::of(folder).map_or(true, |names| names.is_some_and(|mut names| names.next().is_some()))
+}
+
+fn in_the_way(candidate: &Candidate, reason: &str) -> StepError {
+    let message = format!(
+        "cannot move {}: {reason}\n\
+         help: move that file out of the store, then run again",
+        candidate.version
+    );
+    StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message })
+}
+
 /// Returns whether two different files are at these paths.
 fn is_another_file(here: &Path, there: &Path) -> Result<bool, PathError> {
     let (Some(here), Some(there)) = (metadata(here)?, metadata(there)?) else { return Ok(false) };
@@ -345,6 +392,9 @@ pub(crate) struct Batch {
     is_missing: bool,
     /// The last folder that was created or found.
     made: PathBuf,
+    /// The folders that were checked before the step.
+    pub(crate) left: Chain,
+    pub(crate) entered: Chain,
 }
 
 impl Batch {
@@ -361,7 +411,7 @@ impl Batch {
 
 impl Files {
     /// Returns the folder of all files.
-    fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.info.parent().unwrap_or(&self.info)
     }
 

@@ -11,7 +11,7 @@
 //! | `whole` | decides which versions are whole |
 //! | `detect` | recognises layouts that have no marker |
 //! | `unmarked` | recognises stores whose marker is lost |
-//! | `refuse` | finds what forbids a step |
+//! | `obstacles`, `refuse`, `folders` | find what forbids a step |
 //! | `removal` | removes emptied folders |
 //! | `inventory` | lists the content of a store: whole versions and leftovers |
 //! | `source` | lists the content of GOPROXY trees and module caches, for imports |
@@ -19,7 +19,9 @@
 mod detect;
 mod flat;
 mod flow;
+mod folders;
 mod inventory;
+mod obstacles;
 mod picture;
 mod refuse;
 mod removal;

@@ -83,8 +83,8 @@ pub(crate) enum Finding {
 /// Receives the findings of a walk.
 pub(crate) type Visit<'a> = dyn FnMut(Finding) -> Result<(), StepError> + 'a;
 
-/// Receives the path of a file that may have to move.
-pub(crate) type EachFile<'a> = dyn FnMut(&Path) -> Result<(), StepError> + 'a;
+/// Receives the files of a version that may have to move. Some of them may be missing.
+pub(crate) type EachVersion<'a> = dyn FnMut(&Files) -> Result<(), StepError> + 'a;
 
 /// The picture of a layout.
 pub(crate) trait Picture: Sync {
@@ -93,19 +93,23 @@ pub(crate) trait Picture: Sync {
     /// Finds all versions and leftovers. In a layout of another program, a folder that may not be read is a leftover. Any
     /// other error ends the walk.
     fn walk(&self, root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError>;
-    /// Returns a rough count of the versions if that is cheaper than a walk. Passes a file of each folder with files to
-    /// move to `each`.
-    fn estimate(&self, root: &Path, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+    /// Returns a rough count of the versions if that is cheaper than a walk. Passes the files of each
+    /// to `each`.
+    fn estimate(&self, root: &Path, each: &mut EachVersion<'_>) -> Result<u64, StepError> {
         let mut count = 0;
         self.walk(root, &mut |found| {
             let Finding::Versions(batch) = found else { return Ok(()) };
             for candidate in batch.iter().filter(|candidate| candidate.has != [false; 3]) {
                 count += u64::from(candidate.has[2] && candidate.fault.is_none());
-                each(&candidate.files.modfile)?;
+                each(&candidate.files)?;
             }
             Ok(())
         })?;
         Ok(count)
+    }
+    /// Returns whether names that differ only in case are different modules or versions.
+    fn needs_case(&self) -> bool {
+        false
     }
     /// Returns whether there is a folder for modules whose plain paths begin with these elements.
     fn has_folder_for(&self, root: &Path, plain: &str) -> Result<bool, PathError>;
@@ -243,6 +247,9 @@ fn size_below(folder: &Path) -> Result<u64, PathError> {
 
 /// The names at the top of a store with a marker.
 pub(crate) const OURS: [&str; 6] = ["modules", "staging", "quarantine", "index", "cache", "records"];
+
+/// The folder in `cache` with the answers of checksum databases. A downgrade leaves it.
+pub(crate) const DATABASES: &str = "sumdb";
 
 /// Returns whether a name at the top is not part of a layout without markers.
 pub(crate) fn is_ours_at_the_top(name: &str) -> bool {

@@ -4,22 +4,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD};
-use rustix::io::Errno;
 use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::step::Refusal;
-use stoa_layout::{Exit, PathError, StepError};
+use stoa_layout::{Exit, StepError};
 
-use crate::picture::{Names, OURS, metadata};
+use crate::picture::{DATABASES, Names, OURS, metadata};
 
-/// Returns all reasons.
+/// Returns all reasons against a step from another program's layout.
 pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     refusals.extend(names_of_ours(root)?);
-    refusals.extend(mounts(root));
+    refusals.extend(mounts(root, true));
     refusals.extend(open_files(root));
     Ok(refusals)
 }
@@ -33,6 +30,7 @@ fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
         let held = match metadata(&path)? {
             None => None,
             Some(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
+            Some(_) if name == "cache" => content_beside_databases(&path)?,
             Some(_) => foreign_content(&path, REMOVED.contains(&name))?,
         };
         if let Some(held) = held {
@@ -49,6 +47,55 @@ fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
 
 /// The folders that a downgrade removes with everything below.
 const REMOVED: [&str; 3] = ["staging", "index", "cache"];
+
+/// Returns what another program has in `cache`. An earlier downgrade left `cache/sumdb/NAME/{records,tiles}` there.
+fn content_beside_databases(cache: &Path) -> Result<Option<String>, StepError> {
+    for name in Names::of(cache)?.into_iter().flatten() {
+        let name = name?;
+        if !name.kind.is_dir() {
+            return Ok(Some(format!("it contains {}", name.path.display())));
+        }
+        if name.text.as_deref() != Some(DATABASES) {
+            match foreign_content(&name.path, true)? {
+                None => continue,
+                held => return Ok(held),
+            }
+        }
+        for database in Names::of(&name.path)?.into_iter().flatten() {
+            let database = database?;
+            if !database.kind.is_dir() {
+                return Ok(Some(format!("it contains {}", database.path.display())));
+            }
+            for shelf in Names::of(&database.path)?.into_iter().flatten() {
+                let shelf = shelf?;
+                if !matches!(shelf.text.as_deref(), Some("records" | "tiles")) || !shelf.kind.is_dir() {
+                    return Ok(Some(format!("it contains {}", shelf.path.display())));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the folders of the store that stay after a downgrade to another program's layout. Unless they are known to be the
+/// store's, their content must not be another program's.
+pub(crate) fn remains(root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepError> {
+    let mut remains = Vec::new();
+    for name in ["cache", "quarantine", "records"] {
+        let path = root.join(name);
+        let is_folder = metadata(&path)?.is_some_and(|meta| meta.is_dir());
+        // A module may have that name.
+        let foreign = match name {
+            _ if is_ours || !is_folder => None,
+            "cache" => content_beside_databases(&path)?,
+            _ => foreign_content(&path, false)?,
+        };
+        if is_folder && foreign.is_none() {
+            remains.push(path);
+        }
+    }
+    Ok(remains)
+}
 
 /// Returns what another program has in a folder: a version of an old layout, or with `any` any file.
 fn foreign_content(folder: &Path, any: bool) -> Result<Option<String>, StepError> {
@@ -76,8 +123,9 @@ fn foreign_content(folder: &Path, any: bool) -> Result<Option<String>, StepError
     Ok(None)
 }
 
-/// Refuses other file systems below the root. Files cannot be renamed into or out of them.
-fn mounts(root: &Path) -> Vec<Refusal> {
+/// Refuses other file systems below the root, or only those at and below the folders of the store. Files cannot be renamed
+/// into or out of them.
+pub(crate) fn mounts(root: &Path, anywhere: bool) -> Vec<Refusal> {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut below: Vec<PathBuf> = text
@@ -85,6 +133,7 @@ fn mounts(root: &Path) -> Vec<Refusal> {
         .filter_map(|line| line.split(' ').nth(4))
         .map(|field| PathBuf::from(unescape_octal(field)))
         .filter(|mount| *mount != root && mount.starts_with(&root))
+        .filter(|mount| anywhere || OURS.iter().any(|name| mount.starts_with(root.join(name))))
         .collect();
     below.dedup();
     let refusal = |mount: PathBuf| Refusal {
@@ -116,62 +165,6 @@ fn unescape_octal(field: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Checks whether the folders from which versions move are writable. Other folders need not be.
-pub(crate) struct Writable {
-    root: PathBuf,
-    /// Root may write everywhere, except on a read-only file system, where the marker fails too.
-    is_root: bool,
-    /// The last module folder, which is nearly always that of the next version too.
-    last: Mutex<PathBuf>,
-    found: Mutex<Option<Refusal>>,
-}
-
-impl Writable {
-    pub(crate) fn below(root: &Path) -> Self {
-        let is_root = rustix::process::geteuid().is_root();
-        Self { root: root.to_owned(), is_root, last: Mutex::default(), found: Mutex::default() }
-    }
-
-    /// Checks the folder of a file that moves, and the folders above. Emptied folders are removed.
-    pub(crate) fn look(&self, file: &Path) -> Result<(), StepError> {
-        if self.is_root {
-            return Ok(());
-        }
-        let Some(folder) = file.parent() else { return Ok(()) };
-        let above = folder.parent().unwrap_or(folder).to_owned();
-        let is_known = self.last.lock().is_ok_and(|mut last| {
-            let is_known = *last == above;
-            *last = above;
-            is_known
-        });
-        let depth = if is_known { 1 } else { usize::MAX };
-        for folder in folder.ancestors().take_while(|folder| folder.starts_with(&self.root)).take(depth) {
-            match rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => self.put(folder, errno),
-                Err(errno) => return Err(PathError::new("stat", folder, errno).into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn put(&self, folder: &Path, errno: Errno) {
-        let message = format!(
-            "cannot write to {}: {errno}; nothing was changed\n\
-             help: fix its permissions or run as its owner, then run again",
-            folder.display()
-        );
-        if let Ok(mut found) = self.found.lock() {
-            found.get_or_insert(Refusal { exit: Exit::PERMISSION, message });
-        }
-    }
-
-    /// Returns the first refusal.
-    pub(crate) fn refusal(self) -> Option<Refusal> {
-        self.found.into_inner().ok().flatten()
-    }
 }
 
 /// Programs that take the lock of the store before they change anything. A waiting program may have files open.

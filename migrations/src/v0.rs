@@ -11,8 +11,8 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::{LayoutId, Leftover, PathError, StepError};
 
 use crate::picture::{
-    BATCH, Candidate, EachFile, Files, Finding, Names, Picture, Visit, concerns_this_path, is_dir, is_file,
-    is_ignored, is_ours_at_the_top, leftover, metadata, size,
+    BATCH, Candidate, EachVersion, Files, Finding, Names, Picture, Visit, concerns_this_path, is_dir,
+    is_file, is_ignored, is_ours_at_the_top, leftover, metadata, size,
 };
 use crate::removal::{Emptied, Removal};
 
@@ -32,8 +32,12 @@ impl Picture for V0 {
         walk_from(root, visit)
     }
 
-    fn estimate(&self, root: &Path, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+    fn estimate(&self, root: &Path, each: &mut EachVersion<'_>) -> Result<u64, StepError> {
         estimate_below(root, true, each)
+    }
+
+    fn needs_case(&self) -> bool {
+        true
     }
 
     fn has_folder_for(&self, root: &Path, plain: &str) -> Result<bool, PathError> {
@@ -63,7 +67,7 @@ fn walk_from(root: &Path, visit: &mut Visit<'_>) -> Result<(), StepError> {
 }
 
 /// Counts the folders that look like versions, most of them without reading them.
-fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> Result<u64, StepError> {
+fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachVersion<'_>) -> Result<u64, StepError> {
     let names = match Names::of(folder) {
         Ok(Some(names)) => names,
         Ok(None) => return Ok(0),
@@ -82,12 +86,12 @@ fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachFile<'_>) -> R
         let files = files_in(&name.path, text);
         if is_canonical && has_no_folders(&name.path)? {
             count += 1;
-            each(&files.modfile)?;
+            each(&files)?;
             continue;
         }
         if is_canonical && is_file(&files.info)? {
             count += 1;
-            each(&files.modfile)?;
+            each(&files)?;
         }
         count += estimate_below(&name.path, false, each)?;
     }

@@ -26,6 +26,7 @@ pub(crate) fn step() -> Flow {
         is_foreign: true,
         folders_up: make_modules,
         folders_back: leave_nothing_empty,
+        removed_back: &[],
     }
 }
 

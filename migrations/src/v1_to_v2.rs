@@ -8,14 +8,16 @@
 //! modules/ESCAPED/@v/v1.0.0.ziphash        modules/ESCAPED/@v/v1.0.0/ziphash
 //! ```
 //!
-//! The step up creates the other folders of the store. The step back removes the folders that may be lost.
+//! The step up creates the other folders of the store. The step back removes the folders that may be lost,
+//! except the answers of checksum databases.
 
 use std::path::Path;
 
-use stoa_layout::{Durable, PathError};
+use stoa_layout::{Durable, PathError, durable};
 
 use crate::flat::{self, Flat};
 use crate::flow::Flow;
+use crate::picture::{DATABASES, Names, is_dir};
 use crate::removal::Removal;
 use crate::v2;
 
@@ -29,6 +31,7 @@ pub(crate) fn step() -> Flow {
         is_foreign: false,
         folders_up: make_folders,
         folders_back: remove_folders,
+        removed_back: &REMOVED,
     }
 }
 
@@ -39,9 +42,25 @@ fn make_folders(root: &Path, durable: &Durable, _: &Removal) -> Result<(), PathE
     Ok(())
 }
 
+/// The folders that may be lost.
+const REMOVED: [&str; 3] = ["staging", "index", "cache"];
+
 fn remove_folders(root: &Path, _: &Durable, removal: &Removal) -> Result<(), PathError> {
-    for folder in ["staging", "index", "cache"] {
-        removal.remove_tree(&root.join(folder))?;
+    for folder in REMOVED {
+        let folder = root.join(folder);
+        if !is_dir(&folder.join(DATABASES))? {
+            removal.remove_tree(&folder)?;
+            continue;
+        }
+        // With these answers `go` verifies modules without a network. They stay for the next upgrade.
+        for name in Names::of(&folder)?.into_iter().flatten() {
+            let name = name?;
+            match name.text.as_deref() {
+                Some(DATABASES) => {}
+                _ if name.kind.is_dir() => removal.remove_tree(&name.path)?,
+                _ => durable::remove_file(&name.path)?,
+            }
+        }
     }
     for folder in ["quarantine", "records"] {
         removal.remove_empty(&root.join(folder))?;

@@ -66,7 +66,15 @@ impl Answers {
 
     /// Joins the running request to the upstream, or starts one, and waits for the answer.
     async fn ask(self: &Arc<Self>, asked: &Asked, via: &Via) -> Result<Bytes, Unavailable> {
-        Self::answer_of(asked, self.request(asked, via, Phase::Ending)?).await
+        let task = self.request(asked, via, Phase::Ending)?;
+        let is_joined = task.is_joined();
+        match Self::answer_of(asked, task).await {
+            // Only the request that started the task has passed a loop.
+            Err(Unavailable::Loop(_)) if is_joined => {
+                Self::answer_of(asked, self.request(asked, via, Phase::Ending)?).await
+            }
+            answer => answer,
+        }
     }
 
     async fn answer_of(asked: &Asked, task: Task<Result<Bytes, Unavailable>>) -> Result<Bytes, Unavailable> {

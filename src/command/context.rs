@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
-use stoa_layout::gate::{GateError, Mode};
+use stoa_layout::gate::{GateError, Mode, beside_this_program};
 use stoa_layout::lock::LockError;
+use stoa_layout::marker::Top;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError, StepError};
 use stoa_store::{LastUseError, Store, StoreError};
@@ -124,7 +125,10 @@ impl Context<'_> {
         match self.gate(root, &NO_MIGRATOR).pass() {
             Err(GateError::Forbidden { .. }) => {
                 check()?;
-                Ok(self.gate(root, &migrator()?).pass()?)
+                match self.gate(root, &migrator()?).pass() {
+                    Err(error @ GateError::Forbidden { .. }) => Err(self.describe(root, error)),
+                    passed => Ok(passed?),
+                }
             }
             passed => {
                 let passed = passed?;
@@ -132,6 +136,43 @@ impl Context<'_> {
                 Ok(passed)
             }
         }
+    }
+
+    /// Returns the error for a folder that is not a current store and must not be upgraded. It says what the folder is.
+    fn describe(&self, root: &Path, forbidden: GateError) -> CommandError {
+        let folder = root.display();
+        let top = Top::read(root).ok().flatten().unwrap_or_default();
+        if top.is_empty() {
+            let message = format!("there is no store in {folder}, and it must not be created automatically");
+            return CommandError::new(forbidden.exit(), message)
+                .help(format!("create it with `{MIGRATOR} --store {folder}`"));
+        }
+        // Only stoa-migrate knows other layouts. This command of it reads the folder and writes nothing.
+        let mut migrator = std::process::Command::new(beside_this_program(MIGRATOR));
+        let common = Common { store: Some(root.to_owned()), ..self.global.common.clone() };
+        migrator.args(common.handed_on()).arg("describe");
+        let described = match migrator.stderr(std::process::Stdio::inherit()).output() {
+            Ok(described) if described.status.success() => described.stdout,
+            Ok(refused) => match refused.status.code().and_then(|code| u8::try_from(code).ok()) {
+                Some(code) => return CommandError::reported(Exit::code_of_child(code)),
+                None => return forbidden.into(),
+            },
+            Err(_) => {
+                let names: Vec<String> = top.markers.iter().map(ToString::to_string).collect();
+                if names.is_empty() { Vec::new() } else { format!("it has {}", names.join(" and ")).into() }
+            }
+        };
+        let described = String::from_utf8_lossy(&described);
+        if described.trim().is_empty() {
+            return forbidden.into();
+        }
+        let message = format!(
+            "cannot use {folder}: {}, and not at layout {}; automatic upgrades are off",
+            described.trim(),
+            self.app.layout
+        );
+        CommandError::new(forbidden.exit(), message)
+            .help(format!("run `{MIGRATOR} --store {folder}` to upgrade it"))
     }
 
     /// Returns the gate of a store.

@@ -144,7 +144,7 @@ impl Flights {
         let mut running = self.means.running.lock();
         if let Some(flight) = running.get(version) {
             flight.want(want);
-            return Ok(Waiter::new(Arc::clone(flight)));
+            return Ok(Waiter::new(Arc::clone(flight), true));
         }
         if let Some(error) = absence {
             return Err(error);
@@ -176,7 +176,7 @@ impl Flights {
             expected: expected.clone(),
         };
         tokio::spawn(fetch.run(phase));
-        Ok(Waiter::new(flight))
+        Ok(Waiter::new(flight, false))
     }
 
     /// Starts the flight of a whole version in the background.

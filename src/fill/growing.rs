@@ -8,11 +8,13 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use stoa_layout::PathError;
-use stoa_store::{Draft, StoreError};
+use stoa_store::{Draft, DraftZip, StoreError};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::pace::Pace;
 use super::progress::{Arriving, Progress};
@@ -25,7 +27,7 @@ use crate::upstream::{UpstreamError, ZipDownload};
 /// Maximum number of chunks that wait to be written.
 const CHUNKS_AHEAD: usize = 16;
 
-/// Number of bytes of a zip after which the file is synced.
+/// Number of bytes of a zip after which the file is synced in the background.
 const UNSYNCED_BYTES: u64 = 8 << 20;
 
 /// The size of one read of a file.
@@ -160,19 +162,21 @@ impl Fetch {
 
 /// Appends chunks to a file of some size. Returns its new size.
 fn write(
-    mut file: &File,
+    zip: &Arc<DraftZip>,
     mut size: u64,
     mut chunks: mpsc::Receiver<Bytes>,
     progress: &watch::Sender<Progress>,
 ) -> io::Result<u64> {
-    let mut synced = size;
+    let mut file: &File = zip;
+    let (mut synced, mut syncing) = (size, None::<JoinHandle<()>>);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
         size += chunk.len() as u64;
         progress.send_modify(|now| now.written = size);
         // Clients wait for the final sync before publishing, so it should have little left to do.
-        if size - synced >= UNSYNCED_BYTES {
-            file.sync_data()?;
+        if size - synced >= UNSYNCED_BYTES && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let zip = Arc::clone(zip);
+            syncing = Some(tokio::task::spawn_blocking(move || zip.sync_early()));
             synced = size;
         }
     }

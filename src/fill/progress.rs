@@ -9,7 +9,6 @@
 //! If a zip download is interrupted, another download continues it in the same file. If that sends another zip, clients
 //! that already received part of the first zip are disconnected. The others get the second zip.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stoa_gomod::ModuleVersion;
-use stoa_store::SmallFile;
+use stoa_store::{DraftZip, SmallFile};
 use tokio::sync::watch;
 
 use crate::unavailable::Unavailable;
@@ -81,7 +80,7 @@ pub(super) struct Progress {
 /// A zip that is being written.
 #[derive(Debug, Clone)]
 pub(super) struct Arriving {
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<DraftZip>,
     /// The size of the zip according to the upstream.
     pub(super) length: Option<u64>,
 }
@@ -128,6 +127,7 @@ pub struct Waiter {
     progress: watch::Receiver<Progress>,
     /// Maximum time to wait while the flight is queued.
     patience: Option<Duration>,
+    is_joined: bool,
 }
 
 /// The result of waiting for a part of a version.
@@ -140,9 +140,14 @@ pub enum Arrival<T> {
 }
 
 impl Waiter {
-    pub(super) fn new(flight: Arc<Flight>) -> Self {
+    pub(super) fn new(flight: Arc<Flight>, is_joined: bool) -> Self {
         let progress = flight.progress.clone();
-        Self { flight, progress, patience: None }
+        Self { flight, progress, patience: None, is_joined }
+    }
+
+    /// Returns whether another request started the flight.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.is_joined
     }
 
     /// Waits a limited time while the flight is queued. The flight keeps its place in the queue.

@@ -24,6 +24,7 @@ use crate::command::report::Format;
                   stoa-migrate --dry-run         show what an upgrade would do\n  \
                   stoa-migrate                   upgrade the store\n  \
                   stoa-migrate --to v0           downgrade to the layout of Athens\n  \
+                  stoa-migrate --to v0 --clean   the same, and remove what stays of Stoa\n  \
                   stoa-migrate --from v2         restore the lost marker of a store at layout v2\n\n\
                   Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 wrong usage or configuration; 65 not a \
                   store; 73 a file is in the way; 74 input/output error; 75 store in use; 77 permission denied; 78 the store is newer than this \
@@ -49,6 +50,10 @@ pub(super) struct Args {
     /// Do not create a store in an empty or missing folder
     #[arg(long)]
     pub(super) no_create: bool,
+
+    /// After a downgrade to v0 or tree, remove what stays of Stoa: quarantine, records, cache and store.lock
+    #[arg(long, requires = "to")]
+    pub(super) clean: bool,
 
     /// Rebuild derived files (the index), even if there is nothing else to do
     #[arg(long)]
@@ -88,6 +93,9 @@ pub(super) enum Command {
     /// Print the state of a store, for `stoa status`
     #[command(hide = true)]
     Status,
+    /// Print what a store is, or why it is refused, for a `stoa` that must not upgrade it
+    #[command(hide = true)]
+    Describe,
     /// Copy versions into the store from another store, a GOPROXY tree or a module cache
     #[command(
         long_about = "Copy versions into the store from another store, a GOPROXY tree or the go command's module cache.\n\n\

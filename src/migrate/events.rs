@@ -67,6 +67,18 @@ pub(super) enum Event<'a> {
         #[serde(skip)]
         is_listed: bool,
     },
+    /// Files of Stoa at a layout of another program.
+    Remains {
+        store: String,
+        layout: &'a str,
+        paths: Vec<String>,
+        removed: bool,
+        /// Whether it is a plan.
+        #[serde(skip)]
+        is_planned: bool,
+    },
+    /// The description of a folder.
+    Described { text: String },
     /// The result of `--verify`.
     Verified { store: String, broken: u64, versions: u64 },
     /// The result of a run.
@@ -178,6 +190,20 @@ impl Display for Event<'_> {
                     None => write!(f, "leftover {path} ({bytes}): {reason}"),
                 }
             }
+            Self::Remains { store, paths, removed: true, is_planned, .. } => {
+                let verb = if *is_planned { "would remove" } else { "removed" };
+                write!(f, "{store}: {verb} {}", names_in(store, paths))
+            }
+            Self::Remains { store, layout, paths, .. } => {
+                write!(
+                    f,
+                    "{store}: {} {} in place\n\
+                     help: if you do not return to Stoa, remove this with `stoa-migrate --store {store} --to {layout} --clean`",
+                    names_in(store, paths),
+                    if paths.len() == 1 { "stays" } else { "stay" }
+                )
+            }
+            Self::Described { text } => f.write_str(text),
             Self::Verified { store, broken, versions } => {
                 write!(f, "{store}: {} verified, {} corrupt", versions_of(*versions), HumanCount(*broken))
             }
@@ -207,6 +233,16 @@ impl<'a> Event<'a> {
     }
 }
 
+/// Returns the names of paths in a store, for a sentence.
+fn names_in(store: &str, paths: &[String]) -> String {
+    let name = |path: &String| path.strip_prefix(store).unwrap_or(path).trim_start_matches('/').to_owned();
+    let names: Vec<String> = paths.iter().map(name).collect();
+    match names.split_last() {
+        Some((last, [_, ..])) => format!("{} and {last}", names[..names.len() - 1].join(", ")),
+        _ => names.join(""),
+    }
+}
+
 /// Returns a path as the text of an event.
 pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -229,6 +265,8 @@ pub(super) struct Watcher<'a> {
 #[derive(Default)]
 struct State {
     created: bool,
+    /// The layout before the first step.
+    from: Option<String>,
     moved: u64,
     leftovers: u64,
     /// The current step, with its number of versions and of bytes.
@@ -275,14 +313,18 @@ impl<'a> Watcher<'a> {
     fn upgraded(&self, store: &str, layout: &LayoutId) -> String {
         let Ok(state) = self.state.lock() else { return String::new() };
         let (moved, left) = (versions_of(state.moved), counted(state.leftovers, "leftover"));
-        match (state.created, state.leftovers) {
-            (true, _) => format!("created a new store in {store}, at layout {layout}"),
-            (_, 0) => format!("upgraded {store} to layout {layout}: {moved} moved"),
-            _ => {
-                let stay = left.verb("stays", "stay");
-                format!("upgraded {store} to layout {layout}: {moved} moved, {left} {stay} in place")
-            }
+        if state.created {
+            return format!("created a new store in {store}, at layout {layout}");
         }
+        let Some(from) = &state.from else { return format!("{store} is at layout {layout}") };
+        let left = match state.leftovers {
+            0 => String::new(),
+            _ => format!(", {left} {} in place", left.verb("stays", "stay")),
+        };
+        format!(
+            "upgraded {store} from layout {from} to {layout}: {moved} moved{left}\n\
+             help: to go back, stop all servers and run `stoa-migrate --store {store} --to {from}`"
+        )
     }
 
     /// Reports an event as a result, unless people see only one line.
@@ -298,6 +340,7 @@ impl<'a> Watcher<'a> {
             let (versions, bytes) =
                 (survey.map(|survey| survey.items), survey.and_then(exact).map(|survey| survey.bytes));
             state.step = Some((step.from.to_string(), step.to.to_string(), versions, bytes));
+            state.from.get_or_insert_with(|| step.from.to_string());
             state.reported = None;
         }
         let keys = StepKeys::of(step);
@@ -371,6 +414,13 @@ impl Events for Watcher<'_> {
                 let (from, to) = (from.as_str(), to.as_str());
                 self.result(&Event::StepEnd { state: "done", from, to, bytes, leftovers, versions: items });
             }
+            Engine::Remains { root, layout, paths, is_removed } => self.result(&Event::Remains {
+                store: text(root),
+                layout: layout.as_str(),
+                paths: paths.iter().map(|path| text(path)).collect(),
+                removed: is_removed,
+                is_planned: self.dry_run,
+            }),
             Engine::Created(layout) => {
                 if let Ok(mut state) = self.state.lock() {
                     state.created = true;

@@ -244,8 +244,11 @@ fn inside(root: &Path, path: &Path) -> Result<PathBuf, RunError> {
     }
 }
 
+/// The folders that must stay. The other folders of a store are made again when they are missing.
+const NEEDED: [&str; 3] = ["modules", "quarantine", "records"];
+
 /// Returns whether a path may be moved out of a store: it is below the root, and neither a marker, the lock nor a folder
-/// that every store has.
+/// that must stay.
 pub(super) fn may_be_moved(root: &Path, path: &Path) -> bool {
     let Ok(relative) = path.strip_prefix(root) else { return false };
     let names: Option<Vec<&str>> = relative
@@ -259,7 +262,7 @@ pub(super) fn may_be_moved(root: &Path, path: &Path) -> bool {
         None | Some([]) => false,
         Some([name]) => {
             *name != LOCK_NAME
-                && !stoa_store::FOLDERS.contains(name)
+                && !NEEDED.contains(name)
                 && !name.starts_with(TEMPORARY_PREFIX)
                 && Marker::parse(name).is_none()
         }

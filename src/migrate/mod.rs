@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use stoa_layout::events::Silent;
 use stoa_layout::{
-    Cancel, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, StepError,
+    Cancel, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, State, StepError,
 };
 
 use crate::command;
@@ -84,6 +85,10 @@ fn dispatch(
             let settings = Settings::new(world, args.common.config.clone());
             reporter.finish(&status::of_any(&root, layouts, &settings)?)?;
         }
+        Some(Command::Describe) => {
+            let options = Options { auto: true, ..options };
+            describe(layouts, &root, &options, reporter)?;
+        }
         Some(Command::Leftovers { command }) => {
             leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
         }
@@ -106,6 +111,7 @@ fn resolve(args: &Args, world: &World) -> Result<(PathBuf, Options), CommandErro
         auto: args.auto,
         no_create: args.no_create,
         regenerate: args.regenerate,
+        clean: args.clean,
         lock_timeout: migrate.lock_timeout,
         threads: migrate.threads,
     };
@@ -142,6 +148,24 @@ fn migrate(
         }
         _ => Ok(()),
     }
+}
+
+/// Prints what a folder is that `stoa` does not upgrade by itself. Fails as an upgrade would.
+fn describe(
+    layouts: &Layouts,
+    root: &Path,
+    options: &Options,
+    reporter: &Reporter,
+) -> Result<(), CommandError> {
+    let cancel = Cancel::default();
+    let runner = Runner { root, layouts, options, events: &Silent, cancel: &cancel };
+    let text = match runner.check().map_err(|error| failure(root, &error))? {
+        State::At(layout) | State::Untagged(layout) => format!("it is a store at layout {layout}"),
+        State::Migrating { from, to } => format!("it is in the middle of the step from {from} to {to}"),
+        State::Creating(_) => "its creation was interrupted".to_owned(),
+        _ => return Ok(()),
+    };
+    reporter.answer(&events::Event::Described { text })
 }
 
 fn leftovers(

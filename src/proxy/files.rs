@@ -61,7 +61,7 @@ impl Proxy {
 
     /// Answers with an info or a mod.
     pub(super) async fn small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Response {
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             if let Err(error) = self.verify_stored(client, permit).await {
                 return Problem::Failed(&error, Subject::File).answer();
             }
@@ -82,10 +82,12 @@ impl Proxy {
             if let Some(response) = self.not_awaited(client, permit, file.into()).await {
                 return response;
             }
-            let arrival = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
-                Ok(waiter) => waiter.small(file).await,
-                Err(error) => Err(error),
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
+                Ok(waiter) => waiter,
+                Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
+            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
+            let arrival = waiter.small(file).await;
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
                     let digest = Sha256::digest(&bytes).into();
@@ -95,6 +97,8 @@ impl Proxy {
                     return response;
                 }
                 Ok(Arrival::Stored) => {}
+                // Only the request that started the flight has passed a loop.
+                Err(Unavailable::Loop(_)) if may_join_again => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
@@ -245,7 +249,7 @@ impl Proxy {
     /// Answers with a zip.
     pub(super) async fn zip(&self, client: Client<'_>, permit: Permit<'_>) -> Response {
         let version = permit.version();
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             if let Err(error) = self.verify_stored(client, permit).await {
                 return Problem::Failed(&error, Subject::File).answer();
             }
@@ -277,9 +281,11 @@ impl Proxy {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
+            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
             if client.wants_whole() {
                 match waiter.stored().await {
                     Ok(()) => continue,
+                    Err(Unavailable::Loop(_)) if may_join_again => continue,
                     Err(error) => return Problem::Failed(&error, Subject::File).answer(),
                 }
             }
@@ -290,6 +296,8 @@ impl Proxy {
                     return answer::module(StatusCode::OK, ZIP, caching, body);
                 }
                 Ok(Arrival::Stored) => {}
+                // Only the request that started the flight has passed a loop.
+                Err(Unavailable::Loop(_)) if may_join_again => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }

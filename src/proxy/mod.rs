@@ -237,10 +237,16 @@ impl Proxy {
             log::error!(reason:% = error; "not ready: cannot read the store");
             return Problem::NotReady.answer();
         }
-        match &self.options.degraded {
-            None => answer::text("ready\n"),
-            Some(reason) => answer::text(format!("ready\ndegraded: no upstream: {reason}\n")),
+        let mut text = "ready\n".to_owned();
+        if let Some(reason) = &self.options.degraded {
+            text += &format!("degraded: no upstream: {reason}\n");
         }
+        if let Some(folder) = self.store().missing_staging() {
+            // Clients see no paths of this machine.
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            text += &format!("degraded: staging/{name} is missing, the next download creates it again\n");
+        }
+        answer::text(text)
     }
 
     fn store(&self) -> &Store {

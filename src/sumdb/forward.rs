@@ -91,8 +91,18 @@ impl Sumdb {
         if is_offline {
             return Err(Unavailable::Offline(what()));
         }
+        let wait =
+            async |task: Task<_>| task.wait().await.unwrap_or_else(|| Err(Unavailable::Broken(what())));
         let answer = match self.request(name, question, via) {
-            Ok(task) => task.wait().await.unwrap_or_else(|| Err(Unavailable::Broken(what()))),
+            Ok(task) if task.is_joined() => match wait(task).await {
+                // Only the request that started the task has passed a loop.
+                Err(Unavailable::Loop(_)) => match self.request(name, question, via) {
+                    Ok(task) => wait(task).await,
+                    Err(error) => Err(error),
+                },
+                answer => answer,
+            },
+            Ok(task) => wait(task).await,
             Err(error) => Err(error),
         };
         let path = question.path();

@@ -25,12 +25,20 @@ pub(crate) struct Once<K, V> {
 
 /// A handle to wait for a task.
 #[derive(Debug, Clone)]
-pub(crate) struct Task<V>(watch::Receiver<Option<V>>);
+pub(crate) struct Task<V> {
+    result: watch::Receiver<Option<V>>,
+    is_joined: bool,
+}
 
 impl<V: Clone> Task<V> {
+    /// Returns whether another caller started the task.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
     /// Waits until the task ends. Returns `None` if it panicked.
     pub(crate) async fn wait(mut self) -> Option<V> {
-        self.0.wait_for(Option::is_some).await.ok()?.clone()
+        self.result.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 
@@ -64,7 +72,7 @@ where
     {
         let mut running = lock(&self.running);
         if let Some(result) = running.get(key) {
-            return Some(Task(result.subscribe()));
+            return Some(Task { result: result.subscribe(), is_joined: true });
         }
         if running.len() >= MAX_RUNNING {
             return None;
@@ -84,7 +92,7 @@ where
             drop(registered);
             result.send_replace(Some(value));
         });
-        Some(Task(task))
+        Some(Task { result: task, is_joined: false })
     }
 }
 

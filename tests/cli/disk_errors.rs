@@ -214,6 +214,7 @@ fn the_way_on() {
         ("v0", "v2", PLACES[0].1),
         ("v1", "v2", PLACES[1].1),
         ("v2", "v0", PLACES[2].1),
+        ("v2", "v1", "index"),
     ] {
         let clean = Store::at(at);
         fs::remove_dir_all(clean.root().join(folder)).unwrap();
@@ -267,7 +268,15 @@ fn the_way_on_before_the_store_is_recognised() {
 fn own_parts_are_refused() {
     let store = Store::at("v2");
     let before = files(&store.root());
-    for path in ["store/modules", "store/layout.v2", "store/store.lock", "store", "bin", "store/../home"] {
+    for path in [
+        "store/modules",
+        "store/records",
+        "store/layout.v2",
+        "store/store.lock",
+        "store",
+        "bin",
+        "store/../home",
+    ] {
         let ended = store.programs.migrate(["leftovers", "move", "out", path]);
         assert_eq!(ended.code, 64, "{path}: {ended:?}");
         assert!(ended.err.contains(path) && ended.err.contains("nothing was changed"), "{path}: {ended:?}");

@@ -169,7 +169,7 @@ fn an_older_store_is_upgraded() {
     let version = put_version(&root);
     let ended = next.stoa(["path", PAIR]);
     assert_eq!((ended.code, ended.out), (0, format!("{}\n", version.join("zip").display())));
-    assert!(ended.err.contains("layout v3"), "{}", ended.err);
+    assert!(ended.err.contains("from layout v2 to v3"), "{}", ended.err);
     let names = names(&root);
     assert!(names.contains(&"layout.v3".to_owned()) && !names.contains(&"layout.v2".to_owned()), "{names:?}");
 }

@@ -181,7 +181,7 @@ fn a_fresh_store_is_equal() {
             // The zip that the golden store has, whatever the compressing library makes of it today.
             let zip = folder().join("v2").join(&Shape::V2.paths(module, version)[stores::ZIP]);
             let mut draft = store.draft(&pair).unwrap();
-            (&*draft.zip()).write_all(&fs::read(zip).unwrap()).unwrap();
+            (&**draft.zip()).write_all(&fs::read(zip).unwrap()).unwrap();
             draft.write_mod(&modfile).unwrap();
             let draft = draft.seal(&info).unwrap();
             let claim = store.claim(&pair).unwrap();

@@ -18,6 +18,7 @@ mod command_line;
 mod commands;
 mod concurrency;
 mod config;
+mod copies;
 mod crowds;
 mod direct;
 mod disk_errors;
@@ -25,6 +26,7 @@ mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
+mod fuse;
 mod gate;
 mod golden;
 mod guide;
@@ -36,6 +38,7 @@ mod install;
 mod leftovers;
 mod migrate;
 mod old_stores;
+mod overlay;
 mod pages;
 mod pairs;
 mod policy;
@@ -43,6 +46,7 @@ mod progress;
 mod removal;
 mod resolving;
 mod server_log;
+mod staging;
 mod texts;
 mod tidy;
 mod times;
@@ -60,6 +64,7 @@ fn main() {
         ("commands", commands::cases()),
         ("concurrency", concurrency::cases()),
         ("config", config::cases()),
+        ("copies", copies::cases()),
         ("crowds", crowds::cases()),
         ("direct", direct::cases()),
         ("disk_errors", disk_errors::cases()),
@@ -67,6 +72,7 @@ fn main() {
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
+        ("fuse", fuse::cases()),
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),
@@ -77,6 +83,7 @@ fn main() {
         ("leftovers", leftovers::cases()),
         ("migrate", migrate::cases()),
         ("old_stores", old_stores::cases()),
+        ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
         ("policy", policy::cases()),
@@ -84,6 +91,7 @@ fn main() {
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
+        ("staging", staging::cases()),
         ("texts", texts::cases()),
         ("tidy", tidy::cases()),
         ("times", times::cases()),

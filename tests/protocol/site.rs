@@ -130,7 +130,7 @@ impl Site {
         use std::io::Write;
         let claim = self.store.claim(&module.version).unwrap();
         let mut draft = self.store.draft(&module.version).unwrap();
-        (&*draft.zip()).write_all(&module.zip).unwrap();
+        (&**draft.zip()).write_all(&module.zip).unwrap();
         draft.write_mod(&module.modfile).unwrap();
         self.store.publish(draft.seal(&module.info).unwrap(), &claim).unwrap();
     }

@@ -9,7 +9,7 @@ use testkit::client;
 use tokio::sync::oneshot;
 
 use super::site::{self, INSTANCE, Site};
-use testkit::upstream::Upstream;
+use testkit::upstream::{Module, Script, Upstream};
 
 #[test]
 fn an_upstream_gets_nothing_of_a_clients_via() {
@@ -104,4 +104,49 @@ fn invented_servers_are_no_loop() {
     }
     let own = format!("1.1 {INSTANCE}");
     assert_eq!(site.ask("GET", "/example.com/m/@v/list", &[("Via", &own)]).status, 508);
+}
+
+#[test]
+fn a_loop_of_one_client_concerns_no_other() {
+    let folder = site::folder();
+    let known = Instance::new(0x7777);
+    let name = known.to_string();
+    let module = Module::new("example.com/m@v1.0.0", 10);
+    let bodies = module.clone();
+    // An upstream that has the name which the client sends.
+    let upstream = Upstream::with(move |request| {
+        if request.header("via").is_some_and(|via| via.contains(&name)) {
+            return Script::Status(508, "text/plain", b"loop");
+        }
+        match request.path.rsplit('.').next() {
+            Some("info") => Script::Body(bodies.info.clone()),
+            Some("mod") => Script::Body(bodies.modfile.clone()),
+            Some("zip") => Script::Body(bodies.zip.clone()),
+            _ => Script::Body(b"v1.0.0\n".to_vec()),
+        }
+    });
+    let site = Site::start(folder.path(), upstream.url());
+    let via = format!("1.1 {known}");
+    let ask = |path: &str, via: Option<&str>| {
+        let headers: Vec<_> = via.map(|via| ("Via", via)).into_iter().collect();
+        site.ask("GET", path, &headers).status
+    };
+    let ask = &ask;
+    let (info, zip) = (module.path("info"), module.path("zip"));
+    let list = "/example.com/other/@v/list";
+    for (named, joined) in [(info.as_str(), vec![info.as_str(), zip.as_str()]), (list, vec![list])] {
+        upstream.hold(named);
+        std::thread::scope(|scope| {
+            let naming = scope.spawn(|| ask(named, Some(&via)));
+            upstream.wait_until_asked(named, 1);
+            let joined: Vec<_> = joined.iter().map(|path| scope.spawn(|| ask(path, None))).collect();
+            // A client that comes later than this asks by itself, which succeeds, too.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            upstream.release();
+            assert_eq!(naming.join().unwrap(), 508, "{named}");
+            for client in joined {
+                assert_eq!(client.join().unwrap(), 200, "{named}");
+            }
+        });
+    }
 }

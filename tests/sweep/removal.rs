@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use testkit::commands::{run, stoa};
 use testkit::server;
 use testkit::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
-use testkit::tracer::Traced;
+use testkit::tracer::{LOWER_LAYER, Traced};
 use testkit::upstream::Module;
 use testkit::{create, transcript};
 
@@ -26,6 +26,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ("lift", lift),
         ("prune", prune),
         ("notes of last use", notes_of_last_use),
+        ("remove from a lower layer", remove_from_a_lower_layer),
+        ("quarantine from a lower layer", quarantine_from_a_lower_layer),
+        ("purge in a lower layer", purge_in_a_lower_layer),
     ]);
     // It is a part of the one for good: killed only.
     tests.retain(|test| !test.name().starts_with("remove: ") || test.name() == "remove: SIGKILL");
@@ -99,6 +102,135 @@ fn removing(arguments: &'static [&'static str], is_recorded: fn(&toml::Table) ->
             // 1: it went in the run before.
             assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
             assert!(!root.join(FOLDER).exists());
+        }),
+    }
+}
+
+/// Brings a version to its place, whatever a removal by files has left there.
+fn fetch_and_purge(root: &Path, module: &Module) {
+    let tree = root.with_file_name("tree");
+    module.put_flat(&tree);
+    let output = stoa(root, &["fetch", PAIR, "--upstream", &format!("file://{}", tree.display())])
+        .env("STOA_CHECKSUM", "off")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", transcript(&output));
+    for name in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
+        assert!(fs::read(root.join(FOLDER).join(name.0)).unwrap() == *name.1);
+    }
+    let output = run(root, &["quarantine", "purge", "--all"]);
+    assert!(output.status.success(), "{}", transcript(&output));
+    let _ = fs::remove_dir_all(tree);
+}
+
+/// The files go one by one, the info first: without it the version is not in the store.
+fn remove_from_a_lower_layer() -> Scenario {
+    let module = Module::new(PAIR, 20_000);
+    let whole = Module::new(PAIR, 20_000);
+    Scenario {
+        prepare: Box::new(move |dir| {
+            create(&dir.join("store"));
+            module.put_unsealed(&dir.join("store"));
+        }),
+        command: Box::new(move |root| {
+            let mut command = stoa(root, &["remove", PAIR]);
+            command.env(LOWER_LAYER, "1");
+            command
+        }),
+        drive: Box::new(only_stderr),
+        check: Box::new(move |root, traced, told, is_kill| {
+            let folder = root.join(FOLDER);
+            if folder.join("info").exists() {
+                is_there(&folder, &whole, traced);
+            } else {
+                let record = record(&root.join(RECORD), traced);
+                assert!(record.is_some_and(|record| record.contains_key("h1")), "{:?}", traced.hit);
+            }
+            if !is_kill {
+                failed_clearly(traced, told);
+            }
+        }),
+        again: Box::new(move |root| {
+            let module = Module::new(PAIR, 20_000);
+            let output = run(root, &["remove", PAIR]);
+            // 1: it went in the run before.
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
+            fetch_and_purge(root, &module);
+        }),
+    }
+}
+
+/// Each file is at its place or in quarantine.
+fn quarantine_from_a_lower_layer() -> Scenario {
+    let corrupt = || {
+        let mut module = Module::new(PAIR, 20_000);
+        module.zip.truncate(10_000);
+        module
+    };
+    Scenario {
+        prepare: Box::new(move |dir| {
+            create(&dir.join("store"));
+            corrupt().put_unsealed(&dir.join("store"));
+        }),
+        command: Box::new(move |root| {
+            let mut command = stoa(root, &["verify"]);
+            command.env(LOWER_LAYER, "1");
+            command
+        }),
+        drive: Box::new(only_stderr),
+        check: Box::new(move |root, traced, _, _| {
+            let module = corrupt();
+            let files = [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)];
+            let entries = fs::read_dir(root.join("quarantine")).unwrap();
+            let entries: Vec<_> = entries.map(|entry| entry.unwrap().path().join("version")).collect();
+            for (name, content) in files {
+                let places =
+                    entries.iter().map(|entry| entry.join(name)).chain([root.join(FOLDER).join(name)]);
+                let found = places.filter(|place| fs::read(place).is_ok_and(|is| is == *content)).count();
+                assert_eq!(found, 1, "{name} after {:?}", traced.hit);
+            }
+            let folder = root.join(FOLDER);
+            if folder.join("info").exists() {
+                is_there(&folder, &module, traced);
+            }
+        }),
+        again: Box::new(move |root| {
+            // 1: the version is corrupt, or its files have no info.
+            let output = run(root, &["verify"]);
+            assert!(output.status.code().is_some_and(|code| code <= 1), "{}", transcript(&output));
+            fetch_and_purge(root, &Module::new(PAIR, 20_000));
+        }),
+    }
+}
+
+/// The rest of an entry can be purged, or goes at the next start.
+fn purge_in_a_lower_layer() -> Scenario {
+    Scenario {
+        prepare: Box::new(move |dir| {
+            let root = dir.join("store");
+            create(&root);
+            let mut module = Module::new(PAIR, 20_000);
+            module.zip.truncate(10_000);
+            module.put_unsealed(&root);
+            assert_eq!(run(&root, &["verify"]).status.code(), Some(1));
+        }),
+        command: Box::new(move |root| {
+            let mut command = stoa(root, &["quarantine", "purge", "--all"]);
+            command.env(LOWER_LAYER, "1");
+            command
+        }),
+        drive: Box::new(only_stderr),
+        check: Box::new(move |root, traced, _, _| {
+            for entry in fs::read_dir(root.join("quarantine")).unwrap() {
+                let entry = entry.unwrap().path();
+                let is_empty = fs::read_dir(&entry).unwrap().count() == 0;
+                assert!(is_empty || entry.join("reason.toml").exists(), "{:?}", traced.hit);
+            }
+        }),
+        again: Box::new(move |root| {
+            let output = run(root, &["quarantine", "purge", "--all"]);
+            assert!(output.status.success(), "{}", transcript(&output));
+            assert_eq!(fs::read_dir(root.join("quarantine")).unwrap().count(), 0);
         }),
     }
 }

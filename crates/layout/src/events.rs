@@ -73,6 +73,18 @@ pub enum Event<'a> {
         /// Reported leftovers.
         leftovers: u64,
     },
+    /// Files of the program at a layout without a marker, which other programs use. A downgrade keeps them, and
+    /// cleaning removes them.
+    Remains {
+        /// The root.
+        root: &'a Path,
+        /// The layout.
+        layout: &'a LayoutId,
+        /// Their paths.
+        paths: &'a [PathBuf],
+        /// Whether they are removed, and not kept.
+        is_removed: bool,
+    },
     /// A new store is created.
     Created(&'a LayoutId),
     /// The lost marker of a store is restored.

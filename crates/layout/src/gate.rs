@@ -286,6 +286,9 @@ impl Gate<'_> {
     }
 
     fn share(&self, access: Mode) -> Result<Option<SharedLock>, GateError> {
+        if access == Mode::ReadWrite {
+            lock::unshare(self.root);
+        }
         let attempt = SharedLock::try_acquire(self.root);
         match attempt {
             Ok(Some(lock)) => Ok(Some(lock)),
@@ -294,7 +297,11 @@ impl Gate<'_> {
                 holders.retain(|holder| holder.exclusive);
                 let names = lock::names(&holders);
                 log::warn!(holder:% = names, lock:% = self.root.join(LOCK_NAME).display(); "waiting for the lock of the store");
-                Ok(Some(SharedLock::acquire(self.root)?))
+                match SharedLock::acquire(self.root) {
+                    // A downgrade that cleans up removed the file.
+                    Err(LockError::Path(error)) if error.is_not_found() => self.share(access),
+                    lock => Ok(Some(lock?)),
+                }
             }
             Err(LockError::Unsupported { path, source }) if access == Mode::ReadOnly => {
                 log::warn!(lock:% = path.display(), reason:% = source; "serving read-only without a lock");

@@ -1,10 +1,15 @@
-//! The lock of a store: the file `store.lock`, locked with flock and never deleted.
+//! The lock of a store: the file `store.lock`, locked with flock. Only a downgrade that cleans up deletes it, as its exclusive
+//! holder. Whoever waited for the deleted file must take the lock again.
 //!
 //! Every process that keeps the store open shares the lock. A migrator holds it exclusively. The kernel releases the
 //! lock when a process dies, so there is nothing to clean up. This lock is taken before any other lock below the root.
 //! The exclusive holder writes its name into the file for messages; no program relies on it.
 //!
 //! Functions that change the state of a store take an [`ExclusiveLock`] as a value.
+//!
+//! A copy made with hard links (`cp -al`) shares the lock files of the original. So a lock file with several names is
+//! replaced by a new file as soon as a process holds it alone. For this reason a process checks after locking that the
+//! path still names the file that it locked.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -19,6 +24,7 @@ use crate::PathError;
 use crate::clock::now;
 use crate::durable::Durable;
 use crate::error::PathContext;
+use crate::marker::TEMPORARY_PREFIX;
 
 /// The name of the lock file in the root.
 pub const LOCK_NAME: &str = "store.lock";
@@ -74,20 +80,31 @@ impl SharedLock {
     /// The file is opened for reading only, so the lock works on a read-only file system. A missing file is an error
     /// with [`PathError::is_not_found`].
     pub fn try_acquire(root: &Path) -> Result<Option<Self>, LockError> {
-        let (file, path) = Self::open(root)?;
-        let taken = outcome(fs2::FileExt::try_lock_shared(&file), &path)?;
-        Ok(taken.then_some(Self { _file: file }))
+        let (mut file, path) = Self::open(root)?;
+        for _ in 0..REPLACED {
+            if !outcome(fs2::FileExt::try_lock_shared(&file), &path)? {
+                return Ok(None);
+            }
+            if is_at(&file, &path) {
+                break;
+            }
+            file = Self::open(root)?.0;
+        }
+        Ok(Some(Self { _file: file }))
     }
 
     /// Waits until no process holds the lock exclusively, then takes it.
     pub fn acquire(root: &Path) -> Result<Self, LockError> {
-        let (file, path) = Self::open(root)?;
+        let (mut file, path) = Self::open(root)?;
         loop {
             match fs2::FileExt::lock_shared(&file) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     outcome(result, &path)?;
-                    return Ok(Self { _file: file });
+                    if is_at(&file, &path) {
+                        return Ok(Self { _file: file });
+                    }
+                    file = Self::open(root)?.0;
                 }
             }
         }
@@ -107,15 +124,15 @@ impl ExclusiveLock {
     pub fn try_acquire(root: &Path, program: &str) -> Result<Option<Self>, LockError> {
         let durable = Durable::for_root(root)?;
         let path = root.join(LOCK_NAME);
-        let file = match durable.open_or_create(&path) {
+        let open = || match durable.open_or_create(&path) {
             // Root created the file and died before it changed the owner. The file can be locked, not signed.
-            Err(error) if error.errno() == Some(Errno::ACCESS) => Self::open_to_read(&path).ok_or(error)?,
-            result => result?,
+            Err(error) if error.errno() == Some(Errno::ACCESS) => Self::open_to_read(&path).ok_or(error),
+            result => result,
         };
-        if !outcome(fs2::FileExt::try_lock_exclusive(&file), &path)? {
-            return Ok(None);
-        }
-        Ok(Some(Self { file, root: root.to_owned(), program: program.to_owned(), durable }))
+        // A killed process may leave the temporary file, which is swept as a temporary marker.
+        let file = lock_alone(&path, open, || durable.replace_file(&path, TEMPORARY_PREFIX, b""))?;
+        let (root, program) = (root.to_owned(), program.to_owned());
+        Ok(file.map(|file| Self { file, root, program, durable }))
     }
 
     fn open_to_read(path: &Path) -> Option<File> {
@@ -131,6 +148,9 @@ impl ExclusiveLock {
 
     fn try_sign(&self) -> io::Result<()> {
         let (mut file, program) = (&self.file, &self.program);
+        if has_several_names(file) {
+            return Ok(());
+        }
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "pid = {}\nprogram = {program:?}\nstarted = {:?}", std::process::id(), now())
@@ -158,19 +178,60 @@ pub struct FileLock {
 impl FileLock {
     /// Takes the lock, unless another process holds it (`None`). Creates the file if it is missing.
     pub fn try_acquire(path: &Path, durable: &Durable) -> Result<Option<Self>, LockError> {
-        let file = durable.open_or_create(path)?;
-        let taken = outcome(fs2::FileExt::try_lock_exclusive(&file), path)?;
-        Ok(taken.then_some(Self { file }))
+        let replace = || durable.replace_file(path, ".lock.", b"");
+        Ok(lock_alone(path, || durable.open_or_create(path), replace)?.map(|file| Self { file }))
     }
 
     /// Returns whether `path` still names the locked file. Another process may have removed it between opening and
     /// locking.
     pub fn is_at(&self, path: &Path) -> bool {
-        let (Ok(own), Ok(named)) = (self.file.metadata(), std::fs::symlink_metadata(path)) else {
-            return false;
-        };
-        (own.dev(), own.ino()) == (named.dev(), named.ino())
+        is_at(&self.file, path)
     }
+}
+
+/// How often a lock file may be replaced while it is locked. Then the lock counts all the same.
+const REPLACED: usize = 8;
+
+/// Locks a file alone (`None` if another process holds it), and replaces it by a new file if it has several names.
+fn lock_alone(
+    path: &Path,
+    open: impl Fn() -> Result<File, PathError>,
+    replace: impl Fn() -> Result<(), PathError>,
+) -> Result<Option<File>, LockError> {
+    let mut file = open()?;
+    for _ in 0..REPLACED {
+        if !outcome(fs2::FileExt::try_lock_exclusive(&file), path)? {
+            return Ok(None);
+        }
+        if is_at(&file, path) {
+            // If it cannot be replaced, both copies of the store lock each other out, which is safe.
+            if !has_several_names(&file) || replace().is_err() {
+                break;
+            }
+        }
+        file = open()?;
+    }
+    Ok(Some(file))
+}
+
+/// Replaces the lock file of a root that a copy of the store shares, unless a process holds it.
+pub fn unshare(root: &Path) {
+    let is_shared = std::fs::symlink_metadata(root.join(LOCK_NAME)).is_ok_and(|meta| meta.nlink() > 1);
+    if is_shared {
+        // Both copies lock each other out until this succeeds.
+        let _ = ExclusiveLock::try_acquire(root, "");
+    }
+}
+
+/// Returns whether a path names an open file.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(own), Ok(named)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
+    (own.dev(), own.ino()) == (named.dev(), named.ino())
+}
+
+/// Returns whether an open file has several names, as in a copy made with hard links.
+pub fn has_several_names(file: &File) -> bool {
+    file.metadata().is_ok_and(|meta| meta.nlink() > 1)
 }
 
 fn outcome(result: io::Result<()>, path: &Path) -> Result<bool, LockError> {
@@ -270,6 +331,39 @@ mod tests {
         let _first = SharedLock::acquire(dir.path()).unwrap();
         let _second = SharedLock::try_acquire(dir.path()).unwrap().unwrap();
         assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_lock_file_that_a_copy_shares_is_replaced() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        drop(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap());
+        let paths = [dir.path(), copy.path()].map(|root| root.join(LOCK_NAME));
+        std::fs::hard_link(&paths[0], &paths[1]).unwrap();
+        let reader = SharedLock::acquire(copy.path()).unwrap();
+        // It is unknown in which of both stores the file is locked.
+        assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_none());
+        unshare(dir.path());
+        let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(&paths[0]), inode(&paths[1]));
+        drop(reader);
+        let _original = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
+        let _copy = ExclusiveLock::try_acquire(copy.path(), "p").unwrap().unwrap();
+        assert_ne!(inode(&paths[0]), inode(&paths[1]));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_lock_of_a_deleted_file_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| SharedLock::acquire(dir.path()));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            crate::durable::remove_file(&dir.path().join(LOCK_NAME)).unwrap();
+            drop(exclusive);
+            assert!(matches!(waiter.join().unwrap(), Err(LockError::Path(e)) if e.is_not_found()));
+        });
+        assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_some());
     }
 
     #[cfg(target_os = "linux")]

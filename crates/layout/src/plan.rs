@@ -24,7 +24,8 @@ pub struct PlannedStep {
     pub description: String,
     /// Whether the step has begun already and is resumed.
     pub resumes: bool,
-    /// The survey. Only the first step of a plan has one, because only its tree exists already.
+    /// The survey. Only the first step of a plan has one, because only its tree exists already. A step that is resumed
+    /// has none, except in a dry run.
     pub survey: Option<Survey>,
 }
 
@@ -50,4 +51,21 @@ pub struct Refusal {
     pub exit: Exit,
     /// The message. It names the path and what to do next.
     pub message: String,
+}
+
+impl Refusal {
+    /// Words of most refusals before the first change.
+    const UNCHANGED: &str = "nothing was changed";
+
+    /// Returns the refusal of a step after other steps of the same run. It says where the store is.
+    pub(crate) fn after_steps(self, layout: &LayoutId) -> Self {
+        let now = format!("the store is at layout {layout} now, and can be used there");
+        let message = if self.message.contains(Self::UNCHANGED) {
+            self.message.replace(Self::UNCHANGED, &now)
+        } else {
+            let (reason, help) = self.message.split_once('\n').unwrap_or((&self.message, ""));
+            format!("{reason}; {now}\n{help}").trim_end().to_owned()
+        };
+        Self { message, ..self }
+    }
 }

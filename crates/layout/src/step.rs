@@ -2,7 +2,7 @@
 //! and the files that are derived from the rest.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::events::{Event, Events, Leftover};
 use crate::lock::ExclusiveLock;
@@ -33,6 +33,29 @@ pub trait Step: Sync {
     /// are then reported by the first pass.
     fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
         self.survey(root, direction, work)
+    }
+    /// Finds what forbids a step that has begun to go on in the same direction. A run that is killed again and again
+    /// must come to its work, so nothing here should take longer for a larger store.
+    fn resume(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
+        Ok(self.prepare(root, direction, work)?.refusals)
+    }
+    /// Finds what forbids the step while the store is still at the layout `at`, with other steps in between. Changes
+    /// nothing.
+    fn foresee(
+        &self,
+        root: &Path,
+        direction: Direction,
+        at: &LayoutId,
+        work: &Work<'_>,
+    ) -> Result<Vec<Refusal>, StepError> {
+        let _ = (root, direction, at, work);
+        Ok(Vec::new())
+    }
+    /// Returns the folders below a root at the older layout that belong to the newer layout, and that a step back keeps.
+    /// Unless `is_ours`, the folders may have these names for another reason, so their content decides.
+    fn remains(&self, root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepError> {
+        let _ = (root, is_ours);
+        Ok(Vec::new())
     }
     /// Makes one pass up. The runner calls it until a pass moves nothing.
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError>;

@@ -56,7 +56,7 @@ mod tests {
         let pairs = ["example.com/a@v1.0.0", "example.com/a@v1.1.0", "example.com/B@v1.0.0"].map(version);
         let drafts = pairs.each_ref().map(|v| {
             let mut draft = fixture.store.draft(v).unwrap();
-            (&*draft.zip()).write_all(&zip(v, "package a\n")).unwrap();
+            (&**draft.zip()).write_all(&zip(v, "package a\n")).unwrap();
             draft.write_mod(modfile(v).as_bytes()).unwrap();
             draft.seal_unsynced(info(v).as_bytes()).unwrap()
         });

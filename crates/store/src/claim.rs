@@ -5,6 +5,9 @@
 //! kernel frees the claim of a dead process at once. Two versions rarely share a byte, and then only wait for each
 //! other.
 //!
+//! A copy of the store made with hard links shares the file, so a process that opens the store replaces a file with several
+//! names while it holds no claim. For this reason a process checks after locking that the path still names the file.
+//!
 //! Records are only written under the claim, so a claim remembers the record of its version once it is read.
 //!
 //! Readers take no claim. Lock order: `store.lock`, then one claim. No process holds two claims at once.
@@ -17,7 +20,9 @@ use sha2::{Digest, Sha256};
 use stoa_gomod::ModuleVersion;
 use stoa_layout::durable::Durable;
 use stoa_layout::error::PathContext;
+use stoa_layout::lock::is_at;
 
+use crate::files::open_file;
 use crate::{Record, StoreError};
 
 /// A lock on one version, which allows to change it. Released when dropped or when the process dies.
@@ -60,9 +65,16 @@ impl Claim {
         durable: &Durable,
         version: &ModuleVersion,
     ) -> Result<Option<Self>, StoreError> {
-        let file = durable.open_or_create(claims)?;
-        let taken = lock_byte(&file, offset(version), false).at("lock", claims)?;
-        Ok(taken.then(|| Self::new(file, version)))
+        for attempt in 1.. {
+            let file = durable.open_or_create(claims)?;
+            if !lock_bytes(&file, (offset(version), 1), false).at("lock", claims)? {
+                return Ok(None);
+            }
+            if attempt == ATTEMPTS || is_at(&file, claims) {
+                return Ok(Some(Self::new(file, version)));
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn take(
@@ -70,11 +82,36 @@ impl Claim {
         durable: &Durable,
         version: &ModuleVersion,
     ) -> Result<Self, StoreError> {
-        let file = durable.open_or_create(claims)?;
-        lock_byte(&file, offset(version), true).at("lock", claims)?;
-        Ok(Self::new(file, version))
+        let mut attempt = 1;
+        loop {
+            let file = durable.open_or_create(claims)?;
+            lock_bytes(&file, (offset(version), 1), true).at("lock", claims)?;
+            if attempt == ATTEMPTS || is_at(&file, claims) {
+                return Ok(Self::new(file, version));
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Replaces the file of the claims if a copy of the store shares it and no process holds a claim. Otherwise the claims
+    /// of both stores exclude each other, which is safe.
+    pub(crate) fn unshare(claims: &Path, durable: &Durable) {
+        let Ok(Some((file, meta))) = open_file(claims) else { return };
+        if meta.links == 1 {
+            return;
+        }
+        drop(file);
+        // The lock is for writing.
+        let Ok(file) = durable.open_or_create(claims) else { return };
+        if lock_bytes(&file, (0, 0), false).is_ok_and(|taken| taken) && is_at(&file, claims) {
+            // If this fails, the claims stay shared.
+            let _ = durable.replace_file(claims, ".claims.", b"");
+        }
     }
 }
+
+/// How often the file may be replaced while it is locked. Then the claim counts all the same.
+const ATTEMPTS: u32 = 8;
 
 fn offset(version: &ModuleVersion) -> i64 {
     let digest = Sha256::digest(version.to_string());
@@ -84,14 +121,15 @@ fn offset(version: &ModuleVersion) -> i64 {
     i64::try_from(u64::from_be_bytes(first) >> 2).unwrap_or(0)
 }
 
+/// Locks a range of a file, up to the end of all files if its length is 0.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn lock_byte(file: &File, offset: i64, wait: bool) -> std::io::Result<bool> {
+fn lock_bytes(file: &File, (offset, length): (i64, i64), wait: bool) -> std::io::Result<bool> {
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, fcntl};
     use nix::libc::{F_WRLCK, SEEK_SET, flock};
 
     let byte =
-        flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: offset, l_len: 1, l_pid: 0 };
+        flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: offset, l_len: length, l_pid: 0 };
     loop {
         let argument = if wait { FcntlArg::F_OFD_SETLKW(&byte) } else { FcntlArg::F_OFD_SETLK(&byte) };
         match fcntl(file, argument) {
@@ -105,7 +143,7 @@ fn lock_byte(file: &File, offset: i64, wait: bool) -> std::io::Result<bool> {
 
 /// Locks the whole file, for systems without locks on a part of a file.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn lock_byte(file: &File, _: i64, wait: bool) -> std::io::Result<bool> {
+fn lock_bytes(file: &File, _: (i64, i64), wait: bool) -> std::io::Result<bool> {
     use rustix::fs::{FlockOperation, flock};
     use rustix::io::Errno;
 
@@ -137,6 +175,22 @@ mod tests {
         assert!(Claim::try_take(&claims, &durable, &b).unwrap().is_some());
         drop(first);
         assert!(Claim::try_take(&claims, &durable, &a).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_file_of_claims_that_a_copy_shares_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let [claims, copy] = ["claims", "copy"].map(|name| dir.path().join(name));
+        let durable = Durable::default();
+        let v = ModuleVersion::parse("example.com/a@v1.0.0").unwrap();
+        let held = Claim::take(&claims, &durable, &v).unwrap();
+        std::fs::hard_link(&claims, &copy).unwrap();
+        Claim::unshare(&copy, &durable);
+        assert!(Claim::try_take(&copy, &durable, &v).unwrap().is_none(), "the claim may belong to the copy");
+        drop(held);
+        Claim::unshare(&copy, &durable);
+        let _held = Claim::take(&claims, &durable, &v).unwrap();
+        assert!(Claim::try_take(&copy, &durable, &v).unwrap().is_some());
     }
 
     #[test]

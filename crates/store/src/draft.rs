@@ -1,16 +1,19 @@
 //! A version that is being written, in the staging folder of this process.
 //!
-//! The zip is written piece by piece and can be read while it grows. Sealing verifies the whole draft, and only a
-//! sealed draft can be published. Dropping a draft removes it.
+//! The zip is written piece by piece and can be read and synced while it grows. Sealing verifies the whole draft, and
+//! only a sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{panic, thread};
 
 use stoa_gomod::zip::{ExamineError, examine};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
-use stoa_layout::durable::{self, Durable};
+use stoa_layout::durable::{self, Durable, GrowingFile};
 use stoa_layout::error::PathContext;
 
 use crate::examine::{Source, find_fault};
@@ -21,18 +24,42 @@ use crate::{Meter, Store, StoreError, staging};
 /// A version that is being written.
 #[derive(Debug)]
 pub struct Draft {
-    folder: Folder,
+    // Before the folder, because fields drop in order: the files are closed before the folder is removed.
+    modfile: Option<(File, Vec<u8>)>,
+    zip: Arc<DraftZip>,
+    folder: Arc<Folder>,
     version: ModuleVersion,
     durable: Durable,
-    zip: Arc<File>,
-    modfile: Option<(File, Vec<u8>)>,
     meter: Meter,
+}
+
+/// The zip of a draft, open for reading and writing. The folder of the draft is removed after the last user of the zip
+/// has closed it.
+#[derive(Debug)]
+pub struct DraftZip {
+    file: GrowingFile,
+    _folder: Arc<Folder>,
+}
+
+impl Deref for DraftZip {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        self.file.file()
+    }
+}
+
+impl DraftZip {
+    /// Syncs the file while it is written.
+    pub fn sync_early(&self) {
+        self.file.sync_early();
+    }
 }
 
 /// A version that is written, verified and synced, and can be published.
 #[derive(Debug)]
 pub struct SealedDraft {
-    pub(crate) folder: Folder,
+    pub(crate) folder: Arc<Folder>,
     version: ModuleVersion,
     h1: H1,
 }
@@ -40,9 +67,6 @@ pub struct SealedDraft {
 /// A version that is written and verified, and can be synced together with others.
 #[derive(Debug)]
 pub struct UnsyncedDraft(pub(crate) SealedDraft);
-
-/// The files of a draft, still open since they were written, so that syncing them reports all write errors.
-type Written = [(Arc<File>, VersionFile); 4];
 
 /// A draft cannot be sealed. It was removed.
 #[derive(Debug, thiserror::Error)]
@@ -76,12 +100,23 @@ impl From<PathError> for SealError {
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    pub(crate) moved: bool,
+    is_moved: AtomicBool,
+}
+
+impl Folder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, is_moved: AtomicBool::new(false) }
+    }
+
+    /// Records that the folder was moved to its place.
+    pub(crate) fn keep(&self) {
+        self.is_moved.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.moved
+        if !self.is_moved.load(Ordering::Relaxed)
             && let Err(error) = durable::remove_tree(&self.path)
         {
             log::warn!(reason:% = error; "cannot remove a staging folder, trying again at the next start");
@@ -92,9 +127,11 @@ impl Drop for Folder {
 impl Store {
     /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
-        let folder = Folder { path: self.staging()?.fresh(), moved: false };
+        let folder = Arc::new(Folder::new(self.staging()?.fresh()));
         self.durable.create_dir(&folder.path)?;
-        let zip = Arc::new(self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?);
+        let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
+        let file = GrowingFile::new(file);
+        let zip = Arc::new(DraftZip { file, _folder: Arc::clone(&folder) });
         let meter = self.meter.clone();
         Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None, meter })
     }
@@ -107,72 +144,97 @@ impl Draft {
     }
 
     /// Returns the file of the zip, to be written from start to end. The written part can be read meanwhile.
-    pub fn zip(&self) -> Arc<File> {
+    pub fn zip(&self) -> Arc<DraftZip> {
         Arc::clone(&self.zip)
     }
 
     /// Returns the path of the zip, for messages.
     pub fn zip_path(&self) -> PathBuf {
-        self.folder.path.join(VersionFile::Zip.name())
+        self.path(VersionFile::Zip)
     }
 
     /// Writes the go.mod.
     pub fn write_mod(&mut self, body: &[u8]) -> Result<(), StoreError> {
-        let path = self.folder.path.join(VersionFile::Mod.name());
-        let file = staging::write_unsynced(&self.durable, &path, body)?;
-        self.modfile = Some((file, body.to_vec()));
+        self.modfile = Some((self.write(VersionFile::Mod, body)?, body.to_vec()));
         Ok(())
     }
 
     /// Verifies the draft, writes its info and its seal, and syncs it. Reads the whole zip.
     pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
-        let (draft, files) = self.examine(info)?;
-        for (file, name) in files {
-            durable::sync_file(&file, &draft.folder.path.join(name.name()))?;
-        }
-        durable::sync_dir(&draft.folder.path)?;
-        Ok(draft)
+        let info_file = self.write(VersionFile::Info, info)?;
+        // The files stay open since they were written, so that syncing them reports all write errors.
+        let sync = || {
+            self.zip.file.sync(&self.zip_path())?;
+            durable::sync_file(&info_file, &self.path(VersionFile::Info))?;
+            let Some((modfile, _)) = &self.modfile else { return Ok(()) };
+            durable::sync_file(modfile, &self.path(VersionFile::Mod))
+        };
+        // The disk writes the files while the zip is examined.
+        let (h1, synced) = at_once(thread::Builder::new(), || self.examine(info), &sync);
+        let h1 = h1?;
+        synced?;
+        let seal = self.path(VersionFile::Seal);
+        durable::sync_file(&write_seal(&self.durable, &seal, &h1, &self.folder.path)?, &seal)?;
+        durable::sync_dir(&self.folder.path)?;
+        Ok(self.sealed(h1))
     }
 
     /// Does the same as [`Self::seal`] without syncing, which [`crate::Batch`] does for many drafts at once.
     pub fn seal_unsynced(self, info: &[u8]) -> Result<UnsyncedDraft, SealError> {
-        Ok(UnsyncedDraft(self.examine(info)?.0))
+        let h1 = self.examine(info)?;
+        self.write(VersionFile::Info, info)?;
+        write_seal(&self.durable, &self.path(VersionFile::Seal), &h1, &self.folder.path)?;
+        Ok(UnsyncedDraft(self.sealed(h1)))
     }
 
-    /// Verifies the draft and writes its info and its seal. Returns the draft and its open files.
-    fn examine(self, info: &[u8]) -> Result<(SealedDraft, Written), SealError> {
-        let Self { folder, version, durable, zip, modfile, meter } = self;
+    fn path(&self, file: VersionFile) -> PathBuf {
+        self.folder.path.join(file.name())
+    }
+
+    fn write(&self, file: VersionFile, content: &[u8]) -> Result<File, PathError> {
+        staging::write_unsynced(&self.durable, &self.path(file), content)
+    }
+
+    fn sealed(self, h1: H1) -> SealedDraft {
+        SealedDraft { folder: self.folder, version: self.version, h1 }
+    }
+
+    /// Verifies the draft with this info. Returns the hash of its zip.
+    fn examine(&self, info: &[u8]) -> Result<H1, SealError> {
+        let version = &self.version;
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
-        let path = |file: VersionFile| folder.path.join(file.name());
-        let (modfile, mod_body) = modfile.ok_or_else(|| broken("it has no mod".to_owned()))?;
-        let source = Source::new(&zip, &meter).at("stat", &path(VersionFile::Zip))?;
-        let examined = match examine(&source, &version) {
+        let (_, mod_body) = self.modfile.as_ref().ok_or_else(|| broken("it has no mod".to_owned()))?;
+        let source = Source::new(&self.zip, &self.meter).at("stat", &self.zip_path())?;
+        let examined = match examine(&source, version) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),
             Err(ExamineError::Read(error)) => {
-                return Err(PathError::new("read", path(VersionFile::Zip), error).into());
+                return Err(PathError::new("read", self.zip_path(), error).into());
             }
         };
-        if examined.go_mod.as_ref().is_some_and(|own| *own != mod_body) {
-            return Err(SealError::OtherMod { version });
+        if examined.go_mod.as_ref().is_some_and(|own| own != mod_body) {
+            return Err(SealError::OtherMod { version: version.clone() });
         }
-        if let Some(fault) = find_fault(&version, info, &mod_body, &examined) {
-            return Err(broken(fault));
+        match find_fault(version, info, mod_body, &examined) {
+            Some(fault) => Err(broken(fault)),
+            None => Ok(examined.h1),
         }
-        let write = |file: VersionFile, content: &[u8]| {
-            staging::write_unsynced(&durable, &path(file), content).map(Arc::new)
-        };
-        let seal =
-            write_seal(&durable, &path(VersionFile::Seal), &examined.h1, &folder.path).map(Arc::new)?;
-        let info = write(VersionFile::Info, info)?;
-        let files = [
-            (Arc::new(modfile), VersionFile::Mod),
-            (zip, VersionFile::Zip),
-            (seal, VersionFile::Seal),
-            (info, VersionFile::Info),
-        ];
-        Ok((SealedDraft { folder, version, h1: examined.h1 }, files))
     }
+}
+
+/// Does two things at the same time, or one after the other if the system has no more threads.
+fn at_once<A, B: Send>(
+    thread: thread::Builder,
+    here: impl FnOnce() -> A,
+    beside: &(impl Fn() -> B + Sync),
+) -> (A, B) {
+    thread::scope(|scope| match thread.spawn_scoped(scope, beside) {
+        Ok(running) => {
+            let here = here();
+            (here, running.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+        }
+        Err(_) => (here(), beside()),
+    })
 }
 
 impl UnsyncedDraft {
@@ -196,5 +258,21 @@ impl SealedDraft {
     /// Sets the time of publishing, which is the time of the info.
     pub(crate) fn stamp(&self) -> Result<(), PathError> {
         durable::touch(&self.folder.path.join(VersionFile::Info.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_things_are_done_with_and_without_another_thread() {
+        let own = thread::current().id();
+        let beside = || thread::current().id();
+        let (here, other) = at_once(thread::Builder::new(), || thread::current().id(), &beside);
+        assert!(here == own && other != own);
+        // No system has the memory for this stack.
+        let refused = thread::Builder::new().stack_size(1 << 60);
+        assert_eq!(at_once(refused, || 1, &beside), (1, own));
     }
 }

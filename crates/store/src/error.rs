@@ -21,6 +21,9 @@ pub enum StoreError {
     /// Another program keeps putting something in the place of a version.
     #[error("cannot publish {path}: another program keeps creating it\nhelp: find the other program that writes below the store", path = .0.display())]
     Contended(PathBuf),
+    /// A file of a version was written to, or its change time moved, while the version was examined.
+    #[error("cannot seal {path}: its zip was written to meanwhile\nhelp: find the program that changes this file, then try again", path = .0.display())]
+    Changed(PathBuf),
     /// Another process holds a lock that is normally held for milliseconds.
     #[error("cannot lock {path}: another process has held it for more than {patience:?}\nhelp: find the process that has this file open and see whether it is stopped, then try again", path = path.display())]
     Busy {
@@ -49,7 +52,7 @@ impl StoreError {
                 let errno = error.errno();
                 !matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::MFILE))
             }
-            Self::Contended(_) | Self::Record { .. } => true,
+            Self::Contended(_) | Self::Changed(_) | Self::Record { .. } => true,
             Self::Busy { .. } | Self::Lock(_) | Self::ReadOnly(_) => false,
         }
     }
@@ -62,7 +65,7 @@ impl StoreError {
             Self::ReadOnly(_) => Exit::PERMISSION,
             Self::Contended(_) => Exit::CANT_CREATE,
             Self::Busy { .. } => Exit::BUSY,
-            Self::Record { .. } => Exit::IO,
+            Self::Changed(_) | Self::Record { .. } => Exit::IO,
         }
     }
 }

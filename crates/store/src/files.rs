@@ -1,8 +1,7 @@
 //! Files and folders as the store reads them: without following a symlink, and up to a limit.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -11,6 +10,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::io::Errno;
 use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
+
+use crate::metadata::Metadata;
 
 /// The maximum size of an info or a go.mod in bytes: Go's own limit for a go.mod.
 pub(crate) const SMALL_LIMIT: u64 = 16 << 20;
@@ -28,7 +29,7 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     pub(crate) fn of(meta: &Metadata) -> Self {
-        Self { device: meta.dev(), inode: meta.ino(), changed: (meta.ctime(), meta.ctime_nsec()) }
+        Self { device: meta.device, inode: meta.inode, changed: meta.changed }
     }
 
     /// Returns the stamp of a folder. `None` if there is no folder at the path; a symlink is not followed.
@@ -55,7 +56,7 @@ impl Stamp {
 
 /// Returns the metadata of a path; a symlink is not followed. `None` if nothing exists there.
 pub(crate) fn metadata(path: &Path) -> Result<Option<Metadata>, PathError> {
-    match fs::symlink_metadata(path) {
+    match Metadata::of_path(path) {
         Ok(meta) => Ok(Some(meta)),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(PathError::new("stat", path, error)),
@@ -84,7 +85,7 @@ pub(crate) fn open_file(path: &Path) -> Result<Option<(File, Metadata)>, PathErr
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => {
             let file = File::from(fd);
-            let meta = file.metadata().at("stat", path)?;
+            let meta = Metadata::of_file(&file).at("stat", path)?;
             Ok(meta.is_file().then_some((file, meta)))
         }
         // NXIO: a socket cannot be opened.

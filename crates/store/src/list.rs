@@ -1,6 +1,6 @@
 //! Listing the versions of a module: the folders in its `@v` that have canonical names.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +11,7 @@ use stoa_layout::PathError;
 use stoa_layout::error::PathContext;
 
 use crate::files::{Stamp, metadata};
+use crate::metadata::Metadata;
 use crate::{Store, StoreError};
 
 /// Versions of a module in memory, with the state of the folder that they were read from.

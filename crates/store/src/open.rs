@@ -174,8 +174,23 @@ impl Store {
         }
     }
 
+    /// Returns the staging folder of this process if it is missing, because a person removed it. The next operation
+    /// that writes creates it again.
+    pub fn missing_staging(&self) -> Option<PathBuf> {
+        self.run.as_ref().and_then(Run::missing)
+    }
+
+    /// Returns the staging folder of this process. Creates it again if a person has removed it.
     pub(crate) fn staging(&self) -> Result<&Run, StoreError> {
-        self.run.as_ref().ok_or_else(|| StoreError::ReadOnly(self.root().to_owned()))
+        let run = self.run.as_ref().ok_or_else(|| StoreError::ReadOnly(self.root().to_owned()))?;
+        if let Some(missing) = run.missing() {
+            // Without its marker the root may be the folder below an unmounted disk.
+            self.check()?;
+            if run.create_again()? {
+                log::warn!(path:% = missing.display(); "created the staging folder again, another program removed it");
+            }
+        }
+        Ok(run)
     }
 
     pub(crate) fn has_info(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
@@ -187,6 +202,7 @@ impl Store {
             durable.ensure_dir(&root.join(folder))?;
         }
         let paths = Paths::new(root);
+        Claim::unshare(&paths.claims(), durable);
         let run = Run::begin(&paths.staging(), durable)?;
         // Not fatal: a process that cannot remove leftovers can still serve.
         for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(&paths, durable)] {

@@ -23,7 +23,7 @@
 //! written 1/16 of the bound.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
@@ -41,6 +41,7 @@ use stoa_layout::{PathError, durable};
 use crate::cache::{dated_files, hex, place, remove_oldest};
 use crate::files::{SMALL_LIMIT, Stamp, list, lock, metadata, open_file};
 use crate::list::has_settled;
+use crate::metadata::Metadata;
 use crate::read::ZipFile;
 use crate::{Claim, Store, StoreError};
 
@@ -166,8 +167,10 @@ impl Pairs<'_> {
                     && !self.0.is_read_only()
                     && pair.modified.elapsed().is_ok_and(|age| age > RENEWED_AFTER)
                 {
-                    // Without a new time the pair is only evicted earlier.
-                    let _ = durable::touch(&path);
+                    // Without a new time the pair is only evicted earlier. A copy of the store may share the file.
+                    if metadata(&path).is_ok_and(|meta| meta.is_some_and(|meta| meta.links == 1)) {
+                        let _ = durable::touch(&path);
+                    }
                 }
                 pair
             }
@@ -223,7 +226,7 @@ impl Pairs<'_> {
     /// Returns the size of the pair of a version in bytes. `None` if there is no pair.
     pub fn size(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
         let meta = metadata(&self.path(version))?;
-        Ok(meta.filter(fs::Metadata::is_file).map(|meta| meta.len()))
+        Ok(meta.filter(Metadata::is_file).map(|meta| meta.len()))
     }
 
     /// Returns the versions of a module that have a pair, sorted.
@@ -394,6 +397,7 @@ fn read(
 mod tests {
     use super::*;
     use crate::testing::{Fixture, damages, info, modfile, put_unsealed, staged, version};
+    use std::fs;
 
     fn pair(version: &ModuleVersion) -> Pair {
         Pair {
@@ -473,7 +477,7 @@ mod tests {
         file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
         let found = store.pairs().get(&v).unwrap();
         // A known pair is not read again, or the other origin would not be found here.
-        let stamp = Stamp::of(&file.metadata().unwrap());
+        let stamp = Stamp::of(&Metadata::of_file(&file).unwrap());
         let known = store.known_pairs.get(&stamp).unwrap();
         store.known_pairs.insert(stamp, KnownPair { origin: "from memory".to_owned(), ..known });
         let again = store.pairs().get(&v).unwrap();

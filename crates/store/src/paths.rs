@@ -1,12 +1,12 @@
 //! The paths below the root of a store. No other module joins these names.
 
-use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::PathError;
 
 use crate::files::metadata;
+use crate::metadata::Metadata;
 
 /// A file of a published version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

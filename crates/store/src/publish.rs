@@ -134,15 +134,10 @@ impl Store {
         Ok(record.objection(h1, gomod_h1.as_ref()))
     }
 
-    fn published(
-        &self,
-        mut draft: SealedDraft,
-        claim: &Claim,
-        placed: Placed,
-    ) -> Result<Published, StoreError> {
+    fn published(&self, draft: SealedDraft, claim: &Claim, placed: Placed) -> Result<Published, StoreError> {
         match placed {
             Placed::Ours => {
-                draft.folder.moved = true;
+                draft.folder.keep();
                 Ok(Published::Ours(draft.h1().clone()))
             }
             Placed::Theirs(theirs) => self.yield_to(draft, claim, &theirs),
@@ -150,7 +145,7 @@ impl Store {
         }
     }
 
-    fn yield_to(&self, mut draft: SealedDraft, claim: &Claim, theirs: &H1) -> Result<Published, StoreError> {
+    fn yield_to(&self, draft: SealedDraft, claim: &Claim, theirs: &H1) -> Result<Published, StoreError> {
         let same = draft.h1() == theirs;
         if !same {
             log::error!(
@@ -159,7 +154,7 @@ impl Store {
             );
             let reason = format!("the zip published first has {theirs}, this zip has {}", draft.h1());
             self.quarantine_folder(claim, &draft.folder.path, &reason)?;
-            draft.folder.moved = true;
+            draft.folder.keep();
         }
         Ok(Published::Theirs { same })
     }

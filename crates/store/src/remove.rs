@@ -3,6 +3,10 @@
 //! A reader with an open file of the version reads it to its end. A killed process leaves the whole version, or the
 //! rest of it in staging, which the next start removes. The record is on disk before the rename. Folders of modules
 //! are never removed while the store is in use, because another process may be about to publish into them.
+//!
+//! On overlayfs a folder of a lower layer cannot be renamed. Then the files are removed one by one, and the info first:
+//! from then on the version is not in the store. A killed process leaves the other files as a leftover in the place of
+//! the version, and the next publish of the version moves them to quarantine.
 
 use std::time::SystemTime;
 
@@ -12,9 +16,10 @@ use stoa_layout::durable;
 use crate::change::Change;
 use crate::examine::{Examination, examine_folder};
 use crate::files::Stamp;
+use crate::metadata::Metadata;
 use crate::paths::version_metadata;
 use crate::publish::hash_of_mod;
-use crate::{Claim, Record, Store, StoreError, Tombstone};
+use crate::{Claim, Record, Store, StoreError, Tombstone, VersionFile};
 
 /// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +87,7 @@ impl Store {
         }
         let [Some(info), modfile, zip] = version_metadata(&folder)? else { return Ok(None) };
         let published = info.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        let bytes = [Some(info), modfile, zip].iter().flatten().map(std::fs::Metadata::len).sum();
+        let bytes = [Some(info), modfile, zip].iter().flatten().map(Metadata::len).sum();
         Ok(Some(Footprint { bytes, published }))
     }
 
@@ -121,7 +126,14 @@ impl Store {
     fn take_away(&self, version: &ModuleVersion) -> Result<(), StoreError> {
         let folder = self.paths.version(version);
         let staged = self.staging()?.fresh();
-        durable::rename(&folder, &staged)?;
+        let staged = match durable::rename(&folder, &staged) {
+            Err(error) if durable::is_unmovable_dir(&error, &folder) => {
+                durable::remove_file(&folder.join(VersionFile::Info.name()))?;
+                durable::sync_dir(&folder)?;
+                folder.clone()
+            }
+            renamed => renamed.map(|()| staged)?,
+        };
         self.changed(version, Change::Removed);
         if let Some(parent) = folder.parent() {
             durable::sync_dir(parent)?;

@@ -13,7 +13,7 @@
 //! A folder that changed after its seal may come from a backup. Its record may say that the version was removed for
 //! good, or is another one.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -25,6 +25,7 @@ use stoa_layout::error::PathContext;
 
 use crate::examine::{Examination, info_fault};
 use crate::files::{SMALL_LIMIT, Stamp, metadata, open_file, read_bounded};
+use crate::metadata::Metadata;
 use crate::paths::VersionFile;
 use crate::seal_state::SealState;
 use crate::{Claim, Store, StoreError, staging};
@@ -56,19 +57,41 @@ impl Store {
         if let Some((h1, _)) = self.valid_seal(version, folder)? {
             return Ok(Some(h1));
         }
-        match self.examine(&path, version)? {
-            Examination::Whole { h1, zip, .. } => {
-                self.add_seal(&path, &h1, folder, zip)?;
-                if let Some(folder) = Stamp::at(&path)? {
-                    self.remember_seal(version, Some((h1.clone(), zip)), folder);
-                }
-                Ok(Some(h1))
-            }
+        match self.examine_and_seal(&path, version, folder)? {
+            Examination::Whole { h1, .. } => Ok(Some(h1)),
             Examination::Corrupt(reason) => {
                 self.quarantine_if_same(claim, folder, &reason)?;
                 Ok(None)
             }
         }
+    }
+
+    /// Reads a version and adds its seal if it is valid and has none. On a network file system the change time of the zip
+    /// may move after it was read, so the version is then read once more.
+    pub(crate) fn examine_and_seal(
+        &self,
+        path: &Path,
+        version: &ModuleVersion,
+        folder: Stamp,
+    ) -> Result<Examination, StoreError> {
+        for is_last in [false, true] {
+            let examination = self.examine(path, version)?;
+            let Examination::Whole { h1, zip, .. } = &examination else { return Ok(examination) };
+            if self.valid_seal(version, folder)?.is_some() {
+                return Ok(examination);
+            }
+            match self.add_seal(path, h1, folder, *zip) {
+                Err(StoreError::Changed(_)) if !is_last => {}
+                added => {
+                    added?;
+                    if let Some(folder) = Stamp::at(path)? {
+                        self.remember_seal(version, Some((h1.clone(), *zip)), folder);
+                    }
+                    return Ok(examination);
+                }
+            }
+        }
+        Err(StoreError::Changed(path.to_owned()))
     }
 
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
@@ -119,23 +142,23 @@ impl Store {
     /// Adds a seal to the folder that was examined, with this zip in it.
     pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp, zip: Stamp) -> Result<(), StoreError> {
         let seal = path.join(VersionFile::Seal.name());
-        let failed = |reason: &str| PathError::new("seal", path, io::Error::other(reason.to_owned()));
-        let added = self.staging()?.place_file(|staged| {
+        self.staging()?.place_file(|staged| {
             let file = write_seal(&self.durable, staged, h1, path)?;
             durable::sync_file(&file, staged)?;
+            drop(file);
             if !Stamp::at(path)?.is_some_and(|now| now.is_same_file(folder)) {
-                return Err(failed("it was replaced meanwhile"));
+                let reason = io::Error::other("it was replaced meanwhile");
+                return Err(PathError::new("seal", path, reason).into());
             }
             // A zip that was written to since it was read gets no seal, however old its time is.
-            let now = fs::symlink_metadata(path.join(VersionFile::Zip.name())).at("stat", path)?;
+            let now = Metadata::of_path(&path.join(VersionFile::Zip.name())).at("stat", path)?;
             if Stamp::of(&now) != zip {
-                return Err(failed("its zip was written to meanwhile"));
+                return Err(StoreError::Changed(path.to_owned()));
             }
             // A plain rename: a file of this name is no valid seal, or this function would not be called.
             durable::rename(staged, &seal)?;
-            durable::sync_dir(path)
-        });
-        Ok(added?)
+            Ok(durable::sync_dir(path)?)
+        })
     }
 
     /// Returns the seal of a version with the stamp of its zip. `None` if there is no seal, the info is wrong, `mod` or
@@ -156,7 +179,7 @@ impl Store {
         let mut zip = None;
         for file in [VersionFile::Mod, VersionFile::Zip] {
             let path = folder.join(file.name());
-            let Some(meta) = metadata(&path)?.filter(fs::Metadata::is_file) else { return Ok(None) };
+            let Some(meta) = metadata(&path)?.filter(Metadata::is_file) else { return Ok(None) };
             let written = meta.modified().at("stat", &path)?;
             if written > sealed || (file == VersionFile::Zip && written != sealed && is_from_future(sealed)) {
                 return Ok(None);
@@ -203,9 +226,9 @@ pub(crate) fn read_seal(folder: &Path) -> Result<Option<(H1, SystemTime)>, PathE
 /// Writes a seal for the files in a folder to a place where no reader sees it yet. The caller syncs it.
 pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<File, PathError> {
     let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
-    let time = |meta: io::Result<fs::Metadata>| meta.and_then(|meta| meta.modified());
-    let written = time(file.metadata()).at("stat", seal)?;
-    let time_of = |file: VersionFile| time(fs::symlink_metadata(folder.join(file.name()))).ok();
+    let time = |meta: io::Result<Metadata>| meta.and_then(|meta| meta.modified());
+    let written = time(Metadata::of_file(&file)).at("stat", seal)?;
+    let time_of = |file: VersionFile| time(Metadata::of_path(&folder.join(file.name()))).ok();
     let zip = time_of(VersionFile::Zip);
     if time_of(VersionFile::Mod).is_some_and(|time| is_from_future(time) && Some(time) > zip) {
         // The seal must have the time of the zip. If this fails, the seal is kept in memory only.

@@ -3,9 +3,15 @@
 //! A process locks `staging/RUN/lock` for its whole life. A process that opens the store removes the folders whose
 //! lock is free, because their processes are dead. Such a sweep may remove a folder between its creation and its
 //! locking. So a process checks after locking that the path still names the file that it locked.
+//!
+//! A sweep renames a folder to `RUN.removed` while it holds the lock, and then releases the lock. No file is removed while
+//! it is open, because FUSE and NFS would keep it under another name, and the folder with it.
+//!
+//! A person may remove `staging/` beside a running process. The next operation that writes creates it again.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use stoa_layout::PathError;
@@ -14,43 +20,55 @@ use stoa_layout::error::PathContext;
 use stoa_layout::lock::FileLock;
 
 use crate::StoreError;
+use crate::files::lock;
 
 /// The folder of this process in `staging/`.
 #[derive(Debug)]
 pub(crate) struct Run {
+    staging: PathBuf,
+    durable: Durable,
+    home: Mutex<Home>,
+    next: AtomicU64,
+}
+
+/// A locked folder.
+#[derive(Debug)]
+struct Home {
     folder: PathBuf,
     lock: Option<FileLock>,
-    next: AtomicU64,
 }
 
 impl Run {
     /// Creates a folder for this process.
     pub(crate) fn begin(staging: &Path, durable: &Durable) -> Result<Self, StoreError> {
-        loop {
-            let folder = durable.create_dir_named(staging, RUN)?;
-            let lock_path = folder.join(LOCK);
-            match FileLock::try_acquire(&lock_path, durable) {
-                Ok(Some(lock)) if lock.is_at(&lock_path) => {
-                    return Ok(Self { folder, lock: Some(lock), next: AtomicU64::new(1) });
-                }
-                // A sweep removed the folder: create another.
-                Ok(_) => {}
-                Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
-                Err(error) => return Err(error.into()),
-            }
+        let home = Mutex::new(Home::create(staging, durable)?);
+        Ok(Self { staging: staging.to_owned(), durable: *durable, home, next: AtomicU64::new(1) })
+    }
+
+    /// Returns the path of the folder if it is missing. Takes two system calls.
+    pub(crate) fn missing(&self) -> Option<PathBuf> {
+        let home = lock(&self.home);
+        (!home.is_there()).then(|| home.folder.clone())
+    }
+
+    /// Creates a folder again that a person has removed, and returns whether it did.
+    pub(crate) fn create_again(&self) -> Result<bool, StoreError> {
+        let mut home = lock(&self.home);
+        if home.is_there() {
+            return Ok(false);
         }
+        self.durable.ensure_dir(&self.staging)?;
+        *home = Home::create(&self.staging, &self.durable)?;
+        Ok(true)
     }
 
     /// Returns a path in the folder that was not used before.
     pub(crate) fn fresh(&self) -> PathBuf {
-        self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+        lock(&self.home).folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// Calls `place` with a fresh path, to write a file there and to rename it. Removes the file if that fails.
-    pub(crate) fn place_file(
-        &self,
-        place: impl FnOnce(&Path) -> Result<(), PathError>,
-    ) -> Result<(), PathError> {
+    pub(crate) fn place_file<E>(&self, place: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
         let staged = self.fresh();
         place(&staged).inspect_err(|_| {
             // If this fails too, the next start removes the file.
@@ -59,11 +77,31 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Home {
+    fn create(staging: &Path, durable: &Durable) -> Result<Self, StoreError> {
+        loop {
+            let folder = durable.create_dir_named(staging, RUN)?;
+            let lock_path = folder.join(LOCK);
+            match FileLock::try_acquire(&lock_path, durable) {
+                Ok(Some(lock)) if lock.is_at(&lock_path) => return Ok(Self { folder, lock: Some(lock) }),
+                // A sweep removed the folder: create another.
+                Ok(_) => {}
+                Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.folder.join(LOCK)))
+    }
+}
+
+impl Drop for Home {
     fn drop(&mut self) {
-        // Best effort: the next process that opens the store removes the rest. The lock is released after that.
-        let _ = durable::remove_tree(&self.folder);
+        // Best effort: the next process that opens the store removes the rest, or removes it meanwhile.
         self.lock = None;
+        let _ = durable::remove_tree(&self.folder);
     }
 }
 
@@ -71,6 +109,9 @@ const LOCK: &str = "lock";
 
 /// The start of the names of these folders. A sweep leaves everything else in `staging/` alone.
 const RUN: &str = "run-";
+
+/// The end of the names of folders that a sweep is removing.
+const REMOVED: &str = ".removed";
 
 /// Removes the folders of dead processes.
 pub(crate) fn sweep(staging: &Path, durable: &Durable) -> Result<(), StoreError> {
@@ -81,21 +122,39 @@ pub(crate) fn sweep(staging: &Path, durable: &Durable) -> Result<(), StoreError>
         if !is_run || !entry.file_type().at("stat", &path)?.is_dir() {
             continue;
         }
-        match FileLock::try_acquire(&path.join(LOCK), durable) {
-            Ok(Some(_lock)) => {
-                if let Err(error) = durable::remove_tree(&path) {
-                    log::warn!(path:% = path.display(), reason:% = error; "cannot remove a staging folder");
-                }
-            }
-            Ok(None) => {}
-            // Another process removed it meanwhile.
-            Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
-            Err(error) => {
-                log::warn!(path:% = path.display(), reason:% = error; "cannot remove a staging folder");
-            }
+        if let Err(error) = remove_if_dead(&path, durable) {
+            log::warn!(path:% = path.display(), reason:% = error; "cannot remove a staging folder");
         }
     }
     Ok(())
+}
+
+fn remove_if_dead(folder: &Path, durable: &Durable) -> Result<(), StoreError> {
+    let mut removed = folder.as_os_str().to_owned();
+    removed.push(REMOVED);
+    let removed = PathBuf::from(removed);
+    if folder.as_os_str().as_encoded_bytes().ends_with(REMOVED.as_bytes()) {
+        return Ok(durable::remove_tree(folder)?);
+    }
+    let held = match FileLock::try_acquire(&folder.join(LOCK), durable) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Ok(()),
+        // Another process removed it meanwhile.
+        Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    match durable::rename(folder, &removed) {
+        Ok(()) => {}
+        Err(error) if error.is_not_found() => return Ok(()),
+        // A folder of a lower layer of an overlay. No process owns it, because it cannot be new.
+        Err(error) if durable::is_unmovable_dir(&error, folder) => {
+            drop(held);
+            return Ok(durable::remove_tree(folder)?);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    drop(held);
+    Ok(durable::remove_tree(&removed)?)
 }
 
 /// Writes and syncs a file that no reader sees yet.
@@ -126,17 +185,33 @@ mod tests {
         fs::create_dir_all(dead.join("1")).unwrap();
         let odd = dir.path().join("claims");
         fs::write(&odd, "").unwrap();
+        let half_removed = dir.path().join("run-gone.removed");
+        fs::create_dir_all(half_removed.join("1")).unwrap();
         let foreign = dir.path().join("backup");
         fs::create_dir_all(foreign.join("1")).unwrap();
         sweep(dir.path(), &durable).unwrap();
-        assert!(run.folder.is_dir() && !dead.exists() && odd.exists());
+        let folder = run.home.lock().unwrap().folder.clone();
+        assert!(folder.is_dir() && !dead.exists() && !half_removed.exists() && odd.exists());
         assert_eq!(
             fs::read_dir(&foreign).unwrap().count(),
             1,
             "a sweep removes only folders of its own kind"
         );
-        let folder = run.folder.clone();
         drop(run);
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_removed_folder_is_created_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = dir.path().join("staging");
+        fs::create_dir(&staging).unwrap();
+        let run = Run::begin(&staging, &Durable::default()).unwrap();
+        assert!(!run.create_again().unwrap());
+        fs::remove_dir_all(&staging).unwrap();
+        assert!(run.missing().is_some() && run.create_again().unwrap() && run.missing().is_none());
+        fs::write(run.fresh(), "").unwrap();
+        drop(run);
+        assert_eq!(fs::read_dir(&staging).unwrap().count(), 0);
     }
 }

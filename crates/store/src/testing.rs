@@ -60,7 +60,7 @@ pub(crate) fn open(root: &Path, mode: Mode) -> Store {
 pub(crate) fn draft(store: &Store, version: &ModuleVersion, zip: &[u8]) -> crate::SealedDraft {
     use std::io::Write;
     let mut draft = store.draft(version).unwrap();
-    (&*draft.zip()).write_all(zip).unwrap();
+    (&**draft.zip()).write_all(zip).unwrap();
     draft.write_mod(modfile(version).as_bytes()).unwrap();
     draft.seal(info(version).as_bytes()).unwrap()
 }

@@ -8,7 +8,7 @@ use stoa_layout::error::PathContext;
 use crate::examine::{Examination, Source};
 use crate::files::{Stamp, is_file, open_file};
 use crate::paths::VersionFile;
-use crate::{Store, StoreError};
+use crate::{Claim, Store, StoreError};
 
 /// A step of a verification: the folder that was read and the result, or a result without reading.
 enum Step {
@@ -59,6 +59,21 @@ impl Store {
             return Ok(checked.unwrap_or_else(Verified::Unreadable));
         }
         let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
+        match self.verify_claimed(version, which, claim.as_ref()) {
+            // The change time of the zip may move after a read, as in `Store::seal`.
+            Ok(Verified::Unreadable(StoreError::Changed(_))) => {
+                self.verify_claimed(version, which, claim.as_ref())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_claimed(
+        &self,
+        version: &ModuleVersion,
+        which: Which,
+        claim: Option<&Claim>,
+    ) -> Result<Verified, StoreError> {
         let (folder, examination) = match self.verify_by_reading(version, which) {
             Ok(Step::Read(folder, examination)) => (folder, examination),
             Ok(Step::Done(verified)) => return Ok(verified),
@@ -77,7 +92,7 @@ impl Store {
                 Ok(Verified::Whole(length))
             }
             Examination::Corrupt(reason) => {
-                let is_there = match &claim {
+                let is_there = match claim {
                     Some(claim) => match self.quarantine_if_same(claim, folder, &reason) {
                         Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
                         moved => moved?,

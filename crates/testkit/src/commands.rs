@@ -10,9 +10,16 @@ use super::{STOA, transcript};
 /// The arguments of a command that creates a missing store, asks nobody, finds nothing and so ends with 1.
 pub const CREATING: [&str; 4] = ["fetch", "example.org/m@v1.0.0", "--upstream", "file:///nowhere"];
 
-pub fn stoa(root: &Path, arguments: &[&str]) -> Command {
+/// Makes a command without a store.
+pub fn bare(arguments: &[&str]) -> Command {
     let mut command = Command::new(STOA);
-    command.args(arguments).arg("--store").arg(root).env_remove("STOA_STORE").env_remove("STOA_LOG");
+    command.args(arguments).env_remove("STOA_STORE").env_remove("STOA_LOG");
+    command
+}
+
+pub fn stoa(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = bare(arguments);
+    command.arg("--store").arg(root);
     command
 }
 

@@ -16,6 +16,7 @@ pub mod commands;
 pub mod go;
 pub mod inject;
 mod module;
+pub mod mounts;
 pub mod nginx;
 pub mod old;
 pub mod peer;

@@ -4,7 +4,7 @@
 //! Threads interleave freely, so N names a moment rather than a fixed call; the call that was really hit is
 //! reported.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
@@ -101,6 +101,7 @@ pub fn run<T: Send>(
         fs::canonicalize(below.parent().unwrap()).unwrap().join(below.file_name().unwrap()),
         act,
     );
+    tracer.has_lower_layer = command.get_envs().any(|(name, _)| name == LOWER_LAYER);
     tracer.attach();
     std::thread::scope(|scope| {
         let driver = scope.spawn(|| drive(&mut child));
@@ -110,15 +111,20 @@ pub fn run<T: Send>(
     })
 }
 
+/// A variable in the environment of a command. Folders below `modules/` and `quarantine/` then cannot be renamed (`EXDEV`),
+/// as if they were in the lower layer of an overlay.
+pub const LOWER_LAYER: &str = "STOA_TEST_LOWER_LAYER";
+
 struct Tracer {
     root: Pid,
     below: PathBuf,
     act: Act,
+    has_lower_layer: bool,
     calls: Vec<String>,
     hit: Option<String>,
     hit_path: Option<PathBuf>,
     threads: HashSet<Pid>,
-    failing: HashSet<Pid>,
+    failing: HashMap<Pid, Errno>,
     armed: bool,
     killing: bool,
 }
@@ -128,8 +134,21 @@ const WALL: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 impl Tracer {
     fn new(root: Pid, below: PathBuf, act: Act) -> Self {
         let threads = HashSet::from([root]);
-        let (calls, hit, failing) = (Vec::new(), None, HashSet::new());
-        Self { root, below, act, calls, hit, hit_path: None, threads, failing, armed: false, killing: false }
+        let (calls, hit, failing) = (Vec::new(), None, HashMap::new());
+        let has_lower_layer = false;
+        Self {
+            root,
+            below,
+            act,
+            has_lower_layer,
+            calls,
+            hit,
+            hit_path: None,
+            threads,
+            failing,
+            armed: false,
+            killing: false,
+        }
     }
 
     fn attach(&mut self) {
@@ -197,8 +216,8 @@ impl Tracer {
     fn at_call(&mut self, pid: Pid) {
         let Ok(info) = ptrace::syscall_info(pid) else { return };
         if info.op == nix::libc::PTRACE_SYSCALL_INFO_EXIT {
-            if self.failing.remove(&pid)
-                && let (Some(errno), Ok(mut registers)) = (self.act.errno(), ptrace::getregs(pid))
+            if let Some(errno) = self.failing.remove(&pid)
+                && let Ok(mut registers) = ptrace::getregs(pid)
             {
                 registers.rax = (-(errno as i64)) as u64;
                 let _ = ptrace::setregs(pid, registers);
@@ -216,6 +235,12 @@ impl Tracer {
             _ => Call::changing(pid, number, arguments),
         };
         let Some(call) = call else { return };
+        if self.has_lower_layer && call.is_rename_of_a_folder_of(&self.below) {
+            registers.orig_rax = u64::MAX;
+            let _ = ptrace::setregs(pid, registers);
+            self.failing.insert(pid, Errno::EXDEV);
+            return;
+        }
         if self.act.errno() == Some(Errno::EMFILE) && !call.name.starts_with("open") {
             return;
         }
@@ -257,7 +282,7 @@ impl Tracer {
                 if n == at || n > at && fails_later {
                     registers.orig_rax = u64::MAX;
                     let _ = ptrace::setregs(pid, registers);
-                    self.failing.insert(pid);
+                    self.failing.extend(self.act.errno().map(|errno| (pid, errno)));
                 }
             }
         }
@@ -277,6 +302,12 @@ struct Call {
 }
 
 impl Call {
+    fn is_rename_of_a_folder_of(&self, store: &Path) -> bool {
+        let [_, from] = &self.paths[..] else { return false };
+        let is_lower = ["modules", "quarantine"].iter().any(|folder| from.starts_with(store.join(folder)));
+        is_lower && fs::symlink_metadata(from).is_ok_and(|meta| meta.is_dir())
+    }
+
     /// Returns a call that changes something or makes a change last.
     fn changing(pid: Pid, number: i64, a: [u64; 5]) -> Option<Self> {
         use nix::libc as c;

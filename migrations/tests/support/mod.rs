@@ -51,6 +51,7 @@ fn run_with(
         auto: false,
         no_create: false,
         regenerate: false,
+        clean: false,
         lock_timeout: Duration::from_secs(5),
         threads,
     };

@@ -187,9 +187,10 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Synchronously, since the process may be about to end. The lock is released after the folder is removed.
-        remove(&self.folder);
+        // Before the folder is removed, because FUSE and NFS keep a file that is removed while it is open.
         self.lock = None;
+        // Synchronously, since the process may be about to end.
+        remove(&self.folder);
     }
 }
 
@@ -345,8 +346,10 @@ fn sweep(base: &Path) -> Result<(), PathError> {
             continue;
         }
         match FileLock::try_acquire(&path.join(LOCK), &Durable::default()) {
-            Ok(Some(_lock)) => {
+            Ok(Some(lock)) => {
                 end_processes_of(&path);
+                // A new process that takes the lock now notices that its folder is missing.
+                drop(lock);
                 remove(&path);
                 log::info!(path:% = path.display(); "removed the scratch folder of a dead process");
             }

@@ -1,8 +1,12 @@
 //! The real migrator on stores from before there were markers: what it moves and tells, what it refuses and
 //! leaves as it was to the byte and the mtime, and the way back.
 
+mod forbidden;
+mod killed;
 mod marker_lost;
+mod preflight;
 mod refused;
+mod way_back;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -44,7 +48,11 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("folders that stay need not be writable", as_nobody, unwritable_leftovers),
         trial("another file system below is 73", mounting, mounted),
     ];
+    tests.extend(forbidden::cases());
+    tests.extend(killed::cases());
     tests.extend(marker_lost::cases());
+    tests.extend(preflight::cases());
+    tests.extend(way_back::cases());
     tests.extend(REFUSALS.map(|refusal| trial(refusal.name, None, move || refusal.holds())));
     tests
 }
@@ -302,12 +310,12 @@ fn give_to_nobody(root: &Path) {
 }
 
 /// Runs the migrator as somebody who is not root.
-fn as_nobody(programs: &Programs) -> Ended {
+fn as_nobody(programs: &Programs, arguments: &[&str]) -> Ended {
     for folder in [programs.folder(), &programs.folder().join("bin"), &programs.folder().join("home")] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let mut command = programs.command("setpriv", [] as [&str; 0]);
-    let inner = programs.command("stoa-migrate", ["--format", "json"]);
+    let inner = programs.command("stoa-migrate", [&["--format", "json"], arguments].concat());
     let mut outer = Command::new("setpriv");
     outer.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(inner.get_program());
     outer
@@ -350,13 +358,13 @@ fn unwritable() {
         let folder = root.join(folder);
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
         let before = snapshot(&root);
-        let refused = as_nobody(&programs);
+        let refused = as_nobody(&programs, &[]);
         assert_eq!(refused.code, 77, "{refused:?}");
         assert!(refused.out.contains(&format!("{}:", folder.display())), "{refused:?}");
         unchanged(&before, &root);
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    assert_eq!(as_nobody(&programs).code, 0);
+    assert_eq!(as_nobody(&programs, &[]).code, 0);
 }
 
 fn unwritable_leftovers() {
@@ -372,7 +380,7 @@ fn unwritable_leftovers() {
     for path in ["lost+found", "example.com/secret"] {
         chown(root.join(path), Some(0), Some(0)).unwrap();
     }
-    let up = as_nobody(&programs);
+    let up = as_nobody(&programs, &[]);
     assert_eq!(up.code, 0, "{up:?}");
     let told = leftovers(&up);
     assert_eq!(told.len(), 1, "{told:?}");

@@ -68,6 +68,7 @@ fn run(args: Args) -> Result<(), RunError> {
         auto: args.auto,
         no_create: args.no_create,
         regenerate: args.regenerate,
+        clean: false,
         lock_timeout: Duration::from_secs_f64(args.lock_timeout),
         threads: 1,
     };
@@ -121,6 +122,11 @@ impl Events for Terminal {
             Event::Warning(text) => say(&format!("warning: {text}")),
             Event::StepEnd { from, to, items, leftovers, .. } => {
                 say(&format!("{from} to {to}: done, {items} moved, {leftovers} left"));
+            }
+            Event::Remains { paths, .. } => {
+                for path in paths {
+                    say(&format!("{} stays", path.display()));
+                }
             }
             Event::Created(layout) => say(&format!("created at layout {layout}")),
             Event::Restored(layout) => say(&format!("restored the marker of layout {layout}")),

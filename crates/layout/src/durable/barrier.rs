@@ -1,8 +1,9 @@
 //! Syncs files, the names in folders, and whole file systems.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 
@@ -14,36 +15,78 @@ use crate::error::PathContext;
 /// Create it before the first write. After a failed sync all later syncs fail too.
 #[derive(Debug)]
 pub struct FileSystem {
-    // The kernel reports a write-back error only to files that were open before, and only once. The file is therefore
-    // opened early, and the error is kept: it may concern the data of another thread.
-    folder: File,
+    // The kernel reports a write-back error only to files that were open before. So the folder is opened early.
+    folder: Repeated,
     path: PathBuf,
-    failed: Mutex<Option<Errno>>,
 }
 
 impl FileSystem {
     /// Opens the file system of a folder.
     pub fn of(folder: &Path) -> Result<Self, PathError> {
-        let (opened, failed) = (File::open(folder).at("open", folder)?, Mutex::default());
-        Ok(Self { folder: opened, path: folder.to_owned(), failed })
+        let opened = File::open(folder).at("open", folder)?;
+        Ok(Self { folder: Repeated::new(opened), path: folder.to_owned() })
     }
 
     /// Waits until everything written to it is on disk.
     pub fn sync(&self) -> Result<(), PathError> {
-        self.sync_by(sync_all)
+        self.folder.sync_by(sync_all).at("sync the file system of", &self.path)
+    }
+}
+
+/// A file that is synced while it is written, and again when it is complete.
+///
+/// After a failed sync all later syncs fail too.
+#[derive(Debug)]
+pub struct GrowingFile(Repeated);
+
+impl GrowingFile {
+    /// Returns a file that another thread may sync.
+    pub fn new(file: File) -> Self {
+        Self(Repeated::new(file))
+    }
+
+    /// Returns the file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.0.file
+    }
+
+    /// Starts to bring the content that is written so far to the disk, and waits for it. Its error, if there is one, is
+    /// returned by [`Self::sync`].
+    pub fn sync_early(&self) {
+        let _ = self.0.sync_by(|file| file.sync_data().map_err(errno));
+    }
+
+    /// Waits until the content of the file is on disk.
+    pub fn sync(&self, path: &Path) -> Result<(), PathError> {
+        self.0.sync_by(|file| file.sync_all().map_err(errno)).at("sync", path)
+    }
+}
+
+/// A file that is synced repeatedly.
+#[derive(Debug)]
+struct Repeated {
+    file: Arc<File>,
+    // The kernel reports a write-back error only once, and it may concern the data of another thread.
+    failed: Mutex<Option<Errno>>,
+}
+
+impl Repeated {
+    fn new(file: File) -> Self {
+        Self { file: Arc::new(file), failed: Mutex::default() }
     }
 
     /// Syncs with `wait`, unless a sync has failed before.
-    fn sync_by(&self, wait: impl FnOnce(&File) -> Result<(), Errno>) -> Result<(), PathError> {
+    fn sync_by(&self, wait: impl FnOnce(&File) -> Result<(), Errno>) -> Result<(), Errno> {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.is_none() {
-            *failed = wait(&self.folder).err();
+            *failed = wait(&self.file).err();
         }
-        match *failed {
-            None => Ok(()),
-            Some(errno) => Err(PathError::new("sync the file system of", &self.path, errno)),
-        }
+        failed.map_or(Ok(()), Err)
     }
+}
+
+fn errno(error: io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 /// Syncs the file system of a folder.
@@ -82,14 +125,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let whole = FileSystem::of(dir.path()).unwrap();
         whole.sync().unwrap();
-        let errno = |result: Result<(), PathError>| result.unwrap_err().errno();
-        assert_eq!(errno(whole.sync_by(|_| Err(Errno::IO))), Some(Errno::IO));
+        assert_eq!(whole.folder.sync_by(|_| Err(Errno::IO)), Err(Errno::IO));
         // The kernel reports the error once, so these syncs would succeed.
+        let errno = |result: Result<(), PathError>| result.unwrap_err().errno();
         std::thread::scope(|scope| {
             let waits = [(); 2].map(|()| scope.spawn(|| errno(whole.sync())));
             assert_eq!(waits.map(|wait| wait.join().unwrap()), [Some(Errno::IO); 2]);
         });
-        assert_eq!(errno(whole.sync_by(|_| Err(Errno::NOSPC))), Some(Errno::IO));
+        assert_eq!(whole.folder.sync_by(|_| Err(Errno::NOSPC)), Err(Errno::IO));
         FileSystem::of(dir.path()).unwrap().sync().unwrap();
+    }
+
+    #[test]
+    fn the_last_sync_of_a_file_fails_after_an_early_one_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let growing = GrowingFile::new(File::create(&path).unwrap());
+        growing.sync_early();
+        growing.sync(&path).unwrap();
+        let _ = growing.0.sync_by(|_| Err(Errno::IO));
+        growing.sync_early();
+        assert_eq!(growing.sync(&path).unwrap_err().errno(), Some(Errno::IO));
     }
 }

@@ -18,6 +18,15 @@ pub enum CopyError {
     Write(PathError),
 }
 
+impl CopyError {
+    /// Returns the error of the side that failed.
+    pub fn into_inner(self) -> PathError {
+        match self {
+            Self::Read(error) | Self::Write(error) => error,
+        }
+    }
+}
+
 /// Size of the copy buffer.
 const COPIED_AT_ONCE: usize = 256 << 10;
 

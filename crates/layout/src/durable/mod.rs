@@ -12,11 +12,13 @@ mod barrier;
 mod copy;
 mod names;
 mod owned;
+mod piecewise;
 
-pub use barrier::{FileSystem, sync_dir, sync_file, sync_file_system};
+pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
 pub use copy::{CopyError, clone_or_copy};
 pub use names::{
     remove_empty_dir, remove_file, remove_tree, remove_tree_but_folders, rename, rename_at_once,
     rename_noreplace, set_modified, touch,
 };
 pub use owned::{Durable, create_root, is_executable};
+pub use piecewise::is_unmovable_dir;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
@@ -110,11 +110,29 @@ pub fn remove_empty_dir(path: &Path) -> Result<bool, PathError> {
 ///
 /// Other processes may see the folder half removed, so use it only for staging folders and caches.
 pub fn remove_tree(path: &Path) -> Result<(), PathError> {
+    for _ in 1..REMOVE_TRIES {
+        match remove_tree_once(path) {
+            // On FUSE and NFS an open file gets another name when it is removed. FUSE closes a file a moment after the
+            // process has closed it.
+            Err(error) if matches!(error.errno(), Some(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY)) => {
+                std::thread::sleep(REMOVE_PAUSE);
+            }
+            result => return result,
+        }
+    }
+    remove_tree_once(path)
+}
+
+fn remove_tree_once(path: &Path) -> Result<(), PathError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path, error)),
         _ => Ok(()),
     }
 }
+
+/// The maximum number of attempts to remove a folder, and the pause between two attempts.
+const REMOVE_TRIES: u32 = 10;
+const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Removes a folder and everything below it, as far as the system allows it. A missing folder is no error.
 ///

@@ -14,9 +14,12 @@
 //! goes the other way. A crash after the rename in 6 leaves the complete new layout, because everything was synced
 //! before.
 //!
+//! A step that has begun is resumed without a survey. The survey of a run looks at all its steps before the first begins.
+//!
 //! A lost marker is restored in the same way, with one rename: the structure is checked, the file system is synced,
 //! the marker `layout.vN` appears, and the root is synced.
 
+mod clean;
 mod next;
 mod steps;
 mod wait;
@@ -47,6 +50,8 @@ pub struct Options {
     pub no_create: bool,
     /// Whether the artefacts are built again even if there is nothing else to do.
     pub regenerate: bool,
+    /// Whether the files of the program that a downgrade to a layout without a marker keeps are removed at the end.
+    pub clean: bool,
     /// Maximum wait for processes that use the store at an older layout.
     pub lock_timeout: Duration,
     /// Number of threads of a step.
@@ -62,6 +67,7 @@ impl Default for Options {
             auto: false,
             no_create: false,
             regenerate: false,
+            clean: false,
             lock_timeout: Duration::from_secs(30),
             threads: 1,
         }
@@ -172,12 +178,15 @@ impl Runner<'_> {
                 self.action(first, &target, false)?;
             }
         }
+        let is_of_a_store = self.root.join(LOCK_NAME).exists();
         durable::create_root(self.root)?;
         let lock = match self.wait_for_turn(&target, first.as_ref())? {
             Turn::Ours(lock) => lock,
             Turn::OthersDid => return Ok(Outcome::Nothing(target)),
         };
-        self.act(&lock, &target)
+        let outcome = self.act(&lock, &target)?;
+        self.leave(lock, &target, is_of_a_store, &outcome)?;
+        Ok(outcome)
     }
 
     /// Reports the plan and returns whether there is anything to do. Writes nothing, not even the lock file.
@@ -194,25 +203,53 @@ impl Runner<'_> {
             State::MarkerLost { layout, .. } => Some(layout),
             _ => None,
         };
-        let steps = self.planned_steps(&state, &target, None)?;
+        let steps = self.planned_steps(&state, &target, First::Survey)?;
         self.events.event(Event::Plan { root: self.root, target: &target, creates, restores, steps: &steps });
         if let Some(layout) = restores {
             self.check_unmarked(layout)?;
         }
-        let refusals =
-            steps.iter().filter_map(|step| step.survey.as_ref()).flat_map(|survey| &survey.refusals);
-        if let Some(refusal) = refusals.clone().next() {
-            return Err(RunError::Refused(joined(refusal.exit, refusals)));
+        let surveys = steps.iter().filter_map(|step| step.survey.as_ref());
+        let mut refusals: Vec<Refusal> = surveys.flat_map(|survey| survey.refusals.clone()).collect();
+        if refusals.is_empty() {
+            refusals = self.foresee(&state, &steps)?;
         }
-        Ok(creates.is_some() || restores.is_some() || !steps.is_empty())
+        if let Some(refusal) = joined(&refusals) {
+            return Err(RunError::Refused(refusal));
+        }
+        let removed = if self.options.clean { self.remains(&target, !steps.is_empty())? } else { Vec::new() };
+        if !removed.is_empty() {
+            self.report_remains(&target, &removed, true);
+        }
+        Ok(creates.is_some() || restores.is_some() || !steps.is_empty() || !removed.is_empty())
     }
 
-    /// Returns the steps from a state to the target. The first step is surveyed, unless `surveyed` has its survey.
+    /// Looks at the folder as a run that was started automatically does, and returns its state unless such a run would
+    /// refuse it. Writes nothing, and reads only what the state depends on.
+    pub fn check(&self) -> Result<State, RunError> {
+        let target = self.target()?;
+        let state = self.state()?;
+        self.action(&state, &target, false)?;
+        Ok(state)
+    }
+
+    /// Finds what forbids the later steps of a plan, before the first begins.
+    fn foresee(&self, state: &State, steps: &[PlannedStep]) -> Result<Vec<Refusal>, RunError> {
+        let (State::At(at) | State::Untagged(at)) = state else { return Ok(Vec::new()) };
+        let mut refusals = Vec::new();
+        for planned in steps.iter().skip(1) {
+            if let Some((step, direction)) = self.layouts.between(&planned.from, &planned.to) {
+                refusals.extend(step.foresee(self.root, direction, at, &self.work())?);
+            }
+        }
+        Ok(refusals)
+    }
+
+    /// Returns the steps from a state to the target.
     fn planned_steps(
         &self,
         state: &State,
         target: &LayoutId,
-        mut surveyed: Option<Survey>,
+        mut first: First,
     ) -> Result<Vec<PlannedStep>, RunError> {
         let mut steps: Vec<PlannedStep> = Vec::new();
         let mut at = state.clone();
@@ -231,10 +268,10 @@ impl Runner<'_> {
                 Action::Step { step, direction, begun } => {
                     let mut planned = planned(step, direction, begun.is_some());
                     if steps.is_empty() {
-                        planned.survey = Some(match surveyed.take() {
-                            Some(survey) => survey,
-                            None => step.survey(self.root, direction, &self.work())?,
-                        });
+                        planned.survey = match &mut first {
+                            First::Survey => Some(step.survey(self.root, direction, &self.work())?),
+                            First::Known(survey) => survey.take(),
+                        };
                     }
                     planned
                 }
@@ -257,6 +294,13 @@ impl Runner<'_> {
 
     fn target(&self) -> Result<LayoutId, RunError> {
         let target = self.options.target.clone().unwrap_or_else(|| self.layouts.current.clone());
+        if self.options.clean && self.layouts.is_tagged(&target) {
+            let message = format!(
+                "cannot clean a store at layout {target}: only a downgrade to a layout without a marker leaves anything behind\n\
+                 help: run again without --clean, or with --to v0"
+            );
+            return Err(RunError::refused(Exit::USAGE, message));
+        }
         for layout in [Some(&target), self.options.assumed.as_ref()].into_iter().flatten() {
             if !self.layouts.knows(layout) {
                 let message = format!(
@@ -338,7 +382,17 @@ fn planned(step: &dyn Step, direction: Direction, resumes: bool) -> PlannedStep 
     PlannedStep { from, to, direction, description: step.description().to_owned(), resumes, survey: None }
 }
 
-fn joined<'a>(exit: Exit, refusals: impl Iterator<Item = &'a Refusal>) -> Refusal {
-    let messages: Vec<&str> = refusals.map(|refusal| refusal.message.as_str()).collect();
-    Refusal { exit, message: messages.join("\n") }
+/// The survey of the first step of a plan.
+enum First {
+    /// It is taken now.
+    Survey,
+    /// It was taken before, or is left out.
+    Known(Option<Survey>),
+}
+
+/// Joins refusals to one, with the exit code of the first. `None` if there are none.
+fn joined(refusals: &[Refusal]) -> Option<Refusal> {
+    let first = refusals.first()?;
+    let messages: Vec<&str> = refusals.iter().map(|refusal| refusal.message.as_str()).collect();
+    Some(Refusal { exit: first.exit, message: messages.join("\n") })
 }

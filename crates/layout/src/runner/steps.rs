@@ -1,12 +1,12 @@
 //! Takes the steps under the exclusive lock, from marker to marker.
 
 use super::next::Action;
-use super::{Outcome, RunError, Runner, ends, joined, planned};
+use super::{First, Outcome, RunError, Runner, ends, joined, planned};
 use crate::clock::now;
 use crate::events::{Event, Events};
 use crate::lock::ExclusiveLock;
 use crate::marker::{self, Content, HistoryEntry, Marker};
-use crate::plan::{Direction, Survey};
+use crate::plan::{Direction, PlannedStep, Survey};
 use crate::state::State;
 use crate::step::{Context, Moved, Step, StepError};
 use crate::{LayoutId, PathError, durable};
@@ -58,16 +58,33 @@ impl Runner<'_> {
                     self.create(lock, &state)?;
                 }
                 Action::Restore { layout } => {
-                    self.report_plan(&state, target, None)?;
+                    self.report_plan(&state, target, First::Known(None))?;
                     self.restore(lock, &layout)?;
                 }
                 Action::Step { step, direction, begun } => {
-                    let survey = step.prepare(self.root, direction, &self.work())?;
+                    let (from, to) = ends(step, direction);
+                    let resumes = begun == Some(Marker::Migrating { from: from.clone(), to: to.clone() });
+                    let (survey, mut refusals) = if resumes {
+                        (None, step.resume(self.root, direction, &self.work())?)
+                    } else {
+                        let survey = step.prepare(self.root, direction, &self.work())?;
+                        let refusals = survey.refusals.clone();
+                        (Some(survey), refusals)
+                    };
                     if !done {
-                        self.report_plan(&state, target, Some(&survey))?;
+                        let steps = self.report_plan(&state, target, First::Known(survey.clone()))?;
+                        if refusals.is_empty() {
+                            refusals = self.foresee(&state, &steps)?;
+                        }
+                    }
+                    if let Some(refusal) = joined(&refusals) {
+                        return Err(RunError::Refused(if done {
+                            refusal.after_steps(&from)
+                        } else {
+                            refusal
+                        }));
                     }
                     self.take(lock, step, direction, begun.as_ref(), &state, survey)?;
-                    let (_, to) = ends(step, direction);
                     reached = (!self.layouts.is_tagged(&to)).then_some(State::Untagged(to));
                 }
                 Action::Regenerate { begun } => {
@@ -76,7 +93,7 @@ impl Runner<'_> {
                         _ => target.clone(),
                     };
                     if !done {
-                        self.report_plan(&state, target, None)?;
+                        self.report_plan(&state, target, First::Known(None))?;
                     }
                     self.regenerate(lock, &layout, begun)?;
                     regenerated = true;
@@ -86,14 +103,19 @@ impl Runner<'_> {
         }
     }
 
-    fn report_plan(&self, state: &State, target: &LayoutId, survey: Option<&Survey>) -> Result<(), RunError> {
-        let steps = self.planned_steps(state, target, survey.cloned())?;
+    fn report_plan(
+        &self,
+        state: &State,
+        target: &LayoutId,
+        first: First,
+    ) -> Result<Vec<PlannedStep>, RunError> {
+        let steps = self.planned_steps(state, target, first)?;
         let restores = match state {
             State::MarkerLost { layout, .. } => Some(layout),
             _ => None,
         };
         self.events.event(Event::Plan { root: self.root, target, creates: None, restores, steps: &steps });
-        Ok(())
+        Ok(steps)
     }
 
     fn create(&self, lock: &ExclusiveLock, state: &State) -> Result<(), RunError> {
@@ -131,10 +153,7 @@ impl Runner<'_> {
             return Ok(());
         };
         let refusals = known.check(self.root, &self.work())?;
-        match refusals.first() {
-            None => Ok(()),
-            Some(first) => Err(RunError::Refused(joined(first.exit, refusals.iter()))),
-        }
+        joined(&refusals).map_or(Ok(()), |refusal| Err(RunError::Refused(refusal)))
     }
 
     /// Puts back the lost marker of a layout, after a check of the whole store.
@@ -179,14 +198,11 @@ impl Runner<'_> {
         direction: Direction,
         begun: Option<&Marker>,
         state: &State,
-        survey: Survey,
+        survey: Option<Survey>,
     ) -> Result<(), RunError> {
         let mut planned = planned(step, direction, begun.is_some());
-        if let Some(refusal) = survey.refusals.first() {
-            return Err(RunError::Refused(joined(refusal.exit, survey.refusals.iter())));
-        }
-        let leftovers_are_reported = !survey.is_estimate;
-        planned.survey = Some(survey);
+        let leftovers_are_reported = survey.as_ref().is_some_and(|survey| !survey.is_estimate);
+        planned.survey = survey;
         self.events.event(Event::StepBegin(&planned));
         let (from, to) = (planned.from, planned.to);
         let begin = Marker::Migrating { from: from.clone(), to: to.clone() };

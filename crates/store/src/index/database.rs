@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Params, Row, ToSql, params};
 
 use super::error::IndexError;
@@ -106,6 +107,12 @@ impl Database {
         let Self { connection, path } = self;
         connection.flush_prepared_statement_cache();
         connection.close().map_err(|(_, source)| IndexError::of(&path, source))
+    }
+
+    /// Closes a database that was replaced, without writing to its file: a copy of the store may share it.
+    pub(super) fn abandon(self) {
+        // If this fails, SQLite writes its log into the file.
+        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     }
 
     /// Verifies the whole database: finds files that were cut, overwritten or mixed from two states, which queries

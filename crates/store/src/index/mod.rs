@@ -13,6 +13,9 @@
 //! renamed to the next number. Users of an older database notice that before their next query. Older databases are
 //! removed under the exclusive lock of the store, by [`IndexArtefact`].
 //!
+//! A copy of the store made with hard links (`cp -al`) shares the database. So a database with several names counts as
+//! damaged, and each copy builds its own under the next number.
+//!
 //! A read-only store reads the newest index as it is.
 //!
 //! The locks of SQLite belong to the process and are lost when any descriptor of the file is closed. So this module
@@ -27,7 +30,6 @@ mod rows;
 mod tests;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -115,10 +117,12 @@ impl Index {
         if self.is_read_only {
             return Ok(());
         }
-        let identity = self.identity()?;
+        let identity = self.identity().inspect_err(|_| self.abandon())?;
         let mut writer = lock(&self.writer);
         if !matches!(&*writer, Some((known, _)) if *known == identity) {
-            *writer = None;
+            if let Some((_, database)) = writer.take() {
+                database.abandon();
+            }
             *writer = Some((identity, self.open(identity, Access::Write, ROW_PATIENCE)?));
         }
         let Some((_, database)) = writer.as_mut() else { return Ok(()) };
@@ -130,14 +134,16 @@ impl Index {
     }
 
     fn read<T>(&self, ask: impl Fn(&Database) -> Result<T, IndexError>) -> Result<T, IndexError> {
-        let identity = self.identity()?;
+        let identity = self.identity().inspect_err(|_| self.abandon())?;
         if self.is_read_only {
             // A read-only database that stays open does not see the writes of others.
             return ask(&self.open(identity, Access::Read, PATIENCE)?);
         }
         let kept = {
             let mut readers = lock(&self.readers);
-            readers.retain(|(known, _)| *known == identity);
+            for (_, database) in readers.extract_if(.., |(known, _)| *known != identity) {
+                database.abandon();
+            }
             readers.pop()
         };
         let database = match kept {
@@ -150,6 +156,15 @@ impl Index {
             readers.push((identity, database));
         }
         Ok(answer)
+    }
+
+    /// Closes all databases, because they are not current any more.
+    fn abandon(&self) {
+        let writer = lock(&self.writer).take();
+        let readers = std::mem::take(&mut *lock(&self.readers));
+        for (_, database) in writer.into_iter().chain(readers) {
+            database.abandon();
+        }
     }
 
     /// Makes the next reconciliation verify a database again that proved damaged.
@@ -176,7 +191,12 @@ impl Index {
         };
         let path = self.file(number);
         match metadata(&path)? {
-            Some(meta) if meta.is_file() => Ok(Identity { number, device: meta.dev(), inode: meta.ino() }),
+            // A copy made with hard links. Writing would change the index of the original.
+            Some(meta) if meta.is_file() && meta.links > 1 && !self.is_read_only => {
+                let reason = "it has several names, so a copy of the store may share it".to_owned();
+                Err(IndexError::Broken { path, reason })
+            }
+            Some(meta) if meta.is_file() => Ok(Identity { number, device: meta.device, inode: meta.inode }),
             Some(_) => Err(IndexError::Broken { path, reason: "it is not a regular file".to_owned() }),
             None => Err(IndexError::Broken { path, reason: "the file is missing".to_owned() }),
         }

@@ -8,9 +8,8 @@
 //! A missing or damaged index is first built aside, by the same pass over an empty database. The next pass finds the
 //! versions that were published meanwhile.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -27,6 +26,7 @@ use crate::StoreError;
 use crate::draft::Folder;
 use crate::files::{is_file, lock, metadata};
 use crate::list::{self, SETTLED};
+use crate::metadata::Metadata;
 use crate::paths::{Paths, VersionFile, version_metadata};
 use crate::walk::each_module;
 
@@ -84,7 +84,7 @@ impl Index {
         fill: impl FnOnce(&mut Database) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         let before = newest(&numbers(&self.paths.index())?);
-        let aside = Folder { path: aside, moved: false };
+        let aside = Folder::new(aside);
         self.durable.create_dir(&aside.path)?;
         let path = aside.path.join(FILE);
         // SQLite gives its other files the owner of this file.
@@ -95,11 +95,12 @@ impl Index {
         // The database is closed, so opening the file here releases no lock of SQLite.
         let file = fs::File::open(&path).at("open", &path)?;
         durable::sync_file(&file, &path)?;
+        drop(file);
         durable::sync_dir(&aside.path)?;
         self.bring_in(aside, before)
     }
 
-    fn bring_in(&self, mut built: Folder, before: Option<u32>) -> Result<(), IndexError> {
+    fn bring_in(&self, built: Folder, before: Option<u32>) -> Result<(), IndexError> {
         let folder = self.paths.index();
         self.durable.ensure_dir(&folder)?;
         loop {
@@ -115,7 +116,7 @@ impl Index {
             };
             match durable::rename_noreplace(&built.path, &folder.join(next.to_string())) {
                 Ok(()) => {
-                    built.moved = true;
+                    built.keep();
                     durable::sync_dir(&folder)?;
                     return Ok(());
                 }
@@ -286,7 +287,7 @@ pub(super) fn read_version(
     let now = clock();
     let [Some(info), modfile, zip] = version_metadata(&paths.version(version))? else { return Ok(None) };
     let is_complete = modfile.is_some() && zip.is_some();
-    let modified = nanoseconds(info.mtime(), info.mtime_nsec());
+    let modified = nanoseconds(info.written.0, info.written.1);
     let files = [Some(info), modfile, zip];
     let is_settled = is_complete && files.iter().flatten().all(|meta| has_settled(meta, now));
     let bytes = files.iter().flatten().map(Metadata::len).sum();
@@ -298,6 +299,6 @@ pub(super) fn read_version(
 /// cannot be set back.
 fn has_settled(meta: &Metadata, now: SystemTime) -> bool {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
-    let settled = i128::from(nanoseconds(meta.ctime(), meta.ctime_nsec())) + SETTLED.as_nanos().cast_signed();
+    let settled = i128::from(nanoseconds(meta.changed.0, meta.changed.1)) + SETTLED.as_nanos().cast_signed();
     settled < now.cast_signed()
 }

@@ -1,9 +1,9 @@
 //! The rows of the index, as the database stores them and as a pass over the store finds them.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::metadata::Metadata;
 
 /// A version in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +47,9 @@ pub(super) struct FolderStamp {
 impl FolderStamp {
     pub(super) fn of(meta: &Metadata) -> Self {
         Self {
-            inode: meta.ino().cast_signed(),
-            modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
-            changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+            inode: meta.inode.cast_signed(),
+            modified: nanoseconds(meta.written.0, meta.written.1),
+            changed: nanoseconds(meta.changed.0, meta.changed.1),
         }
     }
 }

@@ -21,6 +21,7 @@ mod notes;
 mod tests;
 mod uses;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -28,10 +29,13 @@ use rusqlite::ErrorCode;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use stoa_gomod::ModuleVersion;
+use stoa_layout::durable::CopyError;
 use stoa_layout::error::PathContext;
+use stoa_layout::lock::{FileLock, is_at};
 use stoa_layout::{PathError, durable};
 
-use crate::files::{is_file, lock};
+use crate::files::{is_file, lock, metadata, open_file};
+use crate::metadata::Metadata;
 use crate::{Store, StoreError};
 use notes::Notes;
 pub(crate) use uses::Uses;
@@ -179,8 +183,14 @@ impl<'a> Usage<'a> {
         for is_second in [false, true] {
             store.durable.ensure_dirs(store.root(), Path::new("cache").join(FOLDER).as_path())?;
             let lock_path = folder.join(LOCK);
-            let lock = store.durable.open_or_create(&lock_path)?;
-            flock(&lock, FlockOperation::LockShared).at("lock", &lock_path)?;
+            let lock = self.lock(&lock_path)?;
+            let there = metadata(&path)?.filter(Metadata::is_file);
+            if there.is_some_and(|meta| meta.links > 1) {
+                *is_verified = false;
+                flock(&lock, FlockOperation::LockExclusive).at("lock", &lock_path)?;
+                self.unshare(&folder)?;
+                flock(&lock, FlockOperation::LockShared).at("lock", &lock_path)?;
+            }
             if !is_file(&path)? {
                 *is_verified = false;
                 // SQLite gives its other files the owner of this file.
@@ -212,6 +222,44 @@ impl<'a> Usage<'a> {
         Err(LastUseError::Broken { path, reason: "another program keeps damaging it".to_owned() })
     }
 
+    /// Takes the lock, shared with other processes. A lock file that a copy of the store shares is replaced first.
+    fn lock(&self, path: &Path) -> Result<File, LastUseError> {
+        let durable = &self.0.durable;
+        for _ in 0..ATTEMPTS {
+            if metadata(path)?.is_some_and(|meta| meta.links > 1) {
+                drop(FileLock::try_acquire(path, durable).map_err(StoreError::from)?);
+            }
+            let lock = durable.open_or_create(path)?;
+            flock(&lock, FlockOperation::LockShared).at("lock", path)?;
+            if is_at(&lock, path) {
+                return Ok(lock);
+            }
+        }
+        Err(StoreError::Contended(path.to_owned()).into())
+    }
+
+    /// Replaces a database that a copy of the store shares by a copy of its own, under the exclusive lock.
+    fn unshare(&self, folder: &Path) -> Result<(), LastUseError> {
+        let path = folder.join(FILE);
+        let is_shared = metadata(&path)?.is_some_and(|meta| meta.links > 1);
+        if !is_shared {
+            return Ok(());
+        }
+        if metadata(&folder.join(format!("{FILE}-journal")))?.is_some() {
+            // A copy in the middle of a transaction.
+            return self.drop_notes(folder);
+        }
+        let Some((original, _)) = open_file(&path)? else { return Ok(()) };
+        let store = self.0;
+        Ok(store.staging()?.place_file(|staged| {
+            let copy = store.durable.create_file(staged)?;
+            durable::clone_or_copy((&original, &path), (&copy, staged), &|_| {})
+                .map_err(CopyError::into_inner)?;
+            durable::sync_file(&copy, staged)?;
+            durable::rename(staged, &path)
+        })?)
+    }
+
     /// Removes a damaged database, under the exclusive lock. The journal goes first, because it belongs to this database
     /// only.
     fn drop_notes(&self, folder: &Path) -> Result<(), LastUseError> {
@@ -230,6 +278,9 @@ impl<'a> Usage<'a> {
         Ok(())
     }
 }
+
+/// How often the lock file may be replaced while it is locked.
+const ATTEMPTS: u32 = 8;
 
 const FOLDER: &str = "last-use";
 const FILE: &str = "last-use.sqlite";

@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{CONTENT, Quarantined, read_reason};
 use crate::StoreError;
 use crate::files::{is_absent, metadata};
+use crate::metadata::Metadata;
 use crate::paths::Paths;
 
 /// An entry of the quarantine.
@@ -59,7 +60,7 @@ impl QuarantineEntry {
     /// Reads an entry. `None` if the quarantine has no folder of this name.
     pub(super) fn read(quarantine: &Path, id: &OsStr) -> Result<Option<Self>, PathError> {
         let Some(path) = path_of(quarantine, id) else { return Ok(None) };
-        let Some(meta) = metadata(&path)?.filter(fs::Metadata::is_dir) else { return Ok(None) };
+        let Some(meta) = metadata(&path)?.filter(Metadata::is_dir) else { return Ok(None) };
         let why = read_reason(&path);
         let stated = why.as_ref().and_then(|why| OffsetDateTime::parse(&why.at, &Rfc3339).ok());
         let since = match stated {

@@ -3,6 +3,9 @@
 //! An entry is created in staging with its `reason.toml` and renamed to its place. Then the version is moved into it,
 //! as `version`. A crash in between leaves a reason without a version, which the next start removes. A version leaves
 //! the quarantine by one rename, when it is restored or removed for good.
+//!
+//! On overlayfs a folder of a lower layer cannot be renamed. Then its files are moved or removed one by one. The info
+//! goes first, so that the version is invisible at once.
 
 mod entries;
 mod purge;
@@ -19,8 +22,8 @@ use stoa_layout::{PathError, marker};
 
 use crate::change::Change;
 use crate::draft::Folder;
-use crate::files::{TEXT_LIMIT, open_file, read_bounded};
-use crate::paths::Paths;
+use crate::files::{TEXT_LIMIT, is_absent, open_file, read_bounded};
+use crate::paths::{Paths, VersionFile};
 use crate::{Claim, Store, StoreError, staging};
 
 pub use entries::{QuarantineEntry, each_quarantined};
@@ -102,22 +105,24 @@ impl Store {
     fn new_entry(&self, why: &Quarantined) -> Result<PathBuf, StoreError> {
         // Cannot fail: the struct holds only strings.
         let text = toml::to_string(why).unwrap_or_default();
-        let staged = Folder { path: self.staging()?.fresh(), moved: false };
+        let staged = Folder::new(self.staging()?.fresh());
         self.durable.create_dir(&staged.path)?;
         staging::write(&self.durable, &staged.path.join(REASON), text.as_bytes())?;
         durable::sync_dir(&staged.path)?;
         self.enter(staged, &why.at)
     }
 
-    fn enter(&self, mut staged: Folder, at: &str) -> Result<PathBuf, StoreError> {
+    fn enter(&self, staged: Folder, at: &str) -> Result<PathBuf, StoreError> {
         let quarantine = self.paths.quarantine();
+        // A person may have removed it.
+        self.durable.ensure_dir(&quarantine)?;
         // Names sort by time for the reader. The rest makes them unique.
         let time: String = at.chars().filter(|c| *c != '-' && *c != ':').collect();
         for n in 0u32.. {
             let entry = quarantine.join(format!("{time}-{}-{n}", std::process::id()));
             match durable::rename_noreplace(&staged.path, &entry) {
                 Ok(()) => {
-                    staged.moved = true;
+                    staged.keep();
                     durable::sync_dir(&quarantine)?;
                     return Ok(entry);
                 }
@@ -129,7 +134,13 @@ impl Store {
     }
 
     fn move_in(&self, from: &Path, entry: &Path) -> Result<(), PathError> {
-        durable::rename_noreplace(from, &entry.join(CONTENT))?;
+        let content = entry.join(CONTENT);
+        match fs::symlink_metadata(from) {
+            Ok(meta) if meta.is_dir() => {
+                self.durable.move_dir(from, &content, VersionFile::Info.name())?;
+            }
+            _ => durable::rename_noreplace(from, &content)?,
+        }
         match durable::sync_dir(entry) {
             // The entry was purged already.
             Err(error) if error.is_not_found() => {}
@@ -147,7 +158,7 @@ pub(crate) fn sweep(paths: &Paths, durable: &Durable) -> Result<(), StoreError> 
         let entry = entry.at("list", &quarantine)?;
         let path = entry.path();
         let is_folder = entry.file_type().at("stat", &path)?.is_dir();
-        let is_empty = is_folder && fs::symlink_metadata(path.join(CONTENT)).is_err();
+        let is_empty = is_folder && is_without_content(&path);
         if is_empty && is_abandoned(paths, durable, &path)? {
             durable::remove_tree(&path)?;
         }
@@ -160,7 +171,16 @@ fn is_abandoned(paths: &Paths, durable: &Durable, entry: &Path) -> Result<bool, 
     // Without a reason of ours the entry is not ours.
     let Some(version) = version else { return Ok(false) };
     let claim = Claim::try_take(&paths.claims(), durable, &version)?;
-    Ok(claim.is_some() && fs::symlink_metadata(entry.join(CONTENT)).is_err())
+    Ok(claim.is_some() && is_without_content(entry))
+}
+
+/// Returns whether an entry holds nothing, or an empty folder into which files were to be moved.
+fn is_without_content(entry: &Path) -> bool {
+    let content = entry.join(CONTENT);
+    match fs::symlink_metadata(&content) {
+        Ok(meta) => meta.is_dir() && fs::read_dir(&content).is_ok_and(|mut entries| entries.next().is_none()),
+        Err(error) => is_absent(&error),
+    }
 }
 
 /// Reads the reason of an entry. `None` if the file is not a reason: it may be anything, even a pipe or a huge file.

@@ -1,12 +1,13 @@
 //! Removing an entry from quarantine: one rename into staging, where it is then removed.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use rustix::io::Errno;
-use stoa_layout::durable;
+use stoa_layout::{PathError, durable};
 
-use super::{Quarantine, QuarantineEntry};
-use crate::StoreError;
+use super::{CONTENT, Quarantine, QuarantineEntry};
+use crate::{StoreError, VersionFile};
 
 impl Quarantine<'_> {
     /// Removes an entry from quarantine and returns it. `None` if there is no entry of this name.
@@ -20,9 +21,9 @@ impl Quarantine<'_> {
         // An entry without content may be in creation, so the claim is needed. An entry with content needs no claim:
         // only a restore touches it too, and the first rename wins without a loss.
         let version = entry.why.as_ref().and_then(|why| why.module_version());
-        let _claim = match version {
+        let claim = match &version {
             Some(version) if entry.bytes.is_none() => {
-                let claim = store.claim(&version)?;
+                let claim = store.claim(version)?;
                 match QuarantineEntry::read(&quarantine, id)? {
                     Some(now) => entry = now,
                     None => return Ok(None),
@@ -31,14 +32,36 @@ impl Quarantine<'_> {
             }
             _ => None,
         };
-        match durable::rename(&quarantine.join(id), &staged) {
+        let path = quarantine.join(id);
+        match durable::rename(&path, &staged) {
             Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
+            Err(error) if durable::is_unmovable_dir(&error, &path) => {
+                // Not one rename, so a restore must not run meanwhile.
+                let _claim = match (&version, claim) {
+                    (Some(version), None) => Some(store.claim(version)?),
+                    (_, claim) => claim,
+                };
+                remove_entry(&path)?;
+                durable::sync_dir(&quarantine)?;
+                return Ok(Some(entry));
+            }
             renamed => renamed?,
         }
         durable::sync_dir(&quarantine)?;
         durable::remove_tree(&staged)?;
         Ok(Some(entry))
     }
+}
+
+/// Removes an entry that cannot be renamed: the content first, because the next start removes an entry without content.
+pub(super) fn remove_entry(entry: &Path) -> Result<(), PathError> {
+    let content = entry.join(CONTENT);
+    match durable::remove_file(&content.join(VersionFile::Info.name())) {
+        Err(error) if !error.is_not_found() && error.errno() != Some(Errno::NOTDIR) => return Err(error),
+        _ => {}
+    }
+    durable::remove_tree(&content)?;
+    durable::remove_tree(entry)
 }
 
 #[cfg(test)]

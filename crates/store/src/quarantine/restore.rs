@@ -4,12 +4,15 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use stoa_gomod::ModuleVersion;
+use stoa_layout::durable::CopyError;
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
+use super::purge::remove_entry;
 use super::{CONTENT, Quarantine, QuarantineEntry};
+use crate::draft::Folder;
 use crate::examine::{Examination, examine_folder};
-use crate::files::{Stamp, open_file};
+use crate::files::{Stamp, metadata, open_file};
 use crate::paths::VersionFile;
 use crate::publish::{Placed, Wait};
 use crate::{Claim, Objection, StoreError};
@@ -75,25 +78,64 @@ impl Quarantine<'_> {
         claim: &Claim,
     ) -> Result<Restored, StoreError> {
         let content = entry.join(CONTENT);
-        let Some(folder) = Stamp::at(&content)? else {
+        if !is_own(&content)? {
+            let copy = self.copy(&content)?;
+            return self.restore_from(entry, &copy.path, version, claim);
+        }
+        match self.restore_from(entry, &content, version.clone(), claim) {
+            // The folder belongs to a lower layer of an overlay.
+            Err(StoreError::Path(error)) if durable::is_unmovable_dir(&error, &content) => {
+                let copy = self.copy(&content)?;
+                self.restore_from(entry, &copy.path, version, claim)
+            }
+            restored => restored,
+        }
+    }
+
+    /// Copies the files of a version into staging.
+    fn copy(&self, content: &Path) -> Result<Folder, StoreError> {
+        let store = self.0;
+        let copy = Folder::new(store.staging()?.fresh());
+        store.durable.create_dir(&copy.path)?;
+        for name in VersionFile::ALL.map(VersionFile::name) {
+            let (from, to) = (content.join(name), copy.path.join(name));
+            let Some((original, _)) = open_file(&from)? else { continue };
+            let file = store.durable.create_file(&to)?;
+            durable::clone_or_copy((&original, &from), (&file, &to), &|_| {})
+                .map_err(CopyError::into_inner)?;
+            durable::sync_file(&file, &to)?;
+        }
+        durable::sync_dir(&copy.path)?;
+        Ok(copy)
+    }
+
+    /// Publishes the version in the folder `content`, which is the one of the entry or a copy.
+    fn restore_from(
+        &self,
+        entry: &Path,
+        content: &Path,
+        version: ModuleVersion,
+        claim: &Claim,
+    ) -> Result<Restored, StoreError> {
+        let Some(folder) = Stamp::at(content)? else {
             return Ok(Restored::Unfit("it holds no folder of a version"));
         };
-        let (h1, zip) = match examine_folder(&content, &version, &self.0.meter)? {
+        let (h1, zip) = match examine_folder(content, &version, &self.0.meter)? {
             Examination::Whole { h1, zip, .. } => (h1, zip),
             Examination::Corrupt(reason) => return Ok(Restored::Broken { version, reason }),
         };
         // A person wrote these files: they may not be on disk yet, and may belong to another user.
-        self.0.durable.hand_over(&content)?;
+        self.0.durable.hand_over(content)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
-            with_file(&content, file, durable::sync_file)?;
+            with_file(content, file, durable::sync_file)?;
         }
         // Before the owner of the zip changes: that changes its stamp, and the seal would be refused.
-        self.0.add_seal(&content, &h1, folder, zip)?;
+        self.0.add_seal(content, &h1, folder, zip)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
             self.0.durable.hand_over(&content.join(file.name()))?;
         }
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
-        Ok(match self.0.place(&content, &h1, claim, Wait::Now, stamp)? {
+        Ok(match self.0.place(content, &h1, claim, Wait::Now, stamp)? {
             Placed::Ours => {
                 self.drop_entry(entry);
                 Restored::Done(version)
@@ -111,8 +153,10 @@ impl Quarantine<'_> {
     fn drop_entry(&self, entry: &Path) {
         let dropped = self.0.staging().and_then(|run| {
             let staged = run.fresh();
-            durable::rename(entry, &staged)?;
-            Ok(durable::remove_tree(&staged)?)
+            match durable::rename(entry, &staged) {
+                Err(error) if durable::is_unmovable_dir(&error, entry) => Ok(remove_entry(entry)?),
+                renamed => Ok(renamed.and_then(|()| durable::remove_tree(&staged))?),
+            }
         });
         if let Err(error) = dropped {
             log::warn!(
@@ -134,6 +178,17 @@ fn with_file(
         Some((open, _)) => act(&open, &path),
         None => Err(rustix::io::Errno::NOENT).at("open", &path),
     }
+}
+
+/// Returns whether the files of a version have one name each. Files with several names may belong to a copy of the store,
+/// and a restore changes their times.
+fn is_own(content: &Path) -> Result<bool, PathError> {
+    for file in VersionFile::ALL {
+        if metadata(&content.join(file.name()))?.is_some_and(|meta| meta.links > 1) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -1,0 +1,152 @@
+//! Collects everything that would stop a step midway, before the step begins.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use stoa_layout::step::Refusal;
+use stoa_layout::{Direction, Exit, StepError};
+
+use crate::flow::{Batch, Flow};
+use crate::folders::{self, Chain, Folders};
+use crate::picture::{Candidate, Files};
+use crate::refuse;
+
+/// Maximum number of versions that a refusal lists.
+const LISTED: usize = 20;
+
+/// The obstacles of one step, from all threads.
+pub(crate) struct Obstacles<'a> {
+    flow: &'a Flow,
+    root: &'a Path,
+    direction: Direction,
+    folders: Folders,
+    /// Whether the new names differ only in case, on a file system that ignores case.
+    loses_case: bool,
+    taken: Mutex<List>,
+    folded: Mutex<List>,
+}
+
+/// Some versions, and the number of all.
+#[derive(Default)]
+struct List {
+    listed: Vec<String>,
+    count: u64,
+}
+
+impl List {
+    fn add(list: &Mutex<Self>, line: impl FnOnce() -> String) {
+        let Ok(mut list) = list.lock() else { return };
+        list.count += 1;
+        if list.listed.len() < LISTED {
+            list.listed.push(line());
+        }
+    }
+
+    /// Returns the lines. `None` if there are none.
+    fn lines(list: Mutex<Self>) -> Option<String> {
+        let Self { mut listed, count } = list.into_inner().unwrap_or_default();
+        listed.sort();
+        let more = count.saturating_sub(listed.len() as u64);
+        if more > 0 {
+            listed.push(format!("and {more} more"));
+        }
+        (!listed.is_empty()).then(|| listed.join("\n    "))
+    }
+}
+
+impl<'a> Obstacles<'a> {
+    pub(crate) fn new(flow: &'a Flow, root: &'a Path, direction: Direction) -> Result<Self, StepError> {
+        let needs_case = direction == Direction::Back && flow.old.needs_case();
+        Ok(Self {
+            flow,
+            root,
+            direction,
+            folders: Folders::below(root)?,
+            loses_case: needs_case && folders::ignores_case(root, folders::identity),
+            taken: Mutex::default(),
+            folded: Mutex::default(),
+        })
+    }
+
+    /// Checks the folders of a version that would move.
+    pub(crate) fn moves(
+        &self,
+        candidate: &Candidate,
+        there: &Files,
+        batch: &mut Batch,
+    ) -> Result<(), StepError> {
+        self.leaves(&candidate.files, &mut batch.left)?;
+        self.enters(candidate, there, batch)
+    }
+
+    /// Checks the folders that a version would leave.
+    pub(crate) fn leaves(&self, files: &Files, chain: &mut Chain) -> Result<(), StepError> {
+        self.folders.leave(files, chain)
+    }
+
+    /// Checks the folders that a version would come into.
+    pub(crate) fn enters(
+        &self,
+        candidate: &Candidate,
+        there: &Files,
+        batch: &mut Batch,
+    ) -> Result<(), StepError> {
+        let version = &candidate.version;
+        if self.loses_case
+            && (version.path().escaped() != version.path().as_str()
+                || version.version().escaped() != version.version().as_str())
+        {
+            List::add(&self.folded, || version.to_string());
+        }
+        self.folders.enter(there.folder(), &mut batch.entered)
+    }
+
+    /// Adds a version whose place on the other side is taken.
+    pub(crate) fn taken(&self, candidate: &Candidate, reason: &str) {
+        List::add(&self.taken, || format!("{}: {reason}", candidate.version));
+    }
+
+    /// Checks the folders of the store, and returns whether anything is wrong with a folder.
+    pub(crate) fn has_bad_folder(&self) -> Result<bool, StepError> {
+        self.folders.own()?;
+        if self.direction == Direction::Back {
+            for name in self.flow.removed_back {
+                self.folders.removed(&self.root.join(name))?;
+            }
+        }
+        Ok(self.folders.has_refusal())
+    }
+
+    /// Returns all reasons that forbid the step.
+    pub(crate) fn refusals(self) -> Result<Vec<Refusal>, StepError> {
+        self.has_bad_folder()?;
+        let (root, older) = (self.root.display(), &self.flow.from);
+        let mut refusals = Vec::new();
+        let mut refuse = |message| refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
+        if let Some(taken) = List::lines(self.taken) {
+            refuse(format!(
+                "cannot downgrade {root} to {older}: other files are in the place of\n    {taken}\nnothing was changed\n\
+                 help: move them out of the store with `stoa leftovers move DIR`, then run again"
+            ));
+        }
+        if let Some(folded) = List::lines(self.folded) {
+            refuse(format!(
+                "cannot downgrade {root} to {older}: its file system ignores case, and {older} does not escape the capital \
+                 letters of\n    {folded}\nnothing was changed\n\
+                 help: copy the store to a file system that distinguishes case, then run again there"
+            ));
+        }
+        let is_foreign = self.flow.is_foreign;
+        let before = refusals.len();
+        if is_foreign && self.direction == Direction::Up {
+            refusals.extend(refuse::to_begin(self.root)?);
+        } else {
+            refusals.extend(refuse::mounts(self.root, is_foreign));
+        }
+        // The same mount must not be reported twice.
+        if refusals.len() == before {
+            refusals.extend(self.folders.refusal());
+        }
+        Ok(refusals)
+    }
+}
