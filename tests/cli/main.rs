@@ -8,6 +8,7 @@
     reason = "tests fail by panicking, and break stores by hand"
 )]
 
+mod access;
 mod answers;
 mod as_go;
 mod backup;
@@ -48,12 +49,14 @@ mod resolving;
 mod server_log;
 mod staging;
 mod texts;
+mod threads;
 mod tidy;
 mod times;
 mod verify;
 
 fn main() {
     let modules = vec![
+        ("access", access::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
         ("backup", backup::cases()),
@@ -93,6 +96,7 @@ fn main() {
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
         ("texts", texts::cases()),
+        ("threads", threads::cases()),
         ("tidy", tidy::cases()),
         ("times", times::cases()),
         ("verify", verify::cases()),
