@@ -67,8 +67,8 @@ impl Leftovers<'_> {
         self.check_target(to)?;
         self.check_places(&state, to)?;
         lock.sign();
-        durable::create_root(to)?;
-        let out = Mover { root: self.runner.root, to, durable: Durable::for_root(to)? };
+        durable::create_folder(to)?;
+        let out = Mover { root: self.runner.root, to, durable: Durable::for_folder(to)? };
         let (mut total, seen) = (Total::default(), SeenOnce::default());
         // A walk may miss a name in a folder from which others vanish, so repeat until a walk finds nothing.
         loop {
@@ -117,8 +117,8 @@ impl Leftovers<'_> {
             check_place(root, to, path)?;
         }
         lock.sign();
-        durable::create_root(to)?;
-        let out = Mover { root, to, durable: Durable::for_root(to)? };
+        durable::create_folder(to)?;
+        let out = Mover { root, to, durable: Durable::for_folder(to)? };
         let mut total = Total::default();
         for path in paths {
             self.runner.cancel.check()?;

@@ -15,6 +15,7 @@ pub mod client;
 pub mod commands;
 pub mod go;
 pub mod inject;
+pub mod limits;
 mod module;
 pub mod mounts;
 pub mod nginx;
