@@ -21,6 +21,7 @@ use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
 use crate::startup::{self, Startup};
 use crate::sumdb::Gosumdb;
+use crate::tasks;
 
 /// Serves until a signal stops it.
 pub(crate) fn run(
@@ -37,6 +38,7 @@ pub(crate) fn run(
     let listener = bind(&config.listen)?;
     store.fill_reserve();
     let address = listener.local_addr().map_err(cannot_start)?;
+    let runtime = tasks::runtime().map_err(CommandError::no_threads)?;
     let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
@@ -75,7 +77,6 @@ pub(crate) fn run(
         degraded,
         ..ServeOptions::default()
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(cannot_start)?;
     let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));
     log::logger().flush();
     match served {

@@ -4,17 +4,17 @@
 //! version still has its info on the source side, where the next pass finds it. After a change of direction in the middle
 //! of a step it is the other way round. A version is therefore judged by the union of both sides.
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 
 use stoa_layout::events::Silent;
+use stoa_layout::signals::Cancelled;
 use stoa_layout::step::{Refusal, Work};
 use stoa_layout::{
     Context, Direction, Durable, Event, Exit, LayoutId, Leftover, Moved, PathError, Step, StepError, Survey,
-    durable,
+    durable, parallel,
 };
 
 use crate::flat::{self, Flat};
@@ -212,7 +212,7 @@ impl Flow {
         let moved = tally.sum();
         // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
         if moved.items == 0 || self.is_foreign || direction == Direction::Back {
-            let removal = Removal::new(work.threads)?;
+            let removal = Removal::new(work.threads);
             from.remove_emptied(root, to, &removal)?;
             if moved.items == 0 {
                 let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
@@ -485,58 +485,21 @@ fn walk_in_parallel(
 
 pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
 
-/// Walks on this thread and works on `threads` threads, including this one. This thread works on a batch itself if the
-/// others are busy. The first error ends everything.
+/// Walks on this thread and works on `threads` threads, including this one. The first error ends everything.
 pub(crate) fn in_parallel(
     threads: usize,
     walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
     each: &Each<'_>,
 ) -> Result<(), StepError> {
-    let (sender, receiver) = sync_channel::<Vec<Candidate>>(AHEAD);
-    let receiver = Mutex::new(receiver);
-    let failed: Mutex<Option<StepError>> = Mutex::new(None);
-    let has_failed = || failed.lock().is_ok_and(|failed| failed.is_some());
-    let work = |batch: Vec<Candidate>| {
-        let mut known = Batch::default();
-        // After a failure the remaining batches are dropped.
-        for candidate in batch.iter().take_while(|_| !has_failed()) {
-            if let Err(error) = each(candidate, &mut known)
-                && let Ok(mut failed) = failed.lock()
-            {
-                failed.get_or_insert(error);
-            }
-        }
+    let walk = |next: &mut dyn FnMut(Vec<Candidate>) -> ControlFlow<()>| {
+        walk(&mut |batch| match next(batch) {
+            ControlFlow::Continue(()) => Ok(()),
+            // The error of the thread is returned in its place.
+            ControlFlow::Break(()) => Err(StepError::Cancelled(Cancelled(0))),
+        })
     };
-    let walked = std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| {
-                while let Some(batch) = next(&receiver) {
-                    work(batch);
-                }
-            });
-        }
-        let mut stopped = false;
-        let walked = walk(&mut |batch| {
-            let refused =
-                if threads > 1 { sender.try_send(batch).err() } else { Some(TrySendError::Full(batch)) };
-            if let Some(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = refused {
-                work(batch);
-            }
-            if has_failed() {
-                stopped = true;
-                return Err(StepError::Cancelled(stoa_layout::signals::Cancelled(0)));
-            }
-            Ok(())
-        });
-        drop(sender);
-        if stopped { Ok(()) } else { walked }
-    });
-    match failed.into_inner().ok().flatten() {
-        Some(error) => Err(error),
-        None => walked,
-    }
-}
-
-fn next(receiver: &Mutex<Receiver<Vec<Candidate>>>) -> Option<Vec<Candidate>> {
-    receiver.lock().ok()?.recv().ok()
+    parallel::each((threads, AHEAD), walk, &|batch| {
+        let mut known = Batch::default();
+        batch.iter().try_for_each(|candidate| each(candidate, &mut known))
+    })
 }

@@ -3,14 +3,15 @@
 //! A folder that may not be removed stays: it holds nothing, so it is a warning and no reason to stop a step.
 
 use std::io;
+use std::iter::successors;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use stoa_layout::durable::{remove_empty_dir, remove_tree_but_folders};
-use stoa_layout::step::{Refusal, Work};
-use stoa_layout::{Event, Exit, PathError, StepError};
+use stoa_layout::step::Work;
+use stoa_layout::{Event, PathError, StepError};
 
 use crate::picture::Names;
 
@@ -22,19 +23,18 @@ const HELD: usize = 1024;
 
 /// Removes folders on several threads, and remembers the folders that it may not remove.
 pub(crate) struct Removal {
-    pool: ThreadPool,
+    /// `None` if the system has no thread to give.
+    pool: Option<ThreadPool>,
     /// The first errors, and the number of all.
     stuck: Mutex<(Vec<PathError>, usize)>,
 }
 
 impl Removal {
-    pub(crate) fn new(threads: usize) -> Result<Self, StepError> {
-        let pool = ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map_err(|error| {
-            let message =
-                format!("cannot start {threads} threads: {error}; run again with fewer (--threads)");
-            StepError::Refused(Refusal { exit: Exit::BUSY, message })
-        })?;
-        Ok(Self { pool, stuck: Mutex::default() })
+    /// Begins with up to `threads` threads, or fewer if the system has no more to give.
+    pub(crate) fn new(threads: usize) -> Self {
+        let counts = successors(Some(threads.max(1)), |count| Some(count / 2).filter(|half| *half > 0));
+        let mut pools = counts.map(|count| ThreadPoolBuilder::new().num_threads(count).build());
+        Self { pool: pools.find_map(Result::ok), stuck: Mutex::default() }
     }
 
     /// Removes a folder if it is empty, and returns whether it did.
@@ -103,7 +103,11 @@ pub(crate) struct Emptied<'a> {
 impl Emptied<'_> {
     /// Removes the empty folders below a folder, deepest first.
     pub(crate) fn remove_below(&self, folder: &Path, removal: &Removal) -> Result<(), StepError> {
-        Ok(removal.pool.install(|| self.below(folder, true, removal)).map(drop)?)
+        let is_empty = match &removal.pool {
+            Some(pool) => pool.install(|| self.below(folder, true, removal)),
+            None => self.below(folder, true, removal),
+        };
+        Ok(is_empty.map(drop)?)
     }
 
     /// Does the same, and returns whether the folder is empty now.
@@ -131,10 +135,19 @@ impl Emptied<'_> {
                     break false;
                 }
             };
-            is_empty &= folders
-                .par_iter()
-                .map(|folder| self.remove(folder, removal))
-                .try_reduce(|| true, |one, other| Ok(one && other))?;
+            is_empty &= match removal.pool {
+                Some(_) => folders
+                    .par_iter()
+                    .map(|folder| self.remove(folder, removal))
+                    .try_reduce(|| true, |one, other| Ok(one && other))?,
+                None => {
+                    let mut all = true;
+                    for folder in &folders {
+                        all &= self.remove(folder, removal)?;
+                    }
+                    all
+                }
+            };
             if is_end {
                 return Ok(is_empty);
             }

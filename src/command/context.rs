@@ -15,7 +15,7 @@ use stoa_layout::gate::{GateError, Mode, beside_this_program};
 use stoa_layout::lock::LockError;
 use stoa_layout::marker::Top;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError, StepError};
+use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError, StepError, parallel};
 use stoa_store::{LastUseError, Store, StoreError};
 
 use super::error::CommandError;
@@ -110,7 +110,7 @@ impl Context<'_> {
 
     /// Returns the number of worker threads.
     pub(crate) fn threads(&self, typed: Option<usize>) -> Result<usize, CommandError> {
-        Ok(self.settings.migrate(None, typed)?.threads)
+        Ok(self.settings.migrate(None, typed, None)?.threads)
     }
 
     /// Passes the gate. `check` checks the configuration of the command: before a store is created or upgraded for it,
@@ -322,12 +322,14 @@ pub(crate) fn cancel_on_signals(reporter: &Reporter, is_below_another: bool) -> 
     }
     let mut signals = Signals::new([SIGINT]).map_err(failed)?;
     let screen = reporter.progress().screen().clone();
-    std::thread::spawn(move || {
+    let tell = move || {
         if signals.forever().next().is_some() {
             let line = b"stopping; press Ctrl-C again to stop at once\n";
             let _ = screen.suspend(|| std::io::stderr().lock().write_all(line));
         }
-    });
+    };
+    // Without a thread only this line is missing.
+    let _ = std::thread::Builder::new().spawn(tell).inspect_err(parallel::warn);
     Ok(cancel)
 }
 

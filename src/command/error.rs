@@ -1,5 +1,6 @@
 //! How a command fails: an exit code, a message, and a line of help.
 
+use stoa_layout::parallel::RAISE;
 use stoa_layout::{Exit, PathError};
 
 /// A failure of a command.
@@ -42,6 +43,11 @@ impl CommandError {
             exit => exit,
         };
         Self::new(exit, error)
+    }
+
+    /// Makes an error about threads that the system does not have.
+    pub(crate) fn no_threads(error: std::io::Error) -> Self {
+        Self::new(Exit::BUSY, format!("cannot start a thread: {error}")).help(RAISE)
     }
 
     /// Adds or replaces the help.

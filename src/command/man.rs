@@ -38,8 +38,8 @@ impl Command for Man {
     type Summary = Nothing;
 
     fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
-        durable::create_root(&self.to).map_err(CommandError::of_target)?;
-        let durable = Durable::for_root(&self.to)?;
+        durable::create_folder(&self.to).map_err(CommandError::of_target)?;
+        let durable = Durable::for_folder(&self.to)?;
         let migrator = (context.app.migrator)();
         let mut count = 0_u64;
         for command in [whole_command_line(&migrator), migrator] {

@@ -18,7 +18,6 @@ mod list;
 mod man;
 pub(crate) mod named;
 pub(crate) mod overlap;
-pub(crate) mod parallel;
 mod path;
 pub(crate) mod progress;
 mod prune;

@@ -15,6 +15,7 @@ use indicatif::{
     BinaryBytes, HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState,
     ProgressStyle,
 };
+use stoa_layout::parallel;
 use stoa_store::Meter;
 
 use super::count::versions;
@@ -193,7 +194,7 @@ impl Progress {
             let bar = self.screen.0.add(bar);
             // The first draw does not wait for the clock, so that short work is shown too.
             bar.tick();
-            bar.enable_steady_tick(DRAW_EVERY);
+            tick(bar.clone());
             bar
         });
         let lines = (self.shown == Shown::Lines).then(|| print_lines(name, total, Arc::clone(&counts)));
@@ -222,17 +223,31 @@ impl Progress {
     }
 }
 
+/// Draws a bar by the clock, until it ends. Without a thread it is drawn only when the counts change.
+fn tick(bar: ProgressBar) {
+    // `enable_steady_tick` panics if the system has no thread to give.
+    let draw = move || {
+        while !bar.is_finished() {
+            bar.tick();
+            std::thread::sleep(DRAW_EVERY);
+        }
+    };
+    let _ = std::thread::Builder::new().spawn(draw).inspect_err(parallel::warn);
+}
+
 /// Prints a line every 10 seconds, until the returned value is dropped.
 fn print_lines(name: &str, total: Option<u64>, counts: Arc<Counts>) -> Sender<()> {
     let (running, ended) = channel();
     let name = name.to_owned();
-    std::thread::spawn(move || {
+    let lines = move || {
         while ended.recv_timeout(LINE_EVERY) == Err(RecvTimeoutError::Timeout) {
             let text = counts.text(total);
             let text = if text.is_empty() { "0 versions" } else { &text };
             let _ = io::stderr().lock().write_all(format!("{name}: {text}\n").as_bytes());
         }
-    });
+    };
+    // Without a thread there is only the result.
+    let _ = std::thread::Builder::new().spawn(lines).inspect_err(parallel::warn);
     running
 }
 

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use stoa_layout::{Exit, PathError};
+use stoa_layout::PathError;
 use stoa_store::Store;
 
 use super::error::CommandError;
 use crate::config::{Options, Settings};
 use crate::services::Services;
 use crate::sources::Sources;
+use crate::tasks;
 
 /// The servers that may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +33,7 @@ pub(crate) fn with_sumdb<T>(
     let sources = Sources::new(settings.world());
     let policy = sources.policy(&config, asking == Asking::Nobody, None)?;
     let options = sources.services_of_command(&config, &policy)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::new(Exit::IO, format!("cannot start threads: {error}")))?;
+    let runtime = tasks::runtime().map_err(CommandError::no_threads)?;
     runtime.block_on(async {
         let services = Services::new(Arc::clone(store), policy, options);
         let done = work(&services).await;

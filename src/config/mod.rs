@@ -61,6 +61,8 @@ pub struct MigrateConfig {
     pub lock_timeout: Duration,
     /// The maximum number of threads.
     pub threads: usize,
+    /// The mode of the folder of a new store.
+    pub store_mode: u32,
 }
 
 /// A value of the configuration, for people.
@@ -136,14 +138,17 @@ impl<'a> Settings<'a> {
         &self,
         lock_timeout: Option<&str>,
         threads: Option<usize>,
+        store_mode: Option<&str>,
     ) -> Result<MigrateConfig, ConfigError> {
         let options = Options::default().with("lock_timeout", lock_timeout).with("threads", threads);
+        let options = options.with("store_mode", store_mode);
+        let store_mode = self.value("store_mode", &options, key("store_mode").default, parse::mode)?.0;
         let lock_timeout =
             self.value("lock_timeout", &options, key("lock_timeout").default, parse::duration)?.0;
         let threads = |text: &str| parse::threads(text).map(Some);
         let threads = self.value("threads", &options, key("threads").default, threads)?.0;
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(MigrateConfig { lock_timeout, threads: threads.unwrap_or_else(all) })
+        Ok(MigrateConfig { lock_timeout, threads: threads.unwrap_or_else(all), store_mode })
     }
 
     /// Reads the config file if `--config` or `STOA_CONFIG` names it, even if no key needs it: an error in it is reported.
@@ -194,7 +199,9 @@ impl<'a> Settings<'a> {
                     (Some(path.display().to_string()), origin)
                 }
                 (_, Some((text, origin))) => (Some(masked(&text)), origin),
-                ("threads", None) => (Some(self.migrate(None, None)?.threads.to_string()), Origin::Default),
+                ("threads", None) => {
+                    (Some(self.migrate(None, None, None)?.threads.to_string()), Origin::Default)
+                }
                 (_, None) => match key.default {
                     Default::Value(text) => (Some(text.to_owned()), Origin::Default),
                     Default::Unset(..) => (None, Origin::Default),

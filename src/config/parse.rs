@@ -40,6 +40,19 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("expected a number from 1 to {MAX_THREADS}"))
 }
 
+/// Reads the mode of a folder, in octal. Its owner must be able to use it, and others must not write to it.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| mode & !0o2777 == 0 && digits.len() >= 3);
+    match mode {
+        Some(mode) if mode & 0o700 != 0o700 => Err("the owner needs all permissions (7)".to_owned()),
+        Some(mode) if mode & 0o002 != 0 => Err("others must not write to the store".to_owned()),
+        Some(mode) => Ok(mode),
+        None => Err("expected a mode in octal such as 0700, 0750 or 2770".to_owned()),
+    }
+}
+
 /// Reads a duration: `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();

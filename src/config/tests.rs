@@ -77,7 +77,7 @@ fn no_file_is_read_for_a_key_that_an_option_or_a_variable_sets() {
     assert_eq!(settings.store(None).unwrap(), Path::new("/said"));
     assert!(!settings.auto_migrate(None).unwrap());
     settings.check_named().unwrap();
-    assert!(settings.migrate(None, None).is_err());
+    assert!(settings.migrate(None, None, None).is_err());
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn errors_name_the_origin_of_the_value() {
     let error = settings.serve(&options).unwrap_err().to_string();
     assert!(error.contains("--fill-max-concurrent") && error.contains("\"0\""), "{error}");
     assert_eq!(settings.serve(&Options::default()).unwrap().base_path, "/go/x/");
-    let error = settings.migrate(None, Some(100_000)).unwrap_err().to_string();
+    let error = settings.migrate(None, Some(100_000), None).unwrap_err().to_string();
     assert!(error.contains("--threads") && error.contains("from 1 to 1024"), "{error}");
 }
 

@@ -67,6 +67,10 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "DURATION")]
     pub(super) lock_timeout: Option<String>,
 
+    /// Mode of the folder of a new store, in octal [default: 0700] [key: store_mode]
+    #[arg(long, global = true, value_name = "MODE")]
+    pub(super) store_mode: Option<String>,
+
     /// Number of worker threads [default: number of CPUs] [key: threads]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,

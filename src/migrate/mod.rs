@@ -104,7 +104,7 @@ fn dispatch(
 fn resolve(args: &Args, world: &World) -> Result<(PathBuf, Options), CommandError> {
     let settings = Settings::new(world, args.common.config.clone());
     let root = settings.store(args.common.store.clone())?;
-    let migrate = settings.migrate(args.lock_timeout.as_deref(), args.threads)?;
+    let migrate = settings.migrate(args.lock_timeout.as_deref(), args.threads, args.store_mode.as_deref())?;
     settings.check_named()?;
     let options = Options {
         target: args.to.clone(),
@@ -115,6 +115,7 @@ fn resolve(args: &Args, world: &World) -> Result<(PathBuf, Options), CommandErro
         clean: args.clean,
         lock_timeout: migrate.lock_timeout,
         threads: migrate.threads,
+        mode: migrate.store_mode,
     };
     Ok((root, options))
 }

@@ -1,6 +1,7 @@
 //! Work beside the requests: once per key, off the runtime, and until the shutdown.
 
 mod once;
+mod runtime;
 mod shared;
 mod shutdown;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use stoa_store::{Store, StoreError};
 
 pub(crate) use self::once::{Once, Task};
+pub(crate) use self::runtime::runtime;
 pub(crate) use self::shared::{Permit, Queue, Share, SharedPermits};
 pub(crate) use self::shutdown::{Phase, Shutdown};
 use crate::unavailable::Unavailable;

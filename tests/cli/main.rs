@@ -8,7 +8,10 @@
     reason = "tests fail by panicking, and break stores by hand"
 )]
 
+mod access;
 mod answers;
+mod as_go;
+mod backup;
 mod carry;
 mod check;
 mod checksum;
@@ -47,12 +50,17 @@ mod resolving;
 mod server_log;
 mod staging;
 mod texts;
+mod threads;
 mod tidy;
+mod times;
 mod verify;
 
 fn main() {
     let modules = vec![
+        ("access", access::cases()),
         ("answers", answers::cases()),
+        ("as_go", as_go::cases()),
+        ("backup", backup::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),
         ("checksum", checksum::cases()),
@@ -90,7 +98,9 @@ fn main() {
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
         ("texts", texts::cases()),
+        ("threads", threads::cases()),
         ("tidy", tidy::cases()),
+        ("times", times::cases()),
         ("verify", verify::cases()),
     ];
     testkit::run(testkit::built!(), modules);

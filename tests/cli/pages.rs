@@ -124,7 +124,8 @@ fn value(key: &Key) -> String {
         let parts: Vec<String> = text.split(',').map(|part| format!("{part:?}")).collect();
         return format!("[{}]", parts.join(", "));
     }
-    let is_plain = text.parse::<u64>().is_ok() || key.is_switch();
+    // A number with a leading zero is no number in TOML.
+    let is_plain = text.parse::<u64>().is_ok_and(|number| number.to_string() == text) || key.is_switch();
     if is_plain { text.to_owned() } else { format!("{text:?}") }
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
@@ -160,6 +161,18 @@ pub enum GateError {
         /// The reason why it cannot be run.
         why: String,
     },
+    /// The system has no process for the migrator.
+    #[error(
+        "cannot run {program}: {source}\n\
+         help: raise the limit of processes (ulimit -u, LimitNPROC, TasksMax, pids.max), or run `{program}` by itself first",
+        program = program.display()
+    )]
+    NoProcess {
+        /// The path of the program.
+        program: PathBuf,
+        /// The error of the system.
+        source: std::io::Error,
+    },
     /// The migrator must not be run automatically.
     #[error("cannot use {root}: it is not a store at layout {layout}, and automatic upgrades are off\nhelp: run `{command}`", root = root.display())]
     Forbidden {
@@ -208,6 +221,7 @@ impl GateError {
                 (None, Some(signal)) => Exit::signal(signal),
                 (None, None) => Exit::IO,
             },
+            Self::NoProcess { .. } => Exit::BUSY,
             Self::NoMigrator { .. } | Self::StillMissing { .. } | Self::Forbidden { .. } => Exit::NEWER,
             Self::Markers { .. } => Exit::NOT_A_STORE,
         }
@@ -352,15 +366,18 @@ impl Gate<'_> {
         if let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() {
             command.stdout(Stdio::from(stderr));
         }
-        let status = run(&mut command).map_err(|error| GateError::NoMigrator {
-            root: self.root.to_owned(),
-            layout: self.current.clone(),
-            why: match error.kind() {
-                std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-                std::io::ErrorKind::PermissionDenied => "is not executable".to_owned(),
-                _ => format!("cannot be run: {error}"),
+        let status = run(&mut command).map_err(|source| match source.kind() {
+            std::io::ErrorKind::WouldBlock => GateError::NoProcess { program: program.clone(), source },
+            kind => GateError::NoMigrator {
+                root: self.root.to_owned(),
+                layout: self.current.clone(),
+                why: match kind {
+                    std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+                    std::io::ErrorKind::PermissionDenied => "is not executable".to_owned(),
+                    _ => format!("cannot be run: {source}"),
+                },
+                program: program.clone(),
             },
-            program: program.clone(),
         })?;
         if status.success() { Ok(program) } else { Err(GateError::Migrator { program, status }) }
     }
@@ -382,12 +399,12 @@ fn beside(own: Option<PathBuf>, name: &OsStr) -> PathBuf {
 /// Runs a program to its end. Signals to this process are passed on, and the program stops at a safe place.
 fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
     let mut signals = signal_hook::iterator::Signals::new(HANDED_ON)?;
-    let handle = signals.handle();
-    let mut child = command.spawn().inspect_err(|_| handle.close())?;
+    let mut child = command.spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    let forward = std::thread::spawn(move || {
-        let mut interrupts = 0;
-        for signal in signals.forever() {
+    let (mut interrupts, mut pause) = (0, SHORTEST_PAUSE);
+    // Without a thread, which the system may not have.
+    loop {
+        for signal in signals.pending() {
             interrupts += i32::from(signal == SIGINT);
             let signal = match signal {
                 // The program that waits is asked to end at once; what the migrator wrote survives that.
@@ -400,12 +417,17 @@ fn run(command: &mut Command) -> std::io::Result<ExitStatus> {
                 let _ = rustix::process::kill_process(pid, signal);
             }
         }
-    });
-    let status = child.wait();
-    handle.close();
-    let _ = forward.join();
-    status
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
 }
+
+/// The pause between two looks at the migrator: short at first, since most runs are.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

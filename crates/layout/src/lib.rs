@@ -22,6 +22,7 @@
 //! | [`runner`] | takes the steps, one after the other |
 //! | [`gate`] | the check that a tool makes at every start |
 //! | [`durable`] | all writes to the disk |
+//! | [`parallel`] | work on many items with several threads |
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests make folders of their own"))]
 
@@ -35,6 +36,7 @@ pub mod id;
 pub mod inventory;
 pub mod lock;
 pub mod marker;
+pub mod parallel;
 pub mod plan;
 pub mod runner;
 pub mod signals;

@@ -101,7 +101,11 @@ impl Store {
             return Ok(());
         }
         let folder = self.paths.version(version);
-        let reason = match self.valid_seal(version)? {
+        let seal = match Stamp::at(&folder)? {
+            Some(stamp) => self.valid_seal(version, stamp)?,
+            None => None,
+        };
+        let reason = match seal {
             Some((h1, _)) => Ok(h1),
             None => match examine_folder(&folder, version, &self.meter) {
                 Ok(Examination::Whole { h1, .. }) => Ok(h1),

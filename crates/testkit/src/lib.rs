@@ -16,6 +16,7 @@ pub mod commands;
 pub mod disk;
 pub mod go;
 pub mod inject;
+pub mod limits;
 mod module;
 pub mod mounts;
 pub mod nginx;

@@ -48,12 +48,9 @@ fn run_with(
     let options = Options {
         target: Some(LayoutId::parse(to).unwrap()),
         assumed: from.map(|from| LayoutId::parse(from).unwrap()),
-        auto: false,
-        no_create: false,
-        regenerate: false,
-        clean: false,
         lock_timeout: Duration::from_secs(5),
         threads,
+        ..Options::default()
     };
     Runner { root, layouts: &layouts, options: &options, events, cancel: &Cancel::new() }.run()
 }

@@ -25,15 +25,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use stoa_gomod::{ModulePath, ModuleVersion};
-use stoa_layout::{Cancel, Exit};
+use stoa_layout::{Cancel, Exit, parallel};
 use stoa_store::Store;
 
+use super::Command;
 use super::context::Context;
 use super::error::CommandError;
 use super::overlap::overlap;
 use super::progress::Progress;
 use super::report::{Telling, Working};
-use super::{Command, parallel};
 use report::{ExportDone, ExportResult, Report};
 use tree::{Put, Tree};
 
@@ -115,16 +115,16 @@ fn export(
         tree.list(&module)
     };
     let all = || {
-        parallel::each(threads, |each| Ok(store.each_version(each)?), &one)?;
+        parallel::each((threads, parallel::AHEAD), |each| Ok(store.each_version(each)?), &one)?;
         tree.settle(|version, bytes| report.version(version, ExportResult::Exported(bytes)))?;
-        parallel::each(threads, |each| each_module(store, each), &lists)?;
+        parallel::each((threads, parallel::AHEAD), |each| each_module(store, each), &lists)?;
         tree.settle(|_, _| {})?;
         tree.finish()
     };
     std::thread::scope(|scope| {
         if progress.is_bar() {
             // The count takes a fraction of the time: no zip is opened for it.
-            scope.spawn(|| progress.count(|each| store.each_version(each)));
+            parallel::start(scope, || progress.count(|each| store.each_version(each)));
         }
         let done = all();
         progress.end();

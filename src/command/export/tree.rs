@@ -101,8 +101,8 @@ impl Tree {
     /// Opens an export. An empty or missing folder becomes one.
     pub(super) fn open(root: &Path, meter: Meter) -> Result<Self, CommandError> {
         let own = root.join(OWN);
-        durable::create_root(root).map_err(CommandError::of_target)?;
-        let durable = Durable::for_root(root)?;
+        durable::create_folder(root).map_err(CommandError::of_target)?;
+        let durable = Durable::for_folder(root)?;
         if durable.ensure_dir(&own)? {
             durable::sync_dir(root)?;
         }

@@ -24,6 +24,7 @@ use super::{Command, Entry};
 use crate::config::Options;
 use crate::services::Services;
 use crate::sources::Sources;
+use crate::tasks;
 use fetched::{FetchDone, Fetched};
 use wanted::{Asked, Wanted};
 
@@ -142,10 +143,7 @@ impl Command for Fetch {
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
         reporter.progress().begin("fetch", Some(wanted.len() as u64));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| CommandError::new(Exit::IO, format!("cannot start threads: {error}")))?;
+        let runtime = tasks::runtime().map_err(CommandError::no_threads)?;
         let at_once = config.fill_max_concurrent;
         let mut options = sources.services(&config, &policy, true)?;
         options.flights.are_failures_logged = false;

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
-use stoa_layout::Cancel;
+use stoa_layout::{Cancel, parallel};
 use stoa_store::{Day, LastUses, Store, StoreError};
 
 use super::Prune;
@@ -18,7 +18,6 @@ use crate::command::confirm::confirm;
 use crate::command::count;
 use crate::command::error::CommandError;
 use crate::command::event::{VersionKeys, date};
-use crate::command::parallel;
 use crate::command::report::Reporter;
 use crate::lock::lock;
 use crate::sources::PrivateModules;
@@ -176,7 +175,7 @@ impl Work<'_> {
         self.reporter.progress().begin(name, Some(going.0));
         let began = uses.began();
         parallel::each(
-            self.threads,
+            (self.threads, parallel::AHEAD),
             |each| {
                 // Unreadable versions have been reported by the count.
                 let walked = self.each(

@@ -7,13 +7,12 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use stoa_gomod::ModuleVersion;
-use stoa_layout::{Cancel, Exit};
+use stoa_layout::{Cancel, Exit, parallel};
 use stoa_store::{Store, StoreError, Verified, Which};
 
 use crate::command::error::CommandError;
 use crate::command::event::{CORRUPT, VersionResult};
 use crate::command::named::{Named, versions_of};
-use crate::command::parallel;
 use crate::command::report::Reporter;
 use crate::lock::lock;
 
@@ -92,13 +91,13 @@ impl Look<'_> {
         let ended = if named.is_empty() && progress.is_bar() {
             // The count takes a fraction of the time: no zip is opened for it.
             std::thread::scope(|scope| {
-                scope.spawn(|| progress.count(|each| self.store.each_folder(each, |_| {})));
-                let ended = parallel::each(self.threads, walk, &work);
+                parallel::start(scope, || progress.count(|each| self.store.each_folder(each, |_| {})));
+                let ended = parallel::each((self.threads, parallel::AHEAD), walk, &work);
                 progress.end();
                 ended
             })
         } else {
-            parallel::each(self.threads, walk, &work)
+            parallel::each((self.threads, parallel::AHEAD), walk, &work)
         };
         progress.end();
         (*lock(&findings), ended)

@@ -20,13 +20,12 @@ use std::sync::Arc;
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::{Exit, Gate, Migrator, Outcome, PathError, Runner, State, StepError};
+use stoa_layout::{Exit, Gate, Migrator, Outcome, PathError, Runner, State, StepError, parallel};
 use stoa_store::Store;
 
 use super::failure;
 use crate::command::error::CommandError;
 use crate::command::overlap::overlap;
-use crate::command::parallel;
 use crate::command::progress::Progress;
 use crate::config::Settings;
 pub(super) use report::Report;
@@ -84,7 +83,7 @@ impl Import<'_> {
         let work = Work::new(self.runner.root, store, batch, self.runner.cancel, report, progress.meter());
         let copy = || -> Result<(), CommandError> {
             parallel::each(
-                self.runner.options.threads,
+                (self.runner.options.threads, parallel::AHEAD),
                 |each| {
                     from.take(&mut |found| {
                         self.runner.cancel.check()?;
@@ -112,7 +111,7 @@ impl Import<'_> {
         }
         // The count takes a fraction of the time: no file is opened for it.
         std::thread::scope(|scope| {
-            scope.spawn(|| progress.count(|each| from.count(each)));
+            parallel::start(scope, || progress.count(|each| from.count(each)));
             let copied = copy();
             progress.end();
             copied

@@ -107,7 +107,8 @@ struct Run {
 impl Run {
     fn begin(base: &Path) -> Result<Self, PathError> {
         loop {
-            let folder = Durable::default().create_dir_named(base, PREFIX)?;
+            // Others must not read private modules.
+            let folder = Durable::private().create_dir_named(base, PREFIX)?;
             if let Some(run) = Self::take(folder)? {
                 return Ok(run);
             }
@@ -117,13 +118,8 @@ impl Run {
     /// Locks a new folder. Returns `None` if another process has swept it: until it is locked, it looks
     /// like the folder of a dead process.
     fn take(folder: PathBuf) -> Result<Option<Self>, PathError> {
-        // Others must not read private modules. The folder is still empty.
-        match rustix::fs::chmod(&folder, rustix::fs::Mode::RWXU).at("restrict the permissions of", &folder) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            closed => closed?,
-        }
         let path = folder.join(LOCK);
-        match FileLock::try_acquire(&path, &Durable::default()) {
+        match FileLock::try_acquire(&path, &Durable::private()) {
             Ok(Some(lock)) if lock.is_at(&path) => {
                 let (next, clones) = (AtomicU64::new(1), Mutex::default());
                 Ok(Some(Self { folder, lock: Some(lock), next, clones }))

@@ -70,7 +70,7 @@ fn run(args: Args) -> Result<(), RunError> {
         regenerate: args.regenerate,
         clean: false,
         lock_timeout: Duration::from_secs_f64(args.lock_timeout),
-        threads: 1,
+        ..Options::default()
     };
     let layouts = layouts::layouts();
     let runner = Runner {

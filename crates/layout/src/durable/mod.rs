@@ -5,14 +5,17 @@
 //! write the complete file beside its place, sync it, rename it, sync the folder.
 //!
 //! A process that runs as root gives new files to the owner and group of the store's root. An upgrade by a package's
-//! post-install step therefore does not lock out the service, which runs as another user.
+//! post-install step therefore does not lock out the service, which runs as another user. New files below a root have the
+//! modes of the root (see `access`).
 #![expect(clippy::disallowed_methods, reason = "the module through which all writes go")]
 
+mod access;
 mod barrier;
 mod copy;
 mod names;
 mod owned;
 mod piecewise;
+mod root;
 mod space;
 
 pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
@@ -21,6 +24,7 @@ pub use names::{
     remove_empty_dir, remove_file, remove_tree, remove_tree_but_folders, rename, rename_at_once,
     rename_noreplace, set_modified, touch,
 };
-pub use owned::{Durable, create_root, is_executable};
+pub use owned::{Durable, is_executable};
 pub use piecewise::is_unmovable_dir;
+pub use root::{Created, create_folder, create_root};
 pub use space::{allocate, cut};

@@ -1,57 +1,76 @@
-//! Creates folders and files for the owner of the root.
+//! Creates folders and files.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::access::Access;
 use super::{rename, sync_dir};
 use crate::PathError;
 use crate::error::PathContext;
 
-/// Writes below a root, for the owner of the root.
+/// Writes below a folder, with the owner and the modes that are right there.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Durable {
-    owner: Option<(u32, u32)>,
+    access: Access,
 }
 
 impl Durable {
-    /// Returns a value that writes for the owner of `root` if this process runs as root, else for its own user.
+    /// Returns a value that writes below the root of a store: for the owner of the root if this process runs as root,
+    /// else for its own user. The modes are those of the root, whatever the umask.
     pub fn for_root(root: &Path) -> Result<Self, PathError> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(Self::default());
-        }
-        let meta = fs::metadata(root).at("stat", root)?;
-        let own = (0, rustix::process::getegid().as_raw());
-        let owner = (meta.uid(), meta.gid());
-        Ok(Self { owner: (owner != own).then_some(owner) })
+        Ok(Self { access: Access::of_root(&fs::metadata(root).at("stat", root)?) })
+    }
+
+    /// Returns a value that writes below any other folder, for its owner if this process runs as root. The modes follow
+    /// the umask.
+    pub fn for_folder(folder: &Path) -> Result<Self, PathError> {
+        Ok(Self { access: Access::of_folder(&fs::metadata(folder).at("stat", folder)?) })
+    }
+
+    /// Returns a value that writes files for the user of this process only.
+    pub fn private() -> Self {
+        Self { access: Access::private() }
+    }
+
+    pub(super) fn with(access: Access) -> Self {
+        Self { access }
     }
 
     /// Creates an empty folder. An existing path is an error.
     pub fn create_dir(&self, path: &Path) -> Result<(), PathError> {
-        rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)).at("create the folder", path)?;
-        self.hand_over(path)
+        rustix::fs::mkdir(path, self.access.folder_mode()).at("create the folder", path)?;
+        self.settle_dir(path)
+    }
+
+    /// Gives a new folder its mode and its owner, or removes it.
+    fn settle_dir(&self, path: &Path) -> Result<(), PathError> {
+        self.access.settle_folder(path).inspect_err(|_| {
+            // The error is the more useful message.
+            let _ = rustix::fs::rmdir(path);
+        })
     }
 
     /// Creates an empty folder with an unused name: `prefix` and six random characters.
     pub fn create_dir_named(&self, parent: &Path, prefix: &str) -> Result<PathBuf, PathError> {
         let made = tempfile::Builder::new()
             .prefix(prefix)
-            .make_in(parent, |path| Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o777))?))
+            .make_in(parent, |path| Ok(rustix::fs::mkdir(path, self.access.folder_mode())?))
             .at("create a folder in", parent)?;
         // `TempPath` would remove it as a file when dropped.
         let path = made.into_temp_path().keep().map_err(|e| PathError::new("keep", parent, e.error))?;
-        self.hand_over(&path)?;
+        self.settle_dir(&path)?;
         Ok(path)
     }
 
     /// Creates a folder unless it exists, and returns whether it did. A symlink is an error, wherever it points.
     pub fn ensure_dir(&self, path: &Path) -> Result<bool, PathError> {
-        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
-            Ok(()) => self.hand_over(path).map(|()| true),
+        match rustix::fs::mkdir(path, self.access.folder_mode()) {
+            Ok(()) => self.settle_dir(path).map(|()| true),
             Err(Errno::EXIST) => {
                 let meta = fs::symlink_metadata(path).at("stat", path)?;
                 // Files created or swept below a symlink would belong to another folder.
@@ -59,7 +78,7 @@ impl Durable {
                     return Err(PathError::new("create the folder", path, Errno::NOTDIR));
                 }
                 // A process was killed between creating the folder and changing its owner.
-                if self.owner.is_some() && meta.uid() == 0 {
+                if meta.uid() == 0 {
                     self.hand_over(path)?;
                 }
                 if meta.uid() == 0 && is_closed_to_us(path) && rustix::fs::rmdir(path).is_ok() {
@@ -116,19 +135,33 @@ impl Durable {
     /// Creates a file for writing. An existing path is an error.
     pub fn create_file(&self, path: &Path) -> Result<File, PathError> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).at("create", path)?;
-        let file = File::from(fd);
-        self.hand_over_file(&file, path)?;
+        let file = File::from(rustix::fs::open(path, flags, self.access.file_mode()).at("create", path)?);
+        self.access.settle_file(&file, path).inspect_err(|_| {
+            // The error is the more useful message.
+            let _ = fs::remove_file(path);
+        })?;
         Ok(file)
     }
 
     /// Opens a file for reading and writing, and creates it if it is missing.
     pub fn open_or_create(&self, path: &Path) -> Result<File, PathError> {
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).at("open or create", path)?;
-        let file = File::from(fd);
-        if self.owner.is_some() && file.metadata().at("stat", path)?.uid() == 0 {
-            self.hand_over_file(&file, path)?;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = loop {
+            match rustix::fs::open(path, flags, Mode::empty()) {
+                Ok(file) => break File::from(file),
+                Err(Errno::NOENT) => match self.create_file(path) {
+                    // Another process was first.
+                    Err(error) if error.errno() == Some(Errno::EXIST) => {}
+                    created => {
+                        return created.map_err(|error| PathError { action: "open or create", ..error });
+                    }
+                },
+                Err(errno) => return Err(PathError::new("open or create", path, errno)),
+            }
+        };
+        // A process was killed between creating the file and changing its owner.
+        if self.access.has_owner() && file.metadata().at("stat", path)?.uid() == 0 {
+            self.access.give_file(&file, path)?;
         }
         Ok(file)
     }
@@ -139,11 +172,11 @@ impl Durable {
     pub fn temporary(&self, folder: &Path, prefix: &str, content: &[u8]) -> Result<PathBuf, PathError> {
         let made = tempfile::Builder::new().prefix(prefix).make_in(folder, |path| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?))
+            Ok(File::from(rustix::fs::open(path, flags, self.access.file_mode())?))
         });
         let mut temporary = made.at("create a temporary file in", folder)?;
         let path = temporary.path().to_owned();
-        self.hand_over_file(temporary.as_file(), &path)?;
+        self.access.settle_file(temporary.as_file(), &path)?;
         temporary.as_file_mut().write_all(content).at("write", &path)?;
         temporary.as_file().sync_all().at("sync", &path)?;
         let (_, path) = temporary.keep().map_err(|e| PathError::new("keep", folder, e.error))?;
@@ -183,50 +216,15 @@ impl Durable {
 
     /// Gives a path to the owner of the root if this process runs as root. A symlink is not followed.
     pub fn hand_over(&self, path: &Path) -> Result<(), PathError> {
-        let Some((uid, gid)) = self.owner else { return Ok(()) };
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .at("change the owner of", path)
-    }
-
-    fn hand_over_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
-        let Some((uid, gid)) = self.owner else { return Ok(()) };
-        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .at("change the owner of", path)
+        self.access.give(path)
     }
 }
 
 /// Returns whether this process lacks the permission to write into a folder.
 fn is_closed_to_us(path: &Path) -> bool {
     // The effective user decides, as for a write.
-    let asked = rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS);
+    let asked = rustix::fs::accessat(CWD, path, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS);
     matches!(asked, Err(Errno::ACCESS))
-}
-
-/// Creates `root` and its missing parents for the user of this process, and syncs each into its parent.
-pub fn create_root(root: &Path) -> Result<(), PathError> {
-    let base = root.ancestors().last().unwrap_or(root);
-    let parent_or_here = |path: &Path| match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let mut missing = Vec::new();
-    for at in root.ancestors() {
-        if at.as_os_str().is_empty() || at == base && at.is_absolute() {
-            break;
-        }
-        match fs::metadata(at) {
-            Ok(meta) if meta.is_dir() => break,
-            Ok(_) => return Err(PathError::new("create the folder", at, Errno::NOTDIR)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(at),
-            Err(error) => return Err(PathError::new("stat", at, error)),
-        }
-    }
-    for at in missing.iter().rev() {
-        Durable::default().ensure_dir(at)?;
-        sync_dir(&parent_or_here(at))?;
-    }
-    Ok(())
 }
 
 /// Returns whether any user may execute a file, for messages about programs that cannot be run.
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn files_have_the_mode_of_ordinary_files() {
+    fn files_follow_the_umask_without_a_root() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         Durable::default().replace_file(&file, ".t.", b"x").unwrap();
@@ -285,14 +283,5 @@ mod tests {
             assert!(error.to_string().contains("move it away"), "{error}");
             fs::remove_file(&link).unwrap();
         }
-    }
-
-    #[test]
-    fn a_root_is_created_with_its_parents() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("x/y/z");
-        create_root(&root).unwrap();
-        create_root(&root).unwrap();
-        assert!(root.is_dir());
     }
 }

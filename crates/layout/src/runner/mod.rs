@@ -56,10 +56,13 @@ pub struct Options {
     pub lock_timeout: Duration,
     /// Number of threads of a step.
     pub threads: usize,
+    /// Mode of the root, if the run creates it. An existing folder keeps its mode.
+    pub mode: u32,
 }
 
 impl Default for Options {
-    /// Returns the options of a manual run to the current layout, with one thread and a lock timeout of 30 s.
+    /// Returns the options of a manual run to the current layout, with one thread, a lock timeout of 30 s, and a new root
+    /// for its owner only.
     fn default() -> Self {
         Self {
             target: None,
@@ -70,6 +73,7 @@ impl Default for Options {
             clean: false,
             lock_timeout: Duration::from_secs(30),
             threads: 1,
+            mode: 0o700,
         }
     }
 }
@@ -179,8 +183,15 @@ impl Runner<'_> {
             }
         }
         let is_of_a_store = self.root.join(LOCK_NAME).exists();
-        durable::create_root(self.root)?;
-        let lock = match self.wait_for_turn(&target, first.as_ref())? {
+        let created = durable::create_root(self.root, self.options.mode)?;
+        let turn = self.wait_for_turn(&target, first.as_ref()).inspect_err(|error| {
+            // Without locks no other process gets further than this one, so nobody needs the file.
+            if matches!(error, RunError::Lock(LockError::Unsupported { .. })) && !is_of_a_store {
+                let _ = durable::remove_file(&self.root.join(LOCK_NAME));
+                created.undo();
+            }
+        });
+        let lock = match turn? {
             Turn::Ours(lock) => lock,
             Turn::OthersDid => return Ok(Outcome::Nothing(target)),
         };

@@ -69,7 +69,9 @@ fn fresh_equals_migrated() {
     let (old, new) = (dir.path().join("old"), dir.path().join("new"));
     homes::v0_with(&old, &[("node", "1.0")]);
     assert_eq!(run::run(&old, &auto()), done("v2"));
-    assert_eq!(run::run(&new, &auto()), done("v2"));
+    // A new root has a mode of its own, and an old root keeps its mode.
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&old).unwrap().permissions());
+    assert_eq!(run::run(&new, &run::Options { mode, ..auto() }), done("v2"));
     // Toolchains of the user are then at the same place.
     for folder in ["bin/node", "share/doc"] {
         let from = old.join("toolchains/node/1.0").join(folder);
