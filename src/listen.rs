@@ -37,6 +37,7 @@ pub(crate) fn run(
     let after_migration = held.pass().signals();
     let store = open_store(held, mode, settings, "serve")?;
     let listener = bind(&config.listen)?;
+    store.fill_reserve();
     let address = listener.local_addr().map_err(cannot_start)?;
     let runtime = tasks::runtime().map_err(CommandError::no_threads)?;
     let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
@@ -64,6 +65,8 @@ pub(crate) fn run(
             "degraded: no upstream, only stored modules are served"
         );
     }
+    // Logs it if it is so.
+    store.is_full();
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,

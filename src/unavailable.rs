@@ -195,6 +195,9 @@ impl Unavailable {
             | Self::Upstream(reason)
             | Self::Limited { reason, .. }
             | Self::Loop(reason) => reason.for_client.clone().unwrap_or_else(|| reason.text.clone()),
+            Self::Store(error) if error.is_out_of_space() => {
+                "this proxy has no space to store the version (see the server log)".to_owned()
+            }
             Self::Store(_) => "cannot access the store (see the server log)".to_owned(),
             Self::Offline(_)
             | Self::Unexpected { .. }

@@ -166,11 +166,7 @@ impl Context<'_> {
             return CommandError::new(forbidden.exit(), message)
                 .help(format!("create it with `{MIGRATOR} --store {folder}`"));
         }
-        // Only stoa-migrate knows other layouts. This command of it reads the folder and writes nothing.
-        let mut migrator = std::process::Command::new(beside_this_program(MIGRATOR));
-        let common = Common { store: Some(root.to_owned()), ..self.global.common.clone() };
-        migrator.args(common.handed_on()).arg("describe");
-        let described = match migrator.stderr(std::process::Stdio::inherit()).output() {
+        let described = match self.run_describe(root) {
             Ok(described) if described.status.success() => described.stdout,
             Ok(refused) => match refused.status.code().and_then(|code| u8::try_from(code).ok()) {
                 Some(code) => return CommandError::reported(Exit::code_of_child(code)),
@@ -192,6 +188,29 @@ impl Context<'_> {
         );
         CommandError::new(forbidden.exit(), message)
             .help(format!("run `{MIGRATOR} --store {folder}` to upgrade it"))
+    }
+
+    /// Runs `stoa-migrate describe`, which reads the folder and writes nothing. Only that program knows other layouts.
+    fn run_describe(&self, root: &Path) -> std::io::Result<std::process::Output> {
+        let mut migrator = std::process::Command::new(beside_this_program(MIGRATOR));
+        let common = Common { store: Some(root.to_owned()), ..self.global.common.clone() };
+        migrator.args(common.handed_on()).arg("describe");
+        migrator.stderr(std::process::Stdio::inherit()).output()
+    }
+
+    /// Fails if a folder is neither empty nor a store in any state, as far as `stoa-migrate` can be asked.
+    pub(crate) fn check_is_store(&self, root: &Path) -> Result<(), CommandError> {
+        let top = Top::read(root)?.unwrap_or_default();
+        let is_marked = !top.markers.is_empty() || !top.blocked.is_empty();
+        // A store that lost its marker has its folders.
+        if top.is_empty() || is_marked || root.join("quarantine").is_dir() {
+            return Ok(());
+        }
+        let refused = self.run_describe(root).ok().filter(|described| !described.status.success());
+        match refused.and_then(|refused| refused.status.code()).and_then(|code| u8::try_from(code).ok()) {
+            Some(code) => Err(CommandError::reported(Exit::code_of_child(code))),
+            None => Ok(()),
+        }
     }
 
     /// Returns the gate of a store.
@@ -263,9 +282,23 @@ impl Context<'_> {
 
     /// Passes the gate, upgrades an existing store if it needs it, and opens it without a lock.
     pub(crate) fn upgrade_and_look(&self) -> Result<Store, CommandError> {
+        let store = self.upgrade_and_glance()?;
+        self.check_markers(store.root())?;
+        Ok(store)
+    }
+
+    /// Checks that the store at the current layout has no other marker.
+    pub(crate) fn check_markers(&self, root: &Path) -> Result<(), CommandError> {
+        Ok(self.gate(root, &NO_MIGRATOR).check_markers()?)
+    }
+
+    /// Does the same as [`Context::upgrade_and_look`] with a single system call if the store is current. A command that
+    /// finds nothing then must call [`Context::check_markers`], because a store with two markers may have it elsewhere.
+    pub(crate) fn upgrade_and_glance(&self) -> Result<Store, CommandError> {
         let root = self.root()?;
         let check = || Ok(self.settings.check_named()?);
-        Ok(Store::look(&self.pass(&root, check, || self.migrator_of_existing(&root))?))
+        let pass = self.pass(&root, check, || self.migrator_of_existing(&root))?;
+        Ok(Store::look(&pass))
     }
 
     /// Passes the gate without creating, upgrading or locking the store: nothing can be written through it.
@@ -279,6 +312,7 @@ impl Context<'_> {
                 self.migrator_of_existing(&root).map(|_| NO_MIGRATOR)
             },
         )?;
+        self.check_markers(&root)?;
         Ok(Store::look(&pass))
     }
 

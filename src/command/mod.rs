@@ -34,7 +34,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args as _, FromArgMatches as _};
-use stoa_layout::Exit;
+use stoa_layout::{Exit, signals};
 
 pub use context::{App, Common};
 
@@ -189,6 +189,7 @@ Exit codes:
 
 /// Runs the program with the arguments of the process.
 pub fn main(app: &App) -> ExitCode {
+    signals::survive_file_size_limit();
     start(app, &World::of_process(), std::env::args_os().collect()).into()
 }
 

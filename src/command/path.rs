@@ -54,8 +54,9 @@ impl Command for ShowPath {
     type Summary = Nothing;
 
     fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
-        let store = context.upgrade_and_look()?;
+        let store = context.upgrade_and_glance()?;
         let Some(path) = store.locate(&self.version, self.file.into())? else {
+            context.check_markers(store.root())?;
             let (version, root) = (&self.version, store.root().display());
             return Err(CommandError::new(Exit::FAILED, format!("{version} is not in {root}")));
         };

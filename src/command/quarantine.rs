@@ -194,6 +194,7 @@ impl Context<'_> {
                 CommandError::new(Exit::NOT_A_STORE, text).help("set the folder of the store with --store")
             );
         }
+        self.check_is_store(&root)?;
         Ok(root)
     }
 }

@@ -153,8 +153,11 @@ impl Fetch {
             log::error!(version:% = self.version, reason:% = error; "a task panicked");
             Unavailable::Broken(self.version.to_string())
         })?;
-        zip.size = written
-            .map_err(|error| StoreError::from(PathError::new("write", zip.draft.zip_path(), error)))?;
+        zip.size = written.map_err(|error| {
+            let error = StoreError::from(PathError::new("write", zip.draft.zip_path(), error));
+            self.means.store.note_failure(&error);
+            error
+        })?;
         // `ZipDownload` has already compared the length with the announced one.
         Ok(received)
     }

@@ -326,7 +326,15 @@ impl Mover<'_> {
         if let Some(folder) = relative.parent() {
             self.durable.ensure_dirs_unsynced(self.to, folder)?;
         }
-        match durable::rename_noreplace(piece, &self.to.join(relative)) {
+        let place = self.to.join(relative);
+        let moved = match durable::rename_noreplace(piece, &place) {
+            // A folder of a lower layer of an overlay, and not another file system.
+            Err(error) if durable::is_unmovable_dir(&error, piece) && is_same_device(piece, self.to) => {
+                self.durable.move_dir(piece, &place, "info")
+            }
+            moved => moved,
+        };
+        match moved {
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) if error.source.kind() == io::ErrorKind::CrossesDevices => {
                 let message = format!(
@@ -354,6 +362,11 @@ impl Mover<'_> {
         let relative = folder.strip_prefix(self.root).unwrap_or(Path::new(""));
         !relative.as_os_str().is_empty() && relative != "modules"
     }
+}
+
+fn is_same_device(path: &Path, other: &Path) -> bool {
+    let device = |path: &Path| path.symlink_metadata().map(|meta| meta.dev()).ok();
+    device(path).is_some() && device(path) == device(other)
 }
 
 impl Total {

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use stoa_layout::events::Silent;
 use stoa_layout::{
-    Cancel, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, State, StepError,
+    Cancel, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, State, StepError, signals,
 };
 
 use crate::command;
@@ -40,6 +40,7 @@ use verify::Verify;
 
 /// Runs the program with the arguments of the process.
 pub fn main(layouts: &Layouts) -> ExitCode {
+    signals::survive_file_size_limit();
     run(layouts, &World::of_process(), std::env::args_os()).into()
 }
 

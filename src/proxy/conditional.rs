@@ -4,7 +4,7 @@
 //! the whole file.
 
 use std::ops::Range;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hyper::header::{
     HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
@@ -16,8 +16,20 @@ use hyper::header::{
 pub(super) struct Validators {
     /// A strong entity tag, quotes included.
     pub(super) etag: HeaderValue,
-    /// The time of the last change, if known.
+    /// The time of the last change, if it is known and HTTP can express it.
     pub(super) modified: Option<SystemTime>,
+}
+
+impl Validators {
+    pub(super) fn new(etag: HeaderValue, modified: Option<SystemTime>) -> Self {
+        Self { etag, modified: modified.filter(|time| is_http_date(*time)) }
+    }
+}
+
+/// Returns whether HTTP can express a time: the years 1970 to 9999. The conversion of the library panics for others.
+fn is_http_date(time: SystemTime) -> bool {
+    const END: Duration = Duration::from_secs(253_402_300_800);
+    time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < END)
 }
 
 /// The part of a file that a request gets.
@@ -153,6 +165,19 @@ mod tests {
         let headers =
             pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
         judge(&headers, false, &validators, length)
+    }
+
+    #[test]
+    fn a_time_that_http_cannot_express_is_no_validator() {
+        let tag = || HeaderValue::from_static("\"a\"");
+        let of = |time| Validators::new(tag(), Some(time)).modified;
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800);
+        assert_eq!(of(SystemTime::UNIX_EPOCH - Duration::from_nanos(1)), None);
+        assert_eq!(of(end), None);
+        for time in [SystemTime::UNIX_EPOCH, end - Duration::from_nanos(1)] {
+            assert_eq!(of(time), Some(time));
+            httpdate::fmt_http_date(time);
+        }
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Proxy {
                 Err(error) => return store_failed(version, error),
             },
             SmallFile::Mod => {
-                let validators = Validators { etag: etag_of(&pair.mod_sha256), modified: None };
+                let validators = Validators::new(etag_of(&pair.mod_sha256), None);
                 let start = pair.mod_range.start;
                 entity(client, TEXT, validators, length, |range| {
                     Body::zip(
@@ -318,7 +318,7 @@ impl Proxy {
         // A seal identifies the files in a zip, but not how they are packed. The length makes the tag strong.
         let etag = tag(format!("\"{seal}-{length:x}\""));
         let body = |range| Body::zip(version, zip, range, &self.buffers);
-        let mut response = entity(client, ZIP, Validators { etag, modified: Some(modified) }, length, body);
+        let mut response = entity(client, ZIP, Validators::new(etag, Some(modified)), length, body);
         response.headers_mut().insert(CACHE_CONTROL, caching);
         response
     }
@@ -352,7 +352,7 @@ fn small_answer(
         SmallFile::Info => JSON,
         SmallFile::Mod => TEXT,
     };
-    let validators = Validators { etag: etag_of(digest), modified };
+    let validators = Validators::new(etag_of(digest), modified);
     entity(client, content_type, validators, bytes.len() as u64, |range| {
         // The length of bytes in memory fits.
         let place = |at| usize::try_from(at).unwrap_or(usize::MAX);

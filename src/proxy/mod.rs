@@ -237,16 +237,21 @@ impl Proxy {
             log::error!(reason:% = error; "not ready: cannot read the store");
             return Problem::NotReady.answer();
         }
-        let mut text = "ready\n".to_owned();
-        if let Some(reason) = &self.options.degraded {
-            text += &format!("degraded: no upstream: {reason}\n");
-        }
-        if let Some(folder) = self.store().missing_staging() {
+        let lines = self.degradations().into_iter().map(|reason| format!("degraded: {reason}\n"));
+        answer::text(format!("ready\n{}", lines.collect::<String>()))
+    }
+
+    /// Returns the reasons why missing modules cannot be downloaded. Stored modules are served all the same.
+    fn degradations(&self) -> Vec<String> {
+        let no_upstream = self.options.degraded.as_ref().map(|reason| format!("no upstream: {reason}"));
+        // First, because it would create the folder again.
+        let staging = self.store().missing_staging().map(|folder| {
             // Clients see no paths of this machine.
             let name = folder.file_name().unwrap_or_default().to_string_lossy();
-            text += &format!("degraded: staging/{name} is missing, the next download creates it again\n");
-        }
-        answer::text(text)
+            format!("staging/{name} is missing, the next download creates it again")
+        });
+        let disk_full = self.store().is_full().then(|| "disk full".to_owned());
+        no_upstream.into_iter().chain(staging).chain(disk_full).collect()
     }
 
     fn store(&self) -> &Store {

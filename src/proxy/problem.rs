@@ -189,6 +189,7 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
             (StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), NO_STORE)
         }
         Unavailable::Loop(_) => (StatusCode::LOOP_DETECTED, NO_STORE),
+        Unavailable::Store(error) if error.is_out_of_space() => (StatusCode::INSUFFICIENT_STORAGE, NO_STORE),
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
@@ -207,6 +208,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             "not trusted"
         }
+        Unavailable::Store(error) if error.is_out_of_space() => "disk full",
         Unavailable::Store(_) | Unavailable::Broken(_) => "internal error",
         Unavailable::Denied(_) | Unavailable::Private(_) => "refused",
         Unavailable::Refused(_) => "refused by the upstream",
@@ -231,6 +233,9 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         | Unavailable::Crowded { .. }
         | Unavailable::Held(_)
         | Unavailable::Stopping(_) => return None,
+        Unavailable::Store(error) if error.is_out_of_space() => {
+            "try again later, or ask the operator of this proxy to free space"
+        }
         Unavailable::Store(_) | Unavailable::Broken(_) => return None,
         Unavailable::Offline(_) | Unavailable::NotFetched(_) => {
             "ask the operator of this proxy to download it"
@@ -276,6 +281,7 @@ mod tests {
         let version = || VERSION.to_owned();
         let reason = |text: &str| format!("{VERSION}: {text}").into();
         let store = stoa_store::StoreError::ReadOnly("/srv/stoa".into());
+        let full = stoa_layout::PathError::new("write", "/srv/stoa/staging", rustix::io::Errno::NOSPC);
         vec![
             Unavailable::Absent(reason("the upstream has no such version")),
             Unavailable::Offline(version()),
@@ -291,6 +297,7 @@ mod tests {
             Unavailable::Upstream(reason("the upstream answered 500")),
             Unavailable::Loop(reason("the upstream asks this proxy")),
             Unavailable::Store(std::sync::Arc::new(store)),
+            Unavailable::Store(std::sync::Arc::new(full.into())),
             Unavailable::Broken(version()),
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
@@ -386,7 +393,8 @@ mod tests {
     #[test]
     fn every_error_has_a_text() {
         let errors = errors();
-        let kinds: Vec<usize> = errors.iter().map(kind).collect();
+        let mut kinds: Vec<usize> = errors.iter().map(kind).collect();
+        kinds.dedup();
         assert_eq!(kinds, (0..KINDS).collect::<Vec<_>>());
         let mut text = String::new();
         for error in &errors {

@@ -270,7 +270,13 @@ fn compare(store: &Store, version: &ModuleVersion, verified: &Verified) -> Resul
     let claim = store.claim(version)?;
     let compared = store.compare(&claim, &confirmed)?;
     if compared != Compared::Absent {
-        verified.record(store, &claim)?;
+        match verified.record(store, &claim) {
+            // The version is served all the same. Its verdict is recorded when there is space again.
+            Err(error) if error.is_out_of_space() && !matches!(compared, Compared::Differs(_)) => {
+                store.note_failure(&error);
+            }
+            recorded => recorded?,
+        }
     }
     Ok(compared)
 }

@@ -23,7 +23,8 @@ where
     F: FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 {
     let store = Arc::clone(store);
-    match tokio::task::spawn_blocking(move || work(&store)).await {
+    let noted = move || work(&store).inspect_err(|error| store.note_failure(error));
+    match tokio::task::spawn_blocking(noted).await {
         Ok(result) => Ok(result?),
         // The process is shutting down.
         Err(error) if error.is_cancelled() => Err(Unavailable::Stopping(what.to_string())),

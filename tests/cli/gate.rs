@@ -36,6 +36,12 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("up and back gives the same store", None, up_and_back_gives_the_same_store),
         trial("a foreign folder is refused untouched", None, a_foreign_folder_is_refused_untouched),
         trial("two markers are refused untouched", None, two_markers_are_refused_untouched),
+        trial(
+            "the quarantine of a foreign folder is refused",
+            None,
+            the_quarantine_of_a_foreign_folder_is_refused,
+        ),
+        trial("commands that only look refuse two markers", None, commands_that_only_look_refuse_two_markers),
         trial("a newer store is refused untouched", None, a_newer_store_is_refused_untouched),
         trial("an older release refuses a newer store", None, an_older_release_refuses_a_newer_store),
         trial("a downgrade needs a person", None, a_downgrade_needs_a_person),
@@ -220,6 +226,43 @@ fn two_markers_are_refused_untouched() {
         let said = assert_refused(&root, 65, || run(&programs));
         assert!(said.contains("layout.v2") && said.contains("layout.v9"), "{said}");
     }
+}
+
+fn the_quarantine_of_a_foreign_folder_is_refused() {
+    let programs = Programs::current();
+    let root = programs.store();
+    fs::create_dir_all(&root).unwrap();
+    let empty = programs.stoa(["quarantine"]);
+    assert!(empty.code == 0, "{empty:?}");
+    fs::write(root.join("notes.txt"), "mine").unwrap();
+    let error = assert_refused(&root, 65, || programs.stoa(["quarantine"]));
+    assert!(error.contains("is not a store"), "{error}");
+    fs::remove_file(root.join("notes.txt")).unwrap();
+    // An Athens disk store has no marker and nothing in quarantine.
+    testkit::Module::new(PAIR, 100).put_v0(&root);
+    let old = programs.stoa(["quarantine"]);
+    assert!(old.code == 0 && old.err.contains("0 entries"), "{old:?}");
+}
+
+fn commands_that_only_look_refuse_two_markers() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    fs::write(root.join("layout.v1"), "").unwrap();
+    for arguments in [
+        &["path", PAIR][..],
+        &["list"],
+        &["remove", "--list"],
+        &["remove", "--dry-run", PAIR],
+        &["prune", "--dry-run", "--max-size", "0"],
+        &["verify"],
+        &["export", "out"],
+        &["leftovers"],
+    ] {
+        let error = assert_refused(&root, 65, || programs.stoa(arguments));
+        assert!(error.contains("layout.v1") && error.contains("layout.v2"), "{arguments:?}: {error}");
+    }
+    let status = programs.stoa(["status"]);
+    assert!(status.code == 0 && status.out.contains("conflict"), "{status:?}");
 }
 
 fn a_newer_store_is_refused_untouched() {

@@ -113,6 +113,7 @@ impl Scene {
         let mut shape = tree::shape(&self.dir.path().join("store"));
         // The file that claims are locks on stays.
         shape.remove(Path::new("staging/claims"));
+        shape.retain(|path, _| !path.starts_with("staging/reserve"));
         shape.retain(|path, _| {
             ["modules", "staging", "quarantine", "records"].iter().any(|top| path.starts_with(top))
         });

@@ -10,7 +10,9 @@
 
 mod access;
 mod answers;
+mod as_go;
 mod audit;
+mod backup;
 mod carry;
 mod check;
 mod checksum;
@@ -26,6 +28,7 @@ mod egress;
 mod fetch;
 mod flights;
 mod forward_proxy;
+mod full_disk;
 mod fuse;
 mod gate;
 mod golden;
@@ -52,13 +55,16 @@ mod symlinks;
 mod texts;
 mod threads;
 mod tidy;
+mod times;
 mod verify;
 
 fn main() {
     let modules = vec![
         ("access", access::cases()),
         ("answers", answers::cases()),
+        ("as_go", as_go::cases()),
         ("audit", audit::cases()),
+        ("backup", backup::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),
         ("checksum", checksum::cases()),
@@ -74,6 +80,7 @@ fn main() {
         ("fetch", fetch::cases()),
         ("flights", flights::cases()),
         ("forward_proxy", forward_proxy::cases()),
+        ("full_disk", full_disk::cases()),
         ("fuse", fuse::cases()),
         ("gate", gate::cases()),
         ("golden", golden::cases()),
@@ -99,6 +106,7 @@ fn main() {
         ("texts", texts::cases()),
         ("threads", threads::cases()),
         ("tidy", tidy::cases()),
+        ("times", times::cases()),
         ("verify", verify::cases()),
     ];
     testkit::run(testkit::built!(), modules);

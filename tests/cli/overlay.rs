@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
             None,
             a_corrupt_version_of_a_lower_layer_is_replaced,
         ),
+        trial("leftovers_of_a_lower_layer_are_moved", None, leftovers_of_a_lower_layer_are_moved),
         trial(
             "the_quarantine_of_a_lower_layer_is_purged_and_restored",
             None,
@@ -42,7 +43,8 @@ impl Container {
     /// Makes the store of the image with some versions of `example.com/Cap/m`.
     fn with(versions: &[&str]) -> (Self, Vec<Module>) {
         let (programs, upstream) = (Programs::current(), Upstream::start());
-        let image = programs.folder().join("image");
+        let image = programs.folder().join("image/store");
+        fs::create_dir(programs.folder().join("image")).unwrap();
         create(&image);
         let server = Server::start(&image, upstream.url());
         let modules: Vec<Module> = versions
@@ -58,25 +60,31 @@ impl Container {
     }
 
     fn image(&self) -> PathBuf {
-        self.programs.folder().join("image")
+        self.programs.folder().join("image/store")
+    }
+
+    /// Returns the store in the container.
+    fn store(&self) -> PathBuf {
+        self.programs.folder().join("container/store")
     }
 
     /// Starts the container.
     fn start(&mut self) {
-        let [image, layers, store] =
-            ["image", "layers", "store"].map(|name| self.programs.folder().join(name));
-        for folder in [&layers, &store] {
+        let [image, layers, container] =
+            ["image", "layers", "container"].map(|name| self.programs.folder().join(name));
+        for folder in [&layers, &container] {
             fs::create_dir(folder).unwrap();
         }
         let options = match rustix::process::geteuid().is_root() {
             true => "redirect_dir=off",
-            false => "redirect_dir=off,userxattr",
+            // Without redirects too.
+            false => "userxattr",
         };
         let script = "mount -t tmpfs tmpfs \"$2\"; mkdir \"$2/upper\" \"$2/work\"
             mount -t overlay overlay -o \"lowerdir=$1,upperdir=$2/upper,workdir=$2/work,$4\" \"$3\"";
         self.mounts = Some(Mounts::new(
             script,
-            [image.as_os_str(), layers.as_os_str(), store.as_os_str(), options.as_ref()],
+            [image.as_os_str(), layers.as_os_str(), container.as_os_str(), options.as_ref()],
         ));
     }
 
@@ -85,7 +93,7 @@ impl Container {
     }
 
     fn run(&self, arguments: &[&str]) -> Ended {
-        let mut command = self.command(&commands::stoa(&self.programs.store(), arguments));
+        let mut command = self.command(&commands::stoa(&self.store(), arguments));
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         Ended::of(command)
     }
@@ -98,13 +106,13 @@ impl Container {
     }
 
     fn serve(&self) -> Server {
-        let mut command = server::command(&self.programs.store());
+        let mut command = server::command(&self.store());
         Server::start_with(&mut self.command(command.args(["--upstream", self.upstream.url()])))
     }
 
     /// Returns a path below the store, as seen from outside of the container.
     fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.mounts.as_ref().unwrap().outside(&self.programs.store().join(path))
+        self.mounts.as_ref().unwrap().outside(&self.store().join(path))
     }
 }
 
@@ -164,9 +172,10 @@ fn versions_of_a_lower_layer_are_removed() {
     assert!(server.get(&pruned.path("zip")) == (200, pruned.zip.clone()));
     assert!(server.stop().success());
     container.done(&["verify", "--again"]);
-    let staged: Vec<_> =
+    let mut staged: Vec<_> =
         fs::read_dir(container.path("staging")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(staged, ["claims"]);
+    staged.sort();
+    assert_eq!(staged, ["claims", "reserve"]);
 }
 
 fn a_corrupt_version_of_a_lower_layer_is_replaced() {
@@ -218,4 +227,19 @@ fn the_quarantine_of_a_lower_layer_is_purged_and_restored() {
     container.done(&["quarantine", "purge", &id(&purged_entry)]);
     assert_eq!(fs::read_dir(container.path("quarantine")).unwrap().count(), 0);
     container.done(&["verify", "--again"]);
+}
+
+fn leftovers_of_a_lower_layer_are_moved() {
+    let (mut container, modules) = Container::with(&["v1.0.0"]);
+    let folder = container.image().join(folder(&modules[0]));
+    let stray = folder.with_file_name("not a version");
+    fs::create_dir_all(stray.join("deeper")).unwrap();
+    fs::write(stray.join("deeper/file"), "kept").unwrap();
+    container.start();
+    let to = container.store().with_file_name("out");
+    container.done(&["leftovers", "move", to.to_str().unwrap()]);
+    let moved = to.join(stray.strip_prefix(container.image()).unwrap());
+    let kept = container.mounts.as_ref().unwrap().outside(&moved.join("deeper/file"));
+    assert_eq!(fs::read(kept).unwrap(), b"kept");
+    assert!(!container.path(stray.strip_prefix(container.image()).unwrap()).exists());
 }

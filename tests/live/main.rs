@@ -14,11 +14,13 @@
 
 mod carry_go;
 mod go_client;
+mod go_readers;
 mod peers;
 
 fn main() {
     let modules = vec![
         ("carry_go", testkit::slow(carry_go::cases())),
+        ("go_readers", testkit::slow(go_readers::cases())),
         ("go_client", testkit::slow(go_client::cases())),
         ("peers", testkit::slow(peers::cases())),
     ];

@@ -462,26 +462,113 @@ fn large_entries_are_streamed() {
     assert_eq!(entry_fault(&write(&[damaged])), EntryFault::Deflate);
 }
 
-#[test]
-fn zip64_is_read() {
+/// The values of the records at the end of a zip with zip64.
+#[derive(Clone)]
+struct End64 {
+    length: u64,
+    disks: [u64; 2],
+    counts: [u64; 2],
+    locator_disk: u64,
+    /// Added to the offset of the record.
+    shift: u64,
+    locator_disks: u64,
+    /// The number of entries, the size and the offset in the end record.
+    end: [u64; 3],
+}
+
+/// Writes a zip with one entry and zip64 records.
+fn write_zip64(end64: &End64) -> Vec<u8> {
     // The record of the directory has all ones, and the real sizes in its extra field.
     let mut entry = Raw::stored("a", b"content");
     put(&mut entry.extra, &[(1, 2), (16, 2), (7, 8), (7, 8)]);
-    let entry = Raw { size: u32::MAX, compressed: u32::MAX, ..entry };
-    let entries = [entry];
+    let entries = [Raw { size: u32::MAX, compressed: u32::MAX, ..entry }];
     let (mut archive, offsets) = write_locals(&entries);
     let start = archive.len() as u64;
     write_directory(&mut archive, &entries, &offsets);
     let end = archive.len() as u64;
-    let size = end - start;
+    let ([disk, of_directory], [here, total]) = (end64.disks, end64.counts);
     archive.extend(b"PK\x06\x06");
-    put(&mut archive, &[(44, 8), (45, 2), (45, 2), (0, 8), (1, 8), (1, 8), (size, 8), (start, 8)]);
+    put(&mut archive, &[(end64.length, 8), (45, 2), (45, 2), (disk, 4), (of_directory, 4)]);
+    put(&mut archive, &[(here, 8), (total, 8), (end - start, 8), (start, 8)]);
     archive.extend(b"PK\x06\x07");
-    put(&mut archive, &[(0, 4), (end, 8), (1, 4)]);
-    write_end(&mut archive, 0xffff, u32::MAX.into(), u32::MAX.into());
-    // The count in the end record refers to zip64.
-    let examined = examine(&archive, &module()).unwrap();
-    assert_eq!((examined.entries, examined.content_size), (1, 7));
+    put(&mut archive, &[(end64.locator_disk, 4), (end + end64.shift, 8), (end64.locator_disks, 4)]);
+    let [count, size, offset] = end64.end;
+    write_end(
+        &mut archive,
+        count,
+        if size == 0 { end - start } else { size },
+        if offset == 0 { start } else { offset },
+    );
+    archive
+}
+
+const VALID_END64: End64 = End64 {
+    length: 44,
+    disks: [0, 0],
+    counts: [1, 1],
+    locator_disk: 0,
+    shift: 0,
+    locator_disks: 1,
+    end: [0xffff, 0xffff_ffff, 0xffff_ffff],
+};
+
+#[test]
+fn zip64_is_read() {
+    // The count in the end record refers to zip64. Values without all ones are used by Go, and must be the same.
+    for end in [VALID_END64.end, [0xffff, 0, 0], [1, 0, 0xffff_ffff], [1, 0, 0]] {
+        let archive = write_zip64(&End64 { end, ..VALID_END64 });
+        let examined = examine(&archive, &module()).unwrap();
+        assert_eq!((examined.entries, examined.content_size), (1, 7), "{end:?}");
+        check_structure(&archive, &module()).unwrap();
+    }
+}
+
+#[test]
+fn zip64_records_that_go_refuses_or_ignores_are_rejected() {
+    let valid = VALID_END64;
+    for (wrong, expected) in [
+        (End64 { length: 45, ..valid.clone() }, "where its locator says"),
+        (End64 { disks: [1, 0], ..valid.clone() }, "more than one disk"),
+        (End64 { disks: [0, 1], ..valid.clone() }, "more than one disk"),
+        (End64 { counts: [1, 2], ..valid.clone() }, "two numbers of entries"),
+        (End64 { counts: [2, 2], ..valid.clone() }, "number of entries differs"),
+        (End64 { counts: [0x1_0001, 0x1_0001], ..valid.clone() }, "number of entries differs"),
+        (End64 { locator_disk: 1, ..valid.clone() }, "more than one disk"),
+        (End64 { locator_disks: 0, ..valid.clone() }, "more than one disk"),
+        (End64 { locator_disks: 2, ..valid.clone() }, "more than one disk"),
+        (End64 { shift: 1, ..valid.clone() }, "directly after"),
+        // Go does not look for zip64 records, and finds no directory.
+        (End64 { end: [1, 0xffff_ffff, 0], ..valid.clone() }, "differs from the end record"),
+        (End64 { end: [2, 0, 0], ..valid.clone() }, "differs from the end record"),
+    ] {
+        let archive = write_zip64(&wrong);
+        for result in [examine(&archive, &module()).err(), check_structure(&archive, &module()).err()] {
+            let reason = result.expect("it is rejected").to_string();
+            assert!(reason.contains(expected), "{reason}, not {expected}");
+        }
+    }
+    // An entry whose sizes are nowhere.
+    let archive = write(&[Raw { compressed: u32::MAX, ..Raw::stored("a", b"x") }]);
+    assert_eq!(entry_fault(&archive), EntryFault::Zip64);
+}
+
+#[test]
+fn deflate_streams_that_go_refuses_are_rejected() {
+    // A fixed block with an `a` and then the reserved symbol 286 or 287, which some readers take for a copy.
+    for symbol in [0b1100_0110, 0b1100_0111] {
+        let (mut bits, mut data) = (vec![true, true, false], Vec::new());
+        let code = |value: u32, length: u32| (0..length).rev().map(move |bit| value >> bit & 1 == 1);
+        bits.extend(code(0x30 + u32::from(b'a'), 8));
+        bits.extend(code(symbol, 8));
+        bits.extend(code(0, 5));
+        bits.extend(code(0, 7));
+        for byte in bits.chunks(8) {
+            data.push(byte.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit)));
+        }
+        let content = vec![b'a'; 259];
+        let entry = Raw { compressed: data.len() as u32, data, ..Raw::deflated("a", &content) };
+        assert_eq!(entry_fault(&write(&[entry])), EntryFault::Deflate);
+    }
 }
 
 #[test]

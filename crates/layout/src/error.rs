@@ -39,6 +39,12 @@ impl PathError {
         self.source.kind() == io::ErrorKind::ReadOnlyFilesystem
     }
 
+    /// Returns whether there is no room to write: the disk is full or has no inodes left, or a quota or a limit of the
+    /// size of files is reached.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self.errno(), Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
+    }
+
     /// Returns whether the system could not read what is at the path, and may never be able to: a bad disk, a damaged
     /// file system, a file that its server has lost.
     pub fn is_damage(&self) -> bool {
@@ -113,6 +119,9 @@ fn hint(source: &io::Error) -> &'static str {
     match Errno::from_io_error(source) {
         Some(Errno::NOSPC) => "\nhelp: free space on that file system, then run again",
         Some(Errno::DQUOT) => "\nhelp: raise the quota or free space, then run again",
+        Some(Errno::FBIG) => {
+            "\nhelp: raise the limit of the size of files (ulimit -f, LimitFSIZE), then run again"
+        }
         Some(Errno::IO) => "\nhelp: check the disk and the system's log, then run again",
         Some(Errno::STALE) => "\nhelp: mount that file system again, then run again",
         Some(Errno::NOMEM) => "\nhelp: free memory, then run again",

@@ -283,17 +283,8 @@ impl Gate<'_> {
         let mut pass = pass;
         for last in [false, true] {
             let lock = self.share(access)?;
-            let top = self.top()?;
-            let here = Marker::At(self.current.clone());
-            let others = top.markers.iter().filter(|marker| **marker != here).map(ToString::to_string);
-            let others: Vec<String> = others.collect();
-            let is_here = top.markers.contains(&here);
-            if is_here && others.is_empty() {
+            if self.has_one_marker()? {
                 return Ok(Held { pass, _lock: lock });
-            }
-            if is_here {
-                let names = format!("{here} and {}", others.join(", "));
-                return Err(GateError::Markers { root: self.root.to_owned(), names });
             }
             if last {
                 break;
@@ -303,6 +294,26 @@ impl Gate<'_> {
             pass = self.pass()?;
         }
         Err(GateError::StillMissing { program: PathBuf::from("the migrator"), marker: self.marker() })
+    }
+
+    /// Checks that there is no other marker, for a program that only looks and takes no lock.
+    pub fn check_markers(&self) -> Result<(), GateError> {
+        // If the store has just left the layout, such a program finds nothing.
+        self.has_one_marker().map(drop)
+    }
+
+    /// Returns whether the marker of the current layout exists. Fails if there are others beside it.
+    fn has_one_marker(&self) -> Result<bool, GateError> {
+        let top = self.top()?;
+        let here = Marker::At(self.current.clone());
+        let others = top.markers.iter().filter(|marker| **marker != here).map(ToString::to_string);
+        let others: Vec<String> = others.collect();
+        let is_here = top.markers.contains(&here);
+        if is_here && !others.is_empty() {
+            let names = format!("{here} and {}", others.join(", "));
+            return Err(GateError::Markers { root: self.root.to_owned(), names });
+        }
+        Ok(is_here)
     }
 
     /// Reads the names in the root. Fails if the name of a marker is not a file.

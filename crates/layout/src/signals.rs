@@ -4,7 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+
+/// Lets a write beyond the limit of the size of files (`ulimit -f`) fail like a write to a full disk. By default it ends
+/// the process.
+pub fn survive_file_size_limit() {
+    // A handler, not SIG_IGN, which programs that this process runs would inherit. If it fails, the default stays.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+}
 
 /// A request to stop, shared by all threads, with the signal that made it.
 #[derive(Debug, Clone, Default)]

@@ -17,8 +17,8 @@ use stoa_layout::durable::{self, Durable};
 use stoa_layout::lock::FileLock;
 use stoa_layout::{PathError, marker};
 
-use crate::StoreError;
 use crate::paths::Paths;
+use crate::{Store, StoreError};
 
 /// The user and the command that change a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -131,9 +131,7 @@ impl Audit {
 
     /// Writes the line of a change that follows. A failure is logged.
     pub fn write(&self, act: Act<'_>) {
-        if let Err(error) = self.append(act, MAX_BYTES) {
-            log::warn!(reason:% = error; "cannot write to the audit log");
-        }
+        warn_if_failed(self.append(act, MAX_BYTES));
     }
 
     fn append(&self, act: Act<'_>, max_bytes: u64) -> Result<(), StoreError> {
@@ -175,6 +173,19 @@ impl Audit {
             durable::remove_file(&folder.path().join(oldest.to_string()))?;
         }
         Ok(folder.sync()?)
+    }
+}
+
+impl Store {
+    /// Writes the line of a change that follows, with space of the reserve if the disk is full. A failure is logged.
+    pub(crate) fn note(&self, act: Act<'_>) {
+        warn_if_failed(self.with_reserve(|| self.audit.append(act, MAX_BYTES)));
+    }
+}
+
+fn warn_if_failed(written: Result<(), StoreError>) {
+    if let Err(error) = written {
+        log::warn!(reason:% = error; "cannot write to the audit log");
     }
 }
 

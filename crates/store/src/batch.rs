@@ -18,7 +18,7 @@ pub struct Batch<'a> {
 impl Store {
     /// Starts to publish many versions. Seal the drafts after this call, because the sync reports only later errors.
     pub fn batch(&self) -> Result<Batch<'_>, StoreError> {
-        self.staging()?;
+        self.check_writable()?;
         Ok(Batch { store: self, file_system: FileSystem::of(self.root())? })
     }
 }

@@ -166,7 +166,7 @@ impl Cache<'_> {
 
     /// Removes an entry, if it exists.
     pub fn remove(&self, shelf: Shelf<'_>, key: &str) -> Result<(), StoreError> {
-        self.0.staging()?;
+        self.0.check_writable()?;
         match durable::remove_file(&self.path(shelf, key)) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),

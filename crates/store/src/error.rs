@@ -67,6 +67,14 @@ impl StoreError {
         }
     }
 
+    /// Returns whether there is no room to write. See [`PathError::is_out_of_space`].
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Path(error) | Self::Lock(LockError::Path(error)) => error.is_out_of_space(),
+            _ => false,
+        }
+    }
+
     /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {

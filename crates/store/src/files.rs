@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::io::Errno;
@@ -34,6 +35,17 @@ impl Stamp {
     /// Returns the stamp of a folder. `None` if there is no folder at the path; a symlink is not followed.
     pub(crate) fn at(path: &Path) -> Result<Option<Self>, PathError> {
         Ok(metadata(path)?.filter(Metadata::is_dir).map(|meta| Self::of(&meta)))
+    }
+
+    /// Returns whether the file or folder was changed later than a duration after a time.
+    pub(crate) fn is_changed_after(self, time: SystemTime, margin: Duration) -> bool {
+        let (seconds, nanoseconds) = self.changed;
+        let after = |limit: Duration| {
+            (seconds, nanoseconds) > (limit.as_secs().cast_signed(), limit.subsec_nanos().into())
+        };
+        time.checked_add(margin)
+            .and_then(|limit| limit.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .is_none_or(after)
     }
 
     /// Returns whether both stamps belong to the same file or folder, changed or not.

@@ -7,6 +7,7 @@
 //!   modules/ESCAPED/@v/VERSION/{info,mod,zip}  one folder per version, published by one rename
 //!   modules/ESCAPED/@v/VERSION/ziphash         the seal
 //!   staging/RUN/                               work in progress of one process
+//!   staging/reserve/                           space for records on a full disk
 //!   staging/claims                             one byte to lock per version
 //!   quarantine/UNIQUE/{reason.toml,version}    a corrupt version and the reason
 //!   records/ESCAPED/@v/VERSION.toml            hashes and tombstones, which outlive the version
@@ -29,6 +30,7 @@
 //! | [`records`](Records) | the recorded hashes and the tombstones of versions |
 //! | [`remove`](Store::remove) | removing versions, with a recorded hash or for good |
 //! | [`audit`](Audit) | the audit log of these changes |
+//! | `reserve`, [`space`](Store::is_full) | removing versions on a full disk, and whether it is full |
 //! | [`last_use`](Usage) | the day of the last use of each version |
 //! | [`cache`](Cache) | answers of upstreams, which may be lost |
 //! | [`tree_heads`](TreeHeads) | the largest tree head of each checksum database |
@@ -67,8 +69,10 @@ mod quarantine;
 mod read;
 mod records;
 mod remove;
+mod reserve;
 mod seal;
 mod seal_state;
+mod space;
 mod sqlite;
 mod staging;
 #[cfg(test)]

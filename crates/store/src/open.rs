@@ -1,6 +1,7 @@
 //! Opening a store, and the state of an open store.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -22,8 +23,10 @@ use crate::meter::Meter;
 use crate::pairs::{KnownBytes, KnownPair, PairWeight};
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
+use crate::reserve::Reserve;
 use crate::seal_state::KnownSeal;
-use crate::staging::{self, Run};
+use crate::space::Space;
+use crate::staging::{self, Run, Staging};
 use crate::{Claim, FOLDERS, StoreError, VersionFile, quarantine};
 
 /// An open store. Threads share one value.
@@ -46,7 +49,10 @@ pub struct Store {
     pub(crate) audit: Audit,
     pub(crate) patience: Duration,
     layout: LayoutId,
-    run: Option<Run>,
+    pub(crate) space: Space,
+    staging: Staging,
+    // After the staging folder, whose space it may take.
+    pub(crate) reserve: Reserve,
     // Last, because fields drop in order: the lock is released after the staging folder is removed.
     held: Option<Held>,
 }
@@ -73,28 +79,34 @@ const MAX_ELEMENT: usize = 255;
 impl Store {
     /// Opens a store without its lock, for reading only.
     pub fn look(pass: &Pass) -> Self {
-        Self::new(pass, None, Durable::default())
+        Self::new(pass, Mode::ReadOnly, Durable::default())
     }
 
     /// Opens a store for as long as this value lives, and removes what dead processes left in staging.
     ///
-    /// A store on a read-only file system is opened for reading only.
+    /// A store on a read-only file system is opened for reading only. On a full disk the store is opened, and writing
+    /// to it fails until there is space.
     pub fn open(held: Held, mode: Mode) -> Result<Self, StoreError> {
         let root = held.pass().root().to_owned();
         if mode == Mode::ReadOnly {
-            return Ok(Self::new_held(held, None, Durable::default()));
+            return Ok(Self::new_held(held, Mode::ReadOnly, Durable::default()));
         }
         let durable = Durable::for_root(&root)?;
-        match Self::prepare(&root, &durable) {
-            Ok(run) => Ok(Self::new_held(held, Some(run), durable)),
+        let store = Self::new_held(held, Mode::ReadWrite, durable);
+        match store.prepare() {
             Err(StoreError::Path(error)) if error.is_read_only() => {
                 log::warn!(
                     store:% = root.display();
                     "the file system is read-only: stored versions are served and nothing is added"
                 );
-                Ok(Self::new_held(held, None, durable))
+                let held = store.held.ok_or(StoreError::ReadOnly(root))?;
+                Ok(Self::new_held(held, Mode::ReadOnly, durable))
             }
-            Err(error) => Err(error),
+            Err(error) if error.is_out_of_space() => {
+                log::debug!(reason:% = error; "cannot write to the store yet");
+                Ok(store)
+            }
+            prepared => prepared.map(|()| store),
         }
     }
 
@@ -133,7 +145,7 @@ impl Store {
 
     /// Returns whether the store is open for reading only.
     pub fn is_read_only(&self) -> bool {
-        self.run.is_none()
+        self.staging.is_read_only()
     }
 
     /// Checks that the marker of the store still exists.
@@ -169,7 +181,7 @@ impl Store {
 
     /// Takes the claim of a version. `None` if this or another process holds it.
     pub fn try_claim(&self, version: &ModuleVersion) -> Result<Option<Claim>, StoreError> {
-        self.staging()?;
+        self.prepare_claim()?;
         let claim = Claim::try_take(&self.paths.claims(), &self.durable, version)?;
         // The previous holder may be another process that has just changed the version.
         self.forget(version);
@@ -202,12 +214,13 @@ impl Store {
     /// Returns the staging folder of this process if it is missing, because a person removed it. The next operation
     /// that writes creates it again.
     pub fn missing_staging(&self) -> Option<PathBuf> {
-        self.run.as_ref().and_then(Run::missing)
+        self.staging.begun().and_then(|run| run.missing())
     }
 
-    /// Returns the staging folder of this process. Creates it again if a person has removed it.
-    pub(crate) fn staging(&self) -> Result<&Run, StoreError> {
-        let run = self.run.as_ref().ok_or_else(|| StoreError::ReadOnly(self.root().to_owned()))?;
+    /// Returns the staging folder of this process. Creates it if there was no space for it so far, and again if a person has
+    /// removed it.
+    pub(crate) fn staging(&self) -> Result<Arc<Run>, StoreError> {
+        let run = self.staging.run()?;
         if let Some(missing) = run.missing() {
             // Without its marker the root may be the folder below an unmounted disk.
             self.check()?;
@@ -218,39 +231,57 @@ impl Store {
         Ok(run)
     }
 
+    /// Prepares a claim, which needs the staging folder and no space in it.
+    fn prepare_claim(&self) -> Result<(), StoreError> {
+        match self.staging() {
+            Err(error) if !error.is_out_of_space() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if the store is open for reading only.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        self.staging.check_writable()
+    }
+
     pub(crate) fn has_info(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
         Ok(is_file(&self.paths.file(version, VersionFile::Info))?)
     }
 
-    fn prepare(root: &Path, durable: &Durable) -> Result<Run, StoreError> {
+    /// Creates missing folders, removes what dead processes left, and begins to use staging.
+    fn prepare(&self) -> Result<(), StoreError> {
+        let (paths, durable) = (&self.paths, &self.durable);
         for folder in FOLDERS {
-            durable.ensure_dir(&root.join(folder))?;
+            durable.ensure_dir(&paths.root().join(folder))?;
         }
-        let paths = Paths::new(root);
         Claim::unshare(&paths.claims(), durable);
-        let run = Run::begin(&paths.staging(), durable)?;
+        let begun = match self.staging.run() {
+            Err(error) if !error.is_out_of_space() => return Err(error),
+            begun => begun,
+        };
         // Not fatal: a process that cannot remove leftovers can still serve.
-        for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(&paths, durable)] {
+        for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(paths, durable)] {
             if let Err(error) = swept {
                 log::warn!(reason:% = error; "cannot remove the temporary files of a dead process");
             }
         }
-        Ok(run)
+        // The sweep may have made room.
+        begun.or_else(|_| self.staging.run()).map(drop)
     }
 
-    fn new_held(held: Held, run: Option<Run>, durable: Durable) -> Self {
-        let mut store = Self::new(held.pass(), run, durable);
+    fn new_held(held: Held, mode: Mode, durable: Durable) -> Self {
+        let mut store = Self::new(held.pass(), mode, durable);
         store.held = Some(held);
         store
     }
 
-    fn new(pass: &Pass, run: Option<Run>, durable: Durable) -> Self {
+    fn new(pass: &Pass, mode: Mode, durable: Durable) -> Self {
         let paths = Paths::new(pass.root());
+        let is_read_only = mode == Mode::ReadOnly;
         Self {
-            index: Index::new(paths.clone(), durable, run.is_none()),
+            index: Index::new(paths.clone(), durable, is_read_only),
             audit: Audit::new(paths.root(), durable, Actor::of_process("unknown", None)),
             patience: claim_wait::PATIENCE,
-            paths,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             uses: Uses::new(),
@@ -263,7 +294,10 @@ impl Store {
             known_pairs: Cache::with_weighter(ENTRIES, PAIR_BYTES, PairWeight),
             meter: Meter::default(),
             layout: pass.layout().clone(),
-            run,
+            reserve: Reserve::new(&paths, durable),
+            space: Space::default(),
+            staging: Staging::new(paths.clone(), durable, is_read_only),
+            paths,
             held: None,
         }
     }

@@ -268,7 +268,7 @@ impl Pairs<'_> {
     /// Removes the pair of a version. Returns its size in bytes, or `None` if there was none.
     pub fn remove(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
         let Some(bytes) = self.size(version)? else { return Ok(None) };
-        self.0.staging()?;
+        self.0.check_writable()?;
         match durable::remove_file(&self.path(version)) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Some(bytes)),

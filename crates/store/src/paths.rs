@@ -62,6 +62,10 @@ impl Paths {
         self.root.join("staging/claims")
     }
 
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("staging/reserve")
+    }
+
     pub(crate) fn index(&self) -> PathBuf {
         self.root.join("index")
     }

@@ -95,6 +95,7 @@ impl Store {
             let error = match durable::rename(from, &target) {
                 Ok(()) => {
                     self.changed(version, Change::Published);
+                    self.note_space();
                     if wait == Wait::Now {
                         folder.sync()?;
                     }

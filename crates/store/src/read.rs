@@ -152,7 +152,8 @@ impl Store {
         if *file != SmallFile::Info && !self.has_info(version)? {
             return Ok(None);
         }
-        if meta.len() > SMALL_LIMIT {
+        let modified = meta.modified().at("stat", &path)?;
+        if meta.len() > SMALL_LIMIT || self.is_forbidden_restore(version, folder, modified, None)? {
             return self.quarantine_if_corrupt(version).map(|()| None);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
@@ -160,7 +161,6 @@ impl Store {
         if *file == SmallFile::Info && info_fault(version, &bytes).is_some() {
             return self.quarantine_if_corrupt(version).map(|()| None);
         }
-        let modified = meta.modified().at("stat", &path)?;
         let digest = Sha256::digest(&bytes).into();
         let small = Small { bytes: Bytes::from(bytes), modified, digest };
         self.smalls.insert(key, KnownSmall { small: small.clone(), folder, checked });

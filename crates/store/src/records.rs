@@ -304,8 +304,9 @@ impl Records<'_> {
         let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let was_removed = record.tombstone.take().is_some();
         if was_removed {
-            self.0.audit.write(Act::of_version("lift", claim.version()));
-            self.write(claim, &record)?;
+            self.0.note(Act::of_version("lift", claim.version()));
+            self.0.with_reserve(|| self.write(claim, &record))?;
+            self.0.fill_used_reserve();
         }
         Ok(was_removed)
     }
@@ -315,8 +316,9 @@ impl Records<'_> {
         let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let had_any = record.forget();
         if had_any {
-            self.0.audit.write(Act::of_version("forget", claim.version()));
-            self.write(claim, &record)?;
+            self.0.note(Act::of_version("forget", claim.version()));
+            self.0.with_reserve(|| self.write(claim, &record))?;
+            self.0.fill_used_reserve();
         }
         Ok(had_any)
     }

@@ -60,16 +60,16 @@ impl Store {
         records_hash: bool,
     ) -> Result<Removed, StoreError> {
         let version = claim.version();
-        self.staging()?;
         let footprint = self.footprint(version)?;
         if footprint.is_some() {
             // Refuses a symlink before anything is recorded.
             self.versions_to_write(version)?;
+            self.with_reserve(|| self.staging())?;
         }
         if footprint.is_some() || tombstone.is_some() || self.pairs().size(version)?.is_some() {
             let act = if tombstone.is_some() { "tombstone" } else { "remove" };
             let reason = tombstone.as_ref().and_then(|tombstone| tombstone.reason.as_deref());
-            self.audit.write(Act::of_version(act, version).because(reason));
+            self.note(Act::of_version(act, version).because(reason));
         }
         let known = self.records().of(claim)?;
         let mut record = known.clone().unwrap_or_default();
@@ -80,13 +80,14 @@ impl Store {
             record.tombstone = Some(joined(record.tombstone.take(), tombstone));
         }
         if known.unwrap_or_default() != record {
-            self.records().write(claim, &record)?;
+            self.with_reserve(|| self.records().write(claim, &record))?;
         }
         // After the record: a download that begins now finds a tombstone.
         let pair = self.pairs().remove(version)?;
         if footprint.is_some() {
             self.take_away(version)?;
         }
+        self.fill_used_reserve();
         Ok(Removed { bytes: footprint.map(|footprint| footprint.bytes).or(pair), h1: record.h1 })
     }
 
@@ -108,7 +109,11 @@ impl Store {
             return Ok(());
         }
         let folder = self.paths.version(version);
-        let reason = match self.valid_seal(version)? {
+        let seal = match Stamp::at(&folder)? {
+            Some(stamp) => self.valid_seal(version, stamp)?,
+            None => None,
+        };
+        let reason = match seal {
             Some((h1, _)) => Ok(h1),
             None => match examine_folder(&folder, version, &self.meter) {
                 Ok(Examination::Whole { h1, .. }) => Ok(h1),
@@ -132,16 +137,18 @@ impl Store {
 
     fn take_away(&self, version: &ModuleVersion) -> Result<(), StoreError> {
         let parent = self.versions_to_write(version)?;
-        let staged = self.staging()?.fresh();
         let folder = self.paths.version(version);
-        let staged = match durable::rename(&folder, &staged) {
-            Err(error) if durable::is_unmovable_dir(&error, &folder) => {
-                durable::remove_file(&folder.join(VersionFile::Info.name()))?;
-                durable::sync_dir(&folder)?;
-                folder.clone()
+        let staged = self.with_reserve(|| {
+            let staged = self.staging()?.fresh();
+            match durable::rename(&folder, &staged) {
+                Err(error) if durable::is_unmovable_dir(&error, &folder) => {
+                    durable::remove_file(&folder.join(VersionFile::Info.name()))?;
+                    durable::sync_dir(&folder)?;
+                    Ok(folder.clone())
+                }
+                renamed => Ok(renamed.map(|()| staged)?),
             }
-            renamed => renamed.map(|()| staged)?,
-        };
+        })?;
         self.changed(version, Change::Removed);
         parent.sync()?;
         if let Err(error) = durable::remove_tree(&staged) {

@@ -7,12 +7,16 @@
 //! moves to quarantine and counts as absent. Any other error moves nothing.
 //!
 //! A valid seal is never older than its `mod` and its `zip`. An older seal is ignored, because a file was written
-//! after the verification, and the version is read again.
+//! after the verification, and the version is read again. A seal from the future, by a wrong clock, would be newer than
+//! every later write. So it is valid only if it has exactly the time of the zip.
+//!
+//! A folder that changed after its seal may come from a backup. Its record may say that the version was removed for
+//! good, or is another one.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
@@ -26,6 +30,12 @@ use crate::paths::VersionFile;
 use crate::seal_state::SealState;
 use crate::{Claim, Store, StoreError, staging};
 
+/// The age that a file may be ahead of the clock, because another machine writes the times.
+const CLOCK_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The time in which a version is placed after its seal was written.
+const PLACED_WITHIN: Duration = Duration::from_secs(60);
+
 impl Store {
     /// Verifies a version and adds its seal, unless it has a valid seal. `None` if the version is not in the store,
     /// or was corrupt and is in quarantine now.
@@ -33,8 +43,13 @@ impl Store {
         if self.is_read_only() {
             return self.seal_in_memory(version);
         }
-        let claim = self.claim(version)?;
-        self.seal_claimed(&claim)
+        match self.claim(version) {
+            Err(error) if error.is_out_of_space() => {
+                self.note_failure(&error);
+                self.seal_in_memory(version)
+            }
+            claim => self.seal_claimed(&claim?),
+        }
     }
 
     pub(crate) fn seal_claimed(&self, claim: &Claim) -> Result<Option<H1>, StoreError> {
@@ -44,7 +59,7 @@ impl Store {
         if !self.has_info(version)? {
             return Ok(None);
         }
-        if let Some((h1, _)) = self.valid_seal(version)? {
+        if let Some((h1, _)) = self.valid_seal(version, folder)? {
             return Ok(Some(h1));
         }
         match self.examine_and_seal(&path, version, folder)? {
@@ -67,12 +82,24 @@ impl Store {
         for is_last in [false, true] {
             let examination = self.examine(path, version)?;
             let Examination::Whole { h1, zip, .. } = &examination else { return Ok(examination) };
-            if self.valid_seal(version)?.is_some() {
+            if self.valid_seal(version, folder)?.is_some() {
                 return Ok(examination);
             }
             match self.add_seal(path, h1, folder, *zip) {
                 Err(StoreError::Changed(_)) if !is_last => {}
-                added => return added.map(|()| examination),
+                // The version is served all the same.
+                Err(error) if error.is_out_of_space() => {
+                    self.note_failure(&error);
+                    self.remember_seal(version, Some((h1.clone(), *zip)), folder);
+                    return Ok(examination);
+                }
+                added => {
+                    added?;
+                    if let Some(folder) = Stamp::at(path)? {
+                        self.remember_seal(version, Some((h1.clone(), *zip)), folder);
+                    }
+                    return Ok(examination);
+                }
             }
         }
         Err(StoreError::Changed(path.to_owned()))
@@ -146,9 +173,13 @@ impl Store {
         })
     }
 
-    /// Returns the seal of a version with the stamp of its zip. `None` if there is no seal, the info is wrong, or
-    /// `mod` or `zip` is missing or newer than the seal.
-    pub(crate) fn valid_seal(&self, version: &ModuleVersion) -> Result<Option<(H1, Stamp)>, StoreError> {
+    /// Returns the seal of a version with the stamp of its zip. `None` if there is no seal, the info is wrong, `mod` or
+    /// `zip` is missing or newer than the seal, or the record of a restored version forbids it.
+    pub(crate) fn valid_seal(
+        &self,
+        version: &ModuleVersion,
+        stamp: Stamp,
+    ) -> Result<Option<(H1, Stamp)>, StoreError> {
         let folder = self.paths.version(version);
         let Some((h1, sealed)) = read_seal(&folder)? else { return Ok(None) };
         let path = folder.join(VersionFile::Info.name());
@@ -161,13 +192,37 @@ impl Store {
         for file in [VersionFile::Mod, VersionFile::Zip] {
             let path = folder.join(file.name());
             let Some(meta) = metadata(&path)?.filter(Metadata::is_file) else { return Ok(None) };
-            if meta.modified().at("stat", &path)? > sealed {
+            let written = meta.modified().at("stat", &path)?;
+            if written > sealed || (file == VersionFile::Zip && written != sealed && is_from_future(sealed)) {
                 return Ok(None);
             }
             zip = (meta.len() > 0).then(|| Stamp::of(&meta));
         }
+        if self.is_forbidden_restore(version, stamp, sealed, Some(&h1))? {
+            return Ok(None);
+        }
         Ok(zip.map(|zip| (h1, zip)))
     }
+
+    /// Returns whether a folder was changed after a file in it was written, as by a restored backup, and the record of
+    /// the version forbids it. A version that was published here was compared with its record then.
+    pub(crate) fn is_forbidden_restore(
+        &self,
+        version: &ModuleVersion,
+        folder: Stamp,
+        written: SystemTime,
+        h1: Option<&H1>,
+    ) -> Result<bool, StoreError> {
+        if !folder.is_changed_after(written, PLACED_WITHIN) {
+            return Ok(false);
+        }
+        let Some(record) = self.records().get(version)? else { return Ok(false) };
+        Ok(record.tombstone.is_some() || h1.is_some_and(|h1| record.objection(h1, None).is_some()))
+    }
+}
+
+fn is_from_future(time: SystemTime) -> bool {
+    time.duration_since(SystemTime::now()).is_ok_and(|ahead| ahead > CLOCK_MARGIN)
 }
 
 /// Reads the seal in the folder of a version, and the time of its writing. `None` if the file holds no `h1:`.
@@ -185,13 +240,15 @@ pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path)
     let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
     let time = |meta: io::Result<Metadata>| meta.and_then(|meta| meta.modified());
     let written = time(Metadata::of_file(&file)).at("stat", seal)?;
+    let time_of = |file: VersionFile| time(Metadata::of_path(&folder.join(file.name()))).ok();
+    let zip = time_of(VersionFile::Zip);
+    if time_of(VersionFile::Mod).is_some_and(|time| is_from_future(time) && Some(time) > zip) {
+        // The seal must have the time of the zip. If this fails, the seal is kept in memory only.
+        let _ = durable::touch(&folder.join(VersionFile::Mod.name()));
+    }
     // The clock may have been set back, or the files may have a time in the future. The seal would be ignored.
-    let newest = [VersionFile::Mod, VersionFile::Zip]
-        .into_iter()
-        .filter_map(|file| time(Metadata::of_path(&folder.join(file.name()))).ok())
-        .max()
-        .unwrap_or(SystemTime::UNIX_EPOCH);
-    if newest > written {
+    let newest = time_of(VersionFile::Mod).max(zip).unwrap_or(SystemTime::UNIX_EPOCH);
+    if newest > written || is_from_future(written) {
         durable::set_modified(&file, seal, newest)?;
     }
     Ok(file)
@@ -342,6 +399,76 @@ mod tests {
             // The new seal is valid although the time of a file is in the future.
             assert!(other.open_zip(&v).unwrap().unwrap().seal.is_some(), "{file}");
             assert!(matches!(other.verify(&v, Which::Unsealed).unwrap(), Verified::Sealed), "{file}");
+        }
+    }
+
+    fn set_modified(path: &Path, time: SystemTime) {
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn a_seal_from_the_future_ends_with_the_next_write() {
+        let v = version("example.com/m@v1.0.0");
+        let future = SystemTime::now() + Duration::from_secs(10 * 365 * 24 * 60 * 60);
+        let later = future + Duration::from_secs(1);
+        // A version that came with such times, and a version of a server whose clock was wrong.
+        for (is_sealed_then, of_mod, of_zip) in [
+            (false, future, later),
+            (false, later, future),
+            (false, future, future),
+            (true, future, later),
+            (true, future, future),
+        ] {
+            let fixture = Fixture::new();
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            if is_sealed_then {
+                fixture.store.seal(&v).unwrap().unwrap();
+                set_modified(&folder.join("ziphash"), future + Duration::from_secs(2));
+            }
+            set_modified(&folder.join("mod"), of_mod);
+            set_modified(&folder.join("zip"), of_zip);
+            let seal = |store: &Store| store.open_zip(&v).unwrap().unwrap().seal;
+            let store = open(fixture.dir.path(), Mode::ReadWrite);
+            assert_eq!(seal(&store), None, "{is_sealed_then}");
+            store.seal(&v).unwrap().unwrap();
+            let store = open(fixture.dir.path(), Mode::ReadWrite);
+            assert!(seal(&store).is_some(), "it is verified only once");
+            // A write at the real time is older than the seal, and still seen.
+            fs::write(folder.join("zip"), "damaged").unwrap();
+            let store = open(fixture.dir.path(), Mode::ReadWrite);
+            assert_eq!(seal(&store), None);
+            assert_eq!(store.seal(&v).unwrap(), None);
+            assert_eq!(quarantined(fixture.dir.path()).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_restored_version_is_compared_with_its_record() {
+        let v = version("example.com/m@v1.0.0");
+        let h1 = |text: &str| Some(stoa_gomod::h1::hash_mod(text.as_bytes()));
+        let tombstone = Some(Tombstone::now(None));
+        for record in
+            [Record { tombstone, ..Record::default() }, Record { h1: h1("another"), ..Record::default() }]
+        {
+            let fixture = Fixture::new();
+            fixture.publish(&v, &zip(&v, "package a\n"));
+            let folder = fixture.store.paths.version(&v);
+            // As from a backup of two days ago: only the folder is new.
+            let past = SystemTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
+            for file in ["info", "mod", "zip", "ziphash"] {
+                set_modified(&folder.join(file), past);
+            }
+            let store = open(fixture.dir.path(), Mode::ReadWrite);
+            assert!(store.open_zip(&v).unwrap().unwrap().seal.is_some(), "nothing forbids it");
+            store.records().write(&store.claim(&v).unwrap(), &record).unwrap();
+            let store = open(fixture.dir.path(), Mode::ReadWrite);
+            assert_eq!(store.open_zip(&v).unwrap().unwrap().seal, None);
+            if record.tombstone.is_some() {
+                assert!(store.small(&v, crate::SmallFile::Info).unwrap().is_none());
+            } else {
+                assert_eq!(store.seal(&v).unwrap(), None);
+            }
+            assert!(!folder.exists());
         }
     }
 

@@ -60,7 +60,7 @@ impl Store {
         if !self.has_info(version)? {
             return Ok(SealState::Absent);
         }
-        let Some((h1, own)) = self.valid_seal(version)? else { return Ok(SealState::Unsealed) };
+        let Some((h1, own)) = self.valid_seal(version, folder)? else { return Ok(SealState::Unsealed) };
         if own != zip {
             return Ok(SealState::Replaced);
         }

@@ -4,6 +4,8 @@
 //! lock is free, because their processes are dead. Such a sweep may remove a folder between its creation and its
 //! locking. So a process checks after locking that the path still names the file that it locked.
 //!
+//! On a full disk the folder cannot be created. The store is open all the same, and the next write tries again.
+//!
 //! A sweep renames a folder to `RUN.removed` while it holds the lock, and then releases the lock. No file is removed while
 //! it is open, because FUSE and NFS would keep it under another name, and the folder with it.
 //!
@@ -11,8 +13,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable};
@@ -22,7 +24,52 @@ use stoa_layout::lock::FileLock;
 use stoa_gomod::ModuleVersion;
 
 use crate::files::lock;
+use crate::paths::Paths;
 use crate::{Store, StoreError};
+
+/// The staging folder of a store, and the folder of this process in it as soon as there is one.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    paths: Paths,
+    durable: Durable,
+    is_read_only: bool,
+    run: Mutex<Option<Arc<Run>>>,
+}
+
+impl Staging {
+    pub(crate) fn new(paths: Paths, durable: Durable, is_read_only: bool) -> Self {
+        Self { paths, durable, is_read_only, run: Mutex::default() }
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    /// Fails if the store is open for reading only.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        match self.is_read_only {
+            true => Err(StoreError::ReadOnly(self.paths.root().to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the folder of this process if there is one.
+    pub(crate) fn begun(&self) -> Option<Arc<Run>> {
+        lock(&self.run).clone()
+    }
+
+    /// Returns the folder of this process, and creates it if it is missing.
+    pub(crate) fn run(&self) -> Result<Arc<Run>, StoreError> {
+        self.check_writable()?;
+        let mut run = lock(&self.run);
+        if let Some(run) = &*run {
+            return Ok(Arc::clone(run));
+        }
+        let begun = Arc::new(Run::begin(&self.paths.staging(), &self.durable)?);
+        *run = Some(Arc::clone(&begun));
+        Ok(begun)
+    }
+}
 
 /// The folder of this process in `staging/`.
 #[derive(Debug)]
@@ -95,7 +142,11 @@ impl Home {
                 // A sweep removed the folder: create another.
                 Ok(_) => {}
                 Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // If this fails too, the next start removes the folder.
+                    let _ = durable::remove_tree(&folder);
+                    return Err(error.into());
+                }
             }
         }
     }

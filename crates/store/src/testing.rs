@@ -114,12 +114,12 @@ pub(crate) fn quarantined(root: &Path) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// Returns the names in staging, except the file of the claims and the locks of the runs.
+/// Returns the names in the runs in staging, except their locks.
 pub(crate) fn staged(root: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for run in std::fs::read_dir(root.join("staging")).unwrap() {
         let run = run.unwrap().path();
-        if run.is_dir() {
+        if run.is_dir() && !run.ends_with("reserve") {
             names.extend(
                 std::fs::read_dir(run).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()),
             );

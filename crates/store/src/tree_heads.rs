@@ -114,7 +114,7 @@ impl TreeHeads<'_> {
 
     fn create_folder(&self, database: &str) -> Result<PathBuf, StoreError> {
         // Fails in a read-only store.
-        self.0.staging()?;
+        self.0.check_writable()?;
         let folder = self.folder(database);
         let below = folder.strip_prefix(self.0.root()).unwrap_or(&folder);
         self.0.durable.ensure_dirs(self.0.root(), below)?;

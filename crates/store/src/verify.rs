@@ -88,7 +88,7 @@ impl Store {
         let path = self.paths.version(version);
         match examination {
             Examination::Whole { h1, length, zip } => {
-                if claim.is_some() && self.valid_seal(version)?.is_none() {
+                if claim.is_some() && self.valid_seal(version, folder)?.is_none() {
                     match self.add_seal(&path, &h1, folder, zip) {
                         // Only this version is affected, so the others can still be verified.
                         Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
@@ -153,9 +153,7 @@ impl Store {
         which: Which,
     ) -> Result<Option<Verified>, StoreError> {
         let path = self.paths.version(version);
-        if Stamp::at(&path)?.is_none() {
-            return Ok(Some(Verified::Absent));
-        }
+        let Some(folder) = Stamp::at(&path)? else { return Ok(Some(Verified::Absent)) };
         let file = |file: VersionFile| path.join(file.name());
         if !is_file(&file(VersionFile::Info))? {
             for other in [VersionFile::Mod, VersionFile::Zip, VersionFile::Seal] {
@@ -165,8 +163,14 @@ impl Store {
             }
             return Ok(Some(Verified::Absent));
         }
-        let is_sealed = which == Which::Unsealed && self.valid_seal(version)?.is_some();
-        Ok(is_sealed.then_some(Verified::Sealed))
+        if which != Which::Unsealed {
+            return Ok(None);
+        }
+        let Some((h1, _)) = self.valid_seal(version, folder)? else { return Ok(None) };
+        // A restored backup may have brought it back. If its times are lost, nothing else shows that.
+        let record = self.records().get(version)?;
+        let is_forbidden = record.is_some_and(|record| record.objection(&h1, None).is_some());
+        Ok((!is_forbidden).then_some(Verified::Sealed))
     }
 }
 

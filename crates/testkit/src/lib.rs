@@ -13,6 +13,7 @@ mod built;
 mod case;
 pub mod client;
 pub mod commands;
+pub mod disk;
 pub mod go;
 pub mod inject;
 pub mod limits;

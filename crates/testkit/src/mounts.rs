@@ -81,8 +81,9 @@ pub fn missing() -> Option<String> {
 /// Returns why no overlay can be mounted here, if so.
 pub fn missing_overlay() -> Option<String> {
     let mount = "mount -t tmpfs tmpfs /tmp; mkdir /tmp/l /tmp/u /tmp/w /tmp/m; mount -t overlay overlay \
-                 -o lowerdir=/tmp/l,upperdir=/tmp/u,workdir=/tmp/w /tmp/m";
-    missing().or_else(|| match unshare().args(["sh", "-ec", mount]).output() {
+                 -o lowerdir=/tmp/l,upperdir=/tmp/u,workdir=/tmp/w$0 /tmp/m";
+    let option = if is_root() { "" } else { ",userxattr" };
+    missing().or_else(|| match unshare().args(["sh", "-ec", mount, option]).output() {
         Ok(output) if output.status.success() => None,
         _ => Some("this kernel or this user cannot mount an overlay".to_owned()),
     })
@@ -90,6 +91,9 @@ pub fn missing_overlay() -> Option<String> {
 
 /// Returns why no FUSE file system can be mounted here, if so. What a package supplies is not asked here.
 pub fn missing_fuse() -> Option<String> {
+    if !is_root() {
+        return Some("only root can mount a FUSE file system that others see".to_owned());
+    }
     let is_there = Path::new("/dev/fuse").exists();
     missing().or_else(|| (!is_there).then(|| "/dev/fuse does not exist".to_owned()))
 }

@@ -116,7 +116,8 @@ impl Bench {
         let runs = fs::read_dir(self.store().join("staging")).unwrap().map(|entry| entry.unwrap().path());
         let within =
             |run: PathBuf| fs::read_dir(run).into_iter().flatten().map(|entry| entry.unwrap().path());
-        runs.filter(|path| path.is_dir()).flat_map(within).filter(|path| !path.ends_with("lock")).collect()
+        let is_run = |path: &PathBuf| path.is_dir() && !path.ends_with("reserve");
+        runs.filter(is_run).flat_map(within).filter(|path| !path.ends_with("lock")).collect()
     }
 
     /// Sees to it that a version is refused with a status and these words, and nothing of it is kept.

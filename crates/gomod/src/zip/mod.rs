@@ -17,6 +17,8 @@ mod names;
 pub mod rules;
 mod source;
 
+pub(crate) use names::fold;
+
 pub use create::{CreateError, SourceFile, create, create_from};
 pub use examine::{Examined, Structure, check_structure, examine};
 pub use rules::{Check, FileKind, Reason, check_files, check_zip, vendored};
@@ -89,6 +91,9 @@ pub enum EntryFault {
     /// The local header differs from the directory.
     #[error("its local header differs from the central directory in {0}")]
     HeaderDiffers(&'static str),
+    /// Its extra field lacks the values for zip64.
+    #[error("its zip64 field is missing or too short")]
+    Zip64,
     /// It is encrypted.
     #[error("it is encrypted")]
     Encrypted,

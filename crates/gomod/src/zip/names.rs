@@ -54,7 +54,7 @@ impl<'a> Names<'a> {
 }
 
 /// Folds case by Unicode's simple folding, which maps single characters.
-fn fold(name: &str) -> Cow<'_, str> {
+pub(crate) fn fold(name: &str) -> Cow<'_, str> {
     if name.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
         return Cow::Borrowed(name);
     }

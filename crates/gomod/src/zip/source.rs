@@ -2,7 +2,6 @@
 //! window.
 
 use super::{ExamineError, ZipFault};
-use std::cell::RefCell;
 use std::io;
 
 /// Random access to the bytes of a zip. The caller does the I/O.
@@ -57,19 +56,15 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// A zip with the last error of its reader.
-///
-/// The parser of the directory converts all errors and drops some. The reader's errors are stored here, so
-/// that they are not taken for invalid content.
+/// A zip with its reader.
 pub(super) struct Source<'r, R: ?Sized> {
     reader: &'r R,
     size: u64,
-    failed: RefCell<Option<io::Error>>,
 }
 
 impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
     pub(super) fn new(reader: &'r R) -> Self {
-        Self { reader, size: reader.size(), failed: RefCell::new(None) }
+        Self { reader, size: reader.size() }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -81,14 +76,6 @@ impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
         self.reader.examined(end);
     }
 
-    /// Returns the reader's error since the last call, if there was one.
-    pub(super) fn ok(&self) -> Result<(), ExamineError> {
-        match self.failed.take() {
-            Some(error) => Err(ExamineError::Read(error)),
-            None => Ok(()),
-        }
-    }
-
     fn read_some(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
             match self.reader.read_at(buf, offset) {
@@ -97,13 +84,6 @@ impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
                 result => return result.map(|count| count.min(buf.len())),
             }
         }
-    }
-
-    /// Reads an array of bytes.
-    pub(super) fn read_array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ExamineError> {
-        let mut bytes = [0; N];
-        self.fill(&mut bytes, N, offset)?;
-        Ok(bytes)
     }
 
     /// Fills the buffer with at least `needed` bytes, and returns their number.
@@ -117,16 +97,6 @@ impl<'r, R: ReadAt + ?Sized> Source<'r, R> {
             }
         }
         Ok(filled)
-    }
-}
-
-impl<R: ReadAt + ?Sized> rawzip::ReaderAt for &Source<'_, R> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.read_some(buf, offset).map_err(|error| {
-            let stand_in = io::Error::from(error.kind());
-            self.failed.replace(Some(error));
-            stand_in
-        })
     }
 }
 
@@ -180,4 +150,9 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
 /// Returns a number of a record, or 0 beyond its end.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+/// Returns a number of a record, or 0 beyond its end.
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u64::from_le_bytes(*chunk))
 }

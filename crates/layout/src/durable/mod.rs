@@ -17,6 +17,7 @@ mod names;
 mod owned;
 mod piecewise;
 mod root;
+mod space;
 
 pub use barrier::{FileSystem, GrowingFile, sync_dir, sync_file, sync_file_system};
 pub use copy::{CopyError, clone_or_copy};
@@ -28,3 +29,4 @@ pub use names::{
 pub use owned::{Durable, is_executable};
 pub use piecewise::is_unmovable_dir;
 pub use root::{Created, create_folder, create_root};
+pub use space::{allocate, cut};

@@ -183,6 +183,11 @@ impl Durable {
         let text = format!("{begin}{line}\n");
         let written = file.write(text.as_bytes()).at("append to", path)?;
         if written < text.len() {
+            // Removes the part of the line, unless another process has written after it.
+            let end = meta.len() + written as u64;
+            if file.metadata().is_ok_and(|now| now.len() == end) {
+                let _ = file.set_len(meta.len());
+            }
             return Err(PathError::new("append to", path, Errno::NOSPC));
         }
         file.sync_data().at("sync", path)?;

@@ -105,6 +105,15 @@ impl LastUseError {
             Self::Store(_) => false,
         }
     }
+
+    /// Returns whether there is no room to write.
+    fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_out_of_space(),
+            Self::Database { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::Broken { .. } => false,
+        }
+    }
 }
 
 /// The usage data of a store.
@@ -147,11 +156,21 @@ impl<'a> Usage<'a> {
         }
     }
 
-    /// Opens the usage data for queries. In a read-only store without readable usage data, every version counts as used
-    /// today.
+    /// Opens the usage data for queries. In a read-only store and on a full disk without readable usage data, every version
+    /// counts as used today.
     pub fn last_uses(&self) -> Result<LastUses<'a>, LastUseError> {
+        if self.0.is_read_only() {
+            return self.open_last_uses(Access::Read);
+        }
+        match self.open_last_uses(Access::Write) {
+            // The versions that go make room.
+            Err(error) if error.is_out_of_space() => self.open_last_uses(Access::Read),
+            opened => opened,
+        }
+    }
+
+    fn open_last_uses(&self, access: Access) -> Result<LastUses<'a>, LastUseError> {
         let none = LastUses { notes: None, began: Day::today(), today: Day::today() };
-        let access = if self.0.is_read_only() { Access::Read } else { Access::Write };
         if access == Access::Read && !is_file(&self.folder().join(FILE))? {
             return Ok(none);
         }

@@ -16,7 +16,7 @@ impl Quarantine<'_> {
     /// A killed process leaves the whole entry, or the rest of it in staging, which the next start removes.
     pub fn purge(&self, id: &OsStr) -> Result<Option<QuarantineEntry>, StoreError> {
         let store = self.0;
-        let staged = store.staging()?.fresh();
+        let staged = store.with_reserve(|| Ok(store.staging()?.fresh()))?;
         let quarantine = store.paths.quarantine();
         let Some(mut entry) = QuarantineEntry::read(&quarantine, id)? else { return Ok(None) };
         // An entry without content may be in creation, so the claim is needed. An entry with content needs no claim:
@@ -24,7 +24,7 @@ impl Quarantine<'_> {
         let version = entry.why.as_ref().and_then(|why| why.module_version());
         let claim = match &version {
             Some(version) if entry.bytes.is_none() => {
-                let claim = store.claim(version)?;
+                let claim = store.with_reserve(|| store.claim(version))?;
                 match QuarantineEntry::read(&quarantine, id)? {
                     Some(now) => entry = now,
                     None => return Ok(None),
@@ -38,11 +38,11 @@ impl Quarantine<'_> {
             Some(version) => Act::of_version("purge", version).at(&name),
             None => Act::of_path("purge", &name),
         };
-        store.audit.write(act.because(entry.why.as_ref().map(|why| why.reason.as_str())));
+        store.note(act.because(entry.why.as_ref().map(|why| why.reason.as_str())));
         let path = quarantine.join(id);
-        match durable::rename(&path, &staged) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
-            Err(error) if durable::is_unmovable_dir(&error, &path) => {
+        match store.with_reserve(|| Ok(durable::rename(&path, &staged)?)) {
+            Err(StoreError::Path(error)) if error.errno() == Some(Errno::NOENT) => return Ok(None),
+            Err(StoreError::Path(error)) if durable::is_unmovable_dir(&error, &path) => {
                 // Not one rename, so a restore must not run meanwhile.
                 let _claim = match (&version, claim) {
                     (Some(version), None) => Some(store.claim(version)?),
@@ -56,6 +56,7 @@ impl Quarantine<'_> {
         }
         durable::sync_dir(&quarantine)?;
         durable::remove_tree(&staged)?;
+        store.fill_used_reserve();
         Ok(Some(entry))
     }
 }

@@ -55,7 +55,7 @@ pub enum Restored {
 impl Quarantine<'_> {
     /// Publishes a version from quarantine again, if it is valid.
     pub fn restore(&self, id: &OsStr) -> Result<Restored, StoreError> {
-        self.0.staging()?;
+        self.0.check_writable()?;
         let quarantine = self.0.paths.quarantine();
         let Some(entry) = QuarantineEntry::read(&quarantine, id)? else { return Ok(Restored::Absent) };
         let Some(version) = entry.why.and_then(|why| why.module_version()) else {
@@ -136,9 +136,7 @@ impl Quarantine<'_> {
             self.0.durable.hand_over(&content.join(file.name()))?;
         }
         let id = entry.file_name().unwrap_or_default().to_string_lossy();
-        self.0
-            .audit
-            .write(Act::of_version("restore", &version).because(Some(&format!("quarantine entry {id}"))));
+        self.0.note(Act::of_version("restore", &version).because(Some(&format!("quarantine entry {id}"))));
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
         Ok(match self.0.place(content, &h1, claim, Wait::Now, stamp)? {
             Placed::Ours => {

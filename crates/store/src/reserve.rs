@@ -1,0 +1,196 @@
+//! The reserve: space for the records of removals on a full disk.
+//!
+//! ```text
+//! staging/reserve/space      a file of 1 MiB, with real blocks
+//! staging/reserve/inode-N    empty folders, for file systems with a fixed number of inodes
+//! ```
+//!
+//! A version is removed after its record is written, so on a full disk nothing could be removed. A removal that finds
+//! no space cuts a piece off the file and removes one of the folders, and tries again. After the removal the reserve
+//! is filled again. A process that is killed in between leaves a smaller reserve, which the next start fills. No lock
+//! is needed: several processes may take pieces at once, and a piece that two take at the same time is only missed.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use stoa_layout::PathError;
+use stoa_layout::durable::{self, Durable};
+
+use crate::files::metadata;
+use crate::paths::Paths;
+use crate::{Store, StoreError};
+
+/// The size of the file.
+const BYTES: u64 = 1 << 20;
+
+/// The number of bytes that one attempt takes.
+const PIECE: u64 = 64 << 10;
+
+/// The number of empty folders.
+const INODES: u32 = 32;
+
+/// The reserve of a store.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    folder: PathBuf,
+    durable: Durable,
+    /// Whether this process has taken something.
+    is_used: AtomicBool,
+}
+
+impl Reserve {
+    pub(crate) fn new(paths: &Paths, durable: Durable) -> Self {
+        Self { folder: paths.reserve(), durable, is_used: AtomicBool::new(false) }
+    }
+
+    /// Fills the reserve again, as far as there is space. Not fatal: without a reserve everything works until the disk
+    /// is full.
+    pub(crate) fn fill(&self) {
+        match self.try_fill() {
+            Ok(()) => self.is_used.store(false, Ordering::Relaxed),
+            Err(error) => {
+                log::debug!(reason:% = error; "cannot fill the reserve for records");
+            }
+        }
+    }
+
+    /// Fills the reserve again if this process has taken something.
+    fn fill_if_used(&self) {
+        if self.is_used.load(Ordering::Relaxed) {
+            self.fill();
+        }
+    }
+
+    fn try_fill(&self) -> Result<(), PathError> {
+        let mut names = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
+            Err(_) => Vec::new(),
+        };
+        if names.is_empty() {
+            self.durable.ensure_dir(&self.folder)?;
+        }
+        names.sort();
+        for number in 0..INODES {
+            let name = inode(number);
+            if names.binary_search(&name.as_str().into()).is_err() {
+                self.durable.ensure_dir(&self.folder.join(name))?;
+            }
+        }
+        let path = self.space();
+        if metadata(&path)?.is_some_and(|meta| meta.len() >= BYTES) {
+            return Ok(());
+        }
+        let file = self.durable.open_or_create(&path)?;
+        durable::allocate(&file, &path, BYTES)
+    }
+
+    /// Frees a part of the reserve. Returns whether there was any.
+    fn take(&self) -> bool {
+        self.is_used.store(true, Ordering::Relaxed);
+        let has_inode = (0..INODES)
+            .rev()
+            .any(|number| matches!(durable::remove_empty_dir(&self.folder.join(inode(number))), Ok(true)));
+        let has_space = self.take_space().unwrap_or_else(|error| {
+            log::debug!(reason:% = error; "cannot take from the reserve for records");
+            false
+        });
+        has_inode || has_space
+    }
+
+    fn take_space(&self) -> Result<bool, PathError> {
+        let path = self.space();
+        let Some(meta) = metadata(&path)?.filter(|meta| meta.is_file() && meta.len() > 0) else {
+            return Ok(false);
+        };
+        let file = self.durable.open_or_create(&path)?;
+        durable::cut(&file, &path, meta.len().saturating_sub(PIECE))?;
+        Ok(true)
+    }
+
+    fn space(&self) -> PathBuf {
+        self.folder.join("space")
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        self.fill_if_used();
+    }
+}
+
+fn inode(number: u32) -> String {
+    format!("inode-{number}")
+}
+
+impl Store {
+    /// Writes, with space of the reserve if the disk is full. `write` may be called several times.
+    pub(crate) fn with_reserve<T>(&self, write: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        loop {
+            match write() {
+                Err(error) if error.is_out_of_space() && self.reserve.take() => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Creates the reserve, or fills it, as far as there is space. A server does this at its start.
+    pub fn fill_reserve(&self) {
+        if self.is_read_only() {
+            return;
+        }
+        self.reserve.fill();
+        // The first claim of a store would need an inode.
+        if let Err(error) = self.durable.open_or_create(&self.paths.claims()) {
+            log::debug!(reason:% = error; "cannot create the file of the claims yet");
+        }
+    }
+
+    /// Fills the reserve again after a removal that has taken something.
+    pub(crate) fn fill_used_reserve(&self) {
+        self.reserve.fill_if_used();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    #[test]
+    fn the_reserve_is_taken_piece_by_piece_and_filled_again() {
+        let fixture = Fixture::new();
+        let reserve = &fixture.store.reserve;
+        assert!(!reserve.folder.exists());
+        fixture.store.fill_reserve();
+        let space = || fs::metadata(reserve.space()).unwrap().len();
+        let inodes = || fs::read_dir(&reserve.folder).unwrap().count() - 1;
+        assert_eq!((space(), inodes()), (BYTES, 32));
+        let attempts = Cell::new(0);
+        let full = || -> Result<(), StoreError> {
+            attempts.set(attempts.get() + 1);
+            match attempts.get() {
+                4 => Ok(()),
+                _ => Err(PathError::new("write", "x", Errno::NOSPC).into()),
+            }
+        };
+        fixture.store.with_reserve(full).unwrap();
+        assert_eq!((attempts.get(), space(), inodes()), (4, BYTES - 3 * PIECE, 29));
+        fixture.store.fill_used_reserve();
+        assert_eq!((space(), inodes()), (BYTES, 32));
+        // A disk that stays full ends the attempts.
+        let failed = fixture.store.with_reserve(|| -> Result<(), StoreError> {
+            Err(PathError::new("write", "x", Errno::DQUOT).into())
+        });
+        assert!(failed.is_err_and(|error| error.is_out_of_space()));
+        assert_eq!((space(), inodes()), (0, 0));
+        let other = fixture.store.with_reserve(|| -> Result<(), StoreError> {
+            Err(PathError::new("write", "x", Errno::IO).into())
+        });
+        assert!(other.is_err_and(|error| !error.is_out_of_space()));
+    }
+}
