@@ -94,7 +94,7 @@ impl Store {
         };
         let parent = path.parent().unwrap_or(path);
         let parent = durable::Folder::open(self.root(), self.paths.relative(parent))?;
-        self.note(Act::of_version("quarantine", version).because(Some(reason)));
+        self.audit.write(Act::of_version("quarantine", version).because(Some(reason)));
         let entry = self.new_entry(&why)?;
         let moved = self.move_in(path, &parent, &entry);
         if moved.is_err() && fs::symlink_metadata(entry.join(CONTENT)).is_err() {

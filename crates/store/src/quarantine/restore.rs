@@ -136,7 +136,9 @@ impl Quarantine<'_> {
             self.0.durable.hand_over(&content.join(file.name()))?;
         }
         let id = entry.file_name().unwrap_or_default().to_string_lossy();
-        self.0.note(Act::of_version("restore", &version).because(Some(&format!("quarantine entry {id}"))));
+        self.0
+            .audit
+            .write(Act::of_version("restore", &version).because(Some(&format!("quarantine entry {id}"))));
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
         Ok(match self.0.place(content, &h1, claim, Wait::Now, stamp)? {
             Placed::Ours => {
