@@ -113,13 +113,6 @@ pub const GENERAL: &[Key] = &[
         check: |text| parse::duration(text).map(drop),
     },
     Key {
-        name: "claim_timeout",
-        value_name: "DURATION",
-        default: Default::Value("15m"),
-        doc: "Maximum time to wait for another process that works on a version and makes no progress\nWhile the download of that process grows, the time does not count. Then clients get 503 with Retry-After, and commands end with exit code 75.",
-        check: |text| parse::timeout(text).map(drop),
-    },
-    Key {
         name: "threads",
         value_name: "N",
         default: Default::Unset("number of CPUs", "2"),
@@ -234,6 +227,10 @@ serve_keys! {
 
     /// Time for requests in progress to finish after SIGTERM or SIGINT
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
+
+    /// Maximum time to wait for another process that works on a version and makes no progress
+    /// While the download of that process grows, the time does not count. Then clients get 503 with Retry-After, and commands end with exit code 75.
+    claim_timeout: Duration = "claim_timeout", "DURATION", Default::Value("15m"), parse::timeout;
 
     /// Maximum number of concurrent downloads
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;

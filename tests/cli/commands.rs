@@ -359,7 +359,7 @@ fn the_second_interrupt_ends_a_command_at_once() {
     let pid = Pid::from_raw(child.id() as i32);
     let proc = Path::new("/proc").join(pid.to_string());
     // The command handles signals before it starts threads. A thread must be past its check for signals.
-    let waits_for_claim = format!("{} ", nix::libc::SYS_fcntl);
+    let waits_for_claim = format!("{} ", nix::libc::SYS_clock_nanosleep);
     until(|| {
         fs::read_dir(proc.join("task")).unwrap().flatten().any(|task| {
             fs::read_to_string(task.path().join("syscall"))
