@@ -14,6 +14,7 @@ use stoa_layout::{Exit, Gate, Pass};
 use stoa_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
 use crate::policy::Policy;
@@ -34,7 +35,7 @@ pub(crate) fn run(
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let held = gate.hold(pass, mode)?;
     let after_migration = held.pass().signals();
-    let store = Store::open(held, mode).map_err(|error| CommandError::new(error.exit(), error))?;
+    let store = open_store(held, mode, settings, "serve")?;
     let listener = bind(&config.listen)?;
     store.fill_reserve();
     let address = listener.local_addr().map_err(cannot_start)?;

@@ -95,6 +95,9 @@ pub enum Unavailable {
         /// The time that the client waited.
         waited: Duration,
     },
+    /// Another process works on the version and makes no progress.
+    #[error("cannot download {0}: another process works on it without progress\nhelp: try again later")]
+    Held(String),
     /// All waiting clients disconnected before the download started.
     #[error("{0} was not downloaded: all waiting clients disconnected")]
     Abandoned(String),
@@ -105,7 +108,16 @@ pub enum Unavailable {
 
 impl From<StoreError> for Unavailable {
     fn from(error: StoreError) -> Self {
-        Self::Store(Arc::new(error))
+        match error {
+            StoreError::Held { version, holder, quiet } => {
+                log::error!(
+                    version:% = version, holder:% = holder, quiet:% = format!("{quiet:.0?}");
+                    "stopped waiting for a version that another process has claimed"
+                );
+                Self::Held(version)
+            }
+            error => Self::Store(Arc::new(error)),
+        }
     }
 }
 
@@ -164,7 +176,7 @@ impl Unavailable {
         match self {
             Self::Limited { retry_after, .. } => Some(*retry_after),
             Self::Differs(reason) | Self::Upstream(reason) => reason.repeated_for,
-            Self::Crowded { .. } => Some(Duration::from_secs(30)),
+            Self::Crowded { .. } | Self::Held(_) => Some(Duration::from_secs(30)),
             _ => None,
         }
     }
@@ -195,6 +207,7 @@ impl Unavailable {
             | Self::Broken(_)
             | Self::Busy(_)
             | Self::Crowded { .. }
+            | Self::Held(_)
             | Self::Abandoned(_)
             | Self::Stopping(_) => self.to_string(),
         }

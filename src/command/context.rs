@@ -15,13 +15,13 @@ use stoa_layout::gate::{GateError, Mode, beside_this_program};
 use stoa_layout::lock::LockError;
 use stoa_layout::marker::Top;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::{Cancel, Exit, Gate, LayoutId, Migrator, Pass, PathError, StepError, parallel};
-use stoa_store::{LastUseError, Store, StoreError};
+use stoa_layout::{Cancel, Exit, Gate, Held, LayoutId, Migrator, Pass, PathError, StepError, parallel};
+use stoa_store::{Actor, LastUseError, Store, StoreError};
 
 use super::error::CommandError;
 use super::hand_over::MIGRATOR;
 use super::report::{Loudness, Reporter};
-use crate::config::{ConfigError, Settings, parse};
+use crate::config::{ConfigError, Settings, World, parse};
 
 /// The layout that the program was built for. A program with one more layout runs the same code.
 #[derive(Debug)]
@@ -94,6 +94,8 @@ pub(crate) struct Global {
 /// Everything that a command needs besides its own arguments.
 pub(crate) struct Context<'a> {
     pub(crate) app: &'a App,
+    /// The name of the command, for the audit log.
+    pub(crate) name: &'static str,
     pub(crate) global: &'a Global,
     pub(crate) settings: &'a Settings<'a>,
     pub(crate) reporter: Reporter,
@@ -101,6 +103,23 @@ pub(crate) struct Context<'a> {
 
 /// Never changes a store.
 pub(crate) const NO_MIGRATOR: Migrator = Migrator::Forbidden { name: MIGRATOR };
+
+/// Opens a store for a command.
+pub(crate) fn open_store(
+    held: Held,
+    mode: Mode,
+    settings: &Settings<'_>,
+    command: &str,
+) -> Result<Store, CommandError> {
+    let patience = settings.claim_timeout()?;
+    Ok(Store::open(held, mode)?.acting_as(actor(settings.world(), command)).patient_for(patience))
+}
+
+/// Returns the user who runs a command, for the audit log.
+pub(crate) fn actor(world: &World, command: &str) -> Actor {
+    let sudo_user = world.variable("SUDO_USER").and_then(|name| name.into_string().ok());
+    Actor::of_process(command, sudo_user.filter(|name| !name.is_empty()))
+}
 
 impl Context<'_> {
     /// Returns the folder of the store, as an absolute path.
@@ -245,7 +264,7 @@ impl Context<'_> {
         let pass = self.pass(&root, check, || self.migrator_of_existing(&root))?;
         let migrator = self.migrator()?;
         let held = self.gate(&root, &migrator).hold(pass, Mode::ReadWrite)?;
-        Ok(Store::open(held, Mode::ReadWrite)?)
+        self.store_of(held)
     }
 
     /// Passes the gate and opens the store for reading and writing. A missing store is created.
@@ -254,7 +273,11 @@ impl Context<'_> {
         let pass = self.pass(&root, || Ok(self.settings.check_named()?), || self.migrator())?;
         let migrator = self.migrator()?;
         let held = self.gate(&root, &migrator).hold(pass, Mode::ReadWrite)?;
-        Ok(Store::open(held, Mode::ReadWrite)?)
+        self.store_of(held)
+    }
+
+    fn store_of(&self, held: Held) -> Result<Store, CommandError> {
+        open_store(held, Mode::ReadWrite, self.settings, self.name)
     }
 
     /// Passes the gate, upgrades an existing store if it needs it, and opens it without a lock.

@@ -85,6 +85,7 @@ struct Entry {
 
 /// The state before a command begins.
 struct Start<'a> {
+    name: &'static str,
     app: &'a App,
     world: &'a World,
     global: Global,
@@ -120,7 +121,8 @@ fn parse_and_run<C: Command>(matches: &ArgMatches, start: &Start<'_>) -> Exit {
     }
     let settings = Settings::new(start.world, common.config.clone());
     let reporter = Reporter::new(&screen, command.telling(), common.loudness());
-    let context = Context { app: start.app, global: &start.global, settings: &settings, reporter };
+    let context =
+        Context { app: start.app, name: start.name, global: &start.global, settings: &settings, reporter };
     run(command, &context)
 }
 
@@ -208,7 +210,7 @@ fn start(app: &App, world: &World, arguments: Vec<OsString>) -> Exit {
         return reporter.error(&hand_over::to_migrator(&global.common, name, &tail));
     }
     match inventory::iter::<Entry>().find(|entry| entry.name == name) {
-        Some(entry) => (entry.run)(matches, &Start { app, world, global }),
+        Some(entry) => (entry.run)(matches, &Start { name: entry.name, app, world, global }),
         None => Exit::USAGE,
     }
 }

@@ -113,6 +113,13 @@ pub const GENERAL: &[Key] = &[
         check: |text| parse::duration(text).map(drop),
     },
     Key {
+        name: "claim_timeout",
+        value_name: "DURATION",
+        default: Default::Value("15m"),
+        doc: "Maximum time to wait for another process that works on a version and makes no progress\nWhile the download of that process grows, the time does not count. Then clients get 503 with Retry-After, and commands end with exit code 75.",
+        check: |text| parse::timeout(text).map(drop),
+    },
+    Key {
         name: "threads",
         value_name: "N",
         default: Default::Unset("number of CPUs", "2"),

@@ -133,6 +133,12 @@ impl<'a> Settings<'a> {
         Ok(self.value("auto_migrate", &options, Default::Value("true"), parse::switch)?.0)
     }
 
+    /// Returns the maximum time to wait for the holder of a claim that makes no progress.
+    pub fn claim_timeout(&self) -> Result<Duration, ConfigError> {
+        let key = key("claim_timeout");
+        Ok(self.value(key.name, &Options::default(), key.default, parse::timeout)?.0)
+    }
+
     /// Resolves the configuration of the migrator.
     pub fn migrate(
         &self,

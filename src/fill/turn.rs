@@ -3,11 +3,13 @@
 //! While a flight waits, it holds no claim: a claim is an open file, and more flights may wait than there may be open
 //! files.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stoa_store::{Claim, Objection, Record, SmallFile, Tombstone};
+use stoa_store::{Claim, ClaimWait, Objection, Record, SmallFile, Tombstone};
 
 use super::task::Fetch;
+use crate::lock::lock;
 use crate::tasks::{Share, blocking};
 use crate::unavailable::Unavailable;
 
@@ -75,10 +77,11 @@ impl Fetch {
         F: Future<Output = Result<P, Unavailable>>,
     {
         let mut pause = CLAIM_POLL.0;
+        let wait = Arc::new(Mutex::new(ClaimWait::new(&self.version)));
         loop {
             // Before the claim: a claim is an open file, and more flights may wait than there may be open files.
             let acquired = acquire().await?;
-            match self.try_claim().await? {
+            match self.try_claim(&wait).await? {
                 ClaimResult::Claimed(claimed) => return Ok(Some((acquired, *claimed))),
                 ClaimResult::Stored => return Ok(None),
                 ClaimResult::Tombstone(tombstone) => {
@@ -91,8 +94,8 @@ impl Fetch {
         }
     }
 
-    async fn try_claim(&self) -> Result<ClaimResult, Unavailable> {
-        let version = self.version.clone();
+    async fn try_claim(&self, wait: &Arc<Mutex<ClaimWait>>) -> Result<ClaimResult, Unavailable> {
+        let (version, wait) = (self.version.clone(), Arc::clone(wait));
         let result = blocking(&self.means.store, &self.version, move |store| {
             let claim = store.try_claim(&version)?;
             let record = match &claim {
@@ -108,7 +111,10 @@ impl Fetch {
             Ok(match (claim, tombstone) {
                 (_, Some(tombstone)) => ClaimResult::Tombstone(tombstone),
                 (Some(claim), None) => ClaimResult::Claimed(Box::new(Claimed { claim, record })),
-                (None, None) => ClaimResult::Held,
+                (None, None) => {
+                    lock(&wait).go_on(store)?;
+                    ClaimResult::Held
+                }
             })
         });
         result.await

@@ -76,8 +76,9 @@ impl Fetch {
                 None => {
                     // The started download is an open file, too.
                     drop((started.take(), claim));
-                    let held = self.wait_for_slot(phase.clone()).await?;
-                    let Some(((), again)) = self.claim(|| async { Ok(()) }).await? else { return Ok(None) };
+                    // Without the claim the slot is given back, so that other versions can use it.
+                    let slot = || self.wait_for_slot(phase.clone());
+                    let Some((held, again)) = self.claim(slot).await? else { return Ok(None) };
                     claim = verification.share(again.claim);
                     held
                 }

@@ -16,9 +16,12 @@ use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::marker::{Marker, TEMPORARY_PREFIX};
 use stoa_layout::step::Refusal;
 use stoa_layout::{Durable, Exit, Leftover, PathError, RunError, Runner, State, StepError, durable};
+use stoa_store::{Act, Audit};
 
 use super::seen::SeenOnce;
+use crate::command::context::actor;
 use crate::command::overlap::overlap;
+use crate::config::World;
 
 /// The number of leftovers and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub(super) struct Total {
 /// The leftovers of a store.
 pub(super) struct Leftovers<'a> {
     pub(super) runner: Runner<'a>,
+    pub(super) world: &'a World,
 }
 
 /// Receives a leftover, and its new path if it was moved. An error ends the work.
@@ -69,17 +73,22 @@ impl Leftovers<'_> {
         lock.sign();
         durable::create_folder(to)?;
         let out = Mover { root: self.runner.root, to, durable: Durable::for_folder(to)? };
+        let audit = self.audit()?;
         let (mut total, seen) = (Total::default(), SeenOnce::default());
         // A walk may miss a name in a folder from which others vanish, so repeat until a walk finds nothing.
         loop {
             let mut moved = 0_u64;
             self.each(&state, &mut |leftover, pieces| {
+                let is_new = seen.is_new(&leftover.path);
+                if is_new && !pieces.is_empty() {
+                    self.note(audit.as_ref(), leftover, to);
+                }
                 for piece in pieces {
                     if out.take(piece)? {
                         moved += 1;
                     }
                 }
-                if !seen.is_new(&leftover.path) {
+                if !is_new {
                     return Ok(());
                 }
                 total.add(leftover);
@@ -119,15 +128,20 @@ impl Leftovers<'_> {
         lock.sign();
         durable::create_folder(to)?;
         let out = Mover { root, to, durable: Durable::for_folder(to)? };
+        let audit = self.audit()?;
         let mut total = Total::default();
         for path in paths {
             self.runner.cancel.check()?;
             let bytes = size(&path);
+            let leftover =
+                Leftover { path: path.clone(), bytes, reason: "named on the command line".to_owned() };
+            if path.symlink_metadata().is_ok() {
+                self.note(audit.as_ref(), &leftover, to);
+            }
             if !out.take(&path)? {
                 return Err(PathError::new("move", path, io::Error::from(io::ErrorKind::NotFound)).into());
             }
             let new = to.join(path.strip_prefix(root).unwrap_or(&path));
-            let leftover = Leftover { path, bytes, reason: "named on the command line".to_owned() };
             total.add(&leftover);
             tell(&leftover, Some(&new))?;
         }
@@ -175,6 +189,24 @@ impl Leftovers<'_> {
             }
         })?;
         Ok(())
+    }
+
+    /// Returns the audit log. `None` if the layout of the store has no folder for it.
+    fn audit(&self) -> Result<Option<Audit>, PathError> {
+        let root = self.runner.root;
+        let has_records = root.join("records").symlink_metadata().is_ok_and(|meta| meta.is_dir());
+        if !has_records {
+            return Ok(None);
+        }
+        Ok(Some(Audit::new(root, Durable::for_root(root)?, actor(self.world, "leftovers move"))))
+    }
+
+    /// Writes the line of a leftover that is moved next.
+    fn note(&self, audit: Option<&Audit>, leftover: &Leftover, to: &Path) {
+        let Some(audit) = audit else { return };
+        let relative = leftover.path.strip_prefix(self.runner.root).unwrap_or(&leftover.path);
+        let (path, to) = (relative.to_string_lossy(), to.join(relative));
+        audit.write(Act::of_path("move", &path).to(&to.to_string_lossy()).because(Some(&leftover.reason)));
     }
 
     /// Refuses a target on another file system, in the store, or around the store.

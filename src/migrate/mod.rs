@@ -91,12 +91,12 @@ fn dispatch(
             describe(layouts, &root, &options, reporter)?;
         }
         Some(Command::Leftovers { command }) => {
-            leftovers(layouts, command.as_ref(), &root, &options, reporter)?;
+            leftovers((layouts, world), command.as_ref(), &root, &options, reporter)?;
         }
         Some(Command::Import(what)) => {
             import(layouts, (args, world), &what.source, &root, options, reporter)?
         }
-        Some(Command::ImportConfig(_)) | None => migrate(layouts, args, &root, &options, reporter)?,
+        Some(Command::ImportConfig(_)) | None => migrate(layouts, (args, world), &root, &options, reporter)?,
     }
     Ok(Exit::DONE)
 }
@@ -122,7 +122,7 @@ fn resolve(args: &Args, world: &World) -> Result<(PathBuf, Options), CommandErro
 
 fn migrate(
     layouts: &Layouts,
-    args: &Args,
+    (args, world): (&Args, &World),
     root: &Path,
     options: &Options,
     reporter: &Reporter,
@@ -146,7 +146,8 @@ fn migrate(
     watcher.done(root, &outcome);
     match (args.verify, outcome) {
         (Some(how), Outcome::Nothing(_) | Outcome::Done(_)) => {
-            verify(layouts, how, root, options.threads, &cancel, reporter)
+            let settings = Settings::new(world, args.common.config.clone());
+            verify((layouts, &settings), how, root, options.threads, &cancel, reporter)
         }
         _ => Ok(()),
     }
@@ -171,7 +172,7 @@ fn describe(
 }
 
 fn leftovers(
-    layouts: &Layouts,
+    (layouts, world): (&Layouts, &World),
     command: Option<&LeftoversCommand>,
     root: &Path,
     options: &Options,
@@ -180,7 +181,7 @@ fn leftovers(
     let cancel = cancel_on_signals(reporter, false)?;
     let watcher = Watcher::new(reporter, false, false);
     let runner = Runner { root, layouts, options, events: &watcher, cancel: &cancel };
-    let leftovers = Leftovers { runner };
+    let leftovers = Leftovers { runner, world };
     let mut written = Ok(());
     let (total, is_moved) = match command {
         Some(LeftoversCommand::Move { to, paths }) => {
@@ -245,14 +246,14 @@ fn import(
 }
 
 fn verify(
-    layouts: &Layouts,
+    (layouts, settings): (&Layouts, &Settings<'_>),
     how: Verify,
     root: &Path,
     threads: usize,
     cancel: &Cancel,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let found = verify::run(root, &layouts.current, how, threads, cancel, reporter);
+    let found = verify::run(root, settings, &layouts.current, how, threads, cancel, reporter);
     let found = found.map_err(|mut error| {
         let reason = error.message.unwrap_or_default();
         error.message = Some(format!("cannot verify {}: {reason}", root.display()));
@@ -262,7 +263,10 @@ fn verify(
     let versions = found.versions();
     reporter.result(&Event::Verified { store: text(root), broken: found.corrupt, versions });
     let (count, what) = match found {
-        Findings { corrupt: 0, unreadable: 0, .. } => return Ok(()),
+        Findings { corrupt: 0, unreadable: 0, symlinks: 0, .. } => return Ok(()),
+        Findings { corrupt: 0, unreadable: 0, symlinks, .. } => {
+            return Err(command::verify::symlinks_error(symlinks, root.display()));
+        }
         Findings { corrupt: 0, unreadable, .. } => (unreadable, "cannot be read"),
         Findings { corrupt: 1, .. } => (1, "is corrupt"),
         Findings { corrupt, .. } => (corrupt, "are corrupt"),

@@ -5,11 +5,13 @@ use std::path::Path;
 use clap::ValueEnum;
 use stoa_layout::gate::Mode;
 use stoa_layout::{Cancel, Gate, LayoutId, Migrator};
-use stoa_store::{Store, Which};
+use stoa_store::Which;
 
+use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::command::report::Reporter;
 use crate::command::verify::look::{Findings, Look};
+use crate::config::Settings;
 
 /// The depth of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -23,6 +25,7 @@ pub(super) enum Verify {
 /// Checks every version, and reports corrupt and unreadable versions.
 pub(super) fn run(
     root: &Path,
+    settings: &Settings<'_>,
     layout: &LayoutId,
     verify: Verify,
     threads: usize,
@@ -34,7 +37,9 @@ pub(super) fn run(
         Verify::Full => (Mode::ReadWrite, Which::All),
     };
     let gate = Gate { root, current: layout, migrator: &Migrator::Forbidden { name: "stoa-migrate" } };
-    let store = Store::open(gate.hold(gate.pass()?, mode)?, mode)?.metered(reporter.progress().meter());
+    let held = gate.hold(gate.pass()?, mode)?;
+    let store = open_store(held, mode, settings, "stoa-migrate --verify")?;
+    let store = store.metered(reporter.progress().meter());
     let (findings, ended) = Look { store: &store, which, threads, cancel, reporter }.run(&[], |_| {});
     ended.map(|()| findings)
 }

@@ -193,6 +193,7 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
+        | Unavailable::Held(_)
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
     }
@@ -218,6 +219,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
         | Unavailable::Crowded { .. }
+        | Unavailable::Held(_)
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => "temporarily unavailable",
     }
@@ -227,7 +229,10 @@ fn class(error: &Unavailable) -> &'static str {
 fn help(error: &Unavailable) -> Option<&'static str> {
     Some(match error {
         Unavailable::Absent(_) | Unavailable::Private(_) => return None,
-        Unavailable::Busy(_) | Unavailable::Crowded { .. } | Unavailable::Stopping(_) => return None,
+        Unavailable::Busy(_)
+        | Unavailable::Crowded { .. }
+        | Unavailable::Held(_)
+        | Unavailable::Stopping(_) => return None,
         Unavailable::Store(error) if error.is_out_of_space() => {
             "try again later, or ask the operator of this proxy to free space"
         }
@@ -305,10 +310,11 @@ mod tests {
                 retry_after: Duration::from_millis(29_100),
             },
             Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
+            Unavailable::Held(version()),
         ]
     }
 
-    const KINDS: usize = 22;
+    const KINDS: usize = 23;
 
     fn kind(error: &Unavailable) -> usize {
         match error {
@@ -334,6 +340,7 @@ mod tests {
             Unavailable::Crowded { .. } => 19,
             Unavailable::Limited { .. } => 20,
             Unavailable::NotYetVerified(_) => 21,
+            Unavailable::Held(_) => 22,
         }
     }
 

@@ -11,6 +11,7 @@
 mod access;
 mod answers;
 mod as_go;
+mod audit;
 mod backup;
 mod carry;
 mod check;
@@ -32,6 +33,7 @@ mod fuse;
 mod gate;
 mod golden;
 mod guide;
+mod held;
 mod hostile;
 mod https;
 mod import_config;
@@ -49,6 +51,7 @@ mod removal;
 mod resolving;
 mod server_log;
 mod staging;
+mod symlinks;
 mod texts;
 mod threads;
 mod tidy;
@@ -60,6 +63,7 @@ fn main() {
         ("access", access::cases()),
         ("answers", answers::cases()),
         ("as_go", as_go::cases()),
+        ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),
@@ -81,6 +85,7 @@ fn main() {
         ("gate", gate::cases()),
         ("golden", golden::cases()),
         ("guide", guide::cases()),
+        ("held", held::cases()),
         ("hostile", hostile::cases()),
         ("import_config", import_config::cases()),
         ("index", index::cases()),
@@ -97,6 +102,7 @@ fn main() {
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),
         ("staging", staging::cases()),
+        ("symlinks", symlinks::cases()),
         ("texts", texts::cases()),
         ("threads", threads::cases()),
         ("tidy", tidy::cases()),

@@ -59,6 +59,11 @@ impl PathError {
         self.source.kind() == io::ErrorKind::PermissionDenied || self.errno() == Some(Errno::BUSY)
     }
 
+    /// Returns whether a symlink is on the way to a folder below a store.
+    pub fn is_symlink_on_the_way(&self) -> bool {
+        self.source.get_ref().is_some_and(|error| error.is::<OnTheWay>())
+    }
+
     /// Returns the system's error number, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         if is_for_inodes(&self.source) { Some(Errno::NOSPC) } else { Errno::from_io_error(&self.source) }
@@ -69,6 +74,7 @@ impl PathError {
         match self.source.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::PERMISSION,
             io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => Exit::CANT_CREATE,
+            _ if self.is_symlink_on_the_way() => Exit::CANT_CREATE,
             // As in /proc, where no folder can be created.
             io::ErrorKind::NotFound if self.action.starts_with("create") => Exit::CANT_CREATE,
             io::ErrorKind::IsADirectory if self.action.starts_with("rename") => Exit::CANT_CREATE,
@@ -98,7 +104,15 @@ fn is_for_inodes(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<NoInodes>())
 }
 
+/// The reason for refusing to write through a symlink.
+#[derive(Debug, thiserror::Error)]
+#[error("it is a symlink")]
+pub(crate) struct OnTheWay;
+
 fn hint(source: &io::Error) -> &'static str {
+    if source.get_ref().is_some_and(|error| error.is::<OnTheWay>()) {
+        return "\nhelp: replace the symlink by the folder that it points to (everything below a store is on one file system)";
+    }
     if is_for_inodes(source) {
         return "\nhelp: remove files on that file system (it has room for no more files, whatever their size), then run again";
     }

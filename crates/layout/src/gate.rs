@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::durable::Durable;
-use crate::lock::{self, LOCK_NAME, LockError, SharedLock};
+use crate::lock::{self, Holder, LOCK_NAME, LockError, SharedLock};
 use crate::marker::{Marker, Top};
 use crate::{Exit, LayoutId, PathError};
 
@@ -137,6 +137,14 @@ pub enum GateError {
     /// The lock could not be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A program that is not a program of Stoa holds the lock.
+    #[error("cannot lock {path}: {names} holds it, which is not a program of Stoa\nhelp: stop that process and start again", path = lock.display())]
+    Foreign {
+        /// The lock file.
+        lock: PathBuf,
+        /// The holder.
+        names: String,
+    },
     /// The migrator failed and reported the reason itself.
     #[error("{program} ended with {status}")]
     Migrator {
@@ -216,6 +224,7 @@ impl GateError {
         match self {
             Self::Path(error) => error.exit(),
             Self::Lock(error) => error.exit(),
+            Self::Foreign { .. } => Exit::BUSY,
             Self::Migrator { status, .. } => match (status.code(), status.signal()) {
                 (Some(code), _) => Exit::code_of_child(u8::try_from(code).unwrap_or(1)),
                 (None, Some(signal)) => Exit::signal(signal),
@@ -231,6 +240,26 @@ impl GateError {
     pub fn is_reported(&self) -> bool {
         matches!(self, Self::Migrator { status, .. } if status.code().is_some())
     }
+}
+
+/// The time between two log lines about the same wait.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// How long to wait for a program that is not a program of Stoa.
+const FOREIGN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The time between two attempts to take the lock.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Returns the names of the exclusive holders if none of them is a program of Stoa. Holders that the system does not show
+/// may be.
+fn foreign(holders: &[Holder]) -> Option<String> {
+    let exclusive: Vec<Holder> = holders.iter().filter(|holder| holder.exclusive).cloned().collect();
+    // Without its arguments: a path of the store may contain the name.
+    let is_ours =
+        |holder: &Holder| holder.program.split(' ').next().is_some_and(|name| name.contains("stoa"));
+    let is_foreign = !exclusive.is_empty() && !exclusive.iter().any(is_ours);
+    is_foreign.then(|| lock::names(&exclusive))
 }
 
 impl Gate<'_> {
@@ -318,14 +347,28 @@ impl Gate<'_> {
         match attempt {
             Ok(Some(lock)) => Ok(Some(lock)),
             Ok(None) => {
-                let mut holders = lock::holders(self.root);
-                holders.retain(|holder| holder.exclusive);
-                let names = lock::names(&holders);
-                log::warn!(holder:% = names, lock:% = self.root.join(LOCK_NAME).display(); "waiting for the lock of the store");
-                match SharedLock::acquire(self.root) {
-                    // A downgrade that cleans up removed the file.
-                    Err(LockError::Path(error)) if error.is_not_found() => self.share(access),
-                    lock => Ok(Some(lock?)),
+                let (began, mut logged) = (Instant::now(), None::<Instant>);
+                loop {
+                    match SharedLock::try_acquire(self.root) {
+                        // A downgrade that cleans up removed the file.
+                        Err(LockError::Path(error)) if error.is_not_found() => return self.share(access),
+                        Ok(None) => {}
+                        lock => return Ok(lock?),
+                    }
+                    if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+                        logged = Some(Instant::now());
+                        let mut holders = lock::holders(self.root);
+                        holders.retain(|holder| holder.exclusive);
+                        let names = lock::names(&holders);
+                        log::warn!(holder:% = names, lock:% = self.root.join(LOCK_NAME).display(); "waiting for the lock of the store");
+                    }
+                    // A migrator may take hours. Another program has no reason to hold the lock.
+                    if began.elapsed() >= FOREIGN_PATIENCE
+                        && let Some(names) = foreign(&lock::holders(self.root))
+                    {
+                        return Err(GateError::Foreign { lock: self.root.join(LOCK_NAME), names });
+                    }
+                    std::thread::sleep(PAUSE);
                 }
             }
             Err(LockError::Unsupported { path, source }) if access == Mode::ReadOnly => {

@@ -276,6 +276,43 @@ pub fn holders(root: &Path) -> Vec<Holder> {
     holders
 }
 
+/// Returns the processes that hold a lock on one byte of a file, as far as `/proc` shows them. For messages.
+///
+/// A lock of an open file has no process in `/proc/locks`, so the files of each process are read. Another user's are not
+/// shown, except to root.
+pub fn holders_of_byte(path: &Path, byte: u64) -> Vec<Holder> {
+    let Ok(meta) = std::fs::metadata(path) else { return Vec::new() };
+    let mut holders = Vec::new();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        let Some(pid) = pid.filter(|pid| *pid != std::process::id()) else { continue };
+        let files = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        for file in files {
+            let is_it = std::fs::metadata(file.path())
+                .is_ok_and(|open| (open.dev(), open.ino()) == (meta.dev(), meta.ino()));
+            if !is_it {
+                continue;
+            }
+            let info = process.path().join("fdinfo").join(file.file_name());
+            let info = std::fs::read_to_string(info).unwrap_or_default();
+            let locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
+            if locks.filter_map(range_of).any(|(first, last)| (first..=last).contains(&byte)) {
+                holders.push(holder(pid, true));
+                break;
+            }
+        }
+    }
+    holders
+}
+
+/// Parses the range of a lock, as in `1: OFDLCK ADVISORY  WRITE -1 00:2b:1234 0 EOF`.
+fn range_of(line: &str) -> Option<(u64, u64)> {
+    let mut fields = line.split_ascii_whitespace().rev();
+    let (last, first) = (fields.next()?, fields.next()?);
+    let last = if last == "EOF" { u64::MAX } else { last.parse().ok()? };
+    Some((first.parse().ok()?, last))
+}
+
 /// Returns the names of holders for a message.
 pub fn names(holders: &[Holder]) -> String {
     let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
@@ -292,12 +329,12 @@ fn holder_of(line: &str, inode: u64) -> Option<Holder> {
     let pid: u32 = fields.next()?.parse().ok()?;
     // The device is not compared: some file systems report a different device here than in `stat`.
     let line_inode: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
-    (line_inode == inode).then(|| Holder {
-        pid,
-        program: program_of(pid).unwrap_or_else(|| "a process".to_owned()),
-        since: started(pid),
-        exclusive: access == "WRITE",
-    })
+    (line_inode == inode).then(|| holder(pid, access == "WRITE"))
+}
+
+fn holder(pid: u32, exclusive: bool) -> Holder {
+    let program = program_of(pid).unwrap_or_else(|| "a process".to_owned());
+    Holder { pid, program, since: started(pid), exclusive }
 }
 
 fn program_of(pid: u32) -> Option<String> {
@@ -331,6 +368,13 @@ mod tests {
         let _first = SharedLock::acquire(dir.path()).unwrap();
         let _second = SharedLock::try_acquire(dir.path()).unwrap().unwrap();
         assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_none());
+    }
+
+    #[test]
+    fn the_range_of_a_lock_is_parsed() {
+        assert_eq!(range_of("1: OFDLCK  ADVISORY  WRITE -1 00:2b:1234 7 9"), Some((7, 9)));
+        assert_eq!(range_of("1: OFDLCK  ADVISORY  READ -1 00:2b:1234 0 EOF"), Some((0, u64::MAX)));
+        assert_eq!(range_of("x"), None);
     }
 
     #[test]

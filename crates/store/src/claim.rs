@@ -67,7 +67,7 @@ impl Claim {
     ) -> Result<Option<Self>, StoreError> {
         for attempt in 1.. {
             let file = durable.open_or_create(claims)?;
-            if !lock_bytes(&file, (offset(version), 1), false).at("lock", claims)? {
+            if !lock_bytes(&file, (offset(version), 1)).at("lock", claims)? {
                 return Ok(None);
             }
             if attempt == ATTEMPTS || is_at(&file, claims) {
@@ -75,22 +75,6 @@ impl Claim {
             }
         }
         Ok(None)
-    }
-
-    pub(crate) fn take(
-        claims: &Path,
-        durable: &Durable,
-        version: &ModuleVersion,
-    ) -> Result<Self, StoreError> {
-        let mut attempt = 1;
-        loop {
-            let file = durable.open_or_create(claims)?;
-            lock_bytes(&file, (offset(version), 1), true).at("lock", claims)?;
-            if attempt == ATTEMPTS || is_at(&file, claims) {
-                return Ok(Self::new(file, version));
-            }
-            attempt += 1;
-        }
     }
 
     /// Replaces the file of the claims if a copy of the store shares it and no process holds a claim. Otherwise the claims
@@ -103,7 +87,7 @@ impl Claim {
         drop(file);
         // The lock is for writing.
         let Ok(file) = durable.open_or_create(claims) else { return };
-        if lock_bytes(&file, (0, 0), false).is_ok_and(|taken| taken) && is_at(&file, claims) {
+        if lock_bytes(&file, (0, 0)).is_ok_and(|taken| taken) && is_at(&file, claims) {
             // If this fails, the claims stay shared.
             let _ = durable.replace_file(claims, ".claims.", b"");
         }
@@ -113,7 +97,8 @@ impl Claim {
 /// How often the file may be replaced while it is locked. Then the claim counts all the same.
 const ATTEMPTS: u32 = 8;
 
-fn offset(version: &ModuleVersion) -> i64 {
+/// Returns the byte that stands for a version.
+pub(crate) fn offset(version: &ModuleVersion) -> i64 {
     let digest = Sha256::digest(version.to_string());
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
@@ -123,7 +108,7 @@ fn offset(version: &ModuleVersion) -> i64 {
 
 /// Locks a range of a file, up to the end of all files if its length is 0.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn lock_bytes(file: &File, (offset, length): (i64, i64), wait: bool) -> std::io::Result<bool> {
+fn lock_bytes(file: &File, (offset, length): (i64, i64)) -> std::io::Result<bool> {
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, fcntl};
     use nix::libc::{F_WRLCK, SEEK_SET, flock};
@@ -131,11 +116,10 @@ fn lock_bytes(file: &File, (offset, length): (i64, i64), wait: bool) -> std::io:
     let byte =
         flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: offset, l_len: length, l_pid: 0 };
     loop {
-        let argument = if wait { FcntlArg::F_OFD_SETLKW(&byte) } else { FcntlArg::F_OFD_SETLK(&byte) };
-        match fcntl(file, argument) {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&byte)) {
             Ok(_) => return Ok(true),
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) if !wait => return Ok(false),
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -143,17 +127,15 @@ fn lock_bytes(file: &File, (offset, length): (i64, i64), wait: bool) -> std::io:
 
 /// Locks the whole file, for systems without locks on a part of a file.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn lock_bytes(file: &File, _: (i64, i64), wait: bool) -> std::io::Result<bool> {
+fn lock_bytes(file: &File, _: (i64, i64)) -> std::io::Result<bool> {
     use rustix::fs::{FlockOperation, flock};
     use rustix::io::Errno;
 
-    let operation =
-        if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
     loop {
-        match flock(file, operation) {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(true),
             Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) if !wait => return Ok(false),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -183,13 +165,13 @@ mod tests {
         let [claims, copy] = ["claims", "copy"].map(|name| dir.path().join(name));
         let durable = Durable::default();
         let v = ModuleVersion::parse("example.com/a@v1.0.0").unwrap();
-        let held = Claim::take(&claims, &durable, &v).unwrap();
+        let held = Claim::try_take(&claims, &durable, &v).unwrap().unwrap();
         std::fs::hard_link(&claims, &copy).unwrap();
         Claim::unshare(&copy, &durable);
         assert!(Claim::try_take(&copy, &durable, &v).unwrap().is_none(), "the claim may belong to the copy");
         drop(held);
         Claim::unshare(&copy, &durable);
-        let _held = Claim::take(&claims, &durable, &v).unwrap();
+        let _held = Claim::try_take(&claims, &durable, &v).unwrap().unwrap();
         assert!(Claim::try_take(&copy, &durable, &v).unwrap().is_some());
     }
 

@@ -127,7 +127,7 @@ impl Drop for Folder {
 impl Store {
     /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
-        let folder = Arc::new(Folder::new(self.staging()?.fresh()));
+        let folder = Arc::new(Folder::new(self.staging()?.fresh_draft(version)));
         self.durable.create_dir(&folder.path)?;
         let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
         let file = GrowingFile::new(file);

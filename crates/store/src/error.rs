@@ -32,6 +32,16 @@ pub enum StoreError {
         /// How long this process waited.
         patience: Duration,
     },
+    /// Another process holds the claim of a version and makes no progress.
+    #[error("cannot claim {version}: {holder} has held it for {} s without progress\nhelp: stop that process, or try again later", quiet.as_secs())]
+    Held {
+        /// The version.
+        version: String,
+        /// The holder, as far as the system reports it.
+        holder: String,
+        /// The time without progress.
+        quiet: Duration,
+    },
     /// A record is damaged, so it is unknown whether the version was removed for good.
     #[error("cannot read the record {path}: {reason}\nhelp: fix the file, or remove it if its tombstone and hashes are no longer needed", path = path.display())]
     Record {
@@ -52,7 +62,7 @@ impl StoreError {
                 let errno = error.errno();
                 !matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::MFILE))
             }
-            Self::Contended(_) | Self::Changed(_) | Self::Record { .. } => true,
+            Self::Contended(_) | Self::Changed(_) | Self::Record { .. } | Self::Held { .. } => true,
             Self::Busy { .. } | Self::Lock(_) | Self::ReadOnly(_) => false,
         }
     }
@@ -72,7 +82,7 @@ impl StoreError {
             Self::Lock(error) => error.exit(),
             Self::ReadOnly(_) => Exit::PERMISSION,
             Self::Contended(_) => Exit::CANT_CREATE,
-            Self::Busy { .. } => Exit::BUSY,
+            Self::Busy { .. } | Self::Held { .. } => Exit::BUSY,
             Self::Changed(_) | Self::Record { .. } => Exit::IO,
         }
     }

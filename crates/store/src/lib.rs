@@ -11,6 +11,7 @@
 //!   staging/claims                             one byte to lock per version
 //!   quarantine/UNIQUE/{reason.toml,version}    a corrupt version and the reason
 //!   records/ESCAPED/@v/VERSION.toml            hashes and tombstones, which outlive the version
+//!   records/audit/                             who changed which version
 //!   index/  cache/                             derived, may be lost
 //! ```
 //!
@@ -28,13 +29,14 @@
 //! | [`batch`](Batch) | publishing many versions with few waits for the disk |
 //! | [`records`](Records) | the recorded hashes and the tombstones of versions |
 //! | [`remove`](Store::remove) | removing versions, with a recorded hash or for good |
+//! | [`audit`](Audit) | the audit log of these changes |
 //! | `reserve`, [`space`](Store::is_full) | removing versions on a full disk, and whether it is full |
 //! | [`last_use`](Usage) | the day of the last use of each version |
 //! | [`cache`](Cache) | answers of upstreams, which may be lost |
 //! | [`tree_heads`](TreeHeads) | the largest tree head of each checksum database |
 //! | [`census`](Store::census) | every stored version with its size and time, and every leftover |
 //! | [`meter`](Meter) | the number of bytes of zips that were read, for a progress bar |
-//! | [`claim`](Claim) | the lock on one version for all of these changes |
+//! | [`claim`](Claim), [`claim_wait`](ClaimWait) | the lock on one version for all of these changes, and the wait for it |
 //! | [`index`](StoreIndex) | the catalog and the feed, page by page: derived, recovers by itself |
 //!
 //! This crate knows only the current layout. A [`Store`] opens only with a [`Pass`](stoa_layout::Pass) or a
@@ -42,11 +44,13 @@
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests break stores by hand"))]
 
+mod audit;
 mod batch;
 mod cache;
 mod census;
 mod change;
 mod claim;
+mod claim_wait;
 mod compare;
 mod draft;
 mod error;
@@ -79,10 +83,12 @@ mod walk;
 
 use stoa_layout::LayoutId;
 
+pub use audit::{Act, Actor, Audit};
 pub use batch::Batch;
 pub use cache::{Cache, Cached, Shelf};
 pub use census::{CensusItem, StoredVersion, census};
 pub use claim::Claim;
+pub use claim_wait::ClaimWait;
 pub use compare::Compared;
 pub use draft::{Draft, DraftZip, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;

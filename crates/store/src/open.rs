@@ -7,12 +7,14 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
 use stoa_gomod::{ModulePath, ModuleVersion};
-use stoa_layout::durable::Durable;
+use stoa_layout::durable::{Durable, Folder};
 use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
 
+use crate::audit::{Actor, Audit};
 use crate::cache::Writes;
+use crate::claim_wait::{self, ClaimWait};
 use crate::files::{Stamp, is_file};
 use crate::index::Index;
 use crate::last_use::Uses;
@@ -44,6 +46,8 @@ pub struct Store {
     pub(crate) pair_bytes: KnownBytes,
     pub(crate) known_pairs: Cache<Stamp, KnownPair, PairWeight>,
     pub(crate) meter: Meter,
+    pub(crate) audit: Audit,
+    pub(crate) patience: Duration,
     layout: LayoutId,
     pub(crate) space: Space,
     staging: Staging,
@@ -112,6 +116,18 @@ impl Store {
         Self { meter, ..self }
     }
 
+    /// Returns the store with the user and the command that change it, for the audit log.
+    #[must_use]
+    pub fn acting_as(self, actor: Actor) -> Self {
+        Self { audit: Audit::new(self.root(), self.durable, actor), ..self }
+    }
+
+    /// Returns the store with the maximum time to wait for the holder of a claim that makes no progress.
+    #[must_use]
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Returns the root directory of the store.
     pub fn root(&self) -> &Path {
         self.paths.root()
@@ -155,18 +171,19 @@ impl Store {
     }
 
     /// Takes the claim of a version, and waits until its holder releases it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`] if the holder makes no progress for too long.
     pub fn claim(&self, version: &ModuleVersion) -> Result<Claim, StoreError> {
-        self.prepare_claim()?;
-        let claim = Claim::take(&self.paths.claims(), &self.durable, version)?;
-        // The previous holder may be another process that has just changed the version.
-        self.forget(version);
-        Ok(claim)
+        self.claim_while(version, || Ok(()))
     }
 
     /// Takes the claim of a version. `None` if this or another process holds it.
     pub fn try_claim(&self, version: &ModuleVersion) -> Result<Option<Claim>, StoreError> {
         self.prepare_claim()?;
         let claim = Claim::try_take(&self.paths.claims(), &self.durable, version)?;
+        // The previous holder may be another process that has just changed the version.
         self.forget(version);
         Ok(claim)
     }
@@ -177,13 +194,21 @@ impl Store {
         version: &ModuleVersion,
         go_on: impl Fn() -> Result<(), E>,
     ) -> Result<Claim, E> {
+        let mut wait = ClaimWait::new(version);
         loop {
             go_on()?;
             if let Some(claim) = self.try_claim(version)? {
                 return Ok(claim);
             }
+            wait.go_on(self)?;
             std::thread::sleep(CLAIM_EVERY);
         }
+    }
+
+    /// Opens the folder of the versions of a module, to change it. A symlink on the way is an error.
+    pub(crate) fn versions_to_write(&self, version: &ModuleVersion) -> Result<Folder, StoreError> {
+        let versions = self.paths.versions(version.path());
+        Ok(Folder::open(self.root(), self.paths.relative(&versions))?)
     }
 
     /// Returns the staging folder of this process if it is missing, because a person removed it. The next operation
@@ -255,6 +280,8 @@ impl Store {
         let is_read_only = mode == Mode::ReadOnly;
         Self {
             index: Index::new(paths.clone(), durable, is_read_only),
+            audit: Audit::new(paths.root(), durable, Actor::of_process("unknown", None)),
+            patience: claim_wait::PATIENCE,
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             uses: Uses::new(),

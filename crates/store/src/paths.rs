@@ -83,6 +83,11 @@ impl Paths {
         PathBuf::from(module.escaped() + "/@v")
     }
 
+    /// Returns a path below the root relative to it.
+    pub(crate) fn relative<'p>(&self, path: &'p Path) -> &'p Path {
+        path.strip_prefix(&self.root).unwrap_or(path)
+    }
+
     pub(crate) fn versions(&self, module: &ModulePath) -> PathBuf {
         self.modules().join(Self::versions_below_modules(module))
     }

@@ -11,7 +11,7 @@ use stoa_layout::{PathError, durable};
 
 use crate::change::Change;
 use crate::files::{SMALL_LIMIT, open_file, read_bounded};
-use crate::paths::{Paths, VersionFile};
+use crate::paths::VersionFile;
 use crate::{Claim, Objection, SealedDraft, Store, StoreError};
 
 /// The result of a publish.
@@ -84,11 +84,12 @@ impl Store {
             return Ok(Placed::Refused(objection));
         }
         let target = self.paths.version(version);
-        let below = Paths::versions_below_modules(version.path());
-        match wait {
-            Wait::Now => self.durable.ensure_dirs(&self.paths.modules(), &below)?,
-            Wait::Later => self.durable.ensure_dirs_unsynced(&self.paths.modules(), &below)?,
-        }
+        let versions = self.paths.versions(version.path());
+        let (root, below) = (self.root(), self.paths.relative(&versions));
+        let folder = match wait {
+            Wait::Now => self.durable.ensure_dirs(root, below)?,
+            Wait::Later => self.durable.ensure_dirs_unsynced(root, below)?,
+        };
         for _ in 0..ATTEMPTS {
             stamp()?;
             let error = match durable::rename(from, &target) {
@@ -96,7 +97,7 @@ impl Store {
                     self.changed(version, Change::Published);
                     self.note_space();
                     if wait == Wait::Now {
-                        durable::sync_dir(&self.paths.modules().join(below))?;
+                        folder.sync()?;
                     }
                     return Ok(Placed::Ours);
                 }

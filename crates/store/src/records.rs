@@ -21,6 +21,7 @@ use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
 use stoa_layout::error::PathContext;
 use stoa_layout::{durable, marker};
 
+use crate::audit::Act;
 use crate::change::Change;
 use crate::files::{Stamp, TEXT_LIMIT, metadata, open_file, read_bounded};
 use crate::list::{KnownVersions, has_settled};
@@ -277,22 +278,25 @@ impl Records<'_> {
     fn replace(&self, version: &ModuleVersion, record: &Record) -> Result<(), StoreError> {
         let store = self.0;
         let path = store.paths.record(version);
-        let below = Paths::versions_below_modules(version.path());
-        let folder = store.paths.records().join(&below);
+        let versions = store.paths.records().join(Paths::versions_below_modules(version.path()));
+        let below = store.paths.relative(&versions);
         if *record == Record::default() {
-            return match durable::remove_file(&path) {
+            let removed = durable::Folder::open(store.root(), below)
+                .and_then(|folder| durable::remove_file(&path).and_then(|()| folder.sync()));
+            return match removed {
                 Err(error) if error.is_not_found() => Ok(()),
-                removed => Ok(removed.and_then(|()| durable::sync_dir(&folder))?),
+                removed => Ok(removed?),
             };
         }
         let damaged = |reason: String| StoreError::Record { path: path.clone(), reason };
         let text = toml::to_string(record).map_err(|error| damaged(error.to_string()))?;
         store.staging()?.place_file(|staged| {
             staging::write(&store.durable, staged, text.as_bytes())?;
-            store.durable.ensure_dirs(&store.paths.records(), &below)?;
-            durable::rename(staged, &path)
+            let folder = store.durable.ensure_dirs(store.root(), below)?;
+            durable::rename(staged, &path)?;
+            folder.sync()
         })?;
-        Ok(durable::sync_dir(&folder)?)
+        Ok(())
     }
 
     /// Removes the tombstone of the claimed version. Returns whether there was a tombstone.
@@ -300,6 +304,7 @@ impl Records<'_> {
         let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let was_removed = record.tombstone.take().is_some();
         if was_removed {
+            self.0.note(Act::of_version("lift", claim.version()));
             self.0.with_reserve(|| self.write(claim, &record))?;
             self.0.fill_used_reserve();
         }
@@ -311,6 +316,7 @@ impl Records<'_> {
         let Some(mut record) = self.of(claim)? else { return Ok(false) };
         let had_any = record.forget();
         if had_any {
+            self.0.note(Act::of_version("forget", claim.version()));
             self.0.with_reserve(|| self.write(claim, &record))?;
             self.0.fill_used_reserve();
         }
@@ -381,7 +387,7 @@ impl Records<'_> {
             }
             Ok(ControlFlow::Continue(()))
         };
-        each_module(&self.0.paths.records(), each, |error| Err(StoreError::from(error).into()))
+        each_module(&self.0.paths.records(), each, |error| Err(StoreError::from(error).into()), |_| {})
     }
 
     /// Returns whether a record holds a tombstone or is damaged. A record without a tombstone is read only once.

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::durable;
 
+use crate::audit::Act;
 use crate::change::Change;
 use crate::examine::{Examination, examine_folder};
 use crate::files::Stamp;
@@ -61,7 +62,14 @@ impl Store {
         let version = claim.version();
         let footprint = self.footprint(version)?;
         if footprint.is_some() {
+            // Refuses a symlink before anything is recorded.
+            self.versions_to_write(version)?;
             self.with_reserve(|| self.staging())?;
+        }
+        if footprint.is_some() || tombstone.is_some() || self.pairs().size(version)?.is_some() {
+            let act = if tombstone.is_some() { "tombstone" } else { "remove" };
+            let reason = tombstone.as_ref().and_then(|tombstone| tombstone.reason.as_deref());
+            self.note(Act::of_version(act, version).because(reason));
         }
         let known = self.records().of(claim)?;
         let mut record = known.clone().unwrap_or_default();
@@ -128,6 +136,7 @@ impl Store {
     }
 
     fn take_away(&self, version: &ModuleVersion) -> Result<(), StoreError> {
+        let parent = self.versions_to_write(version)?;
         let folder = self.paths.version(version);
         let staged = self.with_reserve(|| {
             let staged = self.staging()?.fresh();
@@ -141,9 +150,7 @@ impl Store {
             }
         })?;
         self.changed(version, Change::Removed);
-        if let Some(parent) = folder.parent() {
-            durable::sync_dir(parent)?;
-        }
+        parent.sync()?;
         if let Err(error) = durable::remove_tree(&staged) {
             log::warn!(version:% = version, reason:% = error; "removed a version, the next start frees its space");
         }

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
-use stoa_layout::durable::{self, Durable};
+use stoa_layout::durable::{self, Durable, Folder};
 use stoa_layout::error::PathContext;
 
 use crate::examine::{Examination, info_fault};
@@ -153,6 +153,7 @@ impl Store {
     /// Adds a seal to the folder that was examined, with this zip in it.
     pub(crate) fn add_seal(&self, path: &Path, h1: &H1, folder: Stamp, zip: Stamp) -> Result<(), StoreError> {
         let seal = path.join(VersionFile::Seal.name());
+        let opened = Folder::open(self.root(), self.paths.relative(path))?;
         self.staging()?.place_file(|staged| {
             let file = write_seal(&self.durable, staged, h1, path)?;
             durable::sync_file(&file, staged)?;
@@ -168,7 +169,7 @@ impl Store {
             }
             // A plain rename: a file of this name is no valid seal, or this function would not be called.
             durable::rename(staged, &seal)?;
-            Ok(durable::sync_dir(path)?)
+            Ok(opened.sync()?)
         })
     }
 

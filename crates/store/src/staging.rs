@@ -21,9 +21,11 @@ use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 use stoa_layout::lock::FileLock;
 
-use crate::StoreError;
+use stoa_gomod::ModuleVersion;
+
 use crate::files::lock;
 use crate::paths::Paths;
+use crate::{Store, StoreError};
 
 /// The staging folder of a store, and the folder of this process in it as soon as there is one.
 #[derive(Debug)]
@@ -112,6 +114,12 @@ impl Run {
     /// Returns a path in the folder that was not used before.
     pub(crate) fn fresh(&self) -> PathBuf {
         lock(&self.home).folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// Returns a path for a draft of a version. Other processes find the draft by its name.
+    pub(crate) fn fresh_draft(&self, version: &ModuleVersion) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.home).folder.join(Store::draft_name(number, version))
     }
 
     /// Calls `place` with a fresh path, to write a file there and to rename it. Removes the file if that fails.

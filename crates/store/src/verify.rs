@@ -58,7 +58,13 @@ impl Store {
             let checked = self.verify_structure(version);
             return Ok(checked.unwrap_or_else(Verified::Unreadable));
         }
-        let claim = if self.is_read_only() { None } else { Some(self.claim(version)?) };
+        let claim = match self.is_read_only() {
+            true => None,
+            false => match self.claim(version) {
+                Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
+                claim => Some(claim?),
+            },
+        };
         match self.verify_claimed(version, which, claim.as_ref()) {
             // The change time of the zip may move after a read, as in `Store::seal`.
             Ok(Verified::Unreadable(StoreError::Changed(_))) => {

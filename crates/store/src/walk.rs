@@ -41,8 +41,18 @@ impl Store {
     /// meanwhile may be missing.
     pub fn each_folder(
         &self,
+        visit: impl FnMut(ModuleVersion) -> ControlFlow<()>,
+        unreadable: impl FnMut(StoreError),
+    ) -> Result<(), StoreError> {
+        self.each_folder_and_symlink(visit, unreadable, |_| {})
+    }
+
+    /// Like [`Store::each_folder`], and reports each symlink in the place of a folder. Nothing is written below it.
+    pub fn each_folder_and_symlink(
+        &self,
         mut visit: impl FnMut(ModuleVersion) -> ControlFlow<()>,
         unreadable: impl FnMut(StoreError),
+        symlink: impl FnMut(&Path),
     ) -> Result<(), StoreError> {
         let unreadable = std::cell::RefCell::new(unreadable);
         let each = |module: ModulePath| -> Result<ControlFlow<()>, StoreError> {
@@ -61,19 +71,27 @@ impl Store {
             }
             Ok(ControlFlow::Continue(()))
         };
-        each_module(&self.paths.modules(), each, |error| {
+        let failed = |error: PathError| {
             (unreadable.borrow_mut())(error.into());
             Ok(())
-        })
+        };
+        each_module(&self.paths.modules(), each, failed, symlink)
+    }
+
+    /// Visits each symlink in the place of a folder of `records/`.
+    pub fn each_symlink_in_records(&self, symlink: impl FnMut(&Path)) -> Result<(), StoreError> {
+        let each = |_| Ok(ControlFlow::Continue(()));
+        each_module(&self.paths.records(), each, |error| Err(error.into()), symlink)
     }
 }
 
 /// Visits the module of every folder that has an `@v`, until `visit` breaks. A folder that cannot be read goes to
-/// `unreadable`, whose error ends the walk.
+/// `unreadable`, whose error ends the walk. A symlink is not followed and goes to `symlink`.
 pub(crate) fn each_module<E>(
     modules: &Path,
     mut visit: impl FnMut(ModulePath) -> Result<ControlFlow<()>, E>,
     mut unreadable: impl FnMut(PathError) -> Result<(), E>,
+    mut symlink: impl FnMut(&Path),
 ) -> Result<(), E> {
     let mut open = vec![modules.to_owned()];
     while let Some(folder) = open.pop() {
@@ -96,6 +114,9 @@ pub(crate) fn each_module<E>(
                 Ok(known) => known,
             };
             if !kind.is_dir() {
+                if kind.is_symlink() && path.is_dir() {
+                    symlink(&path);
+                }
                 continue;
             }
             if name != "@v" {

@@ -3,9 +3,12 @@
 //! The store may be in use meanwhile. A version that cannot be read is reported and skipped. A failure to write ends the
 //! work, and the next run continues there.
 
+use std::fmt::{self, Display};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Mutex;
 
+use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, Exit, parallel};
 use stoa_store::{Store, StoreError, Verified, Which};
@@ -27,6 +30,8 @@ pub(crate) struct Findings {
     /// Of the corrupt versions, those without an info file.
     pub(crate) leftovers: u64,
     pub(crate) unreadable: u64,
+    /// Symlinks in the place of folders.
+    pub(crate) symlinks: u64,
     /// The bytes of the intact zips.
     pub(crate) bytes: u64,
 }
@@ -39,10 +44,23 @@ impl Findings {
     /// Returns the exit code after a complete verification.
     pub(crate) fn exit(self) -> Exit {
         match self {
-            Self { corrupt: 1.., .. } => Exit::FAILED,
+            Self { corrupt: 1.., .. } | Self { symlinks: 1.., unreadable: 0, .. } => Exit::FAILED,
             Self { unreadable: 1.., .. } => Exit::IO,
             _ => Exit::DONE,
         }
+    }
+}
+
+/// A symlink in the place of a folder.
+#[derive(Serialize)]
+#[serde(tag = "event", rename = "symlink")]
+struct SymlinkEvent {
+    path: String,
+}
+
+impl Display for SymlinkEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "symlink {}: it is in the place of a folder, so nothing is written below it", self.path)
     }
 }
 
@@ -71,10 +89,16 @@ impl Look<'_> {
         };
         let walk = |each: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>| -> Result<(), CommandError> {
             if named.is_empty() {
-                return Ok(self.store.each_folder(each, |error| {
+                let unreadable = |error: StoreError| {
                     lock(&findings).unreadable += 1;
                     log::error!(error:% = error; "cannot verify the versions below a folder");
-                })?);
+                };
+                let symlink = |path: &Path| {
+                    lock(&findings).symlinks += 1;
+                    self.reporter.problem(&SymlinkEvent { path: path.to_string_lossy().into_owned() });
+                };
+                self.store.each_folder_and_symlink(each, unreadable, symlink)?;
+                return Ok(self.store.each_symlink_in_records(symlink)?);
             }
             for name in named {
                 let versions = self.versions(name)?;

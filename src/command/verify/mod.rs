@@ -15,7 +15,7 @@ use stoa_layout::Exit;
 use stoa_store::Which;
 
 use super::context::Context;
-use super::count::versions;
+use super::count::{counted, versions};
 use super::error::CommandError;
 use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
@@ -100,6 +100,7 @@ pub(crate) struct VerifyDone {
     skipped: u64,
     broken: u64,
     unreadable: u64,
+    symlinks: u64,
     bytes: u64,
     read_only: bool,
     #[serde(flatten)]
@@ -112,10 +113,22 @@ pub(crate) struct VerifyDone {
 
 impl VerifyDone {
     fn new(store: &stoa_store::Store, findings: Findings, absent: u64, rechecked: Option<Rechecked>) -> Self {
-        let Findings { verified, skipped, corrupt: broken, unreadable, bytes, .. } = findings;
+        let Findings { verified, skipped, corrupt: broken, unreadable, symlinks, bytes, .. } = findings;
         let read_only = store.is_read_only();
         let store = store.root().to_string_lossy().into_owned();
-        Self { store, verified, skipped, broken, unreadable, bytes, read_only, rechecked, findings, absent }
+        Self {
+            store,
+            verified,
+            skipped,
+            broken,
+            unreadable,
+            symlinks,
+            bytes,
+            read_only,
+            rechecked,
+            findings,
+            absent,
+        }
     }
 
     /// Returns the next steps for corrupt versions.
@@ -133,6 +146,12 @@ impl VerifyDone {
             _ => format!("{moved}; {left}"),
         }
     }
+}
+
+/// Returns the error about symlinks in the place of folders.
+pub(crate) fn symlinks_error(symlinks: u64, store: impl Display) -> CommandError {
+    let text = format!("cannot verify the versions below {} in {store}", counted(symlinks, "symlink"));
+    CommandError::new(Exit::FAILED, text).help("replace each symlink by the folder that it points to")
 }
 
 impl Display for VerifyDone {
@@ -189,6 +208,9 @@ impl Summary for VerifyDone {
         }
         if self.unreadable > 0 {
             return Err(self.unreadable_error());
+        }
+        if self.symlinks > 0 {
+            return Err(symlinks_error(self.symlinks, store));
         }
         match self.rechecked.filter(|rechecked| rechecked.unreachable > 0) {
             Some(rechecked) => {

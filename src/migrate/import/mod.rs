@@ -24,6 +24,7 @@ use stoa_layout::{Exit, Gate, Migrator, Outcome, PathError, Runner, State, StepE
 use stoa_store::Store;
 
 use super::failure;
+use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::command::overlap::overlap;
 use crate::command::progress::Progress;
@@ -197,8 +198,8 @@ impl Import<'_> {
         }
         let gate = self.gate();
         let held = gate.hold(gate.pass()?, Mode::ReadWrite)?;
-        let store = Store::open(held, Mode::ReadWrite)?.metered(self.progress.meter());
-        Ok(Open::Store(Arc::new(store)))
+        let store = open_store(held, Mode::ReadWrite, self.settings, "import")?;
+        Ok(Open::Store(Arc::new(store.metered(self.progress.meter()))))
     }
 
     /// Opens the store for a dry run. A store at an older layout is not opened.

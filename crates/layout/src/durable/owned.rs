@@ -1,15 +1,15 @@
 //! Creates folders and files.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::access::Access;
-use super::{rename, sync_dir};
+use super::{Folder, rename, sync_dir};
 use crate::PathError;
 use crate::error::PathContext;
 
@@ -91,13 +91,15 @@ impl Durable {
         }
     }
 
-    /// Creates the missing folders of `relative` below `base`, and syncs the parent of each new folder.
-    pub fn ensure_dirs(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
+    /// Creates the missing folders of `relative` below `base`, syncs the parent of each new folder, and opens the last. A
+    /// symlink on the way is an error.
+    pub fn ensure_dirs(&self, base: &Path, relative: &Path) -> Result<Folder, PathError> {
         self.make_dirs(base, relative, sync_dir)
     }
 
-    /// Creates the missing folders of `relative` below `base`. The caller syncs the whole file system later.
-    pub fn ensure_dirs_unsynced(&self, base: &Path, relative: &Path) -> Result<(), PathError> {
+    /// Creates the missing folders of `relative` below `base`, and opens the last. The caller syncs the whole file system
+    /// later.
+    pub fn ensure_dirs_unsynced(&self, base: &Path, relative: &Path) -> Result<Folder, PathError> {
         self.make_dirs(base, relative, |_| Ok(()))
     }
 
@@ -106,21 +108,20 @@ impl Durable {
         base: &Path,
         relative: &Path,
         made_in: impl Fn(&Path) -> Result<(), PathError>,
-    ) -> Result<(), PathError> {
-        let whole = base.join(relative);
+    ) -> Result<Folder, PathError> {
         // Nearly always only the last folder is missing, so begin at the end.
         let mut missing = Vec::new();
-        let mut at = whole.as_path();
-        loop {
-            match self.ensure_dir(at) {
-                Ok(true) => {
-                    made_in(at.parent().unwrap_or(base))?;
-                    break;
+        for at in relative.ancestors() {
+            match Folder::open(base, at) {
+                Ok(folder) if missing.is_empty() => {
+                    return if self.repair(&folder)? { Folder::open(base, relative) } else { Ok(folder) };
                 }
-                Ok(false) => break,
-                Err(error) if error.is_not_found() && at != base => {
-                    missing.push(at.to_owned());
-                    at = at.parent().unwrap_or(base);
+                Ok(_) => break,
+                Err(error) if error.is_not_found() => missing.push(base.join(at)),
+                // Root created it and died before it changed the owner.
+                Err(error) if error.errno() == Some(Errno::ACCESS) => {
+                    self.ensure_dir(&base.join(at))?;
+                    break;
                 }
                 Err(error) => return Err(error),
             }
@@ -129,7 +130,68 @@ impl Durable {
             self.ensure_dir(path)?;
             made_in(path.parent().unwrap_or(base))?;
         }
-        Ok(())
+        Folder::open(base, relative)
+    }
+
+    /// Finishes a folder that root created before it died: changes the owner, or replaces the empty folder. Returns whether
+    /// it did.
+    fn repair(&self, folder: &Folder) -> Result<bool, PathError> {
+        let is_unfinished =
+            folder.owner()? == 0 && (self.access.has_owner() || is_closed_to_us(folder.path()));
+        if is_unfinished {
+            self.ensure_dir(folder.path())?;
+        }
+        Ok(is_unfinished)
+    }
+
+    /// Appends a line to a file with one write, and waits until it is on disk. Creates the file if it is missing. Returns
+    /// the length of the file.
+    pub fn append_line(&self, path: &Path, line: &str) -> Result<u64, PathError> {
+        // A pipe in its place must not block.
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut file = loop {
+            match rustix::fs::open(path, flags, Mode::empty()) {
+                Ok(file) => break File::from(file),
+                Err(Errno::NOENT) => match self.create_file(path) {
+                    // Another process was first.
+                    Err(error) if error.errno() != Some(Errno::EXIST) => return Err(error),
+                    _ => {}
+                },
+                Err(errno) => return Err(PathError::new("append to", path, errno)),
+            }
+        };
+        let meta = file.metadata().at("stat", path)?;
+        if meta.is_file() && meta.nlink() > 1 {
+            // A copy of the store made with hard links shares the file.
+            let content = fs::read(path).at("read", path)?;
+            self.replace_file(path, ".shared.", &content)?;
+            return self.append_line(path, line);
+        }
+        if !meta.is_file() {
+            return Err(PathError::new("append to", path, io::Error::other("it is not a file")));
+        }
+        // A process was killed between creating the file and changing its owner.
+        if self.access.has_owner() && meta.uid() == 0 {
+            self.access.give_file(&file, path)?;
+        }
+        let mut last = [b'\n'];
+        if meta.len() > 0 {
+            file.read_at(&mut last, meta.len() - 1).at("read", path)?;
+        }
+        // The disk was full in the middle of the last line.
+        let begin = if last == *b"\n" { "" } else { "\n" };
+        let text = format!("{begin}{line}\n");
+        let written = file.write(text.as_bytes()).at("append to", path)?;
+        if written < text.len() {
+            // Removes the part of the line, unless another process has written after it.
+            let end = meta.len() + written as u64;
+            if file.metadata().is_ok_and(|now| now.len() == end) {
+                let _ = file.set_len(meta.len());
+            }
+            return Err(PathError::new("append to", path, Errno::NOSPC));
+        }
+        file.sync_data().at("sync", path)?;
+        Ok(meta.len() + written as u64)
     }
 
     /// Creates a file for writing. An existing path is an error.
@@ -270,6 +332,35 @@ mod tests {
         assert!(dir.path().join("a/b/c").is_dir() && dir.path().join("a/b/d").is_dir());
         fs::write(dir.path().join("f"), "").unwrap();
         assert!(Durable::default().ensure_dirs(dir.path(), Path::new("f/x")).is_err());
+    }
+
+    #[test]
+    fn folders_are_not_created_through_a_symlink() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
+        for relative in ["link", "link/a", "link/a/b"] {
+            let error = Durable::default().ensure_dirs(dir.path(), Path::new(relative)).unwrap_err();
+            assert!(error.is_symlink_on_the_way(), "{error}");
+            assert_eq!(error.path, dir.path().join("link"));
+        }
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn lines_are_appended_and_a_cut_line_is_ended_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        let durable = Durable::default();
+        assert_eq!(durable.append_line(&file, "one").unwrap(), 4);
+        fs::write(&file, "one\ntw").unwrap();
+        assert_eq!(durable.append_line(&file, "three").unwrap(), 13);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntw\nthree\n");
+        fs::hard_link(&file, dir.path().join("copy")).unwrap();
+        durable.append_line(&file, "four").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntw\nthree\nfour\n");
+        assert_eq!(fs::read_to_string(dir.path().join("copy")).unwrap(), "one\ntw\nthree\n");
+        std::os::unix::fs::symlink(&file, dir.path().join("l")).unwrap();
+        assert!(durable.append_line(&dir.path().join("l"), "five").is_err());
     }
 
     #[test]

@@ -174,7 +174,7 @@ fn pass(
         log::warn!(reason:% = error; "cannot read a folder, keeping its rows in the index");
         Ok(())
     };
-    each_module(&paths.modules(), found, unreadable)?;
+    each_module(&paths.modules(), found, unreadable, |_| {})?;
     batch.write(database, &mut done)?;
     let mut after = String::new();
     loop {

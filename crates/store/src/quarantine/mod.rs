@@ -20,6 +20,7 @@ use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, marker};
 
+use crate::audit::Act;
 use crate::change::Change;
 use crate::draft::Folder;
 use crate::files::{TEXT_LIMIT, is_absent, open_file, read_bounded};
@@ -91,8 +92,11 @@ impl Store {
             at: marker::now(),
             reason: reason.to_owned(),
         };
+        let parent = path.parent().unwrap_or(path);
+        let parent = durable::Folder::open(self.root(), self.paths.relative(parent))?;
+        self.audit.write(Act::of_version("quarantine", version).because(Some(reason)));
         let entry = self.new_entry(&why)?;
-        let moved = self.move_in(path, &entry);
+        let moved = self.move_in(path, &parent, &entry);
         if moved.is_err() && fs::symlink_metadata(entry.join(CONTENT)).is_err() {
             // Nothing was moved, so the entry is removed again. If this fails too, the next start removes it.
             let _ = durable::remove_tree(&entry);
@@ -133,7 +137,7 @@ impl Store {
         Err(StoreError::Contended(quarantine))
     }
 
-    fn move_in(&self, from: &Path, entry: &Path) -> Result<(), PathError> {
+    fn move_in(&self, from: &Path, parent: &durable::Folder, entry: &Path) -> Result<(), PathError> {
         let content = entry.join(CONTENT);
         match fs::symlink_metadata(from) {
             Ok(meta) if meta.is_dir() => {
@@ -146,7 +150,7 @@ impl Store {
             Err(error) if error.is_not_found() => {}
             synced => synced?,
         }
-        from.parent().map_or(Ok(()), durable::sync_dir)
+        parent.sync()
     }
 }
 

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use stoa_layout::{PathError, durable};
 
 use super::{CONTENT, Quarantine, QuarantineEntry};
+use crate::audit::Act;
 use crate::{StoreError, VersionFile};
 
 impl Quarantine<'_> {
@@ -32,6 +33,12 @@ impl Quarantine<'_> {
             }
             _ => None,
         };
+        let name = format!("quarantine/{}", id.to_string_lossy());
+        let act = match &version {
+            Some(version) => Act::of_version("purge", version).at(&name),
+            None => Act::of_path("purge", &name),
+        };
+        store.note(act.because(entry.why.as_ref().map(|why| why.reason.as_str())));
         let path = quarantine.join(id);
         match store.with_reserve(|| Ok(durable::rename(&path, &staged)?)) {
             Err(StoreError::Path(error)) if error.errno() == Some(Errno::NOENT) => return Ok(None),

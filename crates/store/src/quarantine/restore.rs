@@ -10,6 +10,7 @@ use stoa_layout::{PathError, durable};
 
 use super::purge::remove_entry;
 use super::{CONTENT, Quarantine, QuarantineEntry};
+use crate::audit::Act;
 use crate::draft::Folder;
 use crate::examine::{Examination, examine_folder};
 use crate::files::{Stamp, metadata, open_file};
@@ -134,6 +135,10 @@ impl Quarantine<'_> {
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
             self.0.durable.hand_over(&content.join(file.name()))?;
         }
+        let id = entry.file_name().unwrap_or_default().to_string_lossy();
+        self.0
+            .audit
+            .write(Act::of_version("restore", &version).because(Some(&format!("quarantine entry {id}"))));
         let stamp = || durable::touch(&content.join(VersionFile::Info.name()));
         Ok(match self.0.place(content, &h1, claim, Wait::Now, stamp)? {
             Placed::Ours => {

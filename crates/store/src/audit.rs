@@ -1,0 +1,234 @@
+//! The audit log: who changed which version, when and why.
+//!
+//! ```text
+//! records/audit/current       one JSON object per line, appended with one write
+//! records/audit/N             older lines; the highest N is the newest
+//! ```
+//!
+//! A line is on disk before the change that it describes, so a crash never leaves a change without its line. It may leave a
+//! line without the change. A log that cannot be written is a warning: a full disk must not prevent a removal.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use stoa_gomod::ModuleVersion;
+use stoa_layout::durable::{self, Durable};
+use stoa_layout::lock::FileLock;
+use stoa_layout::{PathError, marker};
+
+use crate::paths::Paths;
+use crate::{Store, StoreError};
+
+/// The user and the command that change a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Actor {
+    uid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sudo_user: Option<String>,
+    pid: u32,
+    command: String,
+}
+
+impl Actor {
+    /// Returns the user of this process, who runs a command. `sudo_user` is the user who became this user by sudo.
+    pub fn of_process(command: &str, sudo_user: Option<String>) -> Self {
+        let uid = rustix::process::getuid().as_raw();
+        let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+        Self {
+            uid,
+            user: user.map(|user| user.name),
+            sudo_user,
+            pid: std::process::id(),
+            command: command.to_owned(),
+        }
+    }
+}
+
+/// A change that the audit log records.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Act<'a> {
+    act: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl<'a> Act<'a> {
+    /// Returns a change of a version.
+    pub fn of_version(act: &'static str, version: &'a ModuleVersion) -> Self {
+        let (module, version) = (version.path().as_str(), version.version().as_str());
+        Self { module: Some(module), version: Some(version), ..Self::of(act) }
+    }
+
+    /// Returns a change of a path, which is relative to the root.
+    pub fn of_path(act: &'static str, path: &'a str) -> Self {
+        Self { path: Some(path), ..Self::of(act) }
+    }
+
+    /// Returns the change with a path, which is relative to the root.
+    #[must_use]
+    pub fn at(self, path: &'a str) -> Self {
+        Self { path: Some(path), ..self }
+    }
+
+    /// Returns the change with the new path.
+    #[must_use]
+    pub fn to(self, to: &'a str) -> Self {
+        Self { to: Some(to), ..self }
+    }
+
+    /// Returns the change with its reason.
+    #[must_use]
+    pub fn because(self, reason: Option<&'a str>) -> Self {
+        Self { reason, ..self }
+    }
+
+    fn of(act: &'static str) -> Self {
+        Self { act, module: None, version: None, path: None, to: None, reason: None }
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    #[serde(flatten)]
+    actor: &'a Actor,
+    #[serde(flatten)]
+    act: Act<'a>,
+}
+
+/// The audit log of a store.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    root: PathBuf,
+    durable: Durable,
+    actor: Arc<Actor>,
+}
+
+const CURRENT: &str = "current";
+
+/// The size from which on the current file becomes an older one.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// The maximum number of older files.
+const MAX_OLDER: u64 = 15;
+
+impl Audit {
+    /// Returns the audit log of the store in a folder.
+    pub fn new(root: &Path, durable: Durable, actor: Actor) -> Self {
+        Self { root: root.to_owned(), durable, actor: Arc::new(actor) }
+    }
+
+    /// Writes the line of a change that follows. A failure is logged.
+    pub fn write(&self, act: Act<'_>) {
+        warn_if_failed(self.append(act, MAX_BYTES));
+    }
+
+    fn append(&self, act: Act<'_>, max_bytes: u64) -> Result<(), StoreError> {
+        let records = Paths::new(&self.root).records();
+        let below = records.strip_prefix(&self.root).unwrap_or(&records).join("audit");
+        let folder = self.durable.ensure_dirs(&self.root, &below)?;
+        let current = folder.path().join(CURRENT);
+        let line = Line { time: marker::now(), actor: &self.actor, act };
+        let line = serde_json::to_string(&line)
+            .map_err(|error| PathError::new("append to", &current, std::io::Error::from(error)))?;
+        let is_new = !current.exists();
+        let bytes = self.durable.append_line(&current, &line)?;
+        if is_new {
+            folder.sync()?;
+        }
+        if bytes >= max_bytes { self.rotate(&folder, max_bytes) } else { Ok(()) }
+    }
+
+    /// Renames the current file, and removes the oldest files.
+    fn rotate(&self, folder: &durable::Folder, max_bytes: u64) -> Result<(), StoreError> {
+        let current = folder.path().join(CURRENT);
+        // Another process may rotate at the same time, or have done so a moment ago.
+        let Some(lock) = FileLock::try_acquire(&current, &self.durable)? else { return Ok(()) };
+        let is_full = current.symlink_metadata().is_ok_and(|meta| meta.len() >= max_bytes);
+        if !is_full || !lock.is_at(&current) {
+            return Ok(());
+        }
+        let mut older = numbers(folder.path())?;
+        let mut next = older.last().map_or(1, |newest| newest.saturating_add(1));
+        loop {
+            match durable::rename_noreplace(&current, &folder.path().join(next.to_string())) {
+                Err(error) if error.errno() == Some(rustix::io::Errno::EXIST) => next += 1,
+                renamed => break renamed?,
+            }
+        }
+        older.push(next);
+        let surplus = older.len().saturating_sub(usize::try_from(MAX_OLDER).unwrap_or(usize::MAX));
+        for oldest in &older[..surplus] {
+            durable::remove_file(&folder.path().join(oldest.to_string()))?;
+        }
+        Ok(folder.sync()?)
+    }
+}
+
+impl Store {
+    /// Writes the line of a change that follows, with space of the reserve if the disk is full. A failure is logged.
+    pub(crate) fn note(&self, act: Act<'_>) {
+        warn_if_failed(self.with_reserve(|| self.audit.append(act, MAX_BYTES)));
+    }
+}
+
+fn warn_if_failed(written: Result<(), StoreError>) {
+    if let Err(error) = written {
+        log::warn!(reason:% = error; "cannot write to the audit log");
+    }
+}
+
+/// Returns the numbers of the older files, ascending.
+fn numbers(folder: &Path) -> Result<Vec<u64>, PathError> {
+    use stoa_layout::error::PathContext;
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(folder).at("list", folder)? {
+        let name = entry.at("list", folder)?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn full_files_are_renamed_and_a_bounded_number_of_them_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("records")).unwrap();
+        let audit = Audit::new(dir.path(), Durable::default(), Actor::of_process("test", None));
+        let v = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+        let act = Act::of_version("remove", &v).because(Some("a \"reason\"\nof two lines"));
+        for _ in 0..20 {
+            audit.append(act, 1 << 20).unwrap();
+        }
+        let folder = dir.path().join("records/audit");
+        let text = fs::read_to_string(folder.join(CURRENT)).unwrap();
+        assert_eq!(text.lines().count(), 20);
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!((&line["act"], &line["version"]), (&"remove".into(), &"v1.0.0".into()));
+            assert_eq!(line["uid"], rustix::process::getuid().as_raw());
+        }
+        for _ in 0..20 {
+            audit.append(act, 100).unwrap();
+        }
+        assert!(!folder.join(CURRENT).exists());
+        assert_eq!(numbers(&folder).unwrap(), (6..=20).collect::<Vec<_>>());
+    }
+}
