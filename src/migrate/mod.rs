@@ -293,9 +293,8 @@ fn failure(root: &Path, error: &RunError) -> CommandError {
             "mount the file system writable, or copy {} to a writable place and use the copy with --store",
             root.display()
         )),
-        RunError::Outside(StepError::Cancelled(_)) => {
-            failed.help(format!("{} is unchanged or can be resumed: run again to resume", root.display()))
-        }
+        RunError::Outside(StepError::Cancelled(_)) => failed
+            .help(format!("{} is unchanged or in the middle of a step: run again to resume", root.display())),
         _ => {
             match path_error(error).filter(|error| error.is_damage()).and_then(|error| way_on(root, error)) {
                 Some(way_on) => {

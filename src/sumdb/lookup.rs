@@ -137,7 +137,7 @@ impl Database {
         let proved = self.prove(client, &proof).await?;
         match proved.hash == record_hash(text.as_bytes()) {
             true => Ok((proof, proved.tiles)),
-            false => Err(bad("the tree has a different record at its number")),
+            false => Err(bad("the tree has a different record with this number")),
         }
     }
 

@@ -178,7 +178,7 @@ impl Place {
                     continue;
                 }
                 Ok(download) => {
-                    let reason = "it is an unrequested part of the file".to_owned();
+                    let reason = "it is a part of the file that was not requested".to_owned();
                     return Err(UpstreamError::BadAnswer { url: download.url, reason });
                 }
                 Err(error) => return Err(error),

@@ -42,8 +42,9 @@ private modules (GONOSUMDB, or a rule) are not recorded, because their tags may 
 Tombstones stay. The command asks first if the store has at least 20 versions and more than half of them would be removed. \
 Without a terminal it needs --yes. The command can run beside a server, and can be stopped and run again.
 
-SIZE is the size of all info, mod and zip files: 500M, 1.5GiB and 20GB are sizes (K, M, G and T are powers of 1024, KB, \
-MB, GB and TB powers of 1000). WHEN is an age in days or weeks, as in 90d and 12w, or a date, as in 2026-01-31.
+SIZE limits all info, mod and zip files together. It is a number with a unit, as in 500M, 1.5GiB and 20GB. K, M, G and T \
+are powers of 1024. KB, MB, GB and TB are powers of 1000. WHEN is an age in days or weeks, as in 90d and 12w, or a \
+date, as in 2026-01-31.
 
 Examples:
   stoa prune --max-size 50G

@@ -39,7 +39,7 @@ pub(crate) fn a_server_that_cannot_start_changes_no_store() {
         64,
         "has an unsupported scheme",
     );
-    changes_nothing(&programs, &[&serve[..], &["--read-only"]].concat(), 78, "run `stoa-migrate --store");
+    changes_nothing(&programs, &[&serve[..], &["--read-only"]].concat(), 78, "`stoa-migrate --store");
     config(&programs, "[[module]]\npattern = \"a.b\"\nupstream = \"ftp://x\"\n");
     changes_nothing(&programs, &serve, 64, "line 3, `upstream = ...`");
 }

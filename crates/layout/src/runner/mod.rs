@@ -102,7 +102,7 @@ pub enum RunError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A step stopped before its end. The store is resumable.
-    #[error("the step from {from} to {to} stopped: {source}\nhelp: {root} can be resumed: run again to continue, or use --to {from} to go back", root = root.display())]
+    #[error("the step from {from} to {to} stopped: {source}\nhelp: the step can be resumed in {root}: run again to continue, or use --to {from} to go back", root = root.display())]
     Step {
         /// The root of the store.
         root: PathBuf,
@@ -307,7 +307,7 @@ impl Runner<'_> {
         let target = self.options.target.clone().unwrap_or_else(|| self.layouts.current.clone());
         if self.options.clean && self.layouts.is_tagged(&target) {
             let message = format!(
-                "cannot clean a store at layout {target}: only a downgrade to a layout without a marker leaves anything behind\n\
+                "cannot use --clean with layout {target}: --clean needs a downgrade to a layout without a marker\n\
                  help: run again without --clean, or with --to v0"
             );
             return Err(RunError::refused(Exit::USAGE, message));

@@ -288,8 +288,7 @@ impl Runner<'_> {
             }
             match artefact.build(&context) {
                 Err(error @ StepError::Path(_)) if !artefact.is_required() => {
-                    let text =
-                        format!("cannot build {}, the program builds it later: {error}", artefact.name());
+                    let text = format!("cannot build {}; a server builds it later: {error}", artefact.name());
                     self.events.event(Event::Warning(text));
                 }
                 result => result?,

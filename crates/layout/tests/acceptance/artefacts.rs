@@ -139,7 +139,7 @@ fn an_artefact_that_the_program_builds_later_may_fail() {
     homes::v0(dir.path());
     let events = Recorder::default();
     assert_eq!(run_recorded(dir.path(), &auto(), &with_broken(false), &events), done("v2"));
-    events.assert_reported("cannot build the index, the program builds it later: cannot write /index/1");
+    events.assert_reported("cannot build the index; a server builds it later: cannot write /index/1");
 }
 
 #[test]
