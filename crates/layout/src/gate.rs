@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::durable::Durable;
-use crate::lock::{self, Holder, LOCK_NAME, LockError, SharedLock};
+use crate::lock::{self, LOCK_NAME, LockError, SharedLock};
 use crate::marker::{Marker, Top};
 use crate::{Exit, LayoutId, PathError};
 
@@ -251,17 +251,6 @@ const FOREIGN_PATIENCE: Duration = Duration::from_secs(30);
 /// The time between two attempts to take the lock.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Returns the names of the exclusive holders if none of them is a program of Stoa. Holders that the system does not show
-/// may be.
-fn foreign(holders: &[Holder]) -> Option<String> {
-    let exclusive: Vec<Holder> = holders.iter().filter(|holder| holder.exclusive).cloned().collect();
-    // Without its arguments: a path of the store may contain the name.
-    let is_ours =
-        |holder: &Holder| holder.program.split(' ').next().is_some_and(|name| name.contains("stoa"));
-    let is_foreign = !exclusive.is_empty() && !exclusive.iter().any(is_ours);
-    is_foreign.then(|| lock::names(&exclusive))
-}
-
 impl Gate<'_> {
     /// Checks for the marker, and runs the migrator if it is missing.
     pub fn pass(&self) -> Result<Pass, GateError> {
@@ -364,7 +353,7 @@ impl Gate<'_> {
                     }
                     // A migrator may take hours. Another program has no reason to hold the lock.
                     if began.elapsed() >= FOREIGN_PATIENCE
-                        && let Some(names) = foreign(&lock::holders(self.root))
+                        && let Some(names) = lock::foreign(&lock::holders(self.root))
                     {
                         return Err(GateError::Foreign { lock: self.root.join(LOCK_NAME), names });
                     }

@@ -319,6 +319,20 @@ pub fn names(holders: &[Holder]) -> String {
     if names.is_empty() { "another process".to_owned() } else { names.join(", ") }
 }
 
+/// Returns the names of the exclusive holders if none of them is a program of Stoa. Holders that the system does not show
+/// may be.
+pub(crate) fn foreign(holders: &[Holder]) -> Option<String> {
+    let exclusive: Vec<Holder> = holders.iter().filter(|holder| holder.exclusive).cloned().collect();
+    let own = std::env::current_exe().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let is_ours = |holder: &Holder| {
+        // Without its arguments: a path of the store may contain the name.
+        let name = holder.program.split(' ').next();
+        name.is_some_and(|name| name.contains("stoa") || own.as_deref() == Some(name))
+    };
+    let is_foreign = !exclusive.is_empty() && !exclusive.iter().any(is_ours);
+    is_foreign.then(|| names(&exclusive))
+}
+
 /// Parses a line of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE 812 fe:00:1234 0 EOF`.
 fn holder_of(line: &str, inode: u64) -> Option<Holder> {
     let mut fields = line.split_ascii_whitespace().skip(1);

@@ -21,6 +21,7 @@ impl Runner<'_> {
     pub(super) fn wait_for_turn(&self, target: &LayoutId, first: Option<&State>) -> Result<Turn, RunError> {
         let must_act = self.options.regenerate;
         let mut shared_since: Option<Instant> = None;
+        let mut foreign_since: Option<Instant> = None;
         let mut reported: Option<Instant> = None;
         loop {
             self.cancel.check()?;
@@ -45,7 +46,17 @@ impl Runner<'_> {
                         return Err(self.busy());
                     }
                 }
-                _ => shared_since = None,
+                _ => {
+                    shared_since = None;
+                    // Another migrator may take hours. Another program has no reason to hold the lock.
+                    if lock::foreign(&self.other_holders()).is_none() {
+                        foreign_since = None;
+                    } else if foreign_since.get_or_insert_with(Instant::now).elapsed()
+                        >= self.options.lock_timeout
+                    {
+                        return Err(self.busy());
+                    }
+                }
             }
             self.pause(&mut reported);
         }
