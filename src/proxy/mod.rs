@@ -15,6 +15,7 @@
 //! | `conditional` | `If-None-Match`, `Range` and similar headers |
 //! | `body`, `buffers` | the bytes of answers |
 //! | `in_progress` | the number of requests in progress |
+//! | `readiness` | whether the server can serve stored modules |
 //!
 //! Connections belong to `serve`, and versions that are not stored to `fill`.
 
@@ -28,6 +29,7 @@ mod files;
 mod in_progress;
 mod problem;
 mod questions;
+mod readiness;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +47,7 @@ use self::answer::Response;
 use self::buffers::Buffers;
 use self::catalog::Listing;
 use self::problem::{Problem, Subject};
+use self::readiness::{Probes, Readiness};
 use crate::policy::{ModulePermit, Permit};
 use crate::services::{Instance, Services, Via};
 use crate::sumdb::SumdbQuestion;
@@ -67,6 +70,7 @@ pub(crate) struct Proxy {
     base_path: String,
     options: ProxyOptions,
     buffers: Arc<Buffers>,
+    probes: Probes,
 }
 
 /// The options of a proxy.
@@ -126,13 +130,22 @@ enum Target<'r> {
     Sumdb(&'r Route),
     Catalog,
     Index,
+    Readiness,
 }
 
 impl Proxy {
     pub(crate) fn new(services: Arc<Services>, upkeep: Arc<Upkeep>, options: ProxyOptions) -> Self {
         let base_path = options.base_path.trim_end_matches('/').to_owned();
         let index_turns = Semaphore::new(catalog::MAX_CONCURRENT);
-        Self { services, upkeep, index_turns, base_path, options, buffers: Arc::default() }
+        Self {
+            services,
+            upkeep,
+            index_turns,
+            base_path,
+            options,
+            buffers: Arc::default(),
+            probes: Probes::new(),
+        }
     }
 
     /// Answers a request.
@@ -167,7 +180,7 @@ impl Proxy {
             Address::MethodNotAllowed => return Problem::MethodNotAllowed.answer().into(),
             Address::Home => return answer::text(HOME).into(),
             Address::Health => return answer::text("ok\n").into(),
-            Address::Readiness => return self.readiness().into(),
+            Address::Readiness => return Step::Waiting(Target::Readiness),
             Address::Version => return answer::json(version(self.store().layout())).into(),
             _ if client.headers.contains_key(VIA) && client.via().is_loop_at(self.options.instance) => {
                 return Problem::Loop.answer().into();
@@ -211,6 +224,7 @@ impl Proxy {
         match target {
             Target::Catalog => self.listing(Listing::catalog(uri.query())).await,
             Target::Index => self.listing(Listing::index(uri.query())).await,
+            Target::Readiness => self.readiness().await,
             Target::Small(permit, file) => self.small(client, permit, file).await,
             Target::Zip(permit) => self.zip(client, permit).await,
             Target::List(permit) => self.list(client, permit).await,
@@ -232,31 +246,39 @@ impl Proxy {
 
     /// Answers `/readyz`. A server without an upstream is ready: it still answers for stored modules, and a 503 would take
     /// it out of service.
-    fn readiness(&self) -> Response {
-        if let Err(error) = self.store().check() {
-            log::error!(reason:% = error; "not ready: cannot read the store");
+    async fn readiness(&self) -> Response {
+        let store = Arc::clone(self.store());
+        let Readiness::Ready(degradations) = self.probes.ask(move || probe(&store)).await else {
             return Problem::NotReady.answer();
-        }
-        let lines = self.degradations().into_iter().map(|reason| format!("degraded: {reason}\n"));
-        answer::text(format!("ready\n{}", lines.collect::<String>()))
-    }
-
-    /// Returns the reasons why missing modules cannot be downloaded. Stored modules are served all the same.
-    fn degradations(&self) -> Vec<String> {
+        };
         let no_upstream = self.options.degraded.as_ref().map(|reason| format!("no upstream: {reason}"));
-        // First, because it would create the folder again.
-        let staging = self.store().missing_staging().map(|folder| {
-            // Clients see no paths of this machine.
-            let name = folder.file_name().unwrap_or_default().to_string_lossy();
-            format!("staging/{name} is missing, the next download creates it again")
-        });
-        let disk_full = self.store().is_full().then(|| "disk full".to_owned());
-        no_upstream.into_iter().chain(staging).chain(disk_full).collect()
+        let reasons = no_upstream.into_iter().chain(degradations);
+        answer::text(format!(
+            "ready\n{}",
+            reasons.map(|reason| format!("degraded: {reason}\n")).collect::<String>()
+        ))
     }
 
-    fn store(&self) -> &Store {
+    fn store(&self) -> &Arc<Store> {
         &self.services.store
     }
+}
+
+/// Probes the store: whether it can be read, and the reasons why nothing can be added. Stored modules are served all the
+/// same.
+fn probe(store: &Store) -> Readiness {
+    if let Err(error) = store.check() {
+        log::error!(reason:% = error; "not ready: cannot read the store");
+        return Readiness::NotReady;
+    }
+    // First, because an attempt to write would create the folder again.
+    let staging = store.missing_staging().map(|folder| {
+        // Clients see no paths of this machine.
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        format!("staging/{name} is missing, the next download creates it again")
+    });
+    let disk_full = store.is_full().then(|| "disk full".to_owned());
+    Readiness::Ready(staging.into_iter().chain(disk_full).collect())
 }
 
 /// The start page, for people.

@@ -26,11 +26,11 @@ const NEEDED: u64 = 64 << 10;
 const NEEDED_INODES: u64 = 8;
 
 /// The time between two attempts to write.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(5);
 
 impl Store {
-    /// Returns whether the disk has no room for new versions, and logs each change. If it may be so, this writes a small file, at most once a
-    /// second.
+    /// Returns whether the disk has no room for new versions, and logs each change. If it may be so, this writes a small file, at most once in
+    /// five seconds.
     pub fn is_full(&self) -> bool {
         if self.is_read_only() {
             return false;
