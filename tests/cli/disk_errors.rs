@@ -40,6 +40,8 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a sticky root is left with an empty folder", as_nobody(), a_sticky_root),
         trial("a file system without inodes is named as such", mounting(), no_inodes),
         trial("a refused link is replaced by a rename", None, links_are_refused).needs(inject::missing),
+        trial("a lock that cannot be examined is not taken", None, a_lock_is_not_examined)
+            .needs(inject::missing),
     ]
 }
 
@@ -395,4 +397,14 @@ fn links_are_refused() {
     fs::write(&taken, "mine").unwrap();
     let ended = Ended::of(failing(&store.to("v1"), &[no_flag, ("?link,linkat", "error=EPERM")], None));
     assert_eq!((ended.code, fs::read(&taken).unwrap()), (0, b"mine".to_vec()), "{ended:?}");
+}
+
+fn a_lock_is_not_examined() {
+    let store = Store::at("v2");
+    let lock = store.root().join("store.lock");
+    let ended = Ended::of(failing(&store.to("v1"), &[("statx", "error=EIO")], Some(&lock)));
+    assert_eq!(ended.code, 74, "{ended:?}");
+    assert!(ended.err.contains(&format!("cannot stat {}: ", lock.display())), "{ended:?}");
+    assert_eq!(markers(&store.root()), ["layout.v2"]);
+    store.reaches("v1");
 }

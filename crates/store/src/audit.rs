@@ -156,7 +156,7 @@ impl Audit {
         // Another process may rotate at the same time, or have done so a moment ago.
         let Some(lock) = FileLock::try_acquire(&current, &self.durable)? else { return Ok(()) };
         let is_full = current.symlink_metadata().is_ok_and(|meta| meta.len() >= max_bytes);
-        if !is_full || !lock.is_at(&current) {
+        if !is_full || !lock.is_at(&current)? {
             return Ok(());
         }
         let mut older = numbers(folder.path())?;
