@@ -178,7 +178,7 @@ pub struct FileLock {
 impl FileLock {
     /// Takes the lock, unless another process holds it (`None`). Creates the file if it is missing.
     pub fn try_acquire(path: &Path, durable: &Durable) -> Result<Option<Self>, LockError> {
-        let replace = || durable.replace_file(path, ".lock.", b"");
+        let replace = || durable.replace_alone(path, ".lock.", b"");
         Ok(lock_alone(path, || durable.open_or_create(path), replace)?.map(|file| Self { file }))
     }
 
