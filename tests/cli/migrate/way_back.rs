@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use testkit::Case;
 
+use super::preflight::Flag;
 use super::refused::unchanged;
 use super::{migrate, small};
 use testkit::programs::{Ended, Programs};
@@ -24,6 +25,12 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("clean is for layouts of other programs", None, clean_of_v1),
         trial("clean removes nothing of another program", None, clean_of_another_program),
         trial("clean removes only files of the store", None, clean_keeps_foreign_files),
+        trial("the dry run of clean agrees with the run", None, clean_without_lock),
+        trial(
+            "an error of clean names the layout of the store",
+            missing_tool("sh", &["-c", "command -v chattr"]),
+            clean_is_refused,
+        ),
         trial("an upgrade does not adopt files of another program", None, foreign_files_are_refused),
     ]
 }
@@ -291,4 +298,49 @@ fn foreign_files_are_refused() {
             unchanged(&before, &root);
         }
     }
+}
+
+fn clean_without_lock() {
+    let programs = Programs::current();
+    let root = programs.store();
+    store_with_remains(&programs);
+    assert_eq!(migrate(&programs, &["--to", "v0"]).code, 0);
+    // Without it nothing shows that this was a store.
+    fs::remove_file(root.join("store.lock")).unwrap();
+    let kept = files(&root);
+    let planned = programs.migrate(["--to", "v0", "--clean", "--dry-run"]);
+    assert_eq!(planned.code, 0, "{planned:?}");
+    assert!(!planned.out.contains("would remove"), "{planned:?}");
+    assert_eq!(programs.migrate(["--to", "v0", "--clean"]).code, 0);
+    assert_eq!(files(&root).into_keys().collect::<Vec<_>>(), kept.into_keys().collect::<Vec<_>>());
+    // A refused upgrade leaves a lock file, which proves nothing about other files.
+    for path in ["staging/f", "records/mine/a", "records/tree/@v/v1.0.0.zip", "quarantine/bad.zip"] {
+        put_foreign(&root, path);
+    }
+    fs::write(root.join("store.lock"), "").unwrap();
+    assert_eq!(programs.migrate::<&str>([]).code, 73);
+    assert_eq!(programs.migrate(["--to", "v0", "--clean"]).code, 0);
+    for path in ["staging/f", "records/mine/a", "records/tree/@v/v1.0.0.zip", "quarantine/bad.zip"] {
+        assert!(root.join(path).is_file(), "{path}");
+    }
+}
+
+fn clean_is_refused() {
+    let programs = Programs::current();
+    let root = programs.store();
+    store_with_remains(&programs);
+    let record = root.join("records/audit/1");
+    let flag = Flag::set("i", &record);
+    if fs::OpenOptions::new().append(true).open(&record).is_ok() {
+        // Only root may set the flag, and not every file system has it.
+        return;
+    }
+    let refused = programs.migrate(["--to", "v0", "--clean"]);
+    assert_eq!(refused.code, 77, "{refused:?}");
+    assert!(refused.err.contains("records/audit/1"), "{refused:?}");
+    assert!(refused.err.contains("the store is at layout v0 now"), "{refused:?}");
+    assert!(refused.err.contains("--to v0 --clean"), "{refused:?}");
+    drop(flag);
+    assert_eq!(programs.migrate(["--to", "v0", "--clean"]).code, 0);
+    assert!(!root.join("records").exists() && !root.join("store.lock").exists());
 }

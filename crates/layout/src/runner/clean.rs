@@ -3,7 +3,7 @@
 use super::{Outcome, RunError, Runner};
 use crate::events::Event;
 use crate::lock::{ExclusiveLock, LOCK_NAME};
-use crate::step::{Remains, Step};
+use crate::step::{Refusal, Remains, Step, StepError};
 use crate::{LayoutId, durable};
 
 /// Maximum number of paths that warnings name.
@@ -29,20 +29,39 @@ impl Runner<'_> {
         }
         let remains = if is_done || is_of_a_store { self.remains(layout)? } else { Remains::default() };
         if cleans {
-            // The lock is the last: as long as it exists, another run finishes the work.
-            for path in remains.paths.iter().filter(|path| !path.ends_with(LOCK_NAME)) {
-                for step in self.steps_from(layout) {
-                    self.cancel.check()?;
-                    step.remove_remains(self.root, path)?;
-                }
-            }
-            durable::sync_file_system(self.root)?;
-            durable::remove_file(&self.root.join(LOCK_NAME))?;
-            durable::sync_dir(self.root)?;
+            self.remove(layout, &remains).map_err(|error| self.not_cleaned(layout, error))?;
             drop(lock);
         }
         self.report_remains(layout, remains, cleans);
         Ok(())
+    }
+
+    fn remove(&self, layout: &LayoutId, remains: &Remains) -> Result<(), RunError> {
+        // The lock is the last: as long as it exists, another run finishes the work.
+        for path in remains.paths.iter().filter(|path| !path.ends_with(LOCK_NAME)) {
+            for step in self.steps_from(layout) {
+                self.cancel.check()?;
+                step.remove_remains(self.root, path)?;
+            }
+        }
+        durable::sync_file_system(self.root)?;
+        durable::remove_file(&self.root.join(LOCK_NAME))?;
+        Ok(durable::sync_dir(self.root)?)
+    }
+
+    /// Returns an error of the removal. It says that the downgrade itself is complete.
+    fn not_cleaned(&self, layout: &LayoutId, error: RunError) -> RunError {
+        if !matches!(error, RunError::Outside(StepError::Path(_))) {
+            return error;
+        }
+        let text = error.to_string();
+        let (reason, help) = text.split_once("\nhelp: ").unwrap_or((&text, "run again"));
+        let message = format!(
+            "{reason}; the store is at layout {layout} now, and can be used there\n\
+             help: {help} with `--store {} --to {layout} --clean`",
+            self.root.display()
+        );
+        RunError::Refused(Refusal { exit: error.exit(), message })
     }
 
     fn steps_from(&self, layout: &LayoutId) -> impl Iterator<Item = &dyn Step> {
