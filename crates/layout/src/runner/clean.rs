@@ -1,11 +1,13 @@
 //! The end of a downgrade to a layout without a marker: the files of the program that stay, and their removal.
 
-use std::path::PathBuf;
-
 use super::{Outcome, RunError, Runner};
 use crate::events::Event;
 use crate::lock::{ExclusiveLock, LOCK_NAME};
+use crate::step::{Remains, Step};
 use crate::{LayoutId, durable};
+
+/// Maximum number of paths that warnings name.
+const LISTED: usize = 100;
 
 impl Runner<'_> {
     /// Reports the files of the program that stay, or removes them. The marker is gone, so a crash leaves a complete store
@@ -25,36 +27,59 @@ impl Runner<'_> {
         if self.layouts.is_tagged(layout) || !(is_done || cleans) {
             return Ok(());
         }
-        let paths = if is_done || is_of_a_store { self.remains(layout, is_done)? } else { Vec::new() };
+        let remains = if is_done || is_of_a_store { self.remains(layout)? } else { Remains::default() };
         if cleans {
             // The lock is the last: as long as it exists, another run finishes the work.
-            for path in paths.iter().filter(|path| !path.ends_with(LOCK_NAME)) {
-                self.cancel.check()?;
-                durable::remove_tree(path)?;
+            for path in remains.paths.iter().filter(|path| !path.ends_with(LOCK_NAME)) {
+                for step in self.steps_from(layout) {
+                    self.cancel.check()?;
+                    step.remove_remains(self.root, path)?;
+                }
             }
-            durable::sync_dir(self.root)?;
+            durable::sync_file_system(self.root)?;
             durable::remove_file(&self.root.join(LOCK_NAME))?;
             durable::sync_dir(self.root)?;
             drop(lock);
         }
-        if !paths.is_empty() {
-            self.report_remains(layout, &paths, cleans);
-        }
+        self.report_remains(layout, remains, cleans);
         Ok(())
     }
 
-    /// Returns the files of the program that a downgrade to a layout keeps, with the lock file at the end.
-    pub(super) fn remains(&self, layout: &LayoutId, is_ours: bool) -> Result<Vec<PathBuf>, RunError> {
-        let mut paths = Vec::new();
-        for step in self.layouts.steps.iter().filter(|step| step.from() == *layout) {
-            paths.extend(step.remains(self.root, is_ours)?);
-        }
-        let lock = self.root.join(LOCK_NAME);
-        paths.extend(lock.exists().then_some(lock));
-        Ok(paths)
+    fn steps_from(&self, layout: &LayoutId) -> impl Iterator<Item = &dyn Step> {
+        self.layouts.steps.iter().map(AsRef::as_ref).filter(move |step| step.from() == *layout)
     }
 
-    pub(super) fn report_remains(&self, layout: &LayoutId, paths: &[PathBuf], is_removed: bool) {
-        self.events.event(Event::Remains { root: self.root, layout, paths, is_removed });
+    /// Returns the files of the program that a downgrade to a layout keeps, with the lock file at the end.
+    pub(super) fn remains(&self, layout: &LayoutId) -> Result<Remains, RunError> {
+        let mut all = Remains::default();
+        for step in self.steps_from(layout) {
+            let remains = step.remains(self.root)?;
+            all.paths.extend(remains.paths);
+            all.foreign.extend(remains.foreign);
+        }
+        let lock = self.root.join(LOCK_NAME);
+        all.paths.extend(lock.exists().then_some(lock));
+        Ok(all)
+    }
+
+    /// Reports the files that stay, or that are removed. Then a warning names the files of others, which stay.
+    pub(super) fn report_remains(&self, layout: &LayoutId, mut remains: Remains, is_removed: bool) {
+        if is_removed {
+            remains.paths.retain(|path| !remains.foreign.iter().any(|foreign| foreign.starts_with(path)));
+        }
+        if !remains.paths.is_empty() {
+            let paths = &remains.paths;
+            self.events.event(Event::Remains { root: self.root, layout, paths, is_removed });
+        }
+        if !is_removed {
+            return;
+        }
+        for path in remains.foreign.iter().take(LISTED) {
+            self.events
+                .event(Event::Warning(format!("{} stays: it is not part of the store", path.display())));
+        }
+        if let more @ 1.. = remains.foreign.len().saturating_sub(LISTED) {
+            self.events.event(Event::Warning(format!("{more} more paths stay")));
+        }
     }
 }
