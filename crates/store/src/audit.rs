@@ -160,7 +160,7 @@ impl Audit {
     /// are in the logs of both stores.
     fn unshare(&self, folder: &durable::Folder) -> Result<(), StoreError> {
         let current = folder.path().join(CURRENT);
-        if !folder.lock(true) || !metadata(&current)?.is_some_and(|meta| meta.is_file() && meta.links > 1) {
+        if !folder.lock(true) || metadata(&current)?.is_none_or(|meta| !meta.is_file() || meta.links == 1) {
             return Ok(());
         }
         let content = std::fs::read(&current).at("read", &current)?;
@@ -171,7 +171,7 @@ impl Audit {
     fn rotate(&self, folder: &durable::Folder, max_bytes: u64) -> Result<(), StoreError> {
         let current = folder.path().join(CURRENT);
         // Another process may have done it a moment ago.
-        if !folder.lock(true) || !metadata(&current)?.is_some_and(|meta| meta.len() >= max_bytes) {
+        if !folder.lock(true) || metadata(&current)?.is_none_or(|meta| meta.len() < max_bytes) {
             return Ok(());
         }
         let mut older = numbers(folder.path())?;
