@@ -147,7 +147,11 @@ impl Audit {
         if is_new {
             folder.sync()?;
         }
-        if bytes >= max_bytes { self.rotate(&folder, max_bytes) } else { Ok(()) }
+        if bytes >= max_bytes {
+            // No error of this function: its caller may write the line again. The next line tries again.
+            warn_if_failed(self.rotate(&folder, max_bytes));
+        }
+        Ok(())
     }
 
     /// Renames the current file, and removes the oldest files.
