@@ -153,7 +153,11 @@ impl Audit {
         if found.is_none() {
             folder.sync()?;
         }
-        if bytes >= max_bytes { self.rotate(&folder, max_bytes) } else { Ok(()) }
+        if bytes >= max_bytes {
+            // No error of this function: its caller may write the line again. The next line tries again.
+            warn_if_failed(self.rotate(&folder, max_bytes));
+        }
+        Ok(())
     }
 
     /// Replaces the current file by a copy if a copy of the store made with hard links shares it. Until this succeeds, lines
