@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use stoa_layout::events::Silent;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::step::{Refusal, Work};
+use stoa_layout::step::{Refusal, Remains, Work};
 use stoa_layout::{
     Context, Direction, Durable, Event, Exit, LayoutId, Leftover, Moved, PathError, Step, StepError, Survey,
     durable, parallel,
@@ -22,7 +22,7 @@ use crate::folders::Chain;
 use crate::obstacles::Obstacles;
 use crate::picture::{Candidate, Files, Finding, Names, Picture, exists, metadata, too_long};
 use crate::removal::Removal;
-use crate::{refuse, v0, v2, whole};
+use crate::{refuse, remains, v0, v2, whole};
 
 /// A function that creates or removes folders after all versions have moved.
 pub(crate) type Folders = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
@@ -321,8 +321,12 @@ impl Step for Flow {
         obstacles.refusals()
     }
 
-    fn remains(&self, root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepError> {
-        if self.is_foreign { refuse::remains(root, is_ours) } else { Ok(Vec::new()) }
+    fn remains(&self, root: &Path) -> Result<Remains, StepError> {
+        if self.is_foreign { Ok(remains::of(root)?) } else { Ok(Remains::default()) }
+    }
+
+    fn remove_remains(&self, root: &Path, folder: &Path) -> Result<(), StepError> {
+        if self.is_foreign { Ok(remains::remove(root, folder)?) } else { Ok(()) }
     }
 
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError> {

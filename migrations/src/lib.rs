@@ -13,6 +13,7 @@
 //! | `unmarked` | recognises stores whose marker is lost |
 //! | `obstacles`, `refuse`, `folders` | find what forbids a step |
 //! | `removal` | removes emptied folders |
+//! | `remains` | recognises the files that a downgrade keeps, and removes them |
 //! | `inventory` | lists the content of a store: whole versions and leftovers |
 //! | `source` | lists the content of GOPROXY trees and module caches, for imports |
 
@@ -24,6 +25,7 @@ mod inventory;
 mod obstacles;
 mod picture;
 mod refuse;
+mod remains;
 mod removal;
 mod source;
 mod tree_to_v1;

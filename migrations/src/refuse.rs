@@ -10,7 +10,8 @@ use stoa_layout::lock::LOCK_NAME;
 use stoa_layout::step::Refusal;
 use stoa_layout::{Exit, StepError};
 
-use crate::picture::{DATABASES, Names, OURS, metadata};
+use crate::picture::{Names, OURS, metadata};
+use crate::remains::{self, KEPT};
 
 /// Returns all reasons against a step from another program's layout.
 pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
@@ -21,8 +22,8 @@ pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
     Ok(refusals)
 }
 
-/// Refuses a folder with a name that Stoa needs, if it contains modules, or files that a later downgrade would remove.
-/// Files that an earlier downgrade left there are allowed.
+/// Refuses a folder with a name that Stoa needs, if it contains modules, or files that Stoa would remove, or would hide
+/// among its own. Files that an earlier downgrade left there are allowed.
 fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
     for name in OURS {
@@ -30,8 +31,11 @@ fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
         let held = match metadata(&path)? {
             None => None,
             Some(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
-            Some(_) if name == "cache" => content_beside_databases(&path)?,
-            Some(_) => foreign_content(&path, REMOVED.contains(&name))?,
+            Some(_) if REMOVED.contains(&name) => foreign_content(&path, true)?,
+            Some(_) => match foreign_content(&path, false)? {
+                None if KEPT.contains(&name) => remains::foreign_file(root, &path)?.map(in_it),
+                held => held,
+            },
         };
         if let Some(held) = held {
             let message = format!(
@@ -46,55 +50,10 @@ fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
 }
 
 /// The folders that a downgrade removes with everything below.
-const REMOVED: [&str; 3] = ["staging", "index", "cache"];
+const REMOVED: [&str; 2] = ["staging", "index"];
 
-/// Returns what another program has in `cache`. An earlier downgrade left `cache/sumdb/NAME/{records,tiles}` there.
-fn content_beside_databases(cache: &Path) -> Result<Option<String>, StepError> {
-    for name in Names::of(cache)?.into_iter().flatten() {
-        let name = name?;
-        if !name.kind.is_dir() {
-            return Ok(Some(format!("it contains {}", name.path.display())));
-        }
-        if name.text.as_deref() != Some(DATABASES) {
-            match foreign_content(&name.path, true)? {
-                None => continue,
-                held => return Ok(held),
-            }
-        }
-        for database in Names::of(&name.path)?.into_iter().flatten() {
-            let database = database?;
-            if !database.kind.is_dir() {
-                return Ok(Some(format!("it contains {}", database.path.display())));
-            }
-            for shelf in Names::of(&database.path)?.into_iter().flatten() {
-                let shelf = shelf?;
-                if !matches!(shelf.text.as_deref(), Some("records" | "tiles")) || !shelf.kind.is_dir() {
-                    return Ok(Some(format!("it contains {}", shelf.path.display())));
-                }
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// Returns the folders of the store that stay after a downgrade to another program's layout. Unless they are known to be the
-/// store's, their content must not be another program's.
-pub(crate) fn remains(root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepError> {
-    let mut remains = Vec::new();
-    for name in ["cache", "quarantine", "records"] {
-        let path = root.join(name);
-        let is_folder = metadata(&path)?.is_some_and(|meta| meta.is_dir());
-        // A module may have that name.
-        let foreign = match name {
-            _ if is_ours || !is_folder => None,
-            "cache" => content_beside_databases(&path)?,
-            _ => foreign_content(&path, false)?,
-        };
-        if is_folder && foreign.is_none() {
-            remains.push(path);
-        }
-    }
-    Ok(remains)
+fn in_it(path: PathBuf) -> String {
+    format!("it contains {}", path.display())
 }
 
 /// Returns what another program has in a folder: a version of an old layout, or with `any` any file.
@@ -107,7 +66,7 @@ fn foreign_content(folder: &Path, any: bool) -> Result<Option<String>, StepError
         let name = name?;
         match name.text.as_deref() {
             _ if name.kind.is_dir() => folders.push(name.path),
-            _ if any => return Ok(Some(format!("it contains {}", name.path.display()))),
+            _ if any => return Ok(Some(in_it(name.path))),
             Some(text) if name.kind.is_file() && parts.iter().any(|part| part == text) => has += 1,
             _ => {}
         }

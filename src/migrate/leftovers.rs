@@ -112,6 +112,7 @@ impl Leftovers<'_> {
     ) -> Result<Total, RunError> {
         let root = self.runner.root;
         let paths = paths.iter().map(|path| inside(root, path)).collect::<Result<Vec<_>, _>>()?;
+        check_named(&paths)?;
         if !root.join(LOCK_NAME).exists() {
             self.look_without(&paths)?;
         }
@@ -130,13 +131,30 @@ impl Leftovers<'_> {
         let out = Mover { root, to, durable: Durable::for_folder(to)? };
         let audit = self.audit()?;
         let mut total = Total::default();
+        let moved = self.take_each(paths, &out, audit.as_ref(), &mut total, tell);
+        // Also after an error: some paths may be moved.
+        let synced = durable::sync_file_system(root);
+        moved?;
+        synced?;
+        Ok(total)
+    }
+
+    fn take_each(
+        &self,
+        paths: Vec<PathBuf>,
+        out: &Mover<'_>,
+        audit: Option<&Audit>,
+        total: &mut Total,
+        tell: &mut Tell<'_>,
+    ) -> Result<(), RunError> {
+        let Mover { root, to, .. } = *out;
         for path in paths {
             self.runner.cancel.check()?;
             let bytes = size(&path);
             let leftover =
                 Leftover { path: path.clone(), bytes, reason: "named on the command line".to_owned() };
             if path.symlink_metadata().is_ok() {
-                self.note(audit.as_ref(), &leftover, to);
+                self.note(audit, &leftover, to);
             }
             if !out.take(&path)? {
                 return Err(PathError::new("move", path, io::Error::from(io::ErrorKind::NotFound)).into());
@@ -145,8 +163,7 @@ impl Leftovers<'_> {
             total.add(&leftover);
             tell(&leftover, Some(&new))?;
         }
-        durable::sync_file_system(root)?;
-        Ok(total)
+        Ok(())
     }
 
     /// Returns the state of the store. A folder without a marker is recognised by its content. If one of these paths cannot
@@ -235,6 +252,31 @@ impl Leftovers<'_> {
             pieces.iter().try_for_each(|piece| check_place(self.runner.root, to, piece))
         })
     }
+}
+
+/// Refuses a path that is missing, and a path that moves together with another one.
+fn check_named(paths: &[PathBuf]) -> Result<(), RunError> {
+    for (number, path) in paths.iter().enumerate() {
+        if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            let message = format!(
+                "cannot move {}: it does not exist; nothing was changed\nhelp: run again without it",
+                path.display()
+            );
+            return Err(refused(Exit::IO, message));
+        }
+        let other =
+            paths.iter().enumerate().find(|(other, above)| *other != number && path.starts_with(above));
+        if let Some((_, above)) = other {
+            let message = format!(
+                "cannot move {}: it moves with {}, which is named too; nothing was changed\n\
+                 help: run again without it",
+                path.display(),
+                above.display()
+            );
+            return Err(refused(Exit::USAGE, message));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to move a path to a place that exists already.
@@ -360,7 +402,7 @@ impl Mover<'_> {
     /// Returns whether an emptied folder may be removed: the root and the folders of the store stay.
     fn may_go(&self, folder: &Path) -> bool {
         let relative = folder.strip_prefix(self.root).unwrap_or(Path::new(""));
-        !relative.as_os_str().is_empty() && relative != "modules"
+        !relative.as_os_str().is_empty() && NEEDED.iter().all(|name| relative != Path::new(name))
     }
 }
 

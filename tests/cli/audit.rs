@@ -6,20 +6,24 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use testkit::inject::{self, failing};
 use testkit::programs::{Ended, Programs};
 use testkit::tree::snapshot;
 use testkit::upstream::Module;
-use testkit::{Case, cases};
+use testkit::{Case, cases, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    cases![
+    let mut cases = cases![
         every_change_of_a_version_has_a_line_in_the_audit_log,
         a_listing_writes_no_line,
         the_line_is_on_disk_before_a_change_that_fails,
         an_audit_log_that_cannot_be_written_is_a_warning,
         moved_leftovers_have_a_line_and_the_log_outlives_a_downgrade,
         a_listing_ends_quietly_when_its_reader_goes_away,
-    ]
+    ];
+    let name = "a_full_log_that_cannot_be_renamed_gets_each_line_once";
+    cases.push(trial(name, None, a_full_log_gets_each_line_once).needs(inject::missing));
+    cases
 }
 
 const PAIR: &str = "example.com/Cap/m@v1.0.0";
@@ -152,6 +156,26 @@ fn an_audit_log_that_cannot_be_written_is_a_warning() {
     let removed = done(&programs, &["remove", PAIR]);
     assert!(removed.err.contains("cannot write to the audit log"), "{removed:?}");
     assert!(!root.join("modules/example.com/!cap/m/@v/v1.0.0").exists());
+}
+
+fn a_full_log_gets_each_line_once() {
+    let programs = store(&[PAIR]);
+    let root = programs.store();
+    // As a server makes the reserve, which is taken piece by piece on a full disk.
+    fs::create_dir_all(root.join("staging/reserve")).unwrap();
+    fs::write(root.join("staging/reserve/space"), vec![0; 1 << 20]).unwrap();
+    fs::create_dir(root.join("records/audit")).unwrap();
+    let filler = format!("{{\"act\":\"{}\"}}\n", "x".repeat(5 << 20));
+    fs::write(root.join(LOG), filler).unwrap();
+    let remove = programs.command("stoa", ["remove", PAIR]);
+    let ended = Ended::of(failing(&remove, &[("renameat2", "error=ENOSPC")], Some(&root.join(LOG))));
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ended.err.matches("cannot write to the audit log").count(), 1, "{ended:?}");
+    assert_eq!(lines(&root).len(), 2);
+    assert_eq!(fs::metadata(root.join("staging/reserve/space")).unwrap().len(), 1 << 20);
+    // The next line renames it.
+    done(&programs, &["remove", "--tombstone", PAIR]);
+    assert!(root.join("records/audit/1").is_file());
 }
 
 fn moved_leftovers_have_a_line_and_the_log_outlives_a_downgrade() {

@@ -39,7 +39,11 @@ pub(crate) fn cases() -> Vec<Case> {
             .needs(inject::missing),
         trial("a sticky root is left with an empty folder", as_nobody(), a_sticky_root),
         trial("a file system without inodes is named as such", mounting(), no_inodes),
+        trial("a removal records the hash of what can be read", None, a_removal_and_the_hash)
+            .needs(inject::missing),
         trial("a refused link is replaced by a rename", None, links_are_refused).needs(inject::missing),
+        trial("a lock that cannot be examined is not taken", None, a_lock_is_not_examined)
+            .needs(inject::missing),
     ]
 }
 
@@ -371,6 +375,49 @@ fn no_inodes() {
     assert!(ended.err.contains(&*root.to_string_lossy()), "{ended:?}");
 }
 
+/// A lack of memory or of open files, or a lost server, stops a removal, because the hash can be read later. What is
+/// damaged or forbidden is removed without its hash.
+fn a_removal_and_the_hash() {
+    const FOLDER: &str = "modules/example.com/m/@v/v1.0.0";
+    let removed_with = |is_sealed: bool, file: &str, errno: &str| {
+        let programs = Programs::current();
+        let root = programs.make_store();
+        Module::new(VERSIONS[1], 10).put_unsealed(&root);
+        if is_sealed {
+            assert_eq!(programs.stoa(["verify"]).code, 0);
+        }
+        let remove = programs.command("stoa", ["remove", VERSIONS[1]]);
+        let path = root.join(FOLDER).join(file);
+        let ended = Ended::of(failing(&remove, &[(OPENS, &format!("error={errno}"))], Some(&path)));
+        (programs, ended)
+    };
+    let record = |programs: &Programs| {
+        let path = programs.store().join("records/example.com/m/@v/v1.0.0.toml");
+        fs::read_to_string(path).unwrap_or_default()
+    };
+    let cases = [(false, "zip"), (false, "info"), (true, "info"), (true, "mod"), (true, "ziphash")];
+    for (is_sealed, file) in cases {
+        for errno in ["ESTALE", "ENOMEM", "ENFILE", "EMFILE"] {
+            let (programs, ended) = removed_with(is_sealed, file, errno);
+            let what = format!("{errno} at {file}: {ended:?}");
+            assert_eq!(ended.code, 74, "{what}");
+            assert!(ended.err.contains(&format!("{FOLDER}/{file}")), "{what}");
+            assert!(programs.store().join(FOLDER).join("zip").is_file(), "{what}");
+            assert_eq!(programs.stoa(["remove", VERSIONS[1]]).code, 0, "{what}");
+            assert!(record(&programs).contains("h1 = \"h1:"), "{what}");
+        }
+        for errno in ["EIO", "EUCLEAN", "EACCES"] {
+            let (programs, ended) = removed_with(is_sealed, file, errno);
+            let what = format!("{errno} at {file}: {ended:?} {:?}", record(&programs));
+            assert_eq!(ended.code, 0, "{what}");
+            assert!(ended.err.contains("removing a version without recording a hash"), "{what}");
+            assert!(!programs.store().join(FOLDER).exists(), "{what}");
+            // The seal says it without the mod.
+            assert_eq!(record(&programs).contains("h1 = \"h1:"), file == "mod", "{what}");
+        }
+    }
+}
+
 fn links_are_refused() {
     let (up, back) = (undisturbed("v2"), undisturbed("v0"));
     let no_flag = ("renameat2", "error=EINVAL");
@@ -395,4 +442,14 @@ fn links_are_refused() {
     fs::write(&taken, "mine").unwrap();
     let ended = Ended::of(failing(&store.to("v1"), &[no_flag, ("?link,linkat", "error=EPERM")], None));
     assert_eq!((ended.code, fs::read(&taken).unwrap()), (0, b"mine".to_vec()), "{ended:?}");
+}
+
+fn a_lock_is_not_examined() {
+    let store = Store::at("v2");
+    let lock = store.root().join("store.lock");
+    let ended = Ended::of(failing(&store.to("v1"), &[("statx", "error=EIO")], Some(&lock)));
+    assert_eq!(ended.code, 74, "{ended:?}");
+    assert!(ended.err.contains(&format!("cannot stat {}: ", lock.display())), "{ended:?}");
+    assert_eq!(markers(&store.root()), ["layout.v2"]);
+    store.reaches("v1");
 }

@@ -29,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         add("a server starts and recovers", a_server_starts_and_recovers);
         add("a running server goes on", a_running_server_goes_on);
         add("versions are removed", versions_are_removed);
+        add("versions are verified", versions_are_verified);
     }
     cases.extend([
         trial("a limit of the size of files ends nothing", None, a_limit_of_the_size_of_files_ends_nothing),
@@ -208,6 +209,25 @@ fn a_server_starts_and_recovers(kind: Kind) {
     let log = server.stop();
     assert_eq!((lines(&log, FULL), lines(&log, RECOVERED)), (1, 1), "{log}");
     assert_eq!(fs::read_dir(bench.outside().join("quarantine")).unwrap().count(), 1);
+}
+
+fn versions_are_verified(kind: Kind) {
+    let bench = Bench::new(kind);
+    let folder = Module::new(UNSEALED, 3000).put_unsealed(&bench.outside());
+    let broken = Module::new(BROKEN, 3000).with_bad_crc().put_unsealed(&bench.outside());
+    let verify = || {
+        let output = bench.mount.run(&stoa(&bench.root(), &["verify"]));
+        assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+        let text = transcript(&output);
+        assert!(text.contains(&format!("corrupt {BROKEN}")) && text.contains("1 version verified"), "{text}");
+        text
+    };
+    bench.fill();
+    assert!(verify().contains(FULL));
+    assert!(broken.join("zip").is_file() && !folder.join("ziphash").exists());
+    bench.mount.empty();
+    verify();
+    assert!(!broken.exists() && folder.join("ziphash").exists());
 }
 
 fn a_running_server_goes_on(kind: Kind) {

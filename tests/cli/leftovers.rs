@@ -19,6 +19,8 @@ pub(crate) fn cases() -> Vec<Case> {
         odd_names_in_a_current_store_are_found,
         in_the_middle_of_a_step_they_are_listed_and_not_moved,
         a_place_that_will_not_do_is_refused,
+        named_paths_are_checked_before_the_first_is_moved,
+        the_folders_of_the_store_stay_when_they_are_emptied,
         what_is_no_store_is_refused_untouched,
     ]
 }
@@ -328,4 +330,38 @@ fn what_is_no_store_is_refused_untouched() {
     }
     assert_eq!(snapshot(&root), before);
     assert_eq!(programs.stoa(["leftovers", "burn"]).code, 64);
+}
+
+fn named_paths_are_checked_before_the_first_is_moved() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    put(&root, "a/f", "a");
+    put(&root, "b/f", "b");
+    let before = shape(programs.folder());
+    for (paths, code, word) in [
+        (["store/a/f", "store/a", "store/b/f"], 64, "it moves with"),
+        (["store/b/f", "store/a/f", "store/a/f"], 64, "it moves with"),
+        (["store/a/f", "store/b/f", "store/no"], 74, "it does not exist"),
+    ] {
+        let ended = programs.stoa([&["leftovers", "move", "out"], &paths[..]].concat());
+        assert_eq!(ended.code, code, "{paths:?}: {ended:?}");
+        assert!(ended.err.contains(word) && ended.err.contains("help: "), "{paths:?}: {ended:?}");
+        assert_eq!(shape(programs.folder()), before, "{paths:?}");
+    }
+    // A name that another name begins with is not above it.
+    put(&root, "a.txt", "c");
+    assert_eq!(programs.stoa(["leftovers", "move", "out", "store/a", "store/a.txt"]).code, 0);
+    assert!(programs.folder().join("out/a/f").is_file() && programs.folder().join("out/a.txt").is_file());
+}
+
+fn the_folders_of_the_store_stay_when_they_are_emptied() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    put(&root, "quarantine/1/version/info", "{}");
+    put(&root, "modules/notes", "n");
+    assert_eq!(
+        programs.stoa(["leftovers", "move", "out", "store/quarantine/1", "store/modules/notes"]).code,
+        0
+    );
+    assert!(root.join("quarantine").is_dir() && root.join("modules").is_dir());
 }

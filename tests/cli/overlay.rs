@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use testkit::commands;
+use testkit::inject::{self, failing};
 use testkit::mounts::{self, Mounts};
 use testkit::programs::{Ended, Programs};
 use testkit::server::{self, Server};
@@ -16,6 +17,12 @@ use testkit::{Case, create, trial};
 pub(crate) fn cases() -> Vec<Case> {
     [
         trial("versions_of_a_lower_layer_are_removed", None, versions_of_a_lower_layer_are_removed as fn()),
+        trial(
+            "a_removal_in_a_lower_layer_goes_on_after_a_full_disk",
+            None,
+            a_removal_in_a_lower_layer_goes_on_after_a_full_disk,
+        )
+        .needs(inject::missing),
         trial(
             "a_corrupt_version_of_a_lower_layer_is_replaced",
             None,
@@ -176,6 +183,24 @@ fn versions_of_a_lower_layer_are_removed() {
         fs::read_dir(container.path("staging")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     staged.sort();
     assert_eq!(staged, ["claims", "reserve"]);
+}
+
+fn a_removal_in_a_lower_layer_goes_on_after_a_full_disk() {
+    let (mut container, modules) = Container::with(&["v1.0.0"]);
+    let module = &modules[0];
+    container.start();
+    let remove = commands::stoa(&container.store(), &["remove", &module.version.to_string()]);
+    let path = container.store().join(folder(module));
+    let full = ("fsync,fdatasync", "error=ENOSPC:when=1");
+    let mut command = container.command(&failing(&remove, &[full], Some(&path)));
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let ended = Ended::of(command);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(!container.path(folder(module).join("info")).exists());
+    assert!(!container.path(folder(module).join("zip")).exists());
+    let server = container.serve();
+    assert!(server.get(&module.path("zip")) == (200, module.zip.clone()));
+    assert!(server.stop().success());
 }
 
 fn a_corrupt_version_of_a_lower_layer_is_replaced() {

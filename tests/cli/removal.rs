@@ -252,6 +252,9 @@ fn a_tombstone_is_reported_for_every_file_until_it_is_lifted() {
     let output = run(&root, &["quarantine", "restore", "20260102T030405Z-1-0"]);
     assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
     assert!(transcript(&output).contains("a key is in it") && entry.join("version/zip").is_file());
+    assert!(!entry.join("version/ziphash").exists(), "a refused restore changes nothing");
+    let audit = fs::read_to_string(root.join("records/audit/current")).unwrap();
+    assert!(audit.contains("\"act\":\"tombstone\"") && !audit.contains("\"act\":\"restore\""), "{audit}");
     done(&root, &["quarantine", "purge", "--all"]);
 
     let (code, lines) = json(&root, &["remove", "--lift", "example.com/Cap/m", "example.com/never@v1.0.0"]);

@@ -128,8 +128,8 @@ impl Undisturbed {
             fs::write(root.join(paths[0].with_file_name("ziphash")), DERIVED).unwrap();
             fs::create_dir(root.join("staging/run-dead")).unwrap();
             fs::write(root.join("staging/run-dead/zip"), DERIVED).unwrap();
-            fs::create_dir(root.join("quarantine/one")).unwrap();
-            fs::write(root.join("quarantine/one/reason.toml"), "why").unwrap();
+            fs::create_dir(root.join("quarantine/20260102T030405Z-1-0")).unwrap();
+            fs::write(root.join("quarantine/20260102T030405Z-1-0/reason.toml"), "why").unwrap();
         }
         copy(&root, &dir.path().join("first"));
         let mut at = BTreeMap::new();

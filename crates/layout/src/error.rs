@@ -48,8 +48,16 @@ impl PathError {
     /// Returns whether the system could not read what is at the path, and may never be able to: a bad disk, a damaged
     /// file system, a file that its server has lost.
     pub fn is_damage(&self) -> bool {
-        const DAMAGE: [Errno; 6] =
-            [Errno::IO, Errno::STALE, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::REMOTEIO];
+        const DAMAGE: &[Errno] = &[
+            Errno::IO,
+            Errno::STALE,
+            Errno::BADMSG,
+            Errno::NODATA,
+            #[cfg(target_os = "linux")]
+            Errno::UCLEAN,
+            #[cfg(target_os = "linux")]
+            Errno::REMOTEIO,
+        ];
         self.errno().is_some_and(|errno| DAMAGE.contains(&errno))
     }
 

@@ -85,12 +85,12 @@ impl SharedLock {
             if !outcome(fs2::FileExt::try_lock_shared(&file), &path)? {
                 return Ok(None);
             }
-            if is_at(&file, &path) {
-                break;
+            if is_at(&file, &path)? {
+                return Ok(Some(Self { _file: file }));
             }
             file = Self::open(root)?.0;
         }
-        Ok(Some(Self { _file: file }))
+        Err(always_replaced(&path))
     }
 
     /// Waits until no process holds the lock exclusively, then takes it.
@@ -101,7 +101,7 @@ impl SharedLock {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     outcome(result, &path)?;
-                    if is_at(&file, &path) {
+                    if is_at(&file, &path)? {
                         return Ok(Self { _file: file });
                     }
                     file = Self::open(root)?.0;
@@ -178,18 +178,18 @@ pub struct FileLock {
 impl FileLock {
     /// Takes the lock, unless another process holds it (`None`). Creates the file if it is missing.
     pub fn try_acquire(path: &Path, durable: &Durable) -> Result<Option<Self>, LockError> {
-        let replace = || durable.replace_file(path, ".lock.", b"");
+        let replace = || durable.replace_alone(path, ".lock.", b"");
         Ok(lock_alone(path, || durable.open_or_create(path), replace)?.map(|file| Self { file }))
     }
 
     /// Returns whether `path` still names the locked file. Another process may have removed it between opening and
     /// locking.
-    pub fn is_at(&self, path: &Path) -> bool {
+    pub fn is_at(&self, path: &Path) -> Result<bool, PathError> {
         is_at(&self.file, path)
     }
 }
 
-/// How often a lock file may be replaced while it is locked. Then the lock counts all the same.
+/// How often a lock file may be replaced while it is locked. After that the lock is not taken.
 const REPLACED: usize = 8;
 
 /// Locks a file alone (`None` if another process holds it), and replaces it by a new file if it has several names.
@@ -199,19 +199,26 @@ fn lock_alone(
     replace: impl Fn() -> Result<(), PathError>,
 ) -> Result<Option<File>, LockError> {
     let mut file = open()?;
+    let mut is_new = false;
     for _ in 0..REPLACED {
         if !outcome(fs2::FileExt::try_lock_exclusive(&file), path)? {
             return Ok(None);
         }
-        if is_at(&file, path) {
-            // If it cannot be replaced, both copies of the store lock each other out, which is safe.
-            if !has_several_names(&file) || replace().is_err() {
-                break;
+        if is_at(&file, path)? {
+            // If it cannot be replaced, both copies of the store lock each other out, which is safe. Some file systems
+            // report several names for every file, so a new file counts all the same.
+            if is_new || !has_several_names(&file) || replace().is_err() {
+                return Ok(Some(file));
             }
+            is_new = true;
         }
         file = open()?;
     }
-    Ok(Some(file))
+    Err(always_replaced(path))
+}
+
+fn always_replaced(path: &Path) -> LockError {
+    PathError::new("lock", path, io::Error::other("other programs keep replacing it")).into()
 }
 
 /// Replaces the lock file of a root that a copy of the store shares, unless a process holds it.
@@ -224,9 +231,15 @@ pub fn unshare(root: &Path) {
 }
 
 /// Returns whether a path names an open file.
-pub fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(own), Ok(named)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
-    (own.dev(), own.ino()) == (named.dev(), named.ino())
+pub fn is_at(file: &File, path: &Path) -> Result<bool, PathError> {
+    // A file server reports a file that another computer removed as stale.
+    let is_gone = |error: &PathError| error.is_not_found() || error.errno() == Some(Errno::STALE);
+    let own = file.metadata().at("stat", path);
+    match own.and_then(|own| Ok((own, std::fs::symlink_metadata(path).at("stat", path)?))) {
+        Ok((own, named)) => Ok((own.dev(), own.ino()) == (named.dev(), named.ino())),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns whether an open file has several names, as in a copy made with hard links.
@@ -408,6 +421,40 @@ mod tests {
         let _copy = ExclusiveLock::try_acquire(copy.path(), "p").unwrap().unwrap();
         assert_ne!(inode(&paths[0]), inode(&paths[1]));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lock_that_is_not_held_is_not_returned() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, other] = ["lock", "other"].map(|name| dir.path().join(name));
+        let create = |path: &Path| Durable::default().open_or_create(path);
+        create(&path).unwrap();
+        // Another file is always there when the opened one is locked.
+        let failed = lock_alone(&path, || create(&other), || Ok(())).unwrap_err();
+        assert!(failed.to_string().ends_with("other programs keep replacing it"), "{failed}");
+        // A path that cannot be examined.
+        let odd = path.join("below a file");
+        let failed = lock_alone(&odd, || create(&other), || Ok(())).unwrap_err();
+        assert!(failed.to_string().starts_with("cannot stat"), "{failed}");
+    }
+
+    #[test]
+    fn a_file_system_that_reports_several_names_for_every_file_has_locks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let names = std::cell::Cell::new(0);
+        let durable = Durable::default();
+        let replace = || {
+            names.set(names.get() + 1);
+            durable.replace_file(&path, ".lock.", b"")?;
+            std::fs::hard_link(&path, dir.path().join(names.get().to_string())).at("link", &path)
+        };
+        durable.open_or_create(&path).unwrap();
+        std::fs::hard_link(&path, dir.path().join("0")).unwrap();
+        let open = || durable.open_or_create(&path);
+        let _held = lock_alone(&path, open, replace).unwrap().unwrap();
+        assert_eq!(names.get(), 1);
+        assert!(fs2::FileExt::try_lock_exclusive(&open().unwrap()).is_err(), "the lock is held");
     }
 
     #[test]

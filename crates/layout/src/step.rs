@@ -52,10 +52,16 @@ pub trait Step: Sync {
         Ok(Vec::new())
     }
     /// Returns the folders below a root at the older layout that belong to the newer layout, and that a step back keeps.
-    /// Unless `is_ours`, the folders may have these names for another reason, so their content decides.
-    fn remains(&self, root: &Path, is_ours: bool) -> Result<Vec<PathBuf>, StepError> {
-        let _ = (root, is_ours);
-        Ok(Vec::new())
+    /// Their content decides, because they may have these names for another reason.
+    fn remains(&self, root: &Path) -> Result<Remains, StepError> {
+        let _ = root;
+        Ok(Remains::default())
+    }
+    /// Removes the files of the newer layout in one of these folders, and the folders that are empty then. It may be
+    /// interrupted at any instant and run again.
+    fn remove_remains(&self, root: &Path, folder: &Path) -> Result<(), StepError> {
+        let _ = (root, folder);
+        Ok(())
     }
     /// Makes one pass up. The runner calls it until a pass moves nothing.
     fn apply(&self, context: &Context<'_>) -> Result<Moved, StepError>;
@@ -63,6 +69,15 @@ pub trait Step: Sync {
     fn revert(&self, context: &Context<'_>) -> Result<Moved, StepError>;
     /// Checks the tree after the last pass: the step left nothing behind that it should have moved.
     fn check(&self, context: &Context<'_>, direction: Direction) -> Result<(), StepError>;
+}
+
+/// The folders of the newer layout that a step back keeps.
+#[derive(Debug, Default)]
+pub struct Remains {
+    /// The folders with files of the newer layout, and the empty ones.
+    pub paths: Vec<PathBuf>,
+    /// Other content in folders with these names. It is never removed.
+    pub foreign: Vec<PathBuf>,
 }
 
 /// Derived files that can be built again at any time.

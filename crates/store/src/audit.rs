@@ -14,9 +14,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::durable::{self, Durable};
-use stoa_layout::lock::FileLock;
+use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, marker};
 
+use crate::files::metadata;
 use crate::paths::Paths;
 use crate::{Store, StoreError};
 
@@ -142,21 +143,39 @@ impl Audit {
         let line = Line { time: marker::now(), actor: &self.actor, act };
         let line = serde_json::to_string(&line)
             .map_err(|error| PathError::new("append to", &current, std::io::Error::from(error)))?;
-        let is_new = !current.exists();
+        let found = metadata(&current)?;
+        if found.is_some_and(|meta| meta.links > 1) {
+            self.unshare(&folder)?;
+        }
+        // Nobody renames or replaces the file meanwhile.
+        folder.lock(false);
         let bytes = self.durable.append_line(&current, &line)?;
-        if is_new {
+        if found.is_none() {
             folder.sync()?;
         }
-        if bytes >= max_bytes { self.rotate(&folder, max_bytes) } else { Ok(()) }
+        if bytes >= max_bytes {
+            // No error of this function: its caller may write the line again. The next line tries again.
+            warn_if_failed(self.rotate(&folder, max_bytes));
+        }
+        Ok(())
+    }
+
+    /// Replaces the current file by a copy if a copy of the store made with hard links shares it. Until this succeeds, lines
+    /// are in the logs of both stores.
+    fn unshare(&self, folder: &durable::Folder) -> Result<(), StoreError> {
+        let current = folder.path().join(CURRENT);
+        if !folder.lock(true) || metadata(&current)?.is_none_or(|meta| !meta.is_file() || meta.links == 1) {
+            return Ok(());
+        }
+        let content = std::fs::read(&current).at("read", &current)?;
+        Ok(self.durable.replace_alone(&current, ".shared.", &content)?)
     }
 
     /// Renames the current file, and removes the oldest files.
     fn rotate(&self, folder: &durable::Folder, max_bytes: u64) -> Result<(), StoreError> {
         let current = folder.path().join(CURRENT);
-        // Another process may rotate at the same time, or have done so a moment ago.
-        let Some(lock) = FileLock::try_acquire(&current, &self.durable)? else { return Ok(()) };
-        let is_full = current.symlink_metadata().is_ok_and(|meta| meta.len() >= max_bytes);
-        if !is_full || !lock.is_at(&current) {
+        // Another process may have done it a moment ago.
+        if !folder.lock(true) || metadata(&current)?.is_none_or(|meta| meta.len() < max_bytes) {
             return Ok(());
         }
         let mut older = numbers(folder.path())?;
@@ -191,7 +210,6 @@ fn warn_if_failed(written: Result<(), StoreError>) {
 
 /// Returns the numbers of the older files, ascending.
 fn numbers(folder: &Path) -> Result<Vec<u64>, PathError> {
-    use stoa_layout::error::PathContext;
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(folder).at("list", folder)? {
         let name = entry.at("list", folder)?.file_name();
@@ -230,5 +248,34 @@ mod tests {
         }
         assert!(!folder.join(CURRENT).exists());
         assert_eq!(numbers(&folder).unwrap(), (6..=20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_file_that_a_copy_shares_is_copied_without_losing_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("records")).unwrap();
+        let audit = Audit::new(dir.path(), Durable::default(), Actor::of_process("test", None));
+        let act = Act::of_path("move", "x");
+        audit.append(act, 1 << 20).unwrap();
+        let folder = durable::Folder::open(dir.path(), Path::new("records/audit")).unwrap();
+        let (current, lines) =
+            (folder.path().join(CURRENT), |path: &Path| fs::read_to_string(path).unwrap().lines().count());
+        // A process was killed while it copied the file.
+        fs::write(folder.path().join(".shared.abcdef"), "").unwrap();
+        for number in 0..20 {
+            fs::hard_link(&current, dir.path().join(number.to_string())).unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| audit.append(act, 1 << 20).unwrap());
+                }
+            });
+            assert_eq!(lines(&current), 1 + 4 * (number + 1));
+            assert_eq!(lines(&dir.path().join(number.to_string())), 1 + 4 * number);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // A copy is made before the full file is renamed.
+        fs::hard_link(&current, dir.path().join("copy")).unwrap();
+        audit.rotate(&folder, 1).unwrap();
+        assert_eq!((lines(&folder.path().join("1")), current.exists()), (81, false));
     }
 }

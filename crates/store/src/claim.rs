@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 use stoa_gomod::ModuleVersion;
+use stoa_layout::PathError;
 use stoa_layout::durable::Durable;
 use stoa_layout::error::PathContext;
 use stoa_layout::lock::is_at;
@@ -65,16 +66,17 @@ impl Claim {
         durable: &Durable,
         version: &ModuleVersion,
     ) -> Result<Option<Self>, StoreError> {
-        for attempt in 1.. {
+        for _ in 0..ATTEMPTS {
             let file = durable.open_or_create(claims)?;
             if !lock_bytes(&file, (offset(version), 1)).at("lock", claims)? {
                 return Ok(None);
             }
-            if attempt == ATTEMPTS || is_at(&file, claims) {
+            if is_at(&file, claims)? {
                 return Ok(Some(Self::new(file, version)));
             }
         }
-        Ok(None)
+        let replaced = std::io::Error::other("other programs keep replacing it");
+        Err(PathError::new("lock", claims, replaced).into())
     }
 
     /// Replaces the file of the claims if a copy of the store shares it and no process holds a claim. Otherwise the claims
@@ -87,14 +89,15 @@ impl Claim {
         drop(file);
         // The lock is for writing.
         let Ok(file) = durable.open_or_create(claims) else { return };
-        if lock_bytes(&file, (0, 0)).is_ok_and(|taken| taken) && is_at(&file, claims) {
+        if lock_bytes(&file, (0, 0)).is_ok_and(|taken| taken) && is_at(&file, claims).is_ok_and(|is_at| is_at)
+        {
             // If this fails, the claims stay shared.
-            let _ = durable.replace_file(claims, ".claims.", b"");
+            let _ = durable.replace_alone(claims, ".claims.", b"");
         }
     }
 }
 
-/// How often the file may be replaced while it is locked. Then the claim counts all the same.
+/// How often the file may be replaced while it is locked. After that the claim is not taken.
 const ATTEMPTS: u32 = 8;
 
 /// Returns the byte that stands for a version.
@@ -167,10 +170,15 @@ mod tests {
         let v = ModuleVersion::parse("example.com/a@v1.0.0").unwrap();
         let held = Claim::try_take(&claims, &durable, &v).unwrap().unwrap();
         std::fs::hard_link(&claims, &copy).unwrap();
+        // A process was killed while it replaced the file.
+        let left = dir.path().join(".claims.abcdef");
+        std::fs::write(&left, "").unwrap();
         Claim::unshare(&copy, &durable);
         assert!(Claim::try_take(&copy, &durable, &v).unwrap().is_none(), "the claim may belong to the copy");
         drop(held);
+        assert!(left.exists(), "another process may be using it");
         Claim::unshare(&copy, &durable);
+        assert!(!left.exists());
         let _held = Claim::try_take(&claims, &durable, &v).unwrap().unwrap();
         assert!(Claim::try_take(&copy, &durable, &v).unwrap().is_some());
     }

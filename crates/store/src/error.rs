@@ -1,6 +1,6 @@
 //! The errors of a store, as far as callers distinguish them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stoa_layout::lock::LockError;
@@ -54,17 +54,38 @@ pub enum StoreError {
 
 impl StoreError {
     /// Returns whether the error concerns one version only, so that work on other versions can go on. A full disk, a
-    /// read-only file system and a failing device concern all of them.
+    /// read-only file system, a failing device, and a lack of memory or of open files concern all of them.
     pub fn is_of_one_version(&self) -> bool {
         use rustix::io::Errno;
         match self {
             Self::Path(error) => {
                 let errno = error.errno();
-                !matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::MFILE))
+                let is_of_all = matches!(
+                    errno,
+                    Some(
+                        Errno::NOSPC
+                            | Errno::DQUOT
+                            | Errno::ROFS
+                            | Errno::IO
+                            | Errno::MFILE
+                            | Errno::NFILE
+                            | Errno::NOMEM
+                    )
+                );
+                !is_of_all
             }
             Self::Contended(_) | Self::Changed(_) | Self::Record { .. } | Self::Held { .. } => true,
             Self::Busy { .. } | Self::Lock(_) | Self::ReadOnly(_) => false,
         }
+    }
+
+    /// Returns whether a file in a folder is damaged, or may not be read by this user, so that reading it again is of no
+    /// help. A lost server and a lack of memory or of open files concern the system: the content may be readable later.
+    pub(crate) fn is_of_unreadable_file_in(&self, folder: &Path) -> bool {
+        let Self::Path(error) = self else { return false };
+        let is_damaged = error.is_damage() && error.errno() != Some(rustix::io::Errno::STALE);
+        let is_forbidden = error.source.kind() == std::io::ErrorKind::PermissionDenied;
+        (is_damaged || is_forbidden) && error.path.starts_with(folder)
     }
 
     /// Returns whether there is no room to write. See [`PathError::is_out_of_space`].

@@ -127,7 +127,12 @@ impl Store {
 
     /// Returns what the record of a version has against the version in a folder. The caller holds the claim until the
     /// version is published or refused, so that no tombstone comes in between.
-    fn objection_to(&self, from: &Path, h1: &H1, claim: &Claim) -> Result<Option<Objection>, StoreError> {
+    pub(crate) fn objection_to(
+        &self,
+        from: &Path,
+        h1: &H1,
+        claim: &Claim,
+    ) -> Result<Option<Objection>, StoreError> {
         let Some(record) = self.records().of(claim)? else { return Ok(None) };
         let gomod_h1 = match record.gomod_h1 {
             Some(_) => hash_of_mod(from)?,

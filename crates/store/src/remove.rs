@@ -8,6 +8,8 @@
 //! from then on the version is not in the store. A killed process leaves the other files as a leftover in the place of
 //! the version, and the next publish of the version moves them to quarantine.
 
+use std::fmt::Display;
+use std::path::Path;
 use std::time::SystemTime;
 
 use stoa_gomod::{H1, ModuleVersion};
@@ -109,30 +111,38 @@ impl Store {
             return Ok(());
         }
         let folder = self.paths.version(version);
-        let seal = match Stamp::at(&folder)? {
-            Some(stamp) => self.valid_seal(version, stamp)?,
-            None => None,
-        };
-        let reason = match seal {
-            Some((h1, _)) => Ok(h1),
-            None => match examine_folder(&folder, version, &self.meter) {
-                Ok(Examination::Whole { h1, .. }) => Ok(h1),
-                Ok(Examination::Corrupt(reason)) => Err(reason),
-                // A version that can never be read must still be removable.
-                Err(error) if error.is_of_one_version() => Err(error.to_string()),
-                Err(error) => return Err(error),
-            },
-        };
-        match reason {
+        let result = self.hash_of_zip(version, &folder).and_then(|hash| match hash {
             Ok(h1) => {
                 record.h1 = Some(h1);
                 record.gomod_h1 = hash_of_mod(&folder)?;
+                Ok(())
             }
             Err(reason) => {
-                log::warn!(version:% = version, reason:% = reason; "removing a version without recording a hash");
+                warn_without_hash(version, &reason);
+                Ok(())
             }
+        });
+        match result {
+            // A version that can never be read must still be removable.
+            Err(error) if error.is_of_unreadable_file_in(&folder) => {
+                warn_without_hash(version, &error);
+                Ok(())
+            }
+            result => result,
         }
-        Ok(())
+    }
+
+    /// Returns the hash of the zip of a version, or why it is corrupt.
+    fn hash_of_zip(&self, version: &ModuleVersion, folder: &Path) -> Result<Result<H1, String>, StoreError> {
+        if let Some(stamp) = Stamp::at(folder)?
+            && let Some((h1, _)) = self.valid_seal(version, stamp)?
+        {
+            return Ok(Ok(h1));
+        }
+        Ok(match examine_folder(folder, version, &self.meter)? {
+            Examination::Whole { h1, .. } => Ok(h1),
+            Examination::Corrupt(reason) => Err(reason),
+        })
     }
 
     fn take_away(&self, version: &ModuleVersion) -> Result<(), StoreError> {
@@ -142,7 +152,13 @@ impl Store {
             let staged = self.staging()?.fresh();
             match durable::rename(&folder, &staged) {
                 Err(error) if durable::is_unmovable_dir(&error, &folder) => {
-                    durable::remove_file(&folder.join(VersionFile::Info.name()))?;
+                    match durable::remove_file(&folder.join(VersionFile::Info.name())) {
+                        // The disk was full at the sync, and this is the next attempt.
+                        Err(error) if error.is_not_found() => {}
+                        removed => removed?,
+                    }
+                    // Before the sync, which may fail: no reader finds the version from here on.
+                    self.changed(version, Change::Removed);
                     durable::sync_dir(&folder)?;
                     Ok(folder.clone())
                 }
@@ -156,6 +172,10 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn warn_without_hash(version: &ModuleVersion, reason: &dyn Display) {
+    log::warn!(version:% = version, reason:% = reason; "removing a version without recording a hash");
 }
 
 /// Merges two tombstones: the older time and the newer reason.

@@ -82,27 +82,37 @@ impl Store {
         for is_last in [false, true] {
             let examination = self.examine(path, version)?;
             let Examination::Whole { h1, zip, .. } = &examination else { return Ok(examination) };
-            if self.valid_seal(version, folder)?.is_some() {
-                return Ok(examination);
-            }
-            match self.add_seal(path, h1, folder, *zip) {
+            match self.seal_examined(path, version, folder, (h1, *zip)) {
                 Err(StoreError::Changed(_)) if !is_last => {}
-                // The version is served all the same.
-                Err(error) if error.is_out_of_space() => {
-                    self.note_failure(&error);
-                    self.remember_seal(version, Some((h1.clone(), *zip)), folder);
-                    return Ok(examination);
-                }
-                added => {
-                    added?;
-                    if let Some(folder) = Stamp::at(path)? {
-                        self.remember_seal(version, Some((h1.clone(), *zip)), folder);
-                    }
-                    return Ok(examination);
-                }
+                sealed => return sealed.map(|()| examination),
             }
         }
         Err(StoreError::Changed(path.to_owned()))
+    }
+
+    /// Adds the seal of a version that was examined, unless it has a valid seal. On a full disk the seal is kept in memory
+    /// only, so that the version is served all the same.
+    pub(crate) fn seal_examined(
+        &self,
+        path: &Path,
+        version: &ModuleVersion,
+        folder: Stamp,
+        (h1, zip): (&H1, Stamp),
+    ) -> Result<(), StoreError> {
+        if self.valid_seal(version, folder)?.is_some() {
+            return Ok(());
+        }
+        let now = match self.add_seal(path, h1, folder, zip) {
+            Err(error) if error.is_out_of_space() => {
+                self.note_failure(&error);
+                Some(folder)
+            }
+            added => added.and_then(|()| Ok(Stamp::at(path)?))?,
+        };
+        if let Some(folder) = now {
+            self.remember_seal(version, Some((h1.clone(), zip)), folder);
+        }
+        Ok(())
     }
 
     fn seal_in_memory(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
@@ -124,14 +134,20 @@ impl Store {
                 Ok(Some(h1))
             }
             Examination::Corrupt(reason) => {
-                self.remember_seal(version, None, folder);
-                log::error!(
-                    version:% = version, reason:% = reason;
-                    "a corrupt version is not served; a read-only store cannot move it to quarantine"
-                );
+                self.remember_corrupt(version, folder, &reason);
                 Ok(None)
             }
         }
+    }
+
+    /// Keeps in memory that a version is corrupt, so that it is neither served nor read again.
+    fn remember_corrupt(&self, version: &ModuleVersion, folder: Stamp, reason: &str) {
+        self.remember_seal(version, None, folder);
+        let obstacle = if self.is_read_only() { "the store is read-only" } else { "the disk is full" };
+        log::error!(
+            version:% = version, reason:% = reason, obstacle:% = obstacle;
+            "a corrupt version is not served and cannot be moved to quarantine"
+        );
     }
 
     /// Moves a claimed version that is corrupt to quarantine. Returns whether it did: a person or a restored backup
@@ -238,11 +254,15 @@ pub(crate) fn read_seal(folder: &Path) -> Result<Option<(H1, SystemTime)>, PathE
 /// Writes a seal for the files in a folder to a place where no reader sees it yet. The caller syncs it.
 pub(crate) fn write_seal(durable: &Durable, seal: &Path, h1: &H1, folder: &Path) -> Result<File, PathError> {
     let file = staging::write_unsynced(durable, seal, h1.as_str().as_bytes())?;
-    let time = |meta: io::Result<Metadata>| meta.and_then(|meta| meta.modified());
-    let written = time(Metadata::of_file(&file)).at("stat", seal)?;
-    let time_of = |file: VersionFile| time(Metadata::of_path(&folder.join(file.name()))).ok();
+    let written = Metadata::of_file(&file).and_then(|meta| meta.modified()).at("stat", seal)?;
+    let meta_of = |file: VersionFile| Metadata::of_path(&folder.join(file.name())).ok();
+    let time_of = |file: VersionFile| meta_of(file).and_then(|meta| meta.modified().ok());
     let zip = time_of(VersionFile::Zip);
-    if time_of(VersionFile::Mod).is_some_and(|time| is_from_future(time) && Some(time) > zip) {
+    // A mod with several names may belong to a copy of the store, and its time does not change.
+    let has_one_name = || meta_of(VersionFile::Mod).is_some_and(|meta| meta.links <= 1);
+    if time_of(VersionFile::Mod).is_some_and(|time| is_from_future(time) && Some(time) > zip)
+        && has_one_name()
+    {
         // The seal must have the time of the zip. If this fails, the seal is kept in memory only.
         let _ = durable::touch(&folder.join(VersionFile::Mod.name()));
     }
@@ -439,6 +459,26 @@ mod tests {
             assert_eq!(seal(&store), None);
             assert_eq!(store.seal(&v).unwrap(), None);
             assert_eq!(quarantined(fixture.dir.path()).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_mod_that_a_copy_of_the_store_shares_keeps_its_time() {
+        let v = version("example.com/m@v1.0.0");
+        let future = SystemTime::now() + Duration::from_secs(10 * 365 * 24 * 60 * 60);
+        for is_shared in [false, true] {
+            let fixture = Fixture::new();
+            let folder = put_unsealed(&fixture.store, &v, &zip(&v, "package a\n"));
+            let path = folder.join("mod");
+            set_modified(&path, future);
+            if is_shared {
+                fs::hard_link(&path, fixture.dir.path().join("copy")).unwrap();
+            }
+            let before = fs::metadata(&path).unwrap().modified().unwrap();
+            assert!(fixture.store.seal(&v).unwrap().is_some());
+            let is_kept = fs::metadata(&path).unwrap().modified().unwrap() == before;
+            assert_eq!(is_kept, is_shared);
+            assert!(fixture.store.open_zip(&v).unwrap().is_some(), "it is served all the same");
         }
     }
 

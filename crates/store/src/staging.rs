@@ -138,7 +138,7 @@ impl Home {
             let folder = durable.create_dir_named(staging, RUN)?;
             let lock_path = folder.join(LOCK);
             match FileLock::try_acquire(&lock_path, durable) {
-                Ok(Some(lock)) if lock.is_at(&lock_path) => return Ok(Self { folder, lock: Some(lock) }),
+                Ok(Some(lock)) if lock.is_at(&lock_path)? => return Ok(Self { folder, lock: Some(lock) }),
                 // A sweep removed the folder: create another.
                 Ok(_) => {}
                 Err(stoa_layout::lock::LockError::Path(error)) if error.is_not_found() => {}
@@ -152,7 +152,8 @@ impl Home {
     }
 
     fn is_there(&self) -> bool {
-        self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.folder.join(LOCK)))
+        // If this is unknown, the files in the folder stay.
+        self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.folder.join(LOCK)).unwrap_or(true))
     }
 }
 

@@ -34,10 +34,11 @@ pub enum Verified {
     Absent,
     /// The version has a valid seal and was not read again.
     Sealed,
-    /// The version was read and is valid. It is sealed now, unless the store is read-only. Holds the size of the zip
-    /// in bytes.
+    /// The version was read and is valid. It is sealed now, unless the store is read-only or the disk is full. Holds the
+    /// size of the zip in bytes.
     Whole(u64),
-    /// The version was read and is corrupt, for this reason. It is in quarantine now, unless the store is read-only.
+    /// The version was read and is corrupt, for this reason. It is in quarantine now, unless the store is read-only or
+    /// the disk is full.
     Broken(String),
     /// Files of the version exist without its info.
     Leftover,
@@ -62,6 +63,11 @@ impl Store {
             true => None,
             false => match self.claim(version) {
                 Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
+                // The version can be read all the same, as in `Store::seal`.
+                Err(error) if error.is_out_of_space() => {
+                    self.note_failure(&error);
+                    None
+                }
                 claim => Some(claim?),
             },
         };
@@ -88,8 +94,8 @@ impl Store {
         let path = self.paths.version(version);
         match examination {
             Examination::Whole { h1, length, zip } => {
-                if claim.is_some() && self.valid_seal(version, folder)?.is_none() {
-                    match self.add_seal(&path, &h1, folder, zip) {
+                if claim.is_some() {
+                    match self.seal_examined(&path, version, folder, (&h1, zip)) {
                         // Only this version is affected, so the others can still be verified.
                         Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
                         added => added?,
@@ -101,6 +107,10 @@ impl Store {
                 let is_there = match claim {
                     Some(claim) => match self.quarantine_if_same(claim, folder, &reason) {
                         Err(error) if error.is_of_one_version() => return Ok(Verified::Unreadable(error)),
+                        Err(error) if error.is_out_of_space() => {
+                            self.note_failure(&error);
+                            true
+                        }
                         moved => moved?,
                     },
                     None => Stamp::at(&path)?.is_some_and(|now| now.is_same_file(folder)),

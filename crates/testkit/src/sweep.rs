@@ -5,10 +5,10 @@
 //! with the tree of an undisturbed one. Each sweep prints the calls found, the calls hit and the number of
 //! distinct trees at the end, and fails if it hit fewer than it found, or found none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 
 use nix::errno::Errno;
@@ -142,7 +142,7 @@ pub fn sweep(name: &str, scenario: &Scenario, act: At) {
     let undisturbed = {
         let (_dir, root) = prepared();
         (scenario.again)(&root);
-        without_lines(&root)
+        shape(&root)
     };
     let is_kill = is_kill(act);
     let run = |act| {
@@ -156,26 +156,13 @@ pub fn sweep(name: &str, scenario: &Scenario, act: At) {
         (scenario.check)(&root, traced, &told, is_kill);
         (scenario.again)(&root);
         assert_eq!(
-            without_lines(&root),
+            shape(&root),
             undisturbed,
             "{name}: the second run after {:?} ended otherwise",
             traced.hit
         );
         tree
     });
-}
-
-/// The tree below a root, without the lines of the audit log: a change that is repeated has two lines. A change never has
-/// none, so the log is there after each of them.
-fn without_lines(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut tree = shape(root);
-    if let Some(log) = tree.get_mut(Path::new("records/audit/current")) {
-        for line in String::from_utf8(std::mem::take(log)).unwrap().lines() {
-            let line: serde_json::Value = serde_json::from_str(line).expect("whole lines");
-            assert!(line["act"].is_string(), "{line}");
-        }
-    }
-    tree
 }
 
 /// Whether the program is killed.

@@ -120,7 +120,7 @@ impl Run {
     fn take(folder: PathBuf) -> Result<Option<Self>, PathError> {
         let path = folder.join(LOCK);
         match FileLock::try_acquire(&path, &Durable::private()) {
-            Ok(Some(lock)) if lock.is_at(&path) => {
+            Ok(Some(lock)) if lock.is_at(&path)? => {
                 let (next, clones) = (AtomicU64::new(1), Mutex::default());
                 Ok(Some(Self { folder, lock: Some(lock), next, clones }))
             }
@@ -132,7 +132,7 @@ impl Run {
     }
 
     fn is_there(&self) -> bool {
-        self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.folder.join(LOCK)))
+        self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.folder.join(LOCK)).unwrap_or(true))
     }
 
     fn number(&self) -> u64 {

@@ -246,8 +246,8 @@ fn what_was_left_is_taken_over() {
     // Something of no version below modules/, as a step back leaves it.
     fs::create_dir_all(root.join("modules/example.com/m/@v")).unwrap();
     fs::write(root.join("modules/example.com/m/@v/v0.9.0.mod"), "left").unwrap();
-    fs::create_dir_all(root.join("quarantine/one/version")).unwrap();
-    fs::write(root.join("quarantine/one/version/info"), "left").unwrap();
+    fs::create_dir_all(root.join("quarantine/20260102T030405Z-1-0/version")).unwrap();
+    fs::write(root.join("quarantine/20260102T030405Z-1-0/version/info"), "left").unwrap();
     let before = files(&root);
     assert_eq!(migrate(&programs, &[]).code, 0);
     let back = migrate(&programs, &["--to", "v0"]);

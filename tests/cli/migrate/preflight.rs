@@ -151,10 +151,10 @@ fn unwritable_on_the_way_back() {
 }
 
 /// A flag of a file or folder, for the life of the value.
-struct Flag<'a>(&'a str, &'a Path);
+pub(super) struct Flag<'a>(&'a str, &'a Path);
 
 impl<'a> Flag<'a> {
-    fn set(flag: &'a str, path: &'a Path) -> Self {
+    pub(super) fn set(flag: &'a str, path: &'a Path) -> Self {
         let _ = Command::new("chattr").arg(format!("+{flag}")).arg(path).stderr(Stdio::null()).status();
         Self(flag, path)
     }

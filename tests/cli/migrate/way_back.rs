@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use testkit::Case;
 
+use super::preflight::Flag;
 use super::refused::unchanged;
 use super::{migrate, small};
 use testkit::programs::{Ended, Programs};
@@ -23,6 +24,14 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a clean that is killed is finished by another", traces, killed_clean),
         trial("clean is for layouts of other programs", None, clean_of_v1),
         trial("clean removes nothing of another program", None, clean_of_another_program),
+        trial("clean removes only files of the store", None, clean_keeps_foreign_files),
+        trial("the dry run of clean agrees with the run", None, clean_without_lock),
+        trial(
+            "an error of clean names the layout of the store",
+            missing_tool("sh", &["-c", "command -v chattr"]),
+            clean_is_refused,
+        ),
+        trial("an upgrade does not adopt files of another program", None, foreign_files_are_refused),
     ]
 }
 
@@ -31,12 +40,19 @@ fn store_with_remains(programs: &Programs) {
     let root = programs.store();
     small(&root);
     assert_eq!(migrate(programs, &[]).code, 0);
+    let hash = format!("ab/{}", "c".repeat(62));
     for path in [
-        "cache/sumdb/sum.example.org/records/ab/cd",
-        "cache/sumdb/sum.example.org/tiles/ab/cd",
-        "cache/answers/ab/cd",
-        "quarantine/one/reason.toml",
-        "records/example.com/m/@v/v9.0.0.toml",
+        &format!("cache/sumdb/sum.example.org/records/{hash}"),
+        &format!("cache/sumdb/sum.example.org/tiles/{hash}"),
+        &format!("cache/answers/{hash}"),
+        "quarantine/20260102T030405Z-1-0/reason.toml",
+        "quarantine/20260102T030405Z-1-0/version/any/file",
+        "records/example.com/!cap/@v/v9.0.0-!r!c1.toml",
+        "records/audit/current",
+        "records/audit/1",
+        "records/sumdb/sum.example.org%2Fx/latest",
+        "records/sumdb/sum.example.org%2Fx/lock",
+        "records/sumdb/sum.example.org%2Fx/fork-20260102T030405Z",
         "staging/run-dead/zip",
     ] {
         let path = root.join(path);
@@ -213,4 +229,118 @@ fn clean_of_another_program() {
     assert_eq!(cleaned.code, 0, "{cleaned:?}");
     assert!(root.join("cache/mine").exists() && root.join("records/v1.0.0/go.mod").exists());
     assert!(!root.join("store.lock").exists());
+}
+
+/// Files of a person in the folders that a downgrade keeps. Some names resemble those of the store.
+const FOREIGN: [&str; 9] = [
+    "cache/sumdb/sum.example.org/notes",
+    "quarantine/notes/mine",
+    "quarantine/notes/reason.toml",
+    "quarantine/20260102T030405Z-1-0/mine",
+    "records/budget.xls",
+    "records/audit/2025.pdf",
+    "records/example.com/!cap/@v/v9.0.0.txt",
+    "records/example.com/!cap/@v/master.toml",
+    "records/sumdb/sum.example.org%2Fx/mine",
+];
+
+fn put_foreign(root: &Path, path: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, "mine").unwrap();
+}
+
+fn clean_keeps_foreign_files() {
+    // The second run cleans a store that was downgraded before.
+    for is_down_already in [false, true] {
+        let programs = Programs::current();
+        let root = programs.store();
+        small(&root);
+        let mut expected: Vec<_> = files(&root).into_keys().collect();
+        fs::remove_dir_all(&root).unwrap();
+        store_with_remains(&programs);
+        FOREIGN.iter().for_each(|path| put_foreign(&root, path));
+        std::os::unix::fs::symlink("/etc", root.join("records/link")).unwrap();
+        if is_down_already {
+            assert_eq!(migrate(&programs, &["--to", "v0"]).code, 0);
+        }
+        let planned = programs.migrate(["--to", "v0", "--clean", "--dry-run"]);
+        let cleaned = programs.migrate(["--to", "v0", "--clean"]);
+        for ended in [&planned, &cleaned] {
+            assert_eq!(ended.code, 0, "{ended:?}");
+            for path in FOREIGN.iter().chain(&["records/link"]) {
+                // A folder with nothing of the store is named once.
+                let path = if path.starts_with("quarantine/notes") { "quarantine/notes" } else { path };
+                let line = format!("{} stays: ", root.join(path).display());
+                assert!(ended.err.contains(&line), "{path}: {ended:?}");
+            }
+        }
+        assert!(cleaned.out.contains("removed store.lock"), "{cleaned:?}");
+        assert_eq!(fs::read_link(root.join("records/link")).unwrap(), Path::new("/etc"));
+        fs::remove_file(root.join("records/link")).unwrap();
+        expected.extend(FOREIGN.map(Into::into));
+        expected.sort();
+        assert_eq!(files(&root).into_keys().collect::<Vec<_>>(), expected);
+    }
+}
+
+fn foreign_files_are_refused() {
+    for path in FOREIGN {
+        let programs = Programs::current();
+        let root = programs.store();
+        small(&root);
+        put_foreign(&root, path);
+        let before = snapshot(&root);
+        for arguments in [&[][..], &["--dry-run"]] {
+            let refused = migrate(&programs, arguments);
+            assert_eq!(refused.code, 73, "{path}: {refused:?}");
+            assert!(refused.out.contains(path), "{path}: {refused:?}");
+            unchanged(&before, &root);
+        }
+    }
+}
+
+fn clean_without_lock() {
+    let programs = Programs::current();
+    let root = programs.store();
+    store_with_remains(&programs);
+    assert_eq!(migrate(&programs, &["--to", "v0"]).code, 0);
+    // Without it nothing shows that this was a store.
+    fs::remove_file(root.join("store.lock")).unwrap();
+    let kept = files(&root);
+    let planned = programs.migrate(["--to", "v0", "--clean", "--dry-run"]);
+    assert_eq!(planned.code, 0, "{planned:?}");
+    assert!(!planned.out.contains("would remove"), "{planned:?}");
+    assert_eq!(programs.migrate(["--to", "v0", "--clean"]).code, 0);
+    assert_eq!(files(&root).into_keys().collect::<Vec<_>>(), kept.into_keys().collect::<Vec<_>>());
+    // A refused upgrade leaves a lock file, which proves nothing about other files.
+    for path in ["staging/f", "records/mine/a", "records/tree/@v/v1.0.0.zip", "quarantine/bad.zip"] {
+        put_foreign(&root, path);
+    }
+    fs::write(root.join("store.lock"), "").unwrap();
+    assert_eq!(programs.migrate::<&str>([]).code, 73);
+    assert_eq!(programs.migrate(["--to", "v0", "--clean"]).code, 0);
+    for path in ["staging/f", "records/mine/a", "records/tree/@v/v1.0.0.zip", "quarantine/bad.zip"] {
+        assert!(root.join(path).is_file(), "{path}");
+    }
+}
+
+fn clean_is_refused() {
+    let programs = Programs::current();
+    let root = programs.store();
+    store_with_remains(&programs);
+    let record = root.join("records/audit/1");
+    let flag = Flag::set("i", &record);
+    if fs::OpenOptions::new().append(true).open(&record).is_ok() {
+        // Only root may set the flag, and not every file system has it.
+        return;
+    }
+    let refused = programs.migrate(["--to", "v0", "--clean"]);
+    assert_eq!(refused.code, 77, "{refused:?}");
+    assert!(refused.err.contains("records/audit/1"), "{refused:?}");
+    assert!(refused.err.contains("the store is at layout v0 now"), "{refused:?}");
+    assert!(refused.err.contains("--to v0 --clean"), "{refused:?}");
+    drop(flag);
+    assert_eq!(programs.migrate(["--to", "v0", "--clean"]).code, 0);
+    assert!(!root.join("records").exists() && !root.join("store.lock").exists());
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Once, OnceLock};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, RawMode, Uid};
 use rustix::io::Errno;
 
 use crate::PathError;
@@ -79,11 +79,11 @@ impl Access {
     }
 
     pub(super) fn folder_mode(&self) -> Mode {
-        Mode::from_raw_mode(self.mode)
+        Mode::from_raw_mode(self.mode as _)
     }
 
     pub(super) fn file_mode(&self) -> Mode {
-        Mode::from_raw_mode(self.mode & OF_FILES)
+        Mode::from_raw_mode((self.mode & OF_FILES) as _)
     }
 
     pub(super) fn has_owner(&self) -> bool {
@@ -165,13 +165,13 @@ fn pass(result: Result<(), Errno>, action: &'static str, path: &Path) -> Result<
 }
 
 /// Returns the bits that the umask of this process takes away. Without `/proc` this could be any.
-fn umask() -> u32 {
+fn umask() -> RawMode {
     // The system call that returns it also sets it, for all threads.
-    static UMASK: OnceLock<u32> = OnceLock::new();
+    static UMASK: OnceLock<RawMode> = OnceLock::new();
     *UMASK.get_or_init(|| {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let text = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-        text.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o777)
+        text.and_then(|text| RawMode::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o777)
     })
 }
 

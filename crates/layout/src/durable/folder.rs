@@ -7,8 +7,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::PathError;
@@ -64,11 +65,32 @@ impl Folder {
         self.file.sync_all().at("sync", &self.path)
     }
 
+    /// Locks the folder for this value, alone or shared with others. A lock that this value has is changed. Returns whether
+    /// no other process holds it. A file system without locks for folders counts as if nobody did.
+    pub fn lock(&self, alone: bool) -> bool {
+        let operation = match alone {
+            true => FlockOperation::NonBlockingLockExclusive,
+            false => FlockOperation::NonBlockingLockShared,
+        };
+        for _ in 0..LOCK_TRIES {
+            match rustix::fs::flock(&self.file, operation) {
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+                Err(Errno::INTR) => {}
+                _ => return true,
+            }
+        }
+        false
+    }
+
     /// Returns the user that owns the folder.
     pub(super) fn owner(&self) -> Result<u32, PathError> {
         Ok(rustix::fs::fstat(&self.file).at("stat", &self.path)?.st_uid)
     }
 }
+
+/// The maximum number of attempts to lock a folder, and the pause between two attempts.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 

@@ -161,12 +161,6 @@ impl Durable {
             }
         };
         let meta = file.metadata().at("stat", path)?;
-        if meta.is_file() && meta.nlink() > 1 {
-            // A copy of the store made with hard links shares the file.
-            let content = fs::read(path).at("read", path)?;
-            self.replace_file(path, ".shared.", &content)?;
-            return self.append_line(path, line);
-        }
         if !meta.is_file() {
             return Err(PathError::new("append to", path, io::Error::other("it is not a file")));
         }
@@ -255,6 +249,25 @@ impl Durable {
             // If this fails too, the temporary is swept later.
             let _ = fs::remove_file(&temporary);
         })
+    }
+
+    /// Replaces a file like [`Self::replace_file`], and first removes the temporaries that killed processes left beside it.
+    /// No other process may replace it at the same time.
+    pub fn replace_alone(
+        &self,
+        path: &Path,
+        temporary_prefix: &str,
+        content: &[u8],
+    ) -> Result<(), PathError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for entry in fs::read_dir(folder).at("list", folder)? {
+            let entry = entry.at("list", folder)?;
+            if entry.file_name().as_encoded_bytes().starts_with(temporary_prefix.as_bytes()) {
+                // If this fails, it only takes space.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        self.replace_file(path, temporary_prefix, content)
     }
 
     /// Creates or replaces a symlink with one rename. The name exists at every instant.
@@ -355,12 +368,22 @@ mod tests {
         fs::write(&file, "one\ntw").unwrap();
         assert_eq!(durable.append_line(&file, "three").unwrap(), 13);
         assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntw\nthree\n");
-        fs::hard_link(&file, dir.path().join("copy")).unwrap();
-        durable.append_line(&file, "four").unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntw\nthree\nfour\n");
-        assert_eq!(fs::read_to_string(dir.path().join("copy")).unwrap(), "one\ntw\nthree\n");
         std::os::unix::fs::symlink(&file, dir.path().join("l")).unwrap();
-        assert!(durable.append_line(&dir.path().join("l"), "five").is_err());
+        assert!(durable.append_line(&dir.path().join("l"), "four").is_err());
+    }
+
+    #[test]
+    fn temporaries_of_killed_processes_are_removed_by_the_next_replacement() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["f", ".f.abcdef", ".g.abcdef"] {
+            fs::write(dir.path().join(name), "old").unwrap();
+        }
+        Durable::default().replace_alone(&dir.path().join("f"), ".f.", b"new").unwrap();
+        let mut names: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".g.abcdef", "f"]);
+        assert_eq!(fs::read_to_string(dir.path().join("f")).unwrap(), "new");
     }
 
     #[test]

@@ -15,9 +15,22 @@ const PIECE: u64 = 64 << 10;
 
 /// Makes a file at least this long, with real blocks on the disk for all of it. Nothing is synced.
 pub fn allocate(file: &File, path: &Path, length: u64) -> Result<(), PathError> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
+    allocate_by(file, path, length, |length| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length))
+}
+
+fn allocate_by(
+    file: &File,
+    path: &Path,
+    length: u64,
+    allocate: impl FnOnce(u64) -> Result<(), Errno>,
+) -> Result<(), PathError> {
+    // macOS has two numbers for an operation that is not supported.
+    const UNSUPPORTED: [Errno; 4] = [Errno::OPNOTSUPP, Errno::NOTSUP, Errno::NOSYS, Errno::INVAL];
+    // On macOS the call cuts a longer file.
+    let length = length.max(file.metadata().at("stat", path)?.len());
+    match allocate(length) {
         // The file system cannot do it, so the blocks are written.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => write(file, path, length),
+        Err(errno) if UNSUPPORTED.contains(&errno) => write(file, path, length),
         allocated => allocated.at("allocate space for", path),
     }
 }
@@ -72,5 +85,25 @@ mod tests {
             allocate(&file, &path, 300_000).unwrap();
             assert_eq!(blocks().0, 300_000);
         }
+    }
+
+    #[test]
+    fn a_longer_file_is_not_cut_and_an_unsupported_call_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("space");
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let length = || file.metadata().unwrap().len();
+        // As on macOS, where the call sets the length.
+        let cutting = |length| file.set_len(length).map_err(|error| Errno::from_io_error(&error).unwrap());
+        for (asked, found) in [(300_000, 300_000), (100_000, 300_000), (400_000, 400_000)] {
+            allocate_by(&file, &path, asked, cutting).unwrap();
+            assert_eq!(length(), found);
+        }
+        for (at, errno) in (5..).zip([Errno::OPNOTSUPP, Errno::NOTSUP, Errno::NOSYS, Errno::INVAL]) {
+            allocate_by(&file, &path, at * 100_000, |_| Err(errno)).unwrap();
+            assert_eq!(length(), at * 100_000, "{errno}");
+        }
+        let full = allocate_by(&file, &path, 1_000_000, |_| Err(Errno::NOSPC)).unwrap_err();
+        assert!(full.is_out_of_space(), "{full}");
     }
 }

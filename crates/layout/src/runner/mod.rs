@@ -32,7 +32,7 @@ use crate::lock::{LOCK_NAME, LockError};
 use crate::plan::{Direction, PlannedStep, Refusal, Survey};
 use crate::signals::{Cancel, Cancelled};
 use crate::state::State;
-use crate::step::{Layouts, Step, StepError, Work};
+use crate::step::{Layouts, Remains, Step, StepError, Work};
 use crate::{Exit, LayoutId, PathError, durable};
 use next::Action;
 use wait::Turn;
@@ -227,11 +227,14 @@ impl Runner<'_> {
         if let Some(refusal) = joined(&refusals) {
             return Err(RunError::Refused(refusal));
         }
-        let removed = if self.options.clean { self.remains(&target, !steps.is_empty())? } else { Vec::new() };
-        if !removed.is_empty() {
-            self.report_remains(&target, &removed, true);
+        let is_of_a_store = !steps.is_empty() || self.root.join(LOCK_NAME).exists();
+        let remains =
+            if self.options.clean && is_of_a_store { self.remains(&target)? } else { Remains::default() };
+        let removes = !remains.paths.is_empty();
+        if self.options.clean {
+            self.report_remains(&target, remains, true);
         }
-        Ok(creates.is_some() || restores.is_some() || !steps.is_empty() || !removed.is_empty())
+        Ok(creates.is_some() || restores.is_some() || !steps.is_empty() || removes)
     }
 
     /// Looks at the folder as a run that was started automatically does, and returns its state unless such a run would

@@ -250,7 +250,7 @@ impl<'a> Usage<'a> {
             }
             let lock = durable.open_or_create(path)?;
             flock(&lock, FlockOperation::LockShared).at("lock", path)?;
-            if is_at(&lock, path) {
+            if is_at(&lock, path)? {
                 return Ok(lock);
             }
         }

@@ -125,6 +125,20 @@ impl Quarantine<'_> {
             Examination::Whole { h1, zip, .. } => (h1, zip),
             Examination::Corrupt(reason) => return Ok(Restored::Broken { version, reason }),
         };
+        let of_theirs = |theirs, version| match theirs == h1 {
+            true => Restored::There(version),
+            false => {
+                let reason = format!("the published zip has {theirs}, this zip has {h1}");
+                Restored::Taken { version, reason }
+            }
+        };
+        // Before anything of the entry changes, and before the line in the audit log. The claim keeps others away.
+        if let Some(objection) = self.0.objection_to(content, &h1, claim)? {
+            return Ok(Restored::Refused { version, objection });
+        }
+        if let Some(theirs) = self.0.seal_claimed(claim)? {
+            return Ok(of_theirs(theirs, version));
+        }
         // A person wrote these files: they may not be on disk yet, and may belong to another user.
         self.0.durable.hand_over(content)?;
         for file in [VersionFile::Mod, VersionFile::Zip, VersionFile::Info] {
@@ -145,11 +159,7 @@ impl Quarantine<'_> {
                 self.drop_entry(entry);
                 Restored::Done(version)
             }
-            Placed::Theirs(theirs) if theirs == h1 => Restored::There(version),
-            Placed::Theirs(theirs) => Restored::Taken {
-                version,
-                reason: format!("the published zip has {theirs}, this zip has {h1}"),
-            },
+            Placed::Theirs(theirs) => of_theirs(theirs, version),
             Placed::Refused(objection) => Restored::Refused { version, objection },
         })
     }
@@ -279,7 +289,7 @@ mod tests {
                 true => assert_eq!(restored, Restored::There(v)),
                 false => assert!(matches!(restored, Restored::Taken { .. }), "{restored:?}"),
             }
-            assert!(entry.join("version/zip").is_file());
+            assert!(entry.join("version/zip").is_file() && !entry.join("version/ziphash").exists());
         }
     }
 
