@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use stoa_layout::durable;
 
 use crate::files::lock;
@@ -50,7 +51,9 @@ impl Store {
 
     /// Logs that the disk is full, if this error is the first that says so.
     pub fn note_failure(&self, error: &StoreError) {
-        if error.is_out_of_space() && !self.space.is_full.swap(true, Ordering::Relaxed) {
+        // A limit of the size of files says nothing about the disk.
+        let is_limit = matches!(error, StoreError::Path(error) if error.errno() == Some(Errno::FBIG));
+        if error.is_out_of_space() && !is_limit && !self.space.is_full.swap(true, Ordering::Relaxed) {
             log::warn!(
                 store:% = self.root().display(), reason:% = error;
                 "the disk is full: stored versions are served and nothing is added"
@@ -87,5 +90,22 @@ impl Store {
         let written = written();
         durable::remove_tree(&staged)?;
         Ok(written?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stoa_layout::PathError;
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    #[test]
+    fn a_limit_of_the_size_of_files_is_not_a_full_disk() {
+        let store = &Fixture::new().store;
+        for (errno, is_full) in [(Errno::FBIG, false), (Errno::NOSPC, true)] {
+            store.note_failure(&PathError::new("write", "x", errno).into());
+            assert_eq!(store.space.is_full.load(Ordering::Relaxed), is_full, "{errno}");
+        }
     }
 }
