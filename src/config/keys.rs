@@ -228,8 +228,8 @@ serve_keys! {
     /// Time for requests in progress to finish after SIGTERM or SIGINT
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
 
-    /// Maximum time to wait for another process that works on a version and makes no progress
-    /// While the download of that process grows, the time does not count. Then clients get 503 with Retry-After, and commands end with exit code 75.
+    /// Maximum time to wait for another process that has locked a version and makes no progress
+    /// The time does not count while the download of that process grows. After that time clients get 503 with Retry-After, and commands end with exit code 75.
     claim_timeout: Duration = "claim_timeout", "DURATION", Default::Value("15m"), parse::timeout;
 
     /// Maximum number of concurrent downloads
@@ -285,7 +285,7 @@ serve_keys! {
     direct_timeout: Duration = "direct.timeout", "DURATION", Default::Value("10m"), parse::timeout;
 
     /// Maximum size of the files that one go command writes for a download from version control
-    /// The growth of cloned repositories counts, too.
+    /// The growth of cloned repositories counts, too. All clones together have the same limit; the least recently used are removed.
     direct_max_size: u64 = "direct.max_size", "SIZE", Default::Value("2GiB"), parse::size;
 
     /// Address ranges, besides public addresses, that downloads from version control may connect to

@@ -16,11 +16,11 @@ pub(crate) fn cases() -> Vec<Case> {
     let not_root =
         (!rustix::process::geteuid().is_root()).then(|| "only root can mount a snapshot".to_owned());
     vec![
-        trial("a copy of a running store holds only whole versions", no_rsync, copies),
+        trial("a copy of a running store holds only whole versions", no_rsync, copies).slow(),
         trial("a snapshot of a file system holds only whole versions", None, snapshot)
             .needs(|| missing_tool("mkfs.ext4", &["-V"]).or_else(|| missing_tool("fsfreeze", &["-V"])))
             .unless(not_root.or_else(no_loop_device)),
-        trial("a restore that lacks something is recognised or healed", None, restores),
+        trial("a restore that lacks something is recognised or healed", None, restores).slow(),
         trial("an older copy brings nothing back that was forbidden", None, older_copy),
     ]
 }

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use testkit::programs::install_script;
 use testkit::server::Server;
 use testkit::{Case, missing_tool, trial};
 
@@ -405,8 +405,7 @@ fn wrapped_git(world: &World, script: &str) -> String {
     let folder = world.path("wrapper");
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("git");
-    fs::write(&path, format!("#!/bin/sh\n{script}\nexec {} \"$@\"\n", real.trim())).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&path, &format!("#!/bin/sh\n{script}\nexec {} \"$@\"\n", real.trim()));
     format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
 }
 

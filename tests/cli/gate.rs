@@ -14,7 +14,7 @@ use testkit::commands::CREATING;
 use nix::errno::Errno;
 use stoa_layout::SharedLock;
 
-use testkit::programs::{Ended, Programs};
+use testkit::programs::{Ended, Programs, install};
 use testkit::tracer::{self, Act};
 use testkit::tree::{self, snapshot};
 use testkit::upstream::Module;
@@ -533,12 +533,12 @@ fn a_missing_migrator_is_named() {
 fn a_migrator_of_another_release_is_reported() {
     let (programs, next) = (Programs::current(), Programs::next());
     fs::remove_file(programs.program("stoa-migrate")).unwrap();
-    fs::copy("/bin/true", programs.program("stoa-migrate")).unwrap();
+    install(Path::new("/bin/true"), &programs.program("stoa-migrate"));
     let useless = programs.stoa(CREATING);
     assert_eq!(useless.code, 78, "{useless:?}");
     assert!(useless.err.contains("different releases"), "{useless:?}");
     fs::remove_file(next.program("stoa-migrate")).unwrap();
-    fs::copy(MIGRATE, next.program("stoa-migrate")).unwrap();
+    install(MIGRATE.as_ref(), &next.program("stoa-migrate"));
     let older = next.stoa(CREATING);
     assert_eq!(older.code, 78, "{older:?}");
     assert!(older.err.contains("does not know the layout v3"), "{older:?}");

@@ -1,14 +1,13 @@
 //! The log of a server, and the way it stops.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use testkit::programs::Programs;
+use testkit::programs::{Programs, install_script};
 use testkit::server;
 use testkit::upstream::Upstream;
 use testkit::{Case, go::Go, missing_tool, trial};
@@ -247,8 +246,7 @@ fn a_warning_about_upstreams_is_logged_once() {
     let runs = programs.folder().join("runs");
     let answer = format!(r#"{{"GOPROXY":"{with_password}","GOSUMDB":"off","GONOSUMDB":""}}"#);
     let script = format!("#!/bin/sh\necho run >>'{}'\necho '{answer}'\n", runs.display());
-    std::fs::write(bin.join("go"), script).unwrap();
-    std::fs::set_permissions(bin.join("go"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&bin.join("go"), &script);
     let server = Server::start(&programs, |command| {
         command.env_remove("STOA_UPSTREAM").env_remove("GOSUMDB").env("PATH", &bin);
     });

@@ -78,8 +78,10 @@ impl Reserve {
             }
         }
         let path = self.space();
-        if metadata(&path)?.is_some_and(|meta| meta.len() >= BYTES) {
-            return Ok(());
+        match metadata(&path)? {
+            Some(meta) if meta.links > 1 => durable::remove_file(&path)?,
+            Some(meta) if meta.len() >= BYTES => return Ok(()),
+            _ => {}
         }
         let file = self.durable.open_or_create(&path)?;
         durable::allocate(&file, &path, BYTES)
@@ -103,6 +105,11 @@ impl Reserve {
         let Some(meta) = metadata(&path)?.filter(|meta| meta.is_file() && meta.len() > 0) else {
             return Ok(false);
         };
+        if meta.links > 1 {
+            // A copy of the store made with hard links keeps its reserve, so there are no blocks to free here.
+            durable::remove_file(&path)?;
+            return Ok(false);
+        }
         let file = self.durable.open_or_create(&path)?;
         durable::cut(&file, &path, meta.len().saturating_sub(PIECE))?;
         Ok(true)
@@ -155,11 +162,30 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::os::unix::fs::MetadataExt;
 
     use rustix::io::Errno;
 
     use super::*;
     use crate::testing::Fixture;
+
+    #[test]
+    fn the_reserve_of_a_hard_linked_copy_is_left_alone() {
+        let fixture = Fixture::new();
+        let reserve = &fixture.store.reserve;
+        let copy = fixture.store.root().join("copy");
+        let is_shared = || fs::metadata(&copy).unwrap().nlink() > 1;
+        let take = |reserve: &Reserve| assert!(reserve.take());
+        for change in [take, Reserve::fill] {
+            reserve.fill();
+            fs::hard_link(reserve.space(), &copy).unwrap();
+            change(reserve);
+            assert!(!is_shared());
+            assert_eq!(fs::metadata(&copy).unwrap().len(), BYTES);
+            fs::remove_file(&copy).unwrap();
+        }
+        assert_eq!(fs::metadata(reserve.space()).unwrap().len(), BYTES);
+    }
 
     #[test]
     fn the_reserve_is_taken_piece_by_piece_and_filled_again() {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -44,7 +45,7 @@ impl Programs {
             let to = folder.path().join("bin").join(name);
             // Another file system than the one of the build, perhaps.
             if fs::hard_link(from, &to).is_err() {
-                fs::copy(from, &to).unwrap();
+                install(from, &to);
             }
         }
         Self { folder }
@@ -143,4 +144,22 @@ fn built_next() -> &'static (PathBuf, PathBuf) {
         };
         (executable("next-stoa"), executable("next-stoa-migrate"))
     })
+}
+
+/// Copies a program.
+///
+/// This process must not open the copy for writing: a child that another thread starts meanwhile would keep it open, and
+/// the system executes no file that is open for writing.
+pub fn install(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("--").args([from, to]).status().unwrap();
+    assert!(status.success(), "cannot copy {}", from.display());
+}
+
+/// Writes a program that is a script.
+pub fn install_script(path: &Path, script: &str) {
+    let source = path.with_extension("source");
+    fs::write(&source, script).unwrap();
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&source, path);
+    fs::remove_file(source).unwrap();
 }

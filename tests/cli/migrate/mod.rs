@@ -16,7 +16,7 @@ use testkit::Case;
 
 use refused::{REFUSALS, unchanged};
 use serde_json::Value;
-use testkit::programs::{Ended, Programs};
+use testkit::programs::{Ended, Programs, install};
 use testkit::stores::{self, INFO, MOD, Plan, Shape, ZIP, assert_same, contents, files, folders, markers};
 use testkit::tree::snapshot;
 use testkit::{missing_tool, trial};
@@ -203,7 +203,7 @@ impl Holder {
         let program = dir.path().join(name);
         let sleep = Command::new("sh").args(["-c", "command -v sleep"]).output().unwrap();
         let sleep = PathBuf::from(String::from_utf8(sleep.stdout).unwrap().trim());
-        fs::copy(fs::canonicalize(sleep).unwrap(), &program).unwrap();
+        install(&fs::canonicalize(sleep).unwrap(), &program);
         let mut command = Command::new(&program);
         // A multi-call program goes by its own name.
         std::os::unix::process::CommandExt::arg0(&mut command, "sleep");
