@@ -254,7 +254,7 @@ impl Leftovers<'_> {
     }
 }
 
-/// Refuses a path that is missing, and a path that moves together with another one.
+/// Refuses a missing path, and a path that lies below another named path.
 fn check_named(paths: &[PathBuf]) -> Result<(), RunError> {
     for (number, path) in paths.iter().enumerate() {
         if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {

@@ -11,6 +11,7 @@ use testkit::inject;
 use testkit::mounts::{self, Mounts};
 use testkit::programs::{Ended, Programs};
 use testkit::server::{self, Server};
+use testkit::tree::names;
 use testkit::upstream::{Module, Script, Upstream};
 use testkit::{Case, MIGRATE, create, trial};
 
@@ -32,15 +33,6 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .needs(inject::missing),
     ]
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 fn staging_stays_empty_on_fuse() {

@@ -282,7 +282,7 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
                 if run.code == 0 {
                     undisturbed.is_at(last, &files(&root), "success", &what);
                 }
-                remove_what_stays(&told, &what);
+                remove_kept_folders(&told, &what);
             }
             undisturbed.ends(&root, last, true, &what);
             tree
@@ -293,8 +293,8 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
     assert!(!is_kill(act) || killed_again > 0, "{name}: no second run was killed");
 }
 
-/// Removes the folders that a run was not allowed to remove. None of them holds a file.
-fn remove_what_stays(told: &Told, what: &str) {
+/// Removes the folders that the system did not let a run remove. They hold no file.
+fn remove_kept_folders(told: &Told, what: &str) {
     for warning in told.stderr.split("cannot remove the empty folder ").skip(1) {
         let folder = warning.split_once(": ").unwrap().0;
         // The next step may have removed it.

@@ -178,7 +178,7 @@ impl Receive for Fields {
                 );
             }
         } else if is_key(key, "Origin") {
-            // An object after another one with the same key adds to it.
+            // A second object with the same key adds to the first.
             let earlier = self.origin.take();
             self.origin = map
                 .next_value::<Option<Object<Origin>>>()?

@@ -10,8 +10,7 @@
 //! after the verification, and the version is read again. A seal from the future, by a wrong clock, would be newer than
 //! every later write. So it is valid only if it has exactly the time of the zip.
 //!
-//! A folder that changed after its seal may come from a backup. Its record may say that the version was removed for
-//! good, or is another one.
+//! A folder that changed after its seal may come from a backup. Its record may forbid the version, or hold another hash.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -30,8 +30,8 @@ const NEEDED_INODES: u64 = 8;
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl Store {
-    /// Returns whether the disk has no room for new versions, and logs each change. If it may be so, this writes a small file, at most once in
-    /// five seconds.
+    /// Returns whether the disk has no room for new versions, and logs each change. If the disk may be full, this tries to
+    /// write a small file, at most once in five seconds.
     pub fn is_full(&self) -> bool {
         if self.is_read_only() {
             return false;

@@ -84,6 +84,14 @@ fn cached_body(entry: Vec<u8>) -> Vec<u8> {
     entry.splitn(5, |&byte| byte == b'\n').nth(4).expect("a whole entry of the cache").to_vec()
 }
 
+/// Returns the sorted names in a folder.
+pub fn names(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
 /// Copies a folder with what is in it.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

@@ -402,16 +402,9 @@ fn end_processes_of(folder: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use testkit::tree::names;
 
-    fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
+    use super::*;
 
     fn users(are_covered: bool) -> Users {
         Users { are_covered, module: None }

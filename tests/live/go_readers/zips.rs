@@ -412,7 +412,7 @@ fn change_end(random: &mut Random, end: &mut End) -> Option<&'static str> {
             Some("length of the zip64 end record")
         }
         (7, _) => {
-            // An end record in the comment of another one.
+            // An end record in the comment of the real end record.
             let mut inner = Vec::new();
             let plain = match random.once_in(2) {
                 true => end.plain,
