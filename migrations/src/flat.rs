@@ -113,7 +113,7 @@ impl Flat {
                     } else if name.kind.is_symlink() {
                         parts.fault = Some("symlink: one of its files is a symlink".to_owned());
                     } else {
-                        parts.fault = Some("foreign: one of its names is not a file".to_owned());
+                        parts.fault = Some("foreign: one of its files is not a regular file".to_owned());
                     }
                 }
                 Some((stem, _)) if module.is_some() && name.kind.is_file() => {

@@ -75,7 +75,7 @@ Examples:
   stoa status
   stoa status --format json
 
-Exit codes: 0 success; 74 the folder cannot be read.")]
+Exit codes: 0 success; 65 the store is not a folder; 74 the folder cannot be read.")]
 pub(crate) struct ShowStatus {
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]

@@ -28,7 +28,7 @@ impl<'a> Unverified<'a> {
             Ok(private) => Some(private),
             Err(error) => {
                 let reason = error.message.unwrap_or_default();
-                log::warn!(reason; "cannot read which modules are private, so all modules count as unverified");
+                log::warn!(reason; "cannot read which modules are private, so private modules count as unverified too");
                 None
             }
         });

@@ -229,7 +229,7 @@ serve_keys! {
     grace: Duration = "grace", "DURATION", Default::Value("30s"), parse::duration;
 
     /// Maximum time to wait for another process that has locked a version and makes no progress
-    /// The time does not count while the download of that process grows. After that time clients get 503 with Retry-After, and commands end with exit code 75.
+    /// The time starts again whenever the download of that process grows. After that time clients get 503 with Retry-After, and commands end with exit code 75.
     claim_timeout: Duration = "claim_timeout", "DURATION", Default::Value("15m"), parse::timeout;
 
     /// Maximum number of concurrent downloads

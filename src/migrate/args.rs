@@ -18,13 +18,13 @@ use crate::command::report::Format;
     version,
     about = "Upgrade or downgrade the store of Stoa",
     long_about = "Upgrade or downgrade the store of Stoa.\n\n\
-                  Detects the layout of the store and migrates it step by step to the current layout, or to the layout of --to. \
+                  Detects the layout of the store and migrates it step by step to the layout of this release, or to the layout of --to. \
                   The program can be stopped at any time and run again.",
     after_help = "Examples:\n  \
                   stoa-migrate --dry-run         show what an upgrade would do\n  \
                   stoa-migrate                   upgrade the store\n  \
                   stoa-migrate --to v0           downgrade to the layout of Athens\n  \
-                  stoa-migrate --to v0 --clean   the same, and remove what stays of Stoa\n  \
+                  stoa-migrate --to v0 --clean   the same, and remove the files of Stoa that a downgrade keeps\n  \
                   stoa-migrate --from v2         restore the lost marker of a store at layout v2\n\n\
                   Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 wrong usage or configuration; 65 not a \
                   store; 73 a file is in the way; 74 input/output error; 75 store in use; 77 permission denied; 78 the store is newer than this \
@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) common: Common,
 
-    /// Target layout, such as v2 [default: the current layout]
+    /// Target layout, such as v2 [default: the layout of this release]
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 
@@ -51,7 +51,7 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) no_create: bool,
 
-    /// After a downgrade to v0 or tree, remove what stays of Stoa: quarantine, records, cache and store.lock
+    /// After a downgrade to v0 or tree, remove the files of Stoa that a downgrade keeps: quarantine, records, cache and store.lock
     #[arg(long, requires = "to")]
     pub(super) clean: bool,
 
@@ -172,8 +172,7 @@ pub(super) enum LeftoversCommand {
     /// Move all leftovers, or the given paths, out of the store
     #[command(
         after_help = "With PATH, exactly these paths are moved, leftovers or not, also in the middle of an upgrade or a \
-                      downgrade.\n\
-                      Use it for a path that the disk cannot read, so that the upgrade can continue without it."
+                      downgrade. Use PATH for a file or folder that the disk cannot read. The upgrade can then continue without it."
     )]
     Move {
         /// Target folder on the same file system; created if missing

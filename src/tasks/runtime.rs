@@ -29,7 +29,7 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
     if available < wanted + RESERVED {
         log::warn!(
             threads = available, wanted = wanted + RESERVED, help = RAISE;
-            "the system has few threads to give, continuing with fewer"
+            "cannot start all threads, continuing with fewer"
         );
     }
     let mut builder = match workers {

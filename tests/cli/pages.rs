@@ -23,6 +23,8 @@ const SAMPLE: &str = "\
 # origin.
 #
 # Durations are written as 500ms, 30s, 5m, 1h or 2d. A bare number is in seconds.
+# Sizes are written as 64KiB, 500M or 1.5GiB. K, M, G and T are powers of 1024. KB, MB, GB and TB are powers of 1000. A bare
+# number is in bytes.
 ";
 
 const SAMPLE_TABLES: &str = r##"
@@ -53,8 +55,10 @@ const SAMPLE_TABLES: &str = r##"
 const PAGE: &str = "\
 # Configure
 
-Every setting is a key of the config file, an option of `stoa serve`, and an environment variable. The option and the variable
-follow from the name of the key: `fill.list_ttl` is `--fill-list-ttl` and `STOA_FILL_LIST_TTL`.
+Every setting is a key of the config file and an environment variable. Almost every setting is also an option of `stoa serve`.
+The exceptions are `lock_timeout` and `store_mode`, which are options of `stoa-migrate`, and `threads`, which is an option of
+`stoa-migrate` and of commands such as `stoa verify`. The option and the variable follow from the name of the key:
+`fill.list_ttl` is `--fill-list-ttl` and `STOA_FILL_LIST_TTL`.
 
 Precedence: option, variable, config file, default.
 
@@ -69,8 +73,9 @@ stoa config check     # check everything that `stoa serve` would read
 `stoa config check` reports every wrong key with its file, line and text, and exits with 64. Unknown keys are errors. For an
 unknown `STOA_` variable the command warns and suggests the nearest name. Secrets are never printed.
 
-Durations are written as `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. NAMES, PATTERNS and RANGES are
-arrays in the file, and comma-separated in options and variables.
+Durations are written as `500ms`, `30s`, `5m`, `1h` or `2d`. A bare number is in seconds. Sizes are written as `64KiB`, `500M` or
+`1.5GiB`. K, M, G and T are powers of 1024. KB, MB, GB and TB are powers of 1000. A bare number is in bytes. NAMES, PATTERNS
+and RANGES are arrays in the file, and comma-separated in options and variables.
 
 ## Keys
 

@@ -36,8 +36,8 @@ use work::Work;
 #[command(
     after_help = "\
 The age of a version counts from the latest of three days: the day of its last use, the day of its publication, and the \
-day on which the store began to record uses. A removed version is downloaded again on the next request. It \
-must have the hash in the checksum database, or the same hash as before if the database does not know it. The hashes of \
+day on which the store began to record uses. A removed version is downloaded again on the next request. The new download \
+must have the hash in the checksum database, or the same hash as before if the database does not know the version. The hashes of \
 private modules (GONOSUMDB, or a rule) are not recorded, because their tags may be moved; --record-private records them. \
 Tombstones stay. The command asks first if the store has at least 20 versions and more than half of them would be removed. \
 Without a terminal it needs --yes. The command can run beside a server, and can be stopped and run again.

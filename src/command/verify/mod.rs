@@ -29,8 +29,8 @@ use look::{Findings, Look};
 A version that was verified before is skipped if its files \
 have not been written since. --again reads it too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
 downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
-After that, --checksums asks the checksum database about versions that were stored without its confirmation. A version \
-that differs goes to quarantine too. \
+With --checksums, the command then asks the checksum database about versions stored without its confirmation. \
+A version that differs goes to quarantine too. \
 The command can run beside a server. If it is stopped, the next run continues.
 
 Examples:

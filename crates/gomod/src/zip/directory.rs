@@ -212,7 +212,7 @@ fn read_record<R: ReadAt + ?Sized>(
     at: u64,
     directory_end: u64,
 ) -> Result<(Entry, u64), ExamineError> {
-    let beyond = || broken("its last record does not end at its end");
+    let beyond = || broken("its last record does not end where the directory ends");
     let left = usize::try_from(directory_end - at).unwrap_or(usize::MAX);
     if left < RECORD_SIZE {
         return Err(beyond());
