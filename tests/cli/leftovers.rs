@@ -320,7 +320,8 @@ fn what_is_no_store_is_refused_untouched() {
     let root = programs.store();
     for arguments in [&["leftovers"][..], &["leftovers", "move", "out"]] {
         let missing = programs.stoa(arguments);
-        assert_eq!((missing.code, missing.out.as_str()), (0, ""), "{missing:?}");
+        assert_eq!((missing.code, missing.out.as_str()), (65, ""), "{missing:?}");
+        assert!(missing.err.contains("there is no store in"), "{missing:?}");
     }
     assert!(!root.exists());
     put(&root, "letter.txt", "dear");
