@@ -355,8 +355,18 @@ fn a_limit_of_the_size_of_files_ends_nothing() {
     // The answer to HEAD waits for the whole zip.
     let reply = client::ask(client::address(&server.url), "HEAD", &large.path("zip"), &[]);
     assert_eq!(reply.status, 507);
+    let body =
+        client::ask(client::address(&server.url), "GET", &large.path("zip"), &[("If-None-Match", "\"x\"")]);
+    assert_eq!(
+        (body.status, body.text()),
+        (
+            507,
+            "file size limit: this proxy must not write files as large as this version (see the server log)\n\
+             help: ask the operator of this proxy to raise the limit of the size of files\n"
+        )
+    );
     server.serves(&small);
-    server.is_ready("ready\n");
+    server.is_ready("ready\ndegraded: file size limit\n");
     let log = server.stop();
     assert!(log.contains("raise the limit of the size of files"), "{log}");
     let fetched = limited(&stoa(&root, &["fetch", MISSING, "--upstream", upstream.url()])).output().unwrap();

@@ -25,6 +25,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::durable::Durable;
 use crate::lock::{self, LOCK_NAME, LockError, SharedLock};
 use crate::marker::{Marker, MarkersError, Top};
+use crate::parallel::RAISE;
 use crate::{Exit, LayoutId, PathError};
 
 /// The check before a store is used.
@@ -181,7 +182,7 @@ pub enum GateError {
     /// The system has no process for the migrator.
     #[error(
         "cannot run {program}: {source}\n\
-         help: raise the limit of processes (ulimit -u, LimitNPROC, TasksMax, pids.max), or run `{program}` by itself first",
+         help: {RAISE}, or run `{program}` by itself first",
         program = program.display()
     )]
     NoProcess {

@@ -22,7 +22,7 @@ use stoa_layout::{PathError, marker};
 
 use crate::audit::Act;
 use crate::change::Change;
-use crate::draft::Folder;
+use crate::draft::StagedFolder;
 use crate::files::{TEXT_LIMIT, is_absent, open_file, read_bounded};
 use crate::paths::{Paths, VersionFile};
 use crate::{Claim, Store, StoreError, staging};
@@ -124,14 +124,14 @@ impl Store {
     fn new_entry(&self, why: &Quarantined) -> Result<PathBuf, StoreError> {
         // Cannot fail: the struct holds only strings.
         let text = toml::to_string(why).unwrap_or_default();
-        let staged = Folder::new(self.staging()?.fresh());
+        let staged = StagedFolder::new(self.staging()?.fresh());
         self.durable.create_dir(&staged.path)?;
         staging::write(&self.durable, &staged.path.join(REASON), text.as_bytes())?;
         durable::sync_dir(&staged.path)?;
         self.enter(staged, &why.at)
     }
 
-    fn enter(&self, staged: Folder, at: &str) -> Result<PathBuf, StoreError> {
+    fn enter(&self, staged: StagedFolder, at: &str) -> Result<PathBuf, StoreError> {
         let quarantine = self.paths.quarantine();
         // A person may have removed it.
         self.durable.ensure_dir(&quarantine)?;
