@@ -171,7 +171,8 @@ impl Database {
             false => {
                 let proof = Proof::of_prefix(&newer.tree, older.tree.size, TILE_HEIGHT);
                 let proof = proof.ok_or_else(LookupError::defect)?;
-                let proved = self.prove(client, &proof).await.map_err(|error| unproved(older, newer, error))?;
+                let proved =
+                    self.prove(client, &proof).await.map_err(|error| unproved(older, newer, error))?;
                 if proved.hash == older.tree.hash {
                     return Ok(());
                 }

@@ -201,9 +201,13 @@ mod tests {
         std::fs::write(&path, "module a.b/me\ngo 1.24.0\ntoolchain go1.24.3\n").unwrap();
         let platforms = ["linux-amd64", "darwin-arm64"].map(str::to_owned);
         let wanted: Vec<_> = gather(&[], &[path], &platforms).unwrap().into_keys().collect();
-        let expected =
-            ["go1.24.0.darwin-arm64", "go1.24.0.linux-amd64", "go1.24.3.darwin-arm64", "go1.24.3.linux-amd64"]
-                .map(|name| format!("golang.org/toolchain@v0.0.1-{name}"));
+        let expected = [
+            "go1.24.0.darwin-arm64",
+            "go1.24.0.linux-amd64",
+            "go1.24.3.darwin-arm64",
+            "go1.24.3.linux-amd64",
+        ]
+        .map(|name| format!("golang.org/toolchain@v0.0.1-{name}"));
         assert_eq!(wanted.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
     }
 

@@ -80,7 +80,8 @@ async fn ask_all(
     let mut questions = Questions { services, cancel, reporter, done: 0, failures: 0 };
     let sumdb = &services.sumdb;
     let none = Via::none();
-    let stored = questions.each(stored, async |version, rule| sumdb.verify_stored(version, rule, &none).await);
+    let stored =
+        questions.each(stored, async |version, rule| sumdb.verify_stored(version, rule, &none).await);
     let stored = stored.await?;
     let cached = questions.each(pairs, async |version, rule| sumdb.verify_pair(version, rule, &none).await);
     let cached = cached.await?;

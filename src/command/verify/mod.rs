@@ -30,8 +30,8 @@ use look::{Findings, Look};
 A version that was verified before is skipped if its files \
 have not been written since. --again reads it too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
 downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
-With --checksums, the command then asks the checksum database about versions that it has not confirmed, also about \
-those of which only the info and the go.mod are cached. \
+With --checksums, the command then asks the checksum database about stored versions that it has not confirmed. It also \
+asks about versions whose zip is not stored, if their info and go.mod are in the cache. \
 A stored version that differs goes to quarantine too. A cached go.mod that differs is removed. \
 The command can run beside a server. If it is stopped, the next run continues.
 
@@ -214,7 +214,9 @@ impl Summary for VerifyDone {
         }
         if cached.differ > 0 {
             let help = match self.read_only {
-                true => "the store is read-only, so the cached go.mod stays; run `stoa verify --checksums` where the store is writable",
+                true => {
+                    "the store is read-only, so the cached go.mod stays; run `stoa verify --checksums` where the store is writable"
+                }
                 false => "the cached go.mod was removed; it is downloaded again on the next request",
             };
             return Err(CommandError::new(Exit::FAILED, differ(cached.differ)).help(help));

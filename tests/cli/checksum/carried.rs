@@ -211,7 +211,10 @@ pub(super) fn other_folder() {
     inside.export(&bench);
     let output = succeeded(inside.import());
     let text = transcript(&output);
-    assert!(text.contains("cannot import 1 record") && text.contains("no proof that the tree head of"), "{text}");
+    assert!(
+        text.contains("cannot import 1 record") && text.contains("no proof that the tree head of"),
+        "{text}"
+    );
 }
 
 pub(super) fn forged_media() {

@@ -76,8 +76,12 @@ pub(crate) fn cases() -> Vec<Case> {
                 carried::without_network,
             )
             .needs(no_go),
-            trial("a later export to another folder proves the earlier tree heads", None, carried::other_folder)
-                .needs(no_go),
+            trial(
+                "a later export to another folder proves the earlier tree heads",
+                None,
+                carried::other_folder,
+            )
+            .needs(no_go),
             trial("a toolchain is carried to another network and verified", None, carried::toolchain)
                 .needs(no_go),
             trial("go gets the vouched content after a correction", None, go_client::corrected).needs(no_go),
