@@ -114,7 +114,9 @@ impl Store {
             Err(error) => {
                 let held = store.held.take();
                 drop(store);
-                held.map(Held::give_up);
+                if let Some(held) = held {
+                    held.give_up();
+                }
                 Err(error)
             }
             Ok(()) => Ok(store),
