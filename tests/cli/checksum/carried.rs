@@ -20,7 +20,7 @@ struct Inside {
 
 impl Inside {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: testkit::tempdir() }
     }
 
     fn store(&self) -> PathBuf {
@@ -47,7 +47,7 @@ impl Inside {
 
     /// Downloads versions with a go command that knows nothing yet, in this order.
     fn go(&self, proxy: &str, modules: &[&Module]) -> Output {
-        let home = tempfile::tempdir().unwrap();
+        let home = testkit::tempdir();
         go_with(home.path(), proxy, modules)
     }
 }
@@ -123,7 +123,7 @@ pub(super) fn without_network() {
     assert!(transcript(&output).contains("4 records of the checksum database"), "{}", transcript(&output));
     let server = inside.serve();
     let media = format!("file://{}", inside.media().display());
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     for order in [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]] {
         let modules = order.map(|at| &modules[at]);
         for proxy in [&server.url, &media] {
@@ -208,7 +208,7 @@ pub(super) fn toolchain() {
     inside.export(&bench);
     succeeded(inside.import());
     let server = inside.serve();
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     let mut command = Go::new(home.path(), &server.url).command(home.path(), "modules", &["version"]);
     command.env("GOSUMDB", sumdb::verifier_key()).env("GOTOOLCHAIN", "go1.99.1");
     let output = succeeded(command.output().unwrap());
