@@ -19,7 +19,7 @@ use testkit::upstream::Module;
 use testkit::{missing_tool, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn()); 30] = [
+    let tests: [(&str, fn()); 31] = [
         ("a version that the database knows is stored with its record", vouched),
         ("a version with a record needs no database", verdict_is_enough),
         ("a zip with other bytes is refused", other_zip),
@@ -44,6 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("--forget removes the recorded hash", records::forget),
         ("stored versions are asked about again in the background", stored::background),
         ("verify --checksums asks about stored versions", stored::verify_checksums),
+        ("verify --checksums asks about cached pairs", stored::verify_checksums_of_pairs),
         ("a forwarded lookup that contradicts a stored version is proved first", stored::forwarded),
         ("a forwarded lookup that contradicts a cached go.mod is proved first", stored::forwarded_for_pair),
         ("cached go.mods are asked about again in the background", stored::background_for_pairs),
@@ -73,6 +74,12 @@ pub(crate) fn cases() -> Vec<Case> {
                 "a go command without a network verifies what was carried to it",
                 None,
                 carried::without_network,
+            )
+            .needs(no_go),
+            trial(
+                "a later export to another folder proves the earlier tree heads",
+                None,
+                carried::other_folder,
             )
             .needs(no_go),
             trial("a toolchain is carried to another network and verified", None, carried::toolchain)

@@ -120,6 +120,50 @@ pub(super) fn verify_checksums() {
     assert_eq!(verify(0), [0, 0, 0, 0]);
 }
 
+pub(super) fn verify_checksums_of_pairs() {
+    let bench = Bench::new();
+    // The mod of both is cached while the database knows neither.
+    let wrong = another(PAIR, 0, Some("module example.com/m\n\nrequire evil.example/x v1.0.0\n"));
+    bench.site.put(&wrong);
+    let other = bench.site.offer(OTHER);
+    let server = bench.serve("auto");
+    for module in [&wrong, &other] {
+        assert_eq!(get(&server, module, "mod"), (200, module.modfile.clone()));
+    }
+    assert!(server.stop().success());
+    let verify = |args: &[&str], code| {
+        let (output, lines) = json(&bench, &[&["verify", "--checksums"], args].concat(), "auto");
+        let text = transcript(&output);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        let counts = |counts: &Value| {
+            ["confirmed", "differ", "unverified", "unreachable"].map(|key| counts[key].as_u64().unwrap())
+        };
+        let done = lines.last().unwrap();
+        assert_eq!(counts(done), [0; 4], "none is stored");
+        (counts(&done["cached"]), text)
+    };
+    assert_eq!(verify(&[], 0).0, [0, 0, 2, 0]);
+    assert_eq!(verify(&[OTHER], 0).0, [0, 0, 1, 0]);
+    assert_eq!(verify(&["example.com/none"], 1).0, [0; 4]);
+    bench.site.state().is_down = true;
+    assert_eq!(verify(&[], 69).0, [0, 0, 0, 2]);
+    bench.site.state().is_down = false;
+    let right = another(PAIR, 10_000, None);
+    for module in [&right, &other] {
+        bench.site.put(module);
+        bench.site.record(module);
+    }
+    let output = bench.stoa(&["verify", "--checksums", PAIR]).output().unwrap();
+    let text = transcript(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("of the versions without a zip, 0 confirmed, 1 different, 0 unverified"), "{text}");
+    assert!(text.contains("the cached go.mod was removed"), "{text}");
+    assert_eq!(verify(&[], 0).0, [1, 0, 0, 0]);
+    assert_eq!(verify(&[], 0).0, [0; 4]);
+    let server = bench.serve("auto");
+    assert_eq!(get(&server, &right, "mod"), (200, right.modfile));
+}
+
 pub(super) fn forwarded() {
     let bench = Bench::new();
     let [first, _] = store_unknown(&bench);

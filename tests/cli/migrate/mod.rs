@@ -4,6 +4,7 @@
 mod forbidden;
 mod killed;
 mod marker_lost;
+mod names;
 mod preflight;
 mod refused;
 mod way_back;
@@ -51,6 +52,7 @@ pub(crate) fn cases() -> Vec<Case> {
     tests.extend(forbidden::cases());
     tests.extend(killed::cases());
     tests.extend(marker_lost::cases());
+    tests.extend(names::cases());
     tests.extend(preflight::cases());
     tests.extend(way_back::cases());
     tests.extend(REFUSALS.map(|refusal| trial(refusal.name, None, move || refusal.holds())));
