@@ -26,6 +26,8 @@ pub(crate) fn cases() -> Vec<Case> {
             a_stranger_with_the_lock,
         )
         .slow(),
+        trial("a stranger with the lock of the usage data is named", None, a_stranger_with_the_usage_data),
+        trial("a stranger with the lock of the audit log stops no line", None, a_stranger_with_the_audit_log),
     ]
 }
 
@@ -148,4 +150,49 @@ fn a_stranger_with_the_lock() {
         assert!(ended.err.contains("flock"), "{ended:?}");
     }
     assert!(fs::metadata(&lock).is_ok());
+}
+
+/// Opens a file or folder for reading, and locks it.
+fn hold(path: &Path) -> File {
+    let file = File::open(path).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    file
+}
+
+fn a_stranger_with_the_usage_data() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    Module::new(PAIR, 10).put_unsealed(&root);
+    let prune = ["prune", "--max-size", "0", "--yes"];
+    assert_eq!(programs.stoa(["prune", "--max-size", "1G", "--yes"]).code, 0);
+    let lock = root.join("cache/last-use/lock");
+    let held = hold(&lock);
+    let ended = programs.stoa(prune);
+    assert_eq!(ended.code, 75, "{ended:?}");
+    assert!(ended.err.contains(lock.to_str().unwrap()), "{ended:?}");
+    let pid = format!("(process {}", std::process::id());
+    assert!(!cfg!(target_os = "linux") || ended.err.contains(&pid), "{ended:?}");
+    drop(held);
+    assert_eq!(programs.stoa(prune).code, 0);
+}
+
+fn a_stranger_with_the_audit_log() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    for number in 0..8 {
+        Module::new(&format!("example.com/m@v1.{number}.0"), 10).put_unsealed(&root);
+    }
+    let audit = root.join("records/audit");
+    fs::create_dir_all(&audit).unwrap();
+    // The first line fills the file.
+    let line = "{}\n".repeat((4 << 20) / 3);
+    fs::write(audit.join("current"), &line).unwrap();
+    let _held = hold(&audit);
+    let ended = programs.stoa(["prune", "--max-size", "0", "--yes"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ended.err.matches("the audit log is locked").count(), 1, "{ended:?}");
+    let read = |name: &str| fs::read_to_string(audit.join(name)).unwrap();
+    let older = read("1");
+    assert!(older.starts_with(&line) && older.len() < 5 << 20);
+    assert_eq!((older[line.len()..].to_owned() + &read("current")).matches("v1.").count(), 8);
 }

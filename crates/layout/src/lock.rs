@@ -325,7 +325,12 @@ impl std::fmt::Display for Holder {
 
 /// Returns the processes that hold the lock of a root, as far as `/proc` shows them. For messages.
 pub fn holders(root: &Path) -> Vec<Holder> {
-    let Ok(meta) = std::fs::metadata(root.join(LOCK_NAME)) else { return Vec::new() };
+    holders_of(&root.join(LOCK_NAME))
+}
+
+/// Returns the processes that hold a lock on a whole file, as far as `/proc` shows them. For messages.
+pub fn holders_of(path: &Path) -> Vec<Holder> {
+    let Ok(meta) = std::fs::metadata(path) else { return Vec::new() };
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let mut holders: Vec<Holder> = locks.lines().filter_map(|line| holder_of(line, meta.ino())).collect();
     holders.sort_by_key(|holder| holder.pid);

@@ -10,11 +10,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
+use stoa_layout::lock::{holders_of, names};
 use stoa_layout::{PathError, marker};
 
 use crate::files::metadata;
@@ -114,6 +117,8 @@ pub struct Audit {
     root: PathBuf,
     durable: Durable,
     actor: Arc<Actor>,
+    /// Whether another process held the lock for too long.
+    is_locked_out: Arc<AtomicBool>,
 }
 
 const CURRENT: &str = "current";
@@ -121,13 +126,16 @@ const CURRENT: &str = "current";
 /// The size from which on the current file becomes an older one.
 const MAX_BYTES: u64 = 4 << 20;
 
+/// How long to wait for the lock. A holder writes one line, or copies one file.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The maximum number of older files.
 const MAX_OLDER: u64 = 15;
 
 impl Audit {
     /// Returns the audit log of the store in a folder.
     pub fn new(root: &Path, durable: Durable, actor: Actor) -> Self {
-        Self { root: root.to_owned(), durable, actor: Arc::new(actor) }
+        Self { root: root.to_owned(), durable, actor: Arc::new(actor), is_locked_out: Arc::default() }
     }
 
     /// Writes the line of a change that follows. A failure is logged.
@@ -148,7 +156,7 @@ impl Audit {
             self.unshare(&folder)?;
         }
         // Nobody renames or replaces the file meanwhile.
-        folder.lock(false);
+        self.lock(&folder, false);
         let bytes = self.durable.append_line(&current, &line)?;
         if found.is_none() {
             folder.sync()?;
@@ -160,11 +168,25 @@ impl Audit {
         Ok(())
     }
 
+    /// Locks the folder, and returns whether it did. Whoever may read the folder can hold the lock. So after a vain wait the
+    /// next lines do not wait.
+    fn lock(&self, folder: &durable::Folder, alone: bool) -> bool {
+        let patience = if self.is_locked_out.load(Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
+        let is_locked = folder.lock(alone, patience);
+        if !self.is_locked_out.swap(!is_locked, Ordering::Relaxed) && !is_locked {
+            let holder = names(&holders_of(folder.path()));
+            log::warn!(holder:%, path:% = folder.path().display(); "the audit log is locked, writing without the lock");
+        }
+        is_locked
+    }
+
     /// Replaces the current file by a copy if a copy of the store made with hard links shares it. Until this succeeds, lines
     /// are in the logs of both stores.
     fn unshare(&self, folder: &durable::Folder) -> Result<(), StoreError> {
         let current = folder.path().join(CURRENT);
-        if !folder.lock(true) || metadata(&current)?.is_none_or(|meta| !meta.is_file() || meta.links == 1) {
+        if !self.lock(folder, true)
+            || metadata(&current)?.is_none_or(|meta| !meta.is_file() || meta.links == 1)
+        {
             return Ok(());
         }
         let content = std::fs::read(&current).at("read", &current)?;
@@ -174,8 +196,10 @@ impl Audit {
     /// Renames the current file, and removes the oldest files.
     fn rotate(&self, folder: &durable::Folder, max_bytes: u64) -> Result<(), StoreError> {
         let current = folder.path().join(CURRENT);
+        // Renaming loses no line, so a lock that a stranger holds does not prevent it.
+        self.lock(folder, true);
         // Another process may have done it a moment ago.
-        if !folder.lock(true) || metadata(&current)?.is_none_or(|meta| meta.len() < max_bytes) {
+        if metadata(&current)?.is_none_or(|meta| meta.len() < max_bytes) {
             return Ok(());
         }
         let mut older = numbers(folder.path())?;

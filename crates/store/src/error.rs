@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use stoa_layout::lock::LockError;
+use stoa_layout::lock::{self, LockError};
 use stoa_layout::{Exit, PathError};
 
 /// An operation on the store failed. No partial change is visible.
@@ -25,10 +25,12 @@ pub enum StoreError {
     #[error("cannot seal {path}: its zip was written to meanwhile\nhelp: find the program that changes this file, then try again", path = .0.display())]
     Changed(PathBuf),
     /// Another process holds a lock that is normally held for milliseconds.
-    #[error("cannot lock {path}: another process has held it for more than {patience:?}\nhelp: find the process that has this file open and see whether it is stopped, then try again", path = path.display())]
+    #[error("cannot lock {path}: {holder} has held it for more than {patience:?}\nhelp: find the process that has this file open and see whether it is stopped, then try again", path = path.display())]
     Busy {
         /// The lock file.
         path: PathBuf,
+        /// The holder, as far as the system reports it.
+        holder: String,
         /// How long this process waited.
         patience: Duration,
     },
@@ -53,6 +55,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Returns the error of a lock that another process holds for longer than `patience`.
+    pub(crate) fn busy(path: &Path, patience: Duration) -> Self {
+        let holder = lock::names(&lock::holders_of(path));
+        Self::Busy { path: path.to_owned(), holder, patience }
+    }
+
     /// Returns whether the error concerns one version only, so that work on other versions can go on. A full disk, a
     /// read-only file system, a failing device, and a lack of memory or of open files concern all of them.
     pub fn is_of_one_version(&self) -> bool {

@@ -116,7 +116,7 @@ impl TreeHeads<'_> {
                 return Ok(lock);
             }
             if began.elapsed() >= patience {
-                return Err(StoreError::Busy { path: path.to_owned(), patience });
+                return Err(StoreError::busy(path, patience));
             }
             std::thread::sleep(PAUSE);
         }

@@ -7,7 +7,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -65,21 +65,23 @@ impl Folder {
         self.file.sync_all().at("sync", &self.path)
     }
 
-    /// Locks the folder for this value, alone or shared with others. A lock that this value has is changed. Returns whether
-    /// no other process holds it. A file system without locks for folders counts as if nobody did.
-    pub fn lock(&self, alone: bool) -> bool {
+    /// Locks the folder for this value, alone or shared with others. A lock that this value has is changed. Waits for
+    /// another process up to `patience`, and returns whether none holds it. A file system without locks for folders counts as
+    /// if nobody did.
+    pub fn lock(&self, alone: bool, patience: Duration) -> bool {
         let operation = match alone {
             true => FlockOperation::NonBlockingLockExclusive,
             false => FlockOperation::NonBlockingLockShared,
         };
-        for _ in 0..LOCK_TRIES {
+        let began = Instant::now();
+        loop {
             match rustix::fs::flock(&self.file, operation) {
+                Err(Errno::WOULDBLOCK) if began.elapsed() >= patience => return false,
                 Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
                 Err(Errno::INTR) => {}
                 _ => return true,
             }
         }
-        false
     }
 
     /// Returns the metadata of the folder.
@@ -88,8 +90,7 @@ impl Folder {
     }
 }
 
-/// The maximum number of attempts to lock a folder, and the pause between two attempts.
-const LOCK_TRIES: u32 = 200;
+/// The pause between two attempts to lock a folder.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

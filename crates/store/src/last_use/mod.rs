@@ -23,7 +23,7 @@ mod uses;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::ErrorCode;
 use rustix::fs::{FlockOperation, flock};
@@ -206,9 +206,9 @@ impl<'a> Usage<'a> {
             let there = metadata(&path)?.filter(Metadata::is_file);
             if there.is_some_and(|meta| meta.links > 1) {
                 *is_verified = false;
-                flock(&lock, FlockOperation::LockExclusive).at("lock", &lock_path)?;
+                take(&lock, &lock_path, FlockOperation::NonBlockingLockExclusive)?;
                 self.unshare(&folder)?;
-                flock(&lock, FlockOperation::LockShared).at("lock", &lock_path)?;
+                take(&lock, &lock_path, FlockOperation::NonBlockingLockShared)?;
             }
             if !is_file(&path)? {
                 *is_verified = false;
@@ -249,7 +249,7 @@ impl<'a> Usage<'a> {
                 drop(self.0.try_lock_file(path)?);
             }
             let lock = durable.open_or_create(path)?;
-            flock(&lock, FlockOperation::LockShared).at("lock", path)?;
+            take(&lock, path, FlockOperation::NonBlockingLockShared)?;
             if is_at(&lock, path)? {
                 return Ok(lock);
             }
@@ -297,6 +297,27 @@ impl<'a> Usage<'a> {
         Ok(())
     }
 }
+
+/// Takes a lock. Whoever may read the file can hold it, so the wait ends.
+fn take(lock: &File, path: &Path, operation: FlockOperation) -> Result<(), StoreError> {
+    let began = Instant::now();
+    loop {
+        match flock(lock, operation) {
+            Err(Errno::WOULDBLOCK) if began.elapsed() >= PATIENCE => {
+                return Err(StoreError::busy(path, PATIENCE));
+            }
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
+            Err(Errno::INTR) => {}
+            taken => return Ok(taken.at("lock", path)?),
+        }
+    }
+}
+
+/// The pause between two attempts to take the lock.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long to wait for the lock. A process that has the database open for writing keeps it for milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the lock file may be replaced while it is locked.
 const ATTEMPTS: u32 = 8;
