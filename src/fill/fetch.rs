@@ -101,8 +101,9 @@ impl Fetch {
 
     async fn steps(&self, phase: watch::Receiver<Phase>) -> Result<End, Failed> {
         let began = Instant::now();
-        let Some((permit, Claimed { claim, record })) = self.start().await? else { return Ok(End::Theirs) };
-        let known = self.known_smalls(record.as_ref()).await?;
+        let Some((permit, claimed)) = self.start().await? else { return Ok(End::Theirs) };
+        let Claimed { claim, record, has_pair } = claimed;
+        let known = if has_pair { self.known_smalls(record.as_ref()).await? } else { None };
         let source = self.upstream().version(&self.version).within(&self.means.memory);
         let given = self.expected.both();
         let verification =

@@ -174,8 +174,11 @@ fn write(
     let (mut synced, mut syncing) = (size, None::<JoinHandle<()>>);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
+        let start = size;
         size += chunk.len() as u64;
         progress.send_modify(|now| now.written = size);
+        // After the clients were told.
+        zip.hash(start, &chunk);
         // Clients wait for the final sync before publishing, so it should have little left to do.
         if size - synced >= UNSYNCED_BYTES && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             let zip = Arc::clone(zip);

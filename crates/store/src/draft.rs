@@ -1,22 +1,23 @@
 //! A version that is being written, in the staging folder of this process.
 //!
-//! The zip is written piece by piece and can be read and synced while it grows. Sealing verifies the whole draft, and
+//! The zip is written piece by piece and can be read, hashed and synced while it grows. Sealing verifies the whole draft, and
 //! only a sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{panic, thread};
 
-use stoa_gomod::zip::{ExamineError, examine};
+use stoa_gomod::zip::{ExamineError, StreamHasher, examine_hashed};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable, GrowingFile};
 use stoa_layout::error::PathContext;
 
 use crate::examine::{Source, find_fault};
+use crate::files::lock;
 use crate::paths::VersionFile;
 use crate::seal::write_seal;
 use crate::{Meter, Store, StoreError, staging};
@@ -38,6 +39,7 @@ pub struct Draft {
 #[derive(Debug)]
 pub struct DraftZip {
     file: GrowingFile,
+    hasher: Mutex<StreamHasher>,
     _folder: Arc<Folder>,
 }
 
@@ -50,6 +52,11 @@ impl Deref for DraftZip {
 }
 
 impl DraftZip {
+    /// Hashes bytes that were appended at this offset, so that sealing need not read them again.
+    pub fn hash(&self, offset: u64, bytes: &[u8]) {
+        lock(&self.hasher).update(offset, bytes);
+    }
+
     /// Syncs the file while it is written.
     pub fn sync_early(&self) {
         self.file.sync_early();
@@ -130,8 +137,8 @@ impl Store {
         let folder = Arc::new(Folder::new(self.staging()?.fresh_draft(version)));
         self.durable.create_dir(&folder.path)?;
         let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
-        let file = GrowingFile::new(file);
-        let zip = Arc::new(DraftZip { file, _folder: Arc::clone(&folder) });
+        let (file, hasher) = (GrowingFile::new(file), Mutex::default());
+        let zip = Arc::new(DraftZip { file, hasher, _folder: Arc::clone(&folder) });
         let meter = self.meter.clone();
         Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None, meter })
     }
@@ -159,23 +166,28 @@ impl Draft {
         Ok(())
     }
 
-    /// Verifies the draft, writes its info and its seal, and syncs it. Reads the whole zip.
+    /// Verifies the draft, writes its info and its seal, and syncs it. Reads what was not hashed while it was written.
     pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
         let info_file = self.write(VersionFile::Info, info)?;
         // The files stay open since they were written, so that syncing them reports all write errors.
-        let sync = || {
-            self.zip.file.sync(&self.zip_path())?;
+        let sync_zip = || self.zip.file.sync(&self.zip_path());
+        let sync_small = || {
             durable::sync_file(&info_file, &self.path(VersionFile::Info))?;
             let Some((modfile, _)) = &self.modfile else { return Ok(()) };
             durable::sync_file(modfile, &self.path(VersionFile::Mod))
         };
-        // The disk writes the files while the zip is examined.
-        let (h1, synced) = at_once(thread::Builder::new(), || self.examine(info), &sync);
+        let seal = || -> Result<H1, SealError> {
+            let (h1, path) = (self.examine(info)?, self.path(VersionFile::Seal));
+            durable::sync_file(&write_seal(&self.durable, &path, &h1, &self.folder.path)?, &path)?;
+            durable::sync_dir(&self.folder.path)?;
+            Ok(h1)
+        };
+        // File systems join syncs that run at the same time, and the disk writes while the zip is examined. The order does
+        // not matter: the draft is moved after the last one.
+        let small_and_sealed = || at_once(thread::Builder::new(), seal, &sync_small);
+        let ((h1, small), zip) = at_once(thread::Builder::new(), small_and_sealed, &sync_zip);
         let h1 = h1?;
-        synced?;
-        let seal = self.path(VersionFile::Seal);
-        durable::sync_file(&write_seal(&self.durable, &seal, &h1, &self.folder.path)?, &seal)?;
-        durable::sync_dir(&self.folder.path)?;
+        small.and(zip)?;
         Ok(self.sealed(h1))
     }
 
@@ -205,7 +217,7 @@ impl Draft {
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
         let (_, mod_body) = self.modfile.as_ref().ok_or_else(|| broken("it has no mod".to_owned()))?;
         let source = Source::new(&self.zip, &self.meter).at("stat", &self.zip_path())?;
-        let examined = match examine(&source, version) {
+        let examined = match examine_hashed(&source, version, &lock(&self.zip.hasher)) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),
             Err(ExamineError::Read(error)) => {
