@@ -6,8 +6,8 @@
 use std::fs::File;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::{panic, thread};
 
 use stoa_gomod::zip::{ExamineError, StreamHasher, examine_hashed};
