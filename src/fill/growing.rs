@@ -197,9 +197,6 @@ fn write(
             synced = size;
         }
     }
-    // The sync before publishing waits for this one. A download that continues is synced once more.
-    let zip = Arc::clone(zip);
-    tokio::task::spawn_blocking(move || zip.sync_early());
     Ok(size)
 }
 
