@@ -268,10 +268,17 @@ impl Step for Flow {
         }
         // Judging is expensive, and the pass up judges again. So only look for what forbids the step.
         let obstacles = Obstacles::new(self, root, direction)?;
-        let mut chain = Chain::default();
-        let items = self.sides(direction).0.estimate(root, &mut |files| {
+        let mut batch = Batch::default();
+        let items = self.old.estimate(root, &mut |files, version| {
             work.cancel.check()?;
-            obstacles.leaves(files, &mut chain)
+            obstacles.leaves(files, &mut batch.left)?;
+            match version {
+                // Otherwise there is nothing below `modules`.
+                Some(version) if !self.is_foreign => {
+                    obstacles.enters(version, &self.new.files(root, version)?, &mut batch)
+                }
+                _ => Ok(()),
+            }
         })?;
         // The survey decides, because a version that stays forbids nothing.
         if obstacles.has_bad_folder()? {
@@ -281,8 +288,10 @@ impl Step for Flow {
     }
 
     fn resume(&self, root: &Path, direction: Direction, _: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
+        let mut refusals = refuse::not_folders(root)?;
         let is_of_others = self.is_foreign && direction == Direction::Up;
-        Ok(is_of_others.then(|| refuse::open_files(root)).flatten().into_iter().collect())
+        refusals.extend(is_of_others.then(|| refuse::open_files(root)).flatten());
+        Ok(refusals)
     }
 
     fn foresee(
@@ -313,7 +322,7 @@ impl Step for Flow {
                     }
                 }
             }
-            obstacles.enters(candidate, &there, batch)
+            obstacles.enters(&candidate.version, &there, batch)
         };
         // The first step reports the leftovers.
         let quiet = Work { events: &Silent, ..*work };

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
+use stoa_gomod::ModuleVersion;
 use stoa_layout::step::Refusal;
 use stoa_layout::{Direction, Exit, StepError};
 
@@ -10,6 +11,9 @@ use crate::flow::{Batch, Flow};
 use crate::folders::{self, Chain, Folders};
 use crate::picture::{Candidate, Files};
 use crate::refuse;
+
+/// The folders that layout v1 does not have.
+const NOT_AT_V1: [&str; 5] = ["staging", "quarantine", "index", "cache", "records"];
 
 /// Maximum number of versions that a refusal lists.
 const LISTED: usize = 20;
@@ -76,7 +80,7 @@ impl<'a> Obstacles<'a> {
         batch: &mut Batch,
     ) -> Result<(), StepError> {
         self.leaves(&candidate.files, &mut batch.left)?;
-        self.enters(candidate, there, batch)
+        self.enters(&candidate.version, there, batch)
     }
 
     /// Checks the folders that a version would leave.
@@ -87,11 +91,10 @@ impl<'a> Obstacles<'a> {
     /// Checks the folders that a version would come into.
     pub(crate) fn enters(
         &self,
-        candidate: &Candidate,
+        version: &ModuleVersion,
         there: &Files,
         batch: &mut Batch,
     ) -> Result<(), StepError> {
-        let version = &candidate.version;
         if self.loses_case
             && (version.path().escaped() != version.path().as_str()
                 || version.version().escaped() != version.version().as_str())
@@ -141,6 +144,10 @@ impl<'a> Obstacles<'a> {
         if is_foreign && self.direction == Direction::Up {
             refusals.extend(refuse::to_begin(self.root)?);
         } else {
+            refusals.extend(match self.direction {
+                Direction::Up => refuse::names_of_ours(self.root, &NOT_AT_V1)?,
+                Direction::Back => refuse::not_folders(self.root)?,
+            });
             refusals.extend(refuse::mounts(self.root, is_foreign));
         }
         // The same mount must not be reported twice.

@@ -16,7 +16,7 @@ use crate::remains::{self, KEPT};
 /// Returns all reasons against a step from another program's layout.
 pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
     let mut refusals = Vec::new();
-    refusals.extend(names_of_ours(root)?);
+    refusals.extend(names_of_ours(root, &OURS)?);
     refusals.extend(mounts(root, true));
     refusals.extend(open_files(root));
     Ok(refusals)
@@ -24,29 +24,46 @@ pub(crate) fn to_begin(root: &Path) -> Result<Vec<Refusal>, StepError> {
 
 /// Refuses a folder with a name that Stoa needs, if it contains modules, or files that Stoa would remove, or would hide
 /// among its own. Files that an earlier downgrade left there are allowed.
-fn names_of_ours(root: &Path) -> Result<Vec<Refusal>, StepError> {
-    let mut refusals = Vec::new();
-    for name in OURS {
+pub(crate) fn names_of_ours(root: &Path, names: &[&str]) -> Result<Vec<Refusal>, StepError> {
+    let mut refusals = not_folders(root)?;
+    for name in names {
         let path = root.join(name);
         let held = match metadata(&path)? {
             None => None,
-            Some(meta) if !meta.is_dir() => Some("it is not a folder".to_owned()),
-            Some(_) if REMOVED.contains(&name) => foreign_content(&path, true)?,
+            Some(meta) if !meta.is_dir() => None,
+            Some(_) if REMOVED.contains(name) => foreign_content(&path, true)?,
             Some(_) => match foreign_content(&path, false)? {
-                None if KEPT.contains(&name) => remains::foreign_file(root, &path)?.map(in_it),
+                None if KEPT.contains(name) => remains::foreign_file(root, &path)?.map(in_it),
                 held => held,
             },
         };
-        if let Some(held) = held {
-            let message = format!(
-                "cannot use the name {}: {held}; nothing was changed\n\
-                 help: Stoa needs this name for a folder of its own. Move it out of the store, then run again",
-                path.display()
-            );
-            refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
+        refusals.extend(held.map(|held| taken_name(&path, &held)));
+    }
+    Ok(refusals)
+}
+
+/// Refuses names of the store that are not folders. Behind a symlink, a step would move and remove files of another folder.
+pub(crate) fn not_folders(root: &Path) -> Result<Vec<Refusal>, StepError> {
+    let mut refusals = Vec::new();
+    for name in OURS {
+        let path = root.join(name);
+        match metadata(&path)? {
+            Some(meta) if meta.is_symlink() => refusals.push(taken_name(&path, "it is a symlink")),
+            Some(meta) if !meta.is_dir() => refusals.push(taken_name(&path, "it is not a folder")),
+            _ => {}
         }
     }
     Ok(refusals)
+}
+
+fn taken_name(path: &Path, held: &str) -> Refusal {
+    let message = format!(
+        "cannot use the name {}: {held}; nothing was changed\n\
+         help: Stoa needs this name for a folder of its own. Move it out of the store, or put a folder of the store in its \
+         place, then run again",
+        path.display()
+    );
+    Refusal { exit: Exit::CANT_CREATE, message }
 }
 
 /// The folders that a downgrade removes with everything below.

@@ -120,7 +120,7 @@ fn is_ours(root: &Path, name: &Name) -> bool {
         ["quarantine", entry, "version", ..] => is_entry(entry),
         ["records", "audit", log] => is_file && (*log == "current" || is_number(log)),
         ["records", "sumdb", database, head] => {
-            let is_head = matches!(*head, "latest" | "lock") || head.starts_with("fork-");
+            let is_head = matches!(*head, "latest" | "exported" | "lock") || head.starts_with("fork-");
             is_file && is_database(database) && is_head
         }
         ["records", module @ .., "@v", record] => {

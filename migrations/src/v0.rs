@@ -86,12 +86,12 @@ fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachVersion<'_>) -
         let files = files_in(&name.path, text);
         if is_canonical && has_no_folders(&name.path)? {
             count += 1;
-            each(&files)?;
+            each(&files, None)?;
             continue;
         }
         if is_canonical && is_file(&files.info)? {
             count += 1;
-            each(&files)?;
+            each(&files, None)?;
         }
         count += estimate_below(&name.path, false, each)?;
     }

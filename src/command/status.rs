@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn versions_leftovers_and_the_quarantine_are_counted_apart() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for (path, content) in [
             ("layout.v2", ""),
             ("store.lock", ""),

@@ -4,7 +4,7 @@
 //! sumdb/NAME/supported            empty
 //! sumdb/NAME/latest               the tree head of all records below
 //! sumdb/NAME/lookup/PATH@VERSION  a record, with that head
-//! sumdb/NAME/tile/8/…             the tiles that prove the records, and the previous head
+//! sumdb/NAME/tile/8/…             the tiles that prove the records, and the heads of earlier exports
 //! ```
 //!
 //! A client that begins with these files needs no other: all records carry one head, so no two heads must be compared.
@@ -22,7 +22,8 @@ use super::inquiry::Verified;
 use super::lookup::{LookupError, SumdbClient};
 use super::question::SumdbQuestion;
 use super::source::CachingClient;
-use super::state::{Standing, Sumdb};
+use super::state::{Database, Standing, Sumdb};
+use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 use crate::upstream::{SumdbAnswer, UpstreamError, Via};
 
@@ -81,7 +82,8 @@ impl Sumdb {
     }
 
     /// Proves records under the largest known head, and hands the files to `put`, with their paths below the database's
-    /// name. `previous` is the head of an earlier export, whose clients can prove that the new head extends it.
+    /// name. `previous` is the head of an earlier export to the same place. Clients that know this head, or the head of
+    /// another export of this store, can prove that the new head extends it.
     pub(crate) async fn carry<E>(
         &self,
         records: &Records,
@@ -112,13 +114,25 @@ impl Sumdb {
                 return Ok(carried);
             }
         };
-        if let Some(previous) = previous.filter(|previous| previous.tree.size < head.tree.size) {
-            match Proof::of_prefix(&head.tree, previous.tree.size, TILE_HEIGHT) {
-                Some(proof) => match database.prove(&client, &proof).await {
-                    Ok(proved) => put_tiles(&proof, &proved.tiles, &mut put)?,
-                    Err(error) => carried.failed.push(failed("latest", error)),
-                },
-                None => carried.failed.push(failed("latest", LookupError::defect())),
+        let mut earlier = match self.exported(database).await {
+            Ok(sizes) => sizes,
+            Err(error) => {
+                carried.failed.push(("latest".to_owned(), error.to_string()));
+                Vec::new()
+            }
+        };
+        earlier.extend(previous.map(|previous| previous.tree.size));
+        for size in earlier.into_iter().rev().filter(|size| *size < head.tree.size) {
+            let proved = match Proof::of_prefix(&head.tree, size, TILE_HEIGHT) {
+                Some(proof) => database.prove(&client, &proof).await.map(|proved| (proof, proved)),
+                None => Err(LookupError::defect()),
+            };
+            match proved {
+                Ok((proof, proved)) => put_tiles(&proof, &proved.tiles, &mut put)?,
+                Err(error) => {
+                    carried.failed.push(failed("latest", error));
+                    break;
+                }
             }
         }
         for (path, (id, text)) in &records.texts {
@@ -138,10 +152,29 @@ impl Sumdb {
             }
         }
         if carried.records > 0 {
+            // First, since clients may know the head as soon as it is exported.
+            self.note_exported(database, head.tree.size).await;
             put("latest", &head.note)?;
             put("supported", b"")?;
         }
         Ok(carried)
+    }
+
+    async fn exported(&self, database: &Database) -> Result<Vec<u64>, Unavailable> {
+        let name = database.sumdb.name().to_owned();
+        blocking(&self.store, "earlier exports", move |store| store.tree_heads().exported(&name)).await
+    }
+
+    async fn note_exported(&self, database: &Database, size: u64) {
+        if self.store.is_read_only() {
+            return;
+        }
+        let name = database.sumdb.name().to_owned();
+        let noted =
+            blocking(&self.store, "an export", move |store| store.tree_heads().note_exported(&name, size));
+        if let Err(error) = noted.await {
+            log::warn!(reason:% = error; "cannot remember an export: later exports will not prove that they extend it");
+        }
     }
 
     /// Takes the record of a version from a folder, with its proof, into the cache. Compares the stored version with it.

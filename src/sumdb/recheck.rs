@@ -32,7 +32,7 @@ const MAX_FAILURES: u32 = 3;
 const AHEAD: usize = 64;
 
 /// The number of versions without a verdict, by the answer to the question.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Rechecked {
     /// A database confirms the version by now.
     pub(crate) confirmed: u64,
@@ -178,7 +178,7 @@ impl Sumdb {
     }
 
     /// Visits the versions without a verdict whose info and go.mod are cached without the zip, until `visit` breaks.
-    fn each_unverified_pair(
+    pub(crate) fn each_unverified_pair(
         &self,
         store: &Store,
         mut visit: impl FnMut(ModuleVersion) -> ControlFlow<()>,

@@ -6,7 +6,7 @@
 //! | the proxy | before it serves a version whose policy is `require` |
 //! | `recheck` | in the background, cached pairs too |
 //! | `forward` | if a forwarded answer contradicts the stored version |
-//! | `stoa verify --checksums` | |
+//! | `stoa verify --checksums` | cached pairs too |
 //!
 //! A version that differs moves to quarantine first, and then the verdict is recorded. So no version with another
 //! content than its verdict stays in the store, wherever the process is killed.
@@ -216,7 +216,7 @@ impl Sumdb {
 
     /// Verifies a version whose info and go.mod are cached without its zip. Removes them if they differ from the confirmed
     /// hash, which is recorded.
-    pub(super) async fn verify_pair(
+    pub(crate) async fn verify_pair(
         &self,
         version: &ModuleVersion,
         rule: &Arc<Rule>,
@@ -239,20 +239,28 @@ impl Sumdb {
     }
 }
 
-/// Compares a cached pair with confirmed hashes and records them. Removes the pair if it differs.
+/// Compares a cached pair with confirmed hashes. If the store can be written to, records them, and removes the pair if it
+/// differs.
 fn compare_pair(store: &Store, version: &ModuleVersion, verified: &Verified) -> Result<Standing, StoreError> {
-    if store.is_read_only() {
-        return Ok(Standing::Absent);
+    let claim = match store.is_read_only() {
+        true => None,
+        false => match store.try_claim(version)? {
+            Some(claim) => Some(claim),
+            // A download that holds the claim verifies the version itself.
+            None => return Ok(Standing::Absent),
+        },
+    };
+    if let Some(claim) = &claim {
+        verified.record(store, claim)?;
     }
-    // A download that holds the claim verifies the version itself.
-    let Some(claim) = store.try_claim(version)? else { return Ok(Standing::Absent) };
-    verified.record(store, &claim)?;
     let Some(pair) = store.pairs().get(version) else { return Ok(Standing::Absent) };
     let (ours, confirmed) = (pair.gomod_h1(), &verified.sums.modfile);
     if ours == *confirmed {
         return Ok(Standing::Confirmed);
     }
-    store.pairs().remove(version)?;
+    if claim.is_some() {
+        store.pairs().remove(version)?;
+    }
     Ok(Standing::Differs(format!("its mod has {ours}, but {} is {confirmed}", verified.by).into()))
 }
 

@@ -171,7 +171,8 @@ impl Database {
             false => {
                 let proof = Proof::of_prefix(&newer.tree, older.tree.size, TILE_HEIGHT);
                 let proof = proof.ok_or_else(LookupError::defect)?;
-                let proved = self.prove(client, &proof).await?;
+                let proved =
+                    self.prove(client, &proof).await.map_err(|error| unproved(older, newer, error))?;
                 if proved.hash == older.tree.hash {
                     return Ok(());
                 }
@@ -215,6 +216,16 @@ impl Database {
         // No code that can panic runs under this lock.
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Adds to an error that it prevents the comparison of two heads.
+fn unproved(older: &Head, newer: &Head, error: LookupError) -> LookupError {
+    let LookupError::Unreachable(Unavailable::Upstream(reason)) = error else { return error };
+    let (older, newer) = (older.tree.size, newer.tree.size);
+    let text = format!(
+        "there is no proof that the tree head of {newer} records extends the known tree head of {older} records: {reason}"
+    );
+    LookupError::Unreachable(Unavailable::Upstream(text.into()))
 }
 
 /// Returns the text that proves the contradiction without the database.

@@ -100,16 +100,21 @@ impl Client {
 
     /// Sends a GET and waits for the headers of the answer, whatever its status.
     pub(super) async fn get(&self, get: Get<'_>, budget: &mut Budget) -> Result<Response, UpstreamError> {
-        let (mut turn, mut is_finder) = (None, false);
+        let mut is_finder = false;
+        let mut turn = match get.turn.filter(|_| get.limiter.is_cautious(Instant::now())) {
+            Some(shared) => Some(shared.has_given_up.lock().await),
+            None => None,
+        };
         loop {
             let (sent, limiting) = self.attempt(get).await;
             is_finder |= limiting == Limiting::New;
-            if let Some(shared) = get.turn.filter(|_| turn.is_none() && limiting != Limiting::Open) {
-                let has_given_up = shared.has_given_up.lock().await;
-                if *has_given_up {
+            if limiting != Limiting::Open {
+                if let Some(shared) = get.turn.filter(|_| turn.is_none()) {
+                    turn = Some(shared.has_given_up.lock().await);
+                }
+                if turn.as_deref().is_some_and(|has_given_up| *has_given_up) {
                     return sent;
                 }
-                turn = Some(has_given_up);
             }
             let requested = match &sent {
                 Ok(answer) => match Limit::of(answer.status(), answer.headers(), Instant::now()) {

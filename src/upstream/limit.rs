@@ -5,9 +5,11 @@
 //! So an entry that still limits gets one request and not many.
 //!
 //! The files of one version are requested side by side. They share a [`Turn`], so only one of these requests is repeated
-//! after a 429, and the others wait for its result.
+//! after a 429, and the others wait for its result. An entry that limited requests within [`CAUTION`] is asked for one
+//! of these files after the other, so the next 429 costs one request per version.
 
 use super::retry;
+use crate::lock::lock;
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use std::time::{Duration, Instant};
@@ -18,6 +20,9 @@ const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// The time for a 429 that names none.
 const DEFAULT_SILENCE: Duration = Duration::from_secs(1);
+
+/// The time after a 429 in which the files of a version are not requested side by side.
+const CAUTION: Duration = Duration::from_secs(10 * 60);
 
 /// The longest time that is passed on to clients.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -55,7 +60,11 @@ impl Limit {
 
 /// The limit of one entry.
 #[derive(Debug)]
-pub(super) struct Limiter(watch::Sender<State>);
+pub(super) struct Limiter {
+    state: watch::Sender<State>,
+    /// The time of the last 429.
+    limited: std::sync::Mutex<Option<Instant>>,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -70,13 +79,18 @@ enum State {
 
 impl Limiter {
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(State::Open))
+        Self { state: watch::Sender::new(State::Open), limited: std::sync::Mutex::default() }
+    }
+
+    /// Returns whether the files of a version are requested one after the other.
+    pub(super) fn is_cautious(&self, now: Instant) -> bool {
+        lock(&self.limited).is_some_and(|limited| now.saturating_duration_since(limited) < CAUTION)
     }
 
     /// Waits until the result of a probe is known, if one is under way. Returns the limit if no request may be sent
     /// now.
     pub(super) async fn enter(&self) -> Result<Pass<'_>, Limit> {
-        let mut changes = self.0.subscribe();
+        let mut changes = self.state.subscribe();
         loop {
             if let Some(result) = self.try_enter(Instant::now()) {
                 return result;
@@ -89,7 +103,7 @@ impl Limiter {
     /// Returns `None` while a probe is under way.
     fn try_enter(&self, now: Instant) -> Option<Result<Pass<'_>, Limit>> {
         let mut result = None;
-        self.0.send_if_modified(|state| {
+        self.state.send_if_modified(|state| {
             let pass = |is_probe| Some(Ok(Pass { limiter: self, is_probe }));
             match *state {
                 State::Open => result = pass(false),
@@ -107,7 +121,7 @@ impl Limiter {
     }
 }
 
-/// The turn to repeat a request although the entry limits requests. The requests for one version share it.
+/// The turn to send or repeat a request to an entry that limits requests. The requests for one version share it.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     /// Whether one of the requests has given up.
@@ -138,7 +152,8 @@ impl Pass<'_> {
     /// Notes that the answer reports a limit.
     pub(super) fn limited(self, limit: Limit, now: Instant) -> Limiting {
         let probe = now + limit.retry_after(now).min(MAX_SILENCE);
-        match self.limiter.0.send_replace(State::Closed { limit, probe }) {
+        *lock(&self.limiter.limited) = Some(now);
+        match self.limiter.state.send_replace(State::Closed { limit, probe }) {
             _ if self.is_probe => Limiting::Probed,
             State::Open => Limiting::New,
             State::Closed { .. } | State::Probing(_) => Limiting::Known,
@@ -148,7 +163,7 @@ impl Pass<'_> {
     /// Notes another answer, or a failure.
     pub(super) fn answered(self) {
         if self.is_probe {
-            self.limiter.0.send_replace(State::Open);
+            self.limiter.state.send_replace(State::Open);
         }
     }
 }
@@ -157,7 +172,7 @@ impl Pass<'_> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.is_probe {
-            self.limiter.0.send_if_modified(|state| match *state {
+            self.limiter.state.send_if_modified(|state| match *state {
                 State::Probing(limit) => {
                     *state = State::Closed { limit, probe: Instant::now() };
                     true

@@ -116,6 +116,18 @@ pub struct UpstreamOptions {
     pub allow_private_redirects: bool,
     /// The name of this proxy in `Via`.
     pub instance: Instance,
+    /// The memory for large lists and similar answers, shared by all lists of a process.
+    pub memory: AnswerMemory,
+}
+
+/// The memory for large lists and similar answers. Clones share it.
+#[derive(Debug, Clone)]
+pub struct AnswerMemory(ByteBudget);
+
+impl Default for AnswerMemory {
+    fn default() -> Self {
+        Self(ByteBudget::new(MEMORY_BYTES))
+    }
 }
 
 impl Default for UpstreamOptions {
@@ -130,6 +142,7 @@ impl Default for UpstreamOptions {
             user_agent: concat!("stoa/", env!("CARGO_PKG_VERSION")).to_owned(),
             allow_private_redirects: false,
             instance: Instance::random(),
+            memory: AnswerMemory::default(),
         }
     }
 }
@@ -153,13 +166,13 @@ impl Upstream {
     /// Parses a list. An empty list and `off` have no upstream.
     pub fn new(list: &str, options: UpstreamOptions) -> Result<Self, UpstreamConfigError> {
         if list.trim().is_empty() {
-            return Ok(Self::of(Inner::offline(options.instance)));
+            return Ok(Self::of(Inner::offline(options)));
         }
         let tag = tag(list);
         let list =
             goproxy::parse(list).map_err(|error| UpstreamConfigError::List { reason: reason(&error) })?;
         if list.entries().iter().all(|entry| entry.source == goproxy::Source::Off) {
-            return Ok(Self::of(Inner::offline(options.instance)));
+            return Ok(Self::of(Inner::offline(options)));
         }
         let keyring =
             Keyring { hosts: options.credentials.clone(), netrc: Netrc::read(options.netrc.as_deref()) };
@@ -172,18 +185,12 @@ impl Upstream {
             true => Some(Client::new(&options, places.iter().find_map(Place::needs_roots).as_deref())?),
             false => None,
         };
-        Ok(Self::of(Inner {
-            list: Some(list),
-            tag: Some(tag),
-            places,
-            client,
-            ..Inner::offline(options.instance)
-        }))
+        Ok(Self::of(Inner { list: Some(list), tag: Some(tag), places, client, ..Inner::offline(options) }))
     }
 
     /// Returns an empty list of upstreams.
     pub fn offline() -> Self {
-        Self::of(Inner::offline(UpstreamOptions::default().instance))
+        Self::of(Inner::offline(UpstreamOptions::default()))
     }
 
     /// Returns whether the list has no upstream.
@@ -285,15 +292,15 @@ impl Upstream {
 }
 
 impl Inner {
-    fn offline(instance: Instance) -> Self {
+    fn offline(options: UpstreamOptions) -> Self {
         Self {
             list: None,
             tag: None,
             places: Vec::new(),
             client: None,
-            instance,
+            instance: options.instance,
             databases: sumdb::Databases::default(),
-            memory: ByteBudget::new(MEMORY_BYTES),
+            memory: options.memory.0,
         }
     }
 
@@ -439,6 +446,17 @@ mod tests {
 
     fn refused(list: &str) -> String {
         Upstream::new(list, UpstreamOptions::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_lists_of_a_process_share_the_memory_for_large_answers() {
+        let options = UpstreamOptions::default();
+        let lists = ["http://a.example", "http://b.example"];
+        let [one, other] = lists.map(|list| Upstream::new(list, options.clone()).unwrap());
+        let all = one.inner.memory.try_reserve(u64::from(MEMORY_BYTES));
+        assert!(all.is_some() && other.inner.memory.try_reserve(1).is_none());
+        drop(all);
+        assert!(other.inner.memory.try_reserve(1).is_some());
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn every_change_of_a_version_has_a_line_in_the_audit_log() {
     let root = programs.store();
     let zip = root.join("modules/example.com/cut/@v/v1.0.0/zip");
     let whole = fs::read(&zip).unwrap();
+    testkit::next_write_time();
     fs::write(&zip, &whole[..whole.len() - 9]).unwrap();
     assert_eq!(programs.stoa(["verify"]).code, 1);
     let entry = fs::read_dir(root.join("quarantine")).unwrap().next().unwrap().unwrap().path();
@@ -103,6 +104,7 @@ fn every_change_of_a_version_has_a_line_in_the_audit_log() {
     }
     // A purge of a second entry.
     Module::new("example.com/cut@v1.0.0", 10).put_unsealed(&root);
+    testkit::next_write_time();
     fs::write(&zip, &whole[..whole.len() - 9]).unwrap();
     assert_eq!(programs.stoa(["verify"]).code, 1);
     done(&programs, &["quarantine", "purge", "--all"]);

@@ -61,6 +61,7 @@ fn nothing_that_a_store_writes_reaches_its_hard_linked_copy() {
     wait_for_catalog(&server, &[0, 1, 2]);
     assert!(server.stop().success());
     // An entry in quarantine that a person has repaired.
+    testkit::next_write_time();
     fs::write(root.join("modules/example.com/m2/@v/v1.0.0/zip"), "no zip").unwrap();
     assert_eq!(run(&root, &["verify"]).status.code(), Some(1));
     let (_, lines) = json(&root, &["quarantine"]);

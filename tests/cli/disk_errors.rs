@@ -21,7 +21,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("without file descriptors no version is skipped", limited, without_descriptors),
         trial("an error that concerns no single file stops a step", None, a_read_error_stops)
-            .needs(inject::missing),
+            .needs(inject::missing)
+            .slow(),
         trial("between v1 and v2 even a forbidden folder stops the step", None, a_forbidden_folder_stops)
             .needs(inject::missing),
         trial("what nobody may read in a foreign store is a leftover", None, a_forbidden_folder_is_left)

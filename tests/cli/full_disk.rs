@@ -299,7 +299,7 @@ fn versions_are_removed(kind: Kind) {
 }
 
 fn a_limit_of_the_size_of_files_ends_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
     let upstream = Upstream::start();
@@ -328,7 +328,7 @@ fn a_limit_of_the_size_of_files_ends_nothing() {
 }
 
 fn the_reserve_belongs_to_the_store() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
     let upstream = Upstream::start();

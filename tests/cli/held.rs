@@ -103,7 +103,7 @@ fn a_claim_of_a_stranger() {
 }
 
 fn a_slow_download() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 200_000);

@@ -261,7 +261,7 @@ fn a_page_is_neither_a_tile_nor_a_record() {
 }
 
 #[test]
-fn nobody_is_asked_about_what_is_private() {
+fn private_modules_are_not_sent_to_a_checksum_database() {
     let folder = site::folder();
     let upstream = database();
     for path in ["corp.example/!secret/x", "corp.example/open", "github.com/!our!co/x", "github.com/other"] {
@@ -303,4 +303,26 @@ fn nobody_is_asked_about_what_is_private() {
     drop(site);
     let site = with(folder.path(), "off", options());
     assert_eq!(site.get(&format!("{BASE}/lookup/corp.example/!secret/x@v1.0.0")).status, 403);
+}
+
+#[test]
+fn at_most_64_requests_for_checksums_are_sent_at_the_same_time() {
+    let folder = site::folder();
+    let upstream = database();
+    let site = start(folder.path(), upstream.url());
+    upstream.hold("-held");
+    std::thread::scope(|scope| {
+        let site = &site;
+        let path = |n| format!("/sumdb/sum.example/lookup/example.com/m@v1.{n}.0-held");
+        let replies: Vec<_> = (0..80).map(|n| scope.spawn(move || site.get(&path(n)).status)).collect();
+        upstream.wait_until_asked("-held", 64);
+        // The other requests have arrived long before these.
+        for _ in 0..20 {
+            assert_eq!(site.get("/example.com/m/@v/list").status, 404);
+        }
+        assert_eq!(upstream.asked("-held"), 64);
+        upstream.release();
+        assert!(replies.into_iter().all(|reply| reply.join().unwrap() == 404));
+    });
+    assert_eq!(upstream.asked("-held"), 80);
 }

@@ -101,6 +101,26 @@ fn a_limit_ends_the_other_requests_for_the_version() {
 }
 
 #[test]
+fn an_upstream_that_limited_requests_is_asked_for_one_file_after_the_other() {
+    let folder = site::folder();
+    let upstream = Upstream::start();
+    let site = Site::start(folder.path(), upstream.url());
+    upstream.set(LIST, limiting(429, "0"));
+    assert_eq!(site.get(LIST).status, 429);
+    // It answers again.
+    let module = upstream.offer("example.com/m@v1.0.0", 10);
+    assert_eq!(site.get(&module.path("zip")).body, module.zip);
+    let limited = Module::new("example.com/m@v1.1.0", 10);
+    for ending in ["info", "mod", "zip"] {
+        upstream.set(&limited.path(ending), limiting(429, "3000"));
+    }
+    let before = upstream.requests().len();
+    assert_eq!(site.get(&limited.path("zip")).status, 429);
+    let asked = upstream.requests().split_off(before);
+    assert_eq!(asked.len(), 1, "{asked:?}");
+}
+
+#[test]
 fn a_limit_is_not_passed_on_if_something_else_serves() {
     let folder = site::folder();
     let (limited, other) = (Upstream::start(), Upstream::start());

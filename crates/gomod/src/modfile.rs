@@ -45,31 +45,26 @@ pub fn go_version(body: &[u8]) -> Option<String> {
     directive(body, "go", |version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Returns the toolchain that the go command downloads for a go.mod, as in `go1.24.3`: the later of the `go` and
-/// `toolchain` lines. `None` if neither is a toolchain that can be downloaded.
-pub fn toolchain(body: &[u8]) -> Option<String> {
+/// Returns the toolchains that the `go` and `toolchain` lines of a go.mod name, as in `go1.24.3`. Omits names that are
+/// no toolchain that can be downloaded.
+pub fn toolchains(body: &[u8]) -> Vec<String> {
     let named = directive(body, "toolchain", |name| name.starts_with("go1."));
-    let named = named.and_then(|name| name.strip_prefix("go").map(str::to_owned));
-    let all = [go_version(body), named].into_iter().flatten();
-    let (_, latest) = all.filter_map(|version| Some((release(&version)?, version))).max()?;
-    Some(format!("go{latest}"))
+    let line = go_version(body).map(|version| format!("go{version}"));
+    let mut all: Vec<_> = [line, named].into_iter().flatten().filter(|name| is_release(name)).collect();
+    all.dedup();
+    all
 }
 
-/// Returns the order of a released version of Go. `None` if it is only a language version, or older than the first
-/// toolchain that can be downloaded (1.21).
-fn release(version: &str) -> Option<(u32, u8, u32)> {
-    let rest = version.strip_prefix("1.")?;
+/// Returns whether this is a released toolchain. Language versions (`go1.22`) are none, and those before 1.21 cannot be
+/// downloaded.
+fn is_release(name: &str) -> bool {
     let number =
         |digits: &str| digits.parse::<u32>().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
-    let end = rest.find(|c: char| !c.is_ascii_digit())?;
+    let Some(rest) = name.strip_prefix("go1.") else { return false };
+    let Some(end) = rest.find(|c: char| !c.is_ascii_digit()) else { return false };
     let (minor, rest) = rest.split_at(end);
-    let minor = number(minor).filter(|minor| *minor >= 21)?;
-    for (word, order) in [("beta", 0), ("rc", 1), (".", 2)] {
-        if let Some(patch) = rest.strip_prefix(word) {
-            return Some((minor, order, number(patch)?));
-        }
-    }
-    None
+    let patch = ["beta", "rc", "."].iter().find_map(|word| rest.strip_prefix(word));
+    number(minor).is_some_and(|minor| minor >= 21) && patch.and_then(number).is_some()
 }
 
 /// Returns the argument of the first line outside of blocks with this verb and a suitable argument.
@@ -187,19 +182,21 @@ mod tests {
     }
 
     #[test]
-    fn the_later_of_the_go_and_toolchain_lines_is_downloaded() {
-        for (body, name) in [
-            ("go 1.24.1\ntoolchain go1.24.3\n", Some("go1.24.3")),
-            ("go 1.25.0\ntoolchain go1.24.10\n", Some("go1.25.0")),
-            ("go 1.24.2\ntoolchain go1.24.10\n", Some("go1.24.10")),
-            ("go 1.24rc2\n", Some("go1.24rc2")),
-            ("go 1.24rc2\ntoolchain go1.24.0\n", Some("go1.24.0")),
-            ("go 1.22\ntoolchain default\n", None),
-            ("go 1.20.5\n", None),
-            ("go 1.22\ntoolchain go1.22.1-custom\n", None),
-            ("module m\n", None),
-        ] {
-            assert_eq!(toolchain(body.as_bytes()).as_deref(), name, "{body}");
+    fn the_go_and_toolchain_lines_name_toolchains() {
+        let cases: [(&str, &[&str]); 10] = [
+            ("go 1.24.1\ntoolchain go1.24.3\n", &["go1.24.1", "go1.24.3"]),
+            ("go 1.25.0\ntoolchain go1.24.10\n", &["go1.25.0", "go1.24.10"]),
+            ("go 1.24.3\ntoolchain go1.24.3\n", &["go1.24.3"]),
+            ("go 1.24rc2\n", &["go1.24rc2"]),
+            ("go 1.24\ntoolchain go1.24.0\n", &["go1.24.0"]),
+            ("go 1.22\ntoolchain default\n", &[]),
+            ("go 1.20.5\n", &[]),
+            ("go 1.22\ntoolchain go1.22.1-custom\n", &[]),
+            ("go 1.21beta1\ntoolchain go1.x.1\n", &["go1.21beta1"]),
+            ("module m\n", &[]),
+        ];
+        for (body, names) in cases {
+            assert_eq!(toolchains(body.as_bytes()), names, "{body}");
         }
     }
 

@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn shared_locks_exclude_an_exclusive_lock() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         assert!(matches!(SharedLock::try_acquire(dir.path()), Err(LockError::Path(e)) if e.is_not_found()));
         let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
         assert!(SharedLock::try_acquire(dir.path()).unwrap().is_none());
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_lock_file_that_a_copy_shares_is_replaced() {
-        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, copy) = (testkit::tempdir(), testkit::tempdir());
         drop(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap());
         let paths = [dir.path(), copy.path()].map(|root| root.join(LOCK_NAME));
         std::fs::hard_link(&paths[0], &paths[1]).unwrap();
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_not_held_is_not_returned() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let [path, other] = ["lock", "other"].map(|name| dir.path().join(name));
         let create = |path: &Path| Durable::default().open_or_create(path);
         create(&path).unwrap();
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_file_system_that_reports_several_names_for_every_file_has_locks() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("lock");
         let names = std::cell::Cell::new(0);
         let durable = Durable::default();
@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn the_lock_of_a_deleted_file_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| SharedLock::acquire(dir.path()));
@@ -474,7 +474,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn holders_are_named() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let _lock = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
         let holders = holders(dir.path());
         assert_eq!(holders.len(), 1);

@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn names_at_the_top_are_sorted_by_meaning() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         assert_eq!(Top::read(&dir.path().join("missing")).unwrap(), None);
         for name in ["lost+found", ".DS_Store", "store.lock", ".marker.abc"] {
             fs::write(dir.path().join(name), "").unwrap();
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn damaged_content_is_a_warning() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let marker = Marker::At(LayoutId::numbered(1));
         fs::write(marker.path(dir.path()), [0xff, 0, 1]).unwrap();
         let (content, warning) = Content::read(dir.path(), &marker, "p 1");

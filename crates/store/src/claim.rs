@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_version_has_at_most_one_claim() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let claims = dir.path().join("claims");
         let durable = Durable::default();
         let [a, b] =
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_file_of_claims_that_a_copy_shares_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let [claims, copy] = ["claims", "copy"].map(|name| dir.path().join(name));
         let durable = Durable::default();
         let v = ModuleVersion::parse("example.com/a@v1.0.0").unwrap();

@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn symlinks_in_the_place_of_folders_are_refused() {
         for folder in FOLDERS {
-            let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (dir, elsewhere) = (testkit::tempdir(), testkit::tempdir());
             create(dir.path());
             let precious = elsewhere.path().join("run-of-somebody/precious");
             fs::create_dir_all(&precious).unwrap();

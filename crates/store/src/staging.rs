@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_sweep_removes_the_folders_of_dead_processes_only() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let durable = Durable::default();
         let run = Run::begin(dir.path(), &durable).unwrap();
         let dead = dir.path().join("run-dead");
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_removed_folder_is_created_again() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let staging = dir.path().join("staging");
         fs::create_dir(&staging).unwrap();
         let run = Run::begin(&staging, &Durable::default()).unwrap();

@@ -1,8 +1,9 @@
-//! The largest known tree head of each checksum database, as its signed note.
+//! The largest known tree head of each checksum database, as its signed note, and the tree heads that were exported.
 //!
 //! ```text
 //! records/sumdb/NAME/latest       the note, byte for byte; written aside and renamed
-//! records/sumdb/NAME/lock         locked while `latest` is replaced
+//! records/sumdb/NAME/exported     the sizes of exported trees, one per line, the last export last; replaced like `latest`
+//! records/sumdb/NAME/lock         locked while `latest` or `exported` is replaced
 //! records/sumdb/NAME/fork-TIME    two tree heads that contradict each other, for a person to examine
 //! ```
 //!
@@ -26,6 +27,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// How long to wait for the lock of a head. A holder that takes longer is stopped, or its disk does not respond.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Number of exported trees that are remembered.
+const MAX_EXPORTED: usize = 256;
 
 /// The result of replacing a tree head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,12 +73,40 @@ impl TreeHeads<'_> {
         if there.as_deref() != seen {
             return Ok(HeadReplaced::Another(there));
         }
-        self.0.staging()?.place_file(|staged| {
-            staging::write(&self.0.durable, staged, note)?;
-            durable::rename(staged, &folder.join(LATEST))
-        })?;
-        durable::sync_dir(&folder)?;
+        self.place(&folder, LATEST, note)?;
         Ok(HeadReplaced::Yes)
+    }
+
+    /// Returns the sizes of the trees of a database whose heads were exported, the last export last.
+    pub fn exported(&self, database: &str) -> Result<Vec<u64>, StoreError> {
+        let path = self.folder(database).join(EXPORTED);
+        let Some((file, _)) = open_file(&path)? else { return Ok(Vec::new()) };
+        let text = read_bounded(file, &path, TEXT_LIMIT)?;
+        // A damaged line costs a proof of the next export, no more.
+        Ok(String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Remembers that the head of a tree of this size is exported. It is on disk on return.
+    pub fn note_exported(&self, database: &str, size: u64) -> Result<(), StoreError> {
+        let folder = self.create_folder(database)?;
+        let _lock = self.lock(&folder.join("lock"), PATIENCE)?;
+        let mut sizes = self.exported(database)?;
+        if sizes.last() == Some(&size) {
+            return Ok(());
+        }
+        sizes.retain(|other| *other != size);
+        sizes.push(size);
+        sizes.drain(..sizes.len().saturating_sub(MAX_EXPORTED));
+        let lines: String = sizes.iter().map(|size| format!("{size}\n")).collect();
+        self.place(&folder, EXPORTED, lines.as_bytes())
+    }
+
+    fn place(&self, folder: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
+        self.0.staging()?.place_file(|staged| {
+            staging::write(&self.0.durable, staged, content)?;
+            durable::rename(staged, &folder.join(name))
+        })?;
+        Ok(durable::sync_dir(folder)?)
     }
 
     fn lock(&self, path: &Path, patience: Duration) -> Result<FileLock, StoreError> {
@@ -123,6 +155,7 @@ impl TreeHeads<'_> {
 }
 
 const LATEST: &str = "latest";
+const EXPORTED: &str = "exported";
 
 #[cfg(test)]
 mod tests {
@@ -131,6 +164,23 @@ mod tests {
 
     use super::*;
     use crate::testing::{Fixture, open, staged};
+
+    #[test]
+    fn the_last_exported_trees_are_remembered_once_each() {
+        let fixture = Fixture::new();
+        let (store, name) = (&fixture.store, "sum.example/V2");
+        assert_eq!(store.tree_heads().exported(name).unwrap(), [0; 0]);
+        for size in [7, 7, 9, 7] {
+            store.tree_heads().note_exported(name, size).unwrap();
+        }
+        assert_eq!(store.tree_heads().exported(name).unwrap(), [9, 7]);
+        for size in 100..100 + MAX_EXPORTED as u64 {
+            store.tree_heads().note_exported(name, size).unwrap();
+        }
+        let exported = store.tree_heads().exported(name).unwrap();
+        assert_eq!((exported.len(), exported.first()), (MAX_EXPORTED, Some(&100)));
+        assert!(store.tree_heads().get(name).unwrap().is_none() && staged(fixture.dir.path()).is_empty());
+    }
 
     #[test]
     fn a_tree_head_is_replaced_only_if_the_caller_has_seen_it() {

@@ -465,14 +465,6 @@ pub fn markers(root: &Path) -> Vec<String> {
     markers
 }
 
-/// Makes a folder for stores, in memory where there is such a place: thousands are made and synced.
-pub fn scratch() -> tempfile::TempDir {
-    match tempfile::Builder::new().prefix("stoa-test-").tempdir_in("/dev/shm") {
-        Ok(dir) => dir,
-        Err(_) => tempfile::tempdir().unwrap(),
-    }
-}
-
 /// Copies a store with its times, modes and symlinks.
 pub fn copy(from: &Path, to: &Path) {
     let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();

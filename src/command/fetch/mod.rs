@@ -33,7 +33,7 @@ use wanted::{Asked, Wanted};
 #[command(after_help = "\
 VERSION is a version, or a query that the upstream resolves: latest, a branch, a commit, or a prefix such as v1.2. \
 From a go.mod, all required versions are downloaded, with `replace` applied. The command also downloads the \
-toolchain that the `go` and `toolchain` lines select, for each --platform. From a go.sum, all versions are downloaded \
+toolchains that the `go` and `toolchain` lines name, for each --platform. From a go.sum, all versions are downloaded \
 and compared with their hashes before they are stored. A version with such a hash counts as verified. \
 Stored versions are compared too, which also works offline. The zip of each version is downloaded, even if a build \
 needs only its go.mod. \

@@ -99,7 +99,7 @@ fn add(wanted: &mut Wanted, (file, body): (&Path, &[u8]), platforms: &[String]) 
         for one in requirements(body).map_err(|error| error.to_string())? {
             wanted.entry(Asked::of(one.path, one.version)).or_default();
         }
-        if let Some(toolchain) = modfile::toolchain(body) {
+        for toolchain in modfile::toolchains(body) {
             for platform in platforms {
                 let version = format!("golang.org/toolchain@v0.0.1-{toolchain}.{platform}");
                 wanted.entry(Asked::parse(&version)?).or_default();
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_go_mod_and_a_go_sum_are_recognised_and_merged() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let write = |name: &str, body: &str| {
             let path = dir.path().join(name);
             std::fs::write(&path, body).unwrap();
@@ -195,20 +195,25 @@ mod tests {
     }
 
     #[test]
-    fn the_toolchain_of_a_go_mod_is_wanted_for_each_platform() {
-        let dir = tempfile::tempdir().unwrap();
+    fn the_toolchains_of_a_go_mod_are_wanted_for_each_platform() {
+        let dir = testkit::tempdir();
         let path = dir.path().join("go.mod");
         std::fs::write(&path, "module a.b/me\ngo 1.24.0\ntoolchain go1.24.3\n").unwrap();
         let platforms = ["linux-amd64", "darwin-arm64"].map(str::to_owned);
         let wanted: Vec<_> = gather(&[], &[path], &platforms).unwrap().into_keys().collect();
-        let expected = ["darwin-arm64", "linux-amd64"]
-            .map(|platform| format!("golang.org/toolchain@v0.0.1-go1.24.3.{platform}"));
+        let expected = [
+            "go1.24.0.darwin-arm64",
+            "go1.24.0.linux-amd64",
+            "go1.24.3.darwin-arm64",
+            "go1.24.3.linux-amd64",
+        ]
+        .map(|name| format!("golang.org/toolchain@v0.0.1-{name}"));
         assert_eq!(wanted.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn errors_name_the_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("go.sum");
         std::fs::write(&path, "\nrequire a.b v1.0.0 x\n").unwrap();
         let error_for = |files: &[PathBuf]| {

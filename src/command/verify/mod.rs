@@ -21,6 +21,7 @@ use super::named::Named;
 use super::report::{Reporter, Summary, Telling, Working};
 use super::{Command, Entry};
 use crate::sumdb::Rechecked;
+use checksums::Answers;
 use look::{Findings, Look};
 
 /// Read versions completely, and move corrupt ones to quarantine
@@ -29,8 +30,9 @@ use look::{Findings, Look};
 A version that was verified before is skipped if its files \
 have not been written since. --again reads it too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
 downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
-With --checksums, the command then asks the checksum database about versions stored without its confirmation. \
-A version that differs goes to quarantine too. \
+With --checksums, the command then asks the checksum database about stored versions that it has not confirmed. It also \
+asks about versions whose zip is not stored, if their info and go.mod are in the cache. \
+A stored version that differs goes to quarantine too. A cached go.mod that differs is removed. \
 The command can run beside a server. If it is stopped, the next run continues.
 
 Examples:
@@ -78,16 +80,19 @@ impl Command for Verify {
         let look = Look { store: &store, which, threads, cancel: &cancel, reporter };
         let mut absent = 0u64;
         let (findings, ended) = look.run(&self.named, |named| {
+            if self.checksums && checksums::is_cached(&store, named) {
+                return;
+            }
             absent += 1;
             reporter.error(&CommandError::new(Exit::FAILED, format!("{named} is not in {root}")));
         });
         let versions = versions(findings.versions());
         ended.map_err(|error| error.after(format_args!("{versions} in {root} verified before that")))?;
-        let rechecked = match self.checksums {
+        let answers = match self.checksums {
             true => Some(checksums::ask(context, &store, &self.named, &cancel)?),
             false => None,
         };
-        Ok(VerifyDone::new(&store, findings, absent, rechecked))
+        Ok(VerifyDone::new(&store, findings, absent, answers))
     }
 }
 
@@ -104,7 +109,7 @@ pub(crate) struct VerifyDone {
     bytes: u64,
     read_only: bool,
     #[serde(flatten)]
-    rechecked: Option<Rechecked>,
+    answers: Option<Answers>,
     #[serde(skip)]
     findings: Findings,
     #[serde(skip)]
@@ -112,7 +117,7 @@ pub(crate) struct VerifyDone {
 }
 
 impl VerifyDone {
-    fn new(store: &stoa_store::Store, findings: Findings, absent: u64, rechecked: Option<Rechecked>) -> Self {
+    fn new(store: &stoa_store::Store, findings: Findings, absent: u64, answers: Option<Answers>) -> Self {
         let Findings { verified, skipped, corrupt: broken, unreadable, symlinks, bytes, .. } = findings;
         let read_only = store.is_read_only();
         let store = store.root().to_string_lossy().into_owned();
@@ -125,7 +130,7 @@ impl VerifyDone {
             symlinks,
             bytes,
             read_only,
-            rechecked,
+            answers,
             findings,
             absent,
         }
@@ -163,15 +168,17 @@ impl Display for VerifyDone {
         if self.unreadable > 0 {
             write!(f, "; {} unreadable", HumanCount(self.unreadable))?;
         }
-        if let Some(Rechecked { confirmed, differ, unverified, unreachable }) = self.rechecked {
-            let count = |number| HumanCount(number);
-            let unverified = count(unverified + unreachable);
-            write!(
-                f,
-                "; {} confirmed by the checksum database, {} different, {unverified} unverified",
-                count(confirmed),
-                count(differ)
-            )?;
+        if let Some(Answers { stored, cached }) = self.answers {
+            let counts = |by: &str, rechecked: Rechecked| {
+                let Rechecked { confirmed, differ, unverified, unreachable } = rechecked;
+                let [confirmed, differ, unverified] =
+                    [confirmed, differ, unverified + unreachable].map(HumanCount);
+                format!("{confirmed} confirmed{by}, {differ} different, {unverified} unverified")
+            };
+            write!(f, "; {}", counts(" by the checksum database", stored))?;
+            if cached != Rechecked::default() {
+                write!(f, "; of the versions without a zip, {}", counts("", cached))?;
+            }
         }
         if self.read_only {
             write!(f, "; the store is read-only, so the results are not recorded")
@@ -197,11 +204,22 @@ impl Summary for VerifyDone {
             let text = format!("{corrupt} in {store} {} corrupt", corrupt.verb("is", "are"));
             return Err(CommandError::new(Exit::FAILED, text).help(self.help()));
         }
-        if let Some(rechecked) = self.rechecked.filter(|rechecked| rechecked.differ > 0) {
-            let all = versions(rechecked.differ);
-            let text =
-                format!("{all} in {store} {} from the checksum database", all.verb("differs", "differ"));
-            return Err(CommandError::new(Exit::FAILED, text).help(self.help()));
+        let Answers { stored, cached } = self.answers.unwrap_or_default();
+        let differ = |number| {
+            let all = versions(number);
+            format!("{all} in {store} {} from the checksum database", all.verb("differs", "differ"))
+        };
+        if stored.differ > 0 {
+            return Err(CommandError::new(Exit::FAILED, differ(stored.differ)).help(self.help()));
+        }
+        if cached.differ > 0 {
+            let help = match self.read_only {
+                true => {
+                    "the store is read-only, so the cached go.mod stays; run `stoa verify --checksums` where the store is writable"
+                }
+                false => "the cached go.mod was removed; it is downloaded again on the next request",
+            };
+            return Err(CommandError::new(Exit::FAILED, differ(cached.differ)).help(help));
         }
         if self.absent > 0 {
             return Err(CommandError::reported(Exit::FAILED));
@@ -212,14 +230,14 @@ impl Summary for VerifyDone {
         if self.symlinks > 0 {
             return Err(symlinks_error(self.symlinks, store));
         }
-        match self.rechecked.filter(|rechecked| rechecked.unreachable > 0) {
-            Some(rechecked) => {
-                let text = format!("cannot verify {} in {store}", versions(rechecked.unreachable));
+        match stored.unreachable + cached.unreachable {
+            0 => Ok(()),
+            unreachable => {
+                let text = format!("cannot verify {} in {store}", versions(unreachable));
                 Err(CommandError::new(Exit::UNAVAILABLE, text).help(
                     "the reasons are listed above; run again when the checksum database can be reached",
                 ))
             }
-            None => Ok(()),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Answers of the database in an export, for a real go command without a network.
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -16,11 +18,12 @@ use super::bench::{Bench, another};
 /// A network without Internet: its store, and what was carried to it.
 struct Inside {
     dir: tempfile::TempDir,
+    media: &'static str,
 }
 
 impl Inside {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: testkit::tempdir(), media: "media" }
     }
 
     fn store(&self) -> PathBuf {
@@ -28,7 +31,7 @@ impl Inside {
     }
 
     fn media(&self) -> PathBuf {
-        self.dir.path().join("media")
+        self.dir.path().join(self.media)
     }
 
     fn export(&self, bench: &Bench) -> Output {
@@ -47,7 +50,7 @@ impl Inside {
 
     /// Downloads versions with a go command that knows nothing yet, in this order.
     fn go(&self, proxy: &str, modules: &[&Module]) -> Output {
-        let home = tempfile::tempdir().unwrap();
+        let home = testkit::tempdir();
         go_with(home.path(), proxy, modules)
     }
 }
@@ -106,6 +109,29 @@ fn heads(media: &Path) -> Vec<String> {
     heads
 }
 
+/// Random orders. The seed is printed, and `STOA_SEED` repeats them.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        let seed = std::env::var("STOA_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
+        println!("STOA_SEED={seed}");
+        Self(seed)
+    }
+
+    fn shuffled<'a>(&mut self, modules: &'a [Module]) -> Vec<&'a Module> {
+        let mut all: Vec<_> = modules.iter().collect();
+        for end in (1..all.len()).rev() {
+            // Knuth's generator. Its upper bits are the random ones.
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = (self.0 >> 33) % (end as u64 + 1);
+            all.swap(end, usize::try_from(at).unwrap());
+        }
+        all
+    }
+}
+
 pub(super) fn without_network() {
     let (bench, inside) = (Bench::new(), Inside::new());
     let modules = store_known(
@@ -123,9 +149,10 @@ pub(super) fn without_network() {
     assert!(transcript(&output).contains("4 records of the checksum database"), "{}", transcript(&output));
     let server = inside.serve();
     let media = format!("file://{}", inside.media().display());
-    let home = tempfile::tempdir().unwrap();
-    for order in [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]] {
-        let modules = order.map(|at| &modules[at]);
+    let home = testkit::tempdir();
+    let mut random = Random::new();
+    for _ in 0..3 {
+        let modules = random.shuffled(&modules);
         for proxy in [&server.url, &media] {
             succeeded(inside.go(proxy, &modules));
         }
@@ -147,6 +174,47 @@ pub(super) fn without_network() {
     }
     // A client that knows the old head proves that the new one extends it.
     succeeded(go_with(home.path(), &server.url, &[&later[0], &modules[1]]));
+}
+
+pub(super) fn other_folder() {
+    let (bench, mut inside) = (Bench::new(), Inside::new());
+    let first = store_known(&bench, &["example.com/m@v1.0.0", "example.com/n@v1.0.0"]);
+    inside.export(&bench);
+    succeeded(inside.import());
+    let server = inside.serve();
+    let home = testkit::tempdir();
+    succeeded(go_with(home.path(), &server.url, &[&first[0]]));
+    let never_imported = testkit::tempdir();
+    inside.media = "skipped";
+    bench.site.add_others(1000);
+    store_known(&bench, &["example.com/o@v1.0.0"]);
+    inside.export(&bench);
+    let media = format!("file://{}", inside.media().display());
+    succeeded(go_with(never_imported.path(), &media, &[&first[0]]));
+    // The third export has the proofs for both heads.
+    inside.media = "later";
+    bench.site.add_others(1000);
+    let later = store_known(&bench, &["example.com/later@v1.0.0"]);
+    inside.export(&bench);
+    let media = format!("file://{}", inside.media().display());
+    succeeded(go_with(never_imported.path(), &media, &[&later[0], &first[1]]));
+    let output = succeeded(inside.import());
+    assert!(transcript(&output).contains("4 records of the checksum database"), "{}", transcript(&output));
+    assert!(!transcript(&output).contains("cannot"), "{}", transcript(&output));
+    succeeded(go_with(home.path(), &server.url, &[&later[0], &first[1]]));
+    succeeded(inside.go(&server.url, &[&first[1], &later[0]]));
+    // Another store does not know the earlier exports.
+    fs::remove_dir_all(bench.store()).unwrap();
+    bench.site.add_others(1000);
+    store_known(&bench, &["example.com/p@v1.0.0"]);
+    inside.media = "other-store";
+    inside.export(&bench);
+    let output = succeeded(inside.import());
+    let text = transcript(&output);
+    assert!(
+        text.contains("cannot import 1 record") && text.contains("no proof that the tree head of"),
+        "{text}"
+    );
 }
 
 pub(super) fn forged_media() {
@@ -189,7 +257,6 @@ pub(super) fn database_down() {
 pub(super) fn toolchain() {
     let (bench, inside) = (Bench::new(), Inside::new());
     let platform = go_platform(inside.dir.path());
-    let mut toolchain = Module::new(&format!("golang.org/toolchain@v0.0.1-go1.99.1.{platform}"), 10);
     let files = [
         ("bin/go", b"#!/bin/sh\necho the carried toolchain\n".as_slice()),
         ("bin/gofmt", b"#!/bin/sh\n".as_slice()),
@@ -198,21 +265,30 @@ pub(super) fn toolchain() {
         ("pkg/tool/compile", b"#!/bin/sh\n".as_slice()),
         ("lib/time/README", b"none\n".as_slice()),
     ];
-    toolchain.zip = stoa_gomod::zip::create(&toolchain.version, files).unwrap();
-    toolchain.modfile = b"module golang.org/toolchain\n".to_vec();
-    bench.site.put(&toolchain);
-    bench.site.record(&toolchain);
+    let toolchains = ["go1.99.0", "go1.99.1"].map(|name| {
+        let mut toolchain = Module::new(&format!("golang.org/toolchain@v0.0.1-{name}.{platform}"), 10);
+        toolchain.zip = stoa_gomod::zip::create(&toolchain.version, files).unwrap();
+        toolchain.modfile = b"module golang.org/toolchain\n".to_vec();
+        bench.site.put(&toolchain);
+        bench.site.record(&toolchain);
+        toolchain
+    });
     let gomod = inside.dir.path().join("go.mod");
     fs::write(&gomod, "module example.com/me\n\ngo 1.99.0\n\ntoolchain go1.99.1\n").unwrap();
     succeeded(bench.stoa(&["fetch", "--from", gomod.to_str().unwrap()]).output().unwrap());
+    for toolchain in &toolchains {
+        assert!(bench.folder(&toolchain.version).join("zip").is_file(), "{}", toolchain.version);
+    }
     inside.export(&bench);
     succeeded(inside.import());
     let server = inside.serve();
-    let home = tempfile::tempdir().unwrap();
-    let mut command = Go::new(home.path(), &server.url).command(home.path(), "modules", &["version"]);
-    command.env("GOSUMDB", sumdb::verifier_key()).env("GOTOOLCHAIN", "go1.99.1");
-    let output = succeeded(command.output().unwrap());
-    assert!(transcript(&output).contains("the carried toolchain"), "{}", transcript(&output));
+    let home = testkit::tempdir();
+    for name in ["go1.99.1", "go1.99.0"] {
+        let mut command = Go::new(home.path(), &server.url).command(home.path(), "modules", &["version"]);
+        command.env("GOSUMDB", sumdb::verifier_key()).env("GOTOOLCHAIN", name);
+        let output = succeeded(command.output().unwrap());
+        assert!(transcript(&output).contains("the carried toolchain"), "{}", transcript(&output));
+    }
     // Another platform is fetched if it is named.
     let mut command = bench.stoa(&["fetch", "--from", gomod.to_str().unwrap(), "--platform", "plan9-arm"]);
     let output = command.output().unwrap();

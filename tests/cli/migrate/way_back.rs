@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use testkit::Case;
 
-use super::preflight::Flag;
+use super::preflight::{Flag, refuses, store_at};
 use super::refused::unchanged;
 use super::{migrate, small};
 use testkit::programs::{Ended, Programs};
@@ -285,19 +285,20 @@ fn clean_keeps_foreign_files() {
 }
 
 fn foreign_files_are_refused() {
-    for path in FOREIGN {
-        let programs = Programs::current();
-        let root = programs.store();
-        small(&root);
-        put_foreign(&root, path);
-        let before = snapshot(&root);
-        for arguments in [&[][..], &["--dry-run"]] {
-            let refused = migrate(&programs, arguments);
-            assert_eq!(refused.code, 73, "{path}: {refused:?}");
-            assert!(refused.out.contains(path), "{path}: {refused:?}");
-            unchanged(&before, &root);
+    for layout in ["v0", "v1"] {
+        for path in FOREIGN.iter().chain(&["index/notes.txt", "staging/notes.txt", "cache/mine/a"]) {
+            let programs = Programs::current();
+            let root = store_at(&programs, layout);
+            put_foreign(&root, path);
+            refuses(&root, &[], (73, &[path]), |arguments| migrate(&programs, arguments));
+            assert_eq!(markers(&root), if layout == "v1" { vec!["layout.v1"] } else { vec![] });
         }
     }
+    // A downgrade leaves only files that the next upgrade adopts.
+    let programs = Programs::current();
+    store_with_remains(&programs);
+    assert_eq!(migrate(&programs, &["--to", "v1"]).code, 0);
+    assert_eq!(migrate(&programs, &[]).code, 0);
 }
 
 fn clean_without_lock() {

@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn new_files_have_the_modes_of_the_root_without_write_for_others() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for (root, folders, files) in [
             (0o700, 0o700, 0o600),
             (0o750, 0o750, 0o640),

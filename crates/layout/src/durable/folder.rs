@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_symlink_on_the_way_is_named_and_refused_in_both_ways() {
-        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, elsewhere) = (testkit::tempdir(), testkit::tempdir());
         fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         fs::create_dir_all(elsewhere.path().join("c")).unwrap();
         symlink(elsewhere.path(), dir.path().join("a/out")).unwrap();

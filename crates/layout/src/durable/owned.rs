@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_replacement_leaves_no_temporary_behind() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let file = dir.path().join("f");
         for content in ["one", "two"] {
             Durable::default().replace_file(&file, ".t.", content.as_bytes()).unwrap();
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn files_follow_the_umask_without_a_root() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let file = dir.path().join("f");
         Durable::default().replace_file(&file, ".t.", b"x").unwrap();
         fs::write(dir.path().join("ordinary"), "x").unwrap();
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn ensure_dirs_creates_missing_folders() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         Durable::default().ensure_dirs(dir.path(), Path::new("a/b/c")).unwrap();
         Durable::default().ensure_dirs(dir.path(), Path::new("a/b/d")).unwrap();
         assert!(dir.path().join("a/b/c").is_dir() && dir.path().join("a/b/d").is_dir());
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn folders_are_not_created_through_a_symlink() {
-        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, elsewhere) = (testkit::tempdir(), testkit::tempdir());
         std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
         for relative in ["link", "link/a", "link/a/b"] {
             let error = Durable::default().ensure_dirs(dir.path(), Path::new(relative)).unwrap_err();
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn lines_are_appended_and_a_cut_line_is_ended_first() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let file = dir.path().join("f");
         let durable = Durable::default();
         assert_eq!(durable.append_line(&file, "one").unwrap(), 4);
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn temporaries_of_killed_processes_are_removed_by_the_next_replacement() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for name in ["f", ".f.abcdef", ".g.abcdef"] {
             fs::write(dir.path().join(name), "old").unwrap();
         }
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_symlink_is_not_accepted_as_a_folder() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for target in [".", "nowhere"] {
             let link = dir.path().join("link");
             std::os::unix::fs::symlink(target, &link).unwrap();
