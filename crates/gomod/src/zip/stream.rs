@@ -217,7 +217,7 @@ impl Data {
         self.sha256.update(content);
     }
 
-    fn finish(self: Box<Self>, end: u64) -> Hashed {
+    fn finish(self, end: u64) -> Hashed {
         Hashed {
             method: match self.kind {
                 Kind::Stored(_) => STORED,
