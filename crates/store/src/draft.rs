@@ -27,7 +27,7 @@ use crate::{Meter, Store, StoreError, staging};
 pub struct Draft {
     // Before the folder, because fields drop in order: the file is closed before the folder is removed.
     zip: Arc<DraftZip>,
-    folder: Arc<Folder>,
+    folder: Arc<StagedFolder>,
     version: ModuleVersion,
     modfile: Option<Vec<u8>>,
     durable: Durable,
@@ -40,7 +40,7 @@ pub struct Draft {
 pub struct DraftZip {
     file: GrowingFile,
     hasher: Mutex<StreamHasher>,
-    _folder: Arc<Folder>,
+    _folder: Arc<StagedFolder>,
 }
 
 impl Deref for DraftZip {
@@ -66,7 +66,7 @@ impl DraftZip {
 /// A version that is written, verified and synced, and can be published.
 #[derive(Debug)]
 pub struct SealedDraft {
-    pub(crate) folder: Arc<Folder>,
+    pub(crate) folder: Arc<StagedFolder>,
     version: ModuleVersion,
     h1: H1,
 }
@@ -105,12 +105,12 @@ impl From<PathError> for SealError {
 
 /// A folder in staging that is removed when dropped, unless it was moved to its place.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct StagedFolder {
     pub(crate) path: PathBuf,
     is_moved: AtomicBool,
 }
 
-impl Folder {
+impl StagedFolder {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, is_moved: AtomicBool::new(false) }
     }
@@ -121,7 +121,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for StagedFolder {
     fn drop(&mut self) {
         if !self.is_moved.load(Ordering::Relaxed)
             && let Err(error) = durable::remove_tree(&self.path)
@@ -134,7 +134,7 @@ impl Drop for Folder {
 impl Store {
     /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
-        let folder = Arc::new(Folder::new(self.staging()?.fresh_draft(version)));
+        let folder = Arc::new(StagedFolder::new(self.staging()?.fresh_draft(version)));
         self.durable.create_dir(&folder.path)?;
         let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
         let (file, hasher) = (GrowingFile::new(file), Mutex::default());
