@@ -191,7 +191,7 @@ fn moved_leftovers_have_a_line_and_the_log_outlives_a_downgrade() {
     let new = to.join("modules/junk");
     let expected = ["leftovers move", "move", "modules/junk", new.to_str().unwrap()];
     assert_eq!(["command", "act", "path", "to"].map(|key| lines[0][key].as_str().unwrap()), expected);
-    assert_eq!(lines[0]["reason"], "foreign file");
+    assert_eq!(lines[0]["reason"], "foreign: it belongs to no version");
     // The log is a part of the store, and no leftover of it.
     assert!(done(&programs, &["leftovers"]).out.is_empty());
     let text = fs::read(root.join(LOG)).unwrap();

@@ -81,7 +81,12 @@ fn a_claim_of_a_stranger() {
                     "{}",
                     reply.text()
                 );
-                assert!(reply.text().contains("without progress"), "{}", reply.text());
+                let text = reply.text();
+                assert!(
+                    text.contains("cannot claim example.com/") && text.contains("without progress"),
+                    "{text}"
+                );
+                assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
             });
         }
         // Others are served meanwhile.

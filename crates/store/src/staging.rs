@@ -130,6 +130,23 @@ impl Run {
             let _ = durable::remove_file(&staged);
         })
     }
+
+    /// Puts an empty new file in the place of a file.
+    pub(crate) fn replace_by_empty(&self, path: &Path) -> Result<(), PathError> {
+        self.place_file(|staged| {
+            write(&self.durable, staged, b"")?;
+            durable::rename(staged, path)
+        })
+    }
+}
+
+impl Store {
+    /// Takes a lock below the root, unless another process holds it (`None`). A lock file that a copy of the store shares is
+    /// replaced first.
+    pub(crate) fn try_lock_file(&self, path: &Path) -> Result<Option<FileLock>, StoreError> {
+        let run = self.staging()?;
+        Ok(FileLock::try_acquire_replacing(path, &self.durable, || run.replace_by_empty(path))?)
+    }
 }
 
 impl Home {
