@@ -25,7 +25,7 @@ use crate::removal::Removal;
 use crate::{refuse, remains, v0, v2, whole};
 
 /// A function that creates or removes folders after all versions have moved.
-pub(crate) type Folders = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
+pub(crate) type FolderWork = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
 
 /// A step that moves versions from one picture to another.
 pub(crate) struct Flow {
@@ -37,9 +37,9 @@ pub(crate) struct Flow {
     /// Whether another program wrote the old layout. Its versions are judged by content, and the step may be refused.
     pub(crate) is_foreign: bool,
     /// Creates the folders of the new layout.
-    pub(crate) folders_up: Folders,
+    pub(crate) folders_up: FolderWork,
     /// Removes the folders of the new layout.
-    pub(crate) folders_back: Folders,
+    pub(crate) folders_back: FolderWork,
     /// The folders that `folders_back` removes with their content.
     pub(crate) removed_back: &'static [&'static str],
 }
@@ -95,7 +95,7 @@ impl Flow {
             return Ok(Verdict::Stays(why));
         }
         let is_all_here = batch.is_missing(&there)?;
-        let mut union = Files { ..candidate.files.clone() };
+        let mut union = candidate.files.clone();
         let (mut missing, mut has_zip) = (None, candidate.has[1]);
         let parts =
             candidate.files.in_order().into_iter().zip(there.in_order()).zip(candidate.has).enumerate();
@@ -290,7 +290,9 @@ impl Step for Flow {
     fn resume(&self, root: &Path, direction: Direction, _: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
         let mut refusals = refuse::not_folders(root)?;
         let is_of_others = self.is_foreign && direction == Direction::Up;
-        refusals.extend(is_of_others.then(|| refuse::open_files(root)).flatten());
+        if is_of_others {
+            refusals.extend(refuse::open_files(root)?);
+        }
         Ok(refusals)
     }
 

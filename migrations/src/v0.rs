@@ -233,7 +233,7 @@ fn files_in(folder: &Path, version: &str) -> Files {
 }
 
 fn reason_of_file(kind: std::fs::FileType) -> &'static str {
-    if kind.is_symlink() { "symlink" } else { "foreign file" }
+    if kind.is_symlink() { "symlink" } else { "foreign: it belongs to no version" }
 }
 
 /// Returns whether the counterpart of a folder is on the other side.

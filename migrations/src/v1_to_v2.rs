@@ -43,7 +43,7 @@ fn make_folders(root: &Path, durable: &Durable, _: &Removal) -> Result<(), PathE
 }
 
 /// The folders that may be lost.
-const REMOVED: [&str; 3] = ["staging", "index", "cache"];
+pub(crate) const REMOVED: [&str; 3] = ["staging", "index", "cache"];
 
 fn remove_folders(root: &Path, _: &Durable, removal: &Removal) -> Result<(), PathError> {
     for folder in REMOVED {

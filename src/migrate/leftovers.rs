@@ -62,12 +62,7 @@ impl Leftovers<'_> {
         }
         let lock = self.runner.lock()?;
         let state = self.look_at_rest()?;
-        let inventory = self.runner.layouts.inventory.as_deref();
-        if let Some(refusal) =
-            inventory.and_then(|inventory| inventory.forbids_moving(self.runner.root, &state))
-        {
-            return Err(RunError::Refused(refusal));
-        }
+        self.check_unused(&state)?;
         self.check_target(to)?;
         self.check_places(&state, to)?;
         lock.sign();
@@ -118,10 +113,7 @@ impl Leftovers<'_> {
         }
         let lock = self.runner.lock()?;
         let state = self.look_without(&paths)?;
-        let inventory = self.runner.layouts.inventory.as_deref();
-        if let Some(refusal) = inventory.and_then(|inventory| inventory.forbids_moving(root, &state)) {
-            return Err(RunError::Refused(refusal));
-        }
+        self.check_unused(&state)?;
         self.check_target(to)?;
         for path in &paths {
             check_place(root, to, path)?;
@@ -177,6 +169,15 @@ impl Leftovers<'_> {
                 Ok(State::Untagged(layout))
             }
             (state, _) => state,
+        }
+    }
+
+    /// Refuses a store that another program uses without a lock.
+    fn check_unused(&self, state: &State) -> Result<(), RunError> {
+        let Some(inventory) = self.runner.layouts.inventory.as_deref() else { return Ok(()) };
+        match inventory.forbids_moving(self.runner.root, state)? {
+            Some(refusal) => Err(RunError::Refused(refusal)),
+            None => Ok(()),
         }
     }
 

@@ -118,7 +118,7 @@ fn the_list_is_the_folder() {
 /// depend on the release of the library that compresses, so those of the modules are compared by their hash.
 fn the_generator_still_makes_them() {
     for (name, shape) in GOLDEN {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let root = dir.path().join(name);
         make(name, shape, &root);
         let (made, golden) = (tree(&root), tree(&folder().join(name)));

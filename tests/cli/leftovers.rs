@@ -38,8 +38,8 @@ const ODD: [(&str, &str); 7] = [
     ("example.org/x/master", "alias: master"),
     ("example.org/pre/v1.0.0", "prefilled"),
     ("example.org/link/v1.0.0", "symlink"),
-    ("example.org/x/v1.2.3/notes.txt", "foreign file"),
-    ("home.html", "foreign file"),
+    ("example.org/x/v1.2.3/notes.txt", "foreign: it belongs to no version"),
+    ("home.html", "foreign: it belongs to no version"),
 ];
 
 fn put(root: &Path, path: &str, content: &str) {
@@ -118,8 +118,8 @@ fn assert_listed(listed: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
 /// The odd ones, and what lies in the folders of two of them.
 fn all_odd() -> Vec<(&'static str, &'static str)> {
     let mut odd = ODD.to_vec();
-    odd.push(("example.org/pre/v1.0.0/v1.0.0.zip", "foreign file"));
-    odd.push(("example.org/link/v1.0.0/real", "foreign file"));
+    odd.push(("example.org/pre/v1.0.0/v1.0.0.zip", "foreign: it belongs to no version"));
+    odd.push(("example.org/link/v1.0.0/real", "foreign: it belongs to no version"));
     odd
 }
 
@@ -234,9 +234,9 @@ fn odd_names_in_a_current_store_are_found() {
         ("modules/example.org/flat/@v/v1.0.0.info", "complete, but not at the layout"),
         ("modules/example.org/m/@v/v1.1.0", "incomplete: it has no info"),
         ("modules/example.org/m/@v/master", "foreign"),
-        ("modules/example.org/m/@v/v1.0.0/extra", "foreign file"),
+        ("modules/example.org/m/@v/v1.0.0/extra", "foreign: it belongs to no version"),
         ("modules/example.org/m/@v/V1.0.0", "foreign"),
-        ("modules/README", "foreign file"),
+        ("modules/README", "foreign: it belongs to no version"),
         ("github.com/a/b/v1.0.0", "complete, but not at the layout"),
         ("github.com/a/b/@v/v1.1.0.zip", "incomplete: it has no go.mod"),
     ];
@@ -321,7 +321,8 @@ fn what_is_no_store_is_refused_untouched() {
     let root = programs.store();
     for arguments in [&["leftovers"][..], &["leftovers", "move", "out"]] {
         let missing = programs.stoa(arguments);
-        assert_eq!((missing.code, missing.out.as_str()), (0, ""), "{missing:?}");
+        assert_eq!((missing.code, missing.out.as_str()), (65, ""), "{missing:?}");
+        assert!(missing.err.contains("there is no store in"), "{missing:?}");
     }
     assert!(!root.exists());
     put(&root, "letter.txt", "dear");

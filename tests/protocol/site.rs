@@ -50,7 +50,7 @@ pub(crate) struct Site {
 
 /// A folder with an empty store.
 pub(crate) fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let layouts = Layouts::new("test 1", LAYOUT, FOLDERS.to_vec());
     let options = Options::default();
     let (root, cancel) = (folder.path(), Cancel::new());
@@ -152,9 +152,7 @@ impl Site {
 
     /// Waits until a fill in the background has ended well.
     pub(crate) fn wait_for(&self, version: &ModuleVersion) {
-        while !self.has(version) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        testkit::until("the version is stored", || self.has(version));
     }
 
     /// Fails if a version or a piece of one is anywhere below the root.

@@ -27,7 +27,7 @@ pub struct Draft {
     // Before the folder, because fields drop in order: the files are closed before the folder is removed.
     modfile: Option<(File, Vec<u8>)>,
     zip: Arc<DraftZip>,
-    folder: Arc<Folder>,
+    folder: Arc<StagedFolder>,
     version: ModuleVersion,
     durable: Durable,
     meter: Meter,
@@ -38,7 +38,7 @@ pub struct Draft {
 #[derive(Debug)]
 pub struct DraftZip {
     file: GrowingFile,
-    _folder: Arc<Folder>,
+    _folder: Arc<StagedFolder>,
 }
 
 impl Deref for DraftZip {
@@ -59,7 +59,7 @@ impl DraftZip {
 /// A version that is written, verified and synced, and can be published.
 #[derive(Debug)]
 pub struct SealedDraft {
-    pub(crate) folder: Arc<Folder>,
+    pub(crate) folder: Arc<StagedFolder>,
     version: ModuleVersion,
     h1: H1,
 }
@@ -98,12 +98,12 @@ impl From<PathError> for SealError {
 
 /// A folder in staging that is removed when dropped, unless it was moved to its place.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct StagedFolder {
     pub(crate) path: PathBuf,
     is_moved: AtomicBool,
 }
 
-impl Folder {
+impl StagedFolder {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, is_moved: AtomicBool::new(false) }
     }
@@ -114,7 +114,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for StagedFolder {
     fn drop(&mut self) {
         if !self.is_moved.load(Ordering::Relaxed)
             && let Err(error) = durable::remove_tree(&self.path)
@@ -127,7 +127,7 @@ impl Drop for Folder {
 impl Store {
     /// Starts a draft of a version.
     pub fn draft(&self, version: &ModuleVersion) -> Result<Draft, StoreError> {
-        let folder = Arc::new(Folder::new(self.staging()?.fresh_draft(version)));
+        let folder = Arc::new(StagedFolder::new(self.staging()?.fresh_draft(version)));
         self.durable.create_dir(&folder.path)?;
         let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
         let file = GrowingFile::new(file);

@@ -16,7 +16,7 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         create(dir.path());
         let store = open(dir.path(), Mode::ReadWrite);
         Self { dir, store }

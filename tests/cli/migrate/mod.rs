@@ -201,7 +201,7 @@ struct Holder(std::process::Child, #[expect(dead_code, reason = "the program lie
 
 impl Holder {
     fn start(file: &Path, name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let program = dir.path().join(name);
         let sleep = Command::new("sh").args(["-c", "command -v sleep"]).output().unwrap();
         let sleep = PathBuf::from(String::from_utf8(sleep.stdout).unwrap().trim());

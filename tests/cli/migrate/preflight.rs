@@ -47,7 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Returns why this file system has no flags.
 fn no_flags() -> Option<String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let folder = dir.path().join("folder");
     fs::create_dir(&folder).unwrap();
     let _flag = Flag::set("a", &folder);

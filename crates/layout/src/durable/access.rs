@@ -109,6 +109,34 @@ impl Access {
         self.give_file(file, path)
     }
 
+    /// Finishes a folder that a process of this user created before it was killed: sets its mode.
+    pub(super) fn finish_folder(&self, path: &Path, meta: &Metadata) -> Result<(), PathError> {
+        // A folder with content was finished, and a person may have changed its mode.
+        let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if !self.lacks_in_folder(meta) || !is_ours(meta) || !is_empty() {
+            return Ok(());
+        }
+        pass(rustix::fs::chmod(path, self.folder_mode()), "set the mode of", path)
+    }
+
+    /// Finishes a file that a process of this user created before it was killed: sets its mode.
+    pub(super) fn finish_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
+        if self.set != Set::IfMasked {
+            return Ok(());
+        }
+        let meta = file.metadata().at("stat", path)?;
+        let lacks = self.file_mode().as_raw_mode() & !meta.mode() != 0;
+        if !lacks || !is_ours(&meta) || meta.len() > 0 {
+            return Ok(());
+        }
+        pass(rustix::fs::fchmod(file, self.file_mode()), "set the mode of", path)
+    }
+
+    /// Returns whether a folder has fewer permissions than a new one.
+    pub(super) fn lacks_in_folder(&self, meta: &Metadata) -> bool {
+        self.set == Set::IfMasked && self.folder_mode().as_raw_mode() & !meta.mode() != 0
+    }
+
     /// Gives a path to the owner, unless it belongs to the owner. A symlink is not followed.
     pub(super) fn give(&self, path: &Path) -> Result<(), PathError> {
         let Some(owner) = self.owner else { return Ok(()) };
@@ -131,6 +159,10 @@ impl Access {
             Set::Always => true,
         }
     }
+}
+
+fn is_ours(meta: &Metadata) -> bool {
+    meta.uid() == rustix::process::geteuid().as_raw()
 }
 
 fn change(
@@ -182,7 +214,7 @@ mod tests {
 
     #[test]
     fn new_files_have_the_modes_of_the_root_without_write_for_others() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for (root, folders, files) in [
             (0o700, 0o700, 0o600),
             (0o750, 0o750, 0o640),
