@@ -96,8 +96,8 @@ pub enum Unavailable {
         waited: Duration,
     },
     /// Another process works on the version and makes no progress.
-    #[error("cannot download {0}: another process works on it without progress\nhelp: try again later")]
-    Held(String),
+    #[error("{0}")]
+    Held(Arc<StoreError>),
     /// All waiting clients disconnected before the download started.
     #[error("{0} was not downloaded: all waiting clients disconnected")]
     Abandoned(String),
@@ -108,16 +108,14 @@ pub enum Unavailable {
 
 impl From<StoreError> for Unavailable {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Held { version, holder, quiet } => {
-                log::error!(
-                    version:% = version, holder:% = holder, quiet:% = format!("{quiet:.0?}");
-                    "stopped waiting for a version that another process has claimed"
-                );
-                Self::Held(version)
-            }
-            error => Self::Store(Arc::new(error)),
+        if let StoreError::Held { version, holder, quiet } = &error {
+            log::error!(
+                version, holder, quiet:% = format!("{quiet:.0?}");
+                "stopped waiting for a version that another process has claimed"
+            );
+            return Self::Held(Arc::new(error));
         }
+        Self::Store(Arc::new(error))
     }
 }
 
@@ -195,6 +193,9 @@ impl Unavailable {
             | Self::Upstream(reason)
             | Self::Limited { reason, .. }
             | Self::Loop(reason) => reason.for_client.clone().unwrap_or_else(|| reason.text.clone()),
+            Self::Store(error) if error.is_over_size_limit() => {
+                "this proxy must not write files as large as this version (see the server log)".to_owned()
+            }
             Self::Store(error) if error.is_out_of_space() => {
                 "this proxy has no space to store the version (see the server log)".to_owned()
             }

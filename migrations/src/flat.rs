@@ -286,5 +286,5 @@ fn plain_of(path: &str) -> String {
 }
 
 fn reason(name: &Name) -> &'static str {
-    if name.kind.is_symlink() { "symlink" } else { "foreign file" }
+    if name.kind.is_symlink() { "symlink" } else { "foreign: it belongs to no version" }
 }

@@ -25,7 +25,7 @@ use crate::removal::Removal;
 use crate::{refuse, remains, v0, v2, whole};
 
 /// A function that creates or removes folders after all versions have moved.
-pub(crate) type Folders = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
+pub(crate) type FolderWork = fn(&Path, &Durable, &Removal) -> Result<(), PathError>;
 
 /// A step that moves versions from one picture to another.
 pub(crate) struct Flow {
@@ -37,9 +37,9 @@ pub(crate) struct Flow {
     /// Whether another program wrote the old layout. Its versions are judged by content, and the step may be refused.
     pub(crate) is_foreign: bool,
     /// Creates the folders of the new layout.
-    pub(crate) folders_up: Folders,
+    pub(crate) folders_up: FolderWork,
     /// Removes the folders of the new layout.
-    pub(crate) folders_back: Folders,
+    pub(crate) folders_back: FolderWork,
     /// The folders that `folders_back` removes with their content.
     pub(crate) removed_back: &'static [&'static str],
 }
@@ -95,7 +95,7 @@ impl Flow {
             return Ok(Verdict::Stays(why));
         }
         let is_all_here = batch.is_missing(&there)?;
-        let mut union = Files { ..candidate.files.clone() };
+        let mut union = candidate.files.clone();
         let (mut missing, mut has_zip) = (None, candidate.has[1]);
         let parts =
             candidate.files.in_order().into_iter().zip(there.in_order()).zip(candidate.has).enumerate();
@@ -268,10 +268,17 @@ impl Step for Flow {
         }
         // Judging is expensive, and the pass up judges again. So only look for what forbids the step.
         let obstacles = Obstacles::new(self, root, direction)?;
-        let mut chain = Chain::default();
-        let items = self.sides(direction).0.estimate(root, &mut |files| {
+        let mut batch = Batch::default();
+        let items = self.old.estimate(root, &mut |files, version| {
             work.cancel.check()?;
-            obstacles.leaves(files, &mut chain)
+            obstacles.leaves(files, &mut batch.left)?;
+            match version {
+                // Otherwise there is nothing below `modules`.
+                Some(version) if !self.is_foreign => {
+                    obstacles.enters(version, &self.new.files(root, version)?, &mut batch)
+                }
+                _ => Ok(()),
+            }
         })?;
         // The survey decides, because a version that stays forbids nothing.
         if obstacles.has_bad_folder()? {
@@ -281,8 +288,12 @@ impl Step for Flow {
     }
 
     fn resume(&self, root: &Path, direction: Direction, _: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
+        let mut refusals = refuse::not_folders(root)?;
         let is_of_others = self.is_foreign && direction == Direction::Up;
-        Ok(is_of_others.then(|| refuse::open_files(root)).flatten().into_iter().collect())
+        if is_of_others {
+            refusals.extend(refuse::open_files(root)?);
+        }
+        Ok(refusals)
     }
 
     fn foresee(
@@ -313,7 +324,7 @@ impl Step for Flow {
                     }
                 }
             }
-            obstacles.enters(candidate, &there, batch)
+            obstacles.enters(&candidate.version, &there, batch)
         };
         // The first step reports the leftovers.
         let quiet = Work { events: &Silent, ..*work };

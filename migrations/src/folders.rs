@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_file_system_that_ignores_case_is_recognised() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         fs::create_dir(dir.path().join("modules")).unwrap();
         let folding = |path: &Path| {
             let name = path.file_name()?.to_str()?.to_lowercase();
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn folders_that_were_checked_are_not_checked_again() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let root = dir.path();
         fs::create_dir_all(root.join("a/b/v1")).unwrap();
         fs::create_dir_all(root.join("a/c/v1")).unwrap();

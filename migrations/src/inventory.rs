@@ -65,8 +65,8 @@ impl Inventory for AllLayouts {
         }
     }
 
-    fn forbids_moving(&self, root: &Path, state: &State) -> Option<Refusal> {
-        matches!(state, State::Untagged(_)).then(|| refuse::open_files(root)).flatten()
+    fn forbids_moving(&self, root: &Path, state: &State) -> Result<Option<Refusal>, StepError> {
+        Ok(if matches!(state, State::Untagged(_)) { refuse::open_files(root)? } else { None })
     }
 }
 

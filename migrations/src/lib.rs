@@ -12,6 +12,7 @@
 //! | `detect` | recognises layouts that have no marker |
 //! | `unmarked` | recognises stores whose marker is lost |
 //! | `obstacles`, `refuse`, `folders` | find what forbids a step |
+//! | `listed` | keeps the first of many findings for a message |
 //! | `removal` | removes emptied folders |
 //! | `remains` | recognises the files that a downgrade keeps, and removes them |
 //! | `inventory` | lists the content of a store: whole versions and leftovers |
@@ -22,6 +23,7 @@ mod flat;
 mod flow;
 mod folders;
 mod inventory;
+mod listed;
 mod obstacles;
 mod picture;
 mod refuse;

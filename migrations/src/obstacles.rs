@@ -1,18 +1,19 @@
 //! Collects everything that would stop a step midway, before the step begins.
 
 use std::path::Path;
-use std::sync::Mutex;
 
+use stoa_gomod::ModuleVersion;
 use stoa_layout::step::Refusal;
 use stoa_layout::{Direction, Exit, StepError};
 
 use crate::flow::{Batch, Flow};
 use crate::folders::{self, Chain, Folders};
+use crate::listed::Listed;
 use crate::picture::{Candidate, Files};
 use crate::refuse;
 
-/// Maximum number of versions that a refusal lists.
-const LISTED: usize = 20;
+/// The folders that layout v1 does not have.
+const NOT_AT_V1: [&str; 5] = ["staging", "quarantine", "index", "cache", "records"];
 
 /// The obstacles of one step, from all threads.
 pub(crate) struct Obstacles<'a> {
@@ -22,36 +23,8 @@ pub(crate) struct Obstacles<'a> {
     folders: Folders,
     /// Whether the new names differ only in case, on a file system that ignores case.
     loses_case: bool,
-    taken: Mutex<List>,
-    folded: Mutex<List>,
-}
-
-/// Some versions, and the number of all.
-#[derive(Default)]
-struct List {
-    listed: Vec<String>,
-    count: u64,
-}
-
-impl List {
-    fn add(list: &Mutex<Self>, line: impl FnOnce() -> String) {
-        let Ok(mut list) = list.lock() else { return };
-        list.count += 1;
-        if list.listed.len() < LISTED {
-            list.listed.push(line());
-        }
-    }
-
-    /// Returns the lines. `None` if there are none.
-    fn lines(list: Mutex<Self>) -> Option<String> {
-        let Self { mut listed, count } = list.into_inner().unwrap_or_default();
-        listed.sort();
-        let more = count.saturating_sub(listed.len() as u64);
-        if more > 0 {
-            listed.push(format!("and {more} more"));
-        }
-        (!listed.is_empty()).then(|| listed.join("\n    "))
-    }
+    taken: Listed<String>,
+    folded: Listed<String>,
 }
 
 impl<'a> Obstacles<'a> {
@@ -63,8 +36,8 @@ impl<'a> Obstacles<'a> {
             direction,
             folders: Folders::below(root)?,
             loses_case: needs_case && folders::ignores_case(root, folders::identity),
-            taken: Mutex::default(),
-            folded: Mutex::default(),
+            taken: Listed::default(),
+            folded: Listed::default(),
         })
     }
 
@@ -76,7 +49,7 @@ impl<'a> Obstacles<'a> {
         batch: &mut Batch,
     ) -> Result<(), StepError> {
         self.leaves(&candidate.files, &mut batch.left)?;
-        self.enters(candidate, there, batch)
+        self.enters(&candidate.version, there, batch)
     }
 
     /// Checks the folders that a version would leave.
@@ -87,23 +60,22 @@ impl<'a> Obstacles<'a> {
     /// Checks the folders that a version would come into.
     pub(crate) fn enters(
         &self,
-        candidate: &Candidate,
+        version: &ModuleVersion,
         there: &Files,
         batch: &mut Batch,
     ) -> Result<(), StepError> {
-        let version = &candidate.version;
         if self.loses_case
             && (version.path().escaped() != version.path().as_str()
                 || version.version().escaped() != version.version().as_str())
         {
-            List::add(&self.folded, || version.to_string());
+            self.folded.add(|| version.to_string());
         }
         self.folders.enter(there.folder(), &mut batch.entered)
     }
 
     /// Adds a version whose place on the other side is taken.
     pub(crate) fn taken(&self, candidate: &Candidate, reason: &str) {
-        List::add(&self.taken, || format!("{}: {reason}", candidate.version));
+        self.taken.add(|| format!("{}: {reason}", candidate.version));
     }
 
     /// Checks the folders of the store, and returns whether anything is wrong with a folder.
@@ -123,13 +95,13 @@ impl<'a> Obstacles<'a> {
         let (root, older) = (self.root.display(), &self.flow.from);
         let mut refusals = Vec::new();
         let mut refuse = |message| refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
-        if let Some(taken) = List::lines(self.taken) {
+        if let Some(taken) = self.taken.into_lines() {
             refuse(format!(
                 "cannot downgrade {root} to {older}: other files are in the place of\n    {taken}\nnothing was changed\n\
                  help: move them out of the store with `stoa leftovers move DIR`, then run again"
             ));
         }
-        if let Some(folded) = List::lines(self.folded) {
+        if let Some(folded) = self.folded.into_lines() {
             refuse(format!(
                 "cannot downgrade {root} to {older}: its file system ignores case, and {older} does not escape the capital \
                  letters of\n    {folded}\nnothing was changed\n\
@@ -141,7 +113,11 @@ impl<'a> Obstacles<'a> {
         if is_foreign && self.direction == Direction::Up {
             refusals.extend(refuse::to_begin(self.root)?);
         } else {
-            refusals.extend(refuse::mounts(self.root, is_foreign));
+            refusals.extend(match self.direction {
+                Direction::Up => refuse::names_of_ours(self.root, &NOT_AT_V1)?,
+                Direction::Back => refuse::not_folders(self.root)?,
+            });
+            refusals.extend(refuse::mounts(self.root, is_foreign)?);
         }
         // The same mount must not be reported twice.
         if refusals.len() == before {

@@ -83,8 +83,8 @@ pub(crate) enum Finding {
 /// Receives the findings of a walk.
 pub(crate) type Visit<'a> = dyn FnMut(Finding) -> Result<(), StepError> + 'a;
 
-/// Receives the files of a version that may have to move. Some of them may be missing.
-pub(crate) type EachVersion<'a> = dyn FnMut(&Files) -> Result<(), StepError> + 'a;
+/// Receives the files of a version that may have to move, and the version if it is known. Some of the files may be missing.
+pub(crate) type EachVersion<'a> = dyn FnMut(&Files, Option<&ModuleVersion>) -> Result<(), StepError> + 'a;
 
 /// The picture of a layout.
 pub(crate) trait Picture: Sync {
@@ -101,7 +101,7 @@ pub(crate) trait Picture: Sync {
             let Finding::Versions(batch) = found else { return Ok(()) };
             for candidate in batch.iter().filter(|candidate| candidate.has != [false; 3]) {
                 count += u64::from(candidate.has[2] && candidate.fault.is_none());
-                each(&candidate.files)?;
+                each(&candidate.files, Some(&candidate.version))?;
             }
             Ok(())
         })?;

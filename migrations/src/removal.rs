@@ -5,7 +5,6 @@
 use std::io;
 use std::iter::successors;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -13,10 +12,8 @@ use stoa_layout::durable::{remove_empty_dir, remove_tree_but_folders};
 use stoa_layout::step::Work;
 use stoa_layout::{Event, PathError, StepError};
 
+use crate::listed::Listed;
 use crate::picture::Names;
-
-/// Maximum number of folders that a warning names.
-const LISTED: usize = 20;
 
 /// Maximum number of names of a folder in memory.
 const HELD: usize = 1024;
@@ -25,8 +22,7 @@ const HELD: usize = 1024;
 pub(crate) struct Removal {
     /// `None` if the system has no thread to give.
     pool: Option<ThreadPool>,
-    /// The first errors, and the number of all.
-    stuck: Mutex<(Vec<PathError>, usize)>,
+    stuck: Listed<PathError>,
 }
 
 impl Removal {
@@ -34,7 +30,7 @@ impl Removal {
     pub(crate) fn new(threads: usize) -> Self {
         let counts = successors(Some(threads.max(1)), |count| Some(count / 2).filter(|half| *half > 0));
         let mut pools = counts.map(|count| ThreadPoolBuilder::new().num_threads(count).build());
-        Self { pool: pools.find_map(Result::ok), stuck: Mutex::default() }
+        Self { pool: pools.find_map(Result::ok), stuck: Listed::default() }
     }
 
     /// Removes a folder if it is empty, and returns whether it did.
@@ -60,19 +56,13 @@ impl Removal {
     }
 
     fn keep(&self, error: PathError) {
-        let Ok(mut stuck) = self.stuck.lock() else { return };
-        if stuck.0.iter().any(|known| known.path == error.path) {
-            return;
-        }
-        stuck.1 += 1;
-        if stuck.0.len() < LISTED {
-            stuck.0.push(error);
-        }
+        let path = error.path.clone();
+        self.stuck.add_unless(|known| known.path == path, || error);
     }
 
     /// Warns about the folders that stay.
     pub(crate) fn report(self, work: &Work<'_>) {
-        let (listed, count) = self.stuck.into_inner().unwrap_or_default();
+        let (listed, more) = self.stuck.into_parts();
         for error in &listed {
             let text = format!(
                 "cannot remove the empty folder {}: {}; it stays",
@@ -81,7 +71,7 @@ impl Removal {
             );
             work.events.event(Event::Warning(text));
         }
-        if let more @ 1.. = count.saturating_sub(listed.len()) {
+        if more > 0 {
             work.events.event(Event::Warning(format!("{more} more empty folders stay")));
         }
     }

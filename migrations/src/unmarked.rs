@@ -1,7 +1,6 @@
 //! Stores at layout v2 that lost their marker, for example because a backup did not contain it.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use stoa_layout::step::{Refusal, Work};
@@ -10,14 +9,12 @@ use stoa_layout::{Direction, Event, Exit, LayoutId, StepError, Unmarked};
 use crate::detect::holds_a_whole_version;
 use crate::flat::Flat;
 use crate::flow::{REPORT_EVERY, Verdict, in_parallel};
+use crate::listed::Listed;
 use crate::picture::{Finding, Picture, is_dir, metadata};
 use crate::{v0, v1_to_v2, v2, whole};
 
 /// Recognises a store at layout v2 without its marker.
 pub(crate) struct UnmarkedV2;
-
-/// Maximum number of problems that a message lists.
-const LISTED: usize = 20;
 
 impl Unmarked for UnmarkedV2 {
     fn layout(&self) -> LayoutId {
@@ -52,14 +49,12 @@ impl Unmarked for UnmarkedV2 {
                 refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
             }
         }
-        let problems = problems(root, work)?;
-        if !problems.is_empty() {
+        if let Some(problems) = problems(root, work)?.into_lines() {
             let message = format!(
-                "cannot restore the marker of {}: its content is not that of layout {}; nothing was changed\n    {}\n\
+                "cannot restore the marker of {}: its content is not that of layout {}; nothing was changed\n    {problems}\n\
                  help: move these paths out of the store (or restore the missing files), then run again",
                 root.display(),
-                v2::ID,
-                problems.join("\n    ")
+                v2::ID
             );
             refusals.push(Refusal { exit: Exit::NOT_A_STORE, message });
         }
@@ -68,15 +63,9 @@ impl Unmarked for UnmarkedV2 {
 }
 
 /// Returns the versions that a complete store at layout v2 does not have, each with the reason.
-fn problems(root: &Path, work: &Work<'_>) -> Result<Vec<String>, StepError> {
-    let found: Mutex<(Vec<String>, u64)> = Mutex::default();
-    let add = |path: &Path, reason: &str| {
-        let Ok(mut found) = found.lock() else { return };
-        found.1 += 1;
-        if found.0.len() < LISTED {
-            found.0.push(format!("{}: {reason}", path.display()));
-        }
-    };
+fn problems(root: &Path, work: &Work<'_>) -> Result<Listed<String>, StepError> {
+    let found = Listed::default();
+    let add = |path: &Path, reason: &str| found.add(|| format!("{}: {reason}", path.display()));
     let report = |items, total| work.events.event(Event::Check { layout: &v2::ID, items, total });
     report(0, None);
     let total = if work.events.wants_totals() { Some(count(root, work)?) } else { None };
@@ -118,13 +107,7 @@ fn problems(root: &Path, work: &Work<'_>) -> Result<Vec<String>, StepError> {
         }
         Ok(())
     })?;
-    let (mut listed, count) = found.into_inner().unwrap_or_default();
-    listed.sort();
-    let more = count.saturating_sub(listed.len() as u64);
-    if more > 0 {
-        listed.push(format!("and {more} more"));
-    }
-    Ok(listed)
+    Ok(found)
 }
 
 /// Counts the versions of a store. No file is opened for it.

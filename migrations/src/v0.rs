@@ -86,12 +86,12 @@ fn estimate_below(folder: &Path, at_the_top: bool, each: &mut EachVersion<'_>) -
         let files = files_in(&name.path, text);
         if is_canonical && has_no_folders(&name.path)? {
             count += 1;
-            each(&files)?;
+            each(&files, None)?;
             continue;
         }
         if is_canonical && is_file(&files.info)? {
             count += 1;
-            each(&files)?;
+            each(&files, None)?;
         }
         count += estimate_below(&name.path, false, each)?;
     }
@@ -233,7 +233,7 @@ fn files_in(folder: &Path, version: &str) -> Files {
 }
 
 fn reason_of_file(kind: std::fs::FileType) -> &'static str {
-    if kind.is_symlink() { "symlink" } else { "foreign file" }
+    if kind.is_symlink() { "symlink" } else { "foreign: it belongs to no version" }
 }
 
 /// Returns whether the counterpart of a folder is on the other side.

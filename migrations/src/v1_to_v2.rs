@@ -17,7 +17,7 @@ use stoa_layout::{Durable, PathError, durable};
 
 use crate::flat::{self, Flat};
 use crate::flow::Flow;
-use crate::picture::{DATABASES, Names, is_dir};
+use crate::picture::{DATABASES, Names, metadata};
 use crate::removal::Removal;
 use crate::v2;
 
@@ -43,12 +43,13 @@ fn make_folders(root: &Path, durable: &Durable, _: &Removal) -> Result<(), PathE
 }
 
 /// The folders that may be lost.
-const REMOVED: [&str; 3] = ["staging", "index", "cache"];
+pub(crate) const REMOVED: [&str; 3] = ["staging", "index", "cache"];
 
 fn remove_folders(root: &Path, _: &Durable, removal: &Removal) -> Result<(), PathError> {
     for folder in REMOVED {
         let folder = root.join(folder);
-        if !is_dir(&folder.join(DATABASES))? {
+        // What is listed must be in the store, so symlinks are not followed.
+        if !is_real_folder(&folder)? || !is_real_folder(&folder.join(DATABASES))? {
             removal.remove_tree(&folder)?;
             continue;
         }
@@ -66,4 +67,8 @@ fn remove_folders(root: &Path, _: &Durable, removal: &Removal) -> Result<(), Pat
         removal.remove_empty(&root.join(folder))?;
     }
     Ok(())
+}
+
+fn is_real_folder(path: &Path) -> Result<bool, PathError> {
+    Ok(metadata(path)?.is_some_and(|meta| meta.is_dir()))
 }

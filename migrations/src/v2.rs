@@ -61,7 +61,7 @@ fn walk_folder(base: &Path, folder: &Path, visit: &mut Visit<'_>) -> Result<(), 
         } else if name.kind.is_dir() {
             walk_folder(base, &name.path, visit)?;
         } else if !is_ignored(text) {
-            visit(Finding::Leftover(leftover(&name.path, "foreign file")?))?;
+            visit(Finding::Leftover(leftover(&name.path, "foreign: it belongs to no version")?))?;
         }
     }
     Ok(())
@@ -88,7 +88,7 @@ fn walk_versions(base: &Path, module: &Path, folder: &Path, visit: &mut Visit<'_
             Some(pair) => look(pair, name.path, &mut candidates, visit)?,
             // A file of a flat layout belongs to the other side of a step, or is a leftover of it.
             None if is_flat(name.text.as_deref().unwrap_or_default()) => {}
-            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")?))?,
+            None => visit(Finding::Leftover(leftover(&name.path, "foreign: it belongs to no version")?))?,
         }
         if candidates.len() >= BATCH {
             visit(Finding::Versions(std::mem::take(&mut candidates)))?;
@@ -112,7 +112,7 @@ fn look(
             Some(part) if name.kind.is_file() => has[part] = true,
             Some(_) => fault = Some("symlink: one of its files is not a regular file".to_owned()),
             None if files.seal.as_deref() == Some(&name.path) && name.kind.is_file() => has_seal = true,
-            None => visit(Finding::Leftover(leftover(&name.path, "foreign file")?))?,
+            None => visit(Finding::Leftover(leftover(&name.path, "foreign: it belongs to no version")?))?,
         }
     }
     if has != [false; 3] || has_seal || fault.is_some() {

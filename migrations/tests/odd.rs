@@ -12,7 +12,7 @@ use support::{Report, reported, run};
 
 /// Goes up and back, and checks each side.
 fn up_and_back(plan: &Plan, old: &str, back_to: Shape) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     plan.write(&root);
     let (before, folders_before) = (files(&root), folders(&root));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use stoa_gomod::ModuleVersion;
-use support::stores::{self, INFO, MOD, Plan, Shape, ZIP, assert_same, files, folders, scratch};
+use support::stores::{self, INFO, MOD, Plan, Shape, ZIP, assert_same, files, folders};
 use support::{run, run_from};
 
 /// The path elements of modules. There are few, so that modules are nested.
@@ -150,7 +150,7 @@ proptest! {
 
     #[test]
     fn up_and_down_is_the_same(shape in shapes(), parts in vec(part(), 1..12)) {
-        let dir = scratch();
+        let dir = testkit::tempdir();
         let (root, plan) = (dir.path().join("store"), plan(shape, &parts));
         plan.write(&root);
         let (before, folders_before) = (files(&root), folders(&root));
@@ -172,7 +172,7 @@ proptest! {
         how_far in vec(far(), 1..30),
         is_back: bool,
     ) {
-        let dir = scratch();
+        let dir = testkit::tempdir();
         let (root, plan) = (dir.path().join("store"), plan(shape, &parts));
         plan.write(&root);
         let (before, folders_before) = (files(&root), folders(&root));
@@ -199,7 +199,7 @@ proptest! {
         sealed in vec(any::<bool>(), 1..10),
         is_back: bool,
     ) {
-        let dir = scratch();
+        let dir = testkit::tempdir();
         let (root, plan) = (dir.path().join("store"), plan(Shape::V0, &parts));
         plan.write(&root);
         let before = files(&root);

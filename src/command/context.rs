@@ -239,12 +239,7 @@ impl Context<'_> {
             Err(error) => error.kind() == std::io::ErrorKind::NotFound,
         };
         if is_nothing {
-            let root = root.display();
-            let error = CommandError::new(Exit::NOT_A_STORE, format!("there is no store in {root}"));
-            let help = format!(
-                "set the folder of the store with --store, or create a store with `{MIGRATOR} --store {root}`"
-            );
-            return Err(error.help(help));
+            return Err(no_store(root));
         }
         Ok(migrator)
     }
@@ -327,6 +322,23 @@ impl Context<'_> {
         store.signals().handled_by_program();
         Ok(cancel)
     }
+}
+
+/// Fails if there is no folder of the store, for a command that works on a store in any state.
+pub(crate) fn check_exists(root: &Path) -> Result<(), CommandError> {
+    match root.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(no_store(root)),
+        // Other errors are reported by the command when it reads the folder.
+        _ => Ok(()),
+    }
+}
+
+fn no_store(root: &Path) -> CommandError {
+    let root = root.display();
+    let error = CommandError::new(Exit::NOT_A_STORE, format!("there is no store in {root}"));
+    error.help(format!(
+        "set the folder of the store with --store, or create a store with `{MIGRATOR} --store {root}`"
+    ))
 }
 
 /// Listens for SIGINT and SIGTERM. A second Ctrl-C ends the process at once, and the first says so on a terminal.

@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn folders_overlap_where_they_really_are() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let at = |path: &str| dir.path().join(path);
         std::os::unix::fs::symlink(dir.path(), at("link")).unwrap();
         assert_eq!(overlap(&at("a"), &at("link/a")), Some(Overlap::Same));

@@ -13,7 +13,7 @@ use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
 
-use super::context::Context;
+use super::context::{Context, check_exists};
 use super::count::counted;
 use super::error::CommandError;
 use super::event::{VersionKeys, seconds};
@@ -188,12 +188,7 @@ impl Context<'_> {
     fn root_to_look_at(&self) -> Result<PathBuf, CommandError> {
         let root = self.root()?;
         self.settings.check_named()?;
-        if root.metadata().is_ok_and(|meta| !meta.is_dir()) {
-            let text = format!("{} is not a store: it is not a folder", root.display());
-            return Err(
-                CommandError::new(Exit::NOT_A_STORE, text).help("set the folder of the store with --store")
-            );
-        }
+        check_exists(&root)?;
         self.check_is_store(&root)?;
         Ok(root)
     }

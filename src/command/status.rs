@@ -15,7 +15,7 @@ use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
 use stoa_layout::{LayoutId, Layouts, PathError, State, StepError};
 use stoa_store::{CensusItem, StoreError, census, each_quarantined, verdict_at};
 
-use super::context::{App, Common, Context};
+use super::context::{App, Common, Context, check_exists};
 use super::count::counted;
 use super::error::CommandError;
 use super::hand_over::to_migrator;
@@ -69,13 +69,13 @@ enum Kind {
 /// Show the state, the layout and the content of the store
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command works on a store in any state and changes nothing.
+The command works on any folder and changes nothing.
 
 Examples:
   stoa status
   stoa status --format json
 
-Exit codes: 0 success; 65 the store is not a folder; 74 the folder cannot be read.")]
+Exit codes: 0 success; 65 the store does not exist or is not a folder; 74 the folder cannot be read.")]
 pub(crate) struct ShowStatus {
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
@@ -94,6 +94,7 @@ impl Command for ShowStatus {
     fn run(self, context: &Context<'_>) -> Result<Status, CommandError> {
         let root = context.root()?;
         context.settings.check_named()?;
+        check_exists(&root)?;
         let mut status = of_current(&root, context.app, context.settings)?;
         if let Some(status) = status.take_if(|status| status.leftovers == Some(0)) {
             return Ok(status);
@@ -121,6 +122,7 @@ pub(crate) fn of_any(
     layouts: &Layouts,
     settings: &Settings<'_>,
 ) -> Result<Status, CommandError> {
+    check_exists(root)?;
     Ok(look(root, layouts, Unverified::new(settings))?)
 }
 
@@ -411,7 +413,7 @@ mod tests {
 
     #[test]
     fn versions_leftovers_and_the_quarantine_are_counted_apart() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for (path, content) in [
             ("layout.v2", ""),
             ("store.lock", ""),

@@ -120,7 +120,7 @@ mod tests {
     use crate::config::{Options, ServeConfig, World};
 
     fn resolve(text: &str) -> Result<ServeConfig, String> {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("config.toml");
         std::fs::write(&path, text).unwrap();
         std::fs::write(dir.path().join("token"), "from a file\n").unwrap();

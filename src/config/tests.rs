@@ -29,7 +29,7 @@ fn own_file(home: &Path, text: &str) -> PathBuf {
 
 #[test]
 fn options_take_precedence_over_variables_and_those_over_the_file() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let bare = world(dir.path(), &[]);
     let listen = |world: &World, typed: Option<&str>| {
         let options = Options::default().with("listen", typed);
@@ -48,7 +48,7 @@ fn options_take_precedence_over_variables_and_those_over_the_file() {
 
 #[test]
 fn the_store_is_found_by_the_xdg_rules() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let find =
         |variables: &[(&str, &str)]| Settings::new(&world(dir.path(), variables), None).store(None).unwrap();
     assert_eq!(find(&[]), dir.path().join(".local/share/stoa"));
@@ -70,7 +70,7 @@ fn without_a_home_the_store_must_be_named() {
 
 #[test]
 fn no_file_is_read_for_a_key_that_an_option_or_a_variable_sets() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     own_file(dir.path(), "this is not TOML");
     let world = world(dir.path(), &[("STOA_STORE", "/said"), ("STOA_AUTO_MIGRATE", "false")]);
     let settings = Settings::new(&world, None);
@@ -82,7 +82,7 @@ fn no_file_is_read_for_a_key_that_an_option_or_a_variable_sets() {
 
 #[test]
 fn errors_in_a_file_name_file_line_and_key() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     for (text, line, key) in [
         ("listen = 'a:1'\n\nlisten_on = 'b'\n", 3, "listen_on"),
         ("[fill]\nmax = 3\n", 2, "max"),
@@ -103,7 +103,7 @@ fn errors_in_a_file_name_file_line_and_key() {
 
 #[test]
 fn a_named_file_must_exist() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let missing = dir.path().join("missing.toml");
     let bare = world(dir.path(), &[]);
     let typed = Settings::new(&bare, Some(missing.clone())).check_named().unwrap_err();
@@ -116,7 +116,7 @@ fn a_named_file_must_exist() {
 
 #[test]
 fn a_named_file_must_be_text() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let bare = world(dir.path(), &[]);
     let folder = Settings::new(&bare, Some(dir.path().to_owned())).check_named().unwrap_err();
     assert!(folder.to_string().contains("is a folder"), "{folder}");
@@ -129,7 +129,7 @@ fn a_named_file_must_be_text() {
 
 #[test]
 fn errors_name_the_variable() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     for (name, text) in
         [("STOA_READ_ONLY", "perhaps"), ("STOA_FILL_MAX_CONCURRENT", "many"), ("STOA_GRACE", "-1")]
     {
@@ -142,7 +142,7 @@ fn errors_name_the_variable() {
 
 #[test]
 fn errors_name_the_origin_of_the_value() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     for (key, wrong) in [
         ("listen", "localhost"),
         ("listen", "127.0.0.1:70000"),
@@ -180,7 +180,7 @@ fn errors_name_the_origin_of_the_value() {
 
 #[test]
 fn lists_are_split_at_commas() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let world = world(dir.path(), &[("STOA_SUMDBS", "a.example, b.example,")]);
     let config = Settings::new(&world, None).serve(&Options::default()).unwrap();
     assert_eq!(config.sumdbs, Some(vec!["a.example".to_owned(), "b.example".to_owned()]));
@@ -188,7 +188,7 @@ fn lists_are_split_at_commas() {
 
 #[test]
 fn a_checksum_database_has_a_key() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let key = "sum.example.org/v2+2f82912d+AYE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU";
     own_file(dir.path(), &format!("gosumdb = '{key} https://a.example/x'"));
     let gosumdb = |world: &World| Settings::new(world, None).serve(&Options::default()).map(|c| c.gosumdb);
@@ -202,7 +202,7 @@ fn a_checksum_database_has_a_key() {
 
 #[test]
 fn rules_about_modules_are_read_in_order() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     own_file(
         dir.path(),
         "mode = 'async'\nchecksum = 'require'\n\n[[module]]\npattern = 'example.org/Acme, *.corp.example'\nmode = 'redirect'\n\
@@ -222,7 +222,7 @@ fn rules_about_modules_are_read_in_order() {
 
 #[test]
 fn errors_in_rules_name_their_line() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let world = world(dir.path(), &[]);
     for (rule, line, why) in [
         ("mode = 'none'", 1, "pattern"),
@@ -248,7 +248,7 @@ fn errors_in_rules_name_their_line() {
 
 #[test]
 fn no_error_shows_a_secret() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let fault = |world: &World, file: &str| {
         own_file(dir.path(), file);
         Settings::new(world, None).serve(&Options::default()).unwrap_err().to_string()
@@ -295,7 +295,7 @@ fn no_error_shows_a_secret() {
 
 #[test]
 fn a_redirect_needs_a_target() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let world = world(dir.path(), &[]);
     let fault = |file: &str, typed: &Options| {
         own_file(dir.path(), file);
@@ -313,7 +313,7 @@ fn a_redirect_needs_a_target() {
 
 #[test]
 fn a_tilde_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let bare = world(dir.path(), &[]);
     let error = Settings::new(&bare, None).store(Some("~/stoa".into())).unwrap_err();
     assert!(error.to_string().contains("--store is \"~/stoa\": Stoa does not expand ~"), "{error}");
@@ -332,7 +332,7 @@ fn a_tilde_is_an_error() {
 
 #[test]
 fn patterns_and_upstreams_that_never_apply_are_errors() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let world = world(dir.path(), &[]);
     for (text, line) in [
         ("sumdb_refuse = ['[a']", 1),
@@ -352,7 +352,7 @@ fn patterns_and_upstreams_that_never_apply_are_errors() {
 
 #[test]
 fn durations_in_a_file_may_be_numbers_or_texts() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let world = world(dir.path(), &[]);
     for (text, seconds) in [("grace = 90", 90), ("grace = '90'", 90), ("grace = '2m'", 120)] {
         own_file(dir.path(), text);
@@ -363,7 +363,7 @@ fn durations_in_a_file_may_be_numbers_or_texts() {
 
 #[test]
 fn every_fault_is_found_at_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     own_file(dir.path(), "grace = 'soon'\nthreads = 0\nfoo = 1\n[fill]\nmax_concurrent = 3\n");
     let world = world(dir.path(), &[("STOA_OFFLINE", "maybe")]);
     let faults = Settings::new(&world, None).faults(&Options::default());
@@ -374,7 +374,7 @@ fn every_fault_is_found_at_once() {
 
 #[test]
 fn every_fault_of_every_table_is_found_at_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let path = own_file(
         dir.path(),
         "mode = 'async'\n\
@@ -414,7 +414,7 @@ fn every_fault_of_every_table_is_found_at_once() {
 
 #[test]
 fn unknown_variables_have_a_nearest_name_and_those_of_kubernetes_are_ignored() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let world = world(
         dir.path(),
         &[
@@ -440,7 +440,7 @@ fn unknown_variables_have_a_nearest_name_and_those_of_kubernetes_are_ignored() {
 #[test]
 fn a_public_file_with_a_secret_is_a_warning() {
     use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let world = world(dir.path(), &[]);
     let warnings = |text: &str, mode: u32| {
         let path = own_file(dir.path(), text);
@@ -455,7 +455,7 @@ fn a_public_file_with_a_secret_is_a_warning() {
 
 #[test]
 fn every_value_is_shown_with_its_origin_and_without_secrets() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let path = own_file(
         dir.path(),
         "grace = 5\nupstream = 'https://me:hidden@a.example'\n[[credentials]]\nhost = 'a.example'\nbearer = 'hidden'\n",
@@ -478,7 +478,7 @@ fn every_value_is_shown_with_its_origin_and_without_secrets() {
 
 #[test]
 fn the_config_file_of_earlier_releases_is_valid() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     fs::write(dir.path().join("password"), "x").unwrap();
     let path = dir.path().join("config.toml");
     fs::write(&path, include_str!("earlier.toml")).unwrap();

@@ -62,12 +62,7 @@ impl Leftovers<'_> {
         }
         let lock = self.runner.lock()?;
         let state = self.look_at_rest()?;
-        let inventory = self.runner.layouts.inventory.as_deref();
-        if let Some(refusal) =
-            inventory.and_then(|inventory| inventory.forbids_moving(self.runner.root, &state))
-        {
-            return Err(RunError::Refused(refusal));
-        }
+        self.check_unused(&state)?;
         self.check_target(to)?;
         self.check_places(&state, to)?;
         lock.sign();
@@ -118,10 +113,7 @@ impl Leftovers<'_> {
         }
         let lock = self.runner.lock()?;
         let state = self.look_without(&paths)?;
-        let inventory = self.runner.layouts.inventory.as_deref();
-        if let Some(refusal) = inventory.and_then(|inventory| inventory.forbids_moving(root, &state)) {
-            return Err(RunError::Refused(refusal));
-        }
+        self.check_unused(&state)?;
         self.check_target(to)?;
         for path in &paths {
             check_place(root, to, path)?;
@@ -177,6 +169,15 @@ impl Leftovers<'_> {
                 Ok(State::Untagged(layout))
             }
             (state, _) => state,
+        }
+    }
+
+    /// Refuses a store that another program uses without a lock.
+    fn check_unused(&self, state: &State) -> Result<(), RunError> {
+        let Some(inventory) = self.runner.layouts.inventory.as_deref() else { return Ok(()) };
+        match inventory.forbids_moving(self.runner.root, state)? {
+            Some(refusal) => Err(RunError::Refused(refusal)),
+            None => Ok(()),
         }
     }
 
@@ -279,8 +280,19 @@ fn check_named(paths: &[PathBuf]) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Refuses to move a path to a place that exists already.
+/// Refuses to move a path to a place that exists already, and a path behind a symlink, which is not in the store.
 fn check_place(root: &Path, to: &Path, piece: &Path) -> Result<(), StepError> {
+    let mut above = piece.ancestors().skip(1).take_while(|folder| *folder != root);
+    let is_link = |folder: &&Path| folder.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+    if let Some(link) = above.find(is_link) {
+        let message = format!(
+            "cannot move {}: {} is a symlink; nothing was changed\n\
+             help: replace the symlink by a folder, or move the file itself",
+            piece.display(),
+            link.display()
+        );
+        return Err(StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message }));
+    }
     let place = to.join(piece.strip_prefix(root).unwrap_or(piece));
     if place.symlink_metadata().is_err() {
         return Ok(());

@@ -22,7 +22,7 @@ use stoa_layout::{
 };
 
 use crate::command;
-use crate::command::context::cancel_on_signals;
+use crate::command::context::{cancel_on_signals, check_exists};
 use crate::command::count;
 use crate::command::error::CommandError;
 use crate::command::progress::Screen;
@@ -178,6 +178,7 @@ fn leftovers(
     options: &Options,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
+    check_exists(root)?;
     let cancel = cancel_on_signals(reporter, false)?;
     let watcher = Watcher::new(reporter, false, false);
     let runner = Runner { root, layouts, options, events: &watcher, cancel: &cancel };

@@ -278,7 +278,8 @@ fn probe(store: &Store) -> Readiness {
         format!("staging/{name} is missing, the next download creates it again")
     });
     let disk_full = store.is_full().then(|| "disk full".to_owned());
-    Readiness::Ready(staging.into_iter().chain(disk_full).collect())
+    let size_limit = store.has_size_limit().then(|| "file size limit".to_owned());
+    Readiness::Ready(staging.into_iter().chain(disk_full).chain(size_limit).collect())
 }
 
 /// The start page, for people.

@@ -208,6 +208,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::Differs(_) | Unavailable::Unexpected { .. } | Unavailable::Unverified(_) => {
             "not trusted"
         }
+        Unavailable::Store(error) if error.is_over_size_limit() => "file size limit",
         Unavailable::Store(error) if error.is_out_of_space() => "disk full",
         Unavailable::Store(_) | Unavailable::Broken(_) => "internal error",
         Unavailable::Denied(_) | Unavailable::Private(_) => "refused",
@@ -233,6 +234,9 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         | Unavailable::Crowded { .. }
         | Unavailable::Held(_)
         | Unavailable::Stopping(_) => return None,
+        Unavailable::Store(error) if error.is_over_size_limit() => {
+            "ask the operator of this proxy to raise the limit of the size of files"
+        }
         Unavailable::Store(error) if error.is_out_of_space() => {
             "try again later, or ask the operator of this proxy to free space"
         }
@@ -282,6 +286,7 @@ mod tests {
         let reason = |text: &str| format!("{VERSION}: {text}").into();
         let store = stoa_store::StoreError::ReadOnly("/srv/stoa".into());
         let full = stoa_layout::PathError::new("write", "/srv/stoa/staging", rustix::io::Errno::NOSPC);
+        let large = stoa_layout::PathError::new("write", "/srv/stoa/staging", rustix::io::Errno::FBIG);
         vec![
             Unavailable::Absent(reason("the upstream has no such version")),
             Unavailable::Offline(version()),
@@ -298,6 +303,7 @@ mod tests {
             Unavailable::Loop(reason("the upstream asks this proxy")),
             Unavailable::Store(std::sync::Arc::new(store)),
             Unavailable::Store(std::sync::Arc::new(full.into())),
+            Unavailable::Store(std::sync::Arc::new(large.into())),
             Unavailable::Broken(version()),
             Unavailable::Busy(version()),
             Unavailable::Abandoned(version()),
@@ -310,7 +316,11 @@ mod tests {
                 retry_after: Duration::from_millis(29_100),
             },
             Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
-            Unavailable::Held(version()),
+            Unavailable::Held(std::sync::Arc::new(stoa_store::StoreError::Held {
+                version: version(),
+                holder: "flock (process 812)".to_owned(),
+                quiet: Duration::from_secs(900),
+            })),
         ]
     }
 

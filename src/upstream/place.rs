@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn credentials_are_only_used_with_https() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = testkit::tempdir();
         let path = folder.path().join("netrc");
         #[expect(clippy::disallowed_methods, reason = "a scratch file of a test, no store")]
         std::fs::write(&path, "machine a.example login net password rc").unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use testkit::inject;
 use testkit::limits::{after, below, give, no_setpriv, not_root, set_mode};
@@ -30,6 +30,11 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("an_athens_store_keeps_its_modes", None, an_athens_store_keeps_its_modes),
         trial("an_export_follows_the_umask", None, an_export_follows_the_umask),
         trial("a_shared_store_stays_shared", None, a_shared_store_stays_shared),
+        trial("a_killed_process_leaves_a_shared_store_shared", None, a_killed_process_leaves_it_shared)
+            .needs(inject::missing),
+        trial("a_killed_process_blocks_no_other_user", None, a_killed_process_blocks_no_other_user)
+            .needs(no_setpriv)
+            .unless(not_root()),
         trial("a_home_stays_with_its_owner_below_sudo", None, a_home_stays_with_its_owner).unless(not_root()),
         trial("root_without_cap_chown_works_and_warns_once", None, root_without_cap_chown)
             .needs(no_setpriv)
@@ -44,6 +49,8 @@ pub(crate) fn cases() -> Vec<Case> {
             .unless(not_root()),
         trial("a_refused_run_leaves_nothing_behind", None, a_refused_run_leaves_nothing_behind)
             .needs(inject::missing),
+        trial("a_refused_program_leaves_no_lock", None, a_refused_program_leaves_no_lock),
+        trial("two_refused_runs_leave_no_lock", None, two_refused_runs_leave_no_lock).needs(inject::missing),
     ]
 }
 
@@ -245,6 +252,51 @@ fn a_shared_store_stays_shared() {
     }
 }
 
+fn shared(programs: &Programs) {
+    let ended = Ended::of(after("umask 0", &programs.command("stoa-migrate", ["--store-mode", "2770"])));
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+fn a_killed_process_leaves_it_shared() {
+    for path in [
+        "modules/example.com",
+        "modules/example.com/m",
+        "modules/example.com/m/@v",
+        "modules/example.com/m/v2/@v",
+        "staging/claims",
+    ] {
+        let programs = Programs::current();
+        shared(&programs);
+        let inner = programs.command("stoa", ["import", source(&programs).to_str().unwrap()]);
+        let rules = [("?chmod,?fchmodat,?fchmodat2,fchmod", "error=EINTR:signal=KILL")];
+        let killed = after("umask 077", &inject::failing(&inner, &rules, Some(&programs.store().join(path))));
+        assert_ne!(Ended::of(killed).code, 0, "{path}");
+        assert!(programs.store().join(path).exists(), "killed after it was created: {path}");
+        let ended = Ended::of(after("umask 077", &inner));
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert_modes(&programs.store(), 0o2770, 0o660, &format!("killed at {path}"));
+    }
+}
+
+fn a_killed_process_blocks_no_other_user() {
+    let programs = Programs::current();
+    shared(&programs);
+    let (root, source) = (programs.store(), source(&programs));
+    give(&root, NOBODY);
+    set_mode(programs.folder(), 0o755);
+    // As a process of that user leaves it which is killed between creating the folder and setting its mode.
+    let folder = root.join("modules/example.com");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    set_mode(&folder, 0o2750);
+    let inner = programs.command("stoa", ["import", source.to_str().unwrap()]);
+    let group = format!("--regid={NOBODY}");
+    let ended = Ended::of(below(["setpriv", "--reuid=65533", &group, "--clear-groups"], &inner));
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(root.join("modules/example.com/m/@v/v1.0.0/info").is_file());
+    assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o7777, 0o2770);
+}
+
 fn a_home_stays_with_its_owner() {
     let programs = Programs::current();
     let home = programs.folder().join("home");
@@ -364,4 +416,50 @@ fn a_refused_run_leaves_nothing_behind() {
     let ended = Ended::of(below(strace, &inner));
     assert_eq!(ended.code, 74, "{ended:?}");
     assert_eq!(modes(&programs.store()).len(), 1);
+}
+
+fn a_refused_program_leaves_no_lock() {
+    // A store that was copied without its lock and its empty folders, and a symlink in the place of a folder.
+    let programs = Programs::current();
+    let root = programs.make_store();
+    for folder in ["staging", "quarantine", "records"] {
+        fs::remove_dir(root.join(folder)).unwrap();
+    }
+    fs::remove_file(root.join("store.lock")).unwrap();
+    std::os::unix::fs::symlink("/tmp", root.join("records")).unwrap();
+    let before = shape(&root);
+    for arguments in [&["serve", "--listen", "127.0.0.1:0"][..], &["verify"], &["remove", "a.b/c"]] {
+        let refused = programs.stoa(arguments);
+        assert_ne!(refused.code, 0, "{refused:?}");
+        assert_eq!(shape(&root), before, "{refused:?}");
+    }
+    // Leftovers that cannot be moved into the store.
+    let programs = Programs::current();
+    Plan::default().version(Shape::V0, "example.com/m", "v1.0.0").write(&programs.store());
+    let before = shape(&programs.store());
+    let inside = programs.store().join("out");
+    let refused = programs.migrate(["leftovers", "move", inside.to_str().unwrap()]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert_eq!(shape(&programs.store()), before, "{refused:?}");
+}
+
+fn two_refused_runs_leave_no_lock() {
+    let programs = Programs::current();
+    let root = programs.store();
+    Plan::default().version(Shape::V0, "example.com/m", "v1.0.0").write(&root);
+    fs::write(root.join("index"), "in the way").unwrap();
+    let lock = root.join("store.lock");
+    // The first run stops for a while before it removes the lock. The second waits for it meanwhile.
+    let inner = programs.command::<&str>("stoa-migrate", []);
+    let slow =
+        ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=?unlink,unlinkat:delay_enter=1500000"];
+    let mut first = below(slow, &inner);
+    let first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !lock.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let second = programs.migrate::<&str>([]);
+    let first = Ended::from_child(first);
+    assert_eq!((first.code, second.code), (73, 73), "{first:?} {second:?}");
+    assert!(!lock.exists(), "{first:?} {second:?}");
 }

@@ -95,7 +95,7 @@ fn infos() -> Vec<String> {
 
 /// Serves a version from the upstream, and returns the status and the reason of each of its files.
 fn served(module: &Module) -> Vec<(u16, String)> {
-    let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
+    let (upstream, dir) = (Upstream::start(), testkit::tempdir());
     upstream.serve(module);
     let store = dir.path().join("store");
     let server = Server::start(&store, upstream.url());
@@ -138,7 +138,7 @@ fn put_sealed(root: &Path, module: &Module) {
 }
 
 fn such_versions_of_older_stores_are_found() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     create(dir.path());
     let named = |n: usize| Module::new(&format!("example.com/m{n}@v1.0.0"), 100);
     let mut count = 0;

@@ -57,6 +57,7 @@ fn every_change_of_a_version_has_a_line_in_the_audit_log() {
     let root = programs.store();
     let zip = root.join("modules/example.com/cut/@v/v1.0.0/zip");
     let whole = fs::read(&zip).unwrap();
+    testkit::next_write_time();
     fs::write(&zip, &whole[..whole.len() - 9]).unwrap();
     assert_eq!(programs.stoa(["verify"]).code, 1);
     let entry = fs::read_dir(root.join("quarantine")).unwrap().next().unwrap().unwrap().path();
@@ -103,6 +104,7 @@ fn every_change_of_a_version_has_a_line_in_the_audit_log() {
     }
     // A purge of a second entry.
     Module::new("example.com/cut@v1.0.0", 10).put_unsealed(&root);
+    testkit::next_write_time();
     fs::write(&zip, &whole[..whole.len() - 9]).unwrap();
     assert_eq!(programs.stoa(["verify"]).code, 1);
     done(&programs, &["quarantine", "purge", "--all"]);
@@ -189,7 +191,7 @@ fn moved_leftovers_have_a_line_and_the_log_outlives_a_downgrade() {
     let new = to.join("modules/junk");
     let expected = ["leftovers move", "move", "modules/junk", new.to_str().unwrap()];
     assert_eq!(["command", "act", "path", "to"].map(|key| lines[0][key].as_str().unwrap()), expected);
-    assert_eq!(lines[0]["reason"], "foreign file");
+    assert_eq!(lines[0]["reason"], "foreign: it belongs to no version");
     // The log is a part of the store, and no leftover of it.
     assert!(done(&programs, &["leftovers"]).out.is_empty());
     let text = fs::read(root.join(LOG)).unwrap();

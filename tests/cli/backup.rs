@@ -150,7 +150,7 @@ impl Running {
 }
 
 fn copies() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let store = dir.path().join("store");
     let mut running = Running::start(&store);
     // A tool may report files that vanish while it runs. Hard links share their files with the running server, so
@@ -212,7 +212,7 @@ impl Drop for Mount {
 
 /// A copy of the block device while the file system is frozen stands for a snapshot by a volume manager.
 fn snapshot() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let [image, taken, at, restored] =
         ["image", "taken", "mounted", "restored"].map(|name| dir.path().join(name));
     must(r#"truncate -s 64M "$IMAGE"; mkfs.ext4 -q "$IMAGE""#, &[("IMAGE", &image)]);
@@ -241,7 +241,7 @@ struct Backup {
 
 impl Backup {
     fn new() -> Self {
-        let (dir, upstream) = (tempfile::tempdir().unwrap(), Upstream::start());
+        let (dir, upstream) = (testkit::tempdir(), Upstream::start());
         let pairs = ["example.com/a@v1.0.0", "example.com/a@v1.1.0", "example.com/b@v1.0.0"];
         let modules: Vec<_> = pairs.iter().map(|pair| upstream.offer(pair, 3000)).collect();
         let backup = dir.path().join("backup");

@@ -233,7 +233,7 @@ fn a_source_may_be_read_only() {
 
 /// The same files, packed otherwise.
 fn repacked(module: &Module) -> Vec<u8> {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = testkit::tempdir();
     fs::write(scratch.path().join("a.zip"), &module.zip).unwrap();
     let run = |program: &str, arguments: &[&str]| {
         let output = std::process::Command::new(program).args(arguments).current_dir(scratch.path()).output();
@@ -544,6 +544,7 @@ fn nothing_in_an_export_is_overwritten_and_nothing_broken_goes_out() {
     let pairs = ["kept", "other", "same", "broken"].map(|name| format!("example.com/{name}@v1.0.0"));
     let folders = pairs.each_ref().map(|pair| Module::new(pair, 1000).put_unsealed(&root));
     let broken = fs::read(folders[3].join("zip")).unwrap();
+    testkit::next_write_time();
     fs::write(folders[3].join("zip"), &broken[..500]).unwrap();
     let first = export(&programs, &[]);
     assert_eq!(first.code, 1, "{first:?}");

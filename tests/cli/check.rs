@@ -14,8 +14,8 @@ use testkit::upstream::{Module, Upstream};
 use testkit::{create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
-    cases![
-        no_damage_is_ever_served,
+    let mut cases = testkit::slow(cases![no_damage_is_ever_served]);
+    cases.extend(cases![
         verify_finds_every_damage,
         what_changed_without_a_trace_is_found_again,
         the_last_line_says_where_to_look,
@@ -27,7 +27,8 @@ pub(crate) fn cases() -> Vec<Case> {
         a_restore_yields_to_what_is_there,
         only_what_is_named_is_purged,
         the_list_works_on_every_state_and_changes_nothing,
-    ]
+    ]);
+    cases
 }
 
 const PAIR: &str = "example.com/Cap/m@v1.0.0";
@@ -133,8 +134,9 @@ fn each_damage(mut check: impl FnMut(&str, &Damage, &Path)) {
     let module = Module::new(PAIR, 20_000);
     for damage in damages(&module) {
         for is_sealed in [true, false] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = testkit::tempdir();
             store_with(&module, is_sealed, dir.path());
+            testkit::next_write_time();
             (damage.act)(&dir.path().join(FOLDER));
             let name =
                 format!("{}, {}", damage.name, if is_sealed { "sealed before" } else { "never sealed" });
@@ -181,13 +183,14 @@ fn verify_finds_every_damage() {
 
 fn what_changed_without_a_trace_is_found_again() {
     let module = Module::new(PAIR, 20_000);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     store_with(&module, true, dir.path());
     let zip = dir.path().join(FOLDER).join("zip");
     let before = fs::metadata(&zip).unwrap().modified().unwrap();
     let mut rotten = module.zip;
     let middle = rotten.len() / 2;
     rotten[middle] ^= 1;
+    testkit::next_write_time();
     fs::write(&zip, rotten).unwrap();
     fs::File::open(&zip).unwrap().set_modified(before).unwrap();
     assert_eq!(verify(dir.path(), &[]), (0, [0, 1, 0]), "it looks as it did when it was sealed");
@@ -201,7 +204,7 @@ fn what_changed_without_a_trace_is_found_again() {
 }
 
 fn the_last_line_says_where_to_look() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path();
     create(root);
     let folder = Module::new(PAIR, 100).put_unsealed(root);
@@ -230,7 +233,7 @@ fn the_last_line_says_where_to_look() {
 fn verify_beside_a_server_lets_the_next_request_fetch_again() {
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20_000);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     store_with(&module, true, dir.path());
     let server = Server::start(dir.path(), upstream.url());
     assert_eq!(server.get(&format!("{URL}.zip")), (200, module.zip.clone()), "warm");
@@ -247,7 +250,7 @@ fn verify_beside_a_server_lets_the_next_request_fetch_again() {
 }
 
 fn only_what_is_named_is_looked_at() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path();
     create(root);
     for pair in ["example.com/a@v1.0.0", "example.com/a@v1.1.0", "example.com/a/b@v1.0.0"] {
@@ -268,7 +271,7 @@ fn only_what_is_named_is_looked_at() {
 }
 
 fn two_verifies_share_the_work() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path();
     create(root);
     for n in 0..30 {
@@ -298,7 +301,7 @@ fn verify_beside_fills_disturbs_none() {
     let upstream = Upstream::start();
     let modules: Vec<Module> =
         (0..30).map(|n| upstream.offer(&format!("example.com/m@v1.{n}.0"), 30_000)).collect();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     create(dir.path());
     let server = Server::start(dir.path(), upstream.url());
     std::thread::scope(|scope| {
@@ -322,13 +325,14 @@ fn verify_beside_fills_disturbs_none() {
 fn with_a_broken_one(module: &Module, root: &Path) -> String {
     create(root);
     let folder = module.put_unsealed(root);
+    testkit::next_write_time();
     fs::write(folder.join("zip"), &module.zip[..module.zip.len() - 20]).unwrap();
     assert_eq!(verify(root, &[]), (1, [0, 0, 1]));
     quarantined(root)[0]["id"].as_str().unwrap().to_owned()
 }
 
 fn a_repaired_version_is_restored() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path();
     let module = Module::new(PAIR, 5000);
     let id = with_a_broken_one(&module, root);
@@ -364,7 +368,7 @@ fn a_repaired_version_is_restored() {
 
 fn a_restore_yields_to_what_is_there() {
     for (content, code) in [(5000, 0), (6000, 73)] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let root = dir.path();
         let module = Module::new(PAIR, 5000);
         let id = with_a_broken_one(&module, root);
@@ -380,7 +384,7 @@ fn a_restore_yields_to_what_is_there() {
 }
 
 fn only_what_is_named_is_purged() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path();
     let id = with_a_broken_one(&Module::new(PAIR, 5000), root);
     let old = root.join("quarantine/old");
@@ -420,7 +424,7 @@ fn only_what_is_named_is_purged() {
 }
 
 fn the_list_works_on_every_state_and_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let missing = dir.path().join("missing");
     assert!(quarantined(&missing).is_empty() && !missing.exists());
     for marker in ["layout.v1", "layout.v9", "migrating.v1-v2", "creating.v2", "notes"] {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -37,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn store_of(pairs: impl IntoIterator<Item = String>) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     create(dir.path());
     for pair in pairs {
         Module::new(&pair, 10).put_unsealed(dir.path());
@@ -158,7 +157,7 @@ fn a_dry_run_says_what_would_be_removed() {
 }
 
 fn completions_and_manual_pages_include_the_commands_of_stoa_migrate() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(dir.path(), &["completions", shell]);
         let script = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -180,7 +179,7 @@ fn completions_and_manual_pages_include_the_commands_of_stoa_migrate() {
 }
 
 fn manual_pages_need_a_folder_that_can_be_created() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let file = dir.path().join("file");
     fs::write(&file, "mine").unwrap();
     let page = dir.path().join("pages/stoa.1");
@@ -214,7 +213,7 @@ fn with_closed_output(mut command: Command) -> Output {
 }
 
 fn a_closed_pipe_ends_every_command_quietly() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, other, out) = (dir.path().join("store"), dir.path().join("other"), dir.path().join("out"));
     for root in [&root, &other] {
         create(root);
@@ -335,14 +334,6 @@ fn a_command_of_stoa_migrate_is_called_by_the_name_that_was_typed() {
     }
 }
 
-fn until(is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < end, "not within a minute");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 fn the_second_interrupt_ends_a_command_at_once() {
     let dir = store_of(versions(1));
     // The command waits for the claim of the version, which this test holds.
@@ -360,7 +351,7 @@ fn the_second_interrupt_ends_a_command_at_once() {
     let proc = Path::new("/proc").join(pid.to_string());
     // The command handles signals before it starts threads. A thread must be past its check for signals.
     let waits_for_claim = format!("{} ", nix::libc::SYS_clock_nanosleep);
-    until(|| {
+    testkit::until("a thread waits for the claim", || {
         fs::read_dir(proc.join("task")).unwrap().flatten().any(|task| {
             fs::read_to_string(task.path().join("syscall"))
                 .is_ok_and(|call| call.starts_with(&waits_for_claim))
@@ -368,7 +359,7 @@ fn the_second_interrupt_ends_a_command_at_once() {
     });
     kill(pid, Signal::SIGINT).unwrap();
     // Two signals that are pending at the same time are one.
-    until(|| {
+    testkit::until("the first signal is delivered", || {
         let status = fs::read_to_string(proc.join("status")).unwrap();
         status.lines().any(|line| line == "ShdPnd:\t0000000000000000")
     });

@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn fifty_starters() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("not/there/yet");
     let children: Vec<_> = (0..50)
         .map(|_| {
@@ -51,7 +51,7 @@ fn fifty_starters() {
 
 fn one_migration() {
     const VERSIONS: usize = 2000;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     old::athens(&root, VERSIONS);
     let start = Barrier::new(50);
@@ -107,7 +107,7 @@ fn one_migration() {
 /// A starter that waits for a migrator at work, and goes on once the marker is there: it writes nothing below
 /// the root. It tries to get the lock, and so opens that file.
 fn waiting() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     old::athens(&root, 10);
     let mut migrate = Command::new(MIGRATE);
@@ -149,7 +149,7 @@ fn stoa_path(pair: &str) -> (String, String) {
 }
 
 fn one_fetch() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     let upstream = Upstream::start();
     let module = upstream.offer("example.com/large@v1.0.0", 8 << 20);

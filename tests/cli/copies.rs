@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use testkit::commands::{self, json, run};
-use testkit::programs::Programs;
+use testkit::programs::{Ended, Programs};
 use testkit::server::Server;
 use testkit::tree::snapshot;
 use testkit::upstream::{Module, Upstream};
@@ -15,6 +15,7 @@ use testkit::{Case, cases, transcript};
 pub(crate) fn cases() -> Vec<Case> {
     cases![
         nothing_that_a_store_writes_reaches_its_hard_linked_copy,
+        a_process_that_is_killed_while_it_replaces_a_lock_leaves_nothing,
         a_running_server_leaves_the_index_of_a_new_copy_alone,
     ]
 }
@@ -61,6 +62,7 @@ fn nothing_that_a_store_writes_reaches_its_hard_linked_copy() {
     wait_for_catalog(&server, &[0, 1, 2]);
     assert!(server.stop().success());
     // An entry in quarantine that a person has repaired.
+    testkit::next_write_time();
     fs::write(root.join("modules/example.com/m2/@v/v1.0.0/zip"), "no zip").unwrap();
     assert_eq!(run(&root, &["verify"]).status.code(), Some(1));
     let (_, lines) = json(&root, &["quarantine"]);
@@ -104,6 +106,42 @@ fn nothing_that_a_store_writes_reaches_its_hard_linked_copy() {
     assert!(there.stop().success());
     for root in [&root, &other] {
         assert_eq!(commands::run(root, &["verify", "--again"]).status.code(), Some(0));
+    }
+}
+
+fn a_process_that_is_killed_while_it_replaces_a_lock_leaves_nothing() {
+    let (programs, upstream) = (Programs::current(), Upstream::start());
+    let root = programs.make_store();
+    let module = upstream.offer("example.com/m@v1.0.0", 20_000);
+    let server = Server::start(&root, upstream.url());
+    assert_eq!(server.get(&module.path("zip")).0, 200);
+    assert!(server.stop().success());
+    let other = programs.folder().join("copy");
+    copy(&root, &other);
+    // Killed at each rename in turn: among them are those that replace the shared locks.
+    for nth in 1.. {
+        let inner = programs.command("stoa", ["verify", "--store", other.to_str().unwrap()]);
+        let rule = format!("signal=KILL:when={nth}");
+        let calls = "?rename,?renameat,?renameat2";
+        if Ended::of(testkit::inject::failing(&inner, &[(calls, &rule)], None)).code == 0 {
+            break;
+        }
+        // The copy is on its own now.
+        let alone = programs.folder().join(format!("copy-{nth}"));
+        let copied = Command::new("cp").arg("-a").arg(&other).arg(&alone).status().unwrap();
+        assert!(copied.success());
+        done(&alone, &["verify"]);
+        let names = |folder: &str| -> Vec<String> {
+            let entries = fs::read_dir(alone.join(folder)).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+        };
+        for folder in ["staging", "cache/last-use"] {
+            let hidden: Vec<String> =
+                names(folder).into_iter().filter(|name| name.starts_with('.')).collect();
+            assert!(hidden.is_empty(), "killed at rename {nth}: {folder}: {hidden:?}");
+        }
+        fs::remove_dir_all(&other).unwrap();
+        copy(&root, &other);
     }
 }
 

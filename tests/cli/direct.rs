@@ -8,7 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use testkit::Case;
 
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let world = Self { dir: tempfile::tempdir().unwrap() };
+        let world = Self { dir: testkit::tempdir() };
         for name in ["home", "repositories", "tmp", "client"] {
             fs::create_dir(world.path(name)).unwrap();
         }
@@ -135,7 +135,7 @@ impl World {
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "-modcacherw -mod=mod")
             .env("GOPATH", self.path("gopath"))
-            .env("GOCACHE", self.path("build"));
+            .env("GOCACHE", testkit::go::build_cache());
         let output = command.output().unwrap();
         assert!(output.status.success(), "go {arguments:?}: {}", transcript(&output));
         String::from_utf8(output.stdout).unwrap()
@@ -182,14 +182,6 @@ impl World {
     }
 }
 
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn plain(world: &World) -> (String, String) {
     let modfile = format!("module {HOST}/plain\n\ngo 1.20\n");
     world.commit("plain", &[("go.mod", &modfile), ("plain.go", "package plain\n\nconst N = 1\n")]);
@@ -230,7 +222,7 @@ fn by_every_name() {
     fs::write(world.path("client/main.go"), source).unwrap();
     world.go(&server, &["build", "-o", "program", "."]);
     world.go(&server, &["mod", "verify"]);
-    until("four versions are stored", || world.stored() == 4);
+    testkit::until("four versions are stored", || world.stored() == 4);
 
     // What was got once is there when version control is not.
     assert!(server.stop().success());
@@ -324,7 +316,7 @@ fn statuses() {
     let log = fs::read_to_string(log).unwrap();
     assert!(log.contains("requires go >= 1.999"), "{log}");
     assert_eq!(world.stored(), 0);
-    until("no call is left", || world.children().is_empty());
+    testkit::until("no call is left", || world.children().is_empty());
     assert!(server.stop().success());
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
 }
@@ -381,7 +373,7 @@ fn other_commit() {
         let server = Server::start_with(world.at_home(&mut command).env("GOPRIVATE", "github.com"));
         assert_eq!(server.get(&format!("/{HOST}/plain/@v/v1.0.0.mod")).0, 200);
         let pairs = || fs::read_dir(world.path("store/cache/pairs")).into_iter().flatten().count();
-        until("the info and the mod are cached", || pairs() == 1);
+        testkit::until("the info and the mod are cached", || pairs() == 1);
         let (answered, body) = server.get(&format!("/{HOST}/plain/@v/v1.0.0.zip"));
         let body = String::from_utf8_lossy(&body);
         assert_eq!(answered, status, "{body}");
@@ -418,7 +410,7 @@ fn hanging() {
         assert!(body.contains("did not end within 2s"), "{body}");
     }
     drop(listener);
-    until("what hung is ended", || world.children().is_empty());
+    testkit::until("what hung is ended", || world.children().is_empty());
     // The clones that the killed one had are not used again, and the rest works.
     assert_eq!(server.get(&format!("/{HOST}/plain/@v/v1.0.0.zip")).0, 200);
     assert_eq!(world.stored(), 1);
@@ -502,7 +494,7 @@ fn stopped() {
     assert!(!world.children().is_empty());
     assert!(server.stop().success());
     asked.join().unwrap();
-    until("its commands are ended", || world.children().is_empty());
+    testkit::until("its commands are ended", || world.children().is_empty());
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
 }
 
@@ -520,7 +512,7 @@ fn killed() {
     assert_eq!(world.scratch().len(), 1);
     let server = world.start();
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());
-    until("what the killed one started is ended", || world.children().is_empty());
+    testkit::until("what the killed one started is ended", || world.children().is_empty());
     assert_eq!(server.get(&format!("/{HOST}/plain/@v/v1.0.0.zip")).0, 200);
     assert!(server.stop().success());
     assert_eq!(world.scratch(), Vec::<PathBuf>::new());

@@ -21,7 +21,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("without file descriptors no version is skipped", limited, without_descriptors),
         trial("an error that concerns no single file stops a step", None, a_read_error_stops)
-            .needs(inject::missing),
+            .needs(inject::missing)
+            .slow(),
         trial("between v1 and v2 even a forbidden folder stops the step", None, a_forbidden_folder_stops)
             .needs(inject::missing),
         trial("what nobody may read in a foreign store is a leftover", None, a_forbidden_folder_is_left)
@@ -42,6 +43,8 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a removal records the hash of what can be read", None, a_removal_and_the_hash)
             .needs(inject::missing),
         trial("a refused link is replaced by a rename", None, links_are_refused).needs(inject::missing),
+        trial("what the system cannot say stops a step before it begins", None, the_system_cannot_say)
+            .needs(inject::missing),
         trial("a lock that cannot be examined is not taken", None, a_lock_is_not_examined)
             .needs(inject::missing),
     ]
@@ -247,6 +250,25 @@ fn the_way_on() {
     }
     for state in [&[][..], &["migrating.v0-v1"], &["layout.v1"], &["migrating.v1-v2"], &["layout.v2"]] {
         assert!(states.iter().any(|found| found == state), "{state:?} was not among {states:?}");
+    }
+}
+
+/// The mounted file systems and the open files of other programs are read from `/proc`.
+fn the_system_cannot_say() {
+    for path in ["/proc/self/mountinfo".to_owned(), format!("/proc/{}/fd", std::process::id())] {
+        let store = Store::at("v0");
+        let before = files(&store.root());
+        for (errno, code) in [("EMFILE", 74), ("EIO", 74)] {
+            let rule = format!("error={errno}");
+            let ended = Ended::of(failing(&store.to("v2"), &[(OPENS, &rule)], Some(Path::new(&path))));
+            assert_eq!(ended.code, code, "{path}: {ended:?}");
+            assert!(ended.err.contains(&path), "{path}: {ended:?}");
+            assert_same(&before, &files(&store.root()), &path);
+            assert_eq!(markers(&store.root()), [""; 0]);
+        }
+        // A process that ends meanwhile, or that belongs to another user, stops nothing.
+        let ended = Ended::of(failing(&store.to("v2"), &[(OPENS, "error=EACCES")], Some(Path::new(&path))));
+        assert_eq!(ended.code, 0, "{path}: {ended:?}");
     }
 }
 

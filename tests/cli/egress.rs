@@ -19,7 +19,7 @@ use testkit::server::Server;
 use testkit::upstream::Module;
 use testkit::{Case, missing_tool, trial};
 
-use super::direct::{World, until};
+use super::direct::World;
 use super::https::{Https, header, reply};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -34,7 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a meta tag that changes to a private address is refused", missing(), changing),
         trial("a meta tag may name a module proxy over https", missing(), module_proxy),
         trial("a meta tag may name git or a module proxy over https and nothing else", missing(), other_tags),
-        trial("a denied repository is denied by the name of another module", missing(), denied),
+        trial("a denied repository is denied by the name of another module", missing(), denied).slow(),
         trial(
             "denied versions of a repository are denied by the name of another module",
             missing(),
@@ -460,7 +460,7 @@ fn too_large() {
     let server = Server::start_with(&mut command);
     let (status, body) = get(&server, "/vanity.example/x/@v/v1.0.0.zip");
     assert_eq!(status, 502, "{body}");
-    until("its commands are ended", || net.world.children().is_empty());
+    testkit::until("its commands are ended", || net.world.children().is_empty());
     let log = fs::read_to_string(&log).unwrap();
     assert!(log.contains("exceed the limit of 1048576 bytes (direct.max_size)"), "{log}");
     assert!(server.stop().success());

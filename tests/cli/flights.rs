@@ -10,7 +10,6 @@ use testkit::Case;
 
 use testkit::client;
 use testkit::server::{self, Server};
-use testkit::stores::scratch;
 use testkit::tracer::{self, Act};
 use testkit::tree::shape;
 use testkit::upstream::{Module, Script, Upstream};
@@ -21,11 +20,16 @@ const ZIP: &str = "/example.com/m/@v/v1.0.0.zip";
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients),
-        trial("a zip that breaks off again and again reaches 40 clients of two servers", None, interrupted),
+        trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients)
+            .slow(),
+        trial(
+            "a zip whose download is interrupted six times reaches 40 clients of two servers",
+            None,
+            interrupted,
+        ),
         trial("a client that waits too long for its turn gets 504", None, crowded),
         trial("modules fetched at the same time keep their own bytes", None, three_at_a_time),
-        trial("a waiting server takes over from a killed server", tracer::missing(), takeover),
+        trial("a waiting server takes over from a killed server", tracer::missing(), takeover).slow(),
         trial("a waiting server takes over while the upstream is slow", None, takeover_of_a_slow_fill),
     ]
 }
@@ -39,7 +43,7 @@ fn resident_missing() -> Option<String> {
 const MOST_RESIDENT_MIB: u64 = 100;
 
 fn two_hundred_clients() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 50 << 20);
@@ -72,7 +76,7 @@ fn two_hundred_clients() {
 }
 
 fn interrupted() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 20 << 20);
@@ -93,7 +97,7 @@ fn interrupted() {
 }
 
 fn crowded() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let upstream = Upstream::start();
     let (held, late) = (upstream.offer("example.com/held@v1.0.0", 1000), upstream.offer(PAIR, 1000));
     upstream.hold("/held/@v/v1.0.0.zip");
@@ -117,7 +121,7 @@ fn crowded() {
 }
 
 fn three_at_a_time() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let upstream = Upstream::start();
     let modules = ["example.com/a@v1.0.0", "example.com/a/b@v1.0.0", "example.com/ab@v1.0.0"]
         .map(|pair| upstream.offer(pair, 200_000));
@@ -201,7 +205,7 @@ fn most_resident_mib(pid: u32) -> u64 {
 fn takeover() {
     // Threads interleave: a run may be a call shorter than another, and the shortest is what must be hit whole.
     let undisturbed = (0..3).map(|_| {
-        let dir = scratch();
+        let dir = testkit::tempdir();
         let root = dir.path().join("store");
         let upstream = Upstream::start();
         upstream.offer(PAIR, 300_000);
@@ -213,7 +217,7 @@ fn takeover() {
     let (mut hit, mut longest) = (0, Duration::ZERO);
     for at in 1.. {
         let reached = (0..5).any(|_| {
-            let dir = scratch();
+            let dir = testkit::tempdir();
             let root = dir.path().join("store");
             let upstream = Upstream::start();
             let module = upstream.offer(PAIR, 300_000);
@@ -259,9 +263,7 @@ fn race(root: &Path, upstream: &Upstream, act: Act) -> Race {
             // It may be dead already, or die of it.
             let owner = scope.spawn(|| owner.map(|url| server::get(&url, ZIP)));
             // The traced one has begun, or has ended before it could.
-            while upstream.asked(".info") == 0 && !owner.is_finished() {
-                std::thread::yield_now();
-            }
+            testkit::until("the owner begins or ends", || upstream.asked(".info") > 0 || owner.is_finished());
             let (status, body) = other.get(ZIP);
             assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
             if let Some(Ok((200, bytes))) = owner.join().unwrap() {
@@ -283,7 +285,7 @@ fn race(root: &Path, upstream: &Upstream, act: Act) -> Race {
 
 /// The upstream thinks about the zip while the server that asked it is killed.
 fn takeover_of_a_slow_fill() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     let upstream = Upstream::start();
     let module: Module = upstream.offer(PAIR, 300_000);

@@ -39,7 +39,7 @@ fn ask(upstream: &str, variables: &[(&str, &str)]) -> u16 {
 }
 
 fn answer(upstream: &str, variables: &[(&str, &str)], path: &str) -> (u16, Vec<u8>) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let mut command = server::command(&dir.path().join("store"));
     for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
         command.env_remove(name).env_remove(name.to_ascii_uppercase());
@@ -99,7 +99,7 @@ fn redirected() {
 fn credentials() {
     const LISTS: [&str; 3] =
         ["/example.com/here/@v/list", "/example.com/port/@v/list", "/example.com/there/@v/list"];
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let requests: Arc<Mutex<Vec<String>>> = Arc::default();
     let noted = Arc::clone(&requests);
     let https = Https::start(dir.path(), &["home.example", "other.example"], move |head| {

@@ -32,6 +32,8 @@ pub(crate) fn cases() -> Vec<Case> {
         add("versions are verified", versions_are_verified);
     }
     cases.extend([
+        trial("a corrupt version is read once on a full disk", None, a_corrupt_version_is_read_once)
+            .unless(no_tmpfs()),
         trial("a limit of the size of files ends nothing", None, a_limit_of_the_size_of_files_ends_nothing),
         trial("the reserve belongs to the store", None, the_reserve_belongs_to_the_store),
     ]);
@@ -211,6 +213,40 @@ fn a_server_starts_and_recovers(kind: Kind) {
     assert_eq!(fs::read_dir(bench.outside().join("quarantine")).unwrap().count(), 1);
 }
 
+/// Returns the number of bytes that a process has read.
+fn bytes_read(child: &Child) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+fn a_corrupt_version_is_read_once() {
+    let bench = Bench::new(Kind::Tmpfs);
+    let broken = Module::new(BROKEN, 3_000_000).with_bad_crc();
+    let folder = broken.put_unsealed(&bench.outside());
+    let good = bench.upstream.offer(BROKEN, 3_000_000);
+    bench.fill();
+    let server = bench.serve();
+    let asks = || assert_eq!(server.get(&broken.path("zip")).status, 507);
+    let before = bytes_read(&server.child);
+    asks();
+    let first = bytes_read(&server.child) - before;
+    assert!(first >= 3_000_000, "{first}");
+    for _ in 0..3 {
+        asks();
+    }
+    let later = bytes_read(&server.child) - before - first;
+    assert!(later < 3_000_000, "{later} bytes for three more requests");
+    // A person repairs the file in its place.
+    let zip = fs::OpenOptions::new().write(true).open(folder.join("zip")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&zip, &good.zip, 0).unwrap();
+    zip.set_len(good.zip.len() as u64).unwrap();
+    assert_eq!(server.get(&good.path("zip")).status, 200);
+    server.stop();
+    assert_eq!(fs::read_dir(bench.outside().join("quarantine")).unwrap().count(), 0);
+    let audit = fs::read_to_string(bench.outside().join("records/audit/current")).unwrap_or_default();
+    assert!(!audit.contains("quarantine"), "nothing was moved: {audit}");
+}
+
 fn versions_are_verified(kind: Kind) {
     let bench = Bench::new(kind);
     let folder = Module::new(UNSEALED, 3000).put_unsealed(&bench.outside());
@@ -299,7 +335,7 @@ fn versions_are_removed(kind: Kind) {
 }
 
 fn a_limit_of_the_size_of_files_ends_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
     let upstream = Upstream::start();
@@ -319,8 +355,18 @@ fn a_limit_of_the_size_of_files_ends_nothing() {
     // The answer to HEAD waits for the whole zip.
     let reply = client::ask(client::address(&server.url), "HEAD", &large.path("zip"), &[]);
     assert_eq!(reply.status, 507);
+    let body =
+        client::ask(client::address(&server.url), "GET", &large.path("zip"), &[("If-None-Match", "\"x\"")]);
+    assert_eq!(
+        (body.status, body.text()),
+        (
+            507,
+            "file size limit: this proxy must not write files as large as this version (see the server log)\n\
+             help: ask the operator of this proxy to raise the limit of the size of files\n"
+        )
+    );
     server.serves(&small);
-    server.is_ready("ready\n");
+    server.is_ready("ready\ndegraded: file size limit\n");
     let log = server.stop();
     assert!(log.contains("raise the limit of the size of files"), "{log}");
     let fetched = limited(&stoa(&root, &["fetch", MISSING, "--upstream", upstream.url()])).output().unwrap();
@@ -328,7 +374,7 @@ fn a_limit_of_the_size_of_files_ends_nothing() {
 }
 
 fn the_reserve_belongs_to_the_store() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
     let upstream = Upstream::start();

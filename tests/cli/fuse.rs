@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use testkit::commands;
 use testkit::inject;
@@ -71,21 +70,13 @@ fn staging_stays_empty_on_fuse() {
         let own: Vec<String> =
             names(&disk.join("staging")).into_iter().filter(|name| name.starts_with("run-")).collect();
         let [own] = &own[..] else { panic!("not one folder of a process: {own:?}") };
-        until("the draft is removed", || names(&disk.join("staging").join(own)) == ["lock"]);
+        testkit::until("the draft is removed", || names(&disk.join("staging").join(own)) == ["lock"]);
         assert!(server.stop().success());
         assert_eq!(names(&disk.join("staging")), ["claims", "reserve"], "after server {round}");
         run(commands::bare(&["verify", "--again"]));
         migrate(&["--regenerate"]);
         run(commands::bare(&["remove", "example.com/m@v1.0.0"]));
         assert_eq!(names(&disk.join("staging")), ["claims", "reserve"], "after round {round}");
-    }
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < end, "not in a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -99,7 +90,7 @@ fn store_with(module: &Module, upstream: &Upstream, root: &Path) {
 }
 
 fn times_that_the_file_system_does_not_report_are_not_trusted() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let module = Module::new("example.com/m@v1.0.0", 20_000);
     store_with(&module, &Upstream::start(), dir.path());
     let verify = commands::stoa(dir.path(), &["verify"]);
@@ -112,7 +103,7 @@ fn times_that_the_file_system_does_not_report_are_not_trusted() {
 }
 
 fn a_change_time_that_moves_after_a_read_is_tried_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path();
     let module = Module::new("example.com/m@v1.0.0", 20_000);
     store_with(&module, &Upstream::start(), root);
@@ -128,7 +119,7 @@ fn a_change_time_that_moves_after_a_read_is_tried_again() {
             run.is_dir() && names(&run).iter().any(|name| name != "lock")
         })
     };
-    until("the seal is written", is_sealing);
+    testkit::until("the seal is written", is_sealing);
     fs::set_permissions(folder.join("zip"), fs::Permissions::from_mode(0o640)).unwrap();
     let ended = Ended::from_child(verify);
     assert_eq!(ended.code, 0, "{ended:?}");

@@ -118,7 +118,7 @@ fn the_list_is_the_folder() {
 /// depend on the release of the library that compresses, so those of the modules are compared by their hash.
 fn the_generator_still_makes_them() {
     for (name, shape) in GOLDEN {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let root = dir.path().join(name);
         make(name, shape, &root);
         let (made, golden) = (tree(&root), tree(&folder().join(name)));
@@ -182,7 +182,7 @@ fn a_fresh_store_is_equal() {
             let zip = folder().join("v2").join(&Shape::V2.paths(module, version)[stores::ZIP]);
             let mut draft = store.draft(&pair).unwrap();
             (&**draft.zip()).write_all(&fs::read(zip).unwrap()).unwrap();
-            draft.write_mod(&modfile).unwrap();
+            draft.set_mod(&modfile);
             let draft = draft.seal(&info).unwrap();
             let claim = store.claim(&pair).unwrap();
             store.publish(draft, &claim).unwrap();

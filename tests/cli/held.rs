@@ -81,7 +81,12 @@ fn a_claim_of_a_stranger() {
                     "{}",
                     reply.text()
                 );
-                assert!(reply.text().contains("without progress"), "{}", reply.text());
+                let text = reply.text();
+                assert!(
+                    text.contains("cannot claim example.com/") && text.contains("without progress"),
+                    "{text}"
+                );
+                assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
             });
         }
         // Others are served meanwhile.
@@ -103,7 +108,7 @@ fn a_claim_of_a_stranger() {
 }
 
 fn a_slow_download() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 200_000);

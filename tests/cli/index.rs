@@ -19,13 +19,14 @@ use testkit::server;
 use testkit::upstream::Upstream;
 
 pub(crate) fn cases() -> Vec<Case> {
-    cases![
-        rows_are_the_trees_whatever_happened,
+    let mut cases = testkit::slow(cases![rows_are_the_trees_whatever_happened]);
+    cases.extend(cases![
         pages_of_the_catalog_add_up,
         questions_and_their_answers,
         the_migrator_builds_it_when_asked,
         only_one_server_keeps_the_index_if_configured,
-    ]
+    ]);
+    cases
 }
 
 /// Module, version, the time of its info, bytes.

@@ -43,7 +43,7 @@ fn text(output: &Output) -> String {
 }
 
 fn installs_both_side_by_side_and_makes_no_store() {
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     for _ in 0..2 {
         let output = install(home.path(), &[]);
         assert!(output.status.success(), "{}", text(&output));
@@ -60,7 +60,7 @@ fn installs_both_side_by_side_and_makes_no_store() {
 }
 
 fn an_installed_stoa_finds_its_migrator_through_a_symlink() {
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     assert!(install(home.path(), &[]).status.success());
     let link = home.path().join("stoa");
     std::os::unix::fs::symlink(home.path().join("prefix/bin/stoa"), &link).unwrap();
@@ -72,7 +72,7 @@ fn an_installed_stoa_finds_its_migrator_through_a_symlink() {
 }
 
 fn a_refused_store_is_reported_and_the_programs_are_installed() {
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     let store = home.path().join("store");
     fs::create_dir(&store).unwrap();
     fs::write(store.join("letter.txt"), "dear").unwrap();
@@ -84,7 +84,7 @@ fn a_refused_store_is_reported_and_the_programs_are_installed() {
 }
 
 fn what_it_says_to_run_can_be_run() {
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     let (prefix, store) = (home.path().join("it's a prefix"), home.path().join("a store"));
     fs::create_dir(&store).unwrap();
     fs::write(store.join("letter.txt"), "dear").unwrap();
@@ -100,7 +100,7 @@ fn what_it_says_to_run_can_be_run() {
 }
 
 fn what_is_in_the_way_stays() {
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     let folder = home.path().join("prefix/bin/stoa");
     fs::create_dir_all(&folder).unwrap();
     let output = install(home.path(), &[]);
@@ -114,7 +114,7 @@ fn what_is_in_the_way_stays() {
 }
 
 fn an_old_store_is_upgraded_and_the_downgrade_is_explained() {
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     let store = home.path().join("a store's place");
     let pair = "example.org/Upper@v1.0.0";
     let folder = Module::new(pair, 10).put_v0(&store);
@@ -143,7 +143,7 @@ fn an_old_store_is_upgraded_and_the_downgrade_is_explained() {
 }
 
 fn bad_usage_says_so() {
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     let nothing = home.path().join("nothing");
     let nothing = nothing.to_str().unwrap();
     for arguments in [

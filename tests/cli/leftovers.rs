@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         in_the_middle_of_a_step_they_are_listed_and_not_moved,
         a_place_that_will_not_do_is_refused,
         named_paths_are_checked_before_the_first_is_moved,
+        nothing_behind_a_symlink_is_moved,
         the_folders_of_the_store_stay_when_they_are_emptied,
         what_is_no_store_is_refused_untouched,
     ]
@@ -37,8 +38,8 @@ const ODD: [(&str, &str); 7] = [
     ("example.org/x/master", "alias: master"),
     ("example.org/pre/v1.0.0", "prefilled"),
     ("example.org/link/v1.0.0", "symlink"),
-    ("example.org/x/v1.2.3/notes.txt", "foreign file"),
-    ("home.html", "foreign file"),
+    ("example.org/x/v1.2.3/notes.txt", "foreign: it belongs to no version"),
+    ("home.html", "foreign: it belongs to no version"),
 ];
 
 fn put(root: &Path, path: &str, content: &str) {
@@ -117,8 +118,8 @@ fn assert_listed(listed: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
 /// The odd ones, and what lies in the folders of two of them.
 fn all_odd() -> Vec<(&'static str, &'static str)> {
     let mut odd = ODD.to_vec();
-    odd.push(("example.org/pre/v1.0.0/v1.0.0.zip", "foreign file"));
-    odd.push(("example.org/link/v1.0.0/real", "foreign file"));
+    odd.push(("example.org/pre/v1.0.0/v1.0.0.zip", "foreign: it belongs to no version"));
+    odd.push(("example.org/link/v1.0.0/real", "foreign: it belongs to no version"));
     odd
 }
 
@@ -233,9 +234,9 @@ fn odd_names_in_a_current_store_are_found() {
         ("modules/example.org/flat/@v/v1.0.0.info", "complete, but not at the layout"),
         ("modules/example.org/m/@v/v1.1.0", "incomplete: it has no info"),
         ("modules/example.org/m/@v/master", "foreign"),
-        ("modules/example.org/m/@v/v1.0.0/extra", "foreign file"),
+        ("modules/example.org/m/@v/v1.0.0/extra", "foreign: it belongs to no version"),
         ("modules/example.org/m/@v/V1.0.0", "foreign"),
-        ("modules/README", "foreign file"),
+        ("modules/README", "foreign: it belongs to no version"),
         ("github.com/a/b/v1.0.0", "complete, but not at the layout"),
         ("github.com/a/b/@v/v1.1.0.zip", "incomplete: it has no go.mod"),
     ];
@@ -320,7 +321,8 @@ fn what_is_no_store_is_refused_untouched() {
     let root = programs.store();
     for arguments in [&["leftovers"][..], &["leftovers", "move", "out"]] {
         let missing = programs.stoa(arguments);
-        assert_eq!((missing.code, missing.out.as_str()), (0, ""), "{missing:?}");
+        assert_eq!((missing.code, missing.out.as_str()), (65, ""), "{missing:?}");
+        assert!(missing.err.contains("there is no store in"), "{missing:?}");
     }
     assert!(!root.exists());
     put(&root, "letter.txt", "dear");
@@ -330,6 +332,31 @@ fn what_is_no_store_is_refused_untouched() {
     }
     assert_eq!(snapshot(&root), before);
     assert_eq!(programs.stoa(["leftovers", "burn"]).code, 64);
+}
+
+fn nothing_behind_a_symlink_is_moved() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let (to, elsewhere) = (programs.folder().join("out"), programs.folder().join("elsewhere"));
+    put(&elsewhere, "example.org/mine", "mine");
+    let before = snapshot(&elsewhere);
+    std::os::unix::fs::symlink(&elsewhere, root.join("modules/link")).unwrap();
+    let inside = root.join("modules/link/example.org");
+    let refused = programs.stoa(["leftovers", "move", to.to_str().unwrap(), inside.to_str().unwrap()]);
+    assert_eq!(refused.code, 73, "{refused:?}");
+    assert!(refused.err.contains("modules/link is a symlink"), "{refused:?}");
+    assert!(snapshot(&elsewhere) == before && !to.exists());
+    // The symlink itself may be moved.
+    let moved = programs.stoa(["leftovers", "move", to.to_str().unwrap()]);
+    assert_eq!(moved.code, 0, "{moved:?}");
+    assert!(to.join("modules/link").is_symlink());
+    // Nor what is found behind a symlink in the place of a folder of the store.
+    fs::remove_dir_all(root.join("modules")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, root.join("modules")).unwrap();
+    let other = programs.folder().join("other");
+    let refused = programs.stoa(["leftovers", "move", other.to_str().unwrap()]);
+    assert_eq!(refused.code, 73, "{refused:?}");
+    assert!(snapshot(&elsewhere) == before && !other.exists());
 }
 
 fn named_paths_are_checked_before_the_first_is_moved() {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use testkit::commands;
 use testkit::inject::{self, failing};
@@ -128,14 +127,6 @@ fn folder(module: &Module) -> PathBuf {
     PathBuf::from(format!("modules/{}/@v/{}", escape(path), escape(version)))
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < end, "not in a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn versions_of_a_lower_layer_are_removed() {
     let (mut container, modules) = Container::with(&["v1.0.0", "v1.0.1", "v1.0.2", "v1.0.3"]);
     let [removed, forbidden, pruned, half] = &modules[..] else { unreachable!() };
@@ -157,7 +148,7 @@ fn versions_of_a_lower_layer_are_removed() {
             .exists()
     );
     container.done(&["remove", "--tombstone", &forbidden.version.to_string()]);
-    until("the server notices", || server.get(&forbidden.path("info")).0 == 410);
+    testkit::until("the server notices", || server.get(&forbidden.path("info")).0 == 410);
     assert_eq!(server.get(&forbidden.path("zip")).0, 410);
 
     assert!(server.get(&removed.path("zip")) == (200, removed.zip.clone()));
@@ -207,6 +198,7 @@ fn a_corrupt_version_of_a_lower_layer_is_replaced() {
     let (mut container, modules) = Container::with(&["v1.0.0", "v1.0.1"]);
     let [cut, without_mod] = &modules[..] else { unreachable!() };
     let zip = container.image().join(folder(cut)).join("zip");
+    testkit::next_write_time();
     fs::write(&zip, &cut.zip[..cut.zip.len() / 2]).unwrap();
     fs::create_dir_all(zip.with_file_name("odd/deeper")).unwrap();
     fs::write(zip.with_file_name("odd/deeper/file"), "kept").unwrap();
@@ -233,6 +225,7 @@ fn the_quarantine_of_a_lower_layer_is_purged_and_restored() {
     let [repaired, purged] = &modules[..] else { unreachable!() };
     let image = container.image();
     for module in &modules {
+        testkit::next_write_time();
         fs::write(image.join(folder(module)).join("zip"), "no zip").unwrap();
     }
     assert_eq!(commands::run(&image, &["verify"]).status.code(), Some(1));
@@ -245,11 +238,25 @@ fn the_quarantine_of_a_lower_layer_is_purged_and_restored() {
     };
     let [restored_entry, purged_entry] = [repaired, purged].map(entry_of);
     fs::write(restored_entry.join("version/zip"), &repaired.zip).unwrap();
+    // A file or a symlink may have been in the place of a version.
+    let elsewhere = container.programs.folder().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("info"), "mine").unwrap();
+    let odd = ["20260102T030405Z-1-0", "20260102T030405Z-1-1"].map(|id| image.join("quarantine").join(id));
+    for entry in &odd {
+        fs::create_dir(entry).unwrap();
+        fs::copy(purged_entry.join("reason.toml"), entry.join("reason.toml")).unwrap();
+    }
+    std::os::unix::fs::symlink(&elsewhere, odd[0].join("version")).unwrap();
+    fs::write(odd[1].join("version"), "a file").unwrap();
     container.start();
     let id = |entry: &Path| entry.file_name().unwrap().to_str().unwrap().to_owned();
     container.done(&["quarantine", "restore", &id(&restored_entry)]);
     assert_eq!(fs::read(container.path(folder(repaired).join("zip"))).unwrap(), repaired.zip);
-    container.done(&["quarantine", "purge", &id(&purged_entry)]);
+    for entry in odd.iter().chain([&purged_entry]) {
+        container.done(&["quarantine", "purge", &id(entry)]);
+    }
+    assert_eq!(fs::read(elsewhere.join("info")).unwrap(), b"mine");
     assert_eq!(fs::read_dir(container.path("quarantine")).unwrap().count(), 0);
     container.done(&["verify", "--again"]);
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 use testkit::Case;
 
 use testkit::client::Reply;
@@ -35,7 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
             missing_tool("go", &["version"]),
             real_go,
         ),
-        trial("many large go.mod files stay within a bound of memory", proc_missing, large_mods),
+        trial("many large go.mod files stay within a bound of memory", proc_missing, large_mods).slow(),
     ]
 }
 
@@ -50,9 +49,7 @@ fn pairs(root: &Path) -> Vec<PathBuf> {
 
 /// Waits until a number of pairs is cached: clients get their files earlier.
 fn until_cached(root: &Path, count: usize) {
-    while pairs(root).len() != count {
-        std::thread::yield_now();
-    }
+    testkit::until("the pairs are cached", || pairs(root).len() == count);
 }
 
 fn start(root: &Path, upstream: &Upstream, variables: &[(&str, &str)]) -> Server {
@@ -84,7 +81,7 @@ fn assert_pair(server: &Server, module: &Module) {
 }
 
 fn without_zip() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let modules = [PAIR, "example.com/Cap@v1.1.0"].map(|pair| upstream.offer(pair, 1000));
     let server = start(&root, &upstream, &[]);
@@ -130,21 +127,20 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn eager() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let module = upstream.offer(PAIR, 1000);
     let server = start(&root, &upstream, &[("STOA_FILL_EAGER", "true")]);
     assert_eq!(server.get(&module.path("info")).0, 200);
     upstream.wait_until_asked(".zip", 1);
-    while !root.join("modules/example.com/!cap/@v/v1.0.0/zip").exists() {
-        std::thread::yield_now();
-    }
+    let zip = root.join("modules/example.com/!cap/@v/v1.0.0/zip");
+    testkit::until("the zip is stored", || zip.exists());
     assert!(pairs(&root).is_empty());
     assert!(server.stop().success());
 }
 
 fn eager_for_local() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let module = upstream.offer(PAIR, 1000);
     let server = start(&root, &upstream, &[]);
@@ -165,7 +161,7 @@ fn eager_for_local() {
 }
 
 fn larger_than_the_bound() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let mut module = upstream.offer(PAIR, 1000);
     module.modfile.extend(b"// a long comment\n".repeat(10_000));
@@ -176,7 +172,7 @@ fn larger_than_the_bound() {
 }
 
 fn joined() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let module = upstream.offer(PAIR, 100_000);
     upstream.hold(".mod");
@@ -196,7 +192,7 @@ fn joined() {
 }
 
 fn other_mod() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let module = upstream.offer(PAIR, 1000);
     let lie = b"module example.com/Cap\n\nrequire evil.example/x v1.0.0\n".to_vec();
@@ -219,7 +215,7 @@ fn other_mod() {
 }
 
 fn other_upstream() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, first, second) = (dir.path().join("store"), Upstream::start(), Upstream::start());
     let module = first.offer(PAIR, 1000);
     let server = start(&root, &first, &[]);
@@ -237,7 +233,7 @@ fn other_upstream() {
 }
 
 fn forbidden() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let modules = [PAIR, "example.com/Cap@v1.1.0"].map(|pair| upstream.offer(pair, 1000));
     let server = start(&root, &upstream, &[]);
@@ -277,7 +273,7 @@ fn forbidden() {
 }
 
 fn evicted() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let modules: Vec<_> = (0..6).map(|n| upstream.offer(&format!("example.com/m@v1.{n}.0"), 10)).collect();
     let server = start(&root, &upstream, &[("STOA_FILL_METADATA_MAX", "16KiB")]);
@@ -285,10 +281,10 @@ fn evicted() {
         assert_eq!(server.get(&module.path("mod")).0, 200);
         let name = root.join("cache/pairs");
         // Each takes a block of 4 KiB, and a fifth makes room down to 14 KiB.
-        while !pairs(&root).iter().any(|path| path.ends_with(format!("v1.{n}.0"))) {
+        testkit::until("the pair is cached", || {
             assert!(name.exists() || n == 0);
-            std::thread::yield_now();
-        }
+            pairs(&root).iter().any(|path| path.ends_with(format!("v1.{n}.0")))
+        });
     }
     until_cached(&root, 4);
     assert!(server.stop().success());
@@ -299,7 +295,7 @@ fn evicted() {
 
 /// Offers a version with a go.mod of this text and a package.
 fn evicted_by_two_servers() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, upstream) = (dir.path().join("store"), Upstream::start());
     let variables = [("STOA_FILL_METADATA_MAX", "16KiB")];
     let servers = [start(&root, &upstream, &variables), start(&root, &upstream, &variables)];
@@ -308,11 +304,9 @@ fn evicted_by_two_servers() {
         assert_eq!(servers[n % 2].get(&module.path("mod")).0, 200);
         let is_cached = || pairs(&root).iter().any(|path| path.ends_with(format!("v1.{n}.0")));
         // Each takes a block of 4 KiB.
-        let end = Instant::now() + Duration::from_secs(30);
-        while !is_cached() || pairs(&root).len() > 4 {
-            assert!(Instant::now() < end, "{} pairs are cached", pairs(&root).len());
-            std::thread::yield_now();
-        }
+        testkit::until("the new pair and at most three others are cached", || {
+            is_cached() && pairs(&root).len() <= 4
+        });
     }
 }
 
@@ -328,7 +322,7 @@ fn offer(upstream: &Upstream, pair: &str, requires: &str) -> Module {
 }
 
 fn real_go() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (root, folder, upstream) = (dir.path().join("store"), dir.path().join("program"), Upstream::start());
     // Only a package of `used` is imported. The others are in the graph.
     offer(&upstream, "example.com/deep@v1.0.0", "");
@@ -411,7 +405,7 @@ fn answer(mut stream: &TcpStream, modfile: &[u8], sent: &AtomicUsize) -> Option<
 }
 
 fn large_mods() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     let (url, sent) = upstream_of_large_mods();
     let mut command = server::command(&root);
@@ -433,9 +427,7 @@ fn large_mods() {
         }
     });
     // All downloads have begun by now, and the others wait for memory.
-    while sent.load(Ordering::Relaxed) < LARGE_MODS / 8 {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    testkit::until("downloads begin", || sent.load(Ordering::Relaxed) >= LARGE_MODS / 8);
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let mib = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024;

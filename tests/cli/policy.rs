@@ -35,13 +35,11 @@ fn text((status, body): (u16, Vec<u8>)) -> (u16, String) {
 
 /// Waits until a path is answered with a status.
 fn until(server: &Server, path: &str, status: u16) {
-    while server.get(path).0 != status {
-        std::thread::yield_now();
-    }
+    testkit::until(path, || server.get(path).0 == status);
 }
 
 fn a_missing_version_may_be_fetched_in_the_background() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let upstream = Upstream::start();
     let module = upstream.offer("example.org/m@v1.0.0", 1000);
     let config = format!("upstream = '{}'\nmode = 'async'\nchecksum = 'off'\n", upstream.url());
@@ -58,7 +56,7 @@ fn a_missing_version_may_be_fetched_in_the_background() {
 }
 
 fn a_missing_version_may_be_redirected() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let upstream = Upstream::start();
     upstream.offer("example.org/Acme/m@v1.0.0", 1000);
     upstream.offer("example.org/Acme/later@v1.0.0", 1000);
@@ -87,7 +85,7 @@ fn a_missing_version_may_be_redirected() {
 }
 
 fn what_is_not_there_may_stay_away() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let upstream = Upstream::start();
     upstream.offer("git.corp.example/m@v1.0.0", 1000);
     let stored = upstream.offer("git.corp.example/m@v1.1.0", 1000);
@@ -108,7 +106,7 @@ fn what_is_not_there_may_stay_away() {
 }
 
 fn denied_versions_are_served_to_nobody() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let upstream = Upstream::start();
     for version in ["v1.0.0", "v1.1.0", "v1.2.0"] {
         upstream.offer(&format!("example.org/m@{version}"), 100);
@@ -148,7 +146,7 @@ fn denied_versions_are_served_to_nobody() {
 }
 
 fn what_is_denied_is_named_by_no_query_that_was_answered_before() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let upstream = Upstream::start();
     upstream.offer("example.org/m@v1.0.0", 100);
     upstream.offer("example.org/m@v1.1.0", 100);
@@ -171,7 +169,7 @@ fn what_is_denied_is_named_by_no_query_that_was_answered_before() {
 }
 
 fn modules_have_upstreams_of_their_own() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let (public, private) = (Upstream::start(), Upstream::start());
     let open = public.offer("example.org/m@v1.0.0", 100);
     let closed = private.offer("git.corp.example/m@v1.0.0", 100);
@@ -189,7 +187,7 @@ fn modules_have_upstreams_of_their_own() {
 }
 
 fn modules_that_a_rule_makes_private_are_not_sent_to_a_checksum_database() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let upstream = Upstream::start();
     upstream.put("/sumdb/sum.example/supported", "");
     let config = format!(
@@ -215,7 +213,7 @@ fn modules_that_a_rule_makes_private_are_not_sent_to_a_checksum_database() {
 }
 
 fn a_version_is_looked_up_where_its_module_comes_from() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let (one, other) = (Upstream::start(), Upstream::start());
     for upstream in [&one, &other] {
         upstream.put("/sumdb/sum.example/supported", "");
@@ -241,7 +239,7 @@ fn a_version_is_looked_up_where_its_module_comes_from() {
 }
 
 fn answers_of_a_former_upstream_are_forgotten() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let (public, private) = (Upstream::start(), Upstream::start());
     public.offer("git.corp.example/m@v1.9.9", 100);
     private.offer("git.corp.example/m@v1.0.0", 100);
@@ -263,7 +261,7 @@ fn answers_of_a_former_upstream_are_forgotten() {
 }
 
 fn an_upstream_that_hangs_leaves_room_for_others() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let upstream = Upstream::start();
     let module = upstream.offer("example.org/m@v1.0.0", 1000);
     // It takes connections, and says nothing.

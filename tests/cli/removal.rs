@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use testkit::{Case, cases};
 
 use rusqlite::Connection;
@@ -52,20 +52,10 @@ fn text(body: &[u8]) -> String {
 
 /// A folder for a store, and the store.
 fn store() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
     (dir, root)
-}
-
-/// Waits until something is so, since nobody tells when.
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < end, "not in half a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The versions whose info is in the tree.
@@ -114,7 +104,7 @@ fn what_is_removed_is_fetched_again_and_must_be_the_same() {
     let module = upstream.offer(PAIR, 50_000);
     let server = Server::start(&root, upstream.url());
     assert_eq!(server.get(&format!("{URL}.zip")), (200, module.zip.clone()));
-    until("the version has its row", || indexed(&root).contains(PAIR));
+    testkit::until("the version has its row", || indexed(&root).contains(PAIR));
     let (code, lines) = json(&root, &["remove", PAIR]);
     assert_eq!(code, 0, "{lines:?}");
     let bytes = (module.zip.len() + module.modfile.len() + module.info.len()) as u64;
@@ -127,7 +117,7 @@ fn what_is_removed_is_fetched_again_and_must_be_the_same() {
 
     // It is asked for again, by its zip as a cold one, and by a server that has its small files in memory.
     assert_eq!(server.get(&format!("{URL}.zip")), (200, module.zip.clone()));
-    until("it is in the store", || root.join(FOLDER).is_dir());
+    testkit::until("it is in the store", || root.join(FOLDER).is_dir());
     assert_eq!(upstream.asked(".zip"), 2);
     done(&root, &["remove", "example.com/Cap/m"]);
 
@@ -145,7 +135,9 @@ fn what_is_removed_is_fetched_again_and_must_be_the_same() {
     assert!(!root.join(FOLDER).exists(), "nothing of it is stored");
     assert!(!shape(&root).keys().any(|path| path.starts_with("quarantine") && path.iter().count() > 1));
     upstream.offer(PAIR, 50_000);
-    until("the same one is taken", || server.get(&format!("{URL}.zip")) == (200, module.zip.clone()));
+    testkit::until("the same one is taken", || {
+        server.get(&format!("{URL}.zip")) == (200, module.zip.clone())
+    });
     assert!(server.stop().success());
 }
 
@@ -160,7 +152,7 @@ fn a_go_mod_that_differs_from_its_record_is_served_to_nobody() {
     done(&root, &["remove", PAIR]);
     module.modfile.extend_from_slice(b"// moved\n");
     module.put_flat(&tree);
-    until("the look at what was there is over", || {
+    testkit::until("the look at what was there is over", || {
         let (status, body) = server.get(&format!("{URL}.mod"));
         assert!(status != 200 || body != module.modfile, "what differs is served");
         status == 403 && text(&body).contains("its mod has h1:") && text(&body).matches("h1:").count() == 2
@@ -198,7 +190,7 @@ fn a_tombstone_is_reported_for_every_file_until_it_is_lifted() {
     let server = Server::start(&root, upstream.url());
     assert_eq!(server.get(&format!("{URL}.zip")).0, 200);
     done(&root, &["remove", "--tombstone", "--reason", "a key is in it", PAIR, "example.com/never@v1.0.0"]);
-    until("the look at it is over", || server.get(&format!("{URL}.info")).0 == 410);
+    testkit::until("the look at it is over", || server.get(&format!("{URL}.info")).0 == 410);
     // The upstream lists it still.
     let list = |server: &Server| text(&server.get("/example.com/!cap/m/@v/list").1);
     assert_eq!(list(&server), "v0.9.0\n");
@@ -360,7 +352,9 @@ fn clients_read_whole_files_while_versions_are_removed() {
         }
         for round in 0..12 {
             let pair = modules[round % modules.len()].version.to_string();
-            until("it is there", || root.join(format!("modules/{}", pair.replace('@', "/@v/"))).is_dir());
+            testkit::until("it is there", || {
+                root.join(format!("modules/{}", pair.replace('@', "/@v/"))).is_dir()
+            });
             let code = run(&root, &["remove", &pair]).status.code();
             assert_eq!(code, Some(0), "{pair}");
         }
@@ -434,7 +428,7 @@ fn the_least_recently_used_go_by_size_and_by_time() {
     }
     let used: BTreeSet<String> = [1, 3, 4].map(|n| format!("example.com/m{n}@v1.0.0")).into();
     // It is killed, without a chance to write anything more.
-    until("the uses are noted", || noted(&root) == used);
+    testkit::until("the uses are noted", || noted(&root) == used);
     drop(server);
     let (code, lines) = json(&root, &["prune", "--unused-since", "101d"]);
     assert_eq!((code, &lines.last().unwrap()["removed"]), (0, &0.into()), "{lines:?}");
@@ -465,7 +459,7 @@ fn the_least_recently_used_go_by_size_and_by_time() {
     done(&root, &["prune", "--max-size", "0"]);
     assert!(versions(&root).is_empty());
     let server = Server::start(&root, "off");
-    until("the index says the same", || root.join("index/1").is_dir() && indexed(&root).is_empty());
+    testkit::until("the index says the same", || root.join("index/1").is_dir() && indexed(&root).is_empty());
     assert!(server.stop().success());
 }
 
@@ -499,17 +493,17 @@ fn notes_of_last_use_outlive_a_restart_and_their_loss_makes_nothing_old() {
     let server =
         Server::start_with(server::command(&root).args(["--upstream", "off", "--last-use-interval", "1"]));
     // The server may put something into it meanwhile.
-    until("it is gone", || fs::remove_dir_all(root.join("cache")).is_ok());
+    testkit::until("it is gone", || fs::remove_dir_all(root.join("cache")).is_ok());
     let said = done(&root, &["prune", "--unused-since", "1d"]);
     assert!(
         said.contains("0 versions, 0 B removed") && said.contains("no version counts as unused"),
         "{said}"
     );
     assert_eq!(server.get("/example.com/m0/@v/v1.0.0.zip").0, 200);
-    until("it is noted again", || noted(&root).contains("example.com/m0@v1.0.0"));
+    testkit::until("it is noted again", || noted(&root).contains("example.com/m0@v1.0.0"));
     fs::write(root.join("cache/last-use/last-use.sqlite"), "damaged".repeat(1000)).unwrap();
     assert_eq!(server.get("/example.com/m1/@v/v1.0.0.zip").0, 200);
-    until("it is noted in another", || {
+    testkit::until("it is noted in another", || {
         let file = fs::read(root.join("cache/last-use/last-use.sqlite")).unwrap_or_default();
         file.starts_with(b"SQLite format 3") && noted(&root).contains("example.com/m1@v1.0.0")
     });

@@ -57,7 +57,7 @@ fn behind_firewall(store: &Path, upstream: &str) -> Command {
 }
 
 fn behind_a_firewall() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let mirror = Upstream::start();
     let module = module_with_folder();
     mirror.serve(&module);
@@ -89,7 +89,7 @@ fn behind_a_firewall() {
 }
 
 fn tree_before_direct() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let tree = dir.path().join("tree");
     let pseudo = "v0.0.0-20191109021931-daa7c04131f5";
     let folder = Module::new(&format!("{MODULE}@{pseudo}"), 10).put_flat(&tree);
@@ -102,7 +102,7 @@ fn tree_before_direct() {
 }
 
 fn newer_versions() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (store, first, second) = (dir.path().join("store"), Upstream::start(), Upstream::start());
     for version in ["v1.0.0", "v1.1.0", "v1.5.0"] {
         first.offer(&format!("example.com/m@{version}"), 10);
@@ -129,7 +129,7 @@ fn newer_versions() {
 }
 
 fn another_major() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let upstream = Upstream::start();
     upstream.put("/example.com/m/@v/main.info", r#"{"Version":"v2.0.0","Time":"2024-01-02T03:04:05Z"}"#);
     let server = Server::start(&dir.path().join("store"), upstream.url());
@@ -141,7 +141,7 @@ fn another_major() {
 }
 
 fn fetched() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (store, upstream) = (dir.path().join("store"), Upstream::start());
     for version in ["v1.0.0", "v1.1.0", "v1.5.0"] {
         upstream.offer(&format!("example.com/m@{version}"), 10);

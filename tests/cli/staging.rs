@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use testkit::server::Server;
 use testkit::upstream::Upstream;
@@ -15,21 +15,13 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < end, "not in a minute: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn run_folder(root: &Path) -> Option<std::path::PathBuf> {
     let entries = fs::read_dir(root.join("staging")).ok()?.map(|entry| entry.unwrap().path());
     entries.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("run-"))
 }
 
 fn a_removed_staging_folder_is_created_again_by_the_next_download() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path();
     create(root);
     let upstream = Upstream::start();
@@ -60,6 +52,7 @@ fn a_removed_staging_folder_is_created_again_by_the_next_download() {
     let module = upstream.offer("example.com/again@v1.0.0", 20_000);
     assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()));
     let folder = root.join("modules/example.com/again/@v/v1.0.0");
+    testkit::next_write_time();
     fs::write(folder.join("zip"), "no zip").unwrap();
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()));
@@ -69,14 +62,14 @@ fn a_removed_staging_folder_is_created_again_by_the_next_download() {
 }
 
 fn a_store_that_is_not_mounted_any_more_gets_no_new_folders() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
     let upstream = Upstream::start();
     let module = upstream.offer("example.com/m@v1.0.0", 20_000);
     let server = Server::start(&root, upstream.url());
     // The index is built in the background.
-    until("the index is built", || server.get("/catalog").0 == 200);
+    testkit::until("the index is built", || server.get("/catalog").0 == 200);
     // As after an unmount: the empty folder below.
     fs::rename(&root, dir.path().join("away")).unwrap();
     fs::create_dir(&root).unwrap();

@@ -31,6 +31,7 @@ fn store() -> (Programs, PathBuf) {
     let root = programs.make_store();
     Module::new(PAIR, 10).put_unsealed(&root);
     let corrupt = Module::new("example.com/corrupt@v1.0.0", 10).put_unsealed(&root);
+    testkit::next_write_time();
     fs::write(corrupt.join("zip"), "no zip").unwrap();
     Module::new("example.org/real@v1.0.0", 10).put_unsealed(&root);
     let elsewhere = programs.folder().join("elsewhere");

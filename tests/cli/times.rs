@@ -44,7 +44,7 @@ fn files_of_any_time_are_served() {
             (END_OF_9999 + 1, false),
             (1 << 40, false),
         ] {
-            let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+            let dir = testkit::tempdir();
             create(dir.path());
             let folder = module.put_unsealed(dir.path());
             if is_sealed {
@@ -89,7 +89,7 @@ fn files_of_any_time_are_served() {
         }
     }
     // An entry in quarantine.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     create(dir.path());
     let folder = module.clone().with_bad_crc().put_unsealed(dir.path());
     set_times(&folder, 1 << 40);
@@ -104,7 +104,7 @@ fn files_of_any_time_are_served() {
 }
 
 fn a_write_after_a_wrong_clock_is_found() {
-    let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
+    let (upstream, dir) = (Upstream::start(), testkit::tempdir());
     let module = upstream.offer("example.com/m@v1.0.0", 1000);
     let server = Server::start(dir.path(), upstream.url());
     assert_eq!(server.get(&module.path("zip")).0, 200);
@@ -130,6 +130,7 @@ fn a_write_after_a_wrong_clock_is_found() {
     let mut damaged = module.zip.clone();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
+    testkit::next_write_time();
     fs::write(folder.join("zip"), damaged).unwrap();
     let server = Server::start(dir.path(), upstream.url());
     assert!(is_right(&server), "it is downloaded again");

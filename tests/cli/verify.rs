@@ -34,7 +34,7 @@ fn store(root: &Path) {
 }
 
 fn full_seals_what_is_whole_and_quarantines_what_is_not() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     store(dir.path());
     let output = verify(dir.path(), "full", &[]);
     assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
@@ -54,7 +54,7 @@ fn full_seals_what_is_whole_and_quarantines_what_is_not() {
 }
 
 fn structure_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     store(dir.path());
     let cut = dir.path().join("modules/example.com/a/@v/v1.0.0/zip");
     let bytes = fs::read(&cut).unwrap();
@@ -69,7 +69,7 @@ fn structure_changes_nothing() {
 }
 
 fn bad_combinations_are_usage_errors() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     create(dir.path());
     assert_eq!(verify(dir.path(), "some", &[]).status.code(), Some(64));
     assert_eq!(verify(dir.path(), "full", &["--dry-run"]).status.code(), Some(64));

@@ -48,7 +48,7 @@ fn done(output: &Output) -> Value {
 }
 
 fn program_builds() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (store, folder, tree) =
         (dir.path().join("store"), dir.path().join("program"), dir.path().join("tree"));
     program::write(&folder);
@@ -98,7 +98,7 @@ fn program_builds() {
 }
 
 fn cache_of_go() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let upstream = Upstream::start();
     for pair in ["example.com/one@v1.0.0", "example.com/one@v1.1.0", "example.com/Cap/two@v0.1.0-RC1"] {
         upstream.offer(pair, 2000);

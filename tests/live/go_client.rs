@@ -22,7 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn build() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (store, folder) = (dir.path().join("store"), dir.path().join("program"));
     program::write(&folder);
     // From before module graphs were pruned: it needs every module that one of its own ever named.
@@ -81,7 +81,7 @@ fn build() {
 /// The download takes longer than the minute in which its rate is measured, and ends well, since no other waits.
 fn slow_upstream() {
     const PAIR: &str = "example.com/slow@v1.0.0";
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 1_700_000);
     upstream.set(&module.path("zip"), Script::Paced(module.zip.clone(), 1024, Duration::from_millis(50)));
@@ -96,7 +96,7 @@ fn slow_upstream() {
 }
 
 fn questions() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let upstream = testkit::upstream::Upstream::start();
     for pair in [
         "example.com/one@v1.0.0",

@@ -30,7 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn there_and_back(peer: Peer, layout: &str) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (store, folder) = (dir.path().join("store"), dir.path().join("program"));
     program::write(&folder);
 

@@ -30,13 +30,6 @@ fn info(version: &str) -> String {
     format!(r#"{{"Version":"{version}","Time":"2024-01-02T03:04:05Z","Origin":{{"VCS":"git"}}}}"#)
 }
 
-/// Waits for what is sure to come.
-fn until(mut is_so: impl FnMut() -> bool) {
-    while !is_so() {
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
 /// Removes or spoils what is kept of answers.
 fn spoil(root: &Path, with: impl Fn(&Path)) {
     let mut spoilt = 0;
@@ -145,9 +138,9 @@ fn a_stale_answer_is_given_at_once_and_asked_for_anew_once() {
     for _ in 0..5 {
         assert_eq!(site.get(LIST).text(), "v1.0.0\n", "nobody waits for the upstream");
     }
-    until(|| upstream.count(LIST) == 1);
+    testkit::until("the list is requested", || upstream.count(LIST) == 1);
     gate.open();
-    until(|| site.get(LIST).text() == "v1.0.0\nv1.1.0\n");
+    testkit::until("the answer is fresh", || site.get(LIST).text() == "v1.0.0\nv1.1.0\n");
     assert_eq!(upstream.count(LIST), 1);
 }
 
@@ -162,7 +155,7 @@ fn what_is_asked_behind_the_clients_back_does_not_hold_up_the_end() {
     site.remember(KEY, 2, "v1.0.0\n");
     upstream.set(LIST, Script::Gated(b"v1.1.0\n".to_vec(), 0, Gate::default()));
     assert_eq!(site.get(LIST).text(), "v1.0.0\n");
-    until(|| upstream.count(LIST) == 1);
+    testkit::until("the list is requested", || upstream.count(LIST) == 1);
     drop(site);
     let site = Site::with_ttl(folder.path(), upstream.url());
     let local = site.ask("GET", LIST, &[("Disable-Module-Fetch", "true")]);
@@ -198,7 +191,7 @@ fn nobody_waits_for_ever_who_can_be_answered() {
     assert_eq!(site.get(LIST).text(), "v1.0.0\n", "the upstream keeps still");
     gate.open();
     // It was still waited for, by nobody in particular.
-    until(|| site.get(LIST).text() == "v1.0.0\nv1.1.0\n");
+    testkit::until("the answer is fresh", || site.get(LIST).text() == "v1.0.0\nv1.1.0\n");
     assert_eq!(upstream.count(LIST), 1);
 }
 
@@ -211,7 +204,7 @@ fn many_who_ask_the_same_are_one_request() {
     upstream.set(LIST, Script::Gated(b"v1.0.0\n".to_vec(), 3, gate.clone()));
     thread::scope(|scope| {
         let clients: Vec<_> = (0..24).map(|_| scope.spawn(|| site.get(LIST))).collect();
-        until(|| upstream.count(LIST) == 1);
+        testkit::until("the list is requested", || upstream.count(LIST) == 1);
         gate.open();
         for client in clients {
             assert_eq!(client.join().unwrap().text(), "v1.0.0\n");
@@ -359,7 +352,9 @@ fn one_slow_module_holds_up_nobody_else() {
                 })
             })
             .collect();
-        until(|| upstream.count(slow_list) == 1 && upstream.count(slow_latest) == 1);
+        testkit::until("both are requested", || {
+            upstream.count(slow_list) == 1 && upstream.count(slow_latest) == 1
+        });
         // All of this is answered while the gate is closed.
         for _ in 0..10 {
             assert_eq!(site.get(&stored.path("zip")).body, stored.zip);

@@ -261,7 +261,7 @@ fn a_page_is_neither_a_tile_nor_a_record() {
 }
 
 #[test]
-fn nobody_is_asked_about_what_is_private() {
+fn private_modules_are_not_sent_to_a_checksum_database() {
     let folder = site::folder();
     let upstream = database();
     for path in ["corp.example/!secret/x", "corp.example/open", "github.com/!our!co/x", "github.com/other"] {

@@ -178,7 +178,7 @@ fn the_next_upstream_continues_a_zip_after_a_bar() {
 #[test]
 fn a_tree_of_files_continues_a_zip_after_a_bar() {
     let (upstream, module, folder, gate) = (Upstream::start(), module(), site::folder(), Gate::default());
-    let tree = tempfile::tempdir().unwrap();
+    let tree = testkit::tempdir();
     module.put_flat(tree.path());
     upstream.serve(&module);
     upstream.set(&module.path("zip"), Script::GatedCut(module.zip.clone(), ARRIVED, gate.clone()));

@@ -181,7 +181,7 @@ fn below_a_base_path_only_that_counts() {
 }
 
 #[test]
-fn the_proxy_tells_of_itself() {
+fn the_start_page_health_and_version_are_served() {
     let folder = site::folder();
     let site = offline(folder.path());
     assert_eq!(site.get("/healthz").text(), "ok\n");
@@ -230,9 +230,7 @@ fn a_circle_of_upstreams_ends() {
         };
         stoa::serve::run(listener, store, upstream, ServeOptions::default(), shutdown).await
     });
-    while std::net::TcpStream::connect(address).is_err() {
-        std::thread::yield_now();
-    }
+    testkit::until("it listens", || std::net::TcpStream::connect(address).is_ok());
     for path in ["/example.com/m/@v/v1.0.0.zip", "/example.com/m/@v/list", "/example.com/m/@latest"] {
         assert_eq!(testkit::client::get(address, path).status, 508, "{path}");
     }

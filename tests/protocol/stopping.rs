@@ -27,9 +27,7 @@ fn what_is_under_way_ends() {
     let mut client = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
     let head = client.head();
     site.begin_stop();
-    while std::net::TcpStream::connect(site.address).is_ok() {
-        std::thread::yield_now();
-    }
+    testkit::until("it listens no more", || std::net::TcpStream::connect(site.address).is_err());
     gate.open();
     let reply = client.body(head);
     assert!(reply.is_whole && reply.body == module.zip);

@@ -376,7 +376,7 @@ async fn third_time(fails: impl Fn() -> Script + Send + Sync + 'static) -> Serve
 
 #[tokio::test]
 async fn credentials_never_travel_in_the_clear() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let netrc = folder.path().join("netrc");
     #[expect(clippy::disallowed_methods, reason = "a scratch file of a test, no store")]
     std::fs::write(&netrc, "machine 127.0.0.1 login someone password secret\n").unwrap();
@@ -445,7 +445,7 @@ async fn a_version_comes_from_one_entry() {
 
 #[tokio::test]
 async fn a_tree_of_files_is_an_upstream() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let versions = folder.path().join("example.com/!mod/@v");
     #[expect(clippy::disallowed_methods, reason = "scratch files of a test, no store")]
     {

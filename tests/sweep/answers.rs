@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use testkit::server::{self, Server};
-use testkit::sweep::{Scenario, Told, failed_clearly, trials};
+use testkit::sweep::{Observed, Scenario, failed_clearly, trials};
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, create};
 
@@ -50,21 +50,21 @@ fn kept() -> Scenario {
             }
         }),
         drive: Box::new(|child| {
-            let mut told = Told::default();
+            let mut observed = Observed::default();
             if let Some(url) = server::listening(child) {
-                told.answers.push(server::get(&url, ASKED).map_err(|error| error.to_string()));
+                observed.answers.push(server::get(&url, ASKED).map_err(|error| error.to_string()));
                 server::terminate(child);
             }
-            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
-            told
+            child.stderr.take().unwrap().read_to_string(&mut observed.stderr).unwrap();
+            observed
         }),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             // That it cannot be kept is no reason not to answer.
-            for answer in told.answers.iter().flatten() {
+            for answer in observed.answers.iter().flatten() {
                 assert_eq!(*answer, (200, NEWER.as_bytes().to_vec()), "after {:?}", traced.hit);
             }
             if !is_kill {
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
             }
             // What is kept is one of the two, whole, or nothing where the old one had to give way.
             failing.fail(Some("403 Forbidden"));
@@ -97,20 +97,20 @@ fn kept_pair() -> Scenario {
             command
         }),
         drive: Box::new(move |child| {
-            let mut told = Told::default();
+            let mut observed = Observed::default();
             if let Some(url) = server::listening(child) {
-                told.answers.push(ask(&url, &asked).map_err(|error| error.to_string()));
+                observed.answers.push(ask(&url, &asked).map_err(|error| error.to_string()));
                 server::terminate(child);
             }
-            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
-            told
+            child.stderr.take().unwrap().read_to_string(&mut observed.stderr).unwrap();
+            observed
         }),
-        check: Box::new(move |root, traced, told, is_kill| {
-            for answer in told.answers.iter().flatten() {
+        check: Box::new(move |root, traced, observed, is_kill| {
+            for answer in observed.answers.iter().flatten() {
                 assert_eq!(*answer, (200, known.modfile.clone()), "after {:?}", traced.hit);
             }
             if !is_kill {
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
             }
             // The pair is there as a whole, or not at all.
             let offline = Server::start_with(server::command(root).arg("--offline"));

@@ -14,11 +14,13 @@ use testkit::Case;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use testkit::sweep::{At, Told, anonymous, at_each_call, ended_as_documented, faults, is_kill, only_stderr};
+use testkit::sweep::{
+    At, Observed, anonymous, at_each_call, ended_as_documented, faults, is_kill, only_stderr,
+};
 use testkit::tracer::{self, Act, Traced};
 use testkit::tree::{shape, snapshot};
 use testkit::upstream::Module;
-use testkit::{MIGRATE, STOA, create, stores, transcript, trial};
+use testkit::{MIGRATE, STOA, create, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut tests = Vec::new();
@@ -139,7 +141,7 @@ fn export(dir: &Path) -> Command {
 
 /// The source is as it was, and what is visible in the store is whole.
 fn imported(scenario: &Scenario, dir: &Path, when: &str) {
-    let fresh = tempfile::tempdir().unwrap();
+    let fresh = testkit::tempdir();
     let source = |dir: &Path| {
         let mut source = snapshot(&dir.join("source"));
         source.values_mut().for_each(|entry| entry.modified = (0, 0));
@@ -220,16 +222,16 @@ fn assert_same(expected: &BTreeMap<PathBuf, Vec<u8>>, found: &BTreeMap<PathBuf, 
 }
 
 fn prepared(scenario: &Scenario) -> tempfile::TempDir {
-    let dir = stores::scratch();
+    let dir = testkit::tempdir();
     (scenario.prepare)(dir.path());
     dir
 }
 
-fn run(scenario: &Scenario, act: Act) -> (Traced, (tempfile::TempDir, Told)) {
+fn run(scenario: &Scenario, act: Act) -> (Traced, (tempfile::TempDir, Observed)) {
     let dir = prepared(scenario);
-    let (traced, told) = tracer::run(&mut (scenario.command)(dir.path()), dir.path(), act, only_stderr);
-    assert!(traced.hit.is_some() || traced.code == 0, "{}", told.stderr);
-    (traced, (dir, told))
+    let (traced, observed) = tracer::run(&mut (scenario.command)(dir.path()), dir.path(), act, only_stderr);
+    assert!(traced.hit.is_some() || traced.code == 0, "{}", observed.stderr);
+    (traced, (dir, observed))
 }
 
 fn sweep(name: &str, scenario: &Scenario, act: At) {
@@ -243,15 +245,19 @@ fn sweep(name: &str, scenario: &Scenario, act: At) {
         name,
         act,
         |act| run(scenario, act),
-        |n, traced, (dir, told)| {
+        |n, traced, (dir, observed)| {
             let dir = dir.path();
             let call = traced.hit.as_deref().unwrap();
             let tree: Vec<_> = ends(dir).keys().map(|path| anonymous(path)).collect();
             (scenario.check)(scenario, dir, call);
             if !is_kill(act) {
-                told_clearly(traced, &told, act(n));
+                failed_clearly(traced, &observed, act(n));
                 if traced.code == 0 {
-                    assert_same(&undisturbed, &ends(dir), &format!("{name}: success was told after {call}"));
+                    assert_same(
+                        &undisturbed,
+                        &ends(dir),
+                        &format!("{name}: success was reported after {call}"),
+                    );
                 }
             }
             ends_alike(&undisturbed, scenario, dir, &format!("{name}: after {call}"));
@@ -275,14 +281,14 @@ fn again(scenario: &Scenario, dir: &Path) {
 }
 
 /// An exit of a program whose call failed: documented, and with a message that names a path and what to do.
-fn told_clearly(traced: &Traced, told: &Told, act: Act) {
-    let (call, said) = (traced.hit.as_deref().unwrap(), &told.stderr);
+fn failed_clearly(traced: &Traced, observed: &Observed, act: Act) {
+    let (call, said) = (traced.hit.as_deref().unwrap(), &observed.stderr);
     if traced.code == 1 {
         // Of one version: it is named, and the others are carried.
         assert!(matches!(act, Act::Fail { errno: Errno::EACCES, .. }), "after {call}: {said}");
         assert!(said.contains("failed ") && !said.contains("panicked"), "after {call}: {said}");
     } else {
-        ended_as_documented(traced, told);
+        ended_as_documented(traced, observed);
     }
     if traced.code != 0 {
         assert!(
@@ -304,12 +310,12 @@ fn an_import_stops_and_goes_on() {
         "an import stops",
         |at| Act::Signal(at, Signal::SIGTERM),
         |act| run(&IMPORT_V0, act),
-        |_, traced, (dir, told)| {
-            let (dir, call, said) = (dir.path(), traced.hit.as_deref().unwrap(), &told.stderr);
+        |_, traced, (dir, observed)| {
+            let (dir, call, said) = (dir.path(), traced.hit.as_deref().unwrap(), &observed.stderr);
             let tree: Vec<_> = ends(dir).keys().map(|path| anonymous(path)).collect();
             imported(&IMPORT_V0, dir, call);
             match traced.code {
-                0 => assert_same(&undisturbed, &ends(dir), &format!("success was told after {call}")),
+                0 => assert_same(&undisturbed, &ends(dir), &format!("success was reported after {call}")),
                 // Before it begins a signal ends it as it ends any program.
                 -15 => {}
                 code => {

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use testkit::commands::{run, stoa};
 use testkit::programs::{Ended, Programs};
 use testkit::sumdb::{self, Site};
-use testkit::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
+use testkit::sweep::{Observed, Scenario, failed_clearly, only_stderr, trials};
 use testkit::tracer::{self, Act, Traced};
 use testkit::tree::snapshot;
 use testkit::upstream::Module;
@@ -37,7 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
     tests.push(trial("verify stops at a signal and goes on", tracer::missing(), verify_stops_and_goes_on));
     let mounts = missing_tool("unshare", &["--map-root-user", "--mount", "true"]);
     tests.push(trial("a read-only file system is looked at", mounts, a_read_only_file_system_is_looked_at));
-    tests.push(trial("what cannot be read is told", None, what_cannot_be_read_is_told_and_passed_over));
+    tests.push(trial("unreadable files are reported", None, unreadable_files_are_reported));
     tests
 }
 
@@ -64,7 +64,7 @@ fn kept(root: &Path, traced: &Traced) -> Vec<std::path::PathBuf> {
 /// A store with this one version, which is not sealed, is verified.
 fn verifying(
     module: Module,
-    check: impl Fn(&Path, &Traced, &Told, bool) + 'static,
+    check: impl Fn(&Path, &Traced, &Observed, bool) + 'static,
     again: impl Fn(&Path) + 'static,
 ) -> Scenario {
     Scenario {
@@ -84,15 +84,15 @@ fn verify_seals() -> Scenario {
     let whole = Module::new(PAIR, 20_000);
     verifying(
         module,
-        move |root, traced, told, is_kill| {
+        move |root, traced, observed, is_kill| {
             assert!(is_whole(&root.join(FOLDER), &whole), "after {:?}", traced.hit);
             let seal = fs::read_to_string(root.join(FOLDER).join("ziphash"));
             if let Ok(seal) = &seal {
                 assert!(seal.starts_with("h1:") && seal.len() == 47, "{seal:?} after {:?}", traced.hit);
             }
             if !is_kill {
-                failed_clearly(traced, told);
-                assert!(traced.code != 0 || seal.is_ok(), "success was told after {:?}", traced.hit);
+                failed_clearly(traced, observed);
+                assert!(traced.code != 0 || seal.is_ok(), "success was reported after {:?}", traced.hit);
             }
         },
         |root| {
@@ -109,7 +109,7 @@ fn verify_puts_into_quarantine() -> Scenario {
     let broken = module.zip.clone();
     verifying(
         module,
-        move |root, traced, told, is_kill| {
+        move |root, traced, observed, is_kill| {
             let mut places = kept(root, traced);
             places.push(root.join(FOLDER));
             let found =
@@ -121,7 +121,7 @@ fn verify_puts_into_quarantine() -> Scenario {
                 assert!(!root.join(FOLDER).exists(), "said to be in quarantine after {:?}", traced.hit);
             } else if !is_kill {
                 assert_ne!(traced.code, 0, "nothing was found after {:?}", traced.hit);
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
             }
         },
         |root| {
@@ -163,7 +163,7 @@ fn verify_asks_the_database() -> Scenario {
         }),
         command: Box::new(move |root| with_site(root, &VERIFY)),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             let folder = root.join(FOLDER);
             let mut places = kept(root, traced);
             places.push(folder.clone());
@@ -175,7 +175,7 @@ fn verify_asks_the_database() -> Scenario {
                 traced.hit
             );
             if !is_kill && traced.code != 1 {
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
             }
         }),
         again: Box::new(move |root| {
@@ -212,7 +212,7 @@ fn restore() -> Scenario {
         prepare: Box::new(move |dir| with_a_mended_one(dir, &module)),
         command: Box::new(|root| stoa(root, &["quarantine", "restore", ID])),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             let is_back = root.join(FOLDER).exists();
             let place =
                 if is_back { root.join(FOLDER) } else { root.join("quarantine").join(ID).join("version") };
@@ -224,8 +224,8 @@ fn restore() -> Scenario {
             );
             assert_eq!(kept(root, traced).len(), usize::from(!is_back), "after {:?}", traced.hit);
             if !is_kill {
-                failed_clearly(traced, told);
-                assert!(traced.code != 0 || is_back, "success was told after {:?}", traced.hit);
+                failed_clearly(traced, observed);
+                assert!(traced.code != 0 || is_back, "success was reported after {:?}", traced.hit);
             }
         }),
         again: Box::new(|root| {
@@ -244,15 +244,15 @@ fn purge() -> Scenario {
         prepare: Box::new(move |dir| with_a_mended_one(dir, &module)),
         command: Box::new(|root| stoa(root, &["quarantine", "purge", ID])),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             let entry = root.join("quarantine").join(ID);
             // An entry is there with all of it, or not at all.
             let is_there = entry.exists();
             assert!(!is_there || is_whole(&entry.join("version"), &whole), "after {:?}", traced.hit);
             assert_eq!(kept(root, traced).len(), usize::from(is_there), "after {:?}", traced.hit);
             if !is_kill {
-                failed_clearly(traced, told);
-                assert!(traced.code != 0 || !is_there, "success was told after {:?}", traced.hit);
+                failed_clearly(traced, observed);
+                assert!(traced.code != 0 || !is_there, "success was reported after {:?}", traced.hit);
             }
         }),
         again: Box::new(|root| {
@@ -278,12 +278,12 @@ fn verify_stops_and_goes_on() {
     let mut stopped = 0;
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         for at in 1.. {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = testkit::tempdir();
             let root = dir.path().join("store");
             create(&root);
             put_versions(&root, 4);
             let mut command = stoa(&root, &["verify", "--threads", "1"]);
-            let (traced, told) = tracer::run(&mut command, &root, Act::Signal(at, signal), only_stderr);
+            let (traced, observed) = tracer::run(&mut command, &root, Act::Signal(at, signal), only_stderr);
             if traced.hit.is_none() {
                 break;
             }
@@ -295,8 +295,8 @@ fn verify_stops_and_goes_on() {
                     assert_eq!(sealed(&root, 4), 0, "after {:?}", traced.hit)
                 }
                 _ => {
-                    assert_eq!(traced.code, code, "after {:?}: {}", traced.hit, told.stderr);
-                    assert!(told.stderr.contains("run again to continue"), "{}", told.stderr);
+                    assert_eq!(traced.code, code, "after {:?}: {}", traced.hit, observed.stderr);
+                    assert!(observed.stderr.contains("run again to continue"), "{}", observed.stderr);
                     stopped += 1;
                 }
             }
@@ -315,7 +315,7 @@ fn verify_stops_and_goes_on() {
 }
 
 fn a_read_only_file_system_is_looked_at() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("store");
     create(&root);
     put_versions(&root, 3);
@@ -348,7 +348,7 @@ fn a_read_only_file_system_is_looked_at() {
     assert_eq!(snapshot(&root), before);
 }
 
-fn what_cannot_be_read_is_told_and_passed_over() {
+fn unreadable_files_are_reported() {
     let programs = Programs::current();
     let root = programs.make_store();
     put_versions(&root, 3);

@@ -13,8 +13,8 @@ use testkit::Case;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use testkit::stores::{self, Files, Plan, Shape, copy, difference, files, folders, markers, scratch};
-use testkit::sweep::{self, At, READ_FAULTS, Told, at_each_call, faults, is_kill, only_stderr};
+use testkit::stores::{self, Files, Plan, Shape, copy, difference, files, folders, markers};
+use testkit::sweep::{self, At, Observed, READ_FAULTS, at_each_call, faults, is_kill, only_stderr};
 use testkit::tracer::{self, Act, Traced};
 use testkit::{MIGRATE, transcript, trial};
 
@@ -117,7 +117,7 @@ struct Undisturbed {
 
 impl Undisturbed {
     fn new(way: Way) -> Self {
-        let dir = scratch();
+        let dir = testkit::tempdir();
         let (root, first) = (dir.path().join("walk"), way.layouts[0]);
         let plan = (way.plan)();
         plan.write(&root);
@@ -239,16 +239,16 @@ fn migrate(root: &Path, to: &str) {
     assert!(output.status.success(), "to {to}: {}", transcript(&output));
 }
 
-fn traced(root: &Path, to: &str, threads: &str, act: Act) -> (Traced, Told) {
+fn traced(root: &Path, to: &str, threads: &str, act: Act) -> (Traced, Observed) {
     tracer::run(&mut command(root, to, threads), root, act, only_stderr)
 }
 
 /// Runs the whole way from the prepared store.
-fn whole_way(undisturbed: &Undisturbed, threads: &str, act: Act) -> (Traced, (TempDir, PathBuf, Told)) {
-    let dir = scratch();
+fn whole_way(undisturbed: &Undisturbed, threads: &str, act: Act) -> (Traced, (TempDir, PathBuf, Observed)) {
+    let dir = testkit::tempdir();
     let root = undisturbed.fresh(dir.path());
-    let (run, told) = traced(&root, undisturbed.way.layouts[2], threads, act);
-    (run, (dir, root, told))
+    let (run, observed) = traced(&root, undisturbed.way.layouts[2], threads, act);
+    (run, (dir, root, observed))
 }
 
 /// Returns a key that distinguishes trees.
@@ -264,7 +264,7 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
         name,
         act,
         |act| whole_way(&undisturbed, threads, act),
-        |n, run, (dir, root, told)| {
+        |n, run, (dir, root, observed)| {
             let what = format!("after {:?} (call {n})", run.hit);
             undisturbed.judge(&root, &what);
             let tree = tree_of(&root);
@@ -277,12 +277,12 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
                     killed_again += usize::from(kill_again(&undisturbed, &root, n, &what));
                 }
             } else {
-                failed_clearly(&root, run, &told, &what);
+                failed_clearly(&root, run, &observed, &what);
                 stopped += usize::from(run.code != 0);
                 if run.code == 0 {
                     undisturbed.is_at(last, &files(&root), "success", &what);
                 }
-                remove_kept_folders(&told, &what);
+                remove_kept_folders(&observed, &what);
             }
             undisturbed.ends(&root, last, true, &what);
             tree
@@ -294,8 +294,8 @@ fn sweep(name: &str, way: Way, threads: &str, act: At) {
 }
 
 /// Removes the folders that the system did not let a run remove. They hold no file.
-fn remove_kept_folders(told: &Told, what: &str) {
-    for warning in told.stderr.split("cannot remove the empty folder ").skip(1) {
+fn remove_kept_folders(observed: &Observed, what: &str) {
+    for warning in observed.stderr.split("cannot remove the empty folder ").skip(1) {
         let folder = warning.split_once(": ").unwrap().0;
         // The next step may have removed it.
         if Path::new(folder).exists() {
@@ -322,9 +322,9 @@ fn kill_again(undisturbed: &Undisturbed, root: &Path, n: usize, what: &str) -> b
 }
 
 /// An exit of a program whose call failed: documented, and with a message that names a path and what to do.
-fn failed_clearly(root: &Path, run: &Traced, told: &Told, what: &str) {
-    sweep::ended_as_documented(run, told);
-    let stderr = &told.stderr;
+fn failed_clearly(root: &Path, run: &Traced, observed: &Observed, what: &str) {
+    sweep::ended_as_documented(run, observed);
+    let stderr = &observed.stderr;
     if run.code != 0 {
         assert!(stderr.contains(root.to_str().unwrap()), "no path in the message {what}: {stderr}");
         assert!(stderr.contains("run again"), "no next step in the message {what}: {stderr}");
@@ -339,15 +339,15 @@ fn stop(name: &str, way: Way, signal: Signal, code: i32) {
         name,
         |at| Act::Signal(at, signal),
         |act| whole_way(&undisturbed, "1", act),
-        |n, run, (dir, root, told)| {
+        |n, run, (dir, root, observed)| {
             let what = format!("after {signal} at {:?} (call {n})", run.hit);
             undisturbed.judge(&root, &what);
             let tree = tree_of(&root);
             if run.code == 0 {
                 undisturbed.is_at(last, &files(&root), "success", &what);
             } else {
-                assert_eq!(run.code, code, "{what}: {}", told.stderr);
-                assert!(told.stderr.contains("run again"), "{what}: {}", told.stderr);
+                assert_eq!(run.code, code, "{what}: {}", observed.stderr);
+                assert!(observed.stderr.contains("run again"), "{what}: {}", observed.stderr);
                 stopped += 1;
             }
             tried += 1;
@@ -373,7 +373,7 @@ fn leftovers(name: &str, act: At) {
         command
     };
     let fresh = || {
-        let dir = scratch();
+        let dir = testkit::tempdir();
         let root = undisturbed.fresh(dir.path());
         migrate(&root, "v2");
         (dir, root)
@@ -404,10 +404,10 @@ fn leftovers(name: &str, act: At) {
     assert!(!expected.1.is_empty() && both(dir.path()) == before);
     let run = |act: Act| {
         let (dir, root) = fresh();
-        let (run, told) = tracer::run(&mut command(dir.path()), dir.path(), act, only_stderr);
-        (run, (dir, root, told))
+        let (run, observed) = tracer::run(&mut command(dir.path()), dir.path(), act, only_stderr);
+        (run, (dir, root, observed))
     };
-    at_each_call(name, act, run, |n, run, (dir, root, told)| {
+    at_each_call(name, act, run, |n, run, (dir, root, observed)| {
         let what = format!("after {:?} (call {n})", run.hit);
         assert_eq!(markers(&root), ["layout.v2"], "{what}");
         assert!(both(dir.path()) == before, "{what}: {}", difference(&before, &both(dir.path())));
@@ -415,7 +415,7 @@ fn leftovers(name: &str, act: At) {
         if is_kill(act) {
             assert_eq!(run.code, -9, "{what}");
         } else {
-            failed_clearly(dir.path(), run, &told, &what);
+            failed_clearly(dir.path(), run, &observed, &what);
         }
         let output = command(dir.path()).output().unwrap();
         assert!(output.status.success(), "{what}: {}", self::transcript(&output));
@@ -434,7 +434,7 @@ fn restore(name: &str, act: At) {
         command
     };
     let fresh = || {
-        let dir = scratch();
+        let dir = testkit::tempdir();
         let root = undisturbed.fresh(dir.path());
         migrate(&root, "v2");
         fs::remove_file(root.join("layout.v2")).unwrap();
@@ -445,10 +445,10 @@ fn restore(name: &str, act: At) {
     let expected = undisturbed.at["v2"].0.clone();
     let run = |act: Act| {
         let (dir, root) = fresh();
-        let (run, told) = tracer::run(&mut command(&root), &root, act, only_stderr);
-        (run, (dir, root, told))
+        let (run, observed) = tracer::run(&mut command(&root), &root, act, only_stderr);
+        (run, (dir, root, observed))
     };
-    at_each_call(name, act, run, |n, run, (_dir, root, told)| {
+    at_each_call(name, act, run, |n, run, (_dir, root, observed)| {
         let what = format!("after {:?} (call {n})", run.hit);
         let found = markers(&root);
         assert!(found.is_empty() || found == ["layout.v2"], "{found:?} {what}");
@@ -457,7 +457,7 @@ fn restore(name: &str, act: At) {
         if is_kill(act) {
             assert_eq!(run.code, -9, "{what}");
         } else {
-            failed_clearly(&root, run, &told, &what);
+            failed_clearly(&root, run, &observed, &what);
         }
         if found.is_empty() {
             let output = command(&root).output().unwrap();
@@ -473,7 +473,7 @@ fn restore(name: &str, act: At) {
 /// The begin is on disk before the first move, all moves before the end, and the end before anything else.
 fn barriers(way: Way) {
     let undisturbed = Undisturbed::new(way);
-    let dir = scratch();
+    let dir = testkit::tempdir();
     let root = undisturbed.fresh(dir.path());
     let (run, _) = traced(&root, way.layouts[2], "4", Act::Record);
     assert_eq!(run.code, 0);

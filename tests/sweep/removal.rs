@@ -2,7 +2,7 @@
 //! store, and with each of them failing.
 //!
 //! A version is whole at its place or not there at all, and its record is on disk before it goes; a tombstone that
-//! was asked for is there once that was told; a server answers and ends as it should whatever becomes of its notes.
+//! was asked for is there once that was reported; a server answers and ends as it should whatever becomes of its notes.
 
 use std::fs;
 use std::io::Read;
@@ -13,7 +13,7 @@ use testkit::Case;
 use rusqlite::Connection;
 use testkit::commands::{run, stoa};
 use testkit::server;
-use testkit::sweep::{Scenario, Told, failed_clearly, only_stderr, trials};
+use testkit::sweep::{Observed, Scenario, failed_clearly, only_stderr, trials};
 use testkit::tracer::{LOWER_LAYER, Traced};
 use testkit::upstream::Module;
 use testkit::{create, transcript};
@@ -84,7 +84,7 @@ fn removing(arguments: &'static [&'static str], is_recorded: fn(&toml::Table) ->
         }),
         command: Box::new(move |root| stoa(root, arguments)),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             let is_there = is_there(&root.join(FOLDER), &whole, traced);
             let record = record(&root.join(RECORD), traced);
             assert!(
@@ -93,8 +93,8 @@ fn removing(arguments: &'static [&'static str], is_recorded: fn(&toml::Table) ->
                 traced.hit
             );
             if !is_kill {
-                failed_clearly(traced, told);
-                assert!(traced.code != 0 || !is_there, "success was told after {:?}", traced.hit);
+                failed_clearly(traced, observed);
+                assert!(traced.code != 0 || !is_there, "success was reported after {:?}", traced.hit);
             }
         }),
         again: Box::new(move |root| {
@@ -138,7 +138,7 @@ fn remove_from_a_lower_layer() -> Scenario {
             command
         }),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             let folder = root.join(FOLDER);
             if folder.join("info").exists() {
                 is_there(&folder, &whole, traced);
@@ -147,7 +147,7 @@ fn remove_from_a_lower_layer() -> Scenario {
                 assert!(record.is_some_and(|record| record.contains_key("h1")), "{:?}", traced.hit);
             }
             if !is_kill {
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
             }
         }),
         again: Box::new(move |root| {
@@ -251,12 +251,12 @@ fn remove_and_forget() -> Scenario {
         }),
         command: Box::new(move |root| stoa(root, &arguments)),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             let is_there = is_there(&root.join(FOLDER), &whole, traced);
             let record = record(&root.join(RECORD), traced);
             assert!(!is_there || record.is_some(), "there without its record after {:?}", traced.hit);
             if !is_kill {
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
                 assert!(traced.code != 0 || !is_there && record.is_none(), "success after {:?}", traced.hit);
             }
         }),
@@ -278,12 +278,12 @@ fn lift() -> Scenario {
         }),
         command: Box::new(|root| stoa(root, &["remove", "--lift", PAIR])),
         drive: Box::new(only_stderr),
-        check: Box::new(|root, traced, told, is_kill| {
+        check: Box::new(|root, traced, observed, is_kill| {
             let record = record(&root.join(RECORD), traced);
             assert!(record.as_ref().is_none_or(|record| record.contains_key("tombstone")));
             if !is_kill {
-                failed_clearly(traced, told);
-                assert!(traced.code != 0 || record.is_none(), "success was told after {:?}", traced.hit);
+                failed_clearly(traced, observed);
+                assert!(traced.code != 0 || record.is_none(), "success was reported after {:?}", traced.hit);
             }
         }),
         again: Box::new(|root| {
@@ -312,7 +312,7 @@ fn prune() -> Scenario {
         }),
         command: Box::new(|root| stoa(root, &PRUNE)),
         drive: Box::new(only_stderr),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             let mut left = Vec::new();
             for module in &whole {
                 let name = module.version.path();
@@ -327,8 +327,8 @@ fn prune() -> Scenario {
             }
             assert_eq!(left.last(), Some(&"example.com/a"), "the newest is left after {:?}", traced.hit);
             if !is_kill {
-                failed_clearly(traced, told);
-                assert!(traced.code != 0 || left.len() == 1, "success was told after {:?}", traced.hit);
+                failed_clearly(traced, observed);
+                assert!(traced.code != 0 || left.len() == 1, "success was reported after {:?}", traced.hit);
             }
         }),
         again: Box::new(|root| {
@@ -368,20 +368,20 @@ fn notes_of_last_use() -> Scenario {
         }),
         command: Box::new(command),
         drive: Box::new(|child| {
-            let mut told = Told::default();
+            let mut observed = Observed::default();
             if let Some(url) = server::listening(child) {
-                told.answers.push(server::get(&url, MOD).map_err(|error| error.to_string()));
+                observed.answers.push(server::get(&url, MOD).map_err(|error| error.to_string()));
                 server::terminate(child);
             }
-            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
-            told
+            child.stderr.take().unwrap().read_to_string(&mut observed.stderr).unwrap();
+            observed
         }),
-        check: Box::new(move |root, traced, told, is_kill| {
+        check: Box::new(move |root, traced, observed, is_kill| {
             assert!(is_there(&root.join(FOLDER), &whole, traced));
             let is_of_notes = traced.hit.as_ref().is_some_and(|hit| hit.contains("last-use"));
             if !is_kill {
-                failed_clearly(traced, told);
-                for answer in &told.answers {
+                failed_clearly(traced, observed);
+                for answer in &observed.answers {
                     assert!(
                         answer.as_ref().is_ok_and(|(status, body)| (*status, body) == (200, &whole.modfile)),
                         "{answer:?} after {:?}",

@@ -9,7 +9,9 @@ use testkit::Case;
 
 use testkit::server::{self, Server};
 use testkit::sumdb::{self, Site};
-use testkit::sweep::{Prepare, Scenario, Told, failed_clearly, only_stderr, trials, trials_of_all_faults};
+use testkit::sweep::{
+    Observed, Prepare, Scenario, failed_clearly, only_stderr, trials, trials_of_all_faults,
+};
 use testkit::tracer::Traced;
 use testkit::tree::snapshot;
 use testkit::upstream::{Module, Upstream};
@@ -41,12 +43,12 @@ fn creation() -> Scenario {
             command
         }),
         drive: Box::new(only_stderr),
-        check: Box::new(|root, traced, told, is_kill| {
+        check: Box::new(|root, traced, observed, is_kill| {
             if !is_kill {
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
                 assert!(
                     traced.code != 0 || root.join("layout.v2").exists(),
-                    "success was told after {:?}",
+                    "success was reported after {:?}",
                     traced.hit
                 );
             }
@@ -70,11 +72,11 @@ fn creation_through_the_gate() -> Scenario {
         prepare: Box::new(|_| {}),
         command: Box::new(path),
         drive: Box::new(only_stderr),
-        check: Box::new(|root, traced, told, is_kill| {
+        check: Box::new(|root, traced, observed, is_kill| {
             // 1: the gate was passed, and the version is not there.
             if !is_kill && traced.code != 1 {
                 assert_ne!(traced.code, 0, "a version was found after {:?}", traced.hit);
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
             }
             assert!(
                 traced.code != 1 || root.join("layout.v2").exists(),
@@ -105,16 +107,16 @@ fn serving(url: &str, prepare: Prepare, expected: (u16, Vec<u8>), check: CheckTr
             command
         }),
         drive: Box::new(|child| {
-            let mut told = Told::default();
+            let mut observed = Observed::default();
             if let Some(url) = server::listening(child) {
-                told.answers.push(server::get(&url, ZIP).map_err(|error| error.to_string()));
+                observed.answers.push(server::get(&url, ZIP).map_err(|error| error.to_string()));
                 server::terminate(child);
             }
-            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
-            told
+            child.stderr.take().unwrap().read_to_string(&mut observed.stderr).unwrap();
+            observed
         }),
-        check: Box::new(move |root, traced, told, is_kill| {
-            for answer in &told.answers {
+        check: Box::new(move |root, traced, observed, is_kill| {
+            for answer in &observed.answers {
                 match answer {
                     Ok((200, body)) => assert!(*body == expected.1, "wrong bytes after {:?}", traced.hit),
                     Ok((404, _)) if expected.0 == 404 => {}
@@ -122,17 +124,17 @@ fn serving(url: &str, prepare: Prepare, expected: (u16, Vec<u8>), check: CheckTr
                         let text = String::from_utf8_lossy(body);
                         assert!(matches!(*status, 500 | 507), "{status} after {:?}: {text}", traced.hit);
                         assert!(
-                            told.stderr.contains("cannot "),
+                            observed.stderr.contains("cannot "),
                             "no reason in the log after {:?}: {}",
                             traced.hit,
-                            told.stderr
+                            observed.stderr
                         );
                     }
                     Err(_) => {}
                 }
             }
             if !is_kill {
-                failed_clearly(traced, told);
+                failed_clearly(traced, observed);
             }
             check(root, traced);
         }),
@@ -301,14 +303,20 @@ fn index_regenerated() -> Scenario {
         prepare: Box::new(put_without_index),
         command: Box::new(regenerate),
         drive: Box::new(only_stderr),
-        check: Box::new(|root, traced, told, is_kill| {
+        check: Box::new(|root, traced, observed, is_kill| {
             if is_kill {
                 return;
             }
-            failed_clearly(traced, told);
+            failed_clearly(traced, observed);
             // The program does without it, and says so.
-            if traced.code == 0 && !told.stderr.contains("was not built") {
-                assert_eq!(indexed(root), expected_rows(false), "after {:?}: {}", traced.hit, told.stderr);
+            if traced.code == 0 && !observed.stderr.contains("was not built") {
+                assert_eq!(
+                    indexed(root),
+                    expected_rows(false),
+                    "after {:?}: {}",
+                    traced.hit,
+                    observed.stderr
+                );
             }
         }),
         again: Box::new(move |root| {
@@ -357,24 +365,24 @@ fn index_kept() -> Scenario {
             command(&url, root)
         }),
         drive: Box::new(|child| {
-            let mut told = Told::default();
+            let mut observed = Observed::default();
             if let Some(url) = server::listening(child) {
-                told.stderr = look(child);
-                told.answers.push(server::get(&url, ZIP).map_err(|error| error.to_string()));
+                observed.stderr = look(child);
+                observed.answers.push(server::get(&url, ZIP).map_err(|error| error.to_string()));
                 server::terminate(child);
             }
-            child.stderr.take().unwrap().read_to_string(&mut told.stderr).unwrap();
-            told
+            child.stderr.take().unwrap().read_to_string(&mut observed.stderr).unwrap();
+            observed
         }),
-        check: Box::new(move |root, traced, told, is_kill| {
-            for answer in told.answers.iter().flatten() {
+        check: Box::new(move |root, traced, observed, is_kill| {
+            for answer in observed.answers.iter().flatten() {
                 assert!([200, 500].contains(&answer.0), "{} after {:?}", answer.0, traced.hit);
                 assert!(answer.0 != 200 || answer.1 == expected, "wrong bytes after {:?}", traced.hit);
             }
             let is_of_index = traced.hit.as_ref().is_some_and(|hit| hit.contains("index.sqlite"));
             if !is_kill && is_of_index {
                 // What is derived fails no fill and no server.
-                assert_eq!(traced.code, 0, "after {:?}: {}", traced.hit, told.stderr);
+                assert_eq!(traced.code, 0, "after {:?}: {}", traced.hit, observed.stderr);
             }
             check(root, traced);
         }),

@@ -29,6 +29,11 @@ impl PathError {
         Self { action, path, source }
     }
 
+    /// Makes the error for the root of a store that is not a folder.
+    pub fn not_a_folder(root: &Path) -> Self {
+        Self::new("use", root, io::Error::new(io::ErrorKind::NotADirectory, NotAFolder))
+    }
+
     /// Returns whether the file or folder does not exist.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
@@ -117,7 +122,15 @@ fn is_for_inodes(error: &io::Error) -> bool {
 #[error("it is a symlink")]
 pub(crate) struct OnTheWay;
 
+/// The reason for refusing a root that is not a folder.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not a folder")]
+struct NotAFolder;
+
 fn hint(source: &io::Error) -> &'static str {
+    if source.get_ref().is_some_and(|error| error.is::<NotAFolder>()) {
+        return "\nhelp: set the folder of the store with --store";
+    }
     if source.get_ref().is_some_and(|error| error.is::<OnTheWay>()) {
         return "\nhelp: replace the symlink by the folder that it points to (everything below a store is on one file system)";
     }

@@ -24,7 +24,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::durable::Durable;
 use crate::lock::{self, LOCK_NAME, LockError, SharedLock};
-use crate::marker::{Marker, Top};
+use crate::marker::{Marker, MarkersError, Top};
+use crate::parallel::RAISE;
 use crate::{Exit, LayoutId, PathError};
 
 /// The check before a store is used.
@@ -67,9 +68,11 @@ pub struct Pass {
 #[derive(Debug)]
 pub struct Held {
     pass: Pass,
-    /// `None` for a store without a lock file on a read-only file system, and for one that is only read on storage
-    /// without locks.
-    _lock: Option<SharedLock>,
+    /// `None` for a store without a lock file that is only read or on a read-only file system, and for one that is only
+    /// read on storage without locks.
+    lock: Option<SharedLock>,
+    /// Whether this process created the lock file.
+    has_new_lock: bool,
 }
 
 impl Pass {
@@ -116,6 +119,13 @@ impl Held {
     /// Returns the proof of the check.
     pub fn pass(&self) -> &Pass {
         &self.pass
+    }
+
+    /// Releases the lock for a program that refuses the store after all. Removes the lock file if this process created it.
+    pub fn give_up(self) {
+        if let Some(lock) = self.lock.filter(|_| self.has_new_lock) {
+            lock.remove(&self.pass.root);
+        }
     }
 }
 
@@ -172,7 +182,7 @@ pub enum GateError {
     /// The system has no process for the migrator.
     #[error(
         "cannot run {program}: {source}\n\
-         help: raise the limit of processes (ulimit -u, LimitNPROC, TasksMax, pids.max), or run `{program}` by itself first",
+         help: {RAISE}, or run `{program}` by itself first",
         program = program.display()
     )]
     NoProcess {
@@ -204,18 +214,21 @@ pub enum GateError {
         /// The marker.
         marker: PathBuf,
     },
-    /// The root has several markers, or the name of a marker is not a file.
+    /// Another process has changed the layout since the first check.
     #[error(
-        "cannot use {root}: it has {names} instead of one marker; nothing was changed\n\
-         help: find out which marker is right and move the others away (a copied or restored backup is the usual cause)",
+        "cannot use {root}: another process moved it from layout {layout} to another layout meanwhile\n\
+         help: leave it there, or start again to upgrade it to layout {layout}",
         root = root.display()
     )]
-    Markers {
+    Left {
         /// The root of the store.
         root: PathBuf,
-        /// The names, separated by commas.
-        names: String,
+        /// The required layout.
+        layout: LayoutId,
     },
+    /// The root has several markers, or the name of a marker is not a file.
+    #[error(transparent)]
+    Markers(#[from] MarkersError),
 }
 
 impl GateError {
@@ -224,7 +237,7 @@ impl GateError {
         match self {
             Self::Path(error) => error.exit(),
             Self::Lock(error) => error.exit(),
-            Self::Foreign { .. } => Exit::BUSY,
+            Self::Foreign { .. } | Self::Left { .. } => Exit::BUSY,
             Self::Migrator { status, .. } => match (status.code(), status.signal()) {
                 (Some(code), _) => Exit::code_of_child(u8::try_from(code).unwrap_or(1)),
                 (None, Some(signal)) => Exit::signal(signal),
@@ -232,7 +245,7 @@ impl GateError {
             },
             Self::NoProcess { .. } => Exit::BUSY,
             Self::NoMigrator { .. } | Self::StillMissing { .. } | Self::Forbidden { .. } => Exit::NEWER,
-            Self::Markers { .. } => Exit::NOT_A_STORE,
+            Self::Markers(_) => Exit::NOT_A_STORE,
         }
     }
 
@@ -266,23 +279,38 @@ impl Gate<'_> {
         Ok(Pass { root: self.root.to_owned(), layout: self.current.clone(), signals })
     }
 
-    /// Takes the shared lock and checks the marker again. If the store left the current layout between the check and
+    /// Takes the shared lock and checks the marker again. If a change of the layout was interrupted between the check and
     /// the lock, the whole check is repeated once.
+    ///
+    /// # Errors
+    ///
+    /// [`GateError::Left`] if the store is at another layout now.
     pub fn hold(&self, pass: Pass, access: Mode) -> Result<Held, GateError> {
         let mut pass = pass;
         for last in [false, true] {
-            let lock = self.share(access)?;
+            let mut has_new_lock = false;
+            let lock = self.share(access, &mut has_new_lock)?;
             if self.has_one_marker()? {
-                return Ok(Held { pass, _lock: lock });
+                return Ok(Held { pass, lock, has_new_lock });
             }
             if last {
                 break;
             }
             drop(lock);
+            // The migrator would undo the downgrade of a person.
+            match self.top()?.markers.as_slice() {
+                [] => return Err(self.left()),
+                [Marker::At(layout)] if layout != self.current => return Err(self.left()),
+                _ => {}
+            }
             pass.signals.handled_by_program();
             pass = self.pass()?;
         }
         Err(GateError::StillMissing { program: PathBuf::from("the migrator"), marker: self.marker() })
+    }
+
+    fn left(&self) -> GateError {
+        GateError::Left { root: self.root.to_owned(), layout: self.current.clone() }
     }
 
     /// Checks that there is no other marker, for a program that only looks and takes no lock.
@@ -294,13 +322,9 @@ impl Gate<'_> {
     /// Returns whether the marker of the current layout exists. Fails if there are others beside it.
     fn has_one_marker(&self) -> Result<bool, GateError> {
         let top = self.top()?;
-        let here = Marker::At(self.current.clone());
-        let others = top.markers.iter().filter(|marker| **marker != here).map(ToString::to_string);
-        let others: Vec<String> = others.collect();
-        let is_here = top.markers.contains(&here);
-        if is_here && !others.is_empty() {
-            let names = format!("{here} and {}", others.join(", "));
-            return Err(GateError::Markers { root: self.root.to_owned(), names });
+        let is_here = top.markers.contains(&Marker::At(self.current.clone()));
+        if is_here && top.markers.len() > 1 {
+            return Err(MarkersError::Several { root: self.root.to_owned(), markers: top.markers }.into());
         }
         Ok(is_here)
     }
@@ -311,8 +335,7 @@ impl Gate<'_> {
         if top.blocked.is_empty() {
             return Ok(top);
         }
-        let names = format!("{}, which is not a file,", top.blocked.join(", "));
-        Err(GateError::Markers { root: self.root.to_owned(), names })
+        Err(MarkersError::Blocked { root: self.root.to_owned(), names: top.blocked }.into())
     }
 
     fn marker(&self) -> PathBuf {
@@ -324,11 +347,12 @@ impl Gate<'_> {
         match rustix::fs::accessat(CWD, &marker, Access::EXISTS, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
+            Err(Errno::NOTDIR) => Err(PathError::not_a_folder(self.root).into()),
             Err(errno) => Err(PathError::new("access", marker, errno).into()),
         }
     }
 
-    fn share(&self, access: Mode) -> Result<Option<SharedLock>, GateError> {
+    fn share(&self, access: Mode, is_new: &mut bool) -> Result<Option<SharedLock>, GateError> {
         if access == Mode::ReadWrite {
             lock::unshare(self.root);
         }
@@ -340,7 +364,9 @@ impl Gate<'_> {
                 loop {
                     match SharedLock::try_acquire(self.root) {
                         // A downgrade that cleans up removed the file.
-                        Err(LockError::Path(error)) if error.is_not_found() => return self.share(access),
+                        Err(LockError::Path(error)) if error.is_not_found() => {
+                            return self.share(access, is_new);
+                        }
                         Ok(None) => {}
                         lock => return Ok(lock?),
                     }
@@ -366,13 +392,19 @@ impl Gate<'_> {
             }
             // The store was copied without its lock file.
             Err(LockError::Path(error)) if error.is_not_found() => {
-                // A folder that is not a store is not changed.
-                self.top()?;
+                // A folder that is not a store at this layout is not changed.
+                if access == Mode::ReadOnly || !self.has_one_marker()? {
+                    return Ok(None);
+                }
                 let made = Durable::for_root(self.root)
-                    .and_then(|durable| durable.open_or_create(&self.root.join(LOCK_NAME)));
+                    .and_then(|durable| durable.open_or_create_new(&self.root.join(LOCK_NAME)));
                 match made {
-                    Ok(_) => Ok(Some(SharedLock::acquire(self.root)?)),
-                    Err(error) if access == Mode::ReadOnly || error.is_read_only() => Ok(None),
+                    Ok((_, is_created)) => {
+                        *is_new |= is_created;
+                        // Another process may hold the new file already, and remove it.
+                        self.share(access, is_new)
+                    }
+                    Err(error) if error.is_read_only() => Ok(None),
                     Err(error) => Err(error.into()),
                 }
             }

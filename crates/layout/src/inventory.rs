@@ -51,7 +51,7 @@ pub trait Inventory: Sync {
     /// Streams everything. A path that vanishes meanwhile is no error.
     fn take(&self, root: &Path, state: &State, visit: &mut Visit<'_>) -> Result<(), StepError>;
     /// Returns the reason that forbids moving anything out of a store in this state.
-    fn forbids_moving(&self, root: &Path, state: &State) -> Option<Refusal>;
+    fn forbids_moving(&self, root: &Path, state: &State) -> Result<Option<Refusal>, StepError>;
 }
 
 /// Lists the items in a folder of another program.

@@ -1,5 +1,5 @@
-//! The lock of a store: the file `store.lock`, locked with flock. Only a downgrade that cleans up deletes it, as its exclusive
-//! holder. Whoever waited for the deleted file must take the lock again.
+//! The lock of a store: the file `store.lock`, locked with flock. Only its exclusive holder deletes it: a downgrade that cleans
+//! up, and a run that created it and then changed nothing. A process that waited for the deleted file must take the lock again.
 //!
 //! Every process that keeps the store open shares the lock. A migrator holds it exclusively. The kernel releases the
 //! lock when a process dies, so there is nothing to clean up. This lock is taken before any other lock below the root.
@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -32,13 +33,15 @@ pub const LOCK_NAME: &str = "store.lock";
 /// A lock that other users of the store share. Released when dropped.
 #[derive(Debug)]
 pub struct SharedLock {
-    _file: File,
+    file: File,
 }
 
-/// A lock that no other process shares. Released when dropped.
+/// A lock that no other process shares. Released when dropped. If this process created the lock file and did not sign it, it
+/// changed nothing, and the file is removed then.
 #[derive(Debug)]
 pub struct ExclusiveLock {
     file: File,
+    is_unused: AtomicBool,
     root: PathBuf,
     program: String,
     durable: Durable,
@@ -86,7 +89,7 @@ impl SharedLock {
                 return Ok(None);
             }
             if is_at(&file, &path)? {
-                return Ok(Some(Self { _file: file }));
+                return Ok(Some(Self { file }));
             }
             file = Self::open(root)?.0;
         }
@@ -102,11 +105,20 @@ impl SharedLock {
                 result => {
                     outcome(result, &path)?;
                     if is_at(&file, &path)? {
-                        return Ok(Self { _file: file });
+                        return Ok(Self { file });
                     }
                     file = Self::open(root)?.0;
                 }
             }
+        }
+    }
+
+    /// Releases the lock and removes its file, unless another process uses the file.
+    pub fn remove(self, root: &Path) {
+        let path = root.join(LOCK_NAME);
+        // The system releases the shared lock first. So another process may get here, or begin to share the file again.
+        if fs2::FileExt::try_lock_exclusive(&self.file).is_ok() {
+            remove_held(&self.file, &path);
         }
     }
 
@@ -124,15 +136,19 @@ impl ExclusiveLock {
     pub fn try_acquire(root: &Path, program: &str) -> Result<Option<Self>, LockError> {
         let durable = Durable::for_root(root)?;
         let path = root.join(LOCK_NAME);
-        let open = || match durable.open_or_create(&path) {
+        let is_unused = AtomicBool::new(false);
+        let open = || match durable.open_or_create_new(&path) {
             // Root created the file and died before it changed the owner. The file can be locked, not signed.
             Err(error) if error.errno() == Some(Errno::ACCESS) => Self::open_to_read(&path).ok_or(error),
-            result => result,
+            opened => opened.map(|(file, is_new)| {
+                is_unused.store(is_new, Ordering::Relaxed);
+                file
+            }),
         };
         // A killed process may leave the temporary file, which is swept as a temporary marker.
         let file = lock_alone(&path, open, || durable.replace_file(&path, TEMPORARY_PREFIX, b""))?;
         let (root, program) = (root.to_owned(), program.to_owned());
-        Ok(file.map(|file| Self { file, root, program, durable }))
+        Ok(file.map(|file| Self { file, is_unused, root, program, durable }))
     }
 
     fn open_to_read(path: &Path) -> Option<File> {
@@ -142,6 +158,7 @@ impl ExclusiveLock {
 
     /// Writes the holder's name into the lock file, before the first change below the root.
     pub fn sign(&self) {
+        self.is_unused.store(false, Ordering::Relaxed);
         // Only for messages. A full disk must not prevent a downgrade.
         let _ = self.try_sign();
     }
@@ -167,6 +184,22 @@ impl ExclusiveLock {
     }
 }
 
+impl Drop for ExclusiveLock {
+    fn drop(&mut self) {
+        if self.is_unused.load(Ordering::Relaxed) {
+            remove_held(&self.file, &self.root.join(LOCK_NAME));
+        }
+    }
+}
+
+/// Removes a lock file that this process holds alone. Processes that wait for it find out that it is gone.
+fn remove_held(file: &File, path: &Path) {
+    if is_at(file, path).is_ok_and(|is_there| is_there) {
+        // If this fails, an empty file stays, which does no harm.
+        let _ = crate::durable::remove_file(path);
+    }
+}
+
 /// An exclusive lock on any other file below a root. Released when dropped.
 ///
 /// `store.lock` is always taken first.
@@ -177,8 +210,19 @@ pub struct FileLock {
 
 impl FileLock {
     /// Takes the lock, unless another process holds it (`None`). Creates the file if it is missing.
+    ///
+    /// If the file has several names, it is replaced, and a killed process leaves a temporary beside it. Use this in a folder
+    /// that is removed as a whole.
     pub fn try_acquire(path: &Path, durable: &Durable) -> Result<Option<Self>, LockError> {
-        let replace = || durable.replace_alone(path, ".lock.", b"");
+        Self::try_acquire_replacing(path, durable, || durable.replace_alone(path, ".lock.", b""))
+    }
+
+    /// Takes the lock like [`Self::try_acquire`]. `replace` puts an empty new file in the place of a file with several names.
+    pub fn try_acquire_replacing(
+        path: &Path,
+        durable: &Durable,
+        replace: impl Fn() -> Result<(), PathError>,
+    ) -> Result<Option<Self>, LockError> {
         Ok(lock_alone(path, || durable.open_or_create(path), replace)?.map(|file| Self { file }))
     }
 
@@ -387,10 +431,11 @@ mod tests {
 
     #[test]
     fn shared_locks_exclude_an_exclusive_lock() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         assert!(matches!(SharedLock::try_acquire(dir.path()), Err(LockError::Path(e)) if e.is_not_found()));
         let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
         assert!(SharedLock::try_acquire(dir.path()).unwrap().is_none());
+        exclusive.sign();
         drop(exclusive);
         let _first = SharedLock::acquire(dir.path()).unwrap();
         let _second = SharedLock::try_acquire(dir.path()).unwrap().unwrap();
@@ -406,8 +451,8 @@ mod tests {
 
     #[test]
     fn a_lock_file_that_a_copy_shares_is_replaced() {
-        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        drop(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap());
+        let (dir, copy) = (testkit::tempdir(), testkit::tempdir());
+        std::fs::write(dir.path().join(LOCK_NAME), "").unwrap();
         let paths = [dir.path(), copy.path()].map(|root| root.join(LOCK_NAME));
         std::fs::hard_link(&paths[0], &paths[1]).unwrap();
         let reader = SharedLock::acquire(copy.path()).unwrap();
@@ -425,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_not_held_is_not_returned() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let [path, other] = ["lock", "other"].map(|name| dir.path().join(name));
         let create = |path: &Path| Durable::default().open_or_create(path);
         create(&path).unwrap();
@@ -440,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_file_system_that_reports_several_names_for_every_file_has_locks() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("lock");
         let names = std::cell::Cell::new(0);
         let durable = Durable::default();
@@ -459,7 +504,7 @@ mod tests {
 
     #[test]
     fn the_lock_of_a_deleted_file_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let exclusive = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| SharedLock::acquire(dir.path()));
@@ -471,10 +516,36 @@ mod tests {
         assert!(ExclusiveLock::try_acquire(dir.path(), "p").unwrap().is_some());
     }
 
+    #[test]
+    fn an_unused_lock_file_is_removed_and_the_waiter_takes_a_new_one() {
+        let dir = testkit::tempdir();
+        let (root, path) = (dir.path(), dir.path().join(LOCK_NAME));
+        let acquire = || ExclusiveLock::try_acquire(root, "p").unwrap();
+        // Opened before the file goes, as by a process that waits.
+        let refused = acquire().unwrap();
+        let waiting = SharedLock::open(root).unwrap().0;
+        assert!(acquire().is_none() && path.exists());
+        drop(refused);
+        assert!(!path.exists());
+        let again = acquire().unwrap();
+        assert!(!is_at(&waiting, &path).unwrap());
+        again.sign();
+        drop(again);
+        assert!(path.exists());
+        // This process did not create it.
+        drop(acquire());
+        assert!(path.exists());
+        let (shared, other) = (SharedLock::acquire(root).unwrap(), SharedLock::acquire(root).unwrap());
+        shared.remove(root);
+        assert!(path.exists(), "another process shares it");
+        other.remove(root);
+        assert!(!path.exists());
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn holders_are_named() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let _lock = ExclusiveLock::try_acquire(dir.path(), "p").unwrap().unwrap();
         let holders = holders(dir.path());
         assert_eq!(holders.len(), 1);

@@ -75,6 +75,39 @@ impl fmt::Display for Marker {
     }
 }
 
+/// A folder whose markers do not say what it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MarkersError {
+    /// It has more than one marker.
+    #[error(
+        "cannot use {root}: it has {} markers instead of one: {}; nothing was changed\n\
+         help: find out which marker is right and move the others out of {root} (a copied or restored backup is the usual cause)",
+        markers.len(), list(markers), root = root.display()
+    )]
+    Several {
+        /// The root.
+        root: PathBuf,
+        /// The markers, sorted.
+        markers: Vec<Marker>,
+    },
+    /// The name of a marker is not a file.
+    #[error(
+        "cannot use {root}: {} has the name of a marker and is not a file; nothing was changed\nhelp: move it away",
+        names.join(", "), root = root.display()
+    )]
+    Blocked {
+        /// The root.
+        root: PathBuf,
+        /// The names.
+        names: Vec<String>,
+    },
+}
+
+fn list(markers: &[Marker]) -> String {
+    let names: Vec<String> = markers.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
 /// The names at the top of a root, by meaning.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Top {
@@ -102,6 +135,9 @@ impl Top {
         let entries = match fs::read_dir(root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(PathError::not_a_folder(root));
+            }
             Err(error) => return Err(PathError::new("list", root, error)),
         };
         let mut top = Self::default();
@@ -285,7 +321,7 @@ mod tests {
 
     #[test]
     fn names_at_the_top_are_sorted_by_meaning() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         assert_eq!(Top::read(&dir.path().join("missing")).unwrap(), None);
         for name in ["lost+found", ".DS_Store", "store.lock", ".marker.abc"] {
             fs::write(dir.path().join(name), "").unwrap();
@@ -306,7 +342,7 @@ mod tests {
 
     #[test]
     fn damaged_content_is_a_warning() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let marker = Marker::At(LayoutId::numbered(1));
         fs::write(marker.path(dir.path()), [0xff, 0, 1]).unwrap();
         let (content, warning) = Content::read(dir.path(), &marker, "p 1");

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::marker::{Marker, Top};
+use crate::marker::{Marker, MarkersError, Top};
 use crate::step::{Detection, Layouts, StepError};
 use crate::{Exit, LayoutId};
 
@@ -121,8 +121,8 @@ impl State {
     }
 
     /// Returns the exit code and the message for a folder that must not be used. `None` if it may be used.
-    pub fn refusal(&self, root: &Path, layouts: &Layouts) -> Option<(Exit, String)> {
-        let (root, program) = (root.display(), &layouts.program);
+    pub fn refusal(&self, folder: &Path, layouts: &Layouts) -> Option<(Exit, String)> {
+        let (root, program) = (folder.display(), &layouts.program);
         match self {
             Self::Empty
             | Self::At(_)
@@ -149,26 +149,13 @@ impl State {
                 ),
             )),
             Self::TwoMarkers(markers) => {
-                let names: Vec<String> = markers.iter().map(ToString::to_string).collect();
-                Some((
-                    Exit::NOT_A_STORE,
-                    format!(
-                        "cannot use {root}: it has {} markers instead of one: {}; nothing was changed\n\
-                         help: find out which marker is right and move the others out of {root} (a copied or restored \
-                         backup is the usual cause)",
-                        names.len(),
-                        names.join(", ")
-                    ),
-                ))
+                let error = MarkersError::Several { root: folder.to_owned(), markers: markers.clone() };
+                Some((Exit::NOT_A_STORE, error.to_string()))
             }
-            Self::Blocked(names) => Some((
-                Exit::NOT_A_STORE,
-                format!(
-                    "cannot use {root}: {} has the name of a marker and is not a file; nothing was changed\n\
-                     help: move it away",
-                    names.join(", ")
-                ),
-            )),
+            Self::Blocked(names) => {
+                let error = MarkersError::Blocked { root: folder.to_owned(), names: names.clone() };
+                Some((Exit::NOT_A_STORE, error.to_string()))
+            }
             Self::Foreign(foreign) => {
                 let marker = Marker::At(layouts.current.clone());
                 Some((Exit::NOT_A_STORE, foreign.message(&root.to_string(), &marker)))

@@ -160,7 +160,7 @@ impl Scenario {
 
     /// Returns the home at a layout as an undisturbed run leaves it.
     fn undisturbed(&self, layout: &str) -> Tree {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let home = dir.path().join("home");
         if self.from.is_none() {
             fs::create_dir(&home).unwrap();

@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn full_files_are_renamed_and_a_bounded_number_of_them_stays() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         fs::create_dir(dir.path().join("records")).unwrap();
         let audit = Audit::new(dir.path(), Durable::default(), Actor::of_process("test", None));
         let v = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_file_that_a_copy_shares_is_copied_without_losing_a_line() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         fs::create_dir(dir.path().join("records")).unwrap();
         let audit = Audit::new(dir.path(), Durable::default(), Actor::of_process("test", None));
         let act = Act::of_path("move", "x");

@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn the_oldest_entries_are_removed_first() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let put = |name: &str, age: u64, bytes: usize| {
             let path = dir.path().join(name);
             fs::write(&path, vec![0; bytes]).unwrap();

@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_census_lists_versions_in_order_and_names_every_leftover() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for (path, content) in [
             ("modules/example.org/a/@v/v1.10.0/info", "{}"),
             ("modules/example.org/a/@v/v1.9.0/info", "{}"),
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_census_of_a_missing_root_is_empty() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         assert_eq!(taken(&dir.path().join("missing")), (Vec::new(), Vec::new()));
     }
 

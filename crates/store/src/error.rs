@@ -96,6 +96,11 @@ impl StoreError {
         }
     }
 
+    /// Returns whether a file would be larger than this process, or the file system, may write.
+    pub fn is_over_size_limit(&self) -> bool {
+        matches!(self, Self::Path(error) if error.errno() == Some(rustix::io::Errno::FBIG))
+    }
+
     /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {

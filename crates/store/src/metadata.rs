@@ -143,7 +143,7 @@ mod linux {
 
         #[test]
         fn a_missing_field_is_an_error() {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = testkit::tempdir();
             let mut found = statx(rustix::fs::CWD, dir.path(), AtFlags::empty(), FIELDS).unwrap();
             checked(&found).unwrap();
             for field in FIELDS.iter() {
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_metadata_is_that_of_the_standard_library() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("f");
         fs::write(&path, "content").unwrap();
         let file = File::open(&path).unwrap();

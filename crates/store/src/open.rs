@@ -7,7 +7,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use rustix::fs::{Access, AtFlags, CWD};
 use stoa_gomod::{ModulePath, ModuleVersion};
-use stoa_layout::durable::{Durable, Folder};
+use stoa_layout::durable::{self, Durable, Folder};
 use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::marker::Marker;
 use stoa_layout::{Held, LayoutId, Pass, PathError};
@@ -24,6 +24,7 @@ use crate::pairs::{KnownBytes, KnownPair, PairWeight};
 use crate::paths::Paths;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::reserve::Reserve;
+use crate::seal::KnownCorrupt;
 use crate::seal_state::KnownSeal;
 use crate::space::Space;
 use crate::staging::{self, Run, Staging};
@@ -36,6 +37,7 @@ pub struct Store {
     pub(crate) durable: Durable,
     pub(crate) smalls: Cache<(ModuleVersion, SmallFile), KnownSmall, SmallWeight>,
     pub(crate) seals: Cache<ModuleVersion, KnownSeal>,
+    pub(crate) corrupt: Cache<ModuleVersion, KnownCorrupt>,
     pub(crate) lists: Cache<ModulePath, KnownVersions>,
     pub(crate) tombstones: Cache<ModulePath, KnownVersions>,
     /// Records without a tombstone.
@@ -66,6 +68,9 @@ const PAIR_BYTES: u64 = 8 << 20;
 /// The maximum number of seals and of lists in memory.
 const ENTRIES: usize = 20_000;
 
+/// The maximum number of corrupt versions in memory that cannot be moved to quarantine.
+const CORRUPT: usize = 1 << 10;
+
 /// The maximum number of harmless records in memory: a few megabytes.
 const HARMLESS: usize = 1 << 16;
 
@@ -92,7 +97,7 @@ impl Store {
             return Ok(Self::new_held(held, Mode::ReadOnly, Durable::default()));
         }
         let durable = Durable::for_root(&root)?;
-        let store = Self::new_held(held, Mode::ReadWrite, durable);
+        let mut store = Self::new_held(held, Mode::ReadWrite, durable);
         match store.prepare() {
             Err(StoreError::Path(error)) if error.is_read_only() => {
                 log::warn!(
@@ -106,7 +111,15 @@ impl Store {
                 log::debug!(reason:% = error; "cannot write to the store yet");
                 Ok(store)
             }
-            prepared => prepared.map(|()| store),
+            Err(error) => {
+                let held = store.held.take();
+                drop(store);
+                if let Some(held) = held {
+                    held.give_up();
+                }
+                Err(error)
+            }
+            Ok(()) => Ok(store),
         }
     }
 
@@ -251,14 +264,23 @@ impl Store {
     /// Creates missing folders, removes what dead processes left, and begins to use staging.
     fn prepare(&self) -> Result<(), StoreError> {
         let (paths, durable) = (&self.paths, &self.durable);
-        for folder in FOLDERS {
-            durable.ensure_dir(&paths.root().join(folder))?;
+        let mut new: Vec<PathBuf> = Vec::new();
+        for folder in FOLDERS.map(|folder| paths.root().join(folder)) {
+            let is_new = durable.ensure_dir(&folder).inspect_err(|_| {
+                // A refused store is left as it was. If this fails, an empty folder stays, which does no harm.
+                new.iter().for_each(|folder| drop(durable::remove_empty_dir(folder)));
+            })?;
+            if is_new {
+                new.push(folder);
+            }
         }
-        Claim::unshare(&paths.claims(), durable);
         let begun = match self.staging.run() {
             Err(error) if !error.is_out_of_space() => return Err(error),
             begun => begun,
         };
+        if let Ok(run) = &begun {
+            Claim::unshare(&paths.claims(), durable, || run.replace_by_empty(&paths.claims()));
+        }
         // Not fatal: a process that cannot remove leftovers can still serve.
         for swept in [staging::sweep(&paths.staging(), durable), quarantine::sweep(paths, durable)] {
             if let Err(error) = swept {
@@ -286,6 +308,7 @@ impl Store {
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             uses: Uses::new(),
             seals: Cache::new(ENTRIES),
+            corrupt: Cache::new(CORRUPT),
             lists: Cache::new(ENTRIES),
             tombstones: Cache::new(ENTRIES),
             harmless: Cache::new(HARMLESS),
@@ -315,7 +338,7 @@ mod tests {
     #[test]
     fn symlinks_in_the_place_of_folders_are_refused() {
         for folder in FOLDERS {
-            let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (dir, elsewhere) = (testkit::tempdir(), testkit::tempdir());
             create(dir.path());
             let precious = elsewhere.path().join("run-of-somebody/precious");
             fs::create_dir_all(&precious).unwrap();

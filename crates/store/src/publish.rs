@@ -110,14 +110,14 @@ impl Store {
                     }
                     // A corrupt version is in quarantine by now.
                     if std::fs::symlink_metadata(&target).is_ok() {
-                        self.quarantine_version(
+                        self.quarantine_obstacle(
                             claim,
                             "it was in the place of a version and is not a version",
                         )?;
                     }
                 }
                 Some(Errno::NOTDIR | Errno::ISDIR) => {
-                    self.quarantine_version(claim, "it was in the place of a version and is not a folder")?;
+                    self.quarantine_obstacle(claim, "it was in the place of a version and is not a folder")?;
                 }
                 _ => return Err(error.into()),
             }

@@ -25,7 +25,7 @@ use stoa_layout::error::PathContext;
 use crate::examine::{Examination, info_fault};
 use crate::files::{SMALL_LIMIT, Stamp, metadata, open_file, read_bounded};
 use crate::metadata::Metadata;
-use crate::paths::VersionFile;
+use crate::paths::{VersionFile, version_metadata};
 use crate::seal_state::SealState;
 use crate::{Claim, Store, StoreError, staging};
 
@@ -61,13 +61,27 @@ impl Store {
         if let Some((h1, _)) = self.valid_seal(version, folder)? {
             return Ok(Some(h1));
         }
-        match self.examine_and_seal(&path, version, folder)? {
+        let found = Found::look(&path, folder)?;
+        let examination = match self.known_corrupt(version, &found) {
+            Some(reason) => Examination::Corrupt(reason),
+            None => self.examine_and_seal(&path, version, folder)?,
+        };
+        match examination {
             Examination::Whole { h1, .. } => Ok(Some(h1)),
             Examination::Corrupt(reason) => {
-                self.quarantine_if_same(claim, folder, &reason)?;
-                Ok(None)
+                let moved = self.quarantine_if_same(claim, folder, &reason);
+                if moved.is_err() {
+                    // Each request would read it again until it can be moved.
+                    self.corrupt.insert(version.clone(), KnownCorrupt { found, reason });
+                }
+                moved.map(|_| None)
             }
         }
+    }
+
+    /// Returns the fault of a version that was found corrupt and is the same since.
+    fn known_corrupt(&self, version: &ModuleVersion, found: &Found) -> Option<String> {
+        self.corrupt.get(version).filter(|known| known.found == *found).map(|known| known.reason)
     }
 
     /// Reads a version and adds its seal if it is valid and has none. On a network file system the change time of the zip
@@ -127,26 +141,32 @@ impl Store {
         if !self.has_info(version)? {
             return Ok(None);
         }
-        match self.examine(&path, version)? {
+        let found = Found::look(&path, folder)?;
+        let examination = match self.known_corrupt(version, &found) {
+            Some(reason) => Examination::Corrupt(reason),
+            None => self.examine(&path, version)?,
+        };
+        match examination {
             Examination::Whole { h1, zip, .. } => {
                 self.remember_seal(version, Some((h1.clone(), zip)), folder);
                 Ok(Some(h1))
             }
             Examination::Corrupt(reason) => {
-                self.remember_corrupt(version, folder, &reason);
+                self.remember_corrupt(version, folder, found, reason);
                 Ok(None)
             }
         }
     }
 
     /// Keeps in memory that a version is corrupt, so that it is neither served nor read again.
-    fn remember_corrupt(&self, version: &ModuleVersion, folder: Stamp, reason: &str) {
+    fn remember_corrupt(&self, version: &ModuleVersion, folder: Stamp, found: Found, reason: String) {
         self.remember_seal(version, None, folder);
         let obstacle = if self.is_read_only() { "the store is read-only" } else { "the disk is full" };
         log::error!(
             version:% = version, reason:% = reason, obstacle:% = obstacle;
-            "a corrupt version is not served and cannot be moved to quarantine"
+            "a version is not served and cannot be moved to quarantine"
         );
+        self.corrupt.insert(version.clone(), KnownCorrupt { found, reason });
     }
 
     /// Moves a claimed version that is corrupt to quarantine. Returns whether it did: a person or a restored backup
@@ -234,6 +254,27 @@ impl Store {
         let Some(record) = self.records().get(version)? else { return Ok(false) };
         Ok(record.tombstone.is_some() || h1.is_some_and(|h1| record.objection(h1, None).is_some()))
     }
+}
+
+/// The state of the folder of a version and of its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    folder: Stamp,
+    files: [Option<Stamp>; 3],
+}
+
+impl Found {
+    fn look(path: &Path, folder: Stamp) -> Result<Self, PathError> {
+        let files = version_metadata(path)?.map(|meta| meta.as_ref().map(Stamp::of));
+        Ok(Self { folder, files })
+    }
+}
+
+/// A version that was found corrupt and could not be moved to quarantine.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownCorrupt {
+    found: Found,
+    reason: String,
 }
 
 fn is_from_future(time: SystemTime) -> bool {

@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use stoa_layout::durable;
 
 use crate::files::lock;
@@ -17,6 +16,7 @@ use crate::{Store, StoreError};
 #[derive(Debug, Default)]
 pub(crate) struct Space {
     is_full: AtomicBool,
+    is_limited: AtomicBool,
     tried: Mutex<Option<Instant>>,
 }
 
@@ -49,11 +49,19 @@ impl Store {
         self.space.is_full.load(Ordering::Relaxed)
     }
 
+    /// Returns whether a version was larger than the limit of the size of files, since this process has started.
+    pub fn has_size_limit(&self) -> bool {
+        self.space.is_limited.load(Ordering::Relaxed)
+    }
+
     /// Logs that the disk is full, if this error is the first that says so.
     pub fn note_failure(&self, error: &StoreError) {
-        // A limit of the size of files says nothing about the disk.
-        let is_limit = matches!(error, StoreError::Path(error) if error.errno() == Some(Errno::FBIG));
-        if error.is_out_of_space() && !is_limit && !self.space.is_full.swap(true, Ordering::Relaxed) {
+        // It says nothing about the disk. The error itself is logged by its caller.
+        if error.is_over_size_limit() {
+            self.space.is_limited.store(true, Ordering::Relaxed);
+            return;
+        }
+        if error.is_out_of_space() && !self.space.is_full.swap(true, Ordering::Relaxed) {
             log::warn!(
                 store:% = self.root().display(), reason:% = error;
                 "the disk is full: stored versions are served and nothing is added"
@@ -95,6 +103,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
     use stoa_layout::PathError;
 
     use super::*;
@@ -103,9 +112,11 @@ mod tests {
     #[test]
     fn a_limit_of_the_size_of_files_is_not_a_full_disk() {
         let store = &Fixture::new().store;
+        assert!(!store.has_size_limit());
         for (errno, is_full) in [(Errno::FBIG, false), (Errno::NOSPC, true)] {
             store.note_failure(&PathError::new("write", "x", errno).into());
             assert_eq!(store.space.is_full.load(Ordering::Relaxed), is_full, "{errno}");
+            assert!(store.has_size_limit());
         }
     }
 }

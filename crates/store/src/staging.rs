@@ -130,6 +130,23 @@ impl Run {
             let _ = durable::remove_file(&staged);
         })
     }
+
+    /// Puts an empty new file in the place of a file.
+    pub(crate) fn replace_by_empty(&self, path: &Path) -> Result<(), PathError> {
+        self.place_file(|staged| {
+            write(&self.durable, staged, b"")?;
+            durable::rename(staged, path)
+        })
+    }
+}
+
+impl Store {
+    /// Takes a lock below the root, unless another process holds it (`None`). A lock file that a copy of the store shares is
+    /// replaced first.
+    pub(crate) fn try_lock_file(&self, path: &Path) -> Result<Option<FileLock>, StoreError> {
+        let run = self.staging()?;
+        Ok(FileLock::try_acquire_replacing(path, &self.durable, || run.replace_by_empty(path))?)
+    }
 }
 
 impl Home {
@@ -238,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_sweep_removes_the_folders_of_dead_processes_only() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let durable = Durable::default();
         let run = Run::begin(dir.path(), &durable).unwrap();
         let dead = dir.path().join("run-dead");
@@ -263,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_removed_folder_is_created_again() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let staging = dir.path().join("staging");
         fs::create_dir(&staging).unwrap();
         let run = Run::begin(&staging, &Durable::default()).unwrap();

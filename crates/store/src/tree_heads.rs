@@ -112,7 +112,7 @@ impl TreeHeads<'_> {
     fn lock(&self, path: &Path, patience: Duration) -> Result<FileLock, StoreError> {
         let began = Instant::now();
         loop {
-            if let Some(lock) = FileLock::try_acquire(path, &self.0.durable)? {
+            if let Some(lock) = self.0.try_lock_file(path)? {
                 return Ok(lock);
             }
             if began.elapsed() >= patience {

@@ -3,9 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::transcript;
+use super::{built, transcript};
 
-/// A client whose build cache lives as long as it does; the module cache is named a call.
+/// Returns the build cache of all clients. It depends on the contents of sources only, and is kept: without it, each client
+/// compiles the runtime.
+pub fn build_cache() -> PathBuf {
+    built::scratch().join("go-build")
+}
+
+/// A client with a module cache for each name.
 pub struct Go {
     home: PathBuf,
     proxy: String,
@@ -39,7 +45,7 @@ impl Go {
             .env("GOFLAGS", "-modcacherw -mod=mod -buildvcs=false")
             .env("CGO_ENABLED", "0")
             .env("GOPATH", self.home.join("gopath"))
-            .env("GOCACHE", self.home.join("build"))
+            .env("GOCACHE", build_cache())
             .env("GOMODCACHE", self.home.join(module_cache));
         if !self.verifies {
             command.env("GOSUMDB", "off");

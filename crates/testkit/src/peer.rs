@@ -29,7 +29,7 @@ pub fn missing() -> Option<String> {
     if let Some(reason) = super::missing_tool("go", &["version"]) {
         return Some(reason);
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = crate::tempdir();
     let mut probe = Command::new("go");
     probe.args(["list", "-m", "github.com/pkg/errors@v0.9.1"]).current_dir(scratch.path());
     probe.env("GOMODCACHE", scratch.path().join("cache")).env("GOFLAGS", "-modcacherw");
@@ -79,7 +79,7 @@ impl Peer {
     /// Runs it on a folder, with the upstream that the go command is set up with, or cut off from any.
     pub fn start(self, store: &Path, is_online: bool) -> Running {
         fs::create_dir_all(store).unwrap();
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = crate::tempdir();
         // Free a moment ago; neither of them tells which port it took by itself.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
         let (upstream, sumdb) =

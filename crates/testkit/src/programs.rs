@@ -14,6 +14,8 @@ use super::{MIGRATE, STOA};
 /// The two programs of one release, a home for them, and a folder for a store that is not there yet.
 pub struct Programs {
     folder: TempDir,
+    /// The folder of the programs, to which `folder` has a symlink.
+    bin: TempDir,
 }
 
 /// How a program ended.
@@ -37,18 +39,18 @@ impl Programs {
     }
 
     fn of(stoa: &Path, migrate: &Path) -> Self {
-        let folder = tempfile::Builder::new().prefix("stoa-test-").tempdir().unwrap();
-        for name in ["bin", "home"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
+        let folder = crate::tempdir();
+        // Where the build is, perhaps: hard links are made faster than copies.
+        let bin = tempfile::Builder::new().prefix("stoa-test-").tempdir().unwrap();
+        std::os::unix::fs::symlink(bin.path(), folder.path().join("bin")).unwrap();
+        fs::create_dir(folder.path().join("home")).unwrap();
         for (from, name) in [(stoa, "stoa"), (migrate, "stoa-migrate")] {
-            let to = folder.path().join("bin").join(name);
-            // Another file system than the one of the build, perhaps.
+            let to = bin.path().join(name);
             if fs::hard_link(from, &to).is_err() {
                 install(from, &to);
             }
         }
-        Self { folder }
+        Self { folder, bin }
     }
 
     /// Returns the folder that holds everything.
@@ -58,7 +60,7 @@ impl Programs {
 
     /// Returns the path of a program.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.folder().join("bin").join(name)
+        self.bin.path().join(name)
     }
 
     /// Returns the path of the store, which may not exist yet.
@@ -118,7 +120,16 @@ fn built_next() -> &'static (PathBuf, PathBuf) {
     BUILT.get_or_init(|| {
         let own = STOA.path();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--package", "next-layout", "--bins", "--message-format", "json"]);
+        // With the dependencies that `cargo test --workspace` has built: those of one package have fewer features.
+        build.args([
+            "test",
+            "--workspace",
+            "--no-run",
+            "--test",
+            "next_programs",
+            "--message-format",
+            "json",
+        ]);
         build.current_dir(super::project("")).stderr(Stdio::inherit());
         // What cargo told this test of its own package would make build scripts run again, both ways.
         let told = |name: &str| {

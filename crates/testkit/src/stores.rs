@@ -106,7 +106,7 @@ impl Plan {
     }
 
     pub fn stray(&mut self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> &mut Self {
-        self.left(path.as_ref(), "foreign file").file(path, content)
+        self.left(path.as_ref(), "foreign: it belongs to no version").file(path, content)
     }
 
     fn folder(&mut self, path: impl AsRef<Path>) -> &mut Self {
@@ -275,7 +275,7 @@ fn whole(plan: &mut Plan, shape: Shape) {
         "keep/hardlink".into(),
         Made::HardLink(shape.paths("example.com/hole", "v1.0.0")[ZIP].clone()),
     ));
-    plan.left("keep/hardlink", "foreign file");
+    plan.left("keep/hardlink", "foreign: it belongs to no version");
 }
 
 /// Leftovers that are the same in all shapes.
@@ -463,14 +463,6 @@ pub fn markers(root: &Path) -> Vec<String> {
     let mut markers: Vec<String> = names.filter(|name| Marker::parse(name).is_some()).collect();
     markers.sort();
     markers
-}
-
-/// Makes a folder for stores, in memory where there is such a place: thousands are made and synced.
-pub fn scratch() -> tempfile::TempDir {
-    match tempfile::Builder::new().prefix("stoa-test-").tempdir_in("/dev/shm") {
-        Ok(dir) => dir,
-        Err(_) => tempfile::tempdir().unwrap(),
-    }
 }
 
 /// Copies a store with its times, modes and symlinks.

@@ -13,7 +13,6 @@ use std::process::{Child, Command};
 
 use nix::errno::Errno;
 
-use super::stores::scratch;
 use super::tracer::{self, Act, Later, Traced};
 use super::tree::shape;
 use super::{Case, trial};
@@ -116,7 +115,7 @@ pub struct Scenario {
     /// Makes the command that is disturbed.
     pub command: Box<dyn Fn(&Path) -> Command>,
     /// Runs beside it.
-    pub drive: Box<dyn Fn(&mut Child) -> Told + Sync>,
+    pub drive: Box<dyn Fn(&mut Child) -> Observed + Sync>,
     /// Checks what a disturbed run left, and what it said.
     pub check: Check,
     /// Does the same undisturbed.
@@ -124,17 +123,18 @@ pub struct Scenario {
 }
 
 pub type Prepare = Box<dyn Fn(&Path)>;
-pub type Check = Box<dyn Fn(&Path, &Traced, &Told, bool)>;
+pub type Check = Box<dyn Fn(&Path, &Traced, &Observed, bool)>;
 
+/// The messages of a program, and the answers of the server that it is.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Observed {
     pub stderr: String,
     pub answers: Vec<Result<(u16, Vec<u8>), String>>,
 }
 
 pub fn sweep(name: &str, scenario: &Scenario, act: At) {
     let prepared = || {
-        let dir = scratch();
+        let dir = crate::tempdir();
         (scenario.prepare)(dir.path());
         let root = dir.path().join("store");
         (dir, root)
@@ -147,13 +147,13 @@ pub fn sweep(name: &str, scenario: &Scenario, act: At) {
     let is_kill = is_kill(act);
     let run = |act| {
         let (dir, root) = prepared();
-        let (traced, told) = tracer::run(&mut (scenario.command)(&root), &root, act, &scenario.drive);
-        (traced, (dir, root, told))
+        let (traced, observed) = tracer::run(&mut (scenario.command)(&root), &root, act, &scenario.drive);
+        (traced, (dir, root, observed))
     };
-    at_each_call(name, act, run, |_, traced, (_dir, root, told)| {
+    at_each_call(name, act, run, |_, traced, (_dir, root, observed)| {
         markers_tell_the_truth(&root, traced);
         let tree: Vec<_> = shape(&root).keys().map(|path| anonymous(path)).collect();
-        (scenario.check)(&root, traced, &told, is_kill);
+        (scenario.check)(&root, traced, &observed, is_kill);
         (scenario.again)(&root);
         assert_eq!(
             shape(&root),
@@ -206,31 +206,31 @@ fn markers_tell_the_truth(root: &Path, traced: &Traced) {
 }
 
 /// An exit of a program whose call failed: documented, and with a message that names a path.
-pub fn failed_clearly(traced: &Traced, told: &Told) {
-    ended_as_documented(traced, told);
+pub fn failed_clearly(traced: &Traced, observed: &Observed) {
+    ended_as_documented(traced, observed);
     assert!(
-        traced.code == 0 || told.stderr.contains("store"),
+        traced.code == 0 || observed.stderr.contains("store"),
         "no path in the message after {:?}: {}",
         traced.hit,
-        told.stderr
+        observed.stderr
     );
 }
 
 /// An exit of a program whose call failed, by a code for what the disk said. What is said must name a path, too:
 /// that is for the caller to look at, who knows which.
-pub fn ended_as_documented(traced: &Traced, told: &Told) {
-    assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
+pub fn ended_as_documented(traced: &Traced, observed: &Observed) {
+    assert!(!observed.stderr.contains("panicked"), "{}", observed.stderr);
     assert!(
         [0, 73, 74, 77].contains(&traced.code),
         "exit code {} after {:?}: {}",
         traced.code,
         traced.hit,
-        told.stderr
+        observed.stderr
     );
 }
 
 /// Reads what it writes, to its end.
-pub fn only_stderr(child: &mut Child) -> Told {
+pub fn only_stderr(child: &mut Child) -> Observed {
     // Both pipes are read: one that is full would stop the program.
     let drained = child
         .stdout
@@ -241,5 +241,5 @@ pub fn only_stderr(child: &mut Child) -> Told {
     if let Some(drained) = drained {
         drained.join().unwrap().unwrap();
     }
-    Told { stderr, answers: Vec::new() }
+    Observed { stderr, answers: Vec::new() }
 }

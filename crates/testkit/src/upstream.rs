@@ -204,9 +204,7 @@ impl Upstream {
 
     /// Waits until paths with this ending were asked for so often.
     pub fn wait_until_asked(&self, ending: &str, times: usize) {
-        while self.asked(ending) < times {
-            std::thread::yield_now();
-        }
+        crate::until(&format!("{times} requests for {ending}"), || self.asked(ending) >= times);
     }
 
     /// Returns all requests so far.

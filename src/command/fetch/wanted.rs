@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_go_mod_and_a_go_sum_are_recognised_and_merged() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let write = |name: &str, body: &str| {
             let path = dir.path().join(name);
             std::fs::write(&path, body).unwrap();
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_toolchains_of_a_go_mod_are_wanted_for_each_platform() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("go.mod");
         std::fs::write(&path, "module a.b/me\ngo 1.24.0\ntoolchain go1.24.3\n").unwrap();
         let platforms = ["linux-amd64", "darwin-arm64"].map(str::to_owned);
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("go.sum");
         std::fs::write(&path, "\nrequire a.b v1.0.0 x\n").unwrap();
         let error_for = |files: &[PathBuf]| {

@@ -150,7 +150,6 @@ impl<'a> Report<'a> {
 fn kind_of(reason: &str) -> &str {
     match reason.split_once(':') {
         Some((kind, _)) if !kind.contains(' ') => kind,
-        _ if reason.starts_with("foreign") => "foreign",
         _ if reason == "symlink" => "symlink",
         _ => "other",
     }
@@ -273,7 +272,7 @@ mod tests {
         for (reason, kind) in [
             ("incomplete: no zip", "incomplete"),
             ("alias: main is not a canonical version", "alias"),
-            ("foreign file", "foreign"),
+            ("foreign: it belongs to no version", "foreign"),
             ("symlink", "symlink"),
             ("its info already exists at /s/x", "other"),
             ("its name has 300 bytes: too long", "other"),

@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_clones_are_discarded() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let scratch = Scratch::new(dir.path().to_owned(), 1 << 20);
         let call = |module: usize| {
             let module = Some(format!("v.example/{module}"));
@@ -444,7 +444,7 @@ mod tests {
 
     #[test]
     fn empty_files_count() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for name in ["a", "b", "c"] {
             Durable::default().create_file(&dir.path().join(name)).unwrap();
         }
@@ -453,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_run_leaves_its_clones_and_the_process_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
         let first = scratch.call(users(true)).unwrap();
         let run = first.run_folder().to_owned();
@@ -475,7 +475,7 @@ mod tests {
 
     #[test]
     fn modules_that_are_not_covered_have_other_clones() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
         let clones = |is_covered| {
             let call = scratch.call(users(is_covered)).unwrap();
@@ -488,7 +488,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_that_grows_too_large_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let scratch = Scratch::new(dir.path().to_owned(), 1 << 20);
         let write = |call: &Call, bytes: usize| {
             let path = call.folder().join("mod/cache/vcs/pack");
@@ -508,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_missing_scratch_folder_is_created_again() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let scratch = Scratch::new(dir.path().to_owned(), u64::MAX);
         let run = scratch.call(users(true)).unwrap().run_folder().to_owned();
         durable::remove_tree(&run).unwrap();
@@ -517,7 +517,7 @@ mod tests {
 
     #[test]
     fn only_folders_of_dead_processes_are_removed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let living = Scratch::new(dir.path().to_owned(), u64::MAX);
         let _call = living.call(users(true)).unwrap();
         let mut dead = Run::begin(dir.path()).unwrap();
@@ -545,7 +545,7 @@ mod tests {
 
     #[test]
     fn similar_folders_stay() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let durable = Durable::default();
         let make = |name: &str, mode: u32, file: Option<&str>| {
             let folder = dir.path().join(name);
@@ -569,7 +569,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_another_process_removed_is_not_an_error() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         assert!(Run::take(dir.path().join("swept")).unwrap().is_none());
     }
 }

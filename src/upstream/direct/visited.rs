@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn requests_of_running_and_ended_runs_are_found() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let visited = Visited::default();
         let (first, second) = (visited.trace(dir.path(), 1), visited.trace(dir.path(), 2));
         let write = |path: &Path, host: &str| {

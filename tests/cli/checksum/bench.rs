@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use stoa_gomod::{H1, ModuleVersion, h1};
 
@@ -19,7 +18,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), site: Site::start(300) }
+        Self { dir: testkit::tempdir(), site: Site::start(300) }
     }
 
     pub(super) fn store(&self) -> PathBuf {
@@ -105,11 +104,7 @@ impl Bench {
         assert!(!self.folder(version).exists(), "{version} is stored");
         assert_eq!(fs::read_dir(self.store().join("quarantine")).unwrap().count(), 0);
         // A draft that was given up while it was begun goes a moment after the answer.
-        let begun = Instant::now();
-        while !self.drafts().is_empty() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{:?} stay", self.drafts());
-            std::thread::yield_now();
-        }
+        testkit::until("no draft is left", || self.drafts().is_empty());
     }
 
     pub(super) fn drafts(&self) -> Vec<PathBuf> {
@@ -154,14 +149,6 @@ pub(super) fn assert_answered(server: &Server, module: &Module, ending: &str, st
 
 pub(super) fn h1_of_zip(module: &Module) -> H1 {
     stoa_gomod::zip::examine(&module.zip.as_slice(), &module.version).unwrap().h1
-}
-
-pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::yield_now();
-    }
 }
 
 pub(super) fn get(server: &Server, module: &Module, ending: &str) -> (u16, Vec<u8>) {

@@ -23,7 +23,7 @@ struct Inside {
 
 impl Inside {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), media: "media" }
+        Self { dir: testkit::tempdir(), media: "media" }
     }
 
     fn store(&self) -> PathBuf {
@@ -50,7 +50,7 @@ impl Inside {
 
     /// Downloads versions with a go command that knows nothing yet, in this order.
     fn go(&self, proxy: &str, modules: &[&Module]) -> Output {
-        let home = tempfile::tempdir().unwrap();
+        let home = testkit::tempdir();
         go_with(home.path(), proxy, modules)
     }
 }
@@ -149,7 +149,7 @@ pub(super) fn without_network() {
     assert!(transcript(&output).contains("4 records of the checksum database"), "{}", transcript(&output));
     let server = inside.serve();
     let media = format!("file://{}", inside.media().display());
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     let mut random = Random::new();
     for _ in 0..3 {
         let modules = random.shuffled(&modules);
@@ -182,9 +182,9 @@ pub(super) fn other_folder() {
     inside.export(&bench);
     succeeded(inside.import());
     let server = inside.serve();
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     succeeded(go_with(home.path(), &server.url, &[&first[0]]));
-    let never_imported = tempfile::tempdir().unwrap();
+    let never_imported = testkit::tempdir();
     inside.media = "skipped";
     bench.site.add_others(1000);
     store_known(&bench, &["example.com/o@v1.0.0"]);
@@ -282,7 +282,7 @@ pub(super) fn toolchain() {
     inside.export(&bench);
     succeeded(inside.import());
     let server = inside.serve();
-    let home = tempfile::tempdir().unwrap();
+    let home = testkit::tempdir();
     for name in ["go1.99.1", "go1.99.0"] {
         let mut command = Go::new(home.path(), &server.url).command(home.path(), "modules", &["version"]);
         command.env("GOSUMDB", sumdb::verifier_key()).env("GOTOOLCHAIN", name);

@@ -12,7 +12,7 @@ use testkit::sumdb;
 use testkit::transcript;
 use testkit::upstream::Module;
 
-use super::bench::{Bench, another, h1_of_zip, until};
+use super::bench::{Bench, another, h1_of_zip};
 
 const PAIR: &str = "example.com/m@v1.0.0";
 
@@ -23,7 +23,7 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let gomod = "module example.org/program\n\ngo 1.21\n\nrequire example.com/m v1.0.0\n";
         fs::write(dir.path().join("go.mod"), gomod).unwrap();
         let main = "package main\n\nimport _ \"example.com/m\"\n\nfunc main() {}\n";
@@ -85,7 +85,7 @@ pub(super) fn corrected() {
         let bench = Bench::new();
         store_unknown(&bench);
         let server = bench.serve("auto");
-        until("the background has asked", || bench.log().contains("asked the checksum database"));
+        testkit::until("the background has asked", || bench.log().contains("asked the checksum database"));
         assert_fails(&download(&server), "verifying");
         let right = another(PAIR, 10_000, None);
         bench.site.put(&right);
@@ -93,7 +93,7 @@ pub(super) fn corrected() {
         let server = if in_background {
             assert!(server.stop().success());
             let server = bench.serve("auto");
-            until("the verdict is recorded", || bench.record(&right.version).is_some());
+            testkit::until("the verdict is recorded", || bench.record(&right.version).is_some());
             server
         } else {
             let output = bench.stoa(&["verify", "--checksums"]).output().unwrap();

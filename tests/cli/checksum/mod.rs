@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use testkit::Case;
 
-use bench::{Bench, another, assert_answered, get, until};
+use bench::{Bench, another, assert_answered, get};
 use testkit::go::Go;
 use testkit::server::{self, Server};
 use testkit::sumdb;
@@ -229,7 +229,7 @@ fn other_mod_before() {
     assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
     bench.site.release();
     let words = "checksum mismatch: the upstream sent a go.mod with h1:";
-    until("the mismatch is found", || bench.log().contains(words));
+    testkit::until("the mismatch is found", || bench.log().contains(words));
     bench.assert_other(&server, &known, "mod", RECORDED);
 }
 
@@ -242,7 +242,7 @@ fn other_mod_after() {
     bench.site.hold("v1.0.0.mod");
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| assert_answered(&server, &sent, "mod", 403, RECORDED));
-        until("the verdict is recorded", || bench.record(&known.version).is_some());
+        testkit::until("the verdict is recorded", || bench.record(&known.version).is_some());
         bench.site.release();
         asking.join().unwrap();
     });
@@ -260,7 +260,7 @@ fn verdict_without_zip() {
     assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
     assert_eq!(get(&server, &sent, "zip").0, 404);
     bench.site.release();
-    until("the verdict is recorded", || bench.record(&known.version).is_some());
+    testkit::until("the verdict is recorded", || bench.record(&known.version).is_some());
     bench.assert_other(&server, &known, "mod", RECORDED);
 }
 
@@ -277,7 +277,7 @@ fn cached_mod() {
     bench.site.state().is_down = true;
     let server = bench.serve("auto");
     assert_eq!(get(&server, &module, "mod"), (200, module.modfile.clone()));
-    until("the mod is cached", || is_cached(&bench));
+    testkit::until("the mod is cached", || is_cached(&bench));
     assert!(server.stop().success());
     let server = bench.serve("require");
     assert_ne!(get(&server, &module, "mod").0, 200);
@@ -304,12 +304,12 @@ fn cached_other_mod() {
     bench.site.state().is_down = true;
     let server = bench.serve("auto");
     assert_eq!(get(&server, &sent, "mod"), (200, sent.modfile.clone()));
-    until("the mod is cached", || is_cached(&bench));
+    testkit::until("the mod is cached", || is_cached(&bench));
     assert!(server.stop().success());
     bench.site.state().is_down = false;
     let server = bench.serve("auto");
     assert_answered(&server, &sent, "zip", 403, "h1:");
-    until("the pair is dropped", || !is_cached(&bench));
+    testkit::until("the pair is dropped", || !is_cached(&bench));
     bench.assert_other(&server, &known, "mod", RECORDED);
 }
 
@@ -501,7 +501,7 @@ fn no_go() -> Option<String> {
 
 fn no_real_upstream() -> Option<String> {
     missing_tool("go", &["version"]).or_else(|| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let list = Command::new("go").args(["env", "GOPROXY"]).current_dir(dir.path()).output().unwrap();
         let go = Go::new(dir.path(), String::from_utf8_lossy(&list.stdout).trim());
         let output = go.command(dir.path(), "probe", &["mod", "download", REAL]).output().unwrap();
@@ -511,7 +511,7 @@ fn no_real_upstream() -> Option<String> {
 }
 
 fn real() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let store = dir.path().join("store");
     let serve = || {
         let mut command = server::command(&store);

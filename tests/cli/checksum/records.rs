@@ -87,7 +87,7 @@ pub(super) fn failed_lookup() {
     let server = bench.serve("auto");
     // The lookup runs beside the download, so the first client may get the mod.
     get(&server, &sent, "mod");
-    super::until("the failure is recorded", || {
+    testkit::until("the failure is recorded", || {
         bench.record(&known.version).is_some_and(|record| record.contains("[failed_lookup]"))
     });
     // A client that joins the first download gets the mod, too. The download ends before the server does.

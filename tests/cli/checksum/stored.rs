@@ -10,7 +10,7 @@ use testkit::sumdb;
 use testkit::transcript;
 use testkit::upstream::Module;
 
-use super::bench::{Bench, another, assert_answered, get, h1_of_zip, until};
+use super::bench::{Bench, another, assert_answered, get, h1_of_zip};
 
 const PAIR: &str = "example.com/m@v1.0.0";
 const OTHER: &str = "example.com/other@v1.0.0";
@@ -82,10 +82,10 @@ pub(super) fn background() {
     bench.site.record(&other);
     let server = bench.serve("auto");
     for module in [&right, &other] {
-        until("the verdict is recorded", || bench.record(&module.version).is_some());
+        testkit::until("the verdict is recorded", || bench.record(&module.version).is_some());
     }
     assert!(bench.log().contains("stored versions were not verified"), "{}", bench.log());
-    until("the difference is logged", || bench.log().contains("SECURITY: a stored version differs"));
+    testkit::until("the difference is logged", || bench.log().contains("SECURITY: a stored version differs"));
     assert_in_quarantine(&bench, 1);
     assert!(!bench.folder(&right.version).exists());
     bench.assert_filled(&server, &right);
@@ -177,7 +177,7 @@ pub(super) fn forwarded() {
     // Nothing is compared if the policy is `off`, and nothing is forwarded for private modules.
     let off = bench.serve("off");
     let server = bench.serve("auto");
-    until("the background has asked", || bench.log().contains("asked the checksum database"));
+    testkit::until("the background has asked", || bench.log().contains("asked the checksum database"));
     bench.site.record(&right);
     assert_eq!(off.get(&lookup).0, 200);
     assert!(off.stop().success());
@@ -209,7 +209,7 @@ pub(super) fn forwarded_for_pair() {
         folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).next().is_some()
     };
     assert_eq!(get(&server, &wrong, "mod"), (200, wrong.modfile.clone()));
-    until("the go.mod is cached", is_cached);
+    testkit::until("the go.mod is cached", is_cached);
     let right = another(PAIR, 10_000, None);
     bench.site.put(&right);
     bench.site.record(&right);
@@ -241,7 +241,7 @@ pub(super) fn background_for_pairs() {
     for module in [&wrong, &other] {
         assert_eq!(get(&server, module, "mod"), (200, module.modfile.clone()));
     }
-    until("both are cached", || count() == 2);
+    testkit::until("both are cached", || count() == 2);
     assert!(server.stop().success());
     let right = another(PAIR, 10_000, None);
     bench.site.put(&right);
@@ -249,10 +249,10 @@ pub(super) fn background_for_pairs() {
     bench.site.record(&other);
     let server = bench.serve("auto");
     for module in [&right, &other] {
-        until("the verdict is recorded", || bench.record(&module.version).is_some());
+        testkit::until("the verdict is recorded", || bench.record(&module.version).is_some());
     }
-    until("the wrong pair is dropped", || count() == 1);
-    until("the difference is logged", || bench.log().contains("SECURITY: the cached go.mod"));
+    testkit::until("the wrong pair is dropped", || count() == 1);
+    testkit::until("the difference is logged", || bench.log().contains("SECURITY: the cached go.mod"));
     assert_eq!(get(&server, &right, "mod"), (200, right.modfile.clone()));
     let asked = bench.site.asked("/lookup/");
     assert_eq!(get(&server, &other, "mod"), (200, other.modfile.clone()));
@@ -268,7 +268,7 @@ pub(super) fn required() {
     assert!(text.contains("have to be verified before they are served"), "{text}");
     bench.site.state().is_down = true;
     let server = bench.serve("require");
-    until("the count is logged", || bench.log().contains("unverified=2 required=2"));
+    testkit::until("the count is logged", || bench.log().contains("unverified=2 required=2"));
     for ending in ["info", "mod", "zip"] {
         assert_answered(&server, &first, ending, 503, "cannot verify the stored version");
     }
@@ -303,7 +303,7 @@ pub(super) fn slow_database() {
     assert_answered(&server, &first, "mod", 503, "there is no answer after 10s");
     bench.site.record(&first);
     bench.site.release();
-    until("the verification has ended", || get(&server, &first, "mod").0 == 200);
+    testkit::until("the verification has ended", || get(&server, &first, "mod").0 == 200);
 }
 
 fn write_go_sum(path: &Path, modules: &[&Module]) {
@@ -326,7 +326,7 @@ pub(super) fn go_sum() {
     for ending in ["info", "mod", "zip"] {
         assert_answered(&server, &first, ending, 403, "stoa fetch --from go.sum");
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testkit::tempdir();
     let sums = folder.path().join("go.sum");
     let fetch = |offline: &str| {
         let mut command = bench.stoa(&["fetch", "--from", sums.to_str().unwrap()]);

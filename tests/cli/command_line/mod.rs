@@ -54,6 +54,12 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("serve holds the store", None, serving::serve_holds_the_store),
         trial("serve reports why it cannot listen", None, serving::serve_reports_why_it_cannot_listen),
         trial(
+            "a file in place of a store is refused alike",
+            None,
+            untouched::a_file_in_place_of_a_store_is_refused_alike,
+        ),
+        trial("two markers are refused alike", None, untouched::two_markers_are_refused_alike),
+        trial(
             "a server that cannot start changes no store",
             None,
             untouched::a_server_that_cannot_start_changes_no_store,

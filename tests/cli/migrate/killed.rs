@@ -14,7 +14,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let traces = || missing_tool("strace", &["-o", "/dev/null", "true"]);
     vec![
         trial("a migration that is killed again and again ends", traces(), killed_again_and_again),
-        trial("a resumed step moves a version before it reads the store", traces(), resumed_step),
+        trial("a resumed step moves a version before it reads the store", traces(), resumed_step).slow(),
     ]
 }
 

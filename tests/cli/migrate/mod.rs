@@ -4,6 +4,7 @@
 mod forbidden;
 mod killed;
 mod marker_lost;
+mod names;
 mod preflight;
 mod refused;
 mod way_back;
@@ -51,6 +52,7 @@ pub(crate) fn cases() -> Vec<Case> {
     tests.extend(forbidden::cases());
     tests.extend(killed::cases());
     tests.extend(marker_lost::cases());
+    tests.extend(names::cases());
     tests.extend(preflight::cases());
     tests.extend(way_back::cases());
     tests.extend(REFUSALS.map(|refusal| trial(refusal.name, None, move || refusal.holds())));
@@ -199,7 +201,7 @@ struct Holder(std::process::Child, #[expect(dead_code, reason = "the program lie
 
 impl Holder {
     fn start(file: &Path, name: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let program = dir.path().join(name);
         let sleep = Command::new("sh").args(["-c", "command -v sleep"]).output().unwrap();
         let sleep = PathBuf::from(String::from_utf8(sleep.stdout).unwrap().trim());

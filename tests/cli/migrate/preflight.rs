@@ -47,7 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Returns why this file system has no flags.
 fn no_flags() -> Option<String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let folder = dir.path().join("folder");
     fs::create_dir(&folder).unwrap();
     let _flag = Flag::set("a", &folder);
@@ -63,12 +63,12 @@ fn no_btrfs() -> Option<String> {
     (!Path::new("/dev/loop-control").exists()).then(|| "there are no loop devices".to_owned())
 }
 
-/// Makes a store at v2 or v0.
-fn store_at(programs: &Programs, layout: &str) -> PathBuf {
+/// Makes a store at v2, v1 or v0.
+pub(super) fn store_at(programs: &Programs, layout: &str) -> PathBuf {
     let root = programs.store();
     small(&root);
-    if layout == "v2" {
-        assert_eq!(migrate(programs, &[]).code, 0);
+    if layout != "v0" {
+        assert_eq!(migrate(programs, &["--to", layout]).code, 0);
     }
     root
 }
@@ -84,7 +84,12 @@ fn ways(layout: &str) -> &'static [&'static [&'static str]] {
 }
 
 /// Fails unless a run and a dry run are refused with this code and these words, before anything is changed.
-fn refuses(root: &Path, way: &[&str], (code, words): (i32, &[&str]), run: impl Fn(&[&str]) -> Ended) {
+pub(super) fn refuses(
+    root: &Path,
+    way: &[&str],
+    (code, words): (i32, &[&str]),
+    run: impl Fn(&[&str]) -> Ended,
+) {
     for arguments in [way.to_vec(), [way, &["--dry-run"]].concat()] {
         let before = snapshot(root);
         let refused = run(&arguments);

@@ -135,7 +135,7 @@ fn compare(
 }
 
 fn same_zips() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let program = build(dir.path());
     let module = ModuleVersion::parse(&format!("{PATH}@{VERSION}")).unwrap();
     let mut random = Random::new(17);
@@ -155,7 +155,7 @@ fn same_zips() {
 }
 
 fn same_infos() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let program = build(dir.path());
     let module = ModuleVersion::parse(&format!("{PATH}@{VERSION}")).unwrap();
     let mut random = Random::new(17);

@@ -18,7 +18,7 @@ impl Inventory for UpToV3 {
         })
     }
 
-    fn forbids_moving(&self, root: &Path, state: &State) -> Option<Refusal> {
+    fn forbids_moving(&self, root: &Path, state: &State) -> Result<Option<Refusal>, StepError> {
         self.0.forbids_moving(root, state)
     }
 }

@@ -17,6 +17,9 @@ use crate::error::PathContext;
 /// The bits of a root's mode that its folders inherit: all but the sticky bit, setuid, and write for others.
 const INHERITED: u32 = 0o2775;
 
+/// The bit that makes new files and folders belong to the group of their folder.
+const SETGID: u32 = 0o2000;
+
 /// The bits of a folder's mode that a file can have.
 const OF_FILES: u32 = 0o666;
 
@@ -109,6 +112,39 @@ impl Access {
         self.give_file(file, path)
     }
 
+    /// Finishes a folder of a shared store that a process of this user created before it was killed: sets its mode.
+    pub(super) fn finish_folder(&self, path: &Path, meta: &Metadata) -> Result<(), PathError> {
+        // A folder with content was finished, and a person may have changed its mode.
+        let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if !self.lacks_in_folder(meta) || !is_ours(meta) || !is_empty() {
+            return Ok(());
+        }
+        pass(rustix::fs::chmod(path, self.folder_mode()), "set the mode of", path)
+    }
+
+    /// Finishes an empty file of a shared store that a process of this user created before it was killed: sets its mode.
+    pub(super) fn finish_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let meta = file.metadata().at("stat", path)?;
+        let lacks = self.file_mode().as_raw_mode() & !meta.mode() != 0;
+        if !lacks || !is_ours(&meta) || meta.len() > 0 {
+            return Ok(());
+        }
+        pass(rustix::fs::fchmod(file, self.file_mode()), "set the mode of", path)
+    }
+
+    /// Returns whether a folder of a shared store has fewer permissions than a new one. A folder that is older than the
+    /// sharing has no setgid bit, and keeps its mode.
+    pub(super) fn lacks_in_folder(&self, meta: &Metadata) -> bool {
+        self.is_shared() && meta.mode() & SETGID != 0 && self.folder_mode().as_raw_mode() & !meta.mode() != 0
+    }
+
+    fn is_shared(&self) -> bool {
+        self.set == Set::IfMasked && self.mode & SETGID != 0
+    }
+
     /// Gives a path to the owner, unless it belongs to the owner. A symlink is not followed.
     pub(super) fn give(&self, path: &Path) -> Result<(), PathError> {
         let Some(owner) = self.owner else { return Ok(()) };
@@ -131,6 +167,10 @@ impl Access {
             Set::Always => true,
         }
     }
+}
+
+fn is_ours(meta: &Metadata) -> bool {
+    meta.uid() == rustix::process::geteuid().as_raw()
 }
 
 fn change(
@@ -182,7 +222,7 @@ mod tests {
 
     #[test]
     fn new_files_have_the_modes_of_the_root_without_write_for_others() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for (root, folders, files) in [
             (0o700, 0o700, 0o600),
             (0o750, 0o750, 0o640),

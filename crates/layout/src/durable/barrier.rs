@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_failed_sync_fails_all_later_syncs() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let whole = FileSystem::of(dir.path()).unwrap();
         whole.sync().unwrap();
         assert_eq!(whole.folder.sync_by(|_| Err(Errno::IO)), Err(Errno::IO));
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_last_sync_of_a_file_fails_after_an_early_one_failed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("f");
         let growing = GrowingFile::new(File::create(&path).unwrap());
         growing.sync_early();

@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_copy_has_the_same_content_and_is_independent() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         for size in [0, 1, COPIED_AT_ONCE, 3 * COPIED_AT_ONCE + 7] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_failed_copy_names_the_side_that_failed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let (folder, file) = (File::open(dir.path()).unwrap(), dir.path().join("f"));
         let made = Durable::default().create_file(&file).unwrap();
         let unreadable = clone_or_copy((&folder, dir.path()), (&made, &file), &|_| {});

@@ -3,7 +3,7 @@
 //! A symlink on the way would lead writes out of the store. One `openat2` finds it. Systems without that call open the
 //! folders one after the other.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -82,9 +82,9 @@ impl Folder {
         false
     }
 
-    /// Returns the user that owns the folder.
-    pub(super) fn owner(&self) -> Result<u32, PathError> {
-        Ok(rustix::fs::fstat(&self.file).at("stat", &self.path)?.st_uid)
+    /// Returns the metadata of the folder.
+    pub(super) fn metadata(&self) -> Result<Metadata, PathError> {
+        self.file.metadata().at("stat", &self.path)
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_symlink_on_the_way_is_named_and_refused_in_both_ways() {
-        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, elsewhere) = (testkit::tempdir(), testkit::tempdir());
         fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
         fs::create_dir_all(elsewhere.path().join("c")).unwrap();
         symlink(elsewhere.path(), dir.path().join("a/out")).unwrap();

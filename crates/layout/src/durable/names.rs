@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_rename_without_replacing_keeps_both_files() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&a, "a").unwrap();
         fs::write(&b, "b").unwrap();
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_rename_killed_between_link_and_unlink_is_finished() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&a, "a").unwrap();
         fs::hard_link(&a, &b).unwrap();

@@ -70,19 +70,25 @@ impl Durable {
     /// Creates a folder unless it exists, and returns whether it did. A symlink is an error, wherever it points.
     pub fn ensure_dir(&self, path: &Path) -> Result<bool, PathError> {
         match rustix::fs::mkdir(path, self.access.folder_mode()) {
-            Ok(()) => self.settle_dir(path).map(|()| true),
+            Ok(()) => match self.settle_dir(path) {
+                // Another user took it for a folder of a killed process.
+                Err(error) if error.is_not_found() => self.ensure_dir(path),
+                settled => settled.map(|()| true),
+            },
             Err(Errno::EXIST) => {
                 let meta = fs::symlink_metadata(path).at("stat", path)?;
                 // Files created or swept below a symlink would belong to another folder.
                 if !meta.is_dir() {
                     return Err(PathError::new("create the folder", path, Errno::NOTDIR));
                 }
-                // A process was killed between creating the folder and changing its owner.
+                // A process was killed between creating the folder and setting its mode and its owner.
+                self.access.finish_folder(path, &meta)?;
                 if meta.uid() == 0 {
                     self.hand_over(path)?;
                 }
-                if meta.uid() == 0 && is_closed_to_us(path) && rustix::fs::rmdir(path).is_ok() {
-                    // The same, seen by the owner of the root. The empty folder can be created again.
+                let is_unfinished = meta.uid() == 0 || self.access.lacks_in_folder(&meta);
+                if is_unfinished && is_closed_to_us(path) && rustix::fs::rmdir(path).is_ok() {
+                    // The same, seen by another user. The empty folder can be created again.
                     return self.ensure_dir(path);
                 }
                 Ok(false)
@@ -116,13 +122,17 @@ impl Durable {
                 Ok(folder) if missing.is_empty() => {
                     return if self.repair(&folder)? { Folder::open(base, relative) } else { Ok(folder) };
                 }
-                Ok(_) => break,
-                Err(error) if error.is_not_found() => missing.push(base.join(at)),
-                // Root created it and died before it changed the owner.
-                Err(error) if error.errno() == Some(Errno::ACCESS) => {
-                    self.ensure_dir(&base.join(at))?;
+                Ok(folder) => {
+                    self.repair(&folder)?;
                     break;
                 }
+                Err(error) if error.is_not_found() => missing.push(base.join(at)),
+                // A process of another user was killed before it set the mode or the owner of this folder or of one above.
+                Err(error) if error.errno() == Some(Errno::ACCESS) => match self.ensure_dir(&base.join(at)) {
+                    Ok(_) => break,
+                    Err(error) if error.errno() == Some(Errno::ACCESS) => missing.push(base.join(at)),
+                    Err(error) => return Err(error),
+                },
                 Err(error) => return Err(error),
             }
         }
@@ -133,11 +143,12 @@ impl Durable {
         Folder::open(base, relative)
     }
 
-    /// Finishes a folder that root created before it died: changes the owner, or replaces the empty folder. Returns whether
-    /// it did.
+    /// Finishes a folder that a killed process created: sets the mode and the owner, or replaces the empty folder. Returns
+    /// whether it may have.
     fn repair(&self, folder: &Folder) -> Result<bool, PathError> {
-        let is_unfinished =
-            folder.owner()? == 0 && (self.access.has_owner() || is_closed_to_us(folder.path()));
+        let meta = folder.metadata()?;
+        let is_unfinished = self.access.lacks_in_folder(&meta)
+            || meta.uid() == 0 && (self.access.has_owner() || is_closed_to_us(folder.path()));
         if is_unfinished {
             self.ensure_dir(folder.path())?;
         }
@@ -164,7 +175,8 @@ impl Durable {
         if !meta.is_file() {
             return Err(PathError::new("append to", path, io::Error::other("it is not a file")));
         }
-        // A process was killed between creating the file and changing its owner.
+        // A process was killed between creating the file and setting its mode and its owner.
+        self.access.finish_file(&file, path)?;
         if self.access.has_owner() && meta.uid() == 0 {
             self.access.give_file(&file, path)?;
         }
@@ -201,25 +213,30 @@ impl Durable {
 
     /// Opens a file for reading and writing, and creates it if it is missing.
     pub fn open_or_create(&self, path: &Path) -> Result<File, PathError> {
+        self.open_or_create_new(path).map(|(file, _)| file)
+    }
+
+    /// Opens a file for reading and writing, and creates it if it is missing. Returns whether it is new.
+    pub fn open_or_create_new(&self, path: &Path) -> Result<(File, bool), PathError> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = loop {
             match rustix::fs::open(path, flags, Mode::empty()) {
                 Ok(file) => break File::from(file),
                 Err(Errno::NOENT) => match self.create_file(path) {
+                    Ok(file) => return Ok((file, true)),
                     // Another process was first.
                     Err(error) if error.errno() == Some(Errno::EXIST) => {}
-                    created => {
-                        return created.map_err(|error| PathError { action: "open or create", ..error });
-                    }
+                    Err(error) => return Err(PathError { action: "open or create", ..error }),
                 },
                 Err(errno) => return Err(PathError::new("open or create", path, errno)),
             }
         };
-        // A process was killed between creating the file and changing its owner.
+        // A process was killed between creating the file and setting its mode and its owner.
+        self.access.finish_file(&file, path)?;
         if self.access.has_owner() && file.metadata().at("stat", path)?.uid() == 0 {
             self.access.give_file(&file, path)?;
         }
-        Ok(file)
+        Ok((file, false))
     }
 
     /// Creates a complete and synced file with a temporary name: `prefix` and six random characters.
@@ -313,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_replacement_leaves_no_temporary_behind() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let file = dir.path().join("f");
         for content in ["one", "two"] {
             Durable::default().replace_file(&file, ".t.", content.as_bytes()).unwrap();
@@ -329,7 +346,7 @@ mod tests {
 
     #[test]
     fn files_follow_the_umask_without_a_root() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let file = dir.path().join("f");
         Durable::default().replace_file(&file, ".t.", b"x").unwrap();
         fs::write(dir.path().join("ordinary"), "x").unwrap();
@@ -339,7 +356,7 @@ mod tests {
 
     #[test]
     fn ensure_dirs_creates_missing_folders() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         Durable::default().ensure_dirs(dir.path(), Path::new("a/b/c")).unwrap();
         Durable::default().ensure_dirs(dir.path(), Path::new("a/b/d")).unwrap();
         assert!(dir.path().join("a/b/c").is_dir() && dir.path().join("a/b/d").is_dir());
@@ -349,7 +366,7 @@ mod tests {
 
     #[test]
     fn folders_are_not_created_through_a_symlink() {
-        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, elsewhere) = (testkit::tempdir(), testkit::tempdir());
         std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
         for relative in ["link", "link/a", "link/a/b"] {
             let error = Durable::default().ensure_dirs(dir.path(), Path::new(relative)).unwrap_err();
@@ -361,7 +378,7 @@ mod tests {
 
     #[test]
     fn lines_are_appended_and_a_cut_line_is_ended_first() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let file = dir.path().join("f");
         let durable = Durable::default();
         assert_eq!(durable.append_line(&file, "one").unwrap(), 4);
@@ -374,7 +391,7 @@ mod tests {
 
     #[test]
     fn temporaries_of_killed_processes_are_removed_by_the_next_replacement() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for name in ["f", ".f.abcdef", ".g.abcdef"] {
             fs::write(dir.path().join(name), "old").unwrap();
         }
@@ -388,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_symlink_is_not_accepted_as_a_folder() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for target in [".", "nowhere"] {
             let link = dir.path().join("link");
             std::os::unix::fs::symlink(target, &link).unwrap();

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_root_is_created_with_its_parents() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let root = dir.path().join("x/y/z");
         let created = create_root(&root, 0o2772).unwrap();
         create_root(&root, 0o700).unwrap().undo();

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_space_of_a_file_is_real_and_can_be_given_back() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         for allocate in [allocate, write] {
             let path = dir.path().join("space");
             let file =
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_longer_file_is_not_cut_and_an_unsupported_call_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let path = dir.path().join("space");
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let length = || file.metadata().unwrap().len();

@@ -182,21 +182,34 @@ impl Runner<'_> {
                 self.action(first, &target, false)?;
             }
         }
+        loop {
+            let created = durable::create_root(self.root, self.options.mode)?;
+            match self.run_in_turn(&target, first.as_ref()) {
+                // Another run that was refused took back the root that it had created.
+                Err(RunError::Lock(LockError::Path(error)))
+                    if error.is_not_found() && !self.root.exists() => {}
+                ran => {
+                    return ran.inspect_err(|_| created.undo());
+                }
+            }
+        }
+    }
+
+    /// Waits for the lock and does the work.
+    fn run_in_turn(&self, target: &LayoutId, first: Option<&State>) -> Result<Outcome, RunError> {
         let is_of_a_store = self.root.join(LOCK_NAME).exists();
-        let created = durable::create_root(self.root, self.options.mode)?;
-        let turn = self.wait_for_turn(&target, first.as_ref()).inspect_err(|error| {
+        let turn = self.wait_for_turn(target, first).inspect_err(|error| {
             // Without locks no other process gets further than this one, so nobody needs the file.
             if matches!(error, RunError::Lock(LockError::Unsupported { .. })) && !is_of_a_store {
                 let _ = durable::remove_file(&self.root.join(LOCK_NAME));
-                created.undo();
             }
         });
         let lock = match turn? {
             Turn::Ours(lock) => lock,
-            Turn::OthersDid => return Ok(Outcome::Nothing(target)),
+            Turn::OthersDid => return Ok(Outcome::Nothing(target.clone())),
         };
-        let outcome = self.act(&lock, &target)?;
-        self.leave(lock, &target, is_of_a_store, &outcome)?;
+        let outcome = self.act(&lock, target)?;
+        self.leave(lock, target, is_of_a_store, &outcome)?;
         Ok(outcome)
     }
 

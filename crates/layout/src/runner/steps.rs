@@ -37,9 +37,6 @@ impl Runner<'_> {
             }
             let action = self.action(&state, target, regenerated)?;
             if !done {
-                if !matches!(action, Action::Finished) {
-                    lock.sign();
-                }
                 marker::sweep_temporaries(lock)?;
             }
             match action {
@@ -123,6 +120,7 @@ impl Runner<'_> {
         let creating = Marker::Creating(layout.clone());
         let started = now();
         let mut content = Content::new(&self.layouts.program);
+        lock.sign();
         match state {
             State::Creating(older) if *older != layout => {
                 self.warn(marker::change(lock, &Marker::Creating(older.clone()), &creating, &content)?);
@@ -160,6 +158,7 @@ impl Runner<'_> {
     fn restore(&self, lock: &ExclusiveLock, layout: &LayoutId) -> Result<(), RunError> {
         let started = now();
         self.check_unmarked(layout)?;
+        lock.sign();
         if *layout == self.layouts.current {
             // A backup may have left out empty folders.
             self.folders(lock)?;
@@ -177,6 +176,7 @@ impl Runner<'_> {
     fn regenerate(&self, lock: &ExclusiveLock, layout: &LayoutId, begun: bool) -> Result<(), RunError> {
         let at = Marker::At(layout.clone());
         let during = Marker::Migrating { from: layout.clone(), to: layout.clone() };
+        lock.sign();
         let (mut content, _) = self.history(if begun { &during } else { &at });
         let started = now();
         self.events.event(Event::StepBegin(&self.planned_regeneration(layout, begun)));
@@ -215,6 +215,7 @@ impl Runner<'_> {
         if let Some(warning) = warning {
             self.events.event(Event::Warning(warning));
         }
+        lock.sign();
         match state.marker() {
             Some(old) if old == begin => {}
             Some(old) => self.warn(marker::change(lock, &old, &begin, &content)?),

@@ -18,7 +18,7 @@ fn regenerate() -> Options {
 
 #[test]
 fn a_regeneration_repairs_the_shims() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &auto());
     let whole = settled(dir.path());
@@ -41,7 +41,7 @@ fn a_regeneration_repairs_the_shims() {
 #[test]
 fn an_interrupted_regeneration_is_finished_first() {
     for options in [auto(), to("v0"), regenerate()] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         homes::v0(dir.path());
         run::run(dir.path(), &auto());
         fs::rename(dir.path().join("layout.v2"), dir.path().join("migrating.v2-v2")).unwrap();
@@ -57,7 +57,7 @@ fn an_interrupted_regeneration_is_finished_first() {
 /// An older program, with an older current layout, began the regeneration.
 #[test]
 fn a_regeneration_of_an_older_layout_is_planned_and_finished() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v1"));
     fs::rename(dir.path().join("layout.v1"), dir.path().join("migrating.v1-v1")).unwrap();
@@ -70,7 +70,7 @@ fn a_regeneration_of_an_older_layout_is_planned_and_finished() {
 
 #[test]
 fn no_shim_is_missing_at_any_instant() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     // The name is checked all the time while it changes many times.
     let shim = dir.path().join("bin/node");
@@ -135,7 +135,7 @@ fn with_broken(is_required: bool) -> Layouts {
 
 #[test]
 fn an_artefact_that_the_program_builds_later_may_fail() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let events = Recorder::default();
     assert_eq!(run_recorded(dir.path(), &auto(), &with_broken(false), &events), done("v2"));
@@ -144,7 +144,7 @@ fn an_artefact_that_the_program_builds_later_may_fail() {
 
 #[test]
 fn a_required_artefact_stops_the_step_before_its_end() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let end = run_recorded(dir.path(), &auto(), &with_broken(true), &Recorder::default());
     end.assert_failed(Exit::IO, &["cannot write /index/1", "free space", "run again"]);

@@ -19,7 +19,7 @@ const FRESH: [&str; 4] = ["bin", "layout.v2", "store.lock", "toolchains"];
 
 #[test]
 fn a_missing_folder_becomes_a_store_with_its_parents() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("a/b/home");
     assert_eq!(run::run(&root, &auto()), done("v2"));
     assert_eq!(names(&root), FRESH);
@@ -27,7 +27,7 @@ fn a_missing_folder_becomes_a_store_with_its_parents() {
 
 #[test]
 fn names_that_desktops_create_do_not_count() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     for name in [".DS_Store", "store.lock", ".marker.old"] {
         homes::file(&dir.path().join(name), "", 0o644);
     }
@@ -41,7 +41,7 @@ fn names_that_desktops_create_do_not_count() {
 
 #[test]
 fn a_new_store_is_created_at_the_current_layout_only() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("home");
     run::run(&root, &to("v1")).assert_failed(Exit::USAGE, &["home", "--to v1"]);
     assert!(!root.exists());
@@ -52,7 +52,7 @@ fn an_interrupted_creation_is_finished() {
     // A creation at an older layout is finished too: the store is still empty.
     for marker in ["creating.v2", "creating.v1"] {
         for folders in [&[][..], &["bin"], &["toolchains", "bin"]] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = testkit::tempdir();
             homes::file(&dir.path().join(marker), "", 0o644);
             for folder in folders {
                 fs::create_dir(dir.path().join(folder)).unwrap();
@@ -65,7 +65,7 @@ fn an_interrupted_creation_is_finished() {
 
 #[test]
 fn fresh_equals_migrated() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (old, new) = (dir.path().join("old"), dir.path().join("new"));
     homes::v0_with(&old, &[("node", "1.0")]);
     assert_eq!(run::run(&old, &auto()), done("v2"));

@@ -28,7 +28,7 @@ fn stdout(output: &Output) -> String {
 
 #[test]
 fn an_old_home_is_upgraded_and_used() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let home = dir.path().canonicalize().unwrap();
     homes::v0(&home);
     let output = tool_home(&home, &["which", "node"]);
@@ -45,7 +45,7 @@ fn an_old_home_is_upgraded_and_used() {
 
 #[test]
 fn the_exit_code_and_message_of_the_migrator_are_kept() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     homes::file(&dir.path().join("layout.v9"), "", 0o644);
     let before = everything(dir.path());
@@ -57,7 +57,7 @@ fn the_exit_code_and_message_of_the_migrator_are_kept() {
 
 #[test]
 fn a_missing_migrator_is_named_by_its_path() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let (bin, home) = (dir.path().join("programs"), dir.path().join("home"));
     fs::create_dir(&bin).unwrap();
     let program = bin.join("tool_home");
@@ -84,7 +84,7 @@ fn a_missing_migrator_is_named_by_its_path() {
 
 #[test]
 fn a_migration_may_be_forbidden() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let before = everything(dir.path());
     let output = tool_home(dir.path(), &["--no-migrate", "which", "node"]);
@@ -95,7 +95,7 @@ fn a_migration_may_be_forbidden() {
 
 #[test]
 fn looking_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let before = everything(dir.path());
     let output = tool_home(dir.path(), &["status"]);
@@ -107,7 +107,7 @@ fn looking_changes_nothing() {
 /// A program that holds the store looks for a second marker too.
 #[test]
 fn a_program_that_holds_the_store_refuses_a_second_marker() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     assert_eq!(code(&tool_home(dir.path(), &["which", "zig"])), 0);
     homes::file(&dir.path().join("layout.v1"), "", 0o644);
@@ -118,7 +118,7 @@ fn a_program_that_holds_the_store_refuses_a_second_marker() {
 
 #[test]
 fn after_a_migration_a_signal_ends_the_program_as_before() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let home = dir.path().canonicalize().unwrap();
     homes::v0(&home);
     homes::file(&home.join("tools/slow-1.0/bin/slow"), "#!/bin/sh\necho begun\nexec sleep 60\n", 0o755);

@@ -24,7 +24,7 @@ fn entry(from: &str, to: &str, moved: u64, leftovers: u64) -> (String, String, u
 
 #[test]
 fn each_step_adds_an_entry() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
     run::run(dir.path(), &to("v1"));
@@ -43,7 +43,7 @@ fn each_step_adds_an_entry() {
 
 #[test]
 fn the_creation_adds_an_entry() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     run::run(dir.path(), &auto());
     assert_eq!(history(dir.path()), [entry("empty", "v2", 0, 0)]);
 }
@@ -52,7 +52,7 @@ fn the_creation_adds_an_entry() {
 /// step has not ended.
 #[test]
 fn an_entry_written_too_early_is_not_written_twice() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
     let before = history(dir.path());
@@ -67,7 +67,7 @@ fn an_entry_written_too_early_is_not_written_twice() {
 #[test]
 fn damaged_content_is_a_warning() {
     for damage in [&b""[..], b"\xff\xfe", b"history = 3", b"[[history]]\nfrom = 1\n"] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         homes::v0(dir.path());
         run::run(dir.path(), &to("v1"));
         fs::write(dir.path().join("layout.v1"), damage).unwrap();
@@ -80,7 +80,7 @@ fn damaged_content_is_a_warning() {
 
 #[test]
 fn temporaries_of_a_killed_run_are_swept() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     homes::file(&dir.path().join(".marker.abc123"), "half", 0o600);
     std::os::unix::fs::symlink("nowhere", dir.path().join("bin/.shim.abc123")).unwrap();
@@ -91,7 +91,7 @@ fn temporaries_of_a_killed_run_are_swept() {
 
 #[test]
 fn a_layout_without_markers_has_no_history() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
     assert_eq!(run::run(dir.path(), &to("v0")), done("v0"));

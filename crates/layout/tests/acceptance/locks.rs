@@ -52,7 +52,7 @@ fn home_with_a_user(root: &Path) -> User {
 
 #[test]
 fn a_store_in_use_is_busy_and_names_its_user() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let user = home_with_a_user(dir.path());
     let before = settled(dir.path());
     let words = ["tool_home (process ", "store.lock", "--lock-timeout", "nothing was changed"];
@@ -69,7 +69,7 @@ fn a_store_in_use_is_busy_and_names_its_user() {
 
 #[test]
 fn a_waiting_run_continues_when_the_user_is_gone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let user = home_with_a_user(dir.path());
     let patient = Options { lock_timeout: Duration::from_secs(30), ..to("v1") };
     thread::scope(|scope| {
@@ -84,7 +84,7 @@ fn a_waiting_run_continues_when_the_user_is_gone() {
 
 #[test]
 fn one_of_many_starters_migrates() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     for n in 0..30 {
         homes::file(&dir.path().join(format!("tools/many-{n}/bin/many")), "", 0o755);
@@ -117,7 +117,7 @@ fn one_of_many_starters_migrates() {
 /// Names may change while they are read. Only a look under the lock counts while another process works.
 #[test]
 fn a_look_during_the_work_of_another_process_does_not_count() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
     let lock = locked(dir.path());
@@ -136,7 +136,7 @@ fn a_look_during_the_work_of_another_process_does_not_count() {
 #[test]
 fn an_automatic_run_stops_waiting_for_a_step_back() {
     // One run waits before the step begins, the other while the step is under way.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v1"));
     let back = to("v0");
@@ -177,7 +177,7 @@ fn locked(root: &Path) -> ExclusiveLock {
 
 #[test]
 fn a_waiter_can_be_stopped() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let _lock = locked(dir.path());
     let before = settled(dir.path());
@@ -234,7 +234,7 @@ fn run_telling(root: &Path, options: &Options, teller: Teller) -> u8 {
 
 #[test]
 fn a_dead_process_leaves_no_lock_behind() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let mut user = home_with_a_user(dir.path());
     user.0.kill().unwrap();
     user.0.wait().unwrap();

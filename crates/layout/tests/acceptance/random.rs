@@ -78,7 +78,7 @@ fn homes() -> impl Strategy<Value = Home> {
 
 /// Returns the undisturbed home at a layout.
 fn undisturbed(home: &Home, layout: &str) -> tree::Tree {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     home.make(dir.path());
     run::run(dir.path(), &to(layout));
     settled(dir.path())
@@ -89,7 +89,7 @@ proptest! {
 
     #[test]
     fn up_and_back_is_the_same(home in homes()) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         home.make(dir.path());
         let before = settled(dir.path());
         prop_assert_eq!(run::run(dir.path(), &to("v2")), done("v2"));
@@ -105,7 +105,7 @@ proptest! {
         moved in any::<u32>(),
         end in prop::sample::select(vec!["v0", "v1", "v2"]),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let root = dir.path();
         home.make(root);
         run::run(root, &to(step.0));

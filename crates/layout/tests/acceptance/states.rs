@@ -23,7 +23,7 @@ fn assert_refused(root: &Path, code: Exit, words: &[&str]) {
 
 #[test]
 fn a_current_home_has_nothing_to_do() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &auto());
     let before = tree::everything(dir.path());
@@ -35,7 +35,7 @@ fn a_current_home_has_nothing_to_do() {
 #[test]
 fn newer_is_78() {
     for name in ["layout.v9", "creating.v9", "migrating.v2-v3", "migrating.v9-v8", "migrating.v0-v2"] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         homes::v0(dir.path());
         homes::file(&dir.path().join(name), "written_by = \"x 9\"\n", 0o644);
         assert_refused(dir.path(), Exit::NEWER, &[name, "nothing was changed"]);
@@ -46,7 +46,7 @@ fn newer_is_78() {
 
 #[test]
 fn two_markers_are_65() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     for name in ["layout.v1", "migrating.v1-v2"] {
         homes::file(&dir.path().join(name), "", 0o644);
@@ -58,7 +58,7 @@ fn two_markers_are_65() {
 
 #[test]
 fn something_else_under_a_markers_name_is_65() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     fs::create_dir(dir.path().join("layout.v2")).unwrap();
     assert_refused(dir.path(), Exit::NOT_A_STORE, &["layout.v2", "not a file"]);
@@ -69,12 +69,12 @@ fn something_else_under_a_markers_name_is_65() {
 
 #[test]
 fn foreign_is_65() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::file(&dir.path().join("bin/ls"), "", 0o755);
     homes::file(&dir.path().join("tools/saw"), "", 0o644);
     assert_refused(dir.path(), Exit::NOT_A_STORE, &["bin, tools", "not a store"]);
     // A folder above or below a home is not a home.
-    let above = tempfile::tempdir().unwrap();
+    let above = testkit::tempdir();
     homes::v0(&above.path().join("home"));
     assert_refused(above.path(), Exit::NOT_A_STORE, &["home"]);
     assert_refused(&above.path().join("home/tools"), Exit::NOT_A_STORE, &["node-1.2"]);
@@ -82,7 +82,7 @@ fn foreign_is_65() {
 
 #[test]
 fn a_file_is_65() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let path = dir.path().join("f");
     homes::file(&path, "x", 0o644);
     run::run(&path, &auto()).assert_failed(Exit::NOT_A_STORE, &["cannot list", "f"]);
@@ -90,7 +90,7 @@ fn a_file_is_65() {
 
 #[test]
 fn an_unknown_layout_is_78() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let before = tree::everything(dir.path());
     run::run(dir.path(), &to("v7")).assert_failed(Exit::NEWER, &["v7", "newer release"]);
@@ -99,7 +99,7 @@ fn an_unknown_layout_is_78() {
 
 #[test]
 fn by_hand_a_home_may_be_said_to_be_v0() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::file(&dir.path().join("tools/half-1.0/x"), "", 0o644);
     let assumed = run::Options { assumed: to("v0").target, ..to("v2") };
     assert_eq!(run::run(dir.path(), &assumed), run::done("v2"));
@@ -110,7 +110,7 @@ fn by_hand_a_home_may_be_said_to_be_v0() {
 
 #[test]
 fn no_create_creates_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let options = run::Options { no_create: true, ..auto() };
     for root in [dir.path().join("missing"), dir.path().to_owned()] {
         assert_eq!(run::run(&root, &options), End::Done(Outcome::NoStore));
@@ -123,7 +123,7 @@ fn no_create_creates_nothing() {
 
 #[test]
 fn dry_run_writes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let missing = dir.path().join("missing");
     let events = Recorder::default();
     assert_eq!(plan(&missing, &to("v2"), &events), Ok(true));
@@ -149,7 +149,7 @@ fn dry_run_writes_nothing() {
 
 #[test]
 fn a_refusal_comes_before_any_move() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v1"));
     let blocking = dir.path().join("tools/zig-0.13.0");
@@ -166,7 +166,7 @@ fn a_refusal_comes_before_any_move() {
 
 #[test]
 fn a_taken_place_on_the_way_up_is_a_leftover() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     homes::file(&dir.path().join("tools/zig/0.13.0"), "in the way", 0o644);
     let events = Recorder::default();
@@ -179,7 +179,7 @@ fn a_taken_place_on_the_way_up_is_a_leftover() {
 
 #[test]
 fn each_state_is_recognised() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     let root = dir.path().join("home");
     let look = || State::look(&root, &layouts()).unwrap();
     assert_eq!(look(), State::Empty);
@@ -205,7 +205,7 @@ fn unmarked(root: &Path) {
 
 #[test]
 fn a_lost_marker_is_65_and_names_the_command() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     unmarked(dir.path());
     assert_refused(
         dir.path(),
@@ -219,7 +219,7 @@ fn a_lost_marker_is_65_and_names_the_command() {
 
 #[test]
 fn a_lost_marker_is_restored_by_hand() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     unmarked(dir.path());
     let before = tree::settled(dir.path());
     let by_hand = run::Options { assumed: to("v2").target, ..to("v2") };
@@ -243,7 +243,7 @@ fn a_lost_marker_is_restored_by_hand() {
 
 #[test]
 fn a_marker_is_not_restored_over_a_structure_that_does_not_fit() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     unmarked(dir.path());
     fs::remove_file(dir.path().join("toolchains/node/1.2/bin/node")).unwrap();
     let before = tree::settled(dir.path());
@@ -252,7 +252,7 @@ fn a_marker_is_not_restored_over_a_structure_that_does_not_fit() {
     assert_eq!(plan(dir.path(), &by_hand, &Recorder::default()).unwrap_err().0, 65);
     run::assert_same(&before, &tree::settled(dir.path()), "a refused restoration");
     // A home of another layout is not taken for it.
-    let other = tempfile::tempdir().unwrap();
+    let other = testkit::tempdir();
     homes::v0(other.path());
     run::run(other.path(), &by_hand).assert_failed(Exit::NOT_A_STORE, &["--from v2"]);
     assert!(markers(other.path()).is_empty());

@@ -15,7 +15,7 @@ const SIGTERM: i32 = 15;
 
 /// Returns the picture of an undisturbed home at a layout.
 fn undisturbed(layout: &str) -> Tree {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to(layout));
     settled(dir.path())
@@ -28,7 +28,7 @@ fn assert_undisturbed(root: &Path, layout: &str, what: &str) {
 
 #[test]
 fn up_and_back_is_the_same_tree() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let before = settled(dir.path());
     assert_eq!(run::run(dir.path(), &to("v2")), done("v2"));
@@ -47,7 +47,7 @@ fn an_interrupted_step_is_resumed_or_reversed() {
         for items in 1..=3 {
             for end in ["v0", "v1", "v2"] {
                 let what = format!("{start} to {target}, stopped after {items}, then to {end}");
-                let dir = tempfile::tempdir().unwrap();
+                let dir = testkit::tempdir();
                 homes::v0(dir.path());
                 run::run(dir.path(), &to(start));
                 run_and_stop(dir.path(), &to(target), items, SIGTERM);
@@ -61,7 +61,7 @@ fn an_interrupted_step_is_resumed_or_reversed() {
 
 #[test]
 fn stopped_is_130_or_143_and_resumable() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run_and_stop(dir.path(), &auto(), 1, SIGINT);
     run_and_stop(dir.path(), &auto(), 1, SIGTERM);
@@ -72,7 +72,7 @@ fn stopped_is_130_or_143_and_resumable() {
 #[test]
 fn an_automatic_run_does_not_resume_a_step_back() {
     for (start, target) in [("v2", "v1"), ("v1", "v0")] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         homes::v0(dir.path());
         run::run(dir.path(), &to(start));
         run_and_stop(dir.path(), &to(target), 1, SIGINT);
@@ -90,7 +90,7 @@ fn an_automatic_run_does_not_resume_a_step_back() {
 #[test]
 fn an_automatic_run_never_goes_back() {
     let older = run::Options { auto: true, ..to("v1") };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     run::run(dir.path(), &to("v2"));
     let before = tree::everything(dir.path());
@@ -106,7 +106,7 @@ fn an_automatic_run_never_goes_back() {
 
 #[test]
 fn leftovers_are_reported_with_their_reasons() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     homes::v0(dir.path());
     let events = Recorder::default();
     run::run_recorded(dir.path(), &auto(), &layouts(), &events);
@@ -124,7 +124,7 @@ fn leftovers_are_reported_with_their_reasons() {
 /// The home cannot be recognised as v0 any more, and the step back succeeds all the same.
 #[test]
 fn an_empty_home_goes_back_too() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = testkit::tempdir();
     run::run(dir.path(), &auto());
     assert_eq!(run::run(dir.path(), &to("v0")), done("v0"));
     assert_eq!(markers(dir.path()), Vec::<String>::new());

@@ -104,7 +104,7 @@ impl Sweep<'_> {
     }
 
     fn points(&self) -> Vec<Point> {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let home = dir.path().join("home");
         (self.before)(&home);
         let log = dir.path().join("log");
@@ -139,7 +139,7 @@ impl Sweep<'_> {
         report: &mut Report,
         trees: &mut BTreeSet<Tree>,
     ) -> Result<(), String> {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let home = dir.path().join("home");
         (self.before)(&home);
         let log = dir.path().join("log");

@@ -23,7 +23,7 @@ use super::database::{Access, Database};
 use super::rows::{FolderStamp, IndexRow, SeenModule, SeenVersion, Stop, nanoseconds};
 use super::{FILE, Index, IndexError, PATIENCE, numbers};
 use crate::StoreError;
-use crate::draft::Folder;
+use crate::draft::StagedFolder;
 use crate::files::{is_file, lock, metadata};
 use crate::list::{self, SETTLED};
 use crate::metadata::Metadata;
@@ -84,7 +84,7 @@ impl Index {
         fill: impl FnOnce(&mut Database) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         let before = newest(&numbers(&self.paths.index())?);
-        let aside = Folder::new(aside);
+        let aside = StagedFolder::new(aside);
         self.durable.create_dir(&aside.path)?;
         let path = aside.path.join(FILE);
         // SQLite gives its other files the owner of this file.
@@ -100,7 +100,7 @@ impl Index {
         self.bring_in(aside, before)
     }
 
-    fn bring_in(&self, built: Folder, before: Option<u32>) -> Result<(), IndexError> {
+    fn bring_in(&self, built: StagedFolder, before: Option<u32>) -> Result<(), IndexError> {
         let folder = self.paths.index();
         self.durable.ensure_dir(&folder)?;
         loop {

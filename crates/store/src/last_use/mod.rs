@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::durable::CopyError;
 use stoa_layout::error::PathContext;
-use stoa_layout::lock::{FileLock, is_at};
+use stoa_layout::lock::is_at;
 use stoa_layout::{PathError, durable};
 
 use crate::files::{is_file, lock, metadata, open_file};
@@ -246,7 +246,7 @@ impl<'a> Usage<'a> {
         let durable = &self.0.durable;
         for _ in 0..ATTEMPTS {
             if metadata(path)?.is_some_and(|meta| meta.links > 1) {
-                drop(FileLock::try_acquire(path, durable).map_err(StoreError::from)?);
+                drop(self.0.try_lock_file(path)?);
             }
             let lock = durable.open_or_create(path)?;
             flock(&lock, FlockOperation::LockShared).at("lock", path)?;

@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn damaged_and_empty_entries_are_listed_too() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = testkit::tempdir();
         let listed = || {
             let mut found = Vec::new();
             each_quarantined::<StoreError>(dir.path(), |entry| {

@@ -22,7 +22,7 @@ use stoa_layout::{PathError, marker};
 
 use crate::audit::Act;
 use crate::change::Change;
-use crate::draft::Folder;
+use crate::draft::StagedFolder;
 use crate::files::{TEXT_LIMIT, is_absent, open_file, read_bounded};
 use crate::paths::{Paths, VersionFile};
 use crate::{Claim, Store, StoreError, staging};
@@ -67,11 +67,25 @@ const REASON: &str = "reason.toml";
 const CONTENT: &str = "version";
 
 impl Store {
-    /// Moves whatever is in the place of the claimed version to quarantine.
+    /// Moves the claimed version to quarantine: it is corrupt, forbidden, or differs from a confirmed hash.
     pub(crate) fn quarantine_version(&self, claim: &Claim, reason: &str) -> Result<(), StoreError> {
         let path = self.paths.version(claim.version());
-        log::error!(version:% = claim.version(), reason:% = reason; "moving a corrupt version to quarantine");
-        let moved = self.quarantine_folder(claim, &path, reason);
+        log::error!(version:% = claim.version(), reason:% = reason; "moving a version to quarantine");
+        self.quarantine_place(claim, &path, reason)
+    }
+
+    /// Moves what is in the place of the claimed version, and is no version, to quarantine.
+    pub(crate) fn quarantine_obstacle(&self, claim: &Claim, reason: &str) -> Result<(), StoreError> {
+        let path = self.paths.version(claim.version());
+        log::warn!(
+            version:% = claim.version(), path:% = path.display(), reason:% = reason;
+            "moving a leftover in the place of a version to quarantine"
+        );
+        self.quarantine_place(claim, &path, reason)
+    }
+
+    fn quarantine_place(&self, claim: &Claim, path: &Path, reason: &str) -> Result<(), StoreError> {
+        let moved = self.quarantine_folder(claim, path, reason);
         // Also after an error: the version may have been moved all the same.
         self.changed(claim.version(), Change::Removed);
         moved.and(self.pairs().remove(claim.version()).map(drop))
@@ -94,8 +108,9 @@ impl Store {
         };
         let parent = path.parent().unwrap_or(path);
         let parent = durable::Folder::open(self.root(), self.paths.relative(parent))?;
-        self.audit.write(Act::of_version("quarantine", version).because(Some(reason)));
+        // First, because on a full disk this fails and nothing is moved.
         let entry = self.new_entry(&why)?;
+        self.audit.write(Act::of_version("quarantine", version).because(Some(reason)));
         let moved = self.move_in(path, &parent, &entry);
         if moved.is_err() && fs::symlink_metadata(entry.join(CONTENT)).is_err() {
             // Nothing was moved, so the entry is removed again. If this fails too, the next start removes it.
@@ -109,14 +124,14 @@ impl Store {
     fn new_entry(&self, why: &Quarantined) -> Result<PathBuf, StoreError> {
         // Cannot fail: the struct holds only strings.
         let text = toml::to_string(why).unwrap_or_default();
-        let staged = Folder::new(self.staging()?.fresh());
+        let staged = StagedFolder::new(self.staging()?.fresh());
         self.durable.create_dir(&staged.path)?;
         staging::write(&self.durable, &staged.path.join(REASON), text.as_bytes())?;
         durable::sync_dir(&staged.path)?;
         self.enter(staged, &why.at)
     }
 
-    fn enter(&self, staged: Folder, at: &str) -> Result<PathBuf, StoreError> {
+    fn enter(&self, staged: StagedFolder, at: &str) -> Result<PathBuf, StoreError> {
         let quarantine = self.paths.quarantine();
         // A person may have removed it.
         self.durable.ensure_dir(&quarantine)?;

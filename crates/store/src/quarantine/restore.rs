@@ -11,7 +11,7 @@ use stoa_layout::{PathError, durable};
 use super::purge::remove_entry;
 use super::{CONTENT, Quarantine, QuarantineEntry};
 use crate::audit::Act;
-use crate::draft::Folder;
+use crate::draft::StagedFolder;
 use crate::examine::{Examination, examine_folder};
 use crate::files::{Stamp, metadata, open_file};
 use crate::paths::VersionFile;
@@ -94,9 +94,9 @@ impl Quarantine<'_> {
     }
 
     /// Copies the files of a version into staging.
-    fn copy(&self, content: &Path) -> Result<Folder, StoreError> {
+    fn copy(&self, content: &Path) -> Result<StagedFolder, StoreError> {
         let store = self.0;
-        let copy = Folder::new(store.staging()?.fresh());
+        let copy = StagedFolder::new(store.staging()?.fresh());
         store.durable.create_dir(&copy.path)?;
         for name in VersionFile::ALL.map(VersionFile::name) {
             let (from, to) = (content.join(name), copy.path.join(name));
