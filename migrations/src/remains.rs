@@ -118,9 +118,13 @@ fn is_ours(root: &Path, name: &Name) -> bool {
         ["quarantine", entry, "reason.toml"] => is_file && is_entry(entry),
         // The item itself may be anything.
         ["quarantine", entry, "version", ..] => is_entry(entry),
-        ["records", "audit", log] => is_file && (*log == "current" || is_number(log)),
+        ["records", "audit", log] => {
+            is_file && (*log == "current" || is_number(log) || is_temporary(log, ".shared."))
+        }
         ["records", "sumdb", database, head] => {
-            let is_head = matches!(*head, "latest" | "exported" | "lock") || head.starts_with("fork-");
+            let is_head = matches!(*head, "latest" | "exported" | "lock")
+                || head.starts_with("fork-")
+                || is_temporary(head, ".lock.");
             is_file && is_database(database) && is_head
         }
         ["records", module @ .., "@v", record] => {
@@ -159,6 +163,13 @@ fn is_entry(name: &str) -> bool {
     let is_time = time
         .is_some_and(|(day, time)| day.len() == 8 && time.len() == 6 && is_number(day) && is_number(time));
     is_time && is_number(process) && is_number(number)
+}
+
+/// Returns whether this is the name of a file that a killed process was about to rename: a prefix and six random
+/// characters.
+fn is_temporary(name: &str, prefix: &str) -> bool {
+    let random = name.strip_prefix(prefix).unwrap_or_default();
+    random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn is_number(text: &str) -> bool {

@@ -252,7 +252,7 @@ serve_keys! {
     fill_min_rate: u64 = "fill.min_rate", "SIZE", Default::Value("64KiB"), parse::rate;
 
     /// Pause before the next download of a version whose zip was rejected; doubles with each rejected zip, up to 10 minutes
-    /// Requests during the pause get the same error with Retry-After. A restart ends the pause.
+    /// Requests during the pause get the same error with Retry-After. A restart ends the pause, and so does a change of the version's record.
     fill_wrong_pause: Duration = "fill.wrong_pause", "DURATION", Default::Value("10s"), parse::duration;
 
     /// Time for which cached lists, @latest and branches are fresh; 0 asks the upstream each time

@@ -101,8 +101,9 @@ impl Fetch {
 
     async fn steps(&self, phase: watch::Receiver<Phase>) -> Result<End, Failed> {
         let began = Instant::now();
-        let Some((permit, Claimed { claim, record })) = self.start().await? else { return Ok(End::Theirs) };
-        let known = self.known_smalls(record.as_ref()).await?;
+        let Some((permit, claimed)) = self.start().await? else { return Ok(End::Theirs) };
+        let Claimed { claim, record, has_pair } = claimed;
+        let known = if has_pair { self.known_smalls(record.as_ref()).await? } else { None };
         let source = self.upstream().version(&self.version).within(&self.means.memory);
         let given = self.expected.both();
         let verification =
@@ -111,17 +112,20 @@ impl Fetch {
         let slot = self.slot_at_once();
         let is_started = slot.is_some();
         let zip = async {
-            let started = if is_started { Some(source.zip(&self.via).await) } else { None };
-            match &started {
-                Some(Err(error @ UpstreamError::Limited { status: 429, .. })) => Err(self.failed(error)),
-                _ => Ok(started),
+            if !is_started {
+                return Ok((None, None));
+            }
+            // The draft is ready when the zip begins.
+            match tokio::join!(source.zip(&self.via), self.new_draft()) {
+                (Err(error @ UpstreamError::Limited { status: 429, .. }), _) => Err(self.failed(&error)),
+                (zip, draft) => Ok((Some(zip), Some(draft))),
             }
         };
         let all = unless_limited(self.smalls(known, &source, &claim, &verification), zip);
         let (slot, fetched) = release_for_direct(&source, (permit, slot), all).await;
         let slot = slot.and_then(|(_permit, slot)| slot);
         let (smalls, zip) = fetched?;
-        let zip = zip?;
+        let (zip, draft) = zip?;
         // Clients get no part of a zip without info or mod.
         let mut smalls = smalls?;
         if self.is_pair_enough(&source)
@@ -135,7 +139,7 @@ impl Fetch {
         }
         // A wrong mod ends the download of the zip.
         let checked = verification.check_mod(&smalls.gomod_h1);
-        let fetched = self.fetch_zip(&source, (slot, zip), claim, phase, &verification);
+        let fetched = self.fetch_zip(&source, (slot, zip), draft, claim, phase, &verification);
         let (fetched, ()) = tokio::try_join!(fetched, checked)?;
         let Some(FetchedZip { draft, claim, bytes, origin, slot }) = fetched else { return Ok(End::Theirs) };
         self.compare_with_source(&mut smalls, &source).await.inspect_err(|failed| {

@@ -46,36 +46,47 @@ impl Fetch {
     pub(super) async fn join_beginning(
         &self,
         growing: Option<Growing>,
+        draft: Option<Result<Draft, Unavailable>>,
         download: &mut ZipDownload,
     ) -> Result<Growing, Unavailable> {
-        match growing {
-            Some(growing) if download.may_continue() => Ok(growing),
-            _ => self.start_draft(None, download).await,
+        match (growing, draft) {
+            (Some(growing), _) if download.may_continue() => Ok(growing),
+            (None, Some(draft)) => Ok(self.start_writing(draft?, download)),
+            _ => Ok(self.start_writing(self.new_draft().await?, download)),
         }
     }
 
-    /// Starts a new draft for a download, with the bytes before the download's position from another draft.
-    async fn start_draft(
+    /// Makes an empty draft.
+    pub(super) async fn new_draft(&self) -> Result<Draft, Unavailable> {
+        let version = self.version.clone();
+        blocking(&self.means.store, &self.version, move |store| store.draft(&version)).await
+    }
+
+    /// Starts another draft for a download, with the bytes before the download's position from the draft so far.
+    async fn copy_draft(
         &self,
-        beginning: Option<&Draft>,
+        beginning: &Draft,
         download: &mut ZipDownload,
     ) -> Result<Growing, Unavailable> {
         let (version, size) = (self.version.clone(), download.position());
-        let beginning = beginning.map(Draft::zip);
+        let beginning = beginning.zip();
         let draft = blocking(&self.means.store, &self.version, move |store| {
             let draft = store.draft(&version)?;
-            if let Some(beginning) = beginning {
-                let copied = copy(&beginning, &draft.zip(), size);
-                copied.map_err(|error| PathError::new("write", draft.zip_path(), error))?;
-            }
+            let copied = copy(&beginning, &draft.zip(), size);
+            copied.map_err(|error| PathError::new("write", draft.zip_path(), error))?;
             Ok(draft)
         });
-        let draft = draft.await?;
+        Ok(self.start_writing(draft.await?, download))
+    }
+
+    /// Starts to write a download to a draft, which has all bytes before the download's position.
+    fn start_writing(&self, draft: Draft, download: &mut ZipDownload) -> Growing {
+        let size = download.position();
         download.set_apart();
         let arriving = Arriving { file: draft.zip(), length: download.length };
         // This disconnects the clients that have part of another zip. The others wait for this one.
         self.progress.send_modify(|now| (now.zip, now.written) = (Some(arriving), size));
-        Ok(Growing { draft, size })
+        Growing { draft, size }
     }
 
     /// Receives a download up to its end. Returns the upstream's error if it fails. Local failures are reported first.
@@ -87,7 +98,7 @@ impl Fetch {
     ) -> Result<Result<(), UpstreamError>, Unavailable> {
         match self.compare(download, zip, (pace, slot)).await? {
             Ok(true) => {}
-            Ok(false) => *zip = self.start_draft(Some(&zip.draft), download).await?,
+            Ok(false) => *zip = self.copy_draft(&zip.draft, download).await?,
             Err(error) => return Ok(Err(error)),
         }
         self.append(download, zip, (pace, slot)).await
@@ -174,8 +185,11 @@ fn write(
     let (mut synced, mut syncing) = (size, None::<JoinHandle<()>>);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
+        let start = size;
         size += chunk.len() as u64;
         progress.send_modify(|now| now.written = size);
+        // After the clients were told.
+        zip.hash(start, &chunk);
         // Clients wait for the final sync before publishing, so it should have little left to do.
         if size - synced >= UNSYNCED_BYTES && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             let zip = Arc::clone(zip);

@@ -50,7 +50,7 @@ impl Fetch {
         let expected = self.expected.clone();
         let _examining = self.means.examining.acquire().await.map_err(|_| self.stopping())?;
         let published = blocking(&self.means.store, &self.version, move |store| {
-            draft.write_mod(&modfile)?;
+            draft.set_mod(&modfile);
             let gomod_h1 = h1::hash_mod(&modfile);
             // A large mod takes memory from a budget.
             drop(modfile);

@@ -16,10 +16,12 @@ use crate::unavailable::Unavailable;
 /// The first and the longest pause between two attempts to get a claim that another process holds.
 const CLAIM_POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
-/// A claimed version that is not in the store, and its record.
+/// A claimed version that is not in the store, with its record.
 pub(super) struct Claimed {
     pub(super) claim: Claim,
     pub(super) record: Option<Record>,
+    /// Whether its info and go.mod are cached.
+    pub(super) has_pair: bool,
 }
 
 /// The result of an attempt to claim a version.
@@ -110,7 +112,10 @@ impl Fetch {
             let tombstone = record.as_ref().and_then(|record| record.tombstone.clone());
             Ok(match (claim, tombstone) {
                 (_, Some(tombstone)) => ClaimResult::Tombstone(tombstone),
-                (Some(claim), None) => ClaimResult::Claimed(Box::new(Claimed { claim, record })),
+                (Some(claim), None) => {
+                    let has_pair = store.pairs().size(&version)?.is_some();
+                    ClaimResult::Claimed(Box::new(Claimed { claim, record, has_pair }))
+                }
                 (None, None) => {
                     lock(&wait).go_on(store)?;
                     ClaimResult::Held

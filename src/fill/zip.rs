@@ -26,6 +26,7 @@ impl Fetch {
         &self,
         source: &VersionSource,
         mut started: Started,
+        mut draft: Option<Result<Draft, Unavailable>>,
         mut claim: Arc<Claim>,
         phase: watch::Receiver<Phase>,
         verification: &Verification,
@@ -40,7 +41,7 @@ impl Fetch {
                 return Ok(None);
             };
             claim = still_ours;
-            let mut zip = self.join_beginning(growing.take(), &mut download).await?;
+            let mut zip = self.join_beginning(growing.take(), draft.take(), &mut download).await?;
             let Err(error) = self.receive(&mut download, &mut zip, (&mut pace, &slot)).await? else {
                 let origin = source.origin().unwrap_or_else(|| download.url().to_owned());
                 return Ok(Some(FetchedZip { draft: zip.draft, claim, bytes: zip.size, origin, slot }));

@@ -280,8 +280,19 @@ fn check_named(paths: &[PathBuf]) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Refuses to move a path to a place that exists already.
+/// Refuses to move a path to a place that exists already, and a path behind a symlink, which is not in the store.
 fn check_place(root: &Path, to: &Path, piece: &Path) -> Result<(), StepError> {
+    let mut above = piece.ancestors().skip(1).take_while(|folder| *folder != root);
+    let is_link = |folder: &&Path| folder.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+    if let Some(link) = above.find(is_link) {
+        let message = format!(
+            "cannot move {}: {} is a symlink; nothing was changed\n\
+             help: replace the symlink by a folder, or move the file itself",
+            piece.display(),
+            link.display()
+        );
+        return Err(StepError::Refused(Refusal { exit: Exit::CANT_CREATE, message }));
+    }
     let place = to.join(piece.strip_prefix(root).unwrap_or(piece));
     if place.symlink_metadata().is_err() {
         return Ok(());

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use testkit::programs::install_script;
 use testkit::server::Server;
+use testkit::upstream::Module;
 use testkit::{Case, missing_tool, trial};
 
 use super::direct::World;
@@ -31,7 +32,8 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a module that nobody named is fetched over https", missing(), over_https),
         trial("only a covered module gets the credentials for a repository", missing(), credentials),
         trial("a meta tag that changes to a private address is refused", missing(), changing),
-        trial("a meta tag may name git over https and nothing else", missing(), other_tags),
+        trial("a meta tag may name a module proxy over https", missing(), module_proxy),
+        trial("a meta tag may name git or a module proxy over https and nothing else", missing(), other_tags),
         trial("a denied repository is denied by the name of another module", missing(), denied).slow(),
         trial(
             "denied versions of a repository are denied by the name of another module",
@@ -284,6 +286,45 @@ fn changing() {
     assert!(server.stop().success());
 }
 
+fn module_proxy() {
+    let net = Net::new();
+    let module = Module::new("vanity.example/x@v1.2.0", 3000);
+    let folder = net.pages.root.join("proxy/vanity.example/x/@v");
+    fs::create_dir_all(&folder).unwrap();
+    for (name, body) in [
+        ("list", b"v1.2.0\n".as_slice()),
+        ("v1.2.0.info", &module.info),
+        ("v1.2.0.mod", &module.modfile),
+        ("v1.2.0.zip", &module.zip),
+    ] {
+        fs::write(folder.join(name), body).unwrap();
+    }
+    net.tags("vanity.example/x", &["mod https://git.example/proxy"]);
+    let server = net.start("");
+    assert_eq!(get(&server, "/vanity.example/x/@v/list"), (200, "v1.2.0\n".to_owned()));
+    let (status, body) = get(&server, "/vanity.example/x/@latest");
+    assert!(status == 200 && body.contains("v1.2.0"), "{status} {body}");
+    let (status, zip) = server.get("/vanity.example/x/@v/v1.2.0.zip");
+    assert!(status == 200 && zip == module.zip, "{status} {}", String::from_utf8_lossy(&zip));
+    let (status, body) = get(&server, "/vanity.example/x/@v/v1.3.0.info");
+    assert_eq!(status, 404, "{body}");
+    // The proxy of a tag is at a public address.
+    let private = TcpListener::bind("127.0.0.2:0").unwrap();
+    private.set_nonblocking(true).unwrap();
+    net.tags("vanity.example/y", &[&format!("mod https://{}/proxy", private.local_addr().unwrap())]);
+    let (status, body) = get(&server, "/vanity.example/y/@v/v1.0.0.info");
+    assert!(status == 403 && body.contains("127.0.0.2, which is not a public address"), "{status} {body}");
+    assert!(private.accept().is_err(), "it was reached");
+    assert!(server.stop().success());
+    // A rule about its place holds.
+    let config = "[[module]]\npattern = 'git.example/proxy'\ndeny = ['*']\n";
+    fs::remove_dir_all(net.world.path("store")).unwrap();
+    let server = net.start_with("", config);
+    let (status, body) = get(&server, "/vanity.example/x/@v/v1.2.0.zip");
+    assert!(status == 403 && body.contains("a rule denies git.example/proxy"), "{status} {body}");
+    assert!(server.stop().success());
+}
+
 fn other_tags() {
     let net = Net::new();
     let server = net.start("");
@@ -291,7 +332,7 @@ fn other_tags() {
         ("git http://git.example/open/x.git", "a URL of http instead of https"),
         ("git ssh://git@git.example/open/x.git", "a URL of ssh instead of https"),
         ("hg https://git.example/open/x", "names hg instead of git"),
-        ("mod https://git.example/open", "names mod instead of git"),
+        ("mod http://git.example/open", "a URL of http instead of https"),
     ] {
         net.tags("vanity.example/x", &[tag]);
         let (status, body) = get(&server, "/vanity.example/x/@v/v1.0.0.info");

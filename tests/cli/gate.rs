@@ -71,6 +71,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         trial("a read only current store is served", mounts, a_read_only_current_store_is_served),
         trial("an error of the disk is 74", tracer::missing(), an_error_of_the_disk_is_74),
+        trial("a server that only reads creates no lock file", None, a_reader_creates_no_lock_file),
         trial("the gate is one system call", traces, the_gate_is_one_system_call),
     ]
 }
@@ -486,6 +487,22 @@ fn a_read_only_current_store_is_served() {
         assert_eq!((ended.code, answer), (0, Some((200, module.zip))), "{ended:?}");
         assert_same(&before, &snapshot(&root));
     }
+}
+
+fn a_reader_creates_no_lock_file() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    // A restored backup has none.
+    fs::remove_file(root.join("store.lock")).unwrap();
+    let mut command = server::command(&root);
+    let server = server::Server::start_with(command.args(["--upstream", "off", "--read-only"]));
+    assert_eq!(server.get("/readyz").0, 200);
+    assert!(server.stop().success());
+    assert!(!root.join("store.lock").exists());
+    // A server that writes does.
+    let server = server::Server::start_with(server::command(&root).args(["--upstream", "off"]));
+    assert!(root.join("store.lock").exists());
+    assert!(server.stop().success());
 }
 
 fn an_error_of_the_disk_is_74() {

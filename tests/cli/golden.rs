@@ -182,7 +182,7 @@ fn a_fresh_store_is_equal() {
             let zip = folder().join("v2").join(&Shape::V2.paths(module, version)[stores::ZIP]);
             let mut draft = store.draft(&pair).unwrap();
             (&**draft.zip()).write_all(&fs::read(zip).unwrap()).unwrap();
-            draft.write_mod(&modfile).unwrap();
+            draft.set_mod(&modfile);
             let draft = draft.seal(&info).unwrap();
             let claim = store.claim(&pair).unwrap();
             store.publish(draft, &claim).unwrap();

@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         in_the_middle_of_a_step_they_are_listed_and_not_moved,
         a_place_that_will_not_do_is_refused,
         named_paths_are_checked_before_the_first_is_moved,
+        nothing_behind_a_symlink_is_moved,
         the_folders_of_the_store_stay_when_they_are_emptied,
         what_is_no_store_is_refused_untouched,
     ]
@@ -331,6 +332,31 @@ fn what_is_no_store_is_refused_untouched() {
     }
     assert_eq!(snapshot(&root), before);
     assert_eq!(programs.stoa(["leftovers", "burn"]).code, 64);
+}
+
+fn nothing_behind_a_symlink_is_moved() {
+    let programs = Programs::current();
+    let root = programs.make_store();
+    let (to, elsewhere) = (programs.folder().join("out"), programs.folder().join("elsewhere"));
+    put(&elsewhere, "example.org/mine", "mine");
+    let before = snapshot(&elsewhere);
+    std::os::unix::fs::symlink(&elsewhere, root.join("modules/link")).unwrap();
+    let inside = root.join("modules/link/example.org");
+    let refused = programs.stoa(["leftovers", "move", to.to_str().unwrap(), inside.to_str().unwrap()]);
+    assert_eq!(refused.code, 73, "{refused:?}");
+    assert!(refused.err.contains("modules/link is a symlink"), "{refused:?}");
+    assert!(snapshot(&elsewhere) == before && !to.exists());
+    // The symlink itself may be moved.
+    let moved = programs.stoa(["leftovers", "move", to.to_str().unwrap()]);
+    assert_eq!(moved.code, 0, "{moved:?}");
+    assert!(to.join("modules/link").is_symlink());
+    // Nor what is found behind a symlink in the place of a folder of the store.
+    fs::remove_dir_all(root.join("modules")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, root.join("modules")).unwrap();
+    let other = programs.folder().join("other");
+    let refused = programs.stoa(["leftovers", "move", other.to_str().unwrap()]);
+    assert_eq!(refused.code, 73, "{refused:?}");
+    assert!(snapshot(&elsewhere) == before && !other.exists());
 }
 
 fn named_paths_are_checked_before_the_first_is_moved() {

@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_server_upgrades_an_old_store_by_itself_and_serves_it,
         an_interrupted_step_back_is_a_persons_decision,
         a_waiter_makes_way_for_a_step_back,
+        a_command_that_waits_does_not_undo_a_downgrade,
         verify_full_migrates_and_seals,
         regenerate_and_no_create_take_an_old_store_along,
         a_person_may_say_what_a_folder_is,
@@ -115,6 +116,52 @@ fn a_waiter_makes_way_for_a_step_back() {
     assert!(ended.err.contains("is downgrading"), "{ended:?}");
     drop(lock);
     assert_eq!(programs.migrate(["--to", "v0"]).code, 0);
+}
+
+/// Replaces the content of a store, whose lock is held, by that of another one.
+fn replace(root: &Path, other: &Path) {
+    let names = |folder: &Path| fs::read_dir(folder).unwrap().map(|name| name.unwrap()).collect::<Vec<_>>();
+    for name in names(root) {
+        if name.file_type().unwrap().is_dir() {
+            fs::remove_dir_all(name.path()).unwrap();
+        } else if name.file_name() != "store.lock" || !other.join("store.lock").exists() {
+            fs::remove_file(name.path()).unwrap();
+        }
+    }
+    for name in names(other) {
+        if name.file_name() != "store.lock" {
+            fs::rename(name.path(), root.join(name.file_name())).unwrap();
+        }
+    }
+}
+
+fn a_command_that_waits_does_not_undo_a_downgrade() {
+    for way in [&["--to", "v0", "--clean"][..], &["--to", "v0"], &["--to", "v1"]] {
+        for arguments in [
+            &["prune", "--max-size", "0", "--yes"][..],
+            &["serve", "--listen", "127.0.0.1:0", "--upstream", "off"],
+        ] {
+            let (programs, other) = (Programs::current(), Programs::current());
+            let root = programs.store();
+            for programs in [&programs, &other] {
+                make_v0(&programs.store());
+                assert_eq!(programs.migrate::<&str>([]).code, 0);
+            }
+            assert_eq!(other.migrate(way).code, 0);
+            let lock = ExclusiveLock::try_acquire(&root, "a person").unwrap().unwrap();
+            let mut waiter = programs.command("stoa", arguments).spawn().unwrap();
+            // The first check is over by then.
+            let line = testkit::server::first_line(waiter.stderr.as_mut().unwrap());
+            assert!(line.contains("waiting for the lock of the store"), "{line}");
+            replace(&root, &other.store());
+            let before = snapshot(&root);
+            drop(lock);
+            let ended = Ended::from_child(waiter);
+            assert_eq!(ended.code, 75, "{way:?} {ended:?}");
+            assert!(ended.err.contains("moved it from layout v2 to another layout"), "{ended:?}");
+            assert!(snapshot(&root) == before, "{way:?} {arguments:?}");
+        }
+    }
 }
 
 fn verify_full_migrates_and_seals() {

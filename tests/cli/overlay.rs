@@ -238,11 +238,25 @@ fn the_quarantine_of_a_lower_layer_is_purged_and_restored() {
     };
     let [restored_entry, purged_entry] = [repaired, purged].map(entry_of);
     fs::write(restored_entry.join("version/zip"), &repaired.zip).unwrap();
+    // A file or a symlink may have been in the place of a version.
+    let elsewhere = container.programs.folder().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("info"), "mine").unwrap();
+    let odd = ["20260102T030405Z-1-0", "20260102T030405Z-1-1"].map(|id| image.join("quarantine").join(id));
+    for entry in &odd {
+        fs::create_dir(entry).unwrap();
+        fs::copy(purged_entry.join("reason.toml"), entry.join("reason.toml")).unwrap();
+    }
+    std::os::unix::fs::symlink(&elsewhere, odd[0].join("version")).unwrap();
+    fs::write(odd[1].join("version"), "a file").unwrap();
     container.start();
     let id = |entry: &Path| entry.file_name().unwrap().to_str().unwrap().to_owned();
     container.done(&["quarantine", "restore", &id(&restored_entry)]);
     assert_eq!(fs::read(container.path(folder(repaired).join("zip"))).unwrap(), repaired.zip);
-    container.done(&["quarantine", "purge", &id(&purged_entry)]);
+    for entry in odd.iter().chain([&purged_entry]) {
+        container.done(&["quarantine", "purge", &id(entry)]);
+    }
+    assert_eq!(fs::read(elsewhere.join("info")).unwrap(), b"mine");
     assert_eq!(fs::read_dir(container.path("quarantine")).unwrap().count(), 0);
     container.done(&["verify", "--again"]);
 }

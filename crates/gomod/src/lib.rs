@@ -8,6 +8,7 @@
 //! [`ModuleVersion`] is always valid, so later code does not check again.
 
 pub mod escape;
+pub mod go_import;
 pub mod goproxy;
 pub mod gosum;
 pub mod h1;

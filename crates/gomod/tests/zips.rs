@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::io::{self, Write};
 use stoa_gomod::zip::{
-    self, EntryFault, ExamineError, Examined, ReadAt, Reason, ZipFault, check_structure, examine,
+    self, EntryFault, ExamineError, Examined, ReadAt, Reason, StreamHasher, ZipFault, check_structure,
+    examine, examine_hashed,
 };
 use stoa_gomod::{ModuleVersion, h1};
 
@@ -646,5 +647,115 @@ fn an_examination_reports_its_progress_within_a_large_entry() {
         let ends = watched.1.take();
         assert!(ends.len() > 16 && ends.is_sorted(), "{ends:?}");
         assert_eq!(ends.last(), Some(&archive.size()));
+    }
+}
+
+/// Examines a zip after it was received in pieces of some size. Panics if the result is another than without that.
+fn examine_received(archive: &[u8], piece: usize) -> (Result<Examined, ExamineError>, u64) {
+    let mut hasher = StreamHasher::default();
+    for (index, bytes) in archive.chunks(piece).enumerate() {
+        hasher.update((index * piece) as u64, bytes);
+    }
+    let counting = Counting { archive, read: Cell::new(0) };
+    let received = examine_hashed(&counting, &module(), &hasher);
+    match (&received, &examine(archive, &module())) {
+        (Ok(received), Ok(plain)) => assert_eq!(received, plain),
+        (Err(ExamineError::Broken(received)), Err(ExamineError::Broken(plain))) => {
+            assert_eq!(received, plain)
+        }
+        other => panic!("{other:?}"),
+    }
+    (received, counting.read.get())
+}
+
+struct Counting<'a> {
+    archive: &'a [u8],
+    read: Cell<u64>,
+}
+
+impl ReadAt for Counting<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let count = self.archive.read_at(buf, offset)?;
+        self.read.set(self.read.get() + count as u64);
+        Ok(count)
+    }
+
+    fn size(&self) -> u64 {
+        self.archive.len() as u64
+    }
+}
+
+/// Returns content that deflate cannot make smaller.
+fn noise(size: usize) -> Vec<u8> {
+    (0..size)
+        .step_by(32)
+        .flat_map(|at| <[u8; 32]>::from(Sha256::digest(at.to_le_bytes())))
+        .take(size)
+        .collect()
+}
+
+#[test]
+fn a_received_zip_is_not_read_again() {
+    let noise = noise(20 << 20);
+    let files =
+        [("go.mod", b"module example.com/Mod\n".as_slice()), ("a", &noise), ("b", b""), ("c", &noise[..9])];
+    let deflated = zip::create(&module(), files).unwrap();
+    let stored = write(&[Raw::stored("a", &noise), Raw::stored("b", b""), Raw::stored("c", b"free")]);
+    for archive in [&deflated, &stored] {
+        for piece in [1 << 20, 65_537, 4_096] {
+            let (result, read) = examine_received(archive, piece);
+            assert!(result.is_ok() && read < 1 << 20, "{result:?}: {read} bytes were read");
+        }
+    }
+    // Bytes that were not received are read.
+    let mut hasher = StreamHasher::default();
+    hasher.update(0, &deflated[..100]);
+    hasher.update(200, &deflated[200..]);
+    let counting = Counting { archive: &deflated, read: Cell::new(0) };
+    assert_eq!(
+        examine_hashed(&counting, &module(), &hasher).unwrap(),
+        examine(&deflated, &module()).unwrap()
+    );
+    assert!(counting.read.get() > 20 << 20);
+}
+
+#[test]
+fn descriptors_of_all_forms_are_skipped() {
+    let noise = noise(300_000);
+    for (has_signature, is_wide) in [(false, false), (true, false), (false, true), (true, true)] {
+        let described = |entry: &str, content: &[u8]| {
+            let mut raw = Raw::deflated(entry, content);
+            raw.flags |= 1 << 3;
+            let width = if is_wide { 8 } else { 4 };
+            if has_signature {
+                raw.descriptor.extend(b"PK\x07\x08");
+            }
+            let fields = [
+                (u64::from(raw.checksum), 4),
+                (u64::from(raw.compressed), width),
+                (u64::from(raw.size), width),
+            ];
+            put(&mut raw.descriptor, &fields);
+            raw
+        };
+        let archive = write(&[described("a", &noise), described("b", b"text"), described("c", &noise)]);
+        for piece in [archive.len(), 1_000] {
+            let (result, read) = examine_received(&archive, piece);
+            assert!(result.is_ok(), "{result:?}");
+            // Parts of the window between two entries are read again, all in all less than one entry.
+            assert!(read < archive.len() as u64, "{read} bytes were read");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn damage_has_the_same_fault_if_the_zip_was_received(
+        at in any::<proptest::sample::Index>(), bit in 0u8..8, piece in 1usize..2000,
+    ) {
+        let mut archive = good();
+        let at = at.index(archive.len());
+        archive[at] ^= 1 << bit;
+        let _ = examine_received(&archive, piece);
     }
 }

@@ -68,8 +68,8 @@ pub struct Pass {
 #[derive(Debug)]
 pub struct Held {
     pass: Pass,
-    /// `None` for a store without a lock file on a read-only file system, and for one that is only read on storage
-    /// without locks.
+    /// `None` for a store without a lock file that is only read or on a read-only file system, and for one that is only
+    /// read on storage without locks.
     lock: Option<SharedLock>,
     /// Whether this process created the lock file.
     has_new_lock: bool,
@@ -214,6 +214,18 @@ pub enum GateError {
         /// The marker.
         marker: PathBuf,
     },
+    /// Another process has changed the layout since the first check.
+    #[error(
+        "cannot use {root}: another process moved it from layout {layout} to another layout meanwhile\n\
+         help: leave it there, or start again to upgrade it to layout {layout}",
+        root = root.display()
+    )]
+    Left {
+        /// The root of the store.
+        root: PathBuf,
+        /// The required layout.
+        layout: LayoutId,
+    },
     /// The root has several markers, or the name of a marker is not a file.
     #[error(transparent)]
     Markers(#[from] MarkersError),
@@ -225,7 +237,7 @@ impl GateError {
         match self {
             Self::Path(error) => error.exit(),
             Self::Lock(error) => error.exit(),
-            Self::Foreign { .. } => Exit::BUSY,
+            Self::Foreign { .. } | Self::Left { .. } => Exit::BUSY,
             Self::Migrator { status, .. } => match (status.code(), status.signal()) {
                 (Some(code), _) => Exit::code_of_child(u8::try_from(code).unwrap_or(1)),
                 (None, Some(signal)) => Exit::signal(signal),
@@ -267,8 +279,12 @@ impl Gate<'_> {
         Ok(Pass { root: self.root.to_owned(), layout: self.current.clone(), signals })
     }
 
-    /// Takes the shared lock and checks the marker again. If the store left the current layout between the check and
+    /// Takes the shared lock and checks the marker again. If a change of the layout was interrupted between the check and
     /// the lock, the whole check is repeated once.
+    ///
+    /// # Errors
+    ///
+    /// [`GateError::Left`] if the store is at another layout now.
     pub fn hold(&self, pass: Pass, access: Mode) -> Result<Held, GateError> {
         let mut pass = pass;
         for last in [false, true] {
@@ -281,10 +297,20 @@ impl Gate<'_> {
                 break;
             }
             drop(lock);
+            // The migrator would undo the downgrade of a person.
+            match self.top()?.markers.as_slice() {
+                [] => return Err(self.left()),
+                [Marker::At(layout)] if layout != self.current => return Err(self.left()),
+                _ => {}
+            }
             pass.signals.handled_by_program();
             pass = self.pass()?;
         }
         Err(GateError::StillMissing { program: PathBuf::from("the migrator"), marker: self.marker() })
+    }
+
+    fn left(&self) -> GateError {
+        GateError::Left { root: self.root.to_owned(), layout: self.current.clone() }
     }
 
     /// Checks that there is no other marker, for a program that only looks and takes no lock.
@@ -366,8 +392,10 @@ impl Gate<'_> {
             }
             // The store was copied without its lock file.
             Err(LockError::Path(error)) if error.is_not_found() => {
-                // A folder that is refused is not changed.
-                self.has_one_marker()?;
+                // A folder that is not a store at this layout is not changed.
+                if access == Mode::ReadOnly || !self.has_one_marker()? {
+                    return Ok(None);
+                }
                 let made = Durable::for_root(self.root)
                     .and_then(|durable| durable.open_or_create_new(&self.root.join(LOCK_NAME)));
                 match made {
@@ -376,7 +404,7 @@ impl Gate<'_> {
                         // Another process may hold the new file already, and remove it.
                         self.share(access, is_new)
                     }
-                    Err(error) if access == Mode::ReadOnly || error.is_read_only() => Ok(None),
+                    Err(error) if error.is_read_only() => Ok(None),
                     Err(error) => Err(error.into()),
                 }
             }

@@ -57,7 +57,7 @@ mod tests {
         let drafts = pairs.each_ref().map(|v| {
             let mut draft = fixture.store.draft(v).unwrap();
             (&**draft.zip()).write_all(&zip(v, "package a\n")).unwrap();
-            draft.write_mod(modfile(v).as_bytes()).unwrap();
+            draft.set_mod(modfile(v).as_bytes());
             draft.seal_unsynced(info(v).as_bytes()).unwrap()
         });
         for draft in batch.settle(drafts.into()).unwrap() {

@@ -1,22 +1,23 @@
 //! A version that is being written, in the staging folder of this process.
 //!
-//! The zip is written piece by piece and can be read and synced while it grows. Sealing verifies the whole draft, and
+//! The zip is written piece by piece and can be read, hashed and synced while it grows. Sealing verifies the whole draft, and
 //! only a sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::{panic, thread};
 
-use stoa_gomod::zip::{ExamineError, examine};
+use stoa_gomod::zip::{ExamineError, StreamHasher, examine_hashed};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::durable::{self, Durable, GrowingFile};
 use stoa_layout::error::PathContext;
 
 use crate::examine::{Source, find_fault};
+use crate::files::lock;
 use crate::paths::VersionFile;
 use crate::seal::write_seal;
 use crate::{Meter, Store, StoreError, staging};
@@ -24,11 +25,11 @@ use crate::{Meter, Store, StoreError, staging};
 /// A version that is being written.
 #[derive(Debug)]
 pub struct Draft {
-    // Before the folder, because fields drop in order: the files are closed before the folder is removed.
-    modfile: Option<(File, Vec<u8>)>,
+    // Before the folder, because fields drop in order: the file is closed before the folder is removed.
     zip: Arc<DraftZip>,
     folder: Arc<StagedFolder>,
     version: ModuleVersion,
+    modfile: Option<Vec<u8>>,
     durable: Durable,
     meter: Meter,
 }
@@ -38,6 +39,7 @@ pub struct Draft {
 #[derive(Debug)]
 pub struct DraftZip {
     file: GrowingFile,
+    hasher: Mutex<StreamHasher>,
     _folder: Arc<StagedFolder>,
 }
 
@@ -50,6 +52,11 @@ impl Deref for DraftZip {
 }
 
 impl DraftZip {
+    /// Hashes bytes that were appended at this offset, so that sealing need not read them again.
+    pub fn hash(&self, offset: u64, bytes: &[u8]) {
+        lock(&self.hasher).update(offset, bytes);
+    }
+
     /// Syncs the file while it is written.
     pub fn sync_early(&self) {
         self.file.sync_early();
@@ -130,8 +137,8 @@ impl Store {
         let folder = Arc::new(StagedFolder::new(self.staging()?.fresh_draft(version)));
         self.durable.create_dir(&folder.path)?;
         let file = self.durable.create_file(&folder.path.join(VersionFile::Zip.name()))?;
-        let file = GrowingFile::new(file);
-        let zip = Arc::new(DraftZip { file, _folder: Arc::clone(&folder) });
+        let (file, hasher) = (GrowingFile::new(file), Mutex::default());
+        let zip = Arc::new(DraftZip { file, hasher, _folder: Arc::clone(&folder) });
         let meter = self.meter.clone();
         Ok(Draft { folder, version: version.clone(), durable: self.durable, zip, modfile: None, meter })
     }
@@ -153,36 +160,35 @@ impl Draft {
         self.path(VersionFile::Zip)
     }
 
-    /// Writes the go.mod.
-    pub fn write_mod(&mut self, body: &[u8]) -> Result<(), StoreError> {
-        self.modfile = Some((self.write(VersionFile::Mod, body)?, body.to_vec()));
-        Ok(())
+    /// Sets the go.mod. Sealing writes it.
+    pub fn set_mod(&mut self, body: &[u8]) {
+        self.modfile = Some(body.to_vec());
     }
 
-    /// Verifies the draft, writes its info and its seal, and syncs it. Reads the whole zip.
+    /// Verifies the draft, writes its info and its seal, and syncs it. Reads what was not hashed while it was written.
     pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
-        let info_file = self.write(VersionFile::Info, info)?;
         // The files stay open since they were written, so that syncing them reports all write errors.
-        let sync = || {
-            self.zip.file.sync(&self.zip_path())?;
-            durable::sync_file(&info_file, &self.path(VersionFile::Info))?;
-            let Some((modfile, _)) = &self.modfile else { return Ok(()) };
-            durable::sync_file(modfile, &self.path(VersionFile::Mod))
+        let sync_zip = || self.zip.file.sync(&self.zip_path());
+        let rest = || -> Result<H1, SealError> {
+            let small_files = self.write_small(info)?;
+            let sync_small =
+                || small_files.iter().try_for_each(|(file, path)| durable::sync_file(file, path));
+            let (h1, synced) = at_once(thread::Builder::new(), || self.examine_and_seal(info), &sync_small);
+            let h1 = h1?;
+            synced?;
+            Ok(h1)
         };
-        // The disk writes the files while the zip is examined.
-        let (h1, synced) = at_once(thread::Builder::new(), || self.examine(info), &sync);
+        // File systems join syncs that run at the same time. Their order does not matter: the draft is moved after the last.
+        let (h1, synced) = at_once(thread::Builder::new(), rest, &sync_zip);
         let h1 = h1?;
         synced?;
-        let seal = self.path(VersionFile::Seal);
-        durable::sync_file(&write_seal(&self.durable, &seal, &h1, &self.folder.path)?, &seal)?;
-        durable::sync_dir(&self.folder.path)?;
         Ok(self.sealed(h1))
     }
 
     /// Does the same as [`Self::seal`] without syncing, which [`crate::Batch`] does for many drafts at once.
     pub fn seal_unsynced(self, info: &[u8]) -> Result<UnsyncedDraft, SealError> {
         let h1 = self.examine(info)?;
-        self.write(VersionFile::Info, info)?;
+        self.write_small(info)?;
         write_seal(&self.durable, &self.path(VersionFile::Seal), &h1, &self.folder.path)?;
         Ok(UnsyncedDraft(self.sealed(h1)))
     }
@@ -191,8 +197,23 @@ impl Draft {
         self.folder.path.join(file.name())
     }
 
-    fn write(&self, file: VersionFile, content: &[u8]) -> Result<File, PathError> {
-        staging::write_unsynced(&self.durable, &self.path(file), content)
+    /// Writes the info and the go.mod without syncing.
+    fn write_small(&self, info: &[u8]) -> Result<Vec<(File, PathBuf)>, PathError> {
+        let modfile = self.modfile.as_deref().map(|body| (VersionFile::Mod, body));
+        let files = [Some((VersionFile::Info, info)), modfile].into_iter().flatten();
+        let write = |(file, content)| {
+            let path = self.path(file);
+            Ok((staging::write_unsynced(&self.durable, &path, content)?, path))
+        };
+        files.map(write).collect()
+    }
+
+    /// Verifies the draft, and writes and syncs its seal and its folder.
+    fn examine_and_seal(&self, info: &[u8]) -> Result<H1, SealError> {
+        let (h1, path) = (self.examine(info)?, self.path(VersionFile::Seal));
+        durable::sync_file(&write_seal(&self.durable, &path, &h1, &self.folder.path)?, &path)?;
+        durable::sync_dir(&self.folder.path)?;
+        Ok(h1)
     }
 
     fn sealed(self, h1: H1) -> SealedDraft {
@@ -203,9 +224,9 @@ impl Draft {
     fn examine(&self, info: &[u8]) -> Result<H1, SealError> {
         let version = &self.version;
         let broken = |reason: String| SealError::Broken { version: version.clone(), reason };
-        let (_, mod_body) = self.modfile.as_ref().ok_or_else(|| broken("it has no mod".to_owned()))?;
+        let mod_body = self.modfile.as_ref().ok_or_else(|| broken("it has no mod".to_owned()))?;
         let source = Source::new(&self.zip, &self.meter).at("stat", &self.zip_path())?;
-        let examined = match examine(&source, version) {
+        let examined = match examine_hashed(&source, version, &lock(&self.zip.hasher)) {
             Ok(examined) => examined,
             Err(ExamineError::Broken(fault)) => return Err(broken(format!("its zip: {fault}"))),
             Err(ExamineError::Read(error)) => {

@@ -61,7 +61,7 @@ pub(crate) fn draft(store: &Store, version: &ModuleVersion, zip: &[u8]) -> crate
     use std::io::Write;
     let mut draft = store.draft(version).unwrap();
     (&**draft.zip()).write_all(zip).unwrap();
-    draft.write_mod(modfile(version).as_bytes()).unwrap();
+    draft.set_mod(modfile(version).as_bytes());
     draft.seal(info(version).as_bytes()).unwrap()
 }
 

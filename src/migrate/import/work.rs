@@ -105,7 +105,7 @@ impl<'a> Work<'a> {
             Err(CopyError::Read(error)) => return Err(unreadable(zip_path, &error.source)),
             Err(CopyError::Write(error)) => return Err(error.into()),
         }
-        draft.write_mod(&modfile)?;
+        draft.set_mod(&modfile);
         let draft = match draft.seal_unsynced(&info) {
             Ok(draft) => draft,
             Err(SealError::Broken { reason, .. }) => return Err(Not::Broken(reason)),

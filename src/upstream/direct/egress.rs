@@ -9,18 +9,21 @@
 //! | git | `CONNECT` | a tunnel to a public address |
 //! | go | `CONNECT` | refused, so that it continues with `GET` (by `GOINSECURE`) |
 //! | go | `GET http://…?go-get=1` | the allowed tags of the page, see [`super::discovery`] |
-//! | the egress itself | `CONNECT` | a tunnel to a public address, to get that page over https |
+//! | go | `GET http://…` below the module proxy that an allowed tag names | the file of that proxy |
+//! | the egress itself | `CONNECT` | a tunnel to a public address, to get that page or file over https |
 //!
 //! If the environment of this process names a proxy, tunnels lead through it. Then only addresses that are written
 //! as such can be checked, since that proxy resolves names.
 
 use super::super::client::{self, causes};
+use super::super::{MAX_MOD_BYTES, MAX_ZIP_BYTES};
 use super::discovery::{self, MAX_PAGE_BYTES};
 use super::rules::{DirectRules, NOT_COVERED, Repository};
 use crate::lock::lock;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Url, redirect};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -85,6 +88,8 @@ struct Shared {
 struct Seen {
     refusal: Option<String>,
     repository: Option<Repository>,
+    /// The module proxies that go-import meta tags named.
+    proxies: Vec<Url>,
 }
 
 /// The reason why there is no tunnel.
@@ -100,8 +105,14 @@ enum NoTunnel {
 struct Answer {
     status: u16,
     phrase: String,
-    content_type: &'static str,
-    body: String,
+    content_type: String,
+    body: Body,
+}
+
+enum Body {
+    Text(String),
+    /// The body of a response, up to a size in bytes.
+    Of(reqwest::Response, u64),
 }
 
 impl Egress {
@@ -175,7 +186,8 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
         },
         None => Answer::text(400, "Bad Request", "the request is malformed"),
     };
-    let _ = stream.write_all(answer.bytes().as_bytes()).await;
+    // A client that gets less than the whole answer notices it.
+    let _ = answer.send(&mut stream).await;
     let _ = stream.shutdown().await;
 }
 
@@ -233,7 +245,7 @@ impl Shared {
                 }
                 answer
             }),
-            ("GET", User::Go) => Err(self.page(request.target).await),
+            ("GET", User::Go) => Err(self.get(request.target).await),
             _ => Err(Answer::text(403, "Forbidden", "only git over https is used")),
         }
     }
@@ -296,40 +308,78 @@ impl Shared {
         outcome
     }
 
-    /// Gets the page at which the go command looks for a module, and returns what is allowed of it.
-    async fn page(&self, target: &str) -> Answer {
-        let Some(mut url) = Url::parse(target).ok().filter(is_page) else {
-            return Answer::text(403, "Forbidden", "only pages with go-import meta tags are read over http");
-        };
-        // Changing one of these two schemes to the other cannot fail.
-        let _ = url.set_scheme("https");
-        let import_path = format!("{}{}", url.host_str().unwrap_or_default(), url.path());
-        match self.download(url.clone()).await {
-            Ok((status, page)) => {
-                match discovery::select(&page, import_path.trim_end_matches('/'), &self.rules) {
-                    Ok((chosen, Some(repository))) => {
-                        self.seen().repository = Some(repository);
-                        Answer { status: 200, phrase: "OK".to_owned(), content_type: HTML, body: chosen }
-                    }
-                    Ok((chosen, None)) => {
-                        let is_error = status.is_client_error() || status.is_server_error();
-                        let status = if is_error { status } else { reqwest::StatusCode::OK };
-                        let phrase = status.canonical_reason().unwrap_or("Status").to_owned();
-                        Answer { status: status.as_u16(), phrase, content_type: HTML, body: chosen }
-                    }
-                    Err(reason) => self.refuse(reason),
-                }
+    /// Answers a request for `http://…` with what is at that URL over https.
+    async fn get(&self, target: &str) -> Answer {
+        // The rest of the text may contain a port that is the default of one of the schemes.
+        let url = target.strip_prefix("http://").and_then(|rest| Url::parse(&format!("https://{rest}")).ok());
+        match url {
+            Some(url) if is_page(&url) => self.page(url).await,
+            Some(url) if self.seen().proxies.iter().any(|proxy| is_below(&url, proxy)) => {
+                self.file(url).await
             }
-            Err(error) => {
-                let refusal = self.seen().refusal.clone();
-                if let Some(reason) = refusal {
-                    return self.refuse(reason);
-                }
-                let is_timeout = error.is_timeout();
-                let reason = causes(&error.without_url());
-                if is_timeout { NoTunnel::TimedOut(reason) } else { NoTunnel::Failed(reason) }.answer()
-            }
+            _ => Answer::text(
+                403,
+                "Forbidden",
+                "only pages with go-import meta tags, and the module proxies that they name, are read over http",
+            ),
         }
+    }
+
+    /// Gets the page at which the go command looks for a module, and returns what is allowed of it.
+    async fn page(&self, url: Url) -> Answer {
+        let import_path = format!("{}{}", url.host_str().unwrap_or_default(), url.path());
+        let downloaded = async {
+            let mut response = self.client(url)?.timeout(PAGE_TIMEOUT).send().await?;
+            let mut page = Vec::new();
+            while page.len() < MAX_PAGE_BYTES
+                && let Some(chunk) = response.chunk().await?
+            {
+                page.extend_from_slice(&chunk);
+            }
+            Ok((response.status(), page))
+        };
+        let (status, page) = match downloaded.await {
+            Ok(downloaded) => downloaded,
+            Err(error) => return self.failed(error),
+        };
+        let selected = match discovery::select(&page, import_path.trim_end_matches('/'), &self.rules) {
+            Ok(selected) => selected,
+            Err(reason) => return self.refuse(reason),
+        };
+        let is_error = status.is_client_error() || status.is_server_error();
+        let status = if is_error && selected.repository.is_none() { status } else { reqwest::StatusCode::OK };
+        if selected.repository.is_some() {
+            let mut seen = self.seen();
+            seen.repository = selected.repository;
+            seen.proxies.extend(selected.proxy);
+        }
+        Answer::new(status, HTML, Body::Text(selected.page))
+    }
+
+    /// Gets a file of a module proxy.
+    async fn file(&self, url: Url) -> Answer {
+        let limit = if url.path().ends_with(".zip") { MAX_ZIP_BYTES } else { MAX_MOD_BYTES };
+        let requested = async { self.client(url)?.send().await };
+        match requested.await {
+            Ok(response) => {
+                let content_type = response.headers().get(CONTENT_TYPE);
+                let content_type =
+                    content_type.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+                Answer::new(response.status(), &content_type, Body::Of(response, limit))
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Returns the answer after a failed request of the egress itself.
+    fn failed(&self, error: reqwest::Error) -> Answer {
+        let refusal = self.seen().refusal.clone();
+        if let Some(reason) = refusal {
+            return self.refuse(reason);
+        }
+        let is_timeout = error.is_timeout();
+        let reason = causes(&error.without_url());
+        if is_timeout { NoTunnel::TimedOut(reason) } else { NoTunnel::Failed(reason) }.answer()
     }
 
     fn refuse(&self, reason: String) -> Answer {
@@ -337,32 +387,32 @@ impl Shared {
         NoTunnel::Refused(reason).answer()
     }
 
-    /// Downloads the beginning of a page through this egress itself.
-    async fn download(&self, url: Url) -> Result<(reqwest::StatusCode, String), reqwest::Error> {
+    /// Prepares a request through this egress itself.
+    fn client(&self, url: Url) -> Result<reqwest::RequestBuilder, reqwest::Error> {
         let own = reqwest::Proxy::all(self.url(User::Own))?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(self.tls.clone())
             .proxy(own)
             .redirect(redirect::Policy::custom(follow))
             .referer(false)
-            .timeout(PAGE_TIMEOUT)
+            .read_timeout(PAGE_TIMEOUT)
             .user_agent(concat!("stoa/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let mut response = client.get(url).send().await?;
-        let mut page = Vec::new();
-        while page.len() < MAX_PAGE_BYTES
-            && let Some(chunk) = response.chunk().await?
-        {
-            page.extend_from_slice(&chunk);
-        }
-        Ok((response.status(), String::from_utf8_lossy(&page).into_owned()))
+        Ok(client.get(url))
     }
 }
 
 /// Returns whether a URL is one at which the go command looks for a module.
 fn is_page(url: &Url) -> bool {
     let is_plain = url.username().is_empty() && url.password().is_none() && url.port().is_none();
-    url.scheme() == "http" && url.query() == Some("go-get=1") && is_plain
+    url.query() == Some("go-get=1") && is_plain
+}
+
+/// Returns whether a URL is that of a file of a module proxy.
+fn is_below(url: &Url, proxy: &Url) -> bool {
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    let rest = url.path().strip_prefix(proxy.path().trim_end_matches('/'));
+    is_plain && client::is_same_origin(url, proxy) && rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
@@ -427,23 +477,47 @@ impl NoTunnel {
 }
 
 impl Answer {
+    fn new(status: reqwest::StatusCode, content_type: &str, body: Body) -> Self {
+        let phrase = status.canonical_reason().unwrap_or("Status").to_owned();
+        Self { status: status.as_u16(), phrase, content_type: content_type.to_owned(), body }
+    }
+
     fn text(status: u16, phrase: &str, body: &str) -> Self {
         Self {
             status,
             phrase: phrase.to_owned(),
-            content_type: "text/plain; charset=utf-8",
-            body: body.to_owned(),
+            content_type: "text/plain; charset=utf-8".to_owned(),
+            body: Body::Text(body.to_owned()),
         }
     }
 
-    fn bytes(&self) -> String {
+    async fn send(self, stream: &mut TcpStream) -> io::Result<()> {
         let Self { status, phrase, content_type, body } = self;
         // Some versions of curl send the password only when they are asked for it.
-        let challenge = if *status == 407 { "Proxy-Authenticate: Basic realm=\"stoa\"\r\n" } else { "" };
-        format!(
-            "HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{challenge}Connection: close\r\n\r\n{body}",
-            body.len()
-        )
+        let challenge = if status == 407 { "Proxy-Authenticate: Basic realm=\"stoa\"\r\n" } else { "" };
+        let framing = match &body {
+            Body::Text(text) => format!("Content-Length: {}", text.len()),
+            // An end without the last chunk is an error for the client.
+            Body::Of(..) => "Transfer-Encoding: chunked".to_owned(),
+        };
+        let head = format!(
+            "HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\n{framing}\r\n{challenge}Connection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let (mut response, mut left) = match body {
+            Body::Text(text) => return stream.write_all(text.as_bytes()).await,
+            Body::Of(response, limit) => (response, limit),
+        };
+        while let Some(chunk) = response.chunk().await.map_err(io::Error::other)? {
+            let length = chunk.len() as u64;
+            left = left.checked_sub(length).ok_or_else(|| io::Error::other("the file is too large"))?;
+            if length > 0 {
+                stream.write_all(format!("{length:x}\r\n").as_bytes()).await?;
+                stream.write_all(&chunk).await?;
+                stream.write_all(b"\r\n").await?;
+            }
+        }
+        stream.write_all(b"0\r\n\r\n").await
     }
 }
 
@@ -521,8 +595,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_pages_of_modules_are_read() {
+    async fn only_pages_of_modules_and_named_proxies_are_read() {
         let egress = egress(&["127.0.0.0/8"]).await;
+        egress.shared.seen().proxies.push(Url::parse("https://m.example:80/proxy/").unwrap());
         for target in [
             "http://v.example/x",
             "http://v.example/x?go-get=1&y",
@@ -530,11 +605,19 @@ mod tests {
             "http://u:p@v.example/x?go-get=1",
             "https://v.example/x?go-get=1",
             "/x?go-get=1",
+            "http://m.example:80/proxy/x/@v/list?x",
+            "http://m.example:80/proxy",
+            "http://m.example:80/proxy/../x",
+            "http://m.example:80/other/x",
+            "http://m.example/proxy/x",
+            "http://u:p@m.example:80/proxy/x",
         ] {
             let head = ask(&egress, "go", password_of(&egress), &format!("GET {target}")).await;
             assert!(head.starts_with("HTTP/1.1 403 "), "{target}: {head}");
         }
         let head = ask(&egress, "git", password_of(&egress), "GET http://v.example/x?go-get=1").await;
         assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+        let proxy = Url::parse("https://m.example:80/proxy/").unwrap();
+        assert!(is_below(&Url::parse("https://m.example:80/proxy/x/@v/list").unwrap(), &proxy));
     }
 }

@@ -50,8 +50,10 @@ fn store_with_remains(programs: &Programs) {
         "records/example.com/!cap/@v/v9.0.0-!r!c1.toml",
         "records/audit/current",
         "records/audit/1",
+        "records/audit/.shared.a1B2c3",
         "records/sumdb/sum.example.org%2Fx/latest",
         "records/sumdb/sum.example.org%2Fx/lock",
+        "records/sumdb/sum.example.org%2Fx/.lock.a1B2c3",
         "records/sumdb/sum.example.org%2Fx/fork-20260102T030405Z",
         "staging/run-dead/zip",
     ] {
@@ -232,16 +234,18 @@ fn clean_of_another_program() {
 }
 
 /// Files of a person in the folders that a downgrade keeps. Some names resemble those of the store.
-const FOREIGN: [&str; 9] = [
+const FOREIGN: [&str; 11] = [
     "cache/sumdb/sum.example.org/notes",
     "quarantine/notes/mine",
     "quarantine/notes/reason.toml",
     "quarantine/20260102T030405Z-1-0/mine",
     "records/budget.xls",
     "records/audit/2025.pdf",
+    "records/audit/.shared.notes",
     "records/example.com/!cap/@v/v9.0.0.txt",
     "records/example.com/!cap/@v/master.toml",
     "records/sumdb/sum.example.org%2Fx/mine",
+    "records/sumdb/sum.example.org%2Fx/.lock.a-b",
 ];
 
 fn put_foreign(root: &Path, path: &str) {
@@ -297,8 +301,10 @@ fn foreign_files_are_refused() {
     // A downgrade leaves only files that the next upgrade adopts.
     let programs = Programs::current();
     store_with_remains(&programs);
-    assert_eq!(migrate(&programs, &["--to", "v1"]).code, 0);
-    assert_eq!(migrate(&programs, &[]).code, 0);
+    for layout in ["v1", "v0"] {
+        assert_eq!(migrate(&programs, &["--to", layout]).code, 0);
+        assert_eq!(migrate(&programs, &[]).code, 0);
+    }
 }
 
 fn clean_without_lock() {

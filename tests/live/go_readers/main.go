@@ -1,11 +1,13 @@
-// Readers reads zips and infos from standard input as the go command does, and prints a verdict per line.
+// Readers reads zips, infos and pages from standard input as the go command does, and prints a verdict per line.
 // Each input is its length in 4 bytes, lowest first, and its bytes.
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"encoding/xml"
 	"fmt"
 	"io"
 	"log"
@@ -25,7 +27,7 @@ const maxExtracted = 100
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 4 {
-		log.Fatal("usage: readers zips|infos PATH VERSION")
+		log.Fatal("usage: readers zips|infos|pages PATH VERSION")
 	}
 	wanted := module.Version{Path: os.Args[2], Version: os.Args[3]}
 	dir, err := os.MkdirTemp("", "readers")
@@ -36,6 +38,7 @@ func main() {
 	read := map[string]func([]byte) (string, error){
 		"zips":  func(body []byte) (string, error) { return readZip(dir, wanted, body) },
 		"infos": func(body []byte) (string, error) { return readInfo(wanted, body) },
+		"pages": readPage,
 	}[os.Args[1]]
 	in, out := bufio.NewReader(os.Stdin), bufio.NewWriter(os.Stdout)
 	defer out.Flush()
@@ -114,4 +117,46 @@ func readInfo(wanted module.Version, body []byte) (string, error) {
 	// Readers agree on invalid UTF-8, but not on the number of its replacements.
 	hash = strings.ReplaceAll(hash, "\ufffd", "")
 	return fmt.Sprintf("%d.%09d %x", info.Time.Unix(), info.Time.Nanosecond(), hash), nil
+}
+
+// readPage finds the go-import meta tags of a page. A fault ends the page.
+func readPage(body []byte) (string, error) {
+	decoder := xml.NewDecoder(bytes.NewReader(body))
+	decoder.Strict = false
+	decoder.CharsetReader = func(charset string, input io.Reader) (io.Reader, error) {
+		if name := strings.ToLower(charset); name != "utf-8" && name != "ascii" {
+			return nil, fmt.Errorf("charset %q", charset)
+		}
+		return input, nil
+	}
+	var found []string
+	for {
+		token, err := decoder.RawToken()
+		if err != nil {
+			break
+		}
+		if end, ok := token.(xml.EndElement); ok && strings.EqualFold(end.Name.Local, "head") {
+			break
+		}
+		start, ok := token.(xml.StartElement)
+		if ok && strings.EqualFold(start.Name.Local, "body") {
+			break
+		}
+		if !ok || !strings.EqualFold(start.Name.Local, "meta") {
+			continue
+		}
+		value := func(name string) string {
+			for _, attribute := range start.Attr {
+				if strings.EqualFold(attribute.Name.Local, name) {
+					return attribute.Value
+				}
+			}
+			return ""
+		}
+		fields := strings.Fields(value("content"))
+		if value("name") == "go-import" && (len(fields) == 3 || len(fields) == 4) {
+			found = append(found, fmt.Sprintf("%x", strings.Join(fields, " ")))
+		}
+	}
+	return strings.Join(found, " "), nil
 }

@@ -1,5 +1,5 @@
-//! Generated zips and infos, read by Stoa and by the go command's own code. What Stoa accepts, Go accepts, and reads the
-//! same in it.
+//! Generated zips, infos and pages, read by Stoa and by the go command's own code. What Stoa accepts, Go accepts, and reads
+//! the same in it.
 //!
 //! Needs a go toolchain. The libraries of its go command are in its own source, so nothing is downloaded.
 
@@ -9,11 +9,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use stoa_gomod::go_import::go_imports;
 use stoa_gomod::{ModuleVersion, info, zip};
 use testkit::{Case, missing_tool, transcript, trial};
 
 mod deflate;
 mod infos;
+mod pages;
 mod random;
 mod zips;
 
@@ -23,7 +25,12 @@ pub(crate) fn cases() -> Vec<Case> {
     let missing = missing_tool("go", &["version"]);
     vec![
         trial("go accepts every zip that is accepted here, with the same hash", missing.clone(), same_zips),
-        trial("go accepts every info that is accepted here, with the same values", missing, same_infos),
+        trial(
+            "go accepts every info that is accepted here, with the same values",
+            missing.clone(),
+            same_infos,
+        ),
+        trial("go finds the same go-import meta tags in a page", missing, same_pages),
     ]
 }
 
@@ -170,4 +177,26 @@ fn same_infos() {
         })
         .collect();
     compare(&names, &inputs, &ours, &verdicts(&program, "infos", &inputs));
+}
+
+fn same_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = build(dir.path());
+    let mut random = Random::new(17);
+    let inputs: Vec<_> = (0..200_000).map(|_| pages::generate(&mut random)).collect();
+    let names = vec![String::new(); inputs.len()];
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let ours: Vec<_> = inputs
+        .iter()
+        .map(|page| {
+            let tags = go_imports(page);
+            let tags = tags
+                .iter()
+                .map(|tag| hex(format!("{} {} {} {}", tag.prefix, tag.vcs, tag.root, tag.folder).trim_end()));
+            Ok(tags.collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    let found = ours.iter().filter(|tags| tags.as_ref().is_ok_and(|tags| !tags.is_empty())).count();
+    compare(&names, &inputs, &ours, &verdicts(&program, "pages", &inputs));
+    assert!(found > inputs.len() / 10, "only {found} of {} pages have tags", inputs.len());
 }

@@ -6,6 +6,7 @@
 
 use super::directory::{Entry, LOCAL_HEADER_SIZE};
 use super::source::{ReadAt, Source, Window, u16_at, u32_at};
+use super::stream::StreamHasher;
 use super::{EntryFault, ExamineError};
 use flate2::{Decompress, FlushDecompress, Status};
 use sha2::{Digest, Sha256};
@@ -17,11 +18,11 @@ const WHOLE_MAX: u64 = 16 << 20;
 const PIECE: usize = 64 << 10;
 
 /// The relevant flags of an entry: the kinds of encryption, and sizes after the data.
-const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
-const HAS_DESCRIPTOR: u16 = 1 << 3;
+pub(super) const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
+pub(super) const HAS_DESCRIPTOR: u16 = 1 << 3;
 
-const STORED: u16 = 0;
-const DEFLATED: u16 = 8;
+pub(super) const STORED: u16 = 0;
+pub(super) const DEFLATED: u16 = 8;
 
 /// Reads the entries of a zip. Reading in the order of their offsets is fastest.
 pub(super) struct Entries<'s, 'r, R: ?Sized> {
@@ -68,8 +69,13 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
         Ok(data)
     }
 
-    /// Reads a complete entry, checks all declared values and hashes its content.
-    pub(super) fn read(&mut self, entry: &Entry, keep: bool) -> Result<Content, ExamineError> {
+    /// Reads a complete entry, checks all declared values and hashes its content, unless it is hashed already.
+    pub(super) fn read(
+        &mut self,
+        entry: &Entry,
+        keep: bool,
+        hasher: &StreamHasher,
+    ) -> Result<Content, ExamineError> {
         let data = self.check_header(entry)?;
         let end = data + entry.compressed;
         if entry.is_dir() {
@@ -80,6 +86,13 @@ impl<'s, 'r, R: ReadAt + ?Sized> Entries<'s, 'r, R> {
             };
         }
         let mut sink = Sink::new(entry, keep && entry.size <= WHOLE_MAX);
+        let hashed = if keep { None } else { hasher.hash_of(entry, data) };
+        if let Some(sha256) = hashed {
+            if entry.flags & HAS_DESCRIPTOR != 0 {
+                self.check_descriptor(entry, end)?;
+            }
+            return Ok(Content { sha256, end, kept: None });
+        }
         if entry.method == STORED {
             self.copy(entry, data, &mut sink)?;
         } else if entry.size <= WHOLE_MAX && entry.compressed <= WHOLE_MAX {

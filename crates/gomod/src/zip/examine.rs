@@ -4,6 +4,7 @@ use super::directory::Directory;
 use super::entry::Entries;
 use super::rules::{self, Reason};
 use super::source::{ReadAt, Source};
+use super::stream::StreamHasher;
 use super::{EntryFault, ExamineError, ZipFault};
 use crate::h1::{self, H1};
 use crate::module_version::ModuleVersion;
@@ -64,6 +65,15 @@ pub fn check_structure<R: ReadAt + ?Sized>(
 /// Reads a complete zip and checks everything: the rules for names and sizes, all local headers, the
 /// declared size and checksum of all data, and that no entries overlap.
 pub fn examine<R: ReadAt + ?Sized>(reader: &R, module: &ModuleVersion) -> Result<Examined, ExamineError> {
+    examine_hashed(reader, module, &StreamHasher::default())
+}
+
+/// Does the same as [`examine`], but does not read entries again that were hashed while the zip arrived.
+pub fn examine_hashed<R: ReadAt + ?Sized>(
+    reader: &R,
+    module: &ModuleVersion,
+    hasher: &StreamHasher,
+) -> Result<Examined, ExamineError> {
     let source = Source::new(reader);
     let directory = Directory::read(&source)?;
     let listed = &directory.entries;
@@ -86,7 +96,7 @@ pub fn examine<R: ReadAt + ?Sized>(reader: &R, module: &ModuleVersion) -> Result
             return Err(entry.fault(EntryFault::Overlap));
         }
         let is_go_mod = entry.name == go_mod_name;
-        let content = entries.read(entry, is_go_mod)?;
+        let content = entries.read(entry, is_go_mod, hasher)?;
         if is_go_mod {
             go_mod = content.kept;
         }

@@ -7,7 +7,7 @@
 //!
 //! [`check_structure`] needs only a few reads and returns whether the file looks like the zip of a version.
 //! [`examine`] reads the complete zip; only zips that pass it may be served. Callers do the I/O through
-//! [`ReadAt`].
+//! [`ReadAt`]. A zip that arrives can be hashed meanwhile, see [`StreamHasher`].
 
 mod create;
 mod directory;
@@ -16,13 +16,15 @@ mod examine;
 mod names;
 pub mod rules;
 mod source;
+mod stream;
 
 pub(crate) use names::fold;
 
 pub use create::{CreateError, SourceFile, create, create_from};
-pub use examine::{Examined, Structure, check_structure, examine};
+pub use examine::{Examined, Structure, check_structure, examine, examine_hashed};
 pub use rules::{Check, FileKind, Reason, check_files, check_zip, vendored};
 pub use source::ReadAt;
+pub use stream::StreamHasher;
 
 use std::io;
 

@@ -17,6 +17,9 @@ use crate::error::PathContext;
 /// The bits of a root's mode that its folders inherit: all but the sticky bit, setuid, and write for others.
 const INHERITED: u32 = 0o2775;
 
+/// The bit that makes new files and folders belong to the group of their folder.
+const SETGID: u32 = 0o2000;
+
 /// The bits of a folder's mode that a file can have.
 const OF_FILES: u32 = 0o666;
 
@@ -109,7 +112,7 @@ impl Access {
         self.give_file(file, path)
     }
 
-    /// Finishes a folder that a process of this user created before it was killed: sets its mode.
+    /// Finishes a folder of a shared store that a process of this user created before it was killed: sets its mode.
     pub(super) fn finish_folder(&self, path: &Path, meta: &Metadata) -> Result<(), PathError> {
         // A folder with content was finished, and a person may have changed its mode.
         let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
@@ -119,9 +122,9 @@ impl Access {
         pass(rustix::fs::chmod(path, self.folder_mode()), "set the mode of", path)
     }
 
-    /// Finishes a file that a process of this user created before it was killed: sets its mode.
+    /// Finishes an empty file of a shared store that a process of this user created before it was killed: sets its mode.
     pub(super) fn finish_file(&self, file: &File, path: &Path) -> Result<(), PathError> {
-        if self.set != Set::IfMasked {
+        if !self.is_shared() {
             return Ok(());
         }
         let meta = file.metadata().at("stat", path)?;
@@ -132,9 +135,14 @@ impl Access {
         pass(rustix::fs::fchmod(file, self.file_mode()), "set the mode of", path)
     }
 
-    /// Returns whether a folder has fewer permissions than a new one.
+    /// Returns whether a folder of a shared store has fewer permissions than a new one. A folder that is older than the
+    /// sharing has no setgid bit, and keeps its mode.
     pub(super) fn lacks_in_folder(&self, meta: &Metadata) -> bool {
-        self.set == Set::IfMasked && self.folder_mode().as_raw_mode() & !meta.mode() != 0
+        self.is_shared() && meta.mode() & SETGID != 0 && self.folder_mode().as_raw_mode() & !meta.mode() != 0
+    }
+
+    fn is_shared(&self) -> bool {
+        self.set == Set::IfMasked && self.mode & SETGID != 0
     }
 
     /// Gives a path to the owner, unless it belongs to the owner. A symlink is not followed.

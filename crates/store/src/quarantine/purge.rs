@@ -64,8 +64,11 @@ impl Quarantine<'_> {
 /// Removes an entry that cannot be renamed: the content first, because the next start removes an entry without content.
 pub(super) fn remove_entry(entry: &Path) -> Result<(), PathError> {
     let content = entry.join(CONTENT);
-    match durable::remove_file(&content.join(VersionFile::Info.name())) {
-        Err(error) if !error.is_not_found() && error.errno() != Some(Errno::NOTDIR) => return Err(error),
+    // Below a symlink are files of another folder.
+    let is_folder = content.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+    let first = if is_folder { content.join(VersionFile::Info.name()) } else { content.clone() };
+    match durable::remove_file(&first) {
+        Err(error) if !error.is_not_found() => return Err(error),
         _ => {}
     }
     durable::remove_tree(&content)?;
