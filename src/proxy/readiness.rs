@@ -11,6 +11,10 @@ use crate::tasks::Once;
 /// The time after which a store that does not answer a probe counts as unreadable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// After so many times of the patience a probe that still waits for a thread counts as unanswered. The reads of all threads
+/// may hang.
+const WAITS_FOR_A_THREAD: u32 = 6;
+
 /// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Readiness {
@@ -30,6 +34,8 @@ pub(super) struct Probes {
 #[derive(Debug, Default)]
 struct State {
     known: Option<Readiness>,
+    /// When the running probe was asked for.
+    asked: Option<Instant>,
     /// When the running probe began. A probe that waits for a thread has not begun.
     began: Option<Instant>,
 }
@@ -63,6 +69,10 @@ impl Probes {
     /// Returns what is known while a probe is running. `None` before the first result.
     fn known(&self) -> Option<Readiness> {
         let state = lock(&self.state);
+        if state.asked.is_some_and(|asked| asked.elapsed() >= self.patience * WAITS_FOR_A_THREAD) {
+            log::error!("not ready: the store does not answer");
+            return Some(Readiness::NotReady);
+        }
         if state.began.is_some_and(|began| began.elapsed() >= self.patience) {
             log::error!("not ready: the store does not answer");
             return Some(Readiness::NotReady);
@@ -72,6 +82,7 @@ impl Probes {
 }
 
 async fn run(state: Arc<Mutex<State>>, probe: impl FnOnce() -> Readiness + Send + 'static) -> Readiness {
+    lock(&state).asked = Some(Instant::now());
     let probed = tokio::task::spawn_blocking(move || {
         lock(&state).began = Some(Instant::now());
         let ended = Ended(&state);
@@ -89,7 +100,8 @@ struct Ended<'s>(&'s Mutex<State>);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        lock(self.0).began = None;
+        let mut state = lock(self.0);
+        (state.asked, state.began) = (None, None);
     }
 }
 
@@ -140,6 +152,29 @@ mod tests {
         drop(end);
         assert_eq!(asked.await.unwrap(), Readiness::Ready(Vec::new()));
         assert_eq!(probes.ask(full).await, full());
+    }
+
+    #[test]
+    fn a_probe_without_a_thread_is_not_ready() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let probes = Probes { patience: Duration::from_millis(10), ..Probes::new() };
+            assert_eq!(probes.ask(full).await, full());
+            let (end, ends) = mpsc::channel::<()>();
+            let hanging = tokio::task::spawn_blocking(move || ends.recv());
+            while probes.ask(full).await != Readiness::NotReady {
+                tokio::task::yield_now().await;
+            }
+            drop(end);
+            assert!(hanging.await.unwrap().is_err());
+            while probes.ask(full).await != full() {
+                tokio::task::yield_now().await;
+            }
+        });
     }
 
     #[tokio::test]

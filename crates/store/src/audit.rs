@@ -8,6 +8,8 @@
 //! A line is on disk before the change that it describes, so a crash never leaves a change without its line. It may leave a
 //! line without the change. A log that cannot be written is a warning: a full disk must not prevent a removal.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +19,7 @@ use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::durable::{self, Durable};
 use stoa_layout::error::PathContext;
-use stoa_layout::lock::{holders_of, names};
+use stoa_layout::lock::{holders_of, is_at, names};
 use stoa_layout::{PathError, marker};
 
 use crate::files::metadata;
@@ -126,6 +128,9 @@ const CURRENT: &str = "current";
 /// The size from which on the current file becomes an older one.
 const MAX_BYTES: u64 = 4 << 20;
 
+/// How often a line is appended to a file that is replaced meanwhile.
+const ATTEMPTS: u32 = 3;
+
 /// How long to wait for the lock. A holder writes one line, or copies one file.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -151,17 +156,24 @@ impl Audit {
         let line = Line { time: marker::now(), actor: &self.actor, act };
         let line = serde_json::to_string(&line)
             .map_err(|error| PathError::new("append to", &current, std::io::Error::from(error)))?;
-        let found = metadata(&current)?;
-        if found.is_some_and(|meta| meta.links > 1) {
-            self.unshare(&folder)?;
+        let mut appended;
+        let mut attempts = 0;
+        loop {
+            if metadata(&current)?.is_some_and(|meta| meta.links > 1) {
+                self.unshare(&folder)?;
+            }
+            // Nobody renames or replaces the file meanwhile.
+            let is_locked = self.lock(&folder, false);
+            appended = self.durable.append_line(&current, &line, || self.lock(&folder, true))?;
+            if appended.is_first {
+                folder.sync()?;
+            }
+            attempts += 1;
+            if is_locked || attempts == ATTEMPTS || is_in_log(&appended.file, folder.path())? {
+                break;
+            }
         }
-        // Nobody renames or replaces the file meanwhile.
-        self.lock(&folder, false);
-        let bytes = self.durable.append_line(&current, &line)?;
-        if found.is_none() {
-            folder.sync()?;
-        }
-        if bytes >= max_bytes {
+        if appended.bytes >= max_bytes {
             // No error of this function: its caller may write the line again. The next line tries again.
             warn_if_failed(self.rotate(&folder, max_bytes));
         }
@@ -189,8 +201,17 @@ impl Audit {
         {
             return Ok(());
         }
-        let content = std::fs::read(&current).at("read", &current)?;
-        Ok(self.durable.replace_alone(&current, ".shared.", &content)?)
+        let mut original = File::open(&current).at("open", &current)?;
+        let mut content = Vec::new();
+        original.read_to_end(&mut content).at("read", &current)?;
+        self.durable.replace_alone(&current, ".shared.", &content)?;
+        // A process without the lock may have appended meanwhile.
+        let mut rest = String::new();
+        original.read_to_string(&mut rest).at("read", &current)?;
+        for line in rest.lines() {
+            self.durable.append_line(&current, line, || true)?;
+        }
+        Ok(folder.sync()?)
     }
 
     /// Renames the current file, and removes the oldest files.
@@ -230,6 +251,19 @@ fn warn_if_failed(written: Result<(), StoreError>) {
     if let Err(error) = written {
         log::warn!(reason:% = error; "cannot write to the audit log");
     }
+}
+
+/// Returns whether a file is still the current file or an older one. A copy may have replaced it.
+fn is_in_log(file: &File, folder: &Path) -> Result<bool, PathError> {
+    if is_at(file, &folder.join(CURRENT))? {
+        return Ok(true);
+    }
+    for number in numbers(folder)?.into_iter().rev() {
+        if is_at(file, &folder.join(number.to_string()))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Returns the numbers of the older files, ascending.
@@ -272,6 +306,19 @@ mod tests {
         }
         assert!(!folder.join(CURRENT).exists());
         assert_eq!(numbers(&folder).unwrap(), (6..=20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_replaced_file_is_no_longer_in_the_log() {
+        let dir = testkit::tempdir();
+        let current = dir.path().join(CURRENT);
+        fs::write(&current, "{}\n").unwrap();
+        let file = File::open(&current).unwrap();
+        assert!(is_in_log(&file, dir.path()).unwrap());
+        fs::rename(&current, dir.path().join("7")).unwrap();
+        assert!(is_in_log(&file, dir.path()).unwrap());
+        Durable::default().replace_alone(&dir.path().join("7"), ".shared.", b"{}\n").unwrap();
+        assert!(!is_in_log(&file, dir.path()).unwrap());
     }
 
     #[test]

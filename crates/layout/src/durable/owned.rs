@@ -13,6 +13,17 @@ use super::{Folder, rename, sync_dir};
 use crate::PathError;
 use crate::error::PathContext;
 
+/// A line that was appended to a file.
+#[derive(Debug)]
+pub struct Appended {
+    /// The file.
+    pub file: File,
+    /// The length of the file.
+    pub bytes: u64,
+    /// Whether the line is the first, so that the name of the file may not be on disk yet.
+    pub is_first: bool,
+}
+
 /// Writes below a folder, with the owner and the modes that are right there.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Durable {
@@ -155,9 +166,15 @@ impl Durable {
         Ok(is_unfinished)
     }
 
-    /// Appends a line to a file with one write, and waits until it is on disk. Creates the file if it is missing. Returns
-    /// the length of the file.
-    pub fn append_line(&self, path: &Path, line: &str) -> Result<u64, PathError> {
+    /// Appends a line to a file with one write, and waits until it is on disk. Creates the file if it is missing. If the disk
+    /// is full in the middle of the line, the part is removed if `is_alone` ensures that no other process appends, else it
+    /// stays.
+    pub fn append_line(
+        &self,
+        path: &Path,
+        line: &str,
+        is_alone: impl FnOnce() -> bool,
+    ) -> Result<Appended, PathError> {
         // A pipe in its place must not block.
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut file = loop {
@@ -189,15 +206,15 @@ impl Durable {
         let text = format!("{begin}{line}\n");
         let written = file.write(text.as_bytes()).at("append to", path)?;
         if written < text.len() {
-            // Removes the part of the line, unless another process has written after it.
+            // Unless another process has written after it.
             let end = meta.len() + written as u64;
-            if file.metadata().is_ok_and(|now| now.len() == end) {
+            if is_alone() && file.metadata().is_ok_and(|now| now.len() == end) {
                 let _ = file.set_len(meta.len());
             }
             return Err(PathError::new("append to", path, Errno::NOSPC));
         }
         file.sync_data().at("sync", path)?;
-        Ok(meta.len() + written as u64)
+        Ok(Appended { file, bytes: meta.len() + written as u64, is_first: meta.len() == 0 })
     }
 
     /// Creates a file for writing. An existing path is an error.
@@ -381,12 +398,16 @@ mod tests {
         let dir = testkit::tempdir();
         let file = dir.path().join("f");
         let durable = Durable::default();
-        assert_eq!(durable.append_line(&file, "one").unwrap(), 4);
+        let append = |line: &str| {
+            let Appended { bytes, is_first, .. } = durable.append_line(&file, line, || true).unwrap();
+            (bytes, is_first)
+        };
+        assert_eq!(append("one"), (4, true));
         fs::write(&file, "one\ntw").unwrap();
-        assert_eq!(durable.append_line(&file, "three").unwrap(), 13);
+        assert_eq!(append("three"), (13, false));
         assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntw\nthree\n");
         std::os::unix::fs::symlink(&file, dir.path().join("l")).unwrap();
-        assert!(durable.append_line(&dir.path().join("l"), "four").is_err());
+        assert!(durable.append_line(&dir.path().join("l"), "four", || true).is_err());
     }
 
     #[test]
