@@ -27,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
             );
         };
         add("a server starts and recovers", a_server_starts_and_recovers);
+        add("a restored store is served", a_restored_store_is_served);
         add("a running server goes on", a_running_server_goes_on);
         add("versions are removed", versions_are_removed);
         add("versions are verified", versions_are_verified);
@@ -211,6 +212,30 @@ fn a_server_starts_and_recovers(kind: Kind) {
     let log = server.stop();
     assert_eq!((lines(&log, FULL), lines(&log, RECOVERED)), (1, 1), "{log}");
     assert_eq!(fs::read_dir(bench.outside().join("quarantine")).unwrap().count(), 1);
+}
+
+fn a_restored_store_is_served(kind: Kind) {
+    let bench = Bench::new(kind);
+    let stored = bench.fetch(STORED);
+    let unsealed = Module::new(UNSEALED, 3000);
+    unsealed.put_unsealed(&bench.outside());
+    for folder in ["staging", "index", "cache", "quarantine"] {
+        fs::remove_dir_all(bench.outside().join(folder)).unwrap();
+    }
+    let missing = bench.upstream.offer(MISSING, 3000);
+    bench.fill();
+    let server = bench.serve();
+    server.is_ready("ready\ndegraded: disk full\n");
+    server.serves(&stored);
+    server.serves(&unsealed);
+    assert_disk_full(&server.get(&missing.path("zip")));
+    bench.mount.empty();
+    server.is_ready("ready\n");
+    server.serves(&missing);
+    let log = server.stop();
+    assert_eq!((lines(&log, FULL), lines(&log, RECOVERED)), (1, 1), "{log}");
+    let space = fs::metadata(bench.outside().join("staging/reserve/space")).unwrap();
+    assert_eq!(space.len(), 1 << 20);
 }
 
 /// Returns the number of bytes that a process has read.

@@ -167,7 +167,11 @@ impl Cache<'_> {
     /// Removes an entry, if it exists.
     pub fn remove(&self, shelf: Shelf<'_>, key: &str) -> Result<(), StoreError> {
         self.0.check_writable()?;
-        match durable::remove_file(&self.path(shelf, key)) {
+        let path = self.path(shelf, key);
+        if !is_below(self.0, path.parent().unwrap_or(&path))? {
+            return Ok(());
+        }
+        match durable::remove_file(&path) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
@@ -207,21 +211,32 @@ impl Cache<'_> {
 /// Renames a finished file to its place in the cache. Creates missing folders and removes a folder in its place.
 pub(crate) fn place(store: &Store, fresh: &Path, path: &Path) -> Result<(), PathError> {
     use rustix::io::Errno;
+    let folder = path.parent().unwrap_or(path);
+    let relative = folder.strip_prefix(store.root()).unwrap_or(folder);
+    // Before each rename, because a symlink on the way would lead it out of the store.
+    let make = || store.durable.ensure_dirs_unsynced(store.root(), relative).map(drop);
+    make()?;
     let error = match durable::rename(fresh, path) {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
     match error.errno() {
-        Some(Errno::NOENT) => {
-            let folder = path.parent().unwrap_or(path);
-            let relative = folder.strip_prefix(store.root()).unwrap_or(folder);
-            store.durable.ensure_dirs_unsynced(store.root(), relative)?;
-        }
+        // Another process has removed the empty folder.
+        Some(Errno::NOENT) => make()?,
         // A person put a folder in the place of an entry. Everything in the cache may be removed.
         Some(Errno::ISDIR) => durable::remove_tree(path)?,
         _ => return Err(error),
     }
     durable::rename(fresh, path)
+}
+
+/// Returns whether a folder of the cache exists. A symlink in its place or on the way is an error.
+pub(crate) fn is_below(store: &Store, folder: &Path) -> Result<bool, PathError> {
+    match durable::Folder::open(store.root(), folder.strip_prefix(store.root()).unwrap_or(folder)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn encode(key: &str, entry: &Cached) -> Vec<u8> {
@@ -276,7 +291,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Removes the oldest files of a folder that exceeds its bound, down to 7/8 of the bound.
 fn make_room(folder: &Path, bound: Bound) -> Result<(), PathError> {
-    let files = dated_files(folder)?;
+    let files = dated_files(folder, |name| is_hex(name, 62))?;
     let bytes = files.iter().map(|file| file.bytes).sum();
     if files.len() > bound.entries || bytes > bound.bytes {
         let is_enough = |left, bytes| left <= bound.entries / 8 * 7 && bytes <= bound.bytes / 8 * 7;
@@ -293,10 +308,21 @@ pub(crate) struct DatedFile {
     pub(crate) path: PathBuf,
 }
 
-/// Returns the files of a folder. A missing folder has none.
-pub(crate) fn dated_files(folder: &Path) -> Result<Vec<DatedFile>, PathError> {
+/// Returns whether a name is a number of hexadecimal digits, as [`hex`] writes them.
+pub(crate) fn is_hex(name: &str, digits: usize) -> bool {
+    name.len() == digits && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Returns the files of a folder with a name of the cache. Others were put there by a person. A missing folder has none.
+pub(crate) fn dated_files(
+    folder: &Path,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<Vec<DatedFile>, PathError> {
     let mut files = Vec::new();
     for path in list(folder)? {
+        if !path.file_name().and_then(|name| name.to_str()).is_some_and(&is_ours) {
+            continue;
+        }
         // A file that was removed since takes no space.
         let Some(meta) = metadata(&path)?.filter(|meta| !meta.is_dir()) else { continue };
         files.push(DatedFile { at: meta.modified().unwrap_or(UNIX_EPOCH), bytes: meta.len(), path });
@@ -430,6 +456,38 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_written_or_removed_through_a_symlink() {
+        let fixture = Fixture::new();
+        let (store, elsewhere) = (&fixture.store, testkit::tempdir());
+        let path = store.cache().path(Shelf::Answers, "k");
+        let name = path.file_name().unwrap();
+        let bucket = path.parent().unwrap();
+        let precious = elsewhere.path().join(bucket.file_name().unwrap()).join(name);
+        fs::create_dir(precious.parent().unwrap()).unwrap();
+        for (link, target) in
+            [(bucket, precious.parent().unwrap()), (bucket.parent().unwrap(), elsewhere.path())]
+        {
+            fs::write(&precious, "precious").unwrap();
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            let _ = fs::remove_dir_all(link);
+            symlink(target, link).unwrap();
+            for failed in [
+                store.cache().put(Shelf::Answers, "k", &entry("x")),
+                store.cache().remove(Shelf::Answers, "k"),
+            ] {
+                let failed = failed.unwrap_err();
+                assert!(
+                    matches!(&failed, StoreError::Path(error) if error.is_symlink_on_the_way()),
+                    "{failed}"
+                );
+            }
+            assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+            fs::remove_file(link).unwrap();
+        }
+        assert_eq!(staged(fixture.dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
     fn a_read_only_store_reads_the_cache_and_changes_nothing() {
         let fixture = Fixture::new();
         fixture.store.cache().put(Shelf::Answers, "k", &entry("x")).unwrap();
@@ -444,7 +502,7 @@ mod tests {
     fn the_oldest_entries_are_removed_first() {
         let dir = testkit::tempdir();
         let put = |name: &str, age: u64, bytes: usize| {
-            let path = dir.path().join(name);
+            let path = dir.path().join(format!("{name:0>62}"));
             fs::write(&path, vec![0; bytes]).unwrap();
             let file = fs::File::options().write(true).open(&path).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
@@ -453,10 +511,14 @@ mod tests {
             let mut names: Vec<_> = fs::read_dir(dir.path())
                 .unwrap()
                 .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name != "notes.txt")
+                .map(|name| name[61..].to_owned())
                 .collect();
             names.sort();
             names
         };
+        let foreign = dir.path().join("notes.txt");
+        fs::write(&foreign, vec![0; 1000]).unwrap();
         for age in 0..10 {
             put(&format!("{age}"), 100 * age, 10);
         }
@@ -464,9 +526,10 @@ mod tests {
         assert_eq!(names().len(), 10);
         make_room(dir.path(), Bound { entries: 8, bytes: 100 }).unwrap();
         assert_eq!(names(), ["0", "1", "2", "3", "4", "5", "6"]);
-        put("large", 1, 100);
+        put("a", 1, 100);
         make_room(dir.path(), Bound { entries: 80, bytes: 160 }).unwrap();
-        assert_eq!(names(), ["0", "1", "2", "3", "large"]);
+        assert_eq!(names(), ["0", "1", "2", "3", "a"]);
+        assert!(foreign.exists());
         make_room(&dir.path().join("none"), Bound { entries: 1, bytes: 1 }).unwrap();
     }
 

@@ -233,6 +233,12 @@ impl Store {
     /// Returns the staging folder of this process. Creates it if there was no space for it so far, and again if a person has
     /// removed it.
     pub(crate) fn staging(&self) -> Result<Arc<Run>, StoreError> {
+        if self.staging.begun().is_none() {
+            // The disk was full when the store was opened, so any of the folders may be missing.
+            self.check_writable()?;
+            self.check()?;
+            self.prepare()?;
+        }
         let run = self.staging.run()?;
         if let Some(missing) = run.missing() {
             // Without its marker the root may be the folder below an unmounted disk.
@@ -247,7 +253,8 @@ impl Store {
     /// Prepares a claim, which needs the staging folder and no space in it.
     fn prepare_claim(&self) -> Result<(), StoreError> {
         match self.staging() {
-            Err(error) if !error.is_out_of_space() => Err(error),
+            // Without the folder there is no file of the claims. Its error would not say that the disk is full.
+            Err(error) if !error.is_out_of_space() || !self.paths.staging().is_dir() => Err(error),
             _ => Ok(()),
         }
     }
@@ -266,9 +273,11 @@ impl Store {
         let (paths, durable) = (&self.paths, &self.durable);
         let mut new: Vec<PathBuf> = Vec::new();
         for folder in FOLDERS.map(|folder| paths.root().join(folder)) {
-            let is_new = durable.ensure_dir(&folder).inspect_err(|_| {
+            let is_new = durable.ensure_dir(&folder).inspect_err(|error| {
                 // A refused store is left as it was. If this fails, an empty folder stays, which does no harm.
-                new.iter().for_each(|folder| drop(durable::remove_empty_dir(folder)));
+                if !error.is_out_of_space() {
+                    new.iter().for_each(|folder| drop(durable::remove_empty_dir(folder)));
+                }
             })?;
             if is_new {
                 new.push(folder);

@@ -38,7 +38,7 @@ use stoa_gomod::{H1, ModulePath, ModuleVersion, Version, h1};
 use stoa_layout::error::PathContext;
 use stoa_layout::{PathError, durable};
 
-use crate::cache::{dated_files, hex, place, remove_oldest};
+use crate::cache::{dated_files, hex, is_below, is_hex, place, remove_oldest};
 use crate::files::{SMALL_LIMIT, Stamp, list, lock, metadata, open_file};
 use crate::list::has_settled;
 use crate::metadata::Metadata;
@@ -168,7 +168,9 @@ impl Pairs<'_> {
                     && pair.modified.elapsed().is_ok_and(|age| age > RENEWED_AFTER)
                 {
                     // Without a new time the pair is only evicted earlier. A copy of the store may share the file.
-                    if metadata(&path).is_ok_and(|meta| meta.is_some_and(|meta| meta.links == 1)) {
+                    if metadata(&path).is_ok_and(|meta| meta.is_some_and(|meta| meta.links == 1))
+                        && is_below(self.0, &self.folder(version.path())).is_ok_and(|is_below| is_below)
+                    {
                         let _ = durable::touch(&path);
                     }
                 }
@@ -269,6 +271,9 @@ impl Pairs<'_> {
     pub fn remove(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
         let Some(bytes) = self.size(version)? else { return Ok(None) };
         self.0.check_writable()?;
+        if !is_below(self.0, &self.folder(version.path()))? {
+            return Ok(None);
+        }
         match durable::remove_file(&self.path(version)) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(Some(bytes)),
@@ -291,7 +296,16 @@ impl Pairs<'_> {
     fn make_room(&self, max_bytes: u64, kept: &Path) -> Result<u64, StoreError> {
         let mut files = Vec::new();
         for folder in list(&self.root())? {
-            files.append(&mut dated_files(&folder)?);
+            let is_ours =
+                folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_hex(name, 64));
+            match is_below(self.0, &folder) {
+                Ok(true) if is_ours => {
+                    files.append(&mut dated_files(&folder, |name| Version::unescape(name).is_ok())?);
+                }
+                // Files that a symlink leads to belong to somebody else.
+                Err(error) => log::debug!(reason:% = error; "cannot remove pairs from the cache"),
+                Ok(_) => {}
+            }
         }
         for file in &mut files {
             file.bytes = charged(file.bytes);
@@ -522,6 +536,28 @@ mod tests {
         };
         fixture.store.pairs().each(stop).unwrap();
         assert_eq!(count, 1);
+    }
+
+    #[test]
+    fn nothing_is_removed_through_a_symlink() {
+        let fixture = Fixture::new();
+        let (v, other) = (version("example.com/m@v1.0.0"), version("example.com/other@v1.0.0"));
+        let pairs = fixture.store.pairs();
+        put(&fixture, &v, 1 << 20);
+        put(&fixture, &other, 1 << 20);
+        let elsewhere = testkit::tempdir();
+        let (folder, moved) = (pairs.folder(v.path()), elsewhere.path().join("pairs"));
+        fs::rename(&folder, &moved).unwrap();
+        std::os::unix::fs::symlink(&moved, &folder).unwrap();
+        let foreign = pairs.folder(other.path()).join("notes.txt");
+        fs::write(&foreign, "").unwrap();
+        put(&fixture, &version("example.com/new@v1.0.0"), 0);
+        assert!(moved.join("v1.0.0").exists() && foreign.exists() && !pairs.path(&other).exists());
+        let failed = pairs.remove(&v).unwrap_err();
+        assert!(matches!(&failed, StoreError::Path(error) if error.is_symlink_on_the_way()), "{failed}");
+        let claim = fixture.store.claim(&v).unwrap();
+        assert!(pairs.put(&claim, &pair(&v), 1 << 20).is_err() && moved.join("v1.0.0").exists());
+        assert!(staged(fixture.dir.path()).is_empty());
     }
 
     #[test]

@@ -36,12 +36,15 @@ impl Store {
         if self.is_read_only() {
             return false;
         }
-        if self.space.is_full.load(Ordering::Relaxed) || self.is_nearly_full() {
+        if self.space.is_full.load(Ordering::Relaxed) || self.reserve.is_short() || self.is_nearly_full() {
             let mut tried = lock(&self.space.tried);
             if tried.is_none_or(|at| at.elapsed() >= PAUSE) {
                 *tried = Some(Instant::now());
                 match self.try_to_write() {
-                    Ok(()) => self.note_space(),
+                    Ok(()) => {
+                        self.note_space();
+                        self.reserve.fill_if_short();
+                    }
                     Err(error) => self.note_failure(&error),
                 }
             }
