@@ -234,8 +234,9 @@ fn both_programs_find_the_same_store() {
         command.env_remove("STOA_STORE");
         prepare(&mut command);
         let ended = Ended::of(command);
-        assert_eq!(ended.code, 0, "{ended:?}");
-        lines(&ended.out)[0]["store"].as_str().unwrap().to_owned()
+        assert_eq!(ended.code, 65, "{ended:?}");
+        let message = lines(&ended.out)[0]["message"].as_str().unwrap().to_owned();
+        message.strip_prefix("there is no store in ").unwrap().to_owned()
     };
     let (home, here) = (programs.folder().join("home"), programs.folder());
     let assert_found = |expected: &Path, prepare: &dyn Fn(&mut Command)| {

@@ -113,7 +113,7 @@ fn a_program_that_holds_the_store_refuses_a_second_marker() {
     homes::file(&dir.path().join("layout.v1"), "", 0o644);
     let output = tool_home(dir.path(), &["run", "zig"]);
     assert_eq!(code(&output), 65, "{output:?}");
-    assert!(stderr(&output).contains("layout.v2 and layout.v1"), "{output:?}");
+    assert!(stderr(&output).contains("2 markers instead of one: layout.v1, layout.v2"), "{output:?}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn a_file_is_65() {
     let dir = testkit::tempdir();
     let path = dir.path().join("f");
     homes::file(&path, "x", 0o644);
-    run::run(&path, &auto()).assert_failed(Exit::NOT_A_STORE, &["cannot list", "f"]);
+    run::run(&path, &auto()).assert_failed(Exit::NOT_A_STORE, &["it is not a folder", "f"]);
 }
 
 #[test]
