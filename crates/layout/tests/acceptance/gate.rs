@@ -61,7 +61,7 @@ fn a_missing_migrator_is_named_by_its_path() {
     let (bin, home) = (dir.path().join("programs"), dir.path().join("home"));
     fs::create_dir(&bin).unwrap();
     let program = bin.join("tool_home");
-    fs::copy(example("tool_home"), &program).unwrap();
+    testkit::programs::install(&example("tool_home"), &program);
     homes::v0(&home);
     let before = everything(&home);
     let output = tool_home_at(&program, &home, &["which", "node"]);
@@ -71,7 +71,8 @@ fn a_missing_migrator_is_named_by_its_path() {
     homes::file(&beside, "", 0o644);
     assert!(stderr(&tool_home_at(&program, &home, &["which", "node"])).contains("is not executable"));
     // A migrator that does nothing must not cause a loop.
-    homes::file(&beside, "#!/bin/sh\n", 0o755);
+    fs::remove_file(&beside).unwrap();
+    testkit::programs::install_script(&beside, "#!/bin/sh\n");
     let output = tool_home_at(&program, &home, &["which", "node"]);
     assert_eq!(code(&output), 78);
     assert!(stderr(&output).contains("succeeded but did not create"), "{output:?}");
