@@ -147,7 +147,13 @@ impl Fetch {
     ) -> Result<Result<(), UpstreamError>, Unavailable> {
         let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
         let (file, size, progress) = (zip.draft.zip(), zip.size, self.progress.clone());
-        let writing = tokio::task::spawn_blocking(move || write(&file, size, arrivals, &progress));
+        // The hash may lag behind, so it delays neither the download nor the clients.
+        let (written, to_hash) = std::sync::mpsc::channel();
+        let hashed = Arc::clone(&file);
+        let hashing =
+            tokio::task::spawn_blocking(move || to_hash.iter().for_each(|size| hashed.hash_early(size)));
+        let writing =
+            tokio::task::spawn_blocking(move || write(&file, size, arrivals, (&progress, &written)));
         let received = loop {
             match self.next_chunk(download, pace, slot).await? {
                 Ok(Some(chunk)) => match chunks.send(chunk).await {
@@ -169,6 +175,8 @@ impl Fetch {
             self.means.store.note_failure(&error);
             error
         })?;
+        // A panic was printed. What is not hashed is read when the draft is sealed.
+        let _ = hashing.await;
         // `ZipDownload` has already compared the length with the announced one.
         Ok(received)
     }
@@ -179,17 +187,15 @@ fn write(
     zip: &Arc<DraftZip>,
     mut size: u64,
     mut chunks: mpsc::Receiver<Bytes>,
-    progress: &watch::Sender<Progress>,
+    (progress, written): (&watch::Sender<Progress>, &std::sync::mpsc::Sender<u64>),
 ) -> io::Result<u64> {
     let mut file: &File = zip;
     let (mut synced, mut syncing) = (size, None::<JoinHandle<()>>);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
-        let start = size;
         size += chunk.len() as u64;
         progress.send_modify(|now| now.written = size);
-        // After the clients were told.
-        zip.hash(start, &chunk);
+        let _ = written.send(size);
         // Clients wait for the final sync before publishing, so it should have little left to do.
         if size - synced >= UNSYNCED_BYTES && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             let zip = Arc::clone(zip);

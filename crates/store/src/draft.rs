@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::ops::Deref;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,9 @@ use crate::files::lock;
 use crate::paths::VersionFile;
 use crate::seal::write_seal;
 use crate::{Meter, Store, StoreError, staging};
+
+/// The size of one read of a zip that is hashed while it is written.
+const HASHED_PIECE: usize = 256 << 10;
 
 /// A version that is being written.
 #[derive(Debug)]
@@ -52,9 +56,19 @@ impl Deref for DraftZip {
 }
 
 impl DraftZip {
-    /// Hashes bytes that were appended at this offset, so that sealing need not read them again.
-    pub fn hash(&self, offset: u64, bytes: &[u8]) {
-        lock(&self.hasher).update(offset, bytes);
+    /// Hashes the part up to an offset, which is written, so that sealing need not read it again.
+    pub fn hash_early(&self, end: u64) {
+        let mut hasher = lock(&self.hasher);
+        let mut piece = vec![0; HASHED_PIECE];
+        while hasher.position() < end {
+            let start = hasher.position();
+            let count = usize::try_from(end - start).unwrap_or(usize::MAX).min(piece.len());
+            // After an error, sealing reads the file and reports it.
+            match self.file.file().read_at(&mut piece[..count], start) {
+                Ok(count) if count > 0 => hasher.update(start, &piece[..count]),
+                _ => return,
+            }
+        }
     }
 
     /// Syncs the file while it is written.

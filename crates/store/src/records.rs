@@ -255,6 +255,11 @@ impl Records<'_> {
         }
     }
 
+    /// Returns whether a version has a record, which may be damaged.
+    pub fn has(&self, version: &ModuleVersion) -> Result<bool, StoreError> {
+        Ok(metadata(&self.0.paths.record(version))?.is_some())
+    }
+
     /// Returns the record of the claimed version. It is read from the disk once for each claim.
     pub fn of(&self, claim: &Claim) -> Result<Option<Record>, StoreError> {
         if let Some(record) = &*claim.record() {

@@ -81,6 +81,11 @@ enum Kind {
 }
 
 impl StreamHasher {
+    /// Returns the number of bytes that were received.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Receives the bytes at an offset. After a gap, nothing more is hashed.
     pub fn update(&mut self, offset: u64, bytes: &[u8]) {
         if offset != self.position {
