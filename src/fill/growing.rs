@@ -147,13 +147,14 @@ impl Fetch {
     ) -> Result<Result<(), UpstreamError>, Unavailable> {
         let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
         let (file, size, progress) = (zip.draft.zip(), zip.size, self.progress.clone());
-        // The hash may lag behind, so it delays neither the download nor the clients.
         let (written, to_hash) = std::sync::mpsc::channel();
         let hashed = Arc::clone(&file);
-        let hashing =
-            tokio::task::spawn_blocking(move || to_hash.iter().for_each(|size| hashed.hash_early(size)));
         let writing =
             tokio::task::spawn_blocking(move || write(&file, size, arrivals, (&progress, &written)));
+        // The hash may lag behind, so it delays neither the download nor the clients. It starts after the writer, because it
+        // waits for it, and there may be only one thread for both.
+        let hashing =
+            tokio::task::spawn_blocking(move || to_hash.iter().for_each(|size| hashed.hash_early(size)));
         let received = loop {
             match self.next_chunk(download, pace, slot).await? {
                 Ok(Some(chunk)) => match chunks.send(chunk).await {
