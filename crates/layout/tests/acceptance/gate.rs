@@ -122,7 +122,9 @@ fn after_a_migration_a_signal_ends_the_program_as_before() {
     let dir = testkit::tempdir();
     let home = dir.path().canonicalize().unwrap();
     homes::v0(&home);
-    homes::file(&home.join("tools/slow-1.0/bin/slow"), "#!/bin/sh\necho begun\nexec sleep 60\n", 0o755);
+    let bin = home.join("tools/slow-1.0/bin");
+    fs::create_dir_all(&bin).unwrap();
+    testkit::programs::install_script(&bin.join("slow"), "#!/bin/sh\necho begun\nexec sleep 60\n");
     let mut child = Command::new(example("tool_home"))
         .arg("--store")
         .arg(&home)

@@ -45,7 +45,9 @@ impl User {
 
 fn home_with_a_user(root: &Path) -> User {
     homes::v0(root);
-    homes::file(&root.join("tools/waiter-1/bin/waiter"), "#!/bin/sh\necho ready\nread line\n", 0o755);
+    let bin = root.join("tools/waiter-1/bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    testkit::programs::install_script(&bin.join("waiter"), "#!/bin/sh\necho ready\nread line\n");
     run::run(root, &to("v2"));
     User::start(root)
 }

@@ -39,13 +39,8 @@ pub(crate) fn v0_with(root: &Path, tools: Tools<'_>) {
 /// Writes a file with its folders, a mode and a fixed time.
 pub(crate) fn file(path: &Path, content: &str, mode: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    // A test may run it at once.
-    if mode == 0o755 {
-        testkit::programs::install_script(path, content);
-    } else {
-        fs::write(path, content).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    }
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let age = u64::try_from(path.as_os_str().len()).unwrap() % 7;
     // The mode may forbid writing, so the file is opened for reading.
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000 + age);
