@@ -110,7 +110,10 @@ fn look(
         let name = name?;
         match files.in_order().iter().position(|path| *path == name.path) {
             Some(part) if name.kind.is_file() => has[part] = true,
-            Some(_) => fault = Some("symlink: one of its files is not a regular file".to_owned()),
+            Some(_) if name.kind.is_symlink() => {
+                fault = Some("symlink: one of its files is a symlink".to_owned());
+            }
+            Some(_) => fault = Some("foreign: one of its files is not a regular file".to_owned()),
             None if files.seal.as_deref() == Some(&name.path) && name.kind.is_file() => has_seal = true,
             None => visit(Finding::Leftover(leftover(&name.path, "foreign: it belongs to no version")?))?,
         }

@@ -48,7 +48,7 @@ pub struct Common {
     #[arg(long, global = true, value_name = "FILE", help_heading = GENERAL)]
     pub config: Option<PathBuf>,
 
-    /// Log more (-vv for debug output)
+    /// Log more (repeat for more details)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = GENERAL)]
     pub verbose: u8,
 

@@ -25,7 +25,7 @@ use crate::config::parse;
 A pattern matches module paths as in GOPRIVATE: `example.org` matches this path and all paths below it, and `*` \
 matches any text in one path element. The column LAST USED shows `-` if no use of the version is recorded. The column \
 VERIFIED BY names the checksum database that confirmed the version, or go.sum. It shows `-` if neither confirmed it. \
-Private modules do not count as unverified.
+The last line counts the unverified versions of modules that are not private.
 
 Examples:
   stoa list

@@ -169,7 +169,7 @@ impl Drop for Server {
 }
 
 const FULL: &str = "the disk is full: stored versions are served and nothing is added";
-const RECOVERED: &str = "the disk has space again: missing versions are downloaded";
+const RECOVERED: &str = "the disk has space again: versions are downloaded on request again";
 
 fn lines(log: &str, sentence: &str) -> usize {
     log.lines().filter(|line| line.contains(sentence)).count()

@@ -77,7 +77,7 @@ impl Store {
         if self.space.is_full.load(Ordering::Relaxed) && self.space.is_full.swap(false, Ordering::Relaxed) {
             log::warn!(
                 store:% = self.root().display();
-                "the disk has space again: missing versions are downloaded"
+                "the disk has space again: versions are downloaded on request again"
             );
             self.reserve.fill();
         }
