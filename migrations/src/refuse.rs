@@ -63,9 +63,9 @@ pub(crate) fn not_folders(root: &Path) -> Result<Vec<Refusal>, StepError> {
 
 fn taken_name(path: &Path, held: &str) -> Refusal {
     let message = format!(
-        "cannot use the name {}: {held}; nothing was changed\n\
-         help: Stoa needs this name for a folder of its own. Move it out of the store, or put a folder of the store in its \
-         place, then run again",
+        "cannot use the name {0}: {held}; nothing was changed\n\
+         help: Stoa needs this name for a folder of its own. Move {0} out of the store, then run again. If it is a symlink \
+         to the folder of the store, replace the symlink by that folder",
         path.display()
     );
     Refusal { exit: Exit::CANT_CREATE, message }

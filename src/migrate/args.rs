@@ -119,7 +119,8 @@ pub(super) enum Command {
     /// List or move the leftovers of a store
     #[command(
         long_about = "List or move the leftovers of a store: incomplete versions, foreign files and the like.\n\n\
-                      Stoa never serves leftovers and never changes them. Only `leftovers move` moves them."
+                      Stoa never serves leftovers. They stay in place until `leftovers move` moves them. If a leftover is in \
+                      the place of a new version, Stoa moves the leftover to quarantine."
     )]
     Leftovers {
         #[command(subcommand)]
