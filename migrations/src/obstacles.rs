@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use stoa_gomod::ModuleVersion;
+use stoa_layout::marker::Marker;
 use stoa_layout::step::Refusal;
 use stoa_layout::{Direction, Exit, StepError};
 
 use crate::flow::{Batch, Flow};
 use crate::folders::{self, Chain, Folders};
 use crate::listed::Listed;
-use crate::picture::{Candidate, Files};
+use crate::picture::{Candidate, Files, metadata};
 use crate::refuse;
 
 /// The folders that layout v1 does not have.
@@ -92,6 +93,7 @@ impl<'a> Obstacles<'a> {
     /// Returns all reasons that forbid the step.
     pub(crate) fn refusals(self) -> Result<Vec<Refusal>, StepError> {
         self.has_bad_folder()?;
+        let has_begun_to_go_back = self.has_begun_to_go_back()?;
         let (root, older) = (self.root.display(), &self.flow.from);
         let mut refusals = Vec::new();
         let mut refuse = |message| refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
@@ -114,8 +116,8 @@ impl<'a> Obstacles<'a> {
             refusals.extend(refuse::to_begin(self.root)?);
         } else {
             refusals.extend(match self.direction {
-                Direction::Up => refuse::names_of_ours(self.root, &NOT_AT_V1)?,
-                Direction::Back => refuse::not_folders(self.root)?,
+                Direction::Up if !has_begun_to_go_back => refuse::names_of_ours(self.root, &NOT_AT_V1)?,
+                _ => refuse::not_folders(self.root)?,
             });
             refusals.extend(refuse::mounts(self.root, is_foreign)?);
         }
@@ -124,5 +126,11 @@ impl<'a> Obstacles<'a> {
             refusals.extend(self.folders.refusal());
         }
         Ok(refusals)
+    }
+
+    /// Returns whether the step back was interrupted. The folders are those of the newer layout then.
+    fn has_begun_to_go_back(&self) -> Result<bool, StepError> {
+        let marker = Marker::Migrating { from: self.flow.to.clone(), to: self.flow.from.clone() };
+        Ok(metadata(&marker.path(self.root))?.is_some())
     }
 }
