@@ -146,7 +146,7 @@ pub(crate) const REFUSALS: [Refused; 13] = [
             plan.parts(Shape::V0, "modules/m", "v1.0.0", &[MOD, ZIP, INFO], |_, _| {}).write(root);
         },
         code: 73,
-        says: &["modules", "Move it out"],
+        says: &["modules", "out of the store, then run again"],
     },
     Refused {
         name: "a module below records is 73",
@@ -156,7 +156,7 @@ pub(crate) const REFUSALS: [Refused; 13] = [
             plan.parts(Shape::V0, "records", "v1.0.0", &[MOD, ZIP, INFO], |_, _| {}).write(root);
         },
         code: 73,
-        says: &["records", "Move it out"],
+        says: &["records", "out of the store, then run again"],
     },
     Refused {
         name: "files below cache are 73",
@@ -165,7 +165,7 @@ pub(crate) const REFUSALS: [Refused; 13] = [
             go_cache(&root.join("cache/download"));
         },
         code: 73,
-        says: &["cache", "Move it out"],
+        says: &["cache", "out of the store, then run again"],
     },
     Refused {
         name: "a file named index is 73",
@@ -174,7 +174,7 @@ pub(crate) const REFUSALS: [Refused; 13] = [
             fs::write(root.join("index"), "x").unwrap();
         },
         code: 73,
-        says: &["index", "Move it out"],
+        says: &["index", "out of the store, then run again"],
     },
     Refused {
         name: "a symlink named staging is 73",
@@ -183,7 +183,7 @@ pub(crate) const REFUSALS: [Refused; 13] = [
             symlink("/tmp", root.join("staging")).unwrap();
         },
         code: 73,
-        says: &["staging", "Move it out"],
+        says: &["staging", "out of the store, then run again"],
     },
 ];
 

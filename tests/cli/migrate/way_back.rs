@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
             clean_is_refused,
         ),
         trial("an upgrade does not adopt files of another program", None, foreign_files_are_refused),
+        trial("an interrupted downgrade can be turned", None, interrupted_downgrade_is_turned),
     ]
 }
 
@@ -305,6 +306,16 @@ fn foreign_files_are_refused() {
         assert_eq!(migrate(&programs, &["--to", layout]).code, 0);
         assert_eq!(migrate(&programs, &[]).code, 0);
     }
+}
+
+/// The folders still hold what only the newer layout has.
+fn interrupted_downgrade_is_turned() {
+    let programs = Programs::current();
+    let root = programs.store();
+    store_with_remains(&programs);
+    fs::rename(root.join("layout.v2"), root.join("migrating.v2-v1")).unwrap();
+    let ended = migrate(&programs, &["--to", "v2"]);
+    assert_eq!((ended.code, markers(&root)), (0, vec!["layout.v2".to_owned()]), "{ended:?}");
 }
 
 fn clean_without_lock() {
