@@ -15,7 +15,7 @@ use crate::sources::Sources;
 /// Serve modules to the go command
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each option is also a key of the config file and an environment variable: STOA_LISTEN is the variable of the key `listen`.
+Each option that shows a key is also a key of the config file and an environment variable: STOA_LISTEN is the variable of the key `listen`.
 
 Examples:
   stoa serve

@@ -51,7 +51,7 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) no_create: bool,
 
-    /// After a downgrade to v0 or tree, remove the files of Stoa that a downgrade keeps: quarantine, records, cache and store.lock
+    /// After a downgrade to v0 or tree, remove the files of Stoa that a downgrade keeps: quarantine, records, cache/sumdb and store.lock
     #[arg(long, requires = "to")]
     pub(super) clean: bool,
 

@@ -135,7 +135,7 @@ impl Command for Prune {
         };
         if self.unused_since.is_some_and(|since| since <= began) {
             reporter.remark(format_args!(
-                "uses are recorded only since {}, so no version counts as unused since an earlier day",
+                "uses are recorded only since {}, so --unused-since with an earlier day removes nothing",
                 date(began)
             ));
         }
