@@ -115,10 +115,11 @@ impl Fetch {
             if !is_started {
                 return Ok((None, None));
             }
-            // The draft is ready when the zip begins.
-            match tokio::join!(source.zip(&self.via), self.new_draft()) {
-                (Err(error @ UpstreamError::Limited { status: 429, .. }), _) => Err(self.failed(&error)),
-                (zip, draft) => Ok((Some(zip), Some(draft))),
+            match source.zip(&self.via).await {
+                Err(error @ UpstreamError::Limited { status: 429, .. }) => Err(self.failed(&error)),
+                Err(error) => Ok((Some(Err(error)), None)),
+                // While the smaller files are on their way.
+                Ok(zip) => Ok((Some(Ok(zip)), Some(self.new_draft().await))),
             }
         };
         let all = unless_limited(self.smalls(known, &source, &claim, &verification), zip);
@@ -126,6 +127,8 @@ impl Fetch {
         let slot = slot.and_then(|(_permit, slot)| slot);
         let (smalls, zip) = fetched?;
         let (zip, draft) = zip?;
+        // A draft is an open file, and without a slot the flight may wait long.
+        let draft = draft.filter(|_| slot.is_some());
         // Clients get no part of a zip without info or mod.
         let mut smalls = smalls?;
         if self.is_pair_enough(&source)

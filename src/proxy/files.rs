@@ -223,7 +223,7 @@ impl Proxy {
     /// Returns an error if a version that is not in the store has a tombstone. Stored versions are served without this
     /// check.
     async fn check_record(&self, version: &ModuleVersion) -> Result<(), Unavailable> {
-        // A look at a path is as quick as the look at the version before it. Most versions have no record.
+        // One call on this thread, as for the version itself. Most versions have no record, and need no other thread.
         if !self.services.store.records().has(version)? {
             return Ok(());
         }

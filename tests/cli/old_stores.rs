@@ -118,7 +118,8 @@ fn a_waiter_makes_way_for_a_step_back() {
     assert_eq!(programs.migrate(["--to", "v0"]).code, 0);
 }
 
-/// Replaces the content of a store, whose lock is held, by that of another one.
+/// Replaces the content of one store by the content of another. A lock file that both have stays, because it
+/// is held.
 fn replace(root: &Path, other: &Path) {
     let names = |folder: &Path| fs::read_dir(folder).unwrap().map(|name| name.unwrap()).collect::<Vec<_>>();
     for name in names(root) {

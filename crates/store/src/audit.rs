@@ -156,15 +156,15 @@ impl Audit {
         let line = Line { time: marker::now(), actor: &self.actor, act };
         let line = serde_json::to_string(&line)
             .map_err(|error| PathError::new("append to", &current, std::io::Error::from(error)))?;
+        // Nobody renames or replaces the file meanwhile, or reads a part of a line.
+        let is_locked = self.lock(&folder);
         let mut appended;
         let mut attempts = 0;
         loop {
-            if metadata(&current)?.is_some_and(|meta| meta.links > 1) {
+            if is_locked {
                 self.unshare(&folder)?;
             }
-            // Nobody renames or replaces the file meanwhile.
-            let is_locked = self.lock(&folder, false);
-            appended = self.durable.append_line(&current, &line, || self.lock(&folder, true))?;
+            appended = self.durable.append_line(&current, &line, is_locked)?;
             if appended.is_first {
                 folder.sync()?;
             }
@@ -182,9 +182,9 @@ impl Audit {
 
     /// Locks the folder, and returns whether it did. Whoever may read the folder can hold the lock. So after a vain wait the
     /// next lines do not wait.
-    fn lock(&self, folder: &durable::Folder, alone: bool) -> bool {
+    fn lock(&self, folder: &durable::Folder) -> bool {
         let patience = if self.is_locked_out.load(Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
-        let is_locked = folder.lock(alone, patience);
+        let is_locked = folder.lock(patience);
         if !self.is_locked_out.swap(!is_locked, Ordering::Relaxed) && !is_locked {
             let holder = names(&holders_of(folder.path()));
             log::warn!(holder:%, path:% = folder.path().display(); "the audit log is locked, writing without the lock");
@@ -193,12 +193,10 @@ impl Audit {
     }
 
     /// Replaces the current file by a copy if a copy of the store made with hard links shares it. Until this succeeds, lines
-    /// are in the logs of both stores.
+    /// are in the logs of both stores. The caller holds the lock.
     fn unshare(&self, folder: &durable::Folder) -> Result<(), StoreError> {
         let current = folder.path().join(CURRENT);
-        if !self.lock(folder, true)
-            || metadata(&current)?.is_none_or(|meta| !meta.is_file() || meta.links == 1)
-        {
+        if metadata(&current)?.is_none_or(|meta| !meta.is_file() || meta.links == 1) {
             return Ok(());
         }
         let mut original = File::open(&current).at("open", &current)?;
@@ -209,17 +207,15 @@ impl Audit {
         let mut rest = String::new();
         original.read_to_string(&mut rest).at("read", &current)?;
         for line in rest.lines() {
-            self.durable.append_line(&current, line, || true)?;
+            self.durable.append_line(&current, line, true)?;
         }
         Ok(folder.sync()?)
     }
 
-    /// Renames the current file, and removes the oldest files.
+    /// Renames the current file, and removes the oldest files. Renaming loses no line, so it needs no lock.
     fn rotate(&self, folder: &durable::Folder, max_bytes: u64) -> Result<(), StoreError> {
         let current = folder.path().join(CURRENT);
-        // Renaming loses no line, so a lock that a stranger holds does not prevent it.
-        self.lock(folder, true);
-        // Another process may have done it a moment ago.
+        // Without the lock, another process may have done it a moment ago.
         if metadata(&current)?.is_none_or(|meta| meta.len() < max_bytes) {
             return Ok(());
         }

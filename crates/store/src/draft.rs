@@ -59,15 +59,15 @@ impl DraftZip {
     /// Hashes the part up to an offset, which is written, so that sealing need not read it again.
     pub fn hash_early(&self, end: u64) {
         let mut hasher = lock(&self.hasher);
-        let mut piece = vec![0; HASHED_PIECE];
+        let mut piece = Vec::new();
         while hasher.position() < end {
             let start = hasher.position();
-            let count = usize::try_from(end - start).unwrap_or(usize::MAX).min(piece.len());
+            // A download that is slow comes in small pieces.
+            piece.resize(usize::try_from(end - start).unwrap_or(usize::MAX).min(HASHED_PIECE), 0);
             // After an error, sealing reads the file and reports it.
-            match self.file.file().read_at(&mut piece[..count], start) {
-                Ok(count) if count > 0 => hasher.update(start, &piece[..count]),
-                _ => return,
-            }
+            let Ok(count) = self.file.file().read_at(&mut piece, start) else { return };
+            let Some(read) = piece.get(..count).filter(|read| !read.is_empty()) else { return };
+            hasher.update(start, read);
         }
     }
 
@@ -298,7 +298,29 @@ impl SealedDraft {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+    use crate::testing::{Fixture, info, modfile, version, zip};
+
+    #[test]
+    fn what_was_hashed_while_it_was_written_is_not_read_again() {
+        let fixture = Fixture::new();
+        let v = version("example.com/m@v1.0.0");
+        let bytes = zip(&v, "package a\n");
+        let length = bytes.len() as u64;
+        for (hashed, is_read) in [(length, false), (0, true), (20, true)] {
+            let mut draft = fixture.store.draft(&v).unwrap();
+            (&**draft.zip()).write_all(&bytes).unwrap();
+            draft.zip().hash_early(hashed);
+            // The data follows the name in the local header.
+            let name = bytes.windows(4).position(|part| part == b"a.go").unwrap() as u64;
+            draft.zip().write_all_at(&[0xff; 4], name + 4).unwrap();
+            draft.set_mod(modfile(&v).as_bytes());
+            let sealed = draft.seal(info(&v).as_bytes());
+            assert_eq!(sealed.is_err(), is_read, "{hashed}: {sealed:?}");
+        }
+    }
 
     #[test]
     fn two_things_are_done_with_and_without_another_thread() {

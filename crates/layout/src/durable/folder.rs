@@ -65,17 +65,12 @@ impl Folder {
         self.file.sync_all().at("sync", &self.path)
     }
 
-    /// Locks the folder for this value, alone or shared with others. A lock that this value has is changed. Waits for
-    /// another process up to `patience`, and returns whether none holds it. A file system without locks for folders counts as
-    /// if nobody did.
-    pub fn lock(&self, alone: bool, patience: Duration) -> bool {
-        let operation = match alone {
-            true => FlockOperation::NonBlockingLockExclusive,
-            false => FlockOperation::NonBlockingLockShared,
-        };
+    /// Locks the folder for this value alone. Waits for another process up to `patience`, and returns whether none holds
+    /// the lock. A file system without locks for folders counts as if nobody did.
+    pub fn lock(&self, patience: Duration) -> bool {
         let began = Instant::now();
         loop {
-            match rustix::fs::flock(&self.file, operation) {
+            match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) if began.elapsed() >= patience => return false,
                 Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
                 Err(Errno::INTR) => {}

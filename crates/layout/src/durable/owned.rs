@@ -167,14 +167,8 @@ impl Durable {
     }
 
     /// Appends a line to a file with one write, and waits until it is on disk. Creates the file if it is missing. If the disk
-    /// is full in the middle of the line, the part is removed if `is_alone` ensures that no other process appends, else it
-    /// stays.
-    pub fn append_line(
-        &self,
-        path: &Path,
-        line: &str,
-        is_alone: impl FnOnce() -> bool,
-    ) -> Result<Appended, PathError> {
+    /// is full in the middle of the line, the part is removed if no other process appends (`is_alone`), else it stays.
+    pub fn append_line(&self, path: &Path, line: &str, is_alone: bool) -> Result<Appended, PathError> {
         // A pipe in its place must not block.
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut file = loop {
@@ -208,7 +202,7 @@ impl Durable {
         if written < text.len() {
             // Unless another process has written after it.
             let end = meta.len() + written as u64;
-            if is_alone() && file.metadata().is_ok_and(|now| now.len() == end) {
+            if is_alone && file.metadata().is_ok_and(|now| now.len() == end) {
                 let _ = file.set_len(meta.len());
             }
             return Err(PathError::new("append to", path, Errno::NOSPC));
@@ -399,7 +393,7 @@ mod tests {
         let file = dir.path().join("f");
         let durable = Durable::default();
         let append = |line: &str| {
-            let Appended { bytes, is_first, .. } = durable.append_line(&file, line, || true).unwrap();
+            let Appended { bytes, is_first, .. } = durable.append_line(&file, line, true).unwrap();
             (bytes, is_first)
         };
         assert_eq!(append("one"), (4, true));
@@ -407,7 +401,7 @@ mod tests {
         assert_eq!(append("three"), (13, false));
         assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntw\nthree\n");
         std::os::unix::fs::symlink(&file, dir.path().join("l")).unwrap();
-        assert!(durable.append_line(&dir.path().join("l"), "four", || true).is_err());
+        assert!(durable.append_line(&dir.path().join("l"), "four", true).is_err());
     }
 
     #[test]
