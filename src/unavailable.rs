@@ -98,8 +98,8 @@ pub enum Unavailable {
     /// Another process works on the version and makes no progress.
     #[error("{0}")]
     Held(Arc<StoreError>),
-    /// All waiting clients disconnected before the download started.
-    #[error("{0} was not downloaded: all waiting clients disconnected")]
+    /// All clients that waited for it disconnected before the download started.
+    #[error("{0} was not downloaded: the clients that waited for it before you disconnected; ask again")]
     Abandoned(String),
     /// This program is shutting down.
     #[error("cannot download {0}: this proxy is shutting down\nhelp: try again")]
