@@ -99,7 +99,7 @@ pub enum Unavailable {
     #[error("{0}")]
     Held(Arc<StoreError>),
     /// All clients that waited for it disconnected before the download started.
-    #[error("{0} was not downloaded: the clients that waited for it before you disconnected; ask again")]
+    #[error("cannot download {0}: the download was stopped after all earlier clients disconnected")]
     Abandoned(String),
     /// This program is shutting down.
     #[error("cannot download {0}: this proxy is shutting down\nhelp: try again")]

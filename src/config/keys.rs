@@ -95,7 +95,7 @@ pub const GENERAL: &[Key] = &[
         name: "store_mode",
         value_name: "MODE",
         default: Default::Value("0700"),
-        doc: "Mode of the folder of a new store, in octal: 0750, or 2770 for a group that shares the store\nFiles get the same mode without x. An existing folder keeps its mode. The umask is ignored.",
+        doc: "Mode of the folder of a new store, in octal, such as 0750; use 2770 if a group shares the store\nFiles get the same mode without x. An existing folder keeps its mode. The umask is ignored.",
         check: |text| parse::mode(text).map(drop),
     },
     Key {

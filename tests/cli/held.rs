@@ -85,7 +85,7 @@ fn a_claim_of_a_stranger() {
                 );
                 let text = reply.text();
                 assert!(
-                    text.contains("cannot claim example.com/") && text.contains("without progress"),
+                    text.contains("cannot lock example.com/") && text.contains("without progress"),
                     "{text}"
                 );
                 assert!(text.contains(&format!("process {}", std::process::id())), "{text}");

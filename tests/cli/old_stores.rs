@@ -159,7 +159,7 @@ fn a_command_that_waits_does_not_undo_a_downgrade() {
             drop(lock);
             let ended = Ended::from_child(waiter);
             assert_eq!(ended.code, 75, "{way:?} {ended:?}");
-            assert!(ended.err.contains("moved it from layout v2 to another layout"), "{ended:?}");
+            assert!(ended.err.contains("changed it from layout v2 to another layout"), "{ended:?}");
             assert!(snapshot(&root) == before, "{way:?} {arguments:?}");
         }
     }

@@ -216,8 +216,8 @@ pub enum GateError {
     },
     /// Another process has changed the layout since the first check.
     #[error(
-        "cannot use {root}: another process moved it from layout {layout} to another layout meanwhile\n\
-         help: leave it there, or start again to upgrade it to layout {layout}",
+        "cannot use {root}: another process has just changed it from layout {layout} to another layout\n\
+         help: start again to upgrade it to layout {layout}, or leave it at its new layout",
         root = root.display()
     )]
     Left {

@@ -178,7 +178,7 @@ impl Foreign {
             Some(hint) => format!("{root} is not a store: {found}; nothing was changed\nhelp: {hint}"),
             None => format!(
                 "{root} is not a store: {found}, but no marker such as {marker}; nothing was changed\n\
-                 help: use the folder of the store itself, not a folder above or below it, or an empty or missing folder"
+                 help: use the folder of the store itself, not a folder above or below it; for a new store, use an empty or missing folder"
             ),
         }
     }

@@ -35,7 +35,7 @@ pub enum StoreError {
         patience: Duration,
     },
     /// Another process holds the claim of a version and makes no progress.
-    #[error("cannot claim {version}: {holder} has held it for {} s without progress\nhelp: stop that process, or try again later", quiet.as_secs())]
+    #[error("cannot lock {version}: {holder} has held it for {} s without progress\nhelp: stop that process, or try again later", quiet.as_secs())]
     Held {
         /// The version.
         version: String,

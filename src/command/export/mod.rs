@@ -42,7 +42,7 @@ use tree::{Put, Tree};
 #[command(after_help = "\
 DIR is created if it is missing. If it holds an earlier export, only missing versions are added. The export can run \
 while DIR is served and while a server uses the store. If it is stopped, the next run continues. DIR also gets the \
-answers of the checksum database about versions that it has confirmed, so that the go command verifies them without a \
+answers of the checksum database about the confirmed versions, so that the go command verifies them without a \
 network.
 
 Examples:

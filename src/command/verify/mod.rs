@@ -27,12 +27,12 @@ use look::{Findings, Look};
 /// Read versions completely, and move corrupt ones to quarantine
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A version that was verified before is skipped if its files \
-have not been written since. --again reads it too, and finds silent corruption, as on a failing disk. Corrupt versions go to quarantine and are \
-downloaded again on the next request. A version without an info file stays in place; `stoa leftovers` lists it. \
-With --checksums, the command then asks the checksum database about stored versions that it has not confirmed. It also \
-asks about versions whose zip is not stored, if their info and go.mod are in the cache. \
-A stored version that differs goes to quarantine too. A cached go.mod that differs is removed. \
+A version that was verified before is skipped if its files have not changed since. --again reads such versions too. It \
+finds silent corruption, for example on a failing disk. Corrupt versions go to quarantine and are downloaded again on \
+the next request. A version without an info file stays in place; `stoa leftovers` lists it. With --checksums, the \
+command then asks the checksum database about stored versions that the database has not confirmed. It also asks about \
+versions whose zip is not stored, if their info and go.mod are in the cache. A stored version that differs goes to \
+quarantine too. A cached go.mod that differs is removed. \
 The command can run beside a server. If it is stopped, the next run continues.
 
 Examples:

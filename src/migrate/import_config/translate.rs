@@ -26,7 +26,7 @@ const ADVICE: [(&str, &str); 20] = [
         "Stoa downloads into the staging folder of the store; set TMPDIR to move the work folder of the go command",
     ),
     ("HGRCPath", "make it the .hgrc of the user that runs stoa"),
-    ("HomeTemplatePath", "Stoa has no home page to change"),
+    ("HomeTemplatePath", "the start page of Stoa cannot be changed"),
     ("LogFormat", "Stoa has one log format"),
     ("LogLevel", "set STOA_LOG to error, warn, info, debug or trace"),
     ("NETRCPath", "set NETRC to this path in the environment of stoa"),
@@ -37,7 +37,7 @@ const ADVICE: [(&str, &str); 20] = [
     ),
     ("RobotsFile", "let the reverse proxy in front of Stoa answer /robots.txt"),
     ("StashTimeout", "Stoa has its own time limits for downloads"),
-    ("StatsExporter", "Stoa has no exporter"),
+    ("StatsExporter", "Stoa exports no statistics"),
     ("TLSCertFile", "Stoa serves plain HTTP; put a reverse proxy with the certificate in front of it"),
     ("Timeout", "Stoa has its own time limits for downloads"),
     ("UnixSocket", "Stoa listens on an address and a port (key listen)"),
@@ -70,13 +70,13 @@ fn store(athens: &Athens, folder: &Path, ours: &mut Ours) {
                 let why = "Stop Athens before the first start: Stoa then upgrades this folder to its own layout.";
                 ours.keys.push(("store", path.display().to_string().into(), Some(why)));
             }
-            None => ours.note("StorageType", "disk is set without Storage.Disk.RootPath; set the folder with the key store"),
+            None => ours.note("StorageType", "disk is set without Storage.Disk.RootPath; set the folder with the key `store`"),
         },
-        "memory" => ours.note("StorageType", "memory keeps nothing; Stoa keeps modules in the folder of the key store"),
+        "memory" => ours.note("StorageType", "memory keeps nothing; Stoa keeps modules in the folder that the key `store` names"),
         other => ours.not_translated(
             &athens.origin("StorageType"),
             &format!(
-                "Stoa has no {other} storage and keeps modules in the folder of the key store; copy the bucket to a folder and \
+                "Stoa has no {other} storage and keeps modules in the folder that the key `store` names; copy the bucket to a folder and \
                  run `stoa import`, or let Stoa download the modules again (keys and passwords are not copied)"
             ),
         ),
