@@ -2,7 +2,7 @@
 //!
 //! The upstream is on loopback. It takes 20 ms to begin an answer, as one over a network does, and sends 12.5 MB/s;
 //! after that it answers at once and as fast as it can. Time to the first byte of the body, and to
-//! its last; medians. `--brief` takes fewer rounds.
+//! its last; medians. `--brief` takes fewer rounds, `--unthrottled` leaves out the slow upstream.
 
 #![expect(
     clippy::expect_used,
@@ -30,10 +30,14 @@ const LATENCY: Duration = Duration::from_millis(20);
 
 fn main() {
     testkit::set(testkit::built!());
-    let brief = std::env::args().any(|argument| argument == "--brief");
+    let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    let (brief, only_unthrottled) = (has("--brief"), has("--unthrottled"));
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut missed = Vec::new();
     for (way, pace) in [("12.5 MB/s, 20 ms", Some((RATE, LATENCY))), ("unthrottled", None)] {
+        if only_unthrottled && pace.is_some() {
+            continue;
+        }
         let upstream = Upstream::start(pace);
         let store = dir.path().join(if pace.is_some() { "paced" } else { "free" });
         let server = Server::start(&store, &upstream.url);

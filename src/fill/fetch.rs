@@ -115,11 +115,11 @@ impl Fetch {
             if !is_started {
                 return Ok((None, None));
             }
-            match source.zip(&self.via).await {
-                Err(error @ UpstreamError::Limited { status: 429, .. }) => Err(self.failed(&error)),
-                Err(error) => Ok((Some(Err(error)), None)),
-                // While the smaller files are on their way.
-                Ok(zip) => Ok((Some(Ok(zip)), Some(self.new_draft().await))),
+            match tokio::join!(source.zip(&self.via), self.new_draft()) {
+                (Err(error @ UpstreamError::Limited { status: 429, .. }), _) => Err(self.failed(&error)),
+                // A draft is an open file.
+                (Err(error), _) => Ok((Some(Err(error)), None)),
+                (Ok(zip), draft) => Ok((Some(Ok(zip)), Some(draft))),
             }
         };
         let all = unless_limited(self.smalls(known, &source, &claim, &verification), zip);

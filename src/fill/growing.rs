@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use bytes::Bytes;
 use stoa_layout::PathError;
@@ -26,6 +27,9 @@ use crate::upstream::{UpstreamError, ZipDownload};
 
 /// Maximum number of chunks that wait to be written.
 const CHUNKS_AHEAD: usize = 16;
+
+/// Maximum number of written chunks that wait in memory to be hashed. The others are read from the file.
+const CHUNKS_TO_HASH: usize = 4;
 
 /// Number of bytes of a zip after which the file is synced in the background.
 const UNSYNCED_BYTES: u64 = 8 << 20;
@@ -147,14 +151,18 @@ impl Fetch {
     ) -> Result<Result<(), UpstreamError>, Unavailable> {
         let (chunks, arrivals) = mpsc::channel(CHUNKS_AHEAD);
         let (file, size, progress) = (zip.draft.zip(), zip.size, self.progress.clone());
-        let (written, to_hash) = std::sync::mpsc::channel();
+        let (to_hash, written) = sync_channel::<(u64, Bytes)>(CHUNKS_TO_HASH);
         let hashed = Arc::clone(&file);
         let writing =
-            tokio::task::spawn_blocking(move || write(&file, size, arrivals, (&progress, &written)));
+            tokio::task::spawn_blocking(move || write(&file, size, arrivals, (&progress, &to_hash)));
         // The hash may lag behind, so it delays neither the download nor the clients. It starts after the writer, because it
         // waits for it, and there may be only one thread for both.
-        let hashing =
-            tokio::task::spawn_blocking(move || to_hash.iter().for_each(|size| hashed.hash_early(size)));
+        let progress = self.progress.clone();
+        let hashing = tokio::task::spawn_blocking(move || {
+            written.iter().for_each(|(at, chunk)| hashed.hash_early(at, &chunk));
+            let size = progress.borrow().written;
+            hashed.hash_early(size, &[]);
+        });
         let received = loop {
             match self.next_chunk(download, pace, slot).await? {
                 Ok(Some(chunk)) => match chunks.send(chunk).await {
@@ -188,15 +196,16 @@ fn write(
     zip: &Arc<DraftZip>,
     mut size: u64,
     mut chunks: mpsc::Receiver<Bytes>,
-    (progress, written): (&watch::Sender<Progress>, &std::sync::mpsc::Sender<u64>),
+    (progress, to_hash): (&watch::Sender<Progress>, &SyncSender<(u64, Bytes)>),
 ) -> io::Result<u64> {
     let mut file: &File = zip;
     let (mut synced, mut syncing) = (size, None::<JoinHandle<()>>);
     while let Some(chunk) = chunks.blocking_recv() {
         file.write_all(&chunk)?;
+        let at = size;
         size += chunk.len() as u64;
         progress.send_modify(|now| now.written = size);
-        let _ = written.send(size);
+        let _ = to_hash.try_send((at, chunk));
         // Clients wait for the final sync before publishing, so it should have little left to do.
         if size - synced >= UNSYNCED_BYTES && syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             let zip = Arc::clone(zip);

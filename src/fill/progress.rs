@@ -248,16 +248,22 @@ impl Transfer {
         if available == self.sent {
             return Ok((buffer, 0));
         }
-        let wanted = usize::try_from(available - self.sent).unwrap_or(usize::MAX);
-        let (file, offset) = (Arc::clone(&self.zip.file), self.sent);
-        let reading = tokio::task::spawn_blocking(move || {
-            let bytes = buffer.as_mut();
-            let wanted = wanted.min(bytes.len());
-            let read = bytes.get_mut(..wanted).map_or(Ok(0), |bytes| file.read_at(bytes, offset));
-            (buffer, read)
-        });
-        let (buffer, read) = reading.await.map_err(io::Error::other)?;
-        let read = read?;
+        let left = usize::try_from(available - self.sent).unwrap_or(usize::MAX);
+        let (file, offset) = (&self.zip.file, self.sent);
+        // What was just written is in the page cache, and needs no other thread.
+        let read = match file.read_now(offset, beginning(&mut buffer, left))? {
+            Some(read) => read,
+            None => {
+                let file = Arc::clone(file);
+                let reading = tokio::task::spawn_blocking(move || {
+                    let read = file.read_at(beginning(&mut buffer, left), offset);
+                    (buffer, read)
+                });
+                let (back, read) = reading.await.map_err(io::Error::other)?;
+                buffer = back;
+                read?
+            }
+        };
         if read == 0 {
             return Err(self.abort("the zip file is truncated"));
         }
@@ -288,6 +294,13 @@ impl Transfer {
         log::warn!(version:% = version, reason, aborted_total = count; "aborted a transfer");
         io::Error::other(format!("aborted the transfer of {version}: {reason}"))
     }
+}
+
+/// Returns the first bytes of a buffer.
+fn beginning<B: AsMut<[u8]>>(buffer: &mut B, size: usize) -> &mut [u8] {
+    let bytes = buffer.as_mut();
+    let size = size.min(bytes.len());
+    bytes.split_at_mut(size).0
 }
 
 fn internal(flight: &Flight) -> Unavailable {

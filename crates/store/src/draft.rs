@@ -4,6 +4,7 @@
 //! only a sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
+use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use stoa_layout::error::PathContext;
 use crate::examine::{Source, find_fault};
 use crate::files::lock;
 use crate::paths::VersionFile;
+use crate::read::read_now;
 use crate::seal::write_seal;
 use crate::{Meter, Store, StoreError, staging};
 
@@ -56,9 +58,23 @@ impl Deref for DraftZip {
 }
 
 impl DraftZip {
-    /// Hashes the part up to an offset, which is written, so that sealing need not read it again.
-    pub fn hash_early(&self, end: u64) {
+    /// Reads at an offset from the page cache. `None` if the read would wait for the disk.
+    pub fn read_now(&self, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        read_now(self.file.file(), offset, buffer)
+    }
+
+    /// Hashes bytes at an offset, which are written, so that sealing need not read them again. Reads what was
+    /// written before them and is not hashed yet.
+    pub fn hash_early(&self, offset: u64, bytes: &[u8]) {
         let mut hasher = lock(&self.hasher);
+        self.hash_written(&mut hasher, offset);
+        if hasher.position() == offset {
+            hasher.update(offset, bytes);
+        }
+    }
+
+    /// Reads and hashes the part up to an offset that is not hashed yet.
+    fn hash_written(&self, hasher: &mut StreamHasher, end: u64) {
         let mut piece = Vec::new();
         while hasher.position() < end {
             let start = hasher.position();
@@ -312,7 +328,7 @@ mod tests {
         for (hashed, is_read) in [(length, false), (0, true), (20, true)] {
             let mut draft = fixture.store.draft(&v).unwrap();
             (&**draft.zip()).write_all(&bytes).unwrap();
-            draft.zip().hash_early(hashed);
+            draft.zip().hash_early(hashed, &[]);
             // The data follows the name in the local header.
             let name = bytes.windows(4).position(|part| part == b"a.go").unwrap() as u64;
             draft.zip().write_all_at(&[0xff; 4], name + 4).unwrap();

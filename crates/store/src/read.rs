@@ -83,8 +83,9 @@ impl ZipFile {
     }
 }
 
+/// Reads at an offset from the page cache. `None` if the read would wait for the disk.
 #[cfg(target_os = "linux")]
-fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
     match preadv2(file, &mut [io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
         Ok(read) => Ok(Some(read)),
@@ -94,8 +95,9 @@ fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Option<us
     }
 }
 
+/// Returns `None`: the read may wait for the disk.
 #[cfg(not(target_os = "linux"))]
-fn read_now(_: &File, _: u64, _: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn read_now(_: &File, _: u64, _: &mut [u8]) -> io::Result<Option<usize>> {
     Ok(None)
 }
 
