@@ -28,7 +28,7 @@ use stoa_gomod::ModuleVersion;
 use tempfile::TempDir;
 use testkit::{MIGRATE, old};
 
-const AIM_RATIO: f64 = 0.6;
+const AIM_RATIO: f64 = 0.75;
 const AIM_MIB: f64 = 64.0;
 
 /// How long ext4 takes an inode for one that was freed lately.
