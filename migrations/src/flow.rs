@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use stoa_gomod::ModuleVersion;
+use stoa_layout::durable::Folder;
 use stoa_layout::events::Silent;
 use stoa_layout::signals::Cancelled;
 use stoa_layout::step::{Refusal, Remains, Work};
@@ -62,6 +64,9 @@ pub(crate) enum Verdict {
 
 /// Number of batches that may wait for a thread.
 const AHEAD: usize = 8;
+
+/// Number of versions in a batch that is only looked at.
+const LOOKS: usize = 64;
 
 /// Number of versions between two progress events.
 pub(crate) const REPORT_EVERY: u64 = 64;
@@ -165,11 +170,7 @@ impl Flow {
     ) -> Result<(), StepError> {
         let root = context.root();
         let folder = there.folder();
-        if batch.made != folder {
-            let relative = folder.strip_prefix(root).unwrap_or(folder);
-            context.lock.durable().ensure_dirs_unsynced(root, relative)?;
-            batch.made = folder.to_owned();
-        }
+        batch.make(root, folder, context.lock.durable())?;
         let own = &candidate.files;
         if let Some(own) = own.seal.as_deref().filter(|_| candidate.has_seal) {
             match there.seal.as_deref().filter(|there| too_long(root, there).is_none()) {
@@ -258,7 +259,7 @@ impl Step for Flow {
         walk_in_parallel(self.sides(direction).0, root, work, &tally, &each)?;
         let refusals = obstacles.refusals()?;
         let Moved { items, bytes, leftovers } = tally.sum();
-        Ok(Survey { items, bytes, leftovers, refusals, is_estimate: false })
+        Ok(Survey { items, bytes, leftovers, refusals, ..Survey::default() })
     }
 
     fn prepare(&self, root: &Path, direction: Direction, work: &Work<'_>) -> Result<Survey, StepError> {
@@ -266,25 +267,40 @@ impl Step for Flow {
         if direction == Direction::Back || self.is_foreign && may_have_names(&root.join("modules")) {
             return self.survey(root, direction, work);
         }
-        // Judging is expensive, and the pass up judges again. So only look for what forbids the step.
         let obstacles = Obstacles::new(self, root, direction)?;
-        let mut batch = Batch::default();
-        let items = self.old.estimate(root, &mut |files, version| {
-            work.cancel.check()?;
+        if let Some(Moved { items, .. }) = work.just_moved {
+            let refusals = obstacles.refusals()?;
+            return Ok(Survey { items, refusals, is_estimate: true, is_first: true, ..Survey::default() });
+        }
+        // Judging is expensive, and the pass up judges again. So only look for what forbids the step.
+        let items = AtomicU64::new(0);
+        let walk = |next: Next<'_, (Files, Option<ModuleVersion>)>| {
+            let mut found = Vec::new();
+            let count = self.old.estimate(root, &mut |files, version| {
+                work.cancel.check()?;
+                found.push((files.clone(), version.cloned()));
+                if found.len() < LOOKS { Ok(()) } else { next(std::mem::take(&mut found)) }
+            })?;
+            items.store(count, Ordering::Relaxed);
+            next(found)
+        };
+        in_parallel(work.threads, walk, &|(files, version), batch| {
             obstacles.leaves(files, &mut batch.left)?;
             match version {
                 // Otherwise there is nothing below `modules`.
                 Some(version) if !self.is_foreign => {
-                    obstacles.enters(version, &self.new.files(root, version)?, &mut batch)
+                    obstacles.enters(version, &self.new.files(root, version)?, batch)
                 }
                 _ => Ok(()),
             }
         })?;
+        let items = items.into_inner();
         // The survey decides, because a version that stays forbids nothing.
         if obstacles.has_bad_folder()? {
             return self.survey(root, direction, work);
         }
-        Ok(Survey { items, refusals: obstacles.refusals()?, is_estimate: true, ..Survey::default() })
+        let refusals = obstacles.refusals()?;
+        Ok(Survey { items, refusals, is_estimate: true, is_first: self.is_foreign, ..Survey::default() })
     }
 
     fn resume(&self, root: &Path, direction: Direction, _: &Work<'_>) -> Result<Vec<Refusal>, StepError> {
@@ -405,8 +421,9 @@ pub(crate) struct Batch {
     /// The last folder on the other side, and whether it was missing.
     looked: PathBuf,
     is_missing: bool,
-    /// The last folder that was created or found.
+    /// The last folder that was created or found, and the open folder above it.
     made: PathBuf,
+    above: Option<Folder>,
     /// The folders that were checked before the step.
     pub(crate) left: Chain,
     pub(crate) entered: Chain,
@@ -421,6 +438,24 @@ impl Batch {
             self.looked = folder.to_owned();
         }
         Ok(self.is_missing)
+    }
+
+    /// Creates a folder unless it exists. The next one nearly always has the same folder above it.
+    fn make(&mut self, root: &Path, folder: &Path, durable: &Durable) -> Result<(), PathError> {
+        if self.made == folder {
+            return Ok(());
+        }
+        let relative = |path| Path::strip_prefix(path, root).unwrap_or(path);
+        let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else { return Ok(()) };
+        let above = match self.above.take().filter(|above| above.path() == parent) {
+            Some(above) => above,
+            None => durable.ensure_dirs_unsynced(root, relative(parent))?,
+        };
+        if !durable.create_dir_in(self.above.insert(above), name)? {
+            durable.ensure_dirs_unsynced(root, relative(folder))?;
+        }
+        self.made = folder.to_owned();
+        Ok(())
     }
 }
 
@@ -476,7 +511,8 @@ impl Tally {
     }
 }
 
-type Each<'a> = dyn Fn(&Candidate, &mut Batch) -> Result<(), StepError> + Sync + 'a;
+/// Works on one item of a batch.
+type Each<'a, T> = dyn Fn(&T, &mut Batch) -> Result<(), StepError> + Sync + 'a;
 
 /// Walks a picture, counts its leftovers, and calls `each` for every version, on all threads.
 fn walk_in_parallel(
@@ -484,9 +520,9 @@ fn walk_in_parallel(
     root: &Path,
     work: &Work<'_>,
     tally: &Tally,
-    each: &Each<'_>,
+    each: &Each<'_, Candidate>,
 ) -> Result<(), StepError> {
-    let walk = |batches: Batches<'_>| {
+    let walk = |batches: Next<'_, Candidate>| {
         from.walk(root, &mut |found| match found {
             Finding::Versions(batch) => batches(batch),
             Finding::Leftover(leftover) => {
@@ -498,15 +534,16 @@ fn walk_in_parallel(
     in_parallel(work.threads, walk, each)
 }
 
-pub(crate) type Batches<'a> = &'a mut dyn FnMut(Vec<Candidate>) -> Result<(), StepError>;
+/// Takes the next batch of a walk.
+pub(crate) type Next<'a, T> = &'a mut dyn FnMut(Vec<T>) -> Result<(), StepError>;
 
 /// Walks on this thread and works on `threads` threads, including this one. The first error ends everything.
-pub(crate) fn in_parallel(
+pub(crate) fn in_parallel<T: Send>(
     threads: usize,
-    walk: impl FnOnce(Batches<'_>) -> Result<(), StepError>,
-    each: &Each<'_>,
+    walk: impl FnOnce(Next<'_, T>) -> Result<(), StepError>,
+    each: &Each<'_, T>,
 ) -> Result<(), StepError> {
-    let walk = |next: &mut dyn FnMut(Vec<Candidate>) -> ControlFlow<()>| {
+    let walk = |next: &mut dyn FnMut(Vec<T>) -> ControlFlow<()>| {
         walk(&mut |batch| match next(batch) {
             ControlFlow::Continue(()) => Ok(()),
             // The error of the thread is returned in its place.
@@ -515,6 +552,6 @@ pub(crate) fn in_parallel(
     };
     parallel::each((threads, AHEAD), walk, &|batch| {
         let mut known = Batch::default();
-        batch.iter().try_for_each(|candidate| each(candidate, &mut known))
+        batch.iter().try_for_each(|item| each(item, &mut known))
     })
 }

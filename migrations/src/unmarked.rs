@@ -10,7 +10,7 @@ use crate::detect::holds_a_whole_version;
 use crate::flat::Flat;
 use crate::flow::{REPORT_EVERY, Verdict, in_parallel};
 use crate::listed::Listed;
-use crate::picture::{Finding, Picture, is_dir, metadata};
+use crate::picture::{Candidate, Finding, Picture, is_dir, metadata};
 use crate::{v0, v1_to_v2, v2, whole};
 
 /// Recognises a store at layout v2 without its marker.
@@ -74,7 +74,7 @@ fn problems(root: &Path, work: &Work<'_>) -> Result<Listed<String>, StepError> {
     in_parallel(
         work.threads,
         |batches| v2::V2.walk(root, &mut |found| versions(found, batches)),
-        &|one, _| {
+        &|one: &Candidate, _| {
             work.cancel.check()?;
             let items = checked.fetch_add(1, Ordering::Relaxed) + 1;
             if items.is_multiple_of(REPORT_EVERY) {

@@ -42,6 +42,8 @@ pub struct Survey {
     pub refusals: Vec<Refusal>,
     /// Whether `items` is an estimate, and bytes and leftovers are not counted.
     pub is_estimate: bool,
+    /// Whether nothing is at the places of the other layout, so that all items there will come from this step.
+    pub is_first: bool,
 }
 
 /// A reason that forbids a step.

@@ -237,6 +237,9 @@ pub struct Work<'a> {
     pub events: &'a dyn Events,
     /// Stops the work.
     pub cancel: &'a Cancel,
+    /// The items of the store, if the step before in this run has moved them all, in the same direction. Nothing that
+    /// forbids a rename can be wrong with their files and folders then.
+    pub just_moved: Option<Moved>,
 }
 
 impl Work<'_> {

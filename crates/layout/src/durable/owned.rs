@@ -1,5 +1,6 @@
 //! Creates folders and files.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -104,6 +105,16 @@ impl Durable {
                 }
                 Ok(false)
             }
+            Err(errno) => Err(PathError::new("create the folder", path, errno)),
+        }
+    }
+
+    /// Creates a folder in an open folder, and returns whether it did. `false` if the name exists.
+    pub fn create_dir_in(&self, parent: &Folder, name: &OsStr) -> Result<bool, PathError> {
+        let path = parent.path().join(name);
+        match rustix::fs::mkdirat(parent, name, self.access.folder_mode()) {
+            Ok(()) => self.settle_dir(&path).map(|()| true),
+            Err(Errno::EXIST) => Ok(false),
             Err(errno) => Err(PathError::new("create the folder", path, errno)),
         }
     }

@@ -378,7 +378,12 @@ impl Runner<'_> {
     }
 
     fn work(&self) -> Work<'_> {
-        Work { threads: self.options.threads.max(1), events: self.events, cancel: self.cancel }
+        Work {
+            threads: self.options.threads.max(1),
+            events: self.events,
+            cancel: self.cancel,
+            just_moved: None,
+        }
     }
 
     /// Refuses `--from` for a store that has a marker.

@@ -8,7 +8,7 @@ use crate::lock::ExclusiveLock;
 use crate::marker::{self, Content, HistoryEntry, Marker};
 use crate::plan::{Direction, PlannedStep, Survey};
 use crate::state::State;
-use crate::step::{Context, Moved, Step, StepError};
+use crate::step::{Context, Moved, Step, StepError, Work};
 use crate::{LayoutId, PathError, durable};
 
 /// The occasion for building artefacts.
@@ -26,6 +26,7 @@ impl Runner<'_> {
         let mut regenerated = false;
         // After a step to a layout without a marker the store may be nearly empty and not recognised again.
         let mut reached: Option<State> = None;
+        let mut last: Option<(Direction, Moved)> = None;
         loop {
             let state = match reached.take() {
                 Some(state) => state,
@@ -64,7 +65,10 @@ impl Runner<'_> {
                     let (survey, mut refusals) = if resumes {
                         (None, step.resume(self.root, direction, &self.work())?)
                     } else {
-                        let survey = step.prepare(self.root, direction, &self.work())?;
+                        let just_moved =
+                            last.filter(|(before, _)| *before == direction).map(|(_, moved)| moved);
+                        let work = Work { just_moved, ..self.work() };
+                        let survey = step.prepare(self.root, direction, &work)?;
                         let refusals = survey.refusals.clone();
                         (Some(survey), refusals)
                     };
@@ -81,7 +85,9 @@ impl Runner<'_> {
                             refusal
                         }));
                     }
-                    self.take(lock, step, direction, begun.as_ref(), &state, survey)?;
+                    let is_first = survey.as_ref().is_some_and(|survey| survey.is_first);
+                    let moved = self.take(lock, step, direction, begun.as_ref(), &state, survey)?;
+                    last = is_first.then_some((direction, moved));
                     reached = (!self.layouts.is_tagged(&to)).then_some(State::Untagged(to));
                 }
                 Action::Regenerate { begun } => {
@@ -199,7 +205,7 @@ impl Runner<'_> {
         begun: Option<&Marker>,
         state: &State,
         survey: Option<Survey>,
-    ) -> Result<(), RunError> {
+    ) -> Result<Moved, RunError> {
         let mut planned = planned(step, direction, begun.is_some());
         let leftovers_are_reported = survey.as_ref().is_some_and(|survey| !survey.is_estimate);
         planned.survey = survey;
@@ -236,7 +242,7 @@ impl Runner<'_> {
         }
         let Moved { items, bytes, leftovers } = moved;
         self.events.event(Event::StepEnd { from: &from, to: &to, items, bytes, leftovers });
-        Ok(())
+        Ok(moved)
     }
 
     /// Does the work between the two markers.
