@@ -12,7 +12,7 @@
 //! path still names the file that it locked.
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -331,11 +331,31 @@ pub fn holders(root: &Path) -> Vec<Holder> {
 /// Returns the processes that hold a lock on a whole file, as far as `/proc` shows them. For messages.
 pub fn holders_of(path: &Path) -> Vec<Holder> {
     let Ok(meta) = std::fs::metadata(path) else { return Vec::new() };
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let mut holders: Vec<Holder> = locks.lines().filter_map(|line| holder_of(line, meta.ino())).collect();
+    let look = || -> Vec<Holder> {
+        let locks = locks_of_system().unwrap_or_default();
+        locks.lines().filter_map(|line| holder_of(line, meta.ino())).collect()
+    };
+    // Between two reads of the list, locks of other processes come and go, and a line may be passed over.
+    let mut holders =
+        std::iter::repeat_with(look).take(LOOKS).find(|found| !found.is_empty()).unwrap_or_default();
     holders.sort_by_key(|holder| holder.pid);
     holders.dedup_by_key(|holder| holder.pid);
     holders
+}
+
+/// How often the list of locks is read before nobody counts as the holder.
+const LOOKS: usize = 3;
+
+/// Reads `/proc/locks` in pieces as large as the kernel gives, because the list may change between two pieces.
+fn locks_of_system() -> io::Result<String> {
+    let mut file = File::open("/proc/locks")?;
+    let (mut locks, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(String::from_utf8_lossy(&locks).into_owned()),
+            count => locks.extend(piece.iter().take(count)),
+        }
+    }
 }
 
 /// Returns the processes that hold a lock on one byte of a file, as far as `/proc` shows them. For messages.
