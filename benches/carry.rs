@@ -1,8 +1,8 @@
 //! An import against `cp -a` of the same files, in alternating rounds of one run: many small versions from an Athens
 //! store into a new one. And a second run, which finds everything there, and an export.
 //!
-//! An import does more than `cp -a`: it judges each version, read its zip whole and hash it, write a seal,
-//! and wait for the disk before a version becomes visible. So `cp -a` is measured alone, and with a `sync` of the
+//! An import does more than `cp -a`: it judges each version, reads its zip whole and hashes it, writes a seal,
+//! and waits for the disk before a version becomes visible. So `cp -a` is measured alone, and with a `sync` of the
 //! file system behind it. `--brief` takes fewer and smaller rounds; `--versions N` and `--rounds N` ask for others.
 
 #![expect(

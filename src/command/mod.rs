@@ -1,4 +1,4 @@
-//! The commands of `stoa`, one file each, and the parts that both programs share.
+//! The commands of `stoa`, a file or a folder each, and the parts that both programs share.
 //!
 //! A new command is a file with a struct that implements [`Command`] and registers it by `inventory::submit!`, and its
 //! `mod` line here.

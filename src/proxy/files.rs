@@ -142,7 +142,7 @@ impl Proxy {
     }
 
     /// Returns whether a stored version must be verified before it is served. Only a policy of `require` demands it,
-    /// and no answer makes a system call for it.
+    /// and the question makes no system call.
     fn is_to_verify(&self, permit: Permit<'_>, seal: Option<&H1>) -> bool {
         permit.rule().checksum == ChecksumPolicy::Require
             && !self.services.sumdb.is_confirmed(permit.version(), seal)

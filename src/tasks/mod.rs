@@ -1,4 +1,4 @@
-//! Work beside the requests: once per key, off the runtime, and until the shutdown.
+//! Work beside the requests: once per key, off the runtime, within shared limits, and until the shutdown.
 
 mod once;
 mod runtime;

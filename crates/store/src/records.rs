@@ -6,8 +6,8 @@
 //!
 //! A record holds the hashes that a version had in this store or has in a checksum database, and a tombstone if the
 //! version was removed for good. Every publish checks the record first: content that differs from the recorded hash is
-//! never published, and a version with a tombstone is never published at all. Reading a stored version does not read
-//! its record.
+//! never published, and a version with a tombstone is never published at all. A stored version is nearly always read
+//! without its record; docs/format.md names the exceptions.
 //!
 //! A damaged record is an error and never counts as absent, because it may hold a tombstone.
 

@@ -2,7 +2,7 @@
 //!
 //! A step (up, back or regeneration) has six parts:
 //!
-//! 1. Survey. A refusal happens here, before anything is changed.
+//! 1. Look. What forbids the step is found here, before anything is changed: by `prepare`, or by `survey` in a dry run.
 //! 2. Begin. The marker is renamed to `migrating.A-B` and the root is synced.
 //! 3. `apply` or `revert`, until a pass moves nothing.
 //! 4. `check`.
