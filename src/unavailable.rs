@@ -96,8 +96,15 @@ pub enum Unavailable {
         waited: Duration,
     },
     /// Another process works on the version and makes no progress.
-    #[error("{0}")]
-    Held(Arc<StoreError>),
+    #[error("cannot lock {version}: {holder} has held it for {} s without progress\nhelp: try again later, or ask the operator of this proxy to stop that process", quiet.as_secs())]
+    Held {
+        /// The version.
+        version: String,
+        /// The holder, as far as the system reports it.
+        holder: String,
+        /// The time without progress.
+        quiet: Duration,
+    },
     /// All clients that waited for it disconnected before the download started.
     #[error("cannot download {0}: the download was stopped after all earlier clients disconnected")]
     Abandoned(String),
@@ -113,7 +120,7 @@ impl From<StoreError> for Unavailable {
                 version, holder, quiet:% = format!("{quiet:.0?}");
                 "stopped waiting for a version that another process has claimed"
             );
-            return Self::Held(Arc::new(error));
+            return Self::Held { version: version.clone(), holder: holder.clone(), quiet: *quiet };
         }
         Self::Store(Arc::new(error))
     }
@@ -174,7 +181,7 @@ impl Unavailable {
         match self {
             Self::Limited { retry_after, .. } => Some(*retry_after),
             Self::Differs(reason) | Self::Upstream(reason) => reason.repeated_for,
-            Self::Crowded { .. } | Self::Held(_) => Some(Duration::from_secs(30)),
+            Self::Crowded { .. } | Self::Held { .. } => Some(Duration::from_secs(30)),
             _ => None,
         }
     }
@@ -208,7 +215,7 @@ impl Unavailable {
             | Self::Broken(_)
             | Self::Busy(_)
             | Self::Crowded { .. }
-            | Self::Held(_)
+            | Self::Held { .. }
             | Self::Abandoned(_)
             | Self::Stopping(_) => self.to_string(),
         }

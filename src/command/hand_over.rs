@@ -31,7 +31,7 @@ inventory::submit!(entry(
 inventory::submit!(entry(
     "leftovers",
     130,
-    "List files in the store that belong to no version, or move them out",
+    "List files that do not belong to the layout of the store, or move them out",
 ));
 inventory::submit!(entry(
     "migrate",

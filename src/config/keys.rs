@@ -232,7 +232,7 @@ serve_keys! {
     /// The time starts again whenever the download of that process grows. After that time clients get 503 with Retry-After, and commands end with exit code 75.
     claim_timeout: Duration = "claim_timeout", "DURATION", Default::Value("15m"), parse::timeout;
 
-    /// Maximum number of concurrent downloads
+    /// Maximum number of zips that are downloaded at the same time
     fill_max_concurrent: usize = "fill.max_concurrent", "N", Default::Value("16"), parse::count;
 
     /// Whether a request for the info or go.mod file of a version also downloads its zip

@@ -193,7 +193,7 @@ fn status_of(error: &Unavailable, subject: Subject) -> (StatusCode, HeaderValue)
         Unavailable::Store(_) | Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, NO_STORE),
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
-        | Unavailable::Held(_)
+        | Unavailable::Held { .. }
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, NO_STORE),
     }
@@ -220,7 +220,7 @@ fn class(error: &Unavailable) -> &'static str {
         Unavailable::NotYetVerified(_)
         | Unavailable::Busy(_)
         | Unavailable::Crowded { .. }
-        | Unavailable::Held(_)
+        | Unavailable::Held { .. }
         | Unavailable::Abandoned(_)
         | Unavailable::Stopping(_) => "temporarily unavailable",
     }
@@ -232,7 +232,7 @@ fn help(error: &Unavailable) -> Option<&'static str> {
         Unavailable::Absent(_) | Unavailable::Private(_) => return None,
         Unavailable::Busy(_)
         | Unavailable::Crowded { .. }
-        | Unavailable::Held(_)
+        | Unavailable::Held { .. }
         | Unavailable::Stopping(_) => return None,
         Unavailable::Store(error) if error.is_over_size_limit() => {
             "ask the operator of this proxy to raise the limit of the size of files"
@@ -316,11 +316,11 @@ mod tests {
                 retry_after: Duration::from_millis(29_100),
             },
             Unavailable::NotYetVerified(reason("the stored version is not verified yet")),
-            Unavailable::Held(std::sync::Arc::new(stoa_store::StoreError::Held {
+            Unavailable::Held {
                 version: version(),
                 holder: "flock (process 812)".to_owned(),
                 quiet: Duration::from_secs(900),
-            })),
+            },
         ]
     }
 
@@ -350,7 +350,7 @@ mod tests {
             Unavailable::Crowded { .. } => 19,
             Unavailable::Limited { .. } => 20,
             Unavailable::NotYetVerified(_) => 21,
-            Unavailable::Held(_) => 22,
+            Unavailable::Held { .. } => 22,
         }
     }
 

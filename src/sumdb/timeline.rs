@@ -233,7 +233,7 @@ fn proof_text(older: &Head, proved: Option<(Proof, Proved)>) -> String {
     let Some((proof, proved)) = proved else { return String::new() };
     let hash = STANDARD.encode(proved.hash);
     let mut text = format!(
-        "\nThe first {} records of the newer tree have the hash {hash}.\nThese of its tiles prove it:\n\n",
+        "\nThe first {} records of the newer tree have the hash {hash}.\nThese tiles of the newer tree prove that hash:\n\n",
         older.tree.size
     );
     for (tile, content) in proof.tiles().iter().zip(&proved.tiles) {

@@ -61,7 +61,7 @@ impl Refusal {
 
     /// Returns the refusal of a step after other steps of the same run. It says where the store is.
     pub(crate) fn after_steps(self, layout: &LayoutId) -> Self {
-        let now = format!("the store is at layout {layout} now, and can be used there");
+        let now = format!("the store is at layout {layout} now, and works at this layout");
         let message = if self.message.contains(Self::UNCHANGED) {
             self.message.replace(Self::UNCHANGED, &now)
         } else {

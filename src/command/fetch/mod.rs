@@ -63,7 +63,7 @@ pub(crate) struct Fetch {
     #[arg(long, value_name = "LIST")]
     upstream: Option<String>,
 
-    /// Maximum number of concurrent downloads [default: 16] [key: fill.max_concurrent]
+    /// Maximum number of versions that are downloaded at the same time [default: 16] [key: fill.max_concurrent]
     #[arg(long, value_name = "N")]
     fill_max_concurrent: Option<usize>,
 

@@ -43,8 +43,8 @@ Tombstones stay. The command asks first if the store has at least 20 versions an
 Without a terminal it needs --yes. The command can run beside a server, and can be stopped and run again.
 
 SIZE limits all info, mod and zip files together. It is a number with a unit, as in 500M, 1.5GiB and 20GB. K, M, G and T \
-are powers of 1024. KB, MB, GB and TB are powers of 1000. WHEN is an age in days or weeks, as in 90d and 12w, or a \
-date, as in 2026-01-31.
+are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is in bytes. WHEN is an age in days or weeks, \
+as in 90d and 12w, or a date, as in 2026-01-31.
 
 Examples:
   stoa prune --max-size 50G

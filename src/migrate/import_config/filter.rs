@@ -235,7 +235,7 @@ fn meant(qualifier: &str) -> Result<Meant, &'static str> {
         // Athens compares prefixes, so the qualifier also matches each pre-release.
         Some('v') => checked(
             format!(">={text}-0 <={text}"),
-            Some("Athens also matches versions with more digits (v1.2.30 by v1.2.3); Stoa does not"),
+            Some("in Athens v1.2.3 also matches v1.2.30; in Stoa it matches only v1.2.3"),
         ),
         Some(sign @ ('~' | '^' | '<')) => {
             let version = text.trim_start_matches(sign).trim_start_matches('v');
@@ -244,7 +244,7 @@ fn meant(qualifier: &str) -> Result<Meant, &'static str> {
                 return never("contains ~, ^ or < without three numbers, which never matches");
             };
             let odd = Some(
-                "Athens never matches a pre-release with it; Stoa matches pre-releases within the range",
+                "in Athens this range never matches a pre-release; in Stoa it matches the pre-releases within the range",
             );
             match sign {
                 '~' => checked(format!("v{major}.{minor}.* >=v{version}"), odd),

@@ -326,7 +326,8 @@ impl Direct {
         let place = inner.places.take(module, is_covered).await;
         let place =
             place.map_err(|error| UpstreamError::Timeout { url: shown(asked), reason: error.to_string() })?;
-        let unwritable = |error: PathError| failed(format!("the go command needs a scratch folder: {error}"));
+        let unwritable =
+            |error: PathError| failed(format!("the go command needs a temporary folder: {error}"));
         let is_traced = inner.rules.deny_any();
         let users = Users { are_covered: is_covered, module: is_traced.then(|| module.as_str().to_owned()) };
         let call = inner.scratch.call(users).map_err(unwritable)?;

@@ -73,7 +73,7 @@ impl Scratch {
     pub(super) fn sweep(&self) {
         self.swept.call_once(|| {
             if let Err(error) = sweep(&self.base) {
-                log::warn!(reason:% = error; "cannot remove old folders of the go command");
+                log::warn!(reason:% = error; "cannot remove old temporary folders of the go command");
             }
         });
     }

@@ -57,7 +57,7 @@ impl Runner<'_> {
         let text = error.to_string();
         let (reason, help) = text.split_once("\nhelp: ").unwrap_or((&text, "run again"));
         let message = format!(
-            "{reason}; the store is at layout {layout} now, and can be used there\n\
+            "{reason}; the store is at layout {layout} now, and works at this layout\n\
              help: {help} with `--store {} --to {layout} --clean`",
             self.root.display()
         );

@@ -193,7 +193,7 @@ impl Index {
         match metadata(&path)? {
             // A copy made with hard links. Writing would change the index of the original.
             Some(meta) if meta.is_file() && meta.links > 1 && !self.is_read_only => {
-                let reason = "it has several names, so a copy of the store may share it".to_owned();
+                let reason = "it has several hard links, so a copy of the store may share it".to_owned();
                 Err(IndexError::Broken { path, reason })
             }
             Some(meta) if meta.is_file() => Ok(Identity { number, device: meta.device, inode: meta.inode }),
