@@ -10,7 +10,7 @@
 //!
 //! Records are only written under the claim, so a claim remembers the record of its version once it is read.
 //!
-//! Readers take no claim. Lock order: `store.lock`, then one claim. No process holds two claims at once.
+//! Readers take no claim. Lock order: `store.lock`, then one claim. No operation holds two claims at once.
 
 use std::fs::File;
 use std::path::Path;

@@ -2,8 +2,8 @@
 //!
 //! The table `versions` is sorted as the catalog and the index `versions_by_time` as the feed, so a page costs the same
 //! at every position. Each version has its own instant, because a client that follows the feed page by page could not
-//! get past a full page of versions with the same time. If two infos have the same time, the second version gets the
-//! next free nanosecond.
+//! get past a full page of versions with the same time. If two infos have the same time, the second version gets a
+//! free nanosecond soon after it.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
