@@ -2,9 +2,9 @@
 //!
 //! One task downloads and is the only writer of [`Progress`]; all others watch it. Waiting clients read a
 //! zip from the file that the task writes, each at its own speed, so a slow client delays no other. The
-//! last [`KEPT_BACK`] bytes are withheld until the version is published, so no client ever receives a
-//! complete zip that turns out to be wrong. These are the last bytes of the zip if its length is known, and
-//! otherwise the last bytes that arrived.
+//! last [`KEPT_BACK`] bytes are withheld until the zip is verified, so no client ever receives a complete zip that
+//! turns out to be wrong. These are the last bytes of the zip if its length is known, and otherwise the last bytes
+//! that arrived. No client waits until a verified zip is on disk.
 //!
 //! If a zip download is interrupted, another download continues it in the same file. If that sends another zip, clients
 //! that already received part of the first zip are disconnected. The others get the second zip.
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::unavailable::Unavailable;
 
-/// The number of bytes of a zip that are withheld until it is published.
+/// The number of bytes of a zip that are withheld until it is verified.
 pub(super) const KEPT_BACK: u64 = 64 * 1024;
 
 /// A flight, as its waiting clients see it.
@@ -72,6 +72,8 @@ pub(super) struct Progress {
     pub(super) zip: Option<Arriving>,
     /// Number of bytes of the zip that are in its file.
     pub(super) written: u64,
+    /// Whether the zip is complete and valid, and differs from no known hash and no stored zip.
+    pub(super) is_verified: bool,
     /// Whether the flight waits for other downloads to finish.
     pub(super) is_queued: bool,
     pub(super) end: Option<Result<End, Unavailable>>,
@@ -109,8 +111,13 @@ impl Progress {
         self.zip.as_ref().is_some_and(|now| Arc::ptr_eq(&now.file, &zip.file))
     }
 
-    /// Returns the number of bytes of the zip that may be sent before it is published.
-    pub(super) fn may_be_sent(&self) -> u64 {
+    /// Returns the number of bytes of the zip that may be sent.
+    fn may_be_sent(&self) -> u64 {
+        if self.is_verified { self.written } else { self.may_be_sent_early() }
+    }
+
+    /// Returns the number of bytes of the zip that may be sent before it is verified.
+    pub(super) fn may_be_sent_early(&self) -> u64 {
         match self.zip.as_ref().map(|zip| zip.length) {
             // A wrong zip is only detected at its end. A client that lacks the last bytes knows that it failed.
             Some(Some(length)) => self.written.min(length.saturating_sub(KEPT_BACK)),
@@ -183,7 +190,7 @@ impl Waiter {
 
     /// Waits until part of the zip may be sent.
     pub async fn zip(mut self) -> Result<Arrival<Transfer>, Unavailable> {
-        let now = self.wait_for(|now| now.may_be_sent() > 0 || now.end.is_some()).await?;
+        let now = self.wait_for(|now| now.may_be_sent_early() > 0 || now.end.is_some()).await?;
         let zip = match (&now.end, &now.zip) {
             (Some(Err(error)), _) => return Err(error.clone()),
             (None, Some(zip)) => zip.clone(),
@@ -251,7 +258,7 @@ impl Transfer {
         let left = usize::try_from(available - self.sent).unwrap_or(usize::MAX);
         let (file, offset) = (&self.zip.file, self.sent);
         // What was just written is in the page cache, and needs no other thread.
-        let read = match file.read_now(offset, beginning(&mut buffer, left))? {
+        let read = match file.read_now(offset, beginning(&mut buffer, left)) {
             Some(read) => read,
             None => {
                 let file = Arc::clone(file);
@@ -274,10 +281,14 @@ impl Transfer {
     /// Waits until more may be sent or all was sent. Returns the end of the part that may be sent.
     async fn available(&mut self) -> io::Result<u64> {
         let (zip, sent) = (&self.zip, self.sent);
-        let more = |now: &Progress| now.end.is_some() || !now.is_of(zip) || now.may_be_sent() > sent;
+        let more = |now: &Progress| {
+            now.end.is_some() || now.is_verified || !now.is_of(zip) || now.may_be_sent() > sent
+        };
         let reason = match self.progress.wait_for(more).await {
             Err(_) => "internal error: the download failed".to_owned(),
             Ok(now) => match &now.end {
+                // It cannot be stored, but the client gets the right bytes.
+                Some(Err(_)) if now.is_verified && now.is_of(zip) => return Ok(now.written),
                 Some(Err(error)) => error.to_string(),
                 Some(Ok(End::Theirs | End::Pair)) => "another process stored a different zip".to_owned(),
                 _ if !now.is_of(zip) => "the download from the upstream failed and was restarted".to_owned(),

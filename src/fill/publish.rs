@@ -4,13 +4,33 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use stoa_gomod::h1;
-use stoa_store::{Claim, Draft, Published, SealError};
+use stoa_store::{Claim, Draft, Published, SealError, VersionFile};
 
 use super::progress::End;
 use super::task::{Failed, Fetch};
 use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
+
+/// The reason why a downloaded version is not published.
+enum Rejected {
+    /// It is not valid, or cannot be stored.
+    Seal(SealError),
+    /// It does not have the hashes that it must have.
+    Refused(Unavailable),
+}
+
+impl From<SealError> for Rejected {
+    fn from(error: SealError) -> Self {
+        Self::Seal(error)
+    }
+}
+
+impl From<Unavailable> for Rejected {
+    fn from(error: Unavailable) -> Self {
+        Self::Refused(error)
+    }
+}
 
 impl Fetch {
     /// Publishes a version whose files are downloaded. Notes that its zip is wrong, if it is.
@@ -47,40 +67,51 @@ impl Fetch {
         confirmation: Confirmation,
     ) -> Result<End, Failed> {
         let confirmed = confirmation.clone();
-        let expected = self.expected.clone();
+        let (expected, progress) = (self.expected.clone(), self.progress.clone());
         let _examining = self.means.examining.acquire().await.map_err(|_| self.stopping())?;
         let published = blocking(&self.means.store, &self.version, move |store| {
             draft.set_mod(&modfile);
             let gomod_h1 = h1::hash_mod(&modfile);
             // A large mod takes memory from a budget.
             drop(modfile);
-            let sealed = match draft.seal(&info) {
+            let sealed = draft.seal_if(&info, |h1| {
+                let fault = expected.fault_of_zip(h1).or_else(|| expected.fault_of_mod(&gomod_h1));
+                if let Some(reason) = fault {
+                    let version = claim.version().to_string();
+                    return Err(Unavailable::Unexpected { version, reason }.into());
+                }
+                if let Confirmation::Confirmed(verified) = confirmed {
+                    // Usually the record is already written, unless another process held the claim.
+                    // It must be there before the version is.
+                    verified.record(store, &claim).map_err(SealError::from)?;
+                    verification.check_zip(h1, &verified)?;
+                }
+                let record = store.records().of(&claim).map_err(SealError::from)?.unwrap_or_default();
+                if let Some(objection) = record.objection(h1, Some(&gomod_h1)) {
+                    return Err(Unavailable::objection(claim.version(), &objection).into());
+                }
+                // A version that a writer without the claim has stored stays, and may differ.
+                if store.locate(claim.version(), VersionFile::Info).map_err(SealError::from)?.is_none() {
+                    // Clients get the end of the zip while it is written to disk.
+                    progress.send_modify(|now| now.is_verified = true);
+                }
+                Ok(())
+            });
+            let sealed = match sealed {
                 Ok(sealed) => sealed,
-                Err(SealError::Store(error)) => return Err(error),
-                Err(SealError::OtherMod { version }) => {
+                Err(Rejected::Refused(error)) => return Ok(Err(error.into())),
+                Err(Rejected::Seal(SealError::Store(error))) => return Err(error),
+                Err(Rejected::Seal(SealError::OtherMod { version })) => {
                     let text = format!(
                         "the upstream sent an invalid version: {version}: the go.mod in the zip differs from the go.mod that was sent before, which has {gomod_h1}"
                     );
                     return Ok(Err(Failed::Inconsistent(Unavailable::Upstream(text.into()))));
                 }
-                Err(broken) => {
+                Err(Rejected::Seal(broken)) => {
                     let reason = format!("the upstream sent an invalid version: {broken}");
                     return Ok(Err(Unavailable::Upstream(reason.into()).into()));
                 }
             };
-            let fault = expected.fault_of_zip(sealed.h1());
-            if let Some(reason) = fault.or_else(|| expected.fault_of_mod(&gomod_h1)) {
-                let version = sealed.version().to_string();
-                return Ok(Err(Unavailable::Unexpected { version, reason }.into()));
-            }
-            if let Confirmation::Confirmed(verified) = confirmed {
-                // Usually the record is already written, unless another process held the claim.
-                // It must be there before the version is.
-                verified.record(store, &claim)?;
-                if let Err(error) = verification.check_zip(sealed.h1(), &verified) {
-                    return Ok(Err(error.into()));
-                }
-            }
             let published = store.publish(sealed, &claim)?;
             // The stored version is served from now on. A pair that stays is removed with the version, or evicted.
             if let Err(error) = store.pairs().remove(claim.version()) {

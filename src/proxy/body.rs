@@ -127,8 +127,8 @@ impl ZipBody {
                 let mut buffer = self.buffers.take();
                 let wanted = usize::try_from(self.end - self.at).map_or(CHUNK, |left| left.min(CHUNK));
                 match self.file.read_now(self.at, &mut buffer.as_mut()[..wanted]) {
-                    Ok(Some(read)) => (buffer, Ok(read)),
-                    Ok(None) => {
+                    Some(read) => (buffer, Ok(read)),
+                    None => {
                         let (file, at) = (Arc::clone(&self.file), self.at);
                         self.reading = Some(tokio::task::spawn_blocking(move || {
                             let read = file.read(at, &mut buffer.as_mut()[..wanted]);
@@ -136,7 +136,6 @@ impl ZipBody {
                         }));
                         return self.poll(context);
                     }
-                    Err(error) => (buffer, Err(error)),
                 }
             }
         };

@@ -157,6 +157,7 @@ fn a_zip_without_a_length_is_sent_in_chunks() {
     upstream.set(&module.path("zip"), Script::Chunked(module.zip.clone()));
     let reply = site.get(&module.path("zip"));
     assert!(reply.is_whole && reply.body == module.zip);
+    testkit::until("the version is published", || site.has(&module.version));
     assert_eq!(
         site.get(&module.path("zip")).header("content-length"),
         Some(module.zip.len().to_string().as_str())

@@ -4,7 +4,6 @@
 //! only a sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
-use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -59,7 +58,7 @@ impl Deref for DraftZip {
 
 impl DraftZip {
     /// Reads at an offset from the page cache. `None` if the read would wait for the disk.
-    pub fn read_now(&self, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
         read_now(self.file.file(), offset, buffer)
     }
 
@@ -197,21 +196,37 @@ impl Draft {
 
     /// Verifies the draft, writes its info and its seal, and syncs it. Reads what was not hashed while it was written.
     pub fn seal(self, info: &[u8]) -> Result<SealedDraft, SealError> {
+        self.seal_if(info, |_| Ok(()))
+    }
+
+    /// Does the same as [`Self::seal`]. `accept` gets the hash of the zip as soon as the draft is verified, before it is
+    /// on disk. An error ends the work and removes the draft.
+    pub fn seal_if<E: From<SealError>>(
+        self,
+        info: &[u8],
+        accept: impl FnOnce(&H1) -> Result<(), E>,
+    ) -> Result<SealedDraft, E> {
         // The files stay open since they were written, so that syncing them reports all write errors.
         let sync_zip = || self.zip.file.sync(&self.zip_path());
-        let rest = || -> Result<H1, SealError> {
-            let small_files = self.write_small(info)?;
+        let rest = || -> Result<H1, E> {
+            let small_files = self.write_small(info).map_err(SealError::from)?;
             let sync_small =
                 || small_files.iter().try_for_each(|(file, path)| durable::sync_file(file, path));
-            let (h1, synced) = at_once(thread::Builder::new(), || self.examine_and_seal(info), &sync_small);
+            let examine_and_seal = || -> Result<H1, E> {
+                let h1 = self.examine(info)?;
+                accept(&h1)?;
+                self.write_and_sync_seal(&h1).map_err(SealError::from)?;
+                Ok(h1)
+            };
+            let (h1, synced) = at_once(thread::Builder::new(), examine_and_seal, &sync_small);
             let h1 = h1?;
-            synced?;
+            synced.map_err(SealError::from)?;
             Ok(h1)
         };
         // File systems join syncs that run at the same time. Their order does not matter: the draft is moved after the last.
         let (h1, synced) = at_once(thread::Builder::new(), rest, &sync_zip);
         let h1 = h1?;
-        synced?;
+        synced.map_err(SealError::from)?;
         Ok(self.sealed(h1))
     }
 
@@ -238,12 +253,11 @@ impl Draft {
         files.map(write).collect()
     }
 
-    /// Verifies the draft, and writes and syncs its seal and its folder.
-    fn examine_and_seal(&self, info: &[u8]) -> Result<H1, SealError> {
-        let (h1, path) = (self.examine(info)?, self.path(VersionFile::Seal));
-        durable::sync_file(&write_seal(&self.durable, &path, &h1, &self.folder.path)?, &path)?;
-        durable::sync_dir(&self.folder.path)?;
-        Ok(h1)
+    /// Writes the seal, and syncs it and the folder.
+    fn write_and_sync_seal(&self, h1: &H1) -> Result<(), PathError> {
+        let path = self.path(VersionFile::Seal);
+        durable::sync_file(&write_seal(&self.durable, &path, h1, &self.folder.path)?, &path)?;
+        durable::sync_dir(&self.folder.path)
     }
 
     fn sealed(self, h1: H1) -> SealedDraft {

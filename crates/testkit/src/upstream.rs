@@ -139,6 +139,8 @@ impl Upstream {
         let upstream = Self { url, shared: Arc::clone(&shared) };
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                // Otherwise the kernel waits for an acknowledgement between the head and the body.
+                drop(stream.set_nodelay(true));
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || shared.answer(stream));
             }
