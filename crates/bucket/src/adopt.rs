@@ -287,14 +287,7 @@ mod tests {
     use stoa_gomod::zip::create;
 
     use super::*;
-    use crate::{Bucket, BucketMarker, BucketState, LAYOUT, STATE};
-
-    async fn versions() -> Versions {
-        let bucket = Bucket::in_memory();
-        let state = BucketState::first(BucketMarker::At(LAYOUT), "test").unwrap();
-        bucket.swap(STATE, &state, None).await.unwrap();
-        Versions::new(bucket, state.keys())
-    }
+    use crate::testing::versions;
 
     async fn put(versions: &Versions, version: &ModuleVersion, files: usize) {
         let names: Vec<String> = (0..files).map(|n| format!("file{n}.go")).collect();

@@ -28,6 +28,7 @@
 //! | [`lease`](LeaseTaker) | the lease of a process that works on the whole bucket |
 //! | [`gone`](Gone) | the list of the last removals |
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
+//! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
 //! | [`versions`](Versions) | reading, publishing and removing versions at the current layout |
 
 mod address;
@@ -44,6 +45,9 @@ mod nonce;
 mod probe;
 mod profile;
 mod state;
+mod sweep;
+#[cfg(test)]
+mod testing;
 mod unnameable;
 mod versions;
 
@@ -64,5 +68,6 @@ pub use nonce::Nonce;
 pub use probe::ProbeError;
 pub use profile::ProfileError;
 pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
+pub use sweep::{MIN_AGE, Swept};
 pub use unnameable::Unnameable;
 pub use versions::{NewVersion, PublishedThere, QuarantinedThere, Versions};

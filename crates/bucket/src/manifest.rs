@@ -159,6 +159,14 @@ impl Record {
 }
 
 impl SmallContent {
+    /// Returns the key of its object, if it has one.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Object(object) => Some(&object.key),
+            Self::Text(_) | Self::Base64(_) => None,
+        }
+    }
+
     /// Returns the content for a manifest. `None` if it needs an object of its own.
     pub fn inline(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_INLINE {

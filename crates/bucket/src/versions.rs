@@ -405,10 +405,7 @@ impl Versions {
 
     /// Deletes the objects of a content that no manifest and no quarantine entry names any more.
     pub async fn delete_content(&self, content: &VersionContent) -> Result<(), BucketError> {
-        let small = [&content.info, &content.modfile].into_iter().filter_map(|small| match small {
-            SmallContent::Object(object) => Some(object.key.as_str()),
-            SmallContent::Text(_) | SmallContent::Base64(_) => None,
-        });
+        let small = [&content.info, &content.modfile].into_iter().filter_map(SmallContent::key);
         for key in small.chain([content.zip.key.as_str()]) {
             self.bucket.delete(key).await?;
         }
@@ -593,34 +590,10 @@ impl Versions {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
     use crate::BucketMarker;
     use crate::state::LAYOUT;
-
-    async fn versions() -> Versions {
-        let bucket = Bucket::in_memory();
-        let state = BucketState::first(BucketMarker::At(LAYOUT), "test").unwrap();
-        assert!(matches!(bucket.swap(STATE, &state, None).await.unwrap(), Swapped::Done(_)));
-        Versions::new(bucket, state.keys())
-    }
-
-    fn new(pair: &str, zip: &[u8]) -> NewVersion {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(zip).unwrap();
-        let version = ModuleVersion::parse(pair).unwrap();
-        NewVersion {
-            info: Bytes::from(format!("{{\"Version\":\"{}\"}}", version.version())),
-            modfile: Bytes::from(format!("module {}\n", version.path())),
-            version,
-            zip: Arc::new(file),
-            size: zip.len() as u64,
-            h1: h1::hash_mod(zip),
-            origin: Origin::Filled,
-            record: Record::default(),
-        }
-    }
+    use crate::testing::{new, versions};
 
     async fn bytes_of(versions: &Versions, manifest: &Manifest) -> Vec<u8> {
         let zip = &manifest.present_content().unwrap().zip;
