@@ -110,7 +110,7 @@ impl Versions {
             AthensFiles { modfile: None, .. } => return Ok(missing("mod")),
             AthensFiles { zip: None, .. } => return Ok(missing("zip")),
         };
-        match self.examine(version, info_meta, mod_meta, zip_meta).await? {
+        match self.examine_files(version, info_meta, mod_meta, zip_meta).await? {
             Ok(content) => Ok(AthensVersion::Whole(Box::new(content), info_meta.modified)),
             // It may have been replaced while it was read.
             Err(_) if files.is_young(now) => Ok(AthensVersion::Saving),
@@ -118,7 +118,7 @@ impl Versions {
         }
     }
 
-    async fn examine(
+    async fn examine_files(
         &self,
         version: &ModuleVersion,
         info_meta: &Meta,

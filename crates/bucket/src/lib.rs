@@ -28,6 +28,7 @@
 //! | [`lease`](LeaseTaker) | the lease of a process that works on the whole bucket |
 //! | [`gone`](Gone) | the list of the last removals |
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
+//! | [`examine`](Versions::examine) | reading a version completely |
 //! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
 //! | [`versions`](Versions) | reading, publishing and removing versions at the current layout |
 
@@ -37,6 +38,7 @@ mod client;
 mod connect;
 mod document;
 mod error;
+mod examine;
 mod gone;
 mod keys;
 mod lease;
@@ -57,6 +59,7 @@ pub use client::{Bucket, Content, Entry, Fetched, Folder, Meta, Object, Tag};
 pub use connect::{ConnectError, ConnectOptions};
 pub use document::{Document, Held, Swapped};
 pub use error::{BucketError, Trouble};
+pub use examine::ExaminedThere;
 pub use gone::{Gone, Removals};
 pub use keys::{AthensFile, Keys, OWN, STATE};
 pub use lease::{HeldLease, LeaseTaker, LeaseTimes};
