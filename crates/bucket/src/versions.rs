@@ -436,6 +436,11 @@ impl Versions {
         Ok(Some(entry))
     }
 
+    /// Returns a quarantine entry. `None` if there is none with this name.
+    pub async fn entry(&self, name: &Nonce) -> Result<Option<QuarantinedThere>, BucketError> {
+        Ok(self.bucket.document(&self.keys.quarantined(name)).await?.map(|held| held.document))
+    }
+
     /// Returns all quarantine entries.
     pub async fn quarantined(&self) -> Result<Vec<QuarantinedThere>, BucketError> {
         let mut entries = Vec::new();
@@ -563,6 +568,14 @@ impl Versions {
             versions.push(version.version().clone());
         }
         Ok(versions)
+    }
+
+    /// Returns the versions of a module that have a manifest, in no particular order.
+    pub async fn all_of(&self, module: &ModulePath) -> Result<Vec<Version>, BucketError> {
+        let listed = self.bucket.folder(&self.keys.manifests_of(module)).await?;
+        let version =
+            |entry: &crate::Entry| Some(self.keys.version_of_manifest(&entry.key)?.version().clone());
+        Ok(listed.entries.iter().filter_map(version).collect())
     }
 
     /// Calls `each` with the manifest of every version, those that do not exist too, in the order of their keys. Reads
