@@ -139,6 +139,10 @@ impl Remove {
     }
 }
 
+/// Receives a tombstone: version, time and reason.
+pub(super) type EachTombstone<'a> =
+    dyn FnMut(&ModuleVersion, &str, Option<&str>) -> Result<(), CommandError> + 'a;
+
 /// The place of the versions: a store in a folder, or a bucket.
 pub(super) trait Place {
     /// Returns its name, for messages.
@@ -163,12 +167,9 @@ pub(super) trait Place {
     fn has_tombstone(&self, version: &ModuleVersion) -> Result<bool, CommandError>;
     /// Removes the tombstone of a version. Returns whether there was one.
     fn lift(&self, version: &ModuleVersion) -> Result<bool, CommandError>;
-    /// Calls `each` with every tombstone: version, time and reason. Returns the exit code if some could not be read,
+    /// Calls `each` with every tombstone. Returns the exit code if some could not be read,
     /// which is reported.
-    fn each_tombstone(
-        &self,
-        each: &mut dyn FnMut(&ModuleVersion, &str, Option<&str>) -> Result<(), CommandError>,
-    ) -> Result<Option<Exit>, CommandError>;
+    fn each_tombstone(&self, each: &mut EachTombstone<'_>) -> Result<Option<Exit>, CommandError>;
     /// Prepares for changes.
     fn begin_writing(&self) -> Result<(), CommandError> {
         Ok(())
@@ -243,10 +244,7 @@ impl Place for InStore<'_> {
         Ok(self.store.records().lift(&self.claim(version)?)?)
     }
 
-    fn each_tombstone(
-        &self,
-        each: &mut dyn FnMut(&ModuleVersion, &str, Option<&str>) -> Result<(), CommandError>,
-    ) -> Result<Option<Exit>, CommandError> {
+    fn each_tombstone(&self, each: &mut EachTombstone<'_>) -> Result<Option<Exit>, CommandError> {
         let mut failed = None;
         self.store.records().each_tombstone(|version, tombstone| match tombstone {
             Ok(tombstone) => each(&version, &tombstone.at, tombstone.reason.as_deref()),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -54,12 +54,18 @@ impl Asked {
 pub enum Failing {
     /// With this status.
     Status(u16),
-    /// The connection is closed without an answer.
+    /// The connection is closed without an answer, and nothing is done.
     Closed,
+    /// The request is done, and the connection is closed without an answer.
+    LostAnswer,
+    /// The request is done, and the answer has this status.
+    DoneBut(u16),
+    /// The request is done after this time.
+    Late(Duration),
 }
 
 /// Whether a request fails.
-type Fails = Box<dyn Fn(&Asked) -> Option<Failing> + Send>;
+type Fails = Box<dyn FnMut(&Asked) -> Option<Failing> + Send>;
 
 #[derive(Default)]
 struct State {
@@ -68,6 +74,7 @@ struct State {
     last: u64,
     page: Option<usize>,
     asked: Vec<Asked>,
+    ignores_conditions: bool,
     fails: Option<Fails>,
 }
 
@@ -145,6 +152,12 @@ impl Gcs {
         object.generation = generation;
     }
 
+    /// Sets the generation of an object, as if it had not been written again.
+    pub fn set_generation(&self, key: &str, generation: u64) {
+        let mut state = self.state();
+        state.objects.get_mut(key).unwrap_or_else(|| panic!("no object {key}")).generation = generation;
+    }
+
     /// Removes an object.
     pub fn delete(&self, key: &str) {
         self.state().objects.remove(key);
@@ -163,8 +176,13 @@ impl Gcs {
         self.state().page = Some(keys);
     }
 
+    /// Ignores the conditions of writes from now on, as some services do.
+    pub fn ignore_conditions(&self) {
+        self.state().ignores_conditions = true;
+    }
+
     /// Lets requests fail, until [`recover`](Self::recover).
-    pub fn fail(&self, fails: impl Fn(&Asked) -> Option<Failing> + Send + 'static) {
+    pub fn fail(&self, fails: impl FnMut(&Asked) -> Option<Failing> + Send + 'static) {
         self.state().fails = Some(Box::new(fails));
     }
 
@@ -246,17 +264,32 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
     loop {
         let request = read(&mut reader)?;
         let is_head = request.method == "HEAD";
-        let answer = {
+        let mut answer = {
             let mut state = state.lock().unwrap();
             let is_list = request.key.is_empty() && request.method == "GET";
             let method = if is_list { "LIST".to_owned() } else { request.method.clone() };
             let prefix = || request.query.get("prefix").cloned().unwrap_or_default();
             let asked = Asked { method, key: if is_list { prefix() } else { request.key.clone() } };
             state.asked.push(asked.clone());
-            match state.fails.as_ref().and_then(|fails| fails(&asked)) {
+            let failing = state.fails.as_mut().and_then(|fails| fails(&asked));
+            match failing {
                 Some(Failing::Closed) => return None,
-                Some(Failing::Status(status)) => Answer::new(status),
-                None => answer(&mut state, request),
+                Some(Failing::Status(status)) => Err(Answer::new(status)),
+                other => Ok((other, request)),
+            }
+        };
+        let answer = match &mut answer {
+            Err(refused) => std::mem::replace(refused, Answer::new(500)),
+            Ok((failing, request)) => {
+                if let Some(Failing::Late(time)) = failing {
+                    std::thread::sleep(*time);
+                }
+                let done = answer_to(&mut state.lock().unwrap(), request);
+                match failing {
+                    Some(Failing::LostAnswer) => return None,
+                    Some(Failing::DoneBut(status)) => Answer::new(*status),
+                    _ => done,
+                }
             }
         };
         let mut head =
@@ -349,14 +382,15 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn answer(state: &mut State, request: Request) -> Answer {
+fn answer_to(state: &mut State, request: &mut Request) -> Answer {
     let Request { method, key, query, headers, body } = request;
+    let (key, body) = (key.clone(), std::mem::take(body));
     let meta = || -> Vec<(String, String)> {
         let is_kept = |name: &str| name.starts_with("x-goog-meta-") || name == "content-type";
         headers.iter().filter(|(name, _)| is_kept(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
     };
     match (method.as_str(), query.get("uploadId")) {
-        ("GET", _) if key.is_empty() => return list(state, &query),
+        ("GET", _) if key.is_empty() => return list(state, query),
         ("POST", None) if query.contains_key("uploads") => {
             state.last += 1;
             let id = format!("upload{}", state.last);
@@ -388,7 +422,8 @@ fn answer(state: &mut State, request: Request) -> Answer {
     }
     let found = state.objects.get(&key).cloned();
     let wanted = headers.get("x-goog-if-generation-match").and_then(|text| text.parse::<u64>().ok());
-    let is_met = wanted.is_none_or(|wanted| wanted == found.as_ref().map_or(0, |object| object.generation));
+    let is_met = state.ignores_conditions
+        || wanted.is_none_or(|wanted| wanted == found.as_ref().map_or(0, |object| object.generation));
     match method.as_str() {
         "PUT" | "DELETE" if !is_met => Answer::new(412),
         "PUT" => {
@@ -407,7 +442,7 @@ fn answer(state: &mut State, request: Request) -> Answer {
                 .with("x-goog-generation", generation)
         }
         "DELETE" => Answer::new(if state.objects.remove(&key).is_some() { 204 } else { 404 }),
-        "GET" | "HEAD" => found.map_or_else(|| Answer::new(404), |object| read_object(&object, &headers)),
+        "GET" | "HEAD" => found.map_or_else(|| Answer::new(404), |object| read_object(&object, headers)),
         _ => Answer::new(405),
     }
 }

@@ -23,11 +23,11 @@ use crate::tasks::runtime;
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct OnBucket {
     /// Work on this bucket instead of the store: s3://, gs:// or az:// [default: the bucket of the configuration]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     bucket: Option<BucketUrl>,
 
     /// Work on the store of this machine, even if the configuration has a bucket
-    #[arg(long, conflicts_with = "bucket")]
+    #[arg(long, global = true, conflicts_with = "bucket")]
     local: bool,
 }
 
@@ -61,12 +61,12 @@ fn current(bucket: &Bucket, state: Option<Held<BucketState>>) -> Result<BucketSt
     match state {
         Some(state) if state.is_current() => Ok(state),
         other => {
-            let what = other.map_or_else(
+            let found = other.map_or_else(
                 || "it has no marker".to_owned(),
                 |state| format!("its marker is {}", state.marker),
             );
             let layout = stoa_bucket::LAYOUT;
-            let message = format!("cannot use {url}: {what}, and not layout.{layout}");
+            let message = format!("cannot use {url}: {found}; this program needs the marker layout.{layout}");
             let error = CommandError::new(Exit::NEWER, message);
             Err(error.help(format!("run `{MIGRATOR} --bucket {url}`, which says what it is and upgrades it")))
         }

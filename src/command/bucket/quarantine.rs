@@ -14,7 +14,7 @@ use crate::command::report::Reporter;
 
 impl OpenBucket {
     /// Lists, restores or purges entries of the quarantine in the bucket.
-    pub(crate) fn quarantine(
+    pub(in crate::command) fn quarantine(
         &self,
         action: Option<&Action>,
         reporter: &Reporter,

@@ -8,7 +8,7 @@ use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
 use super::OpenBucket;
 use crate::command::error::CommandError;
 use crate::command::named::pairs;
-use crate::command::remove::Place;
+use crate::command::remove::{EachTombstone, Place};
 
 impl OpenBucket {
     fn manifest(&self, version: &ModuleVersion) -> Result<Option<Manifest>, CommandError> {
@@ -111,7 +111,7 @@ impl Place for OpenBucket {
 
     fn each_tombstone(
         &self,
-        each: &mut dyn FnMut(&ModuleVersion, &str, Option<&str>) -> Result<(), CommandError>,
+        each: &mut EachTombstone<'_>,
     ) -> Result<Option<stoa_layout::Exit>, CommandError> {
         let visit = async |held: stoa_bucket::Held<Manifest>| -> Result<(), CommandError> {
             let manifest = &held.document;
