@@ -514,7 +514,7 @@ fn two_names_of_one_version_are_written_once() {
     });
     let asked = ["info", "mod", "zip"].map(|file| upstream.count(&module.path(file)));
     assert_eq!(asked, [1, 1, 1]);
-    testkit::until("the version is published", || site.has(&module.version));
+    site.wait_for(&module.version);
     let versions = fs::read_dir(folder.path().join("modules/example.com/m/@v")).unwrap();
     let versions: Vec<_> = versions.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(versions, [PSEUDO]);

@@ -144,7 +144,7 @@ fn a_zip_is_sent_on_while_it_arrives() {
     gate.open();
     let reply = client.body(head);
     assert!(reply.is_whole && reply.body == module.zip);
-    assert!(site.has(&module.version));
+    site.wait_for(&module.version);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_zip_without_a_length_is_sent_in_chunks() {
     upstream.set(&module.path("zip"), Script::Chunked(module.zip.clone()));
     let reply = site.get(&module.path("zip"));
     assert!(reply.is_whole && reply.body == module.zip);
-    testkit::until("the version is published", || site.has(&module.version));
+    site.wait_for(&module.version);
     assert_eq!(
         site.get(&module.path("zip")).header("content-length"),
         Some(module.zip.len().to_string().as_str())
@@ -407,6 +407,7 @@ fn no_client_gets_a_zip_made_of_two() {
     assert!(reply.is_whole && reply.body == module.zip);
     // The first is asked to continue, too.
     assert_eq!((first.count(&module.path("zip")), second.count(&module.path("zip"))), (2, 1));
+    site.wait_for(&module.version);
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
     assert!(site.drafts().is_empty(), "{:?}", site.drafts());
 }

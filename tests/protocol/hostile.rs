@@ -34,7 +34,7 @@ fn refused(what: &str, bytes: usize, spoil: impl Fn(&Upstream, &Module)) {
     upstream.serve(&module);
     let healed = site.get(&module.path("zip"));
     assert!(healed.status == 200 && healed.is_whole && healed.body == module.zip, "{what}: not healed");
-    testkit::until("the version is published", || site.has(&module.version));
+    site.wait_for(&module.version);
 }
 
 #[test]
