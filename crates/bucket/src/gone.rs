@@ -1,0 +1,113 @@
+//! The numbered list of the last removals. Servers read it again and again to learn which versions they must look at
+//! again before they serve them from their own store.
+//!
+//! A removal is added before the manifest changes. So a server that sees the list unchanged has nothing to look at.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use stoa_gomod::ModuleVersion;
+
+use crate::manifest::fresh_nonce;
+use crate::{Bucket, BucketError, Document, Held, Keys, Nonce, Swapped, Tag, Trouble};
+
+/// Number of removals that the list keeps.
+const KEPT: usize = 10_000;
+
+/// How often a removal is added again after another process was first.
+const ATTEMPTS: usize = 100;
+
+/// The last removals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    nonce: Nonce,
+    /// The number of the next removal.
+    pub next: u64,
+    /// The last removals, oldest first. The number of the last one is `next - 1`.
+    pub versions: VecDeque<ModuleVersion>,
+}
+
+impl Document for Gone {
+    fn nonce(&self) -> &Nonce {
+        &self.nonce
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(self).map_err(|error| error.to_string())
+    }
+}
+
+/// The removals since an earlier look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removals {
+    /// These versions.
+    Some(Vec<ModuleVersion>),
+    /// More than the list keeps: every version must be looked at again.
+    TooMany,
+}
+
+impl Gone {
+    /// Returns the removals from this number on.
+    pub fn since(&self, number: u64) -> Removals {
+        let Some(new) = self.next.checked_sub(number).and_then(|new| usize::try_from(new).ok()) else {
+            // The list is not the one that the number is of.
+            return Removals::TooMany;
+        };
+        if new > self.versions.len() {
+            return Removals::TooMany;
+        }
+        Removals::Some(self.versions.range(self.versions.len() - new..).cloned().collect())
+    }
+}
+
+/// Adds removals to the list.
+pub(crate) async fn add(bucket: &Bucket, keys: &Keys, versions: &[ModuleVersion]) -> Result<(), BucketError> {
+    let key = keys.gone();
+    let mut held: Option<Held<Gone>> = bucket.document(&key).await?;
+    for _ in 0..ATTEMPTS {
+        let (mut gone, tag): (Gone, Option<Tag>) = match held {
+            Some(held) => (Gone { nonce: fresh_nonce()?, ..held.document }, Some(held.tag)),
+            None => (Gone { nonce: fresh_nonce()?, next: 0, versions: VecDeque::new() }, None),
+        };
+        gone.next += versions.len() as u64;
+        gone.versions.extend(versions.iter().cloned());
+        gone.versions.drain(..gone.versions.len().saturating_sub(KEPT));
+        match bucket.swap(&key, &gone, tag.as_ref()).await? {
+            Swapped::Done(_) => return Ok(()),
+            Swapped::Lost(other) => held = other,
+        }
+    }
+    let reason = format!("other processes were first {ATTEMPTS} times");
+    Err(BucketError::new(Trouble::Unreachable, "write", bucket.url_of(&key), reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_learns_what_was_removed_since_its_last_look() {
+        let bucket = Bucket::in_memory();
+        let keys = Keys::new(Nonce::random().unwrap());
+        let version = |n: usize| ModuleVersion::parse(&format!("example.com/m@v1.0.{n}")).unwrap();
+        let added = (0..20).map(|n| {
+            let (bucket, keys) = (bucket.clone(), keys.clone());
+            tokio::spawn(async move { add(&bucket, &keys, &[version(n)]).await })
+        });
+        for added in futures_util::future::join_all(added).await {
+            added.unwrap().unwrap();
+        }
+        let read = || async { bucket.document::<Gone>(&keys.gone()).await.unwrap().unwrap().document };
+        let gone = read().await;
+        assert_eq!(gone.next, 20);
+        assert_eq!(gone.since(20), Removals::Some(vec![]));
+        assert!(matches!(gone.since(3), Removals::Some(some) if some.len() == 17));
+        assert_eq!(gone.since(21), Removals::TooMany);
+        let many: Vec<_> = (0..KEPT).map(version).collect();
+        add(&bucket, &keys, &many).await.unwrap();
+        let gone = read().await;
+        assert_eq!((gone.next, gone.versions.len()), (20 + KEPT as u64, KEPT));
+        assert_eq!(gone.since(20), Removals::Some(many));
+        assert_eq!(gone.since(19), Removals::TooMany);
+    }
+}

@@ -1,0 +1,76 @@
+//! A bucket of an object store that several servers share.
+//!
+//! ```text
+//! ~stoa/state                          the marker and the lease: one object, changed by compare-and-swap, never deleted
+//! ~stoa/ID/m/MODULE/@v/VERSION.json    the manifest: the version exists if its state is "present"
+//! ~stoa/ID/c/MODULE/@v/VERSION/NONCE   contents: zips and large files, written once below a fresh name
+//! ~stoa/ID/x/MODULE/@v/VERSION         a note: the version may have been removed, read its manifest
+//! ~stoa/ID/q/NONCE.json                a quarantine entry
+//! ~stoa/ID/gone                        the last removals, numbered
+//! ~stoa/ID/claims/HASH                 who downloads a version
+//! ~stoa/probe/NONCE                    a check of the service
+//! MODULE/@v/VERSION.{info,mod,zip}     the files of Athens, which are never changed
+//! ```
+//!
+//! A version becomes visible by one conditional write of its manifest, and the layout of a bucket becomes current by
+//! one compare-and-swap of its state. No write relies on a lock: a conditional write that lost is told so.
+//!
+//! | module | purpose |
+//! | --- | --- |
+//! | [`address`](BucketUrl) | the URL of a bucket |
+//! | [`connect`](Bucket::connect) | the client of a service, with its credentials |
+//! | [`client`](Bucket) | requests: the only module that uses `object_store`, besides `connect` and `unnameable` |
+//! | `unnameable` | keys that the client cannot name are taken out of listings |
+//! | [`document`](Document) | small objects with a nonce, whose conditional writes survive a lost answer |
+//! | [`manifest`](Manifest) | the manifest of a version |
+//! | [`state`](BucketState) | the marker and the lease |
+//! | [`probe`](Bucket::probe) | whether a service honours conditional writes |
+//! | [`lease`](LeaseTaker) | the lease of a process that works on the whole bucket |
+//! | [`gone`](Gone) | the list of the last removals |
+//! | [`adopt`](AthensFiles) | taking over what Athens saved |
+//! | [`examine`](Versions::examine) | reading a version completely |
+//! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
+//! | [`versions`](Versions) | reading, publishing and removing versions at the current layout |
+
+mod address;
+mod adopt;
+mod client;
+mod connect;
+mod document;
+mod error;
+mod examine;
+mod gone;
+mod keys;
+mod lease;
+mod manifest;
+mod nonce;
+mod probe;
+mod profile;
+mod state;
+mod sweep;
+#[cfg(test)]
+mod testing;
+mod unnameable;
+mod versions;
+
+pub use address::{BucketUrl, BucketUrlError, Service};
+pub use adopt::{AthensFiles, AthensVersion};
+pub use client::{Bucket, Content, Entry, Fetched, Folder, Meta, Object, Tag};
+pub use connect::{ConnectError, ConnectOptions};
+pub use document::{Document, Held, Swapped};
+pub use error::{BucketError, Trouble};
+pub use examine::ExaminedThere;
+pub use gone::{Gone, Removals};
+pub use keys::{AthensFile, Keys, OWN, STATE};
+pub use lease::{HeldLease, LeaseTaker, LeaseTimes};
+pub use manifest::{
+    Manifest, ObjectContent, Origin, Presence, Record, SmallContent, Tombstone, Verdict, VersionContent,
+    ZipContent,
+};
+pub use nonce::Nonce;
+pub use probe::ProbeError;
+pub use profile::ProfileError;
+pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
+pub use sweep::{MIN_AGE, Swept};
+pub use unnameable::Unnameable;
+pub use versions::{NewVersion, PublishedThere, QuarantinedThere, Versions};
