@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_may_store_only_that_something_does_not_exist() {
+    fn caches_may_store_only_absences() {
         for error in errors() {
             let response = Problem::Failed(&error, Subject::File).answer();
             let cache = match response.status().as_u16() {

@@ -167,7 +167,7 @@ fn an_address_has_one_spelling() {
 }
 
 #[test]
-fn below_a_base_path_only_that_counts() {
+fn modules_are_served_only_below_the_base_path() {
     let folder = site::folder();
     let options = ServeOptions { base_path: "/go/".to_owned(), ..ServeOptions::default() };
     let site = Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream("off"), options);

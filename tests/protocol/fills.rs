@@ -32,7 +32,7 @@ fn eager_site(root: &std::path::Path, upstream: &Upstream, max_concurrent: usize
 }
 
 #[test]
-fn many_clients_of_one_version_are_one_fetch() {
+fn many_clients_of_one_version_cause_one_download() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
@@ -73,7 +73,7 @@ fn many_clients_of_one_version_are_one_fetch() {
 }
 
 #[test]
-fn two_proxies_on_one_store_fetch_once() {
+fn two_servers_on_one_store_download_a_version_once() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let sites = [Site::start(folder.path(), upstream.url()), Site::start(folder.path(), upstream.url())];
@@ -215,7 +215,7 @@ fn an_eager_proxy_downloads_the_zip_for_an_info_or_a_mod() {
 }
 
 #[test]
-fn zips_that_nobody_waits_for_are_bounded() {
+fn downloads_without_a_waiting_client_are_limited() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = eager_site(folder.path(), &upstream, 2);
@@ -279,7 +279,7 @@ fn a_client_that_takes_nothing_holds_up_nobody() {
 }
 
 #[test]
-fn a_version_comes_whole_from_one_upstream() {
+fn all_files_of_a_version_come_from_one_upstream() {
     let folder = site::folder();
     let (first, second) = (Upstream::start(), Upstream::start());
     let site = Site::start(folder.path(), &format!("{},{}", first.url(), second.url()));

@@ -114,7 +114,7 @@ fn an_info_of_another_version_is_none() {
 }
 
 #[test]
-fn what_an_upstream_answers_decides_the_status() {
+fn the_answer_of_the_upstream_decides_the_status() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
