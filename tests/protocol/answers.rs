@@ -376,7 +376,7 @@ fn who_wants_nothing_fetched_has_the_last_answer() {
     for path in [LIST, LATEST, MAIN] {
         let reply = ask(path);
         assert_eq!((reply.status, reply.header("cache-control")), (404, Some("no-store")), "{path}");
-        let text = "not found: temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n";
+        let text = "temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n";
         assert!(reply.text().starts_with(text), "{}", reply.text());
     }
     assert_eq!(upstream.requests().len(), 0);
