@@ -245,7 +245,7 @@ impl Transfer {
     ///
     /// # Errors
     ///
-    /// An error means that the sent bytes differ from the stored zip, or that there is no stored zip. The caller
+    /// An error means that the sent bytes differ from the stored zip, or that the zip was not verified. The caller
     /// must make sure that the client does not take the transfer for complete.
     pub async fn next<B>(&mut self, mut buffer: B) -> io::Result<(B, usize)>
     where

@@ -83,7 +83,7 @@ impl hyper::body::Body for Body {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Zip(zip) => zip.at == zip.end,
-            // The transfer ends when the version is stored.
+            // The transfer ends when the zip is verified.
             Self::Transfer(_) => false,
         }
     }

@@ -132,13 +132,13 @@ impl Problem<'_> {
                 let help = help(error).map_or_else(String::new, |help| format!("help: {help}\n"));
                 return format!("{}: {}\n{help}", class(error), error.for_client());
             }
-            // Other tools recognise the absence that is not final by these words.
+            // Other proxies also use these words for an absence that is not final.
             Self::NotStored => {
-                "not found: temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n\
+                "temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n\
                  help: repeat the request without the header Disable-Module-Fetch"
             }
             Self::InBackground => {
-                "not found: temporarily unavailable: this proxy downloads the version in the background\n\
+                "temporarily unavailable: this proxy downloads the version in the background\n\
                  help: try again later"
             }
             Self::Misspelled(misspelling, base_path) => {
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_may_store_only_that_something_does_not_exist() {
+    fn caches_may_store_only_absences() {
         for error in errors() {
             let response = Problem::Failed(&error, Subject::File).answer();
             let cache = match response.status().as_u16() {

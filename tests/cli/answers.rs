@@ -16,8 +16,12 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         trial("the last answers stand in an outage, after a kill", None, outage),
         trial("many clients of two servers ask once each", None, crowd),
-        trial("an offline server names stored versions only", None, offline),
-        trial("private names are sent to nobody else, capitals or not", None, private),
+        trial("an offline server lists stored versions only", None, offline),
+        trial(
+            "private module paths are not sent to a checksum database, with or without capitals",
+            None,
+            private,
+        ),
         trial("hashes that a fill verified are kept for clients", None, verified_by_a_fill),
         trial("records that the database has not signed are not kept", None, unsigned),
         trial(

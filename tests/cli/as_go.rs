@@ -14,7 +14,11 @@ use testkit::upstream::{Module, Upstream};
 use testkit::{create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
-    cases![such_zips_are_not_stored, such_infos_are_not_stored, such_versions_of_older_stores_are_found]
+    cases![
+        zips_that_go_refuses_are_not_stored,
+        infos_that_go_refuses_are_not_stored,
+        such_versions_of_older_stores_are_found
+    ]
 }
 
 const PAIR: &str = "example.com/m@v1.0.0";
@@ -108,7 +112,7 @@ fn served(module: &Module) -> Vec<(u16, String)> {
     statuses.into()
 }
 
-fn such_zips_are_not_stored() {
+fn zips_that_go_refuses_are_not_stored() {
     let module = Module::new(PAIR, 0);
     for (fault, zip) in zips(&module) {
         let modfile = if fault.contains("symbol") { vec![b'm'; 259] } else { module.modfile.clone() };
@@ -118,7 +122,7 @@ fn such_zips_are_not_stored() {
     }
 }
 
-fn such_infos_are_not_stored() {
+fn infos_that_go_refuses_are_not_stored() {
     let module = Module::new(PAIR, 100);
     for info in infos() {
         for (status, text) in served(&Module { info: info.clone().into_bytes(), ..module.clone() }) {

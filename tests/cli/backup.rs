@@ -20,8 +20,8 @@ pub(crate) fn cases() -> Vec<Case> {
         trial("a snapshot of a file system holds only whole versions", None, snapshot)
             .needs(|| missing_tool("mkfs.ext4", &["-V"]).or_else(|| missing_tool("fsfreeze", &["-V"])))
             .unless(not_root.or_else(no_loop_device)),
-        trial("a restore that lacks something is recognised or healed", None, restores).slow(),
-        trial("an older copy brings nothing back that was forbidden", None, older_copy),
+        trial("an incomplete restore is recognised or repaired", None, restores).slow(),
+        trial("restoring an older copy makes no forbidden version available", None, older_copy),
     ]
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         testkit::trial("fifty starters make one store", None, fifty_starters),
         testkit::trial("fifty starters on an old store upgrade it once", None, one_migration),
         testkit::trial("a process that waits for a migration writes nothing", tracer::missing(), waiting),
-        testkit::trial("two servers and fifty clients fetch one version once", None, one_fetch),
+        testkit::trial("two servers download one version once for fifty clients", None, one_fetch),
     ]
 }
 

@@ -20,7 +20,7 @@ const ZIP: &str = "/example.com/m/@v/v1.0.0.zip";
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        trial("two servers give 200 clients one cold zip of 50 MB", resident_missing(), two_hundred_clients)
+        trial("two servers send a new zip of 50 MB to 200 clients", resident_missing(), two_hundred_clients)
             .slow(),
         trial(
             "a zip whose download is interrupted six times reaches 40 clients of two servers",

@@ -180,10 +180,13 @@ impl Scene {
             text(&got)
         );
         if file.starts_with("@v/v1") {
-            // The rest of the version follows by itself; a small zip is had when it is stored, and a large one is
-            // whole then.
             let zip = self.ask(&format!("/{}/@v/v1.0.0.zip", module.version.path()));
             assert!(zip.is_whole && zip.body == module.zip, "{what}, its zip: {}", zip.text());
+            // A client has a large zip before it is stored. The next comparison needs the store at rest.
+            let info = PathBuf::from(format!("modules/{}/@v/v1.0.0/info", module.version.path()));
+            testkit::until("the version is stored", || {
+                self.stored().contains_key(&info) && self.is_at_rest()
+            });
         }
     }
 }

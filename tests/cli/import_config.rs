@@ -14,8 +14,8 @@ pub(crate) fn cases() -> Vec<Case> {
     cases![
         secrets_in_urls_are_not_copied,
         a_checksum_database_is_asked_at_its_url,
-        a_whole_configuration_does_the_same_here,
-        what_is_not_named_is_refused_where_the_filter_says_so,
+        a_translated_configuration_has_the_same_effect,
+        modules_that_the_filter_does_not_name_are_refused,
         settings_without_counterpart_are_reported_and_secrets_are_not,
         a_container_has_only_variables,
         an_invalid_setting_is_named_by_file_and_line,
@@ -92,7 +92,7 @@ fn a_checksum_database_is_asked_at_its_url() {
     }
 }
 
-fn a_whole_configuration_does_the_same_here() {
+fn a_translated_configuration_has_the_same_effect() {
     let (programs, upstream) = (Programs::current(), Upstream::start());
     for pair in [
         "example.com/plain@v1.0.0",
@@ -137,7 +137,7 @@ fn a_whole_configuration_does_the_same_here() {
     }
 }
 
-fn what_is_not_named_is_refused_where_the_filter_says_so() {
+fn modules_that_the_filter_does_not_name_are_refused() {
     let (programs, upstream) = (Programs::current(), Upstream::start());
     for pair in ["example.com/open/x@v1.0.0", "example.com/open/shut@v1.0.0", "other.example/x@v1.0.0"] {
         upstream.offer(pair, 2000);

@@ -22,7 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = testkit::slow(cases![rows_are_the_trees_whatever_happened]);
     cases.extend(cases![
         pages_of_the_catalog_add_up,
-        questions_and_their_answers,
+        the_index_answers_valid_and_invalid_queries,
         the_migrator_builds_it_when_asked,
         only_one_server_keeps_the_index_if_configured,
     ]);
@@ -387,7 +387,7 @@ fn pages_of_the_catalog_add_up() {
     assert!(server.stop().success());
 }
 
-fn questions_and_their_answers() {
+fn the_index_answers_valid_and_invalid_queries() {
     let programs = Programs::current();
     let root = programs.make_store();
     let instant = std::time::UNIX_EPOCH + Duration::from_secs(1_704_164_645);

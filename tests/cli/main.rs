@@ -49,6 +49,7 @@ mod pages;
 mod pairs;
 mod policy;
 mod progress;
+mod publication;
 mod removal;
 mod resolving;
 mod server_log;
@@ -102,6 +103,7 @@ fn main() {
         ("pairs", pairs::cases()),
         ("policy", policy::cases()),
         ("progress", progress::cases()),
+        ("publication", publication::cases()),
         ("removal", removal::cases()),
         ("resolving", resolving::cases()),
         ("server_log", server_log::cases()),

@@ -20,7 +20,7 @@ use testkit::{create, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
     cases![
-        what_is_removed_is_fetched_again_and_must_be_the_same,
+        a_removed_version_is_downloaded_again_and_must_be_identical,
         a_zip_that_differs_from_its_record_is_not_downloaded_again_until_the_record_changes,
         a_go_mod_that_differs_from_its_record_is_served_to_nobody,
         a_tombstone_is_reported_for_every_file_until_it_is_lifted,
@@ -98,7 +98,7 @@ fn a_zip_that_differs_from_its_record_is_not_downloaded_again_until_the_record_c
     assert_eq!(upstream.asked(".zip"), 3);
 }
 
-fn what_is_removed_is_fetched_again_and_must_be_the_same() {
+fn a_removed_version_is_downloaded_again_and_must_be_identical() {
     let (_dir, root) = store();
     let upstream = Upstream::start();
     let module = upstream.offer(PAIR, 50_000);

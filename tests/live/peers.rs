@@ -18,11 +18,11 @@ use testkit::{MIGRATE, go::Go, program, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        trial("a store of a real Athens goes up, serves, and goes back", None, || {
+        trial("a store of a real Athens is upgraded, served and downgraded", None, || {
             there_and_back(Peer::Athens, "v0");
         })
         .needs(peer::missing),
-        trial("a tree of a real goproxy goes up, serves, and goes back", None, || {
+        trial("a tree of a real goproxy is upgraded, served and downgraded", None, || {
             there_and_back(Peer::Goproxy, "tree");
         })
         .needs(peer::missing),

@@ -57,7 +57,7 @@ fn snapshot(root: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn a_fresh_answer_asks_nobody() {
+fn a_fresh_answer_causes_no_request_to_the_upstream() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::with_ttl(folder.path(), upstream.url());
@@ -214,7 +214,7 @@ fn many_who_ask_the_same_are_one_request() {
 }
 
 #[test]
-fn in_an_outage_the_last_answer_stands_however_old_and_after_a_restart() {
+fn in_an_outage_the_last_answer_is_served_at_any_age_and_after_a_restart() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
@@ -251,7 +251,7 @@ fn in_an_outage_the_last_answer_stands_however_old_and_after_a_restart() {
 }
 
 #[test]
-fn what_the_upstream_takes_back_is_gone_but_not_what_is_stored() {
+fn a_404_from_the_upstream_hides_no_stored_version() {
     let folder = site::folder();
     let upstream = Upstream::start();
     for status in [404, 410] {
@@ -281,7 +281,7 @@ fn what_the_upstream_takes_back_is_gone_but_not_what_is_stored() {
 }
 
 #[test]
-fn an_absence_is_kept_for_a_moment_and_a_failure_not_at_all() {
+fn an_absence_is_cached_briefly_and_a_failure_is_not() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::with_ttl(folder.path(), upstream.url());
@@ -320,7 +320,7 @@ fn a_folder_in_a_module_has_no_list() {
 }
 
 #[test]
-fn a_store_that_cannot_be_read_hides_nothing_of_the_upstream() {
+fn an_unreadable_store_hides_no_version_of_the_upstream() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
@@ -333,7 +333,7 @@ fn a_store_that_cannot_be_read_hides_nothing_of_the_upstream() {
 }
 
 #[test]
-fn one_slow_module_holds_up_nobody_else() {
+fn a_slow_module_delays_no_other_module() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::with_ttl(folder.path(), upstream.url());
@@ -376,7 +376,7 @@ fn who_wants_nothing_fetched_has_the_last_answer() {
     for path in [LIST, LATEST, MAIN] {
         let reply = ask(path);
         assert_eq!((reply.status, reply.header("cache-control")), (404, Some("no-store")), "{path}");
-        let text = "not found: temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n";
+        let text = "temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n";
         assert!(reply.text().starts_with(text), "{}", reply.text());
     }
     assert_eq!(upstream.requests().len(), 0);
@@ -514,7 +514,7 @@ fn two_names_of_one_version_are_written_once() {
     });
     let asked = ["info", "mod", "zip"].map(|file| upstream.count(&module.path(file)));
     assert_eq!(asked, [1, 1, 1]);
-    testkit::until("the version is published", || site.has(&module.version));
+    site.wait_for(&module.version);
     let versions = fs::read_dir(folder.path().join("modules/example.com/m/@v")).unwrap();
     let versions: Vec<_> = versions.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(versions, [PSEUDO]);

@@ -61,7 +61,7 @@ fn asking_each_time(root: &std::path::Path, list: &str) -> Site {
 }
 
 #[test]
-fn a_checksum_database_is_passed_on_where_upstream_does() {
+fn a_database_that_the_upstream_forwards_is_forwarded() {
     let folder = site::folder();
     let upstream = database();
     let gone = "/sumdb/sum.example/lookup/example.com/gone@v1.0.0";
@@ -104,7 +104,7 @@ fn a_checksum_database_is_passed_on_where_upstream_does() {
 }
 
 #[test]
-fn a_checksum_database_that_is_not_passed_on_is_not_claimed() {
+fn a_database_that_no_upstream_forwards_is_not_supported() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = start(folder.path(), upstream.url());

@@ -57,6 +57,7 @@ fn the_rest_is_requested_as_often_as_it_breaks_off() {
         let rest = (1..=4).map(|part| (Some(format!("bytes={}-", part * ARRIVED)), value.clone()));
         let expected: Vec<_> = std::iter::once((None, None)).chain(rest).collect();
         assert_eq!(requested(&upstream), expected);
+        site.wait_for(&module.version);
         assert_eq!(site.get(&module.path("zip")).body, module.zip);
         assert!(site.drafts().is_empty(), "{:?}", site.drafts());
     }

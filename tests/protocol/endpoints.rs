@@ -167,7 +167,7 @@ fn an_address_has_one_spelling() {
 }
 
 #[test]
-fn below_a_base_path_only_that_counts() {
+fn modules_are_served_only_below_the_base_path() {
     let folder = site::folder();
     let options = ServeOptions { base_path: "/go/".to_owned(), ..ServeOptions::default() };
     let site = Site::with(site::open(folder.path(), Mode::ReadWrite), site::upstream("off"), options);
@@ -264,7 +264,7 @@ fn who_wants_no_fetch_gets_what_is_stored() {
         let reply = local(&path, "True");
         assert_eq!(reply.status, 404, "{path}");
         // Other tools recognise these words.
-        let text = "not found: temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n";
+        let text = "temporarily unavailable: the answer is not in the store, and the request forbids downloading it\n";
         assert!(reply.text().starts_with(text), "{path}: {}", reply.text());
         assert_eq!(reply.header("cache-control"), Some("no-store"));
         assert_eq!(reply.header("vary"), Some("Disable-Module-Fetch"));

@@ -32,7 +32,7 @@ fn eager_site(root: &std::path::Path, upstream: &Upstream, max_concurrent: usize
 }
 
 #[test]
-fn many_clients_of_one_version_are_one_fetch() {
+fn many_clients_of_one_version_cause_one_download() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
@@ -73,7 +73,7 @@ fn many_clients_of_one_version_are_one_fetch() {
 }
 
 #[test]
-fn two_proxies_on_one_store_fetch_once() {
+fn two_servers_on_one_store_download_a_version_once() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let sites = [Site::start(folder.path(), upstream.url()), Site::start(folder.path(), upstream.url())];
@@ -144,7 +144,7 @@ fn a_zip_is_sent_on_while_it_arrives() {
     gate.open();
     let reply = client.body(head);
     assert!(reply.is_whole && reply.body == module.zip);
-    assert!(site.has(&module.version));
+    site.wait_for(&module.version);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_zip_without_a_length_is_sent_in_chunks() {
     upstream.set(&module.path("zip"), Script::Chunked(module.zip.clone()));
     let reply = site.get(&module.path("zip"));
     assert!(reply.is_whole && reply.body == module.zip);
-    testkit::until("the version is published", || site.has(&module.version));
+    site.wait_for(&module.version);
     assert_eq!(
         site.get(&module.path("zip")).header("content-length"),
         Some(module.zip.len().to_string().as_str())
@@ -215,7 +215,7 @@ fn an_eager_proxy_downloads_the_zip_for_an_info_or_a_mod() {
 }
 
 #[test]
-fn zips_that_nobody_waits_for_are_bounded() {
+fn downloads_without_a_waiting_client_are_limited() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = eager_site(folder.path(), &upstream, 2);
@@ -279,7 +279,7 @@ fn a_client_that_takes_nothing_holds_up_nobody() {
 }
 
 #[test]
-fn a_version_comes_whole_from_one_upstream() {
+fn all_files_of_a_version_come_from_one_upstream() {
     let folder = site::folder();
     let (first, second) = (Upstream::start(), Upstream::start());
     let site = Site::start(folder.path(), &format!("{},{}", first.url(), second.url()));
@@ -407,6 +407,7 @@ fn no_client_gets_a_zip_made_of_two() {
     assert!(reply.is_whole && reply.body == module.zip);
     // The first is asked to continue, too.
     assert_eq!((first.count(&module.path("zip")), second.count(&module.path("zip"))), (2, 1));
+    site.wait_for(&module.version);
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
     assert!(site.drafts().is_empty(), "{:?}", site.drafts());
 }

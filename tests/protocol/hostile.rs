@@ -34,7 +34,7 @@ fn refused(what: &str, bytes: usize, spoil: impl Fn(&Upstream, &Module)) {
     upstream.serve(&module);
     let healed = site.get(&module.path("zip"));
     assert!(healed.status == 200 && healed.is_whole && healed.body == module.zip, "{what}: not healed");
-    testkit::until("the version is published", || site.has(&module.version));
+    site.wait_for(&module.version);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn an_info_of_another_version_is_none() {
 }
 
 #[test]
-fn what_an_upstream_answers_decides_the_status() {
+fn the_answer_of_the_upstream_decides_the_status() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());

@@ -23,7 +23,7 @@ fn nobody() -> String {
 }
 
 #[test]
-fn a_list_is_what_both_have() {
+fn a_list_merges_upstream_and_store() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
@@ -58,7 +58,7 @@ fn an_unknown_module_is_no_empty_list() {
 }
 
 #[test]
-fn an_outage_hides_nothing_that_is_stored() {
+fn an_outage_hides_no_stored_version() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
@@ -89,7 +89,7 @@ fn an_outage_hides_nothing_that_is_stored() {
 }
 
 #[test]
-fn latest_is_what_upstream_says_or_go_would() {
+fn latest_matches_the_upstream_or_the_choice_of_go() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());

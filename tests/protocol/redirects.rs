@@ -57,6 +57,7 @@ fn an_upstream_in_a_private_network_may_redirect_there() {
         upstream.set(&path, redirect(status, &format!("{}{path}", storage.url())));
     }
     assert_eq!(site.get(&module.path("zip")).body, module.zip);
+    site.wait_for(&module.version);
     upstream.set("/example.com/m/@v/list", redirect(303, "list/all"));
     upstream.set("/example.com/m/@v/list/all", Script::Body(b"v1.1.0\n".to_vec()));
     assert_eq!(site.get("/example.com/m/@v/list").text(), "v1.0.0\nv1.1.0\n");

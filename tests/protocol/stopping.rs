@@ -19,7 +19,7 @@ fn gated(upstream: &Upstream) -> (Module, Gate) {
 }
 
 #[test]
-fn what_is_under_way_ends() {
+fn requests_in_progress_end_before_the_server() {
     let folder = site::folder();
     let upstream = Upstream::start();
     let mut site = Site::start(folder.path(), upstream.url());

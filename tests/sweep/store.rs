@@ -118,7 +118,18 @@ fn serving(url: &str, prepare: Prepare, expected: (u16, Vec<u8>), check: CheckTr
         check: Box::new(move |root, traced, observed, is_kill| {
             for answer in &observed.answers {
                 match answer {
-                    Ok((200, body)) => assert!(*body == expected.1, "wrong bytes after {:?}", traced.hit),
+                    Ok((200, body)) => {
+                        assert!(*body == expected.1, "wrong bytes after {:?}", traced.hit);
+                        // A client has a large zip before it is stored.
+                        assert!(
+                            is_kill
+                                || root.join(FOLDER).exists()
+                                || observed.stderr.contains("cannot store a version"),
+                            "neither stored nor a reason in the log after {:?}: {}",
+                            traced.hit,
+                            observed.stderr
+                        );
+                    }
                     Ok((404, _)) if expected.0 == 404 => {}
                     Ok((status, body)) => {
                         let text = String::from_utf8_lossy(body);

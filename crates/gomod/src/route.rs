@@ -245,7 +245,7 @@ mod tests {
         }
 
         #[test]
-        fn no_target_panics(target in "[/@v%!a-zA-Z0-9.]{0,40}|.{0,20}") {
+        fn no_request_target_causes_a_panic(target in "[/@v%!a-zA-Z0-9.]{0,40}|.{0,20}") {
             let _ = get(&target);
         }
     }

@@ -20,7 +20,17 @@ pub const REMOVES_FOLDERS: &str = "?rmdir,unlinkat";
 /// Runs a command with calls failing, in the same environment. `rules` are pairs of calls and `error=ERRNO` with an optional
 /// `:when=`. If `path` is given, only calls that name it fail.
 pub fn failing(command: &Command, rules: &[(&str, &str)], path: Option<&Path>) -> Command {
-    let mut arguments: Vec<OsString> = ["-qq", "-f", "-o", "/dev/null"].map(OsString::from).to_vec();
+    strace(&[], command, rules, path)
+}
+
+/// Does the same as [`failing`] for a program that is stopped by a signal: the child is the program, and not strace.
+pub fn failing_server(command: &Command, rules: &[(&str, &str)], path: &Path) -> Command {
+    strace(&["-D"], command, rules, Some(path))
+}
+
+fn strace(options: &[&str], command: &Command, rules: &[(&str, &str)], path: Option<&Path>) -> Command {
+    let own = ["-qq", "-f", "-o", "/dev/null"];
+    let mut arguments: Vec<OsString> = own.iter().chain(options).map(OsString::from).collect();
     if let Some(path) = path {
         arguments.extend(["-P".into(), path.into()]);
     }

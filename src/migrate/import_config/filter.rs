@@ -371,7 +371,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gets_an_answer(text in "([+D-]|[ /\n]|a\\.b|c|v1|v1\\.2\\.3|[~^<,*.#é]){0,24}") {
+        fn any_filter_text_gives_valid_rules_or_an_error(text in "([+D-]|[ /\n]|a\\.b|c|v1|v1\\.2\\.3|[~^<,*.#é]){0,24}") {
             if let Ok(filter) = Filter::parse(&text) {
                 let ranges = filter.rules().0.into_iter().flat_map(|(_, verdict)| verdict.allow.into_iter().chain(verdict.deny));
                 for range in ranges {

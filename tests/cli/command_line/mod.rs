@@ -50,7 +50,7 @@ pub(crate) fn cases() -> Vec<Case> {
             status::status_names_the_processes_that_use_the_store,
         ),
         trial("a closed output does not panic", None, a_closed_output_does_not_panic),
-        trial("serve listens and stops when asked to", None, serving::serve_listens_and_stops_when_asked_to),
+        trial("serve listens, and stops at a signal", None, serving::serve_listens_and_stops_at_a_signal),
         trial("serve holds the store", None, serving::serve_holds_the_store),
         trial("serve reports why it cannot listen", None, serving::serve_reports_why_it_cannot_listen),
         trial(

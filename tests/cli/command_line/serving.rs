@@ -26,7 +26,7 @@ fn stopped(child: Child) -> Ended {
     Ended::from_child(child)
 }
 
-pub(crate) fn serve_listens_and_stops_when_asked_to() {
+pub(crate) fn serve_listens_and_stops_at_a_signal() {
     let programs = Programs::current();
     let module = Module::new(PAIR, 10);
     let (child, url) = serving(&programs, |_| {});

@@ -24,12 +24,8 @@ use random::Random;
 pub(crate) fn cases() -> Vec<Case> {
     let missing = missing_tool("go", &["version"]);
     vec![
-        trial("go accepts every zip that is accepted here, with the same hash", missing.clone(), same_zips),
-        trial(
-            "go accepts every info that is accepted here, with the same values",
-            missing.clone(),
-            same_infos,
-        ),
+        trial("go accepts every zip that Stoa accepts, with the same hash", missing.clone(), same_zips),
+        trial("go accepts every info that Stoa accepts, with the same values", missing.clone(), same_infos),
         trial("go finds the same go-import meta tags in a page", missing, same_pages),
     ]
 }

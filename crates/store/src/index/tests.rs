@@ -280,7 +280,7 @@ fn pages_of_any_size_add_up_to_the_catalog() {
 }
 
 #[test]
-fn every_version_has_its_own_instant() {
+fn every_version_has_its_own_time() {
     let fixture = Fixture::new();
     let instant = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     for n in 0..50 {
