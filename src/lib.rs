@@ -7,6 +7,7 @@
 mod absences;
 pub mod answers;
 mod background;
+pub mod bucket;
 mod byte_budget;
 pub mod command;
 pub mod config;

@@ -12,8 +12,10 @@ use stoa_layout::gate::{Mode, SignalsAfter};
 use stoa_layout::{Exit, Gate, Pass};
 
 use stoa_store::Store;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
@@ -31,6 +33,7 @@ pub(crate) fn run(
     config: ServeConfig,
     settings: &Settings<'_>,
     sources: &Sources<'_>,
+    open_bucket: impl FnOnce(&Store, &ServeConfig, &Runtime) -> Result<Option<Arc<Tier>>, CommandError>,
 ) -> Result<Exit, CommandError> {
     let mode = if config.read_only { Mode::ReadOnly } else { Mode::ReadWrite };
     let held = gate.hold(pass, mode)?;
@@ -43,7 +46,8 @@ pub(crate) fn run(
     let policy = sources.policy(&config, store.is_read_only(), Some(address))?;
     let sumdbs = sources.sumdbs(&config, policy.is_offline(), &store);
     let is_asked = !sumdbs.is_empty() && !policy.is_offline();
-    let services = sources.services(&config, &policy, is_asked)?;
+    let mut services = sources.services(&config, &policy, is_asked)?;
+    services.tier = open_bucket(&store, &config, &runtime)?;
     let max_connections = within_limit(config.max_connections, raise_limit_of_files());
     let degraded = startup::degraded(&config, &policy, store.is_read_only(), sources, settings.world());
     let (layout, config_file) = (gate.current, settings.config_file());

@@ -98,6 +98,7 @@ pub async fn run(
     let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
     services.sumdb.start_rechecks();
+    let watching = Watching::start(&services);
     let proxy_options = ProxyOptions {
         base_path: options.base_path.clone(),
         sumdbs: options.sumdbs.clone(),
@@ -125,6 +126,7 @@ pub async fn run(
     );
     services.close();
     upkeep.close();
+    drop(watching);
     let ended = tokio::time::timeout(options.grace, async {
         graceful.shutdown().await;
         services.closed().await;
@@ -142,6 +144,28 @@ pub async fn run(
     upkeep.end().await;
     log_counts(&services, aborted_requests);
     accepted
+}
+
+/// The tasks of the server on its bucket. Dropping it ends them.
+struct Watching(Vec<tokio::task::AbortHandle>);
+
+impl Watching {
+    fn start(services: &Services) -> Self {
+        let Some(tier) = &services.tier else { return Self(Vec::new()) };
+        let watch = tokio::spawn(Arc::clone(tier).watch(Arc::clone(&services.store)));
+        let mut tasks = vec![watch.abort_handle()];
+        if !services.store.is_read_only() {
+            let publish = tokio::spawn(Arc::clone(tier).publish_all(Arc::clone(&services.store)));
+            tasks.push(publish.abort_handle());
+        }
+        Self(tasks)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::AbortHandle::abort);
+    }
 }
 
 fn log_counts(services: &Services, aborted_requests: usize) {

@@ -7,6 +7,7 @@ use stoa_store::Store;
 
 use crate::absences::Absences;
 use crate::answers::{AnswerOptions, Answers};
+use crate::bucket::Tier;
 pub use crate::fill::FlightOptions;
 use crate::fill::{Flights, Seals, examining};
 use crate::policy::Policy;
@@ -25,6 +26,8 @@ pub struct ServiceOptions {
     pub answers: AnswerOptions,
     /// The settings for checksum databases.
     pub sumdb: SumdbOptions,
+    /// The bucket that several servers share.
+    pub tier: Option<Arc<Tier>>,
 }
 
 impl Default for ServiceOptions {
@@ -34,6 +37,7 @@ impl Default for ServiceOptions {
             absent_ttl: Duration::from_secs(5),
             answers: AnswerOptions::default(),
             sumdb: SumdbOptions::default(),
+            tier: None,
         }
     }
 }
@@ -43,6 +47,8 @@ impl Default for ServiceOptions {
 pub struct Services {
     /// The store.
     pub store: Arc<Store>,
+    /// The bucket that several servers share.
+    pub tier: Option<Arc<Tier>>,
     /// The rules per module.
     pub policy: Arc<Policy>,
     /// Lists, `@latest` and queries.
@@ -59,6 +65,7 @@ pub struct Services {
 impl Services {
     /// Assembles the parts.
     pub fn new(store: Arc<Store>, policy: impl Into<Policy>, options: ServiceOptions) -> Self {
+        let tier = options.tier;
         let policy = Arc::new(policy.into());
         let shutdown = Arc::<Shutdown>::default();
         let ttl = options.answers.list_ttl;
@@ -66,7 +73,7 @@ impl Services {
             Sumdb::new(Arc::clone(&store), Arc::clone(&policy), options.sumdb, ttl, Arc::clone(&shutdown));
         let absences = Arc::new(Absences::new(options.absent_ttl));
         let answers = Answers::new(
-            Arc::clone(&store),
+            (Arc::clone(&store), tier.clone()),
             &policy,
             &options.answers,
             Arc::clone(&absences),
@@ -75,7 +82,7 @@ impl Services {
         let examining = examining();
         let seals = Seals::new(Arc::clone(&store), Arc::clone(&examining));
         let flights = Flights::new(
-            Arc::clone(&store),
+            (Arc::clone(&store), tier.clone()),
             &policy,
             Arc::clone(&sumdb),
             examining,
@@ -83,7 +90,7 @@ impl Services {
             options.flights,
             Arc::clone(&shutdown),
         );
-        Self { store, policy, answers, flights, seals, sumdb, shutdown }
+        Self { store, tier, policy, answers, flights, seals, sumdb, shutdown }
     }
 
     /// Starts the shutdown: tasks that wait for their turn and have no waiting client are dropped.

@@ -206,7 +206,7 @@ impl<'a> Sources<'a> {
             wrong_pause: config.fill_wrong_pause,
             ..FlightOptions::default()
         };
-        Ok(ServiceOptions { flights, absent_ttl: config.fill_absent_ttl, answers, sumdb })
+        Ok(ServiceOptions { flights, absent_ttl: config.fill_absent_ttl, answers, sumdb, tier: None })
     }
 
     /// Returns the modules that are private: by a rule, or since no checksum database is asked about them.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use stoa_bucket::ListedThere;
 use stoa_gomod::{ModulePath, Version, list};
 
 use super::ask::MAX_TURN_WAIT;
@@ -22,9 +23,9 @@ impl Answers {
         let (module, rule) = (permit.module(), permit.rule());
         let asked = Asked::new(permit, Question::List(module.clone()));
         let (stored, listed) = if self.asks(rule) {
-            tokio::join!(self.stored_versions(module), self.upstream_answer(&asked, via))
+            tokio::join!(self.known_versions(module), self.upstream_answer(&asked, via))
         } else {
-            (self.stored_versions(module).await, Err(Unavailable::Offline(asked.to_string())))
+            (self.known_versions(module).await, Err(Unavailable::Offline(asked.to_string())))
         };
         match (listed, stored) {
             (Ok(body), Ok(stored)) => self.merged(module, rule, body, stored.unwrap_or_default()).await,
@@ -46,12 +47,34 @@ impl Answers {
     /// last answer. Returns `None` if there is neither.
     pub async fn list_local(&self, permit: ModulePermit<'_>) -> Result<Option<Bytes>, Unavailable> {
         let (module, rule) = (permit.module(), permit.rule());
-        let stored = self.stored_versions(module).await?;
+        let stored = self.known_versions(module).await?;
         let body = self.last_answer(&Asked::new(permit, Question::List(module.clone()))).await;
         if body.is_none() && stored.is_none() {
             return Ok(None);
         }
         self.merged(module, rule, body.unwrap_or_default(), stored.unwrap_or_default()).await.map(Some)
+    }
+
+    /// Returns the versions of a module in the store and in the bucket.
+    async fn known_versions(&self, module: &ModulePath) -> Result<Option<Vec<Version>>, Unavailable> {
+        let stored = self.stored_versions(module).await?;
+        let shared = self.versions_in_bucket(module).await;
+        if shared.present.is_empty() {
+            return Ok(stored);
+        }
+        let mut all = stored.unwrap_or_default();
+        let known: HashSet<String> = all.iter().map(ToString::to_string).collect();
+        all.extend(shared.present.iter().filter(|version| !known.contains(version.as_str())).cloned());
+        Ok(Some(all))
+    }
+
+    /// Returns the versions of a module in the bucket: none if there is no bucket, or in an outage, which is logged.
+    async fn versions_in_bucket(&self, module: &ModulePath) -> Arc<ListedThere> {
+        let Some(tier) = &self.tier else { return Arc::default() };
+        tier.list(module).await.unwrap_or_else(|error| {
+            log::debug!(module:% = module, reason:% = error; "serving a list without the versions in the bucket");
+            Arc::default()
+        })
     }
 
     /// Returns the last answer of the upstream, if the module's rule has an upstream.
@@ -71,10 +94,12 @@ impl Answers {
         stored: Vec<Version>,
     ) -> Result<Bytes, Unavailable> {
         let hidden = self.tombstones(module).await?;
+        let forbidden = self.versions_in_bucket(module).await;
         let merge = {
             let (module, rule, upstream) = (module.clone(), rule.clone(), upstream.clone());
             move || {
-                let hidden: HashSet<&str> = hidden.iter().map(Version::as_str).collect();
+                let hidden: HashSet<&str> =
+                    hidden.iter().chain(&forbidden.forbidden).map(Version::as_str).collect();
                 let admits = |version: &str| {
                     rule.admits_all() || Version::new(version).is_ok_and(|version| rule.admits(&version))
                 };

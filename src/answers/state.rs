@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::answer::{Answer, Weight};
 use super::question::{Asked, Question};
 use crate::absences::Absences;
+use crate::bucket::Tier;
 use crate::byte_budget::ByteBudget;
 use crate::policy::{Policy, Rule};
 use crate::tasks::{Once, SharedPermits, Shutdown, blocking};
@@ -54,6 +55,8 @@ pub(super) const MAX_CACHED_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Answers {
     pub(super) store: Arc<Store>,
+    /// The bucket that several servers share.
+    pub(super) tier: Option<Arc<Tier>>,
     pub(super) ttl: Duration,
     pub(super) private: Patterns,
     pub(super) cache: Cache<Question, Answer, Weight>,
@@ -73,7 +76,7 @@ pub struct Answers {
 
 impl Answers {
     pub(crate) fn new(
-        store: Arc<Store>,
+        (store, tier): (Arc<Store>, Option<Arc<Tier>>),
         policy: &Policy,
         options: &AnswerOptions,
         absences: Arc<Absences>,
@@ -86,6 +89,7 @@ impl Answers {
         let reading = Semaphore::new(MAX_READ);
         Arc::new(Self {
             store,
+            tier,
             ttl,
             private,
             cache,

@@ -62,6 +62,11 @@ impl Common {
         Loudness { quiet: self.quiet, verbose: self.verbose > 0 }
     }
 
+    /// Returns these options without the store, as arguments for the other program.
+    pub(crate) fn handed_on_without_store(&self) -> Vec<OsString> {
+        Self { store: None, ..self.clone() }.handed_on()
+    }
+
     /// Returns these options as arguments for the other program.
     pub(crate) fn handed_on(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
@@ -220,13 +225,18 @@ impl Context<'_> {
 
     /// Returns the program that upgrades the store, as far as the configuration allows it to run.
     pub(crate) fn migrator(&self) -> Result<Migrator, CommandError> {
-        let auto_migrate = if self.global.no_migrate { Some(false) } else { self.global.auto_migrate };
-        if !self.settings.auto_migrate(auto_migrate)? {
+        if !self.may_migrate()? {
             return Ok(NO_MIGRATOR);
         }
         // The gate names the store itself.
         let common = Common { store: None, ..self.global.common.clone() };
         Ok(Migrator::Beside { name: MIGRATOR, arguments: common.handed_on() })
+    }
+
+    /// Returns whether the configuration allows to run the migrator.
+    pub(crate) fn may_migrate(&self) -> Result<bool, CommandError> {
+        let auto_migrate = if self.global.no_migrate { Some(false) } else { self.global.auto_migrate };
+        Ok(self.settings.auto_migrate(auto_migrate)?)
     }
 
     /// Returns the migrator for a command that needs an existing store. An empty or missing folder is an error: its

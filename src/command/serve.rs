@@ -2,12 +2,15 @@
 
 use clap::Args;
 use stoa_layout::{Exit, Migrator};
+use stoa_store::Store;
+use tokio::runtime::Runtime;
 
+use super::bucket::serve::ServedBucket;
 use super::context::{Context, NO_MIGRATOR};
 use super::error::CommandError;
 use super::report::Nothing;
 use super::{Command, Entry};
-use crate::config::Options;
+use crate::config::{Options, ServeConfig};
 use crate::listen;
 use crate::logging::Style;
 use crate::sources::Sources;
@@ -50,7 +53,12 @@ impl Command for Serve {
         let pass = context.pass(&root, || config().map(drop), migrator)?;
         let config = config()?;
         let migrator = if config.read_only { NO_MIGRATOR } else { context.migrator()? };
-        match listen::run(&context.gate(&root, &migrator), pass, config, settings, &sources)? {
+        let bucket = settings.bucket_with(None, &self.options)?;
+        let bucket = bucket.map(|settings| ServedBucket { settings, context });
+        let open_bucket = |store: &Store, config: &ServeConfig, runtime: &Runtime| {
+            bucket.as_ref().map(|bucket| bucket.open(store, config, runtime)).transpose()
+        };
+        match listen::run(&context.gate(&root, &migrator), pass, config, settings, &sources, open_bucket)? {
             Exit::DONE => Ok(Nothing),
             // Stopped at once by a second signal, and logged.
             exit => Err(CommandError::reported(exit)),

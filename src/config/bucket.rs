@@ -17,6 +17,23 @@ pub struct BucketSettings {
     pub options: ConnectOptions,
 }
 
+impl BucketSettings {
+    /// Returns the settings as the variables of the configuration, for the other program.
+    pub fn variables(&self) -> impl Iterator<Item = (String, String)> {
+        let ConnectOptions { endpoint, region, path_style, kms_key, profile, account, .. } = &self.options;
+        let path_style = path_style.map(|path_style| path_style.to_string());
+        let set = [
+            ("bucket.endpoint", endpoint.clone()),
+            ("bucket.region", region.clone()),
+            ("bucket.path_style", path_style),
+            ("bucket.kms_key", kms_key.clone()),
+            ("bucket.profile", profile.clone()),
+            ("bucket.account", account.clone()),
+        ];
+        set.into_iter().filter_map(|(name, value)| Some((key(name).variable(), value?)))
+    }
+}
+
 impl Settings<'_> {
     /// Resolves the bucket. `typed` goes before the configuration. `None` if there is no bucket.
     pub fn bucket(&self, typed: Option<BucketUrl>) -> Result<Option<BucketSettings>, ConfigError> {

@@ -30,14 +30,18 @@ use tokio::sync::watch;
 use super::means::Means;
 use super::pairs::Smalls;
 use super::progress::{End, Flight};
+use super::shared::Shared;
 use super::task::{Failed, Fetch};
 use super::turn::Claimed;
 use super::zip::{FetchedZip, release_for_direct};
 use crate::byte_budget::SMALL_BODY;
 use crate::sumdb::{Confirmation, Verification};
-use crate::tasks::Phase;
+use crate::tasks::{Phase, Share};
 use crate::unavailable::Unavailable;
 use crate::upstream::{UpstreamError, VersionSource};
+
+/// How often a flight starts again after another server has changed the version in the bucket.
+const ATTEMPTS: u32 = 4;
 
 impl Fetch {
     /// Downloads and publishes the version, and reports the result to the waiting clients.
@@ -89,27 +93,57 @@ impl Fetch {
 
     /// Downloads the version. Drops its cached pair if that turns out to be wrong.
     async fn fetch(&self, phase: watch::Receiver<Phase>) -> Result<End, Unavailable> {
-        match self.steps(phase).await {
-            Ok(end) => Ok(end),
-            Err(Failed::Inconsistent(error) | Failed::Other(error @ Unavailable::Differs(_))) => {
-                self.drop_pair().await;
-                Err(error)
+        for attempt in 1.. {
+            match self.steps(phase.clone()).await {
+                Ok(end) => return Ok(end),
+                Err(Failed::Again(_)) if attempt < ATTEMPTS => {}
+                Err(Failed::Inconsistent(error) | Failed::Other(error @ Unavailable::Differs(_))) => {
+                    self.drop_pair().await;
+                    return Err(error);
+                }
+                Err(Failed::Other(error) | Failed::Again(error)) => return Err(error),
             }
-            Err(Failed::Other(error)) => Err(error),
         }
+        Err(self.busy_in_bucket())
     }
 
     async fn steps(&self, phase: watch::Receiver<Phase>) -> Result<End, Failed> {
+        let Some((permit, mut claimed)) = self.start().await? else { return Ok(End::Theirs) };
+        let source = self.upstream().version(&self.version).within(&self.means.memory);
+        match self.look_into_bucket(&claimed.claim, claimed.record.as_ref()).await? {
+            None => self.download(phase, permit, claimed, source, None).await,
+            Some((shared, files)) => {
+                claimed.record = claimed.claim.known_record();
+                let source = match files {
+                    Some(files) => source.with_files(files),
+                    None => source,
+                };
+                let done = self.download(phase, permit, claimed, source, Some(&shared)).await;
+                match done {
+                    Err(failed) if shared.is_read => Err(self.after_failed_read(&shared, failed).await),
+                    done => done,
+                }
+            }
+        }
+    }
+
+    async fn download(
+        &self,
+        phase: watch::Receiver<Phase>,
+        permit: Share,
+        claimed: Claimed,
+        source: VersionSource,
+        shared: Option<&Shared>,
+    ) -> Result<End, Failed> {
         let began = Instant::now();
-        let Some((permit, claimed)) = self.start().await? else { return Ok(End::Theirs) };
         let Claimed { claim, record, has_pair } = claimed;
         let known = if has_pair { self.known_smalls(record.as_ref()).await? } else { None };
-        let source = self.upstream().version(&self.version).within(&self.means.memory);
         let given = self.expected.both();
         let verification =
             Verification::start(&self.means.sumdb, &self.version, &self.rule, (record, given), &self.via);
         let claim = verification.share(claim);
-        let slot = self.slot_at_once();
+        // With a bucket, the zip is requested under a claim there.
+        let slot = if shared.is_none_or(|shared| shared.is_read) { self.slot_at_once() } else { None };
         let is_started = slot.is_some();
         let zip = async {
             if !is_started {
@@ -140,6 +174,7 @@ impl Fetch {
         if smalls.is_large() {
             self.keep_pair(&mut smalls, &claim, source.origin()).await?;
         }
+        let claim_there = self.claim_in_bucket(shared).await?;
         // A wrong mod ends the download of the zip.
         let checked = verification.check_mod(&smalls.gomod_h1);
         let fetched = self.fetch_zip(&source, (slot, zip), draft, claim, phase, &verification);
@@ -155,8 +190,8 @@ impl Fetch {
             Some(modfile) => modfile,
             None => self.large_mod(&gomod_h1, &source).await?,
         };
-        let end = self.publish(draft, claim, info, modfile, verification).await;
-        drop(slot);
+        let end = self.publish(draft, claim, (info, modfile), verification, shared).await;
+        drop((slot, claim_there));
         if end.is_ok() {
             log::info!(
                 version:% = self.version, bytes, origin, elapsed = format!("{:.1?}", began.elapsed());

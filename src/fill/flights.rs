@@ -15,6 +15,7 @@ use super::slots::Slots;
 use super::task::Fetch;
 use super::wrong::WrongZips;
 use crate::absences::Absences;
+use crate::bucket::Tier;
 use crate::byte_budget::ByteBudget;
 use crate::policy::{Mode, Permit, Policy};
 use crate::sumdb::Sumdb;
@@ -80,7 +81,7 @@ pub struct Flights {
 impl Flights {
     /// Creates flights that download into a store.
     pub(crate) fn new(
-        store: Arc<Store>,
+        (store, tier): (Arc<Store>, Option<Arc<Tier>>),
         policy: &Policy,
         sumdb: Arc<Sumdb>,
         examining: Arc<Semaphore>,
@@ -91,6 +92,7 @@ impl Flights {
         let max_fills = options.max_concurrent.clamp(1, Semaphore::MAX_PERMITS / STARTS_PER_FILL);
         let means = Means {
             store,
+            tier,
             sumdb,
             slots: Slots::new(max_fills, policy.upstreams()),
             starts: SharedPermits::new(max_fills * STARTS_PER_FILL, policy.upstreams()),
@@ -129,10 +131,11 @@ impl Flights {
     ) -> Result<Waiter, Unavailable> {
         let (version, rule) = (permit.version(), permit.rule());
         let store = &self.means.store;
-        if rule.mode == Mode::None {
+        let has_bucket = self.means.tier.is_some();
+        if rule.mode == Mode::None && !has_bucket {
             return Err(Unavailable::NotFetched(version.to_string()));
         }
-        if rule.upstream.is_offline() || store.is_read_only() {
+        if rule.upstream.is_offline() && !has_bucket || store.is_read_only() {
             return Err(Unavailable::Offline(version.to_string()));
         }
         if !Store::can_hold(store.root(), version) {

@@ -12,6 +12,7 @@ use super::rate::MinRate;
 use super::slots::Slots;
 use super::wrong::WrongZips;
 use crate::absences::Absences;
+use crate::bucket::Tier;
 use crate::byte_budget::ByteBudget;
 use crate::sumdb::Sumdb;
 use crate::tasks::SharedPermits;
@@ -21,6 +22,8 @@ use crate::unavailable::Unavailable;
 #[derive(Debug)]
 pub(super) struct Means {
     pub(super) store: Arc<Store>,
+    /// The bucket that several servers share.
+    pub(super) tier: Option<Arc<Tier>>,
     pub(super) sumdb: Arc<Sumdb>,
     pub(super) slots: Slots,
     /// Limits concurrent downloads of info and mod files.

@@ -37,6 +37,7 @@ mod progress;
 mod publish;
 mod rate;
 mod seals;
+mod shared;
 mod slots;
 mod task;
 mod turn;

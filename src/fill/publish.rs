@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use stoa_gomod::h1;
-use stoa_store::{Claim, Draft, Published, SealError, VersionFile};
+use stoa_layout::PathError;
+use stoa_store::{Claim, Draft, Published, SealError, SealedDraft, Store, StoreError, VersionFile};
 
 use super::progress::End;
+use super::shared::Shared;
 use super::task::{Failed, Fetch};
+use crate::bucket::{Downloaded, PublishedInBucket};
 use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
@@ -38,15 +41,19 @@ impl Fetch {
         &self,
         draft: Draft,
         claim: Arc<Claim>,
-        info: Bytes,
-        modfile: Bytes,
+        (info, modfile): (Bytes, Bytes),
         verification: Verification,
+        shared: Option<&Shared>,
     ) -> Result<End, Failed> {
         let confirmation = verification.outcome().await?;
         let held = Arc::clone(&claim);
-        let result = self.examine_and_publish(draft, held, info, modfile, verification, confirmation).await;
+        let files = (info, modfile);
+        let result = self.examine_and_publish(draft, held, files, verification, confirmation, shared).await;
         match &result {
             Ok(_) => self.means.wrong.remove(&self.version),
+            Err(Failed::Again(_)) => {}
+            // The upstream has not sent it.
+            Err(_) if shared.is_some_and(|shared| shared.is_read) => {}
             Err(Failed::Inconsistent(error) | Failed::Other(error)) => self.note_wrong(error, &claim),
         }
         result
@@ -61,13 +68,16 @@ impl Fetch {
         &self,
         mut draft: Draft,
         claim: Arc<Claim>,
-        info: Bytes,
-        modfile: Bytes,
+        (info, modfile): (Bytes, Bytes),
         verification: Verification,
         confirmation: Confirmation,
+        shared: Option<&Shared>,
     ) -> Result<End, Failed> {
         let confirmed = confirmation.clone();
         let (expected, progress) = (self.expected.clone(), self.progress.clone());
+        let fault_there = shared.map(Shared::expected);
+        let (has_bucket, files) = (shared.is_some(), shared.map(|_| (info.clone(), modfile.clone())));
+        let held = Arc::clone(&claim);
         let _examining = self.means.examining.acquire().await.map_err(|_| self.stopping())?;
         let published = blocking(&self.means.store, &self.version, move |store| {
             draft.set_mod(&modfile);
@@ -75,6 +85,12 @@ impl Fetch {
             // A large mod takes memory from a budget.
             drop(modfile);
             let sealed = draft.seal_if(&info, |h1| {
+                if let Some(reason) = fault_there.as_ref().and_then(|sealed| sealed.fault_of_zip(h1)) {
+                    return Err(Unavailable::Upstream(
+                        format!("the bucket has an invalid version: {reason}").into(),
+                    )
+                    .into());
+                }
                 let fault = expected.fault_of_zip(h1).or_else(|| expected.fault_of_mod(&gomod_h1));
                 if let Some(reason) = fault {
                     let version = claim.version().to_string();
@@ -91,7 +107,9 @@ impl Fetch {
                     return Err(Unavailable::objection(claim.version(), &objection).into());
                 }
                 // A version that a writer without the claim has stored stays, and may differ.
-                if store.locate(claim.version(), VersionFile::Info).map_err(SealError::from)?.is_none() {
+                if !has_bucket
+                    && store.locate(claim.version(), VersionFile::Info).map_err(SealError::from)?.is_none()
+                {
                     // Clients get the end of the zip while it is written to disk.
                     progress.send_modify(|now| now.is_verified = true);
                 }
@@ -112,14 +130,26 @@ impl Fetch {
                     return Ok(Err(Unavailable::Upstream(reason.into()).into()));
                 }
             };
-            let published = store.publish(sealed, &claim)?;
-            // The stored version is served from now on. A pair that stays is removed with the version, or evicted.
-            if let Err(error) = store.pairs().remove(claim.version()) {
-                log::warn!(version:% = claim.version(), reason:% = error; "cannot remove the cached info and go.mod of a version");
+            if has_bucket {
+                return Ok(Ok(Step::Sealed(sealed)));
             }
-            Ok(Ok(published))
+            Ok(Ok(Step::Published(publish(store, sealed, &claim)?)))
         });
-        let published = published.await?;
+        let published = match published.await? {
+            Ok(Step::Published(published)) => Ok(published),
+            Ok(Step::Sealed(sealed)) => {
+                let (Some(shared), Some(files)) = (shared, files) else { return Err(self.stopping().into()) };
+                match self.publish_in_bucket(shared, &sealed, &held, files).await? {
+                    PublishedInBucket::Same => {}
+                    // The store has no version yet. The requests that wait read the other one from the bucket.
+                    PublishedInBucket::Other => return Ok(End::Theirs),
+                    PublishedInBucket::Removed => return Err(Failed::Again(self.busy_in_bucket())),
+                }
+                let work = move |store: &Store| publish(store, sealed, &held);
+                Ok(blocking(&self.means.store, &self.version, work).await?)
+            }
+            Err(error) => Err(error),
+        };
         if let Ok(Published::Ours(_) | Published::Theirs { same: true, .. }) = &published {
             confirmation.log_published(&self.means.sumdb, &self.version);
         }
@@ -133,4 +163,60 @@ impl Fetch {
             Err(error) => Err(error),
         }
     }
+
+    /// Publishes a sealed version in the bucket, or seals the one that was read from there.
+    async fn publish_in_bucket(
+        &self,
+        shared: &Shared,
+        sealed: &SealedDraft,
+        claim: &Arc<Claim>,
+        (info, modfile): (Bytes, Bytes),
+    ) -> Result<PublishedInBucket, Unavailable> {
+        let tier = shared.tier();
+        if shared.is_read {
+            if let Some(held) = shared.manifest() {
+                tier.seal(&held.document, sealed.h1()).await;
+            }
+            tier.know(&self.version);
+            return Ok(PublishedInBucket::Same);
+        }
+        let failed = |error| StoreError::from(PathError::new("open", sealed.zip_path(), error));
+        let downloaded = Downloaded {
+            version: self.version.clone(),
+            info,
+            modfile,
+            zip: sealed.zip().map_err(failed)?,
+            h1: sealed.h1().clone(),
+            record: claim.known_record().unwrap_or_default(),
+        };
+        let published = tier.publish(downloaded, shared.manifest()).await?;
+        if published == PublishedInBucket::Same && !self.is_stored().await? {
+            // Clients get the end of the zip while it is published in the store.
+            self.progress.send_modify(|now| now.is_verified = true);
+        }
+        Ok(published)
+    }
+
+    async fn is_stored(&self) -> Result<bool, Unavailable> {
+        let version = self.version.clone();
+        let work = move |store: &Store| Ok(store.locate(&version, VersionFile::Info)?.is_some());
+        blocking(&self.means.store, &self.version, work).await
+    }
+}
+
+/// The state of a version after its examination.
+enum Step {
+    Published(Published),
+    /// With a bucket, it is published there first.
+    Sealed(SealedDraft),
+}
+
+/// Publishes a version in the store.
+fn publish(store: &Store, sealed: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
+    let published = store.publish(sealed, claim)?;
+    // The stored version is served from now on. A pair that stays is removed with the version, or evicted.
+    if let Err(error) = store.pairs().remove(claim.version()) {
+        log::warn!(version:% = claim.version(), reason:% = error; "cannot remove the cached info and go.mod of a version");
+    }
+    Ok(published)
 }

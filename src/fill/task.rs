@@ -17,6 +17,9 @@ pub(super) enum Failed {
     /// The files of the version do not belong together, so its cached pair must not be used again.
     Inconsistent(Unavailable),
     Other(Unavailable),
+    /// The version is in the bucket now, or no longer there. The flight starts again. The error is for the client if that
+    /// happens too often.
+    Again(Unavailable),
 }
 
 impl From<Unavailable> for Failed {

@@ -41,6 +41,14 @@ impl Proxy {
         permit: Permit<'_>,
         file: SmallFile,
     ) -> Option<Response> {
+        if self.is_to_compare(permit.version()) {
+            return None;
+        }
+        self.compared_small(client, permit, file)
+    }
+
+    /// Answers with a stored info or mod that was compared with the bucket. Returns `None` if it is not stored.
+    fn compared_small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Option<Response> {
         let version = permit.version();
         if self.is_to_verify(permit, None) {
             return None;
@@ -62,11 +70,15 @@ impl Proxy {
     /// Answers with an info or a mod.
     pub(super) async fn small(&self, client: Client<'_>, permit: Permit<'_>, file: SmallFile) -> Response {
         for attempt in 1..=ATTEMPTS {
-            if let Err(error) = self.verify_stored(client, permit).await {
+            let ready = async {
+                self.compare_stored(permit).await?;
+                self.verify_stored(client, permit).await
+            };
+            if let Err(error) = ready.await {
                 return Problem::Failed(&error, Subject::File).answer();
             }
             self.know_caching(permit).await;
-            if let Some(response) = self.stored_small(client, permit, file) {
+            if let Some(response) = self.compared_small(client, permit, file) {
                 return response;
             }
             match self.services.flights.pair(permit).await {
@@ -139,6 +151,22 @@ impl Proxy {
         // The zip may still turn out not to belong to it.
         response.headers_mut().insert(CACHE_CONTROL, MINUTE);
         response
+    }
+
+    /// Returns whether a stored version must be compared with the bucket before it is served. Makes no system call.
+    fn is_to_compare(&self, version: &ModuleVersion) -> bool {
+        self.services.tier.as_ref().is_some_and(|tier| !tier.is_known(version) && !tier.is_paused())
+    }
+
+    /// Compares a stored version with the bucket, once. A version that was removed there is removed here.
+    async fn compare_stored(&self, permit: Permit<'_>) -> Result<(), Unavailable> {
+        let version = permit.version();
+        match &self.services.tier {
+            Some(tier) if self.is_to_compare(version) => {
+                tier.check_stored(self.store(), version).await.map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns whether a stored version must be verified before it is served. Only a policy of `require` demands it,
@@ -239,6 +267,9 @@ impl Proxy {
     /// Answers with a stored and sealed zip. Returns `None` if there is none.
     pub(super) fn stored_zip(&self, client: Client<'_>, permit: Permit<'_>) -> Option<Response> {
         let version = permit.version();
+        if self.is_to_compare(version) {
+            return None;
+        }
         match self.store().open_zip(version) {
             Ok(Some(mut zip)) => {
                 let seal = zip.seal.take().filter(|seal| !self.is_to_verify(permit, Some(seal)))?;
@@ -254,7 +285,11 @@ impl Proxy {
     pub(super) async fn zip(&self, client: Client<'_>, permit: Permit<'_>) -> Response {
         let version = permit.version();
         for attempt in 1..=ATTEMPTS {
-            if let Err(error) = self.verify_stored(client, permit).await {
+            let ready = async {
+                self.compare_stored(permit).await?;
+                self.verify_stored(client, permit).await
+            };
+            if let Err(error) = ready.await {
                 return Problem::Failed(&error, Subject::File).answer();
             }
             match self.store().open_zip(version) {

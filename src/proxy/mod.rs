@@ -252,7 +252,10 @@ impl Proxy {
             return Problem::NotReady.answer();
         };
         let no_upstream = self.options.degraded.as_ref().map(|reason| format!("no upstream: {reason}"));
-        let reasons = no_upstream.into_iter().chain(degradations);
+        let outage = self.services.tier.as_ref().and_then(|tier| tier.outage());
+        let bucket =
+            outage.map(|_| "the bucket cannot be reached, only stored versions are served".to_owned());
+        let reasons = no_upstream.into_iter().chain(bucket).chain(degradations);
         answer::text(format!(
             "ready\n{}",
             reasons.map(|reason| format!("degraded: {reason}\n")).collect::<String>()

@@ -6,12 +6,16 @@
 //!
 //! A compressed body is decoded. The size limit counts decoded bytes, and speed counts bytes as they arrive.
 
+use super::MAX_ZIP_BYTES;
 use super::beginning::{Beginning, Extent, Validator};
 use super::client::{self, Timeouts};
 use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
 use crate::byte_budget::{ByteBudget, Reserved, SMALL_BODY};
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
@@ -47,11 +51,32 @@ pub(super) struct Download {
     decoder: Option<Box<Gunzip>>,
 }
 
+/// The bytes of a body from a place that is no upstream.
+pub struct ByteStream(Mutex<BoxStream<'static, Result<Bytes, String>>>);
+
+impl ByteStream {
+    /// Returns the bytes of a stream. An error is the reason.
+    pub fn new(stream: BoxStream<'static, Result<Bytes, String>>) -> Self {
+        Self(Mutex::new(stream))
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, String>> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).next().await
+    }
+}
+
+impl std::fmt::Debug for ByteStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ByteStream")
+    }
+}
+
 #[derive(Debug)]
 enum Body {
     Http(reqwest::Response, Timeouts),
     File(tokio::fs::File),
     Memory(Bytes),
+    Stream(ByteStream),
     Ended,
     Broken(UpstreamError),
 }
@@ -89,6 +114,11 @@ impl Download {
     pub(super) fn whole(url: String, bytes: Bytes, limit: u64) -> Self {
         let length = bytes.len() as u64;
         Self::new(url, Body::Memory(bytes), Some(length), limit)
+    }
+
+    /// Reads a stream of `length` bytes.
+    pub(super) fn stream(url: String, stream: ByteStream, length: u64, limit: u64) -> Self {
+        Self::new(url, Body::Stream(stream), Some(length), limit)
     }
 
     fn new(url: String, body: Body, length: Option<u64>, limit: u64) -> Self {
@@ -216,6 +246,11 @@ impl Download {
                     }
                 }
             }
+            Body::Stream(stream) => match stream.next().await {
+                Some(Ok(part)) => Ok(Some(part)),
+                Some(Err(reason)) => Err(UpstreamError::Transport { url: self.url.clone(), reason }),
+                None => Ok(None),
+            },
             Body::Memory(bytes) => Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Body::Ended => Ok(None),
             Body::Broken(error) => Err(error.clone()),
@@ -278,6 +313,15 @@ impl ZipDownload {
         }
         let length = download.length.map(|length| position.saturating_add(length));
         Ok(Self { length, position, may_continue: false, next, download })
+    }
+
+    /// Reads a zip of this length from a place that is no upstream.
+    pub(super) async fn of_stream(
+        url: String,
+        stream: ByteStream,
+        length: u64,
+    ) -> Result<Self, UpstreamError> {
+        Self::start(Download::stream(url, stream, length, MAX_ZIP_BYTES)).await
     }
 
     /// Compares the answer of an entry with the part of a zip that an earlier download brought.

@@ -32,12 +32,12 @@ mod via;
 
 pub use credentials::{Credentials, HostCredentials};
 pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
-pub use download::ZipDownload;
+pub use download::{ByteStream, ZipDownload};
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
 pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
-pub use version::VersionSource;
+pub use version::{GivenFiles, OpenZip, VersionSource};
 pub use via::{Instance, Via};
 
 use crate::byte_budget::{ByteBudget, SMALL_BODY};

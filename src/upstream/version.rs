@@ -12,11 +12,13 @@
 
 use super::beginning::Beginning;
 use super::direct::SharedDownload;
+use super::download::ByteStream;
 use super::limit::Turn;
 use super::place::{Kept, Place};
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload, retry};
 use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use stoa_gomod::ModuleVersion;
@@ -39,6 +41,32 @@ pub struct VersionSource {
     turns: Vec<Turn>,
     /// Bounds large go.mod files in memory.
     memory: Option<ByteBudget>,
+    /// The files, if they come from a place that is no upstream.
+    given: Option<GivenFiles>,
+}
+
+/// Starts to read a zip from a place that is no upstream. An error is the reason.
+pub struct OpenZip(pub BoxFuture<'static, Result<ByteStream, String>>);
+
+impl std::fmt::Debug for OpenZip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenZip")
+    }
+}
+
+/// The files of a version from a place that is no upstream, and that has all of them.
+#[derive(Debug)]
+pub struct GivenFiles {
+    /// The name of the place, for messages and the log.
+    pub origin: String,
+    /// The info.
+    pub info: Bytes,
+    /// The go.mod.
+    pub modfile: Bytes,
+    /// The size of the zip in bytes.
+    pub size: u64,
+    /// Starts to read the zip. It is read once.
+    pub zip: Mutex<Option<OpenZip>>,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +119,12 @@ impl VersionSource {
     pub(super) fn new(upstream: Upstream, version: ModuleVersion) -> Self {
         let turns = upstream.inner.places.iter().map(|_| Turn::default()).collect();
         let (pin, shared) = (Mutex::default(), SharedDownload::default());
-        Self { upstream, version, pin, shared, turns, memory: None }
+        Self { upstream, version, pin, shared, turns, memory: None, given: None }
+    }
+
+    /// Takes all files from another place, and asks no upstream.
+    pub(crate) fn with_files(self, given: GivenFiles) -> Self {
+        Self { given: Some(given), ..self }
     }
 
     /// Bounds large go.mod files in memory by a budget.
@@ -101,18 +134,31 @@ impl VersionSource {
 
     /// Downloads the info and checks that it names this version.
     pub async fn info(&self, via: &Via) -> Result<Bytes, UpstreamError> {
+        if let Some(given) = &self.given {
+            return Ok(given.info.clone());
+        }
         let check = Check::Info(self.version.path(), self.version.version().as_str());
         self.body("info", MAX_INFO_BYTES, &check, via).await
     }
 
     /// Downloads the mod and checks that it has a module directive.
     pub async fn modfile(&self, via: &Via) -> Result<Bytes, UpstreamError> {
+        if let Some(given) = &self.given {
+            return Ok(given.modfile.clone());
+        }
         self.body("mod", MAX_MOD_BYTES, &Check::Mod, via).await
     }
 
     /// Starts the download of the zip and checks its first bytes. After a failed attempt, the download may start
     /// behind the part that is known.
     pub async fn zip(&self, via: &Via) -> Result<ZipDownload, UpstreamError> {
+        if let Some(given) = &self.given {
+            let open = given.zip.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let failed = |reason| UpstreamError::Transport { url: given.origin.clone(), reason };
+            let open = open.ok_or_else(|| failed("it was read already".to_owned()))?;
+            let stream = open.0.await.map_err(failed)?;
+            return ZipDownload::of_stream(given.origin.clone(), stream, given.size).await;
+        }
         let (before, beginning) = {
             let pin = self.pin();
             (pin.zip_failed.clone(), pin.beginning.clone())
@@ -183,6 +229,9 @@ impl VersionSource {
     /// Returns the entry of the zip, or else the entry that answered last, without credentials. `None` if
     /// no entry has answered.
     pub fn origin(&self) -> Option<String> {
+        if let Some(given) = &self.given {
+            return Some(given.origin.clone());
+        }
         let entry = self.pin().first()?;
         self.upstream.inner.places.get(entry).map(|place| place.shown())
     }

@@ -14,6 +14,7 @@ mod as_go;
 mod audit;
 mod backup;
 mod bucket_commands;
+mod bucket_serve;
 mod bucket_upgrade;
 mod carry;
 mod check;
@@ -69,6 +70,7 @@ fn main() {
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_commands", bucket_commands::cases()),
+        ("bucket_serve", bucket_serve::cases()),
         ("bucket_upgrade", bucket_upgrade::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),

@@ -28,6 +28,7 @@
 //! | [`lease`](LeaseTaker) | the lease of a process that works on the whole bucket |
 //! | [`runner`](BucketRunner) | steps between the layouts of a bucket |
 //! | [`gone`](Gone) | the list of the last removals |
+//! | [`claim`](Versions::claim) | of several servers, one downloads a version |
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
 //! | [`examine`](Versions::examine) | reading a version completely |
 //! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
@@ -35,6 +36,7 @@
 
 mod address;
 mod adopt;
+mod claim;
 mod client;
 mod connect;
 mod document;
@@ -57,6 +59,7 @@ mod versions;
 
 pub use address::{BucketUrl, BucketUrlError, Service};
 pub use adopt::{AthensFiles, AthensVersion};
+pub use claim::{ClaimThere, ClaimTimes};
 pub use client::{Bucket, Content, Entry, Fetched, Folder, Meta, Object, Tag};
 pub use connect::{ConnectError, ConnectOptions};
 pub use document::{Document, Held, Swapped};
@@ -79,4 +82,4 @@ pub use runner::{
 pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
 pub use sweep::{MIN_AGE, Swept};
 pub use unnameable::Unnameable;
-pub use versions::{NewVersion, PublishedThere, QuarantinedThere, Versions};
+pub use versions::{ListedThere, NewVersion, PublishedThere, QuarantinedThere, Versions};

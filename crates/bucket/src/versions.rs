@@ -78,6 +78,15 @@ pub enum PublishedThere {
     Removed,
 }
 
+/// The versions of a module in a bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListedThere {
+    /// The versions that exist.
+    pub present: Vec<Version>,
+    /// The versions that have a tombstone.
+    pub forbidden: Vec<Version>,
+}
+
 /// A quarantine entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantinedThere {
@@ -334,13 +343,13 @@ impl Versions {
     async fn change(
         &self,
         version: &ModuleVersion,
-        mut change: impl AsyncFnMut(Option<&Manifest>) -> Result<Option<Manifest>, BucketError>,
+        mut change: impl FnMut(Option<&Manifest>) -> Result<Option<Manifest>, BucketError>,
     ) -> Result<Option<Held<Manifest>>, BucketError> {
         let key = self.keys.manifest(version);
         self.check_state().await?;
         let mut held = self.manifest(version).await?;
         for _ in 0..ATTEMPTS {
-            let Some(next) = change(held.as_ref().map(|held| &held.document)).await? else {
+            let Some(next) = change(held.as_ref().map(|held| &held.document))? else {
                 return Ok(held);
             };
             match self.bucket.swap(&key, &next, held.as_ref().map(|held| &held.tag)).await? {
@@ -372,17 +381,22 @@ impl Versions {
         keep_hashes: bool,
     ) -> Result<Option<VersionContent>, BucketError> {
         self.announce(version).await?;
+        let before = self.manifest(version).await?;
+        let before = before.as_ref().and_then(|held| held.document.present_content());
+        let gomod_h1 = match before.filter(|_| keep_hashes) {
+            Some(content) => {
+                self.small(&content.modfile, MAX_BYTES * 4).await?.map(|body| h1::hash_mod(&body))
+            }
+            None => None,
+        };
         let mut had = None;
-        self.change(version, async |now| {
+        self.change(version, |now| {
             had = now.and_then(|now| now.present_content()).cloned();
             let mut record = now.map(|now| now.record.clone()).unwrap_or_default();
             if let Some(now) = now.filter(|now| keep_hashes && now.state == Presence::Present) {
                 record.h1 = record.h1.or_else(|| now.seal().cloned());
-                if record.gomod_h1.is_none()
-                    && let Some(content) = now.present_content()
-                {
-                    let modfile = self.small(&content.modfile, MAX_BYTES * 4).await?;
-                    record.gomod_h1 = modfile.map(|modfile| h1::hash_mod(&modfile));
+                if record.gomod_h1.is_none() && now.present_content() == before {
+                    record.gomod_h1.clone_from(&gomod_h1);
                 }
             }
             if tombstone.is_some() {
@@ -434,10 +448,13 @@ impl Versions {
         let Some(content) = now.document.present_content().filter(is_it).cloned() else { return Ok(None) };
         let entry = self.add_quarantined(version, now.document.origin, content, reason).await?;
         self.announce(version).await?;
-        self.change(version, async |now| {
+        self.change(version, |now| {
             let is_same = now.and_then(Manifest::present_content) == Some(&entry.content);
             let Some(now) = now.filter(|_| is_same) else { return Ok(None) };
-            let mut next = Manifest::absent(version.clone(), now.origin, now.record.clone())?;
+            // Another download must have the content that was sealed.
+            let mut record = now.record.clone();
+            record.h1 = record.h1.or_else(|| now.seal().cloned());
+            let mut next = Manifest::absent(version.clone(), now.origin, record)?;
             next.published_at.clone_from(&now.published_at);
             Ok(Some(next))
         })
@@ -464,7 +481,7 @@ impl Versions {
     /// Puts the version of a quarantine entry back. Returns false if another version or a tombstone is in its place.
     pub async fn restore(&self, entry: &QuarantinedThere, h1: &H1) -> Result<bool, BucketError> {
         let mut is_restored = false;
-        self.change(&entry.version, async |now| {
+        self.change(&entry.version, |now| {
             is_restored = false;
             if let Some(now) = now {
                 if now.state == Presence::Present {
@@ -513,7 +530,7 @@ impl Versions {
         zip_key: &str,
         h1: &H1,
     ) -> Result<Option<Held<Manifest>>, BucketError> {
-        let changed = self.change(version, async |now| {
+        let changed = self.change(version, |now| {
             let Some(now) = now else { return Ok(None) };
             let is_open = now
                 .present_content()
@@ -541,13 +558,14 @@ impl Versions {
         version: &ModuleVersion,
         mut change: impl FnMut(&mut Record),
     ) -> Result<Held<Manifest>, BucketError> {
-        let written = self.change(version, async |now| {
+        // A list of versions reads only the manifests that have such an object. This one may be made now.
+        if self.manifest(version).await?.is_none() {
+            self.bucket.overwrite(&self.keys.removed(version), Bytes::new()).await?;
+        }
+        let written = self.change(version, |now| {
             let mut next = match now {
                 Some(now) => now.rewritten()?,
-                None => {
-                    self.bucket.overwrite(&self.keys.removed(version), Bytes::new()).await?;
-                    Manifest::absent(version.clone(), Origin::Filled, Record::default())?
-                }
+                None => Manifest::absent(version.clone(), Origin::Filled, Record::default())?,
             };
             let before = next.record.clone();
             change(&mut next.record);
@@ -559,24 +577,28 @@ impl Versions {
         })
     }
 
-    /// Returns the versions of a module that exist, in no particular order.
-    pub async fn list(&self, module: &ModulePath) -> Result<Vec<Version>, BucketError> {
+    /// Returns the versions of a module that exist and those that have a tombstone, in no particular order.
+    pub async fn list(&self, module: &ModulePath) -> Result<ListedThere, BucketError> {
         let listed = self.bucket.folder(&self.keys.manifests_of(module)).await?;
         let removed = self.bucket.folder(&self.keys.removed_of(module)).await?;
         let removed: std::collections::HashSet<&str> =
             removed.entries.iter().filter_map(|entry| entry.key.rsplit('/').next()).collect();
-        let mut versions = Vec::with_capacity(listed.entries.len());
+        let mut found = ListedThere::default();
         for entry in &listed.entries {
             let Some(version) = self.keys.version_of_manifest(&entry.key) else { continue };
-            if removed.contains(version.version().as_str()) {
-                let manifest = self.bucket.document::<Manifest>(&entry.key).await?;
-                if manifest.is_none_or(|manifest| manifest.document.state == Presence::Absent) {
-                    continue;
-                }
+            let version = version.version().clone();
+            if !removed.contains(version.as_str()) {
+                found.present.push(version);
+                continue;
             }
-            versions.push(version.version().clone());
+            let manifest = self.bucket.document::<Manifest>(&entry.key).await?;
+            match manifest.map(|held| held.document) {
+                Some(manifest) if manifest.record.tombstone.is_some() => found.forbidden.push(version),
+                Some(manifest) if manifest.state == Presence::Present => found.present.push(version),
+                _ => {}
+            }
         }
-        Ok(versions)
+        Ok(found)
     }
 
     /// Returns the versions of a module that have a manifest, in no particular order.
@@ -636,7 +658,7 @@ mod tests {
         publish(&versions, "example.com/m/v1.0.0/sub@v0.1.0").await;
         let module = ModulePath::new("example.com/m").unwrap();
         let mut listed: Vec<String> =
-            versions.list(&module).await.unwrap().iter().map(ToString::to_string).collect();
+            versions.list(&module).await.unwrap().present.iter().map(ToString::to_string).collect();
         listed.sort();
         assert_eq!(listed, ["v1.0.0", "v1.0.0-pre"]);
     }
@@ -670,7 +692,7 @@ mod tests {
         let before = versions.manifest(&first.version).await.unwrap();
         let had = versions.remove(&first.version, None, true).await.unwrap().unwrap();
         versions.delete_content(&had).await.unwrap();
-        assert!(versions.list(first.version.path()).await.unwrap().is_empty());
+        assert!(versions.list(first.version.path()).await.unwrap().present.is_empty());
         for stale in [None, before.as_ref()] {
             assert!(matches!(versions.publish(&first, stale).await.unwrap(), PublishedThere::Removed));
         }
@@ -678,7 +700,7 @@ mod tests {
         assert_eq!(now.document.record.h1.as_ref(), Some(&first.h1));
         assert_eq!(now.document.record.gomod_h1, Some(h1::hash_mod(&first.modfile)));
         assert!(matches!(versions.publish(&first, Some(&now)).await.unwrap(), PublishedThere::Ours(_)));
-        assert_eq!(versions.list(first.version.path()).await.unwrap().len(), 1);
+        assert_eq!(versions.list(first.version.path()).await.unwrap().present.len(), 1);
         let tombstone = Tombstone { at: clock::now(), reason: Some("bad".to_owned()) };
         versions.remove(&first.version, Some(tombstone), true).await.unwrap();
         for before in [None, versions.manifest(&first.version).await.unwrap()] {
@@ -692,9 +714,9 @@ mod tests {
         let versions = versions().await;
         let first = publish(&versions, "example.com/m@v1.0.0").await;
         let entry = versions.quarantine(&first.version, None, "test").await.unwrap().unwrap();
-        assert!(versions.list(first.version.path()).await.unwrap().is_empty());
+        assert!(versions.list(first.version.path()).await.unwrap().present.is_empty());
         assert!(versions.restore(&entry, &first.h1).await.unwrap());
-        assert_eq!(versions.list(first.version.path()).await.unwrap().len(), 1);
+        assert_eq!(versions.list(first.version.path()).await.unwrap().present.len(), 1);
         assert!(versions.quarantined().await.unwrap().is_empty());
         let entry = versions.quarantine(&first.version, None, "test").await.unwrap().unwrap();
         versions.purge(&entry).await.unwrap();

@@ -44,6 +44,8 @@ use crate::{Store, StoreError, staging};
 pub enum Shelf<'n> {
     /// Answers of upstreams to requests for lists, latest versions and queries.
     Answers,
+    /// The state of a bucket, by its URL.
+    Bucket,
     /// Records and tree heads of the checksum database of this name.
     Records(&'n str),
     /// Tiles of the checksum database of this name.
@@ -85,6 +87,7 @@ impl Shelf<'_> {
     fn folder(self) -> String {
         match self {
             Self::Answers => "answers".to_owned(),
+            Self::Bucket => "bucket".to_owned(),
             Self::Records(name) => format!("{SUMDB}/{}/records", database_folder(name)),
             Self::Tiles(name) => format!("{SUMDB}/{}/tiles", database_folder(name)),
         }
@@ -95,7 +98,7 @@ impl Shelf<'_> {
             // In all 65,536 answers, and a quarter of a million records.
             Self::Answers => Some(Bound { entries: 256, bytes: (1 << 30) / BUCKETS }),
             Self::Records(_) => Some(Bound { entries: 1024, bytes: (1 << 30) / BUCKETS }),
-            Self::Tiles(_) => None,
+            Self::Tiles(_) | Self::Bucket => None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! only a sealed draft can be published. Dropping a draft removes it.
 
 use std::fs::File;
+use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -318,6 +319,16 @@ impl SealedDraft {
     /// Returns the hash of the zip.
     pub fn h1(&self) -> &H1 {
         &self.h1
+    }
+
+    /// Returns the path of the zip, for messages.
+    pub fn zip_path(&self) -> PathBuf {
+        self.folder.path.join(VersionFile::Zip.name())
+    }
+
+    /// Opens the zip.
+    pub fn zip(&self) -> io::Result<File> {
+        File::open(self.zip_path())
     }
 
     /// Sets the time of publishing, which is the time of the info.

@@ -3,6 +3,7 @@
 mod list;
 mod quarantine;
 mod remove;
+pub(crate) mod serve;
 mod verify;
 
 pub(crate) use verify::VerifyBucket;

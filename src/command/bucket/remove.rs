@@ -59,7 +59,7 @@ impl Place for OpenBucket {
                 |manifest: &Manifest| manifest.state == Presence::Present || manifest.record.h1.is_some();
             return self.filtered(module, has_any);
         }
-        let mut versions: Vec<Version> = self.wait(self.versions.list(module))?;
+        let mut versions: Vec<Version> = self.wait(self.versions.list(module))?.present;
         versions.sort();
         Ok(pairs(module, &versions))
     }

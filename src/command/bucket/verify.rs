@@ -58,7 +58,7 @@ impl OpenBucket {
         match named {
             Named::Version(version) => Ok(vec![version.clone()]),
             Named::Module(module) => {
-                let versions: Vec<Version> = self.versions.list(module).await?;
+                let versions: Vec<Version> = self.versions.list(module).await?.present;
                 Ok(pairs(module, &versions))
             }
         }

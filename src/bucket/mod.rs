@@ -1,0 +1,383 @@
+//! The bucket that several servers share, as one server sees it.
+//!
+//! The store of the server is a cache in front of the bucket. A version that the store does not have is looked for in
+//! the bucket before any upstream, and a downloaded version is published there before it is published in the store.
+//! Nothing is written to the bucket in an outage: the store serves what it has, and other requests fail.
+
+mod publish;
+mod watch;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt, StreamExt};
+use quick_cache::sync::Cache;
+use stoa_bucket::{
+    BucketError, BucketState, ClaimThere, ClaimTimes, Held, ListedThere, Manifest, ProbeError, Trouble,
+    VersionContent, Versions,
+};
+use stoa_gomod::{H1, ModulePath, ModuleVersion};
+use stoa_store::{Objection, Record, Tombstone, Verdict};
+
+use crate::lock::lock;
+use crate::unavailable::Unavailable;
+use crate::upstream::{ByteStream, GivenFiles, OpenZip};
+
+pub(crate) use self::publish::{Downloaded, PublishedInBucket};
+
+/// Number of versions of which the server remembers that the bucket has the same.
+const KNOWN: usize = 100_000;
+
+/// Number of modules whose list is remembered.
+const LISTS: usize = 10_000;
+
+/// The time after a failed request without another request for stored versions.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The value of `Retry-After` in an outage.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// More than the maximum size of an info or a go.mod.
+const MAX_SMALL: u64 = (16 << 20) + 1;
+
+/// The bucket of a server.
+#[derive(Debug)]
+pub struct Tier {
+    versions: Versions,
+    /// The machine and the process, for claims and for other servers.
+    owner: String,
+    /// Whether Athens may save versions in the bucket beside the servers.
+    is_of_athens: bool,
+    list_ttl: Duration,
+    is_probed: AtomicBool,
+    /// Stored versions that the bucket has too, as of the last look.
+    known: Cache<ModuleVersion, ()>,
+    /// Versions whose content in the bucket could not be read. They are downloaded again.
+    unreadable: Cache<ModuleVersion, ()>,
+    lists: Cache<ModulePath, (Instant, Arc<ListedThere>)>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last failure, and its time, until a request succeeds.
+    outage: Option<(Instant, String)>,
+    /// The reason why the bucket is not this server's any more.
+    left: Option<String>,
+}
+
+/// A version in the bucket.
+#[derive(Debug)]
+pub(crate) enum InBucket {
+    /// It exists.
+    Present(Box<Held<Manifest>>),
+    /// It does not exist, and its manifest keeps what is known of it. Or its content could not be read.
+    Known(Box<Held<Manifest>>),
+    /// It has never existed.
+    Unknown,
+}
+
+/// A stored version, compared with the bucket.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The bucket has the same version, or cannot be asked.
+    Same,
+    /// The bucket has never had it.
+    Unknown,
+    /// It was removed from the bucket, for good if there is a tombstone.
+    Removed(Option<Tombstone>),
+    /// The bucket has another one.
+    Differs(H1),
+}
+
+impl Tier {
+    /// Returns the bucket with this state.
+    pub fn new(versions: Versions, state: &BucketState, owner: String, list_ttl: Duration) -> Self {
+        let is_of_athens = state.history.iter().any(|entry| entry.from == stoa_bucket::ATHENS.as_str());
+        Self {
+            versions,
+            owner,
+            is_of_athens,
+            list_ttl,
+            is_probed: AtomicBool::new(false),
+            known: Cache::new(KNOWN),
+            unreadable: Cache::new(KNOWN),
+            lists: Cache::new(LISTS),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Notes that the service keeps what writers rely on.
+    pub(crate) fn set_probed(&self) {
+        self.is_probed.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the bucket could not be reached at the start.
+    pub(crate) fn note_outage(&self, error: BucketError) {
+        let _ = self.note(Err::<(), _>(error));
+    }
+
+    /// Checks the service before the first write, if that was not done at the start.
+    async fn probe(&self, version: &ModuleVersion) -> Result<(), Unavailable> {
+        if self.is_probed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.versions.bucket().probe().await {
+            Ok(()) => {
+                self.set_probed();
+                Ok(())
+            }
+            Err(ProbeError::Request(error)) => {
+                self.note(Err(error)).map_err(|error| self.unavailable(version, &error))
+            }
+            Err(error) => {
+                let reason = format!("cannot use the bucket for {version}: {error}").into();
+                Err(Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER })
+            }
+        }
+    }
+
+    /// Returns the URL of the bucket, for messages.
+    pub(crate) fn url(&self) -> String {
+        self.versions.bucket().url().to_string()
+    }
+
+    /// Returns why the bucket cannot be used now, if it cannot.
+    pub(crate) fn outage(&self) -> Option<String> {
+        let state = lock(&self.state);
+        state.left.clone().or_else(|| state.outage.as_ref().map(|(_, reason)| reason.clone()))
+    }
+
+    /// Returns whether a stored version may be served without a look into the bucket.
+    pub(crate) fn is_known(&self, version: &ModuleVersion) -> bool {
+        self.known.get(version).is_some()
+    }
+
+    /// Returns whether stored versions are served without a look, because the bucket did not answer a moment ago.
+    pub(crate) fn is_paused(&self) -> bool {
+        let state = lock(&self.state);
+        state.left.is_some() || state.outage.as_ref().is_some_and(|(at, _)| at.elapsed() < PAUSE)
+    }
+
+    /// Notes the result of a request. Logs the begin and the end of an outage.
+    fn note<T>(&self, result: Result<T, BucketError>) -> Result<T, BucketError> {
+        let mut state = lock(&self.state);
+        match &result {
+            Ok(_) => {
+                if let Some((since, _)) = state.outage.take() {
+                    let elapsed = since.elapsed();
+                    log::info!(bucket = self.url(), outage:? = elapsed; "the bucket can be reached again");
+                }
+            }
+            Err(error) if matches!(error.trouble, Trouble::Unreachable | Trouble::Denied) => {
+                if state.outage.is_none() {
+                    log::warn!(bucket = self.url(), reason:% = error; "the bucket cannot be reached, serving stored versions only");
+                }
+                state.outage = Some((Instant::now(), error.to_string()));
+            }
+            Err(error) if error.trouble == Trouble::Left => {
+                if state.left.is_none() {
+                    log::error!(bucket = self.url(), reason:% = error; "the bucket was taken to another layout, serving stored versions only");
+                }
+                state.left = Some(error.to_string());
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn unavailable(&self, version: impl std::fmt::Display, error: &BucketError) -> Unavailable {
+        let reason = format!("cannot use the bucket for {version}: {error}").into();
+        Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER }
+    }
+
+    /// Fails if the server must not use the bucket any more.
+    fn check(&self, version: impl std::fmt::Display) -> Result<(), Unavailable> {
+        match &lock(&self.state).left {
+            Some(reason) => {
+                let reason = format!("cannot use the bucket for {version}: {reason}").into();
+                Err(Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Looks for a version. What Athens has saved since the upgrade is taken over.
+    pub(crate) async fn look(&self, version: &ModuleVersion) -> Result<InBucket, Unavailable> {
+        self.check(version)?;
+        let looked = async {
+            if let Some(held) = self.versions.manifest(version).await? {
+                return Ok(Some(held));
+            }
+            match self.is_of_athens {
+                true => self.versions.adopt_missing(version).await,
+                false => Ok(None),
+            }
+        };
+        let held = self.note(looked.await).map_err(|error| self.unavailable(version, &error))?;
+        Ok(match held.map(Box::new) {
+            None => InBucket::Unknown,
+            Some(held) if held.document.record.tombstone.is_some() => InBucket::Known(held),
+            Some(held)
+                if held.document.present_content().is_some() && self.unreadable.get(version).is_none() =>
+            {
+                InBucket::Present(held)
+            }
+            Some(held) => InBucket::Known(held),
+        })
+    }
+
+    /// Returns the files of a version. The zip is requested when it is needed. `None` if the info or the mod is gone.
+    pub(crate) async fn files(
+        &self,
+        version: &ModuleVersion,
+        content: &VersionContent,
+    ) -> Result<Option<GivenFiles>, Unavailable> {
+        let read = async {
+            let info = self.versions.small(&content.info, MAX_SMALL).await?;
+            let modfile = self.versions.small(&content.modfile, MAX_SMALL).await?;
+            Ok(info.zip(modfile))
+        };
+        let read = self.note(read.await).map_err(|error| self.unavailable(version, &error))?;
+        let Some((info, modfile)) = read else {
+            self.unreadable.insert(version.clone(), ());
+            return Ok(None);
+        };
+        let (versions, zip) = (self.versions.clone(), content.zip.clone());
+        let open = async move {
+            match versions.zip(&zip, None).await {
+                Ok(Some(content)) => {
+                    let parts = content.bytes.map(|part| part.map_err(|error| error.to_string()));
+                    Ok(ByteStream::new(parts.boxed()))
+                }
+                Ok(None) => Err(GONE.to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        Ok(Some(GivenFiles {
+            origin: self.url(),
+            info,
+            modfile,
+            size: content.zip.size,
+            zip: Mutex::new(Some(OpenZip(open.boxed()))),
+        }))
+    }
+
+    /// Notes that the content of a version could not be read. It is downloaded from an upstream, and must be the same.
+    pub(crate) fn note_unreadable(&self, version: &ModuleVersion, reason: &dyn std::fmt::Display) {
+        log::warn!(version:%, bucket = self.url(), reason:%; "cannot read a version in the bucket, downloading it again");
+        self.unreadable.insert(version.clone(), ());
+    }
+
+    /// Moves a version whose content is corrupt to the quarantine of the bucket.
+    pub(crate) async fn quarantine(
+        &self,
+        version: &ModuleVersion,
+        content: &VersionContent,
+        reason: &str,
+    ) -> Result<(), Unavailable> {
+        log::error!(version:%, bucket = self.url(), reason; "a version in the bucket is corrupt, moving it to quarantine");
+        let moved = self.versions.quarantine(version, Some(&content.zip.key), reason).await;
+        self.note(moved).map(drop).map_err(|error| self.unavailable(version, &error))
+    }
+
+    /// Claims a version for its download. Returns `None` if another server has published it.
+    pub(crate) async fn claim(&self, version: &ModuleVersion) -> Result<Option<ClaimThere>, Unavailable> {
+        self.probe(version).await?;
+        let claimed = self.versions.claim(version, &self.owner, ClaimTimes::default()).await;
+        self.note(claimed).map_err(|error| self.unavailable(version, &error))
+    }
+
+    /// Compares a stored version with the bucket.
+    pub(crate) async fn compare(&self, version: &ModuleVersion, seal: Option<&H1>) -> Standing {
+        if self.is_paused() {
+            return Standing::Same;
+        }
+        let Ok(held) = self.note(self.versions.manifest(version).await) else { return Standing::Same };
+        let Some(held) = held else { return Standing::Unknown };
+        if let Some(tombstone) = &held.document.record.tombstone {
+            return Standing::Removed(Some(local_tombstone(tombstone)));
+        }
+        match (held.document.present_content(), seal) {
+            (None, _) => Standing::Removed(None),
+            (Some(_), Some(seal)) if held.document.seal().is_some_and(|theirs| theirs != seal) => {
+                Standing::Differs(seal.clone())
+            }
+            (Some(_), _) => {
+                self.know(version);
+                Standing::Same
+            }
+        }
+    }
+
+    /// Notes that the bucket has the stored version.
+    pub(crate) fn know(&self, version: &ModuleVersion) {
+        self.known.insert(version.clone(), ());
+        self.unreadable.remove(version);
+    }
+
+    /// Returns the versions of a module in the bucket. Remembers the answer for a while.
+    pub(crate) async fn list(&self, module: &ModulePath) -> Result<Arc<ListedThere>, BucketError> {
+        if let Some((at, versions)) = self.lists.get(module)
+            && at.elapsed() < self.list_ttl
+        {
+            return Ok(versions);
+        }
+        if self.is_paused() {
+            let reason = self.outage().unwrap_or_default();
+            return Err(BucketError::new(Trouble::Unreachable, "list", self.url(), reason));
+        }
+        let versions = Arc::new(self.note(self.versions.list(module).await)?);
+        self.lists.insert(module.clone(), (Instant::now(), Arc::clone(&versions)));
+        Ok(versions)
+    }
+}
+
+/// The reason why a zip cannot be read whose object is gone.
+pub(crate) const GONE: &str = "its content is gone";
+
+/// Returns the error for a version with a tombstone in the bucket.
+pub(crate) fn forbidden(version: &ModuleVersion, tombstone: &stoa_bucket::Tombstone) -> Unavailable {
+    Unavailable::objection(version, &Objection::Tombstone(local_tombstone(tombstone)))
+}
+
+fn local_tombstone(tombstone: &stoa_bucket::Tombstone) -> Tombstone {
+    Tombstone { at: tombstone.at.clone(), reason: tombstone.reason.clone() }
+}
+
+/// Adds what the bucket knows of a version to its record. Returns whether the record has changed.
+pub(crate) fn add_to_record(record: &mut Record, manifest: &Manifest) -> bool {
+    let known = &manifest.record;
+    let h1 = known.h1.as_ref().or(manifest.seal());
+    if let (Some(h1), Some(gomod_h1), Some(verdict)) = (&known.h1, &known.gomod_h1, &known.verdict) {
+        let verdict = Verdict {
+            database: verdict.database.clone(),
+            tree_size: verdict.tree_size,
+            at: verdict.at.clone(),
+        };
+        return record.confirm(h1, gomod_h1, &verdict);
+    }
+    let before = (record.h1.clone(), record.gomod_h1.clone());
+    if record.h1.is_none() {
+        record.h1 = h1.cloned();
+    }
+    if record.gomod_h1.is_none() {
+        record.gomod_h1.clone_from(&known.gomod_h1);
+    }
+    before != (record.h1.clone(), record.gomod_h1.clone())
+}
+
+/// Returns what is known of a version, for a manifest.
+pub(crate) fn record_there(record: &Record) -> stoa_bucket::Record {
+    stoa_bucket::Record {
+        h1: record.h1.clone(),
+        gomod_h1: record.gomod_h1.clone(),
+        verdict: record.verdict.as_ref().map(|verdict| stoa_bucket::Verdict {
+            database: verdict.database.clone(),
+            tree_size: verdict.tree_size,
+            at: verdict.at.clone(),
+        }),
+        tombstone: None,
+    }
+}

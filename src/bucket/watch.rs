@@ -1,0 +1,200 @@
+//! The tasks of a server on its bucket: removals by others, the sign of life, and versions that only the store has.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use stoa_bucket::{Gone, Held, Nonce, Removals};
+use stoa_gomod::ModuleVersion;
+use stoa_store::{SmallFile, Store, StoreError};
+use tokio::sync::mpsc;
+
+use super::publish::{Downloaded, PublishedInBucket};
+use super::{Standing, Tier};
+use crate::tasks::blocking;
+use crate::unavailable::Unavailable;
+
+/// The pause between two looks at the list of removals and at the state.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Every so many looks the server shows that it is alive.
+const LOOKS_PER_SIGN: u32 = 2;
+
+/// Number of stored versions that the walk over the store is ahead.
+const AHEAD: usize = 64;
+
+impl Tier {
+    /// Watches the bucket until the task is aborted.
+    pub(crate) async fn watch(self: Arc<Self>, store: Arc<Store>) {
+        let sign = Nonce::random().ok().map(|nonce| format!("{}/{nonce}", self.versions.keys().servers()));
+        let mut gone: Option<Held<Gone>> = None;
+        let mut is_first = true;
+        for look in 0u32.. {
+            if let Some(sign) = sign.as_ref().filter(|_| look % LOOKS_PER_SIGN == 0) {
+                let text = Bytes::from(format!("{}\n", self.owner));
+                let _ = self.note(self.versions.bucket().overwrite(sign, text).await);
+            }
+            let _ = self.note(self.versions.check_state().await);
+            gone = self.apply_removals(&store, gone, is_first).await;
+            is_first = false;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Reads the list of removals, and looks again at the versions that were added since the last look. Returns the list.
+    async fn apply_removals(
+        &self,
+        store: &Arc<Store>,
+        before: Option<Held<Gone>>,
+        is_first: bool,
+    ) -> Option<Held<Gone>> {
+        let key = self.versions.keys().gone();
+        let read = match &before {
+            Some(before) => {
+                self.note(self.versions.bucket().document_unless::<Gone>(&key, &before.tag).await)
+            }
+            None => self.note(self.versions.bucket().document::<Gone>(&key).await).map(Some),
+        };
+        let now = match read {
+            Ok(Some(Some(now))) => now,
+            Ok(Some(None) | None) => return before,
+            // Nothing is known to be the same before the list could be read.
+            Err(_) => return before,
+        };
+        if is_first {
+            // No stored version was compared yet.
+            return Some(now);
+        }
+        match now.document.since(before.map_or(0, |before| before.document.next)) {
+            Removals::Some(versions) => {
+                for version in versions {
+                    self.known.remove(&version);
+                    self.lists.remove(version.path());
+                    if let Err(error) = self.check_stored(store, &version).await {
+                        log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
+                    }
+                }
+            }
+            Removals::TooMany => {
+                self.known.clear();
+                self.lists.clear();
+            }
+        }
+        Some(now)
+    }
+
+    /// Compares a stored version with the bucket, and removes it from the store if the bucket has no such version any
+    /// more. Returns whether it is still stored.
+    pub(crate) async fn check_stored(
+        &self,
+        store: &Arc<Store>,
+        version: &ModuleVersion,
+    ) -> Result<bool, Unavailable> {
+        let named = version.clone();
+        let opened = blocking(store, version, move |store| store.open_zip(&named)).await?;
+        let Some(zip) = opened else { return Ok(false) };
+        let standing = self.compare(version, zip.seal.as_ref()).await;
+        let (tombstone, reason) = match standing {
+            Standing::Same => return Ok(true),
+            Standing::Unknown => {
+                let published = self.publish_stored(store, version).await;
+                match published {
+                    Ok(PublishedInBucket::Same) => return Ok(true),
+                    Ok(PublishedInBucket::Other) => (None, "the bucket has other content"),
+                    Ok(PublishedInBucket::Removed) => (None, "it was removed from the bucket"),
+                    // It is served as long as the bucket cannot be asked.
+                    Err(Unavailable::Limited { .. }) => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+            Standing::Removed(tombstone) => (tombstone, "it was removed from the bucket"),
+            Standing::Differs(_) => (None, "the bucket has other content"),
+        };
+        if store.is_read_only() {
+            let text = format!("{version} was removed from the bucket {}", self.url());
+            return Err(Unavailable::Gone(text.into()));
+        }
+        log::info!(version:%, reason, bucket = self.url(); "removing a stored version");
+        let named = version.clone();
+        blocking(store, version, move |store| {
+            let claim = store.claim(&named)?;
+            match tombstone {
+                Some(tombstone) => store.remove(&claim, Some(tombstone))?,
+                None => store.remove_unrecorded(&claim)?,
+            };
+            Ok(())
+        })
+        .await?;
+        Ok(false)
+    }
+
+    /// Publishes a version that only the store has.
+    async fn publish_stored(
+        &self,
+        store: &Arc<Store>,
+        version: &ModuleVersion,
+    ) -> Result<PublishedInBucket, Unavailable> {
+        let named = version.clone();
+        let read = blocking(store, version, move |store| {
+            // An unsealed version is verified first.
+            if store.seal(&named)?.is_none() {
+                return Ok(None);
+            }
+            let info = store.small(&named, SmallFile::Info)?;
+            let modfile = store.small(&named, SmallFile::Mod)?;
+            let (Some(info), Some(modfile), Some(zip)) = (info, modfile, store.open_zip(&named)?) else {
+                return Ok(None);
+            };
+            let Some(h1) = zip.seal.clone() else { return Ok(None) };
+            let record = store.records().get(&named)?.unwrap_or_default();
+            let zip = zip.file().try_clone().map_err(|error| {
+                StoreError::from(stoa_layout::PathError::new("open", store.root(), error))
+            })?;
+            Ok(Some(Downloaded { version: named, info: info.bytes, modfile: modfile.bytes, zip, h1, record }))
+        });
+        match read.await? {
+            Some(downloaded) => self.publish(downloaded, None).await,
+            None => Ok(PublishedInBucket::Removed),
+        }
+    }
+
+    /// Compares all stored versions with the bucket, and publishes those that the bucket has never had.
+    pub(crate) async fn publish_all(self: Arc<Self>, store: Arc<Store>) {
+        let (sender, mut versions) = mpsc::channel::<ModuleVersion>(AHEAD);
+        let walked = Arc::clone(&store);
+        let walk = tokio::task::spawn_blocking(move || {
+            let visit = |version| match sender.blocking_send(version) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            walked.each_version(visit)
+        });
+        let (mut same, mut removed) = (0u64, 0u64);
+        while let Some(version) = versions.recv().await {
+            if self.is_known(&version) {
+                same += 1;
+                continue;
+            }
+            while self.outage().is_some() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            match self.check_stored(&store, &version).await {
+                Ok(true) => same += 1,
+                Ok(false) => removed += 1,
+                Err(error) => {
+                    log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
+                }
+            }
+        }
+        match walk.await {
+            Ok(Ok(())) if same + removed > 0 => {
+                log::info!(versions = same, removed, bucket = self.url(); "all stored versions were compared with the bucket");
+            }
+            Ok(Err(error)) => {
+                log::warn!(reason:% = error; "cannot compare the stored versions with the bucket")
+            }
+            Ok(Ok(())) | Err(_) => {}
+        }
+    }
+}

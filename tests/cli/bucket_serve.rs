@@ -1,0 +1,286 @@
+//! `stoa serve` with a bucket, on a double of an object store.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use testkit::gcs::{Asked, Failing, Gcs};
+use testkit::server::{Server, command};
+use testkit::upstream::{Module, Upstream};
+use testkit::{Case, MIGRATE, STOA, cases, slow, transcript};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut all = cases![
+        a_version_that_one_server_downloaded_is_read_by_the_others,
+        servers_that_are_asked_at_the_same_time_download_a_version_once,
+        in_an_outage_stored_versions_are_served_and_nothing_is_downloaded,
+        a_server_starts_in_an_outage_if_it_knows_the_bucket,
+        a_bucket_of_athens_is_upgraded_and_serves_what_athens_saves_later,
+        half_saved_versions_heal_by_the_next_request,
+        a_corrupt_version_in_the_bucket_is_replaced,
+        a_store_that_had_versions_before_keeps_them,
+        a_forbidden_version_is_gone_for_every_server,
+        a_bucket_that_must_not_be_upgraded_is_refused,
+    ];
+    all.extend(slow(cases![a_removal_is_noticed_by_a_running_server_within_a_minute]));
+    all
+}
+
+fn with_bucket(gcs: &Gcs, store: &Path, upstream: Option<&str>) -> Command {
+    let mut command = command(store);
+    command.envs(gcs.environment()).env("STOA_BUCKET_URL", gcs.bucket("go")).env("GOSUMDB", "off");
+    command.env("STOA_FILL_LIST_TTL", "0");
+    match upstream {
+        Some(url) => command.args(["--upstream", url]),
+        None => command.arg("--offline"),
+    };
+    command
+}
+
+fn serve(gcs: &Gcs, store: &Path, upstream: Option<&str>) -> Server {
+    Server::start_with(&mut with_bucket(gcs, store, upstream))
+}
+
+#[track_caller]
+fn whole(server: &Server, module: &Module) {
+    for (extension, body) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
+        let (status, found) = server.get(&module.path(extension));
+        assert!(status == 200 && found == *body, "{extension}: {status} {}", String::from_utf8_lossy(&found));
+    }
+}
+
+fn manifest(gcs: &Gcs, module: &Module) -> Option<serde_json::Value> {
+    let name = format!("/m/{}/@v/{}.json", module.version.path(), module.version.version());
+    let key = gcs.keys("go/~stoa/").into_iter().find(|key| key.ends_with(&name))?;
+    Some(serde_json::from_str(&gcs.text(&key)).unwrap())
+}
+
+fn a_version_that_one_server_downloaded_is_read_by_the_others() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let modules = [
+        upstream.offer("example.com/Small@v1.0.0", 500),
+        upstream.offer("example.com/Small@v1.1.0", 20 << 20),
+    ];
+    let first = serve(&gcs, &dir.path().join("first"), Some(upstream.url()));
+    for module in &modules {
+        whole(&first, module);
+        testkit::until("the version is in the bucket", || manifest(&gcs, module).is_some());
+        let manifest = manifest(&gcs, module).unwrap();
+        assert_eq!((&manifest["state"], &manifest["origin"]), (&"present".into(), &"filled".into()));
+        assert!(manifest["content"]["zip"]["h1"].as_str().unwrap().starts_with("h1:"));
+    }
+    let second = serve(&gcs, &dir.path().join("second"), None);
+    gcs.take_asked();
+    for module in &modules {
+        // Manifest and zip, and no more.
+        assert_eq!(second.get(&module.path("zip")), (200, module.zip.clone()));
+        let asked = gcs.take_asked().into_iter().filter(|asked| asked.key.contains("example.com"));
+        let asked: Vec<Asked> = asked.collect();
+        assert!(asked.len() <= 3 && !asked.iter().any(Asked::is_change), "{asked:?}");
+        whole(&second, module);
+    }
+    assert_eq!(second.get("/example.com/!small/@v/list"), (200, b"v1.0.0\nv1.1.0\n".to_vec()));
+    // Without the bucket both have it.
+    gcs.fail(|_| Some(Failing::Closed));
+    for server in [&first, &second] {
+        whole(server, &modules[1]);
+    }
+}
+
+fn servers_that_are_asked_at_the_same_time_download_a_version_once() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let modules: Vec<_> =
+        (0..6).map(|n| upstream.offer(&format!("example.com/m@v1.0.{n}"), 300_000)).collect();
+    let servers: Vec<_> =
+        (0..3).map(|n| serve(&gcs, &dir.path().join(n.to_string()), Some(upstream.url()))).collect();
+    thread::scope(|scope| {
+        for server in &servers {
+            for module in &modules {
+                for _ in 0..2 {
+                    scope.spawn(move || {
+                        assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()))
+                    });
+                }
+            }
+        }
+    });
+    for module in &modules {
+        assert_eq!(upstream.count(&module.path("zip")), 1, "{}", module.version);
+    }
+}
+
+fn in_an_outage_stored_versions_are_served_and_nothing_is_downloaded() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let (known, missing) =
+        (upstream.offer("example.com/m@v1.0.0", 1000), upstream.offer("example.com/m@v1.1.0", 1000));
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    whole(&server, &known);
+    gcs.fail(|_| Some(Failing::Status(503)));
+    let reply = server.ask("GET", &missing.path("zip"), &[]);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("30")), "{}", reply.text());
+    assert!(reply.text().contains("cannot use the bucket for example.com/m@v1.1.0"), "{}", reply.text());
+    whole(&server, &known);
+    let ready = String::from_utf8(server.get("/readyz").1).unwrap();
+    assert!(ready.contains("degraded: the bucket cannot be reached"), "{ready}");
+    assert_eq!(upstream.asked_at("v1.1.0"), 0);
+    assert_eq!(server.get("/example.com/m/@v/list"), (200, b"v1.0.0\nv1.1.0\n".to_vec()));
+    gcs.recover();
+    whole(&server, &missing);
+    assert_eq!(server.get("/readyz"), (200, b"ready\n".to_vec()));
+}
+
+fn a_server_starts_in_an_outage_if_it_knows_the_bucket() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let (known, missing) =
+        (upstream.offer("example.com/m@v1.0.0", 1000), upstream.offer("example.com/m@v1.1.0", 1000));
+    gcs.fail(|_| Some(Failing::Closed));
+    let refused = with_bucket(&gcs, dir.path(), Some(upstream.url())).output().unwrap();
+    assert_eq!(refused.status.code(), Some(69), "{}", transcript(&refused));
+    gcs.recover();
+    whole(&serve(&gcs, dir.path(), Some(upstream.url())), &known);
+    gcs.fail(|_| Some(Failing::Closed));
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    whole(&server, &known);
+    assert_eq!(server.get(&missing.path("zip")).0, 503);
+    gcs.recover();
+    whole(&server, &missing);
+}
+
+fn a_bucket_of_athens_is_upgraded_and_serves_what_athens_saves_later() {
+    let (gcs, dir) = (Gcs::start(), testkit::tempdir());
+    let modules = ["example.com/Mod@v1.0.0", "example.com/Mod@v1.1.0"].map(|pair| Module::new(pair, 50_000));
+    gcs.save("go/", &modules[0]);
+    let server = serve(&gcs, dir.path(), None);
+    whole(&server, &modules[0]);
+    // Its zip was verified, and is sealed now.
+    testkit::until("the version is sealed", || {
+        manifest(&gcs, &modules[0]).unwrap()["content"]["zip"]["h1"].is_string()
+    });
+    assert_eq!(server.get(&modules[1].path("info")).0, 404);
+    gcs.save("go/", &modules[1]);
+    whole(&server, &modules[1]);
+    assert_eq!(manifest(&gcs, &modules[1]).unwrap()["origin"], "adopted");
+    assert_eq!(server.get("/example.com/!mod/@v/list"), (200, b"v1.0.0\nv1.1.0\n".to_vec()));
+}
+
+fn half_saved_versions_heal_by_the_next_request() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let (whole_one, half) =
+        (upstream.offer("example.com/m@v1.0.0", 1000), upstream.offer("example.com/m@v1.1.0", 1000));
+    for module in [&whole_one, &half] {
+        gcs.save("go/", module);
+    }
+    gcs.delete("go/example.com/m/@v/v1.1.0.zip");
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    whole(&server, &half);
+    whole(&server, &whole_one);
+    assert_eq!([&half, &whole_one].map(|module| upstream.count(&module.path("zip"))), [1, 0]);
+    assert_eq!(manifest(&gcs, &half).unwrap()["origin"], "filled");
+    assert!(gcs.get("go/example.com/m/@v/v1.1.0.zip").is_none());
+}
+
+fn a_corrupt_version_in_the_bucket_is_replaced() {
+    for damage in ["a bit", "gone"] {
+        let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+        let module = upstream.offer("example.com/m@v1.0.0", 200_000);
+        whole(&serve(&gcs, &dir.path().join("first"), Some(upstream.url())), &module);
+        let manifest_of = || manifest(&gcs, &module).unwrap();
+        let zip = format!("go/{}", manifest_of()["content"]["zip"]["key"].as_str().unwrap());
+        if damage == "gone" {
+            gcs.delete(&zip);
+        } else {
+            let generation = gcs.get(&zip).unwrap().generation;
+            gcs.change(&zip, |object| object.data[100_000] ^= 1);
+            gcs.set_generation(&zip, generation);
+        }
+        let second = serve(&gcs, &dir.path().join("second"), Some(upstream.url()));
+        // A client that has received a part of the corrupt zip is disconnected, and asks again.
+        let _ = second.ask("GET", &module.path("zip"), &[]);
+        whole(&second, &module);
+        assert_eq!(upstream.count(&module.path("zip")), 2, "{damage}");
+        let now = format!("go/{}", manifest_of()["content"]["zip"]["key"].as_str().unwrap());
+        assert!(now != zip && gcs.get(&now).unwrap().data == module.zip, "{damage}");
+        let quarantined = gcs.keys("go/~stoa/").iter().filter(|key| key.contains("/q/")).count();
+        assert_eq!(quarantined, usize::from(damage != "gone"), "{damage}");
+    }
+}
+
+fn a_store_that_had_versions_before_keeps_them() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let modules: Vec<_> = (0..5).map(|n| upstream.offer(&format!("example.com/m@v1.0.{n}"), 1000)).collect();
+    {
+        let alone = Server::start_with(
+            command(dir.path()).args(["--upstream", upstream.url()]).env("GOSUMDB", "off"),
+        );
+        for module in &modules {
+            whole(&alone, module);
+        }
+    }
+    let server = serve(&gcs, dir.path(), None);
+    testkit::until("all versions are in the bucket", || {
+        modules.iter().all(|module| manifest(&gcs, module).is_some())
+    });
+    let other = testkit::tempdir();
+    let second = serve(&gcs, other.path(), None);
+    for module in &modules {
+        whole(&server, module);
+        whole(&second, module);
+    }
+}
+
+fn a_forbidden_version_is_gone_for_every_server() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 1000);
+    whole(&serve(&gcs, dir.path(), Some(upstream.url())), &module);
+    remove(&gcs, &["--tombstone", "--reason", "bad", "example.com/m@v1.0.0"]);
+    let other = testkit::tempdir();
+    // One that has it stored, and one that has not.
+    for store in [dir.path(), other.path()] {
+        let server = serve(&gcs, store, Some(upstream.url()));
+        let (status, text) = server.get(&module.path("zip"));
+        assert_eq!(status, 410, "{}", String::from_utf8_lossy(&text));
+        assert!(String::from_utf8_lossy(&text).contains("bad"));
+        assert_eq!(server.get("/example.com/m/@v/list").1, b"");
+    }
+    remove(&gcs, &["--lift", "example.com/m@v1.0.0"]);
+    let server = serve(&gcs, other.path(), Some(upstream.url()));
+    assert_eq!(server.get(&module.path("zip")), (200, module.zip));
+}
+
+fn remove(gcs: &Gcs, arguments: &[&str]) {
+    let mut command = Command::new(STOA);
+    command.arg("remove").args(arguments).args(["--bucket", &gcs.bucket("go")]).envs(gcs.environment());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", transcript(&output));
+}
+
+fn a_removal_is_noticed_by_a_running_server_within_a_minute() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 1000);
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    whole(&server, &module);
+    remove(&gcs, &["--tombstone", "example.com/m@v1.0.0"]);
+    testkit::until("the removal is noticed", || server.get(&module.path("zip")).0 == 410);
+}
+
+fn a_bucket_that_must_not_be_upgraded_is_refused() {
+    let (gcs, dir) = (Gcs::start(), testkit::tempdir());
+    gcs.save("go/", &Module::new("example.com/m@v1.0.0", 1000));
+    let keys = gcs.keys("");
+    let output = with_bucket(&gcs, dir.path(), None).arg("--no-migrate").output().unwrap();
+    // The store itself does not exist.
+    assert_eq!(output.status.code(), Some(78), "{}", transcript(&output));
+    let created = Command::new(MIGRATE).arg("--store").arg(dir.path()).output().unwrap();
+    assert!(created.status.success());
+    let output = with_bucket(&gcs, dir.path(), None).arg("--no-migrate").output().unwrap();
+    let text = transcript(&output);
+    assert!(
+        output.status.code() == Some(78) && text.contains("must not be upgraded automatically"),
+        "{text}"
+    );
+    assert_eq!(gcs.keys(""), keys);
+    gcs.put("go/~stoa/state", "marker = \"layout.b9\"\nid = \"0123456789abcdef0123456789abcdef\"\nepoch = 1\nnonce = \"0123456789abcdef0123456789abcdef\"\nwritten_by = \"x\"\nwritten_at = \"x\"\n");
+    let output = with_bucket(&gcs, dir.path(), None).output().unwrap();
+    let text = transcript(&output);
+    assert!(output.status.code() == Some(78) && text.contains("it is newer than this program"), "{text}");
+}
