@@ -112,12 +112,7 @@ impl Fetch {
                     return Ok(Err(Unavailable::Upstream(reason.into()).into()));
                 }
             };
-            let published = store.publish(sealed, &claim)?;
-            // The stored version is served from now on. A pair that stays is removed with the version, or evicted.
-            if let Err(error) = store.pairs().remove(claim.version()) {
-                log::warn!(version:% = claim.version(), reason:% = error; "cannot remove the cached info and go.mod of a version");
-            }
-            Ok(Ok(published))
+            Ok(Ok(store.publish(sealed, &claim)?))
         });
         let published = published.await?;
         if let Ok(Published::Ours(_) | Published::Theirs { same: true, .. }) = &published {
