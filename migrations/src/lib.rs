@@ -15,9 +15,11 @@
 //! | `listed` | keeps the first of many findings for a message |
 //! | `removal` | removes emptied folders |
 //! | `remains` | recognises the files that a downgrade keeps, and removes them |
+//! | `bucket` | the steps between the layouts of a bucket |
 //! | `inventory` | lists the content of a store: whole versions and leftovers |
 //! | `source` | lists the content of GOPROXY trees and module caches, for imports |
 
+mod bucket;
 mod detect;
 mod flat;
 mod flow;
@@ -37,6 +39,8 @@ mod v0_to_v1;
 mod v1_to_v2;
 mod v2;
 mod whole;
+
+pub use bucket::bucket_layouts;
 
 use stoa_layout::{Detect, Inventory, Source, Step, Unmarked};
 

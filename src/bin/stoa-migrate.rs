@@ -13,5 +13,5 @@ fn main() -> ExitCode {
     layouts.artefacts = vec![Box::new(stoa_store::IndexArtefact)];
     layouts.inventory = Some(stoa_migrations::inventory());
     layouts.sources = stoa_migrations::sources();
-    stoa::migrate::main(&layouts)
+    stoa::migrate::main(&layouts, &stoa_migrations::bucket_layouts(program))
 }

@@ -9,6 +9,7 @@ use stoa_gomod::ModuleVersion;
 use stoa_gomod::private::Patterns;
 use stoa_store::{CensusItem, Day, LastUses, StoredVersion, Verdict, census, verdict_at};
 
+use super::bucket::OnBucket;
 use super::context::Context;
 use super::count::{counted, versions};
 use super::error::CommandError;
@@ -38,6 +39,9 @@ pub(crate) struct List {
     #[arg(value_name = "PATTERN", value_parser = parse::some_patterns)]
     patterns: Vec<Patterns>,
 
+    #[command(flatten)]
+    on: OnBucket,
+
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -53,6 +57,9 @@ impl Command for List {
     }
 
     fn run(self, context: &Context<'_>) -> Result<Listed, CommandError> {
+        if let Some(bucket) = context.bucket(&self.on)? {
+            return bucket.list(&self.patterns, context);
+        }
         let store = context.upgrade_and_look()?;
         let reporter = &context.reporter;
         let uses = match store.usage().last_uses() {
@@ -70,10 +77,10 @@ impl Command for List {
             if !self.patterns.is_empty() && !self.patterns.iter().any(|patterns| patterns.matches(module)) {
                 return Ok(());
             }
-            if listed.versions == 0 && !reporter.is_json() {
+            if listed.is_empty() && !reporter.is_json() {
                 reporter.bytes(HEADER.as_bytes())?;
             }
-            listed.add(&stored);
+            listed.add(&stored.version, stored.bytes);
             let verdict = verdict_at(store.root(), &stored.version)?;
             if verdict.is_none() {
                 unverified.add(stored.version.path());
@@ -85,7 +92,7 @@ impl Command for List {
     }
 }
 
-const HEADER: &str = "      SIZE  STORED                LAST USED   VERIFIED BY     VERSION\n";
+pub(super) const HEADER: &str = "      SIZE  STORED                LAST USED   VERIFIED BY     VERSION\n";
 
 fn last_use(uses: Option<&LastUses<'_>>, version: &ModuleVersion) -> Result<Option<Day>, CommandError> {
     Ok(uses.map(|uses| uses.recorded(version)).transpose()?.flatten())
@@ -94,13 +101,13 @@ fn last_use(uses: Option<&LastUses<'_>>, version: &ModuleVersion) -> Result<Opti
 /// A version in the store.
 #[derive(Serialize)]
 #[serde(tag = "event", rename = "version")]
-struct VersionEvent<'a> {
+pub(super) struct VersionEvent<'a> {
     #[serde(flatten)]
-    version: VersionKeys<'a>,
-    bytes: u64,
-    stored: String,
-    last_use: Option<String>,
-    verified_by: Option<String>,
+    pub(super) version: VersionKeys<'a>,
+    pub(super) bytes: u64,
+    pub(super) stored: String,
+    pub(super) last_use: Option<String>,
+    pub(super) verified_by: Option<String>,
 }
 
 impl<'a> VersionEvent<'a> {
@@ -132,21 +139,25 @@ pub(crate) struct Listed {
     versions: u64,
     modules: u64,
     bytes: u64,
-    unverified: u64,
+    pub(super) unverified: u64,
     #[serde(skip)]
     last_module: Option<String>,
 }
 
 impl Listed {
-    fn new(store: String) -> Self {
+    pub(super) fn new(store: String) -> Self {
         Self { store, versions: 0, modules: 0, bytes: 0, unverified: 0, last_module: None }
     }
 
-    fn add(&mut self, stored: &StoredVersion) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.versions == 0
+    }
+
+    pub(super) fn add(&mut self, version: &ModuleVersion, bytes: u64) {
         self.versions += 1;
-        self.bytes += stored.bytes;
+        self.bytes += bytes;
         // The versions of a module come one after the other.
-        let module = stored.version.path().as_str();
+        let module = version.path().as_str();
         if self.last_module.as_deref() != Some(module) {
             self.modules += 1;
             self.last_module = Some(module.to_owned());

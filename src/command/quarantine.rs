@@ -13,6 +13,7 @@ use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
 
+use super::bucket::OnBucket;
 use super::context::{Context, check_exists};
 use super::count::counted;
 use super::error::CommandError;
@@ -38,12 +39,15 @@ pub(crate) struct Quarantine {
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Format,
 
+    #[command(flatten)]
+    on: OnBucket,
+
     #[command(subcommand)]
     action: Option<Action>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(super) enum Action {
     /// List the entries with their reasons (the default); works on a store in any state
     List,
     /// Verify entries again, and put intact versions back into the store
@@ -58,10 +62,10 @@ enum Action {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Purge {
+pub(super) struct Purge {
     /// Entries, as `stoa quarantine list` names them
     #[arg(value_name = "ID")]
-    ids: Vec<OsString>,
+    pub(super) ids: Vec<OsString>,
 
     /// Remove all entries
     #[arg(long)]
@@ -69,7 +73,7 @@ struct Purge {
 
     /// Minimum age of the entries to remove, in days
     #[arg(long, value_name = "DAYS")]
-    older_than: Option<u32>,
+    pub(super) older_than: Option<u32>,
 }
 
 inventory::submit!(Entry::new::<Quarantine>("quarantine", 70));
@@ -83,6 +87,9 @@ impl Command for Quarantine {
 
     fn run(self, context: &Context<'_>) -> Result<QuarantineDone, CommandError> {
         let reporter = &context.reporter;
+        if let Some(bucket) = context.bucket(&self.on)? {
+            return bucket.quarantine(self.action.as_ref(), reporter);
+        }
         match &self.action {
             None | Some(Action::List) => list(&context.root_to_look_at()?, reporter),
             Some(Action::Restore { ids }) => restore(&context.open()?, ids, reporter),
@@ -93,15 +100,15 @@ impl Command for Quarantine {
 
 /// An entry, as it is listed or purged.
 #[derive(Serialize)]
-struct EntryEvent<'a> {
-    event: &'static str,
-    id: String,
-    module: Option<&'a str>,
-    version: Option<&'a str>,
-    path: Option<String>,
-    at: String,
-    reason: Option<&'a str>,
-    bytes: Option<u64>,
+pub(super) struct EntryEvent<'a> {
+    pub(super) event: &'static str,
+    pub(super) id: String,
+    pub(super) module: Option<&'a str>,
+    pub(super) version: Option<&'a str>,
+    pub(super) path: Option<String>,
+    pub(super) at: String,
+    pub(super) reason: Option<&'a str>,
+    pub(super) bytes: Option<u64>,
 }
 
 impl<'a> EntryEvent<'a> {
@@ -152,14 +159,26 @@ pub(crate) struct QuarantineDone {
 }
 
 impl QuarantineDone {
-    fn new(root: &Path, action: &'static str) -> Self {
-        let store = root.to_string_lossy().into_owned();
+    pub(super) fn new(store: impl Display, action: &'static str) -> Self {
+        let store = store.to_string();
         Self { store, entries: 0, bytes: 0, changed: false, action, failed: None }
     }
 
-    fn add(&mut self, entry: &QuarantineEntry) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.entries += 1;
-        self.bytes += entry.bytes.unwrap_or_default();
+        self.bytes += bytes;
+    }
+
+    pub(super) fn changed(&mut self) {
+        self.changed = self.entries > 0;
+    }
+
+    /// Notes the exit code of a failure that has been reported.
+    pub(super) fn failed(&mut self, exit: Exit) {
+        // A copy in the way is what a person must look at first.
+        if self.failed != Some(Exit::CANT_CREATE) {
+            self.failed = Some(exit);
+        }
     }
 }
 
@@ -195,16 +214,21 @@ impl Context<'_> {
 }
 
 fn list(root: &Path, reporter: &Reporter) -> Result<QuarantineDone, CommandError> {
-    let mut done = QuarantineDone::new(root, "in quarantine");
+    let mut done = QuarantineDone::new(root.display(), "in quarantine");
     each_quarantined(root, |entry| -> Result<(), CommandError> {
-        if done.entries == 0 && !reporter.is_json() {
-            reporter
-                .bytes(format!("{:26}{:22}{:>11}  VERSION AND REASON\n", "ID", "SINCE", "SIZE").as_bytes())?;
-        }
-        done.add(&entry);
+        list_header(&done, reporter)?;
+        done.add(entry.bytes.unwrap_or_default());
         reporter.answer(&EntryEvent::new("quarantined", &entry))
     })?;
     Ok(done)
+}
+
+/// Prints the header of the list before its first line.
+pub(super) fn list_header(done: &QuarantineDone, reporter: &Reporter) -> Result<(), CommandError> {
+    if done.entries > 0 || reporter.is_json() {
+        return Ok(());
+    }
+    reporter.bytes(format!("{:26}{:22}{:>11}  VERSION AND REASON\n", "ID", "SINCE", "SIZE").as_bytes())
 }
 
 /// A version that was restored, or that is intact in the store already.
@@ -248,13 +272,11 @@ impl Display for FailedEvent<'_> {
 }
 
 fn restore(store: &Store, ids: &[OsString], reporter: &Reporter) -> Result<QuarantineDone, CommandError> {
-    let mut done = QuarantineDone::new(store.root(), "restored");
+    let mut done = QuarantineDone::new(store.root().display(), "restored");
     for id in ids {
         let restored = store.quarantine().restore(id).map_err(|error| untouched(error.into()))?;
-        let Some(exit) = report_restored(&id.to_string_lossy(), &restored, reporter) else { continue };
-        // A copy in the way is what a person must look at first.
-        if done.failed != Some(Exit::CANT_CREATE) {
-            done.failed = Some(exit);
+        if let Some(exit) = report_restored(&id.to_string_lossy(), &restored, reporter) {
+            done.failed(exit);
         }
     }
     Ok(done)
@@ -290,11 +312,33 @@ fn report_restored(id: &str, restored: &Restored, reporter: &Reporter) -> Option
         Restored::Unfit(reason) => (Exit::FAILED, format!("it cannot be restored: {reason}"), None),
         Restored::Absent => return Some(absent(id, reporter)),
     };
-    reporter.problem(&FailedEvent { id, code: exit.code(), message, help });
+    restored::failed(id, exit, message, help, reporter);
     Some(exit)
 }
 
-fn absent(id: &str, reporter: &Reporter) -> Exit {
+/// The results of a restoration, as a store and a bucket report them.
+pub(super) mod restored {
+    use stoa_gomod::ModuleVersion;
+    use stoa_layout::Exit;
+
+    use super::{FailedEvent, Reporter, RestoredEvent};
+
+    pub(in crate::command) fn done(id: &str, version: &ModuleVersion, reporter: &Reporter) {
+        reporter.result(&RestoredEvent { event: "restored", id, version: version.into() });
+    }
+
+    pub(in crate::command) fn failed(
+        id: &str,
+        exit: Exit,
+        message: String,
+        help: Option<String>,
+        reporter: &Reporter,
+    ) {
+        reporter.problem(&FailedEvent { id, code: exit.code(), message, help });
+    }
+}
+
+pub(super) fn absent(id: &str, reporter: &Reporter) -> Exit {
     let (message, help) = (
         "there is no such entry in quarantine".to_owned(),
         "`stoa quarantine list` lists the entries".to_owned(),
@@ -304,11 +348,11 @@ fn absent(id: &str, reporter: &Reporter) -> Exit {
 }
 
 fn purge(store: &Store, what: &Purge, reporter: &Reporter) -> Result<QuarantineDone, CommandError> {
-    let mut done = QuarantineDone::new(store.root(), "purged");
+    let mut done = QuarantineDone::new(store.root().display(), "purged");
     let mut one = |id: &OsStr| -> Result<bool, CommandError> {
         let purged = store.quarantine().purge(id).map_err(|error| untouched(error.into()))?;
         if let Some(entry) = &purged {
-            done.add(entry);
+            done.add(entry.bytes.unwrap_or_default());
             reporter.result(&EntryEvent::new("purged", entry));
         }
         Ok(purged.is_some())
@@ -329,7 +373,7 @@ fn purge(store: &Store, what: &Purge, reporter: &Reporter) -> Result<QuarantineD
             if is_old { one(&entry.id).map(drop) } else { Ok(()) }
         })?;
     }
-    done.changed = done.entries > 0;
+    done.changed();
     done.failed = failed;
     Ok(done)
 }

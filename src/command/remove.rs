@@ -8,12 +8,14 @@ use std::fmt::{self, Display};
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{H1, ModulePath, ModuleVersion};
+use stoa_layout::clock::now;
 use stoa_layout::{Cancel, Exit};
-use stoa_store::{Claim, Store, StoreError, Tombstone};
+use stoa_store::{Claim, Store, Tombstone};
 
+use super::bucket::OnBucket;
 use super::confirm::confirm;
-use super::context::Context;
+use super::context::{Context, cancel_on_signals};
 use super::count::{counted, versions};
 use super::error::CommandError;
 use super::event::VersionKeys;
@@ -78,6 +80,9 @@ pub(crate) struct Remove {
     #[arg(long)]
     yes: bool,
 
+    #[command(flatten)]
+    on: OnBucket,
+
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -93,20 +98,163 @@ impl Command for Remove {
     }
 
     fn run(self, context: &Context<'_>) -> Result<Removed, CommandError> {
+        if let Some(bucket) = context.bucket(&self.on)? {
+            let cancel = cancel_on_signals(&context.reporter, false)?;
+            return self.run_on(&bucket, &cancel, &context.reporter);
+        }
         if self.list {
-            return list(&context.upgrade_and_look()?, &context.reporter);
+            let (store, cancel) = (context.upgrade_and_look()?, Cancel::default());
+            let place = InStore { store: &store, cancel: &cancel, reporter: &context.reporter };
+            return list(&place, &context.reporter);
         }
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
-        let mut removed = Removed::new(&store, self.dry_run);
+        let place = InStore { store: &store, cancel: &cancel, reporter: &context.reporter };
+        self.run_on(&place, &cancel, &context.reporter)
+    }
+}
+
+impl Remove {
+    fn run_on(
+        &self,
+        place: &dyn Place,
+        cancel: &Cancel,
+        reporter: &Reporter,
+    ) -> Result<Removed, CommandError> {
+        if self.list {
+            return list(place, reporter);
+        }
+        let mut removed = Removed::new(place, self.dry_run);
         removed.is_lift = self.lift;
-        let work = Work { reporter: &context.reporter, store: &store, args: &self, cancel: &cancel };
+        let work = Work { reporter, place, args: self, cancel };
         work.ask()?;
+        if !self.dry_run {
+            place.begin_writing()?;
+        }
         match work.all(&mut removed) {
             Ok(()) => Ok(removed),
             Err(error) if removed.is_empty() => Err(error.resumable()),
             Err(error) => Err(error.after(format_args!("{removed} in {} before that", removed.store))),
         }
+    }
+}
+
+/// Receives a tombstone: version, time and reason.
+pub(super) type EachTombstone<'a> =
+    dyn FnMut(&ModuleVersion, &str, Option<&str>) -> Result<(), CommandError> + 'a;
+
+/// The place of the versions: a store in a folder, or a bucket.
+pub(super) trait Place {
+    /// Returns its name, for messages.
+    fn name(&self) -> String;
+    /// Returns the versions of a module, with those that only have a recorded hash if asked for.
+    fn versions(&self, module: &ModulePath, with_records: bool) -> Result<Vec<ModuleVersion>, CommandError>;
+    /// Returns the versions of a module that have a tombstone.
+    fn tombstones(&self, module: &ModulePath) -> Result<Vec<ModuleVersion>, CommandError>;
+    /// Returns the size of a version, or of its pair in the cache. `None` if there is neither.
+    fn bytes(&self, version: &ModuleVersion) -> Result<Option<u64>, CommandError>;
+    /// Removes a version, and forbids it if a time and a reason are given. Returns its size and its hash.
+    fn remove(
+        &self,
+        version: &ModuleVersion,
+        tombstone: Option<(String, Option<String>)>,
+    ) -> Result<(Option<u64>, Option<H1>), CommandError>;
+    /// Returns whether a hash of the version is recorded.
+    fn has_hashes(&self, version: &ModuleVersion) -> Result<bool, CommandError>;
+    /// Removes a version and its recorded hash. Returns its size, and whether there was a hash.
+    fn forget(&self, version: &ModuleVersion) -> Result<(Option<u64>, bool), CommandError>;
+    /// Returns whether a version has a tombstone.
+    fn has_tombstone(&self, version: &ModuleVersion) -> Result<bool, CommandError>;
+    /// Removes the tombstone of a version. Returns whether there was one.
+    fn lift(&self, version: &ModuleVersion) -> Result<bool, CommandError>;
+    /// Calls `each` with every tombstone. Returns the exit code if some could not be read,
+    /// which is reported.
+    fn each_tombstone(&self, each: &mut EachTombstone<'_>) -> Result<Option<Exit>, CommandError>;
+    /// Prepares for changes.
+    fn begin_writing(&self) -> Result<(), CommandError> {
+        Ok(())
+    }
+}
+
+/// A store in a folder.
+struct InStore<'a> {
+    store: &'a Store,
+    cancel: &'a Cancel,
+    reporter: &'a Reporter,
+}
+
+impl InStore<'_> {
+    /// Waits for the claim: another process may be about to publish the version.
+    fn claim(&self, version: &ModuleVersion) -> Result<Claim, CommandError> {
+        self.store.claim_while(version, || Ok(self.cancel.check()?))
+    }
+}
+
+impl Place for InStore<'_> {
+    fn name(&self) -> String {
+        self.store.root().to_string_lossy().into_owned()
+    }
+
+    fn versions(&self, module: &ModulePath, with_records: bool) -> Result<Vec<ModuleVersion>, CommandError> {
+        let mut versions = versions_of(self.store, module)?;
+        versions.extend(pairs(module, &self.store.pairs().versions(module)?));
+        if with_records {
+            versions.extend(pairs(module, &self.store.records().versions(module)?));
+        }
+        Ok(versions)
+    }
+
+    fn tombstones(&self, module: &ModulePath) -> Result<Vec<ModuleVersion>, CommandError> {
+        Ok(pairs(module, &self.store.records().tombstones(module)?))
+    }
+
+    fn bytes(&self, version: &ModuleVersion) -> Result<Option<u64>, CommandError> {
+        match self.store.footprint(version)? {
+            Some(footprint) => Ok(Some(footprint.bytes)),
+            None => Ok(self.store.pairs().size(version)?),
+        }
+    }
+
+    fn remove(
+        &self,
+        version: &ModuleVersion,
+        tombstone: Option<(String, Option<String>)>,
+    ) -> Result<(Option<u64>, Option<H1>), CommandError> {
+        let tombstone = tombstone.map(|(at, reason)| Tombstone { at, reason });
+        let removed = self.store.remove(&self.claim(version)?, tombstone)?;
+        Ok((removed.bytes, removed.h1))
+    }
+
+    fn has_hashes(&self, version: &ModuleVersion) -> Result<bool, CommandError> {
+        Ok(self.store.records().get(version)?.is_some_and(|mut record| record.forget()))
+    }
+
+    fn forget(&self, version: &ModuleVersion) -> Result<(Option<u64>, bool), CommandError> {
+        let claim = self.claim(version)?;
+        // The version goes first: it must not be served without its record.
+        let bytes = self.store.remove_unrecorded(&claim)?.bytes;
+        Ok((bytes, self.store.records().forget(&claim)?))
+    }
+
+    fn has_tombstone(&self, version: &ModuleVersion) -> Result<bool, CommandError> {
+        Ok(self.store.records().tombstone(version)?.is_some())
+    }
+
+    fn lift(&self, version: &ModuleVersion) -> Result<bool, CommandError> {
+        Ok(self.store.records().lift(&self.claim(version)?)?)
+    }
+
+    fn each_tombstone(&self, each: &mut EachTombstone<'_>) -> Result<Option<Exit>, CommandError> {
+        let mut failed = None;
+        self.store.records().each_tombstone(|version, tombstone| match tombstone {
+            Ok(tombstone) => each(&version, &tombstone.at, tombstone.reason.as_deref()),
+            Err(error) => {
+                failed = Some(error.exit());
+                self.reporter.error(&error.into());
+                Ok(())
+            }
+        })?;
+        Ok(failed)
     }
 }
 
@@ -194,20 +342,12 @@ impl Display for TombstoneEvent<'_> {
 }
 
 /// Lists all tombstones.
-fn list(store: &Store, reporter: &Reporter) -> Result<Removed, CommandError> {
-    let mut listed = Removed::new(store, false);
+fn list(place: &dyn Place, reporter: &Reporter) -> Result<Removed, CommandError> {
+    let mut listed = Removed::new(place, false);
     listed.is_list = true;
-    store.records().each_tombstone(|version, tombstone| match tombstone {
-        Ok(tombstone) => {
-            listed.forbidden += 1;
-            let (version, reason) = (VersionKeys::from(&version), tombstone.reason.as_deref());
-            reporter.answer(&TombstoneEvent { version, at: &tombstone.at, reason })
-        }
-        Err(error) => {
-            listed.failed = Some(error.exit());
-            reporter.error(&error.into());
-            Ok(())
-        }
+    listed.failed = place.each_tombstone(&mut |version, at, reason| {
+        listed.forbidden += 1;
+        reporter.answer(&TombstoneEvent { version: version.into(), at, reason })
     })?;
     Ok(listed)
 }
@@ -235,10 +375,9 @@ pub(crate) struct Removed {
 }
 
 impl Removed {
-    fn new(store: &Store, dry_run: bool) -> Self {
-        let store = store.root().to_string_lossy().into_owned();
+    fn new(place: &dyn Place, dry_run: bool) -> Self {
         Self {
-            store,
+            store: place.name(),
             removed: 0,
             forbidden: 0,
             forgotten: 0,
@@ -305,7 +444,7 @@ impl Summary for Removed {
 
 struct Work<'a> {
     reporter: &'a Reporter,
-    store: &'a Store,
+    place: &'a dyn Place,
     args: &'a Remove,
     cancel: &'a Cancel,
 }
@@ -321,8 +460,8 @@ impl Work<'_> {
         for named in &self.args.named {
             let (mut here, mut size) = (0, 0);
             for version in self.versions(named)? {
-                let Some(footprint) = self.store.footprint(&version)? else { continue };
-                (here, size) = (here + 1, size + footprint.bytes);
+                let Some(bytes) = self.place.bytes(&version)? else { continue };
+                (here, size) = (here + 1, size + bytes);
             }
             let plan = format!("{named}: {}, {}", versions(here as u64), BinaryBytes(size));
             lines.extend((here > 0).then_some(plan));
@@ -336,7 +475,7 @@ impl Work<'_> {
             "{}, {}, would be removed from {}",
             versions(count as u64),
             BinaryBytes(bytes),
-            self.store.root().display()
+            self.place.name()
         ))
     }
 
@@ -363,40 +502,29 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, StoreError> {
+    fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, CommandError> {
         let module = match named {
             Named::Version(version) => return Ok(vec![version.clone()]),
             Named::Module(module) => module,
         };
         if self.args.lift {
-            return Ok(pairs(module, &self.store.records().tombstones(module)?));
+            return self.place.tombstones(module);
         }
-        let mut versions = versions_of(self.store, module)?;
-        versions.extend(pairs(module, &self.store.pairs().versions(module)?));
-        if self.args.forget {
-            versions.extend(pairs(module, &self.store.records().versions(module)?));
-        }
+        let mut versions = self.place.versions(module, self.args.forget)?;
         versions.sort();
         versions.dedup();
         Ok(versions)
     }
 
-    /// Waits for the claim: another process may be about to publish the version.
-    fn claim(&self, version: &ModuleVersion) -> Result<Claim, CommandError> {
-        self.store.claim_while(version, || Ok(self.cancel.check()?))
-    }
-
     fn remove<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
         let Remove { tombstone: forbidden, dry_run, .. } = *self.args;
         let (bytes, h1) = if dry_run {
-            let stored = self.store.footprint(version)?.map(|footprint| footprint.bytes);
-            (stored.map_or_else(|| self.store.pairs().size(version), |bytes| Ok(Some(bytes)))?, None)
+            (self.place.bytes(version)?, None)
         } else {
-            let tombstone = forbidden.then(|| Tombstone::now(self.args.reason.clone()));
-            let removed = self.store.remove(&self.claim(version)?, tombstone)?;
-            (removed.bytes, removed.h1.map(|h1| h1.to_string()))
+            let tombstone = forbidden.then(|| (now(), self.args.reason.clone()));
+            self.place.remove(version, tombstone)?
         };
-        let version = VersionKeys::from(version);
+        let (version, h1) = (VersionKeys::from(version), h1.map(|h1| h1.to_string()));
         Ok(match bytes {
             Some(bytes) => Some(Event::Removed { version, bytes, h1, forbidden, dry_run }),
             None => forbidden.then_some(Event::Forbidden { version, dry_run }),
@@ -406,14 +534,9 @@ impl Work<'_> {
     fn forget<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
         let dry_run = self.args.dry_run;
         let (bytes, is_forgotten) = if dry_run {
-            let record = self.store.records().get(version)?;
-            let is_forgotten = record.is_some_and(|mut record| record.forget());
-            (self.store.footprint(version)?.map(|footprint| footprint.bytes), is_forgotten)
+            (self.place.bytes(version)?, self.place.has_hashes(version)?)
         } else {
-            let claim = self.claim(version)?;
-            // The version goes first: it must not be served without its record.
-            let bytes = self.store.remove_unrecorded(&claim)?.bytes;
-            (bytes, self.store.records().forget(&claim)?)
+            self.place.forget(version)?
         };
         let version = VersionKeys::from(version);
         Ok(match bytes {
@@ -425,14 +548,14 @@ impl Work<'_> {
     fn lift<'v>(&self, version: &'v ModuleVersion) -> Result<Option<Event<'v>>, CommandError> {
         let dry_run = self.args.dry_run;
         let is_lifted = match dry_run {
-            true => self.store.records().tombstone(version)?.is_some(),
-            false => self.store.records().lift(&self.claim(version)?)?,
+            true => self.place.has_tombstone(version)?,
+            false => self.place.lift(version)?,
         };
         Ok(is_lifted.then(|| Event::Lifted { version: version.into(), dry_run }))
     }
 
     fn missing(&self, named: &Named) -> CommandError {
-        let root = self.store.root().display();
+        let root = self.place.name();
         let error = |text: String| CommandError::new(Exit::FAILED, text);
         match (self.args.lift, named) {
             (true, _) => error(format!("{named} has no tombstone in {root}")),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use stoa_bucket::BucketUrl;
 
 use super::parse;
 use super::rules::ModuleTable;
@@ -292,4 +293,40 @@ serve_keys! {
     /// The ranges apply to all modules. Modules that GOPRIVATE or a rule covers may be at any address.
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;
+
+    /// Bucket that several servers share: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+    /// The store of this machine is a cache in front of the bucket. Credentials come from the environment, as for the tools of the service.
+    bucket_url: Option<BucketUrl> = "bucket.url", "BUCKET", Default::Unset("none", "s3://go-modules"),
+        |text| parse::bucket(text).map(Some);
+
+    /// URL of the object store, if it is not the service's own
+    bucket_endpoint: Option<String> = "bucket.endpoint", "URL", Default::Unset("AWS_ENDPOINT_URL, AZURE_STORAGE_ENDPOINT", "https://s3.example.org"),
+        |text| parse::http_url(text).map(Some);
+
+    /// Region of the bucket (S3)
+    bucket_region: Option<String> = "bucket.region", "REGION", Default::Unset("AWS_REGION, or us-east-1", "eu-west-1"),
+        |text| parse::name(text).map(Some);
+
+    /// Whether the name of the bucket is in the path of URLs and not in their host (S3)
+    bucket_path_style: Option<bool> = "bucket.path_style", "BOOL", Default::Unset("true", "true"),
+        |text| parse::switch(text).map(Some);
+
+    /// Key of the key management service that encrypts new objects (S3)
+    bucket_kms_key: Option<String> = "bucket.kms_key", "KEY", Default::Unset("none", "arn:aws:kms:eu-west-1:111122223333:key/example"),
+        |text| parse::name(text).map(Some);
+
+    /// Profile in the credentials file (S3)
+    bucket_profile: Option<String> = "bucket.profile", "NAME", Default::Unset("AWS_PROFILE", "modules"),
+        |text| parse::name(text).map(Some);
+
+    /// Storage account of the container (Azure)
+    bucket_account: Option<String> = "bucket.account", "NAME", Default::Unset("AZURE_STORAGE_ACCOUNT_NAME", "modules"),
+        |text| parse::name(text).map(Some);
+
+    /// Maximum size of the versions that the store keeps besides the bucket
+    /// Above this size, the least recently used versions that the bucket has are removed from the store.
+    bucket_max_local_size: u64 = "bucket.max_local_size", "SIZE", Default::Value("10GiB"), parse::size;
+
+    /// Whether clients get zips directly from the bucket, by a redirect to a signed URL
+    bucket_redirect: bool = "bucket.redirect", "BOOL", Default::Value("false"), parse::switch;
 }

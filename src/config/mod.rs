@@ -14,11 +14,12 @@
 //! | `options` | the options that set keys |
 //! | `file` | the config file |
 //! | `table`, `rules`, `credentials` | the tables of the file |
-//! | `serve` | checks of several keys together |
+//! | `serve`, `bucket` | checks of several keys together |
 //! | `size` | sizes with units |
 //! | `origin`, `shown` | origins of values, and values without secrets |
 //! | `world` | variables and paths |
 
+mod bucket;
 mod credentials;
 mod error;
 mod file;
@@ -45,6 +46,7 @@ use stoa_layout::PathError;
 use self::file::File;
 use self::keys::{Default, Key};
 
+pub use self::bucket::BucketSettings;
 pub use self::error::ConfigError;
 pub use self::keys::ServeConfig;
 pub use self::options::Options;

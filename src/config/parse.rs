@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use stoa_bucket::{BucketUrl, BucketUrlError};
 use stoa_gomod::private::Patterns;
 
 use crate::sumdb::Gosumdb;
@@ -226,6 +227,35 @@ pub(super) fn redirect_url(text: &str) -> Result<String, String> {
         return Err("every client sees this URL; remove the credentials".to_owned());
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// Parses the URL of a bucket.
+pub(super) fn bucket(text: &str) -> Result<BucketUrl, String> {
+    // The lines of help are those of the configuration.
+    text.parse().map_err(|error: BucketUrlError| error.reason().to_owned())
+}
+
+/// Parses the URL of a service.
+pub(super) fn http_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).map_err(|_| "expected a URL such as https://s3.example.org")?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
+        return Err("expected an http or https URL without a query".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("credentials do not belong into this URL".to_owned());
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// Parses a name that a service gave.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("expected a name".to_owned()),
+        name if name.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+            Err("a name has no spaces".to_owned())
+        }
+        name => Ok(name.to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use stoa_bucket::BucketUrl;
 use stoa_layout::LayoutId;
 
 use super::import_config::ImportConfig;
@@ -25,7 +26,8 @@ use crate::command::report::Format;
                   stoa-migrate                   upgrade the store\n  \
                   stoa-migrate --to v0           downgrade to the layout of Athens\n  \
                   stoa-migrate --to v0 --clean   the same, and remove the files of Stoa that a downgrade keeps\n  \
-                  stoa-migrate --from v2         restore the lost marker of a store at layout v2\n\n\
+                  stoa-migrate --from v2         restore the lost marker of a store at layout v2\n  \
+                  stoa-migrate --bucket s3://go  upgrade a bucket; --to athens leaves it to Athens again\n\n\
                   Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 wrong usage or configuration; 65 not a \
                   store; 73 a file is in the way; 74 input/output error; 75 store in use; 77 permission denied; 78 the store is newer than this \
                   program; 130, 143 stopped (run again to resume).",
@@ -34,6 +36,10 @@ use crate::command::report::Format;
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) common: Common,
+
+    /// Work on this bucket instead of the store: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+    #[arg(long, global = true, value_name = "URL")]
+    pub(super) bucket: Option<BucketUrl>,
 
     /// Target layout, such as v2 [default: the layout of this release]
     #[arg(long, value_name = "LAYOUT")]

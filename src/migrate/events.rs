@@ -258,6 +258,8 @@ pub(super) struct Watcher<'a> {
     /// Whether `stoa` started this program. People then see one line at the end.
     auto: bool,
     dry_run: bool,
+    /// Whether the command lists leftovers, and nothing else.
+    is_listing: bool,
     seen: SeenOnce,
     state: Mutex<State>,
 }
@@ -269,6 +271,7 @@ struct State {
     from: Option<String>,
     moved: u64,
     leftovers: u64,
+    leftover_bytes: u64,
     /// The current step, with its number of versions and of bytes.
     step: Option<(String, String, Option<u64>, Option<u64>)>,
     reported: Option<Instant>,
@@ -276,7 +279,24 @@ struct State {
 
 impl<'a> Watcher<'a> {
     pub(super) fn new(reporter: &'a Reporter, auto: bool, dry_run: bool) -> Self {
-        Self { reporter, auto, dry_run, seen: SeenOnce::default(), state: Mutex::default() }
+        Self {
+            reporter,
+            auto,
+            dry_run,
+            is_listing: false,
+            seen: SeenOnce::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Returns a watcher for a list of leftovers.
+    pub(super) fn listing(reporter: &'a Reporter) -> Self {
+        Self { is_listing: true, ..Self::new(reporter, false, false) }
+    }
+
+    /// Returns the size of the leftovers so far, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.state.lock().map_or(0, |state| state.leftover_bytes)
     }
 
     /// Reports the end of a dry run.
@@ -399,7 +419,10 @@ impl Events for Watcher<'_> {
             Engine::Check { items, .. } => self.progress(items, 0),
             Engine::Leftover(leftover) => {
                 if self.seen.is_new(&leftover.path) {
-                    self.result(&Event::leftover(leftover, None, false));
+                    if let Ok(mut state) = self.state.lock() {
+                        state.leftover_bytes += leftover.bytes;
+                    }
+                    self.result(&Event::leftover(leftover, None, self.is_listing));
                 }
             }
             Engine::Warning(message) => self.reporter.warning(message),

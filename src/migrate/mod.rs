@@ -4,6 +4,7 @@
 //! its events. The known layouts are passed in as a value.
 
 mod args;
+mod bucket;
 mod events;
 mod import;
 mod import_config;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use stoa_bucket::BucketLayouts;
 use stoa_layout::events::Silent;
 use stoa_layout::{
     Cancel, Exit, Layouts, Leftover, Options, Outcome, PathError, RunError, Runner, State, StepError, signals,
@@ -39,9 +41,9 @@ use leftovers::Leftovers;
 use verify::Verify;
 
 /// Runs the program with the arguments of the process.
-pub fn main(layouts: &Layouts) -> ExitCode {
+pub fn main(layouts: &Layouts, buckets: &BucketLayouts) -> ExitCode {
     signals::survive_file_size_limit();
-    run(layouts, &World::of_process(), std::env::args_os()).into()
+    run((layouts, buckets), &World::of_process(), std::env::args_os()).into()
 }
 
 /// Returns the command line of `stoa-migrate`.
@@ -51,7 +53,11 @@ pub fn command_line() -> clap::Command {
     Args::command().mut_subcommand("import-config", import_config)
 }
 
-fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsString>) -> Exit {
+fn run(
+    (layouts, buckets): (&Layouts, &BucketLayouts),
+    world: &World,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Exit {
     let matches = command_line().try_get_matches_from(arguments);
     let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args.merged(),
@@ -64,14 +70,14 @@ fn run(layouts: &Layouts, world: &World, arguments: impl IntoIterator<Item = OsS
     if args.auto {
         reporter = reporter.below_another();
     }
-    let done = dispatch(layouts, world, &args, &reporter);
+    let done = dispatch((layouts, buckets), world, &args, &reporter);
     let done = done.and_then(|exit| reporter.check().map(|()| exit));
     reporter.progress().end();
     done.unwrap_or_else(|error| reporter.error(&error))
 }
 
 fn dispatch(
-    layouts: &Layouts,
+    (layouts, buckets): (&Layouts, &BucketLayouts),
     world: &World,
     args: &Args,
     reporter: &Reporter,
@@ -79,6 +85,10 @@ fn dispatch(
     // Reads no configuration of Stoa, so it runs on a machine without one.
     if let Some(Command::ImportConfig(what)) = &args.command {
         return import_config::run(what, std::env::vars_os(), reporter);
+    }
+    if args.bucket.is_some() {
+        let settings = Settings::new(world, args.common.config.clone());
+        return bucket::run(buckets, (args, world), &settings, reporter);
     }
     let (root, options) = resolve(args, world)?;
     match &args.command {

@@ -13,6 +13,8 @@ mod answers;
 mod as_go;
 mod audit;
 mod backup;
+mod bucket_commands;
+mod bucket_upgrade;
 mod carry;
 mod check;
 mod checksum;
@@ -66,6 +68,8 @@ fn main() {
         ("as_go", as_go::cases()),
         ("audit", audit::cases()),
         ("backup", backup::cases()),
+        ("bucket_commands", bucket_commands::cases()),
+        ("bucket_upgrade", bucket_upgrade::cases()),
         ("carry", carry::cases()),
         ("check", check::cases()),
         ("checksum", checksum::cases()),

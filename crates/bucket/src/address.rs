@@ -55,6 +55,13 @@ pub struct BucketUrlError {
     reason: &'static str,
 }
 
+impl BucketUrlError {
+    /// Returns the reason, as a sentence about the text.
+    pub fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
 impl FromStr for BucketUrl {
     type Err = BucketUrlError;
 

@@ -303,6 +303,14 @@ impl Bucket {
         self.put(key, bytes, PutMode::Update(version)).await
     }
 
+    /// Writes a small object if there is none. Returns whether the object has this content now.
+    pub async fn write_if_absent(&self, key: &str, bytes: Bytes) -> Result<bool, BucketError> {
+        if self.create(key, bytes.clone()).await?.is_some() {
+            return Ok(true);
+        }
+        Ok(self.get(key, bytes.len() as u64).await?.is_some_and(|found| found.bytes == bytes))
+    }
+
     /// Writes a small object that nothing relies on, whether there is one or not.
     pub async fn overwrite(&self, key: &str, bytes: Bytes) -> Result<(), BucketError> {
         self.put(key, bytes, PutMode::Overwrite).await.map(drop)
@@ -388,7 +396,7 @@ impl Bucket {
         };
         let (this, url) = (self.clone(), self.url_of(below));
         let stream = stream.map_err(move |error| BucketError::of_client("list", &url, &error));
-        Ok(stream.try_filter_map(move |meta| std::future::ready(Ok(this.entry(&meta)))).boxed())
+        Ok(stream.try_filter_map(move |meta| std::future::ready(Ok(this.entry(&meta)))).fuse().boxed())
     }
 
     /// Lists the objects and the folders directly below a key.

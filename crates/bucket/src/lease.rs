@@ -151,7 +151,7 @@ async fn beat(taker: LeaseTaker, beating: Arc<Beating>) {
 fn taken_over(bucket: &Bucket, other: Option<&Held<BucketState>>) -> BucketError {
     let who = other.and_then(|other| other.document.lease.as_ref()).map(|lease| lease.owner.clone());
     let reason = match who {
-        Some(who) => format!("{who} has taken the lease over"),
+        Some(who) => format!("the lease was taken over by {who}"),
         None => "another process has changed the state".to_owned(),
     };
     BucketError::new(Trouble::Left, "go on with", bucket.url(), reason)
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(taken.state().await.epoch, 2);
         let error = lease.end(BucketMarker::At(LAYOUT), None).await.unwrap_err();
         assert_eq!(error.trouble, Trouble::Left);
-        assert!(error.to_string().contains("second has taken the lease over"), "{error}");
+        assert!(error.to_string().contains("the lease was taken over by second"), "{error}");
         taken.end(BucketMarker::At(LAYOUT), None).await.unwrap();
     }
 

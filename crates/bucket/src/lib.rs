@@ -26,6 +26,7 @@
 //! | [`state`](BucketState) | the marker and the lease |
 //! | [`probe`](Bucket::probe) | whether a service honours conditional writes |
 //! | [`lease`](LeaseTaker) | the lease of a process that works on the whole bucket |
+//! | [`runner`](BucketRunner) | steps between the layouts of a bucket |
 //! | [`gone`](Gone) | the list of the last removals |
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
 //! | [`examine`](Versions::examine) | reading a version completely |
@@ -46,6 +47,7 @@ mod manifest;
 mod nonce;
 mod probe;
 mod profile;
+mod runner;
 mod state;
 mod sweep;
 #[cfg(test)]
@@ -70,6 +72,10 @@ pub use manifest::{
 pub use nonce::Nonce;
 pub use probe::ProbeError;
 pub use profile::ProfileError;
+pub use runner::{
+    BucketContext, BucketDetection, BucketLayouts, BucketLook, BucketMoved, BucketOptions, BucketOutcome,
+    BucketRunError, BucketRunner, BucketStep, BucketStepError, BucketSurvey, BucketWork, DetectBucket,
+};
 pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
 pub use sweep::{MIN_AGE, Swept};
 pub use unnameable::Unnameable;

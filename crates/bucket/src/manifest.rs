@@ -152,6 +152,16 @@ pub struct Tombstone {
 }
 
 impl Record {
+    /// Returns whether hashes are known.
+    pub fn has_hashes(&self) -> bool {
+        self.h1.is_some() || self.gomod_h1.is_some() || self.verdict.is_some()
+    }
+
+    /// Removes the hashes and their verdict.
+    pub fn forget(&mut self) {
+        *self = Self { tombstone: self.tombstone.take(), ..Self::default() };
+    }
+
     /// Returns whether nothing is known.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -167,6 +177,15 @@ impl SmallContent {
         }
     }
 
+    /// Returns the size in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Base64(text) => text.len() as u64 / 4 * 3,
+            Self::Object(object) => object.size,
+        }
+    }
+
     /// Returns the content for a manifest. `None` if it needs an object of its own.
     pub fn inline(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_INLINE {
@@ -176,6 +195,13 @@ impl SmallContent {
             Ok(text) => Self::Text(text.to_owned()),
             Err(_) => Self::Base64(STANDARD.encode(bytes)),
         })
+    }
+}
+
+impl VersionContent {
+    /// Returns the total size of info, mod and zip in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.info.bytes() + self.modfile.bytes() + self.zip.size
     }
 }
 

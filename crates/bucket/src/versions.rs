@@ -19,8 +19,9 @@ use crate::document::MAX_BYTES;
 use crate::keys::STATE;
 use crate::manifest::{fresh_nonce, inline_bytes};
 use crate::{
-    Bucket, BucketError, BucketState, Content, Document, Held, Keys, Manifest, Nonce, ObjectContent, Origin,
-    Presence, Record, SmallContent, Swapped, Tag, Tombstone, Trouble, VersionContent, ZipContent, gone,
+    AthensFile, Bucket, BucketError, BucketState, Content, Document, Held, Keys, Manifest, Nonce,
+    ObjectContent, Origin, Presence, Record, SmallContent, Swapped, Tag, Tombstone, Trouble, VersionContent,
+    ZipContent, gone,
 };
 
 /// The time between the upload of a content and its manifest after which a publication is given up. The sweep removes
@@ -403,8 +404,16 @@ impl Versions {
         Ok(had)
     }
 
-    /// Deletes the objects of a content that no manifest and no quarantine entry names any more.
+    /// Deletes the objects of a content that no manifest and no quarantine entry names any more. Of a version that Athens
+    /// saved, its three files.
     pub async fn delete_content(&self, content: &VersionContent) -> Result<(), BucketError> {
+        if let Some((version, _)) = AthensFile::parse(&content.zip.key) {
+            // The info first, as Athens does.
+            for file in AthensFile::ALL {
+                self.bucket.delete(&file.key(&version)).await?;
+            }
+            return Ok(());
+        }
         let small = [&content.info, &content.modfile].into_iter().filter_map(SmallContent::key);
         for key in small.chain([content.zip.key.as_str()]) {
             self.bucket.delete(key).await?;
@@ -434,6 +443,11 @@ impl Versions {
         })
         .await?;
         Ok(Some(entry))
+    }
+
+    /// Returns a quarantine entry. `None` if there is none with this name.
+    pub async fn entry(&self, name: &Nonce) -> Result<Option<QuarantinedThere>, BucketError> {
+        Ok(self.bucket.document(&self.keys.quarantined(name)).await?.map(|held| held.document))
     }
 
     /// Returns all quarantine entries.
@@ -563,6 +577,14 @@ impl Versions {
             versions.push(version.version().clone());
         }
         Ok(versions)
+    }
+
+    /// Returns the versions of a module that have a manifest, in no particular order.
+    pub async fn all_of(&self, module: &ModulePath) -> Result<Vec<Version>, BucketError> {
+        let listed = self.bucket.folder(&self.keys.manifests_of(module)).await?;
+        let version =
+            |entry: &crate::Entry| Some(self.keys.version_of_manifest(&entry.key)?.version().clone());
+        Ok(listed.entries.iter().filter_map(version).collect())
     }
 
     /// Calls `each` with the manifest of every version, those that do not exist too, in the order of their keys. Reads

@@ -14,6 +14,7 @@ mod case;
 pub mod client;
 pub mod commands;
 pub mod disk;
+pub mod gcs;
 pub mod go;
 pub mod inject;
 pub mod limits;

@@ -14,7 +14,8 @@ use serde::Serialize;
 use stoa_layout::Exit;
 use stoa_store::Which;
 
-use super::context::Context;
+use super::bucket::{OnBucket, OpenBucket, VerifyBucket};
+use super::context::{Context, cancel_on_signals};
 use super::count::{counted, versions};
 use super::error::CommandError;
 use super::named::Named;
@@ -58,6 +59,9 @@ pub(crate) struct Verify {
     checksums: bool,
 
     #[command(flatten)]
+    on: OnBucket,
+
+    #[command(flatten)]
     working: Working,
 }
 
@@ -72,6 +76,9 @@ impl Command for Verify {
 
     fn run(self, context: &Context<'_>) -> Result<VerifyDone, CommandError> {
         let threads = context.threads(self.working.threads)?;
+        if let Some(bucket) = context.bucket(&self.on)? {
+            return self.run_on(&bucket, threads, context);
+        }
         let store = Arc::new(context.open()?.metered(context.reporter.progress().meter()));
         let cancel = context.cancel(&store)?;
         let reporter = &context.reporter;
@@ -92,7 +99,33 @@ impl Command for Verify {
             true => Some(checksums::ask(context, &store, &self.named, &cancel)?),
             false => None,
         };
-        Ok(VerifyDone::new(&store, findings, absent, answers))
+        Ok(VerifyDone::new(store.root().display(), store.is_read_only(), findings, absent, answers))
+    }
+}
+
+impl Verify {
+    fn run_on(
+        &self,
+        bucket: &OpenBucket,
+        at_once: usize,
+        context: &Context<'_>,
+    ) -> Result<VerifyDone, CommandError> {
+        if self.checksums {
+            let message = format!("cannot ask the checksum database about versions in {bucket}");
+            let help = "leave out --checksums; servers ask about each version that they download";
+            return Err(CommandError::new(Exit::USAGE, message).help(help));
+        }
+        let reporter = &context.reporter;
+        let cancel = cancel_on_signals(reporter, false)?;
+        let what = VerifyBucket { named: &self.named, again: self.again, at_once, cancel: &cancel, reporter };
+        let mut absent = 0u64;
+        let (findings, ended) = bucket.verify(&what, |named| {
+            absent += 1;
+            reporter.error(&CommandError::new(Exit::FAILED, format!("{named} is not in {bucket}")));
+        });
+        let versions = versions(findings.versions());
+        ended.map_err(|error| error.after(format_args!("{versions} in {bucket} verified before that")))?;
+        Ok(VerifyDone::new(bucket, false, findings, absent, None))
     }
 }
 
@@ -117,12 +150,16 @@ pub(crate) struct VerifyDone {
 }
 
 impl VerifyDone {
-    fn new(store: &stoa_store::Store, findings: Findings, absent: u64, answers: Option<Answers>) -> Self {
+    fn new(
+        store: impl Display,
+        read_only: bool,
+        findings: Findings,
+        absent: u64,
+        answers: Option<Answers>,
+    ) -> Self {
         let Findings { verified, skipped, corrupt: broken, unreadable, symlinks, bytes, .. } = findings;
-        let read_only = store.is_read_only();
-        let store = store.root().to_string_lossy().into_owned();
         Self {
-            store,
+            store: store.to_string(),
             verified,
             skipped,
             broken,

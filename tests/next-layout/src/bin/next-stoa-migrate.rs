@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    stoa::migrate::main(&next_layout::layouts())
+    stoa::migrate::main(&next_layout::layouts(), &stoa_migrations::bucket_layouts("next-stoa-migrate"))
 }

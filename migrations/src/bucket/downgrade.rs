@@ -1,0 +1,206 @@
+//! The way back: what servers have filled is copied to the keys of Athens, and everything below the ID is deleted.
+//!
+//! The copies are made before anything is deleted, and the info last, so Athens sees a version only when it is whole.
+//! A key of Athens that exists is never changed. If its content differs, the step ends before anything is deleted.
+
+use futures_util::{StreamExt, TryStreamExt};
+use stoa_bucket::{
+    AthensFile, Bucket, BucketContext, BucketError, BucketMoved, BucketStepError, BucketSurvey, BucketWork,
+    Content, Held, Keys, Manifest, Presence, VersionContent, Versions,
+};
+use stoa_gomod::ModuleVersion;
+use stoa_layout::Exit;
+use stoa_layout::events::Event;
+use time::{Duration, OffsetDateTime};
+
+/// A server that has not shown itself for this time has ended.
+const SERVER_TIMEOUT: Duration = Duration::minutes(2);
+
+/// More than the maximum size of an info or a go.mod.
+const MAX_SMALL: u64 = (16 << 20) + 1;
+
+/// Fails while servers use the bucket. This is a courtesy: a server that goes on learns by its next write that the
+/// bucket was left.
+pub(super) async fn prepare(bucket: &Bucket, keys: Option<&Keys>) -> Result<(), BucketStepError> {
+    let Some(keys) = keys else { return Ok(()) };
+    let servers = bucket.folder(&keys.servers()).await?;
+    let now = bucket.service_time().unwrap_or_else(OffsetDateTime::now_utc);
+    for entry in servers.entries {
+        if now - entry.meta.modified >= SERVER_TIMEOUT {
+            continue;
+        }
+        let named = bucket.get(&entry.key, 4096).await?;
+        let name =
+            named.map(|object| String::from_utf8_lossy(&object.bytes).into_owned()).unwrap_or_default();
+        let name = name.trim();
+        let message = format!(
+            "{} is in use by the server {}\nhelp: stop all servers first; a server that was killed counts as stopped after two minutes",
+            bucket.url(),
+            if name.is_empty() { "(unnamed)" } else { name }
+        );
+        return Err(BucketStepError::Refused { exit: Exit::BUSY, message });
+    }
+    Ok(())
+}
+
+/// Counts the work.
+pub(super) async fn survey(
+    bucket: &Bucket,
+    keys: Option<&Keys>,
+    work: &BucketWork<'_>,
+) -> Result<BucketSurvey, BucketStepError> {
+    let mut survey = BucketSurvey::default();
+    let Some(keys) = keys else { return Ok(survey) };
+    let versions = Versions::new(bucket.clone(), keys.clone());
+    let each = async |held: Held<Manifest>| -> Result<(), BucketStepError> {
+        work.cancel.check()?;
+        survey.reads += 1;
+        if let Some(content) = held.document.present_content().filter(|content| is_own(content, keys)) {
+            survey.versions += 1;
+            survey.bytes += content.bytes();
+            survey.reads += 3;
+            survey.writes += 3;
+        }
+        Ok(())
+    };
+    versions.each(work.at_once, each).await?;
+    survey.writes += 4 + survey.reads / 1000;
+    Ok(survey)
+}
+
+/// Returns whether the zip is an object of this program, not one of Athens.
+fn is_own(content: &VersionContent, keys: &Keys) -> bool {
+    content.zip.key.starts_with(&keys.root())
+}
+
+/// Copies and deletes.
+pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, BucketStepError> {
+    let BucketContext { bucket, keys, lease, work } = context;
+    let versions = Versions::new((*bucket).clone(), (*keys).clone());
+    let listed = bucket.list(&keys.manifests(), None)?;
+    let mut moved = BucketMoved::default();
+    let mut tombstones = 0u64;
+    let versions = &versions;
+    let copies = listed.map_err(BucketStepError::from).map_ok(|entry| async move {
+        let Some(held) = bucket.document::<Manifest>(&entry.key).await? else { return Ok(None) };
+        let manifest = held.document;
+        let is_forbidden = manifest.record.tombstone.is_some();
+        match manifest.present_content().filter(|content| is_own(content, keys)) {
+            Some(content) => {
+                copy(versions, &manifest.version, content).await?;
+                Ok(Some((content.bytes(), is_forbidden)))
+            }
+            None => Ok(Some((0, is_forbidden && manifest.state == Presence::Absent))),
+        }
+    });
+    let mut copies = std::pin::pin!(copies.try_buffer_unordered(work.at_once.max(1)));
+    while let Some(copied) = copies.try_next().await? {
+        lease.check()?;
+        work.cancel.check()?;
+        let Some((bytes, is_forbidden)) = copied else { continue };
+        tombstones += u64::from(is_forbidden);
+        if bytes > 0 {
+            moved.versions += 1;
+            moved.bytes += bytes;
+            work.events.event(Event::Progress { items: moved.versions, bytes: moved.bytes });
+        }
+    }
+    let quarantined = versions.quarantined().await?.len();
+    if tombstones > 0 || quarantined > 0 {
+        work.events.event(Event::Warning(format!(
+            "Athens keeps no tombstones and no quarantine: {tombstones} tombstones and {quarantined} corrupt versions are deleted"
+        )));
+    }
+    let below = bucket.list(&keys.root(), None)?.map_ok(|entry| entry.key).boxed();
+    let mut deleted = 0u64;
+    lease.during(bucket.delete_all(below, || deleted += 1)).await?;
+    Ok(moved)
+}
+
+/// Copies a version to the keys of Athens, the info last.
+async fn copy(
+    versions: &Versions,
+    version: &ModuleVersion,
+    content: &VersionContent,
+) -> Result<(), BucketStepError> {
+    let bucket = versions.bucket();
+    let key = AthensFile::Zip.key(version);
+    match bucket.head(&key).await? {
+        None => bucket.copy(&content.zip.key, &key).await?,
+        Some(_) => {
+            if !is_same(bucket, &content.zip.key, &key).await? {
+                return Err(differs(bucket, &key));
+            }
+        }
+    }
+    for (file, small) in [(AthensFile::Mod, &content.modfile), (AthensFile::Info, &content.info)] {
+        let key = file.key(version);
+        let Some(bytes) = versions.small(small, MAX_SMALL).await? else {
+            let message = format!(
+                "cannot copy {version}: the content of its manifest is gone\nhelp: start a server, request the version, and run again"
+            );
+            return Err(BucketStepError::Refused { exit: Exit::CANT_CREATE, message });
+        };
+        if !bucket.write_if_absent(&key, bytes).await? {
+            return Err(differs(bucket, &key));
+        }
+    }
+    Ok(())
+}
+
+fn differs(bucket: &Bucket, key: &str) -> BucketStepError {
+    let message = format!(
+        "{} has other content than the version of this program\nhelp: delete or rename it, and run again; nothing was deleted",
+        bucket.url_of(key)
+    );
+    BucketStepError::Refused { exit: Exit::CANT_CREATE, message }
+}
+
+/// Returns whether two objects have the same bytes.
+async fn is_same(bucket: &Bucket, one: &str, other: &str) -> Result<bool, BucketError> {
+    let (Some(one), Some(other)) =
+        (bucket.read(one, None, None).await?, bucket.read(other, None, None).await?)
+    else {
+        return Ok(false);
+    };
+    if one.meta.size != other.meta.size {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (Parts::new(one), Parts::new(other));
+    loop {
+        one.fill().await?;
+        other.fill().await?;
+        let common = one.held.len().min(other.held.len());
+        if one.held[..common] != other.held[..common] {
+            return Ok(false);
+        }
+        if common == 0 {
+            return Ok(one.held.len() == other.held.len());
+        }
+        one.held = one.held.slice(common..);
+        other.held = other.held.slice(common..);
+    }
+}
+
+/// The content of an object, part by part.
+struct Parts {
+    content: Content,
+    held: bytes::Bytes,
+}
+
+impl Parts {
+    fn new(content: Content) -> Self {
+        Self { content, held: bytes::Bytes::new() }
+    }
+
+    /// Reads the next part if nothing is left of the last one.
+    async fn fill(&mut self) -> Result<(), BucketError> {
+        while self.held.is_empty() {
+            match self.content.bytes.try_next().await? {
+                Some(part) => self.held = part,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! Commands on a bucket in the place of the store of this machine.
+
+mod list;
+mod quarantine;
+mod remove;
+mod verify;
+
+pub(crate) use verify::VerifyBucket;
+
+use std::fmt::{self, Display};
+
+use clap::Args;
+use stoa_bucket::{Bucket, BucketError, BucketState, BucketUrl, ConnectError, Held, ProbeError, Versions};
+use stoa_layout::Exit;
+use tokio::runtime::Runtime;
+
+use super::context::Context;
+use super::error::CommandError;
+use super::hand_over::MIGRATOR;
+use crate::tasks::runtime;
+
+/// The options of a command that works on a bucket or on the store of this machine.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct OnBucket {
+    /// Work on this bucket instead of the store: s3://, gs:// or az:// [default: the bucket of the configuration]
+    #[arg(long, global = true, value_name = "URL")]
+    bucket: Option<BucketUrl>,
+
+    /// Work on the store of this machine, even if the configuration has a bucket
+    #[arg(long, global = true, conflicts_with = "bucket")]
+    local: bool,
+}
+
+/// A bucket at the current layout, opened for a command.
+pub(crate) struct OpenBucket {
+    runtime: Runtime,
+    versions: Versions,
+}
+
+impl Context<'_> {
+    /// Opens the bucket that the command works on. `None` if it works on the store of this machine.
+    pub(crate) fn bucket(&self, on: &OnBucket) -> Result<Option<OpenBucket>, CommandError> {
+        if on.local {
+            return Ok(None);
+        }
+        let settings = self.settings.bucket(on.bucket.clone())?;
+        self.settings.check_named()?;
+        let Some(settings) = settings else { return Ok(None) };
+        let runtime = runtime().map_err(CommandError::no_threads)?;
+        let bucket = Bucket::connect(&settings.url, &settings.options)?;
+        let state = runtime.block_on(BucketState::read(&bucket))?;
+        let state = current(&bucket, state)?;
+        Ok(Some(OpenBucket { runtime, versions: Versions::new(bucket, state.keys()) }))
+    }
+}
+
+/// Returns the state of a bucket at the current layout.
+fn current(bucket: &Bucket, state: Option<Held<BucketState>>) -> Result<BucketState, CommandError> {
+    let url = bucket.url();
+    let state = state.map(|held| held.document);
+    match state {
+        Some(state) if state.is_current() => Ok(state),
+        other => {
+            let found = other.map_or_else(
+                || "it has no marker".to_owned(),
+                |state| format!("its marker is {}", state.marker),
+            );
+            let layout = stoa_bucket::LAYOUT;
+            let message = format!("cannot use {url}: {found}; this program needs the marker layout.{layout}");
+            let error = CommandError::new(Exit::NEWER, message);
+            Err(error.help(format!("run `{MIGRATOR} --bucket {url}`, which says what it is and upgrades it")))
+        }
+    }
+}
+
+impl OpenBucket {
+    /// Waits for some work.
+    fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Checks that the service keeps what writers rely on.
+    fn probe(&self) -> Result<(), CommandError> {
+        Ok(self.wait(self.versions.bucket().probe())?)
+    }
+}
+
+impl Display for OpenBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.versions.bucket().url().fmt(f)
+    }
+}
+
+impl From<BucketError> for CommandError {
+    fn from(error: BucketError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<ProbeError> for CommandError {
+    fn from(error: ProbeError) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
+impl From<ConnectError> for CommandError {
+    fn from(error: ConnectError) -> Self {
+        Self::new(Exit::USAGE, error)
+    }
+}

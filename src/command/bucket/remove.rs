@@ -1,0 +1,130 @@
+//! `stoa remove --bucket`: what the command does with a version in a bucket.
+//!
+//! Servers notice a removal within a minute: they read the list of removals every 30 seconds.
+
+use stoa_bucket::{Manifest, Presence, Tombstone, VersionContent};
+use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
+
+use super::OpenBucket;
+use crate::command::error::CommandError;
+use crate::command::named::pairs;
+use crate::command::remove::{EachTombstone, Place};
+
+impl OpenBucket {
+    fn manifest(&self, version: &ModuleVersion) -> Result<Option<Manifest>, CommandError> {
+        Ok(self.wait(self.versions.manifest(version))?.map(|held| held.document))
+    }
+
+    /// Returns the versions of a module whose manifest passes a filter.
+    fn filtered(
+        &self,
+        module: &ModulePath,
+        filter: impl Fn(&Manifest) -> bool,
+    ) -> Result<Vec<ModuleVersion>, CommandError> {
+        let all = self.wait(self.versions.all_of(module))?;
+        let mut found = Vec::new();
+        for version in pairs(module, &all) {
+            if self.manifest(&version)?.is_some_and(|manifest| filter(&manifest)) {
+                found.push(version);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes a version, and the objects that only it has named.
+    fn remove_version(
+        &self,
+        version: &ModuleVersion,
+        tombstone: Option<Tombstone>,
+        keeps_hashes: bool,
+    ) -> Result<Option<VersionContent>, CommandError> {
+        self.wait(async {
+            let had = self.versions.remove(version, tombstone, keeps_hashes).await?;
+            if let Some(content) = &had {
+                self.versions.delete_content(content).await?;
+            }
+            Ok(had)
+        })
+    }
+}
+
+impl Place for OpenBucket {
+    fn name(&self) -> String {
+        self.to_string()
+    }
+
+    fn versions(&self, module: &ModulePath, with_records: bool) -> Result<Vec<ModuleVersion>, CommandError> {
+        if with_records {
+            let has_any =
+                |manifest: &Manifest| manifest.state == Presence::Present || manifest.record.h1.is_some();
+            return self.filtered(module, has_any);
+        }
+        let mut versions: Vec<Version> = self.wait(self.versions.list(module))?;
+        versions.sort();
+        Ok(pairs(module, &versions))
+    }
+
+    fn tombstones(&self, module: &ModulePath) -> Result<Vec<ModuleVersion>, CommandError> {
+        self.filtered(module, |manifest| manifest.record.tombstone.is_some())
+    }
+
+    fn bytes(&self, version: &ModuleVersion) -> Result<Option<u64>, CommandError> {
+        let manifest = self.manifest(version)?;
+        Ok(manifest.as_ref().and_then(Manifest::present_content).map(VersionContent::bytes))
+    }
+
+    fn remove(
+        &self,
+        version: &ModuleVersion,
+        tombstone: Option<(String, Option<String>)>,
+    ) -> Result<(Option<u64>, Option<H1>), CommandError> {
+        let tombstone = tombstone.map(|(at, reason)| Tombstone { at, reason });
+        let had = self.remove_version(version, tombstone, true)?;
+        let bytes = had.as_ref().map(VersionContent::bytes);
+        Ok((bytes, had.and_then(|content| content.zip.h1)))
+    }
+
+    fn has_hashes(&self, version: &ModuleVersion) -> Result<bool, CommandError> {
+        Ok(self.manifest(version)?.is_some_and(|manifest| manifest.record.has_hashes()))
+    }
+
+    fn forget(&self, version: &ModuleVersion) -> Result<(Option<u64>, bool), CommandError> {
+        let bytes = self.remove_version(version, None, false)?.as_ref().map(VersionContent::bytes);
+        let is_known = self.manifest(version)?.is_some_and(|manifest| manifest.record.has_hashes());
+        if is_known {
+            self.wait(self.versions.record(version, stoa_bucket::Record::forget))?;
+        }
+        Ok((bytes, is_known))
+    }
+
+    fn has_tombstone(&self, version: &ModuleVersion) -> Result<bool, CommandError> {
+        Ok(self.manifest(version)?.is_some_and(|manifest| manifest.record.tombstone.is_some()))
+    }
+
+    fn lift(&self, version: &ModuleVersion) -> Result<bool, CommandError> {
+        if !self.has_tombstone(version)? {
+            return Ok(false);
+        }
+        self.wait(self.versions.record(version, |record| record.tombstone = None))?;
+        Ok(true)
+    }
+
+    fn each_tombstone(
+        &self,
+        each: &mut EachTombstone<'_>,
+    ) -> Result<Option<stoa_layout::Exit>, CommandError> {
+        let visit = async |held: stoa_bucket::Held<Manifest>| -> Result<(), CommandError> {
+            let manifest = &held.document;
+            match &manifest.record.tombstone {
+                Some(tombstone) => each(&manifest.version, &tombstone.at, tombstone.reason.as_deref()),
+                None => Ok(()),
+            }
+        };
+        self.wait(self.versions.each(32, visit))?;
+        Ok(None)
+    }
+
+    fn begin_writing(&self) -> Result<(), CommandError> {
+        self.probe()
+    }
+}

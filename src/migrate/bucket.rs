@@ -1,0 +1,122 @@
+//! `stoa-migrate --bucket`: the layouts of a bucket.
+
+use std::path::Path;
+
+use stoa_bucket::{
+    Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRunError, BucketRunner, BucketWork, LeaseTimes,
+};
+use stoa_layout::{Exit, Outcome};
+
+use super::args::{Args, Command, LeftoversCommand};
+use super::events::{Event, Watcher};
+use super::stop_with_parent;
+use crate::command::context::cancel_on_signals;
+use crate::command::error::CommandError;
+use crate::command::report::Reporter;
+use crate::config::{BucketSettings, Settings, World};
+use crate::tasks::runtime;
+
+/// The number of versions that are worked on at the same time.
+const AT_ONCE: usize = 64;
+
+/// Runs the program on a bucket.
+pub(super) fn run(
+    layouts: &BucketLayouts,
+    (args, world): (&Args, &World),
+    settings: &Settings<'_>,
+    reporter: &Reporter,
+) -> Result<Exit, CommandError> {
+    if args.auto {
+        stop_with_parent();
+    }
+    check(args)?;
+    let Some(BucketSettings { url, options }) = settings.bucket(args.bucket.clone())? else {
+        return Err(CommandError::new(Exit::USAGE, "there is no bucket"));
+    };
+    settings.check_named()?;
+    let bucket = Bucket::connect(&url, &options)?;
+    let cancel = cancel_on_signals(reporter, args.auto)?;
+    let is_listing = matches!(args.command, Some(Command::Leftovers { .. }));
+    let watcher = match is_listing {
+        true => Watcher::listing(reporter),
+        false => Watcher::new(reporter, args.auto, args.dry_run),
+    };
+    let options = BucketOptions {
+        target: args.to.clone(),
+        auto: args.auto,
+        no_create: args.no_create,
+        owner: owner(world),
+        times: LeaseTimes::default(),
+    };
+    let work = BucketWork { at_once: AT_ONCE, events: &watcher, cancel: &cancel };
+    let runner = BucketRunner { bucket: &bucket, layouts, options: &options, work };
+    let runtime = runtime().map_err(CommandError::no_threads)?;
+    let root = url.to_string();
+    let root = Path::new(&root);
+    let done = runtime.block_on(async {
+        if is_listing {
+            let (leftovers, store) = (runner.leftovers().await?, url.to_string());
+            reporter.note(&Event::Leftovers { store, leftovers, bytes: watcher.bytes(), changed: false });
+        } else if args.dry_run {
+            let pending = runner.plan().await?;
+            watcher.planned(root, pending);
+        } else {
+            let outcome = match runner.run().await? {
+                BucketOutcome::Nothing(layout) => Outcome::Nothing(layout),
+                BucketOutcome::NoStore => Outcome::NoStore,
+                BucketOutcome::Done(layout) => Outcome::Done(layout),
+            };
+            watcher.done(root, &outcome);
+        }
+        Ok::<_, BucketRunError>(())
+    });
+    // A request that hangs must not keep the program.
+    runtime.shutdown_background();
+    done.map_err(|error| failure(&error))?;
+    Ok(Exit::DONE)
+}
+
+/// Refuses options that mean nothing for a bucket.
+fn check(args: &Args) -> Result<(), CommandError> {
+    let wrong = [
+        ("--store", args.common.store.is_some()),
+        ("--from", args.from.is_some()),
+        ("--clean", args.clean),
+        ("--regenerate", args.regenerate),
+        ("--verify", args.verify.is_some()),
+    ];
+    if let Some((name, _)) = wrong.into_iter().find(|(_, is_given)| *is_given) {
+        let message = format!("{name} cannot be used with --bucket");
+        let error = CommandError::new(Exit::USAGE, message);
+        return Err(match name {
+            "--verify" => error.help("verify the versions with `stoa verify --bucket URL`"),
+            _ => error,
+        });
+    }
+    match &args.command {
+        None | Some(Command::Leftovers { command: None | Some(LeftoversCommand::List) }) => Ok(()),
+        Some(Command::Leftovers { .. }) => {
+            let message = "the leftovers of a bucket cannot be moved";
+            Err(CommandError::new(Exit::USAGE, message)
+                .help("delete or copy them with the tools of the service"))
+        }
+        Some(_) => Err(CommandError::new(Exit::USAGE, "this command cannot be used with --bucket")),
+    }
+}
+
+/// Returns a name for this process that no other process has.
+fn owner(world: &World) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let user = world.variable("USER").and_then(|user| user.into_string().ok()).unwrap_or_default();
+    let at = if user.is_empty() { host } else { format!("{user}@{host}") };
+    let started = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+    format!("{at} (process {}, {:x})", std::process::id(), started & 0xffff_ffff)
+}
+
+fn failure(error: &BucketRunError) -> CommandError {
+    let failed = CommandError::new(error.exit(), error);
+    match error {
+        BucketRunError::Cancelled(_) => failed.help("run again to continue"),
+        _ => failed,
+    }
+}

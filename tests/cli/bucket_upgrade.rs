@@ -1,0 +1,306 @@
+//! `stoa-migrate --bucket`, on a double of an object store.
+
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use testkit::gcs::{Failing, Gcs};
+use testkit::upstream::Module;
+use testkit::{Case, MIGRATE, cases, transcript};
+
+pub(crate) fn cases() -> Vec<Case> {
+    cases![
+        an_empty_bucket_is_prepared_once,
+        a_bucket_of_athens_is_upgraded_in_place_and_given_back,
+        half_saved_versions_and_foreign_keys_stay_and_are_reported,
+        versions_that_athens_is_saving_are_left_for_later,
+        buckets_that_are_no_stores_are_refused_unchanged,
+        a_dry_run_writes_nothing_and_states_requests_and_price,
+        an_interrupted_upgrade_is_resumed_or_undone,
+        a_service_that_ignores_conditions_is_refused,
+        a_downgrade_waits_until_servers_have_ended,
+        a_downgrade_ends_before_it_deletes_anything_if_a_key_differs,
+        options_that_mean_nothing_for_a_bucket_are_refused,
+    ]
+}
+
+fn migrate(gcs: &Gcs, arguments: &[&str]) -> Output {
+    command(gcs, arguments).output().unwrap()
+}
+
+fn command(gcs: &Gcs, arguments: &[&str]) -> Command {
+    let mut command = Command::new(MIGRATE);
+    command.args(["--bucket", &gcs.bucket("go")]).args(arguments);
+    command.env_remove("STOA_STORE").env_remove("STOA_LOG").envs(gcs.environment());
+    command
+}
+
+/// Runs with JSON lines; the exit code and the lines.
+fn json(gcs: &Gcs, arguments: &[&str]) -> (i32, Vec<Value>) {
+    let output = migrate(gcs, &[arguments, &["--format", "json"]].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines = text.lines().map(|line| {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {}", transcript(&output)))
+    });
+    (output.status.code().unwrap(), lines.collect())
+}
+
+#[track_caller]
+fn ended(output: &Output, code: i32, part: &str) {
+    let text = transcript(output);
+    assert!(
+        output.status.code() == Some(code) && text.contains(part),
+        "expected {code} and {part:?}: {text}"
+    );
+}
+
+fn athens(count: usize) -> (Gcs, Vec<Module>) {
+    let gcs = Gcs::start();
+    let modules: Vec<_> =
+        (0..count).map(|n| Module::new(&format!("example.com/Mod{}@v1.0.{n}", n % 3), 1000)).collect();
+    for module in &modules {
+        gcs.save("go/", module);
+    }
+    (gcs, modules)
+}
+
+fn marker(gcs: &Gcs) -> String {
+    let text = gcs.text("go/~stoa/state");
+    let line = text.lines().find(|line| line.starts_with("marker")).unwrap();
+    line.split('"').nth(1).unwrap().to_owned()
+}
+
+fn manifests(gcs: &Gcs) -> usize {
+    gcs.keys("go/~stoa/").iter().filter(|key| key.ends_with(".json") && key.contains("/m/")).count()
+}
+
+/// Returns all objects that are not of this program.
+fn others(gcs: &Gcs) -> Vec<(String, Vec<u8>)> {
+    let keys = gcs.keys("").into_iter().filter(|key| !key.starts_with("go/~stoa/"));
+    keys.map(|key| (key.clone(), gcs.get(&key).unwrap().data)).collect()
+}
+
+fn an_empty_bucket_is_prepared_once() {
+    let gcs = Gcs::start();
+    ended(&migrate(&gcs, &["--no-create"]), 0, "there is no store");
+    assert!(gcs.keys("").is_empty());
+    ended(&migrate(&gcs, &[]), 0, "created a new store at layout b1");
+    assert_eq!((marker(&gcs).as_str(), gcs.keys("")), ("layout.b1", vec!["go/~stoa/state".to_owned()]));
+    let before = gcs.text("go/~stoa/state");
+    ended(&migrate(&gcs, &[]), 0, "already at layout b1; nothing to do");
+    assert_eq!(gcs.text("go/~stoa/state"), before);
+}
+
+fn a_bucket_of_athens_is_upgraded_in_place_and_given_back() {
+    let (gcs, modules) = athens(30);
+    gcs.set_page(7);
+    let before = others(&gcs);
+    let (code, lines) = json(&gcs, &[]);
+    assert_eq!(code, 0, "{lines:?}");
+    let done = lines.last().unwrap();
+    assert_eq!((&done["layout"], &done["changed"]), (&"b1".into(), &true.into()));
+    assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("layout.b1", modules.len()));
+    assert_eq!(others(&gcs), before);
+    let name = format!("/m/{}/@v/{}.json", modules[0].version.path(), modules[0].version.version());
+    let key = gcs.keys("go/~stoa/").into_iter().find(|key| key.ends_with(&name)).unwrap();
+    let manifest: Value = serde_json::from_str(&gcs.text(&key)).unwrap();
+    assert_eq!((&manifest["state"], &manifest["origin"]), (&"present".into(), &"adopted".into()));
+    assert!(gcs.text("go/~stoa/state").contains("from = \"athens\""));
+
+    ended(&migrate(&gcs, &["--to", "athens"]), 0, "is at layout athens");
+    assert_eq!((marker(&gcs).as_str(), others(&gcs)), ("left.athens", before.clone()));
+    assert_eq!(gcs.keys("go/~stoa/"), ["go/~stoa/state"]);
+    // A new upgrade has a new ID.
+    ended(&migrate(&gcs, &[]), 0, "is at layout b1");
+    assert_eq!((manifests(&gcs), others(&gcs)), (modules.len(), before));
+    assert!(!gcs.keys("go/~stoa/").contains(&key));
+}
+
+fn half_saved_versions_and_foreign_keys_stay_and_are_reported() {
+    let (gcs, modules) = athens(9);
+    for (module, suffix) in modules.iter().zip(["info", "mod", "zip"]) {
+        gcs.delete(&format!("go/{}/@v/{}.{suffix}", module.version.path(), module.version.version()));
+    }
+    gcs.put("go/example.com/Mod0/@v/list", "v1.0.0\n");
+    gcs.put("go/lease/example.com/m@v1.0.0", "x");
+    gcs.put("go/parts/example.com/m/v1.0.0/1", "x");
+    gcs.put("go/a//c", "x");
+    let broken = Module::new("example.com/broken@v1.0.0", 1000);
+    gcs.save("go/", &broken);
+    gcs.put("go/example.com/broken/@v/v1.0.0.zip", &broken.zip[..500]);
+    let before = others(&gcs);
+    let (code, lines) = json(&gcs, &[]);
+    assert_eq!(code, 0, "{lines:?}");
+    let leftovers: Vec<String> = lines
+        .iter()
+        .filter(|line| line["event"] == "leftover")
+        .map(|line| format!("{} {}", line["path"].as_str().unwrap(), line["reason"].as_str().unwrap()))
+        .collect();
+    for (part, reason) in [
+        ("Mod0/@v/v1.0.0", "it has no info"),
+        ("Mod1/@v/v1.0.1", "it has no mod"),
+        ("Mod2/@v/v1.0.2", "it has no zip"),
+        ("Mod0/@v/list", "not a file of a version"),
+        ("lease/", "a lock of Athens"),
+        ("parts/", "a part of an upload"),
+        ("a//c", "no request of this program can name it"),
+        ("broken/@v/v1.0.0", "its zip"),
+    ] {
+        let named: Vec<_> = leftovers.iter().filter(|line| line.contains(part)).collect();
+        assert!(named.len() == 1 && named[0].contains(reason), "{part}: {leftovers:?}");
+    }
+    assert_eq!((leftovers.len(), manifests(&gcs)), (8, 6));
+    assert_eq!(others(&gcs), before);
+    let (code, lines) = json(&gcs, &["leftovers"]);
+    assert_eq!((code, lines.iter().filter(|line| line["event"] == "leftover").count()), (0, 8));
+    assert_eq!(lines.last().unwrap()["leftovers"], 8);
+}
+
+fn versions_that_athens_is_saving_are_left_for_later() {
+    let (gcs, modules) = athens(4);
+    let zip = format!("go/{}/@v/{}.zip", modules[0].version.path(), modules[0].version.version());
+    let info = zip.replace(".zip", ".info");
+    gcs.delete(&zip);
+    gcs.change(&info, |object| object.modified = SystemTime::now());
+    let output = migrate(&gcs, &[]);
+    ended(&output, 0, "1 versions are being saved by another program");
+    assert_eq!(manifests(&gcs), 3);
+    // An hour later it is incomplete.
+    gcs.change(&info, |object| object.modified = SystemTime::now() - Duration::from_secs(3600));
+    ended(&migrate(&gcs, &["leftovers"]), 0, "it has no zip");
+}
+
+fn buckets_that_are_no_stores_are_refused_unchanged() {
+    type Fill = fn(&Gcs);
+    let cases: [(i32, &str, Fill); 6] = [
+        (65, "it contains photos/cat.jpg", |gcs| gcs.put("go/photos/cat.jpg", "x")),
+        (65, "the minio storage of Athens", |gcs| {
+            gcs.put("go/example.com/m/v1.0.0/go.mod", "module example.com/m\n");
+        }),
+        (65, "but no ~stoa/state", |gcs| gcs.put("go/~stoa/x/m/example.com/m/@v/v1.0.0.json", "{}")),
+        (65, "its content is not what this program writes", |gcs| gcs.put("go/~stoa/state", "x = ")),
+        (78, "Its marker is layout.b2", |gcs| {
+            ended(&migrate(gcs, &[]), 0, "created");
+            let newer = gcs.text("go/~stoa/state").replace("layout.b1", "layout.b2");
+            gcs.put("go/~stoa/state", newer);
+        }),
+        (65, "\"a//c\"", |gcs| gcs.put("go/a//c", "x")),
+    ];
+    for (code, part, fill) in cases {
+        let gcs = Gcs::start();
+        fill(&gcs);
+        let before: Vec<_> = gcs.keys("").into_iter().map(|key| gcs.get(&key).unwrap().generation).collect();
+        for arguments in [&[][..], &["--dry-run"], &["--auto"]] {
+            gcs.take_asked();
+            ended(&migrate(&gcs, arguments), code, part);
+            assert!(!gcs.take_asked().iter().any(testkit::gcs::Asked::is_change), "{part}");
+        }
+        let after: Vec<_> = gcs.keys("").into_iter().map(|key| gcs.get(&key).unwrap().generation).collect();
+        assert_eq!(after, before, "{part}");
+    }
+}
+
+fn a_dry_run_writes_nothing_and_states_requests_and_price() {
+    let (gcs, _) = athens(12);
+    let keys = gcs.keys("");
+    gcs.take_asked();
+    let output = migrate(&gcs, &["--dry-run"]);
+    ended(&output, 0, "12 versions to move");
+    ended(&output, 0, "36 requests that read and 17 that write or list");
+    ended(&output, 0, "dollars at the list prices of S3");
+    assert!(!gcs.take_asked().iter().any(testkit::gcs::Asked::is_change));
+    assert_eq!(gcs.keys(""), keys);
+}
+
+fn an_interrupted_upgrade_is_resumed_or_undone() {
+    for target in ["b1", "athens"] {
+        let (gcs, modules) = athens(40);
+        let before = others(&gcs);
+        let mut left = 25;
+        gcs.fail(move |asked| {
+            left -= i32::from(asked.is_change());
+            (left < 0 && asked.is_change()).then_some(Failing::Status(403))
+        });
+        ended(&migrate(&gcs, &[]), 77, "run again to continue, or use --to athens to go back");
+        assert_eq!(marker(&gcs), "migrating.athens-b1");
+        gcs.recover();
+        // The lease could not be given back. Its holder counts as dead after a minute without a beat.
+        let text = gcs.text("go/~stoa/state");
+        let (head, rest) = text.split_once("[lease]").unwrap();
+        let rest = rest.split_once("\n[").map_or(String::new(), |(_, rest)| format!("[{rest}"));
+        gcs.change("go/~stoa/state", |object| object.data = format!("{head}{rest}").into_bytes());
+        ended(&migrate(&gcs, &["--to", target]), 0, &format!("is at layout {target}"));
+        assert_eq!(manifests(&gcs), if target == "b1" { modules.len() } else { 0 });
+        assert_eq!(others(&gcs), before);
+    }
+}
+
+fn a_service_that_ignores_conditions_is_refused() {
+    let (gcs, _) = athens(3);
+    gcs.ignore_conditions();
+    let output = migrate(&gcs, &[]);
+    ended(&output, 78, "a write with the condition that the object does not exist was accepted");
+    assert!(gcs.keys("go/~stoa/").is_empty());
+}
+
+fn a_downgrade_waits_until_servers_have_ended() {
+    let (gcs, _) = athens(3);
+    ended(&migrate(&gcs, &[]), 0, "layout b1");
+    let state = gcs.text("go/~stoa/state");
+    let id = state.lines().find(|line| line.starts_with("id")).unwrap().split('"').nth(1).unwrap();
+    let server = format!("go/~stoa/{id}/servers/0123");
+    gcs.put(&server, "proxy-1 (process 7)");
+    gcs.change(&server, |object| object.modified = SystemTime::now());
+    ended(&migrate(&gcs, &["--to", "athens"]), 75, "in use by the server proxy-1 (process 7)");
+    assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("layout.b1", 3));
+    gcs.change(&server, |object| object.modified = SystemTime::now() - Duration::from_secs(130));
+    ended(&migrate(&gcs, &["--to", "athens"]), 0, "layout athens");
+}
+
+fn a_downgrade_ends_before_it_deletes_anything_if_a_key_differs() {
+    let (gcs, _) = athens(3);
+    ended(&migrate(&gcs, &[]), 0, "layout b1");
+    // A version that a server has filled, and another one that Athens has saved meanwhile.
+    let state = gcs.text("go/~stoa/state");
+    let id = state.lines().find(|line| line.starts_with("id")).unwrap().split('"').nth(1).unwrap();
+    let module = Module::new("example.com/filled@v1.0.0", 1000);
+    let zip = format!("~stoa/{id}/c/example.com/filled/@v/v1.0.0/0.zip");
+    gcs.put(&format!("go/{zip}"), module.zip.clone());
+    let manifest = serde_json::json!({
+        "format": 1, "version": "example.com/filled@v1.0.0", "state": "present",
+        "nonce": "0123456789abcdef0123456789abcdef", "published_at": "2026-01-01T00:00:00Z", "origin": "filled",
+        "content": {
+            "info": {"text": String::from_utf8(module.info.clone()).unwrap()},
+            "mod": {"text": String::from_utf8(module.modfile.clone()).unwrap()},
+            "zip": {"key": zip, "size": module.zip.len()},
+        },
+    });
+    gcs.put(&format!("go/~stoa/{id}/m/example.com/filled/@v/v1.0.0.json"), manifest.to_string());
+    gcs.put("go/example.com/filled/@v/v1.0.0.zip", "other");
+    ended(&migrate(&gcs, &["--to", "athens"]), 73, "has other content");
+    assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("migrating.b1-athens", 4));
+    gcs.delete("go/example.com/filled/@v/v1.0.0.zip");
+    ended(&migrate(&gcs, &["--to", "athens"]), 0, "layout athens");
+    for (suffix, body) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
+        assert_eq!(gcs.get(&format!("go/example.com/filled/@v/v1.0.0.{suffix}")).unwrap().data, *body);
+    }
+    assert_eq!(gcs.keys("go/~stoa/"), ["go/~stoa/state"]);
+}
+
+fn options_that_mean_nothing_for_a_bucket_are_refused() {
+    let gcs = Gcs::start();
+    for arguments in [
+        &["--from", "v0"][..],
+        &["--to", "v0"],
+        &["--to", "b1", "--clean"],
+        &["--regenerate"],
+        &["--verify", "new"],
+        &["--store", "/tmp/x"],
+        &["leftovers", "move", "/tmp/x"],
+    ] {
+        let output = migrate(&gcs, arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", transcript(&output));
+    }
+    let output = Command::new(MIGRATE).args(["--bucket", "modules"]).output().unwrap();
+    ended(&output, 64, "is not the URL of a bucket");
+}
