@@ -1,5 +1,8 @@
 //! `stoa serve`: the options, and the way through the gate to the server.
 
+mod listen;
+mod startup;
+
 use clap::Args;
 use stoa_layout::{Exit, Migrator};
 
@@ -8,7 +11,6 @@ use super::error::CommandError;
 use super::report::Nothing;
 use super::{Command, Entry};
 use crate::config::Options;
-use crate::listen;
 use crate::logging::Style;
 use crate::sources::Sources;
 

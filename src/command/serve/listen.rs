@@ -14,13 +14,13 @@ use stoa_layout::{Exit, Gate, Pass};
 use stoa_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::startup::{self, Startup};
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
 use crate::config::{ServeConfig, Settings};
 use crate::policy::Policy;
 use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
-use crate::startup::{self, Startup};
 use crate::sumdb::Gosumdb;
 use crate::tasks;
 
