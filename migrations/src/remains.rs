@@ -122,9 +122,7 @@ fn is_ours(root: &Path, name: &Name) -> bool {
             is_file && (*log == "current" || is_number(log) || is_temporary(log, ".shared."))
         }
         ["records", "sumdb", database, head] => {
-            let is_head = matches!(*head, "latest" | "exported" | "lock")
-                || head.starts_with("fork-")
-                || is_temporary(head, ".lock.");
+            let is_head = matches!(*head, "latest" | "exported" | "lock") || head.starts_with("fork-");
             is_file && is_database(database) && is_head
         }
         ["records", module @ .., "@v", record] => {

@@ -287,23 +287,16 @@ impl Context<'_> {
 
     /// Passes the gate, upgrades an existing store if it needs it, and opens it without a lock.
     pub(crate) fn upgrade_and_look(&self) -> Result<Store, CommandError> {
-        let store = self.upgrade_and_glance()?;
-        self.check_markers(store.root())?;
-        Ok(store)
-    }
-
-    /// Checks that the store at the current layout has no other marker.
-    pub(crate) fn check_markers(&self, root: &Path) -> Result<(), CommandError> {
-        Ok(self.gate(root, &NO_MIGRATOR).check_markers()?)
-    }
-
-    /// Does the same as [`Context::upgrade_and_look`] with a single system call if the store is current. A command that
-    /// finds nothing then must call [`Context::check_markers`], because a store with two markers may have it elsewhere.
-    pub(crate) fn upgrade_and_glance(&self) -> Result<Store, CommandError> {
         let root = self.root()?;
         let check = || Ok(self.settings.check_named()?);
         let pass = self.pass(&root, check, || self.migrator_of_existing(&root))?;
+        self.check_markers(&root)?;
         Ok(Store::look(&pass))
+    }
+
+    /// Checks that the store at the current layout has no other marker.
+    fn check_markers(&self, root: &Path) -> Result<(), CommandError> {
+        Ok(self.gate(root, &NO_MIGRATOR).check_markers()?)
     }
 
     /// Passes the gate without creating, upgrading or locking the store: nothing can be written through it.

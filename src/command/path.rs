@@ -54,9 +54,8 @@ impl Command for ShowPath {
     type Summary = Nothing;
 
     fn run(self, context: &Context<'_>) -> Result<Nothing, CommandError> {
-        let store = context.upgrade_and_glance()?;
+        let store = context.upgrade_and_look()?;
         let Some(path) = store.locate(&self.version, self.file.into())? else {
-            context.check_markers(store.root())?;
             let (version, root) = (&self.version, store.root().display());
             return Err(CommandError::new(Exit::FAILED, format!("{version} is not in {root}")));
         };

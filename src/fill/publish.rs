@@ -133,7 +133,7 @@ impl Fetch {
             if has_bucket {
                 return Ok(Ok(Step::Sealed(sealed)));
             }
-            Ok(Ok(Step::Published(publish(store, sealed, &claim)?)))
+            Ok(Ok(Step::Published(store.publish(sealed, &claim)?)))
         });
         let published = match published.await? {
             Ok(Step::Published(published)) => Ok(published),
@@ -145,7 +145,7 @@ impl Fetch {
                     PublishedInBucket::Other => return Ok(End::Theirs),
                     PublishedInBucket::Removed => return Err(Failed::Again(self.busy_in_bucket())),
                 }
-                let work = move |store: &Store| publish(store, sealed, &held);
+                let work = move |store: &Store| store.publish(sealed, &held);
                 Ok(blocking(&self.means.store, &self.version, work).await?)
             }
             Err(error) => Err(error),
@@ -209,14 +209,4 @@ enum Step {
     Published(Published),
     /// With a bucket, it is published there first.
     Sealed(SealedDraft),
-}
-
-/// Publishes a version in the store.
-fn publish(store: &Store, sealed: SealedDraft, claim: &Claim) -> Result<Published, StoreError> {
-    let published = store.publish(sealed, claim)?;
-    // The stored version is served from now on. A pair that stays is removed with the version, or evicted.
-    if let Err(error) = store.pairs().remove(claim.version()) {
-        log::warn!(version:% = claim.version(), reason:% = error; "cannot remove the cached info and go.mod of a version");
-    }
-    Ok(published)
 }

@@ -410,7 +410,8 @@ fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Fixture, damages, info, modfile, put_unsealed, staged, version};
+    use crate::testing::{Fixture, damages, info, modfile, put_unsealed, staged, version, zip};
+    use crate::{Published, Restored};
     use std::fs;
 
     fn pair(version: &ModuleVersion) -> Pair {
@@ -420,6 +421,42 @@ mod tests {
             info: info(version).into(),
             modfile: modfile(version).into(),
         }
+    }
+
+    #[test]
+    fn a_version_that_enters_the_store_has_no_pair() {
+        let fixture = Fixture::new();
+        let (store, v) = (&fixture.store, version("example.com/m@v1.0.0"));
+        let bytes = zip(&v, "package m\n");
+        put(&fixture, &v, 1 << 20);
+        assert!(matches!(fixture.publish(&v, &bytes), Published::Ours(_)));
+        assert!(store.pairs().get(&v).is_none(), "a fill");
+
+        store.quarantine_version(&store.claim(&v).unwrap(), "for the test").unwrap();
+        put(&fixture, &v, 1 << 20);
+        let entry = fs::read_dir(fixture.dir.path().join("quarantine")).unwrap().next().unwrap().unwrap();
+        let restored = store.quarantine().restore(&entry.file_name()).unwrap();
+        assert!(matches!(restored, Restored::Done(_)), "{restored:?}");
+        assert!(store.pairs().get(&v).is_none(), "a restore");
+
+        store.remove(&store.claim(&v).unwrap(), None).unwrap();
+        put(&fixture, &v, 1 << 20);
+        let batch = store.batch().unwrap();
+        let mut draft = store.draft(&v).unwrap();
+        (&**draft.zip()).write_all(&bytes).unwrap();
+        draft.set_mod(modfile(&v).as_bytes());
+        let drafts = batch.settle(vec![draft.seal_unsynced(info(&v).as_bytes()).unwrap()]).unwrap();
+        for draft in drafts {
+            let claim = store.claim(&v).unwrap();
+            assert!(matches!(batch.publish(draft, &claim).unwrap(), Published::Ours(_)));
+        }
+        batch.finish().unwrap();
+        assert!(store.pairs().get(&v).is_none(), "an import");
+
+        // Another process stored the version first.
+        put(&fixture, &v, 1 << 20);
+        assert_eq!(fixture.publish(&v, &bytes), Published::Theirs { same: true });
+        assert!(store.pairs().get(&v).is_none(), "a version that was there before");
     }
 
     fn put(fixture: &Fixture, version: &ModuleVersion, max_bytes: u64) {

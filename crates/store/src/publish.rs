@@ -67,11 +67,32 @@ impl Store {
     }
 
     /// Renames a folder with a whole and synced version to its place, unless the record of the version forbids it or
-    /// another writer was first. `h1` is the hash of the zip, and `stamp` sets the time of publishing before the
-    /// rename.
+    /// another writer was first. Then removes the cached pair of the version. `h1` is the hash of the zip, and `stamp` sets
+    /// the time of publishing before the rename.
     ///
     /// Every version enters the store through this function.
     pub(crate) fn place(
+        &self,
+        from: &Path,
+        h1: &H1,
+        claim: &Claim,
+        wait: Wait,
+        stamp: impl Fn() -> Result<(), PathError>,
+    ) -> Result<Placed, StoreError> {
+        let placed = self.rename_to_place(from, h1, claim, wait, stamp)?;
+        // The stored version is served from now on. A pair that stays is removed with the version, or evicted.
+        if !matches!(placed, Placed::Refused(_))
+            && let Err(error) = self.pairs().remove(claim.version())
+        {
+            log::warn!(
+                version:% = claim.version(), reason:% = error;
+                "cannot remove the cached info and go.mod of a version"
+            );
+        }
+        Ok(placed)
+    }
+
+    fn rename_to_place(
         &self,
         from: &Path,
         h1: &H1,

@@ -54,7 +54,6 @@ fn store_with_remains(programs: &Programs) {
         "records/audit/.shared.a1B2c3",
         "records/sumdb/sum.example.org%2Fx/latest",
         "records/sumdb/sum.example.org%2Fx/lock",
-        "records/sumdb/sum.example.org%2Fx/.lock.a1B2c3",
         "records/sumdb/sum.example.org%2Fx/fork-20260102T030405Z",
         "staging/run-dead/zip",
     ] {
@@ -246,7 +245,7 @@ const FOREIGN: [&str; 11] = [
     "records/example.com/!cap/@v/v9.0.0.txt",
     "records/example.com/!cap/@v/master.toml",
     "records/sumdb/sum.example.org%2Fx/mine",
-    "records/sumdb/sum.example.org%2Fx/.lock.a-b",
+    "records/sumdb/sum.example.org%2Fx/.lock.a1B2c3",
 ];
 
 fn put_foreign(root: &Path, path: &str) {

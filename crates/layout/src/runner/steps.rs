@@ -183,9 +183,9 @@ impl Runner<'_> {
         let at = Marker::At(layout.clone());
         let during = Marker::Migrating { from: layout.clone(), to: layout.clone() };
         lock.sign();
-        let (mut content, _) = self.history(if begun { &during } else { &at });
-        let started = now();
         self.events.event(Event::StepBegin(&self.planned_regeneration(layout, begun)));
+        let mut content = self.history(if begun { &during } else { &at });
+        let started = now();
         if !begun {
             self.warn(marker::change(lock, &at, &during, &content)?);
         }
@@ -213,14 +213,11 @@ impl Runner<'_> {
         let (from, to) = (planned.from, planned.to);
         let begin = Marker::Migrating { from: from.clone(), to: to.clone() };
         let started = now();
-        let (mut content, warning) = match state.marker() {
+        let mut content = match state.marker() {
             Some(old) if old == begin => self.history_without(&begin, &from, &to),
             Some(old) => self.history(&old),
-            None => (Content::new(&self.layouts.program), None),
+            None => Content::new(&self.layouts.program),
         };
-        if let Some(warning) = warning {
-            self.events.event(Event::Warning(warning));
-        }
         lock.sign();
         match state.marker() {
             Some(old) if old == begin => {}
@@ -311,19 +308,23 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn history(&self, marker: &Marker) -> (Content, Option<String>) {
+    /// Returns the history in a marker. A damaged history is reported, and is empty.
+    fn history(&self, marker: &Marker) -> Content {
         let (mut content, warning) = Content::read(self.root, marker, &self.layouts.program);
+        if let Some(warning) = warning {
+            self.events.event(Event::Warning(warning));
+        }
         content.written_by.clone_from(&self.layouts.program);
         content.written_at = now();
-        (content, warning)
+        content
     }
 
     /// Returns the history in the marker of a resumed step, without the step's own entry.
-    fn history_without(&self, begin: &Marker, from: &LayoutId, to: &LayoutId) -> (Content, Option<String>) {
+    fn history_without(&self, begin: &Marker, from: &LayoutId, to: &LayoutId) -> Content {
         // A kill between writing the entry and renaming the marker leaves the entry in an unfinished step.
-        let (mut content, warning) = self.history(begin);
+        let mut content = self.history(begin);
         content.history.pop_if(|last| last.from == from.as_str() && last.to == to.as_str());
-        (content, warning)
+        content
     }
 
     fn warn(&self, warning: Option<PathError>) {

@@ -75,6 +75,13 @@ fn damaged_content_is_a_warning() {
         assert_eq!(run_recorded(dir.path(), &auto(), &layouts(), &events), done("v2"), "{damage:?}");
         events.assert_reported("cannot read the history in");
         assert_eq!(history(dir.path()), [entry("v1", "v2", 4, 3)]);
+
+        fs::write(dir.path().join("layout.v2"), damage).unwrap();
+        let events = Recorder::default();
+        let regenerate = run::Options { regenerate: true, ..to("v2") };
+        assert_eq!(run_recorded(dir.path(), &regenerate, &layouts(), &events), done("v2"), "{damage:?}");
+        events.assert_reported("cannot read the history in");
+        assert_eq!(history(dir.path()), [entry("v2", "v2", 0, 0)]);
     }
 }
 

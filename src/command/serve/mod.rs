@@ -1,5 +1,8 @@
 //! `stoa serve`: the options, and the way through the gate to the server.
 
+mod listen;
+mod startup;
+
 use clap::Args;
 use stoa_layout::{Exit, Migrator};
 use stoa_store::Store;
@@ -11,7 +14,6 @@ use super::error::CommandError;
 use super::report::Nothing;
 use super::{Command, Entry};
 use crate::config::{Options, ServeConfig};
-use crate::listen;
 use crate::logging::Style;
 use crate::sources::Sources;
 

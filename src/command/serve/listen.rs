@@ -15,6 +15,7 @@ use stoa_store::Store;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::startup::{self, Startup};
 use crate::bucket::Tier;
 use crate::command::context::open_store;
 use crate::command::error::CommandError;
@@ -22,7 +23,6 @@ use crate::config::{ServeConfig, Settings};
 use crate::policy::Policy;
 use crate::serve::{self, ServeOptions};
 use crate::sources::Sources;
-use crate::startup::{self, Startup};
 use crate::sumdb::Gosumdb;
 use crate::tasks;
 
