@@ -9,8 +9,8 @@ use stoa_bucket::{
     Content, Held, Keys, Manifest, Presence, VersionContent, Versions,
 };
 use stoa_gomod::ModuleVersion;
-use stoa_layout::Exit;
 use stoa_layout::events::Event;
+use stoa_layout::{Exit, Leftover};
 use time::{Duration, OffsetDateTime};
 
 /// A server that has not shown itself for this time has ended.
@@ -86,6 +86,15 @@ pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, Buc
         let manifest = held.document;
         let is_forbidden = manifest.record.tombstone.is_some();
         match manifest.present_content().filter(|content| is_own(content, keys)) {
+            Some(content) if bucket.head(&content.zip.key).await?.is_none() => {
+                let leftover = Leftover {
+                    path: bucket.url_of(&content.zip.key).into(),
+                    bytes: 0,
+                    reason: format!("incomplete: {} has no zip any more", manifest.version),
+                };
+                work.events.event(Event::Leftover(&leftover));
+                Ok(Some((0, is_forbidden)))
+            }
             Some(content) => {
                 copy(versions, &manifest.version, content).await?;
                 Ok(Some((content.bytes(), is_forbidden)))
@@ -111,9 +120,11 @@ pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, Buc
             "Athens keeps no tombstones and no quarantine: {tombstones} tombstones and {quarantined} corrupt versions are deleted"
         )));
     }
-    let below = bucket.list(&keys.root(), None)?.map_ok(|entry| entry.key).boxed();
-    let mut deleted = 0u64;
-    lease.during(bucket.delete_all(below, || deleted += 1)).await?;
+    // The manifests first: a run that is resumed must find none whose content is gone.
+    for folder in [keys.manifests(), keys.root()] {
+        let below = bucket.list(&folder, None)?.map_ok(|entry| entry.key).boxed();
+        lease.during(bucket.delete_all(below, || {})).await?;
+    }
     Ok(moved)
 }
 
