@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use stoa_bucket::{
-    Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRunError, BucketRunner, BucketWork, LeaseTimes,
+    Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError, BucketRunner,
+    BucketWork, LeaseTimes,
 };
 use stoa_layout::{Exit, Outcome};
 
 use super::args::{Args, Command, LeftoversCommand};
+use super::bucket_status::BucketStatus;
 use super::events::{Event, Watcher};
 use super::stop_with_parent;
 use crate::command::context::cancel_on_signals;
@@ -36,11 +38,14 @@ pub(super) fn run(
     settings.check_named()?;
     let bucket = Bucket::connect(&url, &options)?;
     let cancel = cancel_on_signals(reporter, args.auto)?;
+    if matches!(args.command, Some(Command::Status)) {
+        let status =
+            runtime().map_err(CommandError::no_threads)?.block_on(BucketStatus::of(&bucket, layouts))?;
+        reporter.finish(&status)?;
+        return Ok(Exit::DONE);
+    }
     let is_listing = matches!(args.command, Some(Command::Leftovers { .. }));
-    let watcher = match is_listing {
-        true => Watcher::listing(reporter),
-        false => Watcher::new(reporter, args.auto, args.dry_run),
-    };
+    let watcher = Watcher::new(reporter, args.auto, args.dry_run).of_bucket(is_listing);
     let options = BucketOptions {
         target: args.to.clone(),
         auto: args.auto,
@@ -58,8 +63,13 @@ pub(super) fn run(
             let (leftovers, store) = (runner.leftovers().await?, url.to_string());
             reporter.note(&Event::Leftovers { store, leftovers, bytes: watcher.bytes(), changed: false });
         } else if args.dry_run {
-            let pending = runner.plan().await?;
-            watcher.planned(root, pending);
+            let requests = runner.plan().await?;
+            if let Some(needed) = &requests {
+                let (store, dollars) = (url.to_string(), needed.dollars());
+                let BucketRequests { gets, puts, lists } = *needed;
+                reporter.result(&Event::Requests { store, gets, puts, lists, dollars });
+            }
+            watcher.planned(root, requests.is_some());
         } else {
             let outcome = match runner.run().await? {
                 BucketOutcome::Nothing(layout) => Outcome::Nothing(layout),
@@ -94,7 +104,9 @@ fn check(args: &Args) -> Result<(), CommandError> {
         });
     }
     match &args.command {
-        None | Some(Command::Leftovers { command: None | Some(LeftoversCommand::List) }) => Ok(()),
+        None
+        | Some(Command::Status)
+        | Some(Command::Leftovers { command: None | Some(LeftoversCommand::List) }) => Ok(()),
         Some(Command::Leftovers { .. }) => {
             let message = "the leftovers of a bucket cannot be moved";
             Err(CommandError::new(Exit::USAGE, message)

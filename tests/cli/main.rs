@@ -14,6 +14,7 @@ mod as_go;
 mod audit;
 mod backup;
 mod bucket_commands;
+mod bucket_crowd;
 mod bucket_serve;
 mod bucket_sweep;
 mod bucket_upgrade;
@@ -71,6 +72,7 @@ fn main() {
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_commands", bucket_commands::cases()),
+        ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_serve", bucket_serve::cases()),
         ("bucket_sweep", bucket_sweep::cases()),
         ("bucket_upgrade", bucket_upgrade::cases()),

@@ -31,6 +31,8 @@
 //! | [`claim`](Versions::claim) | of several servers, one downloads a version |
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
 //! | [`examine`](Versions::examine) | reading a version completely |
+//! | [`count`](Versions::count) | the numbers of versions |
+//! | [`servers`](Bucket::servers) | the servers that use a bucket |
 //! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
 //! | [`versions`](Versions) | reading, publishing and removing versions at the current layout |
 
@@ -39,6 +41,7 @@ mod adopt;
 mod claim;
 mod client;
 mod connect;
+mod count;
 mod document;
 mod error;
 mod examine;
@@ -50,6 +53,7 @@ mod nonce;
 mod probe;
 mod profile;
 mod runner;
+mod servers;
 mod state;
 mod sweep;
 #[cfg(test)]
@@ -62,6 +66,7 @@ pub use adopt::{AthensFiles, AthensVersion};
 pub use claim::{ClaimThere, ClaimTimes};
 pub use client::{Bucket, Content, Entry, Fetched, Folder, Meta, Object, Tag};
 pub use connect::{ConnectError, ConnectOptions};
+pub use count::CountThere;
 pub use document::{Document, Held, Swapped};
 pub use error::{BucketError, Trouble};
 pub use examine::ExaminedThere;
@@ -77,7 +82,8 @@ pub use probe::ProbeError;
 pub use profile::ProfileError;
 pub use runner::{
     BucketContext, BucketDetection, BucketLayouts, BucketLook, BucketMoved, BucketOptions, BucketOutcome,
-    BucketRunError, BucketRunner, BucketStep, BucketStepError, BucketSurvey, BucketWork, DetectBucket,
+    BucketRequests, BucketRunError, BucketRunner, BucketStep, BucketStepError, BucketSurvey, BucketWork,
+    DetectBucket,
 };
 pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
 pub use sweep::{MIN_AGE, Swept};
