@@ -141,6 +141,9 @@ pub async fn run(
     }
     connections.shutdown().await;
     services.end().await;
+    if let Some(tier) = &services.tier {
+        tier.leave().await;
+    }
     upkeep.end().await;
     log_counts(&services, aborted_requests);
     accepted

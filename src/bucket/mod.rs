@@ -4,6 +4,7 @@
 //! the bucket before any upstream, and a downloaded version is published there before it is published in the store.
 //! Nothing is written to the bucket in an outage: the store serves what it has, and other requests fail.
 
+mod evict;
 mod publish;
 mod watch;
 
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt};
 use quick_cache::sync::Cache;
 use stoa_bucket::{
-    BucketError, BucketState, ClaimThere, ClaimTimes, Held, ListedThere, Manifest, ProbeError, Trouble,
-    VersionContent, Versions,
+    BucketError, BucketState, ClaimThere, ClaimTimes, Held, ListedThere, Manifest, Nonce, ProbeError,
+    Trouble, VersionContent, Versions,
 };
 use stoa_gomod::{H1, ModulePath, ModuleVersion};
 use stoa_store::{Objection, Record, Tombstone, Verdict};
@@ -38,8 +39,22 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// The value of `Retry-After` in an outage.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
+/// How long a URL is valid to which clients are redirected.
+const REDIRECT_VALID: Duration = Duration::from_secs(15 * 60);
+
 /// More than the maximum size of an info or a go.mod.
 const MAX_SMALL: u64 = (16 << 20) + 1;
+
+/// The settings of a server for its bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct TierOptions {
+    /// How long a list of versions counts as fresh.
+    pub list_ttl: Duration,
+    /// Maximum size of the versions in the store in bytes.
+    pub max_local_size: u64,
+    /// Whether clients get zips directly from the bucket.
+    pub redirects: bool,
+}
 
 /// The bucket of a server.
 #[derive(Debug)]
@@ -47,15 +62,19 @@ pub struct Tier {
     versions: Versions,
     /// The machine and the process, for claims and for other servers.
     owner: String,
+    /// The object by which the server shows that it is alive. `None` if the system has no random numbers.
+    sign: Option<String>,
     /// Whether Athens may save versions in the bucket beside the servers.
     is_of_athens: bool,
-    list_ttl: Duration,
+    options: TierOptions,
     is_probed: AtomicBool,
     /// Stored versions that the bucket has too, as of the last look.
     known: Cache<ModuleVersion, ()>,
     /// Versions whose content in the bucket could not be read. They are downloaded again.
     unreadable: Cache<ModuleVersion, ()>,
     lists: Cache<ModulePath, (Instant, Arc<ListedThere>)>,
+    /// The keys of zips to which clients are redirected.
+    zips: Cache<ModuleVersion, Arc<str>>,
     state: Mutex<State>,
 }
 
@@ -93,17 +112,20 @@ pub(crate) enum Standing {
 
 impl Tier {
     /// Returns the bucket with this state.
-    pub fn new(versions: Versions, state: &BucketState, owner: String, list_ttl: Duration) -> Self {
+    pub fn new(versions: Versions, state: &BucketState, owner: String, options: TierOptions) -> Self {
         let is_of_athens = state.history.iter().any(|entry| entry.from == stoa_bucket::ATHENS.as_str());
+        let sign = Nonce::random().ok().map(|nonce| format!("{}/{nonce}", versions.keys().servers()));
         Self {
             versions,
             owner,
+            sign,
             is_of_athens,
-            list_ttl,
+            options,
             is_probed: AtomicBool::new(false),
             known: Cache::new(KNOWN),
             unreadable: Cache::new(KNOWN),
             lists: Cache::new(LISTS),
+            zips: Cache::new(KNOWN),
             state: Mutex::default(),
         }
     }
@@ -311,6 +333,34 @@ impl Tier {
         }
     }
 
+    /// Returns whether clients get zips directly from the bucket.
+    pub(crate) fn redirects(&self) -> bool {
+        self.options.redirects
+    }
+
+    /// Returns a URL that reads the zip of a version for a while. `None` if this server must send the zip itself: nobody has
+    /// verified it, Athens could replace it, the bucket cannot be reached, or the credentials cannot sign.
+    pub(crate) async fn redirect(&self, version: &ModuleVersion) -> Option<String> {
+        if !self.options.redirects || self.is_paused() {
+            return None;
+        }
+        let key = match self.zips.get(version).filter(|_| self.is_known(version)) {
+            Some(key) => key,
+            None => {
+                let held = self.note(self.versions.manifest(version).await).ok()??;
+                let content = held.document.present_content().filter(|content| content.zip.h1.is_some())?;
+                let is_own = content.zip.key.starts_with(&self.versions.keys().contents());
+                let key: Arc<str> = is_own.then(|| Arc::from(content.zip.key.as_str()))?;
+                self.zips.insert(version.clone(), Arc::clone(&key));
+                key
+            }
+        };
+        let signed = self.versions.bucket().signed_url(&key, REDIRECT_VALID).await;
+        signed
+            .inspect_err(|error| log::debug!(version:%, reason:% = error; "cannot sign a URL of a zip"))
+            .ok()?
+    }
+
     /// Notes that the bucket has the stored version.
     pub(crate) fn know(&self, version: &ModuleVersion) {
         self.known.insert(version.clone(), ());
@@ -320,7 +370,7 @@ impl Tier {
     /// Returns the versions of a module in the bucket. Remembers the answer for a while.
     pub(crate) async fn list(&self, module: &ModulePath) -> Result<Arc<ListedThere>, BucketError> {
         if let Some((at, versions)) = self.lists.get(module)
-            && at.elapsed() < self.list_ttl
+            && at.elapsed() < self.options.list_ttl
         {
             return Ok(versions);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use stoa_bucket::{Gone, Held, Nonce, Removals};
+use stoa_bucket::{Gone, Held, Removals};
 use stoa_gomod::ModuleVersion;
 use stoa_store::{SmallFile, Store, StoreError};
 use tokio::sync::mpsc;
@@ -18,8 +18,14 @@ use crate::unavailable::Unavailable;
 /// The pause between two looks at the list of removals and at the state.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
+/// Time limit for the last request of a server.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
+
 /// Every so many looks the server shows that it is alive.
 const LOOKS_PER_SIGN: u32 = 2;
+
+/// Every so many looks the size of the store is measured.
+const LOOKS_PER_EVICTION: u32 = 20;
 
 /// Number of stored versions that the walk over the store is ahead.
 const AHEAD: usize = 64;
@@ -27,18 +33,33 @@ const AHEAD: usize = 64;
 impl Tier {
     /// Watches the bucket until the task is aborted.
     pub(crate) async fn watch(self: Arc<Self>, store: Arc<Store>) {
-        let sign = Nonce::random().ok().map(|nonce| format!("{}/{nonce}", self.versions.keys().servers()));
         let mut gone: Option<Held<Gone>> = None;
         let mut is_first = true;
         for look in 0u32.. {
-            if let Some(sign) = sign.as_ref().filter(|_| look % LOOKS_PER_SIGN == 0) {
+            if let Some(sign) = self.sign.as_ref().filter(|_| look % LOOKS_PER_SIGN == 0) {
                 let text = Bytes::from(format!("{}\n", self.owner));
                 let _ = self.note(self.versions.bucket().overwrite(sign, text).await);
             }
             let _ = self.note(self.versions.check_state().await);
             gone = self.apply_removals(&store, gone, is_first).await;
             is_first = false;
+            if look % LOOKS_PER_EVICTION == 1
+                && !store.is_read_only()
+                && let Err(error) = self.evict(&store).await
+            {
+                log::warn!(reason:% = error; "cannot reduce the store to its maximum size");
+            }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Takes the sign of life away, at the end of the server.
+    pub(crate) async fn leave(&self) {
+        let Some(sign) = self.sign.as_ref().filter(|_| self.outage().is_none()) else { return };
+        // A server that was killed counts as ended after two minutes.
+        let deleted = tokio::time::timeout(LEAVE_LIMIT, self.versions.bucket().delete(sign)).await;
+        if !matches!(deleted, Ok(Ok(()))) {
+            log::debug!(bucket = self.url(); "cannot delete the sign of life in the bucket");
         }
     }
 
@@ -70,6 +91,7 @@ impl Tier {
             Removals::Some(versions) => {
                 for version in versions {
                     self.known.remove(&version);
+                    self.zips.remove(&version);
                     self.lists.remove(version.path());
                     if let Err(error) = self.check_stored(store, &version).await {
                         log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
@@ -78,6 +100,7 @@ impl Tier {
             }
             Removals::TooMany => {
                 self.known.clear();
+                self.zips.clear();
                 self.lists.clear();
             }
         }

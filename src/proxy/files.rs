@@ -153,6 +153,19 @@ impl Proxy {
         response
     }
 
+    /// Returns whether the client may get a zip directly from the bucket.
+    fn may_redirect(&self, client: Client<'_>) -> bool {
+        !client.is_head && self.services.tier.as_ref().is_some_and(|tier| tier.redirects())
+    }
+
+    /// Returns the URL in the bucket to which the client is redirected for a zip, if it is.
+    async fn redirect(&self, client: Client<'_>, permit: Permit<'_>) -> Option<String> {
+        if !self.may_redirect(client) || self.is_to_verify(permit, None) {
+            return None;
+        }
+        self.services.tier.as_ref()?.redirect(permit.version()).await
+    }
+
     /// Returns whether a stored version must be compared with the bucket before it is served. Makes no system call.
     fn is_to_compare(&self, version: &ModuleVersion) -> bool {
         self.services.tier.as_ref().is_some_and(|tier| !tier.is_known(version) && !tier.is_paused())
@@ -267,7 +280,7 @@ impl Proxy {
     /// Answers with a stored and sealed zip. Returns `None` if there is none.
     pub(super) fn stored_zip(&self, client: Client<'_>, permit: Permit<'_>) -> Option<Response> {
         let version = permit.version();
-        if self.is_to_compare(version) {
+        if self.is_to_compare(version) || self.may_redirect(client) {
             return None;
         }
         match self.store().open_zip(version) {
@@ -291,6 +304,9 @@ impl Proxy {
             };
             if let Err(error) = ready.await {
                 return Problem::Failed(&error, Subject::File).answer();
+            }
+            if let Some(url) = self.redirect(client, permit).await {
+                return answer::redirect(&url);
             }
             match self.store().open_zip(version) {
                 Ok(Some(mut zip)) => {

@@ -22,7 +22,10 @@ pub(crate) fn cases() -> Vec<Case> {
         a_forbidden_version_is_gone_for_every_server,
         a_bucket_that_must_not_be_upgraded_is_refused,
     ];
-    all.extend(slow(cases![a_removal_is_noticed_by_a_running_server_within_a_minute]));
+    all.extend(slow(cases![
+        a_removal_is_noticed_by_a_running_server_within_a_minute,
+        the_least_recently_used_versions_leave_a_store_that_is_too_large,
+    ]));
     all
 }
 
@@ -283,4 +286,18 @@ fn a_bucket_that_must_not_be_upgraded_is_refused() {
     let output = with_bucket(&gcs, dir.path(), None).output().unwrap();
     let text = transcript(&output);
     assert!(output.status.code() == Some(78) && text.contains("it is newer than this program"), "{text}");
+}
+
+fn the_least_recently_used_versions_leave_a_store_that_is_too_large() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let modules: Vec<_> =
+        (0..6).map(|n| upstream.offer(&format!("example.com/m@v1.0.{n}"), 300_000)).collect();
+    let mut command = with_bucket(&gcs, dir.path(), Some(upstream.url()));
+    let server = Server::start_with(command.env("STOA_BUCKET_MAX_LOCAL_SIZE", "1MiB"));
+    modules.iter().for_each(|module| whole(&server, module));
+    let stored = || std::fs::read_dir(dir.path().join("modules/example.com/m/@v")).unwrap().count();
+    assert_eq!(stored(), 6);
+    testkit::until("the store is smaller", || stored() <= 3);
+    modules.iter().for_each(|module| whole(&server, module));
+    assert!(modules.iter().all(|module| upstream.count(&module.path("zip")) == 1));
 }

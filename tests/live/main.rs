@@ -12,6 +12,7 @@
     reason = "tests fail by panicking, and break stores by hand"
 )]
 
+mod bucket;
 mod carry_go;
 mod go_client;
 mod go_readers;
@@ -19,6 +20,7 @@ mod peers;
 
 fn main() {
     let modules = vec![
+        ("bucket", testkit::slow(bucket::cases())),
         ("carry_go", testkit::slow(carry_go::cases())),
         ("go_readers", testkit::slow(go_readers::cases())),
         ("go_client", testkit::slow(go_client::cases())),

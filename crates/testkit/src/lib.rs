@@ -25,6 +25,7 @@ pub mod old;
 pub mod peer;
 pub mod program;
 pub mod programs;
+pub mod s3;
 pub mod server;
 pub mod stores;
 pub mod sumdb;

@@ -55,25 +55,22 @@ impl Peer {
         }
     }
 
-    /// Has it built once for this target folder. It takes minutes the first time.
     fn program(self) -> PathBuf {
-        let [module, version, package] = self.source();
-        let folder = super::built::scratch().join("peers");
-        let program = folder.join(format!("{}-{version}", self.name()));
-        if program.exists() {
-            return program;
-        }
-        fs::create_dir_all(&folder).unwrap();
-        let scratch = tempfile::tempdir_in(&folder).unwrap();
-        let manifest = format!("module example.com/peer\n\ngo 1.21\n\nrequire {module} {version}\n");
-        fs::write(scratch.path().join("go.mod"), manifest).unwrap();
-        let mut build = Command::new("go");
-        build.args(["build", "-trimpath", "-o", "peer", package]).current_dir(scratch.path());
-        build.env("GOFLAGS", "-mod=mod -buildvcs=false").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
-        let output = build.output().expect("go runs");
-        assert!(output.status.success(), "{module}@{version} is not built: {}", transcript(&output));
-        fs::rename(scratch.path().join("peer"), &program).unwrap();
-        program
+        built(self.name(), self.source())
+    }
+
+    /// Runs Athens on a bucket, with the upstream that the go command is set up with.
+    pub fn start_athens_on(s3: &super::s3::S3) -> Running {
+        let scratch = crate::tempdir();
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
+        let go = format!("GOPROXY={};GOSUMDB={};GOTOOLCHAIN=local", go_env("GOPROXY"), go_env("GOSUMDB"));
+        let mut command = Command::new(Self::Athens.program());
+        command.current_dir(scratch.path()).env("TMPDIR", scratch.path()).envs(s3.environment());
+        command.env("ATHENS_STORAGE_TYPE", "s3").env("ATHENS_S3_BUCKET_NAME", super::s3::BUCKET);
+        command.env("AWS_ENDPOINT", s3.url()).env("AWS_FORCE_PATH_STYLE", "true");
+        command.env("ATHENS_PORT", address.to_string()).env("ATHENS_GO_BINARY_ENV_VARS", go);
+        let log = scratch.path().join("athens.log");
+        Self::Athens.listen(command, address, log, scratch)
     }
 
     /// Runs it on a folder, with the upstream that the go command is set up with, or cut off from any.
@@ -102,6 +99,17 @@ impl Peer {
             }
         }
         let log = store.with_extension("log");
+        self.listen(command, address, log, scratch)
+    }
+
+    /// Starts it and waits until it listens.
+    fn listen(
+        self,
+        mut command: Command,
+        address: std::net::SocketAddr,
+        log: PathBuf,
+        scratch: tempfile::TempDir,
+    ) -> Running {
         let output = fs::File::create(&log).unwrap();
         command.stdout(output.try_clone().unwrap()).stderr(output).stdin(Stdio::null());
         let child = command.spawn().expect("the peer runs");
@@ -117,7 +125,34 @@ impl Peer {
     }
 }
 
+/// Has a program built once for this target folder, from its module, version and package. It takes minutes the first
+/// time.
+pub(crate) fn built(name: &str, [module, version, package]: [&'static str; 3]) -> PathBuf {
+    let folder = super::built::scratch().join("peers");
+    let program = folder.join(format!("{name}-{version}"));
+    if program.exists() {
+        return program;
+    }
+    fs::create_dir_all(&folder).unwrap();
+    let scratch = tempfile::tempdir_in(&folder).unwrap();
+    let manifest = format!("module example.com/peer\n\ngo 1.21\n\nrequire {module} {version}\n");
+    fs::write(scratch.path().join("go.mod"), manifest).unwrap();
+    let mut build = Command::new("go");
+    build.args(["build", "-trimpath", "-o", "peer", package]).current_dir(scratch.path());
+    build.env("GOFLAGS", "-mod=mod -buildvcs=false").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
+    let output = build.output().expect("go runs");
+    assert!(output.status.success(), "{module}@{version} is not built: {}", transcript(&output));
+    fs::rename(scratch.path().join("peer"), &program).unwrap();
+    program
+}
+
 impl Running {
+    /// Kills it.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
     /// Asks it to stop and waits for its end.
     pub fn stop(mut self) {
         terminate(&self.child);

@@ -12,7 +12,7 @@ use stoa_store::{Cached, Shelf, Store};
 use tokio::runtime::Runtime;
 
 use super::current;
-use crate::bucket::Tier;
+use crate::bucket::{Tier, TierOptions};
 use crate::command::context::Context;
 use crate::command::error::CommandError;
 use crate::command::hand_over::MIGRATOR;
@@ -38,7 +38,12 @@ impl ServedBucket<'_> {
         let key = url.to_string();
         let tier = |state: &BucketState| {
             let versions = Versions::new(bucket.clone(), state.keys());
-            Tier::new(versions, state, owner(), config.fill_list_ttl)
+            let options = TierOptions {
+                list_ttl: config.fill_list_ttl,
+                max_local_size: config.bucket_max_local_size,
+                redirects: config.bucket_redirect,
+            };
+            Tier::new(versions, state, owner(), options)
         };
         let state = match runtime.block_on(BucketState::read(&bucket)) {
             Ok(Some(held)) if held.document.is_current() => held.document,
