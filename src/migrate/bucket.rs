@@ -4,7 +4,7 @@ use std::path::Path;
 
 use stoa_bucket::{
     Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError, BucketRunner,
-    BucketWork, LeaseTimes,
+    BucketState, BucketWork, LeaseTimes, Regenerated, Versions,
 };
 use stoa_layout::{Exit, Outcome};
 
@@ -69,12 +69,19 @@ pub(super) fn run(
                 let BucketRequests { gets, puts, lists } = *needed;
                 reporter.result(&Event::Requests { store, gets, puts, lists, dollars });
             }
-            watcher.planned(root, requests.is_some());
+            let is_missing =
+                args.regenerate && requests.is_none() && regenerate(&bucket, true, reporter).await?;
+            watcher.planned(root, requests.is_some() || is_missing);
         } else {
             let outcome = match runner.run().await? {
-                BucketOutcome::Nothing(layout) => Outcome::Nothing(layout),
                 BucketOutcome::NoStore => Outcome::NoStore,
                 BucketOutcome::Done(layout) => Outcome::Done(layout),
+                BucketOutcome::Nothing(layout) if !args.regenerate => Outcome::Nothing(layout),
+                // After a step nothing can be missing.
+                BucketOutcome::Nothing(layout) => match regenerate(&bucket, false, reporter).await? {
+                    true => Outcome::Done(layout),
+                    false => Outcome::Nothing(layout),
+                },
             };
             watcher.done(root, &outcome);
         }
@@ -86,13 +93,27 @@ pub(super) fn run(
     Ok(Exit::DONE)
 }
 
+/// Writes derived objects that are missing, at the current layout. Returns whether any was.
+async fn regenerate(bucket: &Bucket, is_planned: bool, reporter: &Reporter) -> Result<bool, BucketRunError> {
+    let state = BucketState::read(bucket).await?.map(|held| held.document);
+    let Some(state) = state.filter(BucketState::is_current) else { return Ok(false) };
+    let versions = Versions::new(bucket.clone(), state.keys());
+    let mut missing = versions.regenerate(AT_ONCE, true).await?;
+    if !is_planned && !missing.is_nothing() {
+        bucket.probe().await?;
+        missing = versions.regenerate(AT_ONCE, false).await?;
+    }
+    let Regenerated { notes, list } = missing;
+    reporter.result(&Event::Regenerated { store: bucket.url().to_string(), notes, list, is_planned });
+    Ok(!missing.is_nothing())
+}
+
 /// Refuses options that mean nothing for a bucket.
 fn check(args: &Args) -> Result<(), CommandError> {
     let wrong = [
         ("--store", args.common.store.is_some()),
         ("--from", args.from.is_some()),
         ("--clean", args.clean),
-        ("--regenerate", args.regenerate),
         ("--verify", args.verify.is_some()),
     ];
     if let Some((name, _)) = wrong.into_iter().find(|(_, is_given)| *is_given) {

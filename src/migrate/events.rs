@@ -34,6 +34,15 @@ pub(super) enum Event<'a> {
     },
     /// The requests to the service of a bucket that a plan needs.
     Requests { store: String, gets: u64, puts: u64, lists: u64, dollars: f64 },
+    /// The result of `--regenerate` on a bucket.
+    Regenerated {
+        store: String,
+        notes: u64,
+        list: bool,
+        /// Whether it is a plan.
+        #[serde(skip)]
+        is_planned: bool,
+    },
     /// The run waits for the lock.
     Waiting { holders: &'a [Holder] },
     /// A step begins.
@@ -177,6 +186,15 @@ impl Display for Event<'_> {
                     false => write!(f, "${dollars:.2}")?,
                 }
                 f.write_str(" at the list prices of S3 ($5 per million PUT or LIST, $0.40 per million GET)")
+            }
+            Self::Regenerated { store, notes: 0, list: false, .. } => {
+                write!(f, "{store}: no derived object is missing")
+            }
+            Self::Regenerated { store, notes, list, is_planned } => {
+                let verb = if *is_planned { "would write" } else { "wrote" };
+                let notes = counted(*notes, "note");
+                let list = if *list { ", and the list of the last removals" } else { "" };
+                write!(f, "{store}: {verb} {notes} about removed versions{list}")
             }
             Self::Waiting { holders } => {
                 write!(f, "waiting for {}, which uses the store", lock::names(holders))

@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_downgrade_waits_until_servers_have_ended,
         a_downgrade_ends_before_it_deletes_anything_if_a_key_differs,
         status_names_the_state_of_a_bucket,
+        derived_objects_are_written_again,
         options_that_mean_nothing_for_a_bucket_are_refused,
     ]
 }
@@ -381,13 +382,31 @@ fn a_downgrade_ends_before_it_deletes_anything_if_a_key_differs() {
     assert_eq!(gcs.keys("go/~stoa/"), ["go/~stoa/state"]);
 }
 
+fn derived_objects_are_written_again() {
+    let (gcs, _) = athens(3);
+    ended(&migrate(&gcs, &["--regenerate"]), 0, "layout b1");
+    ended(&migrate(&gcs, &["--regenerate"]), 0, "no derived object is missing");
+    let mut remove = Command::new(testkit::STOA);
+    remove.args(["remove", "example.com/Mod0@v1.0.0", "--bucket", &gcs.bucket("go")]).envs(gcs.environment());
+    ended(&remove.env_remove("STOA_STORE").output().unwrap(), 0, "removed");
+    let keys = gcs.keys("go/~stoa/");
+    let derived: Vec<_> = keys.iter().filter(|key| key.contains("/x/") || key.ends_with("/gone")).collect();
+    assert_eq!(derived.len(), 2);
+    derived.iter().for_each(|key| gcs.delete(key));
+    let text = "1 note about removed versions, and the list of the last removals";
+    ended(&migrate(&gcs, &["--regenerate", "--dry-run"]), 0, &format!("would write {text}"));
+    assert_eq!(gcs.keys("go/~stoa/").len(), keys.len() - 2);
+    ended(&migrate(&gcs, &["--regenerate"]), 0, &format!("wrote {text}"));
+    assert_eq!(gcs.keys("go/~stoa/"), keys);
+    ended(&migrate(&gcs, &["--regenerate"]), 0, "no derived object is missing");
+}
+
 fn options_that_mean_nothing_for_a_bucket_are_refused() {
     let gcs = Gcs::start();
     for arguments in [
         &["--from", "v0"][..],
         &["--to", "v0"],
         &["--to", "b1", "--clean"],
-        &["--regenerate"],
         &["--verify", "new"],
         &["--store", "/tmp/x"],
         &["leftovers", "move", "/tmp/x"],

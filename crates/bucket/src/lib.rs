@@ -31,6 +31,7 @@
 //! | [`claim`](Versions::claim) | of several servers, one downloads a version |
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
 //! | [`examine`](Versions::examine) | reading a version completely |
+//! | [`regenerate`](Versions::regenerate) | writing what follows from the manifests again |
 //! | [`count`](Versions::count) | the numbers of versions |
 //! | [`servers`](Bucket::servers) | the servers that use a bucket |
 //! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
@@ -52,6 +53,7 @@ mod manifest;
 mod nonce;
 mod probe;
 mod profile;
+mod regenerate;
 mod runner;
 mod servers;
 mod state;
@@ -80,6 +82,7 @@ pub use manifest::{
 pub use nonce::Nonce;
 pub use probe::ProbeError;
 pub use profile::ProfileError;
+pub use regenerate::Regenerated;
 pub use runner::{
     BucketContext, BucketDetection, BucketLayouts, BucketLook, BucketMoved, BucketOptions, BucketOutcome,
     BucketRequests, BucketRunError, BucketRunner, BucketStep, BucketStepError, BucketSurvey, BucketWork,
