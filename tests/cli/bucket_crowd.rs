@@ -40,7 +40,7 @@ fn fifty_processes_replace_one_that_was_suspended_and_it_changes_nothing_afterwa
     let first = Arc::<Mutex<Option<Pid>>>::default();
     let (suspended, mut manifests) = (Arc::clone(&first), 0);
     gcs.fail(move |asked| {
-        manifests += usize::from(asked.is_change() && asked.key.contains("/m/"));
+        manifests += usize::from(asked.is_change() && asked.key.ends_with(".json"));
         if manifests == 5
             && let Some(pid) = suspended.lock().unwrap().take()
         {
@@ -71,6 +71,6 @@ fn fifty_processes_replace_one_that_was_suspended_and_it_changes_nothing_afterwa
     let state = gcs.text("go/~stoa/state");
     assert!(state.contains("layout.b1") && !state.contains("[lease]"), "{state}");
     assert_eq!(state.matches("[[history]]").count(), 1, "{state}");
-    let is_manifest = |key: &&(String, u64)| key.0.contains("/m/");
+    let is_manifest = |key: &&(String, u64)| key.0.ends_with(".json");
     assert_eq!(before.iter().filter(is_manifest).count(), VERSIONS);
 }

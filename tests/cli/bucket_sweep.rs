@@ -31,7 +31,7 @@ enum Fault {
     Fails(Failing),
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::Kill,
     Fault::KillAfter,
     Fault::Fails(Failing::Closed),
@@ -40,6 +40,7 @@ const FAULTS: [Fault; 9] = [
     Fault::Fails(Failing::Status(500)),
     Fault::Fails(Failing::Status(503)),
     Fault::Fails(Failing::Status(409)),
+    Fault::Fails(Failing::Status(412)),
     Fault::Fails(Failing::Late(Duration::from_millis(200))),
 ];
 
