@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use stoa_bucket::{Gone, Held, Removals};
 use stoa_gomod::ModuleVersion;
-use stoa_store::{SmallFile, Store, StoreError};
+use stoa_store::{SmallFile, Store, StoreError, Tombstone};
 use tokio::sync::mpsc;
 
 use super::publish::{Downloaded, PublishedInBucket};
@@ -115,8 +115,15 @@ impl Tier {
         version: &ModuleVersion,
     ) -> Result<bool, Unavailable> {
         let named = version.clone();
-        let opened = blocking(store, version, move |store| store.open_zip(&named)).await?;
-        let Some(zip) = opened else { return Ok(false) };
+        let opened = blocking(store, version, move |store| {
+            let has_pair = store.pairs().size(&named)?.is_some();
+            Ok((store.open_zip(&named)?, has_pair))
+        });
+        let zip = match opened.await? {
+            (Some(zip), _) => zip,
+            (None, true) => return self.check_pair(store, version).await.map(|()| false),
+            (None, false) => return Ok(false),
+        };
         let standing = self.compare(version, zip.seal.as_ref()).await;
         let (tombstone, reason) = match standing {
             Standing::Same => return Ok(true),
@@ -139,17 +146,43 @@ impl Tier {
             return Err(Unavailable::Gone(text.into()));
         }
         log::info!(version:%, reason, bucket = self.url(); "removing a stored version");
+        self.remove_stored(store, version, tombstone).await?;
+        Ok(false)
+    }
+
+    /// Compares a cached info and mod, whose zip is not stored, with the bucket.
+    async fn check_pair(&self, store: &Arc<Store>, version: &ModuleVersion) -> Result<(), Unavailable> {
+        match self.compare(version, None).await {
+            Standing::Removed(tombstone) if !store.is_read_only() => {
+                self.remove_stored(store, version, tombstone).await
+            }
+            Standing::Removed(_) => Ok(()),
+            // Until the version is in the list of removals.
+            Standing::Unknown => {
+                self.know(version);
+                Ok(())
+            }
+            Standing::Same | Standing::Differs(_) => Ok(()),
+        }
+    }
+
+    /// Removes a version and its cached info and mod from the store.
+    async fn remove_stored(
+        &self,
+        store: &Arc<Store>,
+        version: &ModuleVersion,
+        tombstone: Option<Tombstone>,
+    ) -> Result<(), Unavailable> {
         let named = version.clone();
-        blocking(store, version, move |store| {
+        let remove = move |store: &Store| {
             let claim = store.claim(&named)?;
             match tombstone {
                 Some(tombstone) => store.remove(&claim, Some(tombstone))?,
                 None => store.remove_unrecorded(&claim)?,
             };
             Ok(())
-        })
-        .await?;
-        Ok(false)
+        };
+        blocking(store, version, remove).await
     }
 
     /// Publishes a version that only the store has.

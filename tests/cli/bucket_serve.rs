@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_store_that_had_versions_before_keeps_them,
         a_forbidden_version_is_gone_for_every_server,
         a_bucket_that_must_not_be_upgraded_is_refused,
+        a_removal_covers_cached_infos_and_mods,
     ];
     all.extend(slow(cases![
         a_removal_is_noticed_by_a_running_server_within_a_minute,
@@ -248,6 +249,21 @@ fn a_forbidden_version_is_gone_for_every_server() {
     remove(&gcs, &["--lift", "example.com/m@v1.0.0"]);
     let server = serve(&gcs, other.path(), Some(upstream.url()));
     assert_eq!(server.get(&module.path("zip")), (200, module.zip));
+}
+
+fn a_removal_covers_cached_infos_and_mods() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 1000);
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    assert_eq!(server.get(&module.path("info")), (200, module.info.clone()));
+    assert_eq!(server.get(&module.path("mod")), (200, module.modfile.clone()));
+    assert_eq!(upstream.count(&module.path("info")), 1);
+    assert!(server.stop().success());
+    remove(&gcs, &["--tombstone", "example.com/m@v1.0.0"]);
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    for extension in ["info", "mod", "zip"] {
+        assert_eq!(server.get(&module.path(extension)).0, 410, "{extension}");
+    }
 }
 
 fn remove(gcs: &Gcs, arguments: &[&str]) {

@@ -20,7 +20,7 @@ const WRITERS: usize = 8;
 pub enum ProbeError {
     /// It does not keep a promise that this program relies on.
     #[error(
-        "cannot write to {bucket}: {observed}\nhelp: use a service with conditional writes (If-None-Match and If-Match), or serve from the bucket with --read-only"
+        "cannot write to {bucket}: {observed}\nhelp: use a service with conditional writes (If-None-Match and If-Match)"
     )]
     Unsafe {
         /// The bucket.
