@@ -1,5 +1,7 @@
 //! Processes that upgrade one bucket at the same time, with the runner and short times.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::sync::Mutex;
 use std::time::Duration;
 
