@@ -75,6 +75,7 @@ struct State {
     page: Option<usize>,
     asked: Vec<Asked>,
     ignores_conditions: bool,
+    ignores_starts: bool,
     fails: Option<Fails>,
 }
 
@@ -179,6 +180,11 @@ impl Gcs {
     /// Ignores the conditions of writes from now on, as some services do.
     pub fn ignore_conditions(&self) {
         self.state().ignores_conditions = true;
+    }
+
+    /// Begins listings at the first key from now on, wherever they are to begin, as some services do.
+    pub fn ignore_starts(&self) {
+        self.state().ignores_starts = true;
     }
 
     /// Lets requests fail, until [`recover`](Self::recover).
@@ -484,7 +490,8 @@ fn read_object(object: &Object, headers: &BTreeMap<String, String>) -> Answer {
 fn list(state: &State, query: &BTreeMap<String, String>) -> Answer {
     let get = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
     let (prefix, delimiter) = (get("prefix"), get("delimiter"));
-    let after = [get("continuation-token"), get("start-after"), get("startOffset")];
+    let start = if state.ignores_starts { [""; 2] } else { [get("start-after"), get("startOffset")] };
+    let after = [get("continuation-token"), start[0], start[1]];
     let after = after.into_iter().max().unwrap_or_default();
     let limit = get("max-keys").parse().unwrap_or(1000).min(state.page.unwrap_or(1000));
     let (mut contents, mut folders) = (String::new(), Vec::<&str>::new());

@@ -24,18 +24,19 @@ impl DetectBucket for IsAthens {
     async fn detect(&self, bucket: &Bucket) -> Result<BucketDetection, BucketError> {
         let mut blocks = Blocks::new(bucket.list("", None)?);
         let (mut of_minio, mut foreign, mut is_saving) = (None, 0, false);
-        // A folder that no module path begins with, such as that of the locks of Athens.
-        let mut skipped: Option<String> = None;
+        // A folder that no module path begins with, such as that of the locks of Athens, and the name after it.
+        let (mut skipped, mut after) = (None, String::new());
         // Only for its reading methods: no object has this ID.
         let versions = Versions::new(bucket.clone(), Keys::new(no_id(bucket)?));
         while let Some(block) = blocks.next().await? {
             let mut found = std::collections::BTreeMap::<_, AthensFiles>::new();
-            for entry in block.entries {
+            // Some services begin each listing at the first key.
+            for entry in block.entries.into_iter().filter(|entry| entry.key > after) {
                 match AthensFile::parse(&entry.key) {
                     Some((version, file)) => found.entry(version).or_default().add(file, entry.meta),
                     None => {
                         foreign += 1;
-                        skipped = foreign_folder(&entry.key).map(str::to_owned);
+                        skipped = foreign_folder(&entry.key).map(ToOwned::to_owned);
                         if of_minio.is_none() && is_of_minio(&entry.key) {
                             of_minio = Some(entry.key);
                         }
@@ -54,7 +55,8 @@ impl DetectBucket for IsAthens {
             }
             if let Some(folder) = skipped.take() {
                 // The next character after the slash: everything in the folder sorts before this name.
-                blocks = Blocks::new(bucket.list("", Some(&format!("{folder}0")))?);
+                after = format!("{folder}0");
+                blocks = Blocks::new(bucket.list("", Some(&after))?);
             }
         }
         let url = bucket.url();
