@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
     slow(cases![
         an_upgrade_survives_every_fault,
         a_downgrade_survives_every_fault,
+        a_downgrade_is_undone_after_every_fault,
         a_publication_survives_every_fault,
         an_adoption_survives_every_fault,
         a_removal_survives_every_fault,
@@ -209,17 +210,18 @@ fn an_upgrade_survives_every_fault() {
     });
 }
 
-fn a_downgrade_survives_every_fault() {
-    // One version of Athens, and two that a server has filled.
-    let upstream = Upstream::start();
+/// Makes a bucket with one version of Athens, and two that a server has filled. Returns all three.
+fn filled(upstream: &Upstream) -> (impl Fn() -> Gcs, Vec<Module>) {
     let filled: Vec<_> =
         (0..2).map(|n| upstream.offer(&format!("example.com/filled@v1.0.{n}"), 500)).collect();
-    let athens = &modules()[..1];
-    let prepare = || {
+    let saved = modules().swap_remove(0);
+    let all = [&[saved.clone()], &filled[..]].concat();
+    let url = upstream.url().to_owned();
+    let prepare = move || {
         let gcs = Gcs::start();
-        gcs.save("go/", &athens[0]);
+        gcs.save("go/", &saved);
         let dir = testkit::tempdir();
-        let server = Server::start_with(&mut serve(&gcs, dir.path(), Some(upstream.url())));
+        let server = Server::start_with(&mut serve(&gcs, dir.path(), Some(&url)));
         for module in &filled {
             assert_eq!(server.get(&module.path("zip")).0, 200);
         }
@@ -229,7 +231,12 @@ fn a_downgrade_survives_every_fault() {
         }
         gcs
     };
-    let all: Vec<_> = athens.iter().chain(&filled).cloned().collect();
+    (prepare, all)
+}
+
+fn a_downgrade_survives_every_fault() {
+    let upstream = Upstream::start();
+    let (prepare, all) = filled(&upstream);
     let run = |gcs: &Gcs, pid: &_| drop(spawn(&mut migrate(gcs, "athens"), pid).wait());
     sweep("downgrade", prepare, run, |gcs, what| {
         succeeds(&mut migrate(gcs, "athens"), what);
@@ -237,6 +244,16 @@ fn a_downgrade_survives_every_fault() {
         all.iter().for_each(|module| expected.save("go/", module));
         assert_eq!(others(gcs), others(&expected), "{what}");
         assert_eq!(gcs.keys("go/~stoa/"), ["go/~stoa/state"], "{what}");
+    });
+}
+
+fn a_downgrade_is_undone_after_every_fault() {
+    let upstream = Upstream::start();
+    let (prepare, all) = filled(&upstream);
+    let run = |gcs: &Gcs, pid: &_| drop(spawn(&mut migrate(gcs, "athens"), pid).wait());
+    sweep("undone downgrade", prepare, run, |gcs, what| {
+        succeeds(&mut migrate(gcs, "b1"), what);
+        served(gcs, &all, what);
     });
 }
 
