@@ -215,7 +215,7 @@ fn filled(upstream: &Upstream) -> (impl Fn() -> Gcs, Vec<Module>) {
     let filled: Vec<_> =
         (0..2).map(|n| upstream.offer(&format!("example.com/filled@v1.0.{n}"), 500)).collect();
     let saved = modules().swap_remove(0);
-    let all = [&[saved.clone()], &filled[..]].concat();
+    let all = [std::slice::from_ref(&saved), &filled].concat();
     let url = upstream.url().to_owned();
     let prepare = move || {
         let gcs = Gcs::start();
