@@ -15,6 +15,7 @@ mod audit;
 mod backup;
 mod bucket_commands;
 mod bucket_serve;
+mod bucket_services;
 mod bucket_sweep;
 mod bucket_upgrade;
 mod carry;
@@ -72,6 +73,7 @@ fn main() {
         ("backup", backup::cases()),
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_serve", bucket_serve::cases()),
+        ("bucket_services", bucket_services::cases()),
         ("bucket_sweep", bucket_sweep::cases()),
         ("bucket_upgrade", bucket_upgrade::cases()),
         ("carry", carry::cases()),
