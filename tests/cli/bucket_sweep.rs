@@ -42,8 +42,7 @@ fn faults(service: Service) -> Vec<testkit::fault_proxy::Fault> {
     if service == Service::Gcs { request_sweep::all_faults() } else { request_sweep::faults() }
 }
 
-/// Returns whether a request changes something that lasts. The checks of the service, the signs of life and the claims
-/// do not.
+/// Returns whether a request changes something that lasts. The checks of the service and the signs of life do not.
 fn lasts(asked: &Asked) -> bool {
     !["/probe/", "/servers/"].iter().any(|part| asked.key.contains(part))
 }
@@ -161,6 +160,8 @@ fn asked_for(bucket: &TestBucket, proxy: &FaultProxy, module: &Module, upstream:
     let server = serve(bucket, behind(bucket, proxy), dir.path(), upstream);
     proxy.set_process(server.pid());
     let reply = server.ask("GET", &module.path("zip"), &[]);
+    // It ends what it does in the background. A killed one has ended.
+    server.stop();
     let is_served = reply.status == 200 && reply.is_whole;
     assert!(!is_served || reply.body == module.zip);
     is_served

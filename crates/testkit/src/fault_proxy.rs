@@ -1,7 +1,7 @@
 //! A proxy between the programs and the service of a bucket. It counts the requests that change something, and disturbs
 //! one of them.
 //!
-//! It forwards requests with their `Host` header, so that signatures stay valid. Each request has a connection of its
+//! A deletion of several objects is noted object by object. It forwards requests with their `Host` header, so that signatures stay valid. Each request has a connection of its
 //! own, and bodies are not held in memory.
 
 use std::any::Any;
@@ -178,6 +178,13 @@ impl Drop for FaultProxy {
     }
 }
 
+/// Returns whether the body of a request names objects to delete.
+fn is_bulk(method: &str, target: &str) -> bool {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let is_named = |part: &str| matches!(part.split('=').next(), Some("delete")) || part == "comp=batch";
+    method == "POST" && query.split('&').any(is_named)
+}
+
 fn pid(id: u32) -> Pid {
     Pid::from_raw(i32::try_from(id).unwrap())
 }
@@ -239,38 +246,48 @@ impl Shared {
         let Some(request) = Head::read(&mut reader)? else { return Ok(()) };
         assert!(!request.is_chunked, "the programs send bodies with their length");
         let (method, target) = request.words();
-        let (fault, meanwhile) = match self.strike(self.asked(method, target)) {
-            Struck::No => return self.forward(&request, &mut reader, client),
+        let mut body = (&mut reader).take(request.length.unwrap_or(0));
+        let mut named = Vec::new();
+        let asked = match is_bulk(method, target) {
+            false => vec![self.asked(method, target)],
+            true => {
+                body.read_to_end(&mut named)?;
+                self.deleted(&String::from_utf8_lossy(&named))
+            }
+        };
+        let mut body = named.as_slice().chain(body);
+        let (fault, meanwhile) = match self.strike(asked) {
+            Struck::No => return self.forward(&request, &mut body, client),
             Struck::Cut => return Ok(()),
             Struck::Yes(plan) => (plan.fault, plan.meanwhile),
         };
         match fault {
             Fault::Kill | Fault::LostRequest => Ok(()),
             Fault::KillAfter => {
-                self.done(&request, &mut reader)?;
+                self.done(&request, &mut body)?;
                 self.kill();
                 Ok(())
             }
-            Fault::LostAnswer => self.done(&request, &mut reader),
+            Fault::LostAnswer => self.done(&request, &mut body),
             Fault::Status(status) => {
                 // A close with unread bytes would take the answer along.
-                io::copy(&mut (&mut reader).take(request.length.unwrap_or(0)), &mut io::sink())?;
+                io::copy(&mut body, &mut io::sink())?;
                 answer(client, status)
             }
             Fault::DoneBut(status) => {
-                self.done(&request, &mut reader)?;
+                self.done(&request, &mut body)?;
                 answer(client, status)
             }
             Fault::Late(time) => {
                 std::thread::sleep(time);
-                self.forward(&request, &mut reader, client)
+                self.forward(&request, &mut body, client)
             }
             Fault::Suspend => {
                 // The body has not come whole, so it is read while the process can still send it.
-                let mut body = Vec::new();
-                (&mut reader).take(request.length.unwrap_or(0)).read_to_end(&mut body)?;
+                let mut whole = Vec::new();
+                body.read_to_end(&mut whole)?;
                 self.suspend(meanwhile);
-                self.forward(&request, &mut body.as_slice(), client)
+                self.forward(&request, &mut whole.as_slice(), client)
             }
         }
     }
@@ -290,14 +307,30 @@ impl Shared {
         }
     }
 
-    /// Notes a request, and returns the fault if it strikes here.
-    fn strike(&self, asked: Asked) -> Struck {
+    /// Returns a deletion for each key that the body of a bulk deletion names: in XML (S3), or by requests (Azure).
+    fn deleted(&self, body: &str) -> Vec<Asked> {
+        let in_xml = body.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+        // The keys of the programs need no entities of XML.
+        let in_xml = in_xml.map(|key| self.asked("DELETE", &format!("{}{key}", self.bucket())));
+        let requests = body.lines().filter_map(|line| line.strip_prefix("DELETE "));
+        let requests = requests.filter_map(|line| line.split(' ').next());
+        in_xml.chain(requests.map(|target| self.asked("DELETE", target))).collect()
+    }
+
+    /// Returns the part of a path before the prefix.
+    fn bucket(&self) -> &str {
+        let end = self.base.trim_end_matches('/').rfind('/').map_or(0, |at| at + 1);
+        &self.base[..end]
+    }
+
+    /// Notes a request, and returns the fault if it strikes here. A request may change several objects.
+    fn strike(&self, asked: Vec<Asked>) -> Struck {
         let mut state = self.state();
         if state.is_cut {
             return Struck::Cut;
         }
-        let is_counted = asked.is_change() && (self.counts)(&asked);
-        state.asked.push(asked);
+        let is_counted = asked.iter().any(|asked| asked.is_change() && (self.counts)(asked));
+        state.asked.extend(asked);
         if !is_counted {
             return Struck::No;
         }
@@ -337,7 +370,7 @@ impl Shared {
         server.set_read_timeout(Some(NEVER))?;
         request.write(&server)?;
         // A service may answer before it has read everything.
-        let _ = io::copy(&mut body.take(request.length.unwrap_or(0)), &mut server);
+        let _ = io::copy(body, &mut server);
         let mut reader = BufReader::new(server);
         let answer = Head::read(&mut reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok((answer, reader))
