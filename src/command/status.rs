@@ -9,6 +9,7 @@ use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
+use stoa_bucket::BucketUrl;
 use stoa_layout::inventory::Found;
 use stoa_layout::lock::{self, Holder};
 use stoa_layout::marker::{Content, HistoryEntry, Marker, Top};
@@ -69,14 +70,19 @@ enum Kind {
 /// Show the state, the layout and the content of the store
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command works on any folder and changes nothing.
+The command works on any folder and any bucket, and changes nothing.
 
 Examples:
   stoa status
   stoa status --format json
+  stoa status --bucket s3://modules/go
 
 Exit codes: 0 success; 65 the store does not exist or is not a folder; 74 the folder cannot be read.")]
 pub(crate) struct ShowStatus {
+    /// Show the state of this bucket instead: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+    #[arg(long, value_name = "URL")]
+    bucket: Option<BucketUrl>,
+
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -92,6 +98,12 @@ impl Command for ShowStatus {
     }
 
     fn run(self, context: &Context<'_>) -> Result<Status, CommandError> {
+        let format = ["--format", self.format.name()].map(OsString::from);
+        if let Some(bucket) = &self.bucket {
+            // Only stoa-migrate knows the buckets of other programs.
+            let arguments = [&["--bucket".into(), bucket.to_string().into()], &format[..]].concat();
+            return Err(to_migrator(&context.global.common, "status", &arguments));
+        }
         let root = context.root()?;
         context.settings.check_named()?;
         check_exists(&root)?;
@@ -101,8 +113,7 @@ impl Command for ShowStatus {
         }
         // Only stoa-migrate knows old layouts, and counts leftovers by version.
         let common = Common { store: Some(root), ..context.global.common.clone() };
-        let arguments = ["--format", self.format.name()].map(OsString::from);
-        let error = to_migrator(&common, "status", &arguments);
+        let error = to_migrator(&common, "status", &format);
         // Without it, each name that belongs to no version is counted.
         status.ok_or(error)
     }

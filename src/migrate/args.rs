@@ -61,7 +61,7 @@ pub(super) struct Args {
     #[arg(long, requires = "to")]
     pub(super) clean: bool,
 
-    /// Rebuild derived files (the index), even if there is nothing else to do
+    /// Rebuild derived files (the index; in a bucket the notes about removed versions), even if there is nothing else to do
     #[arg(long)]
     pub(super) regenerate: bool,
 

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use stoa_bucket::{
-    Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRunError, BucketRunner, BucketWork, LeaseTimes,
+    Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError, BucketRunner,
+    BucketState, BucketWork, LeaseTimes, Regenerated, Versions,
 };
 use stoa_layout::{Exit, Outcome};
 
 use super::args::{Args, Command, LeftoversCommand};
+use super::bucket_status::BucketStatus;
 use super::events::{Event, Watcher};
 use super::stop_with_parent;
 use crate::command::context::cancel_on_signals;
@@ -36,11 +38,14 @@ pub(super) fn run(
     settings.check_named()?;
     let bucket = Bucket::connect(&url, &options)?;
     let cancel = cancel_on_signals(reporter, args.auto)?;
+    if matches!(args.command, Some(Command::Status)) {
+        let status =
+            runtime().map_err(CommandError::no_threads)?.block_on(BucketStatus::of(&bucket, layouts))?;
+        reporter.finish(&status)?;
+        return Ok(Exit::DONE);
+    }
     let is_listing = matches!(args.command, Some(Command::Leftovers { .. }));
-    let watcher = match is_listing {
-        true => Watcher::listing(reporter),
-        false => Watcher::new(reporter, args.auto, args.dry_run),
-    };
+    let watcher = Watcher::new(reporter, args.auto, args.dry_run).of_bucket(is_listing);
     let options = BucketOptions {
         target: args.to.clone(),
         auto: args.auto,
@@ -58,13 +63,25 @@ pub(super) fn run(
             let (leftovers, store) = (runner.leftovers().await?, url.to_string());
             reporter.note(&Event::Leftovers { store, leftovers, bytes: watcher.bytes(), changed: false });
         } else if args.dry_run {
-            let pending = runner.plan().await?;
-            watcher.planned(root, pending);
+            let requests = runner.plan().await?;
+            if let Some(needed) = &requests {
+                let (store, dollars) = (url.to_string(), needed.dollars());
+                let BucketRequests { gets, puts, lists } = *needed;
+                reporter.result(&Event::Requests { store, gets, puts, lists, dollars });
+            }
+            let is_missing =
+                args.regenerate && requests.is_none() && regenerate(&bucket, true, reporter).await?;
+            watcher.planned(root, requests.is_some() || is_missing);
         } else {
             let outcome = match runner.run().await? {
-                BucketOutcome::Nothing(layout) => Outcome::Nothing(layout),
                 BucketOutcome::NoStore => Outcome::NoStore,
                 BucketOutcome::Done(layout) => Outcome::Done(layout),
+                BucketOutcome::Nothing(layout) if !args.regenerate => Outcome::Nothing(layout),
+                // After a step nothing can be missing.
+                BucketOutcome::Nothing(layout) => match regenerate(&bucket, false, reporter).await? {
+                    true => Outcome::Done(layout),
+                    false => Outcome::Nothing(layout),
+                },
             };
             watcher.done(root, &outcome);
         }
@@ -76,13 +93,27 @@ pub(super) fn run(
     Ok(Exit::DONE)
 }
 
+/// Writes derived objects that are missing, at the current layout. Returns whether any was.
+async fn regenerate(bucket: &Bucket, is_planned: bool, reporter: &Reporter) -> Result<bool, BucketRunError> {
+    let state = BucketState::read(bucket).await?.map(|held| held.document);
+    let Some(state) = state.filter(BucketState::is_current) else { return Ok(false) };
+    let versions = Versions::new(bucket.clone(), state.keys());
+    let mut missing = versions.regenerate(AT_ONCE, true).await?;
+    if !is_planned && !missing.is_nothing() {
+        bucket.probe().await?;
+        missing = versions.regenerate(AT_ONCE, false).await?;
+    }
+    let Regenerated { notes, list } = missing;
+    reporter.result(&Event::Regenerated { store: bucket.url().to_string(), notes, list, is_planned });
+    Ok(!missing.is_nothing())
+}
+
 /// Refuses options that mean nothing for a bucket.
 fn check(args: &Args) -> Result<(), CommandError> {
     let wrong = [
         ("--store", args.common.store.is_some()),
         ("--from", args.from.is_some()),
         ("--clean", args.clean),
-        ("--regenerate", args.regenerate),
         ("--verify", args.verify.is_some()),
     ];
     if let Some((name, _)) = wrong.into_iter().find(|(_, is_given)| *is_given) {
@@ -94,7 +125,9 @@ fn check(args: &Args) -> Result<(), CommandError> {
         });
     }
     match &args.command {
-        None | Some(Command::Leftovers { command: None | Some(LeftoversCommand::List) }) => Ok(()),
+        None
+        | Some(Command::Status)
+        | Some(Command::Leftovers { command: None | Some(LeftoversCommand::List) }) => Ok(()),
         Some(Command::Leftovers { .. }) => {
             let message = "the leftovers of a bucket cannot be moved";
             Err(CommandError::new(Exit::USAGE, message)

@@ -32,6 +32,17 @@ pub(super) enum Event<'a> {
         restores: Option<&'a str>,
         steps: Vec<StepKeys<'a>>,
     },
+    /// The requests to the service of a bucket that a plan needs.
+    Requests { store: String, gets: u64, puts: u64, lists: u64, dollars: f64 },
+    /// The result of `--regenerate` on a bucket.
+    Regenerated {
+        store: String,
+        notes: u64,
+        list: bool,
+        /// Whether it is a plan.
+        #[serde(skip)]
+        is_planned: bool,
+    },
     /// The run waits for the lock.
     Waiting { holders: &'a [Holder] },
     /// A step begins.
@@ -167,6 +178,24 @@ impl Display for Event<'_> {
                 }
                 f.write_str(&lines.join("\n"))
             }
+            Self::Requests { gets, puts, lists, dollars, .. } => {
+                let [gets, puts, lists] = [gets, puts, lists].map(|number| HumanCount(*number));
+                write!(f, "    about {gets} GET, {puts} PUT and {lists} LIST requests: ")?;
+                match *dollars < 0.01 {
+                    true => f.write_str("less than $0.01")?,
+                    false => write!(f, "${dollars:.2}")?,
+                }
+                f.write_str(" at the list prices of S3 ($5 per million PUT or LIST, $0.40 per million GET)")
+            }
+            Self::Regenerated { store, notes: 0, list: false, .. } => {
+                write!(f, "{store}: no derived object is missing")
+            }
+            Self::Regenerated { store, notes, list, is_planned } => {
+                let verb = if *is_planned { "would write" } else { "wrote" };
+                let notes = counted(*notes, "note");
+                let list = if *list { ", and the list of the last removals" } else { "" };
+                write!(f, "{store}: {verb} {notes} about removed versions{list}")
+            }
             Self::Waiting { holders } => {
                 write!(f, "waiting for {}, which uses the store", lock::names(holders))
             }
@@ -260,6 +289,8 @@ pub(super) struct Watcher<'a> {
     dry_run: bool,
     /// Whether the command lists leftovers, and nothing else.
     is_listing: bool,
+    /// The option that names the store, for messages.
+    option: &'static str,
     seen: SeenOnce,
     state: Mutex<State>,
 }
@@ -284,14 +315,15 @@ impl<'a> Watcher<'a> {
             auto,
             dry_run,
             is_listing: false,
+            option: "--store",
             seen: SeenOnce::default(),
             state: Mutex::default(),
         }
     }
 
-    /// Returns a watcher for a list of leftovers.
-    pub(super) fn listing(reporter: &'a Reporter) -> Self {
-        Self { is_listing: true, ..Self::new(reporter, false, false) }
+    /// Returns the watcher for a bucket.
+    pub(super) fn of_bucket(self, is_listing: bool) -> Self {
+        Self { is_listing, option: "--bucket", ..self }
     }
 
     /// Returns the size of the leftovers so far, in bytes.
@@ -343,7 +375,8 @@ impl<'a> Watcher<'a> {
         };
         format!(
             "upgraded {store} from layout {from} to {layout}: {moved} moved{left}\n\
-             help: to go back, stop all servers and run `stoa-migrate --store {store} --to {from}`"
+             help: to go back, stop all servers and run `stoa-migrate {} {store} --to {from}`",
+            self.option
         )
     }
 

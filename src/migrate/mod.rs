@@ -5,6 +5,7 @@
 
 mod args;
 mod bucket;
+mod bucket_status;
 mod events;
 mod import;
 mod import_config;

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use testkit::gcs::Gcs;
-use testkit::upstream::Module;
+use testkit::upstream::{Module, Upstream};
 use testkit::{Case, MIGRATE, STOA, cases, transcript};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -14,6 +14,7 @@ pub(crate) fn cases() -> Vec<Case> {
         verify_seals_intact_versions_and_moves_corrupt_ones_to_quarantine,
         commands_refuse_a_bucket_that_is_not_at_the_current_layout,
         the_bucket_of_the_configuration_is_meant_unless_local_is_given,
+        fetch_publishes_in_the_bucket,
     ]
 }
 
@@ -149,4 +150,21 @@ fn the_bucket_of_the_configuration_is_meant_unless_local_is_given() {
     ended(&run(&[]), 0, "gs://modules: 1 version of 1 module");
     ended(&run(&["--local"]), 0, ": 0 versions of 0 modules");
     ended(&run(&["--local", "--bucket", "gs://modules"]), 64, "cannot be used with");
+}
+
+fn fetch_publishes_in_the_bucket() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let pairs = ["example.com/m@v1.0.0", "example.com/m@v1.1.0"];
+    pairs.iter().for_each(|pair| drop(upstream.offer(pair, 1000)));
+    let fetch = |pairs: &[&str], more: &[&str]| {
+        let mut command = command(&gcs, &[&["fetch"][..], pairs, more].concat());
+        command.args(["--upstream", upstream.url(), "--store"]).arg(dir.path()).env("GOSUMDB", "off");
+        command.output().unwrap()
+    };
+    ended(&fetch(&pairs[..1], &["--local"]), 0, "");
+    assert!(gcs.keys("").is_empty());
+    // One is in the store already, and the other is downloaded.
+    ended(&fetch(&pairs, &["--bucket", "gs://modules"]), 0, "");
+    assert_eq!(json(&gcs, &["list"]).1.len(), 3);
+    assert_eq!(upstream.asked("v1.0.0.zip"), 1);
 }

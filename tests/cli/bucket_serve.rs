@@ -22,10 +22,12 @@ pub(crate) fn cases() -> Vec<Case> {
         a_forbidden_version_is_gone_for_every_server,
         a_bucket_that_must_not_be_upgraded_is_refused,
         a_removal_covers_cached_infos_and_mods,
+        of_two_servers_with_other_bytes_one_stands_and_the_other_is_in_quarantine,
     ];
     all.extend(slow(cases![
         a_removal_is_noticed_by_a_running_server_within_a_minute,
         the_least_recently_used_versions_leave_a_store_that_is_too_large,
+        the_download_of_a_killed_server_is_taken_over,
     ]));
     all
 }
@@ -316,4 +318,67 @@ fn the_least_recently_used_versions_leave_a_store_that_is_too_large() {
     testkit::until("the store is smaller", || stored() <= 3);
     modules.iter().for_each(|module| whole(&server, module));
     assert!(modules.iter().all(|module| upstream.count(&module.path("zip")) == 1));
+}
+
+fn of_two_servers_with_other_bytes_one_stands_and_the_other_is_in_quarantine() {
+    let (gcs, dir) = (Gcs::start(), testkit::tempdir());
+    let upstreams = [Upstream::start(), Upstream::start()];
+    let modules = [1, 2].map(|n| {
+        let mut module = Module::new("example.com/m@v1.0.0", 100_000 * n);
+        // Only the zips differ.
+        module.info = Module::new("example.com/m@v1.0.0", 1).info;
+        module
+    });
+    upstreams.iter().zip(&modules).for_each(|(upstream, module)| upstream.serve(module));
+    let servers: Vec<_> = upstreams
+        .iter()
+        .enumerate()
+        .map(|(n, upstream)| serve(&gcs, &dir.path().join(n.to_string()), Some(upstream.url())))
+        .collect();
+    let path = modules[0].path("zip");
+    upstreams[0].hold("v1.0.0.zip");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| servers[0].ask("GET", &path, &[]));
+        upstreams[0].wait_until_asked("v1.0.0.zip", 1);
+        // As if the first server had been suspended for longer than its claim lasts.
+        gcs.keys("go/~stoa/").iter().filter(|key| key.contains("/claims/")).for_each(|key| gcs.delete(key));
+        assert_eq!(servers[1].get(&path), (200, modules[1].zip.clone()));
+        upstreams[0].release();
+        let first = first.join().unwrap();
+        assert!(!first.is_whole || first.body == modules[1].zip, "{}", first.status);
+    });
+    for server in &servers {
+        assert_eq!(server.get(&path), (200, modules[1].zip.clone()));
+    }
+    let quarantined: Vec<_> = gcs
+        .keys("go/~stoa/")
+        .into_iter()
+        .filter(|key| key.contains("/q/"))
+        .map(|key| gcs.text(&key))
+        .collect();
+    assert!(
+        quarantined.len() == 1 && quarantined[0].contains("the zip published first has"),
+        "{quarantined:?}"
+    );
+}
+
+fn the_download_of_a_killed_server_is_taken_over() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 100_000);
+    let path = module.path("zip");
+    let [first, second] =
+        ["first", "second"].map(|name| serve(&gcs, &dir.path().join(name), Some(upstream.url())));
+    upstream.hold("v1.0.0.zip");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let reply = first.ask("GET", &path, &[]);
+            assert!(!reply.is_whole || reply.status != 200);
+        });
+        upstream.wait_until_asked("v1.0.0.zip", 1);
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(first.pid()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        upstream.release();
+        assert_eq!(second.get(&path), (200, module.zip.clone()));
+    });
+    assert_eq!(upstream.count(&path), 2);
 }

@@ -14,12 +14,17 @@ pub(crate) fn cases() -> Vec<Case> {
         a_bucket_of_athens_is_upgraded_in_place_and_given_back,
         half_saved_versions_and_foreign_keys_stay_and_are_reported,
         versions_that_athens_is_saving_are_left_for_later,
+        versions_that_athens_has_locked_are_left_for_later,
+        many_locks_do_not_hide_the_versions_of_athens,
+        an_automatic_upgrade_prints_one_line_with_the_way_back,
         buckets_that_are_no_stores_are_refused_unchanged,
         a_dry_run_writes_nothing_and_states_requests_and_price,
         an_interrupted_upgrade_is_resumed_or_undone,
         a_service_that_ignores_conditions_is_refused,
         a_downgrade_waits_until_servers_have_ended,
         a_downgrade_ends_before_it_deletes_anything_if_a_key_differs,
+        status_names_the_state_of_a_bucket,
+        derived_objects_are_written_again,
         options_that_mean_nothing_for_a_bucket_are_refused,
     ]
 }
@@ -125,6 +130,9 @@ fn half_saved_versions_and_foreign_keys_stay_and_are_reported() {
     gcs.put("go/lease/example.com/m@v1.0.0", "x");
     gcs.put("go/parts/example.com/m/v1.0.0/1", "x");
     gcs.put("go/a//c", "x");
+    gcs.put("go/example.com/Mod0/@v/master.info", "{}");
+    // Sorts between the files of a version.
+    gcs.put("go/example.com/Mod0/@v/v1.0.6.mod/x", "x");
     let broken = Module::new("example.com/broken@v1.0.0", 1000);
     gcs.save("go/", &broken);
     gcs.put("go/example.com/broken/@v/v1.0.0.zip", &broken.zip[..500]);
@@ -144,16 +152,20 @@ fn half_saved_versions_and_foreign_keys_stay_and_are_reported() {
         ("lease/", "a lock of Athens"),
         ("parts/", "a part of an upload"),
         ("a//c", "no request of this program can name it"),
+        ("Mod0/@v/master.info", "alias: master is not a canonical version"),
+        ("Mod0/@v/v1.0.6.mod/x", "not a file of a version"),
         ("broken/@v/v1.0.0", "its zip"),
     ] {
         let named: Vec<_> = leftovers.iter().filter(|line| line.contains(part)).collect();
         assert!(named.len() == 1 && named[0].contains(reason), "{part}: {leftovers:?}");
     }
-    assert_eq!((leftovers.len(), manifests(&gcs)), (8, 6));
+    assert_eq!((leftovers.len(), manifests(&gcs)), (10, 6));
+    let step = lines.iter().find(|line| line["event"] == "step" && line["state"] == "done").unwrap();
+    assert_eq!((&step["versions"], &step["leftovers"]), (&6.into(), &10.into()));
     assert_eq!(others(&gcs), before);
     let (code, lines) = json(&gcs, &["leftovers"]);
-    assert_eq!((code, lines.iter().filter(|line| line["event"] == "leftover").count()), (0, 8));
-    assert_eq!(lines.last().unwrap()["leftovers"], 8);
+    assert_eq!((code, lines.iter().filter(|line| line["event"] == "leftover").count()), (0, 10));
+    assert_eq!(lines.last().unwrap()["leftovers"], 10);
 }
 
 fn versions_that_athens_is_saving_are_left_for_later() {
@@ -163,11 +175,79 @@ fn versions_that_athens_is_saving_are_left_for_later() {
     gcs.delete(&zip);
     gcs.change(&info, |object| object.modified = SystemTime::now());
     let output = migrate(&gcs, &[]);
-    ended(&output, 0, "1 versions are being saved by another program");
+    ended(&output, 0, "versions that another program is saving: 1;");
     assert_eq!(manifests(&gcs), 3);
     // An hour later it is incomplete.
     gcs.change(&info, |object| object.modified = SystemTime::now() - Duration::from_secs(3600));
     ended(&migrate(&gcs, &["leftovers"]), 0, "it has no zip");
+}
+
+fn versions_that_athens_has_locked_are_left_for_later() {
+    let (gcs, modules) = athens(4);
+    let version = &modules[0].version;
+    // An earlier save was interrupted long ago, and Athens has just begun another one.
+    gcs.delete(&format!("go/{}/@v/{}.zip", version.path(), version.version()));
+    let lock = format!("go/lock/{version}");
+    gcs.put(&lock, "x");
+    gcs.change(&lock, |object| object.modified = SystemTime::now());
+    ended(&migrate(&gcs, &["--dry-run"]), 0, "3 versions to move");
+    let output = migrate(&gcs, &[]);
+    ended(&output, 0, "versions that another program is saving: 1;");
+    assert!(!transcript(&output).contains("leftover "), "{}", transcript(&output));
+    assert_eq!(manifests(&gcs), 3);
+    gcs.change(&lock, |object| object.modified = SystemTime::now() - Duration::from_secs(901));
+    let (_, lines) = json(&gcs, &["leftovers"]);
+    let reasons: Vec<_> = lines.iter().filter_map(|line| line["reason"].as_str()).collect();
+    assert_eq!(reasons, ["foreign: a lock of Athens", "incomplete: it has no zip"]);
+}
+
+fn many_locks_do_not_hide_the_versions_of_athens() {
+    let gcs = Gcs::start();
+    // Athens never deletes its leases, and these sort before the module.
+    for n in 0..6000 {
+        gcs.put(&format!("go/lease/stash.example.com/m@v1.0.{n}"), "x");
+    }
+    gcs.save("go/", &Module::new("stash.example.com/m@v1.0.0", 1000));
+    ended(&migrate(&gcs, &["--quiet"]), 0, "");
+    assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("layout.b1", 1));
+}
+
+fn an_automatic_upgrade_prints_one_line_with_the_way_back() {
+    let (gcs, _) = athens(3);
+    let output = migrate(&gcs, &["--auto"]);
+    let url = gcs.bucket("go");
+    let expected = format!(
+        "upgraded {url} from layout athens to b1: 3 versions moved\n\
+         help: to go back, stop all servers and run `stoa-migrate --bucket {url} --to athens`"
+    );
+    ended(&output, 0, &expected);
+}
+
+fn status_names_the_state_of_a_bucket() {
+    let (gcs, _) = athens(9);
+    let status = |arguments: &[&str]| {
+        let mut command = Command::new(testkit::STOA);
+        command.args(["status", "--bucket", &gcs.bucket("go")]).args(arguments);
+        command.env_remove("STOA_STORE").env_remove("STOA_LOG").envs(gcs.environment()).output().unwrap()
+    };
+    gcs.take_asked();
+    ended(&status(&[]), 0, "state           old: ");
+    assert!(!gcs.take_asked().iter().any(testkit::gcs::Asked::is_change));
+    ended(&migrate(&gcs, &[]), 0, "layout b1");
+    ended(&status(&[]), 0, "versions        9 of 3 modules");
+    let found: Value = serde_json::from_slice(&status(&["--format", "json"]).stdout).unwrap();
+    assert_eq!((&found["state"], &found["layout"]), (&"current".into(), &"b1".into()));
+    assert_eq!((&found["versions"], &found["last_migration"]["moved"]), (&9.into(), &9.into()));
+    assert!(gcs.text("go/~stoa/state").contains(found["id"].as_str().unwrap()));
+    let text = gcs.text("go/~stoa/state").replace("layout.b1", "migrating.athens-b1");
+    let lease = "\n[lease]\nowner = \"host (process 7)\"\nwork = \"upgrade\"\nbeat = 3\n";
+    gcs.put("go/~stoa/state", format!("{text}{lease}"));
+    ended(&status(&[]), 0, "in use by       host (process 7): upgrade");
+    gcs.put("go/~stoa/state", text.replace("migrating.athens-b1", "layout.b2"));
+    ended(&status(&[]), 0, "newer than this program");
+    gcs.put("go/~stoa/state", "x = ");
+    ended(&status(&[]), 0, "foreign: not a store");
+    ended(&status(&["--store", "/tmp"]), 64, "--store cannot be used with --bucket");
 }
 
 fn buckets_that_are_no_stores_are_refused_unchanged() {
@@ -206,8 +286,14 @@ fn a_dry_run_writes_nothing_and_states_requests_and_price() {
     gcs.take_asked();
     let output = migrate(&gcs, &["--dry-run"]);
     ended(&output, 0, "12 versions to move");
-    ended(&output, 0, "36 requests that read and 17 that write or list");
-    ended(&output, 0, "dollars at the list prices of S3");
+    // Three GET and one PUT per version, and a few for each run.
+    ended(&output, 0, "about 42 GET, 28 PUT and 8 LIST requests: less than $0.01 at the list prices of S3");
+    let (_, lines) = json(&gcs, &["--dry-run"]);
+    let requests = lines.iter().find(|line| line["event"] == "requests").unwrap();
+    assert_eq!(
+        (&requests["gets"], &requests["puts"], &requests["lists"]),
+        (&42.into(), &28.into(), &8.into())
+    );
     assert!(!gcs.take_asked().iter().any(testkit::gcs::Asked::is_change));
     assert_eq!(gcs.keys(""), keys);
 }
@@ -249,9 +335,14 @@ fn a_downgrade_waits_until_servers_have_ended() {
     let state = gcs.text("go/~stoa/state");
     let id = state.lines().find(|line| line.starts_with("id")).unwrap().split('"').nth(1).unwrap();
     let server = format!("go/~stoa/{id}/servers/0123");
-    gcs.put(&server, "proxy-1 (process 7)");
-    gcs.change(&server, |object| object.modified = SystemTime::now());
-    ended(&migrate(&gcs, &["--to", "athens"]), 75, "in use by the server proxy-1 (process 7)");
+    let other = format!("go/~stoa/{id}/servers/4567");
+    for (key, name) in [(&server, "proxy-1 (process 7)"), (&other, "proxy-2 (process 9)\n")] {
+        gcs.put(key, name);
+        gcs.change(key, |object| object.modified = SystemTime::now());
+    }
+    let refused = migrate(&gcs, &["--to", "athens"]);
+    ended(&refused, 75, "in use by proxy-1 (process 7), proxy-2 (process 9)\n");
+    gcs.delete(&other);
     assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("layout.b1", 3));
     gcs.change(&server, |object| object.modified = SystemTime::now() - Duration::from_secs(130));
     ended(&migrate(&gcs, &["--to", "athens"]), 0, "layout athens");
@@ -280,11 +371,34 @@ fn a_downgrade_ends_before_it_deletes_anything_if_a_key_differs() {
     ended(&migrate(&gcs, &["--to", "athens"]), 73, "has other content");
     assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("migrating.b1-athens", 4));
     gcs.delete("go/example.com/filled/@v/v1.0.0.zip");
+    gcs.put("go/example.com/filled/@v/v1.0.0.mod", [&module.modfile[..], b"// longer"].concat());
+    ended(&migrate(&gcs, &["--to", "athens"]), 73, "v1.0.0.mod has other content");
+    assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("migrating.b1-athens", 4));
+    gcs.delete("go/example.com/filled/@v/v1.0.0.mod");
     ended(&migrate(&gcs, &["--to", "athens"]), 0, "layout athens");
     for (suffix, body) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
         assert_eq!(gcs.get(&format!("go/example.com/filled/@v/v1.0.0.{suffix}")).unwrap().data, *body);
     }
     assert_eq!(gcs.keys("go/~stoa/"), ["go/~stoa/state"]);
+}
+
+fn derived_objects_are_written_again() {
+    let (gcs, _) = athens(3);
+    ended(&migrate(&gcs, &["--regenerate"]), 0, "layout b1");
+    ended(&migrate(&gcs, &["--regenerate"]), 0, "no derived object is missing");
+    let mut remove = Command::new(testkit::STOA);
+    remove.args(["remove", "example.com/Mod0@v1.0.0", "--bucket", &gcs.bucket("go")]).envs(gcs.environment());
+    ended(&remove.env_remove("STOA_STORE").output().unwrap(), 0, "removed");
+    let keys = gcs.keys("go/~stoa/");
+    let derived: Vec<_> = keys.iter().filter(|key| key.contains("/x/") || key.ends_with("/gone")).collect();
+    assert_eq!(derived.len(), 2);
+    derived.iter().for_each(|key| gcs.delete(key));
+    let text = "1 note about removed versions, and the list of the last removals";
+    ended(&migrate(&gcs, &["--regenerate", "--dry-run"]), 0, &format!("would write {text}"));
+    assert_eq!(gcs.keys("go/~stoa/").len(), keys.len() - 2);
+    ended(&migrate(&gcs, &["--regenerate"]), 0, &format!("wrote {text}"));
+    assert_eq!(gcs.keys("go/~stoa/"), keys);
+    ended(&migrate(&gcs, &["--regenerate"]), 0, "no derived object is missing");
 }
 
 fn options_that_mean_nothing_for_a_bucket_are_refused() {
@@ -293,7 +407,6 @@ fn options_that_mean_nothing_for_a_bucket_are_refused() {
         &["--from", "v0"][..],
         &["--to", "v0"],
         &["--to", "b1", "--clean"],
-        &["--regenerate"],
         &["--verify", "new"],
         &["--store", "/tmp/x"],
         &["leftovers", "move", "/tmp/x"],

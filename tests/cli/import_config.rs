@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         modules_that_the_filter_does_not_name_are_refused,
         settings_without_counterpart_are_reported_and_secrets_are_not,
         a_container_has_only_variables,
+        a_bucket_of_athens_becomes_the_bucket_of_stoa,
         an_invalid_setting_is_named_by_file_and_line,
     ]
 }
@@ -134,6 +135,33 @@ fn a_translated_configuration_has_the_same_effect() {
     ] {
         let (found, body) = server.get(&format!("/go/{path}"));
         assert_eq!(found, status, "{path}: {}\n{}", String::from_utf8_lossy(&body), out(&output));
+    }
+}
+
+fn a_bucket_of_athens_becomes_the_bucket_of_stoa() {
+    let programs = Programs::current();
+    let s3 =
+        "[Storage.S3]\nBucket = \"go-modules\"\nRegion = \"eu-west-1\"\nKey = \"k3y\"\nSecret = \"s3cret\"\n";
+    for (storage, table, expected) in [
+        ("s3", s3, &["bucket.url = \"s3://go-modules\"", "bucket.region = \"eu-west-1\""][..]),
+        ("gcp", "[Storage.GCP]\nBucket = \"go-modules\"\n", &["bucket.url = \"gs://go-modules\""]),
+        (
+            "azureblob",
+            "[Storage.AzureBlob]\nAccountName = \"acme\"\nContainerName = \"go-modules\"\n",
+            &["bucket.url = \"az://go-modules\"", "bucket.account = \"acme\""],
+        ),
+    ] {
+        let config = programs.folder().join("athens.toml");
+        fs::write(&config, format!("StorageType = \"{storage}\"\n{table}")).unwrap();
+        let output = import(&programs, &["--config-file", config.to_str().unwrap()], &[]);
+        let text = out(&output);
+        assert!(output.status.success() && !text.contains("s3cret"), "{}", transcript(&output));
+        assert!(expected.iter().all(|line| text.lines().any(|found| found == *line)), "{text}");
+        let ours = programs.folder().join("stoa.toml");
+        fs::write(&ours, &text).unwrap();
+        let mut check = programs.command("stoa", ["config", "check", "--config", ours.to_str().unwrap()]);
+        let checked = check.env("STOA_UPSTREAM", "off").output().unwrap();
+        assert!(checked.status.success(), "{}", transcript(&checked));
     }
 }
 

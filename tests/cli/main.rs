@@ -14,6 +14,7 @@ mod as_go;
 mod audit;
 mod backup;
 mod bucket_commands;
+mod bucket_crowd;
 mod bucket_serve;
 mod bucket_services;
 mod bucket_sweep;
@@ -72,6 +73,7 @@ fn main() {
         ("audit", audit::cases()),
         ("backup", backup::cases()),
         ("bucket_commands", bucket_commands::cases()),
+        ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_serve", bucket_serve::cases()),
         ("bucket_services", bucket_services::cases()),
         ("bucket_sweep", bucket_sweep::cases()),

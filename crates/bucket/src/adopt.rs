@@ -232,14 +232,6 @@ impl Versions {
             AthensVersion::Saving | AthensVersion::Incomplete(_) | AthensVersion::Absent => Ok(None),
         }
     }
-
-    /// Returns whether Athens wrote this object while it was saving, and has not finished (v0.14.1 to v0.16.0).
-    pub async fn is_in_progress(&self, key: &str) -> Result<bool, BucketError> {
-        match self.bucket().get(key, MAX_SMALL).await? {
-            Some(object) => Ok(object.metadata.iter().any(|(name, _)| name == "in_progress")),
-            None => Ok(false),
-        }
-    }
 }
 
 fn small_content(key: String, object: &Object) -> SmallContent {

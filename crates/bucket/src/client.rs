@@ -74,8 +74,6 @@ pub struct Object {
     pub bytes: Bytes,
     /// Its properties.
     pub meta: Meta,
-    /// The user metadata, with names in lower case.
-    pub metadata: Vec<(String, String)>,
 }
 
 /// The answer to a conditional read.
@@ -227,19 +225,10 @@ impl Bucket {
             if meta.size > max {
                 return Ok(Err(meta.size));
             }
-            let metadata = result.attributes.iter().filter_map(|(name, value)| match name {
-                object_store::Attribute::Metadata(name) => {
-                    Some((name.to_ascii_lowercase(), value.to_string()))
-                }
-                _ => None,
-            });
-            let metadata = metadata.collect();
-            Ok(Ok((result.bytes().await?, meta, metadata)))
+            Ok(Ok((result.bytes().await?, meta)))
         };
         match self.limited("read", key, request).await? {
-            Ok(Ok((bytes, meta, metadata))) => {
-                Ok(Fetched::Found(Object { bytes, meta: Meta::of(&meta), metadata }))
-            }
+            Ok(Ok((bytes, meta))) => Ok(Fetched::Found(Object { bytes, meta: Meta::of(&meta) })),
             Ok(Err(size)) => Err(BucketError::new(
                 Trouble::Damaged,
                 "read",
@@ -308,7 +297,12 @@ impl Bucket {
         if self.create(key, bytes.clone()).await?.is_some() {
             return Ok(true);
         }
-        Ok(self.get(key, bytes.len() as u64).await?.is_some_and(|found| found.bytes == bytes))
+        let size = bytes.len() as u64;
+        // A larger object would be an error to read, and has other content.
+        if self.head(key).await?.is_none_or(|found| found.size != size) {
+            return Ok(false);
+        }
+        Ok(self.get(key, size).await?.is_some_and(|found| found.bytes == bytes))
     }
 
     /// Writes a small object that nothing relies on, whether there is one or not.
@@ -462,14 +456,15 @@ impl Bucket {
         Ok(())
     }
 
-    /// Copies an object, if there is none with the new key. The answer does not say which of the two is there now.
-    pub async fn copy(&self, from: &str, to: &str) -> Result<(), BucketError> {
+    /// Copies an object if there is none with the new key. Returns false if the service says that there is one. It may
+    /// be this copy, if the answer to an earlier attempt was lost.
+    pub async fn copy_if_absent(&self, from: &str, to: &str) -> Result<bool, BucketError> {
         let (source, target) = (self.path("copy", from)?, self.path("copy", to)?);
-        self.inner
-            .store
-            .copy(&source, &target)
-            .await
-            .map_err(|error| BucketError::of_client("copy", self.url_of(from), &error))
+        match self.inner.store.copy_if_not_exists(&source, &target).await {
+            Ok(()) => Ok(true),
+            Err(ClientError::AlreadyExists { .. } | ClientError::Precondition { .. }) => Ok(false),
+            Err(error) => Err(BucketError::of_client("copy", self.url_of(from), &error)),
+        }
     }
 
     /// Returns a URL that reads an object and is valid for a while. `None` if the service or the credentials cannot

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3CopyIfNotExists};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::signer::Signer;
@@ -134,6 +134,8 @@ fn s3(url: &BucketUrl, options: &ConnectOptions, connector: Connector) -> Result
     if let Some(key) = &options.kms_key {
         builder = builder.with_sse_kms_encryption(key);
     }
+    // A plain copy has no condition that S3 honours. The completion of an upload has.
+    builder = builder.with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
     let built =
         builder.with_bucket_name(&url.name).with_retry(retry()).with_http_connector(connector).build();
     let store = Arc::new(built.map_err(|error| settings(url, &error))?);

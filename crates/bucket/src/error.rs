@@ -69,7 +69,7 @@ impl BucketError {
             Trouble::Denied => Some(
                 "check the credentials, and that their policy allows to list, read, write and delete below the prefix",
             ),
-            Trouble::Left => Some("run `stoa status` to see the state of the bucket"),
+            Trouble::Left => Some("run `stoa status --bucket URL` to see the state of the bucket"),
             Trouble::Damaged | Trouble::Local | Trouble::Unsupported => None,
         }
     }

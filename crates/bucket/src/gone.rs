@@ -81,6 +81,12 @@ pub(crate) async fn add(bucket: &Bucket, keys: &Keys, versions: &[ModuleVersion]
     Err(BucketError::new(Trouble::Unreachable, "write", bucket.url_of(&key), reason))
 }
 
+/// Writes an empty list whose next removal has this number, unless there is a list.
+pub(crate) async fn start(bucket: &Bucket, keys: &Keys, next: u64) -> Result<(), BucketError> {
+    let gone = Gone { nonce: fresh_nonce()?, next, versions: VecDeque::new() };
+    bucket.swap(&keys.gone(), &gone, None).await.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

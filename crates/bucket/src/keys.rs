@@ -66,15 +66,27 @@ impl Keys {
         ModuleVersion::new(ModulePath::new(module).ok()?, Version::new(version).ok()?).ok()
     }
 
+    /// Returns the folder of the notes about removed versions.
+    pub fn all_removed(&self) -> String {
+        format!("{OWN}/{}/x", self.id)
+    }
+
     /// Returns the folder of the notes about removed versions of a module.
     pub fn removed_of(&self, module: &ModulePath) -> String {
-        format!("{OWN}/{}/x/{module}/@v", self.id)
+        format!("{}/{module}/@v", self.all_removed())
     }
 
     /// Returns the key of the note that a version may have been removed. A list of versions reads only the manifests
     /// of versions that have one.
     pub fn removed(&self, version: &ModuleVersion) -> String {
         format!("{}/{}", self.removed_of(version.path()), version.version())
+    }
+
+    /// Returns the version of the key of such a note. `None` if it is no such key.
+    pub fn version_of_removed(&self, key: &str) -> Option<ModuleVersion> {
+        let rest = key.strip_prefix(&self.all_removed())?.strip_prefix('/')?;
+        let (module, version) = rest.rsplit_once("/@v/")?;
+        ModuleVersion::new(ModulePath::new(module).ok()?, Version::new(version).ok()?).ok()
     }
 
     /// Returns the folder of all contents.
@@ -183,6 +195,7 @@ mod tests {
                 format!("~stoa/{}/m/{}/@v/{}.json", keys.id(), version.path(), version.version())
             );
             assert_eq!(keys.version_of_manifest(&key), Some(version.clone()));
+            assert_eq!(keys.version_of_removed(&keys.removed(&version)), Some(version.clone()));
             for file in AthensFile::ALL {
                 assert_eq!(AthensFile::parse(&file.key(&version)), Some((version.clone(), file)));
             }

@@ -177,10 +177,10 @@ impl HeldLease {
     }
 
     /// Does some work. Ends with an error as soon as the lease is lost.
-    pub async fn during<T>(
+    pub async fn during<T, E: From<BucketError>>(
         &self,
-        work: impl Future<Output = Result<T, BucketError>>,
-    ) -> Result<T, BucketError> {
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         tokio::pin!(work);
         let mut ticks = tokio::time::interval(self.taker.times.poll.min(Duration::from_millis(500)));
         loop {

@@ -31,6 +31,9 @@
 //! | [`claim`](Versions::claim) | of several servers, one downloads a version |
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
 //! | [`examine`](Versions::examine) | reading a version completely |
+//! | [`regenerate`](Versions::regenerate) | writing what follows from the manifests again |
+//! | [`count`](Versions::count) | the numbers of versions |
+//! | [`servers`](Bucket::servers) | the servers that use a bucket |
 //! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
 //! | [`versions`](Versions) | reading, publishing and removing versions at the current layout |
 
@@ -39,6 +42,7 @@ mod adopt;
 mod claim;
 mod client;
 mod connect;
+mod count;
 mod document;
 mod error;
 mod examine;
@@ -49,7 +53,9 @@ mod manifest;
 mod nonce;
 mod probe;
 mod profile;
+mod regenerate;
 mod runner;
+mod servers;
 mod state;
 mod sweep;
 #[cfg(test)]
@@ -62,6 +68,7 @@ pub use adopt::{AthensFiles, AthensVersion};
 pub use claim::{ClaimThere, ClaimTimes};
 pub use client::{Bucket, Content, Entry, Fetched, Folder, Meta, Object, Tag};
 pub use connect::{ConnectError, ConnectOptions};
+pub use count::CountThere;
 pub use document::{Document, Held, Swapped};
 pub use error::{BucketError, Trouble};
 pub use examine::ExaminedThere;
@@ -75,9 +82,11 @@ pub use manifest::{
 pub use nonce::Nonce;
 pub use probe::ProbeError;
 pub use profile::ProfileError;
+pub use regenerate::Regenerated;
 pub use runner::{
     BucketContext, BucketDetection, BucketLayouts, BucketLook, BucketMoved, BucketOptions, BucketOutcome,
-    BucketRunError, BucketRunner, BucketStep, BucketStepError, BucketSurvey, BucketWork, DetectBucket,
+    BucketRequests, BucketRunError, BucketRunner, BucketStep, BucketStepError, BucketSurvey, BucketWork,
+    DetectBucket,
 };
 pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
 pub use sweep::{MIN_AGE, Swept};

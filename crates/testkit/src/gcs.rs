@@ -583,7 +583,8 @@ mod tests {
         assert!(
             bucket.read("b", None, Some(&Tag::new(Some("\"0\"".to_owned()), None))).await.unwrap().is_none()
         );
-        bucket.copy("b", "copied").await.unwrap();
+        assert!(bucket.copy_if_absent("b", "copied").await.unwrap());
+        assert!(!bucket.copy_if_absent("b/c", "copied").await.unwrap());
         assert_eq!(gcs.text("go/copied"), "b");
         bucket.delete("copied").await.unwrap();
         bucket.delete("copied").await.unwrap();

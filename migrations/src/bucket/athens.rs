@@ -12,7 +12,7 @@ use super::blocks::Blocks;
 /// The layout that Athens writes to S3, Google Cloud Storage and Azure: `MODULE/@v/VERSION.{info,mod,zip}`.
 pub(super) struct IsAthens;
 
-/// Number of keys after which a bucket without any file of a version is no bucket of Athens.
+/// Number of foreign keys and folders after which a bucket without a whole version is no bucket of Athens.
 const MAX_FOREIGN: usize = 5000;
 
 #[async_trait(?Send)]
@@ -24,6 +24,8 @@ impl DetectBucket for IsAthens {
     async fn detect(&self, bucket: &Bucket) -> Result<BucketDetection, BucketError> {
         let mut blocks = Blocks::new(bucket.list("", None)?);
         let (mut of_minio, mut foreign, mut is_saving) = (None, 0, false);
+        // A folder that no module path begins with, such as that of the locks of Athens.
+        let mut skipped: Option<String> = None;
         // Only for its reading methods: no object has this ID.
         let versions = Versions::new(bucket.clone(), Keys::new(no_id(bucket)?));
         while let Some(block) = blocks.next().await? {
@@ -33,6 +35,7 @@ impl DetectBucket for IsAthens {
                     Some((version, file)) => found.entry(version).or_default().add(file, entry.meta),
                     None => {
                         foreign += 1;
+                        skipped = foreign_folder(&entry.key).map(str::to_owned);
                         if of_minio.is_none() && is_of_minio(&entry.key) {
                             of_minio = Some(entry.key);
                         }
@@ -49,6 +52,10 @@ impl DetectBucket for IsAthens {
             if foreign > MAX_FOREIGN {
                 break;
             }
+            if let Some(folder) = skipped.take() {
+                // The next character after the slash: everything in the folder sorts before this name.
+                blocks = Blocks::new(bucket.list("", Some(&format!("{folder}0")))?);
+            }
         }
         let url = bucket.url();
         Ok(match of_minio {
@@ -63,6 +70,12 @@ impl DetectBucket for IsAthens {
             None => BucketDetection::No,
         })
     }
+}
+
+/// Returns the first part of a key if no module path begins with it.
+fn foreign_folder(key: &str) -> Option<&str> {
+    let (first, _) = key.split_once('/')?;
+    stoa_gomod::ModulePath::new(first).is_err().then_some(first)
 }
 
 /// Returns whether a key has the shape of the minio storage: `MODULE/VERSION/go.mod`.

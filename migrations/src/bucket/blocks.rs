@@ -42,7 +42,8 @@ impl Blocks {
         };
         let mut entries = vec![first];
         while let Some(entry) = self.entry().await? {
-            if folder_of(&entry.key) == Some(&folder) {
+            // A foreign key below the key of a file sorts between the files of a version.
+            if entry.key.starts_with(&folder) {
                 entries.push(entry);
             } else {
                 self.next = Some(entry);

@@ -3,6 +3,7 @@
 //! The copies are made before anything is deleted, and the info last, so Athens sees a version only when it is whole.
 //! A key of Athens that exists is never changed. If its content differs, the step ends before anything is deleted.
 
+use super::PAGE;
 use futures_util::{StreamExt, TryStreamExt};
 use stoa_bucket::{
     AthensFile, Bucket, BucketContext, BucketError, BucketMoved, BucketStepError, BucketSurvey, BucketWork,
@@ -11,10 +12,6 @@ use stoa_bucket::{
 use stoa_gomod::ModuleVersion;
 use stoa_layout::events::Event;
 use stoa_layout::{Exit, Leftover};
-use time::{Duration, OffsetDateTime};
-
-/// A server that has not shown itself for this time has ended.
-const SERVER_TIMEOUT: Duration = Duration::minutes(2);
 
 /// More than the maximum size of an info or a go.mod.
 const MAX_SMALL: u64 = (16 << 20) + 1;
@@ -23,24 +20,16 @@ const MAX_SMALL: u64 = (16 << 20) + 1;
 /// bucket was left.
 pub(super) async fn prepare(bucket: &Bucket, keys: Option<&Keys>) -> Result<(), BucketStepError> {
     let Some(keys) = keys else { return Ok(()) };
-    let servers = bucket.folder(&keys.servers()).await?;
-    let now = bucket.service_time().unwrap_or_else(OffsetDateTime::now_utc);
-    for entry in servers.entries {
-        if now - entry.meta.modified >= SERVER_TIMEOUT {
-            continue;
-        }
-        let named = bucket.get(&entry.key, 4096).await?;
-        let name =
-            named.map(|object| String::from_utf8_lossy(&object.bytes).into_owned()).unwrap_or_default();
-        let name = name.trim();
-        let message = format!(
-            "{} is in use by the server {}\nhelp: stop all servers first; a server that was killed counts as stopped after two minutes",
-            bucket.url(),
-            if name.is_empty() { "(unnamed)" } else { name }
-        );
-        return Err(BucketStepError::Refused { exit: Exit::BUSY, message });
+    let names = bucket.servers(keys).await?;
+    if names.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let message = format!(
+        "{} is in use by {}\nhelp: stop all servers first; a server that was killed counts as stopped after two minutes",
+        bucket.url(),
+        names.join(", ")
+    );
+    Err(BucketStepError::Refused { exit: Exit::BUSY, message })
 }
 
 /// Counts the work.
@@ -49,22 +38,25 @@ pub(super) async fn survey(
     keys: Option<&Keys>,
     work: &BucketWork<'_>,
 ) -> Result<BucketSurvey, BucketStepError> {
-    let mut survey = BucketSurvey::default();
+    let (mut survey, mut manifests) = (BucketSurvey::default(), 0u64);
     let Some(keys) = keys else { return Ok(survey) };
     let versions = Versions::new(bucket.clone(), keys.clone());
     let each = async |held: Held<Manifest>| -> Result<(), BucketStepError> {
         work.cancel.check()?;
-        survey.reads += 1;
+        manifests += 1;
         if let Some(content) = held.document.present_content().filter(|content| is_own(content, keys)) {
             survey.versions += 1;
             survey.bytes += content.bytes();
-            survey.reads += 3;
-            survey.writes += 3;
+            // The content and the place of the zip are looked at, and three files are written.
+            survey.requests.gets += 2;
+            survey.requests.puts += 3;
         }
         Ok(())
     };
     versions.each(work.at_once, each).await?;
-    survey.writes += 4 + survey.reads / 1000;
+    // The manifests are listed to copy, and all keys below the ID to delete them.
+    survey.requests.gets += manifests;
+    survey.requests.lists += 2 * manifests.div_ceil(PAGE) + survey.versions.div_ceil(PAGE) + 3;
     Ok(survey)
 }
 
@@ -103,8 +95,7 @@ pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, Buc
         }
     });
     let mut copies = std::pin::pin!(copies.try_buffer_unordered(work.at_once.max(1)));
-    while let Some(copied) = copies.try_next().await? {
-        lease.check()?;
+    while let Some(copied) = lease.during(copies.try_next()).await? {
         work.cancel.check()?;
         let Some((bytes, is_forbidden)) = copied else { continue };
         tombstones += u64::from(is_forbidden);
@@ -136,13 +127,10 @@ async fn copy(
 ) -> Result<(), BucketStepError> {
     let bucket = versions.bucket();
     let key = AthensFile::Zip.key(version);
-    match bucket.head(&key).await? {
-        None => bucket.copy(&content.zip.key, &key).await?,
-        Some(_) => {
-            if !is_same(bucket, &content.zip.key, &key).await? {
-                return Err(differs(bucket, &key));
-            }
-        }
+    let is_there =
+        bucket.head(&key).await?.is_some() || !bucket.copy_if_absent(&content.zip.key, &key).await?;
+    if is_there && !is_same(bucket, &content.zip.key, &key).await? {
+        return Err(differs(bucket, &key));
     }
     for (file, small) in [(AthensFile::Mod, &content.modfile), (AthensFile::Info, &content.info)] {
         let key = file.key(version);

@@ -15,6 +15,9 @@ mod upgrade;
 
 use stoa_bucket::{BucketLayouts, LAYOUT};
 
+/// The number of keys in an answer to a listing.
+const PAGE: u64 = 1000;
+
 /// Returns the layouts of a bucket. `program` is the program and its version.
 pub fn bucket_layouts(program: &str) -> BucketLayouts {
     BucketLayouts {

@@ -6,27 +6,28 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt};
 use stoa_bucket::{
-    AthensFile, AthensFiles, AthensVersion, Bucket, BucketContext, BucketError, BucketMoved, BucketStepError,
-    BucketSurvey, BucketWork, Entry, Keys, Manifest, OWN, Versions,
+    AthensFile, AthensFiles, AthensVersion, Bucket, BucketContext, BucketError, BucketMoved, BucketRequests,
+    BucketStepError, BucketSurvey, BucketWork, Entry, Keys, Manifest, OWN, Versions,
 };
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{ModuleVersion, Version};
 use stoa_layout::Leftover;
 use stoa_layout::events::Event;
 use time::{Duration, OffsetDateTime};
 
+use super::PAGE;
 use super::blocks::{Block, Blocks};
 
 /// Athens takes over a lock that is older than this.
 const LOCK_TIMEOUT: Duration = Duration::seconds(900);
 
-/// The requests per version: info, mod, end of the zip, and the manifest.
-const READS: u64 = 3;
+/// The folder of these locks.
+const LOCKS: &str = "lock/";
 
-/// The number of keys in an answer to a listing.
-const PAGE: u64 = 1000;
+/// The requests that read a version: info, mod and the end of the zip.
+const READS: u64 = 3;
 
 /// A version that has no manifest yet, with its files.
 type Found = (ModuleVersion, AthensFiles);
@@ -39,11 +40,16 @@ struct Merge<'a> {
     manifests: Option<Blocks>,
     manifest: Option<Block>,
     keys: Option<&'a Keys>,
+    /// The versions that Athens has locked: it is saving them.
+    locked: HashSet<ModuleVersion>,
     listed: u64,
 }
 
 impl<'a> Merge<'a> {
-    fn new(bucket: &'a Bucket, keys: Option<&'a Keys>) -> Result<Self, BucketError> {
+    async fn new(bucket: &'a Bucket, keys: Option<&'a Keys>) -> Result<Self, BucketError> {
+        let locked = locked(bucket).await?;
+        // The listings of the detection have shown the same keys.
+        bucket.take_unnameable();
         let manifests = keys.map(|keys| bucket.list(&keys.manifests(), None)).transpose()?;
         Ok(Self {
             bucket,
@@ -51,6 +57,7 @@ impl<'a> Merge<'a> {
             manifests: manifests.map(Blocks::new),
             manifest: None,
             keys,
+            locked,
             listed: 0,
         })
     }
@@ -66,8 +73,8 @@ impl<'a> Merge<'a> {
         for entry in &block.entries {
             match AthensFile::parse(&entry.key) {
                 Some((version, file)) => found.entry(version).or_default().add(file, entry.meta.clone()),
-                None if entry.key.starts_with(OWN) => {}
-                None => leftover(entry, reason_of(&entry.key)),
+                None if entry.key.starts_with(OWN) || is_fresh_lock(self.bucket, entry) => {}
+                None => leftover(entry, &reason_of(&entry.key)),
             }
         }
         if let Some(folder) = &block.folder
@@ -115,13 +122,35 @@ impl<'a> Merge<'a> {
     }
 }
 
-fn reason_of(key: &str) -> &'static str {
-    let first = key.split('/').next().unwrap_or_default();
-    match first {
-        "lock" | "lease" => "foreign: a lock of Athens",
-        "parts" => "foreign: a part of an upload of Athens",
-        _ if key.ends_with('/') => "foreign: a marker of a folder",
-        _ => "foreign: not a file of a version",
+/// Returns the versions whose locks are so young that Athens is saving them. Newer releases of Athens lock by objects.
+async fn locked(bucket: &Bucket) -> Result<HashSet<ModuleVersion>, BucketError> {
+    let (mut listed, mut found) = (bucket.list("lock", None)?, HashSet::new());
+    while found.len() < MAX_SAVING
+        && let Some(entry) = listed.try_next().await?
+    {
+        let version = entry.key.strip_prefix(LOCKS).and_then(|name| ModuleVersion::parse(name).ok());
+        found.extend(version.filter(|_| is_fresh_lock(bucket, &entry)));
+    }
+    Ok(found)
+}
+
+/// Returns whether a key is a lock that Athens may hold. Athens deletes it at the end of the save.
+fn is_fresh_lock(bucket: &Bucket, entry: &Entry) -> bool {
+    let age = bucket.service_time().unwrap_or_else(OffsetDateTime::now_utc) - entry.meta.modified;
+    entry.key.starts_with(LOCKS) && age < LOCK_TIMEOUT
+}
+
+fn reason_of(key: &str) -> String {
+    let name = key.rsplit_once("/@v/").and_then(|(_, name)| name.rsplit_once('.'));
+    let stem = name.filter(|(_, suffix)| AthensFile::ALL.iter().any(|file| file.suffix() == *suffix));
+    match (key.split('/').next().unwrap_or_default(), stem) {
+        ("lock" | "lease", _) => "foreign: a lock of Athens".to_owned(),
+        ("parts", _) => "foreign: a part of an upload of Athens".to_owned(),
+        (_, Some((stem, _))) if Version::new(stem).is_err() => {
+            format!("alias: {stem} is not a canonical version")
+        }
+        _ if key.ends_with('/') => "foreign: a marker of a folder".to_owned(),
+        _ => "foreign: not a file of a version".to_owned(),
     }
 }
 
@@ -143,8 +172,9 @@ pub(super) async fn survey(
 ) -> Result<BucketSurvey, BucketStepError> {
     let versions = reader(bucket, keys)?;
     let mut survey = BucketSurvey::default();
-    let mut merge = Merge::new(bucket, keys)?;
-    let mut foreign = 0;
+    let mut merge = Merge::new(bucket, keys).await?;
+    let locked = merge.locked.clone();
+    let (mut foreign, mut looked_at) = (0, 0);
     let mut looking = FuturesUnordered::new();
     let versions = &versions;
     let look = |(version, files): Found| async move {
@@ -156,6 +186,7 @@ pub(super) async fn survey(
             survey.versions += 1;
             survey.bytes += content.bytes();
         }
+        AthensVersion::Incomplete(_) if locked.contains(&version) => {}
         AthensVersion::Incomplete(reason) => {
             survey.leftovers += 1;
             report_version(work, bucket, &version, files.bytes(), &reason);
@@ -176,6 +207,7 @@ pub(super) async fn survey(
                     count(done?);
                 }
             }
+            looked_at += 1;
             looking.push(look(one));
         }
     }
@@ -184,8 +216,12 @@ pub(super) async fn survey(
     }
     let unnameable = merge.unnameable(work);
     survey.leftovers += foreign + unnameable;
-    survey.reads = survey.versions * READS;
-    survey.writes = survey.versions + merge.listed.div_ceil(PAGE) + 4;
+    survey.requests = BucketRequests {
+        gets: looked_at * READS,
+        puts: survey.versions,
+        // The locks, and both listings.
+        lists: merge.listed.div_ceil(PAGE) + 3,
+    };
     Ok(survey)
 }
 
@@ -203,7 +239,8 @@ fn reader(bucket: &Bucket, keys: Option<&Keys>) -> Result<Versions, BucketError>
 
 /// Writes the manifests.
 pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, BucketStepError> {
-    let mut pass = Pass { context, moved: BucketMoved::default(), saving: Vec::new() };
+    let mut pass =
+        Pass { context, moved: BucketMoved::default(), saving: Vec::new(), locked: HashSet::new() };
     pass.all().await?;
     pass.look_again().await?;
     Ok(pass.moved)
@@ -214,13 +251,15 @@ struct Pass<'a> {
     moved: BucketMoved,
     /// Versions that Athens may have been saving.
     saving: Vec<Found>,
+    /// The versions that Athens has locked.
+    locked: HashSet<ModuleVersion>,
 }
 
 /// The result for one version.
 enum One {
     Adopted(Option<Manifest>),
     Saving(Found),
-    Leftover(ModuleVersion, u64, String),
+    Incomplete(Found, String),
 }
 
 /// Number of versions in progress that are looked at again at the end. There are few, unless Athens is just filling the
@@ -231,16 +270,12 @@ impl Pass<'_> {
     async fn all(&mut self) -> Result<(), BucketStepError> {
         let BucketContext { bucket, keys, work, .. } = *self.context;
         let versions = Versions::new(bucket.clone(), keys.clone());
-        let mut merge = Merge::new(bucket, Some(keys))?;
+        let mut merge = Merge::new(bucket, Some(keys)).await?;
+        self.locked = std::mem::take(&mut merge.locked);
         let mut running = FuturesUnordered::new();
         let mut foreign = 0;
         while let Some(found) = merge
             .next(&mut |entry, reason| {
-                // A lock is the sign of a save in progress, and goes by itself.
-                let age = bucket.service_time().unwrap_or_else(OffsetDateTime::now_utc) - entry.meta.modified;
-                if entry.key.starts_with("lock/") && age < LOCK_TIMEOUT {
-                    return;
-                }
                 foreign += 1;
                 report(&work, bucket, &entry.key, entry.meta.size, reason);
             })
@@ -248,16 +283,16 @@ impl Pass<'_> {
         {
             for one in found {
                 while running.len() >= work.at_once.max(1) {
-                    if let Some(done) = running.next().await {
-                        self.done(done?);
+                    if let Some(done) = self.context.lease.during(running.try_next()).await? {
+                        self.done(done);
                     }
                 }
                 self.check()?;
                 running.push(adopt(&versions, one));
             }
         }
-        while let Some(done) = running.next().await {
-            self.done(done?);
+        while let Some(done) = self.context.lease.during(running.try_next()).await? {
+            self.done(done);
             self.check()?;
         }
         self.moved.leftovers += foreign + merge.unnameable(&work);
@@ -279,11 +314,12 @@ impl Pass<'_> {
                 let (items, bytes) = (self.moved.versions, self.moved.bytes);
                 work.events.event(Event::Progress { items, bytes });
             }
+            One::Incomplete(found, _) if self.locked.contains(&found.0) => self.done(One::Saving(found)),
             One::Saving(found) if self.saving.len() < MAX_SAVING => self.saving.push(found),
             One::Saving(_) => self.moved.in_progress += 1,
-            One::Leftover(version, bytes, reason) => {
+            One::Incomplete((version, files), reason) => {
                 self.moved.leftovers += 1;
-                report_version(&work, bucket, &version, bytes, &reason);
+                report_version(&work, bucket, &version, files.bytes(), &reason);
             }
         }
     }
@@ -291,7 +327,7 @@ impl Pass<'_> {
     /// Looks again at the versions that were being saved. Those that still are, are left for the first request.
     async fn look_again(&mut self) -> Result<(), BucketStepError> {
         let versions = Versions::new(self.context.bucket.clone(), self.context.keys.clone());
-        for (version, _) in std::mem::take(&mut self.saving) {
+        for (version, files) in std::mem::take(&mut self.saving) {
             self.check()?;
             match versions.look_at_athens(&version, None).await? {
                 AthensVersion::Whole(content, saved) => {
@@ -299,7 +335,8 @@ impl Pass<'_> {
                     self.done(One::Adopted(held.map(|held| held.document)));
                 }
                 AthensVersion::Saving => self.moved.in_progress += 1,
-                AthensVersion::Incomplete(reason) => self.done(One::Leftover(version, 0, reason)),
+                AthensVersion::Incomplete(_) if self.locked.contains(&version) => self.moved.in_progress += 1,
+                AthensVersion::Incomplete(reason) => self.done(One::Incomplete((version, files), reason)),
                 AthensVersion::Absent => {}
             }
         }
@@ -314,7 +351,7 @@ async fn adopt(versions: &Versions, (version, files): Found) -> Result<One, Buck
             Ok(One::Adopted(held.map(|held| held.document)))
         }
         AthensVersion::Saving => Ok(One::Saving((version, files))),
-        AthensVersion::Incomplete(reason) => Ok(One::Leftover(version, files.bytes(), reason)),
-        AthensVersion::Absent => Ok(One::Leftover(version, 0, "incomplete: it is gone".to_owned())),
+        AthensVersion::Incomplete(reason) => Ok(One::Incomplete((version, files), reason)),
+        AthensVersion::Absent => Ok(One::Incomplete((version, files), "incomplete: it is gone".to_owned())),
     }
 }

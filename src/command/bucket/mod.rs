@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use super::context::Context;
 use super::error::CommandError;
 use super::hand_over::MIGRATOR;
+use crate::config::BucketSettings;
 use crate::tasks::runtime;
 
 /// The options of a command that works on a bucket or on the store of this machine.
@@ -39,14 +40,19 @@ pub(crate) struct OpenBucket {
 }
 
 impl Context<'_> {
-    /// Opens the bucket that the command works on. `None` if it works on the store of this machine.
-    pub(crate) fn bucket(&self, on: &OnBucket) -> Result<Option<OpenBucket>, CommandError> {
+    /// Returns the settings of the bucket that the command works on. `None` if it works on the store of this machine.
+    pub(crate) fn bucket_settings(&self, on: &OnBucket) -> Result<Option<BucketSettings>, CommandError> {
         if on.local {
             return Ok(None);
         }
         let settings = self.settings.bucket(on.bucket.clone())?;
         self.settings.check_named()?;
-        let Some(settings) = settings else { return Ok(None) };
+        Ok(settings)
+    }
+
+    /// Opens the bucket that the command works on. `None` if it works on the store of this machine.
+    pub(crate) fn bucket(&self, on: &OnBucket) -> Result<Option<OpenBucket>, CommandError> {
+        let Some(settings) = self.bucket_settings(on)? else { return Ok(None) };
         let runtime = runtime().map_err(CommandError::no_threads)?;
         let bucket = Bucket::connect(&settings.url, &settings.options)?;
         let state = runtime.block_on(BucketState::read(&bucket))?;

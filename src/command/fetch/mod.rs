@@ -17,6 +17,8 @@ use stoa_layout::{Cancel, Exit};
 use stoa_store::Meter;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::bucket::OnBucket;
+use super::bucket::serve::ServedBucket;
 use super::context::Context;
 use super::error::CommandError;
 use super::report::Telling;
@@ -38,6 +40,7 @@ and compared with their hashes before they are stored. A version with such a has
 Stored versions are compared too, which also works offline. The zip of each version is downloaded, even if a build \
 needs only its go.mod. \
 A go.sum lists everything that an offline build needs; a go.mod alone may not. \
+With a bucket, each version is published there too. \
 The command can run beside a server. If it is stopped, the next run continues.
 
 Examples:
@@ -66,6 +69,9 @@ pub(crate) struct Fetch {
     /// Maximum number of versions that are downloaded at the same time [default: 16] [key: fill.max_concurrent]
     #[arg(long, value_name = "N")]
     fill_max_concurrent: Option<usize>,
+
+    #[command(flatten)]
+    on: OnBucket,
 
     #[command(flatten)]
     telling: Telling,
@@ -147,6 +153,10 @@ impl Command for Fetch {
         let at_once = config.fill_max_concurrent;
         let mut options = sources.services(&config, &policy, true)?;
         options.flights.are_failures_logged = false;
+        let bucket = context.bucket_settings(&self.on)?;
+        let bucket =
+            bucket.map(|settings| ServedBucket { settings, context }.open(&store, &config, &runtime));
+        options.tier = bucket.transpose()?;
         let fetched = runtime.block_on(async {
             let services = Arc::new(Services::new(Arc::new(store), policy, options));
             let fetched = Fetched::new(root.to_string_lossy().into_owned(), reporter);

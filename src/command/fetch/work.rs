@@ -77,6 +77,9 @@ async fn have(
     let mut was_there =
         blocking(&services.store, &version, move |store| Ok(store.small(&at, SmallFile::Info)?.is_some()))
             .await?;
+    if let Some(tier) = services.tier.as_ref().filter(|_| was_there) {
+        was_there = tier.check_stored(&services.store, &version).await?;
+    }
     // An unsealed version may turn out to be corrupt, and is downloaded again then.
     if was_there && !sums.zip.is_empty() {
         was_there = services.seals.seal(&version).await?.is_some();

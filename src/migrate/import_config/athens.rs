@@ -21,7 +21,7 @@ const fn key(name: &'static str, variables: &'static [&'static str], default: &'
     Key { name, variables, default }
 }
 
-const KEYS: [Key; 40] = [
+const KEYS: [Key; 46] = [
     key("BasicAuthPass", &["BASIC_AUTH_PASS"], ""),
     key("BasicAuthUser", &["BASIC_AUTH_USER"], ""),
     key("CloudRuntime", &["ATHENS_CLOUD_RUNTIME"], "none"),
@@ -54,7 +54,14 @@ const KEYS: [Key; 40] = [
     key("SingleFlightType", &["ATHENS_SINGLE_FLIGHT_TYPE"], "memory"),
     key("StashTimeout", &["ATHENS_STASH_TIMEOUT"], "600"),
     key("StatsExporter", &["ATHENS_STATS_EXPORTER"], "prometheus"),
+    key("Storage.AzureBlob.AccountName", &["ATHENS_AZURE_ACCOUNT_NAME"], ""),
+    key("Storage.AzureBlob.ContainerName", &["ATHENS_AZURE_CONTAINER_NAME"], ""),
     key("Storage.Disk.RootPath", &["ATHENS_DISK_STORAGE_ROOT"], ""),
+    key("Storage.GCP.Bucket", &["ATHENS_STORAGE_GCP_BUCKET"], ""),
+    key("Storage.S3.Bucket", &["ATHENS_S3_BUCKET_NAME"], ""),
+    // Their variables, AWS_ENDPOINT and AWS_REGION, are read by Stoa too.
+    key("Storage.S3.Endpoint", &[], ""),
+    key("Storage.S3.Region", &[], ""),
     key("StorageType", &["ATHENS_STORAGE_TYPE"], "memory"),
     key("SumDBs", &["ATHENS_SUM_DBS"], ""),
     key("TLSCertFile", &["ATHENS_TLSCERT_FILE"], ""),

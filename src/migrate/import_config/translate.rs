@@ -73,12 +73,41 @@ fn store(athens: &Athens, folder: &Path, ours: &mut Ours) {
             None => ours.note("StorageType", "disk is set without Storage.Disk.RootPath; set the folder with the key `store`"),
         },
         "memory" => ours.note("StorageType", "memory keeps nothing; Stoa keeps modules in the folder that the key `store` names"),
+        "s3" => {
+            bucket(athens, "s3", "Storage.S3.Bucket", ours);
+            for (key, name) in [("bucket.endpoint", "Storage.S3.Endpoint"), ("bucket.region", "Storage.S3.Region")] {
+                if let Some(value) = athens.set(name) {
+                    ours.keys.push((key, value.text().into(), None));
+                }
+            }
+        }
+        "gcp" => bucket(athens, "gs", "Storage.GCP.Bucket", ours),
+        "azureblob" => {
+            bucket(athens, "az", "Storage.AzureBlob.ContainerName", ours);
+            if let Some(account) = athens.set("Storage.AzureBlob.AccountName") {
+                ours.keys.push(("bucket.account", account.text().into(), None));
+            }
+        }
         other => ours.not_translated(
             &athens.origin("StorageType"),
             &format!(
                 "Stoa has no {other} storage and keeps modules in the folder that the key `store` names; copy the bucket to a folder and \
                  run `stoa import`, or let Stoa download the modules again (keys and passwords are not copied)"
             ),
+        ),
+    }
+}
+
+/// Translates the storage in a bucket.
+fn bucket(athens: &Athens, scheme: &str, name: &str, ours: &mut Ours) {
+    match athens.set(name) {
+        Some(bucket) => {
+            let why = "Stoa upgrades this bucket in place. Give it the credentials by the variables of the service: secrets are not copied.";
+            ours.keys.push(("bucket.url", format!("{scheme}://{}", bucket.text()).into(), Some(why)));
+        }
+        None => ours.note(
+            "StorageType",
+            &format!("a bucket is set without {name}; set the bucket with the key `bucket.url`"),
         ),
     }
 }

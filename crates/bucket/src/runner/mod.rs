@@ -9,6 +9,7 @@
 //! Of many processes that begin at the same time one gets the lease, and the others wait for its end. If its holder
 //! dies, one of them takes the lease over and resumes the step.
 
+mod error;
 mod look;
 mod step;
 
@@ -17,19 +18,18 @@ use std::path::Path;
 use stoa_layout::events::Event;
 use stoa_layout::marker::HistoryEntry;
 use stoa_layout::plan::PlannedStep;
-use stoa_layout::signals::Cancelled;
 use stoa_layout::{Direction, Exit, LayoutId, Survey, clock};
 
+pub use error::BucketRunError;
 pub use look::BucketLook;
 pub use step::{
-    BucketContext, BucketDetection, BucketLayouts, BucketMoved, BucketStep, BucketStepError, BucketSurvey,
-    BucketWork, DetectBucket,
+    BucketContext, BucketDetection, BucketLayouts, BucketMoved, BucketRequests, BucketStep, BucketStepError,
+    BucketSurvey, BucketWork, DetectBucket,
 };
 
-use crate::{
-    Bucket, BucketError, BucketMarker, BucketState, Held, HeldLease, LeaseTaker, LeaseTimes, ProbeError,
-    Trouble,
-};
+use error::refused;
+
+use crate::{Bucket, BucketMarker, BucketState, Held, HeldLease, LeaseTaker, LeaseTimes, Tag, Trouble};
 
 /// The options of a run.
 #[derive(Debug, Clone)]
@@ -57,55 +57,6 @@ pub enum BucketOutcome {
     Done(LayoutId),
 }
 
-/// A run that did not reach its target.
-#[derive(Debug, thiserror::Error)]
-pub enum BucketRunError {
-    /// The bucket or the options are refused. Nothing was changed.
-    #[error("{message}")]
-    Refused {
-        /// The exit code.
-        exit: Exit,
-        /// The message.
-        message: String,
-    },
-    /// The service cannot be used for writing.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// A request failed outside of a step.
-    #[error(transparent)]
-    Request(#[from] BucketError),
-    /// A signal ended the wait for another process.
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
-    /// A step stopped before its end. The bucket is resumable.
-    #[error(
-        "the step from {from} to {to} stopped: {source}\nhelp: the step can be resumed in {bucket}: run again to continue, or use --to {from} to go back"
-    )]
-    Step {
-        /// The bucket.
-        bucket: String,
-        /// The layout before.
-        from: LayoutId,
-        /// The layout after.
-        to: LayoutId,
-        /// The reason.
-        source: Box<BucketStepError>,
-    },
-}
-
-impl BucketRunError {
-    /// Returns the exit code for this error.
-    pub fn exit(&self) -> Exit {
-        match self {
-            Self::Refused { exit, .. } => *exit,
-            Self::Probe(error) => error.exit(),
-            Self::Request(error) => error.exit(),
-            Self::Cancelled(cancelled) => Exit::signal(cancelled.0),
-            Self::Step { source, .. } => source.exit(),
-        }
-    }
-}
-
 /// Brings one bucket to one layout.
 pub struct BucketRunner<'a> {
     /// The bucket.
@@ -117,6 +68,10 @@ pub struct BucketRunner<'a> {
     /// The settings of the work.
     pub work: BucketWork<'a>,
 }
+
+/// The requests of each run: the detection, the check of the service, the begin and the end. Beats of the lease come
+/// on top, one every ten seconds.
+const OF_EACH_RUN: BucketRequests = BucketRequests { gets: 6, puts: 16, lists: 4 };
 
 /// The next thing to do.
 enum Action<'a> {
@@ -135,17 +90,18 @@ impl<'a> BucketRunner<'a> {
     pub async fn run(&self) -> Result<BucketOutcome, BucketRunError> {
         let target = self.target().clone();
         let (mut is_done, mut is_probed, mut is_planned) = (false, false, false);
+        // The tag of a state whose holder is dead.
+        let mut dead = None;
         loop {
             self.work.cancel.check()?;
             let look = self.look().await?;
             if let BucketLook::Marked(held) = &look
-                && let Some(lease) = held.document.lease.clone()
-                && !self.is_mine(&held.document)
+                && let Some(lease) = &held.document.lease
+                && lease.owner != self.options.owner
+                && dead.as_ref() != Some(&held.tag)
             {
-                let same = self.wait(held, &lease.owner).await?;
-                if !same {
-                    continue;
-                }
+                dead = self.wait(held, &lease.owner).await?;
+                continue;
             }
             let action = self.next(&look)?;
             if !is_planned && !matches!(action, Action::Finished | Action::LeaveEmpty) {
@@ -172,28 +128,26 @@ impl<'a> BucketRunner<'a> {
         }
     }
 
-    /// Reports the plan. Returns whether there is anything to do. Writes nothing.
-    pub async fn plan(&self) -> Result<bool, BucketRunError> {
+    /// Reports the plan. Returns the number of requests that it needs. `None` if there is nothing to do. Writes nothing.
+    pub async fn plan(&self) -> Result<Option<BucketRequests>, BucketRunError> {
         let look = self.look().await?;
         let action = self.next(&look)?;
-        match &action {
-            Action::Finished | Action::LeaveEmpty => return Ok(false),
-            Action::Create => self.report_plan(&action, None),
+        let requests = match &action {
+            Action::Finished | Action::LeaveEmpty => return Ok(None),
+            Action::Create => {
+                self.report_plan(&action, None);
+                BucketRequests::default()
+            }
             Action::Step { step, direction, .. } => {
                 let keys = keys_of(&look);
                 let survey = step.survey(self.bucket, keys.as_ref(), *direction, &self.work).await;
                 let survey = survey.map_err(refused)?;
                 step.prepare(self.bucket, keys.as_ref(), *direction).await.map_err(refused)?;
                 self.report_plan(&action, Some(survey));
-                // List prices of S3, in dollars for a million requests.
-                let price = (survey.reads as f64 * 0.40 + survey.writes as f64 * 5.0) / 1e6;
-                self.work.events.event(Event::Warning(format!(
-                    "the step needs about {} requests that read and {} that write or list: {price:.2} dollars at the list prices of S3",
-                    survey.reads, survey.writes
-                )));
+                survey.requests
             }
-        }
-        Ok(true)
+        };
+        Ok(Some(requests + OF_EACH_RUN))
     }
 
     /// Reports the leftovers of the bucket. Returns their number.
@@ -217,10 +171,6 @@ impl<'a> BucketRunner<'a> {
         }
     }
 
-    fn is_mine(&self, state: &BucketState) -> bool {
-        state.lease.as_ref().is_some_and(|lease| lease.owner == self.options.owner)
-    }
-
     fn taker(&self) -> LeaseTaker {
         LeaseTaker {
             bucket: self.bucket.clone(),
@@ -230,8 +180,8 @@ impl<'a> BucketRunner<'a> {
         }
     }
 
-    /// Waits for the holder of the lease. Returns whether the state is still the same: the holder is dead.
-    async fn wait(&self, held: &Held<BucketState>, owner: &str) -> Result<bool, BucketRunError> {
+    /// Waits for the holder of the lease. Returns the tag of its last state if the holder is dead.
+    async fn wait(&self, held: &Held<BucketState>, owner: &str) -> Result<Option<Tag>, BucketRunError> {
         self.work
             .events
             .event(Event::Warning(format!("waiting for {owner}, which works on {}", self.bucket.url())));
@@ -241,7 +191,10 @@ impl<'a> BucketRunner<'a> {
         let mut ticks = tokio::time::interval(std::time::Duration::from_millis(200));
         loop {
             tokio::select! {
-                seen = &mut wait => return Ok(seen?.is_some_and(|seen| seen.tag == held.tag)),
+                seen = &mut wait => {
+                    let seen = seen?.filter(|seen| seen.document.lease.is_some());
+                    return Ok(seen.map(|seen| seen.tag));
+                }
                 _ = ticks.tick() => self.work.cancel.check()?,
             }
         }
@@ -406,7 +359,7 @@ impl<'a> BucketRunner<'a> {
         let BucketMoved { versions: items, bytes, leftovers, in_progress } = moved;
         if in_progress > 0 {
             self.work.events.event(Event::Warning(format!(
-                "{in_progress} versions are being saved by another program; each is taken over by the first request for it"
+                "versions that another program is saving: {in_progress}; each is taken over by the first request for it"
             )));
         }
         self.work.events.event(Event::StepEnd { from: &from, to: &to, items, bytes, leftovers });
@@ -429,15 +382,6 @@ fn keys_of(look: &BucketLook) -> Option<crate::Keys> {
             Some(held.document.keys())
         }
         _ => None,
-    }
-}
-
-/// Returns the error of a step that has not begun.
-fn refused(error: BucketStepError) -> BucketRunError {
-    match error {
-        BucketStepError::Request(error) => error.into(),
-        BucketStepError::Cancelled(cancelled) => cancelled.into(),
-        BucketStepError::Refused { exit, message } => BucketRunError::Refused { exit, message },
     }
 }
 

@@ -106,10 +106,36 @@ pub struct BucketSurvey {
     pub bytes: u64,
     /// Leftovers.
     pub leftovers: u64,
-    /// Requests that read, as far as the step will need them.
-    pub reads: u64,
-    /// Requests that write or list.
-    pub writes: u64,
+    /// The requests that the step will need.
+    pub requests: BucketRequests,
+}
+
+/// Numbers of requests, by the kinds that have different prices. Deletions are free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BucketRequests {
+    /// Requests that read an object or its properties.
+    pub gets: u64,
+    /// Requests that write or copy an object.
+    pub puts: u64,
+    /// Requests that list, of up to 1000 keys each.
+    pub lists: u64,
+}
+
+impl BucketRequests {
+    /// Returns their price in dollars, at the list prices of S3: $5 per million PUT and LIST requests, $0.40 per million
+    /// GET requests.
+    pub fn dollars(&self) -> f64 {
+        (self.gets as f64 * 0.40 + (self.puts + self.lists) as f64 * 5.0) / 1e6
+    }
+}
+
+impl std::ops::Add for BucketRequests {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let Self { gets, puts, lists } = other;
+        Self { gets: self.gets + gets, puts: self.puts + puts, lists: self.lists + lists }
+    }
 }
 
 /// The result of a step.
