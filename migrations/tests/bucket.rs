@@ -5,14 +5,16 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use stoa_bucket::{
-    ATHENS, AthensFile, Bucket, BucketMarker, BucketOptions, BucketOutcome, BucketRunner, BucketState,
-    BucketWork, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, Versions,
+    ATHENS, AthensFile, Bucket, BucketContext, BucketLayouts, BucketMarker, BucketMoved, BucketOptions,
+    BucketOutcome, BucketRunError, BucketRunner, BucketState, BucketStep, BucketStepError, BucketSurvey,
+    BucketWork, HeldLease, Keys, LAYOUT, LeaseTaker, LeaseTimes, Versions,
 };
 use stoa_layout::signals::Cancel;
-use stoa_layout::{Event, Events};
+use stoa_layout::{Direction, Event, Events, Exit, LayoutId};
 use testkit::Module;
 
 /// Counts the steps that were made, and the warnings of processes that wait.
@@ -52,12 +54,20 @@ fn times() -> LeaseTimes {
 }
 
 async fn run(bucket: &Bucket, owner: &str, seen: &Seen) -> BucketOutcome {
-    let layouts = stoa_migrations::bucket_layouts("test");
+    run_with(&stoa_migrations::bucket_layouts("test"), bucket, owner, seen).await.unwrap()
+}
+
+async fn run_with(
+    layouts: &BucketLayouts,
+    bucket: &Bucket,
+    owner: &str,
+    seen: &Seen,
+) -> Result<BucketOutcome, BucketRunError> {
     let options =
         BucketOptions { target: None, auto: true, no_create: false, owner: owner.to_owned(), times: times() };
     let cancel = Cancel::default();
     let work = BucketWork { at_once: 4, events: seen, cancel: &cancel };
-    BucketRunner { bucket, layouts: &layouts, options: &options, work }.run().await.unwrap()
+    BucketRunner { bucket, layouts, options: &options, work }.run().await
 }
 
 /// Begins an upgrade and does nothing more.
@@ -114,4 +124,60 @@ async fn fifty_processes_that_wait_for_a_dead_holder_replace_it_once() {
     let done = outcomes.iter().filter(|outcome| **outcome == BucketOutcome::Done(LAYOUT)).count();
     assert_eq!((done, *seen.steps.lock().unwrap()), (1, 1), "{outcomes:?}");
     check(&bucket).await;
+}
+
+/// A step whose holder is replaced in the middle of it. What it then asks for fails.
+struct Replaced;
+
+#[async_trait(?Send)]
+impl BucketStep for Replaced {
+    fn from(&self) -> LayoutId {
+        ATHENS
+    }
+
+    fn to(&self) -> LayoutId {
+        LAYOUT
+    }
+
+    fn description(&self) -> &str {
+        "is replaced"
+    }
+
+    async fn survey(
+        &self,
+        _: &Bucket,
+        _: Option<&Keys>,
+        _: Direction,
+        _: &BucketWork<'_>,
+    ) -> Result<BucketSurvey, BucketStepError> {
+        Ok(BucketSurvey::default())
+    }
+
+    async fn prepare(&self, _: &Bucket, _: Option<&Keys>, _: Direction) -> Result<(), BucketStepError> {
+        Ok(())
+    }
+
+    async fn make(&self, _: Direction, context: &BucketContext<'_>) -> Result<BucketMoved, BucketStepError> {
+        // The same process may take its own lease at once: another one would wait for its death.
+        let seen = BucketState::read(context.bucket).await?.unwrap();
+        let taker = LeaseTaker {
+            bucket: context.bucket.clone(),
+            program: "test".to_owned(),
+            owner: "another process".to_owned(),
+            times: times(),
+        };
+        let taken = taker.take(Some(&seen), seen.document.clone(), "upgrade").await?;
+        assert!(taken.is_ok());
+        Err(BucketStepError::Refused { exit: Exit::IO, message: "operation timed out".to_owned() })
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_fails_after_it_was_replaced_says_that_it_was() {
+    let (bucket, seen) = (athens().await, Seen::default());
+    let layouts =
+        BucketLayouts { steps: vec![Box::new(Replaced)], ..stoa_migrations::bucket_layouts("test") };
+    let error = run_with(&layouts, &bucket, "suspended", &seen).await.unwrap_err();
+    assert_eq!(error.exit(), Exit::BUSY);
+    assert!(error.to_string().contains("the lease was taken over by another process"), "{error}");
 }

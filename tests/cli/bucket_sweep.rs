@@ -1,153 +1,96 @@
-//! Faults at every request that changes a bucket: the process is killed, the request or its answer is lost, or the
-//! service answers with an error. Afterwards nothing is lost, nothing wrong is served, and a second run ends whole.
+//! Faults at every request that changes a bucket, on each service: the process is killed or suspended, the request or its
+//! answer is lost, or the service answers with an error. Afterwards nothing is lost, nothing wrong is served, and a second
+//! run ends whole.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use testkit::gcs::{Asked, Failing, Gcs};
+use testkit::bucket::{Service, TestBucket, athens_key};
+use testkit::fault_proxy::FaultProxy;
+use testkit::gcs::Asked;
+use testkit::request_sweep::{self, Scenario};
 use testkit::server::{Server, command};
 use testkit::upstream::{Module, Upstream};
-use testkit::{Case, MIGRATE, STOA, cases, slow, transcript};
+use testkit::{Case, MIGRATE, STOA, slow, transcript, trial};
 
-pub(crate) fn cases() -> Vec<Case> {
-    slow(cases![
-        an_upgrade_survives_every_fault,
-        a_downgrade_survives_every_fault,
-        a_downgrade_is_undone_after_every_fault,
-        a_publication_survives_every_fault,
-        an_adoption_survives_every_fault,
-        a_removal_survives_every_fault,
-        a_verification_survives_every_fault,
-    ])
-}
+/// Makes a scenario.
+type Make = fn() -> Scenario;
 
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    Kill,
-    KillAfter,
-    Fails(Failing),
-}
-
-const FAULTS: [Fault; 10] = [
-    Fault::Kill,
-    Fault::KillAfter,
-    Fault::Fails(Failing::Closed),
-    Fault::Fails(Failing::LostAnswer),
-    Fault::Fails(Failing::DoneBut(500)),
-    Fault::Fails(Failing::Status(500)),
-    Fault::Fails(Failing::Status(503)),
-    Fault::Fails(Failing::Status(409)),
-    Fault::Fails(Failing::Status(412)),
-    Fault::Fails(Failing::Late(Duration::from_millis(200))),
+/// The scenarios.
+const SCENARIOS: [(&str, Make); 7] = [
+    ("an upgrade", upgrade),
+    ("a downgrade", downgrade),
+    ("an undone downgrade", undone_downgrade),
+    ("a publication", publication),
+    ("an adoption", adoption),
+    ("a removal", removal),
+    ("a verification", verification),
 ];
 
-/// Injects a fault into the n-th change of an object. Returns the counter of the changes.
-fn inject(gcs: &Gcs, n: u32, fault: Fault, pid: Arc<Mutex<Option<u32>>>) -> Arc<Mutex<u32>> {
-    let count = Arc::<Mutex<u32>>::default();
-    let counted = Arc::clone(&count);
-    let mut is_dead = false;
-    gcs.fail(move |asked| {
-        if !is_change(asked) {
-            return is_dead.then_some(Failing::Closed);
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, scenario) in SCENARIOS {
+        for service in Service::ALL {
+            let run =
+                move || request_sweep::sweep(&service.start_here(), &scenario(), &faults(service), lasts);
+            let name = format!("{name} survives every fault on {service}");
+            cases.push(trial(&name, None, run).needs(service.needs_here()));
         }
-        let mut count = counted.lock().unwrap();
-        *count += 1;
-        if *count != n {
-            // A killed process may have sent requests that are still on their way.
-            return is_dead.then_some(Failing::Closed);
-        }
-        let die = || {
-            if let Some(pid) = *pid.lock().unwrap() {
-                let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
-            }
-        };
-        match fault {
-            Fault::Kill => {
-                die();
-                is_dead = true;
-                Some(Failing::Closed)
-            }
-            Fault::KillAfter => {
-                die();
-                is_dead = true;
-                Some(Failing::LostAnswer)
-            }
-            Fault::Fails(failing) => Some(failing),
-        }
-    });
-    count
+    }
+    slow(cases)
 }
 
-/// Returns whether a request changes something that lasts. The checks of the service, the signs of life and the claims
-/// do not.
-fn is_change(asked: &Asked) -> bool {
-    let passing = ["/probe/", "/servers/"];
-    asked.is_change() && !passing.iter().any(|part| asked.key.contains(part))
+/// Returns the faults to try on a service. The double is fast; the others show that it behaves as they do.
+fn faults(service: Service) -> Vec<testkit::fault_proxy::Fault> {
+    if service == Service::Gcs { request_sweep::all_faults() } else { request_sweep::faults() }
+}
+
+/// Returns whether a request changes something that lasts. The checks of the service and the signs of life do not.
+fn lasts(asked: &Asked) -> bool {
+    !["/probe/", "/servers/"].iter().any(|part| asked.key.contains(part))
 }
 
 /// Takes the lease and the claims away, as the time would that a waiting process must let pass.
-fn let_time_pass(gcs: &Gcs) {
-    for key in gcs.keys("go/~stoa/").into_iter().filter(|key| key.contains("/claims/")) {
-        gcs.delete(&key);
+fn let_time_pass(bucket: &TestBucket) {
+    for key in bucket.keys("~stoa/").into_iter().filter(|key| key.contains("/claims/")) {
+        bucket.delete(&key);
     }
-    if gcs.get("go/~stoa/state").is_some() {
-        let text = gcs.text("go/~stoa/state");
-        if let Some((head, rest)) = text.split_once("[lease]") {
-            let rest = rest.split_once("\n[").map_or(String::new(), |(_, rest)| format!("[{rest}"));
-            gcs.change("go/~stoa/state", |object| object.data = format!("{head}{rest}").into_bytes());
-        }
-    }
-}
-
-/// Runs a scenario once without a fault, and then with each fault at each change.
-fn sweep(
-    name: &str,
-    prepare: impl Fn() -> Gcs,
-    run: impl Fn(&Gcs, &Arc<Mutex<Option<u32>>>),
-    judge: impl Fn(&Gcs, &str),
-) {
-    let gcs = prepare();
-    let count = inject(&gcs, u32::MAX, Fault::Kill, Arc::default());
-    run(&gcs, &Arc::default());
-    gcs.recover();
-    judge(&gcs, &format!("{name} without a fault"));
-    let total = *count.lock().unwrap();
-    assert!(total > 0, "{name} changes nothing");
-    for n in 1..=total {
-        for fault in FAULTS {
-            let gcs = prepare();
-            let pid = Arc::default();
-            inject(&gcs, n, fault, Arc::clone(&pid));
-            run(&gcs, &pid);
-            gcs.recover();
-            let_time_pass(&gcs);
-            judge(&gcs, &format!("{name}, {fault:?} at change {n} of {total}"));
-        }
+    let Some(state) = bucket.get(STATE) else { return };
+    let text = String::from_utf8(state).unwrap();
+    if let Some((head, rest)) = text.split_once("[lease]") {
+        let rest = rest.split_once("\n[").map_or(String::new(), |(_, rest)| format!("[{rest}"));
+        bucket.put(STATE, format!("{head}{rest}"));
     }
 }
 
-fn spawn(command: &mut Command, pid: &Arc<Mutex<Option<u32>>>) -> Child {
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    *pid.lock().unwrap() = Some(child.id());
-    child
+/// The marker and the lease.
+const STATE: &str = "~stoa/state";
+
+/// The variables by which a program finds the service, directly or behind the proxy.
+type Environment = Vec<(String, String)>;
+
+fn behind(bucket: &TestBucket, proxy: &FaultProxy) -> Environment {
+    bucket.environment_at(proxy.url())
 }
 
-fn migrate(gcs: &Gcs, to: &str) -> Command {
+fn migrate(bucket: &TestBucket, environment: Environment, to: &str) -> Command {
     let mut command = Command::new(MIGRATE);
-    command.args(["--bucket", &gcs.bucket("go"), "--to", to]).envs(gcs.environment());
-    command.env_remove("STOA_LOG");
+    command.args(["--bucket", bucket.url(), "--to", to]).envs(environment).env_remove("STOA_LOG");
     command
 }
 
-fn stoa(gcs: &Gcs, arguments: &[&str]) -> Command {
+fn stoa(bucket: &TestBucket, environment: Environment, arguments: &[&str]) -> Command {
     let mut command = Command::new(STOA);
-    command.args(arguments).args(["--bucket", &gcs.bucket("go")]).envs(gcs.environment());
-    command.env_remove("STOA_LOG");
+    command.args(arguments).args(["--bucket", bucket.url()]).envs(environment).env_remove("STOA_LOG");
     command
+}
+
+/// Runs a program that a fault may stop.
+fn disturbed(proxy: &FaultProxy, command: &mut Command) {
+    let mut child = proxy.spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
+    child.wait().unwrap();
 }
 
 #[track_caller]
@@ -156,36 +99,53 @@ fn succeeds(command: &mut Command, what: &str) {
     assert!(output.status.success(), "{what}: {}", transcript(&output));
 }
 
+fn upgrade_now(bucket: &TestBucket, what: &str) {
+    succeeds(&mut migrate(bucket, bucket.environment(), "b1"), what);
+}
+
 fn modules() -> Vec<Module> {
     (0..3).map(|n| Module::new(&format!("example.com/Mod@v1.0.{n}"), 500)).collect()
 }
 
-fn athens() -> Gcs {
-    let gcs = Gcs::start();
-    modules().iter().for_each(|module| gcs.save("go/", module));
-    gcs
+/// Fills a bucket as Athens does.
+fn athens(bucket: &TestBucket) {
+    modules().iter().for_each(|module| bucket.save(module));
+}
+
+fn upgraded(bucket: &TestBucket) {
+    athens(bucket);
+    upgrade_now(bucket, "the first upgrade");
+}
+
+/// Returns the objects that an Athens leaves of some versions.
+fn as_athens(modules: &[Module]) -> BTreeMap<String, Vec<u8>> {
+    let files = |module: &Module| {
+        let files = [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)];
+        files.map(|(suffix, data)| (athens_key(module, suffix), data.clone()))
+    };
+    modules.iter().flat_map(files).collect()
 }
 
 /// Returns all objects that are not of this program.
-fn others(gcs: &Gcs) -> BTreeMap<String, Vec<u8>> {
-    let keys = gcs.keys("").into_iter().filter(|key| !key.starts_with("go/~stoa/"));
-    keys.map(|key| (key.clone(), gcs.get(&key).unwrap().data)).collect()
+fn others(bucket: &TestBucket) -> BTreeMap<String, Vec<u8>> {
+    let keys = bucket.keys("").into_iter().filter(|key| !key.starts_with("~stoa/"));
+    keys.map(|key| (key.clone(), bucket.get(&key).unwrap())).collect()
 }
 
-fn serve(gcs: &Gcs, store: &std::path::Path, upstream: Option<&str>) -> Command {
+fn serve(bucket: &TestBucket, environment: Environment, store: &Path, upstream: Option<&str>) -> Server {
     let mut command = command(store);
-    command.envs(gcs.environment()).env("STOA_BUCKET_URL", gcs.bucket("go")).env("GOSUMDB", "off");
+    command.envs(environment).env("STOA_BUCKET_URL", bucket.url()).env("GOSUMDB", "off");
     match upstream {
         Some(url) => command.args(["--upstream", url]),
         None => command.arg("--offline"),
     };
-    command
+    Server::start_with(&mut command)
 }
 
 /// Serves all versions from the bucket alone, by a server that has none of them.
-fn served(gcs: &Gcs, modules: &[Module], what: &str) {
+fn served(bucket: &TestBucket, modules: &[Module], what: &str) {
     let dir = testkit::tempdir();
-    let server = Server::start_with(&mut serve(gcs, dir.path(), None));
+    let server = serve(bucket, bucket.environment(), dir.path(), None);
     for module in modules {
         for (extension, body) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
             let (status, found) = server.get(&module.path(extension));
@@ -199,157 +159,194 @@ fn served(gcs: &Gcs, modules: &[Module], what: &str) {
     }
 }
 
-fn an_upgrade_survives_every_fault() {
-    let before = others(&athens());
-    let run = |gcs: &Gcs, pid: &_| drop(spawn(&mut migrate(gcs, "b1"), pid).wait());
-    sweep("upgrade", athens, run, |gcs, what| {
-        assert_eq!(others(gcs), before, "{what}");
-        succeeds(&mut migrate(gcs, "b1"), what);
-        assert_eq!(others(gcs), before, "{what}");
-        served(gcs, &modules(), what);
-    });
+/// Asks a server behind the proxy for a zip. A client that gets all of it gets the right one.
+fn asked_for(bucket: &TestBucket, proxy: &FaultProxy, module: &Module, upstream: Option<&str>) -> bool {
+    let dir = testkit::tempdir();
+    let server = serve(bucket, behind(bucket, proxy), dir.path(), upstream);
+    proxy.set_process(server.pid());
+    let reply = server.ask("GET", &module.path("zip"), &[]);
+    // It ends what it does in the background. A killed one has ended.
+    server.stop();
+    let is_served = reply.status == 200 && reply.is_whole;
+    assert!(!is_served || reply.body == module.zip);
+    is_served
 }
 
-/// Makes a bucket with one version of Athens, and two that a server has filled. Returns all three.
-fn filled(upstream: &Upstream) -> (impl Fn() -> Gcs, Vec<Module>) {
+fn upgrade() -> Scenario {
+    Scenario {
+        prepare: Box::new(athens),
+        run: Box::new(|bucket, proxy| disturbed(proxy, &mut migrate(bucket, behind(bucket, proxy), "b1"))),
+        meanwhile: Arc::new(|bucket| {
+            let_time_pass(bucket);
+            upgrade_now(bucket, "another upgrade meanwhile");
+        }),
+        judge: Box::new(|bucket, what| {
+            assert_eq!(others(bucket), as_athens(&modules()), "{what}");
+            let_time_pass(bucket);
+            upgrade_now(bucket, what);
+            assert_eq!(others(bucket), as_athens(&modules()), "{what}");
+            served(bucket, &modules(), what);
+        }),
+    }
+}
+
+/// Returns what fills a bucket with one version of Athens and two that a server has filled, and these three.
+fn mixed() -> (impl Fn(&TestBucket), Vec<Module>) {
+    let upstream = Upstream::start();
     let filled: Vec<_> =
         (0..2).map(|n| upstream.offer(&format!("example.com/filled@v1.0.{n}"), 500)).collect();
-    let saved = modules().swap_remove(0);
-    let all = [std::slice::from_ref(&saved), &filled].concat();
-    let url = upstream.url().to_owned();
-    let prepare = move || {
-        let gcs = Gcs::start();
-        gcs.save("go/", &saved);
+    let all = [&modules()[..1], &filled].concat();
+    let prepare = move |bucket: &TestBucket| {
+        bucket.save(&modules()[0]);
         let dir = testkit::tempdir();
-        let server = Server::start_with(&mut serve(&gcs, dir.path(), Some(&url)));
+        let server = serve(bucket, bucket.environment(), dir.path(), Some(upstream.url()));
         for module in &filled {
             assert_eq!(server.get(&module.path("zip")).0, 200);
         }
-        drop(server);
-        for key in gcs.keys("go/~stoa/").into_iter().filter(|key| key.contains("/servers/")) {
-            gcs.delete(&key);
-        }
-        gcs
+        assert!(server.stop().success());
     };
     (prepare, all)
 }
 
-fn a_downgrade_survives_every_fault() {
-    let upstream = Upstream::start();
-    let (prepare, all) = filled(&upstream);
-    let run = |gcs: &Gcs, pid: &_| drop(spawn(&mut migrate(gcs, "athens"), pid).wait());
-    sweep("downgrade", prepare, run, |gcs, what| {
-        succeeds(&mut migrate(gcs, "athens"), what);
-        let expected = Gcs::start();
-        all.iter().for_each(|module| expected.save("go/", module));
-        assert_eq!(others(gcs), others(&expected), "{what}");
-        assert_eq!(gcs.keys("go/~stoa/"), ["go/~stoa/state"], "{what}");
-    });
+fn downgrade_now(bucket: &TestBucket, what: &str) {
+    succeeds(&mut migrate(bucket, bucket.environment(), "athens"), what);
 }
 
-fn a_downgrade_is_undone_after_every_fault() {
-    let upstream = Upstream::start();
-    let (prepare, all) = filled(&upstream);
-    let run = |gcs: &Gcs, pid: &_| drop(spawn(&mut migrate(gcs, "athens"), pid).wait());
-    sweep("undone downgrade", prepare, run, |gcs, what| {
-        succeeds(&mut migrate(gcs, "b1"), what);
-        served(gcs, &all, what);
-    });
+fn downgrade() -> Scenario {
+    let (prepare, all) = mixed();
+    Scenario {
+        prepare: Box::new(prepare),
+        run: Box::new(|bucket, proxy| {
+            disturbed(proxy, &mut migrate(bucket, behind(bucket, proxy), "athens"))
+        }),
+        meanwhile: Arc::new(|bucket| {
+            let_time_pass(bucket);
+            downgrade_now(bucket, "another downgrade meanwhile");
+        }),
+        judge: Box::new(move |bucket, what| {
+            let_time_pass(bucket);
+            downgrade_now(bucket, what);
+            assert_eq!(others(bucket), as_athens(&all), "{what}");
+            assert_eq!(bucket.keys("~stoa/"), [STATE], "{what}");
+        }),
+    }
 }
 
-fn empty() -> Gcs {
-    let gcs = Gcs::start();
-    succeeds(&mut migrate(&gcs, "b1"), "creation");
-    gcs
+/// A downgrade after which, or in the middle of which, somebody wants the layout of this program again.
+fn undone_downgrade() -> Scenario {
+    let (prepare, all) = mixed();
+    Scenario {
+        prepare: Box::new(prepare),
+        run: Box::new(|bucket, proxy| {
+            disturbed(proxy, &mut migrate(bucket, behind(bucket, proxy), "athens"))
+        }),
+        meanwhile: Arc::new(|bucket| {
+            let_time_pass(bucket);
+            upgrade_now(bucket, "the downgrade is undone meanwhile");
+        }),
+        judge: Box::new(move |bucket, what| {
+            let_time_pass(bucket);
+            upgrade_now(bucket, what);
+            served(bucket, &all, what);
+        }),
+    }
 }
 
-fn a_publication_survives_every_fault() {
+fn publication() -> Scenario {
     let upstream = Upstream::start();
     let module = upstream.offer("example.com/m@v1.0.0", 100_000);
-    let run = |gcs: &Gcs, pid: &Arc<Mutex<Option<u32>>>| {
-        let dir = testkit::tempdir();
-        let server = Server::start_with(&mut serve(gcs, dir.path(), Some(upstream.url())));
-        *pid.lock().unwrap() = Some(server.pid());
-        let reply = server.ask("GET", &module.path("zip"), &[]);
-        if reply.status == 200 && reply.is_whole {
-            assert_eq!(reply.body, module.zip);
-            // A client that has the whole zip: every server has it from now on.
-            testkit::until("the version is in the bucket", || {
-                gcs.keys("go/~stoa/").iter().any(|key| key.ends_with("/@v/v1.0.0.json"))
-            });
-        }
-    };
-    sweep("publication", empty, run, |gcs, what| {
-        let dir = testkit::tempdir();
-        let server = Server::start_with(&mut serve(gcs, dir.path(), Some(upstream.url())));
-        assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()), "{what}");
-        drop(server);
-        served(gcs, std::slice::from_ref(&module), what);
-    });
+    let (published, other) = (module.clone(), module.clone());
+    let urls: [String; 3] = std::array::from_fn(|_| upstream.url().to_owned());
+    let [first, second, third] = urls;
+    Scenario {
+        prepare: Box::new(|bucket| upgrade_now(bucket, "creation")),
+        run: Box::new(move |bucket, proxy| {
+            if asked_for(bucket, proxy, &published, Some(&first)) {
+                // A client has the whole zip: every server has it from now on.
+                testkit::until("the version is in the bucket", || {
+                    bucket.keys("~stoa/").iter().any(|key| key.ends_with("/@v/v1.0.0.json"))
+                });
+            }
+        }),
+        meanwhile: Arc::new(move |bucket| {
+            let_time_pass(bucket);
+            let dir = testkit::tempdir();
+            let server = serve(bucket, bucket.environment(), dir.path(), Some(&second));
+            assert_eq!(server.get(&other.path("zip")), (200, other.zip.clone()));
+        }),
+        judge: Box::new(move |bucket, what| {
+            let_time_pass(bucket);
+            let dir = testkit::tempdir();
+            let server = serve(bucket, bucket.environment(), dir.path(), Some(&third));
+            assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()), "{what}");
+            drop(server);
+            served(bucket, std::slice::from_ref(&module), what);
+        }),
+    }
 }
 
-fn an_adoption_survives_every_fault() {
-    let [module, _, _] = &modules()[..] else { panic!("three modules") };
-    let prepare = || {
-        let gcs = Gcs::start();
-        gcs.save("go/", &Module::new("example.com/first@v1.0.0", 500));
-        succeeds(&mut migrate(&gcs, "b1"), "upgrade");
-        gcs.save("go/", module);
-        gcs
-    };
-    let run = |gcs: &Gcs, pid: &Arc<Mutex<Option<u32>>>| {
-        let dir = testkit::tempdir();
-        let server = Server::start_with(&mut serve(gcs, dir.path(), None));
-        *pid.lock().unwrap() = Some(server.pid());
-        let reply = server.ask("GET", &module.path("zip"), &[]);
-        if reply.status == 200 && reply.is_whole {
-            assert_eq!(reply.body, module.zip);
-        }
-    };
-    sweep("adoption", prepare, run, |gcs, what| served(gcs, std::slice::from_ref(module), what));
+fn adoption() -> Scenario {
+    let adopted = || modules().remove(0);
+    Scenario {
+        prepare: Box::new(move |bucket| {
+            bucket.save(&Module::new("example.com/first@v1.0.0", 500));
+            upgrade_now(bucket, "the first upgrade");
+            bucket.save(&adopted());
+        }),
+        run: Box::new(move |bucket, proxy| {
+            asked_for(bucket, proxy, &adopted(), None);
+        }),
+        meanwhile: Arc::new(move |bucket| served(bucket, &[adopted()], "by another server meanwhile")),
+        judge: Box::new(move |bucket, what| {
+            let_time_pass(bucket);
+            served(bucket, &[adopted()], what);
+        }),
+    }
 }
 
-fn a_removal_survives_every_fault() {
-    let prepare = || {
-        let gcs = athens();
-        succeeds(&mut migrate(&gcs, "b1"), "upgrade");
-        gcs
-    };
-    let forbid = ["remove", "--tombstone", "example.com/Mod@v1.0.0"];
-    let run = |gcs: &Gcs, pid: &_| drop(spawn(&mut stoa(gcs, &forbid), pid).wait());
-    sweep("removal", prepare, run, |gcs, what| {
-        succeeds(&mut stoa(gcs, &forbid), what);
-        let dir = testkit::tempdir();
-        let server = Server::start_with(&mut serve(gcs, dir.path(), None));
-        assert_eq!(server.get(&modules()[0].path("zip")).0, 410, "{what}");
-        drop(server);
-        served(gcs, &modules()[1..], what);
-    });
+fn removal() -> Scenario {
+    const FORBID: [&str; 3] = ["remove", "--tombstone", "example.com/Mod@v1.0.0"];
+    Scenario {
+        prepare: Box::new(upgraded),
+        run: Box::new(|bucket, proxy| disturbed(proxy, &mut stoa(bucket, behind(bucket, proxy), &FORBID))),
+        meanwhile: Arc::new(|bucket| {
+            succeeds(&mut stoa(bucket, bucket.environment(), &FORBID), "another removal meanwhile");
+        }),
+        judge: Box::new(|bucket, what| {
+            succeeds(&mut stoa(bucket, bucket.environment(), &FORBID), what);
+            let dir = testkit::tempdir();
+            let server = serve(bucket, bucket.environment(), dir.path(), None);
+            assert_eq!(server.get(&modules()[0].path("zip")).0, 410, "{what}");
+            drop(server);
+            served(bucket, &modules()[1..], what);
+        }),
+    }
 }
 
-fn a_verification_survives_every_fault() {
-    // One intact version, and one whose zip is corrupt.
-    let prepare = || {
-        let gcs = athens();
-        succeeds(&mut migrate(&gcs, "b1"), "upgrade");
-        let zip = "go/example.com/Mod/@v/v1.0.0.zip";
-        let generation = gcs.get(zip).unwrap().generation;
-        gcs.change(zip, |object| {
-            let at = object.data.len() / 3;
-            object.data[at] ^= 1;
-        });
-        gcs.set_generation(zip, generation);
-        gcs
-    };
-    let run = |gcs: &Gcs, pid: &_| drop(spawn(&mut stoa(gcs, &["verify"]), pid).wait());
-    sweep("verification", prepare, run, |gcs, what| {
-        let output = stoa(gcs, &["verify"]).output().unwrap();
+fn verification() -> Scenario {
+    let verify = |bucket: &TestBucket, what: &str| {
+        let output = stoa(bucket, bucket.environment(), &["verify"]).output().unwrap();
         assert!(matches!(output.status.code(), Some(0 | 1)), "{what}: {}", transcript(&output));
-        let output = stoa(gcs, &["verify"]).output().unwrap();
-        let text = transcript(&output);
-        assert!(output.status.success() && text.contains("2 already verified; 0 corrupt"), "{what}: {text}");
-        let quarantined = gcs.keys("go/~stoa/").iter().filter(|key| key.contains("/q/")).count();
-        assert!((1..=2).contains(&quarantined), "{what}: {quarantined}");
-        served(gcs, &modules()[1..], what);
-    });
+        transcript(&output)
+    };
+    Scenario {
+        // Two intact versions, and one whose zip is corrupt.
+        prepare: Box::new(|bucket| {
+            bucket.save(&modules().remove(0).with_bad_crc());
+            modules()[1..].iter().for_each(|module| bucket.save(module));
+            upgrade_now(bucket, "the first upgrade");
+        }),
+        run: Box::new(|bucket, proxy| {
+            disturbed(proxy, &mut stoa(bucket, behind(bucket, proxy), &["verify"]))
+        }),
+        meanwhile: Arc::new(move |bucket| drop(verify(bucket, "another verification meanwhile"))),
+        judge: Box::new(move |bucket, what| {
+            verify(bucket, what);
+            let text = verify(bucket, what);
+            assert!(text.contains("2 already verified; 0 corrupt"), "{what}: {text}");
+            let quarantined = bucket.keys("~stoa/").iter().filter(|key| key.contains("/q/")).count();
+            assert!((1..=2).contains(&quarantined), "{what}: {quarantined}");
+            served(bucket, &modules()[1..], what);
+        }),
+    }
 }

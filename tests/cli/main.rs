@@ -16,6 +16,7 @@ mod backup;
 mod bucket_commands;
 mod bucket_crowd;
 mod bucket_serve;
+mod bucket_services;
 mod bucket_sweep;
 mod bucket_upgrade;
 mod carry;
@@ -74,6 +75,7 @@ fn main() {
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_serve", bucket_serve::cases()),
+        ("bucket_services", bucket_services::cases()),
         ("bucket_sweep", bucket_sweep::cases()),
         ("bucket_upgrade", bucket_upgrade::cases()),
         ("carry", carry::cases()),

@@ -1,6 +1,6 @@
-//! A bucket on a real S3 server, and a real Athens that fills it.
+//! A bucket on each service, and a real Athens that fills one on a real S3 server.
 //!
-//! Needs a go toolchain and the upstream that it is set up with; what is built is kept for the next run.
+//! Athens needs a go toolchain and the upstream that it is set up with; what is built is kept for the next run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,24 +9,38 @@ use std::process::Command;
 use std::time::Duration;
 
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
+use testkit::bucket::{Service, TestBucket, athens_key};
 use testkit::peer::{self, Peer};
-use testkit::s3::S3;
+use testkit::s3::{self, S3};
 use testkit::server::{Server, command};
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, MIGRATE, STOA, go::Go, program, transcript, trial};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![
-        trial("servers share a bucket on a real S3 server", None, shared).needs(peer::missing),
-        trial("clients are redirected to a real S3 server", None, redirected).needs(peer::missing),
-        trial("a bucket of a real Athens is upgraded, served and given back", None, athens)
-            .needs(peer::missing),
-    ]
+    let mut cases = Vec::new();
+    for service in Service::ALL {
+        let name = format!("servers share a bucket on {service}");
+        let run = move || shared(&service.start().bucket());
+        cases.push(trial(&name, None, run).needs(service.needs()));
+    }
+    // The double has no key to sign with.
+    for service in [Service::S3, Service::Azure] {
+        let name = format!("clients are redirected to {service}");
+        let run = move || redirected(&service.start().bucket());
+        cases.push(trial(&name, None, run).needs(service.needs()));
+    }
+    let missing = || peer::missing().or_else(s3::missing);
+    let name = "a bucket of a real Athens is upgraded, served and given back";
+    cases.push(trial(name, None, athens).needs(missing));
+    cases
 }
 
-fn serve(s3: &S3, prefix: &str, store: &Path, upstream: Option<&str>) -> Command {
+type Environment = Vec<(String, String)>;
+
+fn serve(bucket: (&str, Environment), store: &Path, upstream: Option<&str>) -> Command {
+    let (url, environment) = bucket;
     let mut command = command(store);
-    command.envs(s3.environment()).env("STOA_BUCKET_URL", s3.bucket(prefix)).env("GOSUMDB", "off");
+    command.envs(environment).env("STOA_BUCKET_URL", url).env("GOSUMDB", "off");
     command.env("STOA_FILL_LIST_TTL", "0");
     match upstream {
         Some(url) => command.args(["--upstream", url]),
@@ -35,9 +49,10 @@ fn serve(s3: &S3, prefix: &str, store: &Path, upstream: Option<&str>) -> Command
     command
 }
 
-fn run(s3: &S3, prefix: &str, program: testkit::Program, arguments: &[&str]) -> String {
+fn run(bucket: (&str, Environment), program: testkit::Program, arguments: &[&str]) -> String {
+    let (url, environment) = bucket;
     let mut command = Command::new(program);
-    command.args(arguments).args(["--bucket", &s3.bucket(prefix)]).envs(s3.environment());
+    command.args(arguments).args(["--bucket", url]).envs(environment);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", transcript(&output));
     transcript(&output)
@@ -51,44 +66,48 @@ fn whole(server: &Server, module: &Module) {
     }
 }
 
-fn shared() {
-    let (s3, upstream, dir) = (S3::start(), Upstream::start(), testkit::tempdir());
+fn shared(bucket: &TestBucket) {
+    let (upstream, dir) = (Upstream::start(), testkit::tempdir());
     // One is written by one request, the other in parts.
     let modules = [
         upstream.offer("example.com/Small@v1.0.0", 500),
         upstream.offer("example.com/Small@v1.1.0", 30 << 20),
     ];
-    let first = Server::start_with(&mut serve(&s3, "go", &dir.path().join("first"), Some(upstream.url())));
+    let found = || (bucket.url(), bucket.environment());
+    let start =
+        |name: &str, upstream| Server::start_with(&mut serve(found(), &dir.path().join(name), upstream));
+    let first = start("first", Some(upstream.url()));
     modules.iter().for_each(|module| whole(&first, module));
-    let second = Server::start_with(&mut serve(&s3, "go", &dir.path().join("second"), None));
+    let second = start("second", None);
     modules.iter().for_each(|module| whole(&second, module));
     assert_eq!(second.get("/example.com/!small/@v/list").1, b"v1.0.0\nv1.1.0\n");
-    assert!(run(&s3, "go", STOA, &["list"]).contains("2 versions of 1 module"));
-    assert!(run(&s3, "go", STOA, &["verify", "--again"]).contains("2 versions verified"));
-    run(&s3, "go", STOA, &["remove", "--tombstone", "example.com/Small@v1.0.0"]);
-    let third = Server::start_with(&mut serve(&s3, "go", &dir.path().join("third"), Some(upstream.url())));
+    assert!(run(found(), STOA, &["list"]).contains("2 versions of 1 module"));
+    assert!(run(found(), STOA, &["verify", "--again"]).contains("2 versions verified"));
+    run(found(), STOA, &["remove", "--tombstone", "example.com/Small@v1.0.0"]);
+    let third = start("third", Some(upstream.url()));
     assert_eq!(third.get(&modules[0].path("zip")).0, 410);
     whole(&third, &modules[1]);
     for server in [first, second, third] {
         assert!(server.stop().success());
     }
-    run(&s3, "go", MIGRATE, &["--to", "athens"]);
-    let left = s3.keys();
-    let files = ["info", "mod", "zip"].map(|suffix| format!("go/example.com/Small/@v/v1.1.0.{suffix}"));
-    assert_eq!(left, [&files[..], &["go/~stoa/state".to_owned()]].concat());
-    assert_eq!(fs::read(s3.file(&files[2])).unwrap(), modules[1].zip);
+    run(found(), MIGRATE, &["--to", "athens"]);
+    let mut left = ["info", "mod", "zip"].map(|suffix| athens_key(&modules[1], suffix)).to_vec();
+    left.push("~stoa/state".to_owned());
+    assert_eq!(bucket.keys(""), left);
+    assert!(bucket.get(&left[2]).unwrap() == modules[1].zip);
 }
 
-fn redirected() {
-    let (s3, upstream, dir) = (S3::start(), Upstream::start(), testkit::tempdir());
+fn redirected(bucket: &TestBucket) {
+    let (upstream, dir) = (Upstream::start(), testkit::tempdir());
     let module = upstream.offer("example.com/m@v1.0.0", 300_000);
     let store = dir.path().join("store");
-    let mut command = serve(&s3, "", &store, Some(upstream.url()));
+    let mut command = serve((bucket.url(), bucket.environment()), &store, Some(upstream.url()));
     let server = Server::start_with(command.env("STOA_BUCKET_REDIRECT", "true"));
     assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()));
     testkit::until("the version is stored", || {
         let reply = server.ask("GET", &module.path("zip"), &[]);
-        reply.status == 302 && reply.header("location").is_some_and(|url| url.starts_with(s3.url()))
+        let is_there = |url: &str| bucket.origin().is_none_or(|origin| url.starts_with(origin));
+        reply.status == 302 && reply.header("location").is_some_and(is_there)
     });
     // As the go command does.
     let output =
@@ -115,6 +134,8 @@ fn complete(s3: &S3) -> BTreeMap<ModuleVersion, u64> {
 
 fn athens() {
     let (s3, dir) = (S3::start(), testkit::tempdir());
+    let url = s3.bucket("");
+    let found = || (url.as_str(), s3.environment());
     let folder = dir.path().join("program");
     program::write(&folder);
     let online = Peer::start_athens_on(&s3);
@@ -141,7 +162,7 @@ fn athens() {
     let unchanged = files();
 
     // Nothing but the server is started: it brings the bucket up by itself.
-    let server = Server::start_with(&mut serve(&s3, "", &dir.path().join("store"), None));
+    let server = Server::start_with(&mut serve(found(), &dir.path().join("store"), None));
     assert!(fs::read_to_string(s3.file("~stoa/state")).unwrap().contains("layout.b1"));
     for version in before.keys().filter(|version| *version != half) {
         for suffix in ["info", "mod", "zip"] {
@@ -165,7 +186,7 @@ fn athens() {
     );
     online.stop();
     let with_athens = files();
-    run(&s3, "", MIGRATE, &["--to", "athens"]);
+    run(found(), MIGRATE, &["--to", "athens"]);
     assert_eq!(files(), with_athens);
     assert_eq!(s3.keys().iter().filter(|key| key.starts_with("~stoa/")).count(), 1);
 }

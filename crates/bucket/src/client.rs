@@ -24,7 +24,7 @@ use object_store::{
 use time::OffsetDateTime;
 
 use crate::unnameable::{Observed, Unnameable};
-use crate::{BucketError, BucketUrl, Trouble};
+use crate::{BucketError, BucketUrl, Service, Trouble};
 
 /// Time limit for a request for a small object, with all its repetitions.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(40);
@@ -407,7 +407,12 @@ impl Bucket {
     }
 
     fn entry(&self, meta: &ObjectMeta) -> Option<Entry> {
-        Some(Entry { key: self.key(&meta.location)?, meta: Meta::of(meta) })
+        let (key, mut meta) = (self.key(&meta.location)?, Meta::of(meta));
+        if self.inner.url.service == Service::Azure {
+            // Azure lists tags without the quotes that they have everywhere else.
+            meta.tag.e_tag = meta.tag.e_tag.map(quoted);
+        }
+        Some(Entry { key, meta })
     }
 
     /// Deletes an object. Succeeds if there is none.
@@ -473,6 +478,10 @@ impl Bucket {
             .map(|url| Some(url.to_string()))
             .map_err(|error| BucketError::of_client("sign a URL of", self.url_of(key), &error))
     }
+}
+
+fn quoted(tag: String) -> String {
+    if tag.starts_with('"') { tag } else { format!("\"{tag}\"") }
 }
 
 impl Tag {

@@ -365,7 +365,7 @@ fn chunked(reader: &mut impl BufRead) -> Option<Vec<u8>> {
     }
 }
 
-fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -427,6 +427,10 @@ fn answer_to(state: &mut State, request: &mut Request) -> Answer {
         _ => {}
     }
     let found = state.objects.get(&key).cloned();
+    // Earlier generations are not kept.
+    let generation = query.get("generation");
+    let is_named = |object: &Object| generation.is_none_or(|named| *named == object.generation.to_string());
+    let found = found.filter(is_named);
     let wanted = headers.get("x-goog-if-generation-match").and_then(|text| text.parse::<u64>().ok());
     let is_met = state.ignores_conditions
         || wanted.is_none_or(|wanted| wanted == found.as_ref().map_or(0, |object| object.generation));

@@ -9,11 +9,15 @@
     reason = "helpers of tests: what cannot go on panics with its reason, and stores are broken by hand"
 )]
 
+pub mod azurite;
+pub mod bucket;
+pub mod bucket_suite;
 mod built;
 mod case;
 pub mod client;
 pub mod commands;
 pub mod disk;
+pub mod fault_proxy;
 pub mod gcs;
 pub mod go;
 pub mod inject;
@@ -25,8 +29,10 @@ pub mod old;
 pub mod peer;
 pub mod program;
 pub mod programs;
+pub mod request_sweep;
 pub mod s3;
 pub mod server;
+mod servers;
 pub mod stores;
 pub mod sumdb;
 pub mod sweep;

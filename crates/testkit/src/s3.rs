@@ -1,46 +1,47 @@
-//! A real S3 server on loopback: versitygw, built by the go command at test time. Its buckets are folders.
+//! A real S3 server on loopback: versitygw. Its buckets are folders.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
+
+use crate::servers::{self, Process};
 
 /// The bucket.
 pub const BUCKET: &str = "modules";
 
+/// The installed program.
+const PROGRAM: &str = "versitygw";
+
 /// A running server; killed when dropped.
 pub struct S3 {
-    child: Child,
-    url: String,
+    process: Process,
     folder: tempfile::TempDir,
+}
+
+/// Returns why the server cannot be started, or `None` if it can.
+pub fn missing() -> Option<String> {
+    servers::missing(PROGRAM, PROGRAM)
 }
 
 impl S3 {
     /// Starts one with an empty bucket.
     pub fn start() -> Self {
-        let source = ["github.com/versity/versitygw", "v1.8.0", "github.com/versity/versitygw/cmd/versitygw"];
-        let program = crate::peer::built("versitygw", source);
         // It keeps attributes in extended attributes of files, which the file system in memory may lack.
         let scratch = crate::built::scratch();
         let folder = tempfile::Builder::new().prefix("s3-").tempdir_in(scratch).unwrap();
         fs::create_dir_all(folder.path().join("data").join(BUCKET)).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
-        let mut command = Command::new(program);
-        command.args(["--port", &address.to_string(), "posix"]).arg(folder.path().join("data"));
-        command.env("ROOT_ACCESS_KEY", "testkey").env("ROOT_SECRET_KEY", "testsecret");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("the server runs");
-        crate::until("the S3 server listens", || {
-            assert!(child.try_wait().unwrap().is_none(), "the S3 server has ended");
-            TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+        let process = Process::start(PROGRAM, |address| {
+            let mut command = Command::new(servers::installed(PROGRAM));
+            command.args(["--port", &address.to_string(), "posix"]).arg(folder.path().join("data"));
+            command.env("ROOT_ACCESS_KEY", "testkey").env("ROOT_SECRET_KEY", "testsecret");
+            command
         });
-        Self { child, url: format!("http://{address}"), folder }
+        Self { process, folder }
     }
 
     /// Returns the URL of the service.
     pub fn url(&self) -> &str {
-        &self.url
+        self.process.url()
     }
 
     /// Returns the URL of the bucket below a prefix.
@@ -50,13 +51,7 @@ impl S3 {
 
     /// Returns the environment variables by which programs find it.
     pub fn environment(&self) -> Vec<(String, String)> {
-        let variables = [
-            ("AWS_ENDPOINT_URL", self.url.as_str()),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "testkey"),
-            ("AWS_SECRET_ACCESS_KEY", "testsecret"),
-        ];
-        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        environment(self.url())
     }
 
     /// Returns the file of an object.
@@ -83,9 +78,13 @@ impl S3 {
     }
 }
 
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Returns the environment variables by which programs find a server, or a proxy in front of it.
+pub(crate) fn environment(url: &str) -> Vec<(String, String)> {
+    let variables = [
+        ("AWS_ENDPOINT_URL", url),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "testkey"),
+        ("AWS_SECRET_ACCESS_KEY", "testsecret"),
+    ];
+    variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }

@@ -29,7 +29,9 @@ pub use step::{
 
 use error::refused;
 
-use crate::{Bucket, BucketMarker, BucketState, Held, HeldLease, LeaseTaker, LeaseTimes, Tag, Trouble};
+use crate::{
+    Bucket, BucketError, BucketMarker, BucketState, Held, HeldLease, LeaseTaker, LeaseTimes, Tag, Trouble,
+};
 
 /// The options of a run.
 #[derive(Debug, Clone)]
@@ -344,10 +346,9 @@ impl<'a> BucketRunner<'a> {
         };
         let moved = match step.make(direction, &context).await {
             Ok(moved) => moved,
+            // Of a process that was suspended, the requests that were under way fail for reasons of their own.
             Err(error) => {
-                // Another process need not wait until the lease is old.
-                self.give_back(lease).await;
-                return Err(failed(error));
+                return Err(failed(self.give_back(lease).await.map_or(error, BucketStepError::Request)));
             }
         };
         let entry = history(from.as_str(), to.as_str(), started, moved);
@@ -366,12 +367,17 @@ impl<'a> BucketRunner<'a> {
         Ok(true)
     }
 
-    async fn give_back(&self, lease: HeldLease) {
+    /// Gives the lease back, so that another process need not wait until it is old. Returns the error that says that
+    /// the lease was lost before.
+    async fn give_back(&self, lease: HeldLease) -> Option<BucketError> {
         let marker = lease.state().await.marker;
         match lease.end(marker, None).await {
-            Ok(_) => {}
-            Err(error) if error.trouble == Trouble::Left => {}
-            Err(error) => log::debug!(reason:% = error; "cannot give the lease of the bucket back"),
+            Ok(_) => None,
+            Err(error) if error.trouble == Trouble::Left => Some(error),
+            Err(error) => {
+                log::debug!(reason:% = error; "cannot give the lease of the bucket back");
+                None
+            }
         }
     }
 }
