@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use testkit::bucket::{Service, TestBucket, athens_key};
-use testkit::fault_proxy::FaultProxy;
+use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::gcs::Asked;
 use testkit::request_sweep::{self, Scenario};
 use testkit::server::{Server, command};
@@ -43,7 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Returns the faults to try on a service. The double is fast; the others show that it behaves as they do.
-fn faults(service: Service) -> Vec<testkit::fault_proxy::Fault> {
+fn faults(service: Service) -> Vec<Fault> {
     if service == Service::Gcs { request_sweep::all_faults() } else { request_sweep::faults() }
 }
 

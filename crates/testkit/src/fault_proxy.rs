@@ -82,7 +82,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     asked: Vec<Asked>,
-    count: usize,
+    /// The first object that each request changed that counted.
+    counted: Vec<Asked>,
     plan: Option<Plan>,
     process: Option<Pid>,
     /// The process was killed: what it has sent and what has not arrived yet is lost.
@@ -148,9 +149,9 @@ impl FaultProxy {
         self.shared.state().process = Some(pid(id));
     }
 
-    /// Returns the number of requests that counted so far.
-    pub fn count(&self) -> usize {
-        self.shared.state().count
+    /// Returns the requests that counted so far, with the first object that each changes.
+    pub fn counted(&self) -> Vec<Asked> {
+        self.shared.state().counted.clone()
     }
 
     /// Returns all requests so far.
@@ -329,13 +330,11 @@ impl Shared {
         if state.is_cut {
             return Struck::Cut;
         }
-        let is_counted = asked.iter().any(|asked| asked.is_change() && (self.counts)(asked));
+        let counted = asked.iter().find(|asked| asked.is_change() && (self.counts)(asked)).cloned();
         state.asked.extend(asked);
-        if !is_counted {
-            return Struck::No;
-        }
-        state.count += 1;
-        let count = state.count;
+        let Some(counted) = counted else { return Struck::No };
+        state.counted.push(counted);
+        let count = state.counted.len();
         match state.plan.take_if(|plan| plan.at == count) {
             None => Struck::No,
             Some(plan) => {
@@ -443,7 +442,7 @@ mod tests {
         assert_eq!(behind.keys("a"), ["a/b c"]);
         behind.delete("a/b c");
         assert_eq!(gcs.keys(""), ["b/ignored"]);
-        assert_eq!(proxy.count(), 2);
+        assert_eq!(proxy.counted().len(), 2);
         let expected =
             [("PUT", "a/b c"), ("PUT", "ignored"), ("GET", "a/b c"), ("LIST", ""), ("DELETE", "a/b c")];
         assert_eq!(proxy.asked(), expected.map(|(method, key)| asked(method, key)));
@@ -468,7 +467,7 @@ mod tests {
             behind.put("second", vec![7; 1 << 20]);
             assert!(proxy.is_hit());
             assert_eq!(gcs.take_asked(), vec![asked("PUT", "b/second"); arrived], "{fault}");
-            assert_eq!(proxy.count(), 1 + sent, "{fault}");
+            assert_eq!(proxy.counted().len(), 1 + sent, "{fault}");
         }
     }
 

@@ -13,10 +13,11 @@ use crate::gcs::Asked;
 use crate::sweep::tries_all;
 
 /// The faults that tell most about a service: whether a change was made is unknown, and others go on.
-const MAIN: [Fault; 4] = [Fault::Kill, Fault::KillAfter, Fault::LostAnswer, Fault::Suspend];
+const MAIN: [Fault; 3] = [Fault::KillAfter, Fault::LostAnswer, Fault::Suspend];
 
 /// The other faults.
-const OTHERS: [Fault; 8] = [
+const OTHERS: [Fault; 9] = [
+    Fault::Kill,
     Fault::LostRequest,
     Fault::DoneBut(500),
     Fault::Status(500),
@@ -75,7 +76,7 @@ fn undisturbed(service: &RunningService, scenario: &Scenario, counts: Counts) ->
     let proxy = FaultProxy::start(&bucket, counts);
     (scenario.run)(&bucket, &proxy);
     (scenario.judge)(&bucket, "without a fault");
-    proxy.asked().into_iter().filter(|asked| asked.is_change() && counts(asked)).collect()
+    proxy.counted()
 }
 
 /// Returns whether the fault has struck.
