@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use quick_cache::sync::Cache;
 use stoa_bucket::{
@@ -19,7 +20,7 @@ use stoa_bucket::{
     Trouble, VersionContent, Versions,
 };
 use stoa_gomod::{H1, ModulePath, ModuleVersion};
-use stoa_store::{Objection, Record, Tombstone, Verdict};
+use stoa_store::{Objection, Record, SmallFile, Tombstone, Verdict};
 
 use crate::lock::lock;
 use crate::unavailable::Unavailable;
@@ -250,6 +251,25 @@ impl Tier {
         })
     }
 
+    /// Returns the info or the mod of a version. `None` if the bucket does not have it, or in an outage.
+    pub(crate) async fn small(&self, version: &ModuleVersion, file: SmallFile) -> Option<Bytes> {
+        let held = match self.look(version).await.ok()? {
+            InBucket::Present(held) => held,
+            InBucket::Known(_) | InBucket::Unknown => return None,
+        };
+        let content = held.document.present_content()?;
+        let small = match file {
+            SmallFile::Info => &content.info,
+            SmallFile::Mod => &content.modfile,
+        };
+        self.note(self.versions.small(small, MAX_SMALL).await).ok()?
+    }
+
+    /// Returns whether the bucket has a version. False in an outage.
+    pub(crate) async fn has(&self, version: &ModuleVersion) -> bool {
+        !self.is_paused() && matches!(self.look(version).await, Ok(InBucket::Present(_)))
+    }
+
     /// Returns the files of a version. The zip is requested when it is needed. `None` if the info or the mod is gone.
     pub(crate) async fn files(
         &self,
@@ -273,7 +293,7 @@ impl Tier {
                     let parts = content.bytes.map(|part| part.map_err(|error| error.to_string()));
                     Ok(ByteStream::new(parts.boxed()))
                 }
-                Ok(None) => Err(GONE.to_owned()),
+                Ok(None) => Err("its zip is missing or was replaced".to_owned()),
                 Err(error) => Err(error.to_string()),
             }
         };
@@ -383,9 +403,6 @@ impl Tier {
         Ok(versions)
     }
 }
-
-/// The reason why a zip cannot be read whose object is gone.
-pub(crate) const GONE: &str = "its content is gone";
 
 /// Returns the error for a version with a tombstone in the bucket.
 pub(crate) fn forbidden(version: &ModuleVersion, tombstone: &stoa_bucket::Tombstone) -> Unavailable {
