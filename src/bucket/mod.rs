@@ -157,8 +157,8 @@ impl Tier {
             Err(ProbeError::Request(error)) => {
                 self.note(Err(error)).map_err(|error| self.unavailable(version, &error))
             }
-            Err(error) => {
-                log::error!(bucket = self.url(), reason:% = error; "cannot write to the bucket");
+            Err(ProbeError::Unsafe { observed, .. }) => {
+                log::error!(bucket = self.url(), reason = observed; "cannot write to the bucket");
                 Err(unusable(version))
             }
         }

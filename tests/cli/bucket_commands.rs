@@ -144,7 +144,7 @@ fn commands_refuse_a_bucket_that_is_not_at_the_current_layout() {
     for arguments in
         [&["list"][..], &["verify"], &["quarantine"], &["remove", "example.com/a"], &["remove", "--list"]]
     {
-        ended(&stoa(&gcs, arguments), 78, "run `stoa-migrate --bucket gs://modules`");
+        ended(&stoa(&gcs, arguments), 78, "then `stoa-migrate --bucket gs://modules` to upgrade the bucket");
     }
     assert_eq!(gcs.keys("").len(), 3);
 }
