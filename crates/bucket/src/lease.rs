@@ -142,7 +142,7 @@ async fn beat(taker: LeaseTaker, beating: Arc<Beating>) {
                 return;
             }
             (Err(error), _) | (_, Err(error)) => {
-                log::warn!(reason = error.without_help(); "cannot renew the lease of the bucket");
+                log::warn!(reason:% = error.without_help(); "cannot renew the lease of the bucket");
             }
         }
     }

@@ -53,7 +53,7 @@ impl Bucket {
         };
         for name in ["one", "race"] {
             if let Err(error) = self.delete(&format!("{folder}/{name}")).await {
-                log::debug!(reason = error.without_help(); "cannot delete an object of the check of the service");
+                log::debug!(reason:% = error.without_help(); "cannot delete an object of the check of the service");
             }
         }
         result

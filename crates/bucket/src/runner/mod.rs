@@ -380,7 +380,7 @@ impl<'a> BucketRunner<'a> {
             Ok(_) => None,
             Err(error) if error.trouble == Trouble::Left => Some(error),
             Err(error) => {
-                log::debug!(reason = error.without_help(); "cannot give the lease of the bucket back");
+                log::debug!(reason:% = error.without_help(); "cannot give the lease of the bucket back");
                 None
             }
         }
