@@ -56,7 +56,10 @@ impl Answers {
     }
 
     /// Returns the versions of a module in the store and in the bucket.
-    async fn known_versions(&self, module: &ModulePath) -> Result<Option<Vec<Version>>, Unavailable> {
+    pub(super) async fn known_versions(
+        &self,
+        module: &ModulePath,
+    ) -> Result<Option<Vec<Version>>, Unavailable> {
         let stored = self.stored_versions(module).await?;
         let shared = self.versions_in_bucket(module).await;
         if shared.present.is_empty() {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use quick_cache::sync::Cache;
 use stoa_bucket::{
@@ -19,7 +20,7 @@ use stoa_bucket::{
     Trouble, VersionContent, Versions,
 };
 use stoa_gomod::{H1, ModulePath, ModuleVersion};
-use stoa_store::{Objection, Record, Tombstone, Verdict};
+use stoa_store::{Objection, Record, SmallFile, Tombstone, Verdict};
 
 use crate::lock::lock;
 use crate::unavailable::Unavailable;
@@ -237,7 +238,8 @@ impl Tier {
             if let Some(held) = self.versions.manifest(version).await? {
                 return Ok(Some(held));
             }
-            match self.is_of_athens {
+            // Adopting a version writes its manifest.
+            match self.is_of_athens && !self.options.is_read_only {
                 true => self.versions.adopt_missing(version).await,
                 false => Ok(None),
             }
@@ -253,6 +255,25 @@ impl Tier {
             }
             Some(held) => InBucket::Known(held),
         })
+    }
+
+    /// Returns the info or the mod of a version. `None` if the bucket does not have it, or in an outage.
+    pub(crate) async fn small(&self, version: &ModuleVersion, file: SmallFile) -> Option<Bytes> {
+        let held = match self.look(version).await.ok()? {
+            InBucket::Present(held) => held,
+            InBucket::Known(_) | InBucket::Unknown => return None,
+        };
+        let content = held.document.present_content()?;
+        let small = match file {
+            SmallFile::Info => &content.info,
+            SmallFile::Mod => &content.modfile,
+        };
+        self.note(self.versions.small(small, MAX_SMALL).await).ok()?
+    }
+
+    /// Returns whether the bucket has a version. False in an outage.
+    pub(crate) async fn has(&self, version: &ModuleVersion) -> bool {
+        !self.is_paused() && matches!(self.look(version).await, Ok(InBucket::Present(_)))
     }
 
     /// Returns the files of a version. The zip is requested when it is needed. `None` if the info or the mod is missing.
@@ -278,7 +299,7 @@ impl Tier {
                     let parts = content.bytes.map(|part| part.map_err(|error| error.without_help()));
                     Ok(ByteStream::new(parts.boxed()))
                 }
-                Ok(None) => Err(GONE.to_owned()),
+                Ok(None) => Err("its zip is missing or was replaced".to_owned()),
                 Err(error) => Err(error.without_help()),
             }
         };
@@ -390,9 +411,6 @@ impl Tier {
         Ok(versions)
     }
 }
-
-/// The reason why a zip cannot be read whose object is missing.
-pub(crate) const GONE: &str = "its zip is missing or was replaced";
 
 fn unusable(version: impl std::fmt::Display) -> Unavailable {
     let reason =

@@ -24,6 +24,9 @@ pub(crate) fn cases() -> Vec<Case> {
         a_removal_covers_cached_infos_and_mods,
         a_read_only_server_writes_nothing_to_the_bucket,
         of_two_servers_with_other_bytes_one_stands_and_the_other_is_in_quarantine,
+        a_version_in_the_bucket_is_sent_at_once_in_every_mode,
+        latest_and_queries_know_the_versions_in_the_bucket,
+        a_zip_that_disappears_from_the_bucket_is_downloaded_again,
     ];
     all.extend(slow(cases![
         a_removal_is_noticed_by_a_running_server_within_a_minute,
@@ -277,11 +280,15 @@ fn a_read_only_server_writes_nothing_to_the_bucket() {
     let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
     let [shared, local] =
         ["example.com/m@v1.0.0", "example.com/m@v1.1.0"].map(|pair| upstream.offer(pair, 1000));
+    let of_athens = ["example.com/a@v1.0.0", "example.com/a@v1.1.0"].map(|pair| Module::new(pair, 1000));
+    gcs.save("go/", &of_athens[0]);
     whole(&serve(&gcs, dir.path(), Some(upstream.url())), &shared);
     whole(
         &Server::start_with(command(dir.path()).args(["--upstream", upstream.url()]).env("GOSUMDB", "off")),
         &local,
     );
+    // Other servers adopt it.
+    gcs.save("go/", &of_athens[1]);
     gcs.take_asked();
     let server = Server::start_with(with_bucket(&gcs, dir.path(), None).arg("--read-only"));
     let mut asked = Vec::new();
@@ -293,11 +300,11 @@ fn a_read_only_server_writes_nothing_to_the_bucket() {
     for module in [&shared, &local] {
         whole(&server, module);
     }
+    assert_eq!(server.get(&of_athens[1].path("info")).0, 404);
+    assert_eq!(server.get("/example.com/a/@latest").0, 200);
     assert!(server.stop().success());
     asked.extend(gcs.take_asked());
-    assert!(
-        asked.iter().any(|asked| asked.key.ends_with("/m@v1.1.0.json") || asked.key.contains("v1.1.0.json"))
-    );
+    assert!(asked.iter().any(|asked| asked.key.ends_with("/m/example.com/m/@v/v1.1.0.json")), "{asked:?}");
     let changes: Vec<_> = asked.iter().filter(|asked| asked.is_change()).collect();
     assert!(changes.is_empty(), "{changes:?}");
 }
@@ -415,4 +422,65 @@ fn the_download_of_a_killed_server_is_taken_over() {
         assert_eq!(second.get(&path), (200, module.zip.clone()));
     });
     assert_eq!(upstream.count(&path), 2);
+}
+
+fn a_version_in_the_bucket_is_sent_at_once_in_every_mode() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 500);
+    let absent = upstream.offer("example.com/m@v1.1.0", 500);
+    whole(&serve(&gcs, &dir.path().join("first"), Some(upstream.url())), &module);
+    for mode in ["sync", "none", "async", "redirect", "async_redirect"] {
+        let store = dir.path().join(mode);
+        let mut command = with_bucket(&gcs, &store, Some(upstream.url()));
+        command.env("STOA_MODE", mode);
+        if mode.contains("redirect") {
+            command.env("STOA_REDIRECT_URL", upstream.url());
+        }
+        let server = Server::start_with(&mut command);
+        let asked = upstream.count(&module.path("zip"));
+        whole(&server, &module);
+        assert_eq!(upstream.count(&module.path("zip")), asked, "{mode}");
+        // A client that must not cause a download gets it too, and nothing else.
+        drop(server);
+        std::fs::remove_dir_all(&store).unwrap();
+        let server = Server::start_with(&mut command);
+        let local = |module: &Module| {
+            server.ask("GET", &module.path("zip"), &[("Disable-Module-Fetch", "true")]).status
+        };
+        assert_eq!((local(&module), local(&absent)), (200, 404), "{mode}");
+    }
+}
+
+fn latest_and_queries_know_the_versions_in_the_bucket() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let modules: Vec<Module> = ["v1.0.0", "v1.1.0", "v2.0.0+incompatible"]
+        .iter()
+        .map(|version| upstream.offer(&format!("example.com/m@{version}"), 500))
+        .collect();
+    let first = serve(&gcs, &dir.path().join("first"), Some(upstream.url()));
+    modules.iter().for_each(|module| whole(&first, module));
+    drop(first);
+    // Offline, and with an upstream that does not know them.
+    let other = Upstream::start();
+    other.offer("example.com/m@v1.0.0", 500);
+    for upstream in [None, Some(other.url())] {
+        let store = dir.path().join(if upstream.is_some() { "online" } else { "offline" });
+        let server = serve(&gcs, &store, upstream);
+        // The newest compatible version has a go.mod, so incompatible ones do not count.
+        assert_eq!(server.get("/example.com/m/@latest"), (200, modules[1].info.clone()));
+        assert_eq!(server.get("/example.com/m/@v/v1.info"), (200, modules[1].info.clone()));
+        assert_eq!(server.get("/example.com/m/@v/%3Cv1.1.0.info"), (200, modules[0].info.clone()));
+    }
+}
+
+fn a_zip_that_disappears_from_the_bucket_is_downloaded_again() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 500);
+    whole(&serve(&gcs, &dir.path().join("first"), Some(upstream.url())), &module);
+    let zip = gcs.keys("go/~stoa/").into_iter().find(|key| key.ends_with(".zip")).unwrap();
+    gcs.delete(&zip);
+    whole(&serve(&gcs, &dir.path().join("second"), Some(upstream.url())), &module);
+    assert!(!gcs.keys("go/~stoa/").iter().any(|key| key.contains("/q/")));
+    // It is in the bucket again.
+    whole(&serve(&gcs, &dir.path().join("third"), None), &module);
 }
