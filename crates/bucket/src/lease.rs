@@ -149,9 +149,9 @@ async fn beat(taker: LeaseTaker, beating: Arc<Beating>) {
 }
 
 fn taken_over(bucket: &Bucket, other: Option<&Held<BucketState>>) -> BucketError {
-    let who = other.and_then(|other| other.document.lease.as_ref()).map(|lease| lease.owner.clone());
-    let reason = match who {
-        Some(who) => format!("{who} took over the lease"),
+    let owner = other.and_then(|other| other.document.lease.as_ref()).map(|lease| lease.owner.clone());
+    let reason = match owner {
+        Some(owner) => format!("{owner} took over the lease"),
         None => format!("another process changed {STATE}"),
     };
     BucketError::new(Trouble::Left, "continue the migration of", bucket.url(), reason)
