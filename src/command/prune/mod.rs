@@ -50,9 +50,9 @@ SIZE limits all info, mod and zip files together. It is a number with a unit, as
 are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is in bytes. WHEN is an age in days or weeks, \
 as in 90d and 12w, or a date, as in 2026-01-31.
 
-In a bucket the command removes only objects that no version and no quarantine entry refers to, and that are older than a \
-day: for example the zip of an upload that was interrupted. Servers can run meanwhile. The last use of a version in a \
-bucket is not known, because each server records the uses of its own store.
+In a bucket the command removes only objects older than a day to which no version and no quarantine entry refers, for \
+example the zip of an interrupted upload. Servers can run meanwhile. The last use of a version in a bucket is not known, \
+because each server records the uses of its own store.
 
 Examples:
   stoa prune --max-size 50G
