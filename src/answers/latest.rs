@@ -11,7 +11,6 @@ use super::question::{Asked, Question};
 use super::state::{Answers, MAX_CACHED_BYTES};
 use super::stored::log_outage;
 use crate::policy::ModulePermit;
-use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
@@ -52,11 +51,9 @@ impl Answers {
         let versions = list::versions(&body);
         let Ok(version) = query::resolve(module, query, &versions, |_| Ok::<_, Infallible>(true));
         let version = ModuleVersion::new(module.clone(), version?).ok()?;
-        let stored = version.clone();
-        let stored =
-            blocking(&self.store, asked, move |store| store.small(&stored, SmallFile::Info)).await.ok()?;
-        match stored {
-            Some(info) => Some(info.bytes),
+        let known = self.small(module, version.version(), SmallFile::Info).await.ok()?;
+        match known {
+            Some(info) => Some(info),
             None => permit.rule().upstream.info(&version, via).await.ok(),
         }
     }
@@ -138,15 +135,8 @@ impl Answers {
         let Some(body) = self.recall(asked).await.map(|answer| answer.body) else {
             return Ok(None);
         };
-        let Some(version) = info::parse(&body)
-            .ok()
-            .and_then(|info| ModuleVersion::new(asked.module().clone(), info.version).ok())
-        else {
-            return Ok(None);
-        };
-        let stored =
-            blocking(&self.store, asked, move |store| store.small(&version, SmallFile::Info)).await?;
-        match stored {
+        let Ok(answer) = info::parse(&body) else { return Ok(None) };
+        match self.small(asked.module(), &answer.version, SmallFile::Info).await? {
             Some(_) => self.if_visible(asked, body).await.map(Some),
             None => Ok(None),
         }

@@ -56,7 +56,10 @@ impl Answers {
     }
 
     /// Returns the versions of a module in the store and in the bucket.
-    async fn known_versions(&self, module: &ModulePath) -> Result<Option<Vec<Version>>, Unavailable> {
+    pub(super) async fn known_versions(
+        &self,
+        module: &ModulePath,
+    ) -> Result<Option<Vec<Version>>, Unavailable> {
         let stored = self.stored_versions(module).await?;
         let shared = self.versions_in_bucket(module).await;
         if shared.present.is_empty() {
@@ -72,7 +75,7 @@ impl Answers {
     async fn versions_in_bucket(&self, module: &ModulePath) -> Arc<ListedThere> {
         let Some(tier) = &self.tier else { return Arc::default() };
         tier.list(module).await.unwrap_or_else(|error| {
-            log::debug!(module:% = module, reason:% = error; "serving a list without the versions in the bucket");
+            log::debug!(module:% = module, reason = error.without_help(); "serving a list without the versions in the bucket");
             Arc::default()
         })
     }

@@ -101,7 +101,9 @@ impl Fetch {
                     self.drop_pair().await;
                     return Err(error);
                 }
-                Err(Failed::Other(error) | Failed::Again(error)) => return Err(error),
+                Err(Failed::Corrupt(error) | Failed::Other(error) | Failed::Again(error)) => {
+                    return Err(error);
+                }
             }
         }
         Err(self.busy_in_bucket())

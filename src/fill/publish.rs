@@ -21,6 +21,8 @@ enum Rejected {
     Seal(SealError),
     /// It does not have the hashes that it must have.
     Refused(Unavailable),
+    /// It was read from the bucket, and is not the one of its manifest.
+    Corrupt(Unavailable),
 }
 
 impl From<SealError> for Rejected {
@@ -54,7 +56,9 @@ impl Fetch {
             Err(Failed::Again(_)) => {}
             // The upstream has not sent it.
             Err(_) if shared.is_some_and(|shared| shared.is_read) => {}
-            Err(Failed::Inconsistent(error) | Failed::Other(error)) => self.note_wrong(error, &claim),
+            Err(Failed::Inconsistent(error) | Failed::Corrupt(error) | Failed::Other(error)) => {
+                self.note_wrong(error, &claim);
+            }
         }
         result
     }
@@ -86,10 +90,8 @@ impl Fetch {
             drop(modfile);
             let sealed = draft.seal_if(&info, |h1| {
                 if let Some(reason) = fault_there.as_ref().and_then(|sealed| sealed.fault_of_zip(h1)) {
-                    return Err(Unavailable::Upstream(
-                        format!("the bucket has an invalid version: {reason}").into(),
-                    )
-                    .into());
+                    let text = format!("the bucket has an invalid version: {reason}");
+                    return Err(Rejected::Corrupt(Unavailable::Upstream(text.into())));
                 }
                 let fault = expected.fault_of_zip(h1).or_else(|| expected.fault_of_mod(&gomod_h1));
                 if let Some(reason) = fault {
@@ -118,6 +120,7 @@ impl Fetch {
             let sealed = match sealed {
                 Ok(sealed) => sealed,
                 Err(Rejected::Refused(error)) => return Ok(Err(error.into())),
+                Err(Rejected::Corrupt(error)) => return Ok(Err(Failed::Corrupt(error))),
                 Err(Rejected::Seal(SealError::Store(error))) => return Err(error),
                 Err(Rejected::Seal(SealError::OtherMod { version })) => {
                     let text = format!(
@@ -127,7 +130,7 @@ impl Fetch {
                 }
                 Err(Rejected::Seal(broken)) => {
                     let reason = format!("the upstream sent an invalid version: {broken}");
-                    return Ok(Err(Unavailable::Upstream(reason.into()).into()));
+                    return Ok(Err(Failed::Corrupt(Unavailable::Upstream(reason.into()))));
                 }
             };
             if has_bucket {

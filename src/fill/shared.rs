@@ -14,7 +14,7 @@ use stoa_gomod::H1;
 use stoa_store::{Claim, Record};
 
 use super::task::{Failed, Fetch};
-use crate::bucket::{self, GONE, InBucket, Tier};
+use crate::bucket::{self, InBucket, Tier};
 use crate::policy::Mode;
 use crate::unavailable::Unavailable;
 use crate::upstream::GivenFiles;
@@ -153,12 +153,10 @@ impl Fetch {
     /// and the flight starts again with an upstream.
     pub(super) async fn after_failed_read(&self, shared: &Shared, failed: Failed) -> Failed {
         let (error, is_corrupt) = match failed {
-            Failed::Inconsistent(error) => (error, true),
-            Failed::Other(error @ (Unavailable::Upstream(_) | Unavailable::Unexpected { .. })) => {
-                let is_transfer = self.is_transfer_failure(&error);
-                (error, !is_transfer)
-            }
-            other => return other,
+            Failed::Inconsistent(error) | Failed::Corrupt(error) => (error, true),
+            // The object is gone or was replaced, or the transfer failed.
+            Failed::Other(error @ (Unavailable::Upstream(_) | Unavailable::Timeout(_))) => (error, false),
+            failed => return failed,
         };
         let content = shared.read().and_then(Manifest::present_content);
         if let Some(content) = content.filter(|_| is_corrupt) {
@@ -169,10 +167,5 @@ impl Fetch {
             shared.tier.note_unreadable(&self.version, &error);
         }
         Failed::Again(error)
-    }
-
-    fn is_transfer_failure(&self, error: &Unavailable) -> bool {
-        let text = error.to_string();
-        text.contains(GONE) || !text.contains("invalid version")
     }
 }

@@ -16,6 +16,8 @@ use crate::upstream::{Upstream, UpstreamError, Via};
 pub(super) enum Failed {
     /// The files of the version do not belong together, so its cached pair must not be used again.
     Inconsistent(Unavailable),
+    /// The zip is not valid, or is not the one of its manifest.
+    Corrupt(Unavailable),
     Other(Unavailable),
     /// The version is in the bucket now, or no longer there. The flight starts again. The error is for the client if that
     /// happens too often.

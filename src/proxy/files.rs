@@ -237,15 +237,15 @@ impl Proxy {
         if let Err(error) = self.check_record(version).await {
             return Some(forbidden(version, &error));
         }
+        let rule = permit.rule();
+        let waits = !client.is_local && matches!(rule.mode, Mode::Sync | Mode::None);
+        if waits || self.is_in_bucket(version).await {
+            return None;
+        }
         if client.is_local {
             return Some(Problem::NotStored.answer());
         }
-        let rule = permit.rule();
-        let in_background = match rule.mode {
-            Mode::Sync | Mode::None => return None,
-            Mode::Redirect => false,
-            Mode::Async | Mode::AsyncRedirect => true,
-        };
+        let in_background = matches!(rule.mode, Mode::Async | Mode::AsyncRedirect);
         if in_background {
             self.services.flights.start(permit, &client.via());
         }
@@ -259,6 +259,14 @@ impl Proxy {
             )),
             None => Problem::InBackground.answer(),
         })
+    }
+
+    /// Returns whether a version that is not in the store is in the bucket. Then it arrives as fast as from the store.
+    async fn is_in_bucket(&self, version: &ModuleVersion) -> bool {
+        match &self.services.tier {
+            Some(tier) if !self.store().is_read_only() => tier.has(version).await,
+            _ => false,
+        }
     }
 
     /// Returns an error if a version that is not in the store has a tombstone. Stored versions are served without this

@@ -125,7 +125,7 @@ async fn beat(taker: LeaseTaker, beating: Arc<Beating>) {
             if beating.lost.borrow().is_some() {
                 return;
             }
-            log::warn!(reason:% = error; "cannot renew the lease of the bucket");
+            log::warn!(reason:% = error.without_help(); "cannot renew the lease of the bucket");
         }
     }
 }
@@ -160,12 +160,12 @@ impl Beating {
 }
 
 fn taken_over(bucket: &Bucket, other: Option<&Held<BucketState>>) -> BucketError {
-    let who = other.and_then(|other| other.document.lease.as_ref()).map(|lease| lease.owner.clone());
-    let reason = match who {
-        Some(who) => format!("the lease was taken over by {who}"),
-        None => "another process has changed the state".to_owned(),
+    let owner = other.and_then(|other| other.document.lease.as_ref()).map(|lease| lease.owner.clone());
+    let reason = match owner {
+        Some(owner) => format!("{owner} took over the lease"),
+        None => format!("another process changed {STATE}"),
     };
-    BucketError::new(Trouble::Left, "go on with", bucket.url(), reason)
+    BucketError::new(Trouble::Left, "continue the migration of", bucket.url(), reason)
 }
 
 impl HeldLease {
@@ -182,7 +182,12 @@ impl HeldLease {
         let silent = crate::unnameable::lock(&self.beating.alive).elapsed();
         if silent > self.taker.times.give_up {
             let reason = format!("the lease could not be renewed for {} s", silent.as_secs());
-            return Err(BucketError::new(Trouble::Left, "go on with", self.taker.bucket.url(), reason));
+            return Err(BucketError::new(
+                Trouble::Left,
+                "continue the migration of",
+                self.taker.bucket.url(),
+                reason,
+            ));
         }
         Ok(())
     }
@@ -291,7 +296,7 @@ mod tests {
         assert_eq!(taken.state().await.epoch, 2);
         let error = lease.end(BucketMarker::At(LAYOUT), None).await.unwrap_err();
         assert_eq!(error.trouble, Trouble::Left);
-        assert!(error.to_string().contains("the lease was taken over by second"), "{error}");
+        assert!(error.to_string().contains("second took over the lease"), "{error}");
         taken.end(BucketMarker::At(LAYOUT), None).await.unwrap();
     }
 

@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode};
 use tokio::runtime::Runtime;
 use url::Url;
 
@@ -103,6 +103,13 @@ impl Service {
 fn unless_real(service: Service, missing: fn() -> Option<String>) -> Option<String> {
     if service.real().is_some() { None } else { missing() }
 }
+
+/// Number of versions that are worked on at the same time, as the programs do.
+const AT_ONCE: usize = 64;
+
+/// The size of a manifest, and of the part of a zip that an upgrade reads, in bytes.
+const MANIFEST: usize = 900;
+const ZIP_END: u64 = 4096;
 
 /// A service that runs.
 pub struct RunningService {
@@ -267,6 +274,46 @@ impl TestBucket {
     /// Writes the three files of a version where Athens would.
     pub fn save(&self, module: &Module) {
         self.save_only(module, &["info", "mod", "zip"]);
+    }
+
+    /// Writes the files of many versions where Athens would.
+    pub fn save_all(&self, modules: impl Iterator<Item = Module>) {
+        let save = |module: Module| async move {
+            let files =
+                [("info", module.info.clone()), ("mod", module.modfile.clone()), ("zip", module.zip.clone())];
+            for (suffix, data) in files {
+                self.store
+                    .put(&self.path(&athens_key(&module, suffix)), Bytes::from(data).into())
+                    .await
+                    .unwrap();
+            }
+        };
+        block_on(
+            futures_util::stream::iter(modules).map(save).buffer_unordered(AT_ONCE).for_each(async |()| {}),
+        );
+    }
+
+    /// Makes the requests of an upgrade without a check: reads the info, the mod and the end of the zip of each version,
+    /// and writes an object that does not exist.
+    pub fn raw_upgrade(&self, modules: impl Iterator<Item = Module>, folder: &str) {
+        let read = async |path: Path, range: Option<GetRange>| {
+            let options = GetOptions::new().with_range(range);
+            self.store.get_opts(&path, options).await.unwrap().bytes().await.unwrap()
+        };
+        let upgrade = |module: Module| async move {
+            for (suffix, range) in [("info", None), ("mod", None), ("zip", Some(GetRange::Suffix(ZIP_END)))] {
+                read(self.path(&athens_key(&module, suffix)), range).await;
+            }
+            let path = self.path(&format!("{folder}/{}.json", athens_key(&module, "manifest")));
+            let data = Bytes::from(vec![b' '; MANIFEST]);
+            self.store.put_opts(&path, data.into(), PutMode::Create.into()).await.unwrap();
+        };
+        block_on(
+            futures_util::stream::iter(modules)
+                .map(upgrade)
+                .buffer_unordered(AT_ONCE)
+                .for_each(async |()| {}),
+        );
     }
 
     /// Writes some files of a version where Athens would, as an interrupted save does.
