@@ -15,7 +15,10 @@ mod audit;
 mod backup;
 mod bucket_commands;
 mod bucket_crowd;
+mod bucket_faults;
+mod bucket_meanwhile;
 mod bucket_serve;
+mod bucket_servers;
 mod bucket_services;
 mod bucket_sweep;
 mod bucket_upgrade;
@@ -74,7 +77,10 @@ fn main() {
         ("backup", backup::cases()),
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
+        ("bucket_faults", bucket_faults::cases()),
+        ("bucket_meanwhile", bucket_meanwhile::cases()),
         ("bucket_serve", bucket_serve::cases()),
+        ("bucket_servers", bucket_servers::cases()),
         ("bucket_services", bucket_services::cases()),
         ("bucket_sweep", bucket_sweep::cases()),
         ("bucket_upgrade", bucket_upgrade::cases()),

@@ -1,8 +1,9 @@
 //! Deletes contents that nothing names: of publications that were interrupted or lost a race, and of removed versions.
 //!
 //! It runs under the lease, one process at a time. A content is deleted only if it is older than a day, and neither
-//! the manifest of its version nor a quarantine entry names it. A publication gives up an hour after its upload, so it
-//! never names a content that was deleted.
+//! the manifest of its version nor a quarantine entry names it. A publication gives up an hour after its upload. One that
+//! was suspended for longer may still have its manifest to write, so the manifest is written again before a content is
+//! deleted: then the condition of the late write does not hold any more.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,7 @@ use futures_util::TryStreamExt;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use time::{Duration, OffsetDateTime};
 
-use crate::{BucketError, Entry, HeldLease, Manifest, VersionContent, Versions};
+use crate::{BucketError, Entry, Held, HeldLease, Manifest, VersionContent, Versions};
 
 /// The age from which a content is deleted.
 pub const MIN_AGE: Duration = Duration::hours(24);
@@ -68,8 +69,22 @@ impl Versions {
             return Ok(());
         }
         let quarantined = self.keys_in_quarantine().await?;
+        let mut used: (Option<ModuleVersion>, HashSet<String>) = (None, HashSet::new());
         for (version, entry) in candidates {
-            if quarantined.contains(&entry.key) || self.keys_in_use(&version).await?.contains(&entry.key) {
+            if quarantined.contains(&entry.key) {
+                continue;
+            }
+            if used.0.as_ref() != Some(&version) {
+                let keys = match lease {
+                    Some(lease) => {
+                        lease.check()?;
+                        self.touch(&version).await?.as_ref().map(keys_in).unwrap_or_default()
+                    }
+                    None => self.keys_in_use(&version).await?,
+                };
+                used = (Some(version), keys);
+            }
+            if used.1.contains(&entry.key) {
                 continue;
             }
             if let Some(lease) = lease {
@@ -88,9 +103,7 @@ impl Versions {
     }
 
     async fn keys_in_use(&self, version: &ModuleVersion) -> Result<HashSet<String>, BucketError> {
-        let held = self.manifest(version).await?;
-        let content = held.as_ref().and_then(|held| Manifest::present_content(&held.document));
-        Ok(content.into_iter().flat_map(keys_of).map(str::to_owned).collect())
+        Ok(self.manifest(version).await?.as_ref().map(keys_in).unwrap_or_default())
     }
 
     fn version_of_content(&self, key: &str) -> Option<ModuleVersion> {
@@ -99,6 +112,10 @@ impl Versions {
         let (module, version) = rest.rsplit_once("/@v/")?;
         ModuleVersion::new(ModulePath::new(module).ok()?, Version::new(version).ok()?).ok()
     }
+}
+
+fn keys_in(held: &Held<Manifest>) -> HashSet<String> {
+    held.document.present_content().into_iter().flat_map(keys_of).map(str::to_owned).collect()
 }
 
 fn keys_of(content: &VersionContent) -> impl Iterator<Item = &str> {
