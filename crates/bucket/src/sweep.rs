@@ -12,8 +12,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use time::{Duration, OffsetDateTime};
 
-use crate::keys::PROBES;
-use crate::{BucketError, Entry, Held, HeldLease, Manifest, VersionContent, Versions};
+use crate::keys::{OWN, PROBES};
+use crate::{BucketError, Entry, Held, HeldLease, Manifest, Nonce, VersionContent, Versions};
 
 /// The age from which an unreferenced object is deleted.
 pub const MIN_AGE: Duration = Duration::hours(24);
@@ -87,7 +87,8 @@ impl Versions {
         }
         self.sweep_contents(sweep, batch, &mut each).await?;
         each(Swept::LookedAt(looked_at))?;
-        self.sweep_of_processes(sweep, &mut each).await
+        self.sweep_of_processes(sweep, &mut each).await?;
+        self.sweep_of_earlier_ids(sweep, &mut each).await
     }
 
     /// Deletes the objects of processes that have ended. Each of them is written again by a process that lives.
@@ -97,19 +98,53 @@ impl Versions {
         each: &mut impl FnMut(Swept) -> Result<(), E>,
     ) -> Result<(), E> {
         for folder in [self.keys().claims(), self.keys().servers(), PROBES.to_owned()] {
-            let mut listed = self.bucket().list(&folder, None)?;
-            let mut old = Vec::new();
-            while let Some(entry) = listed.try_next().await? {
-                if self.is_old(&entry, sweep.min_age) {
-                    old.push(entry);
-                }
-                if old.len() == BATCH {
-                    self.delete_all(sweep, std::mem::take(&mut old), each).await?;
-                }
-            }
-            self.delete_all(sweep, old, each).await?;
+            self.sweep_folder(sweep, &folder, each).await?;
         }
         Ok(())
+    }
+
+    /// Deletes what is below earlier IDs: a downgrade that was undone leaves it, and so does a process that was suspended
+    /// while the ID changed.
+    async fn sweep_of_earlier_ids<E: From<BucketError>>(
+        &self,
+        sweep: Sweep<'_>,
+        each: &mut impl FnMut(Swept) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let folders = self.bucket().folder(OWN).await?.folders;
+        if let Some(lease) = sweep.lease {
+            // Only the holder of the lease chooses an ID, and these folders were listed before this write succeeded. So
+            // none of them can get in use later, also if this process is suspended from here on.
+            lease.renew().await?;
+            if lease.state().await.id != *self.keys().id() {
+                return Ok(());
+            }
+        }
+        let own = self.keys().root();
+        let is_of_id =
+            |folder: &&String| folder.rsplit('/').next().is_some_and(|id| id.parse::<Nonce>().is_ok());
+        for folder in folders.iter().filter(is_of_id).filter(|folder| **folder != own) {
+            self.sweep_folder(sweep, folder, each).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep_folder<E: From<BucketError>>(
+        &self,
+        sweep: Sweep<'_>,
+        folder: &str,
+        each: &mut impl FnMut(Swept) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut listed = self.bucket().list(folder, None)?;
+        let mut old = Vec::new();
+        while let Some(entry) = listed.try_next().await? {
+            if self.is_old(&entry, sweep.min_age) {
+                old.push(entry);
+            }
+            if old.len() == BATCH {
+                self.delete_all(sweep, std::mem::take(&mut old), each).await?;
+            }
+        }
+        self.delete_all(sweep, old, each).await
     }
 
     async fn sweep_contents<E: From<BucketError>>(
@@ -225,6 +260,8 @@ mod tests {
         versions.bucket().overwrite(&key, bytes::Bytes::from_static(b"left")).await.unwrap();
         let sign = format!("{}/{}", versions.keys().servers(), crate::Nonce::random().unwrap());
         versions.bucket().overwrite(&sign, bytes::Bytes::from_static(b"killed")).await.unwrap();
+        let earlier = format!("{OWN}/{}/m/example.com/a/@v/v1.0.0.json", Nonce::random().unwrap());
+        versions.bucket().overwrite(&earlier, bytes::Bytes::from_static(b"earlier")).await.unwrap();
         let taker = LeaseTaker {
             bucket: versions.bucket().clone(),
             program: "test".to_owned(),
@@ -247,7 +284,7 @@ mod tests {
         };
         assert_eq!(objects(Some(&lease), MIN_AGE).await, (vec![], 3));
         let young = Duration::seconds(-10);
-        let expected = (vec![3, 4, 6], 3);
+        let expected = (vec![3, 4, 6, 7], 3);
         assert_eq!(objects(None, young).await, expected);
         assert_eq!(objects(Some(&lease), young).await, expected);
         assert_eq!(objects(Some(&lease), young).await, (vec![], 2));
