@@ -409,7 +409,8 @@ pub(crate) fn forbidden(version: &ModuleVersion, tombstone: &stoa_bucket::Tombst
     Unavailable::objection(version, &Objection::Tombstone(local_tombstone(tombstone)))
 }
 
-fn local_tombstone(tombstone: &stoa_bucket::Tombstone) -> Tombstone {
+/// Returns a tombstone of the bucket as the store has it.
+pub(crate) fn local_tombstone(tombstone: &stoa_bucket::Tombstone) -> Tombstone {
     Tombstone { at: tombstone.at.clone(), reason: tombstone.reason.clone() }
 }
 

@@ -21,7 +21,7 @@ pub(crate) const MIGRATOR: &str = "stoa-migrate";
 inventory::submit!(entry(
     "import",
     110,
-    "Copy versions into the store from another store, a GOPROXY tree or a module cache",
+    "Copy versions into the store or the bucket from another store, a GOPROXY tree or a module cache",
 ));
 inventory::submit!(entry(
     "import-config",

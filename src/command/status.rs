@@ -67,7 +67,7 @@ enum Kind {
     Foreign,
 }
 
-/// Show the state, the layout and the content of the store
+/// Show the state, the layout and the content of the store, and of the bucket of the configuration
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The command works on any folder and any bucket, and changes nothing.
@@ -79,9 +79,13 @@ Examples:
 
 Exit codes: 0 success; 65 the store does not exist or is not a folder; 74 the folder cannot be read.")]
 pub(crate) struct ShowStatus {
-    /// Show the state of this bucket instead: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
+    /// Show the state of this bucket only: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
     #[arg(long, value_name = "URL")]
     bucket: Option<BucketUrl>,
+
+    /// Show the state of the store of this machine only, even if the configuration has a bucket
+    #[arg(long, conflicts_with = "bucket")]
+    local: bool,
 
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t)]
@@ -106,6 +110,11 @@ impl Command for ShowStatus {
         }
         let root = context.root()?;
         context.settings.check_named()?;
+        if !self.local && context.settings.bucket(None)?.is_some() {
+            // That program prints both.
+            let common = Common { store: Some(root), ..context.global.common.clone() };
+            return Err(to_migrator(&common, "status", &format));
+        }
         check_exists(&root)?;
         let mut status = of_current(&root, context.app, context.settings)?;
         if let Some(status) = status.take_if(|status| status.leftovers == Some(0)) {
@@ -113,7 +122,9 @@ impl Command for ShowStatus {
         }
         // Only stoa-migrate knows old layouts, and counts leftovers by version.
         let common = Common { store: Some(root), ..context.global.common.clone() };
-        let error = to_migrator(&common, "status", &format);
+        let local = self.local.then(|| OsString::from("--local"));
+        let arguments: Vec<OsString> = format.into_iter().chain(local).collect();
+        let error = to_migrator(&common, "status", &arguments);
         // Without it, each name that belongs to no version is counted.
         status.ok_or(error)
     }

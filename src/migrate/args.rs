@@ -102,33 +102,47 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Print the state of a store, for `stoa status`
     #[command(hide = true)]
-    Status,
+    Status {
+        /// Leave the bucket of the configuration out
+        #[arg(long)]
+        local: bool,
+    },
     /// Print what a store is, or why it is refused, for a `stoa` that must not upgrade it
     #[command(hide = true)]
     Describe,
-    /// Copy versions into the store from another store, a GOPROXY tree or a module cache
+    /// Copy versions into the store or the bucket from another store, a GOPROXY tree or a module cache
     #[command(
-        long_about = "Copy versions into the store from another store, a GOPROXY tree or the go command's module cache.\n\n\
+        long_about = "Copy versions into the store or the bucket from another store, a GOPROXY tree or the go command's module \
+                      cache.\n\n\
                       The source is never changed. Source and store may be in use. The store is created or upgraded first if \
                       necessary. Each version is verified before it becomes visible, and existing versions are compared. The \
-                      command can be stopped at any time and run again.",
+                      command can be stopped at any time and run again.\n\n\
+                      If the configuration has a bucket, versions are copied into the bucket, unless --local or --store is \
+                      given. Each thread needs temporary space for one zip.",
         after_help = "Examples:\n  \
                       stoa import ~/go/pkg/mod             import the module cache\n  \
-                      stoa import --dry-run /srv/athens    show what an import of an Athens store would do\n\n\
+                      stoa import --dry-run /srv/athens    show what an import of an Athens store would do\n  \
+                      stoa import /srv/store --bucket s3://modules/go --threads 16\n\n\
                       The report counts the leftovers of the source by reason; -v lists each.\n\n\
                       Exit codes: 0 success; 1 a version differs from the version in the store, is corrupt, or cannot be written; \
-                      64 the source overlaps the store; 65 the source is not recognised; others as for stoa-migrate."
+                      64 the source overlaps the store; 65 the source is not recognised; 69 the bucket cannot be reached; others as \
+                      for stoa-migrate."
     )]
     Import(Import),
     /// Print a config file for Stoa made from the configuration of Athens
     ImportConfig(ImportConfig),
-    /// List or move the leftovers of a store
+    /// List or move the leftovers of a store, or list those of a bucket
     #[command(
         long_about = "List or move the leftovers of a store: incomplete versions, foreign files and the like.\n\n\
                       Stoa never serves leftovers. They stay in place until `leftovers move` moves them. If a leftover is in \
-                      the place of a new version, Stoa moves the leftover to quarantine."
+                      the place of a new version, Stoa moves the leftover to quarantine.\n\n\
+                      If the configuration has a bucket, the leftovers of the bucket are listed, unless --local or --store is \
+                      given."
     )]
     Leftovers {
+        /// Work on the store of this machine, even if the configuration has a bucket
+        #[arg(long, global = true, conflicts_with = "bucket")]
+        local: bool,
         #[command(subcommand)]
         command: Option<LeftoversCommand>,
     },
@@ -140,6 +154,10 @@ pub(super) struct Import {
     /// A store of Stoa or Athens, a GOPROXY tree, or a module cache (GOMODCACHE or its cache/download)
     #[arg(value_name = "SOURCE")]
     pub(super) source: PathBuf,
+
+    /// Copy into the store of this machine, even if the configuration has a bucket
+    #[arg(long, conflicts_with = "bucket")]
+    local: bool,
 
     /// Show what would be imported and write nothing
     #[arg(long)]
@@ -159,6 +177,17 @@ pub(super) struct Import {
 }
 
 impl Args {
+    /// Returns whether the command works on the bucket of the configuration, if there is one.
+    pub(super) fn may_use_configured_bucket(&self) -> bool {
+        let is_local = match &self.command {
+            Some(Command::Import(import)) => import.local,
+            Some(Command::Leftovers { local, .. }) => *local,
+            _ => true,
+        };
+        // A store on the command line is meant.
+        !is_local && self.common.store.is_none()
+    }
+
     /// Applies options after the command that the program has before it too.
     pub(super) fn merged(mut self) -> Self {
         if let Some(Command::Import(import)) = &self.command {

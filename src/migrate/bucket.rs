@@ -6,11 +6,13 @@ use stoa_bucket::{
     Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError, BucketRunner,
     BucketState, BucketWork, LeaseTimes, Regenerated, Versions,
 };
-use stoa_layout::{Exit, Outcome};
+use stoa_layout::{Exit, Layouts, Outcome};
+use tokio::runtime::Runtime;
 
 use super::args::{Args, Command, LeftoversCommand};
 use super::bucket_status::BucketStatus;
 use super::events::{Event, Watcher};
+use super::import::{self, BucketImport};
 use super::stop_with_parent;
 use crate::command::context::cancel_on_signals;
 use crate::command::error::CommandError;
@@ -21,9 +23,25 @@ use crate::tasks::runtime;
 /// The number of versions that are worked on at the same time.
 const AT_ONCE: usize = 64;
 
+/// Reports the state of a bucket. `is_below_another`: the status of the store was printed before.
+pub(super) fn status(
+    layouts: &BucketLayouts,
+    settings: &BucketSettings,
+    is_below_another: bool,
+    reporter: &Reporter,
+) -> Result<(), CommandError> {
+    let bucket = Bucket::connect(&settings.url, &settings.options)?;
+    let runtime = runtime().map_err(CommandError::no_threads)?;
+    let status = runtime.block_on(BucketStatus::of(&bucket, layouts))?;
+    if is_below_another && !reporter.is_json() {
+        reporter.bytes(b"\n")?;
+    }
+    reporter.finish(&status)
+}
+
 /// Runs the program on a bucket.
 pub(super) fn run(
-    layouts: &BucketLayouts,
+    (folders, layouts): (&Layouts, &BucketLayouts),
     (args, world): (&Args, &World),
     settings: &Settings<'_>,
     reporter: &Reporter,
@@ -36,19 +54,18 @@ pub(super) fn run(
         return Err(CommandError::new(Exit::USAGE, "there is no bucket"));
     };
     settings.check_named()?;
-    let bucket = Bucket::connect(&url, &options)?;
-    let cancel = cancel_on_signals(reporter, args.auto)?;
-    if matches!(args.command, Some(Command::Status)) {
-        let status =
-            runtime().map_err(CommandError::no_threads)?.block_on(BucketStatus::of(&bucket, layouts))?;
-        reporter.finish(&status)?;
+    if matches!(args.command, Some(Command::Status { .. })) {
+        status(layouts, &BucketSettings { url, options }, false, reporter)?;
         return Ok(Exit::DONE);
     }
+    let bucket = Bucket::connect(&url, &options)?;
+    let cancel = cancel_on_signals(reporter, args.auto)?;
     let is_listing = matches!(args.command, Some(Command::Leftovers { .. }));
     let watcher = Watcher::new(reporter, args.auto, args.dry_run).of_bucket(is_listing);
     let options = BucketOptions {
         target: args.to.clone(),
-        auto: args.auto,
+        // An import never decides about an interrupted downgrade.
+        auto: args.auto || matches!(args.command, Some(Command::Import(_))),
         no_create: args.no_create,
         owner: owner(world),
         times: LeaseTimes::default(),
@@ -58,6 +75,11 @@ pub(super) fn run(
     let runtime = runtime().map_err(CommandError::no_threads)?;
     let root = url.to_string();
     let root = Path::new(&root);
+    if let Some(Command::Import(what)) = &args.command {
+        let threads = settings.migrate(None, args.threads, None)?.threads;
+        let source = (what.source.as_path(), folders);
+        return import(source, (&runner, &watcher), (threads, &runtime), args, reporter);
+    }
     let done = runtime.block_on(async {
         if is_listing {
             let (leftovers, store) = (runner.leftovers().await?, url.to_string());
@@ -93,6 +115,46 @@ pub(super) fn run(
     Ok(Exit::DONE)
 }
 
+/// Imports into a bucket. It is created or upgraded first if necessary.
+fn import(
+    (source, folders): (&Path, &Layouts),
+    (runner, watcher): (&BucketRunner<'_>, &Watcher<'_>),
+    (threads, runtime): (usize, &Runtime),
+    args: &Args,
+    reporter: &Reporter,
+) -> Result<Exit, CommandError> {
+    let (bucket, dry_run) = (runner.bucket, args.dry_run);
+    let url = bucket.url().to_string();
+    let from = import::Origin::find(source, folders, args.from.as_ref())?;
+    let prepared = async {
+        if dry_run {
+            runner.plan().await?;
+        } else if runner.run().await? == BucketOutcome::NoStore {
+            return Ok(None);
+        } else {
+            bucket.probe().await?;
+        }
+        Ok::<_, BucketRunError>(Some(BucketState::read(bucket).await?.map(|held| held.document)))
+    };
+    let Some(state) = runtime.block_on(prepared).map_err(|error| failure(&error))? else {
+        watcher.done(Path::new(&url), &Outcome::NoStore);
+        return Ok(Exit::DONE);
+    };
+    let state = state.filter(BucketState::is_current);
+    let import = BucketImport {
+        versions: state.map(|state| Versions::new(bucket.clone(), state.keys())),
+        runtime,
+        threads,
+        cancel: runner.work.cancel,
+        progress: reporter.progress(),
+        dry_run,
+    };
+    let report = import::Report::new(reporter, (source, url), dry_run);
+    import.run(&from, &report)?;
+    reporter.finish(&report.done())?;
+    Ok(Exit::DONE)
+}
+
 /// Writes derived objects that are missing, at the current layout. Returns whether any was.
 async fn regenerate(bucket: &Bucket, is_planned: bool, reporter: &Reporter) -> Result<bool, BucketRunError> {
     let state = BucketState::read(bucket).await?.map(|held| held.document);
@@ -110,9 +172,14 @@ async fn regenerate(bucket: &Bucket, is_planned: bool, reporter: &Reporter) -> R
 
 /// Refuses options that mean nothing for a bucket.
 fn check(args: &Args) -> Result<(), CommandError> {
+    let is_import = matches!(args.command, Some(Command::Import(_)));
+    if is_import {
+        super::check_import(args)?;
+    }
     let wrong = [
         ("--store", args.common.store.is_some()),
-        ("--from", args.from.is_some()),
+        // Of an import it is the layout of the source.
+        ("--from", args.from.is_some() && !is_import),
         ("--clean", args.clean),
         ("--verify", args.verify.is_some()),
     ];
@@ -126,12 +193,13 @@ fn check(args: &Args) -> Result<(), CommandError> {
     }
     match &args.command {
         None
-        | Some(Command::Status)
-        | Some(Command::Leftovers { command: None | Some(LeftoversCommand::List) }) => Ok(()),
+        | Some(Command::Status { .. } | Command::Import(_))
+        | Some(Command::Leftovers { command: None | Some(LeftoversCommand::List), .. }) => Ok(()),
         Some(Command::Leftovers { .. }) => {
             let message = "the leftovers of a bucket cannot be moved";
-            Err(CommandError::new(Exit::USAGE, message)
-                .help("delete or copy them with the tools of the service"))
+            Err(CommandError::new(Exit::USAGE, message).help(
+                "delete or copy them with the tools of the service; --local moves the leftovers of the store",
+            ))
         }
         Some(_) => Err(CommandError::new(Exit::USAGE, "this command cannot be used with --bucket")),
     }

@@ -87,21 +87,25 @@ fn dispatch(
     if let Some(Command::ImportConfig(what)) = &args.command {
         return import_config::run(what, std::env::vars_os(), reporter);
     }
-    if args.bucket.is_some() {
-        let settings = Settings::new(world, args.common.config.clone());
-        return bucket::run(buckets, (args, world), &settings, reporter);
+    let settings = Settings::new(world, args.common.config.clone());
+    if args.bucket.is_some() || (args.may_use_configured_bucket() && settings.bucket(None)?.is_some()) {
+        return bucket::run((layouts, buckets), (args, world), &settings, reporter);
     }
     let (root, options) = resolve(args, world)?;
     match &args.command {
-        Some(Command::Status) => {
-            let settings = Settings::new(world, args.common.config.clone());
-            reporter.finish(&status::of_any(&root, layouts, &settings)?)?;
+        Some(Command::Status { local }) => {
+            let store = status::of_any(&root, layouts, &settings).and_then(|status| reporter.finish(&status));
+            if !local && let Some(bucket) = settings.bucket(None)? {
+                // Also if the store of this machine cannot be read.
+                bucket::status(buckets, &bucket, store.is_ok(), reporter)?;
+            }
+            store?;
         }
         Some(Command::Describe) => {
             let options = Options { auto: true, ..options };
             describe(layouts, &root, &options, reporter)?;
         }
-        Some(Command::Leftovers { command }) => {
+        Some(Command::Leftovers { command, .. }) => {
             leftovers((layouts, world), command.as_ref(), &root, &options, reporter)?;
         }
         Some(Command::Import(what)) => {
@@ -232,10 +236,7 @@ fn import(
     options: Options,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    if options.target.is_some() || options.regenerate || options.auto || args.verify.is_some() {
-        let message = "import does not support --to, --regenerate, --verify or --auto";
-        return Err(CommandError::new(Exit::USAGE, message));
-    }
+    check_import(args)?;
     let cancel = cancel_on_signals(reporter, false)?;
     // `--from` names the layout of the source. An import never decides about an interrupted downgrade.
     let options = Options { assumed: None, auto: true, ..options };
@@ -248,12 +249,21 @@ fn import(
         dry_run: args.dry_run,
         progress: reporter.progress(),
     };
-    let report = import::Report::new(reporter, &import);
+    let report = import::Report::new(reporter, (source, text(root)), args.dry_run);
     if import.run(&report)? {
         return reporter.finish(&report.done());
     }
     reporter.progress().end();
     watcher.done(root, &Outcome::NoStore);
+    Ok(())
+}
+
+/// Refuses options that an import does not have.
+fn check_import(args: &Args) -> Result<(), CommandError> {
+    if args.to.is_some() || args.regenerate || args.auto || args.verify.is_some() {
+        let message = "import does not support --to, --regenerate, --verify or --auto";
+        return Err(CommandError::new(Exit::USAGE, message));
+    }
     Ok(())
 }
 

@@ -18,17 +18,17 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-fn command(gcs: &Gcs, arguments: &[&str]) -> Command {
+pub(crate) fn command(gcs: &Gcs, arguments: &[&str]) -> Command {
     let mut command = Command::new(STOA);
     command.args(arguments).env_remove("STOA_STORE").env_remove("STOA_LOG").envs(gcs.environment());
     command
 }
 
-fn stoa(gcs: &Gcs, arguments: &[&str]) -> Output {
+pub(crate) fn stoa(gcs: &Gcs, arguments: &[&str]) -> Output {
     command(gcs, &[arguments, &["--bucket", &gcs.bucket("")]].concat()).output().unwrap()
 }
 
-fn json(gcs: &Gcs, arguments: &[&str]) -> (i32, Vec<Value>) {
+pub(crate) fn json(gcs: &Gcs, arguments: &[&str]) -> (i32, Vec<Value>) {
     let output = stoa(gcs, &[arguments, &["--format", "json"]].concat());
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().map(|line| {
@@ -38,7 +38,7 @@ fn json(gcs: &Gcs, arguments: &[&str]) -> (i32, Vec<Value>) {
 }
 
 #[track_caller]
-fn ended(output: &Output, code: i32, part: &str) {
+pub(crate) fn ended(output: &Output, code: i32, part: &str) {
     let text = transcript(output);
     assert!(
         output.status.code() == Some(code) && text.contains(part),
@@ -47,7 +47,7 @@ fn ended(output: &Output, code: i32, part: &str) {
 }
 
 /// Makes a bucket with these versions.
-fn bucket(pairs: &[&str]) -> (Gcs, Vec<Module>) {
+pub(crate) fn bucket(pairs: &[&str]) -> (Gcs, Vec<Module>) {
     let gcs = Gcs::start();
     let modules: Vec<_> = pairs.iter().map(|pair| Module::new(pair, 1000)).collect();
     for module in &modules {

@@ -13,6 +13,7 @@ mod answers;
 mod as_go;
 mod audit;
 mod backup;
+mod bucket_carry;
 mod bucket_commands;
 mod bucket_crowd;
 mod bucket_serve;
@@ -72,6 +73,7 @@ fn main() {
         ("as_go", as_go::cases()),
         ("audit", audit::cases()),
         ("backup", backup::cases()),
+        ("bucket_carry", bucket_carry::cases()),
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_serve", bucket_serve::cases()),

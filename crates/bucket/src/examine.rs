@@ -69,18 +69,13 @@ impl Versions {
             file.write_all(&part).await.map_err(failed)?;
         }
         file.flush().await.map_err(failed)?;
-        let zip = Zip { file: file.into_std().await, size: content.zip.size };
+        let zip = file.into_std().await;
         let of = version.clone();
-        let examined = tokio::task::spawn_blocking(move || examine(&zip, &of)).await;
-        let reason = match examined.map_err(|error| failed(io::Error::other(error)))? {
-            Ok(examined) => match fault_of_mod(&examined, &modfile) {
-                None => return Ok(ExaminedThere::Whole(examined.h1)),
-                Some(fault) => fault.to_owned(),
-            },
-            Err(ExamineError::Broken(fault)) => format!("its zip: {fault}"),
-            Err(ExamineError::Read(error)) => return Err(failed(error)),
-        };
-        Ok(ExaminedThere::Corrupt(reason))
+        let examined = tokio::task::spawn_blocking(move || examine_files(&of, &info, &modfile, &zip)).await;
+        match examined.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)? {
+            Ok(h1) => Ok(ExaminedThere::Whole(h1)),
+            Err(reason) => Ok(ExaminedThere::Corrupt(reason)),
+        }
     }
 
     /// Reads a version completely and seals it, or moves it to quarantine if it is corrupt. Returns the result, and the
@@ -104,6 +99,32 @@ impl Versions {
     }
 }
 
+/// Reads the files of a version completely, and compares them with each other. Returns the hash of the zip, or why the
+/// version is corrupt.
+///
+/// # Errors
+///
+/// The zip cannot be read.
+pub fn examine_files(
+    version: &ModuleVersion,
+    info: &[u8],
+    modfile: &[u8],
+    zip: &File,
+) -> io::Result<Result<H1, String>> {
+    if let Err(error) = info::parse_answer(version.path(), version.version().as_str(), info) {
+        return Ok(Err(format!("its info: {error}")));
+    }
+    let zip = Zip { file: zip, size: zip.metadata()?.len() };
+    match examine(&zip, version) {
+        Ok(examined) => Ok(match fault_of_mod(&examined, modfile) {
+            None => Ok(examined.h1),
+            Some(fault) => Err(fault.to_owned()),
+        }),
+        Err(ExamineError::Broken(fault)) => Ok(Err(format!("its zip: {fault}"))),
+        Err(ExamineError::Read(error)) => Err(error),
+    }
+}
+
 fn fault_of_mod(examined: &Examined, body: &[u8]) -> Option<&'static str> {
     match &examined.go_mod {
         Some(own) if own != body => Some("its mod differs from the go.mod in its zip"),
@@ -112,12 +133,12 @@ fn fault_of_mod(examined: &Examined, body: &[u8]) -> Option<&'static str> {
     }
 }
 
-struct Zip {
-    file: File,
+struct Zip<'a> {
+    file: &'a File,
     size: u64,
 }
 
-impl ReadAt for Zip {
+impl ReadAt for Zip<'_> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
     }

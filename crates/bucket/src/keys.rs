@@ -114,11 +114,16 @@ impl Keys {
         format!("{OWN}/{}/gone", self.id)
     }
 
+    /// Returns the folder of all claims.
+    pub fn claims(&self) -> String {
+        format!("{OWN}/{}/claims", self.id)
+    }
+
     /// Returns the key of the claim of a version.
     pub fn claim(&self, version: &ModuleVersion) -> String {
         let hash = Sha256::digest(version.to_string().as_bytes());
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{OWN}/{}/claims/{}/{hex}", self.id, &hex[..2])
+        format!("{}/{}/{hex}", self.claims(), &hex[..2])
     }
 
     /// Returns the folder of the days of last use.

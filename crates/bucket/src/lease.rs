@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
 use crate::keys::STATE;
-use crate::{Bucket, BucketError, BucketMarker, BucketState, Held, Lease, Swapped, Trouble};
+use crate::{Bucket, BucketError, BucketMarker, BucketState, Held, Lease, Nonce, Swapped, Trouble};
 
 /// The times of a lease.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +85,34 @@ impl LeaseTaker {
         match self.bucket.swap(STATE, &state, old.map(|old| &old.tag)).await? {
             Swapped::Done(tag) => Ok(Ok(self.beat(Held { document: state, tag }, began))),
             Swapped::Lost(other) => Ok(Err(other)),
+        }
+    }
+
+    /// Takes the lease of a bucket at the current layout, whose ID is this one. Waits while another process holds it, and
+    /// calls `waits` before.
+    pub async fn take_current(
+        &self,
+        id: &Nonce,
+        work: &str,
+        mut waits: impl FnMut(&Lease),
+    ) -> Result<HeldLease, BucketError> {
+        // The tag of a state whose holder is dead.
+        let mut dead = None;
+        loop {
+            let is_ours = |held: &Held<BucketState>| held.document.is_current() && held.document.id == *id;
+            let Some(held) = BucketState::read(&self.bucket).await?.filter(is_ours) else {
+                let reason = "another process has changed its layout";
+                return Err(BucketError::new(Trouble::Left, "work on", self.bucket.url(), reason));
+            };
+            if let Some(lease) = held.document.lease.as_ref().filter(|_| dead.as_ref() != Some(&held.tag)) {
+                waits(lease);
+                let seen = self.wait(held).await?;
+                dead = seen.filter(|seen| seen.document.lease.is_some()).map(|seen| seen.tag);
+                continue;
+            }
+            if let Ok(lease) = self.take(Some(&held), held.document.clone(), work).await? {
+                return Ok(lease);
+            }
         }
     }
 
@@ -268,6 +296,32 @@ mod tests {
         assert_eq!(error.trouble, Trouble::Left);
         assert!(error.to_string().contains("the lease was taken over by second"), "{error}");
         taken.end(BucketMarker::At(LAYOUT), None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_lease_of_a_current_bucket_is_waited_for_and_keeps_the_layout() {
+        let bucket = Bucket::in_memory();
+        let (first, second) = (taker(&bucket, "first"), taker(&bucket, "second"));
+        let lease = first.take(None, migrating(), "upgrade").await.unwrap().unwrap();
+        let id = lease.state().await.id;
+        assert_eq!(second.take_current(&id, "prune", |_| {}).await.unwrap_err().trouble, Trouble::Left);
+        lease.end(BucketMarker::At(LAYOUT), None).await.unwrap();
+        let lease = first.take_current(&id, "prune", |_| panic!("nobody holds it")).await.unwrap();
+        let mut holders = Vec::new();
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            lease.end(BucketMarker::At(LAYOUT), None).await.unwrap();
+        };
+        let waits = |lease: &Lease| holders.push(lease.owner.clone());
+        let (taken, ()) = tokio::join!(second.take_current(&id, "prune", waits), end);
+        assert!(!holders.is_empty() && holders.iter().all(|holder| holder == "first"), "{holders:?}");
+        // A dead holder is taken over.
+        taken.unwrap().task.abort();
+        let lease = first.take_current(&id, "prune", |_| {}).await.unwrap();
+        let state = lease.state().await;
+        assert!(state.is_current() && state.epoch == 4 && state.id == id, "{state:?}");
+        let other = Nonce::random().unwrap();
+        assert!(first.take_current(&other, "prune", |_| {}).await.is_err());
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@
 //! | [`regenerate`](Versions::regenerate) | writing what follows from the manifests again |
 //! | [`count`](Versions::count) | the numbers of versions |
 //! | [`servers`](Bucket::servers) | the servers that use a bucket |
-//! | [`sweep`](Versions::sweep) | deleting contents that nothing names |
+//! | [`sweep`](Versions::sweep) | deleting unreferenced objects |
 //! | [`versions`](Versions) | reading, publishing and removing versions at the current layout |
 
 mod address;
@@ -71,7 +71,7 @@ pub use connect::{ConnectError, ConnectOptions};
 pub use count::CountThere;
 pub use document::{Document, Held, Swapped};
 pub use error::{BucketError, Trouble};
-pub use examine::ExaminedThere;
+pub use examine::{ExaminedThere, examine_files};
 pub use gone::{Gone, Removals};
 pub use keys::{AthensFile, Keys, OWN, STATE};
 pub use lease::{HeldLease, LeaseTaker, LeaseTimes};
@@ -89,6 +89,6 @@ pub use runner::{
     DetectBucket,
 };
 pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
-pub use sweep::{MIN_AGE, Swept};
+pub use sweep::{MIN_AGE, Sweep, Swept};
 pub use unnameable::Unnameable;
 pub use versions::{ListedThere, NewVersion, PublishedThere, QuarantinedThere, Versions};

@@ -1,4 +1,5 @@
-//! Deletes contents that nothing names: of publications that were interrupted or lost a race, and of removed versions.
+//! Deletes unreferenced objects: contents of publications that were interrupted or lost a race, contents of removed
+//! versions, and what programs left behind that were killed.
 //!
 //! It runs under the lease, one process at a time. A content is deleted only if it is older than a day, and neither
 //! the manifest of its version nor a quarantine entry names it. A publication gives up an hour after its upload, so it
@@ -6,80 +7,165 @@
 
 use std::collections::HashSet;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use time::{Duration, OffsetDateTime};
 
+use crate::keys::PROBES;
 use crate::{BucketError, Entry, HeldLease, Manifest, VersionContent, Versions};
 
-/// The age from which a content is deleted.
+/// The age from which an unreferenced object is deleted.
 pub const MIN_AGE: Duration = Duration::hours(24);
 
-/// The deleted objects.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Their number.
-    pub objects: u64,
-    /// Their total size in bytes.
-    pub bytes: u64,
+/// The settings of a sweep.
+#[derive(Debug, Clone, Copy)]
+pub struct Sweep<'a> {
+    /// The lease under which objects are deleted. Without it they are only reported.
+    pub lease: Option<&'a HeldLease>,
+    /// The age from which an object is deleted, by the clock of the service.
+    pub min_age: Duration,
+    /// Maximum number of requests at the same time.
+    pub at_once: usize,
 }
 
-/// Number of contents that are looked at together for the last time.
+/// An event of a sweep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Swept {
+    /// The contents of so many versions were looked at so far.
+    LookedAt(u64),
+    /// An unreferenced object was deleted, or would be.
+    Deleted {
+        /// Its key.
+        key: String,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+}
+
+/// The contents of a version that are old enough.
+struct Contents {
+    version: ModuleVersion,
+    entries: Vec<Entry>,
+}
+
+/// Number of versions that are looked at together.
 const BATCH: usize = 1000;
 
 impl Versions {
-    /// Deletes the contents that nothing names and that are older than `min_age` by the clock of the service. Without a
-    /// lease it only counts them.
+    /// Deletes unreferenced objects, and reports each to `each`.
     ///
     /// A version that moves to quarantine or back is named by both its manifest and the entry for a while. So a content
     /// is deleted only after both were read twice, in turn, and none has named it.
-    pub async fn sweep(&self, lease: Option<&HeldLease>, min_age: Duration) -> Result<Swept, BucketError> {
+    pub async fn sweep<E: From<BucketError>>(
+        &self,
+        sweep: Sweep<'_>,
+        mut each: impl FnMut(Swept) -> Result<(), E>,
+    ) -> Result<(), E> {
         let quarantined = self.keys_in_quarantine().await?;
         let mut listed = self.bucket().list(&self.keys().contents(), None)?;
-        let (mut swept, mut candidates) = (Swept::default(), Vec::new());
-        let mut used: (Option<ModuleVersion>, HashSet<String>) = (None, HashSet::new());
+        let (mut batch, mut looked_at, mut last) = (Vec::<Contents>::new(), 0, None);
         while let Some(entry) = listed.try_next().await? {
-            let now = self.bucket().service_time().unwrap_or_else(OffsetDateTime::now_utc);
-            if now - entry.meta.modified <= min_age || quarantined.contains(&entry.key) {
+            let Some(version) = self.version_of_content(&entry.key) else { continue };
+            // The contents of a version are listed one after the other.
+            if last.as_ref() != Some(&version) {
+                looked_at += 1;
+                last = Some(version.clone());
+            }
+            if !self.is_old(&entry, sweep.min_age) || quarantined.contains(&entry.key) {
                 continue;
             }
-            let Some(version) = self.version_of_content(&entry.key) else { continue };
-            if used.0.as_ref() != Some(&version) {
-                used = (Some(version.clone()), self.keys_in_use(&version).await?);
+            if let Some(last) = batch.last_mut().filter(|last| last.version == version) {
+                last.entries.push(entry);
+                continue;
             }
-            if !used.1.contains(&entry.key) {
-                candidates.push((version, entry));
+            if batch.len() == BATCH {
+                self.sweep_contents(sweep, std::mem::take(&mut batch), &mut each).await?;
+                each(Swept::LookedAt(looked_at))?;
             }
-            if candidates.len() == BATCH {
-                self.delete_unnamed(lease, std::mem::take(&mut candidates), &mut swept).await?;
-            }
+            batch.push(Contents { version, entries: vec![entry] });
         }
-        self.delete_unnamed(lease, candidates, &mut swept).await?;
-        Ok(swept)
+        self.sweep_contents(sweep, batch, &mut each).await?;
+        each(Swept::LookedAt(looked_at))?;
+        self.sweep_of_processes(sweep, &mut each).await
     }
 
-    async fn delete_unnamed(
+    /// Deletes the objects of processes that have ended. Each of them is written again by a process that lives.
+    async fn sweep_of_processes<E: From<BucketError>>(
         &self,
-        lease: Option<&HeldLease>,
-        candidates: Vec<(ModuleVersion, Entry)>,
-        swept: &mut Swept,
-    ) -> Result<(), BucketError> {
+        sweep: Sweep<'_>,
+        each: &mut impl FnMut(Swept) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for folder in [self.keys().claims(), self.keys().servers(), PROBES.to_owned()] {
+            let mut listed = self.bucket().list(&folder, None)?;
+            let mut old = Vec::new();
+            while let Some(entry) = listed.try_next().await? {
+                if self.is_old(&entry, sweep.min_age) {
+                    old.push(entry);
+                }
+                if old.len() == BATCH {
+                    self.delete_all(sweep, std::mem::take(&mut old), each).await?;
+                }
+            }
+            self.delete_all(sweep, old, each).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep_contents<E: From<BucketError>>(
+        &self,
+        sweep: Sweep<'_>,
+        batch: Vec<Contents>,
+        each: &mut impl FnMut(Swept) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let candidates = self.without_used(sweep, batch).await?;
         if candidates.is_empty() {
             return Ok(());
         }
         let quarantined = self.keys_in_quarantine().await?;
-        for (version, entry) in candidates {
-            if quarantined.contains(&entry.key) || self.keys_in_use(&version).await?.contains(&entry.key) {
-                continue;
-            }
-            if let Some(lease) = lease {
+        let unused = self.without_used(sweep, candidates).await?;
+        let unused = unused.into_iter().flat_map(|contents| contents.entries);
+        let unused = unused.filter(|entry| !quarantined.contains(&entry.key)).collect();
+        self.delete_all(sweep, unused, each).await
+    }
+
+    /// Returns the contents that the manifests of their versions do not name.
+    async fn without_used(
+        &self,
+        sweep: Sweep<'_>,
+        batch: Vec<Contents>,
+    ) -> Result<Vec<Contents>, BucketError> {
+        let looked = stream::iter(batch).map(|Contents { version, mut entries }| async move {
+            let used = self.keys_in_use(&version).await?;
+            entries.retain(|entry| !used.contains(&entry.key));
+            Ok::<_, BucketError>(Contents { version, entries })
+        });
+        let looked = looked.buffered(sweep.at_once.max(1));
+        looked.try_filter(|contents| std::future::ready(!contents.entries.is_empty())).try_collect().await
+    }
+
+    async fn delete_all<E: From<BucketError>>(
+        &self,
+        sweep: Sweep<'_>,
+        entries: Vec<Entry>,
+        each: &mut impl FnMut(Swept) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let deleted = stream::iter(entries).map(|entry| async move {
+            if let Some(lease) = sweep.lease {
                 lease.check()?;
                 self.bucket().delete(&entry.key).await?;
             }
-            swept.objects += 1;
-            swept.bytes += entry.meta.size;
+            Ok::<_, BucketError>(entry)
+        });
+        let mut deleted = std::pin::pin!(deleted.buffered(sweep.at_once.max(1)));
+        while let Some(entry) = deleted.try_next().await? {
+            each(Swept::Deleted { key: entry.key, bytes: entry.meta.size })?;
         }
         Ok(())
+    }
+
+    fn is_old(&self, entry: &Entry, min_age: Duration) -> bool {
+        let now = self.bucket().service_time().unwrap_or_else(OffsetDateTime::now_utc);
+        now - entry.meta.modified > min_age
     }
 
     async fn keys_in_quarantine(&self) -> Result<HashSet<String>, BucketError> {
@@ -109,10 +195,10 @@ fn keys_of(content: &VersionContent) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
     use crate::testing::{new, versions};
-    use crate::{BucketMarker, BucketState, LAYOUT, LeaseTaker, LeaseTimes, PublishedThere};
+    use crate::{BucketMarker, LAYOUT, LeaseTaker, LeaseTimes, PublishedThere};
 
     #[tokio::test]
-    async fn only_contents_that_nothing_names_are_deleted() {
+    async fn only_unreferenced_objects_are_deleted() {
         let versions = versions().await;
         let [kept, removed, moved] =
             ["a@v1.0.0", "b@v1.0.0", "c@v1.0.0"].map(|name| new(&format!("example.com/{name}"), b"zip"));
@@ -124,20 +210,34 @@ mod tests {
         // Another content of the kept version, of a publication that was interrupted.
         let key = versions.keys().content(&kept.version, &crate::Nonce::random().unwrap(), "zip");
         versions.bucket().overwrite(&key, bytes::Bytes::from_static(b"left")).await.unwrap();
-        let held = BucketState::read(versions.bucket()).await.unwrap().unwrap();
+        let sign = format!("{}/{}", versions.keys().servers(), crate::Nonce::random().unwrap());
+        versions.bucket().overwrite(&sign, bytes::Bytes::from_static(b"killed")).await.unwrap();
         let taker = LeaseTaker {
             bucket: versions.bucket().clone(),
             program: "test".to_owned(),
             owner: "test".to_owned(),
             times: LeaseTimes::default(),
         };
-        let lease = taker.take(Some(&held), held.document.clone(), "sweep").await.unwrap().unwrap();
-        assert_eq!(versions.sweep(Some(&lease), MIN_AGE).await.unwrap(), Swept::default());
-        let expected = Swept { objects: 2, bytes: 3 + 4 };
+        let lease = taker.take_current(versions.keys().id(), "prune", |_| {}).await.unwrap();
+        let objects = async |lease: Option<&HeldLease>, min_age: Duration| {
+            let (mut deleted, mut looked_at) = (Vec::new(), 0);
+            let each = |swept| -> Result<(), BucketError> {
+                match swept {
+                    Swept::LookedAt(objects) => looked_at = objects,
+                    Swept::Deleted { bytes, .. } => deleted.push(bytes),
+                }
+                Ok(())
+            };
+            versions.sweep(Sweep { lease, min_age, at_once: 4 }, each).await.unwrap();
+            deleted.sort_unstable();
+            (deleted, looked_at)
+        };
+        assert_eq!(objects(Some(&lease), MIN_AGE).await, (vec![], 3));
         let young = Duration::seconds(-10);
-        assert_eq!(versions.sweep(None, young).await.unwrap(), expected);
-        assert_eq!(versions.sweep(Some(&lease), young).await.unwrap(), expected);
-        assert_eq!(versions.sweep(Some(&lease), young).await.unwrap(), Swept::default());
+        let expected = (vec![3, 4, 6], 3);
+        assert_eq!(objects(None, young).await, expected);
+        assert_eq!(objects(Some(&lease), young).await, expected);
+        assert_eq!(objects(Some(&lease), young).await, (vec![], 2));
         lease.end(BucketMarker::At(LAYOUT), None).await.unwrap();
         let manifest = versions.manifest(&kept.version).await.unwrap().unwrap().document;
         assert!(versions.has_content(&manifest).await.unwrap());

@@ -275,14 +275,29 @@ impl Versions {
         Ok(SmallContent::Object(ObjectContent { key, size: bytes.len() as u64, etag: None }))
     }
 
-    /// Returns whether the zip of a version is in the bucket.
+    /// Returns whether all objects of a version are in the bucket.
     pub async fn has_content(&self, manifest: &Manifest) -> Result<bool, BucketError> {
         let Some(content) = manifest.present_content() else { return Ok(false) };
-        let found = self.bucket.head(&content.zip.key).await?;
-        Ok(found.is_some_and(|found| {
-            found.size == content.zip.size
-                && content.zip.etag.as_deref().is_none_or(|etag| found.tag.e_tag() == Some(etag))
-        }))
+        let of_small = |small: &SmallContent| match small {
+            SmallContent::Object(ObjectContent { key, size, etag }) => {
+                Some((key.clone(), *size, etag.clone()))
+            }
+            SmallContent::Text(_) | SmallContent::Base64(_) => None,
+        };
+        let zip = &content.zip;
+        let zip = Some((zip.key.clone(), zip.size, zip.etag.clone()));
+        for (key, size, etag) in
+            [of_small(&content.info), of_small(&content.modfile), zip].into_iter().flatten()
+        {
+            let found = self.bucket.head(&key).await?;
+            let is_it = found.is_some_and(|found| {
+                found.size == size && etag.as_deref().is_none_or(|etag| found.tag.e_tag() == Some(etag))
+            });
+            if !is_it {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Keeps the version of the writer that was first.

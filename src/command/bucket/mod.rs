@@ -1,11 +1,14 @@
 //! Commands on a bucket in the place of the store of this machine.
 
+mod export;
 mod list;
+mod prune;
 mod quarantine;
 mod remove;
 pub(crate) mod serve;
 mod verify;
 
+pub(crate) use prune::SweptBucket;
 pub(crate) use verify::VerifyBucket;
 
 use std::fmt::{self, Display};
@@ -90,6 +93,12 @@ impl OpenBucket {
     fn probe(&self) -> Result<(), CommandError> {
         Ok(self.wait(self.versions.bucket().probe())?)
     }
+}
+
+/// Returns a name for this process in a bucket.
+fn owner() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host} (process {})", std::process::id())
 }
 
 impl Display for OpenBucket {

@@ -11,7 +11,7 @@ use stoa_layout::gate::beside_this_program;
 use stoa_store::{Cached, Shelf, Store};
 use tokio::runtime::Runtime;
 
-use super::current;
+use super::{current, owner};
 use crate::bucket::{Tier, TierOptions};
 use crate::command::context::Context;
 use crate::command::error::CommandError;
@@ -103,12 +103,6 @@ impl ServedBucket<'_> {
             None => Err(CommandError::new(Exit::NEWER, format!("{MIGRATOR} was stopped by a signal"))),
         }
     }
-}
-
-/// Returns a name for this server in the bucket.
-fn owner() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{host} (process {})", std::process::id())
 }
 
 /// Remembers the state of the bucket, for a start in an outage.

@@ -17,7 +17,8 @@
 
 mod proofs;
 mod report;
-mod tree;
+pub(super) mod source;
+pub(super) mod tree;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -26,18 +27,19 @@ use std::sync::Arc;
 use clap::Args;
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::{Cancel, Exit, parallel};
-use stoa_store::Store;
 
 use super::Command;
-use super::context::Context;
+use super::bucket::{OnBucket, OpenBucket};
+use super::context::{Context, NO_MIGRATOR, cancel_on_signals};
 use super::error::CommandError;
 use super::overlap::overlap;
 use super::progress::Progress;
 use super::report::{Telling, Working};
 use report::{ExportDone, ExportResult, Report};
+use source::{Source, StoreSource};
 use tree::{Put, Tree};
 
-/// Write all versions as a GOPROXY tree, for a static file server or file://
+/// Write all versions of the store or the bucket as a GOPROXY tree, for a static file server or file://
 #[derive(Debug, Args)]
 #[command(after_help = "\
 DIR is created if it is missing. If it holds an earlier export, only missing versions are added. The export can run \
@@ -45,16 +47,23 @@ while DIR is served and while a server uses the store. If it is stopped, the nex
 answers of the checksum database about the confirmed versions, so that the go command verifies them without a \
 network.
 
+From a bucket, every zip is read completely before it gets its place, and nothing is written to the bucket. The answers \
+of the checksum database come from the cache of the store of this machine, if there is one.
+
 Examples:
   stoa export /srv/modules
+  stoa export /srv/modules --bucket s3://modules/go
   GOPROXY=file:///srv/modules go build
 
-Exit codes: 0 success; 1 a version is corrupt, or DIR has other content for it; 73 DIR is not an export; 74 a version \
-cannot be read; 130, 143 stopped.")]
+Exit codes: 0 success; 1 a version is corrupt, or DIR has other content for it; 69 the bucket cannot be reached; 73 DIR is \
+not an export; 74 a version cannot be read; 130, 143 stopped.")]
 pub(crate) struct Export {
     /// Folder to write to
     #[arg(value_name = "DIR")]
     to: PathBuf,
+
+    #[command(flatten)]
+    on: OnBucket,
 
     #[command(flatten)]
     working: Working,
@@ -71,24 +80,110 @@ impl Command for Export {
 
     fn run(self, context: &Context<'_>) -> Result<ExportDone, CommandError> {
         let threads = context.threads(self.working.threads)?;
+        if let Some(bucket) = context.bucket(&self.on)? {
+            return self.run_on(&bucket, threads, context);
+        }
         let (root, to) = (context.root()?, &self.to);
         let progress = context.reporter.progress();
-        let store = Arc::new(context.open_checked(|| check_places(&root, to))?.metered(progress.meter()));
+        let store =
+            Arc::new(context.open_checked(|| check_places(Some(&root), to))?.metered(progress.meter()));
         let cancel = context.cancel(&store)?;
-        let report = Report::new(&context.reporter, root.display().to_string(), to.display().to_string());
+        let source = StoreSource { store: &store, meter: progress.meter() };
+        let work = Work { source: &source, name: root.display().to_string(), threads, cancel: &cancel };
+        work.run(to, context, |tree, report| {
+            proofs::export(context, &store, &proofs::confirmed(&store)?, tree, &cancel, report)
+        })
+    }
+}
+
+impl Export {
+    fn run_on(
+        &self,
+        bucket: &OpenBucket,
+        threads: usize,
+        context: &Context<'_>,
+    ) -> Result<ExportDone, CommandError> {
+        check_places(None, &self.to)?;
+        let cancel = cancel_on_signals(&context.reporter, false)?;
+        let source = bucket.exported(context.reporter.progress().meter());
+        let work = Work { source: &source, name: bucket.to_string(), threads, cancel: &cancel };
+        work.run(&self.to, context, |tree, report| {
+            let confirmed = source.confirmed();
+            if confirmed.is_empty() {
+                return Ok(());
+            }
+            let root = context.root()?;
+            if context.gate(&root, &NO_MIGRATOR).pass().is_err() {
+                context.reporter.remark(
+                    "the answers of the checksum database are not exported: they are in the cache of a store, and there \
+                     is no current store on this machine",
+                );
+                return Ok(());
+            }
+            proofs::export(context, &Arc::new(context.open()?), &confirmed, tree, &cancel, report)
+        })
+    }
+}
+
+/// An export of all versions of a place.
+struct Work<'a> {
+    source: &'a dyn Source,
+    name: String,
+    threads: usize,
+    cancel: &'a Cancel,
+}
+
+impl Work<'_> {
+    /// Exports all versions. `more` adds to the tree afterwards.
+    fn run(
+        &self,
+        to: &Path,
+        context: &Context<'_>,
+        more: impl FnOnce(&Tree, &Report<'_>) -> Result<(), CommandError>,
+    ) -> Result<ExportDone, CommandError> {
+        let progress = context.reporter.progress();
+        let report = Report::new(&context.reporter, self.name.clone(), to.display().to_string());
         let stay =
             |error: CommandError| error.after(format_args!("exported versions stay in {}", to.display()));
         Tree::check(to)?;
-        let tree = Tree::open(to, progress.meter()).map_err(stay)?;
+        let tree = Tree::open(to).map_err(stay)?;
         progress.begin_in_passes("export", None, tree::PASSES);
-        export(&store, &tree, (threads, &cancel), &report, progress).map_err(stay)?;
-        proofs::export(context, &store, &tree, &cancel, &report).map_err(stay)?;
+        self.export(&tree, &report, progress).map_err(stay)?;
+        more(&tree, &report).map_err(stay)?;
         Ok(report.done())
+    }
+
+    fn export(&self, tree: &Tree, report: &Report<'_>, progress: &Progress) -> Result<(), CommandError> {
+        let Self { source, threads, cancel, .. } = *self;
+        let one = |version: ModuleVersion| -> Result<(), CommandError> {
+            cancel.check()?;
+            export_version(source, tree, &version, report)
+        };
+        let lists = |module: ModulePath| -> Result<(), CommandError> {
+            cancel.check()?;
+            tree.list(&module)
+        };
+        let all = || {
+            parallel::each((threads, parallel::AHEAD), |each| source.each_version(each), &one)?;
+            tree.settle(|version, bytes| report.version(version, ExportResult::Exported(bytes)))?;
+            parallel::each((threads, parallel::AHEAD), |each| each_module(source, each), &lists)?;
+            tree.settle(|_, _| {})?;
+            tree.finish()
+        };
+        std::thread::scope(|scope| {
+            if progress.is_bar() {
+                // The count takes a fraction of the time: no zip is opened for it.
+                parallel::start(scope, || progress.count(|each| source.each_version(each)));
+            }
+            let done = all();
+            progress.end();
+            done
+        })
     }
 }
 
 /// Refuses a file, and a folder that overlaps the store.
-fn check_places(root: &Path, to: &Path) -> Result<(), CommandError> {
+fn check_places(root: Option<&Path>, to: &Path) -> Result<(), CommandError> {
     let refuse = |reason: &str| {
         let text = format!("cannot export to {}: {reason}; nothing was written", to.display());
         Err(CommandError::new(Exit::CANT_CREATE, text).help("choose another folder"))
@@ -96,50 +191,17 @@ fn check_places(root: &Path, to: &Path) -> Result<(), CommandError> {
     if to.metadata().is_ok_and(|meta| !meta.is_dir()) {
         return refuse("it is not a folder");
     }
-    overlap(to, root).map_or(Ok(()), |overlap| refuse(&overlap.to_string()))
-}
-
-fn export(
-    store: &Store,
-    tree: &Tree,
-    (threads, cancel): (usize, &Cancel),
-    report: &Report<'_>,
-    progress: &Progress,
-) -> Result<(), CommandError> {
-    let one = |version: ModuleVersion| -> Result<(), CommandError> {
-        cancel.check()?;
-        export_version(store, tree, &version, report)
-    };
-    let lists = |module: ModulePath| -> Result<(), CommandError> {
-        cancel.check()?;
-        tree.list(&module)
-    };
-    let all = || {
-        parallel::each((threads, parallel::AHEAD), |each| Ok(store.each_version(each)?), &one)?;
-        tree.settle(|version, bytes| report.version(version, ExportResult::Exported(bytes)))?;
-        parallel::each((threads, parallel::AHEAD), |each| each_module(store, each), &lists)?;
-        tree.settle(|_, _| {})?;
-        tree.finish()
-    };
-    std::thread::scope(|scope| {
-        if progress.is_bar() {
-            // The count takes a fraction of the time: no zip is opened for it.
-            parallel::start(scope, || progress.count(|each| store.each_version(each)));
-        }
-        let done = all();
-        progress.end();
-        done
-    })
+    root.and_then(|root| overlap(to, root)).map_or(Ok(()), |overlap| refuse(&overlap.to_string()))
 }
 
 /// Calls `each` once for every module.
 fn each_module(
-    store: &Store,
+    source: &dyn Source,
     each: &mut dyn FnMut(ModulePath) -> ControlFlow<()>,
 ) -> Result<(), CommandError> {
     let mut last = None;
     // The versions of a module come one after the other.
-    store.each_version(|version| {
+    source.each_version(&mut |version| {
         if last.as_ref() == Some(version.path()) {
             return ControlFlow::Continue(());
         }
@@ -150,21 +212,18 @@ fn each_module(
 }
 
 fn export_version(
-    store: &Store,
+    source: &dyn Source,
     tree: &Tree,
     version: &ModuleVersion,
     report: &Report<'_>,
 ) -> Result<(), CommandError> {
-    match tree.put(store, version)? {
+    match source.put(tree, version)? {
         Put::Kept(bytes) => report.version(version, ExportResult::Kept(bytes)),
         Put::Differs(reason) => report.version(version, ExportResult::Differs(&reason)),
-        Put::Unreadable(error) => report.version(version, ExportResult::Unreadable(&error.to_string())),
-        Put::Corrupt => {
-            let reason = "it is not exported; see the log and `stoa quarantine list`";
-            report.version(version, ExportResult::Corrupt(reason));
-        }
-        // Reported when it is published.
-        Put::Written => {}
+        Put::Unreadable(reason) => report.version(version, ExportResult::Unreadable(&reason)),
+        Put::Corrupt(reason) => report.version(version, ExportResult::Corrupt(&reason)),
+        // A version that is written is reported when it is published.
+        Put::Written | Put::Absent => {}
         Put::Full(batch) => {
             tree.publish(batch, |version, bytes| report.version(version, ExportResult::Exported(bytes)))?;
         }

@@ -17,28 +17,28 @@ use crate::command::with_sumdb::{Asking, lookups, with_sumdb};
 use crate::services::Services;
 use crate::sumdb::{Carried, Records};
 
-/// Writes the records of all versions that a database has confirmed, with their proofs. Records of an earlier export
+/// Writes the records of the versions that a database has confirmed, with their proofs. Records of an earlier export
 /// get the new tree head.
 pub(super) fn export(
     context: &Context<'_>,
     store: &Arc<Store>,
+    confirmed: &[ModuleVersion],
     tree: &Tree,
     cancel: &Cancel,
     report: &Report<'_>,
 ) -> Result<(), CommandError> {
-    let confirmed = confirmed(store)?;
     if confirmed.is_empty() {
         return Ok(());
     }
     let carried = with_sumdb(context.settings, store, Asking::Configured, async |services| {
-        carry(services, &confirmed, tree, cancel).await
+        carry(services, confirmed, tree, cancel).await
     })?;
     report.records(carried.records, &carried.failed);
     Ok(())
 }
 
 /// Returns the stored versions with a verdict of a database. Only their names are held in memory.
-fn confirmed(store: &Store) -> Result<Vec<ModuleVersion>, CommandError> {
+pub(super) fn confirmed(store: &Store) -> Result<Vec<ModuleVersion>, CommandError> {
     let (mut confirmed, mut failed) = (Vec::new(), None);
     store.each_version(|version| {
         match verdict_at(store.root(), &version) {

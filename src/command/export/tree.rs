@@ -9,14 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use stoa_gomod::{ModulePath, ModuleVersion, Version, info, list, pseudo, query};
-use stoa_layout::durable::{self, CopyError, Durable, FileSystem, clone_or_copy};
+use stoa_layout::durable::{self, Durable, FileSystem};
 use stoa_layout::error::PathContext;
 use stoa_layout::lock::FileLock;
 use stoa_layout::marker::Top;
 use stoa_layout::{Exit, PathError};
-use stoa_store::{Meter, SmallFile, Store, StoreError, VersionFile, ZipFile};
 
-use crate::command::compare::is_same;
 use crate::command::error::CommandError;
 use crate::lock::lock;
 
@@ -26,24 +24,50 @@ const OWN: &str = ".stoa-export";
 const LOCK: &str = "lock";
 
 /// How often each byte of a zip is added to the meter: once when the zip is examined, and once when it is copied. A sealed
-/// zip is not examined, so its copy counts twice.
-pub(super) const PASSES: u64 = 2;
+/// zip of a store is not examined, so its copy counts twice.
+pub(in crate::command) const PASSES: u64 = 2;
+
+/// An info or a mod of a version that is exported.
+#[derive(Clone, Copy)]
+pub(in crate::command) struct GivenFile<'a> {
+    pub(in crate::command) bytes: &'a [u8],
+    pub(in crate::command) modified: SystemTime,
+}
+
+/// A version that is exported.
+pub(in crate::command) trait GivenVersion {
+    /// Returns the name of the place that has it, for messages.
+    fn place(&self) -> String;
+
+    fn modfile(&self) -> GivenFile<'_>;
+
+    fn info(&self) -> GivenFile<'_>;
+
+    fn zip_bytes(&self) -> u64;
+
+    fn zip_modified(&self) -> SystemTime;
+
+    /// Returns whether a file is the same zip, or `None` if it is missing.
+    fn is_zip(&self, path: &Path) -> Result<Option<bool>, CommandError>;
+
+    /// Writes the zip into an empty file. Returns why the version is corrupt, if it is.
+    fn write_zip(&self, file: &File, at: &Path) -> Result<Option<String>, CommandError>;
+}
 
 /// An export that is open for writing. No other process can open it meanwhile.
-pub(super) struct Tree {
+pub(in crate::command) struct Tree {
     root: PathBuf,
     own: PathBuf,
     durable: Durable,
     file_system: FileSystem,
     next: AtomicU64,
     waiting: Mutex<Batch>,
-    meter: Meter,
     _lock: FileLock,
 }
 
 /// Files that wait to be synced together, and then to be renamed to their places in this order.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(in crate::command) struct Batch {
     files: Vec<Staged>,
     versions: Vec<(ModuleVersion, u64)>,
 }
@@ -57,15 +81,17 @@ struct Staged {
 }
 
 /// The result for one version.
-pub(super) enum Put {
+pub(in crate::command) enum Put {
     /// All files are there already.
     Kept(u64),
     /// A file with other content is there.
     Differs(String),
-    /// The version is corrupt, or gone meanwhile.
-    Corrupt,
-    /// The version cannot be read, and none of its files was written.
-    Unreadable(StoreError),
+    /// The version is corrupt, or gone meanwhile, for this reason.
+    Corrupt(String),
+    /// The version cannot be read, for this reason, and none of its files was written.
+    Unreadable(String),
+    /// The version does not exist.
+    Absent,
     /// The version waits to be published.
     Written,
     /// The version was written, and this batch is to be published now.
@@ -99,7 +125,7 @@ impl Tree {
     }
 
     /// Opens an export. An empty or missing folder becomes one.
-    pub(super) fn open(root: &Path, meter: Meter) -> Result<Self, CommandError> {
+    pub(super) fn open(root: &Path) -> Result<Self, CommandError> {
         let own = root.join(OWN);
         durable::create_folder(root).map_err(CommandError::of_target)?;
         let durable = Durable::for_folder(root)?;
@@ -116,41 +142,34 @@ impl Tree {
         sweep(&own)?;
         let file_system = FileSystem::of(root)?;
         let (next, waiting) = (AtomicU64::new(1), Mutex::default());
-        Ok(Self { root: root.to_owned(), own, durable, file_system, next, waiting, meter, _lock: lock })
+        Ok(Self { root: root.to_owned(), own, durable, file_system, next, waiting, _lock: lock })
     }
 
     /// Writes the missing files of a version.
-    pub(super) fn put(&self, store: &Store, version: &ModuleVersion) -> Result<Put, CommandError> {
-        let read = || -> Result<_, StoreError> {
-            let Some((zip, passes)) = sealed(store, version)? else { return Ok(None) };
-            let (modfile, info) =
-                (store.small(version, SmallFile::Mod)?, store.small(version, SmallFile::Info)?);
-            Ok(modfile.zip(info).map(|(modfile, info)| ((zip, passes), modfile, info)))
-        };
-        let ((zip, passes), modfile, info) = match read() {
-            Ok(Some(read)) => read,
-            Ok(None) => return Ok(Put::Corrupt),
-            Err(error) if error.is_of_one_version() => return Ok(Put::Unreadable(error)),
-            Err(error) => return Err(error.into()),
-        };
+    pub(in crate::command) fn put(
+        &self,
+        version: &ModuleVersion,
+        given: &dyn GivenVersion,
+    ) -> Result<Put, CommandError> {
         let folder = self.versions(version.path());
         let name = version.version().escaped();
-        let moved = |bytes| self.meter.add(bytes * passes);
         let place = |ending: &str| folder.join(format!("{name}.{ending}"));
-        let bytes = modfile.bytes.len() as u64 + zip.length + info.bytes.len() as u64;
+        let (modfile, info) = (given.modfile(), given.info());
+        let bytes = modfile.bytes.len() as u64 + given.zip_bytes() + info.bytes.len() as u64;
         let (mut files, mut missing) = (Vec::new(), false);
-        for (ending, small) in [("mod", Some(&modfile)), ("zip", None), ("info", Some(&info))] {
+        for (ending, small) in [("mod", Some(modfile)), ("zip", None), ("info", Some(info))] {
             let to = place(ending);
             let is_same = match (ending, small) {
-                ("info", Some(small)) => is_info(&to, &small.bytes)?,
-                (_, Some(small)) => is_content(&to, &small.bytes)?,
-                (_, None) => is_zip(&to, &zip, &moved)?,
+                ("info", Some(small)) => is_info(&to, small.bytes)?,
+                (_, Some(small)) => is_content(&to, small.bytes)?,
+                (_, None) => given.is_zip(&to)?,
             };
             match is_same {
                 Some(true) => continue,
                 Some(false) => {
                     self.drop_all(&files);
-                    let reason = format!("{} has other content than in the store, and stays", to.display());
+                    let reason =
+                        format!("{} has other content than in {}, and stays", to.display(), given.place());
                     return Ok(Put::Differs(reason));
                 }
                 None => {}
@@ -158,13 +177,22 @@ impl Tree {
             missing = true;
             let at = self.fresh();
             let written = match small {
-                Some(small) => self.write(&at, &small.bytes, small.modified),
-                None => self.copy_zip(&at, &zip, store, version, &moved),
+                Some(small) => {
+                    self.write(&at, small.bytes, small.modified).map(|()| None).map_err(Into::into)
+                }
+                None => self.write_zip(&at, given),
             };
             files.push(Staged { at, to, replaces: false });
-            if let Err(error) = written {
-                self.drop_all(&files);
-                return Err(error.into());
+            match written {
+                Ok(None) => {}
+                Ok(Some(corrupt)) => {
+                    self.drop_all(&files);
+                    return Ok(Put::Corrupt(corrupt));
+                }
+                Err(error) => {
+                    self.drop_all(&files);
+                    return Err(error);
+                }
             }
         }
         if !missing {
@@ -268,24 +296,13 @@ impl Tree {
         durable::set_modified(&file, at, modified)
     }
 
-    fn copy_zip(
-        &self,
-        at: &Path,
-        zip: &ZipFile,
-        store: &Store,
-        version: &ModuleVersion,
-        copied: &dyn Fn(u64),
-    ) -> Result<(), PathError> {
+    fn write_zip(&self, at: &Path, given: &dyn GivenVersion) -> Result<Option<String>, CommandError> {
         let file = self.durable.create_file(at)?;
-        let from = match store.locate(version, VersionFile::Zip) {
-            Ok(Some(path)) => path,
-            // Used in messages only.
-            _ => store.root().to_owned(),
-        };
-        match clone_or_copy((zip.file(), &from), (&file, at), copied) {
-            Ok(()) => durable::set_modified(&file, at, zip.modified),
-            Err(CopyError::Read(error) | CopyError::Write(error)) => Err(error),
+        if let Some(corrupt) = given.write_zip(&file, at)? {
+            return Ok(Some(corrupt));
         }
+        durable::set_modified(&file, at, given.zip_modified())?;
+        Ok(None)
     }
 
     /// Removes temporary files. The next run removes the rest.
@@ -307,22 +324,8 @@ fn sweep(own: &Path) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Opens a sealed zip, and seals it first if it needs it. Returns the number of passes that are left too, or `None` if the
-/// zip is missing or corrupt.
-fn sealed(store: &Store, version: &ModuleVersion) -> Result<Option<(ZipFile, u64)>, StoreError> {
-    let mut passes = PASSES;
-    loop {
-        match store.open_zip(version)? {
-            None => return Ok(None),
-            Some(zip) if zip.seal.is_some() => return Ok(Some((zip, passes))),
-            Some(_) if store.seal(version)?.is_none() => return Ok(None),
-            Some(_) => passes = PASSES - 1,
-        }
-    }
-}
-
 /// Opens a regular file in the tree. Returns `None` if it is missing, and an error if the name is not a regular file.
-fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
+pub(in crate::command) fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>, PathError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_file() => {
             let file = File::open(path).at("open", path)?;
@@ -361,20 +364,6 @@ fn is_info(path: &Path, content: &[u8]) -> Result<Option<bool>, PathError> {
     file.take(meta.len().min(SMALL_LIMIT)).read_to_end(&mut found).at("read", path)?;
     let parsed = |body: &[u8]| info::parse(body).ok();
     Ok(Some(parsed(&found).is_some_and(|found| parsed(content) == Some(found))))
-}
-
-/// Returns whether a zip is the same, or `None` if it is missing. Same size and time are enough, otherwise bytes decide.
-fn is_zip(path: &Path, zip: &ZipFile, compared: &dyn Fn(u64)) -> Result<Option<bool>, PathError> {
-    let Some((file, meta)) = open(path)? else { return Ok(None) };
-    if meta.len() != zip.length {
-        return Ok(Some(false));
-    }
-    if meta.modified().at("stat", path)? == zip.modified {
-        return Ok(Some(true));
-    }
-    let ours = |at, buffer: &mut [u8]| zip.read(at, buffer).at("read the zip of", path);
-    let theirs = |at, buffer: &mut [u8]| file.read_at(buffer, at).at("read", path);
-    is_same(zip.length, ours, theirs, compared).map(Some)
 }
 
 /// Returns the versions of a module in the tree.

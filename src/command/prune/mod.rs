@@ -4,6 +4,9 @@
 //! memory grows with the number of days and not of versions. It decides up to which age to remove. The second counts the
 //! versions that would go, for the question and the progress bar. The third
 //! removes. A version that is used or published in between is newer by then, and stays.
+//!
+//! On a bucket the command removes unreferenced objects only: each server records the uses of its own store, so nobody
+//! knows when a version of the bucket was last used.
 
 mod plan;
 mod when;
@@ -19,6 +22,7 @@ use stoa_gomod::private::Patterns;
 use stoa_layout::Exit;
 use stoa_store::Day;
 
+use super::bucket::{OnBucket, SweptBucket};
 use super::context::Context;
 use super::count::versions;
 use super::error::CommandError;
@@ -31,7 +35,7 @@ use crate::lock::lock;
 use crate::sources::Sources;
 use work::Work;
 
-/// Remove the least recently used versions
+/// Remove the least recently used versions, or unreferenced objects from a bucket
 #[derive(Debug, Args)]
 #[command(
     after_help = "\
@@ -46,14 +50,19 @@ SIZE limits all info, mod and zip files together. It is a number with a unit, as
 are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is in bytes. WHEN is an age in days or weeks, \
 as in 90d and 12w, or a date, as in 2026-01-31.
 
+In a bucket the command removes only objects that no version and no quarantine entry refers to, and that are older than a \
+day: for example the zip of an upload that was interrupted. Servers can run meanwhile. The last use of a version in a \
+bucket is not known, because each server records the uses of its own store.
+
 Examples:
   stoa prune --max-size 50G
   stoa prune --unused-since 90d --keep 'example.org/*'
   stoa prune --max-size 50G --dry-run
+  stoa prune --bucket s3://modules/go --unreferenced
 
 Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 the removal was not \
-confirmed; 74 a version cannot be read or removed; 130, 143 stopped.",
-    group = ArgGroup::new("limit").args(["max_size", "unused_since"]).required(true).multiple(true)
+confirmed, or a bucket was to be pruned by size or use; 74 a version cannot be read or removed; 130, 143 stopped.",
+    group = ArgGroup::new("limit").args(["max_size", "unused_since", "unreferenced"]).required(true).multiple(true)
 )]
 pub(crate) struct Prune {
     /// Maximum size of the store; the least recently used versions are removed first
@@ -63,6 +72,13 @@ pub(crate) struct Prune {
     /// Remove versions whose last use is before this day: a date, or an age such as 90d
     #[arg(long, value_name = "WHEN", value_parser = when::parse)]
     unused_since: Option<Day>,
+
+    /// Remove objects from the bucket that no version and no quarantine entry refers to
+    #[arg(long, conflicts_with_all = ["max_size", "unused_since", "keep", "record_private", "yes"])]
+    unreferenced: bool,
+
+    #[command(flatten)]
+    on: OnBucket,
 
     /// Modules to keep: patterns as in GOPRIVATE, separated by commas
     #[arg(long, value_name = "PATTERNS", value_parser = parse::some_patterns)]
@@ -87,13 +103,41 @@ pub(crate) struct Prune {
 inventory::submit!(Entry::new::<Prune>("prune", 90));
 
 impl Command for Prune {
-    type Summary = Pruned;
+    type Summary = PruneDone;
 
     fn telling(&self) -> Telling {
         self.working.telling
     }
 
-    fn run(self, context: &Context<'_>) -> Result<Pruned, CommandError> {
+    fn run(self, context: &Context<'_>) -> Result<PruneDone, CommandError> {
+        let Some(settings) = context.bucket_settings(&self.on)? else {
+            return self.run_on_store(context).map(PruneDone::Store);
+        };
+        if !self.unreferenced {
+            let message = format!(
+                "cannot prune {} by size or use: each server records the uses of its own store only",
+                settings.url
+            );
+            return Err(CommandError::new(Exit::USAGE, message).help(
+                "prune the store of this machine with --local, remove versions from the bucket with `stoa remove`, or \
+                 remove unreferenced objects with --unreferenced",
+            ));
+        }
+        let Some(bucket) = context.bucket(&self.on)? else { return Err(no_bucket()) };
+        bucket.sweep(self.dry_run, context).map(PruneDone::Bucket)
+    }
+}
+
+fn no_bucket() -> CommandError {
+    CommandError::new(Exit::USAGE, "--unreferenced needs a bucket")
+        .help("name the bucket with --bucket; a store removes the files of interrupted work by itself")
+}
+
+impl Prune {
+    fn run_on_store(&self, context: &Context<'_>) -> Result<Pruned, CommandError> {
+        if self.unreferenced {
+            return Err(no_bucket());
+        }
         if let Some(size) = self.max_size.filter(|size| !size.has_unit && size.bytes > 0) {
             let (number, bytes) = (size.bytes, BinaryBytes(size.bytes));
             context
@@ -114,7 +158,7 @@ impl Command for Prune {
         let reporter = &context.reporter;
         let work = Work {
             store: &store,
-            args: &self,
+            args: self,
             private: private.as_ref(),
             threads,
             cancel: &cancel,
@@ -155,7 +199,33 @@ impl Command for Prune {
     }
 }
 
-/// The result of pruning.
+/// The result of the command.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum PruneDone {
+    Store(Pruned),
+    Bucket(SweptBucket),
+}
+
+impl Display for PruneDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(pruned) => pruned.fmt(f),
+            Self::Bucket(swept) => swept.fmt(f),
+        }
+    }
+}
+
+impl Summary for PruneDone {
+    fn verdict(&self) -> Result<(), CommandError> {
+        match self {
+            Self::Store(pruned) => pruned.verdict(),
+            Self::Bucket(_) => Ok(()),
+        }
+    }
+}
+
+/// The result of pruning a store.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename = "done")]
 pub(crate) struct Pruned {
@@ -190,7 +260,7 @@ impl Display for Pruned {
     }
 }
 
-impl Summary for Pruned {
+impl Pruned {
     fn verdict(&self) -> Result<(), CommandError> {
         if self.failed > 0 {
             let failed = versions(self.failed);

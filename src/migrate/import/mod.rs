@@ -6,21 +6,23 @@
 //!
 //! A version that exists already is compared: go.mod and zip byte by byte, and different zips by their hashes. A second
 //! run reads both sides once and writes nothing.
+//!
+//! The import into a bucket is in `bucket`.
 
+mod bucket;
 mod proofs;
 mod report;
 mod source;
 mod work;
 
-use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use stoa_layout::gate::{GateError, Mode};
 use stoa_layout::inventory::Found;
 use stoa_layout::signals::Cancelled;
-use stoa_layout::{Exit, Gate, Migrator, Outcome, PathError, Runner, State, StepError, parallel};
+use stoa_layout::{Cancel, Exit, Gate, Migrator, Outcome, Runner, StepError, parallel};
 use stoa_store::Store;
 
 use super::failure;
@@ -29,8 +31,10 @@ use crate::command::error::CommandError;
 use crate::command::overlap::overlap;
 use crate::command::progress::Progress;
 use crate::config::Settings;
+pub(super) use bucket::BucketImport;
 pub(super) use report::Report;
-use source::{Item, Origin};
+use source::Item;
+pub(super) use source::Origin;
 use work::Work;
 
 /// An import: source, target and options.
@@ -49,10 +53,67 @@ pub(super) struct Import<'a> {
 /// Stops a walk after a thread has failed. The error of the thread is reported instead.
 const THREAD_FAILED: StepError = StepError::Cancelled(Cancelled(0));
 
+/// A walk over the versions of a source, with several threads.
+struct Walk<'a> {
+    from: &'a Origin<'a>,
+    threads: usize,
+    cancel: &'a Cancel,
+    report: &'a Report<'a>,
+    progress: &'a Progress,
+    /// Whether a progress bar shows the number of versions. A walk that only counts shows none.
+    is_counted: bool,
+}
+
+impl Walk<'_> {
+    /// Passes each version to `one`, and reports everything else. `finish` is called after the last version.
+    fn run(
+        &self,
+        one: &(dyn Fn(Item) -> Result<(), CommandError> + Sync),
+        finish: impl Fn() -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        let all = || self.each(one).and_then(|()| finish());
+        if !self.is_counted || !self.progress.is_bar() {
+            return all();
+        }
+        // The count takes a fraction of the time: no file is opened for it.
+        std::thread::scope(|scope| {
+            parallel::start(scope, || self.progress.count(|each| self.from.count(each)));
+            let done = all();
+            self.progress.end();
+            done
+        })
+    }
+
+    fn each(&self, one: &(dyn Fn(Item) -> Result<(), CommandError> + Sync)) -> Result<(), CommandError> {
+        let Self { from, threads, cancel, report, .. } = *self;
+        parallel::each(
+            (threads, parallel::AHEAD),
+            |each| {
+                from.take(&mut |found| {
+                    cancel.check()?;
+                    match found {
+                        Found::Leftover { leftover, .. } => report.leftover(leftover),
+                        Found::Aside { leftover } => report.aside(leftover),
+                        Found::Whole { name, files, bytes, .. } => {
+                            let item = Item::of(&name.to_string(), files, bytes);
+                            if item.is_some_and(|item| each(item) == ControlFlow::Break(())) {
+                                return Err(THREAD_FAILED);
+                            }
+                        }
+                    }
+                    Ok(())
+                })
+                .map_err(CommandError::from)
+            },
+            one,
+        )
+    }
+}
+
 impl Import<'_> {
     /// Imports all versions. Returns `false` if there is no store to import into.
     pub(super) fn run(&self, report: &Report<'_>) -> Result<bool, CommandError> {
-        let from = self.find()?;
+        let from = Origin::find(self.source, self.runner.layouts, self.assumed)?;
         self.check_places()?;
         let store = if self.dry_run { self.look()? } else { self.open()? };
         let copied = match store {
@@ -82,96 +143,16 @@ impl Import<'_> {
         let name = if self.dry_run { "would import" } else { "import" };
         progress.begin_in_passes(name, None, work::PASSES);
         let work = Work::new(self.runner.root, store, batch, self.runner.cancel, report, progress.meter());
-        let copy = || -> Result<(), CommandError> {
-            parallel::each(
-                (self.runner.options.threads, parallel::AHEAD),
-                |each| {
-                    from.take(&mut |found| {
-                        self.runner.cancel.check()?;
-                        match found {
-                            Found::Leftover { leftover, .. } => report.leftover(leftover),
-                            Found::Aside { leftover } => report.aside(leftover),
-                            Found::Whole { name, files, bytes, .. } => {
-                                let item = Item::of(&name.to_string(), files, bytes);
-                                if item.is_some_and(|item| each(item) == ControlFlow::Break(())) {
-                                    return Err(THREAD_FAILED);
-                                }
-                            }
-                        }
-                        Ok(())
-                    })
-                    .map_err(CommandError::from)
-                },
-                &|item| work.one(item),
-            )?;
-            work.finish()
+        let is_counted = store.is_some();
+        let walk = Walk {
+            from,
+            threads: self.runner.options.threads,
+            cancel: self.runner.cancel,
+            report,
+            progress,
+            is_counted,
         };
-        // A dry run without a store only counts.
-        if store.is_none() || !progress.is_bar() {
-            return copy();
-        }
-        // The count takes a fraction of the time: no file is opened for it.
-        std::thread::scope(|scope| {
-            parallel::start(scope, || progress.count(|each| from.count(each)));
-            let copied = copy();
-            progress.end();
-            copied
-        })
-    }
-
-    /// Recognises the source.
-    fn find(&self) -> Result<Origin<'_>, CommandError> {
-        let (source, layouts) = (self.source, self.runner.layouts);
-        let name = source.display();
-        let refuse = |exit, message| Err(CommandError::new(exit, message));
-        match source.metadata() {
-            Ok(meta) if meta.is_dir() => {}
-            Ok(_) => {
-                let message = format!(
-                    "cannot import {name}: it is not a folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
-                );
-                return refuse(Exit::NOT_A_STORE, message);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let message = format!(
-                    "cannot import {name}: no such folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
-                );
-                return refuse(Exit::NOT_A_STORE, message);
-            }
-            Err(error) => return Err(PathError::new("stat", source, error).into()),
-        }
-        let state = State::look_assuming(source, layouts, self.assumed)?;
-        for known in &layouts.sources {
-            match known.find(source, &state)? {
-                // The command must not read a large folder because of a mistyped path.
-                Some(folder) if is_far_below(source, &folder) => {
-                    let message = format!(
-                        "cannot import {name}: it is not a module cache\nhelp: did you mean {}?",
-                        module_cache(&folder).display()
-                    );
-                    return refuse(Exit::NOT_A_STORE, message);
-                }
-                Some(folder) => return Ok(Origin::Source(known.as_ref(), folder)),
-                None => {}
-            }
-        }
-        match (state.refusal(source, layouts), layouts.inventory.as_deref()) {
-            (Some((exit, _)), _) if matches!(state, State::Foreign(_)) => {
-                let message = format!(
-                    "cannot import {name}: it is not a store of Stoa or Athens, a GOPROXY tree or a module cache\n\
-                     help: use the folder of the store itself, not a folder above or below it, or set its layout with --from"
-                );
-                refuse(exit, message)
-            }
-            (Some((exit, message)), _) => refuse(exit, message),
-            (None, _) if state == State::Empty => {
-                refuse(Exit::NOT_A_STORE, format!("cannot import {name}: it is empty"))
-            }
-            (None, Some(inventory)) => Ok(Origin::Store(inventory, state, source)),
-            (None, None) => {
-                refuse(Exit::NOT_A_STORE, format!("cannot import {name}: this program cannot read it"))
-            }
-        }
+        walk.run(&|item| work.one(item), || work.finish())
     }
 
     fn check_places(&self) -> Result<(), CommandError> {
@@ -222,16 +203,4 @@ enum Open {
     /// No store yet, in a dry run.
     NoStore,
     Store(Arc<Store>),
-}
-
-/// Returns whether a module cache was found below the folders that are a module cache themselves: `GOMODCACHE` and its
-/// `cache/download`.
-fn is_far_below(source: &Path, found: &Path) -> bool {
-    found != source && found != source.join("cache/download")
-}
-
-/// Returns the module cache of its folder `cache/download`.
-fn module_cache(folder: &Path) -> PathBuf {
-    let cache = folder.ends_with("cache/download").then(|| folder.parent()?.parent()).flatten();
-    cache.unwrap_or(folder).to_owned()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{BinaryBytes, HumanCount};
@@ -9,7 +10,6 @@ use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::{Exit, Leftover};
 
-use super::Import;
 use crate::command::count::{counted, versions};
 use crate::command::error::CommandError;
 use crate::command::event::{CORRUPT, VersionResult};
@@ -64,9 +64,13 @@ pub(in crate::migrate) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(in crate::migrate) fn new(reporter: &'a Reporter, import: &Import<'_>) -> Self {
-        let (store, source) = (text(import.runner.root), text(import.source));
-        let done = Imported { store, source, dry_run: import.dry_run, ..Imported::default() };
+    /// Starts the report of an import into a store or a bucket.
+    pub(in crate::migrate) fn new(
+        reporter: &'a Reporter,
+        (source, store): (&Path, String),
+        dry_run: bool,
+    ) -> Self {
+        let done = Imported { store, source: text(source), dry_run, ..Imported::default() };
         Self { reporter, done: Mutex::new(done) }
     }
 
@@ -122,6 +126,15 @@ impl<'a> Report<'a> {
     pub(super) fn published(&self, version: &ModuleVersion, verdict: Verdict<'_>) {
         lock(&self.done).waiting -= 1;
         self.version(version, verdict);
+    }
+
+    /// Warns about answers of the checksum database beside the source, which a bucket has no place for.
+    pub(super) fn ignored_records(&self) {
+        let done = lock(&self.done);
+        self.reporter.remark(format_args!(
+            "the answers of the checksum database in {} are not imported into {}: servers ask for them",
+            done.source, done.store
+        ));
     }
 
     /// Reports the number of records of the checksum database, and why others are missing.

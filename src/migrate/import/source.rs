@@ -7,22 +7,82 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode as FileMode, OFlags};
+use stoa_bucket::BucketError;
 use stoa_gomod::zip::{ExamineError, ReadAt, examine};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_layout::inventory::{Found, Visit};
-use stoa_layout::{PathError, Source, State, StepError};
+use stoa_layout::{Exit, LayoutId, Layouts, PathError, Source, State, StepError};
 use stoa_store::{StoreError, ZipFile};
 
 use super::THREAD_FAILED;
 use crate::command::compare::is_same;
+use crate::command::error::CommandError;
 
 /// The kind of a source.
-pub(super) enum Origin<'a> {
+pub(in crate::migrate) enum Origin<'a> {
     Source(&'a dyn Source, PathBuf),
     Store(&'a dyn stoa_layout::Inventory, State, &'a Path),
 }
 
-impl Origin<'_> {
+impl<'a> Origin<'a> {
+    /// Recognises a source. `assumed` is its layout, if a person named it.
+    pub(in crate::migrate) fn find(
+        source: &'a Path,
+        layouts: &'a Layouts,
+        assumed: Option<&LayoutId>,
+    ) -> Result<Self, CommandError> {
+        let name = source.display();
+        let refuse = |exit, message| Err(CommandError::new(exit, message));
+        match source.metadata() {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => {
+                let message = format!(
+                    "cannot import {name}: it is not a folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
+                );
+                return refuse(Exit::NOT_A_STORE, message);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let message = format!(
+                    "cannot import {name}: no such folder\nhelp: use the folder of a store, a GOPROXY tree or a module cache"
+                );
+                return refuse(Exit::NOT_A_STORE, message);
+            }
+            Err(error) => return Err(PathError::new("stat", source, error).into()),
+        }
+        let state = State::look_assuming(source, layouts, assumed)?;
+        for known in &layouts.sources {
+            match known.find(source, &state)? {
+                // The command must not read a large folder because of a mistyped path.
+                Some(folder) if is_far_below(source, &folder) => {
+                    let message = format!(
+                        "cannot import {name}: it is not a module cache\nhelp: did you mean {}?",
+                        module_cache(&folder).display()
+                    );
+                    return refuse(Exit::NOT_A_STORE, message);
+                }
+                Some(folder) => return Ok(Self::Source(known.as_ref(), folder)),
+                None => {}
+            }
+        }
+        match (state.refusal(source, layouts), layouts.inventory.as_deref()) {
+            (Some((exit, _)), _) if matches!(state, State::Foreign(_)) => {
+                let message = format!(
+                    "cannot import {name}: it is not a store of Stoa or Athens, a GOPROXY tree or a module cache\n\
+                     help: use the folder of the store itself, not a folder above or below it, or set its layout with --from"
+                );
+                refuse(exit, message)
+            }
+            (Some((exit, message)), _) => refuse(exit, message),
+            (None, _) if state == State::Empty => {
+                refuse(Exit::NOT_A_STORE, format!("cannot import {name}: it is empty"))
+            }
+            (None, Some(inventory)) => Ok(Self::Store(inventory, state, source)),
+            (None, None) => {
+                refuse(Exit::NOT_A_STORE, format!("cannot import {name}: this program cannot read it"))
+            }
+        }
+    }
+
     pub(super) fn take(&self, visit: &mut Visit<'_>) -> Result<(), StepError> {
         match self {
             Self::Source(source, folder) => source.take(folder, visit),
@@ -37,6 +97,18 @@ impl Origin<'_> {
             _ => Ok(()),
         })
     }
+}
+
+/// Returns whether a module cache was found below the folders that are a module cache themselves: `GOMODCACHE` and its
+/// `cache/download`.
+fn is_far_below(source: &Path, found: &Path) -> bool {
+    found != source && found != source.join("cache/download")
+}
+
+/// Returns the module cache of its folder `cache/download`.
+fn module_cache(folder: &Path) -> PathBuf {
+    let cache = folder.ends_with("cache/download").then(|| folder.parent()?.parent()).flatten();
+    cache.unwrap_or(folder).to_owned()
 }
 
 /// A version of the source, with its files that exist.
@@ -56,6 +128,14 @@ pub(super) enum Not {
     Broken(String),
     /// The store cannot be read or written. Other versions may fail too.
     Stop(StoreError),
+    /// A request to the bucket failed.
+    Bucket(BucketError),
+}
+
+impl From<BucketError> for Not {
+    fn from(error: BucketError) -> Self {
+        Self::Bucket(error)
+    }
 }
 
 impl From<StoreError> for Not {

@@ -63,6 +63,7 @@ impl<'a> Work<'a> {
                 self.report.version(&item.version, Verdict::Failed(&reason));
                 Ok(())
             }
+            Err(Not::Bucket(error)) => Err(error.into()),
             Err(Not::Broken(reason)) => {
                 self.report.version(&item.version, Verdict::Broken(&reason));
                 Ok(())
@@ -195,6 +196,6 @@ impl<'a> Work<'a> {
 }
 
 /// Returns the error as a reason if it concerns only one version.
-fn of_one_version(error: StoreError) -> Result<String, CommandError> {
+pub(super) fn of_one_version(error: StoreError) -> Result<String, CommandError> {
     if error.is_of_one_version() { Ok(error.to_string()) } else { Err(error.into()) }
 }
