@@ -27,6 +27,9 @@ const LOOKS_PER_SIGN: u32 = 2;
 /// Every so many looks the size of the store is measured.
 const LOOKS_PER_EVICTION: u32 = 20;
 
+/// Number of looks from one record of uses to the next.
+const LOOKS_PER_RECORD: u32 = 120;
+
 /// Number of stored versions that the walk over the store is ahead.
 const AHEAD: usize = 64;
 
@@ -41,6 +44,9 @@ impl Tier {
                 let _ = self.note(self.versions.bucket().overwrite(sign, text).await);
             }
             let _ = self.note(self.versions.check_state().await);
+            if look % LOOKS_PER_RECORD == 0 {
+                self.record_uses(&store).await;
+            }
             gone = self.apply_removals(&store, gone, is_first).await;
             is_first = false;
             if look % LOOKS_PER_EVICTION == 1
@@ -54,10 +60,14 @@ impl Tier {
     }
 
     /// Takes the sign of life away, at the end of the server.
-    pub(crate) async fn leave(&self) {
+    pub(crate) async fn leave(&self, store: &Arc<Store>) {
         let Some(sign) = self.sign.as_ref().filter(|_| self.outage().is_none()) else { return };
+        let leave = async {
+            self.record_uses(store).await;
+            self.versions.bucket().delete(sign).await
+        };
         // A server that was killed counts as ended after two minutes.
-        let deleted = tokio::time::timeout(LEAVE_LIMIT, self.versions.bucket().delete(sign)).await;
+        let deleted = tokio::time::timeout(LEAVE_LIMIT, leave).await;
         if !matches!(deleted, Ok(Ok(()))) {
             log::debug!(bucket = self.url(); "cannot delete the sign of life in the bucket");
         }

@@ -90,7 +90,7 @@ impl OpenBucket {
     }
 
     /// Checks that the service keeps what writers rely on.
-    fn probe(&self) -> Result<(), CommandError> {
+    pub(in crate::command) fn probe(&self) -> Result<(), CommandError> {
         Ok(self.wait(self.versions.bucket().probe())?)
     }
 }
