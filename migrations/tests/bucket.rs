@@ -139,7 +139,7 @@ impl BucketStep for Replaced {
         LAYOUT
     }
 
-    fn description(&self) -> &str {
+    fn description(&self, _: Direction) -> &str {
         "is replaced"
     }
 
@@ -153,7 +153,13 @@ impl BucketStep for Replaced {
         Ok(BucketSurvey::default())
     }
 
-    async fn prepare(&self, _: &Bucket, _: Option<&Keys>, _: Direction) -> Result<(), BucketStepError> {
+    async fn prepare(
+        &self,
+        _: &Bucket,
+        _: Option<&Keys>,
+        _: Direction,
+        _: bool,
+    ) -> Result<(), BucketStepError> {
         Ok(())
     }
 
@@ -179,5 +185,5 @@ async fn a_step_that_fails_after_it_was_replaced_says_that_it_was() {
         BucketLayouts { steps: vec![Box::new(Replaced)], ..stoa_migrations::bucket_layouts("test") };
     let error = run_with(&layouts, &bucket, "suspended", &seen).await.unwrap_err();
     assert_eq!(error.exit(), Exit::BUSY);
-    assert!(error.to_string().contains("the lease was taken over by another process"), "{error}");
+    assert!(error.to_string().contains("another process took over the lease"), "{error}");
 }

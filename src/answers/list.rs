@@ -75,7 +75,7 @@ impl Answers {
     async fn versions_in_bucket(&self, module: &ModulePath) -> Arc<ListedThere> {
         let Some(tier) = &self.tier else { return Arc::default() };
         tier.list(module).await.unwrap_or_else(|error| {
-            log::debug!(module:% = module, reason:% = error; "serving a list without the versions in the bucket");
+            log::debug!(module:% = module, reason = error.without_help(); "serving a list without the versions in the bucket");
             Arc::default()
         })
     }

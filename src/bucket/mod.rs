@@ -58,6 +58,8 @@ pub struct TierOptions {
     pub redirects: bool,
     /// Whether the server records which versions are used.
     pub records_uses: bool,
+    /// Whether nothing may be written to the bucket, because nothing may be written to the store.
+    pub is_read_only: bool,
 }
 
 /// The bucket of a server.
@@ -66,7 +68,8 @@ pub struct Tier {
     versions: Versions,
     /// The machine and the process, for claims and for other servers.
     owner: String,
-    /// The object by which the server shows that it is alive. `None` if the system has no random numbers.
+    /// The object by which the server shows that it is running. `None` for a read-only server, and if the system has no
+    /// random numbers.
     sign: Option<String>,
     /// Whether Athens may save versions in the bucket beside the servers.
     is_of_athens: bool,
@@ -120,7 +123,8 @@ impl Tier {
     /// Returns the bucket with this state.
     pub fn new(versions: Versions, state: &BucketState, owner: String, options: TierOptions) -> Self {
         let is_of_athens = state.history.iter().any(|entry| entry.from == stoa_bucket::ATHENS.as_str());
-        let sign = Nonce::random().ok().map(|nonce| format!("{}/{nonce}", versions.keys().servers()));
+        let nonce = Nonce::random().ok().filter(|_| !options.is_read_only);
+        let sign = nonce.map(|nonce| format!("{}/{nonce}", versions.keys().servers()));
         Self {
             versions,
             owner,
@@ -136,7 +140,7 @@ impl Tier {
         }
     }
 
-    /// Notes that the service keeps what writers rely on.
+    /// Notes that the service supports conditional writes.
     pub(crate) fn set_probed(&self) {
         self.is_probed.store(true, Ordering::Relaxed);
     }
@@ -159,9 +163,9 @@ impl Tier {
             Err(ProbeError::Request(error)) => {
                 self.note(Err(error)).map_err(|error| self.unavailable(version, &error))
             }
-            Err(error) => {
-                let reason = format!("cannot use the bucket for {version}: {error}").into();
-                Err(Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER })
+            Err(ProbeError::Unsafe { observed, .. }) => {
+                log::error!(bucket = self.url(), reason = observed; "cannot write to the bucket");
+                Err(unusable(version))
             }
         }
     }
@@ -195,50 +199,52 @@ impl Tier {
             Ok(_) => {
                 if let Some((since, _)) = state.outage.take() {
                     let elapsed = since.elapsed();
-                    log::info!(bucket = self.url(), outage:? = elapsed; "the bucket can be reached again");
+                    log::info!(bucket = self.url(), outage:? = elapsed; "the bucket can be used again");
                 }
             }
             Err(error) if matches!(error.trouble, Trouble::Unreachable | Trouble::Denied) => {
                 if state.outage.is_none() {
-                    log::warn!(bucket = self.url(), reason:% = error; "the bucket cannot be reached, serving stored versions only");
+                    log::warn!(bucket = self.url(), reason = error.without_help(); "cannot use the bucket, serving stored versions only");
                 }
-                state.outage = Some((Instant::now(), error.to_string()));
+                state.outage = Some((Instant::now(), error.without_help()));
             }
             Err(error) if error.trouble == Trouble::Left => {
                 if state.left.is_none() {
-                    log::error!(bucket = self.url(), reason:% = error; "the bucket was taken to another layout, serving stored versions only");
+                    log::error!(bucket = self.url(), reason = error.without_help(); "the layout of the bucket changed, serving stored versions only");
                 }
-                state.left = Some(error.to_string());
+                state.left = Some(error.without_help());
             }
             Err(_) => {}
         }
         result
     }
 
+    /// Returns the error for clients, who learn nothing of the bucket.
     fn unavailable(&self, version: impl std::fmt::Display, error: &BucketError) -> Unavailable {
-        let reason = format!("cannot use the bucket for {version}: {error}").into();
-        Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER }
+        // The others are logged once, as the begin of an outage.
+        if !matches!(error.trouble, Trouble::Unreachable | Trouble::Denied | Trouble::Left) {
+            log::warn!(version:%, bucket = self.url(), reason = error.without_help(); "cannot use the bucket for a version");
+        }
+        unusable(version)
     }
 
     /// Fails if the server must not use the bucket any more.
     fn check(&self, version: impl std::fmt::Display) -> Result<(), Unavailable> {
-        match &lock(&self.state).left {
-            Some(reason) => {
-                let reason = format!("cannot use the bucket for {version}: {reason}").into();
-                Err(Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER })
-            }
-            None => Ok(()),
+        match lock(&self.state).left.is_some() {
+            true => Err(unusable(version)),
+            false => Ok(()),
         }
     }
 
-    /// Looks for a version. What Athens has saved since the upgrade is taken over.
+    /// Looks for a version. Adopts a version that Athens has saved since the upgrade.
     pub(crate) async fn look(&self, version: &ModuleVersion) -> Result<InBucket, Unavailable> {
         self.check(version)?;
         let looked = async {
             if let Some(held) = self.versions.manifest(version).await? {
                 return Ok(Some(held));
             }
-            match self.is_of_athens {
+            // Adopting a version writes its manifest.
+            match self.is_of_athens && !self.options.is_read_only {
                 true => self.versions.adopt_missing(version).await,
                 false => Ok(None),
             }
@@ -275,7 +281,7 @@ impl Tier {
         !self.is_paused() && matches!(self.look(version).await, Ok(InBucket::Present(_)))
     }
 
-    /// Returns the files of a version. The zip is requested when it is needed. `None` if the info or the mod is gone.
+    /// Returns the files of a version. The zip is requested when it is needed. `None` if the info or the mod is missing.
     pub(crate) async fn files(
         &self,
         version: &ModuleVersion,
@@ -295,11 +301,11 @@ impl Tier {
         let open = async move {
             match versions.zip(&zip, None).await {
                 Ok(Some(content)) => {
-                    let parts = content.bytes.map(|part| part.map_err(|error| error.to_string()));
+                    let parts = content.bytes.map(|part| part.map_err(|error| error.without_help()));
                     Ok(ByteStream::new(parts.boxed()))
                 }
                 Ok(None) => Err("its zip is missing or was replaced".to_owned()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.without_help()),
             }
         };
         Ok(Some(GivenFiles {
@@ -382,7 +388,9 @@ impl Tier {
         };
         let signed = self.versions.bucket().signed_url(&key, REDIRECT_VALID).await;
         signed
-            .inspect_err(|error| log::debug!(version:%, reason:% = error; "cannot sign a URL of a zip"))
+            .inspect_err(
+                |error| log::debug!(version:%, reason = error.without_help(); "cannot sign a URL of a zip"),
+            )
             .ok()?
     }
 
@@ -407,6 +415,12 @@ impl Tier {
         self.lists.insert(module.clone(), (Instant::now(), Arc::clone(&versions)));
         Ok(versions)
     }
+}
+
+fn unusable(version: impl std::fmt::Display) -> Unavailable {
+    let reason =
+        format!("cannot get {version}: the bucket of this proxy cannot be used, try again later").into();
+    Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER }
 }
 
 /// Returns the error for a version with a tombstone in the bucket.

@@ -29,7 +29,7 @@ pub(crate) enum PublishedInBucket {
     Same,
     /// Another server has published another version, which stays.
     Other,
-    /// The version was removed meanwhile.
+    /// The version was removed meanwhile, or is in quarantine.
     Removed,
 }
 
@@ -62,30 +62,34 @@ impl Tier {
             PublishedThere::Forbidden(tombstone) => return Err(forbidden(&version, &tombstone)),
             PublishedThere::Removed => return Ok(PublishedInBucket::Removed),
         };
-        let is_same = match (theirs, same) {
-            (_, Some(same)) => same,
-            // A version of Athens that nobody has verified yet.
+        let seal = match (&theirs, same) {
+            (Some(theirs), Some(_)) => theirs.document.seal().cloned(),
+            // A version of Athens that no server has verified yet.
             (Some(theirs), None) => {
                 let verified = self.note(self.versions.verify(&theirs.document).await);
                 let (examined, _) = verified.map_err(|error| self.unavailable(&version, &error))?;
                 match examined {
-                    ExaminedThere::Whole(theirs) => theirs == new.h1,
+                    ExaminedThere::Whole(theirs) => Some(theirs),
                     // It is in quarantine, or has no content.
                     ExaminedThere::Corrupt(_) | ExaminedThere::Gone => return Ok(PublishedInBucket::Removed),
                 }
             }
-            (None, None) => true,
+            (None, _) => None,
         };
-        if is_same {
-            self.lists.remove(version.path());
-            self.know(&version);
-            return Ok(PublishedInBucket::Same);
+        match seal.filter(|seal| *seal != new.h1) {
+            None => {
+                self.lists.remove(version.path());
+                self.know(&version);
+                Ok(PublishedInBucket::Same)
+            }
+            Some(published) => {
+                log::error!(
+                    version:%, published:%, downloaded:% = new.h1, quarantined = same.is_some(), bucket = self.url();
+                    "the downloaded zip differs from the zip in the bucket"
+                );
+                Ok(PublishedInBucket::Other)
+            }
         }
-        log::error!(
-            version:%, ours:% = new.h1, bucket = self.url();
-            "another server has published the version with other content, discarding the download"
-        );
-        Ok(PublishedInBucket::Other)
     }
 
     /// Seals a version that was read from the bucket and found intact.
@@ -95,7 +99,7 @@ impl Tier {
         };
         let sealed = self.versions.seal(&manifest.version, &content.zip.key, h1).await;
         if let Err(error) = self.note(sealed) {
-            log::debug!(version:% = manifest.version, reason:% = error; "cannot seal a version in the bucket");
+            log::debug!(version:% = manifest.version, reason = error.without_help(); "cannot seal a version in the bucket");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The tasks of a server on its bucket: removals by others, the sign of life, and versions that only the store has.
+//! The tasks of a server on its bucket: it applies removals by others, shows that it is running, and publishes versions
+//! that only the store has.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -21,10 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Time limit for the last request of a server.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Every so many looks the server shows that it is alive.
+/// Number of looks from one object that shows that the server is running to the next.
 const LOOKS_PER_SIGN: u32 = 2;
 
-/// Every so many looks the size of the store is measured.
+/// Number of looks from one measurement of the store to the next.
 const LOOKS_PER_EVICTION: u32 = 20;
 
 /// Number of looks from one record of uses to the next.
@@ -59,7 +60,7 @@ impl Tier {
         }
     }
 
-    /// Takes the sign of life away, at the end of the server.
+    /// Deletes the object that shows that the server is running, at the end of the server.
     pub(crate) async fn leave(&self, store: &Arc<Store>) {
         let Some(sign) = self.sign.as_ref().filter(|_| self.outage().is_none()) else { return };
         let leave = async {
@@ -69,7 +70,7 @@ impl Tier {
         // A server that was killed counts as ended after two minutes.
         let deleted = tokio::time::timeout(LEAVE_LIMIT, leave).await;
         if !matches!(deleted, Ok(Ok(()))) {
-            log::debug!(bucket = self.url(); "cannot delete the sign of life in the bucket");
+            log::debug!(bucket = self.url(); "cannot delete the object of this server in the bucket");
         }
     }
 
@@ -137,12 +138,20 @@ impl Tier {
         let standing = self.compare(version, zip.seal.as_ref()).await;
         let (tombstone, reason) = match standing {
             Standing::Same => return Ok(true),
+            // Until the version is in the list of removals.
+            Standing::Unknown if store.is_read_only() => {
+                self.know(version);
+                return Ok(true);
+            }
             Standing::Unknown => {
                 let published = self.publish_stored(store, version).await;
                 match published {
-                    Ok(PublishedInBucket::Same) => return Ok(true),
-                    Ok(PublishedInBucket::Other) => (None, "the bucket has other content"),
-                    Ok(PublishedInBucket::Removed) => (None, "it was removed from the bucket"),
+                    Ok(Some(PublishedInBucket::Same)) => return Ok(true),
+                    Ok(Some(PublishedInBucket::Other)) => (None, "the bucket has other content"),
+                    Ok(None) => (None, "its stored copy is corrupt"),
+                    Ok(Some(PublishedInBucket::Removed)) => {
+                        (None, "it was removed from the bucket, or is in quarantine")
+                    }
                     // It is served as long as the bucket cannot be asked.
                     Err(Unavailable::Limited { .. }) => return Ok(true),
                     Err(error) => return Err(error),
@@ -152,8 +161,7 @@ impl Tier {
             Standing::Differs(_) => (None, "the bucket has other content"),
         };
         if store.is_read_only() {
-            let text = format!("{version} was removed from the bucket {}", self.url());
-            return Err(Unavailable::Gone(text.into()));
+            return Err(Unavailable::Gone(format!("cannot serve {version}: {reason}").into()));
         }
         log::info!(version:%, reason, bucket = self.url(); "removing a stored version");
         self.remove_stored(store, version, tombstone).await?;
@@ -195,12 +203,12 @@ impl Tier {
         blocking(store, version, remove).await
     }
 
-    /// Publishes a version that only the store has.
+    /// Publishes a version that only the store has. `None` if it is corrupt.
     async fn publish_stored(
         &self,
         store: &Arc<Store>,
         version: &ModuleVersion,
-    ) -> Result<PublishedInBucket, Unavailable> {
+    ) -> Result<Option<PublishedInBucket>, Unavailable> {
         let named = version.clone();
         let read = blocking(store, version, move |store| {
             // An unsealed version is verified first.
@@ -220,8 +228,8 @@ impl Tier {
             Ok(Some(Downloaded { version: named, info: info.bytes, modfile: modfile.bytes, zip, h1, record }))
         });
         match read.await? {
-            Some(downloaded) => self.publish(downloaded, None).await,
-            None => Ok(PublishedInBucket::Removed),
+            Some(downloaded) => self.publish(downloaded, None).await.map(Some),
+            None => Ok(None),
         }
     }
 

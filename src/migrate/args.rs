@@ -141,7 +141,8 @@ pub(super) enum Command {
     )]
     Leftovers {
         /// Work on the store of this machine, even if the configuration has a bucket
-        #[arg(long, global = true, conflicts_with = "bucket")]
+        // That it excludes --bucket is checked later: clap does not know that option here.
+        #[arg(long, global = true)]
         local: bool,
         #[command(subcommand)]
         command: Option<LeftoversCommand>,
@@ -156,7 +157,7 @@ pub(super) struct Import {
     pub(super) source: PathBuf,
 
     /// Copy into the store of this machine, even if the configuration has a bucket
-    #[arg(long, conflicts_with = "bucket")]
+    #[arg(long)]
     local: bool,
 
     /// Show what would be imported and write nothing
@@ -179,13 +180,18 @@ pub(super) struct Import {
 impl Args {
     /// Returns whether the command works on the bucket of the configuration, if there is one.
     pub(super) fn may_use_configured_bucket(&self) -> bool {
-        let is_local = match &self.command {
-            Some(Command::Import(import)) => import.local,
-            Some(Command::Leftovers { local, .. }) => *local,
-            _ => true,
-        };
+        let is_such = matches!(self.command, Some(Command::Import(_) | Command::Leftovers { .. }));
         // A store on the command line is meant.
-        !is_local && self.common.store.is_none()
+        is_such && !self.is_local() && self.common.store.is_none()
+    }
+
+    /// Returns whether the command is to work on the store of this machine only.
+    pub(super) fn is_local(&self) -> bool {
+        match &self.command {
+            Some(Command::Import(import)) => import.local,
+            Some(Command::Leftovers { local, .. } | Command::Status { local }) => *local,
+            _ => false,
+        }
     }
 
     /// Applies options after the command that the program has before it too.

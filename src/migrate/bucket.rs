@@ -178,6 +178,7 @@ fn check(args: &Args) -> Result<(), CommandError> {
     }
     let wrong = [
         ("--store", args.common.store.is_some()),
+        ("--local", args.is_local()),
         // Of an import it is the layout of the source.
         ("--from", args.from.is_some() && !is_import),
         ("--clean", args.clean),

@@ -103,7 +103,7 @@ impl BucketStatus {
                 Some(format!("in the middle of the step from {from} to {to}"))
             }
             BucketMarker::Creating(layout) => Some(format!("being created at layout {layout}")),
-            BucketMarker::Left(layout) => Some(format!("left at layout {layout}")),
+            BucketMarker::Left(layout) => Some(format!("downgraded to layout {layout}")),
             BucketMarker::At(_) => None,
         };
         let is_migration = |entry: &&HistoryEntry| entry.from != "empty" && entry.from != entry.to;
@@ -144,8 +144,8 @@ impl Display for BucketStatus {
             }
             Kind::Migrating => "migrating: run stoa-migrate to continue",
             Kind::Newer => "newer than this program",
-            Kind::Empty => "empty: there is no store yet",
-            Kind::Foreign => "foreign: not a store",
+            Kind::Empty => "empty: `stoa serve` prepares it",
+            Kind::Foreign => "foreign: neither of Stoa nor of Athens",
         };
         let mut lines = vec![line("bucket", &self.store), line("state", state)];
         lines.extend(self.remark.as_ref().map(|remark| line("", remark)));
@@ -159,7 +159,7 @@ impl Display for BucketStatus {
         lines.extend(quarantined.map(|number| line("quarantined", &number)));
         if let Some(HistoryEntry { from, to, finished, moved, leftovers, .. }) = &self.last_migration {
             let (moved, leftovers) = (versions(*moved), counted(*leftovers, "leftover"));
-            let text = format!("{from} to {to}, {finished}: {moved} moved, {leftovers}");
+            let text = format!("{from} to {to}, {finished}: {moved}, {leftovers}");
             lines.push(line("last migration", &text));
         }
         let holder = |Holder { name, work }: &Holder| line("in use by", &format!("{name}: {work}"));

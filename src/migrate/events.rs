@@ -31,6 +31,8 @@ pub(super) enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         restores: Option<&'a str>,
         steps: Vec<StepKeys<'a>>,
+        #[serde(skip)]
+        place: Place,
     },
     /// The requests to the service of a bucket that a plan needs.
     Requests { store: String, gets: u64, puts: u64, lists: u64, dollars: f64 },
@@ -54,10 +56,25 @@ pub(super) enum Event<'a> {
     },
     /// A step is done.
     #[serde(rename = "step")]
-    StepEnd { state: &'static str, from: &'a str, to: &'a str, bytes: u64, leftovers: u64, versions: u64 },
+    StepEnd {
+        state: &'static str,
+        from: &'a str,
+        to: &'a str,
+        bytes: u64,
+        leftovers: u64,
+        versions: u64,
+        #[serde(skip)]
+        work: Work,
+    },
     /// A store is created, or its marker is restored.
     #[serde(rename = "step")]
-    Marked { state: &'static str, from: Option<&'static str>, to: &'a str },
+    Marked {
+        state: &'static str,
+        from: Option<&'static str>,
+        to: &'a str,
+        #[serde(skip)]
+        place: Place,
+    },
     /// Progress of a step.
     Progress {
         from: Option<String>,
@@ -107,6 +124,52 @@ pub(super) enum Event<'a> {
     Leftovers { store: String, leftovers: u64, bytes: u64, changed: bool },
 }
 
+/// The kind of the thing that is migrated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A store.
+    Folder,
+    /// A bucket.
+    Bucket,
+}
+
+/// The work of a step on the versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    Move,
+    Adopt,
+    Copy,
+}
+
+impl Place {
+    /// Returns the work of a step. `to` is its new layout.
+    fn work(self, to: &str) -> Work {
+        match self {
+            Self::Folder => Work::Move,
+            Self::Bucket if to == stoa_bucket::ATHENS.as_str() => Work::Copy,
+            Self::Bucket => Work::Adopt,
+        }
+    }
+}
+
+impl Work {
+    fn infinitive(self) -> &'static str {
+        match self {
+            Self::Move => "move",
+            Self::Adopt => "adopt",
+            Self::Copy => "copy",
+        }
+    }
+
+    fn participle(self) -> &'static str {
+        match self {
+            Self::Move => "moved",
+            Self::Adopt => "adopted",
+            Self::Copy => "copied",
+        }
+    }
+}
+
 /// The keys of a planned step.
 #[derive(Serialize)]
 pub(super) struct StepKeys<'a> {
@@ -118,10 +181,12 @@ pub(super) struct StepKeys<'a> {
     bytes: Option<u64>,
     leftovers: Option<u64>,
     versions: Option<u64>,
+    #[serde(skip)]
+    work: Work,
 }
 
 impl<'a> StepKeys<'a> {
-    fn of(step: &'a PlannedStep) -> Self {
+    fn of(step: &'a PlannedStep, place: Place) -> Self {
         let survey = step.survey.as_ref();
         let counted = survey.and_then(exact);
         Self {
@@ -133,6 +198,7 @@ impl<'a> StepKeys<'a> {
             bytes: counted.map(|survey| survey.bytes),
             leftovers: counted.map(|survey| survey.leftovers),
             versions: survey.map(|survey| survey.items),
+            work: place.work(step.to.as_str()),
         }
     }
 
@@ -147,7 +213,8 @@ impl Display for StepKeys<'_> {
         let resumes = if self.resumes { " (resumes)" } else { "" };
         write!(f, "{}{resumes}: ", self.name())?;
         match self.direction {
-            "back" => write!(f, "reverses \"{}\"", self.description),
+            // A step of a bucket describes each direction.
+            "back" if self.work == Work::Move => write!(f, "reverses \"{}\"", self.description),
             _ => f.write_str(self.description),
         }
     }
@@ -156,11 +223,12 @@ impl Display for StepKeys<'_> {
 impl Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Plan { store, creates, restores, steps, .. } => {
+            Self::Plan { store, creates, restores, steps, place, .. } => {
                 let mut lines = Vec::new();
-                lines.extend(
-                    creates.map(|layout| format!("{store}: would create a store at layout {layout}")),
-                );
+                lines.extend(creates.map(|layout| match place {
+                    Place::Folder => format!("{store}: would create a store at layout {layout}"),
+                    Place::Bucket => format!("{store}: would prepare the bucket at layout {layout}"),
+                }));
                 lines.extend(
                     restores.map(|layout| format!("{store}: would restore the marker of layout {layout}")),
                 );
@@ -173,7 +241,8 @@ impl Display for Event<'_> {
                         let (versions, leftovers) = (versions_of(versions), counted(leftovers, "leftover"));
                         let bytes = BinaryBytes(bytes);
                         let stay = leftovers.verb("stays", "stay");
-                        lines.push(format!("    {versions} to move, {bytes}; {leftovers} {stay} in place"));
+                        let verb = step.work.infinitive();
+                        lines.push(format!("    {versions} to {verb}, {bytes}; {leftovers} {stay} in place"));
                     }
                 }
                 f.write_str(&lines.join("\n"))
@@ -203,10 +272,14 @@ impl Display for Event<'_> {
             Self::StepEnd { from, to, .. } if from == to => {
                 write!(f, "rebuilt the derived files of layout {to}")
             }
-            Self::StepEnd { from, to, bytes, leftovers, versions, .. } => {
+            Self::StepEnd { from, to, bytes, leftovers, versions, work, .. } => {
                 let (versions, leftovers) = (versions_of(*versions), counted(*leftovers, "leftover"));
                 let (bytes, stay) = (BinaryBytes(*bytes), leftovers.verb("stays", "stay"));
-                write!(f, "{from} to {to}: {versions} moved, {bytes}; {leftovers} {stay} in place")
+                let moved = work.participle();
+                write!(f, "{from} to {to}: {versions} {moved}, {bytes}; {leftovers} {stay} in place")
+            }
+            Self::Marked { from: None, to, place: Place::Bucket, .. } => {
+                write!(f, "prepared the bucket at layout {to}")
             }
             Self::Marked { from: None, to, .. } => write!(f, "created a new store at layout {to}"),
             Self::Marked { to, .. } => write!(f, "restored the marker of layout {to}"),
@@ -289,8 +362,7 @@ pub(super) struct Watcher<'a> {
     dry_run: bool,
     /// Whether the command lists leftovers, and nothing else.
     is_listing: bool,
-    /// The option that names the store, for messages.
-    option: &'static str,
+    place: Place,
     seen: SeenOnce,
     state: Mutex<State>,
 }
@@ -315,7 +387,7 @@ impl<'a> Watcher<'a> {
             auto,
             dry_run,
             is_listing: false,
-            option: "--store",
+            place: Place::Folder,
             seen: SeenOnce::default(),
             state: Mutex::default(),
         }
@@ -323,7 +395,7 @@ impl<'a> Watcher<'a> {
 
     /// Returns the watcher for a bucket.
     pub(super) fn of_bucket(self, is_listing: bool) -> Self {
-        Self { is_listing, option: "--bucket", ..self }
+        Self { is_listing, place: Place::Bucket, ..self }
     }
 
     /// Returns the size of the leftovers so far, in bytes.
@@ -352,6 +424,9 @@ impl<'a> Watcher<'a> {
         let text = match outcome {
             Outcome::Nothing(_) | Outcome::NoStore if self.auto => None,
             Outcome::Nothing(layout) => Some(format!("{store} is already at layout {layout}; nothing to do")),
+            Outcome::NoStore if self.place == Place::Bucket => {
+                Some(format!("{store} is empty; nothing to do"))
+            }
             Outcome::NoStore => Some(format!("there is no store in {store}; nothing to do")),
             Outcome::Done(layout) if self.auto => Some(self.upgraded(&store, layout)),
             Outcome::Done(layout) => Some(format!("{store} is at layout {layout}")),
@@ -366,17 +441,24 @@ impl<'a> Watcher<'a> {
         let Ok(state) = self.state.lock() else { return String::new() };
         let (moved, left) = (versions_of(state.moved), counted(state.leftovers, "leftover"));
         if state.created {
-            return format!("created a new store in {store}, at layout {layout}");
+            return match self.place {
+                Place::Folder => format!("created a new store in {store}, at layout {layout}"),
+                Place::Bucket => format!("prepared the bucket {store} at layout {layout}"),
+            };
         }
         let Some(from) = &state.from else { return format!("{store} is at layout {layout}") };
         let left = match state.leftovers {
             0 => String::new(),
             _ => format!(", {left} {} in place", left.verb("stays", "stay")),
         };
+        let verb = self.place.work(layout.as_str()).participle();
+        let option = match self.place {
+            Place::Folder => "--store",
+            Place::Bucket => "--bucket",
+        };
         format!(
-            "upgraded {store} from layout {from} to {layout}: {moved} moved{left}\n\
-             help: to go back, stop all servers and run `stoa-migrate {} {store} --to {from}`",
-            self.option
+            "upgraded {store} from layout {from} to {layout}: {moved} {verb}{left}\n\
+             help: to go back, stop all servers and run `stoa-migrate {option} {store} --to {from}`"
         )
     }
 
@@ -396,7 +478,7 @@ impl<'a> Watcher<'a> {
             state.from.get_or_insert_with(|| step.from.to_string());
             state.reported = None;
         }
-        let keys = StepKeys::of(step);
+        let keys = StepKeys::of(step, self.place);
         let name = keys.name();
         let event = Event::StepBegin { state: "begun", step: keys };
         if self.reporter.is_json() {
@@ -439,7 +521,8 @@ impl Events for Watcher<'_> {
                         layout: target.as_str(),
                         creates: creates.map(LayoutId::as_str),
                         restores: restores.map(LayoutId::as_str),
-                        steps: steps.iter().map(StepKeys::of).collect(),
+                        steps: steps.iter().map(|step| StepKeys::of(step, self.place)).collect(),
+                        place: self.place,
                     });
                 }
             }
@@ -468,7 +551,8 @@ impl Events for Watcher<'_> {
                     state.leftovers += leftovers;
                 }
                 let (from, to) = (from.as_str(), to.as_str());
-                self.result(&Event::StepEnd { state: "done", from, to, bytes, leftovers, versions: items });
+                let (state, work) = ("done", self.place.work(to));
+                self.result(&Event::StepEnd { state, from, to, bytes, leftovers, versions: items, work });
             }
             Engine::Remains { root, layout, paths, is_removed } => self.result(&Event::Remains {
                 store: text(root),
@@ -481,11 +565,13 @@ impl Events for Watcher<'_> {
                 if let Ok(mut state) = self.state.lock() {
                     state.created = true;
                 }
-                self.result(&Event::Marked { state: "done", from: None, to: layout.as_str() });
+                let (to, place) = (layout.as_str(), self.place);
+                self.result(&Event::Marked { state: "done", from: None, to, place });
             }
             Engine::Restored(layout) => {
                 self.reporter.progress().end();
-                self.result(&Event::Marked { state: "done", from: Some("unmarked"), to: layout.as_str() });
+                let (from, to, place) = (Some("unmarked"), layout.as_str(), self.place);
+                self.result(&Event::Marked { state: "done", from, to, place });
             }
         }
     }

@@ -253,8 +253,7 @@ impl Proxy {
         };
         let no_upstream = self.options.degraded.as_ref().map(|reason| format!("no upstream: {reason}"));
         let outage = self.services.tier.as_ref().and_then(|tier| tier.outage());
-        let bucket =
-            outage.map(|_| "the bucket cannot be reached, only stored versions are served".to_owned());
+        let bucket = outage.map(|_| "the bucket cannot be used, only stored versions are served".to_owned());
         let reasons = no_upstream.into_iter().chain(bucket).chain(degradations);
         answer::text(format!(
             "ready\n{}",

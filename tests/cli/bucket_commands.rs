@@ -118,7 +118,17 @@ fn verify_seals_intact_versions_and_moves_corrupt_ones_to_quarantine() {
     assert_eq!(lines[0]["module"], "example.com/a", "{lines:?}");
     let id = lines[0]["id"].as_str().unwrap();
     assert_eq!(json(&gcs, &["list"]).1.len(), 2);
-    ended(&stoa(&gcs, &["quarantine", "restore", id]), 1, "is still corrupt");
+    ended(&stoa(&gcs, &["quarantine", "restore", id]), 1, "it is still corrupt");
+    // Athens would serve the corrupt zip.
+    let downgrade = || {
+        let mut migrate = Command::new(MIGRATE);
+        let arguments = ["--bucket", &gcs.bucket(""), "--to", "athens"];
+        migrate.args(arguments).envs(gcs.environment()).output().unwrap()
+    };
+    let refused = downgrade();
+    ended(&refused, 73, "Athens would serve 1 corrupt version of the quarantine");
+    ended(&refused, 73, "stoa quarantine purge --bucket gs://modules --all");
+    assert!(gcs.text("~stoa/state").contains("layout.b1"));
     gcs.put("example.com/a/@v/v1.0.0.zip", modules[0].zip.clone());
     gcs.set_generation("example.com/a/@v/v1.0.0.zip", generation);
     ended(&stoa(&gcs, &["quarantine", "restore", id]), 0, "restored example.com/a@v1.0.0");
@@ -134,7 +144,7 @@ fn commands_refuse_a_bucket_that_is_not_at_the_current_layout() {
     for arguments in
         [&["list"][..], &["verify"], &["quarantine"], &["remove", "example.com/a"], &["remove", "--list"]]
     {
-        ended(&stoa(&gcs, arguments), 78, "run `stoa-migrate --bucket gs://modules`");
+        ended(&stoa(&gcs, arguments), 78, "then `stoa-migrate --bucket gs://modules` to upgrade the bucket");
     }
     assert_eq!(gcs.keys("").len(), 3);
 }

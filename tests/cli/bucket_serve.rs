@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_forbidden_version_is_gone_for_every_server,
         a_bucket_that_must_not_be_upgraded_is_refused,
         a_removal_covers_cached_infos_and_mods,
+        a_read_only_server_writes_nothing_to_the_bucket,
         of_two_servers_with_other_bytes_one_stands_and_the_other_is_in_quarantine,
         a_version_in_the_bucket_is_sent_at_once_in_every_mode,
         latest_and_queries_know_the_versions_in_the_bucket,
@@ -127,10 +128,14 @@ fn in_an_outage_stored_versions_are_served_and_nothing_is_downloaded() {
     gcs.fail(|_| Some(Failing::Status(503)));
     let reply = server.ask("GET", &missing.path("zip"), &[]);
     assert_eq!((reply.status, reply.header("retry-after")), (503, Some("30")), "{}", reply.text());
-    assert!(reply.text().contains("cannot use the bucket for example.com/m@v1.1.0"), "{}", reply.text());
+    assert!(
+        reply.text().contains("cannot get example.com/m@v1.1.0: the bucket of this proxy cannot be used"),
+        "{}",
+        reply.text()
+    );
     whole(&server, &known);
     let ready = String::from_utf8(server.get("/readyz").1).unwrap();
-    assert!(ready.contains("degraded: the bucket cannot be reached"), "{ready}");
+    assert!(ready.contains("degraded: the bucket cannot be used"), "{ready}");
     assert_eq!(upstream.asked_at("v1.1.0"), 0);
     assert_eq!(server.get("/example.com/m/@v/list"), (200, b"v1.0.0\nv1.1.0\n".to_vec()));
     gcs.recover();
@@ -271,6 +276,39 @@ fn a_removal_covers_cached_infos_and_mods() {
     }
 }
 
+fn a_read_only_server_writes_nothing_to_the_bucket() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let [shared, local] =
+        ["example.com/m@v1.0.0", "example.com/m@v1.1.0"].map(|pair| upstream.offer(pair, 1000));
+    let of_athens = ["example.com/a@v1.0.0", "example.com/a@v1.1.0"].map(|pair| Module::new(pair, 1000));
+    gcs.save("go/", &of_athens[0]);
+    whole(&serve(&gcs, dir.path(), Some(upstream.url())), &shared);
+    whole(
+        &Server::start_with(command(dir.path()).args(["--upstream", upstream.url()]).env("GOSUMDB", "off")),
+        &local,
+    );
+    // Other servers adopt it.
+    gcs.save("go/", &of_athens[1]);
+    gcs.take_asked();
+    let server = Server::start_with(with_bucket(&gcs, dir.path(), None).arg("--read-only"));
+    let mut asked = Vec::new();
+    // The first thing that a server writes comes before the list of removals that it reads.
+    testkit::until("the list of removals is read", || {
+        asked.extend(gcs.take_asked());
+        asked.iter().any(|asked: &Asked| asked.key.ends_with("/gone"))
+    });
+    for module in [&shared, &local] {
+        whole(&server, module);
+    }
+    assert_eq!(server.get(&of_athens[1].path("info")).0, 404);
+    assert_eq!(server.get("/example.com/a/@latest").0, 200);
+    assert!(server.stop().success());
+    asked.extend(gcs.take_asked());
+    assert!(asked.iter().any(|asked| asked.key.ends_with("/m/example.com/m/@v/v1.1.0.json")), "{asked:?}");
+    let changes: Vec<_> = asked.iter().filter(|asked| asked.is_change()).collect();
+    assert!(changes.is_empty(), "{changes:?}");
+}
+
 fn remove(gcs: &Gcs, arguments: &[&str]) {
     let mut command = Command::new(STOA);
     command.arg("remove").args(arguments).args(["--bucket", &gcs.bucket("go")]).envs(gcs.environment());
@@ -298,15 +336,15 @@ fn a_bucket_that_must_not_be_upgraded_is_refused() {
     assert!(created.status.success());
     let output = with_bucket(&gcs, dir.path(), None).arg("--no-migrate").output().unwrap();
     let text = transcript(&output);
-    assert!(
-        output.status.code() == Some(78) && text.contains("must not be upgraded automatically"),
-        "{text}"
-    );
+    assert!(output.status.code() == Some(78) && text.contains("auto_migrate = false forbids it"), "{text}");
     assert_eq!(gcs.keys(""), keys);
     gcs.put("go/~stoa/state", "marker = \"layout.b9\"\nid = \"0123456789abcdef0123456789abcdef\"\nepoch = 1\nnonce = \"0123456789abcdef0123456789abcdef\"\nwritten_by = \"x\"\nwritten_at = \"x\"\n");
     let output = with_bucket(&gcs, dir.path(), None).output().unwrap();
     let text = transcript(&output);
-    assert!(output.status.code() == Some(78) && text.contains("it is newer than this program"), "{text}");
+    assert!(
+        output.status.code() == Some(78) && text.contains("does not know its marker layout.b9"),
+        "{text}"
+    );
 }
 
 fn the_least_recently_used_versions_leave_a_store_that_is_too_large() {

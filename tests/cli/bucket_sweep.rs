@@ -19,7 +19,7 @@ use testkit::{Case, MIGRATE, STOA, slow, transcript, trial};
 type Make = fn() -> Scenario;
 
 /// The scenarios.
-const SCENARIOS: [(&str, Make); 7] = [
+const SCENARIOS: [(&str, Make); 9] = [
     ("an upgrade", upgrade),
     ("a downgrade", downgrade),
     ("an undone downgrade", undone_downgrade),
@@ -27,12 +27,19 @@ const SCENARIOS: [(&str, Make); 7] = [
     ("an adoption", adoption),
     ("a removal", removal),
     ("a verification", verification),
+    ("an import", import),
+    ("a purge of the quarantine", purge),
 ];
+
+/// The scenarios that only the double can prepare, which makes objects old.
+const SCENARIOS_OF_THE_DOUBLE: [(&str, Make); 1] = [("a removal of unreferenced objects", prune)];
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (name, scenario) in SCENARIOS {
-        for service in Service::ALL {
+    let of_all = SCENARIOS.map(|scenario| (scenario, &Service::ALL[..]));
+    let of_the_double = SCENARIOS_OF_THE_DOUBLE.map(|scenario| (scenario, &[Service::Gcs][..]));
+    for ((name, scenario), services) in of_all.into_iter().chain(of_the_double) {
+        for &service in services {
             let run =
                 move || request_sweep::sweep(&service.start_here(), &scenario(), &faults(service), lasts);
             let name = format!("{name} survives every fault on {service}");
@@ -349,4 +356,89 @@ fn verification() -> Scenario {
             served(bucket, &modules()[1..], what);
         }),
     }
+}
+
+/// Writes versions into a folder as Athens does.
+fn folder(modules: &[Module]) -> tempfile::TempDir {
+    let dir = testkit::tempdir();
+    modules.iter().for_each(|module| drop(module.put_v0(dir.path())));
+    dir
+}
+
+fn import() -> Scenario {
+    let dir = Arc::new(folder(&modules()));
+    let import = move |bucket: &TestBucket, environment: Environment| {
+        stoa(bucket, environment, &["import", dir.path().to_str().unwrap()])
+    };
+    let (other, again) = (import.clone(), import.clone());
+    Scenario {
+        prepare: Box::new(|bucket| upgrade_now(bucket, "creation")),
+        run: Box::new(move |bucket, proxy| disturbed(proxy, &mut import(bucket, behind(bucket, proxy)))),
+        meanwhile: Arc::new(move |bucket| {
+            succeeds(&mut other(bucket, bucket.environment()), "another import meanwhile");
+        }),
+        judge: Box::new(move |bucket, what| {
+            succeeds(&mut again(bucket, bucket.environment()), what);
+            assert!(!bucket.keys("~stoa/").iter().any(|key| key.contains("/q/")), "{what}");
+            served(bucket, &modules(), what);
+        }),
+    }
+}
+
+fn purge() -> Scenario {
+    const PURGE: [&str; 3] = ["quarantine", "purge", "--all"];
+    Scenario {
+        prepare: Box::new(|bucket| {
+            bucket.save(&modules().remove(0).with_bad_crc());
+            modules()[1..].iter().for_each(|module| bucket.save(module));
+            upgrade_now(bucket, "the first upgrade");
+            let output = stoa(bucket, bucket.environment(), &["verify"]).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{}", transcript(&output));
+        }),
+        run: Box::new(|bucket, proxy| disturbed(proxy, &mut stoa(bucket, behind(bucket, proxy), &PURGE))),
+        meanwhile: Arc::new(|bucket| {
+            succeeds(&mut stoa(bucket, bucket.environment(), &PURGE), "another purge meanwhile");
+        }),
+        judge: Box::new(|bucket, what| {
+            succeeds(&mut stoa(bucket, bucket.environment(), &PURGE), what);
+            assert!(!bucket.keys("~stoa/").iter().any(|key| key.contains("/q/")), "{what}");
+            assert_eq!(others(bucket), as_athens(&modules()[1..]), "{what}");
+            served(bucket, &modules()[1..], what);
+        }),
+    }
+}
+
+/// The contents of three versions are old, and three objects that nothing refers to.
+fn prune() -> Scenario {
+    const PRUNE: [&str; 2] = ["prune", "--unreferenced"];
+    let dir = folder(&modules());
+    Scenario {
+        prepare: Box::new(move |bucket| {
+            upgrade_now(bucket, "creation");
+            let import = ["import", dir.path().to_str().unwrap()];
+            succeeds(&mut stoa(bucket, bucket.environment(), &import), "the import");
+            for key in zips(bucket) {
+                let (folder, _) = key.rsplit_once('/').unwrap();
+                bucket.put(&format!("{folder}/{}.zip", "0".repeat(32)), "left");
+            }
+            bucket.age();
+        }),
+        run: Box::new(|bucket, proxy| disturbed(proxy, &mut stoa(bucket, behind(bucket, proxy), &PRUNE))),
+        meanwhile: Arc::new(|bucket| {
+            let_time_pass(bucket);
+            succeeds(&mut stoa(bucket, bucket.environment(), &PRUNE), "another prune meanwhile");
+        }),
+        judge: Box::new(|bucket, what| {
+            let_time_pass(bucket);
+            succeeds(&mut stoa(bucket, bucket.environment(), &PRUNE), what);
+            assert_eq!(zips(bucket).len(), 3, "{what}");
+            assert!(!bucket.text(STATE).contains("[lease]"), "{what}");
+            served(bucket, &modules(), what);
+        }),
+    }
+}
+
+/// Returns the keys of the zips that are not of Athens.
+fn zips(bucket: &TestBucket) -> Vec<String> {
+    bucket.keys("~stoa/").into_iter().filter(|key| key.ends_with(".zip")).collect()
 }

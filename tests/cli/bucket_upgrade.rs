@@ -87,9 +87,9 @@ fn others(gcs: &Gcs) -> Vec<(String, Vec<u8>)> {
 
 fn an_empty_bucket_is_prepared_once() {
     let gcs = Gcs::start();
-    ended(&migrate(&gcs, &["--no-create"]), 0, "there is no store");
+    ended(&migrate(&gcs, &["--no-create"]), 0, "is empty; nothing to do");
     assert!(gcs.keys("").is_empty());
-    ended(&migrate(&gcs, &[]), 0, "created a new store at layout b1");
+    ended(&migrate(&gcs, &[]), 0, "prepared the bucket at layout b1");
     assert_eq!((marker(&gcs).as_str(), gcs.keys("")), ("layout.b1", vec!["go/~stoa/state".to_owned()]));
     let before = gcs.text("go/~stoa/state");
     ended(&migrate(&gcs, &[]), 0, "already at layout b1; nothing to do");
@@ -151,7 +151,7 @@ fn half_saved_versions_and_foreign_keys_stay_and_are_reported() {
         ("Mod0/@v/list", "not a file of a version"),
         ("lease/", "a lock of Athens"),
         ("parts/", "a part of an upload"),
-        ("a//c", "no request of this program can name it"),
+        ("a//c", "Stoa cannot request a key of this form"),
         ("Mod0/@v/master.info", "alias: master is not a canonical version"),
         ("Mod0/@v/v1.0.6.mod/x", "not a file of a version"),
         ("broken/@v/v1.0.0", "its zip"),
@@ -175,7 +175,7 @@ fn versions_that_athens_is_saving_are_left_for_later() {
     gcs.delete(&zip);
     gcs.change(&info, |object| object.modified = SystemTime::now());
     let output = migrate(&gcs, &[]);
-    ended(&output, 0, "versions that another program is saving: 1;");
+    ended(&output, 0, "Athens is still saving 1 version, Stoa adopts each of them on the first request");
     assert_eq!(manifests(&gcs), 3);
     // An hour later it is incomplete.
     gcs.change(&info, |object| object.modified = SystemTime::now() - Duration::from_secs(3600));
@@ -190,9 +190,9 @@ fn versions_that_athens_has_locked_are_left_for_later() {
     let lock = format!("go/lock/{version}");
     gcs.put(&lock, "x");
     gcs.change(&lock, |object| object.modified = SystemTime::now());
-    ended(&migrate(&gcs, &["--dry-run"]), 0, "3 versions to move");
+    ended(&migrate(&gcs, &["--dry-run"]), 0, "3 versions to adopt");
     let output = migrate(&gcs, &[]);
-    ended(&output, 0, "versions that another program is saving: 1;");
+    ended(&output, 0, "Athens is still saving 1 version,");
     assert!(!transcript(&output).contains("leftover "), "{}", transcript(&output));
     assert_eq!(manifests(&gcs), 3);
     gcs.change(&lock, |object| object.modified = SystemTime::now() - Duration::from_secs(901));
@@ -224,7 +224,7 @@ fn an_automatic_upgrade_prints_one_line_with_the_way_back() {
     let output = migrate(&gcs, &["--auto"]);
     let url = gcs.bucket("go");
     let expected = format!(
-        "upgraded {url} from layout athens to b1: 3 versions moved\n\
+        "upgraded {url} from layout athens to b1: 3 versions adopted\n\
          help: to go back, stop all servers and run `stoa-migrate --bucket {url} --to athens`"
     );
     ended(&output, 0, &expected);
@@ -253,21 +253,23 @@ fn status_names_the_state_of_a_bucket() {
     gcs.put("go/~stoa/state", text.replace("migrating.athens-b1", "layout.b2"));
     ended(&status(&[]), 0, "newer than this program");
     gcs.put("go/~stoa/state", "x = ");
-    ended(&status(&[]), 0, "foreign: not a store");
+    ended(&status(&[]), 0, "foreign: neither of Stoa nor of Athens");
     ended(&status(&["--store", "/tmp"]), 64, "--store cannot be used with --bucket");
 }
 
 fn buckets_that_are_no_stores_are_refused_unchanged() {
     type Fill = fn(&Gcs);
     let cases: [(i32, &str, Fill); 6] = [
-        (65, "it contains photos/cat.jpg", |gcs| gcs.put("go/photos/cat.jpg", "x")),
-        (65, "the minio storage of Athens", |gcs| {
+        (65, "it has photos/cat.jpg", |gcs| gcs.put("go/photos/cat.jpg", "x")),
+        (65, "the key format of the minio storage of Athens", |gcs| {
             gcs.put("go/example.com/m/v1.0.0/go.mod", "module example.com/m\n");
         }),
-        (65, "but no ~stoa/state", |gcs| gcs.put("go/~stoa/x/m/example.com/m/@v/v1.0.0.json", "{}")),
-        (65, "its content is not what this program writes", |gcs| gcs.put("go/~stoa/state", "x = ")),
-        (78, "Its marker is layout.b2", |gcs| {
-            ended(&migrate(gcs, &[]), 0, "created");
+        (65, "but not the object ~stoa/state", |gcs| {
+            gcs.put("go/~stoa/x/m/example.com/m/@v/v1.0.0.json", "{}")
+        }),
+        (65, "invalid content", |gcs| gcs.put("go/~stoa/state", "x = ")),
+        (78, "does not know its marker layout.b2", |gcs| {
+            ended(&migrate(gcs, &[]), 0, "prepared");
             let newer = gcs.text("go/~stoa/state").replace("layout.b1", "layout.b2");
             gcs.put("go/~stoa/state", newer);
         }),
@@ -292,7 +294,7 @@ fn a_dry_run_writes_nothing_and_states_requests_and_price() {
     let keys = gcs.keys("");
     gcs.take_asked();
     let output = migrate(&gcs, &["--dry-run"]);
-    ended(&output, 0, "12 versions to move");
+    ended(&output, 0, "12 versions to adopt");
     // Three GET and one PUT per version, and a few for each run.
     ended(&output, 0, "about 42 GET, 28 PUT and 8 LIST requests: less than $0.01 at the list prices of S3");
     let (_, lines) = json(&gcs, &["--dry-run"]);
@@ -314,7 +316,7 @@ fn an_interrupted_upgrade_is_resumed_or_undone() {
             left -= i32::from(asked.is_change());
             (left < 0 && asked.is_change()).then_some(Failing::Status(403))
         });
-        ended(&migrate(&gcs, &[]), 77, "run again to continue, or use --to athens to go back");
+        ended(&migrate(&gcs, &[]), 77, ", or use --to athens to go back");
         assert_eq!(marker(&gcs), "migrating.athens-b1");
         gcs.recover();
         // The lease could not be given back. Its holder counts as dead after a minute without a beat.
@@ -332,7 +334,7 @@ fn a_service_that_ignores_conditions_is_refused() {
     let (gcs, _) = athens(3);
     gcs.ignore_conditions();
     let output = migrate(&gcs, &[]);
-    ended(&output, 78, "a write with the condition that the object does not exist was accepted");
+    ended(&output, 78, "the service ignored If-None-Match and replaced an object");
     assert!(gcs.keys("go/~stoa/").is_empty());
 }
 
@@ -375,11 +377,11 @@ fn a_downgrade_ends_before_it_deletes_anything_if_a_key_differs() {
     });
     gcs.put(&format!("go/~stoa/{id}/m/example.com/filled/@v/v1.0.0.json"), manifest.to_string());
     gcs.put("go/example.com/filled/@v/v1.0.0.zip", "other");
-    ended(&migrate(&gcs, &["--to", "athens"]), 73, "has other content");
+    ended(&migrate(&gcs, &["--to", "athens"]), 73, "the object exists and differs");
     assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("migrating.b1-athens", 4));
     gcs.delete("go/example.com/filled/@v/v1.0.0.zip");
     gcs.put("go/example.com/filled/@v/v1.0.0.mod", [&module.modfile[..], b"// longer"].concat());
-    ended(&migrate(&gcs, &["--to", "athens"]), 73, "v1.0.0.mod has other content");
+    ended(&migrate(&gcs, &["--to", "athens"]), 73, "v1.0.0.mod: the object exists and differs");
     assert_eq!((marker(&gcs).as_str(), manifests(&gcs)), ("migrating.b1-athens", 4));
     gcs.delete("go/example.com/filled/@v/v1.0.0.mod");
     ended(&migrate(&gcs, &["--to", "athens"]), 0, "layout athens");

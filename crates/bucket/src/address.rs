@@ -80,13 +80,11 @@ impl FromStr for BucketUrl {
         }
         if name.contains(['@', ':']) {
             return Err(wrong(
-                "it holds more than a name of a bucket; endpoint and credentials have settings of their own",
+                "it contains `@` or `:` (set the endpoint with `bucket.endpoint`, and credentials in the environment)",
             ));
         }
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            return Err(wrong(
-                "the name of the bucket has other characters than letters, digits, `-`, `_` and `.`",
-            ));
+            return Err(wrong("the name of the bucket may contain only letters, digits, `-`, `_` and `.`"));
         }
         let prefix = prefix.trim_end_matches('/');
         let is_segment = |segment: &str| {
@@ -98,7 +96,7 @@ impl FromStr for BucketUrl {
         };
         if !prefix.is_empty() && !prefix.split('/').all(is_segment) {
             return Err(wrong(
-                "a part of the prefix is empty, begins with `~`, is `.` or `..`, or has a character that is not allowed",
+                "each part of the prefix must be non-empty, must not be `.` or `..` or begin with `~`, and must not contain a space, `?`, `#`, `%` or `\\`",
             ));
         }
         Ok(Self { service, name: name.to_owned(), prefix: prefix.to_owned() })
@@ -141,11 +139,11 @@ mod tests {
             ("s3://", "names no bucket"),
             ("s3:///go", "names no bucket"),
             ("s3://key:secret@modules", "credentials"),
-            ("s3://mod ules", "other characters"),
-            ("s3://modules/a//b", "a part of the prefix"),
-            ("s3://modules/../b", "a part of the prefix"),
-            ("s3://modules/~stoa", "a part of the prefix"),
-            ("s3://modules/a?b", "a part of the prefix"),
+            ("s3://mod ules", "may contain only letters"),
+            ("s3://modules/a//b", "each part of the prefix"),
+            ("s3://modules/../b", "each part of the prefix"),
+            ("s3://modules/~stoa", "each part of the prefix"),
+            ("s3://modules/a?b", "each part of the prefix"),
         ] {
             let error = text.parse::<BucketUrl>().unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("help: use s3://"), "{text}: {error}");

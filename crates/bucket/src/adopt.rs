@@ -1,7 +1,7 @@
-//! Taking over a version that Athens saved.
+//! Adopting a version that Athens saved.
 //!
 //! The three files stay where they are. Only a manifest is written, which names them with their ETags. A version is
-//! taken over if all three files are there and belong together, as far as the info, the mod and the end of the zip
+//! adopted if all three files are there and belong together, as far as the info, the mod and the end of the zip
 //! show. The whole zip is read later, before its first use.
 
 use std::io;
@@ -139,7 +139,7 @@ impl Versions {
             return fault("its mod changed while it was read".to_owned());
         };
         if !modfile::has_module_directive(&body.bytes) {
-            return fault("its mod names no module".to_owned());
+            return fault("its mod has no module directive".to_owned());
         }
         let modfile = small_content(mod_key, &body);
         let zip_key = AthensFile::Zip.key(version);
@@ -191,8 +191,7 @@ impl Versions {
         Ok(Some("its zip has a directory that is too large".to_owned()))
     }
 
-    /// Takes a version of Athens over. Returns its manifest, or that of another writer. `None` if Athens has no whole
-    /// version.
+    /// Adopts a version of Athens. Returns its manifest, or that of another writer. `None` if the manifest is gone.
     pub async fn adopt(
         &self,
         version: &ModuleVersion,
@@ -222,7 +221,7 @@ impl Versions {
         }
     }
 
-    /// Takes a version over that Athens has saved since the upgrade. `None` if it has none that is whole.
+    /// Adopts a version that Athens has saved since the upgrade. `None` if it has none that is complete.
     pub async fn adopt_missing(
         &self,
         version: &ModuleVersion,
@@ -276,21 +275,11 @@ impl ReadAt for Parts {
 
 #[cfg(test)]
 mod tests {
-    use stoa_gomod::zip::create;
-
     use super::*;
-    use crate::testing::versions;
+    use crate::testing::{save_as_athens, versions};
 
     async fn put(versions: &Versions, version: &ModuleVersion, files: usize) {
-        let names: Vec<String> = (0..files).map(|n| format!("file{n}.go")).collect();
-        let mut sources: Vec<(&str, &[u8])> = vec![("go.mod", b"module example.com/m\n")];
-        sources.extend(names.iter().map(|name| (&**name, &b"package a\n"[..])));
-        let zip = create(version, sources).unwrap();
-        let info = format!("{{\"Version\":\"{}\"}}", version.version());
-        let bodies = [info.into_bytes(), b"module example.com/m\n".to_vec(), zip];
-        for (file, body) in AthensFile::ALL.into_iter().zip(bodies) {
-            versions.bucket().overwrite(&file.key(version), Bytes::from(body)).await.unwrap();
-        }
+        save_as_athens(versions, &version.to_string(), files).await;
     }
 
     fn version(pair: &str) -> ModuleVersion {

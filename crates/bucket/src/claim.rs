@@ -59,7 +59,7 @@ impl Drop for ClaimThere {
         let delete = async move {
             if let Err(error) = versions.bucket().delete(&key).await {
                 // It is taken over.
-                log::debug!(reason:% = error; "cannot delete the claim of a version");
+                log::debug!(reason:% = error.without_help(); "cannot delete the claim of a version");
             }
         };
         // Without a runtime the process ends.
@@ -133,7 +133,7 @@ async fn beat(versions: Versions, key: String, mut held: Held<ClaimDocument>, ev
             Ok(Swapped::Done(tag)) => held = Held { document: next, tag },
             // The download goes on: the manifest decides.
             Ok(Swapped::Lost(_)) => return,
-            Err(error) => log::debug!(reason:% = error; "cannot renew the claim of a version"),
+            Err(error) => log::debug!(reason:% = error.without_help(); "cannot renew the claim of a version"),
         }
     }
 }

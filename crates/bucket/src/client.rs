@@ -233,7 +233,7 @@ impl Bucket {
                 Trouble::Damaged,
                 "read",
                 self.url_of(key),
-                format_args!("it has {size} bytes, and at most {max} are read"),
+                format_args!("its size is {size} bytes, the limit is {max} bytes"),
             )),
             Err(ClientError::NotFound { .. }) => Ok(Fetched::Absent),
             Err(ClientError::NotModified { .. }) => Ok(Fetched::Same),
@@ -243,11 +243,11 @@ impl Bucket {
 
     /// Returns the properties of an object. `None` if there is none.
     pub async fn head(&self, key: &str) -> Result<Option<Meta>, BucketError> {
-        let path = self.path("look at", key)?;
-        match self.limited("look at", key, self.inner.store.head(&path)).await? {
+        let path = self.path("read the metadata of", key)?;
+        match self.limited("read the metadata of", key, self.inner.store.head(&path)).await? {
             Ok(meta) => Ok(Some(Meta::of(&meta))),
             Err(ClientError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(BucketError::of_client("look at", self.url_of(key), &error)),
+            Err(error) => Err(BucketError::of_client("read the metadata of", self.url_of(key), &error)),
         }
     }
 
@@ -373,7 +373,7 @@ impl Bucket {
         };
         let read = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other);
         read.and_then(|read| read)
-            .map_err(|error| BucketError::local("read the file to write to", self.url_of(key), &error))
+            .map_err(|error| BucketError::local("read the local file for", self.url_of(key), &error))
     }
 
     /// Lists all objects below a key, in order. Those after `after`, if it is given.

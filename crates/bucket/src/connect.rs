@@ -48,7 +48,7 @@ pub struct ConnectOptions {
 pub enum ConnectError {
     /// A setting is missing or wrong.
     #[error(
-        "cannot use the bucket {url}: {reason}\nhelp: set what is missing in the table [bucket] of the config file, or by the environment variables of the service"
+        "cannot use the bucket {url}: {reason}\nhelp: add the missing setting to the table [bucket] of the config file, or set the environment variable of the service"
     )]
     Settings {
         /// The bucket.

@@ -79,7 +79,7 @@ impl Bucket {
 
     fn parse<D: Document>(&self, key: &str, bytes: &[u8]) -> Result<D, BucketError> {
         D::from_bytes(bytes).map_err(|reason| {
-            let reason = format!("its content is not what this program writes: {reason}");
+            let reason = format!("invalid content: {reason}");
             BucketError::new(Trouble::Damaged, "read", self.url_of(key), reason)
         })
     }
@@ -126,8 +126,9 @@ impl Bucket {
                 (found, None) => return Ok(Swapped::Lost(found)),
             }
         }
-        let reason = format!("the service refused it {ATTEMPTS} times although nothing had changed");
-        Err(BucketError::new(Trouble::Unreachable, "write", self.url_of(key), reason))
+        let reason =
+            format!("the service rejected the write {ATTEMPTS} times, although the object did not change");
+        Err(BucketError::new(Trouble::Contended, "write", self.url_of(key), reason))
     }
 }
 

@@ -18,6 +18,10 @@ pub enum Trouble {
     Damaged,
     /// The layout of the bucket is no longer the one that this program works with.
     Left,
+    /// Other processes changed the object in each attempt, or the service rejected each write. A later try may succeed.
+    Contended,
+    /// The publication began so long ago that its content may have been deleted. Nothing was published.
+    Late,
     /// This machine failed: a file, or its random numbers.
     Local,
     /// The service cannot do what was asked.
@@ -56,19 +60,27 @@ impl BucketError {
     pub fn exit(&self) -> Exit {
         match self.trouble {
             Trouble::Unreachable => Exit::UNAVAILABLE,
-            Trouble::Left => Exit::BUSY,
+            Trouble::Left | Trouble::Contended | Trouble::Late => Exit::BUSY,
             Trouble::Denied => Exit::PERMISSION,
             Trouble::Damaged | Trouble::Local => Exit::IO,
             Trouble::Unsupported => Exit::NEWER,
         }
     }
 
-    fn help(&self) -> Option<&'static str> {
+    /// Returns the first line of the message, for log fields and for messages that have their own help.
+    pub fn without_help(&self) -> String {
+        format!("cannot {} {}: {}", self.what, self.object, self.reason)
+    }
+
+    /// Returns what to do, if that is known.
+    pub fn help(&self) -> Option<&'static str> {
         match self.trouble {
             Trouble::Unreachable => Some("check the endpoint and the network, then try again"),
             Trouble::Denied => Some(
-                "check the credentials, and that their policy allows to list, read, write and delete below the prefix",
+                "check the credentials, and allow them to list, read, write and delete objects below the prefix",
             ),
+            Trouble::Contended => Some("run the command again"),
+            Trouble::Late => Some("request the version again"),
             Trouble::Left => Some("run `stoa status --bucket URL` to see the state of the bucket"),
             Trouble::Damaged | Trouble::Local | Trouble::Unsupported => None,
         }
@@ -77,7 +89,7 @@ impl BucketError {
 
 impl Display for BucketError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {} {}: {}", self.what, self.object, self.reason)?;
+        f.write_str(&self.without_help())?;
         match self.help() {
             Some(help) => write!(f, "\nhelp: {help}"),
             None => Ok(()),

@@ -128,7 +128,7 @@ pub fn examine_files(
 fn fault_of_mod(examined: &Examined, body: &[u8]) -> Option<&'static str> {
     match &examined.go_mod {
         Some(own) if own != body => Some("its mod differs from the go.mod in its zip"),
-        None if !modfile::has_module_directive(body) => Some("its mod names no module"),
+        None if !modfile::has_module_directive(body) => Some("its mod has no module directive"),
         _ => None,
     }
 }

@@ -77,8 +77,8 @@ pub(crate) async fn add(bucket: &Bucket, keys: &Keys, versions: &[ModuleVersion]
             Swapped::Lost(other) => held = other,
         }
     }
-    let reason = format!("other processes were first {ATTEMPTS} times");
-    Err(BucketError::new(Trouble::Unreachable, "write", bucket.url_of(&key), reason))
+    let reason = format!("other processes changed it in each of {ATTEMPTS} attempts");
+    Err(BucketError::new(Trouble::Contended, "write", bucket.url_of(&key), reason))
 }
 
 /// Writes an empty list whose next removal has this number, unless there is a list.

@@ -170,19 +170,19 @@ async fn beat(taker: LeaseTaker, beating: Arc<Beating>) {
                 return;
             }
             (Err(error), _) | (_, Err(error)) => {
-                log::warn!(reason:% = error; "cannot renew the lease of the bucket");
+                log::warn!(reason:% = error.without_help(); "cannot renew the lease of the bucket");
             }
         }
     }
 }
 
 fn taken_over(bucket: &Bucket, other: Option<&Held<BucketState>>) -> BucketError {
-    let who = other.and_then(|other| other.document.lease.as_ref()).map(|lease| lease.owner.clone());
-    let reason = match who {
-        Some(who) => format!("the lease was taken over by {who}"),
-        None => "another process has changed the state".to_owned(),
+    let owner = other.and_then(|other| other.document.lease.as_ref()).map(|lease| lease.owner.clone());
+    let reason = match owner {
+        Some(owner) => format!("{owner} took over the lease"),
+        None => format!("another process changed {STATE}"),
     };
-    BucketError::new(Trouble::Left, "go on with", bucket.url(), reason)
+    BucketError::new(Trouble::Left, "keep the lease of", bucket.url(), reason)
 }
 
 impl HeldLease {
@@ -199,7 +199,12 @@ impl HeldLease {
         let silent = crate::unnameable::lock(&self.beating.alive).elapsed();
         if silent > self.taker.times.give_up {
             let reason = format!("the lease could not be renewed for {} s", silent.as_secs());
-            return Err(BucketError::new(Trouble::Left, "go on with", self.taker.bucket.url(), reason));
+            return Err(BucketError::new(
+                Trouble::Left,
+                "keep the lease of",
+                self.taker.bucket.url(),
+                reason,
+            ));
         }
         Ok(())
     }
@@ -294,7 +299,7 @@ mod tests {
         assert_eq!(taken.state().await.epoch, 2);
         let error = lease.end(BucketMarker::At(LAYOUT), None).await.unwrap_err();
         assert_eq!(error.trouble, Trouble::Left);
-        assert!(error.to_string().contains("the lease was taken over by second"), "{error}");
+        assert!(error.to_string().contains("second took over the lease"), "{error}");
         taken.end(BucketMarker::At(LAYOUT), None).await.unwrap();
     }
 

@@ -9,11 +9,11 @@
 //! ~stoa/ID/gone                        the last removals, numbered
 //! ~stoa/ID/claims/HASH                 who downloads a version
 //! ~stoa/probe/NONCE                    a check of the service
-//! MODULE/@v/VERSION.{info,mod,zip}     the files of Athens, which are never changed
+//! MODULE/@v/VERSION.{info,mod,zip}     the files of Athens; only a removal deletes them
 //! ```
 //!
 //! A version becomes visible by one conditional write of its manifest, and the layout of a bucket becomes current by
-//! one compare-and-swap of its state. No write relies on a lock: a conditional write that lost is told so.
+//! one compare-and-swap of its state. No write relies on a lock: a writer learns that its conditional write lost.
 //!
 //! | module | purpose |
 //! | --- | --- |
@@ -24,7 +24,7 @@
 //! | [`document`](Document) | small objects with a nonce, whose conditional writes survive a lost answer |
 //! | [`manifest`](Manifest) | the manifest of a version |
 //! | [`state`](BucketState) | the marker and the lease |
-//! | [`probe`](Bucket::probe) | whether a service honours conditional writes |
+//! | [`probe`](Bucket::probe) | a check that a service supports conditional writes |
 //! | [`lease`](LeaseTaker) | the lease of a process that works on the whole bucket |
 //! | [`runner`](BucketRunner) | steps between the layouts of a bucket |
 //! | [`gone`](Gone) | the list of the last removals |

@@ -1,4 +1,4 @@
-//! Whether a service honours conditional writes. Without them two writers could overwrite each other.
+//! A check that a service supports conditional writes. Without them two writers could overwrite each other.
 //!
 //! Some services ignore the conditions, and some check them and write in two steps. The first kind is found by a few
 //! requests one after the other, the second by eight writers at once.
@@ -20,7 +20,7 @@ const WRITERS: usize = 8;
 pub enum ProbeError {
     /// It does not keep a promise that this program relies on.
     #[error(
-        "cannot write to {bucket}: {observed}\nhelp: use a service with conditional writes (If-None-Match and If-Match)"
+        "cannot write to {bucket}: {observed}\nhelp: use a service with conditional writes (If-None-Match and If-Match), consistent listings and range requests"
     )]
     Unsafe {
         /// The bucket.
@@ -53,7 +53,7 @@ impl Bucket {
         };
         for name in ["one", "race"] {
             if let Err(error) = self.delete(&format!("{folder}/{name}")).await {
-                log::debug!(reason:% = error; "cannot delete an object of the check of the service");
+                log::debug!(reason:% = error.without_help(); "cannot delete an object of the check of the service");
             }
         }
         result
@@ -62,34 +62,32 @@ impl Bucket {
     async fn probe_conditions(&self, key: &str) -> Result<(), ProbeError> {
         let [one, two, three] = [b"one", b"two", b"3rd"].map(|text| Bytes::from_static(text));
         let Some(first) = self.create(key, one.clone()).await? else {
-            return Err(self.found("a new object was refused as if it existed"));
+            return Err(self.found("the service rejected the creation of a new object"));
         };
         if self.create(key, two.clone()).await?.is_some() {
-            return Err(self.found(
-                "a write with the condition that the object does not exist was accepted although it existed",
-            ));
+            return Err(self.found("the service ignored If-None-Match and replaced an object"));
         }
         let Some(object) = self.get(key, 64).await? else {
-            return Err(self.found("an object could not be read after it was written"));
+            return Err(self.found("the service did not return an object that was just written"));
         };
         if object.bytes != one {
-            return Err(self.found("a refused write has changed the object"));
+            return Err(self.found("the service rejected a write but changed the object"));
         }
         let Some(second) = self.replace(key, two.clone(), &first).await? else {
-            return Err(self.found("a write with the right condition was refused"));
+            return Err(self.found("the service rejected a write with the current ETag in If-Match"));
         };
         if second == first {
-            return Err(self.found("the ETag of an object does not change with its content"));
+            return Err(self.found("the service returned the same ETag for two contents"));
         }
         if self.replace(key, three, &first).await?.is_some() {
-            return Err(self.found("a write with the condition of an older content was accepted"));
+            return Err(self.found("the service accepted a write with an outdated ETag in If-Match"));
         }
         let listed = self.folder(key.rsplit_once('/').map_or("", |(folder, _)| folder)).await?;
         if !listed.entries.iter().any(|entry| entry.key == key) {
             return Err(self.found("a listing does not show an object that was just written"));
         }
         let Some(part) = self.read(key, Some(1..3), Some(&second)).await? else {
-            return Err(self.found("a part of an object could not be read with the condition of its ETag"));
+            return Err(self.found("the service rejected a range request with the current ETag"));
         };
         let parts: Vec<_> = part.bytes.collect().await;
         let mut read = Vec::new();
@@ -97,7 +95,7 @@ impl Bucket {
             read.extend_from_slice(&part?);
         }
         if read != two[1..3] {
-            return Err(self.found("a part of an object was not what was asked for"));
+            return Err(self.found("the service returned wrong bytes for a range request"));
         }
         Ok(())
     }
@@ -113,22 +111,20 @@ impl Bucket {
                 Ok(Ok(Some(_))) => winners.push(n.to_string()),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) => return Err(self.found("a check has ended unexpectedly")),
+                Err(_) => return Err(self.found("the check of the service failed internally")),
             }
         }
         if winners.len() > 1 {
-            let observed = format!(
-                "of {WRITERS} writers that created one object at the same time, {} succeeded",
-                winners.len()
-            );
+            let observed =
+                format!("{} of {WRITERS} parallel creations of one object succeeded", winners.len());
             return Err(self.found(&observed));
         }
         let Some(object) = self.get(key, 64).await? else {
-            return Err(self.found("none of several writers at the same time succeeded"));
+            return Err(self.found(&format!("none of {WRITERS} parallel creations of one object succeeded")));
         };
         // An answer may be lost, and then the winner does not know that it has won.
         if winners.first().is_some_and(|winner| winner.as_bytes() != object.bytes) {
-            return Err(self.found("an object does not have the content of the writer that succeeded"));
+            return Err(self.found("an object does not have the content of the creation that succeeded"));
         }
         Ok(())
     }

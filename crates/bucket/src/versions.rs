@@ -149,11 +149,11 @@ impl Versions {
             }
             Some(now) => {
                 *known = None;
-                left(format!("its marker is {} now, with the ID {}", now.document.marker, now.document.id))
+                left(format!("its marker is now {}, with the ID {}", now.document.marker, now.document.id))
             }
             None => {
                 *known = None;
-                left("its state is gone".to_owned())
+                left(format!("{STATE} is missing"))
             }
         }
     }
@@ -218,8 +218,8 @@ impl Versions {
             Swapped::Done(tag) => {
                 self.check_state().await?;
                 if uploaded.elapsed() > MAX_PUBLISH && !self.has_content(&manifest).await? {
-                    let reason = "its content was removed while this process was suspended";
-                    return Err(BucketError::new(Trouble::Left, "publish", self.bucket.url_of(&key), reason));
+                    let reason = "the zip was deleted before the publication ended";
+                    return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), reason));
                 }
                 Ok(PublishedThere::Ours(Box::new(Held { document: manifest, tag })))
             }
@@ -244,16 +244,16 @@ impl Versions {
         let modfile = self.upload_small(new, &nonce, &new.modfile, "mod").await?;
         // The answer to the last part may be lost, and a process may be suspended here for any time.
         let Some(meta) = self.bucket.head(&key).await? else {
-            let reason = "it is gone after it was written";
-            return Err(BucketError::new(Trouble::Unreachable, "read", self.bucket.url_of(&key), reason));
+            let reason = "the zip was deleted before the publication ended";
+            return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), reason));
         };
         if meta.size != new.size {
-            let reason = format!("it has {} bytes, and {} were written", meta.size, new.size);
+            let reason = format!("its size is {} bytes, but {} bytes were written", meta.size, new.size);
             return Err(BucketError::new(Trouble::Damaged, "read", self.bucket.url_of(&key), reason));
         }
         if self.bucket.service_time().is_some_and(|now| now - meta.modified > MAX_PUBLISH) {
-            let reason = "it was written over an hour ago: this process was suspended meanwhile";
-            return Err(BucketError::new(Trouble::Left, "publish", self.bucket.url_of(&key), reason));
+            let reason = "the upload is more than one hour old";
+            return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), reason));
         }
         let etag = meta.tag.e_tag().map(str::to_owned);
         let zip = ZipContent { key, size: new.size, etag, h1: Some(new.h1.clone()) };
@@ -323,12 +323,7 @@ impl Versions {
             (same, other.document.seal(), ours.present_content())
         {
             let reason = format!("the zip published first has {theirs}, this zip has {}", new.h1);
-            let version = &new.version;
-            log::error!(
-                version:%, published:% = theirs, ours:% = new.h1;
-                "the version is already in the bucket with other content, moving the new copy to quarantine"
-            );
-            self.add_quarantined(version, new.origin, content.clone(), &reason).await?;
+            self.add_quarantined(&new.version, new.origin, content.clone(), &reason).await?;
         }
         Ok(PublishedThere::Theirs { manifest: Box::new(other), same })
     }
@@ -375,8 +370,8 @@ impl Versions {
                 Swapped::Lost(other) => held = other,
             }
         }
-        let reason = format!("other processes were first {ATTEMPTS} times");
-        Err(BucketError::new(Trouble::Unreachable, "write", self.bucket.url_of(&key), reason))
+        let reason = format!("other processes changed it in each of {ATTEMPTS} attempts");
+        Err(BucketError::new(Trouble::Contended, "write", self.bucket.url_of(&key), reason))
     }
 
     /// Announces that a version goes. Servers look at its manifest again.
@@ -434,9 +429,13 @@ impl Versions {
     }
 
     /// Deletes the objects of a content that no manifest and no quarantine entry names any more. Of a version that Athens
-    /// saved, its three files.
+    /// saved, its three files, unless Athens has overwritten one of them.
     pub async fn delete_content(&self, content: &VersionContent) -> Result<(), BucketError> {
         if let Some((version, _)) = AthensFile::parse(&content.zip.key) {
+            if self.is_overwritten(&version, content).await? {
+                log::info!(version:%; "keeping the files of a version that Athens has saved again");
+                return Ok(());
+            }
             // The info first, as Athens does.
             for file in AthensFile::ALL {
                 self.bucket.delete(&file.key(&version)).await?;
@@ -448,6 +447,56 @@ impl Versions {
             self.bucket.delete(key).await?;
         }
         Ok(())
+    }
+
+    /// Returns whether a file of Athens is another one than the content names. A missing file is not: an earlier
+    /// deletion was interrupted.
+    async fn is_overwritten(
+        &self,
+        version: &ModuleVersion,
+        content: &VersionContent,
+    ) -> Result<bool, BucketError> {
+        for (file, small) in [(AthensFile::Info, &content.info), (AthensFile::Mod, &content.modfile)] {
+            let key = file.key(version);
+            let is_other = match (small, inline_bytes(small)) {
+                (SmallContent::Object(object), _) => self.has_other_tag(&key, object.etag.as_deref()).await?,
+                // The manifest has the bytes and no ETag.
+                (_, Some(Ok(bytes))) => match self.bucket.head(&key).await? {
+                    Some(found) if found.size == bytes.len() as u64 => {
+                        let found = self.bucket.get(&key, found.size).await?;
+                        found.is_some_and(|found| found.bytes != bytes)
+                    }
+                    found => found.is_some(),
+                },
+                // It cannot be compared, so it is kept.
+                (_, Some(Err(_)) | None) => true,
+            };
+            if is_other {
+                return Ok(true);
+            }
+        }
+        self.has_other_tag(&content.zip.key, content.zip.etag.as_deref()).await
+    }
+
+    async fn has_other_tag(&self, key: &str, etag: Option<&str>) -> Result<bool, BucketError> {
+        let found = self.bucket.head(key).await?;
+        Ok(found.is_some_and(|found| etag.is_some() && found.tag.e_tag() != etag))
+    }
+
+    /// Returns the quarantine entries of versions that Athens saved and whose zip is still the corrupt one at the key
+    /// of Athens. Athens serves them.
+    pub async fn quarantined_at_athens(&self) -> Result<Vec<QuarantinedThere>, BucketError> {
+        let mut kept = Vec::new();
+        let is_adopted = |entry: &QuarantinedThere| AthensFile::parse(&entry.content.zip.key).is_some();
+        for entry in self.quarantined().await?.into_iter().filter(is_adopted) {
+            let zip = &entry.content.zip;
+            if self.bucket.head(&zip.key).await?.is_some()
+                && !self.has_other_tag(&zip.key, zip.etag.as_deref()).await?
+            {
+                kept.push(entry);
+            }
+        }
+        Ok(kept)
     }
 
     /// Moves a version to quarantine. Returns the entry. `None` if the version does not exist, or is no longer the one
@@ -588,7 +637,7 @@ impl Versions {
         });
         written.await?.ok_or_else(|| {
             let key = self.keys.manifest(version);
-            BucketError::new(Trouble::Damaged, "write", self.bucket.url_of(&key), "it is gone")
+            BucketError::new(Trouble::Damaged, "write", self.bucket.url_of(&key), "the object is missing")
         })
     }
 
@@ -736,6 +785,57 @@ mod tests {
         let entry = versions.quarantine(&first.version, None, "test").await.unwrap().unwrap();
         versions.purge(&entry).await.unwrap();
         assert!(versions.quarantined().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn files_that_athens_has_saved_again_are_not_deleted() {
+        for overwritten in [None, Some(AthensFile::Info), Some(AthensFile::Mod), Some(AthensFile::Zip)] {
+            for purges in [true, false] {
+                let versions = versions().await;
+                let pair = "example.com/m@v1.0.0";
+                let version = crate::testing::save_as_athens(&versions, pair, 1).await;
+                let held = versions.adopt_missing(&version).await.unwrap().unwrap();
+                if let Some(file) = overwritten {
+                    let key = file.key(&version);
+                    let before = versions.bucket().get(&key, 1 << 20).await.unwrap().unwrap();
+                    // Of the same size.
+                    let other: Vec<u8> = before.bytes.iter().map(|byte| byte ^ 1).collect();
+                    versions.bucket().overwrite(&key, Bytes::from(other)).await.unwrap();
+                }
+                if purges {
+                    let entry = versions.quarantine(&version, None, "test").await.unwrap().unwrap();
+                    let at_athens = versions.quarantined_at_athens().await.unwrap();
+                    assert_eq!(at_athens.len(), usize::from(overwritten != Some(AthensFile::Zip)));
+                    versions.purge(&entry).await.unwrap();
+                    assert!(versions.quarantined().await.unwrap().is_empty());
+                } else {
+                    let had = versions.remove(&version, None, true).await.unwrap().unwrap();
+                    assert_eq!(Some(&had), held.document.present_content());
+                    versions.delete_content(&had).await.unwrap();
+                }
+                for file in AthensFile::ALL {
+                    let found = versions.bucket().head(&file.key(&version)).await.unwrap();
+                    assert_eq!(found.is_some(), overwritten.is_some(), "{overwritten:?} {file:?}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manifest_that_others_change_again_and_again_is_no_outage() {
+        let versions = versions().await;
+        let first = publish(&versions, "example.com/m@v1.0.0").await;
+        let key = versions.keys().manifest(&first.version);
+        let other = |now: Option<&Manifest>| {
+            let next = now.unwrap().rewritten().unwrap();
+            // The bucket is in memory and answers at once.
+            let write = versions.bucket().overwrite(&key, Bytes::from(next.to_bytes().unwrap()));
+            futures_util::FutureExt::now_or_never(write).unwrap().unwrap();
+            Ok(Some(now.unwrap().rewritten().unwrap()))
+        };
+        let error = versions.change(&first.version, other).await.unwrap_err();
+        assert_eq!((error.trouble, error.exit()), (Trouble::Contended, stoa_layout::Exit::BUSY));
+        assert!(error.to_string().ends_with("help: run the command again"), "{error}");
     }
 
     #[tokio::test]

@@ -144,7 +144,13 @@ impl RunningService {
             Server::Azure(azurite) => (format!("az://{}/{fresh}", azurite::CONTAINER), Some(azurite.url())),
             Server::Real(url) => (format!("{url}/stoa-test-{}-{number}", self.run), None),
         };
-        TestBucket::new(self.service, url, origin.map(str::to_owned))
+        let double = match &self.server {
+            Server::Gcs(gcs) => Some(gcs.clone()),
+            _ => None,
+        };
+        let mut bucket = TestBucket::new(self.service, url, origin.map(str::to_owned));
+        bucket.double = double;
+        bucket
     }
 }
 
@@ -156,6 +162,8 @@ pub struct TestBucket {
     origin: Option<String>,
     prefix: Path,
     store: Arc<dyn ObjectStore>,
+    /// The service, if it is a double.
+    double: Option<Gcs>,
 }
 
 impl TestBucket {
@@ -174,7 +182,15 @@ impl TestBucket {
         let parsed = Url::parse(&url).unwrap_or_else(|error| panic!("{url} is no URL: {error}"));
         let found = object_store::parse_url_opts(&parsed, options);
         let (store, prefix) = found.unwrap_or_else(|error| panic!("cannot use {url}: {error}"));
-        Self { service, url, origin, prefix, store: store.into() }
+        Self { service, url, origin, prefix, store: store.into(), double: None }
+    }
+
+    /// Makes all objects older than a day, as the time would. Only the double can.
+    pub fn age(&self) {
+        let double = self.double.as_ref().expect("the service is a double");
+        for key in double.keys(&format!("{}/", self.prefix)) {
+            double.age(&key);
+        }
     }
 
     /// Returns the service.

@@ -153,6 +153,13 @@ impl Gcs {
         object.generation = generation;
     }
 
+    /// Makes an object older than a day, without writing it.
+    pub fn age(&self, key: &str) {
+        let mut state = self.state();
+        let object = state.objects.get_mut(key).unwrap_or_else(|| panic!("no object {key}"));
+        object.modified = SystemTime::now() - Duration::from_secs(25 * 3600);
+    }
+
     /// Sets the generation of an object, as if it had not been written again.
     pub fn set_generation(&self, key: &str, generation: u64) {
         let mut state = self.state();

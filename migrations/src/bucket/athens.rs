@@ -12,7 +12,7 @@ use super::blocks::Blocks;
 /// The layout that Athens writes to S3, Google Cloud Storage and Azure: `MODULE/@v/VERSION.{info,mod,zip}`.
 pub(super) struct IsAthens;
 
-/// Number of foreign keys and folders after which a bucket without a whole version is no bucket of Athens.
+/// Number of foreign keys and folders after which a bucket without a complete version is no bucket of Athens.
 const MAX_FOREIGN: usize = 5000;
 
 #[async_trait(?Send)]
@@ -62,12 +62,12 @@ impl DetectBucket for IsAthens {
         let url = bucket.url();
         Ok(match of_minio {
             _ if is_saving => BucketDetection::Refuse(format!(
-                "cannot use {url}: Athens is saving its first version there; nothing was changed\n\
+                "cannot use {url}: Athens is saving its first version there, nothing was changed\n\
                  help: run again in 15 minutes"
             )),
             Some(key) => BucketDetection::Refuse(format!(
-                "cannot use {url}: it has {key}, as the minio storage of Athens writes it; nothing was changed\n\
-                 help: copy the bucket to a folder, and import that with `stoa import DIR` into an empty bucket or store"
+                "cannot use {url}: {key} has the key format of the minio storage of Athens, nothing was changed\n\
+                 help: copy the bucket to a folder, run `stoa import DIR`, and start `stoa serve` with an empty bucket"
             )),
             None => BucketDetection::No,
         })

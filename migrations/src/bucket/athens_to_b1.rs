@@ -1,4 +1,4 @@
-//! The step from the keys of Athens to layout b1: a manifest for each whole version. No file of Athens is changed.
+//! The step from the keys of Athens to layout b1: a manifest for each complete version. No file of Athens is changed.
 
 use async_trait::async_trait;
 use stoa_bucket::{
@@ -22,8 +22,15 @@ impl BucketStep for AthensToB1 {
         LAYOUT
     }
 
-    fn description(&self) -> &str {
-        "writes a manifest for each whole version; the files of Athens stay as they are"
+    fn description(&self, direction: Direction) -> &str {
+        match direction {
+            Direction::Up => {
+                "write a manifest for each complete version, and leave the files of Athens unchanged"
+            }
+            Direction::Back => {
+                "copy the versions of Stoa to the keys of Athens, and delete the objects of Stoa"
+            }
+        }
     }
 
     async fn survey(
@@ -44,10 +51,11 @@ impl BucketStep for AthensToB1 {
         bucket: &Bucket,
         keys: Option<&Keys>,
         direction: Direction,
+        resumes: bool,
     ) -> Result<(), BucketStepError> {
         match direction {
             Direction::Up => Ok(()),
-            Direction::Back => downgrade::prepare(bucket, keys).await,
+            Direction::Back => downgrade::prepare(bucket, keys, resumes).await,
         }
     }
 

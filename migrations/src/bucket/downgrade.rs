@@ -16,20 +16,42 @@ use stoa_layout::{Exit, Leftover};
 /// More than the maximum size of an info or a go.mod.
 const MAX_SMALL: u64 = (16 << 20) + 1;
 
-/// Fails while servers use the bucket. This is a courtesy: a server that goes on learns by its next write that the
-/// bucket was left.
-pub(super) async fn prepare(bucket: &Bucket, keys: Option<&Keys>) -> Result<(), BucketStepError> {
+/// Fails while servers use the bucket, and if Athens would serve a version that is in quarantine. The first check is a
+/// courtesy: a server that goes on learns by its next write that the bucket was downgraded.
+pub(super) async fn prepare(
+    bucket: &Bucket,
+    keys: Option<&Keys>,
+    resumes: bool,
+) -> Result<(), BucketStepError> {
     let Some(keys) = keys else { return Ok(()) };
+    let url = bucket.url();
     let names = bucket.servers(keys).await?;
-    if names.is_empty() {
+    if !names.is_empty() {
+        let message = format!(
+            "cannot downgrade {url}: it is in use by {}\n\
+             help: stop these servers, then run again (a server that was killed counts as running for two minutes)",
+            names.join(", ")
+        );
+        return Err(BucketStepError::Refused { exit: Exit::BUSY, message });
+    }
+    // A step that has begun must not stop here: entries cannot be purged in the middle of a step.
+    if resumes {
         return Ok(());
     }
+    let served = Versions::new(bucket.clone(), keys.clone()).quarantined_at_athens().await?;
+    if served.is_empty() {
+        return Ok(());
+    }
+    let versions = counted(served.len() as u64, "corrupt version", "corrupt versions");
     let message = format!(
-        "{} is in use by {}\nhelp: stop all servers first; a server that was killed counts as stopped after two minutes",
-        bucket.url(),
-        names.join(", ")
+        "cannot downgrade {url}: Athens would serve {versions} of the quarantine, whose files are at the keys of Athens\n\
+         help: delete the quarantine, which a downgrade deletes too, with `stoa quarantine purge --bucket {url} --all`"
     );
-    Err(BucketStepError::Refused { exit: Exit::BUSY, message })
+    Err(BucketStepError::Refused { exit: Exit::CANT_CREATE, message })
+}
+
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Counts the work.
@@ -82,7 +104,7 @@ pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, Buc
                 let leftover = Leftover {
                     path: bucket.url_of(&content.zip.key).into(),
                     bytes: 0,
-                    reason: format!("incomplete: {} has no zip any more", manifest.version),
+                    reason: format!("incomplete: the zip of {} is missing", manifest.version),
                 };
                 work.events.event(Event::Leftover(&leftover));
                 Ok(Some((0, is_forbidden)))
@@ -105,10 +127,12 @@ pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, Buc
             work.events.event(Event::Progress { items: moved.versions, bytes: moved.bytes });
         }
     }
-    let quarantined = versions.quarantined().await?.len();
+    let quarantined = versions.quarantined().await?.len() as u64;
     if tombstones > 0 || quarantined > 0 {
         work.events.event(Event::Warning(format!(
-            "Athens keeps no tombstones and no quarantine: {tombstones} tombstones and {quarantined} corrupt versions are deleted"
+            "deleting {} and {}, because Athens supports neither",
+            counted(tombstones, "tombstone", "tombstones"),
+            counted(quarantined, "quarantine entry", "quarantine entries")
         )));
     }
     // The manifests first: a run that is resumed must find none whose content is gone.
@@ -130,26 +154,30 @@ async fn copy(
     let is_there =
         bucket.head(&key).await?.is_some() || !bucket.copy_if_absent(&content.zip.key, &key).await?;
     if is_there && !is_same(bucket, &content.zip.key, &key).await? {
-        return Err(differs(bucket, &key));
+        return Err(differs(bucket, version, &key));
     }
     for (file, small) in [(AthensFile::Mod, &content.modfile), (AthensFile::Info, &content.info)] {
         let key = file.key(version);
         let Some(bytes) = versions.small(small, MAX_SMALL).await? else {
             let message = format!(
-                "cannot copy {version}: the content of its manifest is gone\nhelp: start a server, request the version, and run again"
+                "cannot copy {version}: the object of its info or mod is missing, nothing was deleted\n\
+                 help: undo the downgrade with `stoa-migrate --bucket {}`, start a server, request the version, and \
+                 downgrade again",
+                bucket.url()
             );
             return Err(BucketStepError::Refused { exit: Exit::CANT_CREATE, message });
         };
         if !bucket.write_if_absent(&key, bytes).await? {
-            return Err(differs(bucket, &key));
+            return Err(differs(bucket, version, &key));
         }
     }
     Ok(())
 }
 
-fn differs(bucket: &Bucket, key: &str) -> BucketStepError {
+fn differs(bucket: &Bucket, version: &ModuleVersion, key: &str) -> BucketStepError {
     let message = format!(
-        "{} has other content than the version of this program\nhelp: delete or rename it, and run again; nothing was deleted",
+        "cannot copy {version} to {}: the object exists and differs, nothing was deleted\n\
+         help: delete or rename the object, and run again",
         bucket.url_of(key)
     );
     BucketStepError::Refused { exit: Exit::CANT_CREATE, message }

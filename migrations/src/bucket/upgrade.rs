@@ -1,4 +1,4 @@
-//! The way up: every whole version of Athens gets a manifest.
+//! The upgrade: every complete version of Athens gets a manifest.
 //!
 //! The listing of Athens' keys and the listing of the manifests have the same order, so both are read once, side by
 //! side. A version that has a manifest is skipped. So a run that is resumed repeats little.
@@ -116,7 +116,7 @@ impl<'a> Merge<'a> {
     fn unnameable(&self, work: &BucketWork<'_>) -> u64 {
         let unnameable = self.bucket.take_unnameable();
         for key in &unnameable.keys {
-            report(work, self.bucket, key, 0, "foreign: no request of this program can name it");
+            report(work, self.bucket, key, 0, "foreign: Stoa cannot request a key of this form");
         }
         unnameable.count
     }
@@ -149,7 +149,7 @@ fn reason_of(key: &str) -> String {
         (_, Some((stem, _))) if Version::new(stem).is_err() => {
             format!("alias: {stem} is not a canonical version")
         }
-        _ if key.ends_with('/') => "foreign: a marker of a folder".to_owned(),
+        _ if key.ends_with('/') => "foreign: a placeholder of a folder".to_owned(),
         _ => "foreign: not a file of a version".to_owned(),
     }
 }
@@ -352,6 +352,8 @@ async fn adopt(versions: &Versions, (version, files): Found) -> Result<One, Buck
         }
         AthensVersion::Saving => Ok(One::Saving((version, files))),
         AthensVersion::Incomplete(reason) => Ok(One::Incomplete((version, files), reason)),
-        AthensVersion::Absent => Ok(One::Incomplete((version, files), "incomplete: it is gone".to_owned())),
+        AthensVersion::Absent => {
+            Ok(One::Incomplete((version, files), "incomplete: its files were deleted".to_owned()))
+        }
     }
 }

@@ -97,7 +97,9 @@ impl Source for ExportedBucket<'_> {
             Ok(Read::Found(published)) => published,
             Ok(Read::Absent) => return Ok(Put::Absent),
             Ok(Read::Gone) => return Ok(Put::Corrupt(GONE.to_owned())),
-            Err(error) if error.trouble == Trouble::Damaged => return Ok(Put::Unreadable(error.to_string())),
+            Err(error) if error.trouble == Trouble::Damaged => {
+                return Ok(Put::Unreadable(error.without_help()));
+            }
             Err(error) => return Err(error.into()),
         };
         let put = tree.put(version, published.as_ref())?;

@@ -76,9 +76,11 @@ fn current(bucket: &Bucket, state: Option<Held<BucketState>>) -> Result<BucketSt
                 |state| format!("its marker is {}", state.marker),
             );
             let layout = stoa_bucket::LAYOUT;
-            let message = format!("cannot use {url}: {found}; this program needs the marker layout.{layout}");
+            let message = format!("cannot use {url}: {found}, this program needs the marker layout.{layout}");
             let error = CommandError::new(Exit::NEWER, message);
-            Err(error.help(format!("run `{MIGRATOR} --bucket {url}`, which says what it is and upgrades it")))
+            Err(error.help(format!(
+                "run `stoa status --bucket {url}` to see the state, then `{MIGRATOR} --bucket {url}` to upgrade the bucket"
+            )))
         }
     }
 }
@@ -89,7 +91,7 @@ impl OpenBucket {
         self.runtime.block_on(work)
     }
 
-    /// Checks that the service keeps what writers rely on.
+    /// Checks that the service supports conditional writes.
     pub(in crate::command) fn probe(&self) -> Result<(), CommandError> {
         Ok(self.wait(self.versions.bucket().probe())?)
     }

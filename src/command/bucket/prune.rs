@@ -116,7 +116,7 @@ impl OpenBucket {
             // Of a process that was suspended, the requests that were under way fail for reasons of their own.
             (Err(_), Err(error)) if error.trouble == Trouble::Left => Err(error.into()),
             (swept, Err(error)) => {
-                log::warn!(reason:% = error; "cannot give the lease of the bucket back");
+                log::warn!(reason:% = error.without_help(); "cannot give the lease of the bucket back");
                 swept
             }
             (swept, Ok(_)) => swept,

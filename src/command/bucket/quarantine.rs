@@ -71,13 +71,16 @@ impl OpenBucket {
         let h1 = match self.wait(self.versions.examine_content(version, &entry.content))? {
             ExaminedThere::Whole(h1) => h1,
             ExaminedThere::Corrupt(reason) => {
-                let help = "purge it to let it be downloaded again".to_owned();
-                return report(Exit::FAILED, format!("{version} is still corrupt: {reason}"), Some(help));
+                let help = format!(
+                    "delete this copy with `stoa quarantine purge {id}`, Stoa downloads the version again on the next request"
+                );
+                let message = format!("cannot restore {version}: it is still corrupt: {reason}");
+                return report(Exit::FAILED, message, Some(help));
             }
             ExaminedThere::Gone => {
                 return report(
                     Exit::FAILED,
-                    format!("{version} cannot be restored: its content is gone"),
+                    format!("cannot restore {version}: its zip is missing from the bucket"),
                     None,
                 );
             }
@@ -86,19 +89,14 @@ impl OpenBucket {
         if let Some(now) = &now {
             if let Some(tombstone) = &now.record.tombstone {
                 let reason = tombstone.reason.as_deref().map_or_else(String::new, |text| format!(": {text}"));
-                let message = format!(
-                    "{version} must not be restored: it has been forbidden since {}{reason}",
-                    tombstone.at
-                );
-                return report(
-                    Exit::FAILED,
-                    message,
-                    Some(format!("`stoa remove --lift {version}` lifts a tombstone")),
-                );
+                let message =
+                    format!("cannot restore {version}: it is forbidden since {}{reason}", tombstone.at);
+                let help = format!("allow it with `stoa remove --lift {version}`");
+                return report(Exit::FAILED, message, Some(help));
             }
             if let Some(recorded) = now.record.h1.as_ref().filter(|recorded| **recorded != h1) {
                 let message = format!(
-                    "{version} must not be restored: its zip has {h1}, but the recorded hash is {recorded}"
+                    "cannot restore {version}: the hash of its zip is {h1}, but the recorded hash is {recorded}"
                 );
                 return report(Exit::FAILED, message, None);
             }
@@ -107,8 +105,8 @@ impl OpenBucket {
             restored::done(id, version, reporter);
             return Ok(None);
         }
-        let message = format!("another copy of {version} is in the bucket");
-        let help = format!("to restore this one, remove the other with `stoa remove {version}` first");
+        let message = format!("cannot restore {version}: the bucket has another copy");
+        let help = format!("remove that copy first with `stoa remove {version}`");
         report(Exit::CANT_CREATE, message, Some(help))
     }
 

@@ -43,6 +43,7 @@ impl ServedBucket<'_> {
                 max_local_size: config.bucket_max_local_size,
                 redirects: config.bucket_redirect,
                 records_uses: !config.last_use_interval.is_zero(),
+                is_read_only: store.is_read_only(),
             };
             Tier::new(versions, state, owner(), options)
         };
@@ -79,8 +80,9 @@ impl ServedBucket<'_> {
         if config.read_only || !self.context.may_migrate()? {
             let found =
                 marker.map_or_else(|| "no marker".to_owned(), |marker| format!("the marker {marker}"));
-            let message =
-                format!("cannot use {url}: it has {found}, and it must not be upgraded automatically");
+            let message = format!(
+                "cannot use {url}: it needs an upgrade (it has {found}), and --read-only or auto_migrate = false forbids it"
+            );
             let help = format!("run `{MIGRATOR} --bucket {url}`");
             return Err(CommandError::new(Exit::NEWER, message).help(help));
         }
@@ -111,7 +113,7 @@ fn remember(store: &Store, key: &str, state: &BucketState) {
     let Ok(body) = state.to_bytes() else { return };
     let entry = Cached { at: SystemTime::now(), body: Bytes::from(body) };
     if let Err(error) = store.cache().put(Shelf::Bucket, key, &entry) {
-        log::warn!(reason:% = error; "cannot remember the bucket: the server cannot start while it is out of reach");
+        log::warn!(reason:% = error; "cannot cache the state of the bucket, the server cannot start during an outage");
     }
 }
 

@@ -117,7 +117,7 @@ impl OpenBucket {
                 return;
             }
             ExaminedThere::Corrupt(reason) => reason,
-            ExaminedThere::Gone => "its content is gone; it is downloaded again on the next request",
+            ExaminedThere::Gone => "its files are missing, Stoa downloads it again on the next request",
         };
         findings.corrupt += 1;
         VersionResult { event: CORRUPT, version, bytes: None, reason: Some(reason) }.report(reporter);

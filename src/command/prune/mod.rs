@@ -52,9 +52,9 @@ are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is i
 as in 90d and 12w, or a date, as in 2026-01-31.
 
 In a bucket, the age counts from the uses that all servers recorded there. A server records them every hour and when it \
-stops, except with last_use.interval = 0 or --read-only. With --unreferenced the command removes objects from a bucket \
-that no version and no quarantine entry refers to, and that are older than a day: for example the zip of an upload that was \
-interrupted.
+stops, except with last_use.interval = 0 or --read-only. With --unreferenced the command removes only objects older than a \
+day to which no version and no quarantine entry refers, for example the zip of an interrupted upload. Servers can run \
+meanwhile.
 
 Examples:
   stoa prune --max-size 50G

@@ -91,7 +91,7 @@ impl BucketImport<'_> {
                 return Ok(());
             }
             Err(Not::Stop(error)) => of_one_version(error)?,
-            Err(Not::Bucket(error)) if error.trouble == Trouble::Damaged => error.to_string(),
+            Err(Not::Bucket(error)) if is_of_one_version(&error) => error.without_help(),
             Err(Not::Bucket(error)) => return Err(error.into()),
         };
         report.version(&item.version, Verdict::Failed(&reason));
@@ -121,9 +121,9 @@ impl BucketImport<'_> {
                 return Ok(());
             }
         }
-        let reason = "other processes change it all the time";
+        let reason = format!("other processes changed it in each of {ATTEMPTS} attempts");
         let url = versions.bucket().url_of(&versions.keys().manifest(version));
-        Err(BucketError::new(Trouble::Damaged, "write", url, reason).into())
+        Err(BucketError::new(Trouble::Contended, "write", url, reason).into())
     }
 
     /// Compares a version with the bucket, and reports the result if the bucket has it.
@@ -239,6 +239,11 @@ impl BucketImport<'_> {
         }
         Ok(true)
     }
+}
+
+/// Returns whether other versions may succeed.
+fn is_of_one_version(error: &BucketError) -> bool {
+    matches!(error.trouble, Trouble::Damaged | Trouble::Contended | Trouble::Late)
 }
 
 /// Copies the zip of a version into a temporary file without a name: another program may write to the source.

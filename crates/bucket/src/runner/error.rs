@@ -27,9 +27,7 @@ pub enum BucketRunError {
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
     /// A step stopped before its end. The bucket is resumable.
-    #[error(
-        "the step from {from} to {to} stopped: {source}\nhelp: the step can be resumed in {bucket}: run again to continue, or use --to {from} to go back"
-    )]
+    #[error("cannot finish the step from {from} to {to} in {bucket}: {}", with_way_back(source, from))]
     Step {
         /// The bucket.
         bucket: String,
@@ -53,6 +51,13 @@ impl BucketRunError {
             Self::Step { source, .. } => source.exit(),
         }
     }
+}
+
+/// Returns the message of a step that stopped, with one line of help: what the message itself advises, and the way back.
+fn with_way_back(source: &BucketStepError, from: &LayoutId) -> String {
+    let text = source.to_string();
+    let (reason, help) = text.split_once("\nhelp: ").unwrap_or((&text, "run the command again to continue"));
+    format!("{reason}\nhelp: {help}, or use --to {from} to go back")
 }
 
 /// Returns the error of a step that has not begun.

@@ -43,7 +43,7 @@ impl BucketLook {
             Ok(None) => {}
             Err(error) if error.trouble == Trouble::Damaged => {
                 return Ok(Self::Foreign(format!(
-                    "{error}\nhelp: use the release that wrote it, or a newer one"
+                    "{error}\nhelp: restore an older version of the object, or use a newer release"
                 )));
             }
             Err(error) => return Err(error),
@@ -70,7 +70,7 @@ impl BucketLook {
             && !own.key.starts_with(PROBES)
         {
             let text = format!(
-                "{url} is not usable: it has {}, but no {STATE}; nothing was changed\n\
+                "cannot use {url}: it has {}, but not the object {STATE}, nothing was changed\n\
                  help: restore {STATE} from a backup or an older version of the object",
                 own.key
             );
@@ -93,12 +93,10 @@ impl BucketLook {
             Self::Newer(marker) => Some((
                 Exit::NEWER,
                 format!(
-                    "cannot use {}: it is newer than this program; nothing was changed. Its marker is {marker}, and {} \
-                     knows layouts up to {}\n\
-                     help: use the release that wrote it, which {STATE} names, or a newer release",
+                    "cannot use {}: {} does not know its marker {marker}, nothing was changed\n\
+                     help: use the release that {STATE} names in written_by, or a newer release",
                     bucket.url(),
-                    layouts.program,
-                    layouts.current
+                    layouts.program
                 ),
             )),
             Self::Foreign(text) => Some((Exit::NOT_A_STORE, text.clone())),
@@ -108,7 +106,7 @@ impl BucketLook {
 
 fn foreign(bucket: &Bucket, named: &[String]) -> String {
     format!(
-        "{} is not a store: it contains {}, but no {STATE} and no version that Athens saved; nothing was changed\n\
+        "cannot use {}: it has {}, but no {STATE} and no version of Athens, nothing was changed\n\
          help: use an empty bucket, or an empty prefix, as in {}/go",
         bucket.url(),
         named.join(", "),

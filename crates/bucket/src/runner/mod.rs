@@ -111,9 +111,9 @@ impl<'a> BucketRunner<'a> {
                 is_planned = true;
             }
             if !is_probed && !matches!(action, Action::Finished | Action::LeaveEmpty) {
-                if let Action::Step { step, direction, .. } = &action {
+                if let Action::Step { step, direction, resumes } = &action {
                     let keys = keys_of(&look);
-                    step.prepare(self.bucket, keys.as_ref(), *direction).await.map_err(refused)?;
+                    step.prepare(self.bucket, keys.as_ref(), *direction, *resumes).await.map_err(refused)?;
                 }
                 self.bucket.probe().await?;
                 is_probed = true;
@@ -140,11 +140,11 @@ impl<'a> BucketRunner<'a> {
                 self.report_plan(&action, None);
                 BucketRequests::default()
             }
-            Action::Step { step, direction, .. } => {
+            Action::Step { step, direction, resumes } => {
                 let keys = keys_of(&look);
                 let survey = step.survey(self.bucket, keys.as_ref(), *direction, &self.work).await;
                 let survey = survey.map_err(refused)?;
-                step.prepare(self.bucket, keys.as_ref(), *direction).await.map_err(refused)?;
+                step.prepare(self.bucket, keys.as_ref(), *direction, *resumes).await.map_err(refused)?;
                 self.report_plan(&action, Some(survey));
                 survey.requests
             }
@@ -206,8 +206,9 @@ impl<'a> BucketRunner<'a> {
         let target = self.target();
         let refuse = |exit, message| Err(BucketRunError::Refused { exit, message });
         if !self.layouts.knows(target) {
-            let known = "the layouts of a bucket are athens and b1";
-            return refuse(Exit::USAGE, format!("{target} is not a layout of a bucket\nhelp: {known}"));
+            let url = self.bucket.url();
+            let message = format!("cannot migrate {url} to {target}: unknown layout\nhelp: use athens or b1");
+            return refuse(Exit::USAGE, message);
         }
         let at = |layout: &LayoutId| -> Result<Action<'a>, BucketRunError> {
             match self.layouts.next(layout, target) {
@@ -218,7 +219,7 @@ impl<'a> BucketRunner<'a> {
         match look {
             BucketLook::Empty if *target != self.layouts.current => {
                 let message =
-                    format!("{} is empty, so there is nothing to bring to {target}", self.bucket.url());
+                    format!("cannot migrate {} to {target}: the bucket is empty", self.bucket.url());
                 refuse(Exit::NOT_A_STORE, message)
             }
             BucketLook::Empty if self.options.no_create => Ok(Action::LeaveEmpty),
@@ -231,12 +232,12 @@ impl<'a> BucketRunner<'a> {
                     let began_back =
                         self.layouts.between(from, to).is_some_and(|(_, way)| way == Direction::Back);
                     if self.options.auto && began_back {
+                        let url = self.bucket.url();
                         let message = format!(
-                            "{} is in the middle of the step {}, which somebody began on purpose\n\
-                             help: finish it or undo it with `stoa-migrate --bucket {} --to LAYOUT`",
-                            self.bucket.url(),
-                            held.document.marker,
-                            self.bucket.url()
+                            "cannot use {url}: a downgrade ({}) is not finished\n\
+                             help: finish it with `stoa-migrate --bucket {url} --to {to}`, or undo it with \
+                             `stoa-migrate --bucket {url}`",
+                            held.document.marker
                         );
                         return refuse(Exit::BUSY, message);
                     }
@@ -255,7 +256,10 @@ impl<'a> BucketRunner<'a> {
         match self.layouts.between(from, to) {
             Some((step, direction)) => Ok(Action::Step { step, direction, resumes }),
             None => {
-                let message = format!("there is no step from {from} to {to}");
+                let message = format!(
+                    "cannot migrate {} from {from} to {to}: there is no such step",
+                    self.bucket.url()
+                );
                 Err(BucketRunError::Refused { exit: Exit::USAGE, message })
             }
         }
@@ -360,7 +364,8 @@ impl<'a> BucketRunner<'a> {
         let BucketMoved { versions: items, bytes, leftovers, in_progress } = moved;
         if in_progress > 0 {
             self.work.events.event(Event::Warning(format!(
-                "versions that another program is saving: {in_progress}; each is taken over by the first request for it"
+                "Athens is still saving {in_progress} {}, Stoa adopts each of them on the first request",
+                if in_progress == 1 { "version" } else { "versions" }
             )));
         }
         self.work.events.event(Event::StepEnd { from: &from, to: &to, items, bytes, leftovers });
@@ -375,7 +380,7 @@ impl<'a> BucketRunner<'a> {
             Ok(_) => None,
             Err(error) if error.trouble == Trouble::Left => Some(error),
             Err(error) => {
-                log::debug!(reason:% = error; "cannot give the lease of the bucket back");
+                log::debug!(reason:% = error.without_help(); "cannot give the lease of the bucket back");
                 None
             }
         }
@@ -407,7 +412,7 @@ fn planned(
         leftovers: survey.leftovers,
         ..Survey::default()
     });
-    PlannedStep { from, to, direction, description: step.description().to_owned(), resumes, survey }
+    PlannedStep { from, to, direction, description: step.description(direction).to_owned(), resumes, survey }
 }
 
 fn history(from: &str, to: &str, started: String, moved: BucketMoved) -> HistoryEntry {

@@ -17,8 +17,8 @@ pub trait BucketStep {
     fn from(&self) -> LayoutId;
     /// Returns the newer layout.
     fn to(&self) -> LayoutId;
-    /// Returns one line that says what going up does.
-    fn description(&self) -> &str;
+    /// Returns one line that says what the step does in this direction.
+    fn description(&self, direction: Direction) -> &str;
     /// Counts the work, and finds what forbids it. Writes nothing. `keys` are those of the present ID, if there is one.
     async fn survey(
         &self,
@@ -27,12 +27,13 @@ pub trait BucketStep {
         direction: Direction,
         work: &BucketWork<'_>,
     ) -> Result<BucketSurvey, BucketStepError>;
-    /// Finds what forbids the step. Reads little.
+    /// Finds what forbids the step. Reads little. `resumes` says that the step has begun in this direction before.
     async fn prepare(
         &self,
         bucket: &Bucket,
         keys: Option<&Keys>,
         direction: Direction,
+        resumes: bool,
     ) -> Result<(), BucketStepError>;
     /// Makes the step.
     async fn make(
@@ -100,7 +101,7 @@ pub struct BucketContext<'a> {
 /// The result of a survey.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BucketSurvey {
-    /// Versions to take over or to copy.
+    /// Versions to adopt or to copy.
     pub versions: u64,
     /// Their size in bytes.
     pub bytes: u64,
@@ -141,7 +142,7 @@ impl std::ops::Add for BucketRequests {
 /// The result of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BucketMoved {
-    /// Versions taken over or copied.
+    /// Versions adopted or copied.
     pub versions: u64,
     /// Their size in bytes.
     pub bytes: u64,
