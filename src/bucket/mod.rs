@@ -181,6 +181,11 @@ impl Tier {
         state.left.clone().or_else(|| state.outage.as_ref().map(|(_, reason)| reason.clone()))
     }
 
+    /// Returns whether the bucket is not this server's any more.
+    pub(crate) fn has_left(&self) -> bool {
+        lock(&self.state).left.is_some()
+    }
+
     /// Returns whether a stored version may be served without a look into the bucket.
     pub(crate) fn is_known(&self, version: &ModuleVersion) -> bool {
         self.known.get(version).is_some()
@@ -330,6 +335,7 @@ impl Tier {
         content: &VersionContent,
         reason: &str,
     ) -> Result<(), Unavailable> {
+        self.check(version)?;
         log::error!(version:%, bucket = self.url(), reason; "a version in the bucket is corrupt, moving it to quarantine");
         let moved = self.versions.quarantine(version, Some(&content.zip.key), reason).await;
         self.note(moved).map(drop).map_err(|error| self.unavailable(version, &error))
@@ -337,6 +343,9 @@ impl Tier {
 
     /// Claims a version for its download. Returns `None` if another server has published it.
     pub(crate) async fn claim(&self, version: &ModuleVersion) -> Result<Option<ClaimThere>, Unavailable> {
+        self.check(version)?;
+        // Before the first write: the bucket may have been taken to another layout a moment ago.
+        self.note(self.versions.check_state().await).map_err(|error| self.unavailable(version, &error))?;
         self.probe(version).await?;
         let claimed = self.versions.claim(version, &self.owner, ClaimTimes::default()).await;
         self.note(claimed).map_err(|error| self.unavailable(version, &error))

@@ -41,6 +41,8 @@ impl Tier {
         before: Option<&Held<Manifest>>,
     ) -> Result<PublishedInBucket, Unavailable> {
         let Downloaded { version, info, modfile, zip, h1, record } = downloaded;
+        // The content would be uploaded before the state is read.
+        self.check(&version)?;
         self.probe(&version).await?;
         let size = zip.metadata().map(|found| found.len()).map_err(|error| {
             Unavailable::Upstream(format!("cannot read the downloaded zip of {version}: {error}").into())
@@ -97,6 +99,9 @@ impl Tier {
         let Some(content) = manifest.present_content().filter(|content| content.zip.h1.is_none()) else {
             return;
         };
+        if self.has_left() {
+            return;
+        }
         let sealed = self.versions.seal(&manifest.version, &content.zip.key, h1).await;
         if let Err(error) = self.note(sealed) {
             log::debug!(version:% = manifest.version, reason = error.without_help(); "cannot seal a version in the bucket");

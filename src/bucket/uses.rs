@@ -8,11 +8,12 @@ use super::Tier;
 use crate::lock::lock;
 
 impl Tier {
-    /// Writes which versions this server has used today and yesterday, if it records uses. An error is logged.
-    pub(super) async fn record_uses(&self, store: &Arc<Store>) {
-        let Some(server) = self.sign.as_deref().and_then(|sign| sign.rsplit('/').next()) else { return };
-        if !self.options.records_uses || store.is_read_only() || self.outage().is_some() {
-            return;
+    /// Writes which versions this server has used today and yesterday, if it records uses. Returns false after an error,
+    /// which is logged.
+    pub(super) async fn record_uses(&self, store: &Arc<Store>) -> bool {
+        let Some(server) = self.sign.as_deref().and_then(|sign| sign.rsplit('/').next()) else { return true };
+        if !self.options.records_uses || store.is_read_only() {
+            return true;
         }
         let today = Day::today();
         // Uses of the last hour of a day are written on the next day.
@@ -26,20 +27,22 @@ impl Tier {
                 Ok(Ok(versions)) => versions,
                 Ok(Err(error)) => {
                     log::warn!(reason:% = error; "cannot read the usage data for the bucket");
-                    return;
+                    return false;
                 }
                 // The server ends.
-                Err(_) => return,
+                Err(_) => return false,
             };
             let now = (day, versions.len());
             if lock(&self.state).recorded.contains(&now) {
                 continue;
             }
-            if self.note(self.versions.write_uses(server, day.0, &versions).await).is_ok() {
-                let recorded = &mut lock(&self.state).recorded;
-                recorded.retain(|(other, _)| *other != day && other.0 + 1 >= today.0);
-                recorded.push(now);
+            if self.note(self.versions.write_uses(server, day.0, &versions).await).is_err() {
+                return false;
             }
+            let recorded = &mut lock(&self.state).recorded;
+            recorded.retain(|(other, _)| *other != day && other.0 + 1 >= today.0);
+            recorded.push(now);
         }
+        true
     }
 }

@@ -35,18 +35,26 @@ const LOOKS_PER_RECORD: u32 = 120;
 const AHEAD: usize = 64;
 
 impl Tier {
-    /// Watches the bucket until the task is aborted.
+    /// Watches the bucket until the task is aborted, or until the bucket is not this server's any more.
     pub(crate) async fn watch(self: Arc<Self>, store: Arc<Store>) {
         let mut gone: Option<Held<Gone>> = None;
         let mut is_first = true;
+        let (mut sign_at, mut record_at) = (0, 0);
         for look in 0u32.. {
-            if let Some(sign) = self.sign.as_ref().filter(|_| look % LOOKS_PER_SIGN == 0) {
-                let text = Bytes::from(format!("{}\n", self.owner));
-                let _ = self.note(self.versions.bucket().overwrite(sign, text).await);
+            // First, because a server writes nothing to a bucket that was taken to another layout.
+            let checked = self.note(self.versions.check_state().await);
+            if self.has_left() {
+                return;
             }
-            let _ = self.note(self.versions.check_state().await);
-            if look % LOOKS_PER_RECORD == 0 {
-                self.record_uses(&store).await;
+            // Before the sign: a server that is alive and has recorded nothing is one that does not record.
+            if checked.is_ok() && look >= record_at && self.record_uses(&store).await {
+                record_at = look + LOOKS_PER_RECORD;
+            }
+            if let Some(sign) = self.sign.as_ref().filter(|_| checked.is_ok() && look >= sign_at) {
+                let text = Bytes::from(format!("{}\n", self.owner));
+                if self.note(self.versions.bucket().overwrite(sign, text).await).is_ok() {
+                    sign_at = look + LOOKS_PER_SIGN;
+                }
             }
             gone = self.apply_removals(&store, gone, is_first).await;
             is_first = false;

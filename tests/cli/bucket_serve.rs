@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use testkit::gcs::{Asked, Failing, Gcs};
 use testkit::server::{Server, command};
@@ -32,11 +33,12 @@ pub(crate) fn cases() -> Vec<Case> {
         a_removal_is_noticed_by_a_running_server_within_a_minute,
         the_least_recently_used_versions_leave_a_store_that_is_too_large,
         the_download_of_a_killed_server_is_taken_over,
+        a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout,
     ]));
     all
 }
 
-fn with_bucket(gcs: &Gcs, store: &Path, upstream: Option<&str>) -> Command {
+pub(super) fn with_bucket(gcs: &Gcs, store: &Path, upstream: Option<&str>) -> Command {
     let mut command = command(store);
     command.envs(gcs.environment()).env("STOA_BUCKET_URL", gcs.bucket("go")).env("GOSUMDB", "off");
     command.env("STOA_FILL_LIST_TTL", "0");
@@ -47,19 +49,19 @@ fn with_bucket(gcs: &Gcs, store: &Path, upstream: Option<&str>) -> Command {
     command
 }
 
-fn serve(gcs: &Gcs, store: &Path, upstream: Option<&str>) -> Server {
+pub(super) fn serve(gcs: &Gcs, store: &Path, upstream: Option<&str>) -> Server {
     Server::start_with(&mut with_bucket(gcs, store, upstream))
 }
 
 #[track_caller]
-fn whole(server: &Server, module: &Module) {
+pub(super) fn whole(server: &Server, module: &Module) {
     for (extension, body) in [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)] {
         let (status, found) = server.get(&module.path(extension));
         assert!(status == 200 && found == *body, "{extension}: {status} {}", String::from_utf8_lossy(&found));
     }
 }
 
-fn manifest(gcs: &Gcs, module: &Module) -> Option<serde_json::Value> {
+pub(super) fn manifest(gcs: &Gcs, module: &Module) -> Option<serde_json::Value> {
     let name = format!("/m/{}/@v/{}.json", module.version.path(), module.version.version());
     let key = gcs.keys("go/~stoa/").into_iter().find(|key| key.ends_with(&name))?;
     Some(serde_json::from_str(&gcs.text(&key)).unwrap())
@@ -309,7 +311,7 @@ fn a_read_only_server_writes_nothing_to_the_bucket() {
     assert!(changes.is_empty(), "{changes:?}");
 }
 
-fn remove(gcs: &Gcs, arguments: &[&str]) {
+pub(super) fn remove(gcs: &Gcs, arguments: &[&str]) {
     let mut command = Command::new(STOA);
     command.arg("remove").args(arguments).args(["--bucket", &gcs.bucket("go")]).envs(gcs.environment());
     let output = command.output().unwrap();
@@ -484,3 +486,47 @@ fn a_zip_that_disappears_from_the_bucket_is_downloaded_again() {
     // It is in the bucket again.
     whole(&serve(&gcs, &dir.path().join("third"), None), &module);
 }
+
+/// Takes the signs of life away, as the time would that a downgrade must let pass.
+pub(super) fn forget_servers(gcs: &Gcs) {
+    gcs.keys("go/~stoa/").iter().filter(|key| key.contains("/servers/")).for_each(|key| gcs.delete(key));
+}
+
+pub(super) fn downgrade(gcs: &Gcs) {
+    let mut command = Command::new(MIGRATE);
+    command.args(["--to", "athens", "--bucket", &gcs.bucket("go")]).envs(gcs.environment());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", transcript(&output));
+}
+
+fn a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let [known, filling, missing] =
+        ["v1.0.0", "v1.1.0", "v1.2.0"].map(|v| upstream.offer(&format!("example.com/m@{v}"), 100_000));
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    whole(&server, &known);
+    upstream.hold("v1.1.0.zip");
+    thread::scope(|scope| {
+        let late = scope.spawn(|| server.ask("GET", &filling.path("zip"), &[]));
+        upstream.wait_until_asked("v1.1.0.zip", 1);
+        forget_servers(&gcs);
+        downgrade(&gcs);
+        // It notices by the next request.
+        assert_eq!(server.get(&missing.path("zip")).0, 503);
+        gcs.take_asked();
+        // Longer than the pauses between its signs of life, and between those of its download.
+        thread::sleep(SIGNS);
+        upstream.release();
+        let late = late.join().unwrap();
+        assert!(late.status != 200 || !late.is_whole, "{}", late.status);
+        whole(&server, &known);
+    });
+    assert!(server.stop().success());
+    let changes: Vec<Asked> = gcs.take_asked().into_iter().filter(Asked::is_change).collect();
+    assert!(changes.is_empty(), "{changes:?}");
+    assert_eq!(gcs.keys("go/~stoa/"), ["go/~stoa/state"]);
+    assert_eq!(upstream.count(&missing.path("zip")), 0);
+}
+
+/// More than the pause between two signs of life.
+const SIGNS: Duration = Duration::from_secs(65);

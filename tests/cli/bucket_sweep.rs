@@ -16,7 +16,7 @@ use testkit::upstream::{Module, Upstream};
 use testkit::{Case, MIGRATE, STOA, slow, transcript, trial};
 
 /// Makes a scenario.
-type Make = fn() -> Scenario;
+pub(super) type Make = fn() -> Scenario;
 
 /// The scenarios.
 const SCENARIOS: [(&str, Make); 9] = [
@@ -55,12 +55,12 @@ fn faults(service: Service) -> Vec<Fault> {
 }
 
 /// Returns whether a request changes something that lasts. The checks of the service and the signs of life do not.
-fn lasts(asked: &Asked) -> bool {
+pub(super) fn lasts(asked: &Asked) -> bool {
     !["/probe/", "/servers/"].iter().any(|part| asked.key.contains(part))
 }
 
 /// Takes the lease and the claims away, as the time would that a waiting process must let pass.
-fn let_time_pass(bucket: &TestBucket) {
+pub(super) fn let_time_pass(bucket: &TestBucket) {
     for key in bucket.keys("~stoa/").into_iter().filter(|key| key.contains("/claims/")) {
         bucket.delete(&key);
     }
@@ -73,44 +73,44 @@ fn let_time_pass(bucket: &TestBucket) {
 }
 
 /// The marker and the lease.
-const STATE: &str = "~stoa/state";
+pub(super) const STATE: &str = "~stoa/state";
 
 /// The variables by which a program finds the service, directly or behind the proxy.
-type Environment = Vec<(String, String)>;
+pub(super) type Environment = Vec<(String, String)>;
 
-fn behind(bucket: &TestBucket, proxy: &FaultProxy) -> Environment {
+pub(super) fn behind(bucket: &TestBucket, proxy: &FaultProxy) -> Environment {
     bucket.environment_at(proxy.url())
 }
 
-fn migrate(bucket: &TestBucket, environment: Environment, to: &str) -> Command {
+pub(super) fn migrate(bucket: &TestBucket, environment: Environment, to: &str) -> Command {
     let mut command = Command::new(MIGRATE);
     command.args(["--bucket", bucket.url(), "--to", to]).envs(environment).env_remove("STOA_LOG");
     command
 }
 
-fn stoa(bucket: &TestBucket, environment: Environment, arguments: &[&str]) -> Command {
+pub(super) fn stoa(bucket: &TestBucket, environment: Environment, arguments: &[&str]) -> Command {
     let mut command = Command::new(STOA);
     command.args(arguments).args(["--bucket", bucket.url()]).envs(environment).env_remove("STOA_LOG");
     command
 }
 
 /// Runs a program that a fault may stop.
-fn disturbed(proxy: &FaultProxy, command: &mut Command) {
+pub(super) fn disturbed(proxy: &FaultProxy, command: &mut Command) {
     let mut child = proxy.spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
     child.wait().unwrap();
 }
 
 #[track_caller]
-fn succeeds(command: &mut Command, what: &str) {
+pub(super) fn succeeds(command: &mut Command, what: &str) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{what}: {}", transcript(&output));
 }
 
-fn upgrade_now(bucket: &TestBucket, what: &str) {
+pub(super) fn upgrade_now(bucket: &TestBucket, what: &str) {
     succeeds(&mut migrate(bucket, bucket.environment(), "b1"), what);
 }
 
-fn modules() -> Vec<Module> {
+pub(super) fn modules() -> Vec<Module> {
     (0..3).map(|n| Module::new(&format!("example.com/Mod@v1.0.{n}"), 500)).collect()
 }
 
@@ -119,13 +119,13 @@ fn athens(bucket: &TestBucket) {
     modules().iter().for_each(|module| bucket.save(module));
 }
 
-fn upgraded(bucket: &TestBucket) {
+pub(super) fn upgraded(bucket: &TestBucket) {
     athens(bucket);
     upgrade_now(bucket, "the first upgrade");
 }
 
 /// Returns the objects that an Athens leaves of some versions.
-fn as_athens(modules: &[Module]) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn as_athens(modules: &[Module]) -> BTreeMap<String, Vec<u8>> {
     let files = |module: &Module| {
         let files = [("info", &module.info), ("mod", &module.modfile), ("zip", &module.zip)];
         files.map(|(suffix, data)| (athens_key(module, suffix), data.clone()))
@@ -134,12 +134,17 @@ fn as_athens(modules: &[Module]) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Returns all objects that are not of this program.
-fn others(bucket: &TestBucket) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn others(bucket: &TestBucket) -> BTreeMap<String, Vec<u8>> {
     let keys = bucket.keys("").into_iter().filter(|key| !key.starts_with("~stoa/"));
     keys.map(|key| (key.clone(), bucket.get(&key).unwrap())).collect()
 }
 
-fn serve(bucket: &TestBucket, environment: Environment, store: &Path, upstream: Option<&str>) -> Server {
+pub(super) fn serve(
+    bucket: &TestBucket,
+    environment: Environment,
+    store: &Path,
+    upstream: Option<&str>,
+) -> Server {
     let mut command = command(store);
     command.envs(environment).env("STOA_BUCKET_URL", bucket.url()).env("GOSUMDB", "off");
     match upstream {
@@ -150,7 +155,7 @@ fn serve(bucket: &TestBucket, environment: Environment, store: &Path, upstream: 
 }
 
 /// Serves all versions from the bucket alone, by a server that has none of them.
-fn served(bucket: &TestBucket, modules: &[Module], what: &str) {
+pub(super) fn served(bucket: &TestBucket, modules: &[Module], what: &str) {
     let dir = testkit::tempdir();
     let server = serve(bucket, bucket.environment(), dir.path(), None);
     for module in modules {
@@ -167,7 +172,12 @@ fn served(bucket: &TestBucket, modules: &[Module], what: &str) {
 }
 
 /// Asks a server behind the proxy for a zip. A client that gets all of it gets the right one.
-fn asked_for(bucket: &TestBucket, proxy: &FaultProxy, module: &Module, upstream: Option<&str>) -> bool {
+pub(super) fn asked_for(
+    bucket: &TestBucket,
+    proxy: &FaultProxy,
+    module: &Module,
+    upstream: Option<&str>,
+) -> bool {
     let dir = testkit::tempdir();
     let server = serve(bucket, behind(bucket, proxy), dir.path(), upstream);
     proxy.set_process(server.pid());
@@ -198,7 +208,7 @@ fn upgrade() -> Scenario {
 }
 
 /// Returns what fills a bucket with one version of Athens and two that a server has filled, and these three.
-fn mixed() -> (impl Fn(&TestBucket), Vec<Module>) {
+pub(super) fn mixed() -> (impl Fn(&TestBucket), Vec<Module>) {
     let upstream = Upstream::start();
     let filled: Vec<_> =
         (0..2).map(|n| upstream.offer(&format!("example.com/filled@v1.0.{n}"), 500)).collect();
@@ -215,7 +225,7 @@ fn mixed() -> (impl Fn(&TestBucket), Vec<Module>) {
     (prepare, all)
 }
 
-fn downgrade_now(bucket: &TestBucket, what: &str) {
+pub(super) fn downgrade_now(bucket: &TestBucket, what: &str) {
     succeeds(&mut migrate(bucket, bucket.environment(), "athens"), what);
 }
 

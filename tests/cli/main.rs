@@ -16,7 +16,10 @@ mod backup;
 mod bucket_carry;
 mod bucket_commands;
 mod bucket_crowd;
+mod bucket_faults;
+mod bucket_meanwhile;
 mod bucket_serve;
+mod bucket_servers;
 mod bucket_services;
 mod bucket_sweep;
 mod bucket_upgrade;
@@ -76,7 +79,10 @@ fn main() {
         ("bucket_carry", bucket_carry::cases()),
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
+        ("bucket_faults", bucket_faults::cases()),
+        ("bucket_meanwhile", bucket_meanwhile::cases()),
         ("bucket_serve", bucket_serve::cases()),
+        ("bucket_servers", bucket_servers::cases()),
         ("bucket_services", bucket_services::cases()),
         ("bucket_sweep", bucket_sweep::cases()),
         ("bucket_upgrade", bucket_upgrade::cases()),

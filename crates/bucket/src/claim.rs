@@ -55,6 +55,9 @@ pub struct ClaimThere {
 impl Drop for ClaimThere {
     fn drop(&mut self) {
         self.beating.abort();
+        if self.versions.has_left() {
+            return;
+        }
         let (versions, key) = (self.versions.clone(), std::mem::take(&mut self.key));
         let delete = async move {
             if let Err(error) = versions.bucket().delete(&key).await {
@@ -127,6 +130,9 @@ impl Versions {
 async fn beat(versions: Versions, key: String, mut held: Held<ClaimDocument>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
+        if versions.has_left() {
+            return;
+        }
         let Ok(nonce) = fresh_nonce() else { continue };
         let next = ClaimDocument { nonce, beat: held.document.beat + 1, ..held.document.clone() };
         match versions.bucket().swap(&key, &next, Some(&held.tag)).await {

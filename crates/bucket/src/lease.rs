@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
 use crate::keys::STATE;
+use crate::manifest::fresh_nonce;
 use crate::{Bucket, BucketError, BucketMarker, BucketState, Held, Lease, Nonce, Swapped, Trouble};
 
 /// The times of a lease.
@@ -148,29 +149,39 @@ impl LeaseTaker {
 async fn beat(taker: LeaseTaker, beating: Arc<Beating>) {
     loop {
         tokio::time::sleep(taker.times.beat).await;
-        let mut current = beating.current.lock().await;
-        let began = Instant::now();
-        let next = current.document.rewritten(&taker.program).map(|mut next| {
-            if let Some(lease) = &mut next.lease {
-                lease.beat += 1;
-            }
-            next
-        });
-        let written = match &next {
-            Ok(next) => taker.bucket.swap(STATE, next, Some(&current.tag)).await,
-            Err(error) => Err(error.clone()),
-        };
-        match (written, next) {
-            (Ok(Swapped::Done(tag)), Ok(next)) => {
-                *current = Held { document: next, tag };
-                *crate::unnameable::lock(&beating.alive) = began;
-            }
-            (Ok(Swapped::Lost(other)), _) => {
-                beating.lost.send_replace(Some(taken_over(&taker.bucket, other.as_ref())));
+        if let Err(error) = beating.write(&taker, |_| {}).await {
+            if beating.lost.borrow().is_some() {
                 return;
             }
-            (Err(error), _) | (_, Err(error)) => {
-                log::warn!(reason:% = error.without_help(); "cannot renew the lease of the bucket");
+            log::warn!(reason:% = error.without_help(); "cannot renew the lease of the bucket");
+        }
+    }
+}
+
+impl Beating {
+    /// Writes the state with another beat and some other change.
+    async fn write(
+        &self,
+        taker: &LeaseTaker,
+        change: impl FnOnce(&mut BucketState),
+    ) -> Result<(), BucketError> {
+        let mut current = self.current.lock().await;
+        let began = Instant::now();
+        let mut next = current.document.rewritten(&taker.program)?;
+        if let Some(lease) = &mut next.lease {
+            lease.beat += 1;
+        }
+        change(&mut next);
+        match taker.bucket.swap(STATE, &next, Some(&current.tag)).await? {
+            Swapped::Done(tag) => {
+                *current = Held { document: next, tag };
+                *crate::unnameable::lock(&self.alive) = began;
+                Ok(())
+            }
+            Swapped::Lost(other) => {
+                let error = taken_over(&taker.bucket, other.as_ref());
+                self.lost.send_replace(Some(error.clone()));
+                Err(error)
             }
         }
     }
@@ -207,6 +218,20 @@ impl HeldLease {
             ));
         }
         Ok(())
+    }
+
+    /// Writes the state now. Fails if the lease is lost, also if this process was suspended and has not noticed yet.
+    pub async fn renew(&self) -> Result<(), BucketError> {
+        self.check()?;
+        self.beating.write(&self.taker, |_| {}).await
+    }
+
+    /// Gives the bucket a new ID. Nobody reads what is below the present one from then on, so it can be deleted at any
+    /// time, also by a process that was suspended and has lost the lease meanwhile.
+    pub async fn retire_id(&self) -> Result<(), BucketError> {
+        self.check()?;
+        let id = fresh_nonce()?;
+        self.beating.write(&self.taker, |state| state.id = id).await
     }
 
     /// Does some work. Ends with an error as soon as the lease is lost.
@@ -327,6 +352,27 @@ mod tests {
         assert!(state.is_current() && state.epoch == 4 && state.id == id, "{state:?}");
         let other = Nonce::random().unwrap();
         assert!(first.take_current(&other, "prune", |_| {}).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_holder_gives_the_bucket_a_new_id_unless_it_was_replaced() {
+        let bucket = Bucket::in_memory();
+        let (first, second) = (taker(&bucket, "first"), taker(&bucket, "second"));
+        let lease = first.take(None, migrating(), "downgrade").await.unwrap().unwrap();
+        let id = lease.state().await.id;
+        lease.renew().await.unwrap();
+        assert_eq!(lease.state().await.id, id);
+        lease.retire_id().await.unwrap();
+        let retired = BucketState::read(&bucket).await.unwrap().unwrap();
+        assert!(retired.document.id != id && retired.document.lease.is_some());
+        lease.task.abort();
+        let state = retired.document.clone();
+        let taken = second.take(Some(&retired), state, "upgrade").await.unwrap().unwrap();
+        for refused in [lease.renew().await, lease.retire_id().await] {
+            assert_eq!(refused.unwrap_err().trouble, Trouble::Left);
+        }
+        assert_eq!(taken.state().await.id, retired.document.id);
+        taken.end(BucketMarker::At(LAYOUT), None).await.unwrap();
     }
 
     #[tokio::test]

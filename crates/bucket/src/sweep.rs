@@ -2,8 +2,9 @@
 //! versions, and what programs left behind that were killed.
 //!
 //! It runs under the lease, one process at a time. A content is deleted only if it is older than a day, and neither
-//! the manifest of its version nor a quarantine entry names it. A publication gives up an hour after its upload, so it
-//! never names a content that was deleted.
+//! the manifest of its version nor a quarantine entry names it. A publication gives up an hour after its upload. One that
+//! was suspended for longer may still have its manifest to write, so the manifest is written again before a content is
+//! deleted: then the condition of the late write does not hold any more.
 
 use std::collections::HashSet;
 
@@ -12,7 +13,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use time::{Duration, OffsetDateTime};
 
 use crate::keys::PROBES;
-use crate::{BucketError, Entry, HeldLease, Manifest, VersionContent, Versions};
+use crate::{BucketError, Entry, Held, HeldLease, Manifest, VersionContent, Versions};
 
 /// The age from which an unreferenced object is deleted.
 pub const MIN_AGE: Duration = Duration::hours(24);
@@ -117,25 +118,35 @@ impl Versions {
         batch: Vec<Contents>,
         each: &mut impl FnMut(Swept) -> Result<(), E>,
     ) -> Result<(), E> {
-        let candidates = self.without_used(sweep, batch).await?;
+        let mut candidates = self.without_used(sweep, batch, None).await?;
         if candidates.is_empty() {
             return Ok(());
         }
         let quarantined = self.keys_in_quarantine().await?;
-        let unused = self.without_used(sweep, candidates).await?;
-        let unused = unused.into_iter().flat_map(|contents| contents.entries);
-        let unused = unused.filter(|entry| !quarantined.contains(&entry.key)).collect();
-        self.delete_all(sweep, unused, each).await
+        for contents in &mut candidates {
+            contents.entries.retain(|entry| !quarantined.contains(&entry.key));
+        }
+        let unused = self.without_used(sweep, candidates, sweep.lease).await?;
+        self.delete_all(sweep, unused.into_iter().flat_map(|contents| contents.entries).collect(), each).await
     }
 
-    /// Returns the contents that the manifests of their versions do not name.
+    /// Returns the contents that the manifests of their versions do not name. With a lease, each manifest is written
+    /// again first.
     async fn without_used(
         &self,
         sweep: Sweep<'_>,
         batch: Vec<Contents>,
+        lease: Option<&HeldLease>,
     ) -> Result<Vec<Contents>, BucketError> {
+        let batch = batch.into_iter().filter(|contents| !contents.entries.is_empty());
         let looked = stream::iter(batch).map(|Contents { version, mut entries }| async move {
-            let used = self.keys_in_use(&version).await?;
+            let used = match lease {
+                Some(lease) => {
+                    lease.check()?;
+                    self.touch(&version).await?.as_ref().map(keys_in).unwrap_or_default()
+                }
+                None => self.keys_in_use(&version).await?,
+            };
             entries.retain(|entry| !used.contains(&entry.key));
             Ok::<_, BucketError>(Contents { version, entries })
         });
@@ -174,9 +185,7 @@ impl Versions {
     }
 
     async fn keys_in_use(&self, version: &ModuleVersion) -> Result<HashSet<String>, BucketError> {
-        let held = self.manifest(version).await?;
-        let content = held.as_ref().and_then(|held| Manifest::present_content(&held.document));
-        Ok(content.into_iter().flat_map(keys_of).map(str::to_owned).collect())
+        Ok(self.manifest(version).await?.as_ref().map(keys_in).unwrap_or_default())
     }
 
     fn version_of_content(&self, key: &str) -> Option<ModuleVersion> {
@@ -185,6 +194,10 @@ impl Versions {
         let (module, version) = rest.rsplit_once("/@v/")?;
         ModuleVersion::new(ModulePath::new(module).ok()?, Version::new(version).ok()?).ok()
     }
+}
+
+fn keys_in(held: &Held<Manifest>) -> HashSet<String> {
+    held.document.present_content().into_iter().flat_map(keys_of).map(str::to_owned).collect()
 }
 
 fn keys_of(content: &VersionContent) -> impl Iterator<Item = &str> {

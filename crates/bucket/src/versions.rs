@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub struct Versions {
     bucket: Bucket,
     keys: Keys,
     state_tag: Arc<Mutex<Option<Tag>>>,
+    has_left: Arc<AtomicBool>,
 }
 
 /// The files of a version that is to be published.
@@ -119,7 +121,7 @@ impl QuarantinedThere {
 impl Versions {
     /// Returns the versions below an ID.
     pub fn new(bucket: Bucket, keys: Keys) -> Self {
-        Self { bucket, keys, state_tag: Arc::default() }
+        Self { bucket, keys, state_tag: Arc::default(), has_left: Arc::default() }
     }
 
     /// Returns the bucket.
@@ -132,6 +134,12 @@ impl Versions {
         &self.keys
     }
 
+    /// Returns whether [`Self::check_state`] has found that the bucket has another layout or another ID. From then on
+    /// nothing below this ID is written any more.
+    pub fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Relaxed)
+    }
+
     /// Fails if the bucket is no longer at the current layout with this ID.
     pub async fn check_state(&self) -> Result<(), BucketError> {
         let mut known = self.state_tag.lock().await;
@@ -140,8 +148,10 @@ impl Versions {
             None => Some(self.bucket.document::<BucketState>(STATE).await?),
         };
         let Some(now) = read else { return Ok(()) };
-        let left =
-            |reason: String| Err(BucketError::new(Trouble::Left, "write to", self.bucket.url(), reason));
+        let left = |reason: String| {
+            self.has_left.store(true, Ordering::Relaxed);
+            Err(BucketError::new(Trouble::Left, "write to", self.bucket.url(), reason))
+        };
         match now {
             Some(now) if now.document.is_current() && now.document.id == *self.keys.id() => {
                 *known = Some(now.tag);
@@ -372,6 +382,28 @@ impl Versions {
         }
         let reason = format!("other processes changed it in each of {ATTEMPTS} attempts");
         Err(BucketError::new(Trouble::Contended, "write", self.bucket.url_of(&key), reason))
+    }
+
+    /// Writes the manifest of a version again as it is, or an absent one if there is none. A publication that began
+    /// before is refused from then on. Returns the manifest.
+    pub(crate) async fn touch(&self, version: &ModuleVersion) -> Result<Option<Held<Manifest>>, BucketError> {
+        self.note_if_new(version).await?;
+        let written = self.change(version, |now| {
+            Ok(Some(match now {
+                Some(now) => now.rewritten()?,
+                None => Manifest::absent(version.clone(), Origin::Filled, Record::default())?,
+            }))
+        });
+        written.await
+    }
+
+    /// Writes the note that a version may have been removed, if it has no manifest yet: an absent one may be made now,
+    /// and a list of versions reads only the manifests that have a note.
+    async fn note_if_new(&self, version: &ModuleVersion) -> Result<(), BucketError> {
+        if self.manifest(version).await?.is_none() {
+            self.bucket.overwrite(&self.keys.removed(version), Bytes::new()).await?;
+        }
+        Ok(())
     }
 
     /// Announces that a version goes. Servers look at its manifest again.
@@ -622,10 +654,7 @@ impl Versions {
         version: &ModuleVersion,
         mut change: impl FnMut(&mut Record),
     ) -> Result<Held<Manifest>, BucketError> {
-        // A list of versions reads only the manifests that have such an object. This one may be made now.
-        if self.manifest(version).await?.is_none() {
-            self.bucket.overwrite(&self.keys.removed(version), Bytes::new()).await?;
-        }
+        self.note_if_new(version).await?;
         let written = self.change(version, |now| {
             let mut next = match now {
                 Some(now) => now.rewritten()?,

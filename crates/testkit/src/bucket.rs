@@ -193,6 +193,11 @@ impl TestBucket {
         }
     }
 
+    /// Returns a part of the bucket of a double, for tests that use both.
+    pub fn of(gcs: &Gcs, prefix: &str) -> Self {
+        Self::new(Service::Gcs, gcs.bucket(prefix), Some(gcs.url().to_owned()))
+    }
+
     /// Returns the service.
     pub fn service(&self) -> Service {
         self.service

@@ -43,6 +43,9 @@ pub enum Fault {
     Late(Duration),
     /// The process is suspended, something else happens, the process goes on, and then the request arrives.
     Suspend,
+    /// The request is done, the process is suspended, something else happens, the process goes on, and the connection is
+    /// closed without the answer.
+    SuspendAfter,
 }
 
 impl fmt::Display for Fault {
@@ -56,6 +59,7 @@ impl fmt::Display for Fault {
             Self::DoneBut(status) => write!(f, "status {status} of a request that was done"),
             Self::Late(time) => write!(f, "a delay of {time:?}"),
             Self::Suspend => f.write_str("a suspended process"),
+            Self::SuspendAfter => f.write_str("a process suspended before the answer, which is lost"),
         }
     }
 }
@@ -289,6 +293,11 @@ impl Shared {
                 body.read_to_end(&mut whole)?;
                 self.suspend(meanwhile);
                 self.forward(&request, &mut whole.as_slice(), client)
+            }
+            Fault::SuspendAfter => {
+                self.done(&request, &mut body)?;
+                self.suspend(meanwhile);
+                Ok(())
             }
         }
     }

@@ -16,8 +16,9 @@ use crate::sweep::tries_all;
 const MAIN: [Fault; 3] = [Fault::KillAfter, Fault::LostAnswer, Fault::Suspend];
 
 /// The other faults.
-const OTHERS: [Fault; 9] = [
+const OTHERS: [Fault; 10] = [
     Fault::Kill,
+    Fault::SuspendAfter,
     Fault::LostRequest,
     Fault::DoneBut(500),
     Fault::Status(500),

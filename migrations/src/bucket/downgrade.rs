@@ -1,4 +1,5 @@
-//! The way back: what servers have filled is copied to the keys of Athens, and everything below the ID is deleted.
+//! The way back: what servers have filled is copied to the keys of Athens, and everything below the ID is deleted. Before
+//! that the bucket gets a new ID, so that nothing is deleted that another process may still use.
 //!
 //! The copies are made before anything is deleted, and the info last, so Athens sees a version only when it is whole.
 //! A key of Athens that exists is never changed. If its content differs, the step ends before anything is deleted.
@@ -7,7 +8,7 @@ use super::PAGE;
 use futures_util::{StreamExt, TryStreamExt};
 use stoa_bucket::{
     AthensFile, Bucket, BucketContext, BucketError, BucketMoved, BucketStepError, BucketSurvey, BucketWork,
-    Content, Held, Keys, Manifest, Presence, VersionContent, Versions,
+    Content, Held, Keys, Manifest, Nonce, OWN, Presence, VersionContent, Versions,
 };
 use stoa_gomod::ModuleVersion;
 use stoa_layout::events::Event;
@@ -135,8 +136,13 @@ pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, Buc
             counted(quarantined, "quarantine entry", "quarantine entries")
         )));
     }
-    // The manifests first: a run that is resumed must find none whose content is gone.
-    for folder in [keys.manifests(), keys.root()] {
+    let folders = bucket.folder(OWN).await?.folders;
+    // Nobody reads what is below these folders after this write. A process that was suspended before it is refused, and
+    // one that is suspended after it may go on at any time: if the downgrade was undone meanwhile, the bucket has an ID
+    // that is not among these.
+    lease.retire_id().await?;
+    let is_of_id = |folder: &String| folder.rsplit('/').next().is_some_and(|id| id.parse::<Nonce>().is_ok());
+    for folder in folders.into_iter().filter(is_of_id) {
         let below = bucket.list(&folder, None)?.map_ok(|entry| entry.key).boxed();
         lease.during(bucket.delete_all(below, || {})).await?;
     }
