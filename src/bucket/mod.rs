@@ -9,7 +9,7 @@ mod publish;
 mod uses;
 mod watch;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub struct Tier {
     is_probed: AtomicBool,
     /// Stored versions that the bucket has too, as of the last look.
     known: Cache<ModuleVersion, ()>,
+    /// How often the server has learned of removals.
+    removals: AtomicU64,
     /// Versions whose content in the bucket could not be read. They are downloaded again.
     unreadable: Cache<ModuleVersion, ()>,
     lists: Cache<ModulePath, (Instant, Arc<ListedThere>)>,
@@ -94,6 +96,10 @@ struct State {
     /// The days whose uses are recorded in the bucket, with their numbers of versions.
     recorded: Vec<(Day, usize)>,
 }
+
+/// A moment between two removals that the server has learned of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment(u64);
 
 /// A version in the bucket.
 #[derive(Debug)]
@@ -133,6 +139,7 @@ impl Tier {
             options,
             is_probed: AtomicBool::new(false),
             known: Cache::new(KNOWN),
+            removals: AtomicU64::new(0),
             unreadable: Cache::new(KNOWN),
             lists: Cache::new(LISTS),
             zips: Cache::new(KNOWN),
@@ -356,6 +363,7 @@ impl Tier {
         if self.is_paused() {
             return Standing::Same;
         }
+        let seen = self.moment();
         let Ok(held) = self.note(self.versions.manifest(version).await) else { return Standing::Same };
         let Some(held) = held else { return Standing::Unknown };
         if let Some(tombstone) = &held.document.record.tombstone {
@@ -367,7 +375,7 @@ impl Tier {
                 Standing::Differs(seal.clone())
             }
             (Some(_), _) => {
-                self.know(version);
+                self.know(version, seen);
                 Standing::Same
             }
         }
@@ -403,10 +411,20 @@ impl Tier {
             .ok()?
     }
 
-    /// Notes that the bucket has the stored version.
-    pub(crate) fn know(&self, version: &ModuleVersion) {
+    /// Returns the present moment, for [`Self::know`].
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.removals.load(Ordering::SeqCst))
+    }
+
+    /// Notes that the bucket has the stored version, as was seen at some moment or later. Without effect if the server
+    /// has learned of removals since that moment: this version may be among them.
+    pub(crate) fn know(&self, version: &ModuleVersion, seen: Moment) {
         self.known.insert(version.clone(), ());
         self.unreadable.remove(version);
+        // Checked last: a removal that is learned of after this line takes the note away itself.
+        if self.moment() != seen {
+            self.known.remove(version);
+        }
     }
 
     /// Returns the versions of a module in the bucket. Remembers the answer for a while.

@@ -57,6 +57,7 @@ impl Tier {
             origin: Origin::Filled,
             record: record_there(&record),
         };
+        let seen = self.moment();
         let published = self.note(self.versions.publish(&new, before).await);
         let (theirs, same) = match published.map_err(|error| self.unavailable(&version, &error))? {
             PublishedThere::Ours(_) => (None, Some(true)),
@@ -81,7 +82,7 @@ impl Tier {
         match seal.filter(|seal| *seal != new.h1) {
             None => {
                 self.lists.remove(version.path());
-                self.know(&version);
+                self.know(&version, seen);
                 Ok(PublishedInBucket::Same)
             }
             Some(published) => {

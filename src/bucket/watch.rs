@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -102,8 +103,10 @@ impl Tier {
             // Nothing is known to be the same before the list could be read.
             Err(_) => return before,
         };
+        self.removals.fetch_add(1, Ordering::SeqCst);
         if is_first {
-            // No stored version was compared yet.
+            // Versions that were compared before may have been removed before the list was read.
+            self.known.clear();
             return Some(now);
         }
         match now.document.since(before.map_or(0, |before| before.document.next)) {
@@ -143,12 +146,13 @@ impl Tier {
             (None, true) => return self.check_pair(store, version).await.map(|()| false),
             (None, false) => return Ok(false),
         };
+        let seen = self.moment();
         let standing = self.compare(version, zip.seal.as_ref()).await;
         let (tombstone, reason) = match standing {
             Standing::Same => return Ok(true),
             // Until the version is in the list of removals.
             Standing::Unknown if store.is_read_only() => {
-                self.know(version);
+                self.know(version, seen);
                 return Ok(true);
             }
             Standing::Unknown => {
@@ -178,6 +182,7 @@ impl Tier {
 
     /// Compares a cached info and mod, whose zip is not stored, with the bucket.
     async fn check_pair(&self, store: &Arc<Store>, version: &ModuleVersion) -> Result<(), Unavailable> {
+        let seen = self.moment();
         match self.compare(version, None).await {
             Standing::Removed(tombstone) if !store.is_read_only() => {
                 self.remove_stored(store, version, tombstone).await
@@ -185,7 +190,7 @@ impl Tier {
             Standing::Removed(_) => Ok(()),
             // Until the version is in the list of removals.
             Standing::Unknown => {
-                self.know(version);
+                self.know(version, seen);
                 Ok(())
             }
             Standing::Same | Standing::Differs(_) => Ok(()),

@@ -180,7 +180,7 @@ impl Fetch {
             if let Some(held) = shared.manifest() {
                 tier.seal(&held.document, sealed.h1()).await;
             }
-            tier.know(&self.version);
+            tier.know(&self.version, shared.seen);
             return Ok(PublishedInBucket::Same);
         }
         let failed = |error| StoreError::from(PathError::new("open", sealed.zip_path(), error));

@@ -14,7 +14,7 @@ use stoa_gomod::H1;
 use stoa_store::{Claim, Record};
 
 use super::task::{Failed, Fetch};
-use crate::bucket::{self, InBucket, Tier};
+use crate::bucket::{self, InBucket, Moment, Tier};
 use crate::policy::Mode;
 use crate::unavailable::Unavailable;
 use crate::upstream::GivenFiles;
@@ -26,6 +26,8 @@ pub(super) struct Shared {
     manifest: Option<Box<Held<Manifest>>>,
     /// Whether the files are read from the bucket.
     pub(super) is_read: bool,
+    /// The moment at which the manifest was read.
+    pub(super) seen: Moment,
 }
 
 impl Shared {
@@ -67,6 +69,7 @@ impl Fetch {
         record: Option<&Record>,
     ) -> Result<Option<(Shared, Option<GivenFiles>)>, Failed> {
         let Some(tier) = self.means.tier.clone() else { return Ok(None) };
+        let seen = tier.moment();
         let found = tier.look(&self.version).await?;
         let (manifest, files) = match found {
             InBucket::Unknown => (None, None),
@@ -90,7 +93,7 @@ impl Fetch {
         if !is_read {
             self.check_upstream()?;
         }
-        Ok(Some((Shared { tier, manifest, is_read }, files)))
+        Ok(Some((Shared { tier, manifest, is_read, seen }, files)))
     }
 
     /// Fails if no upstream may be asked. The bucket was asked first.

@@ -102,7 +102,7 @@ fn all_contents_exist(bucket: &TestBucket, what: &str) -> usize {
 }
 
 /// Returns the versions of a bucket, past the programs.
-async fn versions(bucket: &TestBucket) -> (Versions, LeaseTaker, BucketState) {
+pub(super) async fn versions(bucket: &TestBucket) -> (Versions, LeaseTaker, BucketState) {
     let variables = bucket.environment();
     let endpoint = variables.iter().find(|(name, _)| name == "STOA_BUCKET_ENDPOINT");
     let endpoint = endpoint.map(|(_, url)| url.clone());
@@ -119,7 +119,7 @@ async fn versions(bucket: &TestBucket) -> (Versions, LeaseTaker, BucketState) {
     (Versions::new(connected, state.keys()), taker, state)
 }
 
-fn wait(future: impl Future<Output = ()>) {
+pub(super) fn wait(future: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
 }
 

@@ -5,10 +5,13 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use testkit::bucket::TestBucket;
 use testkit::gcs::{Asked, Failing, Gcs};
 use testkit::server::{Server, command};
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, MIGRATE, STOA, cases, slow, transcript};
+
+use super::bucket_meanwhile::{versions, wait};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = cases![
@@ -34,6 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
         the_least_recently_used_versions_leave_a_store_that_is_too_large,
         the_download_of_a_killed_server_is_taken_over,
         a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout,
+        a_version_that_is_quarantined_while_it_is_read_is_not_served_afterwards,
     ]));
     all
 }
@@ -530,3 +534,31 @@ fn a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout() {
 
 /// More than the pause between two signs of life.
 const SIGNS: Duration = Duration::from_secs(65);
+
+fn a_version_that_is_quarantined_while_it_is_read_is_not_served_afterwards() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 100_000);
+    whole(&serve(&gcs, &dir.path().join("first"), Some(upstream.url())), &module);
+    let server = serve(&gcs, &dir.path().join("second"), None);
+    // The server reads the list of removals every 30 seconds, so once while it waits for the zip.
+    thread::sleep(Duration::from_secs(4));
+    let mut is_late = false;
+    gcs.fail(move |asked| {
+        let is_zip = !is_late && asked.method == "GET" && asked.key.ends_with(".zip");
+        is_late |= is_zip;
+        is_zip.then_some(Failing::Late(Duration::from_secs(28)))
+    });
+    gcs.take_asked();
+    thread::scope(|scope| {
+        let reply = scope.spawn(|| server.ask("GET", &module.path("zip"), &[]));
+        let is_zip = |asked: &Asked| asked.key.ends_with(".zip");
+        testkit::until("the zip is asked for", || gcs.take_asked().iter().any(is_zip));
+        wait(async {
+            let (versions, _, _) = versions(&TestBucket::of(&gcs, "go")).await;
+            versions.quarantine(&module.version, None, "a test").await.unwrap().unwrap();
+        });
+        // It had the right bytes when it was asked for.
+        assert_eq!(reply.join().unwrap().body, module.zip);
+    });
+    assert_eq!(server.get(&module.path("zip")).0, 404);
+}

@@ -1,12 +1,69 @@
 //! The services of buckets, as the client in the programs sees them. The suites of buckets stand on this.
 
-use testkit::bucket::Service;
+use testkit::bucket::{Service, TestBucket};
+use testkit::upstream::{Module, Upstream};
 use testkit::{Case, bucket_suite, slow, trial};
 
+use super::bucket_sweep::{as_athens, downgrade_now, others, serve, served, stoa, succeeds, upgrade_now};
+
 pub(crate) fn cases() -> Vec<Case> {
-    let passes = |service: Service| {
+    let mut cases = Vec::new();
+    for service in Service::ALL {
         let name = format!("{service} passes the suite of object_store");
-        trial(&name, None, move || bucket_suite::run(&service.start().bucket())).needs(service.needs())
+        cases.push(
+            trial(&name, None, move || bucket_suite::run(&service.start().bucket())).needs(service.needs()),
+        );
+        let run = move || {
+            let service = service.start();
+            [true, false].into_iter().for_each(|is_saved| alike(&service.bucket(), is_saved));
+        };
+        let name = format!("versions whose names begin alike are kept apart on {service}");
+        cases.push(trial(&name, None, run).needs(service.needs()));
+    }
+    slow(cases)
+}
+
+/// Versions that Athens saved, or that a server downloads. A key of one begins with a part of a key of another.
+fn alike(bucket: &TestBucket, is_saved: bool) {
+    let upstream = Upstream::start();
+    let pairs = ["x@v1.0.0", "x@v1.0.0-pre", "x@v1.2.3", "x/v1.2.3/sub@v0.1.0"];
+    let all: Vec<Module> =
+        pairs.iter().map(|pair| upstream.offer(&format!("example.com/{pair}"), 500)).collect();
+    if is_saved {
+        all.iter().for_each(|module| bucket.save(module));
+    }
+    upgrade_now(bucket, "the upgrade");
+    let dir = testkit::tempdir();
+    let server = serve(bucket, bucket.environment(), dir.path(), Some(upstream.url()));
+    for module in &all {
+        assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()), "{}", module.version);
+        assert_eq!(upstream.count(&module.path("zip")), usize::from(!is_saved));
+    }
+    assert!(server.stop().success());
+    let lists = || {
+        let dir = testkit::tempdir();
+        let server = serve(bucket, bucket.environment(), dir.path(), None);
+        ["example.com/x", "example.com/x/v1.2.3/sub"].map(|module| {
+            let (status, text) = server.get(&format!("/{module}/@v/list"));
+            assert_eq!(status, 200);
+            let text = String::from_utf8(text).unwrap();
+            let mut versions: Vec<String> = text.lines().map(str::to_owned).collect();
+            versions.sort();
+            versions.join(" ")
+        })
     };
-    slow(Service::ALL.map(passes).into())
+    assert_eq!(lists(), ["v1.0.0 v1.0.0-pre v1.2.3", "v0.1.0"]);
+    served(bucket, &all, "all");
+    let rest = [all[1].clone(), all[3].clone()];
+    for (pair, left) in
+        [("example.com/x@v1.0.0", "v1.0.0-pre v1.2.3"), ("example.com/x@v1.2.3", "v1.0.0-pre")]
+    {
+        succeeds(&mut stoa(bucket, bucket.environment(), &["remove", pair]), pair);
+        assert_eq!(lists(), [left, "v0.1.0"]);
+        served(bucket, &rest, pair);
+    }
+    let is_sign = |key: &&String| key.contains("/servers/");
+    bucket.keys("~stoa/").iter().filter(is_sign).for_each(|key| bucket.delete(key));
+    downgrade_now(bucket, "the way back");
+    assert_eq!(others(bucket), as_athens(&rest));
 }

@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_dry_run_writes_nothing_and_states_requests_and_price,
         an_interrupted_upgrade_is_resumed_or_undone,
         a_service_that_ignores_conditions_is_refused,
+        a_service_whose_writes_are_not_atomic_is_refused,
         a_downgrade_waits_until_servers_have_ended,
         a_downgrade_ends_before_it_deletes_anything_if_a_key_differs,
         status_names_the_state_of_a_bucket,
@@ -336,6 +337,14 @@ fn a_service_that_ignores_conditions_is_refused() {
     let output = migrate(&gcs, &[]);
     ended(&output, 78, "the service ignored If-None-Match and replaced an object");
     assert!(gcs.keys("go/~stoa/").is_empty());
+}
+
+fn a_service_whose_writes_are_not_atomic_is_refused() {
+    let (gcs, modules) = athens(3);
+    // One after the other, all writes are right.
+    gcs.write_late(Duration::from_millis(100));
+    ended(&migrate(&gcs, &[]), 78, "of 8 parallel creations of one object succeeded");
+    assert_eq!(gcs.keys("").len(), 3 * modules.len());
 }
 
 fn a_downgrade_waits_until_servers_have_ended() {

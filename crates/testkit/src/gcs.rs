@@ -76,6 +76,8 @@ struct State {
     asked: Vec<Asked>,
     ignores_conditions: bool,
     ignores_starts: bool,
+    /// The time between the check of a condition and the write.
+    race_window: Option<Duration>,
     fails: Option<Fails>,
 }
 
@@ -189,6 +191,12 @@ impl Gcs {
         self.state().ignores_conditions = true;
     }
 
+    /// Checks the conditions of writes from now on, and writes a while later, as some services do. Other requests are
+    /// answered meanwhile.
+    pub fn write_late(&self, window: Duration) {
+        self.state().race_window = Some(window);
+    }
+
     /// Begins listings at the first key from now on, wherever they are to begin, as some services do.
     pub fn ignore_starts(&self) {
         self.state().ignores_starts = true;
@@ -297,7 +305,8 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
                 if let Some(Failing::Late(time)) = failing {
                     std::thread::sleep(*time);
                 }
-                let done = answer_to(&mut state.lock().unwrap(), request);
+                let done = written_late(state, request)
+                    .unwrap_or_else(|| answer_to(&mut state.lock().unwrap(), request));
                 match failing {
                     Some(Failing::LostAnswer) => return None,
                     Some(Failing::DoneBut(status)) => Answer::new(*status),
@@ -395,7 +404,33 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Does a conditional write in two steps, if the double is to behave so. Returns the answer if the condition is not met.
+fn written_late(state: &Mutex<State>, request: &mut Request) -> Option<Answer> {
+    let window = {
+        let state = state.lock().unwrap();
+        let window = state.race_window?;
+        request.headers.get(CONDITION)?;
+        if !is_met(&state, request) {
+            return Some(Answer::new(412));
+        }
+        window
+    };
+    std::thread::sleep(window);
+    request.headers.remove(CONDITION);
+    None
+}
+
+/// The header with the generation that an object must have.
+const CONDITION: &str = "x-goog-if-generation-match";
+
+fn is_met(state: &State, request: &Request) -> bool {
+    let wanted = request.headers.get(CONDITION).and_then(|text| text.parse::<u64>().ok());
+    let found = state.objects.get(&request.key).map_or(0, |object| object.generation);
+    state.ignores_conditions || wanted.is_none_or(|wanted| wanted == found)
+}
+
 fn answer_to(state: &mut State, request: &mut Request) -> Answer {
+    let is_met = is_met(state, request);
     let Request { method, key, query, headers, body } = request;
     let (key, body) = (key.clone(), std::mem::take(body));
     let meta = || -> Vec<(String, String)> {
@@ -438,9 +473,6 @@ fn answer_to(state: &mut State, request: &mut Request) -> Answer {
     let generation = query.get("generation");
     let is_named = |object: &Object| generation.is_none_or(|named| *named == object.generation.to_string());
     let found = found.filter(is_named);
-    let wanted = headers.get("x-goog-if-generation-match").and_then(|text| text.parse::<u64>().ok());
-    let is_met = state.ignores_conditions
-        || wanted.is_none_or(|wanted| wanted == found.as_ref().map_or(0, |object| object.generation));
     match method.as_str() {
         "PUT" | "DELETE" if !is_met => Answer::new(412),
         "PUT" => {
