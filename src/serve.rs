@@ -141,10 +141,11 @@ pub async fn run(
     }
     connections.shutdown().await;
     services.end().await;
-    if let Some(tier) = &services.tier {
-        tier.leave().await;
-    }
+    // It writes the last uses, which the bucket gets then.
     upkeep.end().await;
+    if let Some(tier) = &services.tier {
+        tier.leave(&services.store).await;
+    }
     log_counts(&services, aborted_requests);
     accepted
 }

@@ -6,6 +6,7 @@
 
 mod evict;
 mod publish;
+mod uses;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use stoa_bucket::{
     Trouble, VersionContent, Versions,
 };
 use stoa_gomod::{H1, ModulePath, ModuleVersion};
-use stoa_store::{Objection, Record, SmallFile, Tombstone, Verdict};
+use stoa_store::{Day, Objection, Record, SmallFile, Tombstone, Verdict};
 
 use crate::lock::lock;
 use crate::unavailable::Unavailable;
@@ -55,6 +56,8 @@ pub struct TierOptions {
     pub max_local_size: u64,
     /// Whether clients get zips directly from the bucket.
     pub redirects: bool,
+    /// Whether the server records which versions are used.
+    pub records_uses: bool,
     /// Whether nothing may be written to the bucket, because nothing may be written to the store.
     pub is_read_only: bool,
 }
@@ -90,6 +93,8 @@ struct State {
     outage: Option<(Instant, String)>,
     /// The reason why the bucket is not this server's any more.
     left: Option<String>,
+    /// The days whose uses are recorded in the bucket, with their numbers of versions.
+    recorded: Vec<(Day, usize)>,
 }
 
 /// A moment between two removals that the server has learned of.

@@ -29,6 +29,9 @@ const LOOKS_PER_SIGN: u32 = 2;
 /// Number of looks from one measurement of the store to the next.
 const LOOKS_PER_EVICTION: u32 = 20;
 
+/// Number of looks from one record of uses to the next.
+const LOOKS_PER_RECORD: u32 = 120;
+
 /// Number of stored versions that the walk over the store is ahead.
 const AHEAD: usize = 64;
 
@@ -37,12 +40,16 @@ impl Tier {
     pub(crate) async fn watch(self: Arc<Self>, store: Arc<Store>) {
         let mut gone: Option<Held<Gone>> = None;
         let mut is_first = true;
-        let mut sign_at = 0;
+        let (mut sign_at, mut record_at) = (0, 0);
         for look in 0u32.. {
             // First, because a server writes nothing to a bucket that was taken to another layout.
             let checked = self.note(self.versions.check_state().await);
             if self.has_left() {
                 return;
+            }
+            // Before the sign: a server that is alive and has recorded nothing is one that does not record.
+            if checked.is_ok() && look >= record_at && self.record_uses(&store).await {
+                record_at = look + LOOKS_PER_RECORD;
             }
             if let Some(sign) = self.sign.as_ref().filter(|_| checked.is_ok() && look >= sign_at) {
                 let text = Bytes::from(format!("{}\n", self.owner));
@@ -63,10 +70,14 @@ impl Tier {
     }
 
     /// Deletes the object that shows that the server is running, at the end of the server.
-    pub(crate) async fn leave(&self) {
+    pub(crate) async fn leave(&self, store: &Arc<Store>) {
         let Some(sign) = self.sign.as_ref().filter(|_| self.outage().is_none()) else { return };
+        let leave = async {
+            self.record_uses(store).await;
+            self.versions.bucket().delete(sign).await
+        };
         // A server that was killed counts as ended after two minutes.
-        let deleted = tokio::time::timeout(LEAVE_LIMIT, self.versions.bucket().delete(sign)).await;
+        let deleted = tokio::time::timeout(LEAVE_LIMIT, leave).await;
         if !matches!(deleted, Ok(Ok(()))) {
             log::debug!(bucket = self.url(); "cannot delete the object of this server in the bucket");
         }

@@ -314,6 +314,8 @@ impl Proxy {
                 return Problem::Failed(&error, Subject::File).answer();
             }
             if let Some(url) = self.redirect(client, permit).await {
+                // For the bucket, whose versions are pruned by the uses of all servers.
+                self.upkeep.last_use.note(version);
                 return answer::redirect(&url);
             }
             match self.store().open_zip(version) {

@@ -61,6 +61,7 @@ mod sweep;
 #[cfg(test)]
 mod testing;
 mod unnameable;
+mod uses;
 mod versions;
 
 pub use address::{BucketUrl, BucketUrlError, Service};
@@ -91,4 +92,5 @@ pub use runner::{
 pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
 pub use sweep::{MIN_AGE, Sweep, Swept};
 pub use unnameable::Unnameable;
+pub use uses::UsesThere;
 pub use versions::{ListedThere, NewVersion, PublishedThere, QuarantinedThere, Versions};

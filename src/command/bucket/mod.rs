@@ -92,7 +92,7 @@ impl OpenBucket {
     }
 
     /// Checks that the service supports conditional writes.
-    fn probe(&self) -> Result<(), CommandError> {
+    pub(in crate::command) fn probe(&self) -> Result<(), CommandError> {
         Ok(self.wait(self.versions.bucket().probe())?)
     }
 }

@@ -1,18 +1,27 @@
-//! `stoa prune --unreferenced`: removes unreferenced objects from a bucket.
+//! `stoa prune` on a bucket: the least recently used versions, or unreferenced objects.
 
 use std::fmt::{self, Display};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::BinaryBytes;
 use serde::Serialize;
-use stoa_bucket::{BucketMarker, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, MIN_AGE, Sweep, Swept, Trouble};
-use stoa_layout::Cancel;
+use stoa_bucket::{
+    BucketError, BucketMarker, Held, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, MIN_AGE, Manifest, Sweep,
+    Swept, Trouble, UsesThere, VersionContent,
+};
+use stoa_gomod::ModuleVersion;
+use stoa_layout::{Cancel, Exit};
+use stoa_store::Day;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{OpenBucket, owner};
 use crate::command::context::{Context, cancel_on_signals};
 use crate::command::count::counted;
 use crate::command::error::CommandError;
+use crate::command::prune::place::{Contents, Found, Remover, Unremovable};
 use crate::command::report::Reporter;
 use crate::lock::lock;
 
@@ -157,6 +166,99 @@ async fn until_cancelled<T>(
             biased;
             _ = ticks.tick() => cancel.check()?,
             done = &mut work => return done,
+        }
+    }
+}
+
+/// The versions of a bucket, with the uses that all servers recorded.
+pub(in crate::command) struct BucketContents<'a> {
+    bucket: &'a OpenBucket,
+    uses: UsesThere,
+    today: Day,
+}
+
+/// The end of a walk.
+enum Stop {
+    Early,
+    Failed(CommandError),
+}
+
+impl From<BucketError> for Stop {
+    fn from(error: BucketError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Uses before so many days are deleted.
+const KEPT_DAYS: i64 = 1000;
+
+impl OpenBucket {
+    /// Returns the versions with their last uses. Fails if a server does not record uses.
+    pub(in crate::command) fn contents(&self) -> Result<BucketContents<'_>, CommandError> {
+        let uses = self.wait(self.versions.uses())?;
+        if !uses.silent().is_empty() {
+            let servers = uses.silent().join(", ");
+            let message = format!("cannot prune {self} by size or use: no uses are recorded by {servers}");
+            return Err(CommandError::new(Exit::BUSY, message)
+                .help("set `last_use.interval` on these servers and restart them, or stop them, then run again after two minutes"));
+        }
+        Ok(BucketContents { bucket: self, uses, today: Day::today() })
+    }
+}
+
+impl Contents for BucketContents<'_> {
+    fn began(&self) -> Day {
+        self.uses.began().map_or(self.today, Day)
+    }
+
+    fn recorded(&self, version: &ModuleVersion) -> Option<Day> {
+        self.uses.recorded(version).map(Day)
+    }
+
+    fn each(
+        &self,
+        cancel: &Cancel,
+        _: &dyn Fn(CommandError),
+        found: &mut Found<'_>,
+    ) -> Result<u64, CommandError> {
+        let visit = async |held: Held<Manifest>| {
+            cancel.check().map_err(|cancelled| Stop::Failed(cancelled.into()))?;
+            let manifest = held.document;
+            let Some(content) = manifest.present_content() else { return Ok(()) };
+            // A time that nobody can read is one of today.
+            let published = OffsetDateTime::parse(&manifest.published_at, &Rfc3339).ok();
+            let published = published.map_or(self.today, |time| Day::of(time.into()));
+            let recorded = self.recorded(&manifest.version).unwrap_or(published);
+            let last_use = recorded.max(published).max(self.began()).min(self.today);
+            let age = (last_use, published.min(last_use));
+            match found(manifest.version.clone(), content.bytes(), age) {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => Err(Stop::Early),
+            }
+        };
+        match self.bucket.wait(self.bucket.versions.each(AT_ONCE, visit)) {
+            Ok(()) | Err(Stop::Early) => Ok(0),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    fn sweep(&mut self) {
+        let before = self.today.0 - KEPT_DAYS;
+        if let Err(error) = self.bucket.wait(self.bucket.versions.forget_uses(before)) {
+            log::warn!(reason:% = error; "cannot remove old usage data from the bucket");
+        }
+    }
+}
+
+impl Remover for OpenBucket {
+    fn name(&self) -> String {
+        self.to_string()
+    }
+
+    fn remove(&self, version: &ModuleVersion, keeps_hashes: bool) -> Result<Option<u64>, Unremovable> {
+        match self.remove_version(version, None, keeps_hashes) {
+            Ok(had) => Ok(had.as_ref().map(VersionContent::bytes)),
+            Err(error) => Err(Unremovable::All(error)),
         }
     }
 }

@@ -32,7 +32,7 @@ impl OpenBucket {
     }
 
     /// Removes a version, and the objects that only it has named.
-    fn remove_version(
+    pub(super) fn remove_version(
         &self,
         version: &ModuleVersion,
         tombstone: Option<Tombstone>,

@@ -42,6 +42,7 @@ impl ServedBucket<'_> {
                 list_ttl: config.fill_list_ttl,
                 max_local_size: config.bucket_max_local_size,
                 redirects: config.bucket_redirect,
+                records_uses: !config.last_use_interval.is_zero(),
                 is_read_only: store.is_read_only(),
             };
             Tier::new(versions, state, owner(), options)

@@ -5,10 +5,10 @@
 //! versions that would go, for the question and the progress bar. The third
 //! removes. A version that is used or published in between is newer by then, and stays.
 //!
-//! On a bucket the command removes unreferenced objects only: each server records the uses of its own store, so nobody
-//! knows when a version of the bucket was last used.
+//! In a bucket, the uses that all servers recorded count. The command also removes unreferenced objects from a bucket.
 
-mod plan;
+pub(super) mod place;
+pub(super) mod plan;
 mod when;
 mod work;
 
@@ -19,11 +19,11 @@ use clap::{ArgGroup, Args};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_gomod::private::Patterns;
-use stoa_layout::Exit;
+use stoa_layout::{Cancel, Exit};
 use stoa_store::Day;
 
-use super::bucket::{OnBucket, SweptBucket};
-use super::context::Context;
+use super::bucket::{OnBucket, OpenBucket, SweptBucket};
+use super::context::{Context, cancel_on_signals};
 use super::count::versions;
 use super::error::CommandError;
 use super::event::date;
@@ -33,6 +33,7 @@ use crate::config::size::{self, Size};
 use crate::config::{Options, parse};
 use crate::lock::lock;
 use crate::sources::Sources;
+use place::{Contents, Remover, Stored};
 use work::Work;
 
 /// Remove the least recently used versions, or unreferenced objects from a bucket
@@ -50,18 +51,20 @@ SIZE limits all info, mod and zip files together. It is a number with a unit, as
 are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is in bytes. WHEN is an age in days or weeks, \
 as in 90d and 12w, or a date, as in 2026-01-31.
 
-In a bucket the command removes only objects older than a day to which no version and no quarantine entry refers, for \
-example the zip of an interrupted upload. Servers can run meanwhile. The last use of a version in a bucket is not known, \
-because each server records the uses of its own store.
+In a bucket, the age counts from the uses that all servers recorded there. A server records them every hour and when it \
+stops, except with last_use.interval = 0 or --read-only. With --unreferenced the command removes only objects older than a \
+day to which no version and no quarantine entry refers, for example the zip of an interrupted upload. Servers can run \
+meanwhile.
 
 Examples:
   stoa prune --max-size 50G
   stoa prune --unused-since 90d --keep 'example.org/*'
   stoa prune --max-size 50G --dry-run
+  stoa prune --bucket s3://modules/go --unused-since 180d
   stoa prune --bucket s3://modules/go --unreferenced
 
 Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 the removal was not \
-confirmed, or a bucket was to be pruned by size or use; 74 a version cannot be read or removed; 130, 143 stopped.",
+confirmed; 74 a version cannot be read or removed; 75 a server does not record uses in the bucket; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since", "unreferenced"]).required(true).multiple(true)
 )]
 pub(crate) struct Prune {
@@ -110,21 +113,11 @@ impl Command for Prune {
     }
 
     fn run(self, context: &Context<'_>) -> Result<PruneDone, CommandError> {
-        let Some(settings) = context.bucket_settings(&self.on)? else {
-            return self.run_on_store(context).map(PruneDone::Store);
-        };
-        if !self.unreferenced {
-            let message = format!(
-                "cannot prune {} by size or use: each server records the uses of its own store only",
-                settings.url
-            );
-            return Err(CommandError::new(Exit::USAGE, message).help(
-                "prune the store of this machine with --local, remove versions from the bucket with `stoa remove`, or \
-                 remove unreferenced objects with --unreferenced",
-            ));
+        match context.bucket(&self.on)? {
+            None => self.run_on_store(context).map(PruneDone::Pruned),
+            Some(bucket) if self.unreferenced => bucket.sweep(self.dry_run, context).map(PruneDone::Swept),
+            Some(bucket) => self.run_on_bucket(&bucket, context).map(PruneDone::Pruned),
         }
-        let Some(bucket) = context.bucket(&self.on)? else { return Err(no_bucket()) };
-        bucket.sweep(self.dry_run, context).map(PruneDone::Bucket)
     }
 }
 
@@ -134,19 +127,45 @@ fn no_bucket() -> CommandError {
 }
 
 impl Prune {
-    fn run_on_store(&self, context: &Context<'_>) -> Result<Pruned, CommandError> {
-        if self.unreferenced {
-            return Err(no_bucket());
-        }
+    /// Warns about a size without a unit, which is usually a mistake.
+    fn check_unit(&self, context: &Context<'_>) {
         if let Some(size) = self.max_size.filter(|size| !size.has_unit && size.bytes > 0) {
             let (number, bytes) = (size.bytes, BinaryBytes(size.bytes));
             context
                 .reporter
                 .warning(format_args!("--max-size {number} has no unit and is read as bytes: {bytes}"));
         }
-        let threads = context.threads(self.working.threads)?;
+    }
+
+    fn run_on_store(&self, context: &Context<'_>) -> Result<Pruned, CommandError> {
+        if self.unreferenced {
+            return Err(no_bucket());
+        }
+        self.check_unit(context);
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
+        let uses = store.usage().last_uses()?;
+        self.prune(&store, &mut Stored { store: &store, uses }, &cancel, context)
+    }
+
+    fn run_on_bucket(&self, bucket: &OpenBucket, context: &Context<'_>) -> Result<Pruned, CommandError> {
+        self.check_unit(context);
+        let cancel = cancel_on_signals(&context.reporter, false)?;
+        let mut contents = bucket.contents()?;
+        if !self.dry_run {
+            bucket.probe()?;
+        }
+        self.prune(bucket, &mut contents, &cancel, context)
+    }
+
+    fn prune(
+        &self,
+        remover: &dyn Remover,
+        contents: &mut dyn Contents,
+        cancel: &Cancel,
+        context: &Context<'_>,
+    ) -> Result<Pruned, CommandError> {
+        let threads = context.threads(self.working.threads)?;
         let removed = Mutex::default();
         let private = match self.record_private || self.dry_run {
             true => None,
@@ -156,25 +175,18 @@ impl Prune {
             }
         };
         let reporter = &context.reporter;
-        let work = Work {
-            store: &store,
-            args: self,
-            private: private.as_ref(),
-            threads,
-            cancel: &cancel,
-            reporter,
-            removed: &removed,
-        };
-        let worked = work.run();
+        let private = private.as_ref();
+        let work = Work { remover, args: self, private, threads, cancel, reporter, removed: &removed };
+        let worked = work.run(contents);
         let removed = lock(&removed);
-        let root = store.root().display();
+        let name = remover.name();
         let (total, began) = match worked {
             Ok(done) => done,
             Err(error) if removed.versions == 0 => return Err(error.resumable()),
             Err(error) => {
                 let (versions, bytes) = (versions(removed.versions), BinaryBytes(removed.bytes));
                 let verb = if self.dry_run { "would be removed" } else { "removed" };
-                return Err(error.after(format_args!("{versions}, {bytes} {verb} from {root} before that")));
+                return Err(error.after(format_args!("{versions}, {bytes} {verb} from {name} before that")));
             }
         };
         if self.unused_since.is_some_and(|since| since <= began) {
@@ -184,7 +196,7 @@ impl Prune {
             ));
         }
         Ok(Pruned {
-            store: root.to_string(),
+            store: name,
             removed: removed.versions,
             bytes: removed.bytes,
             failed: removed.failed,
@@ -203,15 +215,15 @@ impl Prune {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum PruneDone {
-    Store(Pruned),
-    Bucket(SweptBucket),
+    Pruned(Pruned),
+    Swept(SweptBucket),
 }
 
 impl Display for PruneDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Store(pruned) => pruned.fmt(f),
-            Self::Bucket(swept) => swept.fmt(f),
+            Self::Pruned(pruned) => pruned.fmt(f),
+            Self::Swept(swept) => swept.fmt(f),
         }
     }
 }
@@ -219,13 +231,13 @@ impl Display for PruneDone {
 impl Summary for PruneDone {
     fn verdict(&self) -> Result<(), CommandError> {
         match self {
-            Self::Store(pruned) => pruned.verdict(),
-            Self::Bucket(_) => Ok(()),
+            Self::Pruned(pruned) => pruned.verdict(),
+            Self::Swept(_) => Ok(()),
         }
     }
 }
 
-/// The result of pruning a store.
+/// The result of pruning by size or use.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename = "done")]
 pub(crate) struct Pruned {

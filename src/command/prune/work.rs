@@ -1,6 +1,5 @@
-//! The walks over the store: count, ask, remove.
+//! The walks over the versions: count, ask, remove.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::ops::ControlFlow;
@@ -10,9 +9,10 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, parallel};
-use stoa_store::{Day, LastUses, Store, StoreError};
+use stoa_store::Day;
 
 use super::Prune;
+use super::place::{Contents, Remover, Unremovable};
 use super::plan::{Age, Plan};
 use crate::command::confirm::confirm;
 use crate::command::count;
@@ -62,7 +62,7 @@ impl Display for RemovedEvent<'_> {
 }
 
 pub(super) struct Work<'a> {
-    pub(super) store: &'a Store,
+    pub(super) remover: &'a dyn Remover,
     pub(super) args: &'a Prune,
     /// The modules whose hashes are not recorded.
     pub(super) private: Option<&'a PrivateModules>,
@@ -80,7 +80,7 @@ pub(super) struct Removed {
     pub(super) failed: u64,
 }
 
-/// The content of the store before.
+/// The versions before the removal.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Total {
     pub(super) versions: u64,
@@ -91,35 +91,31 @@ pub(super) struct Total {
 }
 
 impl Work<'_> {
-    /// Counts and removes. Returns the content of the store before, and the day since which uses are recorded.
-    pub(super) fn run(&self) -> Result<(Total, Day), CommandError> {
-        let mut uses = self.store.usage().last_uses()?;
-        let (counted, total) = self.count(&uses)?;
+    /// Counts and removes. Returns the content before, and the day since which uses are recorded.
+    pub(super) fn run(&self, contents: &mut dyn Contents) -> Result<(Total, Day), CommandError> {
+        let (counted, total) = self.count(contents)?;
         let max_size = self.args.max_size.map(|size| size.bytes);
         let plan = Plan::new(&counted, total.bytes, max_size, self.args.unused_since);
         if plan != Plan::default() {
-            let going = self.going(&uses, plan, total.versions)?;
+            let going = self.going(contents, plan, total.versions)?;
             self.ask(going, total)?;
-            self.remove(&uses, plan, going)?;
+            self.remove(contents, plan, going)?;
         }
-        if !self.args.dry_run
-            && let Err(error) = uses.sweep(self.store)
-        {
-            log::warn!(reason:% = error; "cannot remove the usage data of removed versions");
+        if !self.args.dry_run {
+            contents.sweep();
         }
-        Ok((total, uses.began()))
+        Ok((total, contents.began()))
     }
 
     /// Adds up bytes: of versions that may go, by age, and of all.
-    fn count(&self, uses: &LastUses<'_>) -> Result<(BTreeMap<Age, u64>, Total), CommandError> {
+    fn count(&self, contents: &dyn Contents) -> Result<(BTreeMap<Age, u64>, Total), CommandError> {
         let progress = self.reporter.progress();
         progress.begin("count", None);
         let (mut counted, mut total) = (BTreeMap::<Age, u64>::new(), Total::default());
-        let unreadable = |error: &StoreError| {
-            let text = format!("skipped a version: {error}");
-            self.reporter.error(&CommandError::new(error.exit(), text));
+        let unreadable = |error: CommandError| {
+            self.reporter.error(&error);
         };
-        total.unreadable = self.each(uses, unreadable, |version, bytes, age| {
+        total.unreadable = contents.each(self.cancel, &unreadable, &mut |version, bytes, age| {
             total.versions += 1;
             total.bytes += bytes;
             if self.is_kept(&version) {
@@ -134,22 +130,18 @@ impl Work<'_> {
     }
 
     /// Counts the versions that a plan takes, and their bytes.
-    fn going(&self, uses: &LastUses<'_>, mut plan: Plan, all: u64) -> Result<(u64, u64), CommandError> {
+    fn going(&self, contents: &dyn Contents, mut plan: Plan, all: u64) -> Result<(u64, u64), CommandError> {
         let progress = self.reporter.progress();
         progress.begin("choose", Some(all));
         let (mut going, mut seen) = ((0, 0), 0);
-        self.each(
-            uses,
-            |_| {},
-            |version, bytes, age| {
-                seen += 1;
-                progress.advance(seen, 0);
-                if !self.is_kept(&version) && plan.takes(age, bytes) {
-                    going = (going.0 + 1, going.1 + bytes);
-                }
-                ControlFlow::Continue(())
-            },
-        )?;
+        contents.each(self.cancel, &|_| {}, &mut |version, bytes, age| {
+            seen += 1;
+            progress.advance(seen, 0);
+            if !self.is_kept(&version) && plan.takes(age, bytes) {
+                going = (going.0 + 1, going.1 + bytes);
+            }
+            ControlFlow::Continue(())
+        })?;
         Ok(going)
     }
 
@@ -166,30 +158,25 @@ impl Work<'_> {
             count::versions(total.versions),
             BinaryBytes(bytes),
             BinaryBytes(total.bytes),
-            self.store.root().display()
+            self.remover.name()
         ))
     }
 
-    fn remove(&self, uses: &LastUses<'_>, mut plan: Plan, going: (u64, u64)) -> Result<(), CommandError> {
+    fn remove(&self, contents: &dyn Contents, mut plan: Plan, going: (u64, u64)) -> Result<(), CommandError> {
         let name = if self.args.dry_run { "would remove" } else { "remove" };
         self.reporter.progress().begin(name, Some(going.0));
-        let began = uses.began();
+        let began = contents.began();
         parallel::each(
             (self.threads, parallel::AHEAD),
             |each| {
                 // Unreadable versions have been reported by the count.
-                let walked = self.each(
-                    uses,
-                    |_| {},
-                    |version, bytes, age| {
-                        if self.is_kept(&version) || !plan.takes(age, bytes) {
-                            return ControlFlow::Continue(());
-                        }
-                        // An unreadable use has ended this walk before.
-                        let last_use = uses.recorded(&version).ok().flatten();
-                        each(Chosen { version, bytes, last_use, unused_since: age.0 })
-                    },
-                );
+                let walked = contents.each(self.cancel, &|_| {}, &mut |version, bytes, age| {
+                    if self.is_kept(&version) || !plan.takes(age, bytes) {
+                        return ControlFlow::Continue(());
+                    }
+                    let last_use = contents.recorded(&version);
+                    each(Chosen { version, bytes, last_use, unused_since: age.0 })
+                });
                 walked.map(drop)
             },
             &|chosen| self.remove_one(&chosen, began),
@@ -222,69 +209,20 @@ impl Work<'_> {
                 });
             }
             Ok(None) => {}
-            // The other versions can go all the same.
-            Err(error) if error.is_of_one_version() => {
+            Err(Unremovable::One(error)) => {
                 removed.failed += 1;
                 drop(removed);
-                let text = format!("cannot remove {version}: {error}");
-                self.reporter.error(&CommandError::new(error.exit(), text));
+                self.reporter.error(&error);
             }
-            Err(error) => return Err(error.into()),
+            Err(Unremovable::All(error)) => return Err(error),
         }
         Ok(())
     }
 
     /// Removes a version. Returns `None` if it is gone, or if another process works on it and so uses it.
-    fn take(&self, version: &ModuleVersion) -> Result<Option<u64>, StoreError> {
-        match self.store.try_claim(version)? {
-            Some(claim) if self.private.is_some_and(|private| private.contains(version.path())) => {
-                Ok(self.store.remove_unrecorded(&claim)?.bytes)
-            }
-            Some(claim) => Ok(self.store.remove(&claim, None)?.bytes),
-            None => Ok(None),
-        }
-    }
-
-    /// Calls `found` for every version with its bytes and its age, and returns the number of unreadable versions.
-    /// Versions that come or go meanwhile may be missing.
-    fn each(
-        &self,
-        uses: &LastUses<'_>,
-        unreadable: impl Fn(&StoreError),
-        mut found: impl FnMut(ModuleVersion, u64, Age) -> ControlFlow<()>,
-    ) -> Result<u64, CommandError> {
-        let (failed, skipped) = (Cell::new(None), Cell::new(0));
-        let skip = |error: StoreError| {
-            unreadable(&error);
-            skipped.set(skipped.get() + 1);
-        };
-        let one = |version: ModuleVersion| -> Result<Option<(ModuleVersion, u64, Age)>, CommandError> {
-            self.cancel.check()?;
-            let footprint = match self.store.footprint(&version) {
-                Ok(Some(footprint)) => footprint,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    skip(error);
-                    return Ok(None);
-                }
-            };
-            let last_use = uses.of(&version, footprint.published)?;
-            let age = (last_use, Day::of(footprint.published).min(last_use));
-            Ok(Some((version, footprint.bytes, age)))
-        };
-        let walk = |version| match one(version) {
-            Ok(Some((version, bytes, age))) => found(version, bytes, age),
-            Ok(None) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed.set(Some(error));
-                ControlFlow::Break(())
-            }
-        };
-        self.store.each_folder(walk, &skip)?;
-        match failed.take() {
-            Some(error) => Err(error),
-            None => Ok(skipped.get()),
-        }
+    fn take(&self, version: &ModuleVersion) -> Result<Option<u64>, Unremovable> {
+        let is_private = self.private.is_some_and(|private| private.contains(version.path()));
+        self.remover.remove(version, !is_private)
     }
 
     fn is_kept(&self, version: &ModuleVersion) -> bool {

@@ -362,6 +362,11 @@ impl LastUses<'_> {
         self.notes.as_ref().map_or(Ok(None), |notes| notes.day(version))
     }
 
+    /// Returns the versions (`MODULE@VERSION`) whose last recorded use is on a day.
+    pub fn used_on(&self, day: Day) -> Result<Vec<String>, LastUseError> {
+        self.notes.as_ref().map_or(Ok(Vec::new()), |notes| notes.used_on(day))
+    }
+
     /// Removes the usage data of versions that are no longer in the store, and returns their number.
     pub fn sweep(&mut self, store: &Store) -> Result<u64, LastUseError> {
         let Some(notes) = &mut self.notes else { return Ok(0) };

@@ -76,6 +76,15 @@ impl Notes<'_> {
         asked.map_err(|source| self.failed(source))
     }
 
+    /// Returns the versions whose last recorded use is on this day.
+    pub(super) fn used_on(&self, day: Day) -> Result<Vec<String>, LastUseError> {
+        let asked = self
+            .connection
+            .prepare_cached("SELECT module || '@' || version FROM uses WHERE day = ?1")
+            .and_then(|mut ask| ask.query_map([day.0], |row| row.get(0))?.collect());
+        asked.map_err(|source| self.failed(source))
+    }
+
     pub(super) fn forget(&mut self, gone: &[(String, String)]) -> Result<(), LastUseError> {
         if gone.is_empty() {
             return Ok(());

@@ -1,0 +1,137 @@
+//! A store or a bucket, as the command prunes it.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
+use stoa_gomod::ModuleVersion;
+use stoa_layout::Cancel;
+use stoa_store::{Day, LastUses, Store, StoreError};
+
+use super::plan::Age;
+use crate::command::error::CommandError;
+
+/// Receives a version with its bytes and its age.
+pub(in crate::command) type Found<'a> = dyn FnMut(ModuleVersion, u64, Age) -> ControlFlow<()> + 'a;
+
+/// The versions that are there, with their last uses.
+pub(in crate::command) trait Contents {
+    /// Returns the first day of the recording of uses.
+    fn began(&self) -> Day;
+
+    /// Returns the day of the last recorded use of a version.
+    fn recorded(&self, version: &ModuleVersion) -> Option<Day>;
+
+    /// Calls `found` for every version, and `unreadable` for each that cannot be read. Returns the number of those.
+    /// Versions that come or go meanwhile may be missing.
+    fn each(
+        &self,
+        cancel: &Cancel,
+        unreadable: &dyn Fn(CommandError),
+        found: &mut Found<'_>,
+    ) -> Result<u64, CommandError>;
+
+    /// Removes usage data that is not needed any more. An error is logged.
+    fn sweep(&mut self);
+}
+
+/// Removes versions, on several threads.
+pub(in crate::command) trait Remover: Sync {
+    /// Returns the name of the store or of the bucket.
+    fn name(&self) -> String;
+
+    /// Removes a version. Returns its size in bytes. `None` if it is gone, or if another process works on it and so uses
+    /// it.
+    fn remove(&self, version: &ModuleVersion, keeps_hashes: bool) -> Result<Option<u64>, Unremovable>;
+}
+
+/// A version cannot be removed.
+pub(in crate::command) enum Unremovable {
+    /// The other versions can be removed all the same.
+    One(CommandError),
+    /// The others cannot be removed either.
+    All(CommandError),
+}
+
+/// The versions of a store.
+pub(super) struct Stored<'a> {
+    pub(super) store: &'a Store,
+    pub(super) uses: LastUses<'a>,
+}
+
+impl Contents for Stored<'_> {
+    fn began(&self) -> Day {
+        self.uses.began()
+    }
+
+    fn recorded(&self, version: &ModuleVersion) -> Option<Day> {
+        // An unreadable use has ended the walk before.
+        self.uses.recorded(version).ok().flatten()
+    }
+
+    fn each(
+        &self,
+        cancel: &Cancel,
+        unreadable: &dyn Fn(CommandError),
+        found: &mut Found<'_>,
+    ) -> Result<u64, CommandError> {
+        let (failed, skipped) = (Cell::new(None), Cell::new(0));
+        let skip = |error: StoreError| {
+            let text = format!("skipped a version: {error}");
+            unreadable(CommandError::new(error.exit(), text));
+            skipped.set(skipped.get() + 1);
+        };
+        let one = |version: ModuleVersion| -> Result<Option<(ModuleVersion, u64, Age)>, CommandError> {
+            cancel.check()?;
+            let footprint = match self.store.footprint(&version) {
+                Ok(Some(footprint)) => footprint,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    skip(error);
+                    return Ok(None);
+                }
+            };
+            let last_use = self.uses.of(&version, footprint.published)?;
+            let age = (last_use, Day::of(footprint.published).min(last_use));
+            Ok(Some((version, footprint.bytes, age)))
+        };
+        let walk = |version| match one(version) {
+            Ok(Some((version, bytes, age))) => found(version, bytes, age),
+            Ok(None) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed.set(Some(error));
+                ControlFlow::Break(())
+            }
+        };
+        self.store.each_folder(walk, &skip)?;
+        match failed.take() {
+            Some(error) => Err(error),
+            None => Ok(skipped.get()),
+        }
+    }
+
+    fn sweep(&mut self) {
+        if let Err(error) = self.uses.sweep(self.store) {
+            log::warn!(reason:% = error; "cannot remove the usage data of removed versions");
+        }
+    }
+}
+
+impl Remover for Store {
+    fn name(&self) -> String {
+        self.root().display().to_string()
+    }
+
+    fn remove(&self, version: &ModuleVersion, keeps_hashes: bool) -> Result<Option<u64>, Unremovable> {
+        let removed = self.try_claim(version).and_then(|claim| match claim {
+            Some(claim) if keeps_hashes => Ok(Self::remove(self, &claim, None)?.bytes),
+            Some(claim) => Ok(self.remove_unrecorded(&claim)?.bytes),
+            None => Ok(None),
+        });
+        removed.map_err(|error| match error.is_of_one_version() {
+            true => {
+                Unremovable::One(CommandError::new(error.exit(), format!("cannot remove {version}: {error}")))
+            }
+            false => Unremovable::All(error.into()),
+        })
+    }
+}
