@@ -83,6 +83,8 @@ impl Answers {
         shutdown: Arc<Shutdown>,
     ) -> Arc<Self> {
         let cache = Cache::with_weighter(ENTRIES, BYTES, Weight);
+        // A read-only server has no version but the stored ones, so it names no others.
+        let tier = tier.filter(|_| !store.is_read_only());
         let (ttl, private) = (options.list_ttl, options.private.clone());
         let (requests, turns) = (Once::while_wanted(), SharedPermits::new(MAX_ASKED, policy.upstreams()));
         let (memory, merging) = (ByteBudget::new(MEMORY_BYTES), Semaphore::new(1));

@@ -446,7 +446,8 @@ impl Tier {
 
 fn unusable(version: impl std::fmt::Display) -> Unavailable {
     let reason =
-        format!("cannot get {version}: the bucket of this proxy cannot be used, try again later").into();
+        format!("cannot get {version}: the bucket of this proxy cannot be used\nhelp: try again later")
+            .into();
     Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER }
 }
 

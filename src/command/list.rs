@@ -33,7 +33,7 @@ Examples:
   stoa list 'github.com/*/*'
   stoa list example.org/module --format json
 
-Exit codes: 0 success; 64 a pattern never matches; 65 there is no store.")]
+Exit codes: 0 success; 64 a pattern never matches; 65 there is no store; 69 the bucket cannot be reached.")]
 pub(crate) struct List {
     /// Patterns of module paths, separated by commas or spaces [default: all modules]
     #[arg(value_name = "PATTERN", value_parser = parse::some_patterns)]

@@ -180,7 +180,7 @@ Exit codes:
   1         the check failed: for example, a version is missing or does not match
   64        wrong usage or configuration
   65        the folder is not a store
-  69        an upstream is unavailable
+  69        an upstream or the bucket is unavailable
   73        a file or folder cannot be created
   74        input/output error
   75        the store is busy; try again later

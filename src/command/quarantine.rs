@@ -32,7 +32,7 @@ Examples:
   stoa quarantine
   stoa quarantine purge --older-than 30
 
-Exit codes: 0 success; 1 there is no such entry in quarantine, or its version is still corrupt; 73 another copy of the version is in \
+Exit codes: 0 success; 1 there is no such entry in quarantine, or its version is still corrupt; 69 the bucket cannot be reached; 73 another copy of the version is in \
 the store.")]
 pub(crate) struct Quarantine {
     /// Format of results: lines for people, or one JSON object per line

@@ -77,7 +77,7 @@ Examples:
   stoa status --format json
   stoa status --bucket s3://modules/go
 
-Exit codes: 0 success; 65 the store does not exist or is not a folder; 74 the folder cannot be read.")]
+Exit codes: 0 success; 65 the store does not exist or is not a folder; 69 the bucket cannot be reached; 74 the folder cannot be read.")]
 pub(crate) struct ShowStatus {
     /// Show the state of this bucket only: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
     #[arg(long, value_name = "URL")]

@@ -29,7 +29,7 @@ use crate::command::report::Format;
                   stoa-migrate --from v2         restore the lost marker of a store at layout v2\n  \
                   stoa-migrate --bucket s3://go  upgrade a bucket; --to athens leaves it to Athens again\n\n\
                   Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 wrong usage or configuration; 65 not a \
-                  store; 73 a file is in the way; 74 input/output error; 75 store in use; 77 permission denied; 78 the store is newer than this \
+                  store; 69 the bucket cannot be reached; 73 a file is in the way; 74 input/output error; 75 store in use; 77 permission denied; 78 the store is newer than this \
                   program; 130, 143 stopped (run again to resume).",
     subcommand_negates_reqs = true
 )]
@@ -214,7 +214,8 @@ pub(super) enum LeftoversCommand {
     /// Move all leftovers, or the given paths, out of the store
     #[command(
         after_help = "With PATH, exactly these paths are moved, leftovers or not, also in the middle of an upgrade or a \
-                      downgrade. Use PATH for a file or folder that the disk cannot read. The upgrade can then continue without it."
+                      downgrade. Use PATH for a file or folder that the disk cannot read. The upgrade can then continue without it. \
+                      The leftovers of a bucket cannot be moved. If the configuration has a bucket, use --local."
     )]
     Move {
         /// Target folder on the same file system; created if missing

@@ -85,6 +85,9 @@ fn dispatch(
 ) -> Result<Exit, CommandError> {
     // Reads no configuration of Stoa, so it runs on a machine without one.
     if let Some(Command::ImportConfig(what)) = &args.command {
+        if args.bucket.is_some() {
+            return Err(CommandError::new(Exit::USAGE, "import-config cannot be used with --bucket"));
+        }
         return import_config::run(what, std::env::vars_os(), reporter);
     }
     let settings = Settings::new(world, args.common.config.clone());

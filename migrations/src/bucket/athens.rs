@@ -67,7 +67,7 @@ impl DetectBucket for IsAthens {
             )),
             Some(key) => BucketDetection::Refuse(format!(
                 "cannot use {url}: {key} has the key format of the minio storage of Athens, nothing was changed\n\
-                 help: copy the bucket to a folder, run `stoa import DIR`, and start `stoa serve` with an empty bucket"
+                 help: copy the bucket to a folder DIR, and import the folder into an empty bucket with `stoa import DIR --bucket URL`"
             )),
             None => BucketDetection::No,
         })

@@ -36,6 +36,24 @@ pub(crate) struct OnBucket {
     local: bool,
 }
 
+/// The options of a command that works on the store of this machine and on a bucket.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AlsoBucket {
+    /// Publish the versions in this bucket too: s3://, gs:// or az:// [default: the bucket of the configuration]
+    #[arg(long, value_name = "URL")]
+    bucket: Option<BucketUrl>,
+
+    /// Use only the store of this machine, even if the configuration has a bucket
+    #[arg(long, conflicts_with = "bucket")]
+    local: bool,
+}
+
+impl From<AlsoBucket> for OnBucket {
+    fn from(AlsoBucket { bucket, local }: AlsoBucket) -> Self {
+        Self { bucket, local }
+    }
+}
+
 /// A bucket at the current layout, opened for a command.
 pub(crate) struct OpenBucket {
     runtime: Runtime,

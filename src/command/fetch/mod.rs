@@ -17,7 +17,7 @@ use stoa_layout::{Cancel, Exit};
 use stoa_store::Meter;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::bucket::OnBucket;
+use super::bucket::AlsoBucket;
 use super::bucket::serve::ServedBucket;
 use super::context::Context;
 use super::error::CommandError;
@@ -71,7 +71,7 @@ pub(crate) struct Fetch {
     fill_max_concurrent: Option<usize>,
 
     #[command(flatten)]
-    on: OnBucket,
+    also: AlsoBucket,
 
     #[command(flatten)]
     telling: Telling,
@@ -153,7 +153,7 @@ impl Command for Fetch {
         let at_once = config.fill_max_concurrent;
         let mut options = sources.services(&config, &policy, true)?;
         options.flights.are_failures_logged = false;
-        let bucket = context.bucket_settings(&self.on)?;
+        let bucket = context.bucket_settings(&self.also.clone().into())?;
         let bucket =
             bucket.map(|settings| ServedBucket { settings, context }.open(&store, &config, &runtime));
         options.tier = bucket.transpose()?;

@@ -64,7 +64,7 @@ Examples:
   stoa prune --bucket s3://modules/go --unreferenced
 
 Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 the removal was not \
-confirmed; 74 a version cannot be read or removed; 75 a server does not record uses in the bucket; 130, 143 stopped.",
+confirmed; 69 the bucket cannot be reached; 74 a version cannot be read or removed; 75 a server does not record uses in the bucket; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since", "unreferenced"]).required(true).multiple(true)
 )]
 pub(crate) struct Prune {

@@ -43,7 +43,7 @@ Examples:
   stoa verify --checksums
 
 Exit codes: 0 all versions are intact; 1 a version is corrupt, differs from the checksum database or is not in the store; \
-69 the checksum database cannot be reached; 74 a version cannot be read; \
+69 the checksum database or the bucket cannot be reached; 74 a version cannot be read; \
 130, 143 stopped.")]
 pub(crate) struct Verify {
     /// Modules and versions to verify [default: all]

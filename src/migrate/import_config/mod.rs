@@ -65,7 +65,7 @@ pub(super) struct ImportConfig {
 
 /// Hides the options of the other commands: this command uses no store and no configuration of Stoa.
 pub(super) fn hide_options_of_a_store(command: clap::Command) -> clap::Command {
-    const OTHERS: [&str; 5] = ["store", "config", "from", "lock_timeout", "store_mode"];
+    const OTHERS: [&str; 7] = ["store", "config", "from", "lock_timeout", "store_mode", "bucket", "local"];
     command.mut_args(|arg| {
         let is_of_others = OTHERS.contains(&arg.get_id().as_str());
         if is_of_others { arg.hide(true) } else { arg }

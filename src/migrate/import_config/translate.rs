@@ -102,7 +102,7 @@ fn store(athens: &Athens, folder: &Path, ours: &mut Ours) {
 fn bucket(athens: &Athens, scheme: &str, name: &str, ours: &mut Ours) {
     match athens.set(name) {
         Some(bucket) => {
-            let why = "Stoa upgrades this bucket in place. Give it the credentials by the variables of the service: secrets are not copied.";
+            let why = "Stoa upgrades this bucket in place. Set the credentials in the environment variables of the service: secrets are not copied.";
             ours.keys.push(("bucket.url", format!("{scheme}://{}", bucket.text()).into(), Some(why)));
         }
         None => ours.note(
