@@ -190,7 +190,17 @@ fn azure(url: &BucketUrl, options: &ConnectOptions, connector: Connector) -> Res
 }
 
 fn settings(url: &BucketUrl, error: &object_store::Error) -> ConnectError {
-    ConnectError::Settings { url: url.to_string(), reason: error.to_string() }
+    // The reason is often at the end of the chain, for example that the system has no certificates.
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        source = error.source();
+    }
+    ConnectError::Settings { url: url.to_string(), reason }
 }
 
 /// Returns the options of the connections. An endpoint with plain HTTP was chosen by the operator.

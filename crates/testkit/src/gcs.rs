@@ -227,10 +227,12 @@ pub fn environment(url: &str) -> Vec<(String, String)> {
         "client_email": "test@example.com",
         "disable_oauth": true,
     });
-    vec![
+    let mut variables = vec![
         ("GOOGLE_SERVICE_ACCOUNT_KEY".to_owned(), key.to_string()),
         ("STOA_BUCKET_ENDPOINT".to_owned(), url.to_owned()),
-    ]
+    ];
+    variables.extend(crate::bucket::one_certificate());
+    variables
 }
 
 impl State {

@@ -13,10 +13,11 @@ use crate::gcs::Asked;
 use crate::sweep::tries_all;
 
 /// The faults that tell most about a service: whether a change was made is unknown, and others go on.
-const MAIN: [Fault; 3] = [Fault::KillAfter, Fault::LostAnswer, Fault::Suspend];
+const MAIN: [Fault; 2] = [Fault::LostAnswer, Fault::Suspend];
 
 /// The other faults.
-const OTHERS: [Fault; 10] = [
+const OTHERS: [Fault; 11] = [
+    Fault::KillAfter,
     Fault::Kill,
     Fault::SuspendAfter,
     Fault::LostRequest,
