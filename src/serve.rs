@@ -160,7 +160,8 @@ impl Watching {
         let mut tasks = vec![watch.abort_handle()];
         if !services.store.is_read_only() {
             let publish = tokio::spawn(Arc::clone(tier).publish_all(Arc::clone(&services.store)));
-            tasks.push(publish.abort_handle());
+            let keep_small = tokio::spawn(Arc::clone(tier).keep_small(Arc::clone(&services.store)));
+            tasks.extend([publish.abort_handle(), keep_small.abort_handle()]);
         }
         Self(tasks)
     }

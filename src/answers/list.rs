@@ -72,7 +72,7 @@ impl Answers {
     }
 
     /// Returns the versions of a module in the bucket: none if there is no bucket, or in an outage, which is logged.
-    async fn versions_in_bucket(&self, module: &ModulePath) -> Arc<ListedThere> {
+    pub(super) async fn versions_in_bucket(&self, module: &ModulePath) -> Arc<ListedThere> {
         let Some(tier) = &self.tier else { return Arc::default() };
         tier.list(module).await.unwrap_or_else(|error| {
             log::debug!(module:% = module, reason = error.without_help(); "serving a list without the versions in the bucket");

@@ -120,6 +120,9 @@ impl Answers {
         let named = version.clone();
         match blocking(&self.store, asked, move |store| store.records().tombstone(&named)).await? {
             Some(tombstone) => Err(Unavailable::objection(&version, &Objection::Tombstone(tombstone))),
+            None if self.versions_in_bucket(asked.module()).await.forbidden.contains(version.version()) => {
+                Err(Unavailable::Gone(format!("{version} is forbidden in the bucket of this proxy").into()))
+            }
             None => Ok(()),
         }
     }
@@ -135,7 +138,9 @@ impl Answers {
         versions: &mut Vec<Version>,
     ) -> Result<(), Unavailable> {
         let forbidden = self.tombstones(module).await?;
-        versions.retain(|version| rule.admits(version) && !forbidden.contains(version));
+        let shared = self.versions_in_bucket(module).await;
+        let is_hidden = |version: &Version| forbidden.contains(version) || shared.forbidden.contains(version);
+        versions.retain(|version| rule.admits(version) && !is_hidden(version));
         Ok(())
     }
 

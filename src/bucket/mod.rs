@@ -21,7 +21,7 @@ use stoa_bucket::{
     Trouble, VersionContent, Versions,
 };
 use stoa_gomod::{H1, ModulePath, ModuleVersion};
-use stoa_store::{Day, Objection, Record, SmallFile, Tombstone, Verdict};
+use stoa_store::{Objection, Record, SmallFile, Tombstone, Verdict};
 
 use crate::lock::lock;
 use crate::unavailable::Unavailable;
@@ -37,6 +37,12 @@ const LISTS: usize = 10_000;
 
 /// The time after a failed request without another request for stored versions.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// The time after which the content of a version is read again that could not be read.
+const UNREADABLE: Duration = Duration::from_secs(60);
+
+/// Time limit for a list of versions. Answers are sent without it.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The value of `Retry-After` in an outage.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -80,7 +86,7 @@ pub struct Tier {
     /// How often the server has learned of removals.
     removals: AtomicU64,
     /// Versions whose content in the bucket could not be read. They are downloaded again.
-    unreadable: Cache<ModuleVersion, ()>,
+    unreadable: Cache<ModuleVersion, Instant>,
     lists: Cache<ModulePath, (Instant, Arc<ListedThere>)>,
     /// The keys of zips to which clients are redirected.
     zips: Cache<ModuleVersion, Arc<str>>,
@@ -93,8 +99,7 @@ struct State {
     outage: Option<(Instant, String)>,
     /// The reason why the bucket is not this server's any more.
     left: Option<String>,
-    /// The days whose uses are recorded in the bucket, with their numbers of versions.
-    recorded: Vec<(Day, usize)>,
+    recorded: uses::Recorded,
 }
 
 /// A moment between two removals that the server has learned of.
@@ -119,8 +124,8 @@ pub(crate) enum Standing {
     Same,
     /// The bucket has never had it.
     Unknown,
-    /// It was removed from the bucket, for good if there is a tombstone.
-    Removed(Option<Tombstone>),
+    /// It was removed from the bucket.
+    Removed,
     /// The bucket has another one.
     Differs(H1),
 }
@@ -265,9 +270,7 @@ impl Tier {
         Ok(match held.map(Box::new) {
             None => InBucket::Unknown,
             Some(held) if held.document.record.tombstone.is_some() => InBucket::Known(held),
-            Some(held)
-                if held.document.present_content().is_some() && self.unreadable.get(version).is_none() =>
-            {
+            Some(held) if held.document.present_content().is_some() && !self.is_unreadable(version) => {
                 InBucket::Present(held)
             }
             Some(held) => InBucket::Known(held),
@@ -276,6 +279,9 @@ impl Tier {
 
     /// Returns the info or the mod of a version. `None` if the bucket does not have it, or in an outage.
     pub(crate) async fn small(&self, version: &ModuleVersion, file: SmallFile) -> Option<Bytes> {
+        if self.is_paused() {
+            return None;
+        }
         let held = match self.look(version).await.ok()? {
             InBucket::Present(held) => held,
             InBucket::Known(_) | InBucket::Unknown => return None,
@@ -306,7 +312,7 @@ impl Tier {
         };
         let read = self.note(read.await).map_err(|error| self.unavailable(version, &error))?;
         let Some((info, modfile)) = read else {
-            self.unreadable.insert(version.clone(), ());
+            self.unreadable.insert(version.clone(), Instant::now());
             return Ok(None);
         };
         let (versions, zip) = (self.versions.clone(), content.zip.clone());
@@ -332,7 +338,12 @@ impl Tier {
     /// Notes that the content of a version could not be read. It is downloaded from an upstream, and must be the same.
     pub(crate) fn note_unreadable(&self, version: &ModuleVersion, reason: &dyn std::fmt::Display) {
         log::warn!(version:%, bucket = self.url(), reason:%; "cannot read a version in the bucket, downloading it again");
-        self.unreadable.insert(version.clone(), ());
+        self.unreadable.insert(version.clone(), Instant::now());
+    }
+
+    /// Returns whether the content of a version could not be read a moment ago.
+    fn is_unreadable(&self, version: &ModuleVersion) -> bool {
+        self.unreadable.get(version).is_some_and(|since| since.elapsed() < UNREADABLE)
     }
 
     /// Moves a version whose content is corrupt to the quarantine of the bucket.
@@ -366,11 +377,11 @@ impl Tier {
         let seen = self.moment();
         let Ok(held) = self.note(self.versions.manifest(version).await) else { return Standing::Same };
         let Some(held) = held else { return Standing::Unknown };
-        if let Some(tombstone) = &held.document.record.tombstone {
-            return Standing::Removed(Some(local_tombstone(tombstone)));
+        if held.document.record.tombstone.is_some() {
+            return Standing::Removed;
         }
         match (held.document.present_content(), seal) {
-            (None, _) => Standing::Removed(None),
+            (None, _) => Standing::Removed,
             (Some(_), Some(seal)) if held.document.seal().is_some_and(|theirs| theirs != seal) => {
                 Standing::Differs(seal.clone())
             }
@@ -429,18 +440,30 @@ impl Tier {
 
     /// Returns the versions of a module in the bucket. Remembers the answer for a while.
     pub(crate) async fn list(&self, module: &ModulePath) -> Result<Arc<ListedThere>, BucketError> {
-        if let Some((at, versions)) = self.lists.get(module)
+        let remembered = self.lists.get(module);
+        if let Some((at, versions)) = &remembered
             && at.elapsed() < self.options.list_ttl
         {
-            return Ok(versions);
+            return Ok(Arc::clone(versions));
         }
-        if self.is_paused() {
-            let reason = self.outage().unwrap_or_default();
-            return Err(BucketError::new(Trouble::Unreachable, "list", self.url(), reason));
+        let unreachable = |reason| BucketError::new(Trouble::Unreachable, "list", self.url(), reason);
+        let listed = match self.is_paused() {
+            true => Err(unreachable(self.outage().unwrap_or_default())),
+            false => match tokio::time::timeout(LIST_LIMIT, self.versions.list(module)).await {
+                Ok(listed) => self.note(listed),
+                Err(_) => self.note(Err(unreachable(format!("no answer within {} s", LIST_LIMIT.as_secs())))),
+            },
+        };
+        match (listed, remembered) {
+            (Ok(versions), _) => {
+                let versions = Arc::new(versions);
+                self.lists.insert(module.clone(), (Instant::now(), Arc::clone(&versions)));
+                Ok(versions)
+            }
+            // An old list is better than none.
+            (Err(_), Some((_, versions))) => Ok(versions),
+            (Err(error), None) => Err(error),
         }
-        let versions = Arc::new(self.note(self.versions.list(module).await)?);
-        self.lists.insert(module.clone(), (Instant::now(), Arc::clone(&versions)));
-        Ok(versions)
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use stoa_bucket::{Gone, Held, Removals};
 use stoa_gomod::ModuleVersion;
-use stoa_store::{SmallFile, Store, StoreError, Tombstone};
+use stoa_store::{SmallFile, Store, StoreError};
 use tokio::sync::mpsc;
 
 use super::publish::{Downloaded, PublishedInBucket};
@@ -26,8 +27,11 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 /// Number of looks from one object that shows that the server is running to the next.
 const LOOKS_PER_SIGN: u32 = 2;
 
-/// Number of looks from one measurement of the store to the next.
-const LOOKS_PER_EVICTION: u32 = 20;
+/// The pause between two measurements of the store.
+const EVICT_EVERY: Duration = Duration::from_secs(600);
+
+/// Number of versions that are compared at the same time after removals.
+const COMPARED_AT_ONCE: usize = 16;
 
 /// Number of looks from one record of uses to the next.
 const LOOKS_PER_RECORD: u32 = 120;
@@ -59,13 +63,18 @@ impl Tier {
             }
             gone = self.apply_removals(&store, gone, is_first).await;
             is_first = false;
-            if look % LOOKS_PER_EVICTION == 1
-                && !store.is_read_only()
-                && let Err(error) = self.evict(&store).await
-            {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Keeps the size of the store below its limit, until the task is aborted. A task of its own, since it may take long.
+    pub(crate) async fn keep_small(self: Arc<Self>, store: Arc<Store>) {
+        tokio::time::sleep(LOOK_EVERY).await;
+        loop {
+            if let Err(error) = self.evict(&store).await {
                 log::warn!(reason:% = error; "cannot reduce the store to its maximum size");
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(EVICT_EVERY).await;
         }
     }
 
@@ -73,6 +82,8 @@ impl Tier {
     pub(crate) async fn leave(&self, store: &Arc<Store>) {
         let Some(sign) = self.sign.as_ref().filter(|_| self.outage().is_none()) else { return };
         let leave = async {
+            // A server writes nothing to a bucket that was taken to another layout.
+            self.versions.check_state().await?;
             self.record_uses(store).await;
             self.versions.bucket().delete(sign).await
         };
@@ -111,14 +122,17 @@ impl Tier {
         }
         match now.document.since(before.map_or(0, |before| before.document.next)) {
             Removals::Some(versions) => {
-                for version in versions {
-                    self.known.remove(&version);
-                    self.zips.remove(&version);
+                for version in &versions {
+                    self.known.remove(version);
+                    self.zips.remove(version);
                     self.lists.remove(version.path());
+                }
+                let compare = async |version: ModuleVersion| {
                     if let Err(error) = self.check_stored(store, &version).await {
                         log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
                     }
-                }
+                };
+                stream::iter(versions).for_each_concurrent(COMPARED_AT_ONCE, compare).await;
             }
             Removals::TooMany => {
                 self.known.clear();
@@ -148,7 +162,7 @@ impl Tier {
         };
         let seen = self.moment();
         let standing = self.compare(version, zip.seal.as_ref()).await;
-        let (tombstone, reason) = match standing {
+        let reason = match standing {
             Standing::Same => return Ok(true),
             // Until the version is in the list of removals.
             Standing::Unknown if store.is_read_only() => {
@@ -159,24 +173,24 @@ impl Tier {
                 let published = self.publish_stored(store, version).await;
                 match published {
                     Ok(Some(PublishedInBucket::Same)) => return Ok(true),
-                    Ok(Some(PublishedInBucket::Other)) => (None, "the bucket has other content"),
-                    Ok(None) => (None, "its stored copy is corrupt"),
+                    Ok(Some(PublishedInBucket::Other)) => "the bucket has other content",
+                    Ok(None) => "its stored copy is corrupt",
                     Ok(Some(PublishedInBucket::Removed)) => {
-                        (None, "it was removed from the bucket, or is in quarantine")
+                        "it was removed from the bucket, or is in quarantine"
                     }
                     // It is served as long as the bucket cannot be asked.
                     Err(Unavailable::Limited { .. }) => return Ok(true),
                     Err(error) => return Err(error),
                 }
             }
-            Standing::Removed(tombstone) => (tombstone, "it was removed from the bucket"),
-            Standing::Differs(_) => (None, "the bucket has other content"),
+            Standing::Removed => "it was removed from the bucket",
+            Standing::Differs(_) => "the bucket has other content",
         };
         if store.is_read_only() {
             return Err(Unavailable::Gone(format!("cannot serve {version}: {reason}").into()));
         }
         log::info!(version:%, reason, bucket = self.url(); "removing a stored version");
-        self.remove_stored(store, version, tombstone).await?;
+        self.remove_stored(store, version).await?;
         Ok(false)
     }
 
@@ -184,10 +198,8 @@ impl Tier {
     async fn check_pair(&self, store: &Arc<Store>, version: &ModuleVersion) -> Result<(), Unavailable> {
         let seen = self.moment();
         match self.compare(version, None).await {
-            Standing::Removed(tombstone) if !store.is_read_only() => {
-                self.remove_stored(store, version, tombstone).await
-            }
-            Standing::Removed(_) => Ok(()),
+            Standing::Removed if !store.is_read_only() => self.remove_stored(store, version).await,
+            Standing::Removed => Ok(()),
             // Until the version is in the list of removals.
             Standing::Unknown => {
                 self.know(version, seen);
@@ -197,21 +209,13 @@ impl Tier {
         }
     }
 
-    /// Removes a version and its cached info and mod from the store.
-    async fn remove_stored(
-        &self,
-        store: &Arc<Store>,
-        version: &ModuleVersion,
-        tombstone: Option<Tombstone>,
-    ) -> Result<(), Unavailable> {
+    /// Removes a version and its cached info and mod from the store. The tombstone stays in the bucket, which is asked
+    /// before any upstream, so that it can be lifted there.
+    async fn remove_stored(&self, store: &Arc<Store>, version: &ModuleVersion) -> Result<(), Unavailable> {
         let named = version.clone();
         let remove = move |store: &Store| {
             let claim = store.claim(&named)?;
-            match tombstone {
-                Some(tombstone) => store.remove(&claim, Some(tombstone))?,
-                None => store.remove_unrecorded(&claim)?,
-            };
-            Ok(())
+            store.remove_unrecorded(&claim).map(drop)
         };
         blocking(store, version, remove).await
     }

@@ -139,7 +139,9 @@ impl Fetch {
     ) -> Result<End, Failed> {
         let began = Instant::now();
         let Claimed { claim, record, has_pair } = claimed;
-        let known = if has_pair { self.known_smalls(record.as_ref()).await? } else { None };
+        // A version in the bucket has its own info and mod. The cached ones may be of a tag that was moved since.
+        let uses_pair = has_pair && shared.is_none_or(|shared| !shared.is_read);
+        let known = if uses_pair { self.known_smalls(record.as_ref()).await? } else { None };
         let given = self.expected.both();
         let verification =
             Verification::start(&self.means.sumdb, &self.version, &self.rule, (record, given), &self.via);

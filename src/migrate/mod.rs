@@ -100,7 +100,11 @@ fn dispatch(
             let store = status::of_any(&root, layouts, &settings).and_then(|status| reporter.finish(&status));
             if !local && let Some(bucket) = settings.bucket(None)? {
                 // Also if the store of this machine cannot be read.
-                bucket::status(buckets, &bucket, store.is_ok(), reporter)?;
+                let shown = bucket::status(buckets, &bucket, store.is_ok(), reporter);
+                if let (Err(error), Err(_)) = (&store, &shown) {
+                    reporter.error(error);
+                }
+                shown?;
             }
             store?;
         }

@@ -102,6 +102,7 @@ impl Proxy {
             let arrival = waiter.small(file).await;
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
+                    self.note_use_of_bucket(permit.version());
                     let digest = Sha256::digest(&bytes).into();
                     let mut response = small_answer(client, file, bytes, &digest, None);
                     // The rest of the version may still turn out to be corrupt.
@@ -125,6 +126,7 @@ impl Proxy {
         pair: CachedPair,
         file: SmallFile,
     ) -> Response {
+        self.note_use_of_bucket(version);
         let length = pair.mod_range.end - pair.mod_range.start;
         let mut response = match file {
             SmallFile::Info => {
@@ -151,6 +153,13 @@ impl Proxy {
         // The zip may still turn out not to belong to it.
         response.headers_mut().insert(CACHE_CONTROL, MINUTE);
         response
+    }
+
+    /// Records the use of a version that may not be stored. The publication of a version in the bucket may be long ago.
+    fn note_use_of_bucket(&self, version: &ModuleVersion) {
+        if self.services.tier.is_some() {
+            self.upkeep.last_use.note(version);
+        }
     }
 
     /// Returns whether the client may get a zip directly from the bucket.
@@ -356,6 +365,7 @@ impl Proxy {
             }
             match waiter.zip().await {
                 Ok(Arrival::Early(transfer)) => {
+                    self.note_use_of_bucket(version);
                     let body = Body::transfer(transfer, &self.buffers);
                     let caching = self.know_caching(permit).await;
                     return answer::module(StatusCode::OK, ZIP, caching, body);

@@ -261,10 +261,13 @@ fn a_forbidden_version_is_gone_for_every_server() {
         assert_eq!(status, 410, "{}", String::from_utf8_lossy(&text));
         assert!(String::from_utf8_lossy(&text).contains("bad"));
         assert_eq!(server.get("/example.com/m/@v/list").1, b"");
+        assert_eq!(server.get("/example.com/m/@latest").0, 410);
     }
     remove(&gcs, &["--lift", "example.com/m@v1.0.0"]);
-    let server = serve(&gcs, other.path(), Some(upstream.url()));
-    assert_eq!(server.get(&module.path("zip")), (200, module.zip));
+    for store in [dir.path(), other.path()] {
+        let server = serve(&gcs, store, Some(upstream.url()));
+        assert_eq!(server.get(&module.path("zip")), (200, module.zip.clone()));
+    }
 }
 
 fn a_removal_covers_cached_infos_and_mods() {

@@ -97,7 +97,8 @@ pub(super) fn stoa(bucket: &TestBucket, environment: Environment, arguments: &[&
 /// Runs a program that a fault may stop.
 pub(super) fn disturbed(proxy: &FaultProxy, command: &mut Command) {
     let mut child = proxy.spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
-    child.wait().unwrap();
+    let status = child.wait().unwrap();
+    assert_ne!(status.code(), Some(101), "it has panicked");
 }
 
 #[track_caller]

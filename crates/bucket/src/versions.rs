@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use stoa_gomod::{H1, ModulePath, ModuleVersion, Version, h1};
 use stoa_layout::clock;
@@ -27,6 +28,9 @@ use crate::{
 
 /// The time between the upload of a content and its manifest after which a publication is given up. The sweep removes
 /// contents that no manifest names only after a day.
+/// Number of manifests that a list reads at the same time.
+const NOTED_AT_ONCE: usize = 32;
+
 const MAX_PUBLISH: Duration = Duration::from_secs(3600);
 
 /// How often a change is tried again after another process was first.
@@ -677,15 +681,22 @@ impl Versions {
         let removed: std::collections::HashSet<&str> =
             removed.entries.iter().filter_map(|entry| entry.key.rsplit('/').next()).collect();
         let mut found = ListedThere::default();
+        let mut noted = Vec::new();
         for entry in &listed.entries {
             let Some(version) = self.keys.version_of_manifest(&entry.key) else { continue };
             let version = version.version().clone();
-            if !removed.contains(version.as_str()) {
-                found.present.push(version);
-                continue;
+            match removed.contains(version.as_str()) {
+                true => noted.push((version, entry.key.clone())),
+                false => found.present.push(version),
             }
-            let manifest = self.bucket.document::<Manifest>(&entry.key).await?;
-            match manifest.map(|held| held.document) {
+        }
+        let read = stream::iter(noted).map(async |(version, key)| {
+            let manifest = self.bucket.document::<Manifest>(&key).await?;
+            Ok::<_, BucketError>((version, manifest.map(|held| held.document)))
+        });
+        let mut read = std::pin::pin!(read.buffered(NOTED_AT_ONCE));
+        while let Some((version, manifest)) = read.try_next().await? {
+            match manifest {
                 Some(manifest) if manifest.record.tombstone.is_some() => found.forbidden.push(version),
                 Some(manifest) if manifest.state == Presence::Present => found.present.push(version),
                 _ => {}
@@ -709,19 +720,26 @@ impl Versions {
         at_once: usize,
         mut each: impl AsyncFnMut(Held<Manifest>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let listed = self.bucket.list(&self.keys.manifests(), None)?;
-        let this = self.clone();
-        let manifests = listed.map(move |entry| {
-            let this = this.clone();
-            async move { this.bucket.document::<Manifest>(&entry?.key).await }
-        });
-        let mut manifests = std::pin::pin!(manifests.buffered(at_once.max(1)));
+        let mut manifests = self.manifests(at_once)?;
         while let Some(manifest) = manifests.next().await {
-            if let Some(manifest) = manifest? {
-                each(manifest).await?;
-            }
+            each(manifest?).await?;
         }
         Ok(())
+    }
+
+    /// Returns the manifests of all versions likewise, one by one. Others follow an error of one manifest.
+    pub fn manifests(
+        &self,
+        at_once: usize,
+    ) -> Result<BoxStream<'static, Result<Held<Manifest>, BucketError>>, BucketError> {
+        let listed = self.bucket.list(&self.keys.manifests(), None)?;
+        let bucket = self.bucket.clone();
+        let manifests = listed.map(move |entry| {
+            let bucket = bucket.clone();
+            async move { bucket.document::<Manifest>(&entry?.key).await }
+        });
+        let manifests = manifests.buffered(at_once.max(1));
+        Ok(manifests.filter_map(|manifest| std::future::ready(manifest.transpose())).boxed())
     }
 }
 

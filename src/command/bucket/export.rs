@@ -162,8 +162,10 @@ impl Published<'_> {
     }
 
     fn corrupt(&self, reason: &str) -> String {
-        let version = &self.manifest.version;
-        format!("{reason}; it is not exported, and `stoa verify {version} --again` moves it to quarantine")
+        let (version, bucket) = (&self.manifest.version, self.source.bucket);
+        format!(
+            "{reason}; it is not exported, and `stoa verify --bucket {bucket} {version} --again` moves it to quarantine"
+        )
     }
 }
 

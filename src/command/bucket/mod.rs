@@ -71,8 +71,15 @@ impl Context<'_> {
         Ok(settings)
     }
 
-    /// Opens the bucket that the command works on. `None` if it works on the store of this machine.
+    /// Opens the bucket that the command works on. `None` if it works on the store of this machine: a store on the command
+    /// line is meant, whatever the configuration says.
     pub(crate) fn bucket(&self, on: &OnBucket) -> Result<Option<OpenBucket>, CommandError> {
+        if self.global.common.store.is_some() {
+            if on.bucket.is_some() {
+                return Err(CommandError::new(Exit::USAGE, "--store cannot be used with --bucket"));
+            }
+            return Ok(None);
+        }
         let Some(settings) = self.bucket_settings(on)? else { return Ok(None) };
         let runtime = runtime().map_err(CommandError::no_threads)?;
         let bucket = Bucket::connect(&settings.url, &settings.options)?;

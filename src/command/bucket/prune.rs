@@ -1,15 +1,15 @@
 //! `stoa prune` on a bucket: the least recently used versions, or unreferenced objects.
 
 use std::fmt::{self, Display};
-use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_bucket::{
-    BucketError, BucketMarker, Held, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, MIN_AGE, Manifest, Sweep,
-    Swept, Trouble, UsesThere, VersionContent,
+    BucketMarker, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, MIN_AGE, Sweep, Swept, Trouble, UsesThere,
+    VersionContent,
 };
 use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, Exit};
@@ -177,18 +177,6 @@ pub(in crate::command) struct BucketContents<'a> {
     today: Day,
 }
 
-/// The end of a walk.
-enum Stop {
-    Early,
-    Failed(CommandError),
-}
-
-impl From<BucketError> for Stop {
-    fn from(error: BucketError) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 /// Uses before so many days are deleted.
 const KEPT_DAYS: i64 = 1000;
 
@@ -218,28 +206,35 @@ impl Contents for BucketContents<'_> {
     fn each(
         &self,
         cancel: &Cancel,
-        _: &dyn Fn(CommandError),
+        unreadable: &dyn Fn(CommandError),
         found: &mut Found<'_>,
     ) -> Result<u64, CommandError> {
-        let visit = async |held: Held<Manifest>| {
-            cancel.check().map_err(|cancelled| Stop::Failed(cancelled.into()))?;
-            let manifest = held.document;
-            let Some(content) = manifest.present_content() else { return Ok(()) };
+        let mut manifests = self.bucket.versions.manifests(AT_ONCE)?;
+        // `found` may remove a version itself, and wait for the bucket. So it is called outside of the runtime.
+        let mut skipped = 0;
+        while let Some(read) = self.bucket.wait(manifests.next()) {
+            cancel.check()?;
+            let manifest = match read {
+                Ok(held) => held.document,
+                Err(error) if error.trouble == Trouble::Damaged => {
+                    unreadable(CommandError::new(error.exit(), format!("skipped a version: {error}")));
+                    skipped += 1;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let Some(content) = manifest.present_content() else { continue };
             // A time that nobody can read is one of today.
             let published = OffsetDateTime::parse(&manifest.published_at, &Rfc3339).ok();
             let published = published.map_or(self.today, |time| Day::of(time.into()));
             let recorded = self.recorded(&manifest.version).unwrap_or(published);
             let last_use = recorded.max(published).max(self.began()).min(self.today);
             let age = (last_use, published.min(last_use));
-            match found(manifest.version.clone(), content.bytes(), age) {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(()) => Err(Stop::Early),
+            if found(manifest.version.clone(), content.bytes(), age).is_break() {
+                break;
             }
-        };
-        match self.bucket.wait(self.bucket.versions.each(AT_ONCE, visit)) {
-            Ok(()) | Err(Stop::Early) => Ok(0),
-            Err(Stop::Failed(error)) => Err(error),
         }
+        Ok(skipped)
     }
 
     fn sweep(&mut self) {
@@ -256,9 +251,12 @@ impl Remover for OpenBucket {
     }
 
     fn remove(&self, version: &ModuleVersion, keeps_hashes: bool) -> Result<Option<u64>, Unremovable> {
-        match self.remove_version(version, None, keeps_hashes) {
-            Ok(had) => Ok(had.as_ref().map(VersionContent::bytes)),
-            Err(error) => Err(Unremovable::All(error)),
-        }
+        let removed = self.wait(self.remove_from_bucket(version, None, keeps_hashes));
+        removed.map(|had| had.as_ref().map(VersionContent::bytes)).map_err(|error| match error.trouble {
+            Trouble::Damaged | Trouble::Contended => {
+                Unremovable::One(CommandError::new(error.exit(), format!("cannot remove {version}: {error}")))
+            }
+            _ => Unremovable::All(error.into()),
+        })
     }
 }

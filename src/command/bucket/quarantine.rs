@@ -72,7 +72,7 @@ impl OpenBucket {
             ExaminedThere::Whole(h1) => h1,
             ExaminedThere::Corrupt(reason) => {
                 let help = format!(
-                    "delete this copy with `stoa quarantine purge {id}`, Stoa downloads the version again on the next request"
+                    "delete this copy with `stoa quarantine purge --bucket {self} {id}`, Stoa downloads the version again on the next request"
                 );
                 let message = format!("cannot restore {version}: it is still corrupt: {reason}");
                 return report(Exit::FAILED, message, Some(help));
@@ -91,7 +91,7 @@ impl OpenBucket {
                 let reason = tombstone.reason.as_deref().map_or_else(String::new, |text| format!(": {text}"));
                 let message =
                     format!("cannot restore {version}: it is forbidden since {}{reason}", tombstone.at);
-                let help = format!("allow it with `stoa remove --lift {version}`");
+                let help = format!("allow it with `stoa remove --bucket {self} --lift {version}`");
                 return report(Exit::FAILED, message, Some(help));
             }
             if let Some(recorded) = now.record.h1.as_ref().filter(|recorded| **recorded != h1) {
@@ -106,7 +106,7 @@ impl OpenBucket {
             return Ok(None);
         }
         let message = format!("cannot restore {version}: the bucket has another copy");
-        let help = format!("remove that copy first with `stoa remove {version}`");
+        let help = format!("remove that copy first with `stoa remove --bucket {self} {version}`");
         report(Exit::CANT_CREATE, message, Some(help))
     }
 

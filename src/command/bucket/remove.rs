@@ -2,7 +2,7 @@
 //!
 //! Servers notice a removal within a minute: they read the list of removals every 30 seconds.
 
-use stoa_bucket::{Manifest, Presence, Tombstone, VersionContent};
+use stoa_bucket::{BucketError, Manifest, Presence, Tombstone, VersionContent};
 use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
 
 use super::OpenBucket;
@@ -32,19 +32,27 @@ impl OpenBucket {
     }
 
     /// Removes a version, and the objects that only it has named.
-    pub(super) fn remove_version(
+    fn remove_version(
         &self,
         version: &ModuleVersion,
         tombstone: Option<Tombstone>,
         keeps_hashes: bool,
     ) -> Result<Option<VersionContent>, CommandError> {
-        self.wait(async {
-            let had = self.versions.remove(version, tombstone, keeps_hashes).await?;
-            if let Some(content) = &had {
-                self.versions.delete_content(content).await?;
-            }
-            Ok(had)
-        })
+        Ok(self.wait(self.remove_from_bucket(version, tombstone, keeps_hashes))?)
+    }
+
+    /// Removes a version likewise.
+    pub(super) async fn remove_from_bucket(
+        &self,
+        version: &ModuleVersion,
+        tombstone: Option<Tombstone>,
+        keeps_hashes: bool,
+    ) -> Result<Option<VersionContent>, BucketError> {
+        let had = self.versions.remove(version, tombstone, keeps_hashes).await?;
+        if let Some(content) = &had {
+            self.versions.delete_content(content).await?;
+        }
+        Ok(had)
     }
 }
 

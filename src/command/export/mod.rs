@@ -103,7 +103,8 @@ impl Export {
         threads: usize,
         context: &Context<'_>,
     ) -> Result<ExportDone, CommandError> {
-        check_places(None, &self.to)?;
+        // The files of an export must not be in a store of this machine.
+        check_places(context.root().ok().as_deref(), &self.to)?;
         let cancel = cancel_on_signals(&context.reporter, false)?;
         let source = bucket.exported(context.reporter.progress().meter());
         let work = Work { source: &source, name: bucket.to_string(), threads, cancel: &cancel };
@@ -112,15 +113,22 @@ impl Export {
             if confirmed.is_empty() {
                 return Ok(());
             }
-            let root = context.root()?;
-            if context.gate(&root, &NO_MIGRATOR).pass().is_err() {
-                context.reporter.remark(
-                    "the answers of the checksum database are not exported: they are in the cache of a store, and there \
-                     is no current store on this machine",
-                );
-                return Ok(());
+            // The export of the bucket is complete without it. An old store is not upgraded for it.
+            let is_current =
+                context.root().is_ok_and(|root| context.gate(&root, &NO_MIGRATOR).pass().is_ok());
+            match is_current.then(|| context.open()) {
+                Some(Ok(store)) => {
+                    proofs::export(context, &Arc::new(store), &confirmed, tree, &cancel, report)
+                }
+                not_open => {
+                    let error = not_open.and_then(Result::err).and_then(|error| error.message);
+                    context.reporter.warning(format_args!(
+                        "the answers of the checksum database are not exported: they are in the cache of a store, and {}",
+                        error.as_deref().unwrap_or("there is no current store on this machine")
+                    ));
+                    Ok(())
+                }
             }
-            proofs::export(context, &Arc::new(context.open()?), &confirmed, tree, &cancel, report)
         })
     }
 }

@@ -362,9 +362,9 @@ impl LastUses<'_> {
         self.notes.as_ref().map_or(Ok(None), |notes| notes.day(version))
     }
 
-    /// Returns the versions (`MODULE@VERSION`) whose last recorded use is on a day.
-    pub fn used_on(&self, day: Day) -> Result<Vec<String>, LastUseError> {
-        self.notes.as_ref().map_or(Ok(Vec::new()), |notes| notes.used_on(day))
+    /// Returns the versions (`MODULE@VERSION`) whose last recorded use is on a day. `None` if there is no usage data.
+    pub fn used_on(&self, day: Day) -> Result<Option<Vec<String>>, LastUseError> {
+        self.notes.as_ref().map(|notes| notes.used_on(day)).transpose()
     }
 
     /// Removes the usage data of versions that are no longer in the store, and returns their number.
