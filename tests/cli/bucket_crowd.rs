@@ -67,7 +67,7 @@ fn fifty_processes_replace_one_that_was_suspended_and_it_changes_nothing_afterwa
     let output = holder.wait_with_output().unwrap();
     let text = transcript(&output);
     assert!(
-        output.status.code() == Some(75) && text.contains("cannot continue the migration of gs://"),
+        output.status.code() == Some(75) && text.contains("cannot keep the lease of gs://"),
         "{text}"
     );
     assert_eq!(objects(&gcs), before);
