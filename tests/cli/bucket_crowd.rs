@@ -66,10 +66,7 @@ fn fifty_processes_replace_one_that_was_suspended_and_it_changes_nothing_afterwa
     kill(pid(&holder), Signal::SIGCONT).unwrap();
     let output = holder.wait_with_output().unwrap();
     let text = transcript(&output);
-    assert!(
-        output.status.code() == Some(75) && text.contains("cannot keep the lease of gs://"),
-        "{text}"
-    );
+    assert!(output.status.code() == Some(75) && text.contains("cannot keep the lease of gs://"), "{text}");
     assert_eq!(objects(&gcs), before);
     let state = gcs.text("go/~stoa/state");
     assert!(state.contains("layout.b1") && !state.contains("[lease]"), "{state}");
