@@ -38,7 +38,11 @@ const STORED: usize = 1_000;
 fn main() {
     testkit::set(testkit::built!());
     let asked = Asked::of_process();
-    if let Some(reason) = Service::S3.needs_here()().or_else(|| testkit::missing_tool("wrk", &["-v"])) {
+    let no_wrk = || {
+        let shown = Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        shown.err().map(|error| format!("wrk cannot be run ({error})"))
+    };
+    if let Some(reason) = Service::S3.needs_here()().or_else(no_wrk) {
         println!("{reason}: nothing is measured");
         return;
     }
