@@ -50,9 +50,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// How long a URL is valid to which clients are redirected.
 const REDIRECT_VALID: Duration = Duration::from_secs(15 * 60);
 
-/// More than the maximum size of an info or a go.mod.
-const MAX_SMALL: u64 = (16 << 20) + 1;
-
 /// The settings of a server for its bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct TierOptions {
@@ -291,7 +288,7 @@ impl Tier {
             SmallFile::Info => &content.info,
             SmallFile::Mod => &content.modfile,
         };
-        self.note(self.versions.small(small, MAX_SMALL).await).ok()?
+        self.note(self.versions.small(small).await).ok()?
     }
 
     /// Returns whether the bucket has a version. False in an outage.
@@ -306,8 +303,8 @@ impl Tier {
         content: &VersionContent,
     ) -> Result<Option<GivenFiles>, Unavailable> {
         let read = async {
-            let info = self.versions.small(&content.info, MAX_SMALL).await?;
-            let modfile = self.versions.small(&content.modfile, MAX_SMALL).await?;
+            let info = self.versions.small(&content.info).await?;
+            let modfile = self.versions.small(&content.modfile).await?;
             Ok(info.zip(modfile))
         };
         let read = self.note(read.await).map_err(|error| self.unavailable(version, &error))?;

@@ -14,9 +14,6 @@ use stoa_gomod::ModuleVersion;
 use stoa_layout::events::Event;
 use stoa_layout::{Exit, Leftover};
 
-/// More than the maximum size of an info or a go.mod.
-const MAX_SMALL: u64 = (16 << 20) + 1;
-
 /// Fails while servers use the bucket, and if Athens would serve a version that is in quarantine. The first check is a
 /// courtesy: a server that goes on learns by its next write that the bucket was downgraded.
 pub(super) async fn prepare(
@@ -164,7 +161,7 @@ async fn copy(
     }
     for (file, small) in [(AthensFile::Mod, &content.modfile), (AthensFile::Info, &content.info)] {
         let key = file.key(version);
-        let Some(bytes) = versions.small(small, MAX_SMALL).await? else {
+        let Some(bytes) = versions.small(small).await? else {
             let message = format!(
                 "cannot copy {version}: the object of its info or mod is missing, nothing was deleted\n\
                  help: undo the downgrade with `stoa-migrate --bucket {}`, start a server, request the version, and \
