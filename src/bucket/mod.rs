@@ -4,6 +4,7 @@
 //! the bucket before any upstream, and a downloaded version is published there before it is published in the store.
 //! Nothing is written to the bucket in an outage: the store serves what it has, and other requests fail.
 
+mod catalog;
 mod evict;
 mod publish;
 mod uses;
@@ -87,6 +88,7 @@ pub struct Tier {
     lists: Cache<ModulePath, (Instant, Arc<ListedThere>)>,
     /// The keys of zips to which clients are redirected.
     zips: Cache<ModuleVersion, Arc<str>>,
+    catalog: catalog::Catalog,
     state: Mutex<State>,
 }
 
@@ -145,6 +147,7 @@ impl Tier {
             unreadable: Cache::new(KNOWN),
             lists: Cache::new(LISTS),
             zips: Cache::new(KNOWN),
+            catalog: catalog::Catalog::default(),
             state: Mutex::default(),
         }
     }
@@ -353,6 +356,7 @@ impl Tier {
         self.check(version)?;
         log::error!(version:%, bucket = self.url(), reason; "a version in the bucket is corrupt, moving it to quarantine");
         let moved = self.versions.quarantine(version, Some(&content.zip.key), reason).await;
+        self.forget_in_index(std::slice::from_ref(version)).await;
         self.note(moved).map(drop).map_err(|error| self.unavailable(version, &error))
     }
 

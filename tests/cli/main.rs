@@ -17,6 +17,7 @@ mod bucket_carry;
 mod bucket_commands;
 mod bucket_crowd;
 mod bucket_faults;
+mod bucket_index;
 mod bucket_meanwhile;
 mod bucket_serve;
 mod bucket_servers;
@@ -80,6 +81,7 @@ fn main() {
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_faults", bucket_faults::cases()),
+        ("bucket_index", bucket_index::cases()),
         ("bucket_meanwhile", bucket_meanwhile::cases()),
         ("bucket_serve", bucket_serve::cases()),
         ("bucket_servers", bucket_servers::cases()),
