@@ -93,4 +93,4 @@ pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
 pub use sweep::{MIN_AGE, Sweep, Swept};
 pub use unnameable::Unnameable;
 pub use uses::UsesThere;
-pub use versions::{ListedThere, NewVersion, PublishedThere, QuarantinedThere, Versions};
+pub use versions::{ListedThere, ManifestBlocks, NewVersion, PublishedThere, QuarantinedThere, Versions};
