@@ -16,9 +16,6 @@ use crate::upstream::{ByteStream, GivenFiles, OpenZip};
 /// The time after which the content of a version is read again that could not be read.
 const UNREADABLE: Duration = Duration::from_secs(60);
 
-/// More than the maximum size of an info or a go.mod.
-pub(super) const MAX_SMALL: u64 = (16 << 20) + 1;
-
 /// A version in the bucket.
 #[derive(Debug)]
 pub(crate) enum InBucket {
@@ -82,7 +79,7 @@ impl Tier {
             SmallFile::Info => &content.info,
             SmallFile::Mod => &content.modfile,
         };
-        self.note(self.versions.small(small, MAX_SMALL).await).ok()?
+        self.note(self.versions.small(small).await).ok()?
     }
 
     /// Returns whether the bucket has a version. False in an outage.
@@ -97,8 +94,8 @@ impl Tier {
         content: &VersionContent,
     ) -> Result<Option<GivenFiles>, Unavailable> {
         let read = async {
-            let info = self.versions.small(&content.info, MAX_SMALL).await?;
-            let modfile = self.versions.small(&content.modfile, MAX_SMALL).await?;
+            let info = self.versions.small(&content.info).await?;
+            let modfile = self.versions.small(&content.modfile).await?;
             Ok(info.zip(modfile))
         };
         let read = self.note(read.await).map_err(|error| self.unavailable(version, &error))?;

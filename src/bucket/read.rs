@@ -17,7 +17,7 @@ use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::SmallFile;
 use tokio::sync::Semaphore;
 
-use super::look::{InBucket, MAX_SMALL};
+use super::look::InBucket;
 use super::{KNOWN, Tier, forbidden};
 use crate::tasks::Once;
 use crate::unavailable::Unavailable;
@@ -80,7 +80,7 @@ impl Tier {
             SmallFile::Info => &content.info,
             SmallFile::Mod => &content.modfile,
         };
-        let read = self.note(self.versions.small(small, MAX_SMALL).await);
+        let read = self.note(self.versions.small(small).await);
         let read = read.map_err(|error| self.unavailable(&manifest.version, &error))?;
         if read.is_none() {
             self.note_absent(&manifest.version, "a file is missing or was replaced");

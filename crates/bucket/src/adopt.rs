@@ -14,13 +14,11 @@ use stoa_gomod::{ModuleVersion, info, modfile};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
+use crate::manifest::MAX_SMALL;
 use crate::{
     AthensFile, BucketError, Held, Manifest, Meta, Object, ObjectContent, Origin, Record, SmallContent,
     Swapped, VersionContent, Versions, ZipContent,
 };
-
-/// More than the maximum size of an info or a go.mod.
-const MAX_SMALL: u64 = (16 << 20) + 1;
 
 /// Size of the end of a zip that is read first. It contains the directory of most zips.
 const TAIL: u64 = 64 << 10;

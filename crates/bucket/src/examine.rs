@@ -11,9 +11,6 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{BucketError, Held, Manifest, VersionContent, Versions};
 
-/// More than the maximum size of an info or a go.mod.
-const MAX_SMALL: u64 = (16 << 20) + 1;
-
 /// The result of reading a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExaminedThere {
@@ -52,8 +49,8 @@ impl Versions {
         version: &ModuleVersion,
         content: &VersionContent,
     ) -> Result<ExaminedThere, BucketError> {
-        let Some(info) = self.small(&content.info, MAX_SMALL).await? else { return Ok(ExaminedThere::Gone) };
-        let Some(modfile) = self.small(&content.modfile, MAX_SMALL).await? else {
+        let Some(info) = self.small(&content.info).await? else { return Ok(ExaminedThere::Gone) };
+        let Some(modfile) = self.small(&content.modfile).await? else {
             return Ok(ExaminedThere::Gone);
         };
         if let Err(error) = info::parse_answer(version.path(), version.version().as_str(), &info) {

@@ -14,6 +14,9 @@ use crate::{BucketError, Document, Nonce, Tag, Trouble};
 /// The format that this program writes.
 const FORMAT: u32 = 1;
 
+/// The maximum size of an info or a go.mod in bytes, plus one: a larger file is found to be too large.
+pub(crate) const MAX_SMALL: u64 = (16 << 20) + 1;
+
 /// Larger info and mod files have an object of their own.
 pub(crate) const MAX_INLINE: usize = 256 << 10;
 

@@ -24,9 +24,6 @@ use crate::command::export::source::Source;
 use crate::command::export::tree::{self, GivenFile, GivenVersion, PASSES, Put, Tree};
 use crate::lock::lock;
 
-/// More than the maximum size of an info or a go.mod.
-const MAX_SMALL: u64 = (16 << 20) + 1;
-
 /// The reason why a version is not exported whose objects are gone.
 const GONE: &str = "its content is gone; it is downloaded again on the next request";
 
@@ -57,8 +54,8 @@ impl ExportedBucket<'_> {
             let Some(held) = versions.manifest(version).await? else { return Ok(Read::Absent) };
             let manifest = held.document;
             let Some(content) = manifest.present_content().cloned() else { return Ok(Read::Absent) };
-            let modfile = versions.small(&content.modfile, MAX_SMALL).await?;
-            let info = versions.small(&content.info, MAX_SMALL).await?;
+            let modfile = versions.small(&content.modfile).await?;
+            let info = versions.small(&content.info).await?;
             let Some((modfile, info)) = modfile.zip(info) else { return Ok(Read::Gone) };
             let published = OffsetDateTime::parse(&manifest.published_at, &Rfc3339);
             let modified = published.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
@@ -80,16 +77,7 @@ impl Source for ExportedBucket<'_> {
         &self,
         each: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        let versions = &self.bucket.versions;
-        let mut listed = versions.bucket().list(&versions.keys().manifests(), None)?;
-        // `each` may work on a version itself, and wait for the bucket.
-        while let Some(entry) = self.bucket.wait(listed.try_next())? {
-            let Some(version) = versions.keys().version_of_manifest(&entry.key) else { continue };
-            if each(version).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        self.bucket.each_version(each)
     }
 
     fn put(&self, tree: &Tree, version: &ModuleVersion) -> Result<Put, CommandError> {

@@ -26,9 +26,6 @@ use crate::bucket::{add_to_record, local_tombstone};
 use crate::command::error::CommandError;
 use crate::command::progress::Progress;
 
-/// More than the maximum size of a go.mod.
-const MAX_SMALL: u64 = (16 << 20) + 1;
-
 /// How often a version is tried again after another process has changed it.
 const ATTEMPTS: usize = 10;
 
@@ -149,7 +146,7 @@ impl BucketImport<'_> {
             if !versions.has_content(manifest).await? {
                 return Ok(None);
             }
-            versions.small(&content.modfile, MAX_SMALL).await
+            versions.small(&content.modfile).await
         };
         let Some(own_mod) = self.runtime.block_on(read)? else { return absent(held) };
         let differs = |reason: &str| {
