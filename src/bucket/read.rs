@@ -96,7 +96,7 @@ impl Tier {
         };
         let is_own = content.zip.key.starts_with(&self.versions.keys().contents());
         if content.zip.etag.is_none() && !is_own {
-            self.note_absent(version, "its manifest has no ETag, so its zip may be another one");
+            self.note_absent(version, "its manifest has no ETag, so the zip may have been replaced");
             return Ok(None);
         }
         if let Some(seal) = &content.zip.h1 {
