@@ -3,21 +3,18 @@
 //! A stored file is answered at once on the worker, see [`Proxy::stored_small`] and [`Proxy::stored_zip`]. Other requests
 //! wait for a fill, or for the seal of a stored zip that has none.
 
-use std::ops::Range;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED,
-};
+use hyper::header::{CACHE_CONTROL, HeaderValue};
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{CachedPair, Objection, SmallFile, StoreError, VersionFile, ZipFile};
 
-use super::answer::{self, JSON, MINUTE, Response, TEXT, WEEK, ZIP};
+use super::answer::{self, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
-use super::conditional::{self, Part, Validators};
+use super::conditional::Validators;
+use super::entity::{entity, etag_of, small_answer, zip_etag};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
 use crate::byte_budget::SMALL_BODY;
@@ -246,6 +243,9 @@ impl Proxy {
         if let Err(error) = self.check_record(version).await {
             return Some(forbidden(version, &error));
         }
+        if let Some(response) = self.answer_from_bucket(client, permit, file).await {
+            return Some(response);
+        }
         let rule = permit.rule();
         let waits = !client.is_local && matches!(rule.mode, Mode::Sync | Mode::None);
         if waits || self.is_in_bucket(version).await {
@@ -390,8 +390,7 @@ impl Proxy {
         let version = permit.version();
         self.upkeep.last_use.note(version);
         let (length, modified) = (zip.length, zip.modified);
-        // A seal identifies the files in a zip, but not how they are packed. The length makes the tag strong.
-        let etag = tag(format!("\"{seal}-{length:x}\""));
+        let etag = zip_etag(seal, length);
         let body = |range| Body::zip(version, zip, range, &self.buffers);
         let mut response = entity(client, ZIP, Validators::new(etag, Some(modified)), length, body);
         response.headers_mut().insert(CACHE_CONTROL, caching);
@@ -407,93 +406,13 @@ impl Proxy {
     }
 
     /// Returns how long a stored file may be cached, and reads the record of the version for that if necessary.
-    async fn know_caching(&self, permit: Permit<'_>) -> HeaderValue {
+    pub(super) async fn know_caching(&self, permit: Permit<'_>) -> HeaderValue {
         if let Some(caching) = self.caching(permit) {
             return caching;
         }
         self.services.sumdb.read_verdict(permit.version()).await;
         self.caching(permit).unwrap_or(MINUTE)
     }
-}
-
-fn small_answer(
-    client: Client<'_>,
-    file: SmallFile,
-    bytes: Bytes,
-    digest: &[u8; 32],
-    modified: Option<SystemTime>,
-) -> Response {
-    let content_type = match file {
-        SmallFile::Info => JSON,
-        SmallFile::Mod => TEXT,
-    };
-    let validators = Validators::new(etag_of(digest), modified);
-    entity(client, content_type, validators, bytes.len() as u64, |range| {
-        // The length of bytes in memory fits.
-        let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
-        Body::Whole(bytes.slice(place(range.start)..place(range.end)))
-    })
-}
-
-/// Answers with the whole of a file that never changes, with a part of it, or without it.
-fn entity(
-    client: Client<'_>,
-    content_type: HeaderValue,
-    validators: Validators,
-    length: u64,
-    body: impl FnOnce(Range<u64>) -> Body,
-) -> Response {
-    let part = match conditional::is_conditional(client.headers) {
-        true => conditional::judge(client.headers, client.is_head, &validators, length),
-        false => Part::Whole,
-    };
-    let (status, body, range) = match part {
-        Part::Whole => (StatusCode::OK, body(0..length), None),
-        Part::Range(range) => {
-            let header = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-            (StatusCode::PARTIAL_CONTENT, body(range), Some(header))
-        }
-        Part::NotModified => (StatusCode::NOT_MODIFIED, Body::Empty, None),
-        Part::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, Body::Empty, None),
-        Part::Unsatisfiable => {
-            (StatusCode::RANGE_NOT_SATISFIABLE, Body::Empty, Some(format!("bytes */{length}")))
-        }
-    };
-    let mut response = answer::module(status, content_type, WEEK, body);
-    let headers = response.headers_mut();
-    if status == StatusCode::NOT_MODIFIED {
-        headers.remove(CONTENT_TYPE);
-    }
-    headers.insert(ETAG, validators.etag);
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let Some(modified) = validators.modified
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(modified))
-    {
-        headers.insert(LAST_MODIFIED, date);
-    }
-    if let Some(range) = range.and_then(|range| HeaderValue::try_from(range).ok()) {
-        headers.insert(CONTENT_RANGE, range);
-    }
-    response
-}
-
-/// Returns a strong entity tag made of the hash of the content.
-fn etag_of(digest: &[u8; 32]) -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(34);
-    text.push('"');
-    for byte in &digest[..16] {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(HEX[usize::from(nibble)]));
-        }
-    }
-    text.push('"');
-    tag(text)
-}
-
-fn tag(quoted: String) -> HeaderValue {
-    // Hex digits and base64 are valid in a header.
-    HeaderValue::try_from(quoted).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// Answers that the store failed. The log has the reason, which names paths of this machine.

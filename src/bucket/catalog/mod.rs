@@ -19,11 +19,14 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Notify, watch};
 
 use self::merge::{Changed, Merge, Step, tag_of};
-use super::{PAUSE, Tier};
+use super::Tier;
 use crate::lock::lock;
 
 /// The time after which a request begins another pass.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// The time after a pass that failed until a request begins another one.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Time limit for a request that waits for the first pass.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
