@@ -123,9 +123,10 @@ impl Tier {
         }))
     }
 
-    /// Notes that the content of a version could not be read. It is downloaded from an upstream, and must be the same.
+    /// Notes that the content of a version could not be read. It counts as missing for a while. If it is downloaded from an
+    /// upstream, it must be the same.
     pub(crate) fn note_unreadable(&self, version: &ModuleVersion, reason: &dyn std::fmt::Display) {
-        log::warn!(version:%, bucket = self.url(), reason:%; "cannot read a version in the bucket, downloading it again");
+        log::warn!(version:%, bucket = self.url(), reason:%; "cannot read a version in the bucket");
         self.set_unreadable(version);
     }
 

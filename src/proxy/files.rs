@@ -18,7 +18,7 @@ use super::entity::{entity, etag_of, small_answer, zip_etag};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
 use crate::byte_budget::SMALL_BODY;
-use crate::fill::{Arrival, Want};
+use crate::fill::{Arrival, Places, Want};
 use crate::policy::{ChecksumPolicy, Mode, Permit};
 use crate::sumdb::Standing;
 use crate::tasks::blocking;
@@ -88,14 +88,16 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return forbidden(permit.version(), &error),
             }
-            if let Some(response) = self.not_awaited(client, permit, file.into()).await {
-                return response;
-            }
-            let waiter = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
+            let places = match self.places(client, permit, file.into()).await {
+                Ok(places) => places,
+                Err(response) => return *response,
+            };
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Metadata, places) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
-            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
+            let may_try_again =
+                MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
             let arrival = waiter.small(file).await;
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
@@ -107,8 +109,7 @@ impl Proxy {
                     return response;
                 }
                 Ok(Arrival::Stored) => {}
-                // Only the request that started the flight has passed a loop.
-                Err(Unavailable::Loop(_)) if may_join_again => {}
+                Err(error) if may_try_again.after(&error) => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
@@ -231,35 +232,38 @@ impl Proxy {
         }
     }
 
-    /// Answers for a file that is not stored, if the version is forbidden or the client is not to wait for it. Returns
-    /// `None` if the client waits for a fill.
-    async fn not_awaited(
+    /// Returns the places from which the client gets a file that is not stored. The error is the answer if the version is
+    /// forbidden, or the client is not to wait for it.
+    async fn places(
         &self,
         client: Client<'_>,
         permit: Permit<'_>,
         file: VersionFile,
-    ) -> Option<Response> {
+    ) -> Result<Places, Box<Response>> {
         let version = permit.version();
         if let Err(error) = self.check_record(version).await {
-            return Some(forbidden(version, &error));
+            return Err(Box::new(forbidden(version, &error)));
         }
         if let Some(response) = self.answer_from_bucket(client, permit, file).await {
-            return Some(response);
+            return Err(Box::new(response));
         }
         let rule = permit.rule();
         let waits = !client.is_local && matches!(rule.mode, Mode::Sync | Mode::None);
-        if waits || self.is_in_bucket(version).await {
-            return None;
+        if waits {
+            return Ok(Places::All);
+        }
+        if self.is_in_bucket(version).await {
+            return Ok(Places::BucketOnly);
         }
         if client.is_local {
-            return Some(Problem::NotStored.answer());
+            return Err(Box::new(Problem::NotStored.answer()));
         }
         let in_background = matches!(rule.mode, Mode::Async | Mode::AsyncRedirect);
         if in_background {
             self.services.flights.start(permit, &client.via());
         }
         let redirect_url = rule.redirect_url.as_ref().filter(|_| rule.mode.redirects());
-        Some(match redirect_url {
+        Err(Box::new(match redirect_url {
             Some(base) => answer::redirect(&format!(
                 "{base}/{}/@v/{}.{}",
                 version.path().escaped(),
@@ -267,7 +271,7 @@ impl Proxy {
                 file.name()
             )),
             None => Problem::InBackground.answer(),
-        })
+        }))
     }
 
     /// Returns whether a version that is not in the store is in the bucket. Then it arrives as fast as from the store.
@@ -348,18 +352,20 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return store_failed(version, error),
             }
-            if let Some(response) = self.not_awaited(client, permit, VersionFile::Zip).await {
-                return response;
-            }
-            let waiter = match self.services.flights.join(permit, &client.via(), Want::Zip) {
+            let places = match self.places(client, permit, VersionFile::Zip).await {
+                Ok(places) => places,
+                Err(response) => return *response,
+            };
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Zip, places) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
-            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
+            let may_try_again =
+                MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
             if client.wants_whole() {
                 match waiter.stored().await {
                     Ok(()) => continue,
-                    Err(Unavailable::Loop(_)) if may_join_again => continue,
+                    Err(error) if may_try_again.after(&error) => continue,
                     Err(error) => return Problem::Failed(&error, Subject::File).answer(),
                 }
             }
@@ -371,8 +377,7 @@ impl Proxy {
                     return answer::module(StatusCode::OK, ZIP, caching, body);
                 }
                 Ok(Arrival::Stored) => {}
-                // Only the request that started the flight has passed a loop.
-                Err(Unavailable::Loop(_)) if may_join_again => {}
+                Err(error) if may_try_again.after(&error) => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
@@ -412,6 +417,27 @@ impl Proxy {
         }
         self.services.sumdb.read_verdict(permit.version()).await;
         self.caching(permit).unwrap_or(MINUTE)
+    }
+}
+
+/// A failed flight, after which the request may start again.
+#[derive(Clone, Copy)]
+struct MayTryAgain {
+    is_joined: bool,
+    mode: Mode,
+    attempt: usize,
+}
+
+impl MayTryAgain {
+    fn after(self, error: &Unavailable) -> bool {
+        let may = match error {
+            // Only the request that started the flight has passed a loop.
+            Unavailable::Loop(_) => self.is_joined,
+            // The bucket has the version, and it cannot be read there.
+            Unavailable::NotFetched(_) => self.mode != Mode::None,
+            _ => false,
+        };
+        may && self.attempt < ATTEMPTS
     }
 }
 

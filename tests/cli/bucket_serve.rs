@@ -33,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         latest_and_queries_know_the_versions_in_the_bucket,
         a_zip_that_disappears_from_the_bucket_is_downloaded_again,
         a_slow_list_is_no_outage_and_comes_with_a_later_request,
+        a_client_that_must_not_cause_a_download_causes_none_if_the_bucket_cannot_be_read,
     ];
     all.extend(slow(cases![
         a_removal_is_noticed_by_a_running_server_within_a_minute,
@@ -533,6 +534,52 @@ fn a_slow_list_is_no_outage_and_comes_with_a_later_request() {
         .into_iter()
         .filter(|asked| asked.method == "LIST" && asked.key.contains("/m/example.com/slow/"));
     assert_eq!(listings.count(), 1);
+}
+
+fn a_client_that_must_not_cause_a_download_causes_none_if_the_bucket_cannot_be_read() {
+    for damage in ["a bit", "gone"] {
+        let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+        let module = upstream.offer("example.com/m@v1.0.0", 200_000);
+        let first = serve(&gcs, &dir.path().join("first"), Some(upstream.url()));
+        whole(&first, &module);
+        assert!(first.stop().success());
+        let asked = upstream.asked_at("v1.0.0");
+        let zip = gcs.keys("go/~stoa/").into_iter().find(|key| key.ends_with(".zip")).unwrap();
+        match damage {
+            "gone" => gcs.delete(&zip),
+            _ => {
+                let generation = gcs.get(&zip).unwrap().generation;
+                gcs.change(&zip, |object| object.data[100_000] ^= 1);
+                gcs.set_generation(&zip, generation);
+            }
+        }
+        let log = dir.path().join("log");
+        let start = |store: &str, mode: &str| {
+            let mut command = with_bucket(&gcs, &dir.path().join(store), Some(upstream.url()));
+            command.env("STOA_MODE", mode).env("STOA_REDIRECT_URL", "http://elsewhere.example");
+            command.stderr(std::fs::File::create(&log).unwrap());
+            Server::start_with(&mut command)
+        };
+        let server = start("local", "sync");
+        let local = || server.ask("GET", &module.path("zip"), &[("Disable-Module-Fetch", "true")]);
+        // The beginning of a zip is sent before its end is verified.
+        let reply = local();
+        assert!(reply.status == 404 || !reply.is_whole, "{damage}: {}", reply.status);
+        assert_eq!(local().status, 404, "{damage}");
+        let logged = std::fs::read_to_string(&log).unwrap();
+        assert!(!logged.contains("the upstream sent"), "{logged}");
+        if damage == "a bit" {
+            assert!(logged.contains("the bucket gs://modules/go has an invalid version"), "{logged}");
+        }
+        drop(server);
+        let server = start("redirect", "redirect");
+        let reply = server.ask("GET", &module.path("zip"), &[]);
+        assert_eq!((reply.status, upstream.asked_at("v1.0.0")), (302, asked), "{damage}");
+        drop(server);
+        // Another client heals it.
+        whole(&start("sync", "sync"), &module);
+        assert!(upstream.asked_at("v1.0.0") > asked);
+    }
 }
 
 /// Deletes the objects of running servers, as the time would that a downgrade must let pass.
