@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn only_differences_are_read_whatever_the_size_of_the_pages() {
         let listing: Vec<_> = (0..60).filter(|n| n % 7 != 3).map(|n| listed(n, "1")).collect();
-        let tag = |n: usize| if n % 5 == 0 { "0" } else { "1" };
+        let tag = |n: usize| if n.is_multiple_of(5) { "0" } else { "1" };
         let rows: Vec<_> = (0..70).filter(|n| n % 4 != 1).map(|n| row(n, tag(n))).collect();
         let expected: Vec<Changed> = (0..70)
             .filter_map(|n| {
