@@ -34,8 +34,8 @@ impl Versions {
             let version = keys.version_of_manifest(&entry.key)?;
             let key = entry.key.strip_prefix(&folder)?.to_owned();
             if key <= last {
-                let reason = format!("the service lists {key} after {last}");
-                return Some(Err(BucketError::new(Trouble::Unsupported, "list in order", &url, reason)));
+                let reason = format!("the service does not sort its listings: {key} comes after {last}");
+                return Some(Err(BucketError::new(Trouble::Unsupported, "list", &url, reason)));
             }
             last.clone_from(&key);
             Some(Ok(ListedManifest { version, key, tag: entry.meta.tag }))
