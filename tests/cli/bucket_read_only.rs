@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         removed_and_quarantined_versions_are_not_served_by_a_read_only_server,
         an_outage_is_no_absence_for_the_clients_of_a_read_only_server,
         a_zip_that_was_replaced_is_not_served,
+        a_zip_whose_transfer_breaks_is_continued_and_never_mixed_with_another,
         a_read_only_server_uses_a_service_that_ignores_conditions,
         a_read_only_server_needs_a_verdict_where_the_policy_demands_one,
         a_read_only_server_refuses_a_bucket_without_a_layout,
@@ -241,6 +242,42 @@ fn a_zip_that_was_replaced_is_not_served() {
     });
 }
 
+fn a_zip_whose_transfer_breaks_is_continued_and_never_mixed_with_another() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 4 << 20);
+    fill(&gcs, &upstream, std::slice::from_ref(&module));
+    let server = read_only(&gcs, dir.path());
+    let key = zip_key(&gcs, &module);
+    for is_replaced in [false, true] {
+        let mut count = 0;
+        gcs.fail(move |asked| {
+            let is_zip = asked.method == "GET" && asked.key.ends_with(".zip");
+            count += usize::from(is_zip);
+            match count {
+                1 if is_zip => Some(Failing::Cut(1 << 20)),
+                2 if is_zip => Some(Failing::Late(Duration::from_secs(2))),
+                _ => None,
+            }
+        });
+        gcs.take_asked();
+        thread::scope(|scope| {
+            let reply = scope.spawn(|| server.ask("GET", &module.path("zip"), &[]));
+            let mut asked = 0;
+            testkit::until("the rest of the zip is asked for", || {
+                asked += gcs.take_asked().iter().filter(|asked| asked.key == key).count();
+                asked == 2
+            });
+            if is_replaced {
+                gcs.change(&key, |object| object.data.fill(0));
+            }
+            let reply = reply.join().unwrap();
+            assert_eq!((reply.status, reply.is_whole), (200, !is_replaced));
+            assert!(module.zip.starts_with(&reply.body));
+        });
+        assert_eq!(server.get("/example.com/m/@v/list").0, 200, "it is no outage");
+    }
+}
+
 fn a_read_only_server_uses_a_service_that_ignores_conditions() {
     let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
     let modules = ["v1.0.0", "v1.1.0"].map(|v| upstream.offer(&format!("example.com/m@{v}"), 100_000));
@@ -251,7 +288,9 @@ fn a_read_only_server_uses_a_service_that_ignores_conditions() {
     assert_eq!(refused.status.code(), Some(78), "{}", transcript(&refused));
     let server = read_only(&gcs, &dir.path().join("read-only"));
     gcs.change(&zip_key(&gcs, &modules[0]), |object| object.data[50_000] ^= 1);
-    assert_eq!(server.get(&modules[0].path("zip")).0, 404);
+    for method in ["HEAD", "GET"] {
+        assert_eq!(server.ask(method, &modules[0].path("zip"), &[]).status, 404, "{method}");
+    }
     whole(&server, &modules[1]);
 }
 
