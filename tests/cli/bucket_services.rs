@@ -43,13 +43,25 @@ fn alike(bucket: &TestBucket, is_saved: bool) {
     let lists = || {
         let dir = testkit::tempdir();
         let server = serve(bucket, bucket.environment(), dir.path(), None);
+        // It has no version itself. A service that does not sort its listings would be found.
+        let (status, catalog) = server.get("/catalog");
+        assert_eq!(status, 200);
+        let catalog: serde_json::Value = serde_json::from_slice(&catalog).unwrap();
+        let named = |module: &str| {
+            let entries = catalog["modules"].as_array().unwrap().iter();
+            let of_module = entries.filter(|entry| entry["module"] == module);
+            let names: Vec<&str> = of_module.map(|entry| entry["version"].as_str().unwrap()).collect();
+            names.join(" ")
+        };
         ["example.com/x", "example.com/x/v1.2.3/sub"].map(|module| {
             let (status, text) = server.get(&format!("/{module}/@v/list"));
             assert_eq!(status, 200);
             let text = String::from_utf8(text).unwrap();
             let mut versions: Vec<String> = text.lines().map(str::to_owned).collect();
             versions.sort();
-            versions.join(" ")
+            let versions = versions.join(" ");
+            assert_eq!(named(module), versions);
+            versions
         })
     };
     assert_eq!(lists(), ["v1.0.0 v1.0.0-pre v1.2.3", "v0.1.0"]);
