@@ -8,7 +8,8 @@ use stoa_bucket::{ExaminedThere, Held, Manifest, NewVersion, Origin, PublishedTh
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::Record;
 
-use super::{Tier, forbidden, record_there};
+use super::Tier;
+use super::record::{forbidden, record_there};
 use crate::unavailable::Unavailable;
 
 /// A downloaded version, sealed and on disk.

@@ -17,6 +17,7 @@ use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
 use super::unverified::Unverified;
+use super::verify::unreadable_error;
 use super::{Command, Entry};
 use crate::config::parse;
 
@@ -33,7 +34,8 @@ Examples:
   stoa list 'github.com/*/*'
   stoa list example.org/module --format json
 
-Exit codes: 0 success; 64 a pattern never matches; 65 there is no store; 69 the bucket cannot be reached.")]
+Exit codes: 0 success; 64 a pattern never matches; 65 there is no store; 69 the bucket cannot be \
+reached; 74 a version cannot be read.")]
 pub(crate) struct List {
     /// Patterns of module paths, separated by commas or spaces [default: all modules]
     #[arg(value_name = "PATTERN", value_parser = parse::some_patterns)]
@@ -140,13 +142,16 @@ pub(crate) struct Listed {
     modules: u64,
     bytes: u64,
     pub(super) unverified: u64,
+    /// The versions of a bucket whose manifests are damaged. They have been reported.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) unreadable: u64,
     #[serde(skip)]
     last_module: Option<String>,
 }
 
 impl Listed {
     pub(super) fn new(store: String) -> Self {
-        Self { store, versions: 0, modules: 0, bytes: 0, unverified: 0, last_module: None }
+        Self { store, versions: 0, modules: 0, bytes: 0, unverified: 0, unreadable: 0, last_module: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -176,8 +181,20 @@ impl Display for Listed {
     }
 }
 
+/// Returns whether there are none, for fields that are left out then.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Summary for Listed {
     fn report(&self, reporter: &Reporter) {
         reporter.note(self);
+    }
+
+    fn verdict(&self) -> Result<(), CommandError> {
+        match self.unreadable {
+            0 => Ok(()),
+            unreadable => Err(unreadable_error(unreadable, &self.store)),
+        }
     }
 }

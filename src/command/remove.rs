@@ -99,17 +99,20 @@ impl Command for Remove {
 
     fn run(self, context: &Context<'_>) -> Result<Removed, CommandError> {
         if let Some(bucket) = context.bucket(&self.on)? {
+            if self.list {
+                return list(&bucket, &context.reporter);
+            }
             let cancel = cancel_on_signals(&context.reporter, false)?;
             return self.run_on(&bucket, &cancel, &context.reporter);
         }
         if self.list {
             let (store, cancel) = (context.upgrade_and_look()?, Cancel::default());
-            let place = InStore { store: &store, cancel: &cancel, reporter: &context.reporter };
+            let place = InStore { store: &store, cancel: &cancel };
             return list(&place, &context.reporter);
         }
         let store = context.open_or_look(self.dry_run)?;
         let cancel = context.cancel(&store)?;
-        let place = InStore { store: &store, cancel: &cancel, reporter: &context.reporter };
+        let place = InStore { store: &store, cancel: &cancel };
         self.run_on(&place, &cancel, &context.reporter)
     }
 }
@@ -121,9 +124,6 @@ impl Remove {
         cancel: &Cancel,
         reporter: &Reporter,
     ) -> Result<Removed, CommandError> {
-        if self.list {
-            return list(place, reporter);
-        }
         let mut removed = Removed::new(place, self.dry_run);
         removed.is_lift = self.lift;
         let work = Work { reporter, place, args: self, cancel };
@@ -169,7 +169,11 @@ pub(super) trait Place {
     fn lift(&self, version: &ModuleVersion) -> Result<bool, CommandError>;
     /// Calls `each` with every tombstone. Returns the exit code if some could not be read,
     /// which is reported.
-    fn each_tombstone(&self, each: &mut EachTombstone<'_>) -> Result<Option<Exit>, CommandError>;
+    fn each_tombstone(
+        &self,
+        reporter: &Reporter,
+        each: &mut EachTombstone<'_>,
+    ) -> Result<Option<Exit>, CommandError>;
     /// Prepares for changes.
     fn begin_writing(&self) -> Result<(), CommandError> {
         Ok(())
@@ -180,7 +184,6 @@ pub(super) trait Place {
 struct InStore<'a> {
     store: &'a Store,
     cancel: &'a Cancel,
-    reporter: &'a Reporter,
 }
 
 impl InStore<'_> {
@@ -244,13 +247,17 @@ impl Place for InStore<'_> {
         Ok(self.store.records().lift(&self.claim(version)?)?)
     }
 
-    fn each_tombstone(&self, each: &mut EachTombstone<'_>) -> Result<Option<Exit>, CommandError> {
+    fn each_tombstone(
+        &self,
+        reporter: &Reporter,
+        each: &mut EachTombstone<'_>,
+    ) -> Result<Option<Exit>, CommandError> {
         let mut failed = None;
         self.store.records().each_tombstone(|version, tombstone| match tombstone {
             Ok(tombstone) => each(&version, &tombstone.at, tombstone.reason.as_deref()),
             Err(error) => {
                 failed = Some(error.exit());
-                self.reporter.error(&error.into());
+                reporter.error(&error.into());
                 Ok(())
             }
         })?;
@@ -345,7 +352,7 @@ impl Display for TombstoneEvent<'_> {
 fn list(place: &dyn Place, reporter: &Reporter) -> Result<Removed, CommandError> {
     let mut listed = Removed::new(place, false);
     listed.is_list = true;
-    listed.failed = place.each_tombstone(&mut |version, at, reason| {
+    listed.failed = place.each_tombstone(reporter, &mut |version, at, reason| {
         listed.forbidden += 1;
         reporter.answer(&TombstoneEvent { version: version.into(), at, reason })
     })?;

@@ -18,6 +18,7 @@ mod bucket_commands;
 mod bucket_crowd;
 mod bucket_faults;
 mod bucket_meanwhile;
+mod bucket_read_only;
 mod bucket_serve;
 mod bucket_servers;
 mod bucket_services;
@@ -81,6 +82,7 @@ fn main() {
         ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_faults", bucket_faults::cases()),
         ("bucket_meanwhile", bucket_meanwhile::cases()),
+        ("bucket_read_only", bucket_read_only::cases()),
         ("bucket_serve", bucket_serve::cases()),
         ("bucket_servers", bucket_servers::cases()),
         ("bucket_services", bucket_services::cases()),

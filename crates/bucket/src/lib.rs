@@ -7,8 +7,10 @@
 //! ~stoa/ID/x/MODULE/@v/VERSION         a note: the version may have been removed, read its manifest
 //! ~stoa/ID/q/NONCE.json                a quarantine entry
 //! ~stoa/ID/gone                        the last removals, numbered
-//! ~stoa/ID/claims/HASH                 who downloads a version
-//! ~stoa/probe/NONCE                    a check of the service
+//! ~stoa/ID/claims/HH/HASH              a claim: one server downloads a version
+//! ~stoa/ID/servers/NONCE               a server that runs, written again each minute
+//! ~stoa/ID/used/DAY/SERVER-N           the versions that a server used on a day
+//! ~stoa/probe/NONCE/                   a check of the service
 //! MODULE/@v/VERSION.{info,mod,zip}     the files of Athens; only a removal deletes them
 //! ```
 //!
@@ -34,6 +36,7 @@
 //! | [`regenerate`](Versions::regenerate) | writing what follows from the manifests again |
 //! | [`count`](Versions::count) | the numbers of versions |
 //! | [`servers`](Bucket::servers) | the servers that use a bucket |
+//! | [`uses`](Versions::uses) | the days on which servers used versions |
 //! | [`sweep`](Versions::sweep) | deleting unreferenced objects |
 //! | [`versions`](Versions) | reading, publishing and removing versions at the current layout |
 
@@ -93,4 +96,4 @@ pub use state::{ATHENS, BucketMarker, BucketState, LAYOUT, Lease};
 pub use sweep::{MIN_AGE, Sweep, Swept};
 pub use unnameable::Unnameable;
 pub use uses::UsesThere;
-pub use versions::{ListedThere, NewVersion, PublishedThere, QuarantinedThere, Versions};
+pub use versions::{ListedThere, ManifestBlocks, NewVersion, PublishedThere, QuarantinedThere, Versions};

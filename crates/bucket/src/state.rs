@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use stoa_layout::marker::HistoryEntry;
 use stoa_layout::{LayoutId, clock};
 
-use crate::keys::{Keys, STATE};
+use crate::keys::{Keys, OWN, STATE};
 use crate::manifest::fresh_nonce;
 use crate::{Bucket, BucketError, Document, Held, Nonce};
 
@@ -175,9 +175,31 @@ impl BucketState {
     }
 }
 
+impl Bucket {
+    /// Returns the folders of all IDs: of the present one and of earlier ones. Everything that this program writes is below
+    /// them, except the state and the checks of the service.
+    pub async fn folders_of_ids(&self) -> Result<Vec<String>, BucketError> {
+        let mut folders = self.folder(OWN).await?.folders;
+        folders.retain(|folder| folder.rsplit('/').next().is_some_and(|id| id.parse::<Nonce>().is_ok()));
+        Ok(folders)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_folders_of_ids_are_listed() {
+        let (bucket, mut keys) = (Bucket::in_memory(), [(); 2].map(|()| Keys::new(fresh_nonce().unwrap())));
+        let others =
+            [STATE.to_owned(), format!("{}/x", crate::keys::PROBES), "example.com/m/@v/list".to_owned()];
+        for key in keys.iter().map(Keys::gone).chain(others) {
+            bucket.overwrite(&key, bytes::Bytes::new()).await.unwrap();
+        }
+        keys.sort_by_key(Keys::root);
+        assert_eq!(bucket.folders_of_ids().await.unwrap(), keys.each_ref().map(Keys::root));
+    }
 
     #[test]
     fn a_state_is_read_back_as_text() {

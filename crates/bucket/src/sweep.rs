@@ -12,8 +12,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use time::{Duration, OffsetDateTime};
 
-use crate::keys::{OWN, PROBES};
-use crate::{BucketError, Entry, Held, HeldLease, Manifest, Nonce, VersionContent, Versions};
+use crate::keys::PROBES;
+use crate::{BucketError, Entry, Held, HeldLease, Manifest, VersionContent, Versions};
 
 /// The age from which an unreferenced object is deleted.
 pub const MIN_AGE: Duration = Duration::hours(24);
@@ -110,7 +110,7 @@ impl Versions {
         sweep: Sweep<'_>,
         each: &mut impl FnMut(Swept) -> Result<(), E>,
     ) -> Result<(), E> {
-        let folders = self.bucket().folder(OWN).await?.folders;
+        let folders = self.bucket().folders_of_ids().await?;
         if let Some(lease) = sweep.lease {
             // Only the holder of the lease chooses an ID, and these folders were listed before this write succeeded. So
             // none of them can get in use later, also if this process is suspended from here on.
@@ -120,9 +120,7 @@ impl Versions {
             }
         }
         let own = self.keys().root();
-        let is_of_id =
-            |folder: &&String| folder.rsplit('/').next().is_some_and(|id| id.parse::<Nonce>().is_ok());
-        for folder in folders.iter().filter(is_of_id).filter(|folder| **folder != own) {
+        for folder in folders.iter().filter(|folder| **folder != own) {
             self.sweep_folder(sweep, folder, each).await?;
         }
         Ok(())
@@ -243,7 +241,7 @@ fn keys_of(content: &VersionContent) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
     use crate::testing::{new, versions};
-    use crate::{BucketMarker, LAYOUT, LeaseTaker, LeaseTimes, PublishedThere};
+    use crate::{BucketMarker, LAYOUT, LeaseTaker, LeaseTimes, Nonce, OWN, PublishedThere};
 
     #[tokio::test]
     async fn only_unreferenced_objects_are_deleted() {

@@ -8,7 +8,7 @@ use super::PAGE;
 use futures_util::{StreamExt, TryStreamExt};
 use stoa_bucket::{
     AthensFile, Bucket, BucketContext, BucketError, BucketMoved, BucketStepError, BucketSurvey, BucketWork,
-    Content, Held, Keys, Manifest, Nonce, OWN, Presence, VersionContent, Versions,
+    Content, Held, Keys, Manifest, Presence, VersionContent, Versions,
 };
 use stoa_gomod::ModuleVersion;
 use stoa_layout::events::Event;
@@ -133,13 +133,12 @@ pub(super) async fn make(context: &BucketContext<'_>) -> Result<BucketMoved, Buc
             counted(quarantined, "quarantine entry", "quarantine entries")
         )));
     }
-    let folders = bucket.folder(OWN).await?.folders;
+    let folders = bucket.folders_of_ids().await?;
     // Nobody reads what is below these folders after this write. A process that was suspended before it is refused, and
     // one that is suspended after it may go on at any time: if the downgrade was undone meanwhile, the bucket has an ID
     // that is not among these.
     lease.retire_id().await?;
-    let is_of_id = |folder: &String| folder.rsplit('/').next().is_some_and(|id| id.parse::<Nonce>().is_ok());
-    for folder in folders.into_iter().filter(is_of_id) {
+    for folder in folders {
         let below = bucket.list(&folder, None)?.map_ok(|entry| entry.key).boxed();
         lease.during(bucket.delete_all(below, || {})).await?;
     }

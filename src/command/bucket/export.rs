@@ -77,16 +77,7 @@ impl Source for ExportedBucket<'_> {
         &self,
         each: &mut dyn FnMut(ModuleVersion) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
-        let versions = &self.bucket.versions;
-        let mut listed = versions.bucket().list(&versions.keys().manifests(), None)?;
-        // `each` may work on a version itself, and wait for the bucket.
-        while let Some(entry) = self.bucket.wait(listed.try_next())? {
-            let Some(version) = versions.keys().version_of_manifest(&entry.key) else { continue };
-            if each(version).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        self.bucket.each_version(each)
     }
 
     fn put(&self, tree: &Tree, version: &ModuleVersion) -> Result<Put, CommandError> {

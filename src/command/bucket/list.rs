@@ -1,6 +1,8 @@
 //! `stoa list --bucket`.
 
-use stoa_bucket::{Held, Manifest};
+use std::ops::ControlFlow;
+
+use stoa_bucket::{BucketError, Manifest};
 use stoa_gomod::private::Patterns;
 
 use super::OpenBucket;
@@ -9,17 +11,13 @@ use crate::command::error::CommandError;
 use crate::command::list::{HEADER, Listed, VersionEvent};
 use crate::command::unverified::Unverified;
 
-/// The number of manifests that are read at the same time.
-const AT_ONCE: usize = 32;
-
 impl OpenBucket {
     /// Lists the versions in the bucket.
     pub(crate) fn list(&self, patterns: &[Patterns], context: &Context<'_>) -> Result<Listed, CommandError> {
         let reporter = &context.reporter;
         let mut listed = Listed::new(self.to_string());
         let mut unverified = Unverified::new(context.settings);
-        let each = async |held: Held<Manifest>| -> Result<(), CommandError> {
-            let manifest = &held.document;
+        let mut each = |manifest: Manifest| -> Result<(), CommandError> {
             let Some(content) = manifest.present_content() else { return Ok(()) };
             let module = manifest.version.path();
             if !patterns.is_empty() && !patterns.iter().any(|patterns| patterns.matches(module.as_str())) {
@@ -41,7 +39,13 @@ impl OpenBucket {
                 verified_by,
             })
         };
-        self.wait(self.versions.each(AT_ONCE, each))?;
+        let unreadable = |error: BucketError| {
+            reporter.error(&error.into());
+        };
+        listed.unreadable = self.each_manifest(&unreadable, &mut |manifest| {
+            each(manifest)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
         listed.unverified = unverified.count();
         Ok(listed)
     }

@@ -12,9 +12,12 @@ pub(crate) use prune::SweptBucket;
 pub(crate) use verify::VerifyBucket;
 
 use std::fmt::{self, Display};
+use std::ops::ControlFlow;
 
 use clap::Args;
-use stoa_bucket::{Bucket, BucketError, BucketState, BucketUrl, ConnectError, Held, ProbeError, Versions};
+use stoa_bucket::{
+    Bucket, BucketError, BucketState, BucketUrl, ConnectError, Held, Manifest, ProbeError, Versions,
+};
 use stoa_layout::Exit;
 use tokio::runtime::Runtime;
 
@@ -23,6 +26,9 @@ use super::error::CommandError;
 use super::hand_over::MIGRATOR;
 use crate::config::BucketSettings;
 use crate::tasks::runtime;
+
+/// Number of manifests that are read at the same time.
+const AT_ONCE: usize = 32;
 
 /// The options of a command that works on a bucket or on the store of this machine.
 #[derive(Debug, Clone, Default, Args)]
@@ -126,6 +132,35 @@ impl OpenBucket {
 fn owner() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{host} (process {})", std::process::id())
+}
+
+impl OpenBucket {
+    /// Calls `each` with the manifest of every version, those that do not exist too, and `unreadable` for each damaged
+    /// one. Returns the number of those. No request is under way during the calls: they may block for any time, and
+    /// wait for the bucket themselves.
+    pub(in crate::command) fn each_manifest(
+        &self,
+        unreadable: &dyn Fn(BucketError),
+        each: &mut dyn FnMut(Manifest) -> Result<ControlFlow<()>, CommandError>,
+    ) -> Result<u64, CommandError> {
+        let (mut blocks, mut damaged) = (self.versions.blocks(AT_ONCE)?, 0);
+        while let Some(block) = self.wait(blocks.next())? {
+            for read in block {
+                match read {
+                    Ok(held) => {
+                        if each(held.document)?.is_break() {
+                            return Ok(damaged);
+                        }
+                    }
+                    Err(error) => {
+                        unreadable(error);
+                        damaged += 1;
+                    }
+                }
+            }
+        }
+        Ok(damaged)
+    }
 }
 
 impl Display for OpenBucket {

@@ -1,15 +1,15 @@
 //! `stoa prune` on a bucket: the least recently used versions, or unreferenced objects.
 
 use std::fmt::{self, Display};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_bucket::{
-    BucketMarker, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, MIN_AGE, Sweep, Swept, Trouble, UsesThere,
-    VersionContent,
+    BucketError, BucketMarker, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, MIN_AGE, Sweep, Swept, Trouble,
+    UsesThere, VersionContent,
 };
 use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, Exit};
@@ -209,32 +209,21 @@ impl Contents for BucketContents<'_> {
         unreadable: &dyn Fn(CommandError),
         found: &mut Found<'_>,
     ) -> Result<u64, CommandError> {
-        let mut manifests = self.bucket.versions.manifests(AT_ONCE)?;
-        // `found` may remove a version itself, and wait for the bucket. So it is called outside of the runtime.
-        let mut skipped = 0;
-        while let Some(read) = self.bucket.wait(manifests.next()) {
+        // `found` may remove a version itself, and wait for the bucket.
+        let skip = |error: BucketError| {
+            unreadable(CommandError::new(error.exit(), format!("skipped a version: {error}")));
+        };
+        self.bucket.each_manifest(&skip, &mut |manifest| {
             cancel.check()?;
-            let manifest = match read {
-                Ok(held) => held.document,
-                Err(error) if error.trouble == Trouble::Damaged => {
-                    unreadable(CommandError::new(error.exit(), format!("skipped a version: {error}")));
-                    skipped += 1;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let Some(content) = manifest.present_content() else { continue };
+            let Some(content) = manifest.present_content() else { return Ok(ControlFlow::Continue(())) };
             // A time that nobody can read is one of today.
             let published = OffsetDateTime::parse(&manifest.published_at, &Rfc3339).ok();
             let published = published.map_or(self.today, |time| Day::of(time.into()));
             let recorded = self.recorded(&manifest.version).unwrap_or(published);
             let last_use = recorded.max(published).max(self.began()).min(self.today);
             let age = (last_use, published.min(last_use));
-            if found(manifest.version.clone(), content.bytes(), age).is_break() {
-                break;
-            }
-        }
-        Ok(skipped)
+            Ok(found(manifest.version.clone(), content.bytes(), age))
+        })
     }
 
     fn sweep(&mut self) {

@@ -2,13 +2,18 @@
 //!
 //! Servers notice a removal within a minute: they read the list of removals every 30 seconds.
 
+use std::cell::Cell;
+use std::ops::ControlFlow;
+
 use stoa_bucket::{BucketError, Manifest, Presence, Tombstone, VersionContent};
 use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
+use stoa_layout::Exit;
 
 use super::OpenBucket;
 use crate::command::error::CommandError;
 use crate::command::named::pairs;
 use crate::command::remove::{EachTombstone, Place};
+use crate::command::report::Reporter;
 
 impl OpenBucket {
     fn manifest(&self, version: &ModuleVersion) -> Result<Option<Manifest>, CommandError> {
@@ -119,17 +124,18 @@ impl Place for OpenBucket {
 
     fn each_tombstone(
         &self,
+        reporter: &Reporter,
         each: &mut EachTombstone<'_>,
-    ) -> Result<Option<stoa_layout::Exit>, CommandError> {
-        let visit = async |held: stoa_bucket::Held<Manifest>| -> Result<(), CommandError> {
-            let manifest = &held.document;
-            match &manifest.record.tombstone {
-                Some(tombstone) => each(&manifest.version, &tombstone.at, tombstone.reason.as_deref()),
-                None => Ok(()),
+    ) -> Result<Option<Exit>, CommandError> {
+        let failed = Cell::new(None);
+        let unreadable = |error: BucketError| failed.set(Some(reporter.error(&error.into())));
+        self.each_manifest(&unreadable, &mut |manifest| {
+            if let Some(tombstone) = &manifest.record.tombstone {
+                each(&manifest.version, &tombstone.at, tombstone.reason.as_deref())?;
             }
-        };
-        self.wait(self.versions.each(32, visit))?;
-        Ok(None)
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(failed.get())
     }
 
     fn begin_writing(&self) -> Result<(), CommandError> {

@@ -1,11 +1,12 @@
 //! `stoa verify --bucket`: reads the versions of a bucket, seals intact ones, and moves corrupt ones to quarantine.
 
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-use stoa_bucket::{ExaminedThere, Held, Manifest};
+use futures_util::TryStreamExt;
+use stoa_bucket::{BucketError, ExaminedThere, Held, Trouble};
 use stoa_gomod::{ModuleVersion, Version};
-use stoa_layout::Cancel;
+use stoa_layout::{Cancel, parallel};
 
 use super::OpenBucket;
 use crate::command::error::CommandError;
@@ -19,7 +20,7 @@ use crate::lock::lock;
 pub(crate) struct VerifyBucket<'a> {
     pub(crate) named: &'a [Named],
     pub(crate) again: bool,
-    pub(crate) at_once: usize,
+    pub(crate) threads: usize,
     pub(crate) cancel: &'a Cancel,
     pub(crate) reporter: &'a Reporter,
 }
@@ -34,92 +35,129 @@ impl OpenBucket {
     ) -> (Findings, Result<(), CommandError>) {
         let findings = Mutex::new(Findings::default());
         let result = self.probe().and_then(|()| {
-            self.wait(async {
-                if what.named.is_empty() {
-                    return self.verify_all(what, &findings).await;
+            if what.named.is_empty() {
+                return self.verify_each(what, &findings, |each| self.each_version(each)).map(drop);
+            }
+            for named in what.named {
+                let versions = self.versions_of(named)?;
+                let walk = |each: &mut EachVersion<'_>| {
+                    let _ = versions.into_iter().try_for_each(each);
+                    Ok(())
+                };
+                if !self.verify_each(what, &findings, walk)? {
+                    absent(named);
                 }
-                for named in what.named {
-                    let versions = self.versions_of(named).await?;
-                    let found =
-                        stream::iter(versions).map(|version| self.verify_one(version, what, &findings));
-                    let found: Vec<bool> = found.buffer_unordered(what.at_once).try_collect().await?;
-                    if !found.contains(&true) {
-                        absent(named);
-                    }
-                }
-                Ok(())
-            })
+            }
+            Ok(())
         });
         let findings = *lock(&findings);
         (findings, result)
     }
 
-    async fn versions_of(&self, named: &Named) -> Result<Vec<ModuleVersion>, CommandError> {
+    fn versions_of(&self, named: &Named) -> Result<Vec<ModuleVersion>, CommandError> {
         match named {
             Named::Version(version) => Ok(vec![version.clone()]),
             Named::Module(module) => {
-                let versions: Vec<Version> = self.versions.list(module).await?.present;
+                let versions: Vec<Version> = self.wait(self.versions.list(module))?.present;
                 Ok(pairs(module, &versions))
             }
         }
     }
 
-    async fn verify_all(
-        &self,
-        what: &VerifyBucket<'_>,
-        findings: &Mutex<Findings>,
-    ) -> Result<(), CommandError> {
+    /// Calls `each` with every version that has a manifest. No request is under way during the calls.
+    pub(super) fn each_version(&self, each: &mut EachVersion<'_>) -> Result<(), CommandError> {
         let keys = self.versions.keys();
-        let listed = self.versions.bucket().list(&keys.manifests(), None)?;
-        let versions = listed
-            .map_err(CommandError::from)
-            .try_filter_map(|entry| std::future::ready(Ok(keys.version_of_manifest(&entry.key))));
-        let verified = versions.map_ok(|version| self.verify_one(version, what, findings));
-        verified.try_buffer_unordered(what.at_once).try_for_each(|_| std::future::ready(Ok(()))).await
+        let mut listed = self.versions.bucket().list(&keys.manifests(), None)?;
+        while let Some(entry) = self.wait(listed.try_next())? {
+            let Some(version) = keys.version_of_manifest(&entry.key) else { continue };
+            if each(version).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
-    /// Verifies a version. Returns false if it does not exist.
-    async fn verify_one(
+    /// Verifies the versions of a walk. Returns whether any of them exists. A thread waits for its own requests only, and
+    /// reports without one, because the report blocks as long as the output is not read.
+    fn verify_each(
         &self,
-        version: ModuleVersion,
         what: &VerifyBucket<'_>,
         findings: &Mutex<Findings>,
+        walk: impl FnOnce(&mut EachVersion<'_>) -> Result<(), CommandError>,
     ) -> Result<bool, CommandError> {
-        what.cancel.check()?;
-        let Some(Held { document: manifest, .. }) = self.versions.manifest(&version).await? else {
-            return Ok(false);
+        let is_any = Mutex::new(false);
+        let work = |version: ModuleVersion| {
+            what.cancel.check()?;
+            let looked = self.wait(self.look(&version, what.again));
+            *lock(&is_any) |= !matches!(looked, Ok(Looked::Absent));
+            report(&version, looked, findings, what.reporter)
         };
-        let Some(content) = manifest.present_content() else { return Ok(false) };
-        if content.zip.h1.is_some() && !what.again {
-            lock(findings).skipped += 1;
-            return Ok(true);
+        parallel::each((what.threads, parallel::AHEAD), walk, &work)?;
+        let is_any = *lock(&is_any);
+        Ok(is_any)
+    }
+
+    async fn look(&self, version: &ModuleVersion, again: bool) -> Result<Looked, BucketError> {
+        let Some(Held { document: manifest, .. }) = self.versions.manifest(version).await? else {
+            return Ok(Looked::Absent);
+        };
+        let Some(content) = manifest.present_content() else { return Ok(Looked::Absent) };
+        if content.zip.h1.is_some() && !again {
+            return Ok(Looked::Skipped);
         }
         let (examined, _) = self.versions.verify(&manifest).await?;
-        self.report(&manifest, &examined, findings, what.reporter);
-        Ok(true)
+        Ok(Looked::Examined(examined, content.zip.size))
     }
+}
 
-    fn report(
-        &self,
-        manifest: &Manifest,
-        examined: &ExaminedThere,
-        findings: &Mutex<Findings>,
-        reporter: &Reporter,
-    ) {
-        let mut findings = lock(findings);
-        let version = (&manifest.version).into();
-        let bytes = manifest.present_content().map(|content| content.zip.size);
-        let reason = match examined {
-            ExaminedThere::Whole(_) => {
-                findings.verified += 1;
-                findings.bytes += bytes.unwrap_or_default();
-                VersionResult { event: "verified", version, bytes, reason: None }.report(reporter);
-                return;
-            }
-            ExaminedThere::Corrupt(reason) => reason,
-            ExaminedThere::Gone => "its files are missing, Stoa downloads it again on the next request",
-        };
-        findings.corrupt += 1;
-        VersionResult { event: CORRUPT, version, bytes: None, reason: Some(reason) }.report(reporter);
-    }
+/// Receives a version.
+type EachVersion<'a> = dyn FnMut(ModuleVersion) -> ControlFlow<()> + 'a;
+
+/// The result for one version.
+enum Looked {
+    Absent,
+    /// It was verified before.
+    Skipped,
+    /// It was read. The number is the size of its zip.
+    Examined(ExaminedThere, u64),
+}
+
+/// Counts and reports the result for one version.
+fn report(
+    version: &ModuleVersion,
+    looked: Result<Looked, BucketError>,
+    findings: &Mutex<Findings>,
+    reporter: &Reporter,
+) -> Result<(), CommandError> {
+    let mut counted = lock(findings);
+    let version = version.into();
+    let (event, bytes, reason) = match looked {
+        Ok(Looked::Absent) => return Ok(()),
+        Ok(Looked::Skipped) => {
+            counted.skipped += 1;
+            return Ok(());
+        }
+        Ok(Looked::Examined(ExaminedThere::Whole(_), bytes)) => {
+            counted.verified += 1;
+            counted.bytes += bytes;
+            ("verified", Some(bytes), None)
+        }
+        Ok(Looked::Examined(ExaminedThere::Corrupt(reason), _)) => {
+            counted.corrupt += 1;
+            (CORRUPT, None, Some(reason))
+        }
+        Ok(Looked::Examined(ExaminedThere::Gone, _)) => {
+            counted.corrupt += 1;
+            let reason = "its files are missing, Stoa downloads it again on the next request";
+            (CORRUPT, None, Some(reason.to_owned()))
+        }
+        Err(error) if error.trouble == Trouble::Damaged => {
+            counted.unreadable += 1;
+            ("unreadable", None, Some(error.without_help()))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    drop(counted);
+    VersionResult { event, version, bytes, reason: reason.as_deref() }.report(reporter);
+    Ok(())
 }

@@ -28,6 +28,7 @@ use super::count::versions;
 use super::error::CommandError;
 use super::event::date;
 use super::report::{Summary, Telling, Working};
+use super::verify::unreadable_error;
 use super::{Command, Entry};
 use crate::config::size::{self, Size};
 use crate::config::{Options, parse};
@@ -278,6 +279,9 @@ impl Pruned {
             let failed = versions(self.failed);
             return Err(CommandError::new(Exit::IO, format!("cannot remove {failed} of {}", self.store))
                 .help("the reasons are listed above; fix them, then run again"));
+        }
+        if self.unreadable > 0 {
+            return Err(unreadable_error(self.unreadable, &self.store));
         }
         match self.max_size {
             Some(max) if self.bytes_left > max && self.kept > max => Err(CommandError::new(

@@ -107,7 +107,7 @@ impl Verify {
     fn run_on(
         &self,
         bucket: &OpenBucket,
-        at_once: usize,
+        threads: usize,
         context: &Context<'_>,
     ) -> Result<VerifyDone, CommandError> {
         if self.checksums {
@@ -117,7 +117,7 @@ impl Verify {
         }
         let reporter = &context.reporter;
         let cancel = cancel_on_signals(reporter, false)?;
-        let what = VerifyBucket { named: &self.named, again: self.again, at_once, cancel: &cancel, reporter };
+        let what = VerifyBucket { named: &self.named, again: self.again, threads, cancel: &cancel, reporter };
         let mut absent = 0u64;
         let (findings, ended) = bucket.verify(&what, |named| {
             absent += 1;
@@ -230,7 +230,7 @@ impl Summary for VerifyDone {
         reporter.result(self);
         // Two errors if there are two kinds of faults: the exit code names the worse one.
         if self.broken > 0 && self.unreadable > 0 && !reporter.is_json() {
-            reporter.error(&self.unreadable_error());
+            reporter.error(&unreadable_error(self.unreadable, &self.store));
         }
     }
 
@@ -262,7 +262,7 @@ impl Summary for VerifyDone {
             return Err(CommandError::reported(Exit::FAILED));
         }
         if self.unreadable > 0 {
-            return Err(self.unreadable_error());
+            return Err(unreadable_error(self.unreadable, store));
         }
         if self.symlinks > 0 {
             return Err(symlinks_error(self.symlinks, store));
@@ -279,10 +279,8 @@ impl Summary for VerifyDone {
     }
 }
 
-impl VerifyDone {
-    fn unreadable_error(&self) -> CommandError {
-        let unreadable = versions(self.unreadable);
-        CommandError::new(Exit::IO, format!("cannot read {unreadable} in {}", self.store))
-            .help("the reasons are listed above; fix them, then run again")
-    }
+/// Returns the error about versions that cannot be read.
+pub(crate) fn unreadable_error(unreadable: u64, store: impl Display) -> CommandError {
+    let text = format!("cannot read {} in {store}", versions(unreadable));
+    CommandError::new(Exit::IO, text).help("the reasons are listed above; fix them, then run again")
 }

@@ -5,10 +5,13 @@ use futures_util::{StreamExt, TryStreamExt};
 use stoa_gomod::{ModulePath, Version};
 
 use super::Versions;
-use crate::{BucketError, Held, Manifest, Presence};
+use crate::{BucketError, Entry, Held, Manifest, Presence, Trouble};
 
 /// Number of manifests that a list reads at the same time.
 const NOTED_AT_ONCE: usize = 32;
+
+/// Number of manifests of a block for each request that may be under way at the same time.
+const PER_REQUEST: usize = 4;
 
 /// The versions of a module in a bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,37 +57,58 @@ impl Versions {
     /// Returns the versions of a module that have a manifest, in no particular order.
     pub async fn all_of(&self, module: &ModulePath) -> Result<Vec<Version>, BucketError> {
         let listed = self.bucket.folder(&self.keys.manifests_of(module)).await?;
-        let version =
-            |entry: &crate::Entry| Some(self.keys.version_of_manifest(&entry.key)?.version().clone());
+        let version = |entry: &Entry| Some(self.keys.version_of_manifest(&entry.key)?.version().clone());
         Ok(listed.entries.iter().filter_map(version).collect())
     }
 
     /// Calls `each` with the manifest of every version, those that do not exist too, in the order of their keys. Reads
-    /// `at_once` of them at the same time.
+    /// `at_once` of them at the same time. Ends with the first manifest that cannot be read.
     pub async fn each<E: From<BucketError>>(
         &self,
         at_once: usize,
         mut each: impl AsyncFnMut(Held<Manifest>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut manifests = self.manifests(at_once)?;
-        while let Some(manifest) = manifests.next().await {
-            each(manifest?).await?;
+        let mut blocks = self.blocks(at_once)?;
+        while let Some(block) = blocks.next().await? {
+            for held in block {
+                each(held?).await?;
+            }
         }
         Ok(())
     }
 
-    /// Returns the manifests of all versions likewise, one by one. Others follow an error of one manifest.
-    pub fn manifests(
-        &self,
-        at_once: usize,
-    ) -> Result<BoxStream<'static, Result<Held<Manifest>, BucketError>>, BucketError> {
+    /// Returns the manifests of all versions likewise, in blocks.
+    pub fn blocks(&self, at_once: usize) -> Result<ManifestBlocks, BucketError> {
         let listed = self.bucket.list(&self.keys.manifests(), None)?;
-        let bucket = self.bucket.clone();
-        let manifests = listed.map(move |entry| {
-            let bucket = bucket.clone();
-            async move { bucket.document::<Manifest>(&entry?.key).await }
+        Ok(ManifestBlocks { versions: self.clone(), listed, at_once: at_once.max(1) })
+    }
+}
+
+/// Reads all manifests in blocks. No request is under way between two blocks, so the caller may take any time there.
+pub struct ManifestBlocks {
+    versions: Versions,
+    listed: BoxStream<'static, Result<Entry, BucketError>>,
+    at_once: usize,
+}
+
+impl ManifestBlocks {
+    /// Returns the next manifests, or `None` at the end. A manifest in the block is an error if its content is damaged.
+    pub async fn next(&mut self) -> Result<Option<Vec<Result<Held<Manifest>, BucketError>>>, BucketError> {
+        let (bucket, mut keys) = (&self.versions.bucket, Vec::new());
+        while keys.len() < self.at_once * PER_REQUEST {
+            let Some(entry) = self.listed.try_next().await? else { break };
+            if self.versions.keys.version_of_manifest(&entry.key).is_some() {
+                keys.push(entry.key);
+            }
+        }
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let read = stream::iter(keys).map(async |key| match bucket.document::<Manifest>(&key).await {
+            Err(error) if error.trouble == Trouble::Damaged => Ok(Some(Err(error))),
+            read => Ok::<_, BucketError>(read?.map(Ok)),
         });
-        let manifests = manifests.buffered(at_once.max(1));
-        Ok(manifests.filter_map(|manifest| std::future::ready(manifest.transpose())).boxed())
+        let read: Vec<Option<_>> = read.buffered(self.at_once).try_collect().await?;
+        Ok(Some(read.into_iter().flatten().collect()))
     }
 }

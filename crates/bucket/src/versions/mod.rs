@@ -18,7 +18,7 @@ use bytes::Bytes;
 use stoa_gomod::{H1, ModuleVersion};
 use tokio::sync::Mutex;
 
-pub use self::list::ListedThere;
+pub use self::list::{ListedThere, ManifestBlocks};
 pub use self::publish::{NewVersion, PublishedThere};
 pub use self::quarantine::QuarantinedThere;
 use crate::keys::STATE;
@@ -168,8 +168,12 @@ impl Versions {
                 Swapped::Lost(other) => held = other,
             }
         }
+        Err(self.contended(&key))
+    }
+
+    fn contended(&self, key: &str) -> BucketError {
         let reason = format!("other processes changed it in each of {ATTEMPTS} attempts");
-        Err(BucketError::new(Trouble::Contended, "write", self.bucket.url_of(&key), reason))
+        BucketError::new(Trouble::Contended, "write", self.bucket.url_of(key), reason)
     }
 
     /// Writes the manifest of a version again as it is, or an absent one if there is none. A publication that began

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use stoa_gomod::{H1, ModuleVersion};
 
-use super::Versions;
+use super::{ATTEMPTS, Versions};
 use crate::manifest::fresh_nonce;
 use crate::{
     BucketError, Held, Manifest, Nonce, ObjectContent, Origin, Presence, Record, SmallContent, Swapped,
@@ -17,6 +17,9 @@ use crate::{
 /// The time between the upload of a content and its manifest after which a publication is given up. The sweep removes
 /// contents that no manifest names only after a day.
 const MAX_PUBLISH: Duration = Duration::from_secs(3600);
+
+/// The reason why a publication is given up whose content is gone.
+const DELETED: &str = "the zip was deleted before the publication ended";
 
 /// The files of a version that is to be published.
 #[derive(Debug, Clone)]
@@ -74,33 +77,38 @@ impl Versions {
             }
         }
         let (content, uploaded) = self.upload(new).await?;
-        let mut record = new.record.clone();
-        record.tombstone = None;
-        let version = new.version.clone();
-        let mut manifest = Manifest::present(version, new.origin, content, record)?;
-        if let Some(before) = before.filter(|before| before.document.state == Presence::Present) {
-            manifest.published_at = before.document.published_at.clone();
-        }
         self.check_state().await?;
         let key = self.keys.manifest(&new.version);
-        match self.bucket.swap(&key, &manifest, before.map(|before| &before.tag)).await? {
-            Swapped::Done(tag) => {
-                self.check_state().await?;
-                if uploaded.elapsed() > MAX_PUBLISH && !self.has_content(&manifest).await? {
-                    let reason = "the zip was deleted before the publication ended";
-                    return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), reason));
+        let mut over = before.cloned();
+        for _ in 0..ATTEMPTS {
+            let manifest = over_other(new, content.clone(), over.as_ref().map(|over| &over.document))?;
+            let other = match self.bucket.swap(&key, &manifest, over.as_ref().map(|over| &over.tag)).await? {
+                Swapped::Done(tag) => {
+                    self.check_state().await?;
+                    if uploaded.elapsed() > MAX_PUBLISH && !self.has_content(&manifest).await? {
+                        let (url, reason) = (self.bucket.url_of(&key), DELETED);
+                        return Err(BucketError::new(Trouble::Late, "publish", url, reason));
+                    }
+                    return Ok(PublishedThere::Ours(Box::new(Held { document: manifest, tag })));
                 }
-                Ok(PublishedThere::Ours(Box::new(Held { document: manifest, tag })))
+                Swapped::Lost(None) => return Ok(PublishedThere::Removed),
+                Swapped::Lost(Some(other)) => other,
+            };
+            if let Some(tombstone) = &other.document.record.tombstone {
+                return Ok(PublishedThere::Forbidden(tombstone.clone()));
             }
-            Swapped::Lost(Some(other)) => match other.document.state {
-                Presence::Present => self.quarantine_own(new, &manifest, other).await,
-                Presence::Absent => Ok(match &other.document.record.tombstone {
-                    Some(tombstone) => PublishedThere::Forbidden(tombstone.clone()),
-                    None => PublishedThere::Removed,
-                }),
-            },
-            Swapped::Lost(None) => Ok(PublishedThere::Removed),
+            if other.document.state == Presence::Absent {
+                return Ok(PublishedThere::Removed);
+            }
+            // A manifest whose content is missing may have been written again since it was read, by a sweep for example.
+            // It must not win over the content that it lacks.
+            let is_same = other.document.seal() == Some(&new.h1);
+            if !is_same || self.has_content(&other.document).await? {
+                return self.quarantine_own(new, &manifest, other).await;
+            }
+            over = Some(other);
         }
+        Err(self.contended(&key))
     }
 
     /// Uploads the content of a version under fresh names. Returns the time of the upload.
@@ -113,8 +121,7 @@ impl Versions {
         let modfile = self.upload_small(new, &nonce, &new.modfile, "mod").await?;
         // The answer to the last part may be lost, and a process may be suspended here for any time.
         let Some(meta) = self.bucket.head(&key).await? else {
-            let reason = "the zip was deleted before the publication ended";
-            return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), reason));
+            return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), DELETED));
         };
         if meta.size != new.size {
             let reason = format!("its size is {} bytes, but {} bytes were written", meta.size, new.size);
@@ -171,4 +178,18 @@ impl Versions {
         }
         Ok(PublishedThere::Theirs { manifest: Box::new(other), same })
     }
+}
+
+/// Returns the manifest of a publication that replaces another manifest, of which it keeps the time.
+fn over_other(
+    new: &NewVersion,
+    content: VersionContent,
+    other: Option<&Manifest>,
+) -> Result<Manifest, BucketError> {
+    let record = Record { tombstone: None, ..new.record.clone() };
+    let mut manifest = Manifest::present(new.version.clone(), new.origin, content, record)?;
+    if let Some(other) = other.filter(|other| other.state == Presence::Present) {
+        manifest.published_at.clone_from(&other.published_at);
+    }
+    Ok(manifest)
 }

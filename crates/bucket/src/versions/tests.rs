@@ -55,6 +55,28 @@ async fn the_first_writer_wins_and_other_content_goes_to_quarantine() {
 }
 
 #[tokio::test]
+async fn a_publication_replaces_content_that_is_missing_although_the_manifest_was_written_again() {
+    for is_read_before in [true, false] {
+        let versions = versions().await;
+        let first = publish(&versions, "example.com/m@v1.0.0").await;
+        let before = versions.manifest(&first.version).await.unwrap().unwrap();
+        versions.delete_content(before.document.present_content().unwrap()).await.unwrap();
+        let again = versions.touch(&first.version).await.unwrap().unwrap();
+        assert_ne!(again.tag, before.tag);
+        let published = versions.publish(&first, is_read_before.then_some(&before)).await.unwrap();
+        assert!(matches!(published, PublishedThere::Ours(_)), "{published:?}");
+        let now = versions.manifest(&first.version).await.unwrap().unwrap().document;
+        assert!(versions.has_content(&now).await.unwrap());
+        assert_eq!(now.published_at, before.document.published_at);
+        // Other content does not come in this way.
+        versions.delete_content(now.present_content().unwrap()).await.unwrap();
+        versions.touch(&first.version).await.unwrap();
+        let other = versions.publish(&new("example.com/m@v1.0.0", b"other"), None).await.unwrap();
+        assert!(matches!(other, PublishedThere::Theirs { same: Some(false), .. }), "{other:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_fill_that_began_before_a_removal_publishes_nothing() {
     let versions = versions().await;
     let first = publish(&versions, "example.com/m@v1.0.0").await;
@@ -156,4 +178,31 @@ async fn nothing_is_acknowledged_after_a_step_back_began() {
     assert!(
         versions.remove(&ModuleVersion::parse("example.com/m@v1.0.0").unwrap(), None, true).await.is_err()
     );
+}
+
+#[tokio::test]
+async fn all_manifests_are_read_in_order_and_a_damaged_one_is_an_error_of_its_own() {
+    let versions = versions().await;
+    let all: Vec<_> = (10..30).map(|n| new(&format!("example.com/m@v1.0.{n}"), b"zip")).collect();
+    for new in &all {
+        versions.publish(new, None).await.unwrap();
+    }
+    let damaged = versions.keys().manifest(&all[7].version);
+    versions.bucket().overwrite(&damaged, Bytes::from_static(b"{broken")).await.unwrap();
+    let foreign = format!("{}/example.com/m/@v/note", versions.keys().manifests());
+    versions.bucket().overwrite(&foreign, Bytes::new()).await.unwrap();
+    let (mut blocks, mut read, mut sizes) = (versions.blocks(2).unwrap(), Vec::new(), Vec::new());
+    while let Some(block) = blocks.next().await.unwrap() {
+        sizes.push(block.len());
+        read.extend(block.into_iter().map(|read| read.map(|held| held.document.version)));
+    }
+    assert_eq!((sizes, read.len()), (vec![8, 8, 4], all.len()));
+    for (n, (read, new)) in read.into_iter().zip(&all).enumerate() {
+        match read {
+            Ok(version) => assert_eq!(version, new.version),
+            Err(error) => assert_eq!((n, error.trouble), (7, Trouble::Damaged), "{error}"),
+        }
+    }
+    let error = versions.each(2, async |_| Ok::<_, crate::BucketError>(())).await.unwrap_err();
+    assert!(error.to_string().contains("v1.0.17.json"), "{error}");
 }
