@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         parts_and_conditions_are_answered_as_for_stored_files,
         lists_and_queries_of_a_read_only_server_name_the_versions_in_the_bucket,
         versions_of_athens_are_verified_before_they_are_served,
+        versions_of_athens_are_refused_for_now_without_temporary_space,
         corrupt_versions_of_athens_are_not_served,
         removed_and_quarantined_versions_are_not_served_by_a_read_only_server,
         an_outage_is_no_absence_for_the_clients_of_a_read_only_server,
@@ -164,6 +165,24 @@ fn versions_of_athens_are_verified_before_they_are_served() {
     gcs.save("go/", &other);
     let (status, body) = server.get(&module.path("zip"));
     assert!(status == 404 && body != module.zip, "{status}");
+}
+
+fn versions_of_athens_are_refused_for_now_without_temporary_space() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let (saved, own) =
+        (Module::new("example.com/a@v1.0.0", 500), upstream.offer("example.com/m@v1.0.0", 500));
+    gcs.save("go/", &saved);
+    fill(&gcs, &upstream, std::slice::from_ref(&own));
+    prepare(dir.path());
+    let mut command = with_bucket(&gcs, dir.path(), None);
+    command.arg("--read-only").env("TMPDIR", dir.path().join("missing"));
+    let server = Server::start_with(&mut command);
+    let reply = server.ask("GET", &saved.path("zip"), &[]);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("30")), "{}", reply.text());
+    assert_eq!(server.get(&saved.path("info")), (200, saved.info.clone()));
+    // It is no outage of the bucket.
+    whole(&server, &own);
+    assert_eq!(server.get("/readyz"), (200, b"ready\n".to_vec()));
 }
 
 fn corrupt_versions_of_athens_are_not_served() {
