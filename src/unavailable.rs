@@ -239,6 +239,13 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// Returns a text for the log, and another for clients.
+    pub(crate) fn with_text_for_client(text: String, for_client: String) -> Self {
+        Self { text, for_client: Some(for_client), repeated_for: None }
+    }
+}
+
 impl From<String> for Reason {
     fn from(text: String) -> Self {
         Self { text, for_client: None, repeated_for: None }

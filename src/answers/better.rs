@@ -3,15 +3,15 @@
 //! An upstream may not know a version yet that another upstream, an import or an earlier answer has brought into the
 //! store. Lists contain such a version at once, so `@latest`, prefixes and comparisons must, too.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stoa_gomod::{ModuleVersion, Version, info, list, modfile, query};
+use stoa_gomod::{ModuleVersion, Version, info, list, modfile};
 use stoa_store::SmallFile;
 
 use super::question::{Asked, Question};
 use super::state::Answers;
+use super::stored::choose;
 use crate::unavailable::Unavailable;
 use crate::upstream::Via;
 
@@ -29,8 +29,8 @@ impl Answers {
             return Ok(body);
         };
         let module = asked.module();
-        let mut stored = match self.known_versions(module).await {
-            Ok(stored) => stored.unwrap_or_default(),
+        let (mut stored, shared) = match self.known_versions(module).await {
+            Ok(known) => (known.versions.unwrap_or_default(), known.shared),
             Err(error) => {
                 log::error!(module:% = module, reason:% = error; "answering without the stored versions");
                 return Ok(body);
@@ -40,25 +40,19 @@ impl Answers {
         if stored.is_empty() {
             return Ok(body);
         }
-        self.remove_hidden(module, &asked.rule, &mut stored).await?;
+        self.remove_hidden(module, &asked.rule, &shared, &mut stored).await?;
         let mut versions: Vec<Version> = stored.iter().cloned().chain([answer.version.clone()]).collect();
         if versions.iter().any(Version::is_incompatible) {
             // Whether these count depends on the last compatible version, which may be neither.
             versions.extend(self.listed_before(asked).await);
         }
-        // The choice depends on at most one file.
-        let chosen = match query::resolve(module, query, &versions, |version| Err(version.clone())) {
-            Ok(chosen) => chosen,
-            Err(decisive) => {
-                let has_gomod = match self.has_gomod(module, &decisive).await? {
-                    Some(has_gomod) => has_gomod,
-                    None => self.has_gomod_upstream(asked, &decisive, via).await,
-                };
-                let Ok(chosen) = query::resolve(module, query, &versions, |_| Ok::<_, Infallible>(has_gomod));
-                chosen
-            }
+        let has_gomod = async |version: &Version| {
+            Ok(match self.has_gomod(module, version).await? {
+                Some(has_gomod) => has_gomod,
+                None => self.has_gomod_upstream(asked, version, via).await,
+            })
         };
-        match chosen {
+        match choose(module, query, &versions, has_gomod).await? {
             Some(version) if version != answer.version && stored.contains(&version) => {
                 // It may have been removed just now.
                 Ok(self.small(module, &version, SmallFile::Info).await?.unwrap_or(body))

@@ -143,12 +143,15 @@ impl Answers {
     }
 
     async fn or_stored(&self, asked: &Asked, error: Unavailable) -> Result<Bytes, Unavailable> {
-        match self.resolve_stored(asked).await? {
-            Some(info) => {
+        match self.resolve_stored(asked).await {
+            Ok(Some(info)) => {
                 log_outage(asked.module(), &error);
                 Ok(info)
             }
-            None => Err(error),
+            Ok(None) => Err(error),
+            // An outage of the bucket. The upstream was asked.
+            Err(Unavailable::Limited { .. }) if !matches!(error, Unavailable::Offline(_)) => Err(error),
+            Err(error) => Err(error),
         }
     }
 

@@ -4,13 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stoa_bucket::ListedThere;
 use stoa_gomod::{ModulePath, Version, list};
 
 use super::ask::MAX_TURN_WAIT;
 use super::question::{Asked, Question};
 use super::state::Answers;
-use super::stored::log_outage;
+use super::stored::{KnownVersions, log_outage};
 use crate::byte_budget::SMALL_BODY;
 use crate::policy::{ModulePermit, Rule};
 use crate::tasks::blocking;
@@ -28,17 +27,20 @@ impl Answers {
             (self.known_versions(module).await, Err(Unavailable::Offline(asked.to_string())))
         };
         match (listed, stored) {
-            (Ok(body), Ok(stored)) => self.merged(module, rule, body, stored.unwrap_or_default()).await,
+            (Ok(body), Ok(known)) => self.merged(module, rule, body, known).await,
             // The upstream's list is better than none.
             (Ok(body), Err(error)) => {
                 log::error!(module:% = module, reason:% = error; "serving a list without the stored versions");
-                self.merged(module, rule, body, Vec::new()).await
+                let known = self.versions_in_bucket(module).await;
+                self.merged(module, rule, body, known).await
             }
-            (Err(error), Ok(Some(stored))) => {
+            (Err(error), Ok(known)) if known.versions.is_some() => {
                 log_outage(module, &error);
-                self.merged(module, rule, Bytes::new(), stored).await
+                self.merged(module, rule, Bytes::new(), known).await
             }
-            (Err(error), Ok(None)) => Err(error),
+            // Nobody but the bucket could have the answer.
+            (Err(error @ Unavailable::Offline(_)), Ok(known)) => Err(known.outage.unwrap_or(error)),
+            (Err(error), Ok(_)) => Err(error),
             (Err(_), Err(error)) => Err(error),
         }
     }
@@ -47,37 +49,12 @@ impl Answers {
     /// last answer. Returns `None` if there is neither.
     pub async fn list_local(&self, permit: ModulePermit<'_>) -> Result<Option<Bytes>, Unavailable> {
         let (module, rule) = (permit.module(), permit.rule());
-        let stored = self.known_versions(module).await?;
+        let known = self.known_versions(module).await?;
         let body = self.last_answer(&Asked::new(permit, Question::List(module.clone()))).await;
-        if body.is_none() && stored.is_none() {
-            return Ok(None);
+        if body.is_none() && known.versions.is_none() {
+            return known.outage.map_or(Ok(None), Err);
         }
-        self.merged(module, rule, body.unwrap_or_default(), stored.unwrap_or_default()).await.map(Some)
-    }
-
-    /// Returns the versions of a module in the store and in the bucket.
-    pub(super) async fn known_versions(
-        &self,
-        module: &ModulePath,
-    ) -> Result<Option<Vec<Version>>, Unavailable> {
-        let stored = self.stored_versions(module).await?;
-        let shared = self.versions_in_bucket(module).await;
-        if shared.present.is_empty() {
-            return Ok(stored);
-        }
-        let mut all = stored.unwrap_or_default();
-        let known: HashSet<String> = all.iter().map(ToString::to_string).collect();
-        all.extend(shared.present.iter().filter(|version| !known.contains(version.as_str())).cloned());
-        Ok(Some(all))
-    }
-
-    /// Returns the versions of a module in the bucket: none if there is no bucket, or in an outage, which is logged.
-    pub(super) async fn versions_in_bucket(&self, module: &ModulePath) -> Arc<ListedThere> {
-        let Some(tier) = &self.tier else { return Arc::default() };
-        tier.list(module).await.unwrap_or_else(|error| {
-            log::debug!(module:% = module, reason = error.without_help(); "serving a list without the versions in the bucket");
-            Arc::default()
-        })
+        self.merged(module, rule, body.unwrap_or_default(), known).await.map(Some)
     }
 
     /// Returns the last answer of the upstream, if the module's rule has an upstream.
@@ -94,15 +71,15 @@ impl Answers {
         module: &ModulePath,
         rule: &Rule,
         upstream: Bytes,
-        stored: Vec<Version>,
+        known: KnownVersions,
     ) -> Result<Bytes, Unavailable> {
         let hidden = self.tombstones(module).await?;
-        let forbidden = self.versions_in_bucket(module).await;
+        let (stored, shared) = (known.versions.unwrap_or_default(), known.shared);
         let merge = {
             let (module, rule, upstream) = (module.clone(), rule.clone(), upstream.clone());
             move || {
                 let hidden: HashSet<&str> =
-                    hidden.iter().chain(&forbidden.forbidden).map(Version::as_str).collect();
+                    hidden.iter().chain(&shared.forbidden).map(Version::as_str).collect();
                 let admits = |version: &str| {
                     rule.admits_all() || Version::new(version).is_ok_and(|version| rule.admits(&version))
                 };

@@ -24,8 +24,8 @@
 //!
 //! The version of a full commit hash hardly ever changes, so its answer lives [`COMMIT_TTLS`](memory::COMMIT_TTLS) TTLs.
 //!
-//! Offline, and if the store is read-only, only stored versions are available, so lists and `@latest`
-//! contain only these. A query gets its last answer if the version in it is stored. A client that sends
+//! Offline, and if the store is read-only, only versions in the store and in the bucket are available, so lists and
+//! `@latest` contain only these. A query gets its last answer if the version in it is stored. A client that sends
 //! `Disable-Module-Fetch` gets the last answer of any age, merged as usual.
 //!
 //! The cache key contains the list of upstreams ([`tag`](crate::upstream::Upstream::tag)), so answers of

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
+use stoa_bucket::ListedThere;
 use stoa_gomod::private::Patterns;
 use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_store::{Objection, Store};
@@ -83,8 +84,6 @@ impl Answers {
         shutdown: Arc<Shutdown>,
     ) -> Arc<Self> {
         let cache = Cache::with_weighter(ENTRIES, BYTES, Weight);
-        // A read-only server has no version but the stored ones, so it names no others.
-        let tier = tier.filter(|_| !store.is_read_only());
         let (ttl, private) = (options.list_ttl, options.private.clone());
         let (requests, turns) = (Once::while_wanted(), SharedPermits::new(MAX_ASKED, policy.upstreams()));
         let (memory, merging) = (ByteBudget::new(MEMORY_BYTES), Semaphore::new(1));
@@ -120,7 +119,13 @@ impl Answers {
         let named = version.clone();
         match blocking(&self.store, asked, move |store| store.records().tombstone(&named)).await? {
             Some(tombstone) => Err(Unavailable::objection(&version, &Objection::Tombstone(tombstone))),
-            None if self.versions_in_bucket(asked.module()).await.forbidden.contains(version.version()) => {
+            None if self
+                .versions_in_bucket(asked.module())
+                .await
+                .shared
+                .forbidden
+                .contains(version.version()) =>
+            {
                 Err(Unavailable::Gone(format!("{version} is forbidden in the bucket of this proxy").into()))
             }
             None => Ok(()),
@@ -135,10 +140,10 @@ impl Answers {
         &self,
         module: &ModulePath,
         rule: &Rule,
+        shared: &ListedThere,
         versions: &mut Vec<Version>,
     ) -> Result<(), Unavailable> {
         let forbidden = self.tombstones(module).await?;
-        let shared = self.versions_in_bucket(module).await;
         let is_hidden = |version: &Version| forbidden.contains(version) || shared.forbidden.contains(version);
         versions.retain(|version| rule.admits(version) && !is_hidden(version));
         Ok(())

@@ -1,8 +1,11 @@
 //! Answers from the store and the bucket, by Go's rules.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use stoa_bucket::ListedThere;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, info, modfile, pseudo, query};
 use stoa_store::SmallFile;
 
@@ -22,17 +25,50 @@ impl Answers {
         Ok(stored.map(|versions| versions.to_vec()))
     }
 
-    /// Resolves `latest` or a prefix among the versions in the store and in the bucket that may be named.
+    /// Returns the versions of a module in the store and in the bucket.
+    pub(super) async fn known_versions(&self, module: &ModulePath) -> Result<KnownVersions, Unavailable> {
+        let stored = self.stored_versions(module).await?;
+        let mut known = self.versions_in_bucket(module).await;
+        if known.shared.present.is_empty() {
+            return Ok(KnownVersions { versions: stored, ..known });
+        }
+        let mut all = stored.unwrap_or_default();
+        let seen: HashSet<String> = all.iter().map(ToString::to_string).collect();
+        all.extend(known.shared.present.iter().filter(|version| !seen.contains(version.as_str())).cloned());
+        known.versions = Some(all);
+        Ok(known)
+    }
+
+    /// Returns the versions of a module in the bucket. None if there is no bucket, or in an outage, which is logged.
+    pub(super) async fn versions_in_bucket(&self, module: &ModulePath) -> KnownVersions {
+        let Some(tier) = &self.tier else { return KnownVersions::default() };
+        match tier.list(module).await {
+            Ok(shared) => KnownVersions { shared, ..KnownVersions::default() },
+            Err(error) => {
+                log::debug!(module:% = module, reason = error.without_help(); "answering without the versions in the bucket");
+                let outage = Some(crate::bucket::unusable(format_args!("the versions of {module}")));
+                KnownVersions { outage, ..KnownVersions::default() }
+            }
+        }
+    }
+
+    /// Resolves `latest` or a prefix among the versions in the store and in the bucket that may be named. An error in an
+    /// outage of the bucket, if the store has no answer.
     pub(super) async fn resolve(
         &self,
         module: &ModulePath,
         rule: &Rule,
         query: &str,
     ) -> Result<Option<Bytes>, Unavailable> {
-        let Some(mut versions) = self.known_versions(module).await? else { return Ok(None) };
-        self.remove_hidden(module, rule, &mut versions).await?;
-        let Some(version) = self.chosen(module, query, &versions).await? else { return Ok(None) };
+        let KnownVersions { versions, shared, outage } = self.known_versions(module).await?;
+        let none = || outage.clone().map_or(Ok(None), Err);
+        let Some(mut versions) = versions else { return none() };
+        self.remove_hidden(module, rule, &shared, &mut versions).await?;
+        let Some(version) = self.chosen(module, query, &versions).await? else { return none() };
         let info = self.small(module, &version, SmallFile::Info).await?;
+        if let (None, Some(tier)) = (&info, &self.tier) {
+            tier.check_reachable(&version)?;
+        }
         // A listed version has an info, unless it was removed just now.
         Ok(info.filter(|body| info::parse(body).is_ok()))
     }
@@ -43,15 +79,8 @@ impl Answers {
         query: &str,
         versions: &[Version],
     ) -> Result<Option<Version>, Unavailable> {
-        // The choice depends on at most one file.
-        let tagged = match query::resolve(module, query, versions, |version| Err(version.clone())) {
-            Ok(version) => version,
-            Err(decisive) => {
-                let has_gomod = self.has_gomod(module, &decisive).await? == Some(true);
-                let Ok(version) = query::resolve(module, query, versions, |_| Ok::<_, Infallible>(has_gomod));
-                version
-            }
-        };
+        let has_gomod = async |version: &Version| Ok(self.has_gomod(module, version).await? == Some(true));
+        let tagged = choose(module, query, versions, has_gomod).await?;
         Ok(tagged.or_else(|| newest_pseudo(versions).filter(|_| query == "latest").cloned()))
     }
 
@@ -82,6 +111,34 @@ impl Answers {
             (Some(small), _) => Ok(Some(small.bytes)),
             (None, Some(tier)) => Ok(tier.small(&version, file).await),
             (None, None) => Ok(None),
+        }
+    }
+}
+
+/// The versions of a module in the store and in the bucket.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KnownVersions {
+    /// The versions that exist. `None` if nothing is known of the module.
+    pub(super) versions: Option<Vec<Version>>,
+    /// The versions in the bucket.
+    pub(super) shared: Arc<ListedThere>,
+    /// The error for clients if the bucket could not be asked, for an answer that nobody else has.
+    pub(super) outage: Option<Unavailable>,
+}
+
+/// Resolves a query among versions. `has_gomod` returns whether a version has a go.mod, and is asked about at most one.
+pub(super) async fn choose(
+    module: &ModulePath,
+    query: &str,
+    versions: &[Version],
+    has_gomod: impl AsyncFnOnce(&Version) -> Result<bool, Unavailable>,
+) -> Result<Option<Version>, Unavailable> {
+    match query::resolve(module, query, versions, |version| Err(version.clone())) {
+        Ok(chosen) => Ok(chosen),
+        Err(decisive) => {
+            let has_gomod = has_gomod(&decisive).await?;
+            let Ok(chosen) = query::resolve(module, query, versions, |_| Ok::<_, Infallible>(has_gomod));
+            Ok(chosen)
         }
     }
 }

@@ -76,7 +76,11 @@ impl Fetch {
             _ if error.is_repeated() => {
                 log::debug!(version, reason; "did not download a rejected version again")
             }
-            Unavailable::Absent(_) | Unavailable::Gone(_) | Unavailable::Abandoned(_) => {
+            Unavailable::Absent(_)
+            | Unavailable::Gone(_)
+            | Unavailable::Abandoned(_)
+            | Unavailable::NotFetched(_)
+            | Unavailable::Offline(_) => {
                 log::debug!(version, reason; "did not download a version");
             }
             _ if !self.means.are_failures_logged => {

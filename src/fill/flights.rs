@@ -1,7 +1,7 @@
 //! The running flights, and joining one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use stoa_store::Store;
@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::expected::Expected;
 use super::means::{Means, Running};
-use super::progress::{Flight, Progress, Waiter, Want};
+use super::progress::{Flight, Places, Progress, Waiter, Want};
 use super::rate::MinRate;
 use super::slots::Slots;
 use super::task::Fetch;
@@ -111,9 +111,16 @@ impl Flights {
 
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
-    /// `via` is the `Via` of the request. The client waits a limited time for its turn.
-    pub fn join(&self, permit: Permit<'_>, via: &Via, want: Want) -> Result<Waiter, Unavailable> {
-        let waiter = self.join_expecting(permit, via, want, &Expected::default())?;
+    /// `via` is the `Via` of the request. The client waits a limited time for its turn. A flight for the bucket only fails
+    /// with [`Unavailable::NotFetched`] if it cannot read the version there.
+    pub fn join(
+        &self,
+        permit: Permit<'_>,
+        via: &Via,
+        want: Want,
+        places: Places,
+    ) -> Result<Waiter, Unavailable> {
+        let waiter = self.join_in(permit, via, want, &Expected::default(), places)?;
         Ok(waiter.with_patience(self.max_wait))
     }
 
@@ -128,6 +135,17 @@ impl Flights {
         via: &Via,
         want: Want,
         expected: &Expected,
+    ) -> Result<Waiter, Unavailable> {
+        self.join_in(permit, via, want, expected, Places::All)
+    }
+
+    fn join_in(
+        &self,
+        permit: Permit<'_>,
+        via: &Via,
+        want: Want,
+        expected: &Expected,
+        places: Places,
     ) -> Result<Waiter, Unavailable> {
         let (version, rule) = (permit.version(), permit.rule());
         let store = &self.means.store;
@@ -146,7 +164,7 @@ impl Flights {
         let absence = self.means.absence(version, want != Want::Metadata);
         let mut running = self.means.running.lock();
         if let Some(flight) = running.get(version) {
-            flight.want(want);
+            flight.want(want, places);
             return Ok(Waiter::new(Arc::clone(flight), true));
         }
         if let Some(error) = absence {
@@ -164,6 +182,7 @@ impl Flights {
             progress: watched,
             wanted: watch::Sender::new(want == Want::Zip),
             whole: watch::Sender::new(want != Want::Metadata || self.means.is_eager),
+            may_ask: AtomicBool::new(places == Places::All),
             aborted: Arc::clone(&self.aborted),
         });
         running.insert(version.clone(), Arc::clone(&flight));

@@ -12,7 +12,7 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub(super) struct Flight {
     pub(super) wanted: watch::Sender<bool>,
     /// Whether the flight takes the whole version, and not only its info and go.mod.
     pub(super) whole: watch::Sender<bool>,
+    /// Whether an upstream may be asked. If not, the version comes from the bucket or not at all.
+    pub(super) may_ask: AtomicBool,
     /// Number of transfers that this process has aborted.
     pub(super) aborted: Arc<AtomicU64>,
 }
@@ -49,9 +51,21 @@ pub enum Want {
     Zip,
 }
 
+/// The places from which a request may get a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Places {
+    /// The bucket, and the upstreams of the rule.
+    All,
+    /// The bucket.
+    BucketOnly,
+}
+
 impl Flight {
-    /// Extends the flight to what another request needs.
-    pub(super) fn want(&self, want: Want) {
+    /// Extends the flight to what another request needs. Call it under the lock of the map.
+    pub(super) fn want(&self, want: Want, places: Places) {
+        if places == Places::All {
+            self.may_ask.store(true, Ordering::Relaxed);
+        }
         if want != Want::Metadata {
             self.whole.send_replace(true);
         }

@@ -13,7 +13,7 @@ use super::task::{Failed, Fetch};
 use crate::bucket::{Downloaded, PublishedInBucket};
 use crate::sumdb::{Confirmation, Verification};
 use crate::tasks::blocking;
-use crate::unavailable::Unavailable;
+use crate::unavailable::{Reason, Unavailable};
 
 /// The reason why a downloaded version is not published.
 enum Rejected {
@@ -80,6 +80,10 @@ impl Fetch {
         let confirmed = confirmation.clone();
         let (expected, progress) = (self.expected.clone(), self.progress.clone());
         let fault_there = shared.map(Shared::expected);
+        let sender = match shared.filter(|shared| shared.is_read) {
+            Some(shared) => Sender::Bucket { url: shared.tier().url(), version: self.version.to_string() },
+            None => Sender::Upstream,
+        };
         let (has_bucket, files) = (shared.is_some(), shared.map(|_| (info.clone(), modfile.clone())));
         let held = Arc::clone(&claim);
         let _examining = self.means.examining.acquire().await.map_err(|_| self.stopping())?;
@@ -90,8 +94,7 @@ impl Fetch {
             drop(modfile);
             let sealed = draft.seal_if(&info, |h1| {
                 if let Some(reason) = fault_there.as_ref().and_then(|sealed| sealed.fault_of_zip(h1)) {
-                    let text = format!("the bucket has an invalid version: {reason}");
-                    return Err(Rejected::Corrupt(Unavailable::Upstream(text.into())));
+                    return Err(Rejected::Corrupt(sender.invalid(&reason)));
                 }
                 let fault = expected.fault_of_zip(h1).or_else(|| expected.fault_of_mod(&gomod_h1));
                 if let Some(reason) = fault {
@@ -123,14 +126,13 @@ impl Fetch {
                 Err(Rejected::Corrupt(error)) => return Ok(Err(Failed::Corrupt(error))),
                 Err(Rejected::Seal(SealError::Store(error))) => return Err(error),
                 Err(Rejected::Seal(SealError::OtherMod { version })) => {
-                    let text = format!(
-                        "the upstream sent an invalid version: {version}: the go.mod in the zip differs from the go.mod that was sent before, which has {gomod_h1}"
+                    let reason = format!(
+                        "{version}: the go.mod in the zip differs from the go.mod that was sent before, which has {gomod_h1}"
                     );
-                    return Ok(Err(Failed::Inconsistent(Unavailable::Upstream(text.into()))));
+                    return Ok(Err(Failed::Inconsistent(sender.invalid(&reason))));
                 }
                 Err(Rejected::Seal(broken)) => {
-                    let reason = format!("the upstream sent an invalid version: {broken}");
-                    return Ok(Err(Failed::Corrupt(Unavailable::Upstream(reason.into()))));
+                    return Ok(Err(Failed::Corrupt(sender.invalid(&broken))));
                 }
             };
             if has_bucket {
@@ -204,6 +206,25 @@ impl Fetch {
         let version = self.version.clone();
         let work = move |store: &Store| Ok(store.locate(&version, VersionFile::Info)?.is_some());
         blocking(&self.means.store, &self.version, work).await
+    }
+}
+
+/// The sender of a version.
+enum Sender {
+    Upstream,
+    Bucket { url: String, version: String },
+}
+
+impl Sender {
+    /// Returns the error for a version that is not valid. Clients learn nothing of the bucket.
+    fn invalid(&self, reason: &dyn std::fmt::Display) -> Unavailable {
+        Unavailable::Upstream(match self {
+            Self::Upstream => format!("the upstream sent an invalid version: {reason}").into(),
+            Self::Bucket { url, version } => Reason::with_text_for_client(
+                format!("the bucket {url} has an invalid version: {reason}"),
+                format!("the stored copy of {version} is corrupt"),
+            ),
+        })
     }
 }
 

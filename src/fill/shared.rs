@@ -8,6 +8,7 @@
 //! | does not know the version | downloads it, under a claim in the bucket if it needs the zip |
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use stoa_bucket::{ClaimThere, Held, Manifest};
 use stoa_gomod::H1;
@@ -98,13 +99,25 @@ impl Fetch {
 
     /// Fails if no upstream may be asked. The bucket was asked first.
     fn check_upstream(&self) -> Result<(), Unavailable> {
-        if self.rule.mode == Mode::None {
+        if self.rule.mode == Mode::None || !self.may_ask() {
             return Err(Unavailable::NotFetched(self.version.to_string()));
         }
         match self.rule.upstream.is_offline() {
             true => Err(Unavailable::Offline(self.version.to_string())),
             false => Ok(()),
         }
+    }
+
+    /// Returns whether an upstream may be asked. If not, removes the flight from the map: the next request starts a new
+    /// one.
+    fn may_ask(&self) -> bool {
+        // Under the lock of the map, as joining is.
+        let mut running = self.means.running.lock();
+        let may_ask = self.flight.may_ask.load(Ordering::Relaxed);
+        if !may_ask {
+            running.remove(&self.version);
+        }
+        may_ask
     }
 
     /// Writes what the bucket knows of the version into its record.

@@ -7,16 +7,18 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use hyper::body::{Frame, SizeHint};
 use stoa_gomod::ModuleVersion;
 use stoa_store::ZipFile;
 use tokio::task::JoinHandle;
 
 use super::buffers::{Buffer, Buffers, CHUNK};
+use crate::bucket::ZipStream;
 use crate::fill::Transfer;
 
 /// The body of an answer.
@@ -30,6 +32,8 @@ pub(crate) enum Body {
     Zip(ZipBody),
     /// A zip that is being downloaded.
     Transfer(TransferBody),
+    /// A zip in the bucket, or a range of it.
+    Bucket(BucketBody),
 }
 
 impl Body {
@@ -55,6 +59,12 @@ impl Body {
         let left = transfer.length();
         Self::Transfer(TransferBody { state: State::Idle(transfer), left, buffers: Arc::clone(buffers) })
     }
+
+    /// Returns `length` bytes of a zip in the bucket. Without a stream, only the length is known.
+    pub(super) fn bucket(version: &ModuleVersion, stream: Option<ZipStream>, length: u64) -> Self {
+        let stream = stream.map(Mutex::new);
+        Self::Bucket(BucketBody { version: version.clone(), stream, left: length })
+    }
 }
 
 impl hyper::body::Body for Body {
@@ -74,6 +84,7 @@ impl hyper::body::Body for Body {
             }
             Self::Zip(zip) => ready!(zip.poll(context)),
             Self::Transfer(transfer) => ready!(transfer.poll(context)),
+            Self::Bucket(bucket) => ready!(bucket.poll(context)),
         };
         Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }
@@ -85,6 +96,7 @@ impl hyper::body::Body for Body {
             Self::Zip(zip) => zip.at == zip.end,
             // The transfer ends when the zip is verified.
             Self::Transfer(_) => false,
+            Self::Bucket(bucket) => bucket.left == 0,
         }
     }
 
@@ -94,6 +106,7 @@ impl hyper::body::Body for Body {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Zip(zip) => SizeHint::with_exact(zip.end - zip.at),
             Self::Transfer(transfer) => transfer.left.map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Bucket(bucket) => SizeHint::with_exact(bucket.left),
         }
     }
 }
@@ -153,6 +166,51 @@ impl ZipBody {
         let version = &self.version;
         log::error!(version:% = version, offset = self.at, reason:% = reason; "cannot read a stored file: aborting its transfer");
         io::Error::other(format!("cannot read a file of {version}: {reason}"))
+    }
+}
+
+/// A zip in the bucket, or a range of it. The bucket is read as fast as the client reads.
+pub(crate) struct BucketBody {
+    version: ModuleVersion,
+    /// Never locked: only its owner uses it.
+    stream: Option<Mutex<ZipStream>>,
+    left: u64,
+}
+
+impl std::fmt::Debug for BucketBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BucketBody")
+            .field("version", &self.version)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BucketBody {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let Some(stream) = self.stream.as_mut().filter(|_| self.left > 0) else { return Poll::Ready(None) };
+        let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let part = match ready!(stream.poll_next_unpin(context)) {
+            Some(Ok(part)) => part,
+            Some(Err(error)) => return Poll::Ready(Some(Err(self.failed(&error.without_help())))),
+            None => return Poll::Ready(Some(Err(self.failed("the content is too short")))),
+        };
+        match self.left.checked_sub(part.len() as u64) {
+            Some(left) => {
+                self.left = left;
+                if left == 0 {
+                    self.stream = None;
+                }
+                Poll::Ready(Some(Ok(part)))
+            }
+            None => Poll::Ready(Some(Err(self.failed("the content is too long")))),
+        }
+    }
+
+    fn failed(&self, reason: &str) -> io::Error {
+        let version = &self.version;
+        log::warn!(version:% = version, left = self.left, reason; "cannot read a version in the bucket: aborting its transfer");
+        io::Error::other(format!("cannot read the zip of {version}: {reason}"))
     }
 }
 

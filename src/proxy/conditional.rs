@@ -47,6 +47,17 @@ pub(super) enum Part {
     Unsatisfiable,
 }
 
+impl Part {
+    /// Returns the bytes of a file of this length that the answer has. `None` if it has none.
+    pub(super) fn range(&self, length: u64) -> Option<Range<u64>> {
+        match self {
+            Self::Whole => Some(0..length),
+            Self::Range(range) => Some(range.clone()),
+            Self::NotModified | Self::PreconditionFailed | Self::Unsatisfiable => None,
+        }
+    }
+}
+
 /// Returns whether a request may get anything but the whole file.
 pub(super) fn is_conditional(headers: &HeaderMap) -> bool {
     [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE]

@@ -3,25 +3,22 @@
 //! A stored file is answered at once on the worker, see [`Proxy::stored_small`] and [`Proxy::stored_zip`]. Other requests
 //! wait for a fill, or for the seal of a stored zip that has none.
 
-use std::ops::Range;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED,
-};
+use hyper::header::{CACHE_CONTROL, HeaderValue};
 use sha2::{Digest, Sha256};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{CachedPair, Objection, SmallFile, StoreError, VersionFile, ZipFile};
 
-use super::answer::{self, JSON, MINUTE, Response, TEXT, WEEK, ZIP};
+use super::answer::{self, MINUTE, Response, TEXT, WEEK, ZIP};
 use super::body::Body;
-use super::conditional::{self, Part, Validators};
+use super::conditional::Validators;
+use super::entity::{entity, etag_of, small_answer, zip_etag};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
 use crate::byte_budget::SMALL_BODY;
-use crate::fill::{Arrival, Want};
+use crate::fill::{Arrival, Places, Want};
 use crate::policy::{ChecksumPolicy, Mode, Permit};
 use crate::sumdb::Standing;
 use crate::tasks::blocking;
@@ -91,14 +88,16 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return forbidden(permit.version(), &error),
             }
-            if let Some(response) = self.not_awaited(client, permit, file.into()).await {
-                return response;
-            }
-            let waiter = match self.services.flights.join(permit, &client.via(), Want::Metadata) {
+            let places = match self.places(client, permit, file.into()).await {
+                Ok(places) => places,
+                Err(response) => return *response,
+            };
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Metadata, places) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
-            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
+            let may_try_again =
+                MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
             let arrival = waiter.small(file).await;
             match arrival {
                 Ok(Arrival::Early(bytes)) => {
@@ -110,8 +109,7 @@ impl Proxy {
                     return response;
                 }
                 Ok(Arrival::Stored) => {}
-                // Only the request that started the flight has passed a loop.
-                Err(Unavailable::Loop(_)) if may_join_again => {}
+                Err(error) if may_try_again.after(&error) => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
@@ -234,32 +232,38 @@ impl Proxy {
         }
     }
 
-    /// Answers for a file that is not stored, if the version is forbidden or the client is not to wait for it. Returns
-    /// `None` if the client waits for a fill.
-    async fn not_awaited(
+    /// Returns the places from which the client gets a file that is not stored. The error is the answer if the version is
+    /// forbidden, or the client is not to wait for it.
+    async fn places(
         &self,
         client: Client<'_>,
         permit: Permit<'_>,
         file: VersionFile,
-    ) -> Option<Response> {
+    ) -> Result<Places, Box<Response>> {
         let version = permit.version();
         if let Err(error) = self.check_record(version).await {
-            return Some(forbidden(version, &error));
+            return Err(Box::new(forbidden(version, &error)));
+        }
+        if let Some(response) = self.answer_from_bucket(client, permit, file).await {
+            return Err(Box::new(response));
         }
         let rule = permit.rule();
         let waits = !client.is_local && matches!(rule.mode, Mode::Sync | Mode::None);
-        if waits || self.is_in_bucket(version).await {
-            return None;
+        if waits {
+            return Ok(Places::All);
+        }
+        if self.is_in_bucket(version).await {
+            return Ok(Places::BucketOnly);
         }
         if client.is_local {
-            return Some(Problem::NotStored.answer());
+            return Err(Box::new(Problem::NotStored.answer()));
         }
         let in_background = matches!(rule.mode, Mode::Async | Mode::AsyncRedirect);
         if in_background {
             self.services.flights.start(permit, &client.via());
         }
         let redirect_url = rule.redirect_url.as_ref().filter(|_| rule.mode.redirects());
-        Some(match redirect_url {
+        Err(Box::new(match redirect_url {
             Some(base) => answer::redirect(&format!(
                 "{base}/{}/@v/{}.{}",
                 version.path().escaped(),
@@ -267,7 +271,7 @@ impl Proxy {
                 file.name()
             )),
             None => Problem::InBackground.answer(),
-        })
+        }))
     }
 
     /// Returns whether a version that is not in the store is in the bucket. Then it arrives as fast as from the store.
@@ -348,18 +352,20 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return store_failed(version, error),
             }
-            if let Some(response) = self.not_awaited(client, permit, VersionFile::Zip).await {
-                return response;
-            }
-            let waiter = match self.services.flights.join(permit, &client.via(), Want::Zip) {
+            let places = match self.places(client, permit, VersionFile::Zip).await {
+                Ok(places) => places,
+                Err(response) => return *response,
+            };
+            let waiter = match self.services.flights.join(permit, &client.via(), Want::Zip, places) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
-            let may_join_again = waiter.is_joined() && attempt < ATTEMPTS;
+            let may_try_again =
+                MayTryAgain { is_joined: waiter.is_joined(), mode: permit.rule().mode, attempt };
             if client.wants_whole() {
                 match waiter.stored().await {
                     Ok(()) => continue,
-                    Err(Unavailable::Loop(_)) if may_join_again => continue,
+                    Err(error) if may_try_again.after(&error) => continue,
                     Err(error) => return Problem::Failed(&error, Subject::File).answer(),
                 }
             }
@@ -371,8 +377,7 @@ impl Proxy {
                     return answer::module(StatusCode::OK, ZIP, caching, body);
                 }
                 Ok(Arrival::Stored) => {}
-                // Only the request that started the flight has passed a loop.
-                Err(Unavailable::Loop(_)) if may_join_again => {}
+                Err(error) if may_try_again.after(&error) => {}
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             }
         }
@@ -390,8 +395,7 @@ impl Proxy {
         let version = permit.version();
         self.upkeep.last_use.note(version);
         let (length, modified) = (zip.length, zip.modified);
-        // A seal identifies the files in a zip, but not how they are packed. The length makes the tag strong.
-        let etag = tag(format!("\"{seal}-{length:x}\""));
+        let etag = zip_etag(seal, length);
         let body = |range| Body::zip(version, zip, range, &self.buffers);
         let mut response = entity(client, ZIP, Validators::new(etag, Some(modified)), length, body);
         response.headers_mut().insert(CACHE_CONTROL, caching);
@@ -407,7 +411,7 @@ impl Proxy {
     }
 
     /// Returns how long a stored file may be cached, and reads the record of the version for that if necessary.
-    async fn know_caching(&self, permit: Permit<'_>) -> HeaderValue {
+    pub(super) async fn know_caching(&self, permit: Permit<'_>) -> HeaderValue {
         if let Some(caching) = self.caching(permit) {
             return caching;
         }
@@ -416,84 +420,25 @@ impl Proxy {
     }
 }
 
-fn small_answer(
-    client: Client<'_>,
-    file: SmallFile,
-    bytes: Bytes,
-    digest: &[u8; 32],
-    modified: Option<SystemTime>,
-) -> Response {
-    let content_type = match file {
-        SmallFile::Info => JSON,
-        SmallFile::Mod => TEXT,
-    };
-    let validators = Validators::new(etag_of(digest), modified);
-    entity(client, content_type, validators, bytes.len() as u64, |range| {
-        // The length of bytes in memory fits.
-        let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
-        Body::Whole(bytes.slice(place(range.start)..place(range.end)))
-    })
+/// A failed flight, after which the request may start again.
+#[derive(Clone, Copy)]
+struct MayTryAgain {
+    is_joined: bool,
+    mode: Mode,
+    attempt: usize,
 }
 
-/// Answers with the whole of a file that never changes, with a part of it, or without it.
-fn entity(
-    client: Client<'_>,
-    content_type: HeaderValue,
-    validators: Validators,
-    length: u64,
-    body: impl FnOnce(Range<u64>) -> Body,
-) -> Response {
-    let part = match conditional::is_conditional(client.headers) {
-        true => conditional::judge(client.headers, client.is_head, &validators, length),
-        false => Part::Whole,
-    };
-    let (status, body, range) = match part {
-        Part::Whole => (StatusCode::OK, body(0..length), None),
-        Part::Range(range) => {
-            let header = format!("bytes {}-{}/{length}", range.start, range.end - 1);
-            (StatusCode::PARTIAL_CONTENT, body(range), Some(header))
-        }
-        Part::NotModified => (StatusCode::NOT_MODIFIED, Body::Empty, None),
-        Part::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, Body::Empty, None),
-        Part::Unsatisfiable => {
-            (StatusCode::RANGE_NOT_SATISFIABLE, Body::Empty, Some(format!("bytes */{length}")))
-        }
-    };
-    let mut response = answer::module(status, content_type, WEEK, body);
-    let headers = response.headers_mut();
-    if status == StatusCode::NOT_MODIFIED {
-        headers.remove(CONTENT_TYPE);
+impl MayTryAgain {
+    fn after(self, error: &Unavailable) -> bool {
+        let may = match error {
+            // Only the request that started the flight has passed a loop.
+            Unavailable::Loop(_) => self.is_joined,
+            // The bucket has the version, and it cannot be read there.
+            Unavailable::NotFetched(_) => self.mode != Mode::None,
+            _ => false,
+        };
+        may && self.attempt < ATTEMPTS
     }
-    headers.insert(ETAG, validators.etag);
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let Some(modified) = validators.modified
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(modified))
-    {
-        headers.insert(LAST_MODIFIED, date);
-    }
-    if let Some(range) = range.and_then(|range| HeaderValue::try_from(range).ok()) {
-        headers.insert(CONTENT_RANGE, range);
-    }
-    response
-}
-
-/// Returns a strong entity tag made of the hash of the content.
-fn etag_of(digest: &[u8; 32]) -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(34);
-    text.push('"');
-    for byte in &digest[..16] {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(HEX[usize::from(nibble)]));
-        }
-    }
-    text.push('"');
-    tag(text)
-}
-
-fn tag(quoted: String) -> HeaderValue {
-    // Hex digits and base64 are valid in a header.
-    HeaderValue::try_from(quoted).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// Answers that the store failed. The log has the reason, which names paths of this machine.

@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | `address` | the addresses of the proxy |
 //! | `files` | info, mod and zip of a version |
+//! | `from_bucket` | the same, of a read-only server that has a bucket |
+//! | `entity` | answers with a file, or with a part of it |
 //! | `questions` | lists, queries, checksum databases |
 //! | `catalog` | pages of stored versions |
 //! | `answer` | statuses and headers |
@@ -25,7 +27,9 @@ mod body;
 mod buffers;
 mod catalog;
 mod conditional;
+mod entity;
 mod files;
+mod from_bucket;
 mod in_progress;
 mod problem;
 mod questions;

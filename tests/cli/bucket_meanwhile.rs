@@ -76,7 +76,7 @@ fn during_publication(
     }
 }
 
-/// Takes the signs of life of servers away, as the time would that a downgrade must let pass.
+/// Deletes the objects of running servers, as the time would that a downgrade must let pass.
 fn forget_servers(bucket: &TestBucket) {
     for key in bucket.keys("~stoa/").iter().filter(|key| key.contains("/servers/")) {
         bucket.delete(key);

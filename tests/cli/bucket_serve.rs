@@ -12,6 +12,7 @@ use testkit::upstream::{Module, Upstream};
 use testkit::{Case, MIGRATE, STOA, cases, slow, transcript};
 
 use super::bucket_meanwhile::{versions, wait};
+use super::bucket_read_only::prepare;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = cases![
@@ -31,6 +32,8 @@ pub(crate) fn cases() -> Vec<Case> {
         a_version_in_the_bucket_is_sent_at_once_in_every_mode,
         latest_and_queries_know_the_versions_in_the_bucket,
         a_zip_that_disappears_from_the_bucket_is_downloaded_again,
+        a_slow_list_is_no_outage_and_comes_with_a_later_request,
+        a_client_that_must_not_cause_a_download_causes_none_if_the_bucket_cannot_be_read,
     ];
     all.extend(slow(cases![
         a_removal_is_noticed_by_a_running_server_within_a_minute,
@@ -311,8 +314,8 @@ fn a_read_only_server_writes_nothing_to_the_bucket() {
     }
     assert_eq!(server.get(&of_athens[1].path("info")).0, 404);
     // It names only what it serves.
-    assert_eq!(server.get("/example.com/a/@latest").0, 404);
-    assert_eq!(server.get("/example.com/a/@v/list").0, 404);
+    assert_eq!(server.get("/example.com/a/@latest"), (200, of_athens[0].info.clone()));
+    assert_eq!(server.get("/example.com/a/@v/list"), (200, b"v1.0.0\n".to_vec()));
     assert!(server.stop().success());
     asked.extend(gcs.take_asked());
     assert!(asked.iter().any(|asked| asked.key.ends_with("/m/example.com/m/@v/v1.1.0.json")), "{asked:?}");
@@ -496,7 +499,90 @@ fn a_zip_that_disappears_from_the_bucket_is_downloaded_again() {
     whole(&serve(&gcs, &dir.path().join("third"), None), &module);
 }
 
-/// Takes the signs of life away, as the time would that a downgrade must let pass.
+fn a_slow_list_is_no_outage_and_comes_with_a_later_request() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let [slow, other] =
+        ["example.com/slow@v1.0.0", "example.com/m@v1.0.0"].map(|pair| upstream.offer(pair, 500));
+    let first = serve(&gcs, &dir.path().join("first"), Some(upstream.url()));
+    [&slow, &other].into_iter().for_each(|module| whole(&first, module));
+    drop(first);
+    prepare(&dir.path().join("second"));
+    let mut command = with_bucket(&gcs, &dir.path().join("second"), None);
+    let server = Server::start_with(command.arg("--read-only").env("STOA_FILL_LIST_TTL", "60"));
+    gcs.fail(|asked| {
+        let is_slow = asked.method == "LIST" && asked.key.contains("/m/example.com/slow/");
+        is_slow.then_some(Failing::Late(Duration::from_secs(12)))
+    });
+    gcs.take_asked();
+    let list = || server.ask("GET", "/example.com/slow/@v/list", &[]);
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..3).map(|_| scope.spawn(list)).collect();
+        for client in waiting {
+            let reply = client.join().unwrap();
+            assert_eq!((reply.status, reply.header("retry-after")), (503, Some("30")), "{}", reply.text());
+        }
+    });
+    // The bucket is used meanwhile.
+    for path in ["/example.com/m/@v/list", "/example.com/m/@latest", "/example.com/slow/@v/v1.0.0.info"] {
+        assert_eq!(server.get(path).0, 200, "{path}");
+    }
+    assert_eq!(server.get("/readyz"), (200, b"ready\n".to_vec()));
+    testkit::until("the list is there", || list().status == 200);
+    assert_eq!(list().body, b"v1.0.0\n");
+    let listings = gcs
+        .take_asked()
+        .into_iter()
+        .filter(|asked| asked.method == "LIST" && asked.key.contains("/m/example.com/slow/"));
+    assert_eq!(listings.count(), 1);
+}
+
+fn a_client_that_must_not_cause_a_download_causes_none_if_the_bucket_cannot_be_read() {
+    for damage in ["a bit", "gone"] {
+        let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+        let module = upstream.offer("example.com/m@v1.0.0", 200_000);
+        let first = serve(&gcs, &dir.path().join("first"), Some(upstream.url()));
+        whole(&first, &module);
+        assert!(first.stop().success());
+        let asked = upstream.asked_at("v1.0.0");
+        let zip = gcs.keys("go/~stoa/").into_iter().find(|key| key.ends_with(".zip")).unwrap();
+        match damage {
+            "gone" => gcs.delete(&zip),
+            _ => {
+                let generation = gcs.get(&zip).unwrap().generation;
+                gcs.change(&zip, |object| object.data[100_000] ^= 1);
+                gcs.set_generation(&zip, generation);
+            }
+        }
+        let log = dir.path().join("log");
+        let start = |store: &str, mode: &str| {
+            let mut command = with_bucket(&gcs, &dir.path().join(store), Some(upstream.url()));
+            command.env("STOA_MODE", mode).env("STOA_REDIRECT_URL", "http://elsewhere.example");
+            command.stderr(std::fs::File::create(&log).unwrap());
+            Server::start_with(&mut command)
+        };
+        let server = start("local", "sync");
+        let local = || server.ask("GET", &module.path("zip"), &[("Disable-Module-Fetch", "true")]);
+        // The beginning of a zip is sent before its end is verified.
+        let reply = local();
+        assert!(reply.status == 404 || !reply.is_whole, "{damage}: {}", reply.status);
+        assert_eq!(local().status, 404, "{damage}");
+        let logged = std::fs::read_to_string(&log).unwrap();
+        assert!(!logged.contains("the upstream sent"), "{logged}");
+        if damage == "a bit" {
+            assert!(logged.contains("the bucket gs://modules/go has an invalid version"), "{logged}");
+        }
+        drop(server);
+        let server = start("redirect", "redirect");
+        let reply = server.ask("GET", &module.path("zip"), &[]);
+        assert_eq!((reply.status, upstream.asked_at("v1.0.0")), (302, asked), "{damage}");
+        drop(server);
+        // Another client heals it.
+        whole(&start("sync", "sync"), &module);
+        assert!(upstream.asked_at("v1.0.0") > asked);
+    }
+}
+
+/// Deletes the objects of running servers, as the time would that a downgrade must let pass.
 pub(super) fn forget_servers(gcs: &Gcs) {
     gcs.keys("go/~stoa/").iter().filter(|key| key.contains("/servers/")).for_each(|key| gcs.delete(key));
 }
@@ -523,7 +609,7 @@ fn a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout() {
         // It notices by the next request.
         assert_eq!(server.get(&missing.path("zip")).0, 503);
         gcs.take_asked();
-        // Longer than the pauses between its signs of life, and between those of its download.
+        // Longer than the pauses between two writes of the object of a running server, and of its download.
         thread::sleep(SIGNS);
         upstream.release();
         let late = late.join().unwrap();
@@ -537,7 +623,7 @@ fn a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout() {
     assert_eq!(upstream.count(&missing.path("zip")), 0);
 }
 
-/// More than the pause between two signs of life.
+/// More than the pause between two writes of the object of a running server.
 const SIGNS: Duration = Duration::from_secs(65);
 
 fn a_version_that_is_quarantined_while_it_is_read_is_not_served_afterwards() {

@@ -59,7 +59,7 @@ fn faults(service: Service) -> Vec<Fault> {
     if service == Service::Gcs { request_sweep::all_faults() } else { request_sweep::faults() }
 }
 
-/// Returns whether a request changes something that lasts. The checks of the service and the signs of life do not.
+/// Returns whether a request changes something that lasts. The checks of the service and the objects of running servers do not.
 pub(super) fn lasts(asked: &Asked) -> bool {
     !["/probe/", "/servers/"].iter().any(|part| asked.key.contains(part))
 }

@@ -17,7 +17,9 @@ mod bucket_carry;
 mod bucket_commands;
 mod bucket_crowd;
 mod bucket_faults;
+mod bucket_index;
 mod bucket_meanwhile;
+mod bucket_read_only;
 mod bucket_serve;
 mod bucket_servers;
 mod bucket_services;
@@ -80,7 +82,9 @@ fn main() {
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_faults", bucket_faults::cases()),
+        ("bucket_index", bucket_index::cases()),
         ("bucket_meanwhile", bucket_meanwhile::cases()),
+        ("bucket_read_only", bucket_read_only::cases()),
         ("bucket_serve", bucket_serve::cases()),
         ("bucket_servers", bucket_servers::cases()),
         ("bucket_services", bucket_services::cases()),

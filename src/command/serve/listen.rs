@@ -59,6 +59,7 @@ pub(crate) fn run(
         config_file,
         sources,
         policy: &policy,
+        has_bucket: services.tier.is_some(),
         database,
         address,
     }

@@ -18,6 +18,8 @@ pub(crate) struct Startup<'a> {
     pub(crate) config_file: Option<&'a Path>,
     pub(crate) sources: &'a Sources<'a>,
     pub(crate) policy: &'a Policy,
+    /// Whether the server has a bucket.
+    pub(crate) has_bucket: bool,
     /// The name of the checksum database that downloads are verified against.
     pub(crate) database: Option<&'a str>,
     pub(crate) address: SocketAddr,
@@ -62,7 +64,10 @@ impl Startup<'_> {
                 return;
             }
         };
-        log::info!(reason; "offline: only stored modules are served");
+        match self.has_bucket {
+            true => log::info!(reason; "offline: only modules in the store and in the bucket are served"),
+            false => log::info!(reason; "offline: only stored modules are served"),
+        }
     }
 
     fn log_checksum_database(&self) {

@@ -1,0 +1,191 @@
+//! Files in the bucket for the clients of a read-only server, which stores nothing.
+//!
+//! A zip goes from the bucket to the client, so its seal decides: the manifest has it, or the server reads the zip into a
+//! temporary file first and remembers the hash. The object must still be the one that was verified, by its ETag. A
+//! version whose content is gone or corrupt counts as absent, as if it were in quarantine.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use quick_cache::sync::Cache;
+use stoa_bucket::{BucketError, ExaminedThere, Manifest, ZipContent};
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_store::SmallFile;
+use tokio::sync::Semaphore;
+
+use super::look::InBucket;
+use super::{KNOWN, Tier, forbidden};
+use crate::tasks::Once;
+use crate::unavailable::Unavailable;
+
+/// Maximum number of zips that are verified at the same time. Each needs temporary space and memory.
+const MAX_VERIFYING: usize = 2;
+
+/// Maximum number of zips that are sent at the same time. Each is a connection to the bucket with buffers of up to 1 MiB.
+const MAX_SENT: usize = 512;
+
+/// Maximum time that a client waits until other zips are sent.
+const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
+
+/// The zips that a read-only server reads.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// The zips that were verified, and their hashes.
+    verified: Cache<ModuleVersion, (Arc<ZipContent>, H1)>,
+    /// The running verifications, by the key and the ETag of the zip.
+    running: Once<(String, Option<String>), Result<Option<H1>, Unavailable>>,
+    turns: Semaphore,
+    sent: Arc<Semaphore>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            verified: Cache::new(KNOWN),
+            // Nobody keeps the temporary file, so the work is only for the clients that wait.
+            running: Once::while_wanted(),
+            turns: Semaphore::new(MAX_VERIFYING),
+            sent: Arc::new(Semaphore::new(MAX_SENT)),
+        }
+    }
+}
+
+/// The bytes of a zip, or of a range of it.
+pub(crate) type ZipStream = BoxStream<'static, Result<Bytes, BucketError>>;
+
+impl Tier {
+    /// Returns the manifest of a version that the bucket has. `None` if it has no such version.
+    pub(crate) async fn present(&self, version: &ModuleVersion) -> Result<Option<Manifest>, Unavailable> {
+        match self.look(version).await? {
+            InBucket::Present(held) => Ok(Some(held.document)),
+            InBucket::Known(held) => match &held.document.record.tombstone {
+                Some(tombstone) => Err(forbidden(version, tombstone)),
+                None => Ok(None),
+            },
+            InBucket::Unknown => Ok(None),
+        }
+    }
+
+    /// Returns the info or the mod of a version. `None` if it is gone.
+    pub(crate) async fn read_small(
+        &self,
+        manifest: &Manifest,
+        file: SmallFile,
+    ) -> Result<Option<Bytes>, Unavailable> {
+        let Some(content) = manifest.present_content() else { return Ok(None) };
+        let small = match file {
+            SmallFile::Info => &content.info,
+            SmallFile::Mod => &content.modfile,
+        };
+        let read = self.note(self.versions.small(small).await);
+        let read = read.map_err(|error| self.unavailable(&manifest.version, &error))?;
+        if read.is_none() {
+            self.note_absent(&manifest.version, "a file is missing or was replaced");
+        }
+        Ok(read)
+    }
+
+    /// Returns the hash of a zip: its seal, or the hash that was found when this server read it. `None` if the version is
+    /// corrupt or gone.
+    pub(crate) async fn seal_of(self: &Arc<Self>, manifest: &Manifest) -> Result<Option<H1>, Unavailable> {
+        let (version, Some(content)) = (&manifest.version, manifest.present_content()) else {
+            return Ok(None);
+        };
+        let is_own = content.zip.key.starts_with(&self.versions.keys().contents());
+        if content.zip.etag.is_none() && !is_own {
+            self.note_absent(version, "its manifest has no ETag, so the zip may have been replaced");
+            return Ok(None);
+        }
+        if let Some(seal) = &content.zip.h1 {
+            return Ok(Some(seal.clone()));
+        }
+        if let Some((of, h1)) = self.reading.verified.get(version)
+            && *of == content.zip
+        {
+            return Ok(Some(h1));
+        }
+        let work = || {
+            let (tier, manifest) = (Arc::clone(self), manifest.clone());
+            async move { tier.verify(&manifest).await }
+        };
+        let zip = (content.zip.key.clone(), content.zip.etag.clone());
+        let task = self.reading.running.join(&zip, work);
+        let task = task.ok_or_else(|| Unavailable::Busy(version.to_string()))?;
+        let broken = || Unavailable::Broken(format!("the verification of {version}"));
+        task.wait().await.unwrap_or_else(|| Err(broken()))
+    }
+
+    /// Reads a zip into a temporary file, and remembers its hash.
+    async fn verify(&self, manifest: &Manifest) -> Result<Option<H1>, Unavailable> {
+        let (version, Some(content)) = (&manifest.version, manifest.present_content()) else {
+            return Ok(None);
+        };
+        let turn = self.reading.turns.acquire().await;
+        let _turn = turn.map_err(|_| Unavailable::Stopping(version.to_string()))?;
+        let examined = self.note(self.versions.examine(manifest).await);
+        match examined.map_err(|error| self.unavailable(version, &error))? {
+            ExaminedThere::Whole(h1) => {
+                let zip = Arc::new(content.zip.clone());
+                self.reading.verified.insert(version.clone(), (zip, h1.clone()));
+                Ok(Some(h1))
+            }
+            ExaminedThere::Corrupt(reason) => {
+                log::error!(
+                    version:%, bucket = self.url(), reason,
+                    help = "run `stoa verify` with write access to the bucket, which moves the version to quarantine";
+                    "a version in the bucket is corrupt, not serving it"
+                );
+                self.set_unreadable(version);
+                Ok(None)
+            }
+            ExaminedThere::Gone => {
+                self.note_absent(version, "a file is missing or was replaced");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns whether all files of a version are still there.
+    pub(crate) async fn has_files(&self, manifest: &Manifest) -> Result<bool, Unavailable> {
+        let has_files = self.note(self.versions.has_content(manifest).await);
+        let has_files = has_files.map_err(|error| self.unavailable(&manifest.version, &error))?;
+        if !has_files {
+            self.note_absent(&manifest.version, "a file is missing or was replaced");
+        }
+        Ok(has_files)
+    }
+
+    /// Starts to read a zip. `None` if it is gone, or is no longer the one of the manifest.
+    pub(crate) async fn open_zip(
+        &self,
+        version: &ModuleVersion,
+        zip: &ZipContent,
+        range: Range<u64>,
+    ) -> Result<Option<ZipStream>, Unavailable> {
+        let turn = Arc::clone(&self.reading.sent).acquire_owned();
+        let turn = tokio::time::timeout(MAX_TURN_WAIT, turn).await.ok().and_then(Result::ok);
+        let turn = turn.ok_or_else(|| Unavailable::Busy(version.to_string()))?;
+        let part = (range != (0..zip.size)).then_some(range);
+        let opened = self.note(self.versions.zip(zip, part).await);
+        let opened = opened.map_err(|error| self.unavailable(version, &error))?;
+        // Not every service honours the condition of a request.
+        let is_same = |etag: &str| zip.etag.as_deref().is_none_or(|expected| expected == etag);
+        let opened = opened.filter(|content| content.meta.tag.e_tag().is_none_or(is_same));
+        if opened.is_none() {
+            self.note_absent(version, "its zip is missing or was replaced");
+        }
+        // The turn ends with the stream.
+        let held = move |part| (part, &turn).0;
+        Ok(opened.map(|content| content.bytes.map(held).boxed()))
+    }
+
+    /// Notes that the content of a version is gone. It counts as absent for a while.
+    fn note_absent(&self, version: &ModuleVersion, reason: &str) {
+        log::warn!(version:%, bucket = self.url(), reason; "cannot read a version in the bucket, not serving it");
+        self.set_unreadable(version);
+    }
+}
