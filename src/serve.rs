@@ -95,10 +95,12 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let policy = policy.into();
     let instance = policy.upstream_of_none().instance();
-    let upkeep = Arc::new(Upkeep::start(&store, options.index_interval, options.last_use_interval));
+    let has_bucket = options.services.tier.is_some();
+    let upkeep = Upkeep::start(&store, has_bucket, options.index_interval, options.last_use_interval);
+    let upkeep = Arc::new(upkeep);
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
     services.sumdb.start_rechecks();
-    let watching = Watching::start(&services);
+    let watching = Watching::start(&services, !options.index_interval.is_zero());
     let proxy_options = ProxyOptions {
         base_path: options.base_path.clone(),
         sumdbs: options.sumdbs.clone(),
@@ -154,7 +156,7 @@ pub async fn run(
 struct Watching(Vec<tokio::task::AbortHandle>);
 
 impl Watching {
-    fn start(services: &Services) -> Self {
+    fn start(services: &Services, keeps_index: bool) -> Self {
         let Some(tier) = &services.tier else { return Self(Vec::new()) };
         let watch = tokio::spawn(Arc::clone(tier).watch(Arc::clone(&services.store)));
         let mut tasks = vec![watch.abort_handle()];
@@ -162,6 +164,10 @@ impl Watching {
             let publish = tokio::spawn(Arc::clone(tier).publish_all(Arc::clone(&services.store)));
             let keep_small = tokio::spawn(Arc::clone(tier).keep_small(Arc::clone(&services.store)));
             tasks.extend([publish.abort_handle(), keep_small.abort_handle()]);
+            if keeps_index {
+                let keep_catalog = Arc::clone(tier).keep_catalog(Arc::clone(&services.store));
+                tasks.push(tokio::spawn(keep_catalog).abort_handle());
+            }
         }
         Self(tasks)
     }

@@ -38,7 +38,12 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 impl Upkeep {
     /// Starts at once. An interval of zero disables the thread, and so does a store that is read-only.
-    pub(crate) fn start(store: &Arc<Store>, interval: Duration, last_use_interval: Duration) -> Self {
+    pub(crate) fn start(
+        store: &Arc<Store>,
+        has_bucket: bool,
+        interval: Duration,
+        last_use_interval: Duration,
+    ) -> Self {
         let last_use = LastUse::start(store, last_use_interval);
         let shared = Arc::new(Shared {
             stop: Stop::default(),
@@ -49,7 +54,7 @@ impl Upkeep {
         let is_needed = !interval.is_zero() && !store.is_read_only();
         let work = is_needed.then(|| {
             let (store, shared) = (Arc::clone(store), Arc::clone(&shared));
-            move || shared.keep(&store, interval)
+            move || shared.keep(&store, has_bucket, interval)
         });
         Self { last_use, shared, thread: Background::start("index", work) }
     }
@@ -83,12 +88,16 @@ impl Upkeep {
 }
 
 impl Shared {
-    fn keep(&self, store: &Store, interval: Duration) {
+    fn keep(&self, store: &Store, has_bucket: bool, interval: Duration) {
+        let mut has_foreign_rows = !has_bucket;
         while !self.stop.is_asked() {
             *lock(&self.is_wanted) = false;
             let began = Instant::now();
             match store.index().reconcile(&self.stop) {
-                Ok(done) => log_pass(&done, began.elapsed()),
+                Ok(done) => {
+                    log_pass(&done, began.elapsed());
+                    has_foreign_rows = has_foreign_rows && !self.leave_bucket(store);
+                }
                 Err(IndexError::Stopped) => break,
                 Err(error) => log::warn!(reason:% = error; "cannot update the index of the store"),
             }
@@ -96,6 +105,21 @@ impl Shared {
             self.wait(PAUSE.min(interval), false);
             self.wait(interval.saturating_sub(PAUSE), true);
         }
+    }
+
+    /// Removes the rows of a bucket that the server does not have any more. Returns whether none is left.
+    fn leave_bucket(&self, store: &Store) -> bool {
+        while !self.stop.is_asked() {
+            match store.index().change_bucket(None) {
+                Ok(true) => {}
+                Ok(false) => return true,
+                Err(error) => {
+                    log::warn!(reason:% = error; "cannot remove the versions of a bucket from the index");
+                    return false;
+                }
+            }
+        }
+        false
     }
 
     /// Waits for a time, or until the thread is asked to stop. With `until_wanted` it also ends when a pass is wanted.

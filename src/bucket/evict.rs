@@ -66,10 +66,14 @@ impl Tier {
 
     /// Returns whether the bucket has a version with this hash.
     async fn has_same(&self, version: &ModuleVersion, seal: &H1) -> bool {
-        let held = self.note(self.versions.manifest(version).await);
-        let manifest = held.ok().flatten().map(|held| held.document);
-        let Some(manifest) = manifest.filter(|manifest| manifest.seal() == Some(seal)) else { return false };
-        self.note(self.versions.has_content(&manifest).await).unwrap_or(false)
+        let held = self.note(self.versions.manifest(version).await).ok().flatten();
+        let Some(held) = held.filter(|held| held.document.seal() == Some(seal)) else { return false };
+        let has_content = self.note(self.versions.has_content(&held.document).await).unwrap_or(false);
+        if has_content {
+            // The version stays in the catalog.
+            self.note_in_index(&held).await;
+        }
+        has_content
     }
 }
 

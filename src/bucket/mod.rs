@@ -3,7 +3,6 @@
 //! The store of the server is a cache in front of the bucket. A version that the store does not have is looked for in
 //! the bucket before any upstream, and a downloaded version is published there before it is published in the store.
 //! Nothing is written to the bucket in an outage: the store serves what it has, and other requests fail.
-
 //!
 //! | module | content |
 //! | --- | --- |
@@ -14,10 +13,12 @@
 //! | `publish` | publishing versions |
 //! | `record` | known hashes and tombstones, from manifests to the store and back |
 //! | `watch` | the tasks of a server: removals by others, and versions that only the store has |
+//! | `catalog` | the versions of the bucket in the index of the store |
 //! | `evict` | bounding the store |
 //! | `uses` | the record of uses |
 //! | `outage` | outages |
 
+mod catalog;
 mod evict;
 mod list;
 mod look;
@@ -89,6 +90,7 @@ pub struct Tier {
     reading: Reading,
     /// The keys of zips to which clients are redirected.
     zips: Cache<ModuleVersion, Arc<str>>,
+    catalog: catalog::Catalog,
     state: Mutex<State>,
 }
 
@@ -115,6 +117,7 @@ impl Tier {
             lists: Lists::default(),
             reading: Reading::default(),
             zips: Cache::new(KNOWN),
+            catalog: catalog::Catalog::default(),
             state: Mutex::default(),
         }
     }
@@ -164,6 +167,7 @@ impl Tier {
         self.check(version)?;
         log::error!(version:%, bucket = self.url(), reason; "a version in the bucket is corrupt, moving it to quarantine");
         let moved = self.versions.quarantine(version, Some(&content.zip.key), reason).await;
+        self.forget_in_index(std::slice::from_ref(version)).await;
         self.note(moved).map(drop).map_err(|error| self.unavailable(version, &error))
     }
 

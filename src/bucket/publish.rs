@@ -61,7 +61,10 @@ impl Tier {
         let seen = self.moment();
         let published = self.note(self.versions.publish(&new, before).await);
         let (theirs, same) = match published.map_err(|error| self.unavailable(&version, &error))? {
-            PublishedThere::Ours(_) => (None, Some(true)),
+            PublishedThere::Ours(ours) => {
+                self.note_in_index(&ours).await;
+                (None, Some(true))
+            }
             PublishedThere::Theirs { manifest, same } => (Some(manifest), same),
             PublishedThere::Forbidden(tombstone) => return Err(forbidden(&version, &tombstone)),
             PublishedThere::Removed => return Ok(PublishedInBucket::Removed),

@@ -36,7 +36,8 @@ const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
 pub(super) struct Reading {
     /// The zips that were verified, and their hashes.
     verified: Cache<ModuleVersion, (Arc<ZipContent>, H1)>,
-    running: Once<ModuleVersion, Result<Option<H1>, Unavailable>>,
+    /// The running verifications, by the key and the ETag of the zip.
+    running: Once<(String, Option<String>), Result<Option<H1>, Unavailable>>,
     turns: Semaphore,
     sent: Arc<Semaphore>,
 }
@@ -111,7 +112,8 @@ impl Tier {
             let (tier, manifest) = (Arc::clone(self), manifest.clone());
             async move { tier.verify(&manifest).await }
         };
-        let task = self.reading.running.join(version, work);
+        let zip = (content.zip.key.clone(), content.zip.etag.clone());
+        let task = self.reading.running.join(&zip, work);
         let task = task.ok_or_else(|| Unavailable::Busy(version.to_string()))?;
         let broken = || Unavailable::Broken(format!("the verification of {version}"));
         task.wait().await.unwrap_or_else(|| Err(broken()))
@@ -145,6 +147,16 @@ impl Tier {
                 Ok(None)
             }
         }
+    }
+
+    /// Returns whether all files of a version are still there.
+    pub(crate) async fn has_files(&self, manifest: &Manifest) -> Result<bool, Unavailable> {
+        let has_files = self.note(self.versions.has_content(manifest).await);
+        let has_files = has_files.map_err(|error| self.unavailable(&manifest.version, &error))?;
+        if !has_files {
+            self.note_absent(&manifest.version, "a file is missing or was replaced");
+        }
+        Ok(has_files)
     }
 
     /// Starts to read a zip. `None` if it is gone, or is no longer the one of the manifest.

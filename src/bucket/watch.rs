@@ -127,6 +127,7 @@ impl Tier {
                     self.zips.remove(version);
                     self.lists.remove(version.path());
                 }
+                self.forget_in_index(&versions).await;
                 let compare = async |version: ModuleVersion| {
                     if let Err(error) = self.check_stored(store, &version).await {
                         log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
@@ -138,6 +139,7 @@ impl Tier {
                 self.known.clear();
                 self.zips.clear();
                 self.lists.clear();
+                self.forget_in_index(&[]).await;
             }
         }
         Some(now)

@@ -4,14 +4,15 @@
 //! with the token of the next page. `/index?since=&limit=` has the form of Go's public module index: one object a line,
 //! oldest first, beginning with the versions of the given instant.
 //!
-//! Both list all stored versions, also those that the rules deny.
+//! Both list all stored versions, also those that the rules deny. With a bucket, they list all versions of the bucket too,
+//! except those that have a tombstone in the store. An answer does not wait for the bucket once the index has its versions.
 //!
 //! If the index is missing or unusable, it is being rebuilt, and an answer waits for that for a limited time.
 
 use std::fmt::Write;
 
 use serde::Serialize;
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_store::{CatalogEntry, FeedEntry, IndexError, Store};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -47,11 +48,12 @@ impl Proxy {
             Ok(listing) => listing,
             Err(parameter) => return Problem::BadParameter(parameter).answer(),
         };
-        let mut page = self.query_index(listing.clone()).await;
-        if matches!(&page, Err(error) if error.needs_rebuild()) && self.upkeep.rebuilt().await {
-            page = self.query_index(listing).await;
+        if !self.has_bucket_in_index().await {
+            log::warn!("cannot list versions yet, the index does not have all versions of the bucket");
+            return Problem::NoIndex.answer();
         }
-        match page {
+        let has_bucket = self.services.tier.is_some();
+        match self.ask_index(move |store| listing.query(store, has_bucket)).await {
             Ok(page) => answer::json(page),
             Err(error) => {
                 log::warn!(reason:% = error; "cannot list stored versions");
@@ -60,12 +62,39 @@ impl Proxy {
         }
     }
 
-    async fn query_index(&self, listing: Listing) -> Result<String, IndexError> {
+    /// Brings the index up to date with the bucket in the background. Waits for it for a limited time if that was never
+    /// done, and returns false then if it is still in progress. Otherwise the index answers with what it has.
+    async fn has_bucket_in_index(&self) -> bool {
+        let Some(tier) = self.services.tier.as_ref().filter(|tier| tier.keeps_catalog()) else { return true };
+        let id = tier.id();
+        match self.ask_index(move |store| store.index().has_bucket(&id)).await {
+            Ok(is_complete) => tier.refresh_catalog(is_complete).await,
+            // The answer to the request has the same error.
+            Err(_) => true,
+        }
+    }
+
+    /// Queries the index. If the index is unusable, waits for a limited time until it is rebuilt.
+    async fn ask_index<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Store) -> Result<T, IndexError> + Clone + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let mut answer = self.query_index(ask.clone()).await;
+        if matches!(&answer, Err(error) if error.needs_rebuild()) && self.upkeep.rebuilt().await {
+            answer = self.query_index(ask).await;
+        }
+        answer
+    }
+
+    async fn query_index<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Store) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
         // The semaphore is never closed.
         let _turn = self.index_turns.acquire().await;
         let store = std::sync::Arc::clone(&self.services.store);
-        let page = tokio::task::spawn_blocking(move || listing.query(&store));
-        page.await.unwrap_or_else(|error| {
+        let answer = tokio::task::spawn_blocking(move || ask(&store));
+        answer.await.unwrap_or_else(|error| {
             log::error!(reason:% = error; "an index query failed with an internal error");
             Err(IndexError::Stopped)
         })
@@ -95,15 +124,35 @@ impl Listing {
         Ok(Self::Index { since, size })
     }
 
-    fn query(&self, store: &Store) -> Result<String, IndexError> {
+    fn query(&self, store: &Store, has_bucket: bool) -> Result<String, IndexError> {
+        let is_listed = |module: &str, version: &str| !has_bucket || !is_forbidden(store, module, version);
         match self {
             Self::Catalog { after, size } => {
                 let after = after.as_ref().map(|(module, version)| (module.as_str(), version.as_str()));
-                Ok(page(store.index().catalog(after, size + 1)?, *size))
+                let found = store.index().catalog(after, size + 1)?;
+                Ok(page(found, *size, |entry| is_listed(&entry.module, &entry.version)))
             }
-            Self::Index { since, size } => Ok(lines(&store.index().feed(*since, *size)?)),
+            Self::Index { since, size } => {
+                let mut since = *since;
+                loop {
+                    let mut found = store.index().feed(since, *size)?;
+                    let next = found.last().filter(|_| found.len() == *size).map(|last| last.time + 1);
+                    found.retain(|entry| is_listed(&entry.module, &entry.version));
+                    match next {
+                        // An empty answer would be the end for a client.
+                        Some(next) if found.is_empty() => since = next,
+                        _ => return Ok(lines(&found)),
+                    }
+                }
+            }
         }
     }
+}
+
+/// Returns whether a version in the bucket has a tombstone in the store. It is not served then.
+fn is_forbidden(store: &Store, module: &str, version: &str) -> bool {
+    let Ok(module) = ModulePath::new(module) else { return false };
+    store.records().tombstones(&module).is_ok_and(|all| all.iter().any(|one| one.as_str() == version))
 }
 
 fn size(query: &str, name: &'static str, usual: usize, most: usize) -> Result<usize, BadParameter> {
@@ -150,13 +199,14 @@ struct Listed<'a> {
     version: &'a str,
 }
 
-/// Formats a page. `entries` has one entry more than the page if another page follows.
-fn page(mut entries: Vec<CatalogEntry>, size: usize) -> String {
+/// Formats the entries of a page that are listed. `entries` has one entry more than the page if another page follows.
+fn page(mut entries: Vec<CatalogEntry>, size: usize, is_listed: impl Fn(&CatalogEntry) -> bool) -> String {
     let has_next = entries.len() > size;
     entries.truncate(size);
     let last = entries.last().filter(|_| has_next);
     let next = last.map(|last| format!("{}|{}", last.module, last.version));
-    let modules = entries.iter().map(|entry| Listed { module: &entry.module, version: &entry.version });
+    let listed = entries.iter().filter(|entry| is_listed(entry));
+    let modules = listed.map(|entry| Listed { module: &entry.module, version: &entry.version });
     let page = Page { modules: modules.collect(), next };
     // Strings always serialize.
     serde_json::to_string(&page).unwrap_or_default() + "\n"
@@ -194,9 +244,9 @@ mod tests {
 
     #[test]
     fn the_last_page_has_no_token() {
-        assert_eq!(page(Vec::new(), 2), "{\"modules\":[]}\n");
-        assert!(!page(entries(2), 2).contains("next"), "although it is full");
-        let page = page(entries(3), 2);
+        assert_eq!(page(Vec::new(), 2, |_| true), "{\"modules\":[]}\n");
+        assert!(!page(entries(2), 2, |_| true).contains("next"), "although it is full");
+        let page = page(entries(3), 2, |_| true);
         assert!(page.ends_with("],\"next\":\"example.com/m|v1.1.0\"}\n"), "{page}");
         assert!(!page.contains("v1.2.0"), "{page}");
         assert!(page.starts_with("{\"modules\":[{\"module\":\"example.com/m\",\"version\":\"v1.0.0\"},"));

@@ -85,7 +85,10 @@ impl Proxy {
         let validators = Validators::new(zip_etag(&seal, length), published(manifest));
         let part = part(client, &validators, length);
         let body = match part.range(length) {
-            Some(range) if client.is_head => Body::bucket(version, None, range.end - range.start),
+            Some(range) if client.is_head => match tier.has_files(manifest).await? {
+                true => Body::bucket(version, None, range.end - range.start),
+                false => return Ok(None),
+            },
             Some(range) => {
                 let length = range.end - range.start;
                 let Some(stream) = tier.open_zip(version, &content.zip, range).await? else {

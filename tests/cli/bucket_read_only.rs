@@ -20,10 +20,12 @@ pub(crate) fn cases() -> Vec<Case> {
         parts_and_conditions_are_answered_as_for_stored_files,
         lists_and_queries_of_a_read_only_server_name_the_versions_in_the_bucket,
         versions_of_athens_are_verified_before_they_are_served,
+        versions_of_athens_are_refused_for_now_without_temporary_space,
         corrupt_versions_of_athens_are_not_served,
         removed_and_quarantined_versions_are_not_served_by_a_read_only_server,
         an_outage_is_no_absence_for_the_clients_of_a_read_only_server,
         a_zip_that_was_replaced_is_not_served,
+        a_zip_whose_transfer_breaks_is_continued_and_never_mixed_with_another,
         a_read_only_server_uses_a_service_that_ignores_conditions,
         a_read_only_server_needs_a_verdict_where_the_policy_demands_one,
         a_read_only_server_refuses_a_bucket_without_a_layout,
@@ -165,6 +167,24 @@ fn versions_of_athens_are_verified_before_they_are_served() {
     assert!(status == 404 && body != module.zip, "{status}");
 }
 
+fn versions_of_athens_are_refused_for_now_without_temporary_space() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let (saved, own) =
+        (Module::new("example.com/a@v1.0.0", 500), upstream.offer("example.com/m@v1.0.0", 500));
+    gcs.save("go/", &saved);
+    fill(&gcs, &upstream, std::slice::from_ref(&own));
+    prepare(dir.path());
+    let mut command = with_bucket(&gcs, dir.path(), None);
+    command.arg("--read-only").env("TMPDIR", dir.path().join("missing"));
+    let server = Server::start_with(&mut command);
+    let reply = server.ask("GET", &saved.path("zip"), &[]);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("30")), "{}", reply.text());
+    assert_eq!(server.get(&saved.path("info")), (200, saved.info.clone()));
+    // It is no outage of the bucket.
+    whole(&server, &own);
+    assert_eq!(server.get("/readyz"), (200, b"ready\n".to_vec()));
+}
+
 fn corrupt_versions_of_athens_are_not_served() {
     let (gcs, dir) = (Gcs::start(), testkit::tempdir());
     let module = Module::new("example.com/m@v1.0.0", 200_000).with_bad_crc();
@@ -241,6 +261,42 @@ fn a_zip_that_was_replaced_is_not_served() {
     });
 }
 
+fn a_zip_whose_transfer_breaks_is_continued_and_never_mixed_with_another() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 4 << 20);
+    fill(&gcs, &upstream, std::slice::from_ref(&module));
+    let server = read_only(&gcs, dir.path());
+    let key = zip_key(&gcs, &module);
+    for is_replaced in [false, true] {
+        let mut count = 0;
+        gcs.fail(move |asked| {
+            let is_zip = asked.method == "GET" && asked.key.ends_with(".zip");
+            count += usize::from(is_zip);
+            match count {
+                1 if is_zip => Some(Failing::Cut(1 << 20)),
+                2 if is_zip => Some(Failing::Late(Duration::from_secs(2))),
+                _ => None,
+            }
+        });
+        gcs.take_asked();
+        thread::scope(|scope| {
+            let reply = scope.spawn(|| server.ask("GET", &module.path("zip"), &[]));
+            let mut asked = 0;
+            testkit::until("the rest of the zip is asked for", || {
+                asked += gcs.take_asked().iter().filter(|asked| asked.key == key).count();
+                asked == 2
+            });
+            if is_replaced {
+                gcs.change(&key, |object| object.data.fill(0));
+            }
+            let reply = reply.join().unwrap();
+            assert_eq!((reply.status, reply.is_whole), (200, !is_replaced));
+            assert!(module.zip.starts_with(&reply.body));
+        });
+        assert_eq!(server.get("/example.com/m/@v/list").0, 200, "it is no outage");
+    }
+}
+
 fn a_read_only_server_uses_a_service_that_ignores_conditions() {
     let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
     let modules = ["v1.0.0", "v1.1.0"].map(|v| upstream.offer(&format!("example.com/m@{v}"), 100_000));
@@ -251,7 +307,9 @@ fn a_read_only_server_uses_a_service_that_ignores_conditions() {
     assert_eq!(refused.status.code(), Some(78), "{}", transcript(&refused));
     let server = read_only(&gcs, &dir.path().join("read-only"));
     gcs.change(&zip_key(&gcs, &modules[0]), |object| object.data[50_000] ^= 1);
-    assert_eq!(server.get(&modules[0].path("zip")).0, 404);
+    for method in ["HEAD", "GET"] {
+        assert_eq!(server.ask(method, &modules[0].path("zip"), &[]).status, 404, "{method}");
+    }
     whole(&server, &modules[1]);
 }
 

@@ -17,6 +17,7 @@ mod bucket_carry;
 mod bucket_commands;
 mod bucket_crowd;
 mod bucket_faults;
+mod bucket_index;
 mod bucket_meanwhile;
 mod bucket_read_only;
 mod bucket_serve;
@@ -81,6 +82,7 @@ fn main() {
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
         ("bucket_faults", bucket_faults::cases()),
+        ("bucket_index", bucket_index::cases()),
         ("bucket_meanwhile", bucket_meanwhile::cases()),
         ("bucket_read_only", bucket_read_only::cases()),
         ("bucket_serve", bucket_serve::cases()),

@@ -34,6 +34,7 @@
 //! | [`adopt`](AthensFiles) | taking over what Athens saved |
 //! | [`examine`](Versions::examine) | reading a version completely |
 //! | [`regenerate`](Versions::regenerate) | writing what follows from the manifests again |
+//! | [`listing`](Versions::listed_manifests) | the sorted listing of all manifests |
 //! | [`count`](Versions::count) | the numbers of versions |
 //! | [`servers`](Bucket::servers) | the servers that use a bucket |
 //! | [`uses`](Versions::uses) | the days on which servers used versions |
@@ -52,6 +53,7 @@ mod examine;
 mod gone;
 mod keys;
 mod lease;
+mod listing;
 mod manifest;
 mod nonce;
 mod probe;
@@ -79,6 +81,7 @@ pub use examine::{ExaminedThere, examine_files};
 pub use gone::{Gone, Removals};
 pub use keys::{AthensFile, Keys, OWN, STATE};
 pub use lease::{HeldLease, LeaseTaker, LeaseTimes};
+pub use listing::ListedManifest;
 pub use manifest::{
     Manifest, ObjectContent, Origin, Presence, Record, SmallContent, Tombstone, Verdict, VersionContent,
     ZipContent,

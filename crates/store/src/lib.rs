@@ -92,7 +92,10 @@ pub use claim_wait::ClaimWait;
 pub use compare::Compared;
 pub use draft::{Draft, DraftZip, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
-pub use index::{CatalogEntry, FeedEntry, IndexArtefact, IndexError, IndexRow, Reconciled, Stop, StoreIndex};
+pub use index::{
+    CatalogEntry, Condition, FeedEntry, IndexArtefact, IndexError, IndexRow, KnownManifest, ManifestChange,
+    ManifestRow, Reconciled, Stop, StoreIndex, manifest_key,
+};
 pub use last_use::{Day, LastUseError, LastUses, Usage};
 pub use meter::Meter;
 pub use open::Store;

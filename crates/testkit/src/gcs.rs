@@ -62,6 +62,8 @@ pub enum Failing {
     DoneBut(u16),
     /// The request is done after this time.
     Late(Duration),
+    /// The request is done, and the connection is closed after this number of bytes of the answer's body.
+    Cut(usize),
 }
 
 /// Whether a request fails.
@@ -287,6 +289,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
     loop {
         let request = read(&mut reader)?;
         let is_head = request.method == "HEAD";
+        let mut cut = None;
         let mut answer = {
             let mut state = state.lock().unwrap();
             let is_list = request.key.is_empty() && request.method == "GET";
@@ -304,8 +307,10 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
         let answer = match &mut answer {
             Err(refused) => std::mem::replace(refused, Answer::new(500)),
             Ok((failing, request)) => {
-                if let Some(Failing::Late(time)) = failing {
-                    std::thread::sleep(*time);
+                match failing {
+                    Some(Failing::Late(time)) => std::thread::sleep(*time),
+                    Some(Failing::Cut(bytes)) => cut = Some(*bytes),
+                    _ => {}
                 }
                 let done = written_late(state, request)
                     .unwrap_or_else(|| answer_to(&mut state.lock().unwrap(), request));
@@ -323,6 +328,10 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
         }
         let _ = write!(head, "Content-Length: {}\r\n\r\n", answer.body.len());
         stream.write_all(head.as_bytes()).ok()?;
+        if let Some(bytes) = cut {
+            stream.write_all(&answer.body[..bytes.min(answer.body.len())]).ok()?;
+            return None;
+        }
         if !is_head {
             stream.write_all(&answer.body).ok()?;
         }

@@ -2,8 +2,11 @@
 //!
 //! The table `versions` is sorted as the catalog and the index `versions_by_time` as the feed, so a page costs the same
 //! at every position. Each version has its own instant, because a client that follows the feed page by page could not
-//! get past a full page of versions with the same time. If two infos have the same time, the second version gets a
+//! get past a full page of versions with the same time. If two versions want the same time, the second version gets a
 //! free nanosecond soon after it.
+//!
+//! A row of `versions` comes from the store, from the manifest of a bucket, or from both. It goes when neither has the
+//! version. The manifest decides whether a version is listed, and with which time.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -37,7 +40,7 @@ pub(super) enum Access {
 const APPLICATION: i32 = i32::from_be_bytes(*b"Stoa");
 
 /// The version of the tables. An index with another version is rebuilt.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE modules (
@@ -50,12 +53,22 @@ const SCHEMA: &str = "
     CREATE TABLE versions (
         module TEXT NOT NULL,
         version TEXT NOT NULL,
-        modified INTEGER NOT NULL,
-        time INTEGER NOT NULL,
-        bytes INTEGER NOT NULL,
+        modified INTEGER,
+        bytes INTEGER,
+        wanted INTEGER,
+        time INTEGER,
         PRIMARY KEY (module, version)
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX versions_by_time ON versions (time);
+    CREATE TABLE manifests (
+        key TEXT NOT NULL PRIMARY KEY,
+        tag TEXT NOT NULL,
+        published INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE bucket (
+        id TEXT NOT NULL PRIMARY KEY,
+        is_complete INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// The number of nanoseconds that are searched at a time for a free instant.
@@ -125,11 +138,13 @@ impl Database {
         let verdict = self.ask("PRAGMA integrity_check(1)", |row| row.get::<_, String>(0));
         let counted = self.ask(
             "SELECT count(*) FROM modules WHERE inode IS NOT NULL
-                AND versions IS NOT (SELECT count(*) FROM versions WHERE module = modules.path)",
+                AND versions IS NOT
+                    (SELECT count(*) FROM versions WHERE module = modules.path AND modified IS NOT NULL)",
             |row| row.get::<_, i64>(0),
         );
         let strays = self.ask(
-            "SELECT count(*) FROM versions WHERE NOT EXISTS (SELECT 1 FROM modules WHERE path = module)",
+            "SELECT count(*) FROM versions
+                WHERE modified IS NOT NULL AND NOT EXISTS (SELECT 1 FROM modules WHERE path = module)",
             |row| row.get::<_, i64>(0),
         );
         self.connection
@@ -152,7 +167,7 @@ impl Database {
     ) -> Result<Vec<CatalogEntry>, IndexError> {
         let (module, version) = after.unwrap_or_default();
         self.list(
-            "SELECT module, version FROM versions WHERE (module, version) > (?1, ?2)
+            "SELECT module, version FROM versions WHERE (module, version) > (?1, ?2) AND time IS NOT NULL
                 ORDER BY module, version LIMIT ?3",
             params![module, version, limit_of(limit)],
             |row| Ok(CatalogEntry { module: row.get(0)?, version: row.get(1)? }),
@@ -168,7 +183,8 @@ impl Database {
     }
 
     pub(super) fn count(&self) -> Result<u64, IndexError> {
-        let count = self.ask("SELECT count(*) FROM versions", |row| row.get::<_, i64>(0))?;
+        let count =
+            self.ask("SELECT count(*) FROM versions WHERE modified IS NOT NULL", |row| row.get::<_, i64>(0))?;
         Ok(u64::try_from(count).unwrap_or_default())
     }
 
@@ -271,11 +287,11 @@ impl Database {
         self.execute("INSERT OR REPLACE INTO modules (path) VALUES (?1)", [module])
     }
 
-    /// Returns the rows of a module, or of one version of it, sorted by the text of the version.
+    /// Returns the rows of the stored versions of a module, or of one version of it, sorted by the text of the version.
     fn rows(&self, module: &str, version: Option<&str>) -> Result<Vec<IndexRow>, IndexError> {
         self.list(
             "SELECT version, modified, bytes FROM versions
-                WHERE module = ?1 AND (?2 IS NULL OR version = ?2) ORDER BY version",
+                WHERE module = ?1 AND (?2 IS NULL OR version = ?2) AND modified IS NOT NULL ORDER BY version",
             params![module, version],
             |row| {
                 let bytes = u64::try_from(row.get::<_, i64>(2)?).unwrap_or_default();
@@ -286,29 +302,61 @@ impl Database {
 
     /// Writes a row unless it exists already. Returns whether the row was written.
     fn put_row(&self, module: &str, row: &IndexRow, known: Option<&IndexRow>) -> Result<bool, IndexError> {
-        let bytes = i64::try_from(row.bytes).unwrap_or(i64::MAX);
-        match known {
-            Some(known) if known == row => return Ok(false),
-            Some(known) if known.modified == row.modified => {
-                self.execute(
-                    "UPDATE versions SET bytes = ?3 WHERE module = ?1 AND version = ?2",
-                    params![module, row.version, bytes],
-                )?;
-                return Ok(true);
-            }
-            Some(known) => self.remove_row(module, &known.version)?,
-            None => {}
+        if known == Some(row) {
+            return Ok(false);
         }
-        let time = self.free_instant(row.modified)?;
-        self.execute(
-            "INSERT INTO versions (module, version, modified, time, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![module, row.version, row.modified, time, bytes],
-        )?;
+        self.settle(module, &row.version, |_| Some((row.modified, row.bytes)))?;
         Ok(true)
     }
 
     fn remove_row(&self, module: &str, version: &str) -> Result<(), IndexError> {
-        self.execute("DELETE FROM versions WHERE module = ?1 AND version = ?2", [module, version])
+        self.settle(module, version, |_| None)
+    }
+
+    /// Writes the row of a version by what the store and the bucket have of it now. `stored` gets the time and the size
+    /// of the stored version, and returns them as they are now. The row keeps its instant while it wants the same time.
+    pub(super) fn settle(
+        &self,
+        module: &str,
+        version: &str,
+        stored: impl FnOnce(Option<(i64, u64)>) -> Option<(i64, u64)>,
+    ) -> Result<(), IndexError> {
+        let mut asked = self.cached(
+            "SELECT modified, bytes, wanted, time FROM versions WHERE module = ?1 AND version = ?2",
+        )?;
+        let row = asked.query_row([module, version], |row| {
+            let [modified, bytes, wanted, time]: [Option<i64>; 4] =
+                [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
+            Ok((modified.map(|modified| (modified, bytes.map_or(0, i64::cast_unsigned))), wanted, time))
+        });
+        let row = row.optional().map_err(|source| self.failed(source))?;
+        let (known, before, time) = row.unwrap_or_default();
+        let stored = stored(known);
+        let wanted = match self.published(module, version)? {
+            Some(published) => published,
+            None => stored.map(|(modified, _)| modified),
+        };
+        if wanted.is_none() && stored.is_none() {
+            return self
+                .execute("DELETE FROM versions WHERE module = ?1 AND version = ?2", [module, version]);
+        }
+        if row.is_some() && (stored, wanted) == (known, before) {
+            return Ok(());
+        }
+        let time = match wanted {
+            Some(wanted) if before != Some(wanted) => Some(self.free_instant(wanted)?),
+            Some(_) => time,
+            None => None,
+        };
+        let modified = stored.map(|(modified, _)| modified);
+        let bytes = stored.map(|(_, bytes)| i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.execute(
+            "INSERT INTO versions (module, version, modified, bytes, wanted, time) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                ON CONFLICT (module, version) DO UPDATE SET
+                    modified = excluded.modified, bytes = excluded.bytes,
+                    wanted = excluded.wanted, time = excluded.time",
+            params![module, version, modified, bytes, wanted, time],
+        )
     }
 
     /// Returns an instant that no version has: the wanted instant, or a free instant soon after it.
@@ -326,7 +374,10 @@ impl Database {
     }
 
     /// Makes a change in one transaction.
-    fn change(&mut self, change: impl FnOnce(&Self) -> Result<(), IndexError>) -> Result<(), IndexError> {
+    pub(super) fn change(
+        &mut self,
+        change: impl FnOnce(&Self) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
         // Not `Connection::transaction`, which borrows the connection mutably.
         self.batch("BEGIN IMMEDIATE")?;
         match change(self) {
@@ -343,11 +394,11 @@ impl Database {
         self.connection.execute_batch(sql).map_err(|source| self.failed(source))
     }
 
-    fn execute(&self, sql: &str, values: impl Params) -> Result<(), IndexError> {
+    pub(super) fn execute(&self, sql: &str, values: impl Params) -> Result<(), IndexError> {
         self.cached(sql)?.execute(values).map(drop).map_err(|source| self.failed(source))
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         sql: &str,
         values: impl Params,
@@ -362,7 +413,7 @@ impl Database {
         self.connection.query_row(sql, [], read).map_err(|source| self.failed(source))
     }
 
-    fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, IndexError> {
+    pub(super) fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, IndexError> {
         self.connection.prepare_cached(sql).map_err(|source| self.failed(source))
     }
 
@@ -370,7 +421,7 @@ impl Database {
         self.connection.pragma_update(None, name, value).map_err(|source| self.failed(source))
     }
 
-    fn failed(&self, source: rusqlite::Error) -> IndexError {
+    pub(super) fn failed(&self, source: rusqlite::Error) -> IndexError {
         IndexError::of(&self.path, source)
     }
 }
@@ -381,7 +432,7 @@ fn find<'a>(rows: &'a [IndexRow], version: &str) -> Option<&'a IndexRow> {
     rows.get(at)
 }
 
-fn limit_of(limit: usize) -> i64 {
+pub(super) fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 

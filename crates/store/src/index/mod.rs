@@ -9,6 +9,9 @@
 //! the index recovers from a process that died before it wrote its row, from other processes, from files copied in by
 //! hand, from a restored backup and from a lost index.
 //!
+//! With a bucket, the index lists the versions of the bucket too, by the manifests that a server reads from it. The rows
+//! of the store and of the bucket are brought up to date independently of each other.
+//!
 //! A database that may be in use is never replaced. A damaged database stays, and a new database is built aside and
 //! renamed to the next number. Users of an older database notice that before their next query. Older databases are
 //! removed under the exclusive lock of the store, by [`IndexArtefact`].
@@ -24,6 +27,7 @@
 mod artefact;
 mod database;
 mod error;
+mod manifests;
 mod reconcile;
 mod rows;
 #[cfg(test)]
@@ -47,6 +51,7 @@ use crate::paths::Paths;
 
 pub use self::artefact::IndexArtefact;
 pub use self::error::IndexError;
+pub use self::manifests::{Condition, KnownManifest, ManifestChange, ManifestRow, manifest_key};
 pub use self::reconcile::Reconciled;
 pub use self::rows::{CatalogEntry, FeedEntry, IndexRow, Stop};
 
@@ -107,15 +112,18 @@ impl Index {
         log_failure(version, noted);
     }
 
-    /// Removes the row of a version that was removed or quarantined, while its claim is held. Best effort.
+    /// Notes that a version was removed or quarantined, while its claim is held. Best effort.
     pub(crate) fn forget(&self, version: &ModuleVersion) {
         let (module, name) = (version.path().as_str(), version.version().as_str());
         log_failure(version, self.write(|database| database.remove(module, name)));
     }
 
-    fn write(&self, change: impl Fn(&mut Database) -> Result<(), IndexError>) -> Result<(), IndexError> {
+    fn write<T: Default>(
+        &self,
+        change: impl Fn(&mut Database) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         if self.is_read_only {
-            return Ok(());
+            return Ok(T::default());
         }
         let identity = self.identity().inspect_err(|_| self.abandon())?;
         let mut writer = lock(&self.writer);
@@ -125,7 +133,7 @@ impl Index {
             }
             *writer = Some((identity, self.open(identity, Access::Write, ROW_PATIENCE)?));
         }
-        let Some((_, database)) = writer.as_mut() else { return Ok(()) };
+        let Some((_, database)) = writer.as_mut() else { return Ok(T::default()) };
         let changed = change(database);
         if changed.is_err() {
             *writer = None;

@@ -39,7 +39,7 @@ pub struct Reconciled {
     pub is_new: bool,
     /// The number of modules in the store.
     pub modules: u64,
-    /// The number of versions in the index.
+    /// The number of stored versions in the index.
     pub versions: u64,
     /// The number of modules that were read again.
     pub read: u64,

@@ -21,7 +21,7 @@ pub struct FeedEntry {
     pub module: String,
     /// The version.
     pub version: String,
-    /// The time of publishing in nanoseconds since 1970. Unique among all versions.
+    /// The time of the publication in nanoseconds since 1970. Unique among all versions.
     pub time: i64,
 }
 
@@ -104,4 +104,4 @@ pub(super) fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
 
 /// The latest time that the index stores, in the year 2262. A file may claim a later time. The margin leaves room to
 /// find a free instant after any time.
-const LATEST: i64 = i64::MAX - (1 << 50);
+pub(super) const LATEST: i64 = i64::MAX - (1 << 50);

@@ -1,6 +1,6 @@
 //! The index against the tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,9 @@ fn tree(store: &Store) -> Rows {
 fn rows(store: &Store) -> Rows {
     let identity = store.index.identity().unwrap();
     let connection = rusqlite::Connection::open(store.index.file(identity.number)).unwrap();
-    let mut statement = connection.prepare("SELECT module, version, modified, bytes FROM versions").unwrap();
+    let mut statement = connection
+        .prepare("SELECT module, version, modified, bytes FROM versions WHERE modified IS NOT NULL")
+        .unwrap();
     let rows = statement
         .query_map([], |row| Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, row.get::<_, i64>(3)? as u64))));
     rows.unwrap().map(Result::unwrap).collect()
@@ -175,7 +177,7 @@ fn the_index_recovers_from_every_kind_of_damage() {
 fn inconsistent_rows_are_found() {
     for harm in [
         "DELETE FROM versions WHERE version = 'v1.9.0'",
-        "INSERT INTO versions VALUES ('example.com/a', 'v7.0.0', 1, 1, 1)",
+        "INSERT INTO versions VALUES ('example.com/a', 'v7.0.0', 1, 1, 1, 1)",
         "DELETE FROM modules",
     ] {
         let fixture = settled();
@@ -404,4 +406,107 @@ fn all_files_of_the_index_have_the_owner_and_the_mode_of_the_root() {
         names.push(entry.file_name());
     }
     assert_eq!(names.len(), 3, "{names:?}");
+}
+
+const BUCKET: &str = "0123";
+
+/// Returns a change: the version exists since a time, or does not exist.
+fn change(pair: &str, tag: &str, published: Option<i64>) -> ManifestChange {
+    let now = Some(ManifestRow { tag: tag.to_owned(), published });
+    ManifestChange { version: version(pair), condition: Condition::Always, now }
+}
+
+fn listed(store: &Store) -> Vec<(String, i64)> {
+    let feed = store.index().feed(i64::MIN, 99).unwrap();
+    let of_feed: BTreeSet<_> = feed.iter().map(|entry| (&entry.module, &entry.version)).collect();
+    let catalog = store.index().catalog(None, 99).unwrap();
+    assert_eq!(catalog.iter().map(|entry| (&entry.module, &entry.version)).collect::<BTreeSet<_>>(), of_feed);
+    feed.iter().map(|entry| (format!("{}@{}", entry.module, entry.version), entry.time)).collect()
+}
+
+#[test]
+fn rows_of_the_store_and_of_the_bucket_leave_each_other_alone() {
+    let mut fixture = settled();
+    let index = || fixture.store.index();
+    let (a, far) = ("example.com/a@v1.0.0", "example.com/far@v1.0.0");
+    assert!(!index().note_manifests(BUCKET, &[change(far, "1", Some(5))]).unwrap(), "not begun");
+    assert!(!index().change_bucket(Some(BUCKET)).unwrap());
+    assert!(!index().has_bucket(BUCKET).unwrap());
+    let times = |store: &Store, pair: &str| listed(store).into_iter().find(|(listed, _)| listed == pair);
+    let local = times(&fixture.store, a).unwrap().1;
+    let changes =
+        [change(a, "1", Some(7)), change(far, "1", Some(7)), change("example.com/x@v1.0.0", "1", None)];
+    assert!(index().note_manifests(BUCKET, &changes).unwrap());
+    index().complete_bucket(BUCKET).unwrap();
+    assert!(index().has_bucket(BUCKET).unwrap() && !index().has_bucket("other").unwrap());
+    assert_eq!(listed(&fixture.store)[..2], [(a.to_owned(), 7), (far.to_owned(), 8)], "the manifests decide");
+    assert_eq!(listed(&fixture.store).len(), 5);
+    // A pass over the store keeps them, and they do not count as damage.
+    reconcile_later(&mut fixture);
+    let other = open(fixture.dir.path(), Mode::ReadWrite);
+    assert!(!reconcile(&other).is_new);
+    assert_eq!(listed(&other).len(), 5);
+    // Evicted.
+    fs::remove_dir_all(fixture.store.paths.version(&version(a))).unwrap();
+    assert_eq!(reconcile(&fixture.store).removed, 1);
+    assert_eq!(listed(&fixture.store)[0], (a.to_owned(), 7));
+    // Removed there: stored versions are hidden, and come back with their own time if there is no bucket any more.
+    let b = "example.com/b/v2@v2.0.0";
+    let index = || fixture.store.index();
+    index().note_manifests(BUCKET, &[change(a, "2", None), change(b, "2", None)]).unwrap();
+    assert_eq!((times(&fixture.store, a), times(&fixture.store, b)), (None, None));
+    put(&fixture.store, a);
+    reconcile(&fixture.store);
+    assert_eq!(times(&fixture.store, a), None);
+    while index().change_bucket(None).unwrap() {}
+    let now: BTreeSet<String> = listed(&fixture.store).into_iter().map(|(pair, _)| pair).collect();
+    assert_eq!(now, tree(&fixture.store).keys().map(|(m, v)| format!("{m}@{v}")).collect());
+    assert!(times(&fixture.store, a).unwrap().1 >= local);
+    assert!(index().manifests("", 9).unwrap().is_empty() && !index().has_bucket(BUCKET).unwrap());
+}
+
+#[test]
+fn another_bucket_removes_the_rows_of_the_first_in_parts() {
+    let fixture = settled();
+    let index = fixture.store.index();
+    index.change_bucket(Some(BUCKET)).unwrap();
+    let many: Vec<_> =
+        (0..2500).map(|n| change(&format!("example.com/far@v1.{n}.0"), "1", Some(1000))).collect();
+    index.note_manifests(BUCKET, &many).unwrap();
+    index.complete_bucket(BUCKET).unwrap();
+    assert!(index.change_bucket(Some("other")).unwrap());
+    // The process was killed. Nothing belongs to a bucket now.
+    assert!(!index.note_manifests(BUCKET, &many).unwrap() && !index.note_manifests("other", &many).unwrap());
+    assert!(!index.has_bucket(BUCKET).unwrap());
+    let other = open(fixture.dir.path(), Mode::ReadWrite);
+    assert!(other.index().change_bucket(Some("other")).unwrap());
+    assert!(!other.index().change_bucket(Some("other")).unwrap());
+    assert!(!other.index().change_bucket(Some("other")).unwrap());
+    assert_eq!((listed(&other).len(), index.manifests("", 9).unwrap()), (4, vec![]));
+    assert!(index.note_manifests("other", &many[..3]).unwrap());
+    assert_eq!(listed(&other).len(), 7);
+}
+
+#[test]
+fn a_change_of_a_manifest_that_is_older_than_its_row_is_left_out() {
+    let fixture = settled();
+    let index = fixture.store.index();
+    index.change_bucket(Some(BUCKET)).unwrap();
+    let far = "example.com/far@v1.0.0";
+    let on = |tag: Option<&str>, change: ManifestChange| ManifestChange {
+        condition: Condition::Tag(tag.map(str::to_owned)),
+        ..change
+    };
+    index.note_manifests(BUCKET, &[on(Some("1"), change(far, "2", Some(7)))]).unwrap();
+    assert_eq!(index.manifests("", 9).unwrap(), vec![]);
+    index.note_manifests(BUCKET, &[on(None, change(far, "1", Some(7)))]).unwrap();
+    index.note_manifests(BUCKET, &[on(None, change(far, "3", None))]).unwrap();
+    let known = KnownManifest { key: "example.com/far/@v/v1.0.0.json".to_owned(), tag: "1".to_owned() };
+    assert_eq!(index.manifests("", 9).unwrap(), std::slice::from_ref(&known));
+    assert_eq!(index.manifests(&known.key, 9).unwrap(), []);
+    index.note_manifests(BUCKET, &[on(Some("1"), change(far, "2", None))]).unwrap();
+    assert_eq!(listed(&fixture.store).len(), 4);
+    let gone = ManifestChange { now: None, ..change(far, "", None) };
+    index.note_manifests(BUCKET, &[gone]).unwrap();
+    assert_eq!(index.manifests("", 9).unwrap(), []);
 }

@@ -1,0 +1,188 @@
+//! The rows that come from the manifests of a bucket.
+//!
+//! The table `manifests` has the tag with which each manifest was read, and the time of the publication if the version
+//! exists. It is sorted as the bucket lists the manifests. So a listing that is merged with it shows which manifests must
+//! be read. The rows belong to the bucket with one ID. Another ID removes them first.
+
+use rusqlite::{OptionalExtension, params};
+use stoa_gomod::ModuleVersion;
+
+use super::database::{Database, limit_of};
+use super::rows::LATEST;
+use super::{IndexError, StoreIndex};
+
+/// A manifest as the index knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownManifest {
+    /// The key, as [`manifest_key`] returns it.
+    pub key: String,
+    /// The tag with which it was read.
+    pub tag: String,
+}
+
+/// A change of the row of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestChange {
+    /// The version.
+    pub version: ModuleVersion,
+    /// The condition of the change.
+    pub condition: Condition,
+    /// The manifest as it is now. `None` removes its row.
+    pub now: Option<ManifestRow>,
+}
+
+/// The condition of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The row is changed in any case.
+    Always,
+    /// The row still has this tag, or there is still none. Otherwise a newer change stays.
+    Tag(Option<String>),
+}
+
+/// The row of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestRow {
+    /// Its tag.
+    pub tag: String,
+    /// The time of the publication in nanoseconds since 1970. `None` if the version does not exist.
+    pub published: Option<i64>,
+}
+
+/// Number of rows of another bucket that one transaction removes.
+const REMOVED_AT_ONCE: usize = 1000;
+
+/// The end of each key.
+const SUFFIX: &str = ".json";
+
+/// Returns the key of a manifest below the folder of the manifests. The rows are sorted by it, bytewise.
+pub fn manifest_key(module: &str, version: &str) -> String {
+    format!("{module}/@v/{version}{SUFFIX}")
+}
+
+/// Returns the module and the version of a key.
+fn of_key(key: &str) -> Option<(&str, &str)> {
+    key.strip_suffix(SUFFIX)?.rsplit_once("/@v/")
+}
+
+impl Database {
+    /// Returns the time of the publication that a manifest has. The outer `None` says that no manifest is known.
+    pub(super) fn published(&self, module: &str, version: &str) -> Result<Option<Option<i64>>, IndexError> {
+        let mut asked = self.cached("SELECT published FROM manifests WHERE key = ?1")?;
+        let found = asked.query_row([manifest_key(module, version)], |row| row.get(0));
+        found.optional().map_err(|source| self.failed(source))
+    }
+
+    /// Returns the ID of the bucket whose manifests the index has, and whether it has all of them.
+    fn bucket(&self) -> Result<Option<(String, bool)>, IndexError> {
+        let rows =
+            self.list("SELECT id, is_complete FROM bucket", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.into_iter().next())
+    }
+
+    fn is_of(&self, id: &str) -> Result<bool, IndexError> {
+        Ok(self.bucket()?.is_some_and(|(known, _)| known == id))
+    }
+
+    fn manifests(&self, after: &str, limit: usize) -> Result<Vec<KnownManifest>, IndexError> {
+        self.list(
+            "SELECT key, tag FROM manifests WHERE key > ?1 ORDER BY key LIMIT ?2",
+            params![after, limit_of(limit)],
+            |row| Ok(KnownManifest { key: row.get(0)?, tag: row.get(1)? }),
+        )
+    }
+
+    /// Changes rows in one transaction. Returns false if the index has the manifests of another bucket.
+    fn note_manifests(&mut self, id: &str, changes: &[ManifestChange]) -> Result<bool, IndexError> {
+        let mut is_ours = false;
+        self.change(|database| {
+            is_ours = database.is_of(id)?;
+            changes.iter().filter(|_| is_ours).try_for_each(|change| database.note_manifest(change))
+        })?;
+        Ok(is_ours)
+    }
+
+    fn note_manifest(&self, change: &ManifestChange) -> Result<(), IndexError> {
+        let (module, version) = (change.version.path().as_str(), change.version.version().as_str());
+        let key = manifest_key(module, version);
+        if let Condition::Tag(expected) = &change.condition {
+            let mut asked = self.cached("SELECT tag FROM manifests WHERE key = ?1")?;
+            let tag = asked.query_row([&key], |row| row.get::<_, String>(0)).optional();
+            if tag.map_err(|source| self.failed(source))? != *expected {
+                return Ok(());
+            }
+        }
+        match &change.now {
+            Some(row) => self.execute(
+                "INSERT OR REPLACE INTO manifests (key, tag, published) VALUES (?1, ?2, ?3)",
+                params![key, row.tag, row.published.map(|time| time.min(LATEST))],
+            )?,
+            None => self.execute("DELETE FROM manifests WHERE key = ?1", [&key])?,
+        }
+        self.settle(module, version, |stored| stored)
+    }
+
+    /// Removes some rows of other buckets than the one with this ID, and begins to keep the rows of this one, if there is
+    /// one. Returns whether more rows are to be removed.
+    fn change_bucket(&mut self, id: Option<&str>) -> Result<bool, IndexError> {
+        if self.bucket()?.map(|(known, _)| known).as_deref() == id && id.is_some() {
+            return Ok(false);
+        }
+        let mut has_more = false;
+        self.change(|database| {
+            // Rows without a bucket are removed by the next call, also after a crash.
+            database.execute("DELETE FROM bucket", [])?;
+            let some = database.manifests("", REMOVED_AT_ONCE)?;
+            for manifest in &some {
+                database.execute("DELETE FROM manifests WHERE key = ?1", [&manifest.key])?;
+                if let Some((module, version)) = of_key(&manifest.key) {
+                    database.settle(module, version, |stored| stored)?;
+                }
+            }
+            has_more = some.len() == REMOVED_AT_ONCE;
+            match id {
+                Some(id) if !has_more => {
+                    database.execute("INSERT INTO bucket (id, is_complete) VALUES (?1, 0)", [id])
+                }
+                _ => Ok(()),
+            }
+        })?;
+        Ok(has_more)
+    }
+}
+
+impl StoreIndex<'_> {
+    /// Returns whether the index has had all manifests of the bucket with this ID at some time.
+    pub fn has_bucket(&self, id: &str) -> Result<bool, IndexError> {
+        let bucket = self.0.index.read(Database::bucket)?;
+        Ok(bucket.is_some_and(|(known, is_complete)| known == id && is_complete))
+    }
+
+    /// Removes some rows of other buckets than the one with this ID, and begins to keep the rows of this one. `None`
+    /// removes the rows of any bucket. Returns whether it must be called again.
+    pub fn change_bucket(&self, id: Option<&str>) -> Result<bool, IndexError> {
+        // Without a write if nothing is to be done.
+        let is_done = self.0.index.read(|database| match id {
+            Some(id) => database.is_of(id),
+            None => Ok(database.bucket()?.is_none() && database.manifests("", 1)?.is_empty()),
+        })?;
+        if is_done { Ok(false) } else { self.0.index.write(|database| database.change_bucket(id)) }
+    }
+
+    /// Returns up to `limit` known manifests after a key, sorted by key.
+    pub fn manifests(&self, after: &str, limit: usize) -> Result<Vec<KnownManifest>, IndexError> {
+        self.0.index.read(|database| database.manifests(after, limit))
+    }
+
+    /// Changes the rows of manifests of the bucket with this ID, in one transaction. Returns false, and changes nothing,
+    /// if the index does not have the rows of this bucket.
+    pub fn note_manifests(&self, id: &str, changes: &[ManifestChange]) -> Result<bool, IndexError> {
+        self.0.index.write(|database| database.note_manifests(id, changes))
+    }
+
+    /// Notes that the index has all manifests of the bucket with this ID.
+    pub fn complete_bucket(&self, id: &str) -> Result<(), IndexError> {
+        let complete = "UPDATE bucket SET is_complete = 1 WHERE id = ?1";
+        self.0.index.write(|database| database.execute(complete, [id]))
+    }
+}

@@ -1,0 +1,326 @@
+//! The versions of the bucket in the index of the store, for `/catalog` and `/index`.
+//!
+//! A pass merges the sorted listing of the manifests with the sorted rows of the index, and reads the manifests whose tag
+//! differs. It begins when a request for a list finds the last pass too old, so an idle server makes no request. Each
+//! part of a pass is one transaction, so a pass that is interrupted keeps what it has read. Nothing is written to the
+//! bucket. In an outage the index answers with what it has.
+
+mod merge;
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use stoa_bucket::{BucketError, Held, ListedManifest, Manifest, Trouble};
+use stoa_gomod::ModuleVersion;
+use stoa_store::{Condition, IndexError, ManifestChange, ManifestRow, Store, StoreIndex};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{Notify, watch};
+
+use self::merge::{Changed, Merge, Step, tag_of};
+use super::Tier;
+use crate::lock::lock;
+
+/// The time after which a request begins another pass.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// The time after a pass that failed until a request begins another one.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Time limit for a request that waits for the first pass.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Number of keys of the listing, and of rows of the index, that are in memory at the same time.
+const PAGE: usize = 1000;
+
+/// Number of manifests that are read and then written to the index in one transaction.
+const BLOCK: usize = 500;
+
+/// Number of manifests that are read at the same time.
+const READ_AT_ONCE: usize = 32;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// The state of the passes.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    /// The store whose index gets the rows. Unset if the server does not keep the index.
+    store: OnceLock<Arc<Store>>,
+    wanted: Notify,
+    state: Mutex<State>,
+    /// The number of passes, failed and skipped ones included.
+    passes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The end of the last pass, and whether it succeeded.
+    ended: Option<(Instant, bool)>,
+    is_running: bool,
+    /// Whether the last pass does not count as fresh.
+    is_stale: bool,
+}
+
+impl State {
+    fn is_due(&self) -> bool {
+        match self.ended {
+            None => true,
+            Some((at, true)) => self.is_stale || at.elapsed() >= FRESH,
+            Some((at, false)) => at.elapsed() >= PAUSE,
+        }
+    }
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self {
+            store: OnceLock::new(),
+            wanted: Notify::new(),
+            state: Mutex::default(),
+            passes: watch::Sender::new(0),
+        }
+    }
+}
+
+/// The numbers of a pass.
+#[derive(Debug, Default)]
+struct Done {
+    manifests: u64,
+    read: u64,
+}
+
+/// A pass could not be completed.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error("{}", .0.without_help())]
+    Bucket(BucketError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error("another server keeps the versions of another bucket in the same index")]
+    OtherBucket,
+}
+
+impl Tier {
+    /// Returns the ID of the bucket.
+    pub(crate) fn id(&self) -> String {
+        self.versions.keys().id().to_string()
+    }
+
+    /// Returns whether this server keeps the versions of the bucket in the index.
+    pub(crate) fn keeps_catalog(&self) -> bool {
+        self.catalog.store.get().is_some()
+    }
+
+    /// Asks for a pass if the last one is too old. Waits for it for a limited time if the index is not complete, and
+    /// returns false then if it is still in progress.
+    pub(crate) async fn refresh_catalog(&self, is_complete: bool) -> bool {
+        let mut passes = self.catalog.passes.subscribe();
+        {
+            let mut state = lock(&self.catalog.state);
+            // The index may have been rebuilt since the last pass.
+            state.is_stale |= !is_complete && !state.is_running;
+            let is_needed = state.is_due() || !is_complete && state.is_running;
+            if !is_needed || self.is_paused() {
+                return true;
+            }
+        }
+        self.catalog.wanted.notify_one();
+        is_complete || tokio::time::timeout(REQUEST_LIMIT, passes.changed()).await.is_ok()
+    }
+
+    /// Returns a task that makes passes on request, until it is aborted, or until the bucket is not this server's any more.
+    pub(crate) fn keep_catalog(self: Arc<Self>, store: Arc<Store>) -> impl Future<Output = ()> + Send {
+        // Before the first request. A second task would have the same store.
+        let _ = self.catalog.store.set(Arc::clone(&store));
+        self.make_passes(store)
+    }
+
+    async fn make_passes(self: Arc<Self>, store: Arc<Store>) {
+        // Rows of another bucket must not be listed. If there is no index yet, it has none.
+        if let Err(error) = self.begin(&store).await {
+            log::debug!(reason:% = error; "cannot prepare the index for the versions of the bucket");
+        }
+        while !self.has_left() {
+            self.catalog.wanted.notified().await;
+            let is_due = {
+                let mut state = lock(&self.catalog.state);
+                state.is_running = state.is_due() && !self.is_paused();
+                state.is_stale &= !state.is_running;
+                state.is_running
+            };
+            if is_due {
+                let began = Instant::now();
+                let result = self.pass(&store).await;
+                log_pass(&self.url(), &result, began.elapsed());
+                let mut state = lock(&self.catalog.state);
+                state.ended = Some((Instant::now(), result.is_ok()));
+                state.is_running = false;
+            }
+            self.catalog.passes.send_modify(|passes| *passes += 1);
+        }
+    }
+
+    /// Removes the rows of other buckets.
+    async fn begin(&self, store: &Arc<Store>) -> Result<(), IndexError> {
+        loop {
+            let id = self.id();
+            if !ask(store, move |index| index.change_bucket(Some(&id))).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn pass(&self, store: &Arc<Store>) -> Result<Done, PassError> {
+        self.noted(self.versions.check_state().await)?;
+        self.begin(store).await?;
+        let mut listing = self.noted(self.versions.listed_manifests())?.chunks(PAGE);
+        let (mut merge, mut after, mut changed) = (Merge::default(), String::new(), Vec::new());
+        let mut done = Done::default();
+        loop {
+            match merge.step() {
+                Step::List => {
+                    let page = listing.next().await.unwrap_or_default().into_iter();
+                    let page: Result<Vec<ListedManifest>, BucketError> = page.collect();
+                    let page = self.noted(page)?;
+                    done.manifests += page.len() as u64;
+                    merge.add_listed(page);
+                }
+                Step::Know => {
+                    let from = after.clone();
+                    let rows = ask(store, move |index| index.manifests(&from, PAGE)).await?;
+                    if let Some(last) = rows.last() {
+                        after.clone_from(&last.key);
+                    }
+                    merge.add_rows(rows);
+                }
+                Step::Same => {}
+                Step::Read(one) => {
+                    changed.push(one);
+                    if changed.len() >= BLOCK {
+                        done.read += self.read_changed(store, std::mem::take(&mut changed)).await?;
+                    }
+                }
+                Step::End => break,
+            }
+        }
+        done.read += self.read_changed(store, changed).await?;
+        let id = self.id();
+        ask(store, move |index| index.complete_bucket(&id)).await?;
+        Ok(done)
+    }
+
+    /// Reads manifests and writes their rows, also those that were read before a failure. Returns their number.
+    async fn read_changed(&self, store: &Arc<Store>, changed: Vec<Changed>) -> Result<u64, PassError> {
+        let read = |one: Changed| async move {
+            let held = self.versions.manifest(&one.version).await;
+            (one, held)
+        };
+        let mut reads = std::pin::pin!(stream::iter(changed).map(read).buffer_unordered(READ_AT_ONCE));
+        let (mut changes, mut failed) = (Vec::new(), None);
+        while let Some((one, held)) = reads.next().await {
+            match self.note(held) {
+                Ok(held) => changes.push(change(one, held.as_ref())),
+                Err(error) if error.trouble == Trouble::Damaged => {
+                    log::warn!(version:% = one.version, reason = error.without_help(); "cannot update the index for a version in the bucket");
+                }
+                Err(error) => {
+                    failed = Some(PassError::Bucket(error));
+                    break;
+                }
+            }
+        }
+        let (id, count) = (self.id(), changes.len() as u64);
+        if !ask(store, move |index| index.note_manifests(&id, &changes)).await? {
+            return Err(PassError::OtherBucket);
+        }
+        failed.map_or(Ok(count), Err)
+    }
+
+    fn noted<T>(&self, result: Result<T, BucketError>) -> Result<T, PassError> {
+        self.note(result).map_err(PassError::Bucket)
+    }
+
+    /// Writes the row of a manifest that this server has written or read just now. Best effort: the next pass does it
+    /// too.
+    pub(super) async fn note_in_index(&self, held: &Held<Manifest>) {
+        let Some(tag) = tag_of(&held.tag) else { return };
+        let version = held.document.version.clone();
+        let now = Some(ManifestRow { tag, published: published(&held.document) });
+        self.change_index(vec![ManifestChange { version, condition: Condition::Always, now }]).await;
+    }
+
+    /// Removes the rows of versions that were announced to go, and makes the next request for a list begin a pass. The
+    /// pass reads their manifests.
+    pub(super) async fn forget_in_index(&self, versions: &[ModuleVersion]) {
+        lock(&self.catalog.state).is_stale = true;
+        for some in versions.chunks(PAGE) {
+            let change = |version: &ModuleVersion| ManifestChange {
+                version: version.clone(),
+                condition: Condition::Always,
+                now: None,
+            };
+            self.change_index(some.iter().map(change).collect()).await;
+        }
+    }
+
+    async fn change_index(&self, changes: Vec<ManifestChange>) {
+        let Some(store) = self.catalog.store.get() else { return };
+        let id = self.id();
+        if let Err(error) = ask(store, move |index| index.note_manifests(&id, &changes)).await {
+            log::debug!(reason:% = error; "cannot update the index for versions in the bucket, trying again in the next pass");
+        }
+    }
+}
+
+/// Asks the index on the blocking pool, since it may wait for the disk.
+async fn ask<T: Send + 'static>(
+    store: &Arc<Store>,
+    ask: impl FnOnce(StoreIndex<'_>) -> Result<T, IndexError> + Send + 'static,
+) -> Result<T, IndexError> {
+    let store = Arc::clone(store);
+    // It fails only in the shutdown, or after a panic, which is reported.
+    tokio::task::spawn_blocking(move || ask(store.index())).await.unwrap_or(Err(IndexError::Stopped))
+}
+
+/// Returns the change of a row after its manifest was read. The tag of the listing is kept: if the manifest has changed
+/// since, the next pass reads it again.
+fn change(one: Changed, held: Option<&Held<Manifest>>) -> ManifestChange {
+    let row = |held: &Held<Manifest>| ManifestRow {
+        tag: one.listed.or_else(|| tag_of(&held.tag)).unwrap_or_default(),
+        published: published(&held.document),
+    };
+    ManifestChange { version: one.version, condition: Condition::Tag(one.known), now: held.map(row) }
+}
+
+/// Returns the time of the publication in nanoseconds since 1970. `None` if the version does not exist.
+///
+/// A manifest has whole seconds. The rest follows from the version, so that all servers list the same time, although
+/// each version in the feed needs its own.
+fn published(manifest: &Manifest) -> Option<i64> {
+    manifest.present_content().filter(|_| manifest.record.tombstone.is_none())?;
+    let at = OffsetDateTime::parse(&manifest.published_at, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let exact = i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+    if at.nanosecond() != 0 {
+        return Some(exact);
+    }
+    // FNV-1a, which stays the same in later releases.
+    let hash = manifest.version.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Some(exact.saturating_add((hash % NANOSECONDS).cast_signed()))
+}
+
+fn log_pass(bucket: &str, result: &Result<Done, PassError>, elapsed: Duration) {
+    match result {
+        Ok(done) => log::debug!(
+            bucket, manifests = done.manifests, manifests_read = done.read, elapsed:% = format!("{elapsed:.1?}");
+            "the index has the versions of the bucket"
+        ),
+        // The outage was logged.
+        Err(PassError::Bucket(error)) if error.trouble == Trouble::Unreachable => {
+            log::debug!(bucket, reason = error.without_help(); "cannot update the index from the bucket");
+        }
+        Err(error) => log::warn!(bucket, reason:% = error; "cannot update the index from the bucket"),
+    }
+}
