@@ -153,6 +153,18 @@ pub(super) trait Place {
     fn tombstones(&self, module: &ModulePath) -> Result<Vec<ModuleVersion>, CommandError>;
     /// Returns the size of a version, or of its pair in the cache. `None` if there is neither.
     fn bytes(&self, version: &ModuleVersion) -> Result<Option<u64>, CommandError>;
+    /// Returns the maximum number of versions between [`Self::begin`] and [`Self::end`].
+    fn batch(&self) -> usize {
+        1
+    }
+    /// Prepares for the removal of some versions.
+    fn begin(&self, _versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(())
+    }
+    /// Ends the removal of some versions, also if not all could be removed.
+    fn end(&self, _versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(())
+    }
     /// Removes a version, and forbids it if a time and a reason are given. Returns its size and its hash.
     fn remove(
         &self,
@@ -489,17 +501,9 @@ impl Work<'_> {
     fn all(&self, removed: &mut Removed) -> Result<(), CommandError> {
         for named in &self.args.named {
             let mut is_met = false;
-            for version in self.versions(named)? {
+            for batch in self.versions(named)?.chunks(self.place.batch()) {
                 self.cancel.check()?;
-                let event = match (self.args.lift, self.args.forget) {
-                    (true, _) => self.lift(&version)?,
-                    (_, true) => self.forget(&version)?,
-                    _ => self.remove(&version)?,
-                };
-                let Some(event) = event else { continue };
-                is_met = true;
-                removed.add(&event);
-                self.reporter.result(&event);
+                is_met |= self.batch(batch, removed)?;
             }
             if !is_met {
                 removed.failed = Some(Exit::FAILED);
@@ -507,6 +511,34 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Works on some versions. Returns whether there was something to do.
+    fn batch(&self, versions: &[ModuleVersion], removed: &mut Removed) -> Result<bool, CommandError> {
+        let removes = !self.args.dry_run && !self.args.lift;
+        if removes {
+            self.place.begin(versions)?;
+        }
+        let done = self.each(versions, removed);
+        let ended = if removes { self.place.end(versions) } else { Ok(()) };
+        done.and_then(|is_met| ended.map(|()| is_met))
+    }
+
+    fn each(&self, versions: &[ModuleVersion], removed: &mut Removed) -> Result<bool, CommandError> {
+        let mut is_met = false;
+        for version in versions {
+            self.cancel.check()?;
+            let event = match (self.args.lift, self.args.forget) {
+                (true, _) => self.lift(version)?,
+                (_, true) => self.forget(version)?,
+                _ => self.remove(version)?,
+            };
+            let Some(event) = event else { continue };
+            is_met = true;
+            removed.add(&event);
+            self.reporter.result(&event);
+        }
+        Ok(is_met)
     }
 
     fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, CommandError> {

@@ -1,7 +1,8 @@
 //! The numbered list of the last removals. Servers read it again and again to learn which versions they must look at
 //! again before they serve them from their own store.
 //!
-//! A removal is added before the manifest changes. So a server that sees the list unchanged has nothing to look at.
+//! A removal is added before the manifest changes, and again afterwards. So a server that sees the list unchanged has nothing
+//! to look at, also if the removal was interrupted, or if the server looked before the manifest had changed.
 
 use std::collections::VecDeque;
 
@@ -13,6 +14,9 @@ use crate::{Bucket, BucketError, Document, Held, Keys, Nonce, Swapped, Tag, Trou
 
 /// Number of removals that the list keeps.
 const KEPT: usize = 10_000;
+
+/// Maximum size of the names in the list in bytes. The object stays below the maximum size of a document.
+const KEPT_BYTES: usize = 2 << 20;
 
 /// How often a removal is added again after another process was first.
 const ATTEMPTS: usize = 100;
@@ -47,6 +51,20 @@ pub enum Removals {
 }
 
 impl Gone {
+    /// Drops the oldest removals that are too many.
+    fn trim(&mut self) {
+        let bytes =
+            |version: &ModuleVersion| version.path().as_str().len() + version.version().as_str().len();
+        let mut left = KEPT_BYTES;
+        let fits = |version: &&ModuleVersion| {
+            let rest = left.checked_sub(bytes(version));
+            left = rest.unwrap_or_default();
+            rest.is_some()
+        };
+        let kept = self.versions.iter().rev().take(KEPT).take_while(fits).count();
+        self.versions.drain(..self.versions.len() - kept);
+    }
+
     /// Returns the removals from this number on.
     pub fn since(&self, number: u64) -> Removals {
         let Some(new) = self.next.checked_sub(number).and_then(|new| usize::try_from(new).ok()) else {
@@ -60,7 +78,8 @@ impl Gone {
     }
 }
 
-/// Adds removals to the list.
+/// Adds removals to the list, all by one write. Those that the list cannot keep count too, so servers learn that they have
+/// missed some.
 pub(crate) async fn add(bucket: &Bucket, keys: &Keys, versions: &[ModuleVersion]) -> Result<(), BucketError> {
     let key = keys.gone();
     let mut held: Option<Held<Gone>> = bucket.document(&key).await?;
@@ -71,7 +90,7 @@ pub(crate) async fn add(bucket: &Bucket, keys: &Keys, versions: &[ModuleVersion]
         };
         gone.next += versions.len() as u64;
         gone.versions.extend(versions.iter().cloned());
-        gone.versions.drain(..gone.versions.len().saturating_sub(KEPT));
+        gone.trim();
         match bucket.swap(&key, &gone, tag.as_ref()).await? {
             Swapped::Done(_) => return Ok(()),
             Swapped::Lost(other) => held = other,
@@ -115,5 +134,22 @@ mod tests {
         assert_eq!((gone.next, gone.versions.len()), (20 + KEPT as u64, KEPT));
         assert_eq!(gone.since(20), Removals::Some(many));
         assert_eq!(gone.since(19), Removals::TooMany);
+        // More at once than the list keeps.
+        let more: Vec<_> = (0..KEPT + 5).map(|n| version(n + KEPT)).collect();
+        add(&bucket, &keys, &more).await.unwrap();
+        let (before, gone) = (gone.next, read().await);
+        assert_eq!((gone.next, gone.versions.len()), (before + more.len() as u64, KEPT));
+        assert_eq!(gone.since(before), Removals::TooMany);
+        assert_eq!(gone.since(before + 5), Removals::Some(more[5..].to_vec()));
+        // Names that are too long for so many.
+        let long = "a".repeat(250);
+        let long: Vec<_> = (0..KEPT)
+            .map(|n| ModuleVersion::parse(&format!("a.b/{long}/{long}@v1.0.{n}")).unwrap())
+            .collect();
+        add(&bucket, &keys, &long).await.unwrap();
+        let gone = read().await;
+        assert!((1000..KEPT).contains(&gone.versions.len()), "{}", gone.versions.len());
+        assert_eq!(gone.since(gone.next - 1000), Removals::Some(long[KEPT - 1000..].to_vec()));
+        assert_eq!(gone.since(gone.next - KEPT as u64), Removals::TooMany);
     }
 }

@@ -17,6 +17,7 @@ use stoa_store::Day;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::remove::BATCH;
 use super::{OpenBucket, owner};
 use crate::command::context::{Context, cancel_on_signals};
 use crate::command::count::counted;
@@ -239,8 +240,20 @@ impl Remover for OpenBucket {
         self.to_string()
     }
 
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn begin(&self, versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(self.wait(self.versions.announce(versions))?)
+    }
+
+    fn end(&self, versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(self.wait(self.versions.announce_again(versions))?)
+    }
+
     fn remove(&self, version: &ModuleVersion, keeps_hashes: bool) -> Result<Option<u64>, Unremovable> {
-        let removed = self.wait(self.remove_from_bucket(version, None, keeps_hashes));
+        let removed = self.wait(self.remove_announced(version, None, keeps_hashes));
         removed.map(|had| had.as_ref().map(VersionContent::bytes)).map_err(|error| match error.trouble {
             Trouble::Damaged | Trouble::Contended => {
                 Unremovable::One(CommandError::new(error.exit(), format!("cannot remove {version}: {error}")))

@@ -36,30 +36,24 @@ impl OpenBucket {
         Ok(found)
     }
 
-    /// Removes a version, and the objects that only it has named.
-    fn remove_version(
-        &self,
-        version: &ModuleVersion,
-        tombstone: Option<Tombstone>,
-        keeps_hashes: bool,
-    ) -> Result<Option<VersionContent>, CommandError> {
-        Ok(self.wait(self.remove_from_bucket(version, tombstone, keeps_hashes))?)
-    }
-
-    /// Removes a version likewise.
-    pub(super) async fn remove_from_bucket(
+    /// Removes a version that was announced, and the objects that only it has named.
+    pub(super) async fn remove_announced(
         &self,
         version: &ModuleVersion,
         tombstone: Option<Tombstone>,
         keeps_hashes: bool,
     ) -> Result<Option<VersionContent>, BucketError> {
-        let had = self.versions.remove(version, tombstone, keeps_hashes).await?;
+        let had = self.versions.remove_announced(version, tombstone, keeps_hashes).await?;
         if let Some(content) = &had {
             self.versions.delete_content(content).await?;
         }
         Ok(had)
     }
 }
+
+/// Number of versions that are announced together. Servers may learn of a removal only at the end of such a batch, so it
+/// must not take long.
+pub(super) const BATCH: usize = 100;
 
 impl Place for OpenBucket {
     fn name(&self) -> String {
@@ -92,7 +86,7 @@ impl Place for OpenBucket {
         tombstone: Option<(String, Option<String>)>,
     ) -> Result<(Option<u64>, Option<H1>), CommandError> {
         let tombstone = tombstone.map(|(at, reason)| Tombstone { at, reason });
-        let had = self.remove_version(version, tombstone, true)?;
+        let had = self.wait(self.remove_announced(version, tombstone, true))?;
         let bytes = had.as_ref().map(VersionContent::bytes);
         Ok((bytes, had.and_then(|content| content.zip.h1)))
     }
@@ -102,7 +96,8 @@ impl Place for OpenBucket {
     }
 
     fn forget(&self, version: &ModuleVersion) -> Result<(Option<u64>, bool), CommandError> {
-        let bytes = self.remove_version(version, None, false)?.as_ref().map(VersionContent::bytes);
+        let bytes =
+            self.wait(self.remove_announced(version, None, false))?.as_ref().map(VersionContent::bytes);
         let is_known = self.manifest(version)?.is_some_and(|manifest| manifest.record.has_hashes());
         if is_known {
             self.wait(self.versions.record(version, stoa_bucket::Record::forget))?;
@@ -136,6 +131,18 @@ impl Place for OpenBucket {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(failed.get())
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn begin(&self, versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(self.wait(self.versions.announce(versions))?)
+    }
+
+    fn end(&self, versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(self.wait(self.versions.announce_again(versions))?)
     }
 
     fn begin_writing(&self) -> Result<(), CommandError> {

@@ -39,6 +39,21 @@ pub(in crate::command) trait Remover: Sync {
     /// Returns the name of the store or of the bucket.
     fn name(&self) -> String;
 
+    /// Returns the maximum number of versions between [`Self::begin`] and [`Self::end`].
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// Prepares for the removal of some versions.
+    fn begin(&self, _versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(())
+    }
+
+    /// Ends the removal of some versions, also if not all could be removed.
+    fn end(&self, _versions: &[ModuleVersion]) -> Result<(), CommandError> {
+        Ok(())
+    }
+
     /// Removes a version. Returns its size in bytes. `None` if it is gone, or if another process works on it and so uses
     /// it.
     fn remove(&self, version: &ModuleVersion, keeps_hashes: bool) -> Result<Option<u64>, Unremovable>;

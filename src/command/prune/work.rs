@@ -166,21 +166,46 @@ impl Work<'_> {
         let name = if self.args.dry_run { "would remove" } else { "remove" };
         self.reporter.progress().begin(name, Some(going.0));
         let began = contents.began();
+        // Each thread gets a part of the work.
+        let share = usize::try_from(going.0).unwrap_or(usize::MAX) / self.threads.max(1);
+        let size = share.clamp(1, self.remover.batch());
         parallel::each(
-            (self.threads, parallel::AHEAD),
+            (self.threads, (parallel::AHEAD / size).max(1)),
             |each| {
+                let mut batch = Vec::new();
                 // Unreadable versions have been reported by the count.
                 let walked = contents.each(self.cancel, &|_| {}, &mut |version, bytes, age| {
                     if self.is_kept(&version) || !plan.takes(age, bytes) {
                         return ControlFlow::Continue(());
                     }
                     let last_use = contents.recorded(&version);
-                    each(Chosen { version, bytes, last_use, unused_since: age.0 })
+                    batch.push(Chosen { version, bytes, last_use, unused_since: age.0 });
+                    if batch.len() < size {
+                        ControlFlow::Continue(())
+                    } else {
+                        each(std::mem::take(&mut batch))
+                    }
                 });
+                if walked.is_ok() && !batch.is_empty() {
+                    let _ = each(batch);
+                }
                 walked.map(drop)
             },
-            &|chosen| self.remove_one(&chosen, began),
+            &|batch: Vec<Chosen>| self.remove_batch(&batch, began),
         )
+    }
+
+    fn remove_batch(&self, batch: &[Chosen], began: Day) -> Result<(), CommandError> {
+        let remove = || batch.iter().try_for_each(|chosen| self.remove_one(chosen, began));
+        if self.args.dry_run {
+            return remove();
+        }
+        self.cancel.check()?;
+        let versions: Vec<_> = batch.iter().map(|chosen| chosen.version.clone()).collect();
+        self.remover.begin(&versions)?;
+        let removed = remove();
+        let ended = self.remover.end(&versions);
+        removed.and(ended)
     }
 
     fn remove_one(&self, chosen: &Chosen, began: Day) -> Result<(), CommandError> {

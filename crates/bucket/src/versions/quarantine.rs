@@ -52,7 +52,7 @@ impl Versions {
         let is_it = |content: &&VersionContent| zip_key.is_none_or(|key| content.zip.key == key);
         let Some(content) = now.document.present_content().filter(is_it).cloned() else { return Ok(None) };
         let entry = self.add_quarantined(version, now.document.origin, content, reason).await?;
-        self.announce(version).await?;
+        self.announce(std::slice::from_ref(version)).await?;
         self.change(version, |now| {
             let is_same = now.and_then(Manifest::present_content) == Some(&entry.content);
             let Some(now) = now.filter(|_| is_same) else { return Ok(None) };
@@ -64,6 +64,7 @@ impl Versions {
             Ok(Some(next))
         })
         .await?;
+        self.announce_again(std::slice::from_ref(version)).await?;
         Ok(Some(entry))
     }
 

@@ -1,6 +1,7 @@
 //! Removing versions, and the objects of their content.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use stoa_gomod::{ModuleVersion, h1};
 
 use super::Versions;
@@ -9,13 +10,26 @@ use crate::{
     AthensFile, BucketError, Manifest, Origin, Presence, SmallContent, Tombstone, VersionContent, gone,
 };
 
+/// Number of notes that are written at the same time.
+const NOTES_AT_ONCE: usize = 16;
+
 impl Versions {
-    /// Announces that a version goes. Servers look at its manifest again.
-    pub(super) async fn announce(&self, version: &ModuleVersion) -> Result<(), BucketError> {
+    /// Announces that versions go, by one write for all of them. Servers look at their manifests again.
+    ///
+    /// This comes before the manifests change, so that servers learn of a removal that is interrupted too. A server may look
+    /// before the manifest has changed, so [`Self::announce_again`] comes afterwards.
+    pub async fn announce(&self, versions: &[ModuleVersion]) -> Result<(), BucketError> {
         self.check_state().await?;
         // A list of versions reads only the manifests that have such an object.
-        self.bucket.overwrite(&self.keys.removed(version), Bytes::new()).await?;
-        gone::add(&self.bucket, &self.keys, std::slice::from_ref(version)).await
+        let keys: Vec<String> = versions.iter().map(|version| self.keys.removed(version)).collect();
+        let notes = stream::iter(keys).map(async |key| self.bucket.overwrite(&key, Bytes::new()).await);
+        notes.buffer_unordered(NOTES_AT_ONCE).try_collect::<()>().await?;
+        gone::add(&self.bucket, &self.keys, versions).await
+    }
+
+    /// Announces that the manifests of versions have changed, after they did.
+    pub async fn announce_again(&self, versions: &[ModuleVersion]) -> Result<(), BucketError> {
+        gone::add(&self.bucket, &self.keys, versions).await
     }
 
     /// Removes a version, and forbids it if a tombstone is given. Returns the content that it had: its objects can be
@@ -26,7 +40,20 @@ impl Versions {
         tombstone: Option<Tombstone>,
         keep_hashes: bool,
     ) -> Result<Option<VersionContent>, BucketError> {
-        self.announce(version).await?;
+        let versions = std::slice::from_ref(version);
+        self.announce(versions).await?;
+        let had = self.remove_announced(version, tombstone, keep_hashes).await?;
+        self.announce_again(versions).await?;
+        Ok(had)
+    }
+
+    /// Removes a version likewise, between [`Self::announce`] and [`Self::announce_again`].
+    pub async fn remove_announced(
+        &self,
+        version: &ModuleVersion,
+        tombstone: Option<Tombstone>,
+        keep_hashes: bool,
+    ) -> Result<Option<VersionContent>, BucketError> {
         let before = self.manifest(version).await?;
         let before = before.as_ref().and_then(|held| held.document.present_content());
         let gomod_h1 = match before.filter(|_| keep_hashes) {

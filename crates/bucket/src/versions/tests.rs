@@ -6,7 +6,9 @@ use stoa_layout::clock;
 use super::{NewVersion, PublishedThere, Versions};
 use crate::keys::STATE;
 use crate::testing::{new, versions};
-use crate::{AthensFile, BucketMarker, BucketState, Document, LAYOUT, Manifest, Tombstone, Trouble};
+use crate::{
+    AthensFile, BucketMarker, BucketState, Document, Gone, LAYOUT, Manifest, Removals, Tombstone, Trouble,
+};
 
 async fn bytes_of(versions: &Versions, manifest: &Manifest) -> Vec<u8> {
     let zip = &manifest.present_content().unwrap().zip;
@@ -205,4 +207,29 @@ async fn all_manifests_are_read_in_order_and_a_damaged_one_is_an_error_of_its_ow
     }
     let error = versions.each(2, async |_| Ok::<_, crate::BucketError>(())).await.unwrap_err();
     assert!(error.to_string().contains("v1.0.17.json"), "{error}");
+}
+
+#[tokio::test]
+async fn many_versions_are_removed_with_two_writes_of_the_list_of_removals() {
+    let versions = versions().await;
+    let all: Vec<_> = (0..5).map(|n| new(&format!("example.com/m@v1.0.{n}"), b"zip")).collect();
+    for new in &all {
+        versions.publish(new, None).await.unwrap();
+    }
+    let names: Vec<_> = all.iter().map(|new| new.version.clone()).collect();
+    let gone = || async {
+        let held = versions.bucket().document::<Gone>(&versions.keys().gone()).await.unwrap().unwrap();
+        held.document
+    };
+    versions.announce(&names).await.unwrap();
+    let announced = gone().await;
+    assert_eq!((announced.next, announced.since(0)), (5, Removals::Some(names.clone())));
+    for name in &names {
+        assert!(versions.remove_announced(name, None, true).await.unwrap().is_some());
+    }
+    assert_eq!(gone().await, announced);
+    assert!(versions.list(names[0].path()).await.unwrap().present.is_empty());
+    // A server may have looked at a manifest before it changed.
+    versions.announce_again(&names).await.unwrap();
+    assert_eq!(gone().await.since(5), Removals::Some(names));
 }
