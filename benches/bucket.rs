@@ -20,10 +20,10 @@ mod measure;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use measure::{Asked, alternating, median};
+use measure::{Asked, alternating, median, peak_memory};
 use testkit::bucket::{Service, TestBucket};
 use testkit::gcs::Gcs;
 use testkit::server::{Server, command};
@@ -103,23 +103,6 @@ fn migrate(bucket: &TestBucket, to: &str) -> Command {
     command.args(["-q", "--bucket", bucket.url(), "--to", to]).envs(bucket.environment());
     command.stdout(Stdio::null());
     command
-}
-
-/// Waits for a program. Returns its maximum resident memory in KiB.
-fn peak_memory(mut child: Child) -> u64 {
-    let mut peak = 0;
-    while child.try_wait().expect("a child").is_none() {
-        peak = high_water(&child).unwrap_or(peak).max(peak);
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert!(child.wait().expect("a child").success());
-    peak
-}
-
-fn high_water(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 fn warm(rounds: usize, seconds: u32) {

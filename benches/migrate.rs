@@ -19,11 +19,11 @@ mod measure;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use measure::{Asked, alternating, median, micros};
+use measure::{Asked, alternating, median, micros, peak_memory};
 use stoa_gomod::ModuleVersion;
 use tempfile::TempDir;
 use testkit::{MIGRATE, old};
@@ -82,7 +82,11 @@ fn main() {
 
     if !asked.has("--no-memory") {
         for size in sizes {
-            let peak = peak_memory(&fresh_store(size).path().join("store"));
+            let peak = {
+                let store = fresh_store(size);
+                let child = command(&store.path().join("store")).spawn().expect("it runs");
+                peak_memory(child)
+            };
             let mib = peak as f64 / 1024.0;
             println!("memory at {size:>7} versions    {mib:>8.1} MiB at its most (aim: under {AIM_MIB})");
         }
@@ -120,24 +124,6 @@ fn command(root: &Path) -> Command {
     command.args(["-q", "--to", "v2", "--store"]).arg(root);
     command.stdout(Stdio::null());
     command
-}
-
-/// Returns the maximum resident memory, in KiB, as the kernel counts it.
-fn peak_memory(root: &Path) -> u64 {
-    let mut child = command(root).spawn().expect("it runs");
-    let mut peak = 0;
-    while child.try_wait().expect("a child").is_none() {
-        peak = high_water(&child).unwrap_or(peak).max(peak);
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert!(child.wait().expect("a child").success());
-    peak
-}
-
-fn high_water(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// The minimum work of both steps together: per version three renames into the flat tree, the removal of its

@@ -7,7 +7,7 @@
     reason = "each bench uses a part, and one that cannot run says why and ends"
 )]
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The command line.
@@ -48,6 +48,23 @@ pub fn timed(command: &mut Command) -> Duration {
     let time = begin.elapsed();
     assert!(status.success(), "{command:?}: {status}");
     time
+}
+
+/// Waits for a program. Returns its maximum resident memory in KiB, as the kernel counts it.
+pub fn peak_memory(mut child: Child) -> u64 {
+    let mut peak = 0;
+    while child.try_wait().expect("a child").is_none() {
+        peak = high_water(&child).unwrap_or(peak).max(peak);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(child.wait().expect("a child").success());
+    peak
+}
+
+fn high_water(child: &Child) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Returns the median.

@@ -164,7 +164,8 @@ impl BucketStep for Replaced {
     }
 
     async fn make(&self, _: Direction, context: &BucketContext<'_>) -> Result<BucketMoved, BucketStepError> {
-        // The same process may take its own lease at once: another one would wait for its death.
+        // This takes the lease away from the runner at once. A lease of another process would be taken over only
+        // after a minute without a beat.
         let seen = BucketState::read(context.bucket).await?.unwrap();
         let taker = LeaseTaker {
             bucket: context.bucket.clone(),

@@ -9,14 +9,14 @@ use std::thread;
 
 use testkit::bucket::{Service, TestBucket};
 use testkit::fault_proxy::{Fault, FaultProxy};
-use testkit::request_sweep::{self, Scenario};
+use testkit::request_sweep::{self, Make, Scenario, lasts};
 use testkit::server::{self, Server, command};
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, cases, slow, trial};
 
-use super::bucket_sweep::{
-    Make, asked_for, behind, disturbed, lasts, let_time_pass, migrate, modules, serve, served, stoa,
-    succeeds, upgrade_now, upgraded,
+use super::bucket_programs::{
+    asked_for, behind, disturbed, let_time_pass, migrate, modules, serve, served, stoa, succeeds,
+    upgrade_now, upgraded,
 };
 
 const SCENARIOS: [(&str, Make); 3] = [
@@ -29,7 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = cases![the_takeover_of_a_claim_survives_every_fault];
     for (name, scenario) in SCENARIOS {
         for service in [Service::Gcs, Service::S3] {
-            let run = move || request_sweep::sweep(&service.start_here(), &scenario(), &faults(), lasts);
+            let run = move || request_sweep::sweep(&service.start_here(), scenario, &faults(), lasts);
             let name = format!("{name} survives every fault on {service}");
             cases.push(trial(&name, None, run).needs(service.needs_here()));
         }
@@ -60,9 +60,9 @@ fn asked_now(bucket: &TestBucket, module: &Module, upstream: &str, what: &str) {
 fn download_after_removal() -> Scenario {
     let upstream = Upstream::start();
     let module = upstream.offer("example.com/m@v1.0.0", 100_000);
-    let modules: [Module; 4] = std::array::from_fn(|_| module.clone());
+    let modules: [Module; 5] = std::array::from_fn(|_| module.clone());
     let urls: [String; 4] = std::array::from_fn(|_| upstream.url().to_owned());
-    let ([first, second, third, fourth], [one, two, three, four]) = (modules, urls);
+    let ([first, second, acknowledged, third, fourth], [one, two, three, four]) = (modules, urls);
     Scenario {
         prepare: Box::new(move |bucket| {
             upgrade_now(bucket, "creation");
@@ -70,11 +70,10 @@ fn download_after_removal() -> Scenario {
             let remove = ["remove", "example.com/m@v1.0.0"];
             succeeds(&mut stoa(bucket, bucket.environment(), &remove), "the removal");
         }),
-        run: Box::new(move |bucket, proxy| {
-            if asked_for(bucket, proxy, &second, Some(&two)) {
-                served(bucket, std::slice::from_ref(&second), "a client has got it");
-            }
-        }),
+        run: Box::new(move |bucket, proxy| asked_for(bucket, proxy, &second, Some(&two))),
+        promise: Some(Box::new(move |bucket, what| {
+            served(bucket, std::slice::from_ref(&acknowledged), what);
+        })),
         meanwhile: Arc::new(move |bucket| {
             let_time_pass(bucket);
             asked_now(bucket, &third, &three, "another server meanwhile");
@@ -118,23 +117,24 @@ fn stored_versions() -> Scenario {
             if let Some(proxy) = proxy {
                 proxy.set_process(server.pid());
             }
-            for module in all.iter() {
-                // A fault may have killed it.
-                let served = match server::get(&server.url, &module.path("zip")) {
-                    Ok((status, body)) => status == 200 && body == module.zip,
-                    Err(_) => false,
-                };
-                assert!(served || proxy.is_some());
-            }
+            // A fault may have killed it.
+            let is_served = all.iter().all(|module| {
+                server::get(&server.url, &module.path("zip"))
+                    .is_ok_and(|(status, body)| status == 200 && body == module.zip)
+            });
+            assert!(is_served || proxy.is_some());
             server.stop();
             fs::remove_dir_all(&copy).unwrap();
+            is_served
         }
     };
     let (run, meanwhile, judge) = (ask.clone(), ask.clone(), ask);
     Scenario {
         prepare: Box::new(|bucket| upgrade_now(bucket, "creation")),
         run: Box::new(move |bucket, proxy| run(bucket, Some(proxy))),
-        meanwhile: Arc::new(move |bucket| meanwhile(bucket, None)),
+        // It serves what it has stored, also if it cannot publish it yet.
+        promise: None,
+        meanwhile: Arc::new(move |bucket| assert!(meanwhile(bucket, None))),
         judge: Box::new(move |bucket, what| {
             judge(bucket, None);
             served(bucket, &all, what);
@@ -158,17 +158,15 @@ fn regeneration() -> Scenario {
             bucket.keys("~stoa/").iter().filter(is_derived).for_each(|key| bucket.delete(key));
         }),
         run: Box::new(move |bucket, proxy| {
-            disturbed(proxy, &mut regenerate(bucket, behind(bucket, proxy)));
+            disturbed(proxy, &mut regenerate(bucket, behind(bucket, proxy))) == Some(0)
         }),
+        promise: Some(Box::new(is_regenerated)),
         meanwhile: Arc::new(move |bucket| {
             succeeds(&mut regenerate(bucket, bucket.environment()), "another regeneration meanwhile");
         }),
         judge: Box::new(move |bucket, what| {
             succeeds(&mut regenerate(bucket, bucket.environment()), what);
-            let keys = bucket.keys("~stoa/");
-            for part in ["/x/example.com/Mod/@v/v1.0.0", "/gone"] {
-                assert_eq!(keys.iter().filter(|key| key.ends_with(part)).count(), 1, "{what}: {keys:?}");
-            }
+            is_regenerated(bucket, what);
             let dir = testkit::tempdir();
             let server = serve(bucket, bucket.environment(), dir.path(), None);
             assert_eq!(server.get("/example.com/!mod/@v/list").1, b"v1.0.1\nv1.0.2\n", "{what}");
@@ -176,6 +174,14 @@ fn regeneration() -> Scenario {
             drop(server);
             served(bucket, &modules()[1..], what);
         }),
+    }
+}
+
+/// Checks that the note of the removed version and the list of removals are there.
+fn is_regenerated(bucket: &TestBucket, what: &str) {
+    let keys = bucket.keys("~stoa/");
+    for part in ["/x/example.com/Mod/@v/v1.0.0", "/gone"] {
+        assert_eq!(keys.iter().filter(|key| key.ends_with(part)).count(), 1, "{what}: {keys:?}");
     }
 }
 

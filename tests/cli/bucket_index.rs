@@ -11,7 +11,7 @@ use testkit::server::Server;
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, cases, slow};
 
-use super::bucket_serve::{manifest, remove, serve, whole, with_bucket};
+use super::bucket_serve::{manifest, remove, serve, too_large, whole, with_bucket};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = cases![
@@ -122,6 +122,15 @@ fn filled(gcs: &Gcs, dir: &Path, pairs: &[&str]) -> Vec<Module> {
     modules
 }
 
+/// Starts a server that lists two versions, which another one has filled.
+fn listing(gcs: &Gcs, dir: &Path, store: &Path) -> (Server, [&'static str; 2]) {
+    let pairs = ["example.com/a@v1.0.0", "example.com/b@v1.0.0"];
+    filled(gcs, &dir.join("first"), &pairs);
+    let server = serve(gcs, store, None);
+    assert_eq!(listed(&server), pairs);
+    (server, pairs)
+}
+
 fn a_server_lists_versions_of_the_bucket_that_it_does_not_have() {
     let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
     let pairs = ["example.com/Cap@v1.0.0", "example.com/Cap@v1.1.0", "example.com/m@v1.0.0"];
@@ -198,11 +207,8 @@ fn only_changed_manifests_are_read_again() {
 
 fn the_rows_of_the_bucket_outlive_a_restart_in_an_outage() {
     let (gcs, dir) = (Gcs::start(), testkit::tempdir());
-    let pairs = ["example.com/a@v1.0.0", "example.com/b@v1.0.0"];
-    filled(&gcs, &dir.path().join("first"), &pairs);
     let store = dir.path().join("second");
-    let server = serve(&gcs, &store, None);
-    assert_eq!(listed(&server), pairs);
+    let (server, pairs) = listing(&gcs, dir.path(), &store);
     assert!(server.stop().success());
     gcs.fail(|_| Some(Failing::Closed));
     let server = serve(&gcs, &store, None);
@@ -216,11 +222,8 @@ fn the_rows_of_the_bucket_outlive_a_restart_in_an_outage() {
 
 fn an_index_that_was_deleted_gets_the_versions_of_the_bucket_again() {
     let (gcs, dir) = (Gcs::start(), testkit::tempdir());
-    let pairs = ["example.com/a@v1.0.0", "example.com/b@v1.0.0"];
-    filled(&gcs, &dir.path().join("first"), &pairs);
     let store = dir.path().join("second");
-    let server = serve(&gcs, &store, None);
-    assert_eq!(listed(&server), pairs);
+    let (server, pairs) = listing(&gcs, dir.path(), &store);
     std::fs::remove_dir_all(store.join("index")).unwrap();
     assert_eq!(listed(&server), pairs, "in the running server");
     assert!(server.stop().success());
@@ -362,11 +365,7 @@ fn a_running_server_notices_additions_and_removals() {
 
 fn evicted_versions_stay_listed() {
     let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
-    let modules: Vec<_> =
-        (0..6).map(|n| upstream.offer(&format!("example.com/m@v1.0.{n}"), 300_000)).collect();
-    let mut command = with_bucket(&gcs, dir.path(), Some(upstream.url()));
-    let server = Server::start_with(command.env("STOA_BUCKET_MAX_LOCAL_SIZE", "1MiB"));
-    modules.iter().for_each(|module| whole(&server, module));
+    let (server, modules) = too_large(&gcs, dir.path(), &upstream);
     let all: Vec<String> = modules.iter().map(|module| module.version.to_string()).collect();
     assert_eq!(listed(&server), all);
     let stored = || std::fs::read_dir(dir.path().join("modules/example.com/m/@v")).unwrap().count();

@@ -1,10 +1,9 @@
 //! A process is suspended at each request that changes a bucket, before and after it, and another one acts meanwhile: on
-//! each service.
+//! the double of GCS and on a real S3 server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
 use stoa_bucket::{
     Bucket, BucketError, BucketMarker, BucketState, BucketUrl, ConnectOptions, LAYOUT, LeaseTaker,
     LeaseTimes, Sweep, Verdict, Versions,
@@ -12,13 +11,13 @@ use stoa_bucket::{
 use stoa_gomod::ModuleVersion;
 use testkit::bucket::{Service, TestBucket};
 use testkit::fault_proxy::Fault;
-use testkit::request_sweep::{self, Scenario};
+use testkit::request_sweep::{self, Make, Scenario, lasts};
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, slow, trial};
 
-use super::bucket_sweep::{
-    Make, STATE, as_athens, asked_for, behind, disturbed, downgrade_now, lasts, let_time_pass, migrate,
-    mixed, others, serve, served, stoa, succeeds, upgrade_now,
+use super::bucket_programs::{
+    STATE, all_contents_exist, as_athens, asked_for, behind, disturbed, downgrade_now, let_time_pass,
+    manifests, migrate, mixed, others, serve, served, stoa, succeeds, upgrade_now,
 };
 
 const SCENARIOS: [(&str, Make); 5] = [
@@ -34,7 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
     for (name, scenario) in SCENARIOS {
         for service in [Service::Gcs, Service::S3] {
             let faults = [Fault::Suspend, Fault::SuspendAfter];
-            let run = move || request_sweep::sweep(&service.start_here(), &scenario(), &faults, lasts);
+            let run = move || request_sweep::sweep(&service.start_here(), scenario, &faults, lasts);
             cases.push(
                 trial(&format!("{name} harms nothing on {service}"), None, run).needs(service.needs_here()),
             );
@@ -63,8 +62,12 @@ fn during_publication(
             upgrade_now(bucket, "creation");
         }),
         run: Box::new(move |bucket, proxy| {
-            served_now.store(asked_for(bucket, proxy, &asked, Some(&url)), Ordering::SeqCst);
+            let is_served = asked_for(bucket, proxy, &asked, Some(&url));
+            served_now.store(is_served, Ordering::SeqCst);
+            is_served
         }),
+        // It depends on what has happened.
+        promise: None,
         meanwhile: Arc::new(move |bucket| {
             happens(bucket);
             suspended.store(true, Ordering::SeqCst);
@@ -81,24 +84,6 @@ fn forget_servers(bucket: &TestBucket) {
     for key in bucket.keys("~stoa/").iter().filter(|key| key.contains("/servers/")) {
         bucket.delete(key);
     }
-}
-
-fn manifests(bucket: &TestBucket) -> Vec<Value> {
-    let state = bucket.text(STATE);
-    let id = state.lines().find_map(|line| line.strip_prefix("id = \"")).unwrap().trim_end_matches('"');
-    let keys = bucket.keys(&format!("~stoa/{id}/m/"));
-    keys.iter().map(|key| serde_json::from_str(&bucket.text(key)).unwrap()).collect()
-}
-
-/// Checks that the content of every version that exists is there. Returns their number.
-fn all_contents_exist(bucket: &TestBucket, what: &str) -> usize {
-    let present: Vec<_> =
-        manifests(bucket).into_iter().filter(|manifest| manifest["state"] == "present").collect();
-    for manifest in &present {
-        let key = manifest["content"]["zip"]["key"].as_str().unwrap();
-        assert!(bucket.get(key).is_some(), "{what}: {key} is gone");
-    }
-    present.len()
 }
 
 /// Returns the versions of a bucket, past the programs.
@@ -233,8 +218,10 @@ fn removal_after_undone_downgrade() -> Scenario {
             prepare(bucket);
         }),
         run: Box::new(|bucket, proxy| {
-            disturbed(proxy, &mut migrate(bucket, behind(bucket, proxy), "athens"))
+            disturbed(proxy, &mut migrate(bucket, behind(bucket, proxy), "athens")) == Some(0)
         }),
+        // It depends on what has happened.
+        promise: None,
         meanwhile: Arc::new(move |bucket| {
             let_time_pass(bucket);
             upgrade_now(bucket, "the downgrade is undone meanwhile");

@@ -13,7 +13,7 @@ use testkit::server::{self, Server};
 use testkit::upstream::{Module, Script, Upstream};
 use testkit::{Case, slow, trial};
 
-use super::bucket_sweep::{serve, upgrade_now};
+use super::bucket_programs::{serve, upgrade_now};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

@@ -5,8 +5,8 @@ use testkit::server::{Server, command};
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, bucket_suite, slow, trial};
 
+use super::bucket_programs::{as_athens, downgrade_now, others, serve, served, stoa, succeeds, upgrade_now};
 use super::bucket_read_only::prepare;
-use super::bucket_sweep::{as_athens, downgrade_now, others, serve, served, stoa, succeeds, upgrade_now};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

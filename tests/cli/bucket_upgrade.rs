@@ -317,7 +317,9 @@ fn an_interrupted_upgrade_is_resumed_or_undone() {
             left -= i32::from(asked.is_change());
             (left < 0 && asked.is_change()).then_some(Failing::Status(403))
         });
-        ended(&migrate(&gcs, &[]), 77, ", or use --to athens to go back");
+        let help = "\nhelp: check the credentials, and allow them to list, read, write and delete objects below the \
+                    prefix, or use --to athens to go back\n";
+        ended(&migrate(&gcs, &[]), 77, help);
         assert_eq!(marker(&gcs), "migrating.athens-b1");
         gcs.recover();
         // The lease could not be given back. Its holder counts as dead after a minute without a beat.

@@ -19,6 +19,7 @@ mod bucket_crowd;
 mod bucket_faults;
 mod bucket_index;
 mod bucket_meanwhile;
+mod bucket_programs;
 mod bucket_read_only;
 mod bucket_serve;
 mod bucket_servers;

@@ -17,6 +17,14 @@ const LARGE: usize = 2_000_000;
 /// The number of bytes that no client gets before the zip is published.
 const KEPT_BACK: usize = 64 * 1024;
 
+/// Offers a version whose zip stops after some bytes, until the gate is opened.
+fn gated(upstream: &Upstream, module: &Module, sent: usize) -> Gate {
+    upstream.serve(module);
+    let gate = Gate::default();
+    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), sent, gate.clone()));
+    gate
+}
+
 /// The options of services with two downloads of zips at a time.
 fn services_of_two() -> ServiceOptions {
     let flights = FlightOptions { max_concurrent: 2, ..FlightOptions::default() };
@@ -37,9 +45,7 @@ fn many_clients_of_one_version_cause_one_download() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.serve(&module);
-    let gate = Gate::default();
-    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 100_000, gate.clone()));
+    let gate = gated(&upstream, &module, 100_000);
     std::thread::scope(|scope| {
         let mut asking = Vec::new();
         for number in 0..50 {
@@ -78,9 +84,7 @@ fn two_servers_on_one_store_download_a_version_once() {
     let upstream = Upstream::start();
     let sites = [Site::start(folder.path(), upstream.url()), Site::start(folder.path(), upstream.url())];
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.serve(&module);
-    let gate = Gate::default();
-    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 100_000, gate.clone()));
+    let gate = gated(&upstream, &module, 100_000);
     std::thread::scope(|scope| {
         let asking: Vec<_> = (0..8)
             .map(|number| {
@@ -123,10 +127,8 @@ fn a_zip_is_sent_on_while_it_arrives() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.serve(&module);
-    let gate = Gate::default();
     let arrived = 1_000_000;
-    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), arrived, gate.clone()));
+    let gate = gated(&upstream, &module, arrived);
 
     let mut client = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
     let mut head = client.head();
@@ -197,9 +199,7 @@ fn an_eager_proxy_downloads_the_zip_for_an_info_or_a_mod() {
     let modules = [Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.1.0", LARGE)];
     let site = eager_site(folder.path(), &upstream, 16);
     for (module, extension) in modules.iter().zip(["info", "mod"]) {
-        upstream.serve(module);
-        let gate = Gate::default();
-        upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 0, gate.clone()));
+        let gate = gated(&upstream, module, 0);
         // Answered although the zip is not there.
         assert_eq!(site.get(&module.path(extension)).status, 200);
         assert!(!site.has(&module.version));
@@ -248,9 +248,7 @@ fn a_download_continues_without_its_client() {
     let upstream = Upstream::start();
     let site = Site::start(folder.path(), upstream.url());
     let module = Module::new("example.com/m@v1.0.0", LARGE);
-    upstream.serve(&module);
-    let gate = Gate::default();
-    upstream.set(&module.path("zip"), Script::Gated(module.zip.clone(), 500_000, gate.clone()));
+    let gate = gated(&upstream, &module, 500_000);
     let mut client = Conversation::begin(site.address, "GET", &module.path("zip"), "HTTP/1.1", &[]);
     client.head();
     client.raw(1000);
@@ -463,9 +461,7 @@ fn a_transfer_that_differs_from_the_stored_zip_is_aborted() {
     let site = Site::start(folder.path(), upstream.url());
     let (ours, theirs) =
         (Module::new("example.com/m@v1.0.0", LARGE), Module::new("example.com/m@v1.0.0", 5000));
-    upstream.serve(&ours);
-    let gate = Gate::default();
-    upstream.set(&ours.path("zip"), Script::Gated(ours.zip.clone(), 500_000, gate.clone()));
+    let gate = gated(&upstream, &ours, 500_000);
     let mut client = Conversation::begin(site.address, "GET", &ours.path("zip"), "HTTP/1.1", &[]);
     let head = client.head();
     // Somebody who holds no claim: a hand, a restored backup.

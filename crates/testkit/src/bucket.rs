@@ -8,13 +8,13 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode};
 use tokio::runtime::Runtime;
 use url::Url;
 
@@ -116,6 +116,8 @@ pub struct RunningService {
     service: Service,
     server: Server,
     buckets: AtomicU32,
+    /// One client for all buckets, since it reads all certificates of the system.
+    client: OnceLock<Arc<dyn ObjectStore>>,
     /// Distinguishes the prefixes of this process in a real bucket.
     run: u128,
 }
@@ -131,7 +133,7 @@ enum Server {
 impl RunningService {
     fn new(service: Service, server: Server) -> Self {
         let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-        Self { service, server, buckets: AtomicU32::new(0), run }
+        Self { service, server, buckets: AtomicU32::new(0), client: OnceLock::new(), run }
     }
 
     /// Returns a fresh bucket.
@@ -148,7 +150,8 @@ impl RunningService {
             Server::Gcs(gcs) => Some(gcs.clone()),
             _ => None,
         };
-        let mut bucket = TestBucket::new(self.service, url, origin.map(str::to_owned));
+        let client = self.client.get_or_init(|| connect(self.service, &url, origin));
+        let mut bucket = TestBucket::with(Arc::clone(client), self.service, url, origin);
         bucket.double = double;
         bucket
     }
@@ -167,22 +170,13 @@ pub struct TestBucket {
 }
 
 impl TestBucket {
-    pub(crate) fn new(service: Service, url: String, origin: Option<String>) -> Self {
-        use_ring();
-        let mut options = match &origin {
-            Some(origin) => environment(service, origin),
-            None => std::env::vars().collect(),
-        };
-        if let Some(origin) = &origin {
-            options.push(("allow_http".to_owned(), "true".to_owned()));
-            if service == Service::Gcs {
-                options.push(("google_base_url".to_owned(), origin.clone()));
-            }
-        }
-        let parsed = Url::parse(&url).unwrap_or_else(|error| panic!("{url} is no URL: {error}"));
-        let found = object_store::parse_url_opts(&parsed, options);
-        let (store, prefix) = found.unwrap_or_else(|error| panic!("cannot use {url}: {error}"));
-        Self { service, url, origin, prefix, store: store.into(), double: None }
+    pub(crate) fn new(service: Service, url: String, origin: &str) -> Self {
+        Self::with(connect(service, &url, Some(origin)), service, url, Some(origin))
+    }
+
+    fn with(store: Arc<dyn ObjectStore>, service: Service, url: String, origin: Option<&str>) -> Self {
+        let (_, prefix) = ObjectStoreScheme::parse(&parsed(&url)).unwrap();
+        Self { service, url, origin: origin.map(str::to_owned), prefix, store, double: None }
     }
 
     /// Makes all objects older than a day, as the time would. Only the double can.
@@ -195,7 +189,7 @@ impl TestBucket {
 
     /// Returns a part of the bucket of a double, for tests that use both.
     pub fn of(gcs: &Gcs, prefix: &str) -> Self {
-        Self::new(Service::Gcs, gcs.bucket(prefix), Some(gcs.url().to_owned()))
+        Self::new(Service::Gcs, gcs.bucket(prefix), gcs.url())
     }
 
     /// Returns the service.
@@ -343,6 +337,27 @@ impl TestBucket {
             self.put(&athens_key(module, suffix), data.clone());
         }
     }
+}
+
+fn parsed(url: &str) -> Url {
+    Url::parse(url).unwrap_or_else(|error| panic!("{url} is no URL: {error}"))
+}
+
+/// Makes a client for the service of a bucket.
+fn connect(service: Service, url: &str, origin: Option<&str>) -> Arc<dyn ObjectStore> {
+    use_ring();
+    let mut options = match origin {
+        Some(origin) => environment(service, origin),
+        None => std::env::vars().collect(),
+    };
+    if let Some(origin) = origin {
+        options.push(("allow_http".to_owned(), "true".to_owned()));
+        if service == Service::Gcs {
+            options.push(("google_base_url".to_owned(), origin.to_owned()));
+        }
+    }
+    let found = object_store::parse_url_opts(&parsed(url), options);
+    found.unwrap_or_else(|error| panic!("cannot use {url}: {error}")).0.into()
 }
 
 impl Drop for TestBucket {

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -46,6 +47,8 @@ impl Case {
 
     fn trial(self, module: &str) -> Trial {
         let is_slow = self.is_slow;
+        let name = format!("{module}::{}", self.name);
+        let timed = name.clone();
         let run = move || {
             if let Some(reason) = self.inapplicable {
                 return Ok(Completion::ignored_with(reason));
@@ -56,13 +59,30 @@ impl Case {
                 }
                 Some(reason) => Ok(Completion::ignored_with(reason)),
                 None => {
+                    let began = Instant::now();
                     (self.run)();
+                    TIMES.lock().unwrap().push((began.elapsed(), timed));
                     Ok(Completion::Completed)
                 }
             }
         };
-        Trial::ignorable_test(format!("{module}::{}", self.name), run).with_ignored_flag(is_slow)
+        Trial::ignorable_test(name, run).with_ignored_flag(is_slow)
     }
+}
+
+/// The cases that have passed, with their times.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+/// Prints which cases took long, the longest first.
+fn print_slowest() {
+    let mut times = std::mem::take(&mut *TIMES.lock().unwrap());
+    times.retain(|(time, _)| *time > Duration::from_secs(5));
+    times.sort_by(|a, b| b.cmp(a));
+    println!("tests that took more than 5 s:");
+    for (time, name) in times {
+        println!("{:>8.1} s  {name}", time.as_secs_f64());
+    }
+    println!();
 }
 
 fn in_ci() -> bool {
@@ -102,7 +122,7 @@ pub fn missing_tool(name: &str, probe: &[&str]) -> Option<String> {
 pub fn run(built: Built, modules: Vec<(&str, Vec<Case>)>) -> ! {
     built::set(built);
     let mut arguments = Arguments::from_args();
-    if !arguments.ignored && !arguments.include_ignored && arguments.test_threads.is_none() {
+    if arguments.test_threads.is_none() {
         // Most of these tests wait for programs and timeouts.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         arguments.test_threads = Some(3 * cores);
@@ -114,6 +134,9 @@ pub fn run(built: Built, modules: Vec<(&str, Vec<Case>)>) -> ! {
     let log = (!arguments.nocapture && !arguments.list).then(redirect_stderr);
     let slow = trials.iter().filter(|trial| arguments.is_ignored(trial)).count();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    if arguments.ignored && !arguments.list {
+        print_slowest();
+    }
     if slow > 0 && !arguments.list {
         println!("{slow} slow tests were ignored; run them with `-- --include-ignored`\n");
     }

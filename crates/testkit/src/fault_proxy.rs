@@ -431,7 +431,7 @@ mod tests {
 
     fn started() -> (Gcs, TestBucket, FaultProxy) {
         let gcs = Gcs::start();
-        let bucket = |origin: &str| TestBucket::new(Service::Gcs, gcs.bucket("b"), Some(origin.to_owned()));
+        let bucket = |origin: &str| TestBucket::new(Service::Gcs, gcs.bucket("b"), origin);
         let proxy = FaultProxy::start(&bucket(gcs.url()), |asked| asked.key != "ignored");
         let behind = bucket(proxy.url());
         (gcs, behind, proxy)

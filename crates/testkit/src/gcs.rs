@@ -62,6 +62,8 @@ pub enum Failing {
     DoneBut(u16),
     /// The request is done after this time.
     Late(Duration),
+    /// The request is done after [`recover`](Gcs::recover).
+    Held,
     /// The request is done, and the connection is closed after this number of bytes of the answer's body.
     Cut(usize),
 }
@@ -309,6 +311,11 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> Option<()> {
             Ok((failing, request)) => {
                 match failing {
                     Some(Failing::Late(time)) => std::thread::sleep(*time),
+                    Some(Failing::Held) => {
+                        while state.lock().unwrap().fails.is_some() {
+                            std::thread::sleep(Duration::from_millis(10));
+                        }
+                    }
                     Some(Failing::Cut(bytes)) => cut = Some(*bytes),
                     _ => {}
                 }

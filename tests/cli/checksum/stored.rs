@@ -54,6 +54,20 @@ fn assert_in_quarantine(bench: &Bench, count: usize) {
     }
 }
 
+/// The database learns about a version, and about another one with other content than is stored. Starts a server that
+/// verifies both.
+fn verified(bench: &Bench, other: &Module) -> (Server, Module) {
+    let right = another(PAIR, 10_000, None);
+    bench.site.put(&right);
+    bench.site.record(&right);
+    bench.site.record(other);
+    let server = bench.serve("auto");
+    for module in [&right, other] {
+        testkit::until("the verdict is recorded", || bench.record(&module.version).is_some());
+    }
+    (server, right)
+}
+
 pub(super) fn background() {
     let bench = Bench::new();
     let [_, other] = store_unknown(&bench);
@@ -76,14 +90,7 @@ pub(super) fn background() {
     assert!(output.status.success() && text.contains("unverified      2"), "{text}");
     assert!(text.contains("cannot read which modules are private") && text.contains("perhaps"), "{text}");
     // The database learns about both, and about one of them with other content.
-    let right = another(PAIR, 10_000, None);
-    bench.site.put(&right);
-    bench.site.record(&right);
-    bench.site.record(&other);
-    let server = bench.serve("auto");
-    for module in [&right, &other] {
-        testkit::until("the verdict is recorded", || bench.record(&module.version).is_some());
-    }
+    let (server, right) = verified(&bench, &other);
     assert!(bench.log().contains("stored versions were not verified"), "{}", bench.log());
     testkit::until("the difference is logged", || bench.log().contains("SECURITY: a stored version differs"));
     assert_in_quarantine(&bench, 1);
@@ -243,14 +250,7 @@ pub(super) fn background_for_pairs() {
     }
     testkit::until("both are cached", || count() == 2);
     assert!(server.stop().success());
-    let right = another(PAIR, 10_000, None);
-    bench.site.put(&right);
-    bench.site.record(&right);
-    bench.site.record(&other);
-    let server = bench.serve("auto");
-    for module in [&right, &other] {
-        testkit::until("the verdict is recorded", || bench.record(&module.version).is_some());
-    }
+    let (server, right) = verified(&bench, &other);
     testkit::until("the wrong pair is dropped", || count() == 1);
     testkit::until("the difference is logged", || bench.log().contains("SECURITY: the cached go.mod"));
     assert_eq!(get(&server, &right, "mod"), (200, right.modfile.clone()));
