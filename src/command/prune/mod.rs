@@ -22,7 +22,7 @@ use stoa_gomod::private::Patterns;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::Day;
 
-use super::bucket::{OnBucket, OpenBucket, SweptBucket};
+use super::bucket::{AT_ONCE, OnBucket, OpenBucket, SweptBucket};
 use super::context::{Context, cancel_on_signals};
 use super::count::versions;
 use super::error::CommandError;
@@ -116,8 +116,13 @@ impl Command for Prune {
     fn run(self, context: &Context<'_>) -> Result<PruneDone, CommandError> {
         match context.bucket(&self.on)? {
             None => self.run_on_store(context).map(PruneDone::Pruned),
-            Some(bucket) if self.unreferenced => bucket.sweep(self.dry_run, context).map(PruneDone::Swept),
-            Some(bucket) => self.run_on_bucket(&bucket, context).map(PruneDone::Pruned),
+            Some(bucket) => {
+                let at_once = context.set_threads(self.working.threads)?.unwrap_or(AT_ONCE);
+                match self.unreferenced {
+                    true => bucket.sweep(self.dry_run, at_once, context).map(PruneDone::Swept),
+                    false => self.run_on_bucket(&bucket, at_once, context).map(PruneDone::Pruned),
+                }
+            }
         }
     }
 }
@@ -149,10 +154,15 @@ impl Prune {
         self.prune(&store, &mut Stored { store: &store, uses }, &cancel, context)
     }
 
-    fn run_on_bucket(&self, bucket: &OpenBucket, context: &Context<'_>) -> Result<Pruned, CommandError> {
+    fn run_on_bucket(
+        &self,
+        bucket: &OpenBucket,
+        at_once: usize,
+        context: &Context<'_>,
+    ) -> Result<Pruned, CommandError> {
         self.check_unit(context);
         let cancel = cancel_on_signals(&context.reporter, false)?;
-        let mut contents = bucket.contents()?;
+        let mut contents = bucket.contents(at_once)?;
         if !self.dry_run {
             bucket.probe()?;
         }
