@@ -4,7 +4,7 @@ use std::path::Path;
 
 use stoa_bucket::{
     Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError, BucketRunner,
-    BucketState, BucketWork, LeaseTimes, Regenerated, Versions,
+    BucketState, BucketUrl, BucketWork, LeaseTimes, Regenerated, Versions,
 };
 use stoa_layout::{Exit, Layouts, Outcome};
 use tokio::runtime::Runtime;
@@ -49,10 +49,10 @@ pub(super) fn run(
     if args.auto {
         stop_with_parent();
     }
-    check(args)?;
     let Some(BucketSettings { url, options }) = settings.bucket(args.bucket.clone())? else {
         return Err(CommandError::new(Exit::USAGE, "there is no bucket"));
     };
+    check(args, &url)?;
     settings.check_named()?;
     if matches!(args.command, Some(Command::Status { .. })) {
         status(layouts, &BucketSettings { url, options }, false, reporter)?;
@@ -182,7 +182,7 @@ async fn regenerate(
 }
 
 /// Refuses options that mean nothing for a bucket.
-fn check(args: &Args) -> Result<(), CommandError> {
+fn check(args: &Args, url: &BucketUrl) -> Result<(), CommandError> {
     let is_import = matches!(args.command, Some(Command::Import(_)));
     if is_import {
         super::check_import(args)?;
@@ -201,7 +201,7 @@ fn check(args: &Args) -> Result<(), CommandError> {
         let message = format!("{name} cannot be used with --bucket");
         let error = CommandError::new(Exit::USAGE, message);
         return Err(match name {
-            "--verify" => error.help("verify the versions with `stoa verify --bucket URL`"),
+            "--verify" => error.help(format!("verify the versions with `stoa verify --bucket {url}`")),
             "--lock-timeout" => error.help(
                 "leave it out; the wait for another process that works on the bucket ends when that process has ended",
             ),
