@@ -247,7 +247,7 @@ impl Picture for Flat {
         let base = self.base(root);
         match self {
             Self::V1 => {
-                // A version folder is never empty, and there are many on the way up.
+                // In v1, a folder in `@v` is not Stoa's, unless an interrupted step to v2 left it empty.
                 let goes_below =
                     |folder: &Path| !folder.parent().is_some_and(|parent| parent.ends_with(VERSIONS));
                 let emptied = Emptied { may_go: &|_| Ok(true), skip: &|_| false, goes_below: &goes_below };

@@ -211,10 +211,13 @@ impl Flow {
         };
         walk_in_parallel(from, root, &work, &tally, &each)?;
         let moved = tally.sum();
-        // Removing emptied folders shortens the next pass. From v1 up there is almost nothing to remove.
-        if moved.items == 0 || self.is_foreign || direction == Direction::Back {
+        // Removing emptied folders shortens the next pass. From v1 up, the moves empty no folder.
+        let empties_folders = self.is_foreign || direction == Direction::Back;
+        if empties_folders || moved.items == 0 {
             let removal = Removal::new(work.threads);
-            from.remove_emptied(root, to, &removal)?;
+            if empties_folders {
+                from.remove_emptied(root, to, &removal)?;
+            }
             if moved.items == 0 {
                 let folders = if direction == Direction::Up { self.folders_up } else { self.folders_back };
                 folders(root, context.lock.durable(), &removal)?;

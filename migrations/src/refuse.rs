@@ -65,7 +65,7 @@ fn taken_name(path: &Path, held: &str) -> Refusal {
     let message = format!(
         "cannot use the name {0}: {held}; nothing was changed\n\
          help: Stoa needs this name for a folder of its own. Move {0} out of the store, then run again. If it is a symlink \
-         to the folder of the store, replace the symlink by that folder",
+         to a folder with files of this store, replace the symlink by the folder that it points to",
         path.display()
     );
     Refusal { exit: Exit::CANT_CREATE, message }

@@ -27,7 +27,7 @@ use crate::command::report::Format;
                   stoa-migrate --to v0           downgrade to the layout of Athens\n  \
                   stoa-migrate --to v0 --clean   the same, and remove the files of Stoa that a downgrade keeps\n  \
                   stoa-migrate --from v2         restore the lost marker of a store at layout v2\n  \
-                  stoa-migrate --bucket s3://go  upgrade a bucket; --to athens leaves it to Athens again\n\n\
+                  stoa-migrate --bucket s3://go  upgrade a bucket; --to athens downgrades it\n\n\
                   Exit codes: 0 success, or nothing to do; 1 --verify found a problem; 64 wrong usage or configuration; 65 not a \
                   store; 69 the bucket cannot be reached; 73 a file is in the way; 74 input/output error; 75 store in use; 77 permission denied; 78 the store is newer than this \
                   program; 130, 143 stopped (run again to resume).",
@@ -45,7 +45,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "LAYOUT")]
     pub(super) to: Option<LayoutId>,
 
-    /// Layout of a store whose marker (a file such as layout.v2) is missing; for import, the layout of the source
+    /// Layout of the store, or of the source of an import, if its marker (a file such as layout.v2) is missing
     #[arg(long, global = true, value_name = "LAYOUT")]
     pub(super) from: Option<LayoutId>,
 

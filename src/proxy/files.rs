@@ -3,8 +3,6 @@
 //! A stored file is answered at once on the worker, see [`Proxy::stored_small`] and [`Proxy::stored_zip`]. Other requests
 //! wait for a fill, or for the seal of a stored zip that has none.
 
-use std::time::Duration;
-
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use sha2::{Digest, Sha256};
@@ -19,16 +17,12 @@ use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
 use crate::byte_budget::SMALL_BODY;
 use crate::fill::{Arrival, Places, Want};
-use crate::policy::{ChecksumPolicy, Mode, Permit};
-use crate::sumdb::Standing;
+use crate::policy::{Mode, Permit};
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 
 /// The number of times that a version may appear and disappear during one request.
 const ATTEMPTS: usize = 4;
-
-/// How long a request waits for the verification of a stored version.
-const VERIFY_LIMIT: Duration = Duration::from_secs(10);
 
 impl Proxy {
     /// Answers with a stored info or mod. Returns `None` if it is not stored.
@@ -171,65 +165,6 @@ impl Proxy {
             return None;
         }
         self.services.tier.as_ref()?.redirect(permit.version()).await
-    }
-
-    /// Returns whether a stored version must be compared with the bucket before it is served. Makes no system call.
-    fn is_to_compare(&self, version: &ModuleVersion) -> bool {
-        self.services.tier.as_ref().is_some_and(|tier| !tier.is_known(version) && !tier.is_paused())
-    }
-
-    /// Compares a stored version with the bucket, once. A version that was removed there is removed here.
-    async fn compare_stored(&self, permit: Permit<'_>) -> Result<(), Unavailable> {
-        let version = permit.version();
-        match &self.services.tier {
-            Some(tier) if self.is_to_compare(version) => {
-                tier.check_stored(self.store(), version).await.map(drop)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns whether a stored version must be verified before it is served. Only a policy of `require` demands it,
-    /// and the question makes no system call.
-    fn is_to_verify(&self, permit: Permit<'_>, seal: Option<&H1>) -> bool {
-        permit.rule().checksum == ChecksumPolicy::Require
-            && !self.services.sumdb.is_confirmed(permit.version(), seal)
-    }
-
-    /// Verifies a stored version, if it must be verified before it is served.
-    async fn verify_stored(&self, client: Client<'_>, permit: Permit<'_>) -> Result<(), Unavailable> {
-        if !self.is_to_verify(permit, None) {
-            return Ok(());
-        }
-        let version = permit.version();
-        let verify = async {
-            let (rule, via) = (permit.rule(), client.via());
-            self.services.sumdb.verify_stored(version, rule, &via).await
-        };
-        let not_yet = |why: &dyn std::fmt::Display| {
-            Unavailable::NotYetVerified(format!("cannot verify the stored version {version}: {why}").into())
-        };
-        let Ok(standing) = tokio::time::timeout(VERIFY_LIMIT, verify).await else {
-            return Err(not_yet(&format_args!("there is no answer after {VERIFY_LIMIT:?}")));
-        };
-        match standing? {
-            Standing::Absent | Standing::Confirmed | Standing::NotAsked => Ok(()),
-            // It is in quarantine, so it is downloaded again now.
-            Standing::Differs(_) if !self.store().is_read_only() => Ok(()),
-            Standing::Differs(reason) => Err(Unavailable::Differs(format!("{version}: {reason}").into())),
-            Standing::Unreachable(error) => Err(not_yet(&error)),
-            Standing::Unconfirmed(why) => Err(Unavailable::Unverified(
-                format!("refused the stored version {version}: no checksum database confirmed it: {why}")
-                    .into(),
-            )),
-            Standing::Offline => Err(Unavailable::Unverified(
-                format!(
-                    "refused the stored version {version}: it is not verified, and this proxy is offline; \
-                     `stoa fetch --from go.sum` verifies it with the hashes of a go.sum"
-                )
-                .into(),
-            )),
-        }
     }
 
     /// Returns the places from which the client gets a file that is not stored. The error is the answer if the version is

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `address` | the addresses of the proxy |
 //! | `files` | info, mod and zip of a version |
+//! | `checks` | the checks of a stored version before it is served |
 //! | `from_bucket` | the same, of a read-only server that has a bucket |
 //! | `entity` | answers with a file, or with a part of it |
 //! | `questions` | lists, queries, checksum databases |
@@ -26,6 +27,7 @@ mod answer;
 mod body;
 mod buffers;
 mod catalog;
+mod checks;
 mod conditional;
 mod entity;
 mod files;

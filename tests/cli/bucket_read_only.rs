@@ -20,7 +20,9 @@ pub(crate) fn cases() -> Vec<Case> {
         parts_and_conditions_are_answered_as_for_stored_files,
         lists_and_queries_of_a_read_only_server_name_the_versions_in_the_bucket,
         versions_of_athens_are_verified_before_they_are_served,
+        versions_of_athens_are_refused_for_now_without_temporary_space,
         corrupt_versions_of_athens_are_not_served,
+        the_verification_of_a_version_of_athens_ends_with_its_last_client,
         removed_and_quarantined_versions_are_not_served_by_a_read_only_server,
         an_outage_is_no_absence_for_the_clients_of_a_read_only_server,
         a_zip_that_was_replaced_is_not_served,
@@ -166,6 +168,24 @@ fn versions_of_athens_are_verified_before_they_are_served() {
     assert!(status == 404 && body != module.zip, "{status}");
 }
 
+fn versions_of_athens_are_refused_for_now_without_temporary_space() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let (saved, own) =
+        (Module::new("example.com/a@v1.0.0", 500), upstream.offer("example.com/m@v1.0.0", 500));
+    gcs.save("go/", &saved);
+    fill(&gcs, &upstream, std::slice::from_ref(&own));
+    prepare(dir.path());
+    let mut command = with_bucket(&gcs, dir.path(), None);
+    command.arg("--read-only").env("TMPDIR", dir.path().join("missing"));
+    let server = Server::start_with(&mut command);
+    let reply = server.ask("GET", &saved.path("zip"), &[]);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("30")), "{}", reply.text());
+    assert_eq!(server.get(&saved.path("info")), (200, saved.info.clone()));
+    // It is no outage of the bucket.
+    whole(&server, &own);
+    assert_eq!(server.get("/readyz"), (200, b"ready\n".to_vec()));
+}
+
 fn corrupt_versions_of_athens_are_not_served() {
     let (gcs, dir) = (Gcs::start(), testkit::tempdir());
     let module = Module::new("example.com/m@v1.0.0", 200_000).with_bad_crc();
@@ -180,6 +200,43 @@ fn corrupt_versions_of_athens_are_not_served() {
     }
     // It is not read again for each client.
     assert_eq!(gcs.take_asked().iter().filter(|asked| asked.key.ends_with(".zip")).count(), 1);
+}
+
+fn the_verification_of_a_version_of_athens_ends_with_its_last_client() {
+    let (gcs, dir) = (Gcs::start(), testkit::tempdir());
+    let module = Module::new("example.com/m@v1.0.0", 4 << 20);
+    gcs.save("go/", &module);
+    drop(serve(&gcs, &dir.path().join("upgrades"), None));
+    let temporary = dir.path().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let store = dir.path().join("read-only");
+    prepare(&store);
+    let mut command = with_bucket(&gcs, &store, None);
+    let server = Server::start_with(command.arg("--read-only").env("TMPDIR", &temporary));
+    let folder = format!("/proc/{}/fd", server.pid());
+    let copies = || {
+        let files =
+            fs::read_dir(&folder).unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        files.filter(|file| file.starts_with(&temporary)).count()
+    };
+    // The transfer breaks, and the rest takes so long that no client waits for it.
+    let mut count = 0;
+    gcs.fail(move |asked| {
+        let is_zip = asked.method == "GET" && asked.key.ends_with(".zip");
+        count += usize::from(is_zip);
+        is_zip.then_some(if count == 1 {
+            Failing::Cut(1 << 20)
+        } else {
+            Failing::Late(Duration::from_secs(20))
+        })
+    });
+    let ask = || Conversation::begin(address(&server.url), "GET", &module.path("zip"), "HTTP/1.1", &[]);
+    let clients = [ask(), ask()];
+    testkit::until("the zip is copied", || copies() == 1);
+    drop(clients);
+    testkit::until("the copy is gone", || copies() == 0);
+    gcs.recover();
+    whole(&server, &module);
 }
 
 fn removed_and_quarantined_versions_are_not_served_by_a_read_only_server() {

@@ -25,7 +25,7 @@ use crate::lock::lock;
 /// The time after which a request begins another pass.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// The time after a pass that failed until a request begins another one.
+/// The time after a pass that failed until a request begins the next pass.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Time limit for a request that waits for the first pass.

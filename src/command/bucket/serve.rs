@@ -113,7 +113,7 @@ fn remember(store: &Store, key: &str, state: &BucketState) {
     let Ok(body) = state.to_bytes() else { return };
     let entry = Cached { at: SystemTime::now(), body: Bytes::from(body) };
     if let Err(error) = store.cache().put(Shelf::Bucket, key, &entry) {
-        log::warn!(reason:% = error; "cannot cache the state of the bucket, the server cannot start during an outage");
+        log::warn!(reason:% = error; "cannot cache the state of the bucket, so a later start fails if the bucket cannot be reached");
     }
 }
 
