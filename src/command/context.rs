@@ -137,6 +137,11 @@ impl Context<'_> {
         Ok(self.settings.migrate(None, typed, None)?.threads)
     }
 
+    /// Returns the number of worker threads, if it is set.
+    pub(crate) fn set_threads(&self, typed: Option<usize>) -> Result<Option<usize>, CommandError> {
+        Ok(self.settings.migrate(None, typed, None)?.set_threads)
+    }
+
     /// Passes the gate. `check` checks the configuration of the command: before a store is created or upgraded for it,
     /// otherwise after the gate. `migrator` is called only if the store is not at the current layout.
     pub(crate) fn pass(

@@ -33,9 +33,9 @@ A module without a version stands for all its versions in the store. Modules bel
 version is downloaded again on the next request. The new download must have the hash in the checksum database, or the \
 same hash as before if the database does not know the version. --forget removes the recorded hash too. Use it after the \
 tag of a private module was moved. With --tombstone, requests get 410, and the version is not downloaded, imported or \
-restored until --lift. A running server notices a removal or a tombstone within a second, in a bucket within a minute. The command asks before \
-it removes more than 100 versions. Without a terminal it needs --yes. It can run beside a server, and can be stopped \
-and run again.
+restored until --lift. A running server notices a removal or a tombstone within a second, in a bucket within a \
+minute. The command asks before it removes more than 100 versions. Without a terminal it needs --yes. It can run \
+beside a server, and can be stopped and run again.
 
 Examples:
   stoa remove example.org/module@v1.2.3
@@ -44,8 +44,8 @@ Examples:
   stoa remove --lift example.org/module@v1.2.3
   stoa remove --list
 
-Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 the removal was not confirmed; 69 the bucket cannot be reached; \
-74 input/output error; 130, 143 stopped."
+Exit codes: 0 success; 1 a version is not in the store, or has no tombstone; 64 the removal was not \
+confirmed; 69 the bucket cannot be reached; 74 input/output error; 130, 143 stopped."
 )]
 pub(crate) struct Remove {
     /// Modules and versions to remove

@@ -63,6 +63,8 @@ pub struct MigrateConfig {
     pub lock_timeout: Duration,
     /// The maximum number of threads.
     pub threads: usize,
+    /// The same, if it is set.
+    pub set_threads: Option<usize>,
     /// The mode of the folder of a new store.
     pub store_mode: u32,
 }
@@ -156,7 +158,8 @@ impl<'a> Settings<'a> {
         let threads = |text: &str| parse::threads(text).map(Some);
         let threads = self.value("threads", &options, key("threads").default, threads)?.0;
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(MigrateConfig { lock_timeout, threads: threads.unwrap_or_else(all), store_mode })
+        let set_threads = threads;
+        Ok(MigrateConfig { lock_timeout, threads: threads.unwrap_or_else(all), set_threads, store_mode })
     }
 
     /// Reads the config file if `--config` or `STOA_CONFIG` names it, even if no key needs it: an error in it is reported.

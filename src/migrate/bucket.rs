@@ -4,7 +4,7 @@ use std::path::Path;
 
 use stoa_bucket::{
     Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError, BucketRunner,
-    BucketState, BucketWork, LeaseTimes, Regenerated, Versions,
+    BucketState, BucketUrl, BucketWork, LeaseTimes, Regenerated, Versions,
 };
 use stoa_layout::{Exit, Layouts, Outcome};
 use tokio::runtime::Runtime;
@@ -20,7 +20,7 @@ use crate::command::report::Reporter;
 use crate::config::{BucketSettings, Settings, World};
 use crate::tasks::runtime;
 
-/// The number of versions that are worked on at the same time.
+/// Number of versions that are worked on at the same time, unless the number of threads is set.
 const AT_ONCE: usize = 64;
 
 /// Reports the state of a bucket. `is_below_another`: the status of the store was printed before.
@@ -49,10 +49,10 @@ pub(super) fn run(
     if args.auto {
         stop_with_parent();
     }
-    check(args)?;
     let Some(BucketSettings { url, options }) = settings.bucket(args.bucket.clone())? else {
         return Err(CommandError::new(Exit::USAGE, "there is no bucket"));
     };
+    check(args, &url)?;
     settings.check_named()?;
     if matches!(args.command, Some(Command::Status { .. })) {
         status(layouts, &BucketSettings { url, options }, false, reporter)?;
@@ -70,7 +70,8 @@ pub(super) fn run(
         owner: owner(world),
         times: LeaseTimes::default(),
     };
-    let work = BucketWork { at_once: AT_ONCE, events: &watcher, cancel: &cancel };
+    let at_once = settings.migrate(None, args.threads, None)?.set_threads.unwrap_or(AT_ONCE);
+    let work = BucketWork { at_once, events: &watcher, cancel: &cancel };
     let runner = BucketRunner { bucket: &bucket, layouts, options: &options, work };
     let runtime = runtime().map_err(CommandError::no_threads)?;
     let root = url.to_string();
@@ -92,7 +93,7 @@ pub(super) fn run(
                 reporter.result(&Event::Requests { store, gets, puts, lists, dollars });
             }
             let is_missing =
-                args.regenerate && requests.is_none() && regenerate(&bucket, true, reporter).await?;
+                args.regenerate && requests.is_none() && regenerate(&bucket, at_once, true, reporter).await?;
             watcher.planned(root, requests.is_some() || is_missing);
         } else {
             let outcome = match runner.run().await? {
@@ -100,10 +101,12 @@ pub(super) fn run(
                 BucketOutcome::Done(layout) => Outcome::Done(layout),
                 BucketOutcome::Nothing(layout) if !args.regenerate => Outcome::Nothing(layout),
                 // After a step nothing can be missing.
-                BucketOutcome::Nothing(layout) => match regenerate(&bucket, false, reporter).await? {
-                    true => Outcome::Done(layout),
-                    false => Outcome::Nothing(layout),
-                },
+                BucketOutcome::Nothing(layout) => {
+                    match regenerate(&bucket, at_once, false, reporter).await? {
+                        true => Outcome::Done(layout),
+                        false => Outcome::Nothing(layout),
+                    }
+                }
             };
             watcher.done(root, &outcome);
         }
@@ -128,7 +131,10 @@ fn import(
     let from = import::Origin::find(source, folders, args.from.as_ref())?;
     let prepared = async {
         if dry_run {
-            runner.plan().await?;
+            let has_plan = runner.plan().await?.is_some();
+            if !has_plan && args.no_create && BucketState::read(bucket).await?.is_none() {
+                return Ok(None);
+            }
         } else if runner.run().await? == BucketOutcome::NoStore {
             return Ok(None);
         } else {
@@ -156,14 +162,19 @@ fn import(
 }
 
 /// Writes derived objects that are missing, at the current layout. Returns whether any was.
-async fn regenerate(bucket: &Bucket, is_planned: bool, reporter: &Reporter) -> Result<bool, BucketRunError> {
+async fn regenerate(
+    bucket: &Bucket,
+    at_once: usize,
+    is_planned: bool,
+    reporter: &Reporter,
+) -> Result<bool, BucketRunError> {
     let state = BucketState::read(bucket).await?.map(|held| held.document);
     let Some(state) = state.filter(BucketState::is_current) else { return Ok(false) };
     let versions = Versions::new(bucket.clone(), state.keys());
-    let mut missing = versions.regenerate(AT_ONCE, true).await?;
+    let mut missing = versions.regenerate(at_once, true).await?;
     if !is_planned && !missing.is_nothing() {
         bucket.probe().await?;
-        missing = versions.regenerate(AT_ONCE, false).await?;
+        missing = versions.regenerate(at_once, false).await?;
     }
     let Regenerated { notes, list } = missing;
     reporter.result(&Event::Regenerated { store: bucket.url().to_string(), notes, list, is_planned });
@@ -171,7 +182,7 @@ async fn regenerate(bucket: &Bucket, is_planned: bool, reporter: &Reporter) -> R
 }
 
 /// Refuses options that mean nothing for a bucket.
-fn check(args: &Args) -> Result<(), CommandError> {
+fn check(args: &Args, url: &BucketUrl) -> Result<(), CommandError> {
     let is_import = matches!(args.command, Some(Command::Import(_)));
     if is_import {
         super::check_import(args)?;
@@ -183,12 +194,18 @@ fn check(args: &Args) -> Result<(), CommandError> {
         ("--from", args.from.is_some() && !is_import),
         ("--clean", args.clean),
         ("--verify", args.verify.is_some()),
+        ("--lock-timeout", args.lock_timeout.is_some()),
+        ("--store-mode", args.store_mode.is_some()),
     ];
     if let Some((name, _)) = wrong.into_iter().find(|(_, is_given)| *is_given) {
         let message = format!("{name} cannot be used with --bucket");
         let error = CommandError::new(Exit::USAGE, message);
         return Err(match name {
-            "--verify" => error.help("verify the versions with `stoa verify --bucket URL`"),
+            "--verify" => error.help(format!("verify the versions with `stoa verify --bucket {url}`")),
+            "--lock-timeout" => error.help(
+                "leave it out; the wait for another process that works on the bucket ends when that process has ended",
+            ),
+            "--store-mode" => error.help("leave it out; a bucket has no folder"),
             _ => error,
         });
     }

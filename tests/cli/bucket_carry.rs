@@ -212,7 +212,10 @@ fn an_import_creates_and_upgrades_the_bucket_first() {
     let (gcs, dir) = (Gcs::start(), testkit::tempdir());
     let modules = athens(dir.path(), &["example.com/a@v1.0.0"]);
     let source = dir.path().to_str().unwrap();
-    ended(&stoa(&gcs, &["import", source, "--no-create"]), 0, "is empty; nothing to do");
+    for more in [&[][..], &["--dry-run"]] {
+        let arguments = [&["import", source, "--no-create"][..], more].concat();
+        ended(&stoa(&gcs, &arguments), 0, "is empty; nothing to do");
+    }
     assert!(gcs.keys("").is_empty());
     ended(&stoa(&gcs, &["import", "/nonexistent"]), 65, "no such folder");
     for (more, text) in [(&["--to", "b1"][..], "unexpected argument"), (&["--local"], "cannot be used with")]

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use testkit::gcs::{Failing, Gcs};
+use testkit::gcs::{Asked, Failing, Gcs};
 use testkit::upstream::Module;
 use testkit::{Case, MIGRATE, cases, transcript};
 
@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         versions_that_athens_has_locked_are_left_for_later,
         many_locks_do_not_hide_the_versions_of_athens,
         an_automatic_upgrade_prints_one_line_with_the_way_back,
+        an_upgrade_works_on_as_many_versions_at_the_same_time_as_there_are_threads,
         buckets_that_are_no_stores_are_refused_unchanged,
         a_dry_run_writes_nothing_and_states_requests_and_price,
         an_interrupted_upgrade_is_resumed_or_undone,
@@ -258,6 +259,22 @@ fn status_names_the_state_of_a_bucket() {
     ended(&status(&["--store", "/tmp"]), 64, "--store cannot be used with --bucket");
 }
 
+fn an_upgrade_works_on_as_many_versions_at_the_same_time_as_there_are_threads() {
+    let (gcs, _) = athens(9);
+    gcs.take_asked();
+    ended(&migrate(&gcs, &["--threads", "1"]), 0, "layout b1");
+    let version_of = |asked: Asked| {
+        let (module, name) = asked.key.rsplit_once("/@v/")?;
+        let module = &module[module.find("example.com/")?..];
+        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+        Some(format!("{module}@{stem}"))
+    };
+    let asked = gcs.take_asked().into_iter().filter(|asked| asked.method != "LIST");
+    let mut versions: Vec<String> = asked.filter_map(version_of).collect();
+    versions.dedup();
+    assert_eq!(versions.len(), 9, "{versions:?}");
+}
+
 fn buckets_that_are_no_stores_are_refused_unchanged() {
     type Fill = fn(&Gcs);
     let cases: [(i32, &str, Fill); 6] = [
@@ -428,6 +445,8 @@ fn options_that_mean_nothing_for_a_bucket_are_refused() {
         &["--to", "v0"],
         &["--to", "b1", "--clean"],
         &["--verify", "new"],
+        &["--lock-timeout", "1s"],
+        &["--store-mode", "0700"],
         &["--store", "/tmp/x"],
         &["leftovers", "move", "/tmp/x"],
     ] {

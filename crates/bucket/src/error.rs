@@ -73,17 +73,24 @@ impl BucketError {
     }
 
     /// Returns what to do, if that is known.
-    pub fn help(&self) -> Option<&'static str> {
-        match self.trouble {
+    pub fn help(&self) -> Option<String> {
+        let help = match self.trouble {
             Trouble::Unreachable => Some("check the endpoint and the network, then try again"),
             Trouble::Denied => Some(
                 "check the credentials, and allow them to list, read, write and delete objects below the prefix",
             ),
             Trouble::Contended => Some("run the command again"),
             Trouble::Late => Some("request the version again"),
-            Trouble::Left => Some("run `stoa status --bucket URL` to see the state of the bucket"),
+            // The object is the bucket.
+            Trouble::Left => {
+                return Some(format!(
+                    "run `stoa status --bucket {}` to see the state of the bucket",
+                    self.object
+                ));
+            }
             Trouble::Damaged | Trouble::Local | Trouble::Unsupported => None,
-        }
+        };
+        help.map(str::to_owned)
     }
 }
 

@@ -25,7 +25,7 @@ use crate::command::export::tree::{self, GivenFile, GivenVersion, PASSES, Put, T
 use crate::lock::lock;
 
 /// The reason why a version is not exported whose objects are gone.
-const GONE: &str = "its content is gone; it is downloaded again on the next request";
+const GONE: &str = "its content is gone, Stoa downloads it again on the next request";
 
 /// The versions of a bucket, for an export.
 pub(in crate::command) struct ExportedBucket<'a> {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use stoa_bucket::{BucketError, Manifest};
 use stoa_gomod::private::Patterns;
 
-use super::OpenBucket;
+use super::{AT_ONCE, OpenBucket};
 use crate::command::context::Context;
 use crate::command::error::CommandError;
 use crate::command::list::{HEADER, Listed, VersionEvent};
@@ -42,7 +42,7 @@ impl OpenBucket {
         let unreadable = |error: BucketError| {
             reporter.error(&error.into());
         };
-        listed.unreadable = self.each_manifest(&unreadable, &mut |manifest| {
+        listed.unreadable = self.each_manifest(AT_ONCE, &unreadable, &mut |manifest| {
             each(manifest)?;
             Ok(ControlFlow::Continue(()))
         })?;

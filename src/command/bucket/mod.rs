@@ -6,9 +6,10 @@ mod prune;
 mod quarantine;
 mod remove;
 pub(crate) mod serve;
+mod sweep;
 mod verify;
 
-pub(crate) use prune::SweptBucket;
+pub(crate) use sweep::SweptBucket;
 pub(crate) use verify::VerifyBucket;
 
 use std::fmt::{self, Display};
@@ -27,8 +28,8 @@ use super::hand_over::MIGRATOR;
 use crate::config::BucketSettings;
 use crate::tasks::runtime;
 
-/// Number of manifests that are read at the same time.
-const AT_ONCE: usize = 32;
+/// Number of requests at the same time, unless the number of threads is set.
+pub(super) const AT_ONCE: usize = 32;
 
 /// The options of a command that works on a bucket or on the store of this machine.
 #[derive(Debug, Clone, Default, Args)]
@@ -136,14 +137,15 @@ fn owner() -> String {
 
 impl OpenBucket {
     /// Calls `each` with the manifest of every version, those that do not exist too, and `unreadable` for each damaged
-    /// one. Returns the number of those. No request is under way during the calls: they may block for any time, and
+    /// one. Reads `at_once` of them at the same time. Returns the number of damaged ones. No request is under way during the calls: they may block for any time, and
     /// wait for the bucket themselves.
     pub(in crate::command) fn each_manifest(
         &self,
+        at_once: usize,
         unreadable: &dyn Fn(BucketError),
         each: &mut dyn FnMut(Manifest) -> Result<ControlFlow<()>, CommandError>,
     ) -> Result<u64, CommandError> {
-        let (mut blocks, mut damaged) = (self.versions.blocks(AT_ONCE)?, 0);
+        let (mut blocks, mut damaged) = (self.versions.blocks(at_once)?, 0);
         while let Some(block) = self.wait(blocks.next())? {
             for read in block {
                 match read {

@@ -9,7 +9,7 @@ use stoa_bucket::{BucketError, Manifest, Presence, Tombstone, VersionContent};
 use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
 use stoa_layout::Exit;
 
-use super::OpenBucket;
+use super::{AT_ONCE, OpenBucket};
 use crate::command::error::CommandError;
 use crate::command::named::pairs;
 use crate::command::remove::{EachTombstone, Place};
@@ -124,7 +124,7 @@ impl Place for OpenBucket {
     ) -> Result<Option<Exit>, CommandError> {
         let failed = Cell::new(None);
         let unreadable = |error: BucketError| failed.set(Some(reporter.error(&error.into())));
-        self.each_manifest(&unreadable, &mut |manifest| {
+        self.each_manifest(AT_ONCE, &unreadable, &mut |manifest| {
             if let Some(tombstone) = &manifest.record.tombstone {
                 each(&manifest.version, &tombstone.at, tombstone.reason.as_deref())?;
             }

@@ -2,8 +2,7 @@
 //!
 //! Three walks. The first adds up bytes by the day of last use, and by the day of publication within one day, so that
 //! memory grows with the number of days and not of versions. It decides up to which age to remove. The second counts the
-//! versions that would go, for the question and the progress bar. The third
-//! removes. A version that is used or published in between is newer by then, and stays.
+//! versions that would go, for the question and the progress bar. The third removes. A version that is used or published in between is newer by then, and stays.
 //!
 //! In a bucket, the uses that all servers recorded count. The command also removes unreferenced objects from a bucket.
 
@@ -22,7 +21,7 @@ use stoa_gomod::private::Patterns;
 use stoa_layout::{Cancel, Exit};
 use stoa_store::Day;
 
-use super::bucket::{OnBucket, OpenBucket, SweptBucket};
+use super::bucket::{AT_ONCE, OnBucket, OpenBucket, SweptBucket};
 use super::context::{Context, cancel_on_signals};
 use super::count::versions;
 use super::error::CommandError;
@@ -41,21 +40,23 @@ use work::Work;
 #[derive(Debug, Args)]
 #[command(
     after_help = "\
-The age of a version counts from the latest of three days: the day of its last use, the day of its publication, and the \
-day on which the store began to record uses. A removed version is downloaded again on the next request. The new download \
-must have the hash in the checksum database, or the same hash as before if the database does not know the version. The hashes of \
-private modules (GONOSUMDB, or a rule) are not recorded, because their tags may be moved; --record-private records them. \
-Tombstones stay. The command asks first if the store has at least 20 versions and more than half of them would be removed. \
-Without a terminal it needs --yes. The command can run beside a server, and can be stopped and run again.
+The age of a version counts from the latest of three days: the day of its last use, the day of its publication, \
+and the day on which the store began to record uses. A removed version is downloaded again on the next request. \
+The new download must have the hash in the checksum database, or the same hash as before if the database does \
+not know the version. The hashes of private modules (GONOSUMDB, or a rule) are not recorded, because their tags \
+may be moved; --record-private records them. Tombstones stay. The command asks first if the store has at least \
+20 versions and more than half of them would be removed. Without a terminal it needs --yes. The command can run \
+beside a server, and can be stopped and run again.
 
-SIZE limits all info, mod and zip files together. It is a number with a unit, as in 500M, 1.5GiB and 20GB. K, M, G and T \
-are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is in bytes. WHEN is an age in days or weeks, \
-as in 90d and 12w, or a date, as in 2026-01-31.
+SIZE limits all info, mod and zip files together. It is a number with a unit, as in 500M, 1.5GiB and 20GB. K, M, \
+G and T are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is in bytes. WHEN is an age \
+in days or weeks, as in 90d and 12w, or a date, as in 2026-01-31.
 
-In a bucket, the age counts from the uses that all servers recorded there. A server records them every hour and when it \
-stops, except with last_use.interval = 0 or --read-only. With --unreferenced the command removes only objects older than a \
-day to which no version and no quarantine entry refers, for example the zip of an interrupted upload. Servers can run \
-meanwhile.
+In a bucket, the age counts from the uses that all servers recorded there. A server records them every hour and \
+when it stops, except with last_use.interval = 0 or --read-only. With --unreferenced the command removes only \
+objects older than a day to which no version and no quarantine entry refers, for example the zip of an \
+interrupted upload. Servers can run meanwhile. In a bucket, --threads is also the number of requests at the same \
+time [default: 32].
 
 Examples:
   stoa prune --max-size 50G
@@ -65,7 +66,8 @@ Examples:
   stoa prune --bucket s3://modules/go --unreferenced
 
 Exit codes: 0 success; 1 the versions that --keep matches are larger than --max-size; 64 the removal was not \
-confirmed; 69 the bucket cannot be reached; 74 a version cannot be read or removed; 75 a server does not record uses in the bucket; 130, 143 stopped.",
+confirmed; 69 the bucket cannot be reached; 74 a version cannot be read or removed; 75 a server does not record \
+uses in the bucket; 130, 143 stopped.",
     group = ArgGroup::new("limit").args(["max_size", "unused_since", "unreferenced"]).required(true).multiple(true)
 )]
 pub(crate) struct Prune {
@@ -116,8 +118,13 @@ impl Command for Prune {
     fn run(self, context: &Context<'_>) -> Result<PruneDone, CommandError> {
         match context.bucket(&self.on)? {
             None => self.run_on_store(context).map(PruneDone::Pruned),
-            Some(bucket) if self.unreferenced => bucket.sweep(self.dry_run, context).map(PruneDone::Swept),
-            Some(bucket) => self.run_on_bucket(&bucket, context).map(PruneDone::Pruned),
+            Some(bucket) => {
+                let at_once = context.set_threads(self.working.threads)?.unwrap_or(AT_ONCE);
+                match self.unreferenced {
+                    true => bucket.sweep(self.dry_run, at_once, context).map(PruneDone::Swept),
+                    false => self.run_on_bucket(&bucket, at_once, context).map(PruneDone::Pruned),
+                }
+            }
         }
     }
 }
@@ -149,10 +156,15 @@ impl Prune {
         self.prune(&store, &mut Stored { store: &store, uses }, &cancel, context)
     }
 
-    fn run_on_bucket(&self, bucket: &OpenBucket, context: &Context<'_>) -> Result<Pruned, CommandError> {
+    fn run_on_bucket(
+        &self,
+        bucket: &OpenBucket,
+        at_once: usize,
+        context: &Context<'_>,
+    ) -> Result<Pruned, CommandError> {
         self.check_unit(context);
         let cancel = cancel_on_signals(&context.reporter, false)?;
-        let mut contents = bucket.contents()?;
+        let mut contents = bucket.contents(at_once)?;
         if !self.dry_run {
             bucket.probe()?;
         }
