@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use stoa_bucket::{Gone, Held, Presence, Removals};
+use stoa_bucket::{Gone, Held, Removals};
 use stoa_gomod::ModuleVersion;
 use stoa_store::{SmallFile, Store, StoreError};
 use tokio::sync::mpsc;
@@ -129,11 +129,7 @@ impl Tier {
                 }
                 self.forget_in_index(&versions).await;
                 let compare = async |version: ModuleVersion| {
-                    let checked = async {
-                        self.check_stored(store, &version).await?;
-                        self.forget_recorded(store, &version).await
-                    };
-                    if let Err(error) = checked.await {
+                    if let Err(error) = self.check_stored(store, &version).await {
                         log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
                     }
                 };
@@ -224,35 +220,6 @@ impl Tier {
             store.remove_unrecorded(&claim).map(drop)
         };
         blocking(store, version, remove).await
-    }
-
-    /// Removes the recorded hashes of a version from the store, if the version was removed from the bucket with its
-    /// hashes, as by `stoa remove --forget`. Otherwise this server would refuse a new download with other content.
-    async fn forget_recorded(&self, store: &Arc<Store>, version: &ModuleVersion) -> Result<(), Unavailable> {
-        if store.is_read_only() {
-            return Ok(());
-        }
-        let named = version.clone();
-        let has_hashes =
-            move |store: &Store| Ok(store.records().get(&named)?.is_some_and(|mut record| record.forget()));
-        if !blocking(store, version, has_hashes).await? {
-            return Ok(());
-        }
-        let held = self.note(self.versions.manifest(version).await);
-        let held = held.map_err(|error| self.unavailable(version, &error))?;
-        let is_forgotten = held.is_some_and(|held| {
-            held.document.state == Presence::Absent && !held.document.record.has_hashes()
-        });
-        if !is_forgotten {
-            return Ok(());
-        }
-        log::info!(version:%, bucket = self.url(); "removing the recorded hash of a version that was removed from the bucket");
-        let named = version.clone();
-        let forget = move |store: &Store| {
-            let claim = store.claim(&named)?;
-            store.records().forget(&claim).map(drop)
-        };
-        blocking(store, version, forget).await
     }
 
     /// Publishes a version that only the store has. `None` if it is corrupt.

@@ -37,7 +37,6 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     all.extend(slow(cases![
         a_removal_is_noticed_by_a_running_server_within_a_minute,
-        a_hash_that_was_forgotten_in_the_bucket_is_forgotten_by_a_running_server,
         the_least_recently_used_versions_leave_a_store_that_is_too_large,
         the_download_of_a_killed_server_is_taken_over,
         a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout,
@@ -338,29 +337,6 @@ fn a_removal_is_noticed_by_a_running_server_within_a_minute() {
     whole(&server, &module);
     remove(&gcs, &["--tombstone", "example.com/m@v1.0.0"]);
     testkit::until("the removal is noticed", || server.get(&module.path("zip")).0 == 410);
-}
-
-fn a_hash_that_was_forgotten_in_the_bucket_is_forgotten_by_a_running_server() {
-    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
-    let module = upstream.offer("example.com/m@v1.0.0", 1000);
-    let server = serve(&gcs, dir.path(), Some(upstream.url()));
-    whole(&server, &module);
-    remove(&gcs, &["example.com/m@v1.0.0"]);
-    let stored = dir.path().join("modules/example.com/m/@v/v1.0.0");
-    assert!(stored.exists());
-    testkit::until("the removal is noticed", || !stored.exists());
-    whole(&server, &module);
-    // The hash is recorded in the store now.
-    let record = dir.path().join("records");
-    let has_hash = || {
-        let files = testkit::stores::files(&record);
-        files.into_iter().any(|(path, file)| {
-            !path.starts_with("audit") && String::from_utf8_lossy(&file.content).contains("h1:")
-        })
-    };
-    assert!(has_hash());
-    remove(&gcs, &["--forget", "example.com/m@v1.0.0"]);
-    testkit::until("the hash is forgotten", || !has_hash());
 }
 
 fn a_bucket_that_must_not_be_upgraded_is_refused() {
