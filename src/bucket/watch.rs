@@ -1,10 +1,11 @@
 //! The tasks of a server on its bucket: it applies removals by others, shows that it is running, and publishes versions
 //! that only the store has.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -33,6 +34,13 @@ const EVICT_EVERY: Duration = Duration::from_secs(600);
 /// Number of versions that are compared at the same time after removals.
 const COMPARED_AT_ONCE: usize = 16;
 
+/// How long an announced removal is compared again at each look. A removal is announced before the manifest changes, and
+/// again afterwards. A command that was killed in between announces it only once.
+const COMPARED_AGAIN: Duration = Duration::from_secs(600);
+
+/// Maximum number of announced removals that are compared again.
+const ANNOUNCED: usize = 20_000;
+
 /// Number of looks from one record of uses to the next.
 const LOOKS_PER_RECORD: u32 = 120;
 
@@ -43,6 +51,7 @@ impl Tier {
     /// Watches the bucket until the task is aborted, or until the bucket is not this server's any more.
     pub(crate) async fn watch(self: Arc<Self>, store: Arc<Store>) {
         let mut gone: Option<Held<Gone>> = None;
+        let mut announced = HashMap::new();
         let mut is_first = true;
         let (mut sign_at, mut record_at) = (0, 0);
         for look in 0u32.. {
@@ -61,7 +70,8 @@ impl Tier {
                     sign_at = look + LOOKS_PER_SIGN;
                 }
             }
-            gone = self.apply_removals(&store, gone, is_first).await;
+            gone = self.apply_removals(gone, is_first, &mut announced).await;
+            self.compare_announced(&store, &mut announced).await;
             is_first = false;
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -94,12 +104,12 @@ impl Tier {
         }
     }
 
-    /// Reads the list of removals, and looks again at the versions that were added since the last look. Returns the list.
+    /// Reads the list of removals, and notes the versions that were added since the last look. Returns the list.
     async fn apply_removals(
         &self,
-        store: &Arc<Store>,
         before: Option<Held<Gone>>,
         is_first: bool,
+        announced: &mut HashMap<ModuleVersion, Instant>,
     ) -> Option<Held<Gone>> {
         let key = self.versions.keys().gone();
         let read = match &before {
@@ -122,18 +132,8 @@ impl Tier {
         }
         match now.document.since(before.map_or(0, |before| before.document.next)) {
             Removals::Some(versions) => {
-                for version in &versions {
-                    self.known.remove(version);
-                    self.zips.remove(version);
-                    self.lists.remove(version.path());
-                }
                 self.forget_in_index(&versions).await;
-                let compare = async |version: ModuleVersion| {
-                    if let Err(error) = self.check_stored(store, &version).await {
-                        log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
-                    }
-                };
-                stream::iter(versions).for_each_concurrent(COMPARED_AT_ONCE, compare).await;
+                announced.extend(versions.into_iter().map(|version| (version, Instant::now())));
             }
             Removals::TooMany => {
                 self.known.clear();
@@ -143,6 +143,30 @@ impl Tier {
             }
         }
         Some(now)
+    }
+
+    /// Compares the stored versions whose removal was announced with the bucket.
+    async fn compare_announced(&self, store: &Arc<Store>, announced: &mut HashMap<ModuleVersion, Instant>) {
+        announced.retain(|_, at| at.elapsed() < COMPARED_AGAIN);
+        if announced.is_empty() {
+            return;
+        }
+        // What was read before this line may have changed since.
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        for version in announced.keys() {
+            self.known.remove(version);
+            self.zips.remove(version);
+            self.lists.remove(version.path());
+        }
+        let compare = async |version: &ModuleVersion| {
+            if let Err(error) = self.check_stored(store, version).await {
+                log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
+            }
+        };
+        stream::iter(announced.keys()).for_each_concurrent(COMPARED_AT_ONCE, compare).await;
+        if announced.len() > ANNOUNCED {
+            announced.clear();
+        }
     }
 
     /// Compares a stored version with the bucket, and removes it from the store if the bucket has no such version any

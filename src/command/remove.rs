@@ -519,13 +519,22 @@ impl Work<'_> {
         if removes {
             self.place.begin(versions)?;
         }
-        let done = self.each(versions, removed);
+        let mut events = Vec::new();
+        let done = self.each(versions, &mut events);
         let ended = if removes { self.place.end(versions) } else { Ok(()) };
-        done.and_then(|is_met| ended.map(|()| is_met))
+        // Printed last, because servers wait for the end and the output may block.
+        for event in &events {
+            removed.add(event);
+            self.reporter.result(event);
+        }
+        done.and(ended).map(|()| !events.is_empty())
     }
 
-    fn each(&self, versions: &[ModuleVersion], removed: &mut Removed) -> Result<bool, CommandError> {
-        let mut is_met = false;
+    fn each<'v>(
+        &self,
+        versions: &'v [ModuleVersion],
+        events: &mut Vec<Event<'v>>,
+    ) -> Result<(), CommandError> {
         for version in versions {
             self.cancel.check()?;
             let event = match (self.args.lift, self.args.forget) {
@@ -533,12 +542,9 @@ impl Work<'_> {
                 (_, true) => self.forget(version)?,
                 _ => self.remove(version)?,
             };
-            let Some(event) = event else { continue };
-            is_met = true;
-            removed.add(&event);
-            self.reporter.result(&event);
+            events.extend(event);
         }
-        Ok(is_met)
+        Ok(())
     }
 
     fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, CommandError> {

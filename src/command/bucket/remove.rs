@@ -53,7 +53,7 @@ impl OpenBucket {
 
 /// Number of versions that are announced together. Servers may learn of a removal only at the end of such a batch, so it
 /// must not take long.
-pub(super) const BATCH: usize = 100;
+pub(super) const BATCH: usize = 32;
 
 impl Place for OpenBucket {
     fn name(&self) -> String {
@@ -63,7 +63,7 @@ impl Place for OpenBucket {
     fn versions(&self, module: &ModulePath, with_records: bool) -> Result<Vec<ModuleVersion>, CommandError> {
         if with_records {
             let has_any =
-                |manifest: &Manifest| manifest.state == Presence::Present || manifest.record.h1.is_some();
+                |manifest: &Manifest| manifest.state == Presence::Present || manifest.record.has_hashes();
             return self.filtered(module, has_any);
         }
         let mut versions: Vec<Version> = self.wait(self.versions.list(module))?.present;

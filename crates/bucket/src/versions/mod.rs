@@ -38,12 +38,14 @@ pub struct Versions {
     keys: Keys,
     state_tag: Arc<Mutex<Option<Tag>>>,
     has_left: Arc<AtomicBool>,
+    /// Held while the list of removals is written, so that the threads of a process do not contend for it.
+    gone_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Versions {
     /// Returns the versions below an ID.
     pub fn new(bucket: Bucket, keys: Keys) -> Self {
-        Self { bucket, keys, state_tag: Arc::default(), has_left: Arc::default() }
+        Self { bucket, keys, state_tag: Arc::default(), has_left: Arc::default(), gone_turn: Arc::default() }
     }
 
     /// Returns the bucket.

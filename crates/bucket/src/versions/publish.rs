@@ -10,7 +10,7 @@ use stoa_gomod::{H1, ModuleVersion};
 use super::{ATTEMPTS, Versions};
 use crate::manifest::fresh_nonce;
 use crate::{
-    BucketError, Held, Manifest, Nonce, ObjectContent, Origin, Presence, Record, SmallContent, Swapped,
+    BucketError, Held, Manifest, Meta, Nonce, ObjectContent, Origin, Presence, Record, SmallContent, Swapped,
     Tombstone, Trouble, VersionContent, ZipContent,
 };
 
@@ -106,6 +106,8 @@ impl Versions {
             if !is_same || self.has_content(&other.document).await? {
                 return self.quarantine_own(new, &manifest, other).await;
             }
+            // A sweep may have written that manifest again before it deletes the upload of a suspended process.
+            self.check_recent(&content.zip.key).await?;
             over = Some(other);
         }
         Err(self.contended(&key))
@@ -120,20 +122,26 @@ impl Versions {
         let info = self.upload_small(new, &nonce, &new.info, "info").await?;
         let modfile = self.upload_small(new, &nonce, &new.modfile, "mod").await?;
         // The answer to the last part may be lost, and a process may be suspended here for any time.
-        let Some(meta) = self.bucket.head(&key).await? else {
-            return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), DELETED));
-        };
+        let meta = self.check_recent(&key).await?;
         if meta.size != new.size {
             let reason = format!("its size is {} bytes, but {} bytes were written", meta.size, new.size);
             return Err(BucketError::new(Trouble::Damaged, "read", self.bucket.url_of(&key), reason));
         }
-        if self.bucket.service_time().is_some_and(|now| now - meta.modified > MAX_PUBLISH) {
-            let reason = "the upload is more than one hour old";
-            return Err(BucketError::new(Trouble::Late, "publish", self.bucket.url_of(&key), reason));
-        }
         let etag = meta.tag.e_tag().map(str::to_owned);
         let zip = ZipContent { key, size: new.size, etag, h1: Some(new.h1.clone()) };
         Ok((VersionContent { info, modfile, zip }, uploaded))
+    }
+
+    /// Returns an upload. Fails if it is missing, or so old that the sweep may delete it soon.
+    async fn check_recent(&self, key: &str) -> Result<Meta, BucketError> {
+        let late = |reason| BucketError::new(Trouble::Late, "publish", self.bucket.url_of(key), reason);
+        let meta = self.bucket.head(key).await?.ok_or_else(|| late(DELETED))?;
+        match self.bucket.service_time() {
+            Some(now) if now - meta.modified > MAX_PUBLISH => {
+                Err(late("the upload is more than one hour old"))
+            }
+            _ => Ok(meta),
+        }
     }
 
     async fn upload_small(

@@ -24,12 +24,19 @@ impl Versions {
         let keys: Vec<String> = versions.iter().map(|version| self.keys.removed(version)).collect();
         let notes = stream::iter(keys).map(async |key| self.bucket.overwrite(&key, Bytes::new()).await);
         notes.buffer_unordered(NOTES_AT_ONCE).try_collect::<()>().await?;
+        self.add_to_gone(versions).await
+    }
+
+    /// Adds removals to the list. The threads of this process take turns.
+    async fn add_to_gone(&self, versions: &[ModuleVersion]) -> Result<(), BucketError> {
+        let _turn = self.gone_turn.lock().await;
         gone::add(&self.bucket, &self.keys, versions).await
     }
 
     /// Announces that the manifests of versions have changed, after they did.
     pub async fn announce_again(&self, versions: &[ModuleVersion]) -> Result<(), BucketError> {
-        gone::add(&self.bucket, &self.keys, versions).await
+        self.check_state().await?;
+        self.add_to_gone(versions).await
     }
 
     /// Removes a version, and forbids it if a tombstone is given. Returns the content that it had: its objects can be
