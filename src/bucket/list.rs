@@ -90,9 +90,11 @@ impl Tier {
                 let listed = tier.note(tier.versions.list(&module).await);
                 tier.lists.late.remove(&module);
                 let listed = Arc::new(listed?);
-                // A version that was removed meanwhile may be in the list.
-                if tier.moment() == seen {
-                    tier.lists.remembered.insert(module, (Instant::now(), Arc::clone(&listed)));
+                tier.lists.remembered.insert(module.clone(), (Instant::now(), Arc::clone(&listed)));
+                // A version that was removed meanwhile may be in the list. Checked last: a removal that is learned of
+                // after this line takes the list away itself.
+                if tier.moment() != seen {
+                    tier.lists.remembered.remove(&module);
                 }
                 Ok(listed)
             }

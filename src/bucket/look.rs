@@ -82,9 +82,10 @@ impl Tier {
         self.note(self.versions.small(small).await).ok()?
     }
 
-    /// Returns whether the bucket has a version. False in an outage.
-    pub(crate) async fn has(&self, version: &ModuleVersion) -> bool {
-        !self.is_paused() && matches!(self.look(version).await, Ok(InBucket::Present(_)))
+    /// Returns whether the bucket has a version.
+    pub(crate) async fn has(&self, version: &ModuleVersion) -> Result<bool, Unavailable> {
+        self.check_reachable(version)?;
+        Ok(matches!(self.look(version).await?, InBucket::Present(_)))
     }
 
     /// Returns the files of a version. The zip is requested when it is needed. `None` if the info or the mod is missing.

@@ -60,6 +60,7 @@ pub(crate) type ZipStream = BoxStream<'static, Result<Bytes, BucketError>>;
 impl Tier {
     /// Returns the manifest of a version that the bucket has. `None` if it has no such version.
     pub(crate) async fn present(&self, version: &ModuleVersion) -> Result<Option<Manifest>, Unavailable> {
+        self.check_reachable(version)?;
         match self.look(version).await? {
             InBucket::Present(held) => Ok(Some(held.document)),
             InBucket::Known(held) => match &held.document.record.tombstone {

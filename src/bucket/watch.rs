@@ -225,7 +225,9 @@ impl Tier {
         let seen = self.moment();
         match self.compare(version, None).await {
             Standing::Removed if !store.is_read_only() => self.remove_stored(store, version).await,
-            Standing::Removed => Ok(()),
+            Standing::Removed => Err(Unavailable::Gone(
+                format!("cannot serve {version}: it was removed from the bucket").into(),
+            )),
             // Until the version is in the list of removals.
             Standing::Unknown => {
                 self.know(version, seen);

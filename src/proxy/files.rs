@@ -164,6 +164,8 @@ impl Proxy {
         if !self.may_redirect(client) || self.is_to_verify(permit, None) {
             return None;
         }
+        // The store may forbid a version that only the bucket has. The answer to the request is that error then.
+        self.check_record(permit.version()).await.ok()?;
         self.services.tier.as_ref()?.redirect(permit.version()).await
     }
 
@@ -187,8 +189,10 @@ impl Proxy {
         if waits {
             return Ok(Places::All);
         }
-        if self.is_in_bucket(version).await {
-            return Ok(Places::BucketOnly);
+        match self.is_in_bucket(version).await {
+            Ok(true) => return Ok(Places::BucketOnly),
+            Ok(false) => {}
+            Err(error) => return Err(Box::new(Problem::Failed(&error, Subject::File).answer())),
         }
         if client.is_local {
             return Err(Box::new(Problem::NotStored.answer()));
@@ -210,10 +214,10 @@ impl Proxy {
     }
 
     /// Returns whether a version that is not in the store is in the bucket. Then it arrives as fast as from the store.
-    async fn is_in_bucket(&self, version: &ModuleVersion) -> bool {
+    async fn is_in_bucket(&self, version: &ModuleVersion) -> Result<bool, Unavailable> {
         match &self.services.tier {
             Some(tier) if !self.store().is_read_only() => tier.has(version).await,
-            _ => false,
+            _ => Ok(false),
         }
     }
 

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
 use testkit::bucket::TestBucket;
 use testkit::gcs::{Asked, Failing, Gcs};
 use testkit::server::{Server, command};
@@ -37,6 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     all.extend(slow(cases![
         a_removal_is_noticed_by_a_running_server_within_a_minute,
+        a_removal_is_noticed_whose_command_was_killed_before_its_second_announcement,
         the_least_recently_used_versions_leave_a_store_that_is_too_large,
         the_download_of_a_killed_server_is_taken_over,
         a_server_writes_nothing_to_a_bucket_that_was_taken_to_another_layout,
@@ -142,6 +144,8 @@ fn in_an_outage_stored_versions_are_served_and_nothing_is_downloaded() {
         "{}",
         reply.text()
     );
+    let reply = server.ask("GET", &missing.path("zip"), &[("Disable-Module-Fetch", "true")]);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("30")), "{}", reply.text());
     whole(&server, &known);
     let ready = String::from_utf8(server.get("/readyz").1).unwrap();
     assert!(ready.contains("degraded: the bucket cannot be used"), "{ready}");
@@ -336,6 +340,33 @@ fn a_removal_is_noticed_by_a_running_server_within_a_minute() {
     let server = serve(&gcs, dir.path(), Some(upstream.url()));
     whole(&server, &module);
     remove(&gcs, &["--tombstone", "example.com/m@v1.0.0"]);
+    testkit::until("the removal is noticed", || server.get(&module.path("zip")).0 == 410);
+}
+
+fn a_removal_is_noticed_whose_command_was_killed_before_its_second_announcement() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 1000);
+    let other = upstream.offer("example.com/m@v1.1.0", 1000);
+    let server = serve(&gcs, dir.path(), Some(upstream.url()));
+    whole(&server, &module);
+    whole(&server, &other);
+    remove(&gcs, &["example.com/m@v1.1.0"]);
+    let stored = dir.path().join("modules/example.com/m/@v/v1.1.0");
+    testkit::until("the other removal is noticed", || !stored.exists());
+    let key = gcs.keys("go/~stoa/").into_iter().find(|key| key.ends_with("/gone")).unwrap();
+    let mut gone: Value = serde_json::from_slice(&gcs.get(&key).unwrap().data).unwrap();
+    gone["next"] = (gone["next"].as_u64().unwrap() + 1).into();
+    gone["versions"].as_array_mut().unwrap().push("example.com/m@v1.0.0".into());
+    let announced = gone.to_string();
+    gcs.take_asked();
+    gcs.put(&key, announced.as_str());
+    let generation = gcs.get(&key).unwrap().generation;
+    let is_read = |asked: Vec<Asked>| asked.iter().any(|asked| asked.key.ends_with("/v1.0.0.json"));
+    testkit::until("the announced version is compared", || is_read(gcs.take_asked()));
+    // The manifest changes after that look, and the list stays as it was.
+    remove(&gcs, &["--tombstone", "example.com/m@v1.0.0"]);
+    gcs.put(&key, announced.as_str());
+    gcs.set_generation(&key, generation);
     testkit::until("the removal is noticed", || server.get(&module.path("zip")).0 == 410);
 }
 
