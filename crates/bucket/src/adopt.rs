@@ -220,12 +220,16 @@ impl Versions {
     }
 
     /// Adopts a version that Athens has saved since the upgrade. `None` if it has none that is complete.
+    ///
+    /// It is published now, not when Athens saved it: clients that follow the feed have already read past that time.
     pub async fn adopt_missing(
         &self,
         version: &ModuleVersion,
     ) -> Result<Option<Held<Manifest>>, BucketError> {
         match self.look_at_athens(version, None).await? {
-            AthensVersion::Whole(content, saved) => self.adopt(version, *content, saved).await,
+            AthensVersion::Whole(content, _) => {
+                self.adopt(version, *content, OffsetDateTime::now_utc()).await
+            }
             AthensVersion::Saving | AthensVersion::Incomplete(_) | AthensVersion::Absent => Ok(None),
         }
     }
