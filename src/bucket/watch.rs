@@ -139,7 +139,7 @@ impl Tier {
                 self.known.clear();
                 self.zips.clear();
                 self.lists.clear();
-                self.forget_in_index(&[]).await;
+                self.doubt_index();
             }
         }
         Some(now)

@@ -5,21 +5,28 @@
 //! oldest first, beginning with the versions of the given instant.
 //!
 //! Both list all stored versions, also those that the rules deny. With a bucket, they list all versions of the bucket too,
-//! except those that have a tombstone in the store. An answer does not wait for the bucket once the index has its versions.
+//! except those that have a tombstone in the store. An answer waits for the bucket if the index has never had all its
+//! versions, or if the last look at the bucket is too long ago.
 //!
-//! If the index is missing or unusable, it is being rebuilt, and an answer waits for that for a limited time.
+//! If the index is missing or unusable, it is being rebuilt, and an answer waits for that. All waits of an answer together
+//! have a limit.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use serde::Serialize;
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_store::{CatalogEntry, FeedEntry, IndexError, Store};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
 
 use super::Proxy;
 use super::answer::{self, Response};
 use super::problem::{BadParameter, Problem};
+
+/// Time limit for all waits of an answer.
+const WAIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Maximum number of queries of the index at the same time.
 pub(super) const MAX_CONCURRENT: usize = 8;
@@ -48,13 +55,12 @@ impl Proxy {
             Ok(listing) => listing,
             Err(parameter) => return Problem::BadParameter(parameter).answer(),
         };
-        if !self.has_bucket_in_index().await {
-            log::warn!("cannot list versions yet, the index does not have all versions of the bucket");
-            return Problem::NoIndex.answer();
-        }
-        let has_bucket = self.services.tier.is_some();
-        match self.ask_index(move |store| listing.query(store, has_bucket)).await {
-            Ok(page) => answer::json(page),
+        match self.page(listing).await {
+            Ok(Some(page)) => answer::json(page),
+            Ok(None) => {
+                log::warn!("cannot list versions yet, the index does not have all versions of the bucket");
+                Problem::NoIndex.answer()
+            }
             Err(error) => {
                 log::warn!(reason:% = error; "cannot list stored versions");
                 Problem::NoIndex.answer()
@@ -62,28 +68,37 @@ impl Proxy {
         }
     }
 
-    /// Brings the index up to date with the bucket in the background. Waits for it for a limited time if that was never
-    /// done, and returns false then if it is still in progress. Otherwise the index answers with what it has.
-    async fn has_bucket_in_index(&self) -> bool {
-        let Some(tier) = self.services.tier.as_ref().filter(|tier| tier.keeps_catalog()) else { return true };
-        let id = tier.id();
-        match self.ask_index(move |store| store.index().has_bucket(&id)).await {
-            Ok(is_complete) => tier.refresh_catalog(is_complete).await,
-            // The answer to the request has the same error.
-            Err(_) => true,
+    /// Returns a page. `None` if the index has never had all versions of the bucket.
+    async fn page(&self, listing: Listing) -> Result<Option<String>, IndexError> {
+        let end = Instant::now() + WAIT_LIMIT;
+        let has_bucket = self.services.tier.is_some();
+        if let Some(tier) = self.services.tier.as_ref().filter(|tier| tier.keeps_catalog()) {
+            let id = tier.id();
+            let is_complete = move |store: &Store| store.index().has_bucket(&id);
+            let was_complete = self.ask_index(end, is_complete.clone()).await?;
+            tier.refresh_catalog(was_complete, end.saturating_duration_since(Instant::now())).await;
+            // Asked again, also after a pass that succeeded: the index may have been rebuilt since.
+            if !self.ask_index(end, is_complete).await? {
+                return Ok(None);
+            }
         }
+        self.ask_index(end, move |store| listing.query(store, has_bucket)).await.map(Some)
     }
 
-    /// Queries the index. If the index is unusable, waits for a limited time until it is rebuilt.
+    /// Queries the index. If the index is unusable, waits until it is rebuilt, until `end` at most.
     async fn ask_index<T: Send + 'static>(
         &self,
+        end: Instant,
         ask: impl Fn(&Store) -> Result<T, IndexError> + Clone + Send + 'static,
     ) -> Result<T, IndexError> {
-        let mut answer = self.query_index(ask.clone()).await;
-        if matches!(&answer, Err(error) if error.needs_rebuild()) && self.upkeep.rebuilt().await {
-            answer = self.query_index(ask).await;
+        let answer = self.query_index(ask.clone()).await;
+        if !matches!(&answer, Err(error) if error.needs_rebuild()) {
+            return answer;
         }
-        answer
+        match tokio::time::timeout_at(end, self.upkeep.rebuilt()).await {
+            Ok(true) => self.query_index(ask).await,
+            Ok(false) | Err(_) => answer,
+        }
     }
 
     async fn query_index<T: Send + 'static>(
@@ -133,17 +148,19 @@ impl Listing {
                 Ok(page(found, *size, |entry| is_listed(&entry.module, &entry.version)))
             }
             Self::Index { since, size } => {
-                let mut since = *since;
+                let (mut since, mut listed) = (*since, Vec::new());
                 loop {
-                    let mut found = store.index().feed(since, *size)?;
-                    let next = found.last().filter(|_| found.len() == *size).map(|last| last.time + 1);
-                    found.retain(|entry| is_listed(&entry.module, &entry.version));
-                    match next {
-                        // An empty answer would be the end for a client.
-                        Some(next) if found.is_empty() => since = next,
-                        _ => return Ok(lines(&found)),
+                    let found = store.index().feed(since, *size)?;
+                    let last = found.last().filter(|_| found.len() == *size).map(|last| last.time);
+                    listed.extend(found.into_iter().filter(|entry| is_listed(&entry.module, &entry.version)));
+                    match last.and_then(|last| last.checked_add(1)) {
+                        // A short answer has the same last version as the request, so a client would stop there.
+                        Some(next) if listed.len() < *size => since = next,
+                        _ => break,
                     }
                 }
+                listed.truncate(*size);
+                Ok(lines(&listed))
             }
         }
     }

@@ -185,8 +185,14 @@ fn a_bucket_of_athens_is_upgraded_and_serves_what_athens_saves_later() {
     });
     assert_eq!(server.get(&modules[1].path("info")).0, 404);
     gcs.save("go/", &modules[1]);
+    for extension in ["info", "mod", "zip"] {
+        gcs.age(&format!("go/example.com/Mod/@v/v1.1.0.{extension}"));
+    }
     whole(&server, &modules[1]);
     assert_eq!(manifest(&gcs, &modules[1]).unwrap()["origin"], "adopted");
+    // A client that follows the feed has read past the time at which Athens saved it.
+    let [first, second] = [0, 1].map(|n| manifest(&gcs, &modules[n]).unwrap()["published_at"].to_string());
+    assert!(first <= second, "{first} {second}");
     assert_eq!(server.get("/example.com/!mod/@v/list"), (200, b"v1.0.0\nv1.1.0\n".to_vec()));
 }
 

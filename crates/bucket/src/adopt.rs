@@ -189,20 +189,8 @@ impl Versions {
         Ok(Some("its zip has a directory that is too large".to_owned()))
     }
 
-    /// Adopts a version of Athens. Returns its manifest, or that of another writer. `None` if the manifest is gone.
-    pub async fn adopt(
-        &self,
-        version: &ModuleVersion,
-        content: VersionContent,
-        saved: OffsetDateTime,
-    ) -> Result<Option<Held<Manifest>>, BucketError> {
-        self.check_state().await?;
-        let adopted = self.adopt_unchecked(version, content, saved).await?;
-        self.check_state().await?;
-        Ok(adopted)
-    }
-
-    /// Does the same as [`Self::adopt`] for a process that holds the lease of the step.
+    /// Adopts a version of Athens, for a process that holds the lease of the step. Its time of publication is the time
+    /// at which Athens saved it. Returns its manifest, or that of another writer. `None` if the manifest is gone.
     pub async fn adopt_unchecked(
         &self,
         version: &ModuleVersion,
@@ -213,20 +201,31 @@ impl Versions {
         if let Ok(saved) = saved.format(&Rfc3339) {
             manifest.published_at = saved;
         }
-        match self.bucket().swap(&self.keys().manifest(version), &manifest, None).await? {
-            Swapped::Done(tag) => Ok(Some(Held { document: manifest, tag })),
-            Swapped::Lost(other) => Ok(other),
-        }
+        self.put_adopted(manifest).await
     }
 
     /// Adopts a version that Athens has saved since the upgrade. `None` if it has none that is complete.
+    ///
+    /// It is published now, not when Athens saved it: clients that follow the feed have already read past that time.
     pub async fn adopt_missing(
         &self,
         version: &ModuleVersion,
     ) -> Result<Option<Held<Manifest>>, BucketError> {
-        match self.look_at_athens(version, None).await? {
-            AthensVersion::Whole(content, saved) => self.adopt(version, *content, saved).await,
-            AthensVersion::Saving | AthensVersion::Incomplete(_) | AthensVersion::Absent => Ok(None),
+        let content = match self.look_at_athens(version, None).await? {
+            AthensVersion::Whole(content, _) => *content,
+            AthensVersion::Saving | AthensVersion::Incomplete(_) | AthensVersion::Absent => return Ok(None),
+        };
+        self.check_state().await?;
+        let manifest = Manifest::present(version.clone(), Origin::Adopted, content, Record::default())?;
+        let adopted = self.put_adopted(manifest).await?;
+        self.check_state().await?;
+        Ok(adopted)
+    }
+
+    async fn put_adopted(&self, manifest: Manifest) -> Result<Option<Held<Manifest>>, BucketError> {
+        match self.bucket().swap(&self.keys().manifest(&manifest.version), &manifest, None).await? {
+            Swapped::Done(tag) => Ok(Some(Held { document: manifest, tag })),
+            Swapped::Lost(other) => Ok(other),
         }
     }
 }

@@ -3,9 +3,10 @@
 //! A pass merges the sorted listing of the manifests with the sorted rows of the index, and reads the manifests whose tag
 //! differs. It begins when a request for a list finds the last pass too old, so an idle server makes no request. Each
 //! part of a pass is one transaction, so a pass that is interrupted keeps what it has read. Nothing is written to the
-//! bucket. In an outage the index answers with what it has.
+//! bucket. In an outage the index answers with what it has, unless it has never had all versions of the bucket.
 
 mod merge;
+mod state;
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -19,17 +20,9 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Notify, watch};
 
 use self::merge::{Changed, Merge, Step, tag_of};
+use self::state::State;
 use super::Tier;
 use crate::lock::lock;
-
-/// The time after which a request begins another pass.
-const FRESH: Duration = Duration::from_secs(60);
-
-/// The time after a pass that failed until a request begins the next pass.
-const PAUSE: Duration = Duration::from_secs(10);
-
-/// Time limit for a request that waits for the first pass.
-const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Number of keys of the listing, and of rows of the index, that are in memory at the same time.
 const PAGE: usize = 1000;
@@ -51,25 +44,6 @@ pub(super) struct Catalog {
     state: Mutex<State>,
     /// The number of passes, failed and skipped ones included.
     passes: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// The end of the last pass, and whether it succeeded.
-    ended: Option<(Instant, bool)>,
-    is_running: bool,
-    /// Whether the last pass does not count as fresh.
-    is_stale: bool,
-}
-
-impl State {
-    fn is_due(&self) -> bool {
-        match self.ended {
-            None => true,
-            Some((at, true)) => self.is_stale || at.elapsed() >= FRESH,
-            Some((at, false)) => at.elapsed() >= PAUSE,
-        }
-    }
 }
 
 impl Default for Catalog {
@@ -97,8 +71,8 @@ enum PassError {
     Bucket(BucketError),
     #[error(transparent)]
     Index(#[from] IndexError),
-    #[error("another server keeps the versions of another bucket in the same index")]
-    OtherBucket,
+    #[error("another process has replaced the index, or keeps the versions of another bucket in it")]
+    Replaced,
 }
 
 impl Tier {
@@ -112,21 +86,22 @@ impl Tier {
         self.catalog.store.get().is_some()
     }
 
-    /// Asks for a pass if the last one is too old. Waits for it for a limited time if the index is not complete, and
-    /// returns false then if it is still in progress.
-    pub(crate) async fn refresh_catalog(&self, is_complete: bool) -> bool {
+    /// Asks for a pass if the last one is too old. Waits for it up to `limit` and the limit of a pass if the index is not
+    /// complete, or if its rows are old.
+    pub(crate) async fn refresh_catalog(&self, is_complete: bool, limit: Duration) {
         let mut passes = self.catalog.passes.subscribe();
-        {
-            let mut state = lock(&self.catalog.state);
-            // The index may have been rebuilt since the last pass.
-            state.is_stale |= !is_complete && !state.is_running;
-            let is_needed = state.is_due() || !is_complete && state.is_running;
-            if !is_needed || self.is_paused() {
-                return true;
-            }
+        if self.is_paused() {
+            return;
         }
-        self.catalog.wanted.notify_one();
-        is_complete || tokio::time::timeout(REQUEST_LIMIT, passes.changed()).await.is_ok()
+        let wait = lock(&self.catalog.state).ask(is_complete, Instant::now());
+        if wait.begins {
+            self.catalog.wanted.notify_one();
+        }
+        let limit = limit.min(wait.limit);
+        if !limit.is_zero() {
+            // After the limit, the caller looks at what the index has.
+            let _ = tokio::time::timeout(limit, passes.changed()).await;
+        }
     }
 
     /// Returns a task that makes passes on request, until it is aborted, or until the bucket is not this server's any more.
@@ -145,17 +120,21 @@ impl Tier {
             self.catalog.wanted.notified().await;
             let is_due = {
                 let mut state = lock(&self.catalog.state);
-                state.is_running = state.is_due() && !self.is_paused();
-                state.is_stale &= !state.is_running;
-                state.is_running
+                let is_due = state.is_due(Instant::now()) && !self.is_paused();
+                if is_due {
+                    state.begin(Instant::now());
+                }
+                is_due
             };
             if is_due {
                 let began = Instant::now();
-                let result = self.pass(&store).await;
+                let mut result = self.pass(&store).await;
+                if matches!(result, Err(PassError::Replaced)) {
+                    // The index was rebuilt meanwhile, so it has none of the rows.
+                    result = self.pass(&store).await;
+                }
                 log_pass(&self.url(), &result, began.elapsed());
-                let mut state = lock(&self.catalog.state);
-                state.ended = Some((Instant::now(), result.is_ok()));
-                state.is_running = false;
+                lock(&self.catalog.state).end(Instant::now(), result.is_ok());
             }
             self.catalog.passes.send_modify(|passes| *passes += 1);
         }
@@ -174,6 +153,8 @@ impl Tier {
     async fn pass(&self, store: &Arc<Store>) -> Result<Done, PassError> {
         self.noted(self.versions.check_state().await)?;
         self.begin(store).await?;
+        let id = self.id();
+        let token = ask(store, move |index| index.bucket_token(&id)).await?.ok_or(PassError::Replaced)?;
         let mut listing = self.noted(self.versions.listed_manifests())?.chunks(PAGE);
         let (mut merge, mut after, mut changed) = (Merge::default(), String::new(), Vec::new());
         let mut done = Done::default();
@@ -198,20 +179,27 @@ impl Tier {
                 Step::Read(one) => {
                     changed.push(one);
                     if changed.len() >= BLOCK {
-                        done.read += self.read_changed(store, std::mem::take(&mut changed)).await?;
+                        done.read += self.read_changed(store, &token, std::mem::take(&mut changed)).await?;
                     }
                 }
                 Step::End => break,
             }
         }
-        done.read += self.read_changed(store, changed).await?;
+        done.read += self.read_changed(store, &token, changed).await?;
         let id = self.id();
-        ask(store, move |index| index.complete_bucket(&id)).await?;
-        Ok(done)
+        match ask(store, move |index| index.complete_bucket(&id, &token)).await? {
+            true => Ok(done),
+            false => Err(PassError::Replaced),
+        }
     }
 
     /// Reads manifests and writes their rows, also those that were read before a failure. Returns their number.
-    async fn read_changed(&self, store: &Arc<Store>, changed: Vec<Changed>) -> Result<u64, PassError> {
+    async fn read_changed(
+        &self,
+        store: &Arc<Store>,
+        token: &str,
+        changed: Vec<Changed>,
+    ) -> Result<u64, PassError> {
         let read = |one: Changed| async move {
             let held = self.versions.manifest(&one.version).await;
             (one, held)
@@ -222,7 +210,8 @@ impl Tier {
             match self.note(held) {
                 Ok(held) => changes.push(change(one, held.as_ref())),
                 Err(error) if error.trouble == Trouble::Damaged => {
-                    log::warn!(version:% = one.version, reason = error.without_help(); "cannot update the index for a version in the bucket");
+                    log::warn!(version:% = one.version, reason = error.without_help(); "cannot list a version in the bucket");
+                    changes.push(unreadable(one));
                 }
                 Err(error) => {
                     failed = Some(PassError::Bucket(error));
@@ -230,9 +219,9 @@ impl Tier {
                 }
             }
         }
-        let (id, count) = (self.id(), changes.len() as u64);
-        if !ask(store, move |index| index.note_manifests(&id, &changes)).await? {
-            return Err(PassError::OtherBucket);
+        let (id, token, count) = (self.id(), token.to_owned(), changes.len() as u64);
+        if !ask(store, move |index| index.note_manifests(&id, Some(&token), &changes)).await? {
+            return Err(PassError::Replaced);
         }
         failed.map_or(Ok(count), Err)
     }
@@ -253,7 +242,7 @@ impl Tier {
     /// Removes the rows of versions that were announced to go, and makes the next request for a list begin a pass. The
     /// pass reads their manifests.
     pub(super) async fn forget_in_index(&self, versions: &[ModuleVersion]) {
-        lock(&self.catalog.state).is_stale = true;
+        lock(&self.catalog.state).outdate();
         for some in versions.chunks(PAGE) {
             let change = |version: &ModuleVersion| ManifestChange {
                 version: version.clone(),
@@ -264,10 +253,15 @@ impl Tier {
         }
     }
 
+    /// Makes the next request for a list wait for a pass, because unknown versions were removed.
+    pub(super) fn doubt_index(&self) {
+        lock(&self.catalog.state).doubt();
+    }
+
     async fn change_index(&self, changes: Vec<ManifestChange>) {
         let Some(store) = self.catalog.store.get() else { return };
         let id = self.id();
-        if let Err(error) = ask(store, move |index| index.note_manifests(&id, &changes)).await {
+        if let Err(error) = ask(store, move |index| index.note_manifests(&id, None, &changes)).await {
             log::debug!(reason:% = error; "cannot update the index for versions in the bucket, trying again in the next pass");
         }
     }
@@ -291,6 +285,13 @@ fn change(one: Changed, held: Option<&Held<Manifest>>) -> ManifestChange {
         published: published(&held.document),
     };
     ManifestChange { version: one.version, condition: Condition::Tag(one.known), now: held.map(row) }
+}
+
+/// Returns the change of a row whose manifest is damaged. The version is not listed, and the manifest is not read again
+/// until its tag changes.
+fn unreadable(one: Changed) -> ManifestChange {
+    let now = one.listed.map(|tag| ManifestRow { tag, published: None });
+    ManifestChange { version: one.version, condition: Condition::Tag(one.known), now }
 }
 
 /// Returns the time of the publication in nanoseconds since 1970. `None` if the version does not exist.

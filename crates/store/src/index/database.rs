@@ -67,9 +67,13 @@ const SCHEMA: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE bucket (
         id TEXT NOT NULL PRIMARY KEY,
-        is_complete INTEGER NOT NULL
+        is_complete INTEGER NOT NULL,
+        token TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
 ";
+
+/// The versions that queries of a read-only store understand: the catalog and the feed have the same columns in both.
+const READABLE: std::ops::RangeInclusive<i32> = 1..=SCHEMA_VERSION;
 
 /// The number of nanoseconds that are searched at a time for a free instant.
 const WINDOW: i64 = 1_000_000;
@@ -90,7 +94,12 @@ impl Database {
         let connection = opened.map_err(|source| IndexError::of(path, source))?;
         let database = Self { connection, path: path.to_owned() };
         let kind = sqlite::kind(&database.connection).map_err(|source| database.failed(source))?;
-        if kind != (APPLICATION, SCHEMA_VERSION) {
+        let is_usable = match access {
+            Access::Write => kind == (APPLICATION, SCHEMA_VERSION),
+            // A read-only store cannot rebuild an index of an earlier release.
+            Access::Read => kind.0 == APPLICATION && READABLE.contains(&kind.1),
+        };
+        if !is_usable {
             return Err(IndexError::Broken { path: path.to_owned(), reason: sqlite::foreign(kind) });
         }
         database.set("synchronous", "NORMAL")?;

@@ -3,6 +3,9 @@
 //! The table `manifests` has the tag with which each manifest was read, and the time of the publication if the version
 //! exists. It is sorted as the bucket lists the manifests. So a listing that is merged with it shows which manifests must
 //! be read. The rows belong to the bucket with one ID. Another ID removes them first.
+//!
+//! Each time that the rows of a bucket begin, also in a rebuilt database, they get a random token. A pass names it, so
+//! a pass that began before cannot complete rows that it did not write.
 
 use rusqlite::{OptionalExtension, params};
 use stoa_gomod::ModuleVersion;
@@ -84,6 +87,23 @@ impl Database {
         Ok(self.bucket()?.is_some_and(|(known, _)| known == id))
     }
 
+    /// Returns the token of the rows of the bucket with this ID.
+    fn token(&self, id: &str) -> Result<Option<String>, IndexError> {
+        let rows = self.list("SELECT token FROM bucket WHERE id = ?1", [id], |row| row.get(0))?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Returns whether the index has the rows of the bucket with this ID, and with this token if there is one.
+    fn has(&self, id: &str, token: Option<&str>) -> Result<bool, IndexError> {
+        let known = self.token(id)?;
+        Ok(known.is_some() && (token.is_none() || known.as_deref() == token))
+    }
+
+    fn complete_bucket(&self, id: &str, token: &str) -> Result<bool, IndexError> {
+        self.execute("UPDATE bucket SET is_complete = 1 WHERE id = ?1 AND token = ?2", [id, token])?;
+        self.has(id, Some(token))
+    }
+
     fn manifests(&self, after: &str, limit: usize) -> Result<Vec<KnownManifest>, IndexError> {
         self.list(
             "SELECT key, tag FROM manifests WHERE key > ?1 ORDER BY key LIMIT ?2",
@@ -92,11 +112,16 @@ impl Database {
         )
     }
 
-    /// Changes rows in one transaction. Returns false if the index has the manifests of another bucket.
-    fn note_manifests(&mut self, id: &str, changes: &[ManifestChange]) -> Result<bool, IndexError> {
+    /// Changes rows in one transaction. Returns false if the index has the manifests of another bucket or token.
+    fn note_manifests(
+        &mut self,
+        id: &str,
+        token: Option<&str>,
+        changes: &[ManifestChange],
+    ) -> Result<bool, IndexError> {
         let mut is_ours = false;
         self.change(|database| {
-            is_ours = database.is_of(id)?;
+            is_ours = database.has(id, token)?;
             changes.iter().filter(|_| is_ours).try_for_each(|change| database.note_manifest(change))
         })?;
         Ok(is_ours)
@@ -142,7 +167,9 @@ impl Database {
             has_more = some.len() == REMOVED_AT_ONCE;
             match id {
                 Some(id) if !has_more => {
-                    database.execute("INSERT INTO bucket (id, is_complete) VALUES (?1, 0)", [id])
+                    let begin =
+                        "INSERT INTO bucket (id, is_complete, token) VALUES (?1, 0, hex(randomblob(16)))";
+                    database.execute(begin, [id])
                 }
                 _ => Ok(()),
             }
@@ -174,15 +201,25 @@ impl StoreIndex<'_> {
         self.0.index.read(|database| database.manifests(after, limit))
     }
 
-    /// Changes the rows of manifests of the bucket with this ID, in one transaction. Returns false, and changes nothing,
-    /// if the index does not have the rows of this bucket.
-    pub fn note_manifests(&self, id: &str, changes: &[ManifestChange]) -> Result<bool, IndexError> {
-        self.0.index.write(|database| database.note_manifests(id, changes))
+    /// Returns the token of the rows of the bucket with this ID, if the index has such rows.
+    pub fn bucket_token(&self, id: &str) -> Result<Option<String>, IndexError> {
+        self.0.index.read(|database| database.token(id))
     }
 
-    /// Notes that the index has all manifests of the bucket with this ID.
-    pub fn complete_bucket(&self, id: &str) -> Result<(), IndexError> {
-        let complete = "UPDATE bucket SET is_complete = 1 WHERE id = ?1";
-        self.0.index.write(|database| database.execute(complete, [id]))
+    /// Changes the rows of manifests of the bucket with this ID, in one transaction. Returns false, and changes nothing,
+    /// if the index does not have the rows of this bucket, or if they have another token than the given one.
+    pub fn note_manifests(
+        &self,
+        id: &str,
+        token: Option<&str>,
+        changes: &[ManifestChange],
+    ) -> Result<bool, IndexError> {
+        self.0.index.write(|database| database.note_manifests(id, token, changes))
+    }
+
+    /// Notes that the index has all manifests of the bucket with this ID. Returns false, and changes nothing, if the rows
+    /// have another token.
+    pub fn complete_bucket(&self, id: &str, token: &str) -> Result<bool, IndexError> {
+        self.0.index.write(|database| database.complete_bucket(id, token))
     }
 }

@@ -369,6 +369,24 @@ fn a_read_only_store_is_not_written_to() {
 }
 
 #[test]
+fn a_read_only_store_reads_the_index_of_an_earlier_release() {
+    let fixture = settled();
+    let all = fixture.store.index().catalog(None, 9).unwrap();
+    let path = file(&fixture.store);
+    fixture.store.index.abandon();
+    let earlier = rusqlite::Connection::open(&path).unwrap();
+    let change = "DROP TABLE manifests; DROP TABLE bucket; ALTER TABLE versions DROP COLUMN wanted;
+        PRAGMA user_version = 1;";
+    earlier.execute_batch(change).unwrap();
+    let reader = open(fixture.dir.path(), Mode::ReadOnly);
+    assert_eq!(reader.index().catalog(None, 9).unwrap(), all);
+    assert_eq!(reader.index().feed(i64::MIN, 9).unwrap().len(), all.len());
+    assert!(fixture.store.index().catalog(None, 9).unwrap_err().needs_rebuild(), "others rebuild it");
+    earlier.pragma_update(None, "user_version", 99).unwrap();
+    assert!(reader.index().catalog(None, 9).is_err());
+}
+
+#[test]
 fn a_reconciliation_stops_on_request() {
     let fixture = settled();
     let stop = Stop::default();
@@ -429,15 +447,15 @@ fn rows_of_the_store_and_of_the_bucket_leave_each_other_alone() {
     let mut fixture = settled();
     let index = || fixture.store.index();
     let (a, far) = ("example.com/a@v1.0.0", "example.com/far@v1.0.0");
-    assert!(!index().note_manifests(BUCKET, &[change(far, "1", Some(5))]).unwrap(), "not begun");
+    assert!(!index().note_manifests(BUCKET, None, &[change(far, "1", Some(5))]).unwrap(), "not begun");
     assert!(!index().change_bucket(Some(BUCKET)).unwrap());
     assert!(!index().has_bucket(BUCKET).unwrap());
     let times = |store: &Store, pair: &str| listed(store).into_iter().find(|(listed, _)| listed == pair);
     let local = times(&fixture.store, a).unwrap().1;
     let changes =
         [change(a, "1", Some(7)), change(far, "1", Some(7)), change("example.com/x@v1.0.0", "1", None)];
-    assert!(index().note_manifests(BUCKET, &changes).unwrap());
-    index().complete_bucket(BUCKET).unwrap();
+    assert!(index().note_manifests(BUCKET, None, &changes).unwrap());
+    assert!(index().complete_bucket(BUCKET, &index().bucket_token(BUCKET).unwrap().unwrap()).unwrap());
     assert!(index().has_bucket(BUCKET).unwrap() && !index().has_bucket("other").unwrap());
     assert_eq!(listed(&fixture.store)[..2], [(a.to_owned(), 7), (far.to_owned(), 8)], "the manifests decide");
     assert_eq!(listed(&fixture.store).len(), 5);
@@ -453,7 +471,7 @@ fn rows_of_the_store_and_of_the_bucket_leave_each_other_alone() {
     // Removed there: stored versions are hidden, and come back with their own time if there is no bucket any more.
     let b = "example.com/b/v2@v2.0.0";
     let index = || fixture.store.index();
-    index().note_manifests(BUCKET, &[change(a, "2", None), change(b, "2", None)]).unwrap();
+    index().note_manifests(BUCKET, None, &[change(a, "2", None), change(b, "2", None)]).unwrap();
     assert_eq!((times(&fixture.store, a), times(&fixture.store, b)), (None, None));
     put(&fixture.store, a);
     reconcile(&fixture.store);
@@ -472,18 +490,21 @@ fn another_bucket_removes_the_rows_of_the_first_in_parts() {
     index.change_bucket(Some(BUCKET)).unwrap();
     let many: Vec<_> =
         (0..2500).map(|n| change(&format!("example.com/far@v1.{n}.0"), "1", Some(1000))).collect();
-    index.note_manifests(BUCKET, &many).unwrap();
-    index.complete_bucket(BUCKET).unwrap();
+    index.note_manifests(BUCKET, None, &many).unwrap();
+    assert!(index.complete_bucket(BUCKET, &index.bucket_token(BUCKET).unwrap().unwrap()).unwrap());
     assert!(index.change_bucket(Some("other")).unwrap());
     // The process was killed. Nothing belongs to a bucket now.
-    assert!(!index.note_manifests(BUCKET, &many).unwrap() && !index.note_manifests("other", &many).unwrap());
+    assert!(
+        !index.note_manifests(BUCKET, None, &many).unwrap()
+            && !index.note_manifests("other", None, &many).unwrap()
+    );
     assert!(!index.has_bucket(BUCKET).unwrap());
     let other = open(fixture.dir.path(), Mode::ReadWrite);
     assert!(other.index().change_bucket(Some("other")).unwrap());
     assert!(!other.index().change_bucket(Some("other")).unwrap());
     assert!(!other.index().change_bucket(Some("other")).unwrap());
     assert_eq!((listed(&other).len(), index.manifests("", 9).unwrap()), (4, vec![]));
-    assert!(index.note_manifests("other", &many[..3]).unwrap());
+    assert!(index.note_manifests("other", None, &many[..3]).unwrap());
     assert_eq!(listed(&other).len(), 7);
 }
 
@@ -497,16 +518,36 @@ fn a_change_of_a_manifest_that_is_older_than_its_row_is_left_out() {
         condition: Condition::Tag(tag.map(str::to_owned)),
         ..change
     };
-    index.note_manifests(BUCKET, &[on(Some("1"), change(far, "2", Some(7)))]).unwrap();
+    index.note_manifests(BUCKET, None, &[on(Some("1"), change(far, "2", Some(7)))]).unwrap();
     assert_eq!(index.manifests("", 9).unwrap(), vec![]);
-    index.note_manifests(BUCKET, &[on(None, change(far, "1", Some(7)))]).unwrap();
-    index.note_manifests(BUCKET, &[on(None, change(far, "3", None))]).unwrap();
+    index.note_manifests(BUCKET, None, &[on(None, change(far, "1", Some(7)))]).unwrap();
+    index.note_manifests(BUCKET, None, &[on(None, change(far, "3", None))]).unwrap();
     let known = KnownManifest { key: "example.com/far/@v/v1.0.0.json".to_owned(), tag: "1".to_owned() };
     assert_eq!(index.manifests("", 9).unwrap(), std::slice::from_ref(&known));
     assert_eq!(index.manifests(&known.key, 9).unwrap(), []);
-    index.note_manifests(BUCKET, &[on(Some("1"), change(far, "2", None))]).unwrap();
+    index.note_manifests(BUCKET, None, &[on(Some("1"), change(far, "2", None))]).unwrap();
     assert_eq!(listed(&fixture.store).len(), 4);
     let gone = ManifestChange { now: None, ..change(far, "", None) };
-    index.note_manifests(BUCKET, &[gone]).unwrap();
+    index.note_manifests(BUCKET, None, &[gone]).unwrap();
     assert_eq!(index.manifests("", 9).unwrap(), []);
+}
+
+#[test]
+fn a_pass_cannot_complete_rows_that_began_after_it() {
+    let fixture = settled();
+    let index = fixture.store.index();
+    assert_eq!(index.bucket_token(BUCKET).unwrap(), None);
+    index.change_bucket(Some(BUCKET)).unwrap();
+    let old = index.bucket_token(BUCKET).unwrap().unwrap();
+    // Another server changes to another bucket and back.
+    for id in ["other", BUCKET] {
+        while index.change_bucket(Some(id)).unwrap() {}
+    }
+    let new = index.bucket_token(BUCKET).unwrap().unwrap();
+    let changes = [change("example.com/far@v1.0.0", "1", Some(5))];
+    assert!(!index.note_manifests(BUCKET, Some(&old), &changes).unwrap());
+    assert!(!index.complete_bucket(BUCKET, &old).unwrap());
+    assert!(index.manifests("", 9).unwrap().is_empty() && !index.has_bucket(BUCKET).unwrap());
+    assert!(index.note_manifests(BUCKET, Some(&new), &changes).unwrap());
+    assert!(index.complete_bucket(BUCKET, &new).unwrap() && index.has_bucket(BUCKET).unwrap());
 }
