@@ -481,9 +481,9 @@ fn many_versions_are_pruned_with_one_thread_and_past_a_damaged_manifest() {
     let (code, lines) = json(&gcs, &["prune", "--max-size", "0", "--yes", "--threads", "1"]);
     let found = counts(&lines, ["removed", "versions_left", "unreadable", "failed"]);
     assert_eq!((code, found), (74, [299, 0, 1, 0]), "{lines:?}");
-    // In three batches, each with a write before and a write after it.
+    // In ten batches, each with a write before and a write after it.
     let is_of_list = |asked: &&Asked| asked.method == "PUT" && asked.key.ends_with("/gone");
-    assert_eq!(gcs.take_asked().iter().filter(is_of_list).count(), 6);
+    assert_eq!(gcs.take_asked().iter().filter(is_of_list).count(), 20);
 }
 
 fn a_bucket_is_not_pruned_while_a_server_records_no_uses() {

@@ -276,6 +276,8 @@ fn an_outage_is_no_absence_for_the_clients_of_a_read_only_server() {
         }
     }
     gcs.recover();
+    // For some seconds after a failure, the server does not ask the bucket.
+    testkit::until("the bucket is used again", || server.get(&names[0]).0 == 200);
     whole(&server, &module);
     assert!(names.iter().all(|path| server.get(path).0 == 200));
 }
