@@ -323,8 +323,8 @@ serve_keys! {
     bucket_account: Option<String> = "bucket.account", "NAME", Default::Unset("AZURE_STORAGE_ACCOUNT_NAME", "modules"),
         |text| parse::name(text).map(Some);
 
-    /// Maximum size of the versions that the store keeps besides the bucket
-    /// Above this size, the least recently used versions that the bucket has are removed from the store.
+    /// Maximum size of the versions in the store if a bucket is set
+    /// Above this size, the least recently used versions that the bucket also has are removed from the store.
     bucket_max_local_size: u64 = "bucket.max_local_size", "SIZE", Default::Value("10GiB"), parse::size;
 
     /// Whether clients get zips directly from the bucket, by a redirect to a signed URL

@@ -215,7 +215,7 @@ fn check(args: &Args, url: &BucketUrl) -> Result<(), CommandError> {
         return Err(match name {
             "--verify" => error.help(format!("verify the versions with `stoa verify --bucket {url}`")),
             "--lock-timeout" => error.help(
-                "leave it out; the wait for another process that works on the bucket ends when that process has ended",
+                "leave it out; with a bucket, the command always waits until the other process has ended",
             ),
             "--store-mode" => error.help("leave it out; a bucket has no folder"),
             _ => error,
