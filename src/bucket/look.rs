@@ -141,7 +141,7 @@ impl Tier {
     }
 
     /// Returns whether the content of a version could not be read a moment ago.
-    fn is_unreadable(&self, version: &ModuleVersion) -> bool {
+    pub(super) fn is_unreadable(&self, version: &ModuleVersion) -> bool {
         self.unreadable.get(version).is_some_and(|since| since.elapsed() < UNREADABLE)
     }
 

@@ -28,6 +28,8 @@ mod publish;
 mod read;
 mod record;
 mod redirect;
+#[cfg(test)]
+mod testing;
 mod turns;
 mod uses;
 mod watch;

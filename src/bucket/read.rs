@@ -159,8 +159,9 @@ impl Tier {
             self.reading.late.remove(&zip);
         }
         match tokio::time::timeout(MAX_VERIFICATION_WAIT, task.clone().wait()).await {
-            Ok(verified) => verified
-                .unwrap_or_else(|| Err(Unavailable::Broken(format!("the verification of {version}")))),
+            Ok(verified) => {
+                verified.unwrap_or_else(|| Err(Unavailable::Broken(format!("the verification of {version}"))))
+            }
             Err(_) => {
                 // Once per verification, however many clients are late.
                 if self.reading.late.get(&zip).is_none() {
@@ -243,8 +244,46 @@ impl Tier {
 /// Returns the error for a client that waited too long for the verification of a zip.
 fn late(version: &ModuleVersion) -> Unavailable {
     let seconds = MAX_VERIFICATION_WAIT.as_secs();
-    let reason =
-        format!("cannot get {version}: its verification takes longer than {seconds} s\nhelp: try again later")
-            .into();
+    let reason = format!(
+        "cannot get {version}: its verification takes longer than {seconds} s\nhelp: try again later"
+    )
+    .into();
     Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER }
+}
+
+#[cfg(test)]
+mod tests {
+    use stoa_bucket::AthensFile;
+    use stoa_gomod::zip::create;
+
+    use super::super::testing::tier;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_corrupt_zip_stays_corrupt_until_it_is_replaced() {
+        let tier = tier(true).await;
+        let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+        let save = async |modfile: &'static [u8]| {
+            let zip = create(&version, [("go.mod", &b"module example.com/m\n"[..])]).unwrap();
+            let bodies = [br#"{"Version":"v1.0.0"}"#.to_vec(), modfile.to_vec(), zip];
+            for (file, body) in AthensFile::ALL.into_iter().zip(bodies) {
+                tier.versions.bucket().overwrite(&file.key(&version), Bytes::from(body)).await.unwrap();
+            }
+            tier.versions.adopt_missing(&version).await.unwrap().unwrap()
+        };
+        let held = save(b"module example.com/other\n").await;
+        assert!(matches!(tier.look(&version).await.unwrap(), InBucket::Present(_)));
+        assert_eq!(tier.seal_of(&held.document).await.unwrap(), None);
+        // As after a minute.
+        tier.unreadable.clear();
+        assert!(matches!(tier.look(&version).await.unwrap(), InBucket::Known(_)));
+        // Nothing is read again.
+        let zip = &held.document.present_content().unwrap().zip;
+        tier.versions.bucket().delete(&zip.key).await.unwrap();
+        assert_eq!(tier.seal_of(&held.document).await.unwrap(), None);
+        assert!(!tier.is_unreadable(&version));
+        let mut replaced = zip.clone();
+        replaced.etag = Some("other".to_owned());
+        assert!(!tier.reading.is_corrupt(&version, &replaced));
+    }
 }

@@ -51,3 +51,29 @@ impl Tier {
             .ok()?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::InBucket;
+    use super::super::testing::{publish, tier};
+    use super::*;
+
+    #[tokio::test]
+    async fn clients_are_not_redirected_to_a_zip_that_is_gone() {
+        let tier = tier(false).await;
+        let [whole, gone] =
+            ["example.com/m@v1.0.0", "example.com/m@v1.1.0"].map(|pair| ModuleVersion::parse(pair).unwrap());
+        publish(&tier, &whole).await;
+        publish(&tier, &gone).await;
+        let held = tier.versions.manifest(&gone).await.unwrap().unwrap();
+        let zip = &held.document.present_content().unwrap().zip;
+        tier.versions.bucket().delete(&zip.key).await.unwrap();
+        // The bucket in memory signs no URLs.
+        for version in [&whole, &gone] {
+            assert_eq!(tier.redirect(version).await, None);
+        }
+        assert!(tier.zips.get(&whole).is_some() && tier.zips.get(&gone).is_none());
+        assert!(matches!(tier.look(&whole).await.unwrap(), InBucket::Present(_)));
+        assert!(matches!(tier.look(&gone).await.unwrap(), InBucket::Known(_)));
+    }
+}
