@@ -224,9 +224,9 @@ impl Folders {
     fn put_sticky(&self, folder: &Path, name: &Path) {
         self.put(Exit::PERMISSION, || {
             format!(
-                "cannot move or remove {}: it belongs to another user, and the sticky bit of {} allows that only to the \
-                 owner; nothing was changed\n\
-                 help: run as the owner, or remove the sticky bit with `chmod -t {}`, then run again",
+                "cannot move or remove {}: it belongs to another user, and so does its folder {}, which has the sticky bit; \
+                 nothing was changed\n\
+                 help: run as the owner of the folder, or remove the sticky bit with `chmod -t {}`, then run again",
                 name.display(),
                 folder.display(),
                 folder.display()

@@ -27,7 +27,7 @@ use super::{Command, Entry};
 /// Remove versions from the store, or forbid them
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]",
+    override_usage = "stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--bucket <URL>|--local] [--format <FORMAT>]",
     after_help = "\
 A module without a version stands for all its versions in the store. Modules below its path are not removed. A removed \
 version is downloaded again on the next request. The new download must have the hash in the checksum database, or the \

@@ -77,7 +77,8 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "MODE")]
     pub(super) store_mode: Option<String>,
 
-    /// Number of worker threads [default: number of CPUs] [key: threads]
+    /// Number of worker threads [default: number of CPUs]; with --bucket, the number of versions at the same time
+    /// [default: 64] [key: threads]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,
 

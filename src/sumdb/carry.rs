@@ -173,7 +173,7 @@ impl Sumdb {
         let noted =
             blocking(&self.store, "an export", move |store| store.tree_heads().note_exported(&name, size));
         if let Err(error) = noted.await {
-            log::warn!(reason:% = error; "cannot remember an export: later exports will not prove that they extend it");
+            log::warn!(reason:% = error; "cannot record an export: later exports may lack the proofs that clients of this export need");
         }
     }
 

@@ -25,7 +25,7 @@ pub enum StoreError {
     #[error("cannot seal {path}: its zip was written to meanwhile\nhelp: find the program that changes this file, then try again", path = .0.display())]
     Changed(PathBuf),
     /// Another process holds a lock that is normally held for milliseconds.
-    #[error("cannot lock {path}: {holder} has held it for more than {patience:?}\nhelp: find the process that has this file open and see whether it is stopped, then try again", path = path.display())]
+    #[error("cannot lock {path}: {holder} has held it for more than {patience:?}\nhelp: find the process that has this file open; if it is suspended, resume it or end it, then try again", path = path.display())]
     Busy {
         /// The lock file.
         path: PathBuf,

@@ -39,7 +39,7 @@ toolchains that the `go` and `toolchain` lines name, for each --platform. From a
 and compared with their hashes before they are stored. A version with such a hash counts as verified. \
 Stored versions are compared too, which also works offline. The zip of each version is downloaded, even if a build \
 needs only its go.mod. \
-A go.sum lists everything that an offline build needs; a go.mod alone may not. \
+A go.sum lists every module version that an offline build needs, but no toolchain. A go.mod names the toolchain, but may not list every version. \
 With a bucket, each version is published there too. \
 The command can run beside a server. If it is stopped, the next run continues.
 

@@ -91,8 +91,8 @@ fn store(athens: &Athens, folder: &Path, ours: &mut Ours) {
         other => ours.not_translated(
             &athens.origin("StorageType"),
             &format!(
-                "Stoa has no {other} storage and keeps modules in the folder that the key `store` names; copy the bucket to a folder and \
-                 run `stoa import`, or let Stoa download the modules again (keys and passwords are not copied)"
+                "Stoa has no {other} storage and keeps modules in the folder that the key `store` names; copy the modules to a folder and \
+                 run `stoa import`, or let Stoa download them again (keys and passwords are not copied)"
             ),
         ),
     }

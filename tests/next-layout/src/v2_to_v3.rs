@@ -48,7 +48,7 @@ impl stoa_layout::Step for Step {
                     survey.items += 1;
                     survey.bytes += bytes;
                 }
-                // A step back refuses leftovers, because no program would find them at v2.
+                // A record that cannot move forbids a step back, because no program would find it at v2.
                 true if direction == Direction::Back => {
                     let message = format!("{} exists already\nhelp: move it away", record.there.display());
                     survey.refusals.push(Refusal { exit: Exit::CANT_CREATE, message });
