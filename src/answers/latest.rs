@@ -149,8 +149,13 @@ impl Answers {
                 Ok(info)
             }
             Ok(None) => Err(error),
-            // An outage of the bucket. The upstream was asked.
-            Err(Unavailable::Limited { .. }) if !matches!(error, Unavailable::Offline(_)) => Err(error),
+            // In an outage of the bucket, the error of the upstream says more, unless it says that there is no such
+            // version: the bucket may have it.
+            Err(Unavailable::Limited { .. })
+                if !matches!(error, Unavailable::Offline(_) | Unavailable::Absent(_)) =>
+            {
+                Err(error)
+            }
             Err(error) => Err(error),
         }
     }

@@ -38,8 +38,10 @@ impl Answers {
                 log_outage(module, &error);
                 self.merged(module, rule, Bytes::new(), known).await
             }
-            // Nobody but the bucket could have the answer.
-            (Err(error @ Unavailable::Offline(_)), Ok(known)) => Err(known.outage.unwrap_or(error)),
+            // The bucket may have versions of a module that no upstream has.
+            (Err(error @ (Unavailable::Offline(_) | Unavailable::Absent(_))), Ok(known)) => {
+                Err(known.outage.unwrap_or(error))
+            }
             (Err(error), Ok(_)) => Err(error),
             (Err(_), Err(error)) => Err(error),
         }

@@ -39,7 +39,8 @@ impl Answers {
         Ok(known)
     }
 
-    /// Returns the versions of a module in the bucket. None if there is no bucket, or in an outage, which is logged.
+    /// Returns the versions of a module in the bucket. None if there is no bucket, or in an outage, which is logged. In an
+    /// outage, the tombstones of the last list still count.
     pub(super) async fn versions_in_bucket(&self, module: &ModulePath) -> KnownVersions {
         let Some(tier) = &self.tier else { return KnownVersions::default() };
         match tier.list(module).await {
@@ -47,7 +48,9 @@ impl Answers {
             Err(error) => {
                 log::debug!(module:% = module, reason = error.without_help(); "answering without the versions in the bucket");
                 let outage = Some(crate::bucket::unusable(format_args!("the versions of {module}")));
-                KnownVersions { outage, ..KnownVersions::default() }
+                let forbidden = tier.last_forbidden(module);
+                let shared = Arc::new(ListedThere { forbidden, ..ListedThere::default() });
+                KnownVersions { shared, outage, ..KnownVersions::default() }
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use stoa_bucket::{BucketError, ListedThere, Trouble};
-use stoa_gomod::ModulePath;
+use stoa_gomod::{ModulePath, Version};
 use tokio::sync::Semaphore;
 
 use super::Tier;
@@ -30,6 +30,8 @@ const MAX_LISTINGS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Lists {
     remembered: Cache<ModulePath, (Instant, Arc<ListedThere>)>,
+    /// The versions with a tombstone in the last list of a module, also if that list is forgotten.
+    forbidden: Cache<ModulePath, Arc<[Version]>>,
     running: Once<ModulePath, Result<Arc<ListedThere>, BucketError>>,
     /// The modules whose listing is running and late.
     late: Cache<ModulePath, ()>,
@@ -39,7 +41,8 @@ pub(super) struct Lists {
 impl Default for Lists {
     fn default() -> Self {
         let (remembered, late) = (Cache::new(LISTS), Cache::new(LISTS));
-        Self { remembered, running: Once::new(), late, turns: Semaphore::new(MAX_LISTINGS) }
+        let (forbidden, turns) = (Cache::new(LISTS), Semaphore::new(MAX_LISTINGS));
+        Self { remembered, forbidden, running: Once::new(), late, turns }
     }
 }
 
@@ -47,6 +50,13 @@ impl Lists {
     /// Forgets the list of a module.
     pub(super) fn remove(&self, module: &ModulePath) {
         self.remembered.remove(module);
+    }
+
+    fn remember_forbidden(&self, module: &ModulePath, forbidden: &[Version]) {
+        match forbidden.is_empty() {
+            true => drop(self.forbidden.remove(module)),
+            false => self.forbidden.insert(module.clone(), forbidden.into()),
+        }
     }
 
     /// Forgets all lists.
@@ -72,6 +82,11 @@ impl Tier {
         listed.or_else(|error| remembered.map(|(_, versions)| versions).ok_or(error))
     }
 
+    /// Returns the versions of a module that had a tombstone in its last list, for an answer without a list.
+    pub(crate) fn last_forbidden(&self, module: &ModulePath) -> Vec<Version> {
+        self.lists.forbidden.get(module).map(|versions| versions.to_vec()).unwrap_or_default()
+    }
+
     async fn listing_in_time(self: &Arc<Self>, module: &ModulePath) -> Result<Arc<ListedThere>, BucketError> {
         let patience = if self.lists.late.get(module).is_some() { PATIENCE_WHEN_LATE } else { PATIENCE };
         tokio::time::timeout(patience, self.listing(module)).await.unwrap_or_else(|_| {
@@ -90,6 +105,7 @@ impl Tier {
                 let listed = tier.note(tier.versions.list(&module).await);
                 tier.lists.late.remove(&module);
                 let listed = Arc::new(listed?);
+                tier.lists.remember_forbidden(&module, &listed.forbidden);
                 tier.lists.remembered.insert(module.clone(), (Instant::now(), Arc::clone(&listed)));
                 // A version that was removed meanwhile may be in the list. Checked last: a removal that is learned of
                 // after this line takes the list away itself.
@@ -106,5 +122,27 @@ impl Tier {
 
     fn no_list(&self, reason: impl std::fmt::Display) -> BucketError {
         BucketError::new(Trouble::Unreachable, "list", self.url(), reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stoa_bucket::Tombstone;
+    use stoa_gomod::ModuleVersion;
+
+    use crate::bucket::testing::{publish, tier};
+
+    #[tokio::test]
+    async fn an_answer_without_a_list_knows_the_tombstones_of_the_last_list() {
+        let tier = tier(false).await;
+        let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+        publish(&tier, &version).await;
+        let tombstone = Tombstone { at: "2026-01-02T03:04:05Z".to_owned(), reason: None };
+        tier.versions.remove(&version, Some(tombstone), true).await.unwrap();
+        assert_eq!(tier.list(version.path()).await.unwrap().forbidden, [version.version().clone()]);
+        tier.lists.remove(version.path());
+        tier.note_outage(tier.no_list("a test"));
+        assert!(tier.list(version.path()).await.is_err());
+        assert_eq!(tier.last_forbidden(version.path()), [version.version().clone()]);
     }
 }

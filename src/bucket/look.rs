@@ -58,10 +58,10 @@ impl Tier {
         Ok(match held.map(Box::new) {
             None => InBucket::Unknown,
             Some(held) if held.document.record.tombstone.is_some() => InBucket::Known(held),
-            Some(held) if held.document.present_content().is_some() && !self.is_unreadable(version) => {
-                InBucket::Present(held)
-            }
-            Some(held) => InBucket::Known(held),
+            Some(held) => match held.document.present_content() {
+                Some(content) if self.may_be_read(version, content) => InBucket::Present(held),
+                _ => InBucket::Known(held),
+            },
         })
     }
 
@@ -135,8 +135,13 @@ impl Tier {
         self.unreadable.insert(version.clone(), Instant::now());
     }
 
+    /// Returns whether this server knows of nothing that is wrong with the content of a version.
+    fn may_be_read(&self, version: &ModuleVersion, content: &VersionContent) -> bool {
+        !self.is_unreadable(version) && !self.reading.is_corrupt(version, &content.zip)
+    }
+
     /// Returns whether the content of a version could not be read a moment ago.
-    fn is_unreadable(&self, version: &ModuleVersion) -> bool {
+    pub(super) fn is_unreadable(&self, version: &ModuleVersion) -> bool {
         self.unreadable.get(version).is_some_and(|since| since.elapsed() < UNREADABLE)
     }
 

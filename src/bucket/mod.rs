@@ -9,6 +9,7 @@
 //! | `look` | looking for versions, and reading their files |
 //! | `list` | lists of the versions of a module |
 //! | `read` | files for the clients of a read-only server |
+//! | `turns` | turns of the transfers to those clients |
 //! | `redirect` | redirects of clients to the bucket |
 //! | `publish` | publishing versions |
 //! | `record` | known hashes and tombstones, from manifests to the store and back |
@@ -27,6 +28,9 @@ mod publish;
 mod read;
 mod record;
 mod redirect;
+#[cfg(test)]
+mod testing;
+mod turns;
 mod uses;
 mod watch;
 
@@ -89,7 +93,7 @@ pub struct Tier {
     lists: Lists,
     reading: Reading,
     /// The keys of zips to which clients are redirected.
-    zips: Cache<ModuleVersion, Arc<str>>,
+    zips: Cache<ModuleVersion, (Instant, Arc<str>)>,
     catalog: catalog::Catalog,
     state: Mutex<State>,
 }

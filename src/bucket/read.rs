@@ -9,48 +9,73 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use quick_cache::sync::Cache;
-use stoa_bucket::{BucketError, ExaminedThere, Manifest, ZipContent};
+use stoa_bucket::{BucketError, ExaminedThere, Manifest, SmallContent, ZipContent};
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::SmallFile;
 use tokio::sync::Semaphore;
 
 use super::look::InBucket;
+use super::turns::Turns;
 use super::{KNOWN, Tier, forbidden};
+use crate::byte_budget::{ByteBudget, SMALL_BODY};
 use crate::tasks::Once;
 use crate::unavailable::Unavailable;
 
 /// Maximum number of zips that are verified at the same time. Each needs temporary space and memory.
 const MAX_VERIFYING: usize = 2;
 
-/// Maximum number of zips that are sent at the same time. Each is a connection to the bucket with buffers of up to 1 MiB.
-const MAX_SENT: usize = 512;
+/// Maximum time that a client waits for the verification of a zip. The verification goes on.
+const MAX_VERIFICATION_WAIT: Duration = Duration::from_secs(60);
 
-/// Maximum time that a client waits until other zips are sent.
-const MAX_TURN_WAIT: Duration = Duration::from_secs(30);
+/// Maximum number of zips whose verification is known to take longer.
+const LATE: usize = 10_000;
+
+/// The value of `Retry-After` while a zip is verified.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// Maximum total size of the large infos and mods in memory.
+const SMALL_BYTES: u32 = 64 << 20;
+
+/// Maximum time that a client waits until other large mods are sent.
+const MAX_SMALL_WAIT: Duration = Duration::from_secs(30);
 
 /// The zips that a read-only server reads.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// The zips that were verified, and their hashes.
-    verified: Cache<ModuleVersion, (Arc<ZipContent>, H1)>,
+    /// The zips that were verified, and their hashes. `None` for a corrupt zip.
+    verified: Cache<ModuleVersion, (Arc<ZipContent>, Option<H1>)>,
     /// The running verifications, by the key and the ETag of the zip.
-    running: Once<(String, Option<String>), Result<Option<H1>, Unavailable>>,
-    turns: Semaphore,
-    sent: Arc<Semaphore>,
+    running: Once<ZipId, Result<Option<H1>, Unavailable>>,
+    /// The running verifications that go on without a waiting client.
+    late: Cache<ZipId, ()>,
+    verifying: Semaphore,
+    turns: Turns,
+    smalls: ByteBudget,
 }
+
+/// The key and the ETag of a zip.
+type ZipId = (String, Option<String>);
 
 impl Default for Reading {
     fn default() -> Self {
         Self {
             verified: Cache::new(KNOWN),
-            // Nobody keeps the temporary file, so the work is only for the clients that wait.
+            // A client that cancels its request has no use for the result. After a late one, others ask again.
             running: Once::while_wanted(),
-            turns: Semaphore::new(MAX_VERIFYING),
-            sent: Arc::new(Semaphore::new(MAX_SENT)),
+            late: Cache::new(LATE),
+            verifying: Semaphore::new(MAX_VERIFYING),
+            turns: Turns::default(),
+            smalls: ByteBudget::new(SMALL_BYTES),
         }
+    }
+}
+
+impl Reading {
+    /// Returns whether this zip of a version was read and is corrupt.
+    pub(super) fn is_corrupt(&self, version: &ModuleVersion, zip: &ZipContent) -> bool {
+        self.verified.get(version).is_some_and(|(of, h1)| h1.is_none() && *of == *zip)
     }
 }
 
@@ -82,12 +107,26 @@ impl Tier {
             SmallFile::Info => &content.info,
             SmallFile::Mod => &content.modfile,
         };
+        let size = match small {
+            SmallContent::Object(object) => object.size,
+            // The manifest has it.
+            SmallContent::Text(_) | SmallContent::Base64(_) => 0,
+        };
+        let reserved = if size > SMALL_BODY as u64 {
+            let reserved = tokio::time::timeout(MAX_SMALL_WAIT, self.reading.smalls.reserve(size)).await;
+            Some(reserved.map_err(|_| Unavailable::Busy(manifest.version.to_string()))?)
+        } else {
+            None
+        };
         let read = self.note(self.versions.small(small).await);
         let read = read.map_err(|error| self.unavailable(&manifest.version, &error))?;
         if read.is_none() {
             self.note_absent(&manifest.version, "a file is missing or was replaced");
         }
-        Ok(read)
+        Ok(match reserved {
+            Some(reserved) => read.map(|body| reserved.hold(body)),
+            None => read,
+        })
     }
 
     /// Returns the hash of a zip: its seal, or the hash that was found when this server read it. `None` if the version is
@@ -107,7 +146,7 @@ impl Tier {
         if let Some((of, h1)) = self.reading.verified.get(version)
             && *of == content.zip
         {
-            return Ok(Some(h1));
+            return Ok(h1);
         }
         let work = || {
             let (tier, manifest) = (Arc::clone(self), manifest.clone());
@@ -116,8 +155,22 @@ impl Tier {
         let zip = (content.zip.key.clone(), content.zip.etag.clone());
         let task = self.reading.running.join(&zip, work);
         let task = task.ok_or_else(|| Unavailable::Busy(version.to_string()))?;
-        let broken = || Unavailable::Broken(format!("the verification of {version}"));
-        task.wait().await.unwrap_or_else(|| Err(broken()))
+        if !task.is_joined() {
+            self.reading.late.remove(&zip);
+        }
+        match tokio::time::timeout(MAX_VERIFICATION_WAIT, task.clone().wait()).await {
+            Ok(verified) => {
+                verified.unwrap_or_else(|| Err(Unavailable::Broken(format!("the verification of {version}"))))
+            }
+            Err(_) => {
+                // Once per verification, however many clients are late.
+                if self.reading.late.get(&zip).is_none() {
+                    self.reading.late.insert(zip, ());
+                    task.keep();
+                }
+                Err(late(version))
+            }
+        }
     }
 
     /// Reads a zip into a temporary file, and remembers its hash.
@@ -125,13 +178,13 @@ impl Tier {
         let (version, Some(content)) = (&manifest.version, manifest.present_content()) else {
             return Ok(None);
         };
-        let turn = self.reading.turns.acquire().await;
+        let turn = self.reading.verifying.acquire().await;
         let _turn = turn.map_err(|_| Unavailable::Stopping(version.to_string()))?;
         let examined = self.note(self.versions.examine(manifest).await);
+        let zip = Arc::new(content.zip.clone());
         match examined.map_err(|error| self.unavailable(version, &error))? {
             ExaminedThere::Whole(h1) => {
-                let zip = Arc::new(content.zip.clone());
-                self.reading.verified.insert(version.clone(), (zip, h1.clone()));
+                self.reading.verified.insert(version.clone(), (zip, Some(h1.clone())));
                 Ok(Some(h1))
             }
             ExaminedThere::Corrupt(reason) => {
@@ -140,7 +193,7 @@ impl Tier {
                     help = "run `stoa verify` with write access to the bucket, which moves the version to quarantine";
                     "a version in the bucket is corrupt, not serving it"
                 );
-                self.set_unreadable(version);
+                self.reading.verified.insert(version.clone(), (zip, None));
                 Ok(None)
             }
             ExaminedThere::Gone => {
@@ -167,8 +220,7 @@ impl Tier {
         zip: &ZipContent,
         range: Range<u64>,
     ) -> Result<Option<ZipStream>, Unavailable> {
-        let turn = Arc::clone(&self.reading.sent).acquire_owned();
-        let turn = tokio::time::timeout(MAX_TURN_WAIT, turn).await.ok().and_then(Result::ok);
+        let turn = self.reading.turns.take().await;
         let turn = turn.ok_or_else(|| Unavailable::Busy(version.to_string()))?;
         let part = (range != (0..zip.size)).then_some(range);
         let opened = self.note(self.versions.zip(zip, part).await);
@@ -179,14 +231,59 @@ impl Tier {
         if opened.is_none() {
             self.note_absent(version, "its zip is missing or was replaced");
         }
-        // The turn ends with the stream.
-        let held = move |part| (part, &turn).0;
-        Ok(opened.map(|content| content.bytes.map(held).boxed()))
+        Ok(opened.map(|content| turn.hold(content.bytes, self.versions.bucket().url_of(&zip.key))))
     }
 
     /// Notes that the content of a version is gone. It counts as absent for a while.
     fn note_absent(&self, version: &ModuleVersion, reason: &str) {
         log::warn!(version:%, bucket = self.url(), reason; "cannot read a version in the bucket, not serving it");
         self.set_unreadable(version);
+    }
+}
+
+/// Returns the error for a client that waited too long for the verification of a zip.
+fn late(version: &ModuleVersion) -> Unavailable {
+    let seconds = MAX_VERIFICATION_WAIT.as_secs();
+    let reason = format!(
+        "cannot get {version}: its verification takes longer than {seconds} s\nhelp: try again later"
+    )
+    .into();
+    Unavailable::Limited { reason, status: 503, retry_after: RETRY_AFTER }
+}
+
+#[cfg(test)]
+mod tests {
+    use stoa_bucket::AthensFile;
+    use stoa_gomod::zip::create;
+
+    use super::super::testing::tier;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_corrupt_zip_stays_corrupt_until_it_is_replaced() {
+        let tier = tier(true).await;
+        let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+        let save = async |modfile: &'static [u8]| {
+            let zip = create(&version, [("go.mod", &b"module example.com/m\n"[..])]).unwrap();
+            let bodies = [br#"{"Version":"v1.0.0"}"#.to_vec(), modfile.to_vec(), zip];
+            for (file, body) in AthensFile::ALL.into_iter().zip(bodies) {
+                tier.versions.bucket().overwrite(&file.key(&version), Bytes::from(body)).await.unwrap();
+            }
+            tier.versions.adopt_missing(&version).await.unwrap().unwrap()
+        };
+        let held = save(b"module example.com/other\n").await;
+        assert!(matches!(tier.look(&version).await.unwrap(), InBucket::Present(_)));
+        assert_eq!(tier.seal_of(&held.document).await.unwrap(), None);
+        // As after a minute.
+        tier.unreadable.clear();
+        assert!(matches!(tier.look(&version).await.unwrap(), InBucket::Known(_)));
+        // Nothing is read again.
+        let zip = &held.document.present_content().unwrap().zip;
+        tier.versions.bucket().delete(&zip.key).await.unwrap();
+        assert_eq!(tier.seal_of(&held.document).await.unwrap(), None);
+        assert!(!tier.is_unreadable(&version));
+        let mut replaced = zip.clone();
+        replaced.etag = Some("other".to_owned());
+        assert!(!tier.reading.is_corrupt(&version, &replaced));
     }
 }

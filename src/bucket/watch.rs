@@ -47,6 +47,15 @@ const LOOKS_PER_RECORD: u32 = 120;
 /// Number of stored versions that the walk over the store is ahead.
 const AHEAD: usize = 64;
 
+/// The way to remove a version that another process works on.
+#[derive(Debug, Clone, Copy)]
+enum Claiming {
+    /// Wait for the other process.
+    Wait,
+    /// Leave the version, and try it again later. A look must not wait, because other removals would wait too.
+    Now,
+}
+
 impl Tier {
     /// Watches the bucket until the task is aborted, or until the bucket is not this server's any more.
     pub(crate) async fn watch(self: Arc<Self>, store: Arc<Store>) {
@@ -128,6 +137,7 @@ impl Tier {
         if is_first {
             // Versions that were compared before may have been removed before the list was read.
             self.known.clear();
+            self.zips.clear();
             return Some(now);
         }
         match now.document.since(before.map_or(0, |before| before.document.next)) {
@@ -159,7 +169,8 @@ impl Tier {
             self.lists.remove(version.path());
         }
         let compare = async |version: &ModuleVersion| {
-            if let Err(error) = self.check_stored(store, version).await {
+            // The next look tries it again.
+            if let Err(error) = self.compare_stored(store, version, Claiming::Now).await {
                 log::warn!(version:%, reason:% = error; "cannot compare a stored version with the bucket");
             }
         };
@@ -176,6 +187,15 @@ impl Tier {
         store: &Arc<Store>,
         version: &ModuleVersion,
     ) -> Result<bool, Unavailable> {
+        self.compare_stored(store, version, Claiming::Wait).await
+    }
+
+    async fn compare_stored(
+        &self,
+        store: &Arc<Store>,
+        version: &ModuleVersion,
+        claiming: Claiming,
+    ) -> Result<bool, Unavailable> {
         let named = version.clone();
         let opened = blocking(store, version, move |store| {
             let has_pair = store.pairs().size(&named)?.is_some();
@@ -183,7 +203,7 @@ impl Tier {
         });
         let zip = match opened.await? {
             (Some(zip), _) => zip,
-            (None, true) => return self.check_pair(store, version).await.map(|()| false),
+            (None, true) => return self.check_pair(store, version, claiming).await.map(|()| false),
             (None, false) => return Ok(false),
         };
         let seen = self.moment();
@@ -216,15 +236,20 @@ impl Tier {
             return Err(Unavailable::Gone(format!("cannot serve {version}: {reason}").into()));
         }
         log::info!(version:%, reason, bucket = self.url(); "removing a stored version");
-        self.remove_stored(store, version).await?;
+        self.remove_stored(store, version, claiming).await?;
         Ok(false)
     }
 
     /// Compares a cached info and mod, whose zip is not stored, with the bucket.
-    async fn check_pair(&self, store: &Arc<Store>, version: &ModuleVersion) -> Result<(), Unavailable> {
+    async fn check_pair(
+        &self,
+        store: &Arc<Store>,
+        version: &ModuleVersion,
+        claiming: Claiming,
+    ) -> Result<(), Unavailable> {
         let seen = self.moment();
         match self.compare(version, None).await {
-            Standing::Removed if !store.is_read_only() => self.remove_stored(store, version).await,
+            Standing::Removed if !store.is_read_only() => self.remove_stored(store, version, claiming).await,
             Standing::Removed => Err(Unavailable::Gone(
                 format!("cannot serve {version}: it was removed from the bucket").into(),
             )),
@@ -239,11 +264,25 @@ impl Tier {
 
     /// Removes a version and its cached info and mod from the store. The tombstone stays in the bucket, which is asked
     /// before any upstream, so that it can be lifted there.
-    async fn remove_stored(&self, store: &Arc<Store>, version: &ModuleVersion) -> Result<(), Unavailable> {
+    async fn remove_stored(
+        &self,
+        store: &Arc<Store>,
+        version: &ModuleVersion,
+        claiming: Claiming,
+    ) -> Result<(), Unavailable> {
         let named = version.clone();
         let remove = move |store: &Store| {
-            let claim = store.claim(&named)?;
-            store.remove_unrecorded(&claim).map(drop)
+            let claim = match claiming {
+                Claiming::Wait => Some(store.claim(&named)?),
+                Claiming::Now => store.try_claim(&named)?,
+            };
+            match claim {
+                Some(claim) => store.remove_unrecorded(&claim).map(drop),
+                None => {
+                    log::debug!(version:% = named; "another process works on a version, removing it later");
+                    Ok(())
+                }
+            }
         };
         blocking(store, version, remove).await
     }

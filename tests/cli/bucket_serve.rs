@@ -33,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_version_in_the_bucket_is_sent_at_once_in_every_mode,
         latest_and_queries_know_the_versions_in_the_bucket,
         a_zip_that_disappears_from_the_bucket_is_downloaded_again,
+        a_module_that_no_upstream_has_is_not_absent_in_an_outage,
         a_slow_list_is_no_outage_and_comes_with_a_later_request,
         a_client_that_must_not_cause_a_download_causes_none_if_the_bucket_cannot_be_read,
     ];
@@ -528,6 +529,30 @@ fn latest_and_queries_know_the_versions_in_the_bucket() {
         assert_eq!(server.get("/example.com/m/@v/v1.info"), (200, modules[1].info.clone()));
         assert_eq!(server.get("/example.com/m/@v/%3Cv1.1.0.info"), (200, modules[0].info.clone()));
     }
+}
+
+fn a_module_that_no_upstream_has_is_not_absent_in_an_outage() {
+    let (gcs, upstream, dir) = (Gcs::start(), Upstream::start(), testkit::tempdir());
+    let module = upstream.offer("example.com/m@v1.0.0", 500);
+    whole(&serve(&gcs, &dir.path().join("first"), Some(upstream.url())), &module);
+    let other = Upstream::start();
+    let server = serve(&gcs, &dir.path().join("second"), Some(other.url()));
+    gcs.fail(|_| Some(Failing::Status(403)));
+    let names = ["/example.com/m/@v/list", "/example.com/m/@latest", "/example.com/m/@v/v1.info"];
+    for path in names {
+        let reply = server.ask("GET", path, &[]);
+        assert_eq!(
+            (reply.status, reply.header("retry-after")),
+            (503, Some("30")),
+            "{path}: {}",
+            reply.text()
+        );
+    }
+    gcs.recover();
+    for path in names {
+        testkit::until("the bucket is used again", || server.get(path).0 == 200);
+    }
+    assert_eq!(server.get("/example.com/none/@v/list").0, 404);
 }
 
 fn a_zip_that_disappears_from_the_bucket_is_downloaded_again() {
