@@ -21,6 +21,11 @@ pub(crate) fn versions(count: u64) -> Counted {
     counted(count, "version")
 }
 
+/// Returns whether there are none, for fields that are left out then.
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Counted {
     /// Returns the form of a verb that fits the number.
     pub(crate) fn verb(self, singular: &'static str, plural: &'static str) -> &'static str {

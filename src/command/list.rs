@@ -11,7 +11,7 @@ use stoa_store::{CensusItem, Day, LastUses, StoredVersion, Verdict, census, verd
 
 use super::bucket::OnBucket;
 use super::context::Context;
-use super::count::{counted, versions};
+use super::count::{counted, is_zero, versions};
 use super::error::CommandError;
 use super::event::{VersionKeys, date, seconds};
 use super::progress::When;
@@ -179,11 +179,6 @@ impl Display for Listed {
             unverified => write!(f, ", {} unverified", HumanCount(unverified)),
         }
     }
-}
-
-/// Returns whether there are none, for fields that are left out then.
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 impl Summary for Listed {

@@ -16,12 +16,13 @@ use stoa_store::{Claim, Store, Tombstone};
 use super::bucket::OnBucket;
 use super::confirm::confirm;
 use super::context::{Context, cancel_on_signals};
-use super::count::{counted, versions};
+use super::count::{counted, is_zero, versions};
 use super::error::CommandError;
 use super::event::VersionKeys;
 use super::named::{Named, pairs, versions_of};
 use super::progress::When;
 use super::report::{Format, Reporter, Summary, Telling};
+use super::verify::unreadable_error;
 use super::{Command, Entry};
 
 /// Remove versions from the store, or forbid them
@@ -143,14 +144,27 @@ impl Remove {
 pub(super) type EachTombstone<'a> =
     dyn FnMut(&ModuleVersion, &str, Option<&str>) -> Result<(), CommandError> + 'a;
 
+/// Receives the error about a version that is skipped.
+pub(super) type Unreadable<'a> = dyn FnMut(CommandError) + 'a;
+
 /// The place of the versions: a store in a folder, or a bucket.
 pub(super) trait Place {
     /// Returns its name, for messages.
     fn name(&self) -> String;
-    /// Returns the versions of a module, with those that only have a recorded hash if asked for.
-    fn versions(&self, module: &ModulePath, with_records: bool) -> Result<Vec<ModuleVersion>, CommandError>;
-    /// Returns the versions of a module that have a tombstone.
-    fn tombstones(&self, module: &ModulePath) -> Result<Vec<ModuleVersion>, CommandError>;
+    /// Returns the versions of a module, with those that only have a recorded hash if asked for. Calls `unreadable` for
+    /// each of which that cannot be known.
+    fn versions(
+        &self,
+        module: &ModulePath,
+        with_records: bool,
+        unreadable: &mut Unreadable<'_>,
+    ) -> Result<Vec<ModuleVersion>, CommandError>;
+    /// Returns the versions of a module that have a tombstone, likewise.
+    fn tombstones(
+        &self,
+        module: &ModulePath,
+        unreadable: &mut Unreadable<'_>,
+    ) -> Result<Vec<ModuleVersion>, CommandError>;
     /// Returns the size of a version, or of its pair in the cache. `None` if there is neither.
     fn bytes(&self, version: &ModuleVersion) -> Result<Option<u64>, CommandError>;
     /// Returns the maximum number of versions between [`Self::begin`] and [`Self::end`].
@@ -210,7 +224,12 @@ impl Place for InStore<'_> {
         self.store.root().to_string_lossy().into_owned()
     }
 
-    fn versions(&self, module: &ModulePath, with_records: bool) -> Result<Vec<ModuleVersion>, CommandError> {
+    fn versions(
+        &self,
+        module: &ModulePath,
+        with_records: bool,
+        _: &mut Unreadable<'_>,
+    ) -> Result<Vec<ModuleVersion>, CommandError> {
         let mut versions = versions_of(self.store, module)?;
         versions.extend(pairs(module, &self.store.pairs().versions(module)?));
         if with_records {
@@ -219,7 +238,11 @@ impl Place for InStore<'_> {
         Ok(versions)
     }
 
-    fn tombstones(&self, module: &ModulePath) -> Result<Vec<ModuleVersion>, CommandError> {
+    fn tombstones(
+        &self,
+        module: &ModulePath,
+        _: &mut Unreadable<'_>,
+    ) -> Result<Vec<ModuleVersion>, CommandError> {
         Ok(pairs(module, &self.store.records().tombstones(module)?))
     }
 
@@ -381,6 +404,9 @@ pub(crate) struct Removed {
     forgotten: u64,
     lifted: u64,
     bytes: u64,
+    /// The versions of a bucket whose manifests are damaged. They have been reported.
+    #[serde(skip_serializing_if = "is_zero")]
+    unreadable: u64,
     dry_run: bool,
     /// Whether tombstones were listed only.
     #[serde(skip)]
@@ -402,6 +428,7 @@ impl Removed {
             forgotten: 0,
             lifted: 0,
             bytes: 0,
+            unreadable: 0,
             dry_run,
             is_list: false,
             is_lift: false,
@@ -457,6 +484,9 @@ impl Summary for Removed {
     }
 
     fn verdict(&self) -> Result<(), CommandError> {
+        if self.unreadable > 0 {
+            return Err(unreadable_error(self.unreadable, &self.store));
+        }
         self.failed.map_or(Ok(()), |exit| Err(CommandError::reported(exit)))
     }
 }
@@ -478,7 +508,8 @@ impl Work<'_> {
         let (mut count, mut bytes, mut lines) = (0, 0, Vec::new());
         for named in &self.args.named {
             let (mut here, mut size) = (0, 0);
-            for version in self.versions(named)? {
+            // Reported by the removal.
+            for version in self.versions(named, &mut |_| {})? {
                 let Some(bytes) = self.place.bytes(&version)? else { continue };
                 (here, size) = (here + 1, size + bytes);
             }
@@ -501,7 +532,12 @@ impl Work<'_> {
     fn all(&self, removed: &mut Removed) -> Result<(), CommandError> {
         for named in &self.args.named {
             let mut is_met = false;
-            for batch in self.versions(named)?.chunks(self.place.batch()) {
+            let unreadable = &mut |error: CommandError| {
+                is_met = true;
+                removed.unreadable += 1;
+                self.reporter.error(&error);
+            };
+            for batch in self.versions(named, unreadable)?.chunks(self.place.batch()) {
                 self.cancel.check()?;
                 is_met |= self.batch(batch, removed)?;
             }
@@ -547,15 +583,19 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn versions(&self, named: &Named) -> Result<Vec<ModuleVersion>, CommandError> {
+    fn versions(
+        &self,
+        named: &Named,
+        unreadable: &mut Unreadable<'_>,
+    ) -> Result<Vec<ModuleVersion>, CommandError> {
         let module = match named {
             Named::Version(version) => return Ok(vec![version.clone()]),
             Named::Module(module) => module,
         };
         if self.args.lift {
-            return self.place.tombstones(module);
+            return self.place.tombstones(module, unreadable);
         }
-        let mut versions = self.place.versions(module, self.args.forget)?;
+        let mut versions = self.place.versions(module, self.args.forget, unreadable)?;
         versions.sort();
         versions.dedup();
         Ok(versions)

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use stoa_bucket::{
-    Bucket, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError, BucketRunner,
-    BucketState, BucketUrl, BucketWork, LeaseTimes, Regenerated, Versions,
+    Bucket, BucketError, BucketLayouts, BucketOptions, BucketOutcome, BucketRequests, BucketRunError,
+    BucketRunner, BucketState, BucketUrl, BucketWork, LeaseTimes, Regenerated, Versions,
 };
 use stoa_layout::{Exit, Layouts, Outcome};
 use tokio::runtime::Runtime;
@@ -17,6 +17,7 @@ use super::stop_with_parent;
 use crate::command::context::cancel_on_signals;
 use crate::command::error::CommandError;
 use crate::command::report::Reporter;
+use crate::command::verify::unreadable_error;
 use crate::config::{BucketSettings, Settings, World};
 use crate::tasks::runtime;
 
@@ -81,6 +82,7 @@ pub(super) fn run(
         let source = (what.source.as_path(), folders);
         return import(source, (&runner, &watcher), (threads, &runtime), args, reporter);
     }
+    let mut damaged = 0;
     let done = runtime.block_on(async {
         if is_listing {
             let (leftovers, store) = (runner.leftovers().await?, url.to_string());
@@ -92,8 +94,9 @@ pub(super) fn run(
                 let BucketRequests { gets, puts, lists } = *needed;
                 reporter.result(&Event::Requests { store, gets, puts, lists, dollars });
             }
-            let is_missing =
-                args.regenerate && requests.is_none() && regenerate(&bucket, at_once, true, reporter).await?;
+            let is_missing = args.regenerate
+                && requests.is_none()
+                && regenerate(&bucket, at_once, true, (reporter, &mut damaged)).await?;
             watcher.planned(root, requests.is_some() || is_missing);
         } else {
             let outcome = match runner.run().await? {
@@ -102,7 +105,7 @@ pub(super) fn run(
                 BucketOutcome::Nothing(layout) if !args.regenerate => Outcome::Nothing(layout),
                 // After a step nothing can be missing.
                 BucketOutcome::Nothing(layout) => {
-                    match regenerate(&bucket, at_once, false, reporter).await? {
+                    match regenerate(&bucket, at_once, false, (reporter, &mut damaged)).await? {
                         true => Outcome::Done(layout),
                         false => Outcome::Nothing(layout),
                     }
@@ -115,7 +118,10 @@ pub(super) fn run(
     // A request that hangs must not keep the program.
     runtime.shutdown_background();
     done.map_err(|error| failure(&error))?;
-    Ok(Exit::DONE)
+    match damaged {
+        0 => Ok(Exit::DONE),
+        damaged => Err(unreadable_error(damaged, &url)),
+    }
 }
 
 /// Imports into a bucket. It is created or upgraded first if necessary.
@@ -161,20 +167,26 @@ fn import(
     Ok(Exit::DONE)
 }
 
-/// Writes derived objects that are missing, at the current layout. Returns whether any was.
+/// Writes derived objects that are missing, at the current layout. Returns whether any was. Reports damaged manifests and
+/// counts them.
 async fn regenerate(
     bucket: &Bucket,
     at_once: usize,
     is_planned: bool,
-    reporter: &Reporter,
+    (reporter, damaged): (&Reporter, &mut u64),
 ) -> Result<bool, BucketRunError> {
     let state = BucketState::read(bucket).await?.map(|held| held.document);
     let Some(state) = state.filter(BucketState::is_current) else { return Ok(false) };
     let versions = Versions::new(bucket.clone(), state.keys());
-    let mut missing = versions.regenerate(at_once, true).await?;
+    let unreadable = |error: BucketError| {
+        *damaged += 1;
+        reporter.error(&CommandError::new(error.exit(), format!("skipped a version: {error}")));
+    };
+    let mut missing = versions.regenerate(at_once, true, unreadable).await?;
     if !is_planned && !missing.is_nothing() {
         bucket.probe().await?;
-        missing = versions.regenerate(at_once, false).await?;
+        // Damaged manifests have been reported.
+        missing = versions.regenerate(at_once, false, |_| {}).await?;
     }
     let Regenerated { notes, list } = missing;
     reporter.result(&Event::Regenerated { store: bucket.url().to_string(), notes, list, is_planned });

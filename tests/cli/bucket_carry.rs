@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use testkit::gcs::{Asked, Failing, Gcs};
@@ -32,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_bucket_is_not_pruned_while_a_server_records_no_uses,
         prune_works_on_the_bucket_of_the_configuration_unless_local_is_given,
         many_versions_are_pruned_with_one_thread_and_past_a_damaged_manifest,
+        removals_are_announced_before_anything_is_printed,
         the_state_and_the_leftovers_of_the_configured_bucket_are_shown,
     ]
 }
@@ -484,6 +486,30 @@ fn many_versions_are_pruned_with_one_thread_and_past_a_damaged_manifest() {
     // In ten batches, each with a write before and a write after it.
     let is_of_list = |asked: &&Asked| asked.method == "PUT" && asked.key.ends_with("/gone");
     assert_eq!(gcs.take_asked().iter().filter(is_of_list).count(), 20);
+}
+
+fn removals_are_announced_before_anything_is_printed() {
+    let commands = [&["prune", "--max-size", "0", "--threads", "1"][..], &["remove", "example.com/m"]];
+    for arguments in commands {
+        let (gcs, _) = bucket(&["example.com/m@v1.0.0", "example.com/m@v1.1.0", "example.com/m@v1.2.0"]);
+        let dir = testkit::tempdir();
+        let path = dir.path().join("output");
+        let output = fs::File::create(&path).unwrap();
+        let sizes = Arc::<Mutex<Vec<u64>>>::default();
+        let (noted, at) = (Arc::clone(&sizes), path.clone());
+        gcs.fail(move |asked| {
+            if asked.method == "PUT" && asked.key.ends_with("/gone") {
+                noted.lock().unwrap().push(fs::metadata(&at).unwrap().len());
+            }
+            None
+        });
+        let url = gcs.bucket("");
+        let mut command = command(&gcs, &[arguments, &["--bucket", &url]].concat());
+        assert!(command.stdout(output).status().unwrap().success(), "{arguments:?}");
+        assert_eq!(*sizes.lock().unwrap(), [0, 0], "{arguments:?}");
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches("removed example.com/m@").count(), 3, "{arguments:?}: {text}");
+    }
 }
 
 fn a_bucket_is_not_pruned_while_a_server_records_no_uses() {

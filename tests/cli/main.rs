@@ -16,6 +16,7 @@ mod backup;
 mod bucket_carry;
 mod bucket_commands;
 mod bucket_crowd;
+mod bucket_damage;
 mod bucket_faults;
 mod bucket_index;
 mod bucket_meanwhile;
@@ -82,6 +83,7 @@ fn main() {
         ("bucket_carry", bucket_carry::cases()),
         ("bucket_commands", bucket_commands::cases()),
         ("bucket_crowd", bucket_crowd::cases()),
+        ("bucket_damage", bucket_damage::cases()),
         ("bucket_faults", bucket_faults::cases()),
         ("bucket_index", bucket_index::cases()),
         ("bucket_meanwhile", bucket_meanwhile::cases()),

@@ -3,7 +3,7 @@
 
 use time::OffsetDateTime;
 
-use crate::{BucketError, Held, Manifest, Presence, Versions, gone};
+use crate::{BucketError, Presence, Versions, gone};
 
 /// The derived objects that were missing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,25 +23,38 @@ impl Regenerated {
 
 impl Versions {
     /// Writes the notes about removed versions that are missing, and the list of the last removals. A dry run only counts
-    /// them. Reads `at_once` manifests at the same time.
-    pub async fn regenerate(&self, at_once: usize, is_dry_run: bool) -> Result<Regenerated, BucketError> {
+    /// them. Reads `at_once` manifests at the same time, and calls `unreadable` for each damaged one.
+    pub async fn regenerate(
+        &self,
+        at_once: usize,
+        is_dry_run: bool,
+        mut unreadable: impl FnMut(BucketError),
+    ) -> Result<Regenerated, BucketError> {
         self.check_state().await?;
         let (mut missing, mut is_any_absent) = (Regenerated::default(), false);
-        let each = async |held: Held<Manifest>| -> Result<(), BucketError> {
-            if held.document.state == Presence::Present {
-                return Ok(());
-            }
-            is_any_absent = true;
-            let key = self.keys().removed(&held.document.version);
-            if self.bucket().head(&key).await?.is_none() {
-                missing.notes += 1;
-                if !is_dry_run {
-                    self.bucket().overwrite(&key, bytes::Bytes::new()).await?;
+        let mut blocks = self.blocks(at_once)?;
+        while let Some(block) = blocks.next().await? {
+            for read in block {
+                let manifest = match read {
+                    Ok(held) => held.document,
+                    Err(error) => {
+                        unreadable(error);
+                        continue;
+                    }
+                };
+                if manifest.state == Presence::Present {
+                    continue;
+                }
+                is_any_absent = true;
+                let key = self.keys().removed(&manifest.version);
+                if self.bucket().head(&key).await?.is_none() {
+                    missing.notes += 1;
+                    if !is_dry_run {
+                        self.bucket().overwrite(&key, bytes::Bytes::new()).await?;
+                    }
                 }
             }
-            Ok(())
-        };
-        self.each(at_once, each).await?;
+        }
         if is_any_absent && self.bucket().head(&self.keys().gone()).await?.is_none() {
             missing.list = true;
             if !is_dry_run {
@@ -63,16 +76,20 @@ mod tests {
     use crate::testing::{new, versions};
     use crate::{Gone, Removals};
 
+    async fn regenerate(versions: &Versions, is_dry_run: bool) -> Regenerated {
+        versions.regenerate(4, is_dry_run, |error| panic!("{error}")).await.unwrap()
+    }
+
     #[tokio::test]
     async fn deleted_notes_and_lists_are_written_again() {
         let versions = versions().await;
         for pair in ["a.b/m@v1.0.0", "a.b/m@v1.1.0"] {
             versions.publish(&new(pair, b"zip"), None).await.unwrap();
         }
-        assert!(versions.regenerate(4, false).await.unwrap().is_nothing());
+        assert!(regenerate(&versions, false).await.is_nothing());
         let removed = new("a.b/m@v1.0.0", b"zip").version;
         versions.remove(&removed, None, true).await.unwrap();
-        assert!(versions.regenerate(4, false).await.unwrap().is_nothing());
+        assert!(regenerate(&versions, false).await.is_nothing());
         let keys = versions.keys();
         for key in [keys.removed(&removed), keys.gone()] {
             versions.bucket().delete(&key).await.unwrap();
@@ -81,9 +98,9 @@ mod tests {
         assert_eq!(versions.list(&module).await.unwrap().present.len(), 2);
         let missing = Regenerated { notes: 1, list: true };
         for is_dry_run in [true, false] {
-            assert_eq!(versions.regenerate(4, is_dry_run).await.unwrap(), missing);
+            assert_eq!(regenerate(&versions, is_dry_run).await, missing);
         }
-        assert!(versions.regenerate(4, false).await.unwrap().is_nothing());
+        assert!(regenerate(&versions, false).await.is_nothing());
         assert_eq!(versions.list(&module).await.unwrap().present.len(), 1);
         let gone = versions.bucket().document::<Gone>(&keys.gone()).await.unwrap().unwrap().document;
         // Of a server that has seen one removal, and of one that has seen none.

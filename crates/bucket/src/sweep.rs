@@ -13,7 +13,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use time::{Duration, OffsetDateTime};
 
 use crate::keys::PROBES;
-use crate::{BucketError, Entry, Held, HeldLease, Manifest, VersionContent, Versions};
+use crate::{BucketError, Entry, Held, HeldLease, Manifest, Trouble, VersionContent, Versions};
 
 /// The age from which an unreferenced object is deleted.
 pub const MIN_AGE: Duration = Duration::hours(24);
@@ -30,7 +30,7 @@ pub struct Sweep<'a> {
 }
 
 /// An event of a sweep.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Swept {
     /// The contents of so many versions were looked at so far.
     LookedAt(u64),
@@ -41,6 +41,8 @@ pub enum Swept {
         /// Its size in bytes.
         bytes: u64,
     },
+    /// The manifest of a version is damaged. All its objects were kept, because the manifest may name them.
+    Unreadable(BucketError),
 }
 
 /// The contents of a version that are old enough.
@@ -151,7 +153,7 @@ impl Versions {
         batch: Vec<Contents>,
         each: &mut impl FnMut(Swept) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut candidates = self.without_used(sweep, batch, None).await?;
+        let mut candidates = self.without_used(sweep, batch, None, each).await?;
         if candidates.is_empty() {
             return Ok(());
         }
@@ -159,32 +161,45 @@ impl Versions {
         for contents in &mut candidates {
             contents.entries.retain(|entry| !quarantined.contains(&entry.key));
         }
-        let unused = self.without_used(sweep, candidates, sweep.lease).await?;
+        let unused = self.without_used(sweep, candidates, sweep.lease, each).await?;
         self.delete_all(sweep, unused.into_iter().flat_map(|contents| contents.entries).collect(), each).await
     }
 
     /// Returns the contents that the manifests of their versions do not name. With a lease, each manifest is written
-    /// again first.
-    async fn without_used(
+    /// again first. Nothing is known of a version whose manifest is damaged, so its contents are left out.
+    async fn without_used<E: From<BucketError>>(
         &self,
         sweep: Sweep<'_>,
         batch: Vec<Contents>,
         lease: Option<&HeldLease>,
-    ) -> Result<Vec<Contents>, BucketError> {
+        each: &mut impl FnMut(Swept) -> Result<(), E>,
+    ) -> Result<Vec<Contents>, E> {
         let batch = batch.into_iter().filter(|contents| !contents.entries.is_empty());
         let looked = stream::iter(batch).map(|Contents { version, mut entries }| async move {
-            let used = match lease {
+            let read = match lease {
                 Some(lease) => {
                     lease.check()?;
-                    self.touch(&version).await?.as_ref().map(keys_in).unwrap_or_default()
+                    self.touch(&version).await
                 }
-                None => self.keys_in_use(&version).await?,
+                None => self.manifest(&version).await,
+            };
+            let used = match read {
+                Ok(held) => held.as_ref().map(keys_in).unwrap_or_default(),
+                Err(error) if error.trouble == Trouble::Damaged => return Ok(Err(error)),
+                Err(error) => return Err(error),
             };
             entries.retain(|entry| !used.contains(&entry.key));
-            Ok::<_, BucketError>(Contents { version, entries })
+            Ok::<_, BucketError>(Ok(Contents { version, entries }))
         });
-        let looked = looked.buffered(sweep.at_once.max(1));
-        looked.try_filter(|contents| std::future::ready(!contents.entries.is_empty())).try_collect().await
+        let (mut looked, mut unused) = (std::pin::pin!(looked.buffered(sweep.at_once.max(1))), Vec::new());
+        while let Some(looked) = looked.try_next().await? {
+            match looked {
+                Ok(contents) if contents.entries.is_empty() => {}
+                Ok(contents) => unused.push(contents),
+                Err(error) => each(Swept::Unreadable(error))?,
+            }
+        }
+        Ok(unused)
     }
 
     async fn delete_all<E: From<BucketError>>(
@@ -215,10 +230,6 @@ impl Versions {
     async fn keys_in_quarantine(&self) -> Result<HashSet<String>, BucketError> {
         let entries = self.quarantined().await?;
         Ok(entries.iter().flat_map(|entry| keys_of(&entry.content)).map(str::to_owned).collect())
-    }
-
-    async fn keys_in_use(&self, version: &ModuleVersion) -> Result<HashSet<String>, BucketError> {
-        Ok(self.manifest(version).await?.as_ref().map(keys_in).unwrap_or_default())
     }
 
     fn version_of_content(&self, key: &str) -> Option<ModuleVersion> {
@@ -273,6 +284,7 @@ mod tests {
                 match swept {
                     Swept::LookedAt(objects) => looked_at = objects,
                     Swept::Deleted { bytes, .. } => deleted.push(bytes),
+                    Swept::Unreadable(error) => return Err(error),
                 }
                 Ok(())
             };

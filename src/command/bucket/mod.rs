@@ -129,6 +129,11 @@ impl OpenBucket {
     }
 }
 
+/// Returns the error about a version whose manifest is damaged, for a command that goes on with the others.
+fn skipped(error: &BucketError) -> CommandError {
+    CommandError::new(error.exit(), format!("skipped a version: {error}"))
+}
+
 /// Returns a name for this process in a bucket.
 fn owner() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

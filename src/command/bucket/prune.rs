@@ -9,8 +9,8 @@ use stoa_store::Day;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::OpenBucket;
 use super::remove::BATCH;
+use super::{OpenBucket, skipped};
 use crate::command::error::CommandError;
 use crate::command::prune::place::{Contents, Found, Remover, Unremovable};
 
@@ -56,9 +56,7 @@ impl Contents for BucketContents<'_> {
         found: &mut Found<'_>,
     ) -> Result<u64, CommandError> {
         // `found` may remove a version itself, and wait for the bucket.
-        let skip = |error: BucketError| {
-            unreadable(CommandError::new(error.exit(), format!("skipped a version: {error}")));
-        };
+        let skip = |error: BucketError| unreadable(skipped(&error));
         self.bucket.each_manifest(self.at_once, &skip, &mut |manifest| {
             cancel.check()?;
             let Some(content) = manifest.present_content() else { return Ok(ControlFlow::Continue(())) };

@@ -5,14 +5,15 @@
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use stoa_bucket::{BucketError, Manifest, Presence, Tombstone, VersionContent};
-use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
+use futures_util::{StreamExt, stream};
+use stoa_bucket::{BucketError, Manifest, Presence, Tombstone, Trouble, VersionContent};
+use stoa_gomod::{H1, ModulePath, ModuleVersion};
 use stoa_layout::Exit;
 
-use super::{AT_ONCE, OpenBucket};
+use super::{AT_ONCE, OpenBucket, skipped};
 use crate::command::error::CommandError;
 use crate::command::named::pairs;
-use crate::command::remove::{EachTombstone, Place};
+use crate::command::remove::{EachTombstone, Place, Unreadable};
 use crate::command::report::Reporter;
 
 impl OpenBucket {
@@ -20,17 +21,29 @@ impl OpenBucket {
         Ok(self.wait(self.versions.manifest(version))?.map(|held| held.document))
     }
 
-    /// Returns the versions of a module whose manifest passes a filter.
+    /// Returns the versions of a module whose manifest passes a filter. Those with a damaged manifest are left out, so
+    /// that nothing is announced of a version that cannot be removed.
     fn filtered(
         &self,
         module: &ModulePath,
+        unreadable: &mut Unreadable<'_>,
         filter: impl Fn(&Manifest) -> bool,
     ) -> Result<Vec<ModuleVersion>, CommandError> {
         let all = self.wait(self.versions.all_of(module))?;
+        let (versions, filter) = (&self.versions, &filter);
+        let read = stream::iter(pairs(module, &all)).map(async |version| {
+            let held = versions.manifest(&version).await;
+            let passes = held.map(|held| held.is_some_and(|held| filter(&held.document)));
+            (version, passes)
+        });
+        let read: Vec<_> = self.wait(read.buffered(AT_ONCE).collect());
         let mut found = Vec::new();
-        for version in pairs(module, &all) {
-            if self.manifest(&version)?.is_some_and(|manifest| filter(&manifest)) {
-                found.push(version);
+        for (version, passes) in read {
+            match passes {
+                Ok(true) => found.push(version),
+                Ok(false) => {}
+                Err(error) if error.trouble == Trouble::Damaged => unreadable(skipped(&error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(found)
@@ -60,19 +73,23 @@ impl Place for OpenBucket {
         self.to_string()
     }
 
-    fn versions(&self, module: &ModulePath, with_records: bool) -> Result<Vec<ModuleVersion>, CommandError> {
-        if with_records {
-            let has_any =
-                |manifest: &Manifest| manifest.state == Presence::Present || manifest.record.has_hashes();
-            return self.filtered(module, has_any);
-        }
-        let mut versions: Vec<Version> = self.wait(self.versions.list(module))?.present;
-        versions.sort();
-        Ok(pairs(module, &versions))
+    fn versions(
+        &self,
+        module: &ModulePath,
+        with_records: bool,
+        unreadable: &mut Unreadable<'_>,
+    ) -> Result<Vec<ModuleVersion>, CommandError> {
+        self.filtered(module, unreadable, |manifest| {
+            manifest.state == Presence::Present || with_records && manifest.record.has_hashes()
+        })
     }
 
-    fn tombstones(&self, module: &ModulePath) -> Result<Vec<ModuleVersion>, CommandError> {
-        self.filtered(module, |manifest| manifest.record.tombstone.is_some())
+    fn tombstones(
+        &self,
+        module: &ModulePath,
+        unreadable: &mut Unreadable<'_>,
+    ) -> Result<Vec<ModuleVersion>, CommandError> {
+        self.filtered(module, unreadable, |manifest| manifest.record.tombstone.is_some())
     }
 
     fn bytes(&self, version: &ModuleVersion) -> Result<Option<u64>, CommandError> {

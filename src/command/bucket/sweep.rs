@@ -9,11 +9,12 @@ use serde::Serialize;
 use stoa_bucket::{BucketMarker, HeldLease, LAYOUT, LeaseTaker, LeaseTimes, MIN_AGE, Sweep, Swept, Trouble};
 use stoa_layout::Cancel;
 
-use super::{OpenBucket, owner};
+use super::{OpenBucket, owner, skipped};
 use crate::command::context::{Context, cancel_on_signals};
-use crate::command::count::counted;
+use crate::command::count::{counted, is_zero};
 use crate::command::error::CommandError;
 use crate::command::report::Reporter;
+use crate::command::verify::unreadable_error;
 use crate::lock::lock;
 
 /// The program, for the state of the bucket.
@@ -26,6 +27,9 @@ pub(crate) struct SweptBucket {
     store: String,
     objects: u64,
     bytes: u64,
+    /// The versions whose manifests are damaged. They have been reported.
+    #[serde(skip_serializing_if = "is_zero")]
+    unreadable: u64,
     dry_run: bool,
 }
 
@@ -54,6 +58,15 @@ impl Display for SweptBucket {
     }
 }
 
+impl SweptBucket {
+    pub(in crate::command) fn verdict(&self) -> Result<(), CommandError> {
+        match self.unreadable {
+            0 => Ok(()),
+            unreadable => Err(unreadable_error(unreadable, &self.store)),
+        }
+    }
+}
+
 impl OpenBucket {
     /// Removes unreferenced objects, under the lease of the bucket, with `at_once` requests at the same time. A dry run
     /// writes nothing, and takes no lease.
@@ -65,7 +78,7 @@ impl OpenBucket {
     ) -> Result<SweptBucket, CommandError> {
         let reporter = &context.reporter;
         let cancel = cancel_on_signals(reporter, false)?;
-        let done = SweptBucket { store: self.to_string(), objects: 0, bytes: 0, dry_run };
+        let done = SweptBucket { store: self.to_string(), objects: 0, bytes: 0, unreadable: 0, dry_run };
         let done = Mutex::new(done);
         reporter.progress().begin("look for unreferenced objects", None);
         let swept = if dry_run {
@@ -126,6 +139,12 @@ impl OpenBucket {
         let each = |swept: Swept| -> Result<(), CommandError> {
             let mut done = lock(done);
             let removed = match &swept {
+                Swept::Unreadable(error) => {
+                    done.unreadable += 1;
+                    drop(done);
+                    reporter.error(&skipped(error));
+                    return Ok(());
+                }
                 Swept::LookedAt(versions) => {
                     looked_at = *versions;
                     None

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use futures_util::TryStreamExt;
 use stoa_bucket::{BucketError, ExaminedThere, Held, Trouble};
-use stoa_gomod::{ModuleVersion, Version};
+use stoa_gomod::ModuleVersion;
 use stoa_layout::{Cancel, parallel};
 
 use super::OpenBucket;
@@ -58,7 +58,9 @@ impl OpenBucket {
         match named {
             Named::Version(version) => Ok(vec![version.clone()]),
             Named::Module(module) => {
-                let versions: Vec<Version> = self.wait(self.versions.list(module))?.present;
+                // Those that do not exist too, of which the verification finds none.
+                let mut versions = self.wait(self.versions.all_of(module))?;
+                versions.sort();
                 Ok(pairs(module, &versions))
             }
         }

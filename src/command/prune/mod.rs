@@ -245,7 +245,7 @@ impl Summary for PruneDone {
     fn verdict(&self) -> Result<(), CommandError> {
         match self {
             Self::Pruned(pruned) => pruned.verdict(),
-            Self::Swept(_) => Ok(()),
+            Self::Swept(swept) => swept.verdict(),
         }
     }
 }

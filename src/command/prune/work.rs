@@ -61,6 +61,12 @@ impl Display for RemovedEvent<'_> {
     }
 }
 
+/// The outcome for one version.
+enum Outcome<'a> {
+    Removed(RemovedEvent<'a>),
+    Failed(CommandError),
+}
+
 pub(super) struct Work<'a> {
     pub(super) remover: &'a dyn Remover,
     pub(super) args: &'a Prune,
@@ -196,19 +202,32 @@ impl Work<'_> {
     }
 
     fn remove_batch(&self, batch: &[Chosen], began: Day) -> Result<(), CommandError> {
-        let remove = || batch.iter().try_for_each(|chosen| self.remove_one(chosen, began));
-        if self.args.dry_run {
-            return remove();
-        }
         self.cancel.check()?;
         let versions: Vec<_> = batch.iter().map(|chosen| chosen.version.clone()).collect();
-        self.remover.begin(&versions)?;
-        let removed = remove();
-        let ended = self.remover.end(&versions);
+        let dry_run = self.args.dry_run;
+        if !dry_run {
+            self.remover.begin(&versions)?;
+        }
+        let mut outcomes = Vec::new();
+        let removed = batch.iter().try_for_each(|chosen| {
+            outcomes.extend(self.remove_one(chosen, began)?);
+            Ok(())
+        });
+        let ended = if dry_run { Ok(()) } else { self.remover.end(&versions) };
+        // Printed last, because servers wait for the end and the output may block.
+        for outcome in &outcomes {
+            match outcome {
+                Outcome::Removed(event) => self.reporter.result(event),
+                Outcome::Failed(error) => {
+                    self.reporter.error(error);
+                }
+            }
+        }
         removed.and(ended)
     }
 
-    fn remove_one(&self, chosen: &Chosen, began: Day) -> Result<(), CommandError> {
+    /// Removes a version. Returns `None` if there is nothing to report.
+    fn remove_one<'c>(&self, chosen: &'c Chosen, began: Day) -> Result<Option<Outcome<'c>>, CommandError> {
         self.cancel.check()?;
         let Chosen { version, bytes, last_use, unused_since } = chosen;
         let dry_run = self.args.dry_run;
@@ -219,8 +238,7 @@ impl Work<'_> {
                 removed.versions += 1;
                 removed.bytes += bytes;
                 self.reporter.progress().advance(removed.versions, removed.bytes);
-                drop(removed);
-                self.reporter.result(&RemovedEvent {
+                Ok(Some(Outcome::Removed(RemovedEvent {
                     version: version.into(),
                     bytes,
                     last_use: last_use.map(date),
@@ -231,17 +249,15 @@ impl Work<'_> {
                         "the recording of uses began"
                     },
                     dry_run,
-                });
+                })))
             }
-            Ok(None) => {}
+            Ok(None) => Ok(None),
             Err(Unremovable::One(error)) => {
                 removed.failed += 1;
-                drop(removed);
-                self.reporter.error(&error);
+                Ok(Some(Outcome::Failed(error)))
             }
-            Err(Unremovable::All(error)) => return Err(error),
+            Err(Unremovable::All(error)) => Err(error),
         }
-        Ok(())
     }
 
     /// Removes a version. Returns `None` if it is gone, or if another process works on it and so uses it.

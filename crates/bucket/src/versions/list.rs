@@ -13,6 +13,9 @@ const NOTED_AT_ONCE: usize = 32;
 /// Number of manifests of a block for each request that may be under way at the same time.
 const PER_REQUEST: usize = 4;
 
+/// Maximum number of manifests of a block, which are in memory together.
+const MAX_BLOCK: usize = 512;
+
 /// The versions of a module in a bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListedThere {
@@ -95,7 +98,7 @@ impl ManifestBlocks {
     /// Returns the next manifests, or `None` at the end. A manifest in the block is an error if its content is damaged.
     pub async fn next(&mut self) -> Result<Option<Vec<Result<Held<Manifest>, BucketError>>>, BucketError> {
         let (bucket, mut keys) = (&self.versions.bucket, Vec::new());
-        while keys.len() < self.at_once * PER_REQUEST {
+        while keys.len() < self.at_once.saturating_mul(PER_REQUEST).min(MAX_BLOCK) {
             let Some(entry) = self.listed.try_next().await? else { break };
             if self.versions.keys.version_of_manifest(&entry.key).is_some() {
                 keys.push(entry.key);

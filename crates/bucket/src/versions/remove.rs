@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use stoa_gomod::{ModuleVersion, h1};
+use stoa_gomod::{H1, ModuleVersion, h1};
 
-use super::Versions;
+use super::{ATTEMPTS, Versions};
 use crate::manifest::inline_bytes;
 use crate::{
     AthensFile, BucketError, Manifest, Origin, Presence, SmallContent, Tombstone, VersionContent, gone,
@@ -12,6 +12,57 @@ use crate::{
 
 /// Number of notes that are written at the same time.
 const NOTES_AT_ONCE: usize = 16;
+
+/// The removal of a version, attempt by attempt.
+struct Removal {
+    tombstone: Option<Tombstone>,
+    keep_hashes: bool,
+    /// The content before the first attempt, and the hash of its go.mod.
+    before: Option<VersionContent>,
+    gomod_h1: Option<H1>,
+    /// The content that the manifest named at the last attempt at which it named one.
+    had: Option<VersionContent>,
+    /// Whether that was the last attempt. If not, another process has removed the content or moved it to quarantine, or
+    /// an earlier attempt has removed it and its answer was lost. Then the other process may take this one for the one
+    /// that deletes the objects.
+    is_last: bool,
+}
+
+impl Removal {
+    /// Returns the manifest that replaces the present one. `None` if it is removed already.
+    fn next(
+        &mut self,
+        version: &ModuleVersion,
+        now: Option<&Manifest>,
+    ) -> Result<Option<Manifest>, BucketError> {
+        let content = now.and_then(Manifest::present_content);
+        self.is_last = content.is_some();
+        if let Some(content) = content {
+            self.had = Some(content.clone());
+        }
+        let mut record = now.map(|now| now.record.clone()).unwrap_or_default();
+        if let Some(now) = now.filter(|now| self.keep_hashes && now.state == Presence::Present) {
+            record.h1 = record.h1.or_else(|| now.seal().cloned());
+            if record.gomod_h1.is_none() && now.present_content() == self.before.as_ref() {
+                record.gomod_h1.clone_from(&self.gomod_h1);
+            }
+        }
+        if self.tombstone.is_some() {
+            record.tombstone.clone_from(&self.tombstone);
+        }
+        let is_done = now.is_none_or(|now| now.state == Presence::Absent)
+            && record == now.map(|now| now.record.clone()).unwrap_or_default();
+        if is_done {
+            return Ok(None);
+        }
+        let origin = now.map_or(Origin::Filled, |now| now.origin);
+        let mut next = Manifest::absent(version.clone(), origin, record)?;
+        if let Some(now) = now {
+            next.published_at.clone_from(&now.published_at);
+        }
+        Ok(Some(next))
+    }
+}
 
 impl Versions {
     /// Announces that versions go, by one write for all of them. Servers look at their manifests again.
@@ -61,39 +112,57 @@ impl Versions {
         tombstone: Option<Tombstone>,
         keep_hashes: bool,
     ) -> Result<Option<VersionContent>, BucketError> {
+        let mut removal = self.removal(version, tombstone, keep_hashes).await?;
+        self.change(version, |now| removal.next(version, now)).await?;
+        self.content_of(version, removal).await
+    }
+
+    async fn removal(
+        &self,
+        version: &ModuleVersion,
+        tombstone: Option<Tombstone>,
+        keep_hashes: bool,
+    ) -> Result<Removal, BucketError> {
         let before = self.manifest(version).await?;
-        let before = before.as_ref().and_then(|held| held.document.present_content());
-        let gomod_h1 = match before.filter(|_| keep_hashes) {
+        let before = before.as_ref().and_then(|held| held.document.present_content()).cloned();
+        let gomod_h1 = match before.as_ref().filter(|_| keep_hashes) {
             Some(content) => self.small(&content.modfile).await?.map(|body| h1::hash_mod(&body)),
             None => None,
         };
-        let mut had = None;
-        self.change(version, |now| {
-            had = now.and_then(|now| now.present_content()).cloned();
-            let mut record = now.map(|now| now.record.clone()).unwrap_or_default();
-            if let Some(now) = now.filter(|now| keep_hashes && now.state == Presence::Present) {
-                record.h1 = record.h1.or_else(|| now.seal().cloned());
-                if record.gomod_h1.is_none() && now.present_content() == before {
-                    record.gomod_h1.clone_from(&gomod_h1);
-                }
+        Ok(Removal { tombstone, keep_hashes, before, gomod_h1, had: None, is_last: false })
+    }
+
+    /// Returns the content that a removal has left without a name.
+    async fn content_of(
+        &self,
+        version: &ModuleVersion,
+        removal: Removal,
+    ) -> Result<Option<VersionContent>, BucketError> {
+        let Some(had) = removal.had else { return Ok(None) };
+        let is_ours = removal.is_last || !self.is_named(version, &had).await?;
+        Ok(is_ours.then_some(had))
+    }
+
+    /// Returns whether the manifest of a version or a quarantine entry names a content.
+    ///
+    /// A content that moves between the two has both names for a while. So it has no name only if the manifest was the
+    /// same before and after the entries were read.
+    async fn is_named(&self, version: &ModuleVersion, content: &VersionContent) -> Result<bool, BucketError> {
+        let is_it = |other: &VersionContent| other.zip.key == content.zip.key;
+        let mut before = self.manifest(version).await?;
+        for _ in 0..ATTEMPTS {
+            let used = before.as_ref().and_then(|held| held.document.present_content());
+            if used.is_some_and(is_it) || self.quarantined().await?.iter().any(|entry| is_it(&entry.content))
+            {
+                return Ok(true);
             }
-            if tombstone.is_some() {
-                record.tombstone.clone_from(&tombstone);
+            let after = self.manifest(version).await?;
+            if after.as_ref().map(|held| &held.tag) == before.as_ref().map(|held| &held.tag) {
+                return Ok(false);
             }
-            let is_done = now.is_none_or(|now| now.state == Presence::Absent)
-                && record == now.map(|now| now.record.clone()).unwrap_or_default();
-            if is_done {
-                return Ok(None);
-            }
-            let origin = now.map_or(Origin::Filled, |now| now.origin);
-            let mut next = Manifest::absent(version.clone(), origin, record)?;
-            if let Some(now) = now {
-                next.published_at.clone_from(&now.published_at);
-            }
-            Ok(Some(next))
-        })
-        .await?;
-        Ok(had)
+            before = after;
+        }
+        Err(self.contended(&self.keys.manifest(version)))
     }
 
     /// Deletes the objects of a content that no manifest and no quarantine entry names any more. Of a version that Athens
@@ -149,5 +218,84 @@ impl Versions {
     pub(super) async fn has_other_tag(&self, key: &str, etag: Option<&str>) -> Result<bool, BucketError> {
         let found = self.bucket.head(key).await?;
         Ok(found.is_some_and(|found| etag.is_some() && found.tag.e_tag() != etag))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use stoa_layout::clock;
+
+    use super::*;
+    use crate::Document;
+    use crate::testing::{save_as_athens, versions};
+
+    fn tombstone() -> Option<Tombstone> {
+        Some(Tombstone { at: clock::now(), reason: None })
+    }
+
+    /// Removes a version. Between the first attempt, which is written or not, and its answer, which is lost, something
+    /// else happens. The bucket is in memory and answers at once.
+    async fn removed_while(
+        versions: &Versions,
+        version: &ModuleVersion,
+        is_written: bool,
+        happens: impl AsyncFn(),
+    ) -> Option<VersionContent> {
+        let mut removal = versions.removal(version, tombstone(), true).await.unwrap();
+        let mut is_first = true;
+        let attempt = |now: Option<&Manifest>| {
+            let next = removal.next(version, now)?;
+            if let Some(next) = next.as_ref().filter(|_| std::mem::take(&mut is_first)) {
+                let bytes = Bytes::from(next.to_bytes().unwrap());
+                let meanwhile = async {
+                    if is_written {
+                        versions.bucket().overwrite(&versions.keys().manifest(version), bytes).await.unwrap();
+                    }
+                    happens().await;
+                };
+                meanwhile.now_or_never().unwrap();
+            }
+            Ok(next)
+        };
+        versions.change(version, attempt).await.unwrap();
+        versions.content_of(version, removal).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn of_two_removals_at_the_same_time_at_least_one_deletes_the_objects() {
+        for is_written in [true, false] {
+            let versions = versions().await;
+            let version = save_as_athens(&versions, "example.com/m@v1.0.0", 1).await;
+            let held = versions.adopt_missing(&version).await.unwrap().unwrap();
+            let other = async || {
+                let had = versions.remove(&version, tombstone(), true).await.unwrap();
+                assert_eq!(had.is_none(), is_written);
+            };
+            let had = removed_while(&versions, &version, is_written, other).await;
+            assert_eq!(had.as_ref(), held.document.present_content());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_removal_keeps_content_that_moves_to_quarantine_or_back_meanwhile() {
+        let versions = versions().await;
+        let version = save_as_athens(&versions, "example.com/m@v1.0.0", 1).await;
+        versions.adopt_missing(&version).await.unwrap().unwrap();
+        let quarantine = async || drop(versions.quarantine(&version, None, "test").await.unwrap().unwrap());
+        assert_eq!(removed_while(&versions, &version, false, quarantine).await, None);
+        let entry = versions.quarantined().await.unwrap().remove(0);
+        assert!(versions.bucket().head(&entry.content.zip.key).await.unwrap().is_some());
+        // A restored version is removed by the next attempt.
+        versions.record(&version, |record| record.tombstone = None).await.unwrap();
+        let manifest = versions.manifest(&version).await.unwrap().unwrap().document;
+        let h1 = manifest.record.h1.unwrap_or_else(|| h1::hash_mod(b"zip"));
+        assert!(versions.restore(&entry, &h1).await.unwrap());
+        let moves = async || {
+            let entry = versions.quarantine(&version, None, "test").await.unwrap().unwrap();
+            assert!(versions.restore(&entry, &h1).await.unwrap());
+        };
+        let had = removed_while(&versions, &version, false, moves).await.unwrap();
+        assert_eq!(had.zip.key, entry.content.zip.key);
     }
 }

@@ -7,7 +7,8 @@ use super::{NewVersion, PublishedThere, Versions};
 use crate::keys::STATE;
 use crate::testing::{new, versions};
 use crate::{
-    AthensFile, BucketMarker, BucketState, Document, Gone, LAYOUT, Manifest, Removals, Tombstone, Trouble,
+    AthensFile, BucketMarker, BucketState, Document, Gone, LAYOUT, Manifest, Origin, Record, Removals,
+    Tombstone, Trouble,
 };
 
 async fn bytes_of(versions: &Versions, manifest: &Manifest) -> Vec<u8> {
@@ -207,6 +208,22 @@ async fn all_manifests_are_read_in_order_and_a_damaged_one_is_an_error_of_its_ow
     }
     let error = versions.each(2, async |_| Ok::<_, crate::BucketError>(())).await.unwrap_err();
     assert!(error.to_string().contains("v1.0.17.json"), "{error}");
+}
+
+#[tokio::test]
+async fn a_block_of_manifests_is_limited_whatever_the_number_of_requests() {
+    let versions = versions().await;
+    for n in 0..600 {
+        let version = ModuleVersion::parse(&format!("example.com/m@v1.0.{n}")).unwrap();
+        let manifest = Manifest::absent(version.clone(), Origin::Filled, Record::default()).unwrap();
+        let bytes = Bytes::from(manifest.to_bytes().unwrap());
+        versions.bucket().overwrite(&versions.keys().manifest(&version), bytes).await.unwrap();
+    }
+    let (mut blocks, mut sizes) = (versions.blocks(1000).unwrap(), Vec::new());
+    while let Some(block) = blocks.next().await.unwrap() {
+        sizes.push(block.len());
+    }
+    assert_eq!(sizes, [512, 88]);
 }
 
 #[tokio::test]
