@@ -132,6 +132,14 @@ impl Tier {
     /// Returns the hash of a zip: its seal, or the hash that was found when this server read it. `None` if the version is
     /// corrupt or gone.
     pub(crate) async fn seal_of(self: &Arc<Self>, manifest: &Manifest) -> Result<Option<H1>, Unavailable> {
+        self.seal_within(manifest, MAX_VERIFICATION_WAIT).await
+    }
+
+    async fn seal_within(
+        self: &Arc<Self>,
+        manifest: &Manifest,
+        limit: Duration,
+    ) -> Result<Option<H1>, Unavailable> {
         let (version, Some(content)) = (&manifest.version, manifest.present_content()) else {
             return Ok(None);
         };
@@ -158,7 +166,7 @@ impl Tier {
         if !task.is_joined() {
             self.reading.late.remove(&zip);
         }
-        match tokio::time::timeout(MAX_VERIFICATION_WAIT, task.clone().wait()).await {
+        match tokio::time::timeout(limit, task.clone().wait()).await {
             Ok(verified) => {
                 verified.unwrap_or_else(|| Err(Unavailable::Broken(format!("the verification of {version}"))))
             }
@@ -259,28 +267,50 @@ mod tests {
     use super::super::testing::tier;
     use super::*;
 
+    async fn save(tier: &Tier, version: &ModuleVersion, modfile: &'static str) -> Manifest {
+        let zip = create(version, [("go.mod", &b"module example.com/m\n"[..])]).unwrap();
+        let bodies = [br#"{"Version":"v1.0.0"}"#.to_vec(), modfile.into(), zip];
+        for (file, body) in AthensFile::ALL.into_iter().zip(bodies) {
+            tier.versions.bucket().overwrite(&file.key(version), Bytes::from(body)).await.unwrap();
+        }
+        tier.versions.adopt_missing(version).await.unwrap().unwrap().document
+    }
+
+    #[tokio::test]
+    async fn a_late_verification_is_for_a_later_request() {
+        let tier = tier(true).await;
+        let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+        let manifest = save(&tier, &version, "module example.com/m\n").await;
+        let others =
+            tier.reading.verifying.acquire_many(u32::try_from(MAX_VERIFYING).unwrap()).await.unwrap();
+        for _ in 0..3 {
+            let late = tier.seal_within(&manifest, Duration::from_millis(1)).await;
+            assert!(matches!(late, Err(Unavailable::Limited { status: 503, .. })), "{late:?}");
+        }
+        drop(others);
+        let verified = async {
+            while tier.reading.verified.get(&version).is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), verified).await.unwrap();
+        assert!(tier.seal_within(&manifest, Duration::ZERO).await.unwrap().is_some());
+    }
+
     #[tokio::test]
     async fn a_corrupt_zip_stays_corrupt_until_it_is_replaced() {
         let tier = tier(true).await;
         let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
-        let save = async |modfile: &'static [u8]| {
-            let zip = create(&version, [("go.mod", &b"module example.com/m\n"[..])]).unwrap();
-            let bodies = [br#"{"Version":"v1.0.0"}"#.to_vec(), modfile.to_vec(), zip];
-            for (file, body) in AthensFile::ALL.into_iter().zip(bodies) {
-                tier.versions.bucket().overwrite(&file.key(&version), Bytes::from(body)).await.unwrap();
-            }
-            tier.versions.adopt_missing(&version).await.unwrap().unwrap()
-        };
-        let held = save(b"module example.com/other\n").await;
+        let manifest = save(&tier, &version, "module example.com/other\n").await;
         assert!(matches!(tier.look(&version).await.unwrap(), InBucket::Present(_)));
-        assert_eq!(tier.seal_of(&held.document).await.unwrap(), None);
+        assert_eq!(tier.seal_of(&manifest).await.unwrap(), None);
         // As after a minute.
         tier.unreadable.clear();
         assert!(matches!(tier.look(&version).await.unwrap(), InBucket::Known(_)));
         // Nothing is read again.
-        let zip = &held.document.present_content().unwrap().zip;
+        let zip = &manifest.present_content().unwrap().zip;
         tier.versions.bucket().delete(&zip.key).await.unwrap();
-        assert_eq!(tier.seal_of(&held.document).await.unwrap(), None);
+        assert_eq!(tier.seal_of(&manifest).await.unwrap(), None);
         assert!(!tier.is_unreadable(&version));
         let mut replaced = zip.clone();
         replaced.etag = Some("other".to_owned());
