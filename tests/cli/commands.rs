@@ -299,8 +299,8 @@ fn an_empty_pattern_is_refused() {
 fn the_usage_of_remove_shows_how_to_list() {
     let output = run(Path::new("/nowhere"), &["remove", "--list", "example.com/m"]);
     assert_eq!(output.status.code(), Some(64), "{}", transcript(&output));
-    let usage =
-        "Usage: stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       stoa remove --list [--format <FORMAT>]\n";
+    let usage = "Usage: stoa remove [OPTIONS] <MODULE[@VERSION]>...\n       \
+                 stoa remove --list [--bucket <URL>|--local] [--format <FORMAT>]\n";
     assert!(transcript(&output).contains(usage), "{}", transcript(&output));
 }
 
