@@ -156,7 +156,7 @@ impl Answers {
             {
                 Err(error)
             }
-            Err(error) => Err(error),
+            Err(of_bucket) => Err(of_bucket),
         }
     }
 

@@ -102,6 +102,15 @@ impl Tier {
         manifest: &Manifest,
         file: SmallFile,
     ) -> Result<Option<Bytes>, Unavailable> {
+        self.small_within(manifest, file, MAX_SMALL_WAIT).await
+    }
+
+    async fn small_within(
+        &self,
+        manifest: &Manifest,
+        file: SmallFile,
+        limit: Duration,
+    ) -> Result<Option<Bytes>, Unavailable> {
         let Some(content) = manifest.present_content() else { return Ok(None) };
         let small = match file {
             SmallFile::Info => &content.info,
@@ -113,7 +122,7 @@ impl Tier {
             SmallContent::Text(_) | SmallContent::Base64(_) => 0,
         };
         let reserved = if size > SMALL_BODY as u64 {
-            let reserved = tokio::time::timeout(MAX_SMALL_WAIT, self.reading.smalls.reserve(size)).await;
+            let reserved = tokio::time::timeout(limit, self.reading.smalls.reserve(size)).await;
             Some(reserved.map_err(|_| Unavailable::Busy(manifest.version.to_string()))?)
         } else {
             None
@@ -267,13 +276,33 @@ mod tests {
     use super::super::testing::tier;
     use super::*;
 
-    async fn save(tier: &Tier, version: &ModuleVersion, modfile: &'static str) -> Manifest {
+    async fn save(tier: &Tier, version: &ModuleVersion, modfile: &str) -> Manifest {
         let zip = create(version, [("go.mod", &b"module example.com/m\n"[..])]).unwrap();
         let bodies = [br#"{"Version":"v1.0.0"}"#.to_vec(), modfile.into(), zip];
         for (file, body) in AthensFile::ALL.into_iter().zip(bodies) {
             tier.versions.bucket().overwrite(&file.key(version), Bytes::from(body)).await.unwrap();
         }
         tier.versions.adopt_missing(version).await.unwrap().unwrap().document
+    }
+
+    #[tokio::test]
+    async fn large_mods_share_a_number_of_bytes() {
+        let tier = tier(true).await;
+        let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+        let large = format!("module example.com/m\n{}", "// x\n".repeat(100_000));
+        let manifest = save(&tier, &version, &large).await;
+        let read = async |file| tier.small_within(&manifest, file, Duration::from_millis(1)).await;
+        let others = tier.reading.smalls.reserve(u64::from(SMALL_BYTES)).await;
+        assert!(matches!(read(SmallFile::Mod).await, Err(Unavailable::Busy(_))));
+        // The info is small.
+        assert!(read(SmallFile::Info).await.unwrap().is_some());
+        drop(others);
+        let body = read(SmallFile::Mod).await.unwrap().unwrap();
+        assert_eq!(body, large.as_bytes());
+        // The answer holds its part until it is sent.
+        assert!(tier.reading.smalls.try_reserve(u64::from(SMALL_BYTES)).is_none());
+        drop(body);
+        assert!(tier.reading.smalls.try_reserve(u64::from(SMALL_BYTES)).is_some());
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Parts that the unit tests share.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,10 @@ use bytes::Bytes;
 use stoa_bucket::{Bucket, BucketMarker, BucketState, LAYOUT, NewVersion, Origin, Record, STATE, Versions};
 use stoa_gomod::zip::create;
 use stoa_gomod::{ModuleVersion, h1};
+use stoa_layout::events::Silent;
+use stoa_layout::gate::Mode;
+use stoa_layout::{Cancel, Gate, Layouts, Migrator, Options, Runner};
+use stoa_store::{FOLDERS, Store};
 
 use super::{Tier, TierOptions};
 
@@ -27,15 +32,43 @@ pub(super) async fn tier(is_read_only: bool) -> Arc<Tier> {
     Arc::new(Tier::new(versions, &state, "test".to_owned(), options))
 }
 
-/// Publishes a version in the bucket.
-pub(super) async fn publish(tier: &Tier, version: &ModuleVersion) {
+/// Returns a new store in a folder.
+pub(super) fn store(root: &Path) -> Arc<Store> {
+    let layouts = Layouts::new("test 1", stoa_store::LAYOUT, FOLDERS.to_vec());
+    let options = Options::default();
+    let runner =
+        Runner { root, layouts: &layouts, options: &options, events: &Silent, cancel: &Cancel::new() };
+    runner.run().unwrap();
+    let gate = Gate { root, current: &stoa_store::LAYOUT, migrator: &Migrator::Forbidden { name: "none" } };
+    let held = gate.hold(gate.pass().unwrap(), Mode::ReadWrite).unwrap();
+    Arc::new(Store::open(held, Mode::ReadWrite).unwrap())
+}
+
+/// Publishes a version in a store.
+pub(super) fn put(store: &Store, version: &ModuleVersion) {
+    let (info, modfile, zip) = files(version);
+    let mut draft = store.draft(version).unwrap();
+    (&**draft.zip()).write_all(&zip).unwrap();
+    draft.set_mod(modfile.as_bytes());
+    let draft = draft.seal(info.as_bytes()).unwrap();
+    store.publish(draft, &store.claim(version).unwrap()).unwrap();
+}
+
+fn files(version: &ModuleVersion) -> (String, String, Vec<u8>) {
+    let info = format!("{{\"Version\":\"{}\"}}", version.version());
     let modfile = format!("module {}\n", version.path());
     let zip = create(version, [("go.mod", modfile.as_bytes())]).unwrap();
+    (info, modfile, zip)
+}
+
+/// Publishes a version in the bucket.
+pub(super) async fn publish(tier: &Tier, version: &ModuleVersion) {
+    let (info, modfile, zip) = files(version);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&zip).unwrap();
     let new = NewVersion {
         version: version.clone(),
-        info: Bytes::from(format!("{{\"Version\":\"{}\"}}", version.version())),
+        info: Bytes::from(info),
         modfile: Bytes::from(modfile),
         zip: Arc::new(file),
         size: zip.len() as u64,

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::read::ZipStream;
 use crate::lock::lock;
+use crate::tasks::Waiting;
 
 /// Maximum number of zips that are sent at the same time. Each is a connection to the bucket with buffers of up to 1 MiB.
 const MAX_SENT: usize = 512;
@@ -111,7 +112,7 @@ impl Turns {
     }
 
     async fn wait(&self) -> Option<OwnedSemaphorePermit> {
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = Waiting::begin(&self.waiting);
         let mut permit = std::pin::pin!(Arc::clone(&self.free).acquire_owned());
         loop {
             self.end_stalled();
@@ -142,22 +143,6 @@ impl Turns {
                 state.end();
             }
         }
-    }
-}
-
-/// Counts a client that waits.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -356,3 +356,28 @@ impl Tier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{publish, put, store, tier};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_does_not_wait_for_a_process_that_works_on_a_removed_version() {
+        let dir = testkit::tempdir();
+        let (store, tier) = (store(dir.path()), tier(false).await);
+        let version = ModuleVersion::parse("example.com/m@v1.0.0").unwrap();
+        put(&store, &version);
+        publish(&tier, &version).await;
+        tier.versions.remove(&version, None, true).await.unwrap();
+        let look = async || {
+            let compared = tier.compare_stored(&store, &version, Claiming::Now);
+            tokio::time::timeout(Duration::from_secs(60), compared).await.unwrap().unwrap();
+            store.open_zip(&version).unwrap().is_some()
+        };
+        let claim = store.claim(&version).unwrap();
+        assert!(look().await);
+        drop(claim);
+        assert!(!look().await);
+    }
+}

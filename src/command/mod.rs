@@ -3,7 +3,7 @@
 //! A new command is a file with a struct that implements [`Command`] and registers it by `inventory::submit!`, and its
 //! `mod` line here.
 
-mod bucket;
+pub(crate) mod bucket;
 pub(crate) mod compare;
 pub(crate) mod completions;
 mod config;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::tasks::{Permit, Queue, Share, SharedPermits};
+use crate::tasks::{Permit, Queue, Share, SharedPermits, Waiting};
 use crate::upstream::Upstream;
 
 /// Maximum number of flights that wait for a slot.
@@ -72,21 +72,6 @@ impl Slots {
         };
         let slot = self.all.take(upstream).await?;
         Some(Slot { slot, background })
-    }
-}
-
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

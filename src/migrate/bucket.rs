@@ -14,6 +14,7 @@ use super::bucket_status::BucketStatus;
 use super::events::{Event, Watcher};
 use super::import::{self, BucketImport};
 use super::stop_with_parent;
+use crate::command::bucket::skipped;
 use crate::command::context::cancel_on_signals;
 use crate::command::error::CommandError;
 use crate::command::report::Reporter;
@@ -180,7 +181,7 @@ async fn regenerate(
     let versions = Versions::new(bucket.clone(), state.keys());
     let unreadable = |error: BucketError| {
         *damaged += 1;
-        reporter.error(&CommandError::new(error.exit(), format!("skipped a version: {error}")));
+        reporter.error(&skipped(&error));
     };
     let mut missing = versions.regenerate(at_once, true, unreadable).await?;
     if !is_planned && !missing.is_nothing() {

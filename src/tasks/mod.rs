@@ -4,6 +4,7 @@ mod once;
 mod runtime;
 mod shared;
 mod shutdown;
+mod waiting;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ pub(crate) use self::once::{Once, Task};
 pub(crate) use self::runtime::runtime;
 pub(crate) use self::shared::{Permit, Queue, Share, SharedPermits};
 pub(crate) use self::shutdown::{Phase, Shutdown};
+pub(crate) use self::waiting::Waiting;
 use crate::unavailable::Unavailable;
 
 /// Runs work on a store on the blocking pool, since it may wait for the disk; `what` names the work in errors.

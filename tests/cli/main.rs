@@ -20,6 +20,7 @@ mod bucket_damage;
 mod bucket_faults;
 mod bucket_index;
 mod bucket_meanwhile;
+mod bucket_outage;
 mod bucket_programs;
 mod bucket_read_only;
 mod bucket_serve;
@@ -87,6 +88,7 @@ fn main() {
         ("bucket_faults", bucket_faults::cases()),
         ("bucket_index", bucket_index::cases()),
         ("bucket_meanwhile", bucket_meanwhile::cases()),
+        ("bucket_outage", bucket_outage::cases()),
         ("bucket_read_only", bucket_read_only::cases()),
         ("bucket_serve", bucket_serve::cases()),
         ("bucket_servers", bucket_servers::cases()),

@@ -56,11 +56,10 @@ const PAGE: &str = "\
 # Configure
 
 Every key in the table below can be set in the config file or by an environment variable. [Rules](#rules-module) and
-[credentials](#credentials-credentials) can be set only in the config file. Almost every key is also an option of `stoa
-serve`.
-The exceptions are `lock_timeout` and `store_mode`, which are options of `stoa-migrate`, and `threads`, which is an option of
-`stoa-migrate` and of commands such as `stoa verify`. The option and the variable follow from the name of the key:
-`fill.list_ttl` is `--fill-list-ttl` and `STOA_FILL_LIST_TTL`.
+[credentials](#credentials-credentials) can be set only in the config file. Almost every key is also an option of
+`stoa serve`. The exceptions are `lock_timeout` and `store_mode`, which are options of `stoa-migrate`, and `threads`,
+which is an option of `stoa-migrate` and of commands such as `stoa verify`. The option and the variable follow from
+the name of the key: `fill.list_ttl` is `--fill-list-ttl` and `STOA_FILL_LIST_TTL`.
 
 Precedence: option, variable, config file, default.
 

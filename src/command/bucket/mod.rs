@@ -130,7 +130,7 @@ impl OpenBucket {
 }
 
 /// Returns the error about a version whose manifest is damaged, for a command that goes on with the others.
-fn skipped(error: &BucketError) -> CommandError {
+pub(crate) fn skipped(error: &BucketError) -> CommandError {
     CommandError::new(error.exit(), format!("skipped a version: {error}"))
 }
 

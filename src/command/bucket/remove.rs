@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::ops::ControlFlow;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use stoa_bucket::{BucketError, Manifest, Presence, Tombstone, Trouble, VersionContent};
 use stoa_gomod::{H1, ModulePath, ModuleVersion};
 use stoa_layout::Exit;
@@ -31,19 +31,18 @@ impl OpenBucket {
     ) -> Result<Vec<ModuleVersion>, CommandError> {
         let all = self.wait(self.versions.all_of(module))?;
         let (versions, filter) = (&self.versions, &filter);
-        let read = stream::iter(pairs(module, &all)).map(async |version| {
-            let held = versions.manifest(&version).await;
-            let passes = held.map(|held| held.is_some_and(|held| filter(&held.document)));
-            (version, passes)
-        });
-        let read: Vec<_> = self.wait(read.buffered(AT_ONCE).collect());
+        let read =
+            stream::iter(pairs(module, &all)).map(async |version| match versions.manifest(&version).await {
+                Ok(held) => Ok(Ok(held.is_some_and(|held| filter(&held.document)).then_some(version))),
+                Err(error) if error.trouble == Trouble::Damaged => Ok(Err(error)),
+                Err(error) => Err(error),
+            });
+        let read: Vec<_> = self.wait(read.buffered(AT_ONCE).try_collect())?;
         let mut found = Vec::new();
-        for (version, passes) in read {
-            match passes {
-                Ok(true) => found.push(version),
-                Ok(false) => {}
-                Err(error) if error.trouble == Trouble::Damaged => unreadable(skipped(&error)),
-                Err(error) => return Err(error.into()),
+        for read in read {
+            match read {
+                Ok(version) => found.extend(version),
+                Err(error) => unreadable(skipped(&error)),
             }
         }
         Ok(found)

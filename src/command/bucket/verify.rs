@@ -58,10 +58,9 @@ impl OpenBucket {
         match named {
             Named::Version(version) => Ok(vec![version.clone()]),
             Named::Module(module) => {
-                // Those that do not exist too, of which the verification finds none.
-                let mut versions = self.wait(self.versions.all_of(module))?;
-                versions.sort();
-                Ok(pairs(module, &versions))
+                // Also removed ones, of which the verification finds no content: a list would read the damaged manifest of
+                // one and fail.
+                Ok(pairs(module, &self.wait(self.versions.all_of(module))?))
             }
         }
     }

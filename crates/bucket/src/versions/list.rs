@@ -57,11 +57,13 @@ impl Versions {
         Ok(found)
     }
 
-    /// Returns the versions of a module that have a manifest, in no particular order.
+    /// Returns the versions of a module that have a manifest, in the order of versions.
     pub async fn all_of(&self, module: &ModulePath) -> Result<Vec<Version>, BucketError> {
         let listed = self.bucket.folder(&self.keys.manifests_of(module)).await?;
         let version = |entry: &Entry| Some(self.keys.version_of_manifest(&entry.key)?.version().clone());
-        Ok(listed.entries.iter().filter_map(version).collect())
+        let mut versions: Vec<Version> = listed.entries.iter().filter_map(version).collect();
+        versions.sort();
+        Ok(versions)
     }
 
     /// Calls `each` with the manifest of every version, those that do not exist too, in the order of their keys. Reads
