@@ -25,8 +25,9 @@ use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 use crate::upstream::{UpstreamError, ZipDownload};
 
-/// Maximum number of chunks that wait to be written.
-const CHUNKS_AHEAD: usize = 16;
+/// Maximum number of chunks that wait to be written. With more, their memory leaves the cache of the CPU before it is used
+/// again, and each copy of the download takes longer.
+const CHUNKS_AHEAD: usize = 2;
 
 /// Maximum number of written chunks that wait in memory to be hashed. The others are read from the file.
 const CHUNKS_TO_HASH: usize = 4;
