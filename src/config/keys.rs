@@ -290,7 +290,7 @@ serve_keys! {
     direct_max_size: u64 = "direct.max_size", "SIZE", Default::Value("2GiB"), parse::size;
 
     /// Address ranges, besides public addresses, that downloads from version control may connect to
-    /// The ranges apply to all modules. Modules that GOPRIVATE or a rule covers may be at any address.
+    /// The ranges apply to modules that neither GOPRIVATE nor a rule covers. Covered modules may be at any address.
     direct_allow_addresses: Vec<IpNet> = "direct.allow_addresses", "RANGES", Default::Unset("none", "10.1.0.0/16"),
         parse::ranges;
 

@@ -100,7 +100,7 @@ impl Runner<'_> {
     fn busy(&self) -> RunError {
         let names = lock::names(&self.other_holders());
         RunError::Busy(format!(
-            "{root} is in use by {names}; nothing was changed after waiting {seconds} s for {lock}\n\
+            "{root} is in use by {names}; waited {seconds} s for {lock}; nothing was changed\n\
              help: stop it and run again, or wait longer with --lock-timeout",
             root = self.root.display(),
             seconds = self.options.lock_timeout.as_secs(),
