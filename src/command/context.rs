@@ -9,7 +9,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use stoa_layout::gate::{GateError, Mode, beside_this_program};
 use stoa_layout::lock::LockError;
@@ -355,24 +355,31 @@ fn no_store(root: &Path) -> CommandError {
 /// arrives twice.
 pub(crate) fn cancel_on_signals(reporter: &Reporter, is_below_another: bool) -> Result<Cancel, CommandError> {
     let failed = |error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}"));
-    let cancel = Cancel::on_signals().map_err(failed)?;
     if is_below_another {
-        return Ok(cancel);
+        return Cancel::on_signals().map_err(failed);
     }
-    cancel.end_on_second_interrupt().map_err(failed)?;
     if !std::io::stderr().is_terminal() {
+        let cancel = Cancel::on_signals().map_err(failed)?;
+        cancel.end_on_second_interrupt().map_err(failed)?;
         return Ok(cancel);
     }
+    let cancel = Cancel::on(&[SIGTERM]).map_err(failed)?;
+    cancel.end_on_second_interrupt().map_err(failed)?;
     let mut signals = Signals::new([SIGINT]).map_err(failed)?;
-    let screen = reporter.progress().screen().clone();
+    let (screen, cancelled) = (reporter.progress().screen().clone(), cancel.clone());
     let tell = move || {
         if signals.forever().next().is_some() {
             let line = b"stopping; press Ctrl-C again to stop at once\n";
             let _ = screen.suspend(|| std::io::stderr().lock().write_all(line));
+            // After the line, which would otherwise follow the error that ends the process.
+            cancelled.cancel(SIGINT);
         }
     };
-    // Without a thread only this line is missing.
-    let _ = std::thread::Builder::new().spawn(tell).inspect_err(parallel::warn);
+    if let Err(error) = std::thread::Builder::new().spawn(tell) {
+        // Without a thread only this line is missing.
+        parallel::warn(&error);
+        return Cancel::on_signals().map_err(failed);
+    }
     Ok(cancel)
 }
 

@@ -38,8 +38,13 @@ impl Cancel {
 
     /// Returns a value that SIGINT and SIGTERM cancel, for the life of the process.
     pub fn on_signals() -> io::Result<Self> {
+        Self::on(&[SIGINT, SIGTERM])
+    }
+
+    /// Returns a value that these signals cancel, for the life of the process.
+    pub fn on(signals: &[i32]) -> io::Result<Self> {
         let cancel = Self::default();
-        for signal in [SIGINT, SIGTERM] {
+        for &signal in signals {
             signal_hook::flag::register_usize(
                 signal,
                 Arc::clone(&cancel.0),
