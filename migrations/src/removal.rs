@@ -18,6 +18,10 @@ use crate::picture::Names;
 /// Maximum number of names of a folder in memory.
 const HELD: usize = 1024;
 
+/// Number of threads for each worker thread. Removing a folder may wait for the disk to discard its block, or for a file
+/// server, and needs little of the CPU.
+const THREADS_A_WORKER: usize = 4;
+
 /// Removes folders on several threads, and remembers the folders that it may not remove.
 pub(crate) struct Removal {
     /// `None` if the system has no thread to give.
@@ -26,9 +30,10 @@ pub(crate) struct Removal {
 }
 
 impl Removal {
-    /// Begins with up to `threads` threads, or fewer if the system has no more to give.
-    pub(crate) fn new(threads: usize) -> Self {
-        let counts = successors(Some(threads.max(1)), |count| Some(count / 2).filter(|half| *half > 0));
+    /// Begins with several threads for each worker, or fewer if the system has no more to give. One worker stays one thread.
+    pub(crate) fn new(workers: usize) -> Self {
+        let wanted = if workers > 1 { workers * THREADS_A_WORKER } else { 1 };
+        let counts = successors(Some(wanted), |count| Some(count / 2).filter(|half| *half > 0));
         let mut pools = counts.map(|count| ThreadPoolBuilder::new().num_threads(count).build());
         Self { pool: pools.find_map(Result::ok), stuck: Listed::default() }
     }

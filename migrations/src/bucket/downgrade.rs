@@ -43,7 +43,7 @@ pub(super) async fn prepare(
     let versions = counted(served.len() as u64, "corrupt version", "corrupt versions");
     let message = format!(
         "cannot downgrade {url}: Athens would serve {versions} of the quarantine, whose files are at the keys of Athens\n\
-         help: delete the quarantine with `stoa quarantine purge --bucket {url} --all`; a downgrade deletes it too"
+         help: delete the quarantine with `stoa quarantine purge --bucket {url} --all`, then run again"
     );
     Err(BucketStepError::Refused { exit: Exit::CANT_CREATE, message })
 }

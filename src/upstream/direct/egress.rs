@@ -320,7 +320,7 @@ impl Shared {
             _ => Answer::text(
                 403,
                 "Forbidden",
-                "only pages with go-import meta tags, and the module proxies that they name, are read over http",
+                "this URL is neither a page with go-import meta tags nor at a module proxy that such a page names",
             ),
         }
     }
