@@ -355,17 +355,17 @@ fn no_store(root: &Path) -> CommandError {
 /// arrives twice.
 pub(crate) fn cancel_on_signals(reporter: &Reporter, is_below_another: bool) -> Result<Cancel, CommandError> {
     let failed = |error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}"));
-    if is_below_another {
-        return Cancel::on_signals().map_err(failed);
-    }
-    if !std::io::stderr().is_terminal() {
+    if is_below_another || !std::io::stderr().is_terminal() {
         let cancel = Cancel::on_signals().map_err(failed)?;
-        cancel.end_on_second_interrupt().map_err(failed)?;
+        if !is_below_another {
+            cancel.end_on_second_interrupt().map_err(failed)?;
+        }
         return Ok(cancel);
     }
     let cancel = Cancel::on(&[SIGTERM]).map_err(failed)?;
-    cancel.end_on_second_interrupt().map_err(failed)?;
+    // Before the second signal is armed, so that the first one is never lost.
     let mut signals = Signals::new([SIGINT]).map_err(failed)?;
+    cancel.end_on_second_interrupt().map_err(failed)?;
     let (screen, cancelled) = (reporter.progress().screen().clone(), cancel.clone());
     let tell = move || {
         if signals.forever().next().is_some() {

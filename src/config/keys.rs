@@ -117,7 +117,8 @@ pub const GENERAL: &[Key] = &[
         name: "threads",
         value_name: "N",
         default: Default::Unset("number of CPUs", "2"),
-        doc: "Number of worker threads of stoa-migrate and of commands that read the whole store",
+        doc: "Number of worker threads of stoa-migrate and of commands that read the whole store. From 2 on, stoa-migrate \
+              removes emptied folders with four times as many",
         check: |text| parse::threads(text).map(drop),
     },
 ];

@@ -34,7 +34,7 @@ impl OpenBucket {
             let servers = uses.silent().join(", ");
             let message = format!("cannot prune {self} by size or use: no uses are recorded by {servers}");
             return Err(CommandError::new(Exit::BUSY, message)
-                .help("set `last_use.interval` on these servers and restart them, or stop them, then run again after two minutes"));
+                .help("set `last_use.interval` to more than 0 on these servers and restart them, or stop them; then run again after two minutes"));
         }
         Ok(BucketContents { bucket: self, uses, today: Day::today(), at_once })
     }

@@ -45,8 +45,8 @@ and the day on which the store began to record uses. A removed version is downlo
 The new download must have the hash in the checksum database, or the same hash as before if the database does \
 not know the version. The hashes of private modules (GONOSUMDB, or a rule) are not recorded, because their tags \
 may be moved; --record-private records them. Tombstones stay. The command asks first if the store has at least \
-20 versions and more than half of them would be removed. If it would ask but has no terminal, it needs --yes. The command can run \
-beside a server, and can be stopped and run again.
+20 versions and more than half of them would be removed. If it would ask but has no terminal, it needs --yes. \
+The command can run beside a server, and can be stopped and run again.
 
 SIZE limits all info, mod and zip files together. It is a number with a unit, as in 500M, 1.5GiB and 20GB. K, M, \
 G and T are powers of 1024. KB, MB, GB and TB are powers of 1000. Without a unit it is in bytes. WHEN is an age \

@@ -33,8 +33,8 @@ version is downloaded again on the next request. The new download must have the 
 same hash as before if the database does not know the version. --forget removes the recorded hash too. Use it after the \
 tag of a private module was moved. With --tombstone, requests get 410, and the version is not downloaded, imported or \
 restored until --lift. A running server notices a removal or a tombstone within a second, in a bucket within a \
-minute. The command asks before it removes more than 100 versions. If it would ask but has no terminal, it needs --yes. It can run \
-beside a server, and can be stopped and run again.
+minute. The command asks before it removes more than 100 versions. If it would ask but has no terminal, it needs \
+--yes. It can run beside a server, and can be stopped and run again.
 
 Examples:
   stoa remove example.org/module@v1.2.3

@@ -15,6 +15,9 @@
 //! If the environment of this process names a proxy, tunnels lead through it. Then only addresses that are written
 //! as such can be checked, since that proxy resolves names.
 
+mod message;
+
+use self::message::{Answer, Body, Request, read_head};
 use super::super::client::{self, causes};
 use super::super::{MAX_MOD_BYTES, MAX_ZIP_BYTES};
 use super::discovery::{self, MAX_PAGE_BYTES};
@@ -29,12 +32,11 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 const MAX_CONNECTIONS: usize = 64;
-const MAX_HEAD_BYTES: usize = 16 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -99,20 +101,6 @@ enum NoTunnel {
     Refused(String),
     TimedOut(String),
     Failed(String),
-}
-
-/// An answer of the egress, after which it closes the connection.
-struct Answer {
-    status: u16,
-    phrase: String,
-    content_type: String,
-    body: Body,
-}
-
-enum Body {
-    Text(String),
-    /// The body of a response, up to a size in bytes.
-    Of(reqwest::Response, u64),
 }
 
 impl Egress {
@@ -189,38 +177,6 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     // A client that gets less than the whole answer notices it.
     let _ = answer.send(&mut stream).await;
     let _ = stream.shutdown().await;
-}
-
-/// Reads the head of a message. Nothing follows it before the answer.
-async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > MAX_HEAD_BYTES {
-            return Err(io::Error::other("the header is too long"));
-        }
-        // One byte at a time, so that nothing of a tunnel is taken. A head is short.
-        head.push(stream.read_u8().await?);
-    }
-    String::from_utf8(head).map_err(io::Error::other)
-}
-
-struct Request<'a> {
-    method: &'a str,
-    target: &'a str,
-    authorization: Option<&'a str>,
-}
-
-impl<'a> Request<'a> {
-    fn parse(head: &'a str) -> Option<Self> {
-        let mut lines = head.split("\r\n");
-        let mut first = lines.next()?.split(' ');
-        let (method, target) = (first.next()?, first.next()?);
-        let headers = lines.filter_map(|line| line.split_once(':'));
-        let authorization = headers
-            .filter(|(name, _)| name.eq_ignore_ascii_case("Proxy-Authorization"))
-            .find_map(|(_, value)| value.trim().strip_prefix("Basic "));
-        Some(Self { method, target, authorization })
-    }
 }
 
 impl Shared {
@@ -473,51 +429,6 @@ impl NoTunnel {
             Self::TimedOut(reason) => Answer::text(504, "Gateway Timeout", reason),
             Self::Failed(reason) => Answer::text(502, "Bad Gateway", reason),
         }
-    }
-}
-
-impl Answer {
-    fn new(status: reqwest::StatusCode, content_type: &str, body: Body) -> Self {
-        let phrase = status.canonical_reason().unwrap_or("Status").to_owned();
-        Self { status: status.as_u16(), phrase, content_type: content_type.to_owned(), body }
-    }
-
-    fn text(status: u16, phrase: &str, body: &str) -> Self {
-        Self {
-            status,
-            phrase: phrase.to_owned(),
-            content_type: "text/plain; charset=utf-8".to_owned(),
-            body: Body::Text(body.to_owned()),
-        }
-    }
-
-    async fn send(self, stream: &mut TcpStream) -> io::Result<()> {
-        let Self { status, phrase, content_type, body } = self;
-        // Some versions of curl send the password only when they are asked for it.
-        let challenge = if status == 407 { "Proxy-Authenticate: Basic realm=\"stoa\"\r\n" } else { "" };
-        let framing = match &body {
-            Body::Text(text) => format!("Content-Length: {}", text.len()),
-            // An end without the last chunk is an error for the client.
-            Body::Of(..) => "Transfer-Encoding: chunked".to_owned(),
-        };
-        let head = format!(
-            "HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\n{framing}\r\n{challenge}Connection: close\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await?;
-        let (mut response, mut left) = match body {
-            Body::Text(text) => return stream.write_all(text.as_bytes()).await,
-            Body::Of(response, limit) => (response, limit),
-        };
-        while let Some(chunk) = response.chunk().await.map_err(io::Error::other)? {
-            let length = chunk.len() as u64;
-            left = left.checked_sub(length).ok_or_else(|| io::Error::other("the file is too large"))?;
-            if length > 0 {
-                stream.write_all(format!("{length:x}\r\n").as_bytes()).await?;
-                stream.write_all(&chunk).await?;
-                stream.write_all(b"\r\n").await?;
-            }
-        }
-        stream.write_all(b"0\r\n\r\n").await
     }
 }
 
