@@ -12,7 +12,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -191,8 +190,7 @@ struct Nginx {
 
 impl Nginx {
     fn start(dir: &Path, store: &Path, sendfile: &str) -> Self {
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let port = testkit::ports::free().port();
         let own = dir.join(format!("nginx-{sendfile}"));
         fs::create_dir(&own).expect("a folder");
         let text = format!(

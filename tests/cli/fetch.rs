@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use testkit::Case;
+use testkit::ports;
 
 use serde_json::Value;
 use stoa_gomod::h1;
@@ -148,7 +149,7 @@ fn worst() {
     let ended = fetch(&programs, upstream.url(), &wanted);
     assert_eq!((ended.code, counts(&ended)), (1, [1, 0, 0, 1, 0]), "{ended:?}");
     // Where nobody listens.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = ports::closed();
     let ended = fetch(&programs, &format!("http://{free}"), &wanted);
     assert_eq!((ended.code, counts(&ended)), (69, [0, 1, 0, 0, 1]), "{ended:?}");
 }

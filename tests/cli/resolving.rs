@@ -7,6 +7,7 @@ use std::process::Command;
 
 use stoa_gomod::{ModuleVersion, zip};
 use testkit::go::Go;
+use testkit::ports;
 use testkit::server::{self, Server};
 use testkit::upstream::{Module, Upstream};
 use testkit::{Case, STOA, missing_tool, transcript, trial};
@@ -46,8 +47,7 @@ fn write_program(folder: &Path) {
 
 /// Begins a server that has no way to the outside but its upstream.
 fn behind_firewall(store: &Path, upstream: &str) -> Command {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = format!("http://{}", listener.local_addr().unwrap());
+    let closed = format!("http://{}", ports::closed());
     let mut command = server::command(store);
     command.args(["--upstream", &format!("{upstream},direct")]);
     command.env("HTTPS_PROXY", &closed).env("HTTP_PROXY", &closed);

@@ -9,6 +9,7 @@ use stoa::serve::ServeOptions;
 use stoa_layout::gate::Mode;
 
 use super::site::{self, Site, TTL};
+use testkit::ports;
 use testkit::upstream::{Gate, Module, Script, Upstream};
 
 const LIST: &str = "/example.com/m/@v/list";
@@ -242,9 +243,7 @@ fn in_an_outage_the_last_answer_is_served_at_any_age_and_after_a_restart() {
     assert_eq!(site.get(LIST).text(), "v1.0.0\nv1.1.0\nv1.2.0\n");
     assert_eq!([LATEST, MAIN].map(|path| site.get(path).body), last[1..]);
     drop(site);
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let nobody = format!("http://{}", ports::closed());
     let site = Site::with_ttl(folder.path(), &nobody);
     site.remember(KEY, 100_000, "v0.9.0\n");
     assert_eq!(site.get(LIST).text(), "v0.9.0\nv1.2.0\n");

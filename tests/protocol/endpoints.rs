@@ -5,6 +5,7 @@ use stoa_layout::gate::Mode;
 
 use super::site::{self, INSTANCE, Site};
 use testkit::client::Conversation;
+use testkit::ports;
 use testkit::upstream::{Module, Upstream};
 
 fn offline(root: &std::path::Path) -> Site {
@@ -215,9 +216,7 @@ fn a_request_that_comes_back_is_a_loop() {
 #[test]
 fn a_circle_of_upstreams_ends() {
     let folder = site::folder();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = ports::free();
     // The address of a proxy is known before it is started, so that it can be its own upstream.
     let store = site::open(folder.path(), Mode::ReadWrite);
     let upstream = site::upstream(&format!("http://{address}"));

@@ -6,6 +6,7 @@ use stoa_layout::gate::Mode;
 use stoa_store::{Record, Tombstone};
 
 use super::site::{self, Site};
+use testkit::ports;
 use testkit::upstream::{Gate, Module, Script, Upstream};
 
 const LIST: &str = "/example.com/m/@v/list";
@@ -18,8 +19,7 @@ fn body(text: &str) -> Script {
 
 /// An address where nobody listens.
 fn nobody() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    format!("http://{}", ports::closed())
 }
 
 #[test]

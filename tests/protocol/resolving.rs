@@ -5,6 +5,7 @@ use stoa_layout::gate::Mode;
 use stoa_store::{Record, Tombstone};
 
 use super::site::{self, Site};
+use testkit::ports;
 use testkit::upstream::{Module, Script, Upstream};
 
 const LIST: &str = "/example.com/m/@v/list";
@@ -21,8 +22,7 @@ fn info(version: &str) -> String {
 
 /// An address where nobody listens.
 fn nobody() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    format!("http://{}", ports::closed())
 }
 
 /// Serves the info of a version, and a go.mod that was made up or not.

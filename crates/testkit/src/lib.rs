@@ -27,6 +27,7 @@ pub mod mounts;
 pub mod nginx;
 pub mod old;
 pub mod peer;
+pub mod ports;
 pub mod program;
 pub mod programs;
 pub mod request_sweep;

@@ -1,11 +1,12 @@
 //! nginx, serving a folder of files.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::ports;
 use super::server::terminate;
 
 /// A running nginx; asked to stop when dropped.
@@ -17,7 +18,7 @@ pub struct Nginx {
 impl Nginx {
     /// Serves a folder, with a configuration that knows nothing of what is in it.
     pub fn start(scratch: &Path, root: &Path) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap();
+        let address = ports::free();
         let own = scratch.join("nginx");
         fs::create_dir(&own).unwrap();
         let text = format!(

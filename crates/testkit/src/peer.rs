@@ -1,11 +1,12 @@
 //! Other proxies, the real ones: built by the go command at test time, run on a folder.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::ports;
 use super::server::terminate;
 use super::transcript;
 
@@ -62,7 +63,7 @@ impl Peer {
     /// Runs Athens on a bucket, with the upstream that the go command is set up with.
     pub fn start_athens_on(s3: &super::s3::S3) -> Running {
         let scratch = crate::tempdir();
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
+        let address = ports::free();
         let go = format!("GOPROXY={};GOSUMDB={};GOTOOLCHAIN=local", go_env("GOPROXY"), go_env("GOSUMDB"));
         let mut command = Command::new(Self::Athens.program());
         command.current_dir(scratch.path()).env("TMPDIR", scratch.path()).envs(s3.environment());
@@ -77,8 +78,8 @@ impl Peer {
     pub fn start(self, store: &Path, is_online: bool) -> Running {
         fs::create_dir_all(store).unwrap();
         let scratch = crate::tempdir();
-        // Free a moment ago; neither of them tells which port it took by itself.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
+        // Neither of them tells which port it took by itself.
+        let address = ports::free();
         let (upstream, sumdb) =
             if is_online { (go_env("GOPROXY"), go_env("GOSUMDB")) } else { ("off".into(), "off".into()) };
         let mut command = Command::new(self.program());

@@ -1,9 +1,11 @@
 //! Programs of object stores. They are installed once, in a folder of the user, and not by a test: that takes minutes.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use super::ports;
 
 /// Returns the path of an installed program.
 pub(crate) fn installed(path: &str) -> PathBuf {
@@ -34,8 +36,8 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a program on a free port and waits until it listens.
     pub(crate) fn start(name: &str, command: impl FnOnce(SocketAddr) -> Command) -> Self {
-        // Free a moment ago. Not all of these programs print which port they took by themselves.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap();
+        // Not all of these programs print which port they took by themselves.
+        let address = ports::free();
         let mut command = command(address);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot run {name}: {error}"));

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use super::{PAIR, lines};
+use testkit::ports;
 use testkit::programs::{Ended, Programs};
 use testkit::server;
 use testkit::upstream::{Module, Upstream};
@@ -86,7 +87,7 @@ pub(crate) fn serve_refuses_a_wrong_upstream() {
 
 pub(crate) fn serve_reports_that_its_upstream_is_itself() {
     let programs = Programs::current();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = ports::free().to_string();
     let itself = format!("http://{free}");
     let mut command = programs.command("stoa", ["serve", "--listen", &free, "--upstream", &itself]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
