@@ -24,6 +24,7 @@ pub mod services;
 mod sources;
 mod stall_timeout;
 pub mod sumdb;
+pub mod sync;
 mod tasks;
 pub mod unavailable;
 mod upkeep;

@@ -56,20 +56,9 @@ impl ServeConfig {
 /// Returns whether a rule says that its modules may be private: it names version control as their upstream, or
 /// keeps their names from checksum databases. A rule for the modules of all hosts says so about none.
 fn covers(table: &ModuleTable) -> bool {
-    let names_some = table.pattern.to_string().split(',').all(names_a_host);
+    let names_some = table.pattern.all_name_a_host();
     let is_private = table.checksum == Some(ChecksumPolicy::Off);
     names_some && (is_private || table.upstream.as_deref().is_some_and(names_direct))
-}
-
-/// Returns whether a pattern names at least a part of a host: `*.example`, but not `*`, `*.*` or `[a-z]*/*`.
-fn names_a_host(pattern: &str) -> bool {
-    let mut is_in_class = false;
-    let host = pattern.chars().take_while(|&c| c != '/');
-    let mut named = host.filter(|&c| {
-        is_in_class = c == '[' || is_in_class && c != ']';
-        !is_in_class && c.is_ascii_alphanumeric()
-    });
-    named.next().is_some()
 }
 
 fn names_direct(list: &str) -> bool {
@@ -103,20 +92,5 @@ impl Settings<'_> {
             is_wrong.then(|| file.wrong(rule.line, &format!("{NO_TARGET} ({of_rule})")))
         });
         of_top_level.into_iter().chain(of_rules)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::names_a_host;
-
-    #[test]
-    fn a_pattern_for_all_hosts_names_none() {
-        for pattern in ["*", "**", "*.*", "?*", "*/*", "*/private", "[a-z]*", "[a-z0-9]*.*/x"] {
-            assert!(!names_a_host(pattern), "{pattern}");
-        }
-        for pattern in ["*.corp.example", "*.example", "git?.*/x", "[ab].example", "github.com/acme/*"] {
-            assert!(names_a_host(pattern), "{pattern}");
-        }
     }
 }

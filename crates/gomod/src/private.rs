@@ -36,7 +36,17 @@ impl Patterns {
 
     /// Returns whether a pattern matches the module path or a parent of it.
     pub fn matches(&self, path: &str) -> bool {
-        self.globs.iter().any(|glob| leading(path, glob).is_some_and(|prefix| glob_matches(glob, prefix)))
+        self.globs.iter().any(|glob| matches(glob, path))
+    }
+
+    /// Returns whether a pattern matches that names at least a part of the host: `*.example`, but not `*`.
+    pub fn match_by_host(&self, path: &str) -> bool {
+        self.globs.iter().any(|glob| names_a_host(glob) && matches(glob, path))
+    }
+
+    /// Returns whether every pattern names at least a part of a host.
+    pub fn all_name_a_host(&self) -> bool {
+        self.globs.iter().all(|glob| names_a_host(glob))
     }
 }
 
@@ -62,6 +72,22 @@ pub struct PatternError {
     pub pattern: String,
     /// The reason.
     pub reason: &'static str,
+}
+
+/// Returns whether a glob matches the module path or a parent of it.
+fn matches(glob: &str, path: &str) -> bool {
+    leading(path, glob).is_some_and(|prefix| glob_matches(glob, prefix))
+}
+
+/// Returns whether a glob names at least a part of a host: `*.example`, but not `*`, `*.*` or `[a-z]*/*`.
+fn names_a_host(glob: &str) -> bool {
+    let mut is_in_class = false;
+    let host = glob.chars().take_while(|&c| c != '/');
+    let mut named = host.filter(|&c| {
+        is_in_class = c == '[' || is_in_class && c != ']';
+        !is_in_class && c.is_ascii_alphanumeric()
+    });
+    named.next().is_some()
 }
 
 /// Returns the reason why a glob can never match a module path.
@@ -199,6 +225,20 @@ fn class_char(glob: &[char], at: &mut usize) -> Option<char> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_pattern_for_all_hosts_names_none() {
+        for pattern in ["*", "**", "*.*", "?*", "*/*", "*/private", "[a-z]*", "[a-z0-9]*.*/x"] {
+            assert!(!names_a_host(pattern), "{pattern}");
+        }
+        for pattern in ["*.corp.example", "*.example", "git?.*/x", "[ab].example", "github.com/acme/*"] {
+            assert!(names_a_host(pattern), "{pattern}");
+        }
+        let patterns = Patterns::parse("*,*.corp.example");
+        assert!(patterns.match_by_host("a.corp.example/x") && !patterns.match_by_host("a.example/x"));
+        assert!(patterns.matches("a.example/x") && !patterns.all_name_a_host());
+        assert!(Patterns::parse("*.example,a.b").all_name_a_host());
+    }
 
     #[test]
     fn globs_match_as_in_go() {
