@@ -60,6 +60,7 @@ mod old_stores;
 mod overlay;
 mod pages;
 mod pairs;
+mod peer_roots;
 mod policy;
 mod progress;
 mod publication;
@@ -126,6 +127,7 @@ fn main() {
         ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
+        ("peer_roots", peer_roots::cases()),
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),
