@@ -61,6 +61,7 @@ mod overlay;
 mod pages;
 mod pairs;
 mod peer_roots;
+mod peers;
 mod policy;
 mod progress;
 mod publication;
@@ -128,6 +129,7 @@ fn main() {
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
         ("peer_roots", peer_roots::cases()),
+        ("peers", peers::cases()),
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),
