@@ -17,6 +17,9 @@ pub enum Change {
     Recorded,
 }
 
+/// A function that is called after a change.
+pub type OnChange = Box<dyn Fn(&ModuleVersion, Change) + Send + Sync>;
+
 impl Store {
     /// Reports a change of a version. The caller holds its claim and has not yet returned to its own caller.
     pub(crate) fn changed(&self, version: &ModuleVersion, change: Change) {
@@ -41,7 +44,7 @@ impl Store {
     /// Sets the function that is called after each change by this process. Only the first call has an effect.
     ///
     /// The function is called while the claim of the version is held, so it must neither wait nor change the version.
-    pub fn listen(&self, listener: Box<dyn Fn(&ModuleVersion, Change) + Send + Sync>) {
+    pub fn listen(&self, listener: OnChange) {
         // A second listener is left out, as documented.
         let _ = self.listener.0.set(listener);
     }
@@ -49,7 +52,7 @@ impl Store {
 
 /// The function that is called after each change.
 #[derive(Default)]
-pub(crate) struct Listener(OnceLock<Box<dyn Fn(&ModuleVersion, Change) + Send + Sync>>);
+pub(crate) struct Listener(OnceLock<OnChange>);
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

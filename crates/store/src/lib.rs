@@ -90,7 +90,7 @@ pub use audit::{Act, Actor, Audit};
 pub use batch::Batch;
 pub use cache::{Cache, Cached, Shelf};
 pub use census::{CensusItem, StoredVersion, census};
-pub use change::Change;
+pub use change::{Change, OnChange};
 pub use claim::Claim;
 pub use claim_wait::ClaimWait;
 pub use compare::Compared;
