@@ -60,6 +60,7 @@ mod old_stores;
 mod overlay;
 mod pages;
 mod pairs;
+mod peer_roots;
 mod peers;
 mod policy;
 mod progress;
@@ -127,6 +128,7 @@ fn main() {
         ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
+        ("peer_roots", peer_roots::cases()),
         ("peers", peers::cases()),
         ("policy", policy::cases()),
         ("progress", progress::cases()),
