@@ -2,10 +2,11 @@
 
 use std::fs;
 
+use testkit::link::Link;
 use testkit::upstream::Upstream;
 use testkit::{Case, trial};
 
-use super::{NEVER, OFTEN, Site, connect, url};
+use super::{NEVER, OFTEN, Site, connect};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -252,33 +253,60 @@ fn removed() {
 
 fn ring_of_three() {
     let mut sites = ["a", "b", "c"].map(Site::new);
+    let mut lines = Vec::new();
     for one in 0..3 {
-        let other = (one + 1) % 3;
-        let (name, other_name) = (sites[one].name.clone(), sites[other].name.clone());
-        let (at, other_at) = (url(sites[one].address), url(sites[other].address));
-        sites[one].add_peer(&other_name, &other_at, &[OFFER, OFTEN]);
-        sites[other].add_peer(&name, &at, &[OFFER, OFTEN]);
+        for other in (0..3).filter(|other| *other != one) {
+            let (line, name) = (Link::to(sites[other].address), sites[other].name.clone());
+            sites[one].add_peer(&name, line.url(), &[OFFER, OFTEN]);
+            lines.push((one, line));
+        }
     }
     for site in &mut sites {
         site.start();
     }
+    let wait_until_quiet = || {
+        for site in &sites {
+            for other in sites.iter().filter(|other| other.name != site.name) {
+                site.wait_until_current(&other.name);
+            }
+        }
+    };
     let modules: Vec<_> = (0..9).map(|n| sites[n % 3].publish(&format!("example.com/m@v1.{n}.0"))).collect();
     for site in &sites {
         for module in &modules {
             site.wait_for(module);
         }
     }
-    let is_quiet = || {
-        sites.iter().all(|site| {
-            let lines = site.json(&["peers"]);
-            lines.iter().filter(|line| line["event"] == "peer").all(|line| line["state"] == "current")
-        })
-    };
-    testkit::until("all are current", is_quiet);
-    // Each log has each version once: nothing goes round.
-    for site in &sites {
-        for other in sites.iter().filter(|other| other.name != site.name) {
-            assert_eq!(site.peer(&other.name)["current"], 9, "{} of {}", site.name, other.name);
+    wait_until_quiet();
+    // Two neighbours announce the same version: it is downloaded from one of them.
+    for (number, site) in sites.iter().enumerate() {
+        for module in &modules {
+            let of_peers = lines.iter().filter(|(at, _)| *at == number);
+            let count: usize = of_peers.map(|(_, line)| line.asked(&module.path("zip"))).sum();
+            assert_eq!(
+                count + site.upstream.count(&module.path("zip")),
+                1,
+                "{} of {}",
+                module.version,
+                site.name
+            );
         }
     }
+    // A version is one event in each log: nothing goes round.
+    let current = |site: &Site, of: &str| site.peer(of)["current"].as_u64().unwrap();
+    let before = [current(&sites[0], "b"), current(&sites[1], "c"), current(&sites[2], "a")];
+    let last = sites[0].publish("example.com/m@v1.9.0");
+    for site in &sites {
+        site.wait_for(&last);
+    }
+    wait_until_quiet();
+    testkit::until("all logs have the event", || {
+        [current(&sites[0], "b"), current(&sites[1], "c"), current(&sites[2], "a")]
+            == before.map(|seq| seq + 1)
+    });
+    wait_until_quiet();
+    assert_eq!(
+        [current(&sites[0], "b"), current(&sites[1], "c"), current(&sites[2], "a")],
+        before.map(|seq| seq + 1)
+    );
 }
