@@ -131,8 +131,9 @@ fn wrong_zip() {
     assert_others_go_on(&site, &honest);
     for module in [&right, &unannounced] {
         assert!(site.stored(module).is_none(), "{}", module.version);
-        let (status, body) = site.server().get(&module.path("zip"));
-        assert!(status >= 400 && body != module.zip, "{status}");
+        // The beginning of a large zip is sent before its end is known.
+        let reply = site.server().ask("GET", &module.path("zip"), &[]);
+        assert!(reply.status >= 400 || !reply.is_whole, "{}", reply.status);
     }
     // Once the peer has the right bytes, the version comes from it or on request.
     site.upstream.serve(&right);

@@ -116,7 +116,10 @@ impl Site {
 
     fn start(&mut self) {
         assert!(self.server.is_none(), "{} runs already", self.name);
-        self.server = Some(Server::start_with(&mut self.command(&["serve"])));
+        let server = Server::start_with(&mut self.command(&["serve"]));
+        // Requests that were signed before this answer may be older than the server.
+        assert_eq!(server.get("/healthz").0, 200);
+        self.server = Some(server);
     }
 
     /// Kills the server.

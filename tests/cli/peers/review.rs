@@ -107,11 +107,15 @@ fn outside_of_offer() {
         assert_eq!(absent.status, 404);
         assert!(!refused.text().contains("offer"), "{}", refused.text());
     }
-    for path in ["@v/list", "@latest"] {
-        assert_eq!(ask(&format!("/example.com/closed/{path}")).status, 404, "{path}");
-        assert_eq!(ask(&format!("/example.com/open/{path}")).status, 200, "{path}");
-    }
-    for path in ["/catalog", "/index", "/sumdb/sum.example.org/latest", "/", "/sync/v1/other"] {
+    // Peers have no other path, not even for a module that is offered.
+    for path in [
+        "/example.com/open/@v/list",
+        "/example.com/open/@latest",
+        "/catalog",
+        "/index",
+        "/",
+        "/sync/v1/other",
+    ] {
         assert_eq!(ask(path).status, 404, "{path}");
     }
     for (target, body) in [
