@@ -1,20 +1,45 @@
-//! Deployments that keep each other current: the peers, and the signatures of requests between them.
+//! Deployments that keep each other current: each takes what the others offer and it accepts.
+//!
+//! The log of changes is the index of the store. A server pulls the events of each peer after a pointer, and is notified of
+//! new ones. Events become rows of a queue. Versions in the queue are fetched by ordinary fills, with the peer as the first
+//! upstream and the hashes that it has named. docs/several-deployments.md describes the whole.
 //!
 //! | module | content |
 //! | --- | --- |
+//! | `replication` | the replication of a server: its peers, its tasks, its counters |
+//! | `event` | events, requests and answers as JSON |
+//! | `answer` | the answers to requests of peers |
+//! | `pull`, `lines` | asking a peer for the events after the pointer, and the lines of its answer |
+//! | `compare` | comparing the digests of all modules |
+//! | `push` | notifications |
+//! | `intake` | events become work, unless the version is here |
+//! | `work` | the work: fills, tombstones and their lifting |
 //! | `peer` | a peer, as the configuration describes it |
 //! | `signature` | the signature of a request: its form, and its sender |
 //! | `gatekeeper` | the receiver of signed requests, which accepts or refuses them |
 //! | `nonces` | the nonces of accepted requests |
 //! | `clock` | the time that requests are signed with |
 
+mod answer;
 mod clock;
+mod compare;
+mod event;
 mod gatekeeper;
+mod intake;
+mod lines;
 mod nonces;
 mod peer;
+mod pull;
+mod push;
+mod replication;
 mod signature;
+mod work;
 
+pub(crate) use self::answer::PeerAnswer;
 pub use self::clock::Clock;
 pub use self::gatekeeper::{Gatekeeper, Refusal};
+pub(crate) use self::event::MAX_BODY;
 pub use self::peer::{Peer, Secret};
+pub use self::replication::ReplicationOptions;
+pub(crate) use self::replication::{Replication, Source};
 pub use self::signature::{Nonce, PEER_TIME, Signer, sha256};

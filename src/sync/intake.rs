@@ -1,0 +1,115 @@
+//! Taking in the events of a peer: they become work in the queue, unless this deployment has the version.
+
+use std::sync::Arc;
+
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_store::{Queued, QueuedKind, Store, StoreError, VersionFile};
+
+use super::event::Event;
+use super::{Link, Replication, SyncError};
+
+/// What a version that a peer names is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is not here.
+    Missing,
+    /// It is here, with the same hash or with one that is not known.
+    Here,
+    /// It is here or was here, with this other hash.
+    Differs(H1),
+    /// It has a tombstone here.
+    Forbidden,
+}
+
+/// Returns what a version is in the store.
+pub(super) fn standing(
+    store: &Store,
+    version: &ModuleVersion,
+    theirs: Option<&H1>,
+) -> Result<Standing, StoreError> {
+    let differs = |ours: Option<H1>| match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours != *theirs => Some(Standing::Differs(ours)),
+        _ => None,
+    };
+    if store.locate(version, VersionFile::Info)?.is_some() {
+        let ours = store.hashes(version)?.map(|(h1, _)| h1);
+        return Ok(differs(ours).unwrap_or(Standing::Here));
+    }
+    if !store.records().has(version)? {
+        return Ok(Standing::Missing);
+    }
+    let Some(record) = store.records().get(version)? else { return Ok(Standing::Missing) };
+    if record.tombstone.is_some() {
+        return Ok(Standing::Forbidden);
+    }
+    Ok(differs(record.h1).unwrap_or(Standing::Missing))
+}
+
+/// Events that are taken in together, and the pointer that moves with them.
+pub(super) struct Batch {
+    pub(super) events: Vec<Event>,
+    /// The index and its last event up to which the events are complete. `None` moves no pointer.
+    pub(super) pointer: Option<(String, u64)>,
+}
+
+impl Replication {
+    /// Takes in events, in one transaction with the pointer. Returns the number of events that mean work.
+    pub(super) async fn take_in(&self, link: &Arc<Link>, batch: Batch) -> Result<u64, SyncError> {
+        let peer = Arc::clone(&link.peer);
+        let queued = self
+            .off_runtime(move |store| {
+                let mut work = Vec::new();
+                for event in &batch.events {
+                    let Some(queued) = event.queued(&peer) else { continue };
+                    if means_work(store, &peer.name, &queued)? {
+                        work.push(queued);
+                    }
+                }
+                let pointer = batch.pointer.as_ref().map(|(index, seq)| (index.as_str(), *seq));
+                Ok(store.peers().take_in(&peer.name, pointer, &work)?)
+            })
+            .await?;
+        if queued > 0 {
+            self.counts.add_queued(queued);
+            self.wake.notify_one();
+        }
+        Ok(queued)
+    }
+}
+
+/// Returns whether an event means work. Notes a conflict.
+fn means_work(store: &Store, peer: &str, queued: &Queued) -> Result<bool, SyncError> {
+    let QueuedKind::Fetch { h1, .. } = &queued.what else { return Ok(true) };
+    Ok(match standing(store, &queued.version, h1.as_ref())? {
+        Standing::Missing => true,
+        Standing::Here => {
+            store.peers().settle_conflict(peer, &queued.version)?;
+            false
+        }
+        Standing::Forbidden => false,
+        Standing::Differs(ours) => {
+            if let Some(theirs) = h1 {
+                note_conflict(store, peer, &queued.version, &ours, theirs)?;
+            }
+            false
+        }
+    })
+}
+
+/// Notes a conflict, and logs it if it is new. Nothing is overwritten.
+pub(super) fn note_conflict(
+    store: &Store,
+    peer: &str,
+    version: &ModuleVersion,
+    ours: &H1,
+    theirs: &H1,
+) -> Result<(), SyncError> {
+    if store.peers().note_conflict(peer, version, ours, theirs)? {
+        log::error!(
+            peer, version:%, ours:%, theirs:%,
+            help = "find out which content is right: see `stoa peers conflicts`";
+            "CONFLICT: a peer has other content for a version, nothing was changed"
+        );
+    }
+    Ok(())
+}
