@@ -13,6 +13,7 @@
 //! | `compare` | comparing the digests of all modules |
 //! | `push` | notifications |
 //! | `intake` | events become work, unless the version is here |
+//! | `once` | one synchronisation, for a command |
 //! | `work` | the work: fills, tombstones and their lifting |
 //! | `peer` | a peer, as the configuration describes it |
 //! | `signature` | the signature of a request: its form, and its sender |
@@ -28,6 +29,7 @@ mod gatekeeper;
 mod intake;
 mod lines;
 mod nonces;
+mod once;
 mod peer;
 mod pull;
 mod push;
@@ -39,7 +41,8 @@ pub(crate) use self::answer::PeerAnswer;
 pub use self::clock::Clock;
 pub use self::gatekeeper::{Gatekeeper, Refusal};
 pub(crate) use self::event::MAX_BODY;
+pub(crate) use self::once::Synced;
 pub use self::peer::{Peer, Secret};
 pub use self::replication::ReplicationOptions;
-pub(crate) use self::replication::{Replication, Source};
+pub(crate) use self::replication::{Replication, Source, SyncError};
 pub use self::signature::{Nonce, PEER_TIME, Signer, sha256};

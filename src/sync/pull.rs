@@ -88,7 +88,7 @@ impl Replication {
         self.off_runtime(move |store| Ok(store.peers().count(&name)?)).await
     }
 
-    async fn revive(&self, link: &Arc<Link>) -> Result<(), SyncError> {
+    pub(super) async fn revive(&self, link: &Arc<Link>) -> Result<(), SyncError> {
         let name = link.peer.name.clone();
         self.off_runtime(move |store| Ok(store.peers().revive(&name)?)).await?;
         self.wake.notify_one();
