@@ -142,6 +142,7 @@ fn is_ours(root: &Path, name: &Name) -> bool {
             let is_last_use = *file == "lock" || file.starts_with("last-use.sqlite");
             is_file && is_last_use
         }
+        ["cache", "peers", number, file] => is_file && is_number(number) && file.starts_with("peers.sqlite"),
         _ => false,
     }
 }

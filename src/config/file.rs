@@ -9,15 +9,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::credentials::CredentialsTable;
 use super::keys::{self, Key};
+use super::peers::PeerTable;
 use super::rules::ModuleTable;
 use super::table::{self, Table};
 use super::{ConfigError, Origin, shown};
 
 /// The tables that may occur several times.
-const TABLES: [&str; 2] = ["module", "credentials"];
-
-/// The line before each table of credentials.
-const CREDENTIALS: &str = "[[credentials]]";
+const TABLES: [&str; 3] = ["module", "credentials", "peer"];
 
 /// The content of a config file.
 #[derive(Debug, Default)]
@@ -28,7 +26,8 @@ pub(super) struct File {
     values: BTreeMap<&'static str, (String, usize)>,
     pub(super) modules: Vec<ModuleTable>,
     pub(super) credentials: Vec<CredentialsTable>,
-    /// The keys in `[[module]]` and `[[credentials]]`, for `stoa config show`.
+    pub(super) peers: Vec<PeerTable>,
+    /// The keys in the tables that may occur several times, for `stoa config show`.
     pub(super) in_tables: Vec<(String, String, usize)>,
     lines: Vec<String>,
     /// Lines with a key that does not exist, with a value of the wrong type, or with a wrong value in a table.
@@ -109,15 +108,24 @@ impl File {
                 let text = plain_text(value.get_ref()).unwrap_or_default();
                 self.in_tables.push((format!("{name}[{n}].{key}"), text, line));
             }
-            if name == "module" {
-                let mut table = Table::new(keys, line, &ModuleTable::KEYS, line_of);
-                let rule = ModuleTable::read(&mut table).filter(|_| table.faults.is_empty());
-                self.modules.extend(rule);
-                self.wrong.append(&mut table.faults);
-            } else {
-                let mut table = Table::new(keys, line, &CredentialsTable::KEYS, line_of);
-                self.credentials.extend(CredentialsTable::read(&mut table));
-                self.wrong.append(&mut table.faults);
+            match name {
+                "module" => {
+                    let mut table = Table::new(keys, line, &ModuleTable::KEYS, line_of);
+                    let rule = ModuleTable::read(&mut table).filter(|_| table.faults.is_empty());
+                    self.modules.extend(rule);
+                    self.wrong.append(&mut table.faults);
+                }
+                "peer" => {
+                    let mut table = Table::new(keys, line, &PeerTable::KEYS, line_of);
+                    let peer = PeerTable::read(&mut table).filter(|_| table.faults.is_empty());
+                    self.peers.extend(peer);
+                    self.wrong.append(&mut table.faults);
+                }
+                _ => {
+                    let mut table = Table::new(keys, line, &CredentialsTable::KEYS, line_of);
+                    self.credentials.extend(CredentialsTable::read(&mut table));
+                    self.wrong.append(&mut table.faults);
+                }
             }
         }
     }
@@ -146,19 +154,28 @@ impl File {
     /// Returns an error about a line, counted from one.
     pub(super) fn wrong(&self, line: usize, reason: &str) -> ConfigError {
         let text = self.lines.get(line.saturating_sub(1)).map_or("", |text| text.trim());
-        let text = match self.is_in_credentials(line) {
-            true if text.starts_with(CREDENTIALS) => CREDENTIALS.to_owned(),
-            true => shown::key(text),
-            false => shown::line(text),
+        let key = text.split(['=', ' ']).next().unwrap_or_default();
+        let text = match self.table_of(line) {
+            Some(name) if text.starts_with(&format!("[[{name}]]")) => format!("[[{name}]]"),
+            // A mistyped key may have a secret as its value, too.
+            Some("peer") if PeerTable::KEYS.contains(&key) => shown::line(text),
+            Some("credentials" | "peer") => shown::key(text),
+            _ => shown::line(text),
         };
         ConfigError::File { path: self.path.clone(), line, text, reason: shown::masked(reason) }
     }
 
-    /// Returns whether a line is in a table of credentials, where any value may be a secret, also that of a mistyped key.
-    fn is_in_credentials(&self, line: usize) -> bool {
+    /// Returns the name in the header before a line, if the line is in one of the tables that may occur several times.
+    fn table_of(&self, line: usize) -> Option<&'static str> {
+        let table = |line: &str| {
+            let name = line.trim_start_matches('[').trim_start();
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | '-'));
+            let name = name.get(..end.unwrap_or(name.len())).unwrap_or_default();
+            TABLES.into_iter().find(|table| *table == name)
+        };
         let before = self.lines.iter().take(line).rev().map(|line| line.trim());
-        let header = before.into_iter().find(|line| line.starts_with('[') || line.starts_with("credentials"));
-        header.is_some_and(|line| line.trim_start_matches('[').trim_start().starts_with("credentials"))
+        let mut headers = before.filter(|line| line.starts_with('[') || table(line).is_some());
+        headers.next().and_then(table)
     }
 
     /// Returns the folder at which relative paths start.

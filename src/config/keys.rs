@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use stoa_bucket::BucketUrl;
 
 use super::parse;
+use super::peers::PeerTable;
 use super::rules::ModuleTable;
 use super::{ConfigError, Options, Origin, Settings};
 use crate::policy::{ChecksumPolicy, Mode};
@@ -137,6 +138,8 @@ macro_rules! serve_keys {
             pub modules: Vec<ModuleTable>,
             /// The credentials for upstreams.
             pub credentials: Vec<HostCredentials>,
+            /// The peers, without their secrets. [`Settings::peers`] reads these.
+            pub peers: Vec<PeerTable>,
             pub(super) origins: BTreeMap<&'static str, Origin>,
         }
 
@@ -164,6 +167,7 @@ macro_rules! serve_keys {
                     }, )+
                     modules: self.modules()?,
                     credentials: self.credentials()?,
+                    peers: self.file()?.peers.clone(),
                     origins,
                 })
             }
@@ -330,4 +334,12 @@ serve_keys! {
 
     /// Whether clients get zips directly from the bucket, by a redirect to a signed URL
     bucket_redirect: bool = "bucket.redirect", "BOOL", Default::Value("false"), parse::switch;
+
+    /// Name of this deployment among its peers, the tables [[peer]]
+    /// It has 1 to 64 characters: lower case letters, digits, dots and hyphens. It is required if there is a peer.
+    peers_name: Option<String> = "peers.name", "NAME", Default::Unset("none", "paris"),
+        |text| parse::peer_name(text).map(Some);
+
+    /// Maximum number of versions that are downloaded from peers at the same time
+    peers_max_concurrent: usize = "peers.max_concurrent", "N", Default::Value("4"), parse::count;
 }

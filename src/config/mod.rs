@@ -13,7 +13,7 @@
 //! | `parse` | values from texts |
 //! | `options` | the options that set keys |
 //! | `file` | the config file |
-//! | `table`, `rules`, `credentials` | the tables of the file |
+//! | `table`, `rules`, `credentials`, `peers` | the tables of the file |
 //! | `serve`, `bucket` | checks of several keys together |
 //! | `size` | sizes with units |
 //! | `origin`, `shown` | origins of values, and values without secrets |
@@ -27,6 +27,7 @@ pub mod keys;
 mod options;
 mod origin;
 pub(crate) mod parse;
+mod peers;
 mod rules;
 mod serve;
 mod shown;
@@ -51,6 +52,7 @@ pub use self::error::ConfigError;
 pub use self::keys::ServeConfig;
 pub use self::options::Options;
 pub use self::origin::Origin;
+pub use self::peers::PeerTable;
 pub use self::rules::ModuleTable;
 pub use self::shown::masked;
 pub use self::world::{Lookup, World};
@@ -186,6 +188,8 @@ impl<'a> Settings<'a> {
         let mode = set("mode").and_then(|(text, origin)| Some((text.trim().parse().ok()?, origin)));
         let (mode, origin) = mode.unwrap_or((Mode::default(), Origin::Default));
         let has_target = set("redirect_url").is_some();
+        let own_name = set("peers.name").map(|(text, _)| text.trim().to_owned());
+        faults.extend(Self::faults_of_peers(file, own_name.as_deref()));
         faults.extend(self.redirects_without_target(file, (mode, &origin), has_target));
         faults.sort_by_key(|fault| fault.line().unwrap_or(usize::MAX));
         faults

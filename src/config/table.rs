@@ -1,4 +1,4 @@
-//! A table `[[module]]` or `[[credentials]]` of the config file: reads its keys, and collects everything that is wrong.
+//! A table `[[module]]`, `[[credentials]]` or `[[peer]]` of the config file: reads its keys, and collects everything that is wrong.
 
 use std::collections::BTreeMap;
 
@@ -55,6 +55,27 @@ impl<'t> Table<'t> {
             self.incomplete(&format!("the key {key} is missing"));
         }
         self.text(key, parse)
+    }
+
+    /// Reads a string or a whole number.
+    pub(super) fn scalar<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let (line, value) = *self.keys.get(key)?;
+        let text = match value {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let text = text.ok_or_else(|| "expected a string in quotes or a number".to_owned());
+        text.and_then(|text| parse(&text)).map_err(|reason| self.faults.push((line, reason))).ok()
+    }
+
+    /// Reads true or false.
+    pub(super) fn switch(&mut self, key: &str) -> Option<bool> {
+        let (line, value) = *self.keys.get(key)?;
+        if !value.is_bool() {
+            self.faults.push((line, "expected true or false, without quotes".to_owned()));
+        }
+        value.as_bool()
     }
 
     /// Reads a list of strings.

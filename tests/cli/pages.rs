@@ -50,13 +50,37 @@ const SAMPLE_TABLES: &str = r##"
 #host = "proxy.corp.example"
 #login = "stoa"
 #password_file = "/etc/stoa/password"
+
+# A peer: another deployment that exchanges versions with this one. Both need a table for the other, and peers.name. The secret
+# in secret_file is the same on both sides, has 32 to 1024 bytes, and only the user of the server may read it. Relative paths
+# start at the folder of this file. offer has no default: the modules that the peer may have.
+#
+#[[peer]]
+#name = "oslo"
+#url = "https://go.oslo.example.org"
+#secret_file = "secrets/paris-oslo"
+# The only root certificates for this peer, in a PEM file. Default: those of the system.
+#ca_file = "oslo.pem"
+#offer = ["*.corp.example", "github.com/Acme/*"]
+# The modules that are taken from this peer.
+#accept = ["*"]
+# Whether the tombstones of this peer apply here, too.
+#accept_tombstones = false
+# Whether this deployment asks the peer for events.
+#pull = true
+# Whether this deployment notifies the peer of new versions.
+#push = true
+# Pause between two requests for events, and maximum time that the peer may hold such a request.
+#interval = "1m"
+# Maximum speed of downloads from this peer in bytes per second; 0 for no maximum.
+#bandwidth = 0
 "##;
 
 const PAGE: &str = "\
 # Configure
 
-Every key in the table below can be set in the config file or by an environment variable. [Rules](#rules-module) and
-[credentials](#credentials-credentials) can be set only in the config file. Almost every key is also an option of
+Every key in the table below can be set in the config file or by an environment variable. [Rules](#rules-module),
+[credentials](#credentials-credentials) and [peers](#peers-peer) can be set only in the config file. Almost every key is also an option of
 `stoa serve`. The exceptions are `lock_timeout` and `store_mode`, which are options of `stoa-migrate`, and `threads`,
 which is an option of `stoa-migrate` and of commands such as `stoa verify`. The option and the variable follow from
 the name of the key: `fill.list_ttl` is `--fill-list-ttl` and `STOA_FILL_LIST_TTL`.
@@ -120,6 +144,40 @@ deny = ["v1.3.0", ">=v2.0.0 <v2.1.4"]
 
 Stoa sends credentials over HTTPS only. Stoa also reads `.netrc`, but the config file takes precedence. Stoa warns if the config
 file contains a secret and every user can read it.
+
+## Peers: `[[peer]]`
+
+A peer is another deployment that exchanges versions with this one. [Several deployments](several-deployments.md) explains the
+keys and three set-ups. If there is a peer, `peers.name` is required.
+
+| key | value | default | meaning |
+| --- | --- | --- | --- |
+| `name` | NAME | required | the `peers.name` of the peer |
+| `url` | URL | required | the base URL of the peer, without credentials and without a query |
+| `secret_file` | PATH | required | a file with the secret of the two deployments: 32 to 1024 bytes, not counting spaces and line ends around it |
+| `ca_file` | PATH | the roots of the system | a PEM file with the only root certificates that are accepted for this peer |
+| `offer` | PATTERNS | required | the modules that the peer may have; `[]` offers nothing |
+| `accept` | PATTERNS | `["*"]` | the modules that are taken from the peer |
+| `accept_tombstones` | BOOL | `false` | whether the tombstones of the peer apply here, too |
+| `pull` | BOOL | `true` | whether this deployment asks the peer for events |
+| `push` | BOOL | `true` | whether this deployment notifies the peer of new versions |
+| `interval` | DURATION | `1m` | the pause between two requests for events, and the maximum time that the peer may hold such a request |
+| `bandwidth` | SIZE | `0` | the maximum speed of downloads of zips from the peer in bytes per second; 0 for no maximum |
+
+`secret_file` and `ca_file` may be relative to the folder of the config file. A secret that other users may read is refused. Two
+peers need different names and different secrets. A server with a wrong `[[peer]]` does not start, and `stoa config check` reports
+everything that is wrong.
+
+```toml
+[peers]
+name = "paris"
+
+[[peer]]
+name = "oslo"
+url = "https://go.oslo.example.org"
+secret_file = "secrets/paris-oslo"
+offer = ["*.corp.example"]
+```
 "#;
 
 fn value(key: &Key) -> String {

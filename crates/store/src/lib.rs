@@ -37,6 +37,7 @@
 //! | [`census`](Store::census) | every stored version with its size and time, and every leftover |
 //! | [`meter`](Meter) | the number of bytes of zips that were read, for a progress bar |
 //! | [`claim`](Claim), [`claim_wait`](ClaimWait) | the lock on one version for all of these changes, and the wait for it |
+//! | [`peers`](Peers) | the state towards other deployments: pointers, queue and conflicts |
 //! | [`index`](StoreIndex) | the catalog and the feed, page by page: derived, recovers by itself |
 //!
 //! This crate knows only the current layout. A [`Store`] opens only with a [`Pass`](stoa_layout::Pass) or a
@@ -61,9 +62,11 @@ mod last_use;
 mod list;
 mod metadata;
 mod meter;
+mod numbered;
 mod open;
 mod pairs;
 mod paths;
+mod peers;
 mod publish;
 mod quarantine;
 mod read;
@@ -101,11 +104,12 @@ pub use meter::Meter;
 pub use open::Store;
 pub use pairs::{CachedPair, Pair, Pairs};
 pub use paths::VersionFile;
+pub use peers::{Conflict, PeerSource, PeerState, Peers, PeersError, Queued, QueuedKind};
 pub use publish::Published;
 pub use quarantine::{Quarantine, QuarantineEntry, Quarantined, Restored, each_quarantined};
 pub use read::{Small, SmallFile, ZipFile};
 pub use records::{
-    FailedLookup, Objection, Record, RecordedBy, Records, RecordsState, Tombstone, Verdict, verdict_at,
+    FailedLookup, Mark, Objection, Record, RecordedBy, Records, RecordsState, Tombstone, Verdict, verdict_at,
 };
 pub use remove::{Footprint, Removed};
 pub use tree_heads::{HeadReplaced, TreeHeads};

@@ -22,6 +22,7 @@ use crate::list::KnownVersions;
 use crate::meter::Meter;
 use crate::pairs::{KnownBytes, KnownPair, PairWeight};
 use crate::paths::Paths;
+use crate::peers::OpenPeers;
 use crate::read::{KnownSmall, SmallFile, SmallWeight};
 use crate::reserve::Reserve;
 use crate::seal::KnownCorrupt;
@@ -44,6 +45,7 @@ pub struct Store {
     pub(crate) harmless: Cache<Stamp, ()>,
     pub(crate) index: Index,
     pub(crate) uses: Uses,
+    pub(crate) peers: OpenPeers,
     pub(crate) cache_writes: Writes,
     pub(crate) pair_bytes: KnownBytes,
     pub(crate) known_pairs: Cache<Stamp, KnownPair, PairWeight>,
@@ -316,6 +318,7 @@ impl Store {
             durable,
             smalls: Cache::with_weighter(ENTRIES, SMALL_BYTES, SmallWeight),
             uses: Uses::new(),
+            peers: OpenPeers::new(&paths),
             seals: Cache::new(ENTRIES),
             corrupt: Cache::new(CORRUPT),
             lists: Cache::new(ENTRIES),

@@ -1,10 +1,13 @@
-//! Shared parts of the two SQLite databases of a store: the catalog index and the usage data.
+//! Shared parts of the three SQLite databases of a store: the catalog index, the usage data and the peers.
 //!
-//! They stay two databases, because their lives differ. The index is rebuilt aside and replaced under the next number
-//! while servers run, so its contents must be derivable. The usage data is not derivable, lies in `cache/`, which may
-//! be deleted beside a running server, and so is open only while it is read or written.
+//! They stay three databases, because their lives differ. The index is derived from the store and is rebuilt if it is
+//! damaged. The usage data is not derivable, lies in `cache/`, which may be deleted beside a running server, and so is
+//! open only while it is read or written. The database of the peers is written often, so it stays open, and its
+//! loss costs a comparison with each peer.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
@@ -22,6 +25,23 @@ pub(crate) fn open(
     let connection = Connection::open_with_flags(path.as_ref(), flags)?;
     connection.busy_timeout(patience)?;
     Ok(connection)
+}
+
+/// Returns a URI that opens a database without writing anything. If other processes have writes in the log that are
+/// not in the file yet, their shared memory is read too. Otherwise the file alone is read.
+pub(crate) fn read_only_uri(path: &Path) -> OsString {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let has_log = std::fs::metadata(&log).is_ok_and(|meta| meta.len() > 0);
+    let mut uri = b"file:".to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(*byte),
+            other => uri.extend(format!("%{other:02x}").bytes()),
+        }
+    }
+    uri.extend(if has_log { &b"?mode=ro&readonly_shm=1"[..] } else { b"?mode=ro&immutable=1" });
+    OsString::from_vec(uri)
 }
 
 /// Returns the kind of a database.

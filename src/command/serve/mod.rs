@@ -42,7 +42,11 @@ impl Command for Serve {
         keep_freed_buffers();
         let settings = context.settings;
         let root = context.root()?;
-        let config = || Ok(settings.serve(&self.options)?);
+        let config = || -> Result<ServeConfig, CommandError> {
+            let config = settings.serve(&self.options)?;
+            settings.peers(&config)?;
+            Ok(config)
+        };
         let sources = Sources::new(settings.world());
         let migrator = || -> Result<Migrator, CommandError> {
             let config = config()?;

@@ -8,8 +8,6 @@
 //! A row of `versions` comes from the store, from the manifest of a bucket, or from both. It goes when neither has the
 //! version. The manifest decides whether a version is listed, and with which time.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,7 +86,7 @@ impl Database {
             Access::Write => sqlite::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, patience),
             Access::Read => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-                sqlite::open(read_only_uri(path), flags, patience)
+                sqlite::open(sqlite::read_only_uri(path), flags, patience)
             }
         };
         let connection = opened.map_err(|source| IndexError::of(path, source))?;
@@ -443,21 +441,4 @@ fn find<'a>(rows: &'a [IndexRow], version: &str) -> Option<&'a IndexRow> {
 
 pub(super) fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-/// Returns a URI that opens a database without writing anything. If other processes have writes in the log that are
-/// not in the file yet, their shared memory is read too. Otherwise the file alone is read.
-fn read_only_uri(path: &Path) -> OsString {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let has_log = std::fs::metadata(&log).is_ok_and(|meta| meta.len() > 0);
-    let mut uri = b"file:".to_vec();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(*byte),
-            other => uri.extend(format!("%{other:02x}").bytes()),
-        }
-    }
-    uri.extend(if has_log { &b"?mode=ro&readonly_shm=1"[..] } else { b"?mode=ro&immutable=1" });
-    OsString::from_vec(uri)
 }

@@ -20,9 +20,6 @@
 //! damaged, and each copy builds its own under the next number.
 //!
 //! A read-only store reads the newest index as it is.
-//!
-//! The locks of SQLite belong to the process and are lost when any descriptor of the file is closed. So this module
-//! never opens the file of a database that may be open.
 
 mod artefact;
 mod database;
@@ -33,20 +30,17 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use stoa_gomod::ModuleVersion;
-use stoa_layout::PathError;
 use stoa_layout::durable::Durable;
-use stoa_layout::error::PathContext;
 
 use self::database::{Access, Database};
 use self::rows::SeenModule;
 use crate::Store;
-use crate::files::{is_absent, lock, metadata};
+use crate::files::lock;
+use crate::numbered::{Current, Identity, Numbered};
 use crate::paths::Paths;
 
 pub use self::artefact::IndexArtefact;
@@ -55,18 +49,11 @@ pub use self::manifests::{Condition, KnownManifest, ManifestChange, ManifestRow,
 pub use self::reconcile::Reconciled;
 pub use self::rows::{CatalogEntry, FeedEntry, IndexRow, Stop};
 
-/// The identity of a database: its number and its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    number: u32,
-    device: u64,
-    inode: u64,
-}
-
 /// The open databases of the index in this process.
 #[derive(Debug)]
 pub(crate) struct Index {
     paths: Paths,
+    databases: Numbered,
     durable: Durable,
     is_read_only: bool,
     writer: Mutex<Option<(Identity, Database)>>,
@@ -92,6 +79,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Index {
     pub(crate) fn new(paths: Paths, durable: Durable, is_read_only: bool) -> Self {
         Self {
+            databases: Numbered { folder: paths.index(), file: FILE },
             paths,
             durable,
             is_read_only,
@@ -184,50 +172,17 @@ impl Index {
     }
 
     fn open(&self, identity: Identity, access: Access, patience: Duration) -> Result<Database, IndexError> {
-        Database::open(&self.file(identity.number), access, patience)
-    }
-
-    fn file(&self, number: u32) -> PathBuf {
-        self.paths.index().join(number.to_string()).join(FILE)
+        Database::open(&self.databases.path(identity.number), access, patience)
     }
 
     /// Returns the identity of the current database.
     fn identity(&self) -> Result<Identity, IndexError> {
-        let folder = self.paths.index();
-        let Some(number) = reconcile::newest(&numbers(&folder)?) else {
-            return Err(IndexError::Missing(folder));
-        };
-        let path = self.file(number);
-        match metadata(&path)? {
-            // A copy made with hard links. Writing would change the index of the original.
-            Some(meta) if meta.is_file() && meta.links > 1 && !self.is_read_only => {
-                let reason = "it has several hard links, so a copy of the store may share it".to_owned();
-                Err(IndexError::Broken { path, reason })
-            }
-            Some(meta) if meta.is_file() => Ok(Identity { number, device: meta.device, inode: meta.inode }),
-            Some(_) => Err(IndexError::Broken { path, reason: "it is not a regular file".to_owned() }),
-            None => Err(IndexError::Broken { path, reason: "the file is missing".to_owned() }),
+        match self.databases.current(!self.is_read_only)? {
+            Current::Missing => Err(IndexError::Missing(self.databases.folder.clone())),
+            Current::Broken(path, reason) => Err(IndexError::Broken { path, reason: reason.to_owned() }),
+            Current::At(identity) => Ok(identity),
         }
     }
-}
-
-/// Returns the used numbers in a folder of indexes, and whether each is a folder.
-fn numbers(folder: &Path) -> Result<Vec<(u32, bool)>, PathError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if is_absent(&error) => return Ok(Vec::new()),
-        entries => entries.at("list", folder)?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.at("list", folder)?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.parse::<u32>().ok());
-        // Only the canonical spelling: 07 and +7 are not ours.
-        if let Some(number) = number.filter(|number| name == *number.to_string()) {
-            found.push((number, entry.file_type().at("stat", &entry.path())?.is_dir()));
-        }
-    }
-    Ok(found)
 }
 
 fn log_failure(version: &ModuleVersion, result: Result<(), IndexError>) {

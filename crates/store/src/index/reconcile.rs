@@ -13,7 +13,6 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use rustix::io::Errno;
 use stoa_gomod::{ModulePath, ModuleVersion};
 use stoa_layout::PathError;
 use stoa_layout::durable;
@@ -21,7 +20,7 @@ use stoa_layout::error::PathContext;
 
 use super::database::{Access, Database};
 use super::rows::{FolderStamp, IndexRow, SeenModule, SeenVersion, Stop, nanoseconds};
-use super::{FILE, Index, IndexError, PATIENCE, numbers};
+use super::{FILE, Index, IndexError, PATIENCE};
 use crate::StoreError;
 use crate::draft::StagedFolder;
 use crate::files::{is_file, lock, metadata};
@@ -83,7 +82,7 @@ impl Index {
         aside: PathBuf,
         fill: impl FnOnce(&mut Database) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
-        let before = newest(&numbers(&self.paths.index())?);
+        let before = self.databases.newest()?;
         let aside = StagedFolder::new(aside);
         self.durable.create_dir(&aside.path)?;
         let path = aside.path.join(FILE);
@@ -97,53 +96,20 @@ impl Index {
         durable::sync_file(&file, &path)?;
         drop(file);
         durable::sync_dir(&aside.path)?;
-        self.bring_in(aside, before)
-    }
-
-    fn bring_in(&self, built: StagedFolder, before: Option<u32>) -> Result<(), IndexError> {
-        let folder = self.paths.index();
-        self.durable.ensure_dir(&folder)?;
-        loop {
-            let taken = numbers(&folder)?;
-            if newest(&taken) > before {
-                // Another process was first, so ours is removed.
-                return Ok(());
-            }
-            let next = taken.iter().map(|(number, _)| *number).max().map_or(Some(1), |n| n.checked_add(1));
-            let Some(next) = next else {
-                let path = folder.join(u32::MAX.to_string());
-                return Err(PathError::new("create an index after", path, Errno::OVERFLOW).into());
-            };
-            match durable::rename_noreplace(&built.path, &folder.join(next.to_string())) {
-                Ok(()) => {
-                    built.keep();
-                    durable::sync_dir(&folder)?;
-                    return Ok(());
-                }
-                Err(error) if error.errno() == Some(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.durable.ensure_dir(&self.databases.folder)?;
+        Ok(self.databases.bring_in(aside, before)?)
     }
 
     /// Removes all but the current index. The caller holds the exclusive lock of the store.
     pub(super) fn remove_older(&self) -> Result<(), IndexError> {
-        let folder = self.paths.index();
-        let mut folders: Vec<u32> =
-            numbers(&folder)?.into_iter().filter(|(_, is_folder)| *is_folder).map(|(n, _)| n).collect();
-        folders.sort_unstable();
+        let mut all = self.databases.all()?;
         // The current index.
-        folders.pop();
-        for number in folders {
-            durable::remove_tree(&folder.join(number.to_string()))?;
+        all.pop();
+        for number in all {
+            durable::remove_tree(&self.databases.folder.join(number.to_string()))?;
         }
         Ok(())
     }
-}
-
-/// Returns the number of the current index.
-pub(super) fn newest(taken: &[(u32, bool)]) -> Option<u32> {
-    taken.iter().filter(|(_, is_folder)| *is_folder).map(|(number, _)| *number).max()
 }
 
 /// Makes one pass over the whole store.

@@ -35,7 +35,7 @@ fn tree(store: &Store) -> Rows {
 /// Returns the rows in the tables of the index.
 fn rows(store: &Store) -> Rows {
     let identity = store.index.identity().unwrap();
-    let connection = rusqlite::Connection::open(store.index.file(identity.number)).unwrap();
+    let connection = rusqlite::Connection::open(store.index.databases.path(identity.number)).unwrap();
     let mut statement = connection
         .prepare("SELECT module, version, modified, bytes FROM versions WHERE modified IS NOT NULL")
         .unwrap();
@@ -82,7 +82,7 @@ fn settled() -> Fixture {
 }
 
 fn file(store: &Store) -> PathBuf {
-    store.index.file(store.index.identity().unwrap().number)
+    store.index.databases.path(store.index.identity().unwrap().number)
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //!
 //! A damaged record is an error and never counts as absent, because it may hold a tombstone.
 
+mod mark;
 mod record;
 mod tombstones;
 
@@ -21,6 +22,7 @@ use stoa_gomod::{ModulePath, ModuleVersion, Version};
 use stoa_layout::durable;
 use stoa_layout::error::PathContext;
 
+pub use self::mark::Mark;
 pub use self::record::{FailedLookup, Objection, Record, RecordedBy, Tombstone, Verdict};
 use crate::audit::Act;
 use crate::change::Change;

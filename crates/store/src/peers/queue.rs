@@ -1,0 +1,324 @@
+//! The queue: events of peers that wait for work.
+
+use rusqlite::types::Type;
+use rusqlite::{OptionalExtension, Row, params};
+use stoa_gomod::{H1, ModulePath, ModuleVersion, Version};
+
+use super::database::Database;
+use super::state;
+use crate::Mark;
+
+/// An event of a peer that waits for work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    /// The version.
+    pub version: ModuleVersion,
+    /// The event.
+    pub what: QueuedKind,
+    /// Whether the version is listed before it is here.
+    pub is_listed: bool,
+    /// The number of the event in the log of the peer. `None` for a notification.
+    pub seq: Option<u64>,
+}
+
+/// A peer that has a version, and the hashes of its zip and its go.mod as far as the peer named them.
+pub type PeerSource = (String, Option<H1>, Option<H1>);
+
+/// The kinds of queued events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueuedKind {
+    /// The peer has the version, which is to be fetched.
+    Fetch {
+        /// The hash of its zip, if the peer named it.
+        h1: Option<H1>,
+        /// The hash of its go.mod, if the peer named it.
+        gomod_h1: Option<H1>,
+        /// The size of the version in bytes.
+        bytes: u64,
+    },
+    /// The peer has a mark of the version.
+    Mark(Mark),
+}
+
+impl QueuedKind {
+    fn is_mark(&self) -> bool {
+        matches!(self, Self::Mark(_))
+    }
+
+    /// Returns whether an event adds nothing to a queued event of the same version. Hashes that are no longer named still
+    /// count.
+    fn adds_nothing_to(&self, known: &Self) -> bool {
+        let is_known = |new: &Option<H1>, known: &Option<H1>| new.is_none() || new == known;
+        match (self, known) {
+            (
+                Self::Fetch { h1, gomod_h1, .. },
+                Self::Fetch { h1: known_h1, gomod_h1: known_gomod_h1, .. },
+            ) => is_known(h1, known_h1) && is_known(gomod_h1, known_gomod_h1),
+            (Self::Mark(mark), Self::Mark(known)) => mark.rank() <= known.rank(),
+            _ => false,
+        }
+    }
+}
+
+/// The result of an attempt that failed.
+pub(super) struct Postponed<'a> {
+    pub(super) due_ms: i64,
+    pub(super) reason: &'a str,
+    pub(super) is_parked: bool,
+}
+
+/// The columns of an event, in the order in which [`read`] expects them.
+const COLUMNS: &str = "module, version, is_mark, h1, gomod_h1, bytes, is_lifted, origin, counter, at, reason,
+    is_listed, seq, attempts";
+
+pub(super) fn take_in(
+    database: &Database,
+    peer: &str,
+    pointer: Option<(&str, u64)>,
+    events: &[Queued],
+    now: i64,
+) -> rusqlite::Result<u64> {
+    let transaction = database.begin()?;
+    state::know(database, peer)?;
+    let mut added = 0;
+    for event in events {
+        added += u64::from(put(database, peer, pointer.map(|(index, _)| index), event, now)?);
+    }
+    if let Some((index, seq)) = pointer {
+        state::move_pointer(database, peer, index, seq, now)?;
+    }
+    transaction.commit()?;
+    Ok(added)
+}
+
+/// Queues an event. Returns whether it is new.
+fn put(
+    database: &Database,
+    peer: &str,
+    index_id: Option<&str>,
+    event: &Queued,
+    now: i64,
+) -> rusqlite::Result<bool> {
+    let (module, version) = (event.version.path().as_str(), event.version.version().as_str());
+    let is_mark = event.what.is_mark();
+    let known = database
+        .connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM queue WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4"
+        ))?
+        .query_row(params![peer, module, version, is_mark], read)
+        .optional()?;
+    if known.is_some_and(|(known, _)| event.what.adds_nothing_to(&known.what)) {
+        database
+            .connection
+            .prepare_cached(
+                "UPDATE queue SET is_listed = max(is_listed, ?5),
+                    index_id = iif(?7 IS NULL, index_id, ?6), seq = coalesce(?7, seq)
+                    WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4",
+            )?
+            .execute(params![
+                peer,
+                module,
+                version,
+                is_mark,
+                event.is_listed,
+                index_id,
+                event.seq.map(u64::cast_signed)
+            ])?;
+        return Ok(false);
+    }
+    let (fetch, mark) = match &event.what {
+        QueuedKind::Fetch { h1, gomod_h1, bytes } => (Some((h1.as_ref(), gomod_h1.as_ref(), *bytes)), None),
+        QueuedKind::Mark(mark) => (None, Some(mark)),
+    };
+    database
+        .connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO queue (peer, module, version, is_mark, h1, gomod_h1, bytes, is_lifted, origin,
+                counter, at, reason, index_id, seq, is_listed, queued_at, attempts, due, is_parked)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 0, ?16, 0)",
+        )?
+        .execute(params![
+            peer,
+            module,
+            version,
+            is_mark,
+            fetch.and_then(|(h1, ..)| h1).map(H1::as_str),
+            fetch.and_then(|(_, gomod_h1, _)| gomod_h1).map(H1::as_str),
+            fetch.map(|(.., bytes)| bytes.cast_signed()),
+            mark.map(|mark| mark.is_lifted),
+            mark.map(|mark| &mark.origin),
+            mark.map(|mark| mark.counter.cast_signed()),
+            mark.map(|mark| &mark.at),
+            mark.and_then(|mark| mark.reason.as_ref()),
+            index_id.filter(|_| event.seq.is_some()),
+            event.seq.map(u64::cast_signed),
+            event.is_listed,
+            now,
+        ])?;
+    Ok(true)
+}
+
+pub(super) fn due(
+    database: &Database,
+    peer: &str,
+    now_ms: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<(Queued, u32)>> {
+    database
+        .connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM queue WHERE peer = ?1 AND is_parked = 0 AND due <= ?2
+                ORDER BY due, seq LIMIT ?3"
+        ))?
+        .query_map(params![peer, now_ms, i64::try_from(limit).unwrap_or(i64::MAX)], read)?
+        .collect()
+}
+
+pub(super) fn next_due(database: &Database) -> rusqlite::Result<Option<i64>> {
+    database
+        .connection
+        .prepare_cached(
+            "SELECT min((SELECT min(due) FROM queue WHERE peer = peers.name AND is_parked = 0)) FROM peers",
+        )?
+        .query_row([], |row| row.get(0))
+}
+
+pub(super) fn finish(database: &Database, version: &ModuleVersion) -> rusqlite::Result<()> {
+    database
+        .connection
+        .prepare_cached("DELETE FROM queue WHERE module = ?1 AND version = ?2 AND is_mark = 0")?
+        .execute([version.path().as_str(), version.version().as_str()])
+        .map(drop)
+}
+
+pub(super) fn finish_row(
+    database: &Database,
+    peer: &str,
+    version: &ModuleVersion,
+    is_mark: bool,
+) -> rusqlite::Result<()> {
+    database
+        .connection
+        .prepare_cached(
+            "DELETE FROM queue WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4",
+        )?
+        .execute(params![peer, version.path().as_str(), version.version().as_str(), is_mark])
+        .map(drop)
+}
+
+pub(super) fn postpone(
+    database: &Database,
+    peer: &str,
+    version: &ModuleVersion,
+    is_mark: bool,
+    row: &Postponed<'_>,
+) -> rusqlite::Result<()> {
+    database
+        .connection
+        .prepare_cached(
+            "UPDATE queue SET attempts = attempts + 1, due = ?5, failure = ?6, is_parked = ?7
+                WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4",
+        )?
+        .execute(params![
+            peer,
+            version.path().as_str(),
+            version.version().as_str(),
+            is_mark,
+            row.due_ms,
+            row.reason,
+            row.is_parked
+        ])
+        .map(drop)
+}
+
+pub(super) fn revive(database: &Database, peer: &str, now: i64) -> rusqlite::Result<u64> {
+    let revived = database
+        .connection
+        .prepare_cached(
+            "UPDATE queue SET attempts = 0, due = ?2, is_parked = 0
+                WHERE peer = ?1 AND (is_parked = 1 OR due > ?2)",
+        )?
+        .execute(params![peer, now])?;
+    Ok(revived as u64)
+}
+
+pub(super) fn count(database: &Database, peer: &str, is_parked: bool) -> rusqlite::Result<u64> {
+    // Two texts, because a partial index serves only a query that names its condition.
+    let sql = if is_parked {
+        "SELECT count(*) FROM queue WHERE peer = ?1 AND is_parked = 1"
+    } else {
+        "SELECT count(*) FROM queue WHERE peer = ?1 AND is_parked = 0"
+    };
+    let count = database.connection.prepare_cached(sql)?.query_row([peer], |row| row.get::<_, i64>(0))?;
+    Ok(count.cast_unsigned())
+}
+
+pub(super) fn listed(database: &Database, module: &ModulePath) -> rusqlite::Result<Vec<Version>> {
+    let mut versions: Vec<Version> = database
+        .connection
+        .prepare_cached(
+            "SELECT DISTINCT version FROM queue
+                WHERE module = ?1 AND is_mark = 0 AND is_listed = 1 AND is_parked = 0",
+        )?
+        .query_map([module.as_str()], |row| {
+            Version::new(&row.get::<_, String>(0)?).map_err(|e| invalid(0, e))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    versions.sort();
+    Ok(versions)
+}
+
+pub(super) fn sources(database: &Database, version: &ModuleVersion) -> rusqlite::Result<Vec<PeerSource>> {
+    database
+        .connection
+        .prepare_cached(
+            "SELECT peer, h1, gomod_h1 FROM queue WHERE module = ?1 AND version = ?2 AND is_mark = 0
+                ORDER BY is_parked, attempts, peer",
+        )?
+        .query_map([version.path().as_str(), version.version().as_str()], |row| {
+            Ok((row.get(0)?, hash(row, 1)?, hash(row, 2)?))
+        })?
+        .collect()
+}
+
+/// Reads an event and the number of its attempts.
+fn read(row: &Row<'_>) -> rusqlite::Result<(Queued, u32)> {
+    let what = if row.get(2)? {
+        QueuedKind::Mark(Mark {
+            is_lifted: row.get(6)?,
+            origin: row.get(7)?,
+            counter: row.get::<_, i64>(8)?.cast_unsigned(),
+            at: row.get(9)?,
+            reason: row.get(10)?,
+        })
+    } else {
+        let bytes = row.get::<_, i64>(5)?.cast_unsigned();
+        QueuedKind::Fetch { h1: hash(row, 3)?, gomod_h1: hash(row, 4)?, bytes }
+    };
+    let event = Queued {
+        version: version(row, 0)?,
+        what,
+        is_listed: row.get(11)?,
+        seq: row.get::<_, Option<i64>>(12)?.map(i64::cast_unsigned),
+    };
+    Ok((event, row.get(13)?))
+}
+
+/// Reads a version from two columns.
+pub(super) fn version(row: &Row<'_>, at: usize) -> rusqlite::Result<ModuleVersion> {
+    let module = ModulePath::new(&row.get::<_, String>(at)?).map_err(|error| invalid(at, error))?;
+    let version = Version::new(&row.get::<_, String>(at + 1)?).map_err(|error| invalid(at + 1, error))?;
+    ModuleVersion::new(module, version).map_err(|error| invalid(at, error))
+}
+
+/// Reads a hash that may be missing.
+pub(super) fn hash(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<H1>> {
+    let text: Option<String> = row.get(at)?;
+    text.map(|text| H1::new(&text).map_err(|error| invalid(at, error))).transpose()
+}
+
+/// Returns the error of a value that Stoa never writes: the database is damaged.
+pub(super) fn invalid(at: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error))
+}
