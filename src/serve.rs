@@ -107,7 +107,8 @@ pub async fn run(
     let upkeep = Upkeep::start(&store, has_bucket, options.index_interval, options.last_use_interval);
     let upkeep = Arc::new(upkeep);
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
-    let replication = options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
+    let replication =
+        options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
     let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
     let mut watching = Watching::start(&services, !options.index_interval.is_zero());

@@ -196,7 +196,8 @@ impl<'a> Sources<'a> {
         // The configuration has no other list of private modules than those that no checksum database is asked about.
         let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
         let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
-        let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private, has_peers: !config.peers.is_empty() };
+        let answers =
+            AnswerOptions { list_ttl: config.fill_list_ttl, private, has_peers: !config.peers.is_empty() };
         let flights = FlightOptions {
             max_concurrent: config.fill_max_concurrent,
             is_eager: config.fill_eager,

@@ -51,7 +51,9 @@ impl Proxy {
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 return text(StatusCode::PAYLOAD_TOO_LARGE, "too large: the limit for a request is 1 MiB");
             }
-            Ok(Err(_)) | Err(_) => return text(StatusCode::BAD_REQUEST, "bad request: the body is incomplete"),
+            Ok(Err(_)) | Err(_) => {
+                return text(StatusCode::BAD_REQUEST, "bad request: the body is incomplete");
+            }
         };
         let target = head.uri.path_and_query().map_or("", |target| target.as_str());
         let target = target.strip_prefix(self.base_path.as_str()).unwrap_or(target);
@@ -95,7 +97,9 @@ impl Proxy {
 /// Returns the module whose file a request is for.
 fn module_of(address: &Address) -> Option<&ModulePath> {
     match address {
-        Address::Module(Route::Info(version) | Route::Mod(version) | Route::Zip(version)) => Some(version.path()),
+        Address::Module(Route::Info(version) | Route::Mod(version) | Route::Zip(version)) => {
+            Some(version.path())
+        }
         _ => None,
     }
 }

@@ -10,8 +10,8 @@ use stoa_store::{LogEvent, LogKind, Mark, Store};
 use tokio::time::{Instant, timeout_at};
 
 use super::event::{
-    Accepted, Digest, DigestsRequest, End, Event, EventsRequest, Header, MAX_NOTIFIED, MAX_WAIT, Notification,
-    push_line,
+    Accepted, Digest, DigestsRequest, End, Event, EventsRequest, Header, MAX_NOTIFIED, MAX_WAIT,
+    Notification, push_line,
 };
 use super::intake::Batch;
 use super::peer::Peer;

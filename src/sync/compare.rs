@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::digest;
-use super::event::{
-    Digest, DigestsRequest, End, Event, EventsRequest, Header, Line, MAX_LINES, parse_line,
-};
+use super::event::{Digest, DigestsRequest, End, Event, EventsRequest, Header, Line, MAX_LINES, parse_line};
 use super::intake::Batch;
 use super::lines::Lines;
 use super::{Link, Replication, SyncError};
@@ -100,7 +98,8 @@ impl Replication {
                 match parse_line::<Event>(&line).map_err(SyncError::line)? {
                     Line::Item(event) => {
                         if !left.contains(&event.module) {
-                            let reason = format!("it sent an event of {}, which was not asked for", event.module);
+                            let reason =
+                                format!("it sent an event of {}, which was not asked for", event.module);
                             return Err(SyncError::BadAnswer(reason));
                         }
                         last = Some(event.module.clone());

@@ -102,8 +102,13 @@ impl Event {
         let version = self.module_version()?;
         let mark = |body: &MarkBody, is_lifted| {
             let MarkBody { origin, counter, at, reason } = body.clone();
-            peer.accept_tombstones
-                .then_some(QueuedKind::Mark(Mark { is_lifted, origin, counter, at, reason }))
+            peer.accept_tombstones.then_some(QueuedKind::Mark(Mark {
+                is_lifted,
+                origin,
+                counter,
+                at,
+                reason,
+            }))
         };
         let what = match &self.kind {
             EventKind::Published { h1, gomod_h1, bytes, .. } => {
@@ -224,7 +229,8 @@ mod tests {
         let Line::Item(again) = parse_line::<Event>(text.as_bytes()).unwrap() else { panic!("not an event") };
         assert_eq!(again, event);
         let mark = r#"{"seq":4,"module":"a.b/c","version":"v1.0.0","kind":"tombstoned","origin":"oslo","counter":2,"at":"2026-01-02T03:04:05Z"}"#;
-        let Line::Item(Event { kind: EventKind::Tombstoned(body), .. }) = parse_line(mark.as_bytes()).unwrap()
+        let Line::Item(Event { kind: EventKind::Tombstoned(body), .. }) =
+            parse_line(mark.as_bytes()).unwrap()
         else {
             panic!("not a tombstone")
         };

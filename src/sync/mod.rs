@@ -39,8 +39,8 @@ mod work;
 
 pub(crate) use self::answer::PeerAnswer;
 pub use self::clock::Clock;
-pub use self::gatekeeper::{Gatekeeper, Refusal};
 pub(crate) use self::event::MAX_BODY;
+pub use self::gatekeeper::{Gatekeeper, Refusal};
 pub(crate) use self::once::Synced;
 pub use self::peer::{Peer, Secret};
 pub use self::replication::ReplicationOptions;

@@ -99,7 +99,8 @@ impl Replication {
         let name = link.peer.name.clone();
         let state = self.off_runtime(move |store| Ok(store.peers().state(&name)?)).await?;
         let due = |at: i64| {
-            super::replication::now_ms() >= at.saturating_add(i64::try_from(COMPARE_EVERY.as_millis()).unwrap_or(i64::MAX))
+            super::replication::now_ms()
+                >= at.saturating_add(i64::try_from(COMPARE_EVERY.as_millis()).unwrap_or(i64::MAX))
         };
         Ok(state.compared_at.is_none_or(due))
     }

@@ -13,9 +13,9 @@ use tokio::task::AbortHandle;
 
 use super::client::{PeerClient, PeerError};
 use super::peer::Peer;
+use super::push;
 use super::signature::Signer;
 use super::{Clock, Gatekeeper};
-use super::push;
 use crate::policy::{Policy, Rule};
 use crate::services::Services;
 use crate::upstream::{Upstream, UpstreamConfigError, UpstreamOptions};
@@ -151,7 +151,11 @@ pub(crate) struct SyncCounts {
 }
 
 impl Link {
-    fn new(options: &ReplicationOptions, peer: &Arc<Peer>, policy: &Policy) -> Result<Self, UpstreamConfigError> {
+    fn new(
+        options: &ReplicationOptions,
+        peer: &Arc<Peer>,
+        policy: &Policy,
+    ) -> Result<Self, UpstreamConfigError> {
         let signer = Arc::new(Signer::new(&options.name, peer));
         let with_peer = |rule: &Arc<Rule>| {
             let upstream = Upstream::of_peer(peer, &signer, &rule.upstream, &options.upstream)?;

@@ -176,7 +176,9 @@ impl Replication {
     async fn one(&self, link: &Arc<Link>, queued: &Queued, attempts: u32) -> bool {
         let version = &queued.version;
         let outcome = match &queued.what {
-            QueuedKind::Fetch { h1, gomod_h1, .. } => self.fetch(link, version, h1.as_ref(), gomod_h1.as_ref()).await,
+            QueuedKind::Fetch { h1, gomod_h1, .. } => {
+                self.fetch(link, version, h1.as_ref(), gomod_h1.as_ref()).await
+            }
             QueuedKind::Mark(mark) => self.apply(link, version, mark).await,
         };
         let outcome = outcome.unwrap_or_else(|error| Outcome::Failed {
@@ -237,10 +239,11 @@ impl Replication {
             modfile: gomod_h1.cloned().into_iter().collect(),
         };
         let permit = permit.with_rule(&rule);
-        let filled = match self.services.flights.join_expecting(permit, &Via::none(), Want::Version, &expected) {
-            Ok(waiter) => waiter.stored().await,
-            Err(error) => Err(error),
-        };
+        let filled =
+            match self.services.flights.join_expecting(permit, &Via::none(), Want::Version, &expected) {
+                Ok(waiter) => waiter.stored().await,
+                Err(error) => Err(error),
+            };
         if let Err(error) = filled {
             return Ok(failed(&error));
         }
