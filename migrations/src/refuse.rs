@@ -33,16 +33,21 @@ pub(crate) fn names_of_ours(root: &Path, names: &[&str]) -> Result<Vec<Refusal>,
     let mut refusals = not_folders(root)?;
     for name in names {
         let path = root.join(name);
-        let held = match metadata(&path)? {
+        let taken = |held: String| taken_name(&path, &held);
+        let refusal = match metadata(&path)? {
             None => None,
             Some(meta) if !meta.is_dir() => None,
-            Some(_) if REMOVED.contains(name) && !KEPT.contains(name) => foreign_content(&path, true)?,
-            Some(_) => match foreign_content(&path, false)? {
-                None if KEPT.contains(name) => remains::foreign_file(root, &path)?.map(in_it),
-                held => held,
+            Some(_) if REMOVED.contains(name) && !KEPT.contains(name) => {
+                foreign_content(&path, true)?.map(taken)
+            }
+            Some(_) => match foreign_content(&path, false)?.map(taken) {
+                None if KEPT.contains(name) => {
+                    remains::foreign_file(root, &path)?.map(|file| stray_file(&path, &file))
+                }
+                refusal => refusal,
             },
         };
-        refusals.extend(held.map(|held| taken_name(&path, &held)));
+        refusals.extend(refusal);
     }
     Ok(refusals)
 }
@@ -67,6 +72,18 @@ fn taken_name(path: &Path, held: &str) -> Refusal {
          help: Stoa needs this name for a folder of its own. Move {0} out of the store, then run again. If it is a symlink \
          to a folder with files of this store, replace the symlink by the folder that it points to",
         path.display()
+    );
+    Refusal { exit: Exit::CANT_CREATE, message }
+}
+
+/// The refusal of a file in a folder that an earlier downgrade has left. The folder stays: it may hold tombstones.
+fn stray_file(folder: &Path, file: &Path) -> Refusal {
+    let message = format!(
+        "cannot use the name {0}: it contains {1}; nothing was changed\n\
+         help: Stoa needs this name for a folder of its own. Move {1} out of the store, then run again. If an earlier \
+         downgrade has left other files in {0}, they stay and are used again",
+        folder.display(),
+        file.display()
     );
     Refusal { exit: Exit::CANT_CREATE, message }
 }

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use stoa_layout::Exit;
-use stoa_store::{QuarantineEntry, Restored, Store, each_quarantined};
+use stoa_store::{Objection, QuarantineEntry, RecordedBy, Restored, Store, each_quarantined};
 
 use super::bucket::OnBucket;
 use super::context::{Context, check_exists};
@@ -297,17 +297,30 @@ fn report_restored(id: &str, restored: &Restored, reporter: &Reporter) -> Option
         Restored::Taken { version, reason } => (
             Exit::CANT_CREATE,
             format!("{version} is in the store with other content: {reason}"),
-            Some(format!("to restore this one, remove the other with `stoa remove {version}` first")),
+            Some(format!(
+                "to restore this one, remove the other and its recorded hash with `stoa remove --forget {version}` first"
+            )),
         ),
         Restored::Broken { version, reason } => (
             Exit::FAILED,
             format!("{version} is still corrupt: {reason}"),
-            Some(format!("repair it in quarantine/{id}/version, or purge it to let it be downloaded again")),
+            Some(format!(
+                "repair it in quarantine/{id}/version, or purge it; in both cases the next request downloads the version"
+            )),
         ),
         Restored::Refused { version, objection } => (
             Exit::FAILED,
             format!("{version} must not be restored: {objection}"),
-            Some(format!("`stoa remove --lift {version}` lifts a tombstone")),
+            match objection {
+                Objection::Tombstone(_) => {
+                    Some(format!("`stoa remove --lift {version}` lifts the tombstone"))
+                }
+                Objection::Differs { by: RecordedBy::Removal, .. } => Some(format!(
+                    "`stoa remove --forget {version}` removes the recorded hash, and the stored copy if there is one"
+                )),
+                // The content that a checksum database or a go.sum knows is the right one.
+                Objection::Differs { .. } => None,
+            },
         ),
         Restored::Unfit(reason) => (Exit::FAILED, format!("it cannot be restored: {reason}"), None),
         Restored::Absent => return Some(absent(id, reporter)),

@@ -380,6 +380,19 @@ fn a_restore_yields_to_what_is_there() {
         assert!(transcript(&output).contains("is in the store with "), "{}", transcript(&output));
         assert_eq!(fs::read(root.join(FOLDER).join("zip")).unwrap(), theirs.zip);
         assert_eq!(quarantined(root).len(), 1);
+        if code == 73 {
+            // As the message says.
+            assert!(
+                transcript(&output).contains(&format!("stoa remove --forget {PAIR}")),
+                "{}",
+                transcript(&output)
+            );
+            let removed = run(root, &["remove", "--yes", "--forget", PAIR]);
+            assert!(removed.status.success(), "{}", transcript(&removed));
+            let output = run(root, &["quarantine", "restore", &id]);
+            assert!(output.status.success(), "{}", transcript(&output));
+            assert_eq!(fs::read(root.join(FOLDER).join("zip")).unwrap(), module.zip);
+        }
     }
 }
 

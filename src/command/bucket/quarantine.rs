@@ -98,7 +98,13 @@ impl OpenBucket {
                 let message = format!(
                     "cannot restore {version}: the hash of its zip is {h1}, but the recorded hash is {recorded}"
                 );
-                return report(Exit::FAILED, message, None);
+                // The content that a checksum database or a go.sum knows is the right one.
+                let help = now.record.verdict.is_none().then(|| {
+                    format!(
+                        "`stoa remove --bucket {self} --forget {version}` removes the recorded hash, and the copy in the bucket if there is one"
+                    )
+                });
+                return report(Exit::FAILED, message, help);
             }
         }
         if self.wait(self.versions.restore(&entry, &h1))? {
@@ -106,7 +112,9 @@ impl OpenBucket {
             return Ok(None);
         }
         let message = format!("cannot restore {version}: the bucket has another copy");
-        let help = format!("remove that copy first with `stoa remove --bucket {self} {version}`");
+        let help = format!(
+            "first remove that copy and its recorded hash with `stoa remove --bucket {self} --forget {version}`"
+        );
         report(Exit::CANT_CREATE, message, Some(help))
     }
 

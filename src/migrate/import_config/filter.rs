@@ -155,7 +155,7 @@ impl Filter {
 }
 
 /// Builds the rule for a path. The first step that contains a version decides, and `last` decides about the rest.
-/// A rule that cannot be exact refuses more versions than Athens, never fewer.
+/// A rule that cannot be exact because of the order of the steps refuses more versions than Athens, never fewer.
 fn verdict(mut steps: Vec<(Vec<Range>, Sign)>, last: Sign) -> (Verdict, Option<&'static str>) {
     let admits = |sign: Sign| sign != Sign::Exclude;
     while steps.last().is_some_and(|(_, sign)| *sign == last) {
@@ -235,7 +235,9 @@ fn meant(qualifier: &str) -> Result<Meant, &'static str> {
         // Athens compares prefixes, so the qualifier also matches each pre-release.
         Some('v') => checked(
             format!(">={text}-0 <={text}"),
-            Some("in Athens v1.2.3 also matches v1.2.30; in Stoa it matches only v1.2.3"),
+            Some(
+                "in Athens v1.2.3 also matches v1.2.30; in Stoa it matches only v1.2.3 and its pre-releases",
+            ),
         ),
         Some(sign @ ('~' | '^' | '<')) => {
             let version = text.trim_start_matches(sign).trim_start_matches('v');

@@ -128,8 +128,8 @@ impl Peers<'_> {
         self.read(|database| state::pointers(database, peer))
     }
 
-    /// Queues events of a peer and moves the pointer for one of its indexes, in one transaction. Returns the number of
-    /// events that are new in the queue.
+    /// Queues events of a peer and moves the pointer for one of its indexes, in one transaction. `done` are events whose
+    /// version is here. Returns the number of events that are new in the queue.
     ///
     /// A version has at most one published event and one mark of each peer in the queue. An event that is queued already
     /// keeps its attempts, unless it differs. A mark that is lower than the queued one is left out.
@@ -138,9 +138,10 @@ impl Peers<'_> {
         peer: &str,
         pointer: Option<(&str, u64)>,
         events: &[Queued],
+        done: &[Queued],
     ) -> Result<u64, PeersError> {
         let now = now();
-        self.write(|database| queue::take_in(database, peer, pointer, events, now))
+        self.write(|database| queue::take_in(database, peer, pointer, events, done, now))
     }
 
     /// Returns up to `limit` queued events of a peer that are due, the longest due first, with the number of their attempts.
@@ -153,9 +154,14 @@ impl Peers<'_> {
         self.read(queue::next_due)
     }
 
-    /// Removes the published events of a version from the queue, those of every peer: the version is here.
+    /// Notes that the published events of a version are done, those of every peer: the version is here.
     pub fn finish(&self, version: &ModuleVersion) -> Result<(), PeersError> {
         self.write(|database| queue::finish(database, version))
+    }
+
+    /// Removes all published events of a version, so that a later event of it means work: it got a tombstone.
+    pub fn forget(&self, version: &ModuleVersion) -> Result<(), PeersError> {
+        self.write(|database| queue::forget(database, version))
     }
 
     /// Removes an event from the queue.
@@ -194,20 +200,20 @@ impl Peers<'_> {
         self.read(|database| queue::listed(database, module))
     }
 
-    /// Returns the peers that have a version, with the hashes of its zip and its go.mod as they named them. Parked events
-    /// count too.
+    /// Returns the peers that have a version, with the hashes of its zip and its go.mod as they named them. Events that are
+    /// done or parked count too, the latter last.
     pub fn sources(&self, version: &ModuleVersion) -> Result<Vec<PeerSource>, PeersError> {
         self.read(|database| queue::sources(database, version))
     }
 
-    /// Notes that a peer has a version with another hash than this deployment. Replaces an earlier note.
+    /// Notes that a peer has a version with another hash than this deployment. Returns whether that is new.
     pub fn note_conflict(
         &self,
         peer: &str,
         version: &ModuleVersion,
         ours: &H1,
         theirs: &H1,
-    ) -> Result<(), PeersError> {
+    ) -> Result<bool, PeersError> {
         let now = now();
         self.write(|database| state::note_conflict(database, peer, version, [ours, theirs], now))
     }

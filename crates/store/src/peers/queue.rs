@@ -1,4 +1,7 @@
 //! The queue: events of peers that wait for work.
+//!
+//! A published event stays as a row after its work is done. The row says which peer has the version, for a request after
+//! the version was removed or pruned here. Without such a request the version is not fetched again.
 
 use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, params};
@@ -67,6 +70,10 @@ pub(super) struct Postponed<'a> {
     pub(super) is_parked: bool,
 }
 
+/// The state of a row, in the column `is_parked`: it waits for its turn, for a revival, or for a request.
+const PARKED: i64 = 1;
+const DONE: i64 = 2;
+
 /// The columns of an event, in the order in which [`read`] expects them.
 const COLUMNS: &str = "module, version, is_mark, h1, gomod_h1, bytes, is_lifted, origin, counter, at, reason,
     is_listed, seq, attempts";
@@ -76,13 +83,19 @@ pub(super) fn take_in(
     peer: &str,
     pointer: Option<(&str, u64)>,
     events: &[Queued],
+    done: &[Queued],
     now: i64,
 ) -> rusqlite::Result<u64> {
     let transaction = database.begin()?;
     state::know(database, peer)?;
+    let index = pointer.map(|(index, _)| index);
     let mut added = 0;
     for event in events {
-        added += u64::from(put(database, peer, pointer.map(|(index, _)| index), event, now)?);
+        added += u64::from(put(database, peer, index, event, 0, now)?);
+    }
+    for event in done {
+        put(database, peer, index, event, DONE, now)?;
+        state::settle_conflict(database, peer, &event.version)?;
     }
     if let Some((index, seq)) = pointer {
         state::move_pointer(database, peer, index, seq, now)?;
@@ -97,6 +110,7 @@ fn put(
     peer: &str,
     index_id: Option<&str>,
     event: &Queued,
+    state: i64,
     now: i64,
 ) -> rusqlite::Result<bool> {
     let (module, version) = (event.version.path().as_str(), event.version.version().as_str());
@@ -112,7 +126,7 @@ fn put(
         database
             .connection
             .prepare_cached(
-                "UPDATE queue SET is_listed = max(is_listed, ?5),
+                "UPDATE queue SET is_listed = max(is_listed, ?5), is_parked = max(is_parked, ?8),
                     index_id = iif(?7 IS NULL, index_id, ?6), seq = coalesce(?7, seq)
                     WHERE peer = ?1 AND module = ?2 AND version = ?3 AND is_mark = ?4",
             )?
@@ -123,7 +137,8 @@ fn put(
                 is_mark,
                 event.is_listed,
                 index_id,
-                event.seq.map(u64::cast_signed)
+                event.seq.map(u64::cast_signed),
+                state
             ])?;
         return Ok(false);
     }
@@ -136,7 +151,7 @@ fn put(
         .prepare_cached(
             "INSERT OR REPLACE INTO queue (peer, module, version, is_mark, h1, gomod_h1, bytes, is_lifted, origin,
                 counter, at, reason, index_id, seq, is_listed, queued_at, attempts, due, is_parked)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 0, ?16, 0)",
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 0, ?16, ?17)",
         )?
         .execute(params![
             peer,
@@ -155,6 +170,7 @@ fn put(
             event.seq.map(u64::cast_signed),
             event.is_listed,
             now,
+            state,
         ])?;
     Ok(true)
 }
@@ -185,6 +201,14 @@ pub(super) fn next_due(database: &Database) -> rusqlite::Result<Option<i64>> {
 }
 
 pub(super) fn finish(database: &Database, version: &ModuleVersion) -> rusqlite::Result<()> {
+    database
+        .connection
+        .prepare_cached("UPDATE queue SET is_parked = ?3 WHERE module = ?1 AND version = ?2 AND is_mark = 0")?
+        .execute(params![version.path().as_str(), version.version().as_str(), DONE])
+        .map(drop)
+}
+
+pub(super) fn forget(database: &Database, version: &ModuleVersion) -> rusqlite::Result<()> {
     database
         .connection
         .prepare_cached("DELETE FROM queue WHERE module = ?1 AND version = ?2 AND is_mark = 0")?
@@ -237,9 +261,9 @@ pub(super) fn revive(database: &Database, peer: &str, now: i64) -> rusqlite::Res
         .connection
         .prepare_cached(
             "UPDATE queue SET attempts = 0, due = ?2, is_parked = 0
-                WHERE peer = ?1 AND (is_parked = 1 OR due > ?2)",
+                WHERE peer = ?1 AND (is_parked = ?3 OR is_parked = 0 AND due > ?2)",
         )?
-        .execute(params![peer, now])?;
+        .execute(params![peer, now, PARKED])?;
     Ok(revived as u64)
 }
 
@@ -274,7 +298,7 @@ pub(super) fn sources(database: &Database, version: &ModuleVersion) -> rusqlite:
         .connection
         .prepare_cached(
             "SELECT peer, h1, gomod_h1 FROM queue WHERE module = ?1 AND version = ?2 AND is_mark = 0
-                ORDER BY is_parked, attempts, peer",
+                ORDER BY is_parked = 1, attempts, peer",
         )?
         .query_map([version.path().as_str(), version.version().as_str()], |row| {
             Ok((row.get(0)?, hash(row, 1)?, hash(row, 2)?))

@@ -103,16 +103,18 @@ pub(super) fn note_conflict(
     version: &ModuleVersion,
     [ours, theirs]: [&H1; 2],
     now: i64,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let (module, version) = (version.path().as_str(), version.version().as_str());
     database
         .connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO conflicts (peer, module, version, ours, theirs, at)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO conflicts (peer, module, version, ours, theirs, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                ON CONFLICT (peer, module, version) DO UPDATE
+                    SET ours = excluded.ours, theirs = excluded.theirs, at = excluded.at
+                    WHERE ours <> excluded.ours OR theirs <> excluded.theirs",
         )?
         .execute(params![peer, module, version, ours.as_str(), theirs.as_str(), now])
-        .map(drop)
+        .map(|changed| changed > 0)
 }
 
 pub(super) fn conflicts(database: &Database, limit: usize) -> rusqlite::Result<Vec<Conflict>> {
