@@ -12,6 +12,7 @@
 //! | `from_bucket` | the same, of a read-only server that has a bucket |
 //! | `entity` | answers with a file, or with a part of it |
 //! | `questions` | lists, queries, checksum databases |
+//! | `peers` | requests of other deployments |
 //! | `catalog` | pages of stored versions |
 //! | `answer` | statuses and headers |
 //! | `problem` | errors: their statuses and texts |
@@ -41,6 +42,7 @@ mod readiness;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
 use hyper::{Method, Request, StatusCode, Uri, Version};
 use stoa_gomod::Revision;

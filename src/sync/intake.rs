@@ -32,7 +32,7 @@ pub(super) fn standing(
         _ => None,
     };
     if store.locate(version, VersionFile::Info)?.is_some() {
-        let ours = store.hashes(version)?.map(|(h1, _)| h1);
+        let ours = if theirs.is_some() { store.known_h1(version)? } else { None };
         return Ok(differs(ours).unwrap_or(Standing::Here));
     }
     if !store.records().has(version)? {
@@ -58,15 +58,17 @@ impl Replication {
         let peer = Arc::clone(&link.peer);
         let queued = self
             .off_runtime(move |store| {
-                let mut work = Vec::new();
+                let (mut work, mut done) = (Vec::new(), Vec::new());
                 for event in &batch.events {
                     let Some(queued) = event.queued(&peer) else { continue };
-                    if means_work(store, &peer.name, &queued)? {
-                        work.push(queued);
+                    match meaning(store, &peer.name, &queued)? {
+                        Meaning::Work => work.push(queued),
+                        Meaning::Done => done.push(queued),
+                        Meaning::Nothing => {}
                     }
                 }
                 let pointer = batch.pointer.as_ref().map(|(index, seq)| (index.as_str(), *seq));
-                Ok(store.peers().take_in(&peer.name, pointer, &work)?)
+                Ok(store.peers().take_in(&peer.name, pointer, &work, &done)?)
             })
             .await?;
         if queued > 0 {
@@ -77,21 +79,29 @@ impl Replication {
     }
 }
 
-/// Returns whether an event means work. Notes a conflict.
-fn means_work(store: &Store, peer: &str, queued: &Queued) -> Result<bool, SyncError> {
-    let QueuedKind::Fetch { h1, .. } = &queued.what else { return Ok(true) };
-    Ok(match standing(store, &queued.version, h1.as_ref())? {
-        Standing::Missing => true,
-        Standing::Here => {
-            store.peers().settle_conflict(peer, &queued.version)?;
-            false
-        }
-        Standing::Forbidden => false,
+/// What an event means here.
+enum Meaning {
+    Work,
+    /// The version is here.
+    Done,
+    Nothing,
+}
+
+/// Returns the meaning of an event. Notes a conflict.
+fn meaning(store: &Store, peer: &str, queued: &Queued) -> Result<Meaning, SyncError> {
+    let h1 = match &queued.what {
+        QueuedKind::Fetch { h1, .. } => h1.as_ref(),
+        QueuedKind::Mark(_) => return Ok(Meaning::Work),
+    };
+    Ok(match standing(store, &queued.version, h1)? {
+        Standing::Missing => Meaning::Work,
+        Standing::Here => Meaning::Done,
+        Standing::Forbidden => Meaning::Nothing,
         Standing::Differs(ours) => {
             if let Some(theirs) = h1 {
                 note_conflict(store, peer, &queued.version, &ours, theirs)?;
             }
-            false
+            Meaning::Nothing
         }
     })
 }

@@ -44,5 +44,5 @@ pub use self::gatekeeper::{Gatekeeper, Refusal};
 pub(crate) use self::once::Synced;
 pub use self::peer::{Peer, Secret};
 pub use self::replication::ReplicationOptions;
-pub(crate) use self::replication::{Replication, Source, SyncError};
+pub(crate) use self::replication::{Link, Replication, Source, SyncError};
 pub use self::signature::{Nonce, PEER_TIME, Signer, sha256};

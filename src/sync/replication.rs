@@ -1,27 +1,28 @@
 //! The replication of a server: its peers and its tasks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use stoa_gomod::ModuleVersion;
+use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{IndexError, PeersError, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::client::{PeerClient, PeerError};
+use super::clock::Clock;
+use super::gatekeeper::Gatekeeper;
 use super::peer::Peer;
 use super::push;
-use super::signature::Signer;
-use super::{Clock, Gatekeeper};
 use crate::policy::{Policy, Rule};
 use crate::services::Services;
-use crate::upstream::{Upstream, UpstreamConfigError, UpstreamOptions};
+use crate::upstream::{PeerClient, Upstream, UpstreamConfigError, UpstreamError, UpstreamOptions};
 
 /// Number of requests of one peer that are answered at the same time. One may wait for news.
 const ANSWERED_AT_ONCE: usize = 4;
+
+/// The maximum length of the text of an error of a peer in messages.
+const MAX_TEXT: usize = 200;
 
 /// The peers of a deployment, and their settings.
 #[derive(Debug, Clone)]
@@ -64,9 +65,19 @@ pub(crate) struct Link {
 /// A failure of the replication.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyncError {
-    /// The peer cannot be asked, or refused the request.
+    /// The peer cannot be asked.
     #[error(transparent)]
-    Peer(#[from] PeerError),
+    Peer(#[from] UpstreamError),
+    /// The peer refused the request.
+    #[error("{url} answered with status {status}: {text}")]
+    Refused {
+        /// The URL of the peer.
+        url: String,
+        /// The status.
+        status: u16,
+        /// The first line of the answer.
+        text: String,
+    },
     /// The answer of the peer is wrong. Nothing of the wrong part was taken over.
     #[error("the peer sent a wrong answer: {0}")]
     BadAnswer(String),
@@ -156,14 +167,14 @@ impl Link {
         peer: &Arc<Peer>,
         policy: &Policy,
     ) -> Result<Self, UpstreamConfigError> {
-        let signer = Arc::new(Signer::new(&options.name, peer));
+        let client = PeerClient::new(&options.name, peer, &options.upstream)?;
         let with_peer = |rule: &Arc<Rule>| {
-            let upstream = Upstream::of_peer(peer, &signer, &rule.upstream, &options.upstream)?;
-            Ok((Arc::clone(rule), Arc::new(rule.fetching_now_from(upstream))))
+            let upstream = Upstream::of_peer(&client, &rule.upstream);
+            (Arc::clone(rule), Arc::new(rule.fetching_now_from(upstream)))
         };
         Ok(Self {
-            client: PeerClient::new(peer, &signer, &options.upstream)?,
-            rules: policy.rules().map(with_peer).collect::<Result<_, UpstreamConfigError>>()?,
+            rules: policy.rules().map(with_peer).collect(),
+            client,
             answering: Semaphore::new(ANSWERED_AT_ONCE),
             peer: Arc::clone(peer),
         })
@@ -183,7 +194,19 @@ impl Link {
         within: Duration,
     ) -> Result<reqwest::Response, SyncError> {
         let body = serde_json::to_vec(body).map_err(|error| SyncError::BadRequest(error.to_string()))?;
-        Ok(self.client.post(path, body, within).await?)
+        let mut answer = self.client.post(path, body, within).await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        // The text of an error is short. A part of it is enough.
+        let text = tokio::time::timeout(within, answer.chunk()).await.ok().and_then(Result::ok).flatten();
+        let text = String::from_utf8_lossy(text.as_deref().unwrap_or_default()).into_owned();
+        let text = text.lines().next().unwrap_or_default().chars().take(MAX_TEXT).collect();
+        Err(SyncError::Refused {
+            url: self.peer.url.join(path).map_or_else(|_| path.to_owned(), |url| url.to_string()),
+            status: answer.status().as_u16(),
+            text,
+        })
     }
 }
 
@@ -306,9 +329,9 @@ pub(crate) struct Source {
     /// The rule with the peer as the first upstream.
     pub(crate) rule: Arc<Rule>,
     /// The hash of the zip that the peer has named.
-    pub(crate) h1: Option<stoa_gomod::H1>,
+    pub(crate) h1: Option<H1>,
     /// The hash of the go.mod.
-    pub(crate) gomod_h1: Option<stoa_gomod::H1>,
+    pub(crate) gomod_h1: Option<H1>,
 }
 
 /// Returns the time in milliseconds since 1970.

@@ -293,6 +293,7 @@ impl Replication {
             let claim = store.claim(&named)?;
             let changed = store.apply_mark(&claim, &mark, &format!("from the peer {peer}"))?;
             if changed {
+                store.peers().forget(&named)?;
                 let word = if mark.is_lifted { "lifted the tombstone" } else { "set a tombstone" };
                 log::info!(peer, version:% = named, origin = mark.origin, counter = mark.counter; "{word} of a version, as a peer has done");
             }
