@@ -4,7 +4,7 @@
 //! slot, one slow transfer for each waiting download. It is also ended if no client waits for it. Otherwise it may take
 //! its time: a slow upstream may be the only one that has the version.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -23,18 +23,34 @@ pub(super) struct Pace {
     min: MinRate,
     rate: Rate,
     checks: Interval,
+    /// The time for which earlier parts waited because of a limit of this server for the upstream.
+    waited: Duration,
 }
 
 impl Pace {
     pub(super) fn new(min: MinRate) -> Self {
         let mut checks = interval((min.window / CHECKS).max(Duration::from_millis(1)));
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { min, rate: Rate::start(min.window), checks }
+        Self { min, rate: Rate::start(min.window), checks, waited: Duration::ZERO }
     }
 
-    /// Returns the rate if it is below the minimum.
-    fn slow(&mut self) -> Option<u64> {
-        self.rate.average().filter(|rate| *rate < self.min.bytes)
+    /// Counts bytes that arrived now. `waited` is the time for which they waited.
+    fn count(&mut self, bytes: usize, waited: Duration) {
+        self.waited += waited;
+        let now = self.now(Duration::ZERO);
+        self.rate.count(bytes, now);
+    }
+
+    /// Returns the rate if it is below the minimum. `waiting` is the time for which the next part has waited so far.
+    fn slow(&mut self, waiting: Duration) -> Option<u64> {
+        let now = self.now(waiting);
+        self.rate.average(now).filter(|rate| *rate < self.min.bytes)
+    }
+
+    /// Returns the time at which a transfer without a limit would be now.
+    fn now(&self, waiting: Duration) -> Instant {
+        let now = Instant::now();
+        now.checked_sub(self.waited + waiting).unwrap_or(now)
     }
 }
 
@@ -47,6 +63,9 @@ impl Fetch {
         pace: &mut Pace,
         slot: &Slot,
     ) -> Result<Result<Option<Bytes>, UpstreamError>, Unavailable> {
+        let waits = download.waits();
+        let total = || waits.as_ref().map_or(Duration::ZERO, |waits| waits.total());
+        let before = total();
         let rate = {
             let chunk = download.chunk();
             tokio::pin!(chunk);
@@ -55,13 +74,13 @@ impl Fetch {
                     biased;
                     received = &mut chunk => {
                         if let Ok(Some(chunk)) = &received {
-                            pace.rate.count(chunk.len());
+                            pace.count(chunk.len(), total().saturating_sub(before));
                         }
                         return Ok(received);
                     }
                     _ = pace.checks.tick() => {}
                 }
-                let Some(rate) = pace.slow() else { continue };
+                let Some(rate) = pace.slow(total().saturating_sub(before)) else { continue };
                 if self.is_abandoned() {
                     return Err(Unavailable::Abandoned(self.version.to_string()));
                 }

@@ -34,22 +34,14 @@ impl Rate {
         Self { began: Instant::now(), window, intervals: Intervals::default() }
     }
 
-    /// Counts bytes that arrived now.
-    pub(super) fn count(&mut self, bytes: usize) {
-        self.count_at(bytes, Instant::now());
-    }
-
-    /// Returns the average rate over the last window in bytes per second. Returns `None` in the first window.
-    pub(super) fn average(&mut self) -> Option<u64> {
-        self.average_before(Instant::now())
-    }
-
-    fn count_at(&mut self, bytes: usize, now: Instant) {
+    /// Counts bytes that arrived at a time.
+    pub(super) fn count(&mut self, bytes: usize, now: Instant) {
         self.intervals.advance(self.interval(now));
         self.intervals.add(bytes as u64);
     }
 
-    fn average_before(&mut self, now: Instant) -> Option<u64> {
+    /// Returns the average rate over the window before a time in bytes per second. Returns `None` in the first window.
+    pub(super) fn average(&mut self, now: Instant) -> Option<u64> {
         let current = self.interval(now);
         if current < u64::from(INTERVALS) {
             return None;
@@ -111,7 +103,7 @@ mod tests {
         let at = |second: u32| began + SECOND * second;
         for second in 0..300 {
             // From 100 to 20 bytes per second after two minutes, and nothing after four.
-            rate.count_at(
+            rate.count(
                 if second < 120 {
                     100
                 } else if second < 240 {
@@ -128,7 +120,7 @@ mod tests {
                 185..240 => Some(20),
                 240.. => Some((20 * 60 - 20 * (u64::from(second) / 5 * 5 - 240).min(60)) / 60),
             };
-            assert_eq!(rate.average_before(at(second)), expected, "{second}");
+            assert_eq!(rate.average(at(second)), expected, "{second}");
         }
     }
 
@@ -137,21 +129,21 @@ mod tests {
         let mut rate = Rate::start(MINUTE);
         let began = rate.began;
         let at = |second: u32| began + SECOND * second;
-        rate.count_at(6000, at(1));
-        assert_eq!((rate.average_before(at(59)), rate.average_before(at(60))), (None, Some(100)));
-        assert_eq!(rate.average_before(at(65)), Some(0));
-        rate.count_at(600, at(100_000));
-        assert_eq!(rate.average_before(at(100_000)), Some(0), "this interval is not over");
-        assert_eq!(rate.average_before(at(100_005)), Some(10));
-        assert_eq!(rate.average_before(at(200_000)), Some(0));
+        rate.count(6000, at(1));
+        assert_eq!((rate.average(at(59)), rate.average(at(60))), (None, Some(100)));
+        assert_eq!(rate.average(at(65)), Some(0));
+        rate.count(600, at(100_000));
+        assert_eq!(rate.average(at(100_000)), Some(0), "this interval is not over");
+        assert_eq!(rate.average(at(100_005)), Some(10));
+        assert_eq!(rate.average(at(200_000)), Some(0));
     }
 
     #[test]
     fn an_older_instant_is_counted_now() {
         let mut rate = Rate::start(MINUTE);
         let began = rate.began;
-        rate.count_at(10, began + SECOND * 7);
-        rate.count_at(50, began);
-        assert_eq!(rate.average_before(began + SECOND * 61), Some(1));
+        rate.count(10, began + SECOND * 7);
+        rate.count(50, began);
+        assert_eq!(rate.average(began + SECOND * 61), Some(1));
     }
 }

@@ -8,13 +8,16 @@ use super::beginning::Beginning;
 use super::credentials::Credentials;
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::limit::{Limit, Limiter, Limiting, Turn};
+use super::peer::Signing;
 use super::redirect::{self, MAX_REDIRECTS, PublicOnly, Refusal};
 use super::retry::{self, Budget, RetryOptions};
 use super::{UpstreamOptions, address, place};
+use crate::sync::sha256;
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, RANGE, VIA};
 use reqwest::{Response, Url};
+use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,11 +44,22 @@ pub(super) struct Timeouts {
     pub(super) idle: Duration,
 }
 
+/// The root certificates that are accepted.
+#[derive(Clone, Copy)]
+pub(super) enum Roots<'a> {
+    /// Those of the system. The URL is that of an upstream that needs them.
+    OfSystem(Option<&'a str>),
+    /// Only these.
+    Only(&'a [CertificateDer<'static>]),
+}
+
 /// A request, as it is sent to the upstream.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Get<'a> {
     pub(super) url: &'a Url,
     pub(super) credentials: Option<&'a Credentials>,
+    /// Signs each attempt.
+    pub(super) signing: Option<&'a Signing>,
     pub(super) via: Option<&'a HeaderValue>,
     /// The part that the caller has. Only the rest is requested.
     pub(super) after: Option<&'a Beginning>,
@@ -55,14 +69,11 @@ pub(super) struct Get<'a> {
 }
 
 impl Client {
-    /// Creates the client; `needs_roots` is an upstream that needs certificates.
-    pub(super) fn new(
-        options: &UpstreamOptions,
-        needs_roots: Option<&str>,
-    ) -> Result<Self, UpstreamConfigError> {
+    /// Creates the client.
+    pub(super) fn new(options: &UpstreamOptions, roots: Roots<'_>) -> Result<Self, UpstreamConfigError> {
         let user_agent = HeaderValue::from_str(&options.user_agent)
             .map_err(|_| UpstreamConfigError::UserAgent(options.user_agent.clone()))?;
-        let tls = tls_config(needs_roots)?;
+        let tls = tls_config(roots)?;
         let builder = || {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -96,6 +107,11 @@ impl Client {
     /// Returns the attempts for one request.
     pub(super) fn budget(&self) -> Budget {
         Budget::new(self.retry)
+    }
+
+    /// Returns the client for a URL of the configuration.
+    pub(super) fn plain(&self, url: &Url) -> &reqwest::Client {
+        if address::is_loopback(url) { &self.loopback } else { &self.outside }
     }
 
     /// Sends a GET and waits for the headers of the answer, whatever its status.
@@ -203,7 +219,15 @@ impl Client {
             if let Some(Beginning { size, validator: Some(validator), .. }) = get.after {
                 request = request.header(RANGE, format!("bytes={size}-")).header(IF_RANGE, validator.value());
             }
-            let answer = request.send().await.map_err(|error| from_reqwest(place::shown(get.url), error))?;
+            let sent = match get.signing {
+                Some(signing) => signing.send("GET", &url, sha256(b""), request).await,
+                None => request.send().await,
+            };
+            let answer = sent.map_err(|error| from_reqwest(place::shown(get.url), error))?;
+            // A signature is of a request to one address.
+            if get.signing.is_some() {
+                return Ok(answer);
+            }
             let Some(next) = redirect::target(&answer).map_err(refused)? else { return Ok(answer) };
             is_at_home &= is_same_origin(&next, get.url);
             is_trusted &= self.allow_private_redirects || self.is_private(&url, &answer);
@@ -214,7 +238,7 @@ impl Client {
 
     fn client_for(&self, url: &Url, is_trusted: bool) -> Result<&reqwest::Client, Refusal> {
         if is_trusted {
-            return Ok(if address::is_loopback(url) { &self.loopback } else { &self.outside });
+            return Ok(self.plain(url));
         }
         redirect::check_host(url)?;
         // A forward proxy resolves names itself.
@@ -278,8 +302,30 @@ pub(super) fn is_same_origin(one: &Url, other: &Url) -> bool {
     origin(one) == origin(other)
 }
 
-/// Returns the TLS configuration with the system's certificates; `needs_roots` is a URL that needs them.
-pub(super) fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
+/// Returns the TLS configuration.
+pub(super) fn tls_config(roots: Roots<'_>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
+    let roots = match roots {
+        Roots::OfSystem(needs_roots) => roots_of_system(needs_roots)?,
+        Roots::Only(certificates) => {
+            let mut roots = rustls::RootCertStore::empty();
+            // The configuration has accepted each of them.
+            roots.add_parsable_certificates(certificates.iter().cloned());
+            roots
+        }
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| UpstreamConfigError::Client(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // reqwest does not set ALPN in a preconfigured TLS config.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Returns the certificates of the system; `needs_roots` is a URL that needs them.
+fn roots_of_system(needs_roots: Option<&str>) -> Result<rustls::RootCertStore, UpstreamConfigError> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     // Some system certificates are not accepted by rustls. They are skipped.
@@ -292,15 +338,7 @@ pub(super) fn tls_config(needs_roots: Option<&str>) -> Result<rustls::ClientConf
         Some(_) if !errors.is_empty() => log::warn!(reason = errors; "cannot read some root certificates"),
         _ => {}
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| UpstreamConfigError::Client(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // reqwest does not set ALPN in a preconfigured TLS config.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(roots)
 }
 
 /// Returns the causes of an error, outermost first.
@@ -323,7 +361,8 @@ mod tests {
     use super::*;
 
     fn client(allow_private_redirects: bool) -> Client {
-        Client::new(&UpstreamOptions { allow_private_redirects, ..UpstreamOptions::default() }, None).unwrap()
+        let options = UpstreamOptions { allow_private_redirects, ..UpstreamOptions::default() };
+        Client::new(&options, Roots::OfSystem(None)).unwrap()
     }
 
     #[test]

@@ -11,11 +11,12 @@ use super::beginning::{Beginning, Extent, Validator};
 use super::client::{self, Timeouts};
 use super::encoding::{Encoding, Gunzip};
 use super::error::UpstreamError;
+use super::throttle::{Throttle, Waits};
 use crate::byte_budget::{ByteBudget, Reserved, SMALL_BODY};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
@@ -49,6 +50,8 @@ pub(super) struct Download {
     began: Instant,
     body: Body,
     decoder: Option<Box<Gunzip>>,
+    /// The limit of this server for the upstream.
+    throttle: Option<Throttle>,
 }
 
 /// The bytes of a body from a place that is no upstream.
@@ -134,7 +137,13 @@ impl Download {
             began: Instant::now(),
             body,
             decoder: None,
+            throttle: None,
         }
+    }
+
+    /// Limits the speed.
+    pub(super) fn within(self, throttle: Option<Throttle>) -> Self {
+        Self { throttle, ..self }
     }
 
     /// Waits for the next part. Returns `None` at the end.
@@ -202,6 +211,10 @@ impl Download {
             let arrived = self.read().await?;
             if let Some(chunk) = &arrived {
                 self.arrived = self.arrived.saturating_add(chunk.len() as u64);
+                if let Some(throttle) = &self.throttle {
+                    // The upstream is not slow while this server does not read.
+                    self.began += throttle.wait_after(chunk.len()).await;
+                }
             }
             match (&mut self.decoder, arrived) {
                 (None, arrived) => return Ok(arrived),
@@ -362,6 +375,11 @@ impl ZipDownload {
     /// Returns the position in the zip of the next part.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Returns the time for which this download waits because of a limit of this server. `None` if there is no limit.
+    pub fn waits(&self) -> Option<Arc<Waits>> {
+        self.download.throttle.as_ref().map(Throttle::waits)
     }
 
     /// Waits for the next part. Returns `None` at the end of the zip.

@@ -22,11 +22,13 @@ mod encoding;
 mod error;
 mod limit;
 mod netrc;
+mod peer;
 mod place;
 mod questions;
 mod redirect;
 mod retry;
 mod sumdb;
+mod throttle;
 mod version;
 mod via;
 
@@ -35,25 +37,28 @@ pub use direct::{Direct, DirectOptions, DirectRule, DirectRules};
 pub use download::{ByteStream, ZipDownload};
 pub use error::{UpstreamConfigError, UpstreamError};
 pub use netrc::netrc_path;
+pub use peer::PeerClient;
 pub use retry::RetryOptions;
 pub use sumdb::SumdbAnswer;
+pub use throttle::Waits;
 pub use version::{GivenFiles, OpenZip, VersionSource};
 pub use via::{Instance, Via};
 
 use crate::byte_budget::{ByteBudget, SMALL_BODY};
 use beginning::Beginning;
 use bytes::Bytes;
-use client::Client;
+use client::{Client, Roots};
 use credentials::Keyring;
 use netrc::Netrc;
 use place::{Kept, Place, Request};
 use reqwest::header::HeaderValue;
 use sha2::{Digest, Sha256};
+use std::cell::OnceCell;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use stoa_gomod::goproxy::{self, GoProxyError, GoProxyList, Outcome};
+use stoa_gomod::goproxy::{self, Entry, GoProxyError, GoProxyList, Outcome};
 use stoa_gomod::{ModulePath, ModuleVersion, info, modfile};
 
 /// Small enough to take nothing from the budget of large bodies. Otherwise flights that hold a part of the budget for
@@ -153,9 +158,7 @@ struct Inner {
     /// See [`Upstream::tag`].
     tag: Option<String>,
     /// The places of the list's entries, in order.
-    places: Vec<Place>,
-    /// `None` if no entry is an HTTP proxy.
-    client: Option<Client>,
+    places: Vec<Arc<Place>>,
     instance: Instance,
     databases: sumdb::Databases,
     /// Bounds the large lists and similar answers in memory.
@@ -176,16 +179,22 @@ impl Upstream {
         }
         let keyring =
             Keyring { hosts: options.credentials.clone(), netrc: Netrc::read(options.netrc.as_deref()) };
-        let places = list.entries().iter().map(|entry| Place::new(&entry.source, &keyring, &options.direct));
-        let places = places.collect::<Result<Vec<_>, _>>()?;
-        if places.iter().any(|place| matches!(place, Place::Direct(_))) {
+        let needs_roots = list.entries().iter().find_map(|entry| place::needs_roots(&entry.source));
+        let client = OnceCell::new();
+        let client = || match client.get() {
+            Some(client) => Ok(Arc::clone(client)),
+            None => {
+                let made = Arc::new(Client::new(&options, Roots::OfSystem(needs_roots.as_deref()))?);
+                Ok(Arc::clone(client.get_or_init(|| made)))
+            }
+        };
+        let place =
+            |entry: &Entry| Place::new(&entry.source, &keyring, &options.direct, &client).map(Arc::new);
+        let places = list.entries().iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        if places.iter().any(|place| place.is_direct()) {
             options.direct.sweep();
         }
-        let client = match places.iter().any(|place| matches!(place, Place::Http(_))) {
-            true => Some(Client::new(&options, places.iter().find_map(Place::needs_roots).as_deref())?),
-            false => None,
-        };
-        Ok(Self::of(Inner { list: Some(list), tag: Some(tag), places, client, ..Inner::offline(options) }))
+        Ok(Self::of(Inner { list: Some(list), tag: Some(tag), places, ..Inner::offline(options) }))
     }
 
     /// Returns an empty list of upstreams.
@@ -200,7 +209,7 @@ impl Upstream {
 
     /// Returns whether an entry of the list is a proxy or a tree of files, which can be asked without the go command.
     pub fn has_proxy(&self) -> bool {
-        self.inner.places.iter().any(|place| matches!(place, Place::Http(_) | Place::File(_)))
+        self.inner.places.iter().any(|place| matches!(**place, Place::Http(_) | Place::File(_)))
     }
 
     /// Returns a tag that identifies the list, without its credentials. `None` if the list has no upstream.
@@ -297,7 +306,6 @@ impl Inner {
             list: None,
             tag: None,
             places: Vec::new(),
-            client: None,
             instance: options.instance,
             databases: sumdb::Databases::default(),
             memory: options.memory.0,
@@ -327,9 +335,9 @@ impl Inner {
     }
 
     /// Returns a request to a place of the list.
-    fn request<'a>(&'a self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
+    fn request<'a>(&self, path: &'a str, limit: u64, via: Option<&'a HeaderValue>) -> Request<'a> {
         let (after, turn, kept) = (None, None, Kept::default());
-        Request { client: self.client.as_ref(), path, limit, via, after, turn, kept }
+        Request { path, limit, via, after, turn, kept }
     }
 }
 
@@ -365,6 +373,8 @@ impl<'u> Walk<'u> {
     /// Notes the error of the place, and moves on to the next entry that may be asked.
     fn fail(&mut self, error: UpstreamError) {
         log::debug!(reason:% = error; "cannot get an answer from an upstream");
+        // A peer does not have every version, so its 404 says nothing about an entry that cannot be reached.
+        let is_peer = self.place().is_some_and(|(_, place)| place.is_peer());
         self.index = self.index.and_then(|index| self.inner.next_after(index, &error));
         let error = match (&self.absent, error) {
             (Some(absent), cause) if cause.is_unreachable() => {
@@ -372,7 +382,7 @@ impl<'u> Walk<'u> {
             }
             (_, error) => error,
         };
-        if error.is_absent() {
+        if error.is_absent() && !is_peer {
             self.absent.get_or_insert_with(|| error.clone());
         }
         // Among equally informative errors the last one counts, as in the go command.

@@ -11,7 +11,9 @@ use super::download::{Download, ZipDownload};
 use super::encoding::Encoding;
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::limit::{Limit, Limiter, Turn};
+use super::peer::Signing;
 use super::retry::{self, Budget};
+use super::throttle::{Bandwidth, Throttle};
 use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
@@ -20,6 +22,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoa_gomod::goproxy::Source;
 
@@ -44,15 +47,18 @@ pub(super) enum Place {
 /// A proxy.
 pub(super) struct Proxy {
     base: Url,
+    client: Arc<Client>,
     credentials: Option<Credentials>,
+    /// Signs the requests, if the proxy is a peer.
+    signing: Option<Arc<Signing>>,
+    /// Limits the downloads of zips.
+    bandwidth: Option<Arc<Bandwidth>>,
     limiter: Limiter,
 }
 
 /// A request to a place.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
-    /// The HTTP client for proxies.
-    pub(super) client: Option<&'a Client>,
     /// The escaped path, relative to the place.
     pub(super) path: &'a str,
     /// The maximum length of the body in bytes.
@@ -76,12 +82,6 @@ pub(super) struct Kept<'a> {
     pub(super) turns: &'a [Turn],
 }
 
-impl Request<'_> {
-    fn budget(&self) -> Option<Budget> {
-        self.client.map(Client::budget)
-    }
-}
-
 /// An answer, whatever its status.
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -90,10 +90,12 @@ pub(super) struct Answer {
 }
 
 impl Place {
+    /// Makes the place of a source. `client` is that of all proxies of the list.
     pub(super) fn new(
         source: &Source,
         keyring: &Keyring,
         direct: &Direct,
+        client: &dyn Fn() -> Result<Arc<Client>, UpstreamConfigError>,
     ) -> Result<Self, UpstreamConfigError> {
         let text = match source {
             Source::Url(text) => text,
@@ -107,14 +109,21 @@ impl Place {
             let root = url.to_file_path().map_err(|()| refused("is not a local path"))?;
             return Ok(Self::File(root));
         }
-        Ok(Self::Http(Proxy::new(url, keyring)))
+        Ok(Self::Http(Proxy::new(url, keyring, client()?)))
     }
 
-    /// Returns the URL of the place if it needs certificates.
-    pub(super) fn needs_roots(&self) -> Option<String> {
+    /// Returns the attempts for one request. `None` if a request is not repeated.
+    pub(super) fn budget(&self) -> Option<Budget> {
         match self {
-            Self::Http(proxy) if proxy.base.scheme() == "https" => Some(shown(&proxy.base)),
-            _ => None,
+            Self::Http(proxy) => Some(proxy.client.budget()),
+            Self::File(_) | Self::Direct(_) | Self::Off => None,
+        }
+    }
+
+    fn throttle(&self) -> Option<Throttle> {
+        match self {
+            Self::Http(proxy) => proxy.bandwidth.as_ref().map(Throttle::new),
+            Self::File(_) | Self::Direct(_) | Self::Off => None,
         }
     }
 
@@ -128,6 +137,11 @@ impl Place {
         }
     }
 
+    /// Returns whether it is a peer.
+    pub(super) fn is_peer(&self) -> bool {
+        matches!(self, Self::Http(Proxy { signing: Some(_), .. }))
+    }
+
     /// Returns whether it is version control.
     pub(super) fn is_direct(&self) -> bool {
         matches!(self, Self::Direct(_))
@@ -135,14 +149,14 @@ impl Place {
 
     /// Sends a request. Any status other than 200 is an error.
     pub(super) async fn open(&self, request: Request<'_>) -> Result<Download, UpstreamError> {
-        let mut budget = request.budget();
+        let mut budget = self.budget();
         self.try_open(request, budget.as_mut()).await
     }
 
     /// Sends a request and reads the body to its end. Retries a failed body. Also returns the requested
     /// URL, without credentials.
     pub(super) async fn read(&self, request: Request<'_>) -> Result<(String, Bytes), UpstreamError> {
-        let (mut budget, mut reserved) = (request.budget(), None);
+        let (mut budget, mut reserved) = (self.budget(), None);
         loop {
             let mut download = self.try_open(request, budget.as_mut()).await?;
             if let (Some(memory), Some(length), None) =
@@ -166,7 +180,7 @@ impl Place {
 
     /// Requests a zip and waits for its first bytes. Retries if the download fails before them.
     pub(super) async fn start_zip(&self, mut request: Request<'_>) -> Result<ZipDownload, UpstreamError> {
-        let mut budget = request.budget();
+        let mut budget = self.budget();
         loop {
             let download = match self.try_open(request, budget.as_mut()).await {
                 Ok(download) if download.extent.is_usable(download.validator.as_ref(), request.after) => {
@@ -183,7 +197,7 @@ impl Place {
                 }
                 Err(error) => return Err(error),
             };
-            match ZipDownload::start(download).await {
+            match ZipDownload::start(download.within(self.throttle())).await {
                 Err(error) if is_retried(&error, budget.as_mut()).await => {}
                 started => return started,
             }
@@ -192,7 +206,7 @@ impl Place {
 
     /// Sends a request and returns the answer, whatever its status.
     pub(super) async fn ask(&self, request: Request<'_>) -> Result<Answer, UpstreamError> {
-        let mut budget = request.budget();
+        let mut budget = self.budget();
         self.try_ask(request, budget.as_mut()).await
     }
 
@@ -215,22 +229,21 @@ impl Place {
         budget: Option<&mut Budget>,
     ) -> Result<Answer, UpstreamError> {
         let Request { path, limit, kept, .. } = request;
-        let client = request.client;
-        match (self, client, budget) {
-            (Self::Http(proxy), Some(client), Some(budget)) => proxy.ask(client, request, budget).await,
-            (Self::File(root), ..) => read_file(root.join(path), limit).await,
-            (Self::Direct(direct), ..) => {
+        match (self, budget) {
+            (Self::Http(proxy), Some(budget)) => proxy.ask(request, budget).await,
+            (Self::File(root), _) => read_file(root.join(path), limit).await,
+            (Self::Direct(direct), _) => {
                 let body =
                     direct.open(path, limit, kept.shared.unwrap_or(&SharedDownload::default())).await?;
                 Ok(Answer { status: 200, content_type: None, body })
             }
-            (Self::Off | Self::Http(_), ..) => Err(UpstreamError::Offline),
+            (Self::Off | Self::Http(_), _) => Err(UpstreamError::Offline),
         }
     }
 }
 
 impl Proxy {
-    fn new(mut base: Url, keyring: &Keyring) -> Self {
+    fn new(mut base: Url, keyring: &Keyring, client: Arc<Client>) -> Self {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let named = !base.username().is_empty() || base.password().is_some();
         let own = named.then(|| Credentials::Login {
@@ -250,18 +263,31 @@ impl Proxy {
                 None
             }
         };
-        Self { base, credentials, limiter: Limiter::new() }
+        let (signing, bandwidth) = (None, None);
+        Self { base, client, credentials, signing, bandwidth, limiter: Limiter::new() }
+    }
+
+    /// Returns the proxy of a peer.
+    pub(super) fn of_peer(
+        base: Url,
+        client: Arc<Client>,
+        signing: Arc<Signing>,
+        bandwidth: Option<Arc<Bandwidth>>,
+    ) -> Self {
+        let (credentials, signing) = (None, Some(signing));
+        Self { base, client, credentials, signing, bandwidth, limiter: Limiter::new() }
     }
 
     async fn ask(
         &self,
-        client: &Client,
         Request { path, limit, via, after, turn, .. }: Request<'_>,
         budget: &mut Budget,
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(path);
-        let (credentials, limiter) = (self.credentials.as_ref(), &self.limiter);
-        let response = client.get(Get { url: &url, credentials, via, after, limiter, turn }, budget).await?;
+        let (client, limiter) = (&self.client, &self.limiter);
+        let (credentials, signing) = (self.credentials.as_ref(), self.signing.as_deref());
+        let get = Get { url: &url, credentials, signing, via, after, limiter, turn };
+        let response = client.get(get, budget).await?;
         let shown = shown(&url);
         let status = response.status().as_u16();
         let content_type = header(response.headers(), CONTENT_TYPE.as_str());
@@ -307,6 +333,12 @@ impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown())
     }
+}
+
+/// Returns the URL of a source if it needs certificates.
+pub(super) fn needs_roots(source: &Source) -> Option<String> {
+    let Source::Url(text) = source else { return None };
+    Url::parse(text).ok().filter(|url| url.scheme() == "https").map(|url| shown(&url))
 }
 
 /// Returns a URL without the parts that may be secret.
@@ -384,12 +416,18 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::UpstreamOptions;
+    use super::super::client::Roots;
     use super::super::credentials::HostCredentials;
     use super::super::netrc::Netrc;
     use super::*;
 
+    fn client() -> Result<Arc<Client>, UpstreamConfigError> {
+        Client::new(&UpstreamOptions::default(), Roots::OfSystem(None)).map(Arc::new)
+    }
+
     fn proxy(url: &str, keyring: &Keyring) -> Proxy {
-        match Place::new(&Source::Url(url.to_owned()), keyring, &Direct::default()).unwrap() {
+        match Place::new(&Source::Url(url.to_owned()), keyring, &Direct::default(), &client).unwrap() {
             Place::Http(proxy) => proxy,
             other => panic!("{other:?}"),
         }
@@ -440,8 +478,8 @@ mod tests {
     #[test]
     fn secrets_are_never_shown() {
         let url = "https://user:secret@a.example/p?token=secret#secret";
-        let place =
-            Place::new(&Source::Url(url.to_owned()), &Keyring::default(), &Direct::default()).unwrap();
+        let source = Source::Url(url.to_owned());
+        let place = Place::new(&source, &Keyring::default(), &Direct::default(), &client).unwrap();
         assert_eq!(place.shown(), "https://a.example/p");
         assert_eq!(format!("{place:?}"), "https://a.example/p");
         for bad in [

@@ -14,7 +14,7 @@ use super::beginning::Beginning;
 use super::direct::SharedDownload;
 use super::download::ByteStream;
 use super::limit::Turn;
-use super::place::{Kept, Place};
+use super::place::Kept;
 use super::{Check, MAX_INFO_BYTES, MAX_MOD_BYTES, Upstream, UpstreamError, Via, ZipDownload, retry};
 use crate::byte_budget::ByteBudget;
 use bytes::Bytes;
@@ -199,9 +199,7 @@ impl VersionSource {
 
     /// Returns the pause before an entry is asked again for a failed zip. `None` if the entry is not a proxy.
     fn pause_before_retry(&self, entry: usize) -> Option<Duration> {
-        let is_proxy = matches!(self.upstream.inner.places.get(entry), Some(Place::Http(_)));
-        let client = self.upstream.inner.client.as_ref().filter(|_| is_proxy)?;
-        client.budget().pause(None)
+        self.upstream.inner.places.get(entry)?.budget()?.pause(None)
     }
 
     /// Waits until version control is asked, which takes longer than anything else. The caller then
@@ -218,7 +216,7 @@ impl VersionSource {
     /// Returns whether the last answer came from version control.
     pub fn is_direct(&self) -> bool {
         let entry = self.pin().first().and_then(|entry| self.upstream.inner.places.get(entry));
-        entry.is_some_and(Place::is_direct)
+        entry.is_some_and(|place| place.is_direct())
     }
 
     /// Returns whether the files came from more than one entry.

@@ -17,6 +17,7 @@ mod endpoints;
 mod fills;
 mod hostile;
 mod limits;
+mod peers;
 mod questions;
 mod redirects;
 mod resolving;

@@ -434,7 +434,7 @@ impl NoTunnel {
 
 /// Returns the TLS configuration for pages.
 pub(super) fn tls() -> Result<rustls::ClientConfig, String> {
-    client::tls_config(None).map_err(|error| error.to_string())
+    client::tls_config(client::Roots::OfSystem(None)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
