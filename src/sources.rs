@@ -245,7 +245,11 @@ impl<'a> Sources<'a> {
     }
 
     /// Returns the settings for the exchange with peers. `None` if there are none.
-    pub(crate) fn replication(&self, config: &ServeConfig, peers: Vec<Arc<Peer>>) -> Option<ReplicationOptions> {
+    pub(crate) fn replication(
+        &self,
+        config: &ServeConfig,
+        peers: Vec<Arc<Peer>>,
+    ) -> Option<ReplicationOptions> {
         let name = config.peers_name.clone().filter(|_| !peers.is_empty())?;
         let max_concurrent = config.peers_max_concurrent;
         Some(ReplicationOptions { name, peers, max_concurrent, upstream: self.options(config) })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stoa_gomod::{H1, ModuleVersion};
-use stoa_store::{Queued, QueuedKind, Store, StoreError, VersionFile};
+use stoa_store::{LogKind, Mark, Queued, QueuedKind, Store, VersionFile};
 
 use super::event::Event;
 use super::{Link, Replication, SyncError};
@@ -26,7 +26,8 @@ pub(super) fn standing(
     store: &Store,
     version: &ModuleVersion,
     theirs: Option<&H1>,
-) -> Result<Standing, StoreError> {
+    has_bucket: bool,
+) -> Result<Standing, SyncError> {
     let differs = |ours: Option<H1>| match (ours, theirs) {
         (Some(ours), Some(theirs)) if ours != *theirs => Some(Standing::Differs(ours)),
         _ => None,
@@ -35,14 +36,34 @@ pub(super) fn standing(
         let ours = if theirs.is_some() { store.known_h1(version)? } else { None };
         return Ok(differs(ours).unwrap_or(Standing::Here));
     }
-    if !store.records().has(version)? {
-        return Ok(Standing::Missing);
+    if store.records().has(version)?
+        && let Some(record) = store.records().get(version)?
+    {
+        if record.tombstone.is_some() {
+            return Ok(Standing::Forbidden);
+        }
+        if let Some(differs) = differs(record.h1) {
+            return Ok(differs);
+        }
     }
-    let Some(record) = store.records().get(version)? else { return Ok(Standing::Missing) };
-    if record.tombstone.is_some() {
-        return Ok(Standing::Forbidden);
+    Ok(if has_bucket { standing_in_bucket(store, version, differs)? } else { Standing::Missing })
+}
+
+/// Returns what a version is that is not in the store, but may be in the bucket: by the index, which has its manifests.
+fn standing_in_bucket(
+    store: &Store,
+    version: &ModuleVersion,
+    differs: impl Fn(Option<H1>) -> Option<Standing>,
+) -> Result<Standing, SyncError> {
+    let mut standing = Standing::Missing;
+    for event in store.index().events_of_version(version)? {
+        match event.kind {
+            LogKind::Published { h1, .. } => standing = differs(h1).unwrap_or(Standing::Here),
+            LogKind::Marked(Mark { is_lifted: false, .. }) => return Ok(Standing::Forbidden),
+            LogKind::Marked(_) => {}
+        }
     }
-    Ok(differs(record.h1).unwrap_or(Standing::Missing))
+    Ok(standing)
 }
 
 /// Events that are taken in together, and the pointer that moves with them.
@@ -55,13 +76,13 @@ pub(super) struct Batch {
 impl Replication {
     /// Takes in events, in one transaction with the pointer. Returns the number of events that mean work.
     pub(super) async fn take_in(&self, link: &Arc<Link>, batch: Batch) -> Result<u64, SyncError> {
-        let peer = Arc::clone(&link.peer);
+        let (peer, has_bucket) = (Arc::clone(&link.peer), self.services.tier.is_some());
         let queued = self
             .off_runtime(move |store| {
                 let (mut work, mut done) = (Vec::new(), Vec::new());
                 for event in &batch.events {
                     let Some(queued) = event.queued(&peer) else { continue };
-                    match meaning(store, &peer.name, &queued)? {
+                    match meaning(store, &peer.name, &queued, has_bucket)? {
                         Meaning::Work => work.push(queued),
                         Meaning::Done => done.push(queued),
                         Meaning::Nothing => {}
@@ -88,12 +109,12 @@ enum Meaning {
 }
 
 /// Returns the meaning of an event. Notes a conflict.
-fn meaning(store: &Store, peer: &str, queued: &Queued) -> Result<Meaning, SyncError> {
+fn meaning(store: &Store, peer: &str, queued: &Queued, has_bucket: bool) -> Result<Meaning, SyncError> {
     let h1 = match &queued.what {
         QueuedKind::Fetch { h1, .. } => h1.as_ref(),
         QueuedKind::Mark(_) => return Ok(Meaning::Work),
     };
-    Ok(match standing(store, &queued.version, h1)? {
+    Ok(match standing(store, &queued.version, h1, has_bucket)? {
         Standing::Missing => Meaning::Work,
         Standing::Here => Meaning::Done,
         Standing::Forbidden => Meaning::Nothing,

@@ -11,6 +11,7 @@
 //! | `answer` | the answers to requests of peers |
 //! | `pull`, `lines` | asking a peer for the events after the pointer, and the lines of its answer |
 //! | `compare` | comparing the digests of all modules |
+//! | `turn` | the turn to pull, among the servers of a bucket |
 //! | `push` | notifications |
 //! | `intake` | events become work, unless the version is here |
 //! | `once` | one synchronisation, for a command |
@@ -35,6 +36,7 @@ mod pull;
 mod push;
 mod replication;
 mod signature;
+mod turn;
 mod work;
 
 pub(crate) use self::answer::PeerAnswer;

@@ -8,9 +8,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::event::{End, Event, EventsRequest, Header, Line, MAX_LINES, parse_line};
 use super::intake::Batch;
 use super::lines::Lines;
+use super::turn::wait_for_turn;
 use super::{Link, Replication, SyncError};
 
 /// Number of events in one transaction.
@@ -45,9 +48,14 @@ pub(super) struct Pulled {
 
 impl Replication {
     /// Pulls from a peer for ever.
-    pub(super) async fn keep_pulling(self: Arc<Self>, link: Arc<Link>) -> Infallible {
+    pub(super) async fn keep_pulling(
+        self: Arc<Self>,
+        link: Arc<Link>,
+        mut has_turn: Option<watch::Receiver<bool>>,
+    ) -> Infallible {
         let mut failures = 0;
         loop {
+            wait_for_turn(&mut has_turn).await;
             let began = tokio::time::Instant::now();
             let interval = link.peer.interval;
             let wait = if interval.is_zero() { LONG_POLL } else { 0 };

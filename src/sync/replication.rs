@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use stoa_bucket::BucketError;
 use stoa_gomod::{H1, ModuleVersion};
 use stoa_store::{IndexError, PeersError, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -20,6 +21,9 @@ use crate::upstream::{PeerClient, Upstream, UpstreamConfigError, UpstreamError, 
 
 /// Number of requests of one peer that are answered at the same time. One may wait for news.
 const ANSWERED_AT_ONCE: usize = 4;
+
+/// The longest time that a request of a peer waits for the index to be brought up to date with the bucket.
+const BUCKET_LIMIT: Duration = Duration::from_secs(20);
 
 /// The maximum length of the text of an error of a peer in messages.
 const MAX_TEXT: usize = 200;
@@ -102,6 +106,9 @@ pub(crate) enum SyncError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The bucket failed.
+    #[error("{}", .0.without_help())]
+    Bucket(#[from] BucketError),
     /// A task of this program failed.
     #[error("a task failed (see the log)")]
     Task,
@@ -254,7 +261,13 @@ impl Replication {
             return tasks;
         }
         for link in self.links.iter().filter(|link| link.peer.pull) {
-            let pulling = Arc::clone(self).keep_pulling(Arc::clone(link));
+            let has_turn = self.services.tier.as_ref().map(|tier| {
+                let (sender, has_turn) = watch::channel(false);
+                let keeping = Arc::clone(self).keep_turn(Arc::clone(link), Arc::clone(tier), sender);
+                tasks.push(tokio::spawn(keeping).abort_handle());
+                has_turn
+            });
+            let pulling = Arc::clone(self).keep_pulling(Arc::clone(link), has_turn);
             tasks.push(tokio::spawn(pulling).abort_handle());
         }
         tasks.push(tokio::spawn(Arc::clone(self).keep_working()).abort_handle());
@@ -305,7 +318,13 @@ impl Replication {
     }
 
     /// Brings the index up to date with the bucket, if there is one.
-    pub(super) async fn read_bucket(&self) {}
+    pub(super) async fn read_bucket(&self) {
+        let Some(tier) = &self.services.tier else { return };
+        let id = tier.id();
+        let is_complete =
+            self.off_runtime(move |store| Ok(store.index().has_bucket(&id)?)).await.unwrap_or_default();
+        tier.refresh_catalog(is_complete, BUCKET_LIMIT).await;
+    }
 
     /// Runs work on the store off the runtime.
     pub(super) async fn off_runtime<T: Send + 'static>(

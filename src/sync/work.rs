@@ -263,8 +263,9 @@ impl Replication {
         h1: Option<&H1>,
     ) -> Result<Option<Outcome>, SyncError> {
         let (named, theirs, peer) = (version.clone(), h1.cloned(), link.peer.name.clone());
+        let has_bucket = self.services.tier.is_some();
         let outcome = self.off_runtime(move |store| {
-            Ok(match standing(store, &named, theirs.as_ref())? {
+            Ok(match standing(store, &named, theirs.as_ref(), has_bucket)? {
                 Standing::Missing => None,
                 Standing::Here | Standing::Forbidden => Some(Outcome::Done),
                 Standing::Differs(ours) => {
