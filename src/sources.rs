@@ -256,7 +256,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.
-    fn options(&self, config: &ServeConfig) -> UpstreamOptions {
+    pub(crate) fn options(&self, config: &ServeConfig) -> UpstreamOptions {
         let options = || {
             let private = Patterns::parse(&self.goprivate(config).unwrap_or_default());
             config.upstream_options(netrc_path(|name| self.world.variable(name)), private)

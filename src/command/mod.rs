@@ -20,6 +20,7 @@ mod man;
 pub(crate) mod named;
 pub(crate) mod overlap;
 mod path;
+mod peers;
 pub(crate) mod progress;
 mod prune;
 mod quarantine;

@@ -13,6 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use testkit::transcript;
 
 pub(crate) struct Https {
+    /// The address of the server itself, for which its certificate is valid, too.
+    pub(crate) address: SocketAddr,
     /// The forward proxy, which leads every name to the server.
     pub(crate) proxy: SocketAddr,
     /// The targets that the forward proxy was asked for.
@@ -33,11 +35,12 @@ impl Https {
         let mut openssl = Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
         openssl.args(["-days", "2", "-subj", "/CN=test", "-addext", "basicConstraints=critical,CA:FALSE"]);
-        openssl.args(["-addext", &format!("subjectAltName={names}")]);
+        openssl.args(["-addext", &format!("subjectAltName={names},IP:127.0.0.1")]);
         let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().unwrap();
         assert!(made.status.success(), "{}", transcript(&made));
-        let (proxy, targets) = forward_proxy(serve(answer, &key, &certificate));
-        Self { proxy, targets, certificate }
+        let address = serve(answer, &key, &certificate);
+        let (proxy, targets) = forward_proxy(address);
+        Self { address, proxy, targets, certificate }
     }
 
     /// Lets a program reach the server, and nothing else.

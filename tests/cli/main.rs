@@ -60,6 +60,8 @@ mod old_stores;
 mod overlay;
 mod pages;
 mod pairs;
+mod peer_roots;
+mod peers;
 mod policy;
 mod progress;
 mod publication;
@@ -126,6 +128,8 @@ fn main() {
         ("overlay", overlay::cases()),
         ("pages", pages::cases()),
         ("pairs", pairs::cases()),
+        ("peer_roots", peer_roots::cases()),
+        ("peers", peers::cases()),
         ("policy", policy::cases()),
         ("progress", progress::cases()),
         ("publication", publication::cases()),

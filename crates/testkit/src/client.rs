@@ -56,6 +56,16 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str
     Conversation::begin(address, method, path, "HTTP/1.1", headers).finish()
 }
 
+/// Asks with a body.
+pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let length = body.len().to_string();
+    let headers: Vec<_> = headers.iter().copied().chain([("Content-Length", length.as_str())]).collect();
+    let mut conversation = Conversation::begin(address, method, path, "HTTP/1.1", &headers);
+    // A server may answer before it has read everything, and close the connection.
+    let _ = conversation.reader.get_mut().write_all(body);
+    conversation.finish()
+}
+
 /// A request whose answer is read step by step.
 pub struct Conversation {
     reader: BufReader<TcpStream>,

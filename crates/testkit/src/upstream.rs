@@ -43,6 +43,7 @@ pub struct Request {
     pub path: String,
     /// All header lines.
     pub headers: String,
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -282,6 +283,9 @@ impl Shared {
                 script
             };
             perform(script, &request, &stream)?;
+            if request.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+                return None;
+            }
         }
     }
 }
@@ -301,7 +305,11 @@ fn read(reader: &mut impl BufRead) -> Option<Request> {
             return None;
         }
         if &headers[from..] == "\r\n" {
-            return Some(Request { method, path, headers });
+            let mut request = Request { method, path, headers, body: Vec::new() };
+            let length = request.header("Content-Length").and_then(|length| length.parse().ok());
+            request.body.resize(length.unwrap_or(0), 0);
+            reader.read_exact(&mut request.body).ok()?;
+            return Some(request);
         }
     }
 }

@@ -70,6 +70,21 @@ impl PeerTable {
         "bandwidth",
     ];
 
+    /// Returns the name of the peer.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns its base URL.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// Returns whether this deployment asks it for events.
+    pub fn pull(&self) -> bool {
+        self.pull
+    }
+
     /// Reads a table. The faults stay in the table.
     pub(super) fn read(table: &mut Table<'_>) -> Option<Self> {
         // Every key is read before the first missing value ends this function, so that every fault is found.
@@ -141,6 +156,11 @@ impl PeerTable {
 }
 
 impl Settings<'_> {
+    /// Returns the peers, without their secrets.
+    pub fn peer_tables(&self) -> Result<&[PeerTable], ConfigError> {
+        Ok(&self.file()?.peers)
+    }
+
     /// Returns the peers of a server, with their secrets.
     pub fn peers(&self, config: &ServeConfig) -> Result<Vec<Arc<Peer>>, ConfigError> {
         let (peers, faults) = resolve(self.file()?, config.peers_name.as_deref());

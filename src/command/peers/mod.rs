@@ -1,0 +1,112 @@
+//! `stoa peers`: the state of the exchange with other deployments, and the conflicts with them.
+//!
+//! Both are read from the database of the store, beside a running server, and change nothing.
+
+mod conflicts;
+mod state;
+
+use std::fmt::{self, Display};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use stoa_layout::Exit;
+use stoa_store::PeersError;
+
+use super::context::Context;
+use super::count::counted;
+use super::error::CommandError;
+use super::progress::When;
+use super::report::{Format, Reporter, Summary, Telling};
+use super::{Command, Entry};
+
+/// Show the state of the peers: other deployments that exchange versions with this one
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The state of a peer is `current` if this deployment has looked at all its events and its queue is empty, `behind` if it has \
+not, `failing` if the last request failed, and `new` before the first answer. A peer with `pull = false` is `not pulled`. \
+BEHIND is the number of events that are left to do. AGE is the time that the oldest of them has waited, or the time since the \
+last contact if that failed. PARKED versions have failed often and wait for `stoa peers sync`. The numbers are those of the \
+store of this machine.
+
+Examples:
+  stoa peers
+  stoa peers --format json
+  stoa peers conflicts
+
+Exit codes: 0 success; 64 the configuration has no peer; 65 there is no store; 74 the database of the peers cannot be read.")]
+pub(crate) struct ShowPeers {
+    /// Format of results: lines for people, or one JSON object per line
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Format,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the versions that have different content here and at a peer
+    Conflicts,
+}
+
+inventory::submit!(Entry::new::<ShowPeers>("peers", 75));
+
+impl Command for ShowPeers {
+    type Summary = PeersDone;
+
+    fn telling(&self) -> Telling {
+        Telling { format: self.format, progress: When::Never }
+    }
+
+    fn run(self, context: &Context<'_>) -> Result<PeersDone, CommandError> {
+        let tables = context.settings.peer_tables()?;
+        if tables.is_empty() {
+            let help = match context.settings.config_file() {
+                Some(path) => format!("add a table [[peer]] to {}", path.display()),
+                None => "name a config file with tables [[peer]] by --config".to_owned(),
+            };
+            return Err(CommandError::new(Exit::USAGE, "the configuration has no peer").help(help));
+        }
+        let store = context.upgrade_and_look()?;
+        match self.action {
+            None => state::show(tables, &store, &context.reporter),
+            Some(Action::Conflicts) => conflicts::list(&store, &context.reporter),
+        }
+    }
+}
+
+/// The last event of the command.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "done")]
+pub(crate) struct PeersDone {
+    /// The number of peers in the configuration. `None` for a list of conflicts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing: Option<u64>,
+    conflicts: u64,
+}
+
+impl Display for PeersDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(peers) = self.peers {
+            write!(f, "{}, {} failing, ", counted(peers, "peer"), self.failing.unwrap_or_default())?;
+        }
+        write!(f, "{}", counted(self.conflicts, "conflict"))
+    }
+}
+
+impl Summary for PeersDone {
+    fn report(&self, reporter: &Reporter) {
+        reporter.note(self);
+    }
+}
+
+impl From<PeersError> for CommandError {
+    fn from(error: PeersError) -> Self {
+        match error {
+            PeersError::Store(error) => error.into(),
+            error => Self::new(Exit::IO, error),
+        }
+    }
+}
