@@ -82,12 +82,13 @@ fn first_synchronisation(root: &Path, versions: usize) {
     let store = root.join("old/store");
     let began = Instant::now();
     // A first start creates the store.
-    drop(old.start(&root, &new, "off").stop());
+    assert!(old.start(&root, &new, "off").stop().success());
     for number in 0..versions / A_MODULE {
         for version in 0..A_MODULE {
             let module = Module::new(&format!("{}@v1.{}.0", name(number), 100 + version), 1);
             let folder = module.put_unsealed(&store);
-            let examined = stoa_gomod::zip::examine(module.zip.as_slice(), &module.version).expect("a valid zip");
+            let examined =
+                stoa_gomod::zip::examine(module.zip.as_slice(), &module.version).expect("a valid zip");
             fs::write(folder.join("ziphash"), examined.h1.as_str()).expect("a seal");
         }
     }
@@ -107,7 +108,7 @@ fn first_synchronisation(root: &Path, versions: usize) {
     let elapsed = began.elapsed().as_secs_f64();
     let rate = versions as f64 / elapsed;
     println!("first synchronisation      {rate:>10.0} events/s, {elapsed:.1} s (aim: at least {RATE})");
-    drop((old_server.stop(), new_server.stop()));
+    assert!(old_server.stop().success() && new_server.stop().success());
 }
 
 fn lag(root: &Path) {
@@ -123,7 +124,10 @@ fn lag(root: &Path) {
         assert_eq!(status, 200, "{number}");
         let began = Instant::now();
         let version = module.version.version().to_string();
-        while !String::from_utf8_lossy(&there_server.get("/example.com/lag/@v/list").1).lines().any(|line| line == version) {
+        while !String::from_utf8_lossy(&there_server.get("/example.com/lag/@v/list").1)
+            .lines()
+            .any(|line| line == version)
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
         lags.push(began.elapsed());
@@ -131,5 +135,7 @@ fn lag(root: &Path) {
     lags.sort_unstable();
     let median = lags.get(lags.len() / 2).copied().unwrap_or_default();
     let slowest = lags.last().copied().unwrap_or_default();
-    println!("lag of a notification      median {median:.1?}, longest {slowest:.1?} (aim: median below {LAG:?})");
+    println!(
+        "lag of a notification      median {median:.1?}, longest {slowest:.1?} (aim: median below {LAG:?})"
+    );
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stoa::fill::{Places, Want};
+use stoa::fill::{Expected, Places, Want};
 use stoa::serve::ServeOptions;
 use stoa::services::{FlightOptions, ServiceOptions, Services};
 use stoa::upstream::Via;
