@@ -88,7 +88,12 @@ fn make(root: &Path, versions: usize) {
     let modules = (0..versions / A_MODULE).map(|n| {
         let rows = (0..A_MODULE).map(|m| {
             let count = i64::try_from(n * A_MODULE + m).expect("a small number");
-            IndexRow { version: format!("v1.{}.0", 100 + m), modified: BEGIN + count * SECOND, bytes: 1000 }
+            IndexRow {
+                version: format!("v1.{}.0", 100 + m),
+                modified: BEGIN + count * SECOND,
+                bytes: 1000,
+                is_complete: true,
+            }
         });
         (name(n), rows.collect())
     });

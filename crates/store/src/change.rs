@@ -1,12 +1,14 @@
 //! The one place that every change of a version passes: what hangs on changes hangs here.
 
+use std::sync::OnceLock;
+
 use stoa_gomod::ModuleVersion;
 
 use crate::Store;
 
 /// A change of a version that is visible from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
     /// The version was published or restored.
     Published,
     /// The version was removed or moved to quarantine.
@@ -14,6 +16,9 @@ pub(crate) enum Change {
     /// The record of the version was written.
     Recorded,
 }
+
+/// A function that is called after a change.
+pub type OnChange = Box<dyn Fn(&ModuleVersion, Change) + Send + Sync>;
 
 impl Store {
     /// Reports a change of a version. The caller holds its claim and has not yet returned to its own caller.
@@ -31,5 +36,26 @@ impl Store {
             // Records are read from disk, and lists of tombstones check their folder.
             Change::Recorded => {}
         }
+        if let Some(listener) = self.listener.0.get() {
+            listener(version, change);
+        }
+    }
+
+    /// Sets the function that is called after each change by this process. Only the first call has an effect.
+    ///
+    /// The function is called while the claim of the version is held, so it must neither wait nor change the version.
+    pub fn listen(&self, listener: OnChange) {
+        // A second listener is left out, as documented.
+        let _ = self.listener.0.set(listener);
+    }
+}
+
+/// The function that is called after each change.
+#[derive(Default)]
+pub(crate) struct Listener(OnceLock<OnChange>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Listener").field(&self.0.get().is_some()).finish()
     }
 }

@@ -90,14 +90,15 @@ pub use audit::{Act, Actor, Audit};
 pub use batch::Batch;
 pub use cache::{Cache, Cached, Shelf};
 pub use census::{CensusItem, StoredVersion, census};
+pub use change::{Change, OnChange};
 pub use claim::Claim;
 pub use claim_wait::ClaimWait;
 pub use compare::Compared;
 pub use draft::{Draft, DraftZip, SealError, SealedDraft, UnsyncedDraft};
 pub use error::StoreError;
 pub use index::{
-    CatalogEntry, Condition, FeedEntry, IndexArtefact, IndexError, IndexRow, KnownManifest, ManifestChange,
-    ManifestRow, Reconciled, Stop, StoreIndex, manifest_key,
+    CatalogEntry, Condition, FeedEntry, IndexArtefact, IndexError, IndexRow, KnownManifest, LogEvent,
+    LogKind, LogState, ManifestChange, ManifestRow, Reconciled, Stop, StoreIndex, manifest_key,
 };
 pub use last_use::{Day, LastUseError, LastUses, Usage};
 pub use meter::Meter;

@@ -14,6 +14,7 @@ use stoa_layout::{Held, LayoutId, Pass, PathError};
 
 use crate::audit::{Actor, Audit};
 use crate::cache::Writes;
+use crate::change::Listener;
 use crate::claim_wait::{self, ClaimWait};
 use crate::files::{Stamp, is_file};
 use crate::index::Index;
@@ -44,6 +45,7 @@ pub struct Store {
     /// Records without a tombstone.
     pub(crate) harmless: Cache<Stamp, ()>,
     pub(crate) index: Index,
+    pub(crate) listener: Listener,
     pub(crate) uses: Uses,
     pub(crate) peers: OpenPeers,
     pub(crate) cache_writes: Writes,
@@ -328,6 +330,7 @@ impl Store {
             pair_bytes: KnownBytes::default(),
             known_pairs: Cache::with_weighter(ENTRIES, PAIR_BYTES, PairWeight),
             meter: Meter::default(),
+            listener: Listener::default(),
             layout: pass.layout().clone(),
             reserve: Reserve::new(&paths, durable),
             space: Space::default(),

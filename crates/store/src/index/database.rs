@@ -15,7 +15,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Params, Row, ToSql, params};
 
 use super::error::IndexError;
-use super::rows::{CatalogEntry, Changed, FeedEntry, FolderStamp, IndexRow, SeenModule, Stop};
+use super::rows::{CatalogEntry, Changed, FeedEntry, FolderStamp, Hashes, IndexRow, SeenModule, Stop};
+use super::settle::Settling;
 use crate::sqlite;
 
 /// An open database.
@@ -38,7 +39,7 @@ pub(super) enum Access {
 const APPLICATION: i32 = i32::from_be_bytes(*b"Stoa");
 
 /// The version of the tables. An index with another version is rebuilt.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 
 const SCHEMA: &str = "
     CREATE TABLE modules (
@@ -53,28 +54,57 @@ const SCHEMA: &str = "
         version TEXT NOT NULL,
         modified INTEGER,
         bytes INTEGER,
+        is_complete INTEGER,
         wanted INTEGER,
         time INTEGER,
+        h1 TEXT,
+        gomod_h1 TEXT,
+        seq INTEGER,
         PRIMARY KEY (module, version)
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX versions_by_time ON versions (time);
+    CREATE UNIQUE INDEX versions_by_seq ON versions (seq) WHERE seq IS NOT NULL;
     CREATE TABLE manifests (
         key TEXT NOT NULL PRIMARY KEY,
         tag TEXT NOT NULL,
-        published INTEGER
+        published INTEGER,
+        bytes INTEGER,
+        h1 TEXT,
+        gomod_h1 TEXT
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE bucket (
         id TEXT NOT NULL PRIMARY KEY,
         is_complete INTEGER NOT NULL,
         token TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE log (
+        id TEXT NOT NULL PRIMARY KEY,
+        next INTEGER NOT NULL,
+        boot TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE marks (
+        module TEXT NOT NULL,
+        version TEXT NOT NULL,
+        is_of_bucket INTEGER NOT NULL,
+        is_lifted INTEGER NOT NULL,
+        origin TEXT NOT NULL,
+        counter INTEGER NOT NULL,
+        at TEXT NOT NULL,
+        reason TEXT,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (module, version, is_of_bucket)
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX marks_by_seq ON marks (seq);
+    CREATE TABLE record_folders (
+        module TEXT NOT NULL PRIMARY KEY,
+        inode INTEGER NOT NULL,
+        modified INTEGER NOT NULL,
+        changed INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// The versions that queries of a read-only store understand: the catalog and the feed have the same columns in both.
 const READABLE: std::ops::RangeInclusive<i32> = 1..=SCHEMA_VERSION;
-
-/// The number of nanoseconds that are searched at a time for a free instant.
-const WINDOW: i64 = 1_000_000;
 
 /// The number of SQLite steps between two checks for a stop: a few milliseconds.
 const STEPS: i32 = 100_000;
@@ -102,6 +132,9 @@ impl Database {
         }
         database.set("synchronous", "NORMAL")?;
         database.set("temp_store", "MEMORY")?;
+        if access == Access::Write {
+            database.continue_log()?;
+        }
         Ok(database)
     }
 
@@ -118,6 +151,7 @@ impl Database {
         database.set("application_id", APPLICATION)?;
         database.set("user_version", SCHEMA_VERSION)?;
         database.connection.execute_batch(SCHEMA).map_err(|source| database.failed(source))?;
+        database.begin_log()?;
         Ok(database)
     }
 
@@ -157,9 +191,11 @@ impl Database {
         self.connection
             .progress_handler(0, None::<fn() -> bool>)
             .map_err(|source| IndexError::of(&self.path, source))?;
-        let reason = match (verdict?.as_str(), counted?, strays?) {
-            ("ok", 0, 0) => return Ok(()),
-            ("ok", counted, strays) => {
+        let logs = self.ask("SELECT count(*) FROM log", |row| row.get::<_, i64>(0));
+        let reason = match (verdict?.as_str(), counted?, strays?, logs?) {
+            ("ok", 0, 0, 1) => return Ok(()),
+            ("ok", 0, 0, _) => "the identity of its log is missing".to_owned(),
+            ("ok", counted, strays, _) => {
                 format!("the rows of {} modules are inconsistent", counted + strays)
             }
             (verdict, ..) => verdict.to_owned(),
@@ -217,12 +253,11 @@ impl Database {
         )
     }
 
-    /// Writes the row of one version. The next reconciliation reads its module again.
-    pub(super) fn put(&mut self, module: &str, row: &IndexRow) -> Result<(), IndexError> {
+    /// Writes the row of one version, with its hashes. The next reconciliation reads its module again.
+    pub(super) fn put(&mut self, module: &str, row: &IndexRow, hashes: &Hashes) -> Result<(), IndexError> {
         self.change(|database| {
             database.unsettle(module)?;
-            let known = database.rows(module, Some(&row.version))?;
-            database.put_row(module, row, known.first()).map(drop)
+            database.settle(module, &row.version, &Settling::with_hashes(hashes), |_| Some(row.stored()))
         })
     }
 
@@ -258,7 +293,7 @@ impl Database {
         changed: &mut Changed,
     ) -> Result<(), IndexError> {
         let module = seen.module.as_str();
-        let known = self.rows(module, None)?;
+        let known = self.rows(module)?;
         // Rows of versions that were published after the pass read the module.
         let mut later = 0;
         for row in &known {
@@ -290,19 +325,19 @@ impl Database {
     }
 
     /// Makes the next reconciliation read a module again.
-    fn unsettle(&self, module: &str) -> Result<(), IndexError> {
+    pub(super) fn unsettle(&self, module: &str) -> Result<(), IndexError> {
         self.execute("INSERT OR REPLACE INTO modules (path) VALUES (?1)", [module])
     }
 
-    /// Returns the rows of the stored versions of a module, or of one version of it, sorted by the text of the version.
-    fn rows(&self, module: &str, version: Option<&str>) -> Result<Vec<IndexRow>, IndexError> {
+    /// Returns the rows of the stored versions of a module, sorted by the text of the version.
+    fn rows(&self, module: &str) -> Result<Vec<IndexRow>, IndexError> {
         self.list(
-            "SELECT version, modified, bytes FROM versions
-                WHERE module = ?1 AND (?2 IS NULL OR version = ?2) AND modified IS NOT NULL ORDER BY version",
-            params![module, version],
+            "SELECT version, modified, bytes, is_complete FROM versions
+                WHERE module = ?1 AND modified IS NOT NULL ORDER BY version",
+            [module],
             |row| {
                 let bytes = u64::try_from(row.get::<_, i64>(2)?).unwrap_or_default();
-                Ok(IndexRow { version: row.get(0)?, modified: row.get(1)?, bytes })
+                Ok(IndexRow { version: row.get(0)?, modified: row.get(1)?, bytes, is_complete: row.get(3)? })
             },
         )
     }
@@ -312,72 +347,12 @@ impl Database {
         if known == Some(row) {
             return Ok(false);
         }
-        self.settle(module, &row.version, |_| Some((row.modified, row.bytes)))?;
+        self.settle(module, &row.version, &Settling::default(), |_| Some(row.stored()))?;
         Ok(true)
     }
 
     fn remove_row(&self, module: &str, version: &str) -> Result<(), IndexError> {
-        self.settle(module, version, |_| None)
-    }
-
-    /// Writes the row of a version by what the store and the bucket have of it now. `stored` gets the time and the size
-    /// of the stored version, and returns them as they are now. The row keeps its instant while it wants the same time.
-    pub(super) fn settle(
-        &self,
-        module: &str,
-        version: &str,
-        stored: impl FnOnce(Option<(i64, u64)>) -> Option<(i64, u64)>,
-    ) -> Result<(), IndexError> {
-        let mut asked = self.cached(
-            "SELECT modified, bytes, wanted, time FROM versions WHERE module = ?1 AND version = ?2",
-        )?;
-        let row = asked.query_row([module, version], |row| {
-            let [modified, bytes, wanted, time]: [Option<i64>; 4] =
-                [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
-            Ok((modified.map(|modified| (modified, bytes.map_or(0, i64::cast_unsigned))), wanted, time))
-        });
-        let row = row.optional().map_err(|source| self.failed(source))?;
-        let (known, before, time) = row.unwrap_or_default();
-        let stored = stored(known);
-        let wanted = match self.published(module, version)? {
-            Some(published) => published,
-            None => stored.map(|(modified, _)| modified),
-        };
-        if wanted.is_none() && stored.is_none() {
-            return self
-                .execute("DELETE FROM versions WHERE module = ?1 AND version = ?2", [module, version]);
-        }
-        if row.is_some() && (stored, wanted) == (known, before) {
-            return Ok(());
-        }
-        let time = match wanted {
-            Some(wanted) if before != Some(wanted) => Some(self.free_instant(wanted)?),
-            Some(_) => time,
-            None => None,
-        };
-        let modified = stored.map(|(modified, _)| modified);
-        let bytes = stored.map(|(_, bytes)| i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.execute(
-            "INSERT INTO versions (module, version, modified, bytes, wanted, time) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                ON CONFLICT (module, version) DO UPDATE SET
-                    modified = excluded.modified, bytes = excluded.bytes,
-                    wanted = excluded.wanted, time = excluded.time",
-            params![module, version, modified, bytes, wanted, time],
-        )
-    }
-
-    /// Returns an instant that no version has: the wanted instant, or a free instant soon after it.
-    fn free_instant(&self, wanted: i64) -> Result<i64, IndexError> {
-        let mut is_taken = self.cached("SELECT 1 FROM versions WHERE time = ?1")?;
-        let mut last = self
-            .cached("SELECT time FROM versions WHERE time >= ?1 AND time < ?2 ORDER BY time DESC LIMIT 1")?;
-        let mut instant = wanted;
-        while is_taken.exists([instant]).map_err(|source| self.failed(source))? {
-            let end = instant.saturating_add(WINDOW);
-            let last = last.query_row([instant, end], |row| row.get::<_, i64>(0));
-            instant = last.map_err(|source| self.failed(source))?.saturating_add(1);
-        }
-        Ok(instant)
+        self.settle(module, version, &Settling::default(), |_| None)
     }
 
     /// Makes a change in one transaction.
@@ -416,7 +391,11 @@ impl Database {
         rows.map_err(|source| self.failed(source))
     }
 
-    fn ask<T>(&self, sql: &str, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<T, IndexError> {
+    pub(super) fn ask<T>(
+        &self,
+        sql: &str,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, IndexError> {
         self.connection.query_row(sql, [], read).map_err(|source| self.failed(source))
     }
 

@@ -11,7 +11,8 @@ use rusqlite::{OptionalExtension, params};
 use stoa_gomod::ModuleVersion;
 
 use super::database::{Database, limit_of};
-use super::rows::LATEST;
+use super::rows::{Hashes, LATEST};
+use super::settle::Settling;
 use super::{IndexError, StoreIndex};
 
 /// A manifest as the index knows it.
@@ -52,6 +53,14 @@ pub struct ManifestRow {
     pub published: Option<i64>,
 }
 
+/// The content of a version in the bucket, as the index knows it.
+#[derive(Debug)]
+pub(super) struct KnownContent {
+    /// The time of the publication. `None` if the version does not exist.
+    pub(super) published: Option<i64>,
+    pub(super) hashes: Hashes,
+}
+
 /// Number of rows of another bucket that one transaction removes.
 const REMOVED_AT_ONCE: usize = 1000;
 
@@ -69,10 +78,13 @@ fn of_key(key: &str) -> Option<(&str, &str)> {
 }
 
 impl Database {
-    /// Returns the time of the publication that a manifest has. The outer `None` says that no manifest is known.
-    pub(super) fn published(&self, module: &str, version: &str) -> Result<Option<Option<i64>>, IndexError> {
-        let mut asked = self.cached("SELECT published FROM manifests WHERE key = ?1")?;
-        let found = asked.query_row([manifest_key(module, version)], |row| row.get(0));
+    /// Returns the content of the version that its manifest names. `None` says that no manifest is known.
+    pub(super) fn manifest(&self, module: &str, version: &str) -> Result<Option<KnownContent>, IndexError> {
+        let mut asked = self.cached("SELECT published, h1, gomod_h1 FROM manifests WHERE key = ?1")?;
+        let found = asked.query_row([manifest_key(module, version)], |row| {
+            let hashes = Hashes { h1: row.get(1)?, gomod_h1: row.get(2)? };
+            Ok(KnownContent { published: row.get(0)?, hashes })
+        });
         found.optional().map_err(|source| self.failed(source))
     }
 
@@ -144,7 +156,12 @@ impl Database {
             )?,
             None => self.execute("DELETE FROM manifests WHERE key = ?1", [&key])?,
         }
-        self.settle(module, version, |stored| stored)
+        // A version that is about to go, and is stored here, is not new.
+        let settling = match &change.now {
+            Some(_) => Settling::default(),
+            None => Settling::without_events(),
+        };
+        self.settle(module, version, &settling, |stored| stored)
     }
 
     /// Removes some rows of other buckets than the one with this ID, and begins to keep the rows of this one, if there is
@@ -161,7 +178,7 @@ impl Database {
             for manifest in &some {
                 database.execute("DELETE FROM manifests WHERE key = ?1", [&manifest.key])?;
                 if let Some((module, version)) = of_key(&manifest.key) {
-                    database.settle(module, version, |stored| stored)?;
+                    database.settle(module, version, &Settling::default(), |stored| stored)?;
                 }
             }
             has_more = some.len() == REMOVED_AT_ONCE;

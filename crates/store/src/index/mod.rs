@@ -9,6 +9,9 @@
 //! the index recovers from a process that died before it wrote its row, from other processes, from files copied in by
 //! hand, from a restored backup and from a lost index.
 //!
+//! The index is also the log of the events of this deployment: each version has a number, which grows with every new
+//! version ([`StoreIndex::events`]). Other deployments read the log from their pointer on.
+//!
 //! With a bucket, the index lists the versions of the bucket too, by the manifests that a server reads from it. The rows
 //! of the store and of the bucket are brought up to date independently of each other.
 //!
@@ -24,9 +27,11 @@
 mod artefact;
 mod database;
 mod error;
+mod log;
 mod manifests;
 mod reconcile;
 mod rows;
+mod settle;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +50,7 @@ use crate::paths::Paths;
 
 pub use self::artefact::IndexArtefact;
 pub use self::error::IndexError;
+pub use self::log::{LogEvent, LogKind, LogState};
 pub use self::manifests::{Condition, KnownManifest, ManifestChange, ManifestRow, manifest_key};
 pub use self::reconcile::Reconciled;
 pub use self::rows::{CatalogEntry, FeedEntry, IndexRow, Stop};
@@ -94,7 +100,11 @@ impl Index {
     pub(crate) fn note(&self, version: &ModuleVersion) {
         let row = reconcile::read_version(&self.paths, version, self.clock);
         let noted = row.map_err(IndexError::from).and_then(|row| match row {
-            Some(seen) => self.write(|database| database.put(version.path().as_str(), &seen.row)),
+            Some(seen) => {
+                // The seal was written with the version. Without it the hashes are filled in when they are asked for.
+                let hashes = log::sealed_hashes(&self.paths.version(version)).unwrap_or_default();
+                self.write(|database| database.put(version.path().as_str(), &seen.row, &hashes))
+            }
             None => Ok(()),
         });
         log_failure(version, noted);
@@ -189,10 +199,10 @@ fn log_failure(version: &ModuleVersion, result: Result<(), IndexError>) {
     match result {
         Ok(()) => {}
         Err(error @ IndexError::Missing(_)) => {
-            log::debug!(version:% = version, reason:% = error; "no index to update yet")
+            ::log::debug!(version:% = version, reason:% = error; "no index to update yet")
         }
         Err(error) => {
-            log::warn!(version:% = version, reason:% = error; "cannot update the index, trying again in the next pass")
+            ::log::warn!(version:% = version, reason:% = error; "cannot update the index, trying again in the next pass")
         }
     }
 }
@@ -236,9 +246,9 @@ impl StoreIndex<'_> {
                 Err(error) if error.needs_rebuild() && !is_new => {
                     match &error {
                         IndexError::Missing(_) => {
-                            log::debug!(store:% = store.root().display(); "building the index");
+                            ::log::debug!(store:% = store.root().display(); "building the index");
                         }
-                        _ => log::warn!(reason:% = error; "rebuilding the index"),
+                        _ => ::log::warn!(reason:% = error; "rebuilding the index"),
                     }
                     store.index.build(staging.fresh(), &|| stop.is_asked())?;
                     is_new = true;

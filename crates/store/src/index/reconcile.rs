@@ -257,7 +257,7 @@ pub(super) fn read_version(
     let files = [Some(info), modfile, zip];
     let is_settled = is_complete && files.iter().flatten().all(|meta| has_settled(meta, now));
     let bytes = files.iter().flatten().map(Metadata::len).sum();
-    let row = IndexRow { version: version.version().to_string(), modified, bytes };
+    let row = IndexRow { version: version.version().to_string(), modified, bytes, is_complete };
     Ok(Some(SeenVersion { row, is_settled }))
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::settle::Stored;
 use crate::metadata::Metadata;
 
 /// A version in the catalog.
@@ -34,6 +35,28 @@ pub struct IndexRow {
     pub modified: i64,
     /// The size of its info, mod and zip in bytes.
     pub bytes: u64,
+    /// Whether all three files are there.
+    pub is_complete: bool,
+}
+
+impl IndexRow {
+    pub(super) fn stored(&self) -> Stored {
+        Stored { modified: self.modified, bytes: self.bytes, is_complete: self.is_complete }
+    }
+}
+
+/// The hashes of a version as the database has them, as far as they are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Hashes {
+    pub(super) h1: Option<String>,
+    pub(super) gomod_h1: Option<String>,
+}
+
+impl Hashes {
+    /// Returns these hashes, and the others where these are unknown.
+    pub(super) fn or(self, others: Self) -> Self {
+        Self { h1: self.h1.or(others.h1), gomod_h1: self.gomod_h1.or(others.gomod_h1) }
+    }
 }
 
 /// The identity and state of the `@v` folder of a module.

@@ -177,7 +177,7 @@ fn the_index_recovers_from_every_kind_of_damage() {
 fn inconsistent_rows_are_found() {
     for harm in [
         "DELETE FROM versions WHERE version = 'v1.9.0'",
-        "INSERT INTO versions VALUES ('example.com/a', 'v7.0.0', 1, 1, 1, 1)",
+        "INSERT INTO versions (module, version, modified, bytes) VALUES ('example.com/a', 'v7.0.0', 1, 1)",
         "DELETE FROM modules",
     ] {
         let fixture = settled();
