@@ -8,7 +8,7 @@ use stoa_store::{LogKind, Mark, Queued, QueuedKind, Store, VersionFile};
 use super::event::Event;
 use super::{Link, Replication, SyncError};
 
-/// What a version that a peer names is here.
+/// The state here of a version that a peer names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
     /// It is not here.
@@ -21,7 +21,7 @@ pub(super) enum Standing {
     Forbidden,
 }
 
-/// Returns what a version is in the store.
+/// Returns the state of a version here.
 pub(super) fn standing(
     store: &Store,
     version: &ModuleVersion,
@@ -49,7 +49,7 @@ pub(super) fn standing(
     Ok(if has_bucket { standing_in_bucket(store, version, differs)? } else { Standing::Missing })
 }
 
-/// Returns what a version is that is not in the store, but may be in the bucket: by the index, which has its manifests.
+/// Returns the state of a version that is not in the store, but may be in the bucket. The index has the manifests.
 fn standing_in_bucket(
     store: &Store,
     version: &ModuleVersion,
@@ -100,7 +100,7 @@ impl Replication {
     }
 }
 
-/// What an event means here.
+/// The meaning of an event here.
 enum Meaning {
     Work,
     /// The version is here.

@@ -127,7 +127,7 @@ impl Display for PeersDone {
                 let (peers, conflicts) = (counted(*peers, "peer"), counted(*conflicts, "conflict"));
                 write!(f, "{peers}, {failing} failing, {conflicts}")
             }
-            Self::Listed { conflicts } => f.write_str(&counted(*conflicts, "conflict")),
+            Self::Listed { conflicts } => counted(*conflicts, "conflict").fmt(f),
             Self::Synced { peer, events, done, failed } => {
                 let (events, done) = (counted(*events, "event"), counted(*done, "event"));
                 write!(f, "{peer}: {events} received, {done} done, {failed} failed")
