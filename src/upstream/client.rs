@@ -1,8 +1,8 @@
 //! The HTTP client: certificates, redirects and retries.
 //!
-//! TLS uses rustls with ring and the system's certificates (or `SSL_CERT_FILE` and `SSL_CERT_DIR`, if set).
-//! Redirects are followed within limits, see [`redirect`]. Failures that may be temporary are retried, see
-//! [`retry`]. An upstream that limits requests gets fewer, see [`limit`](super::limit). Callers interpret the status.
+//! Certificates are those of [`tls`]. Redirects are followed within limits, see [`redirect`]. Failures that may be temporary
+//! are retried, see [`retry`]. An upstream that limits requests gets fewer, see [`limit`](super::limit). Callers interpret the
+//! status.
 
 use super::beginning::Beginning;
 use super::credentials::Credentials;
@@ -11,14 +11,13 @@ use super::limit::{Limit, Limiter, Limiting, Turn};
 use super::peer::Signing;
 use super::redirect::{self, MAX_REDIRECTS, PublicOnly, Refusal};
 use super::retry::{self, Budget, RetryOptions};
+use super::tls::{self, Roots};
 use super::{UpstreamOptions, address, place};
 use crate::sync::sha256;
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, RANGE, VIA};
 use reqwest::{Response, Url};
-use rustls::pki_types::CertificateDer;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The client for every upstream of a list.
@@ -44,15 +43,6 @@ pub(super) struct Timeouts {
     pub(super) idle: Duration,
 }
 
-/// The root certificates that are accepted.
-#[derive(Clone, Copy)]
-pub(super) enum Roots<'a> {
-    /// Those of the system. The URL is that of an upstream that needs them.
-    OfSystem(Option<&'a str>),
-    /// Only these.
-    Only(&'a [CertificateDer<'static>]),
-}
-
 /// A request, as it is sent to the upstream.
 #[derive(Clone, Copy)]
 pub(super) struct Get<'a> {
@@ -73,7 +63,7 @@ impl Client {
     pub(super) fn new(options: &UpstreamOptions, roots: Roots<'_>) -> Result<Self, UpstreamConfigError> {
         let user_agent = HeaderValue::from_str(&options.user_agent)
             .map_err(|_| UpstreamConfigError::UserAgent(options.user_agent.clone()))?;
-        let tls = tls_config(roots)?;
+        let tls = tls::config(roots)?;
         let builder = || {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -300,45 +290,6 @@ pub(super) fn is_same_origin(one: &Url, other: &Url) -> bool {
     let origin =
         |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
     origin(one) == origin(other)
-}
-
-/// Returns the TLS configuration.
-pub(super) fn tls_config(roots: Roots<'_>) -> Result<rustls::ClientConfig, UpstreamConfigError> {
-    let roots = match roots {
-        Roots::OfSystem(needs_roots) => roots_of_system(needs_roots)?,
-        Roots::Only(certificates) => {
-            let mut roots = rustls::RootCertStore::empty();
-            // The configuration has accepted each of them.
-            roots.add_parsable_certificates(certificates.iter().cloned());
-            roots
-        }
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| UpstreamConfigError::Client(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // reqwest does not set ALPN in a preconfigured TLS config.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-/// Returns the certificates of the system; `needs_roots` is a URL that needs them.
-fn roots_of_system(needs_roots: Option<&str>) -> Result<rustls::RootCertStore, UpstreamConfigError> {
-    let loaded = rustls_native_certs::load_native_certs();
-    let mut roots = rustls::RootCertStore::empty();
-    // Some system certificates are not accepted by rustls. They are skipped.
-    let (accepted, _) = roots.add_parsable_certificates(loaded.certs);
-    let errors = loaded.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    match needs_roots {
-        Some(url) if accepted == 0 => {
-            return Err(UpstreamConfigError::NoRoots { url: url.to_owned(), reason: errors });
-        }
-        Some(_) if !errors.is_empty() => log::warn!(reason = errors; "cannot read some root certificates"),
-        _ => {}
-    }
-    Ok(roots)
 }
 
 /// Returns the causes of an error, outermost first.

@@ -29,6 +29,7 @@ mod redirect;
 mod retry;
 mod sumdb;
 mod throttle;
+mod tls;
 mod version;
 mod via;
 
@@ -47,7 +48,7 @@ pub use via::{Instance, Via};
 use crate::byte_budget::{ByteBudget, SMALL_BODY};
 use beginning::Beginning;
 use bytes::Bytes;
-use client::{Client, Roots};
+use client::Client;
 use credentials::Keyring;
 use netrc::Netrc;
 use place::{Kept, Place, Request};
@@ -60,6 +61,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stoa_gomod::goproxy::{self, Entry, GoProxyError, GoProxyList, Outcome};
 use stoa_gomod::{ModulePath, ModuleVersion, info, modfile};
+use tls::Roots;
 
 /// Small enough to take nothing from the budget of large bodies. Otherwise flights that hold a part of the budget for
 /// their infos could wait forever for another part for their go.mod files.

@@ -11,10 +11,11 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use stoa_gomod::goproxy::{GoProxyList, Source};
 
-use super::client::{self, Client, Roots};
+use super::client::{self, Client};
 use super::error::{UpstreamConfigError, UpstreamError};
 use super::place::{Place, Proxy, shown};
 use super::throttle::Bandwidth;
+use super::tls::Roots;
 use super::{Inner, Upstream, UpstreamOptions, sumdb, tag};
 use crate::sync::{Clock, Nonce, PEER_TIME, Peer, Signer, sha256};
 

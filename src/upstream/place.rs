@@ -417,9 +417,9 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::UpstreamOptions;
-    use super::super::client::Roots;
     use super::super::credentials::HostCredentials;
     use super::super::netrc::Netrc;
+    use super::super::tls::Roots;
     use super::*;
 
     fn client() -> Result<Arc<Client>, UpstreamConfigError> {

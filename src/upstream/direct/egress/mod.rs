@@ -19,6 +19,7 @@ mod message;
 
 use self::message::{Answer, Body, Request, read_head};
 use super::super::client::{self, causes};
+use super::super::tls;
 use super::super::{MAX_MOD_BYTES, MAX_ZIP_BYTES};
 use super::discovery::{self, MAX_PAGE_BYTES};
 use super::rules::{DirectRules, NOT_COVERED, Repository};
@@ -434,7 +435,7 @@ impl NoTunnel {
 
 /// Returns the TLS configuration for pages.
 pub(super) fn tls() -> Result<rustls::ClientConfig, String> {
-    client::tls_config(client::Roots::OfSystem(None)).map_err(|error| error.to_string())
+    tls::config(tls::Roots::OfSystem(None)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
