@@ -57,15 +57,22 @@ const PAGE: usize = 1000;
 
 impl Index {
     pub(super) fn reconcile(&self, stop: &Stop) -> Result<Reconciled, IndexError> {
-        let identity = self.identity()?;
-        let mut database = self.open(identity, Access::Write, PATIENCE)?;
-        let is_verified = *lock(&self.verified) == Some(identity);
-        if !is_verified {
-            database.verify(stop)?;
-            *lock(&self.verified) = Some(identity);
+        loop {
+            let identity = self.identity()?;
+            let mut database = self.open(identity, Access::Write, PATIENCE)?;
+            let is_verified = *lock(&self.verified) == Some(identity);
+            if !is_verified {
+                database.verify(stop)?;
+                *lock(&self.verified) = Some(identity);
+            }
+            let pass = pass(&self.paths, self.clock, &mut database, &|| stop.is_asked())?;
+            let done = Reconciled { number: identity.number, versions: database.count()?, ..pass };
+            // A request that finds the index missing waits for the end of this pass.
+            if self.identity()? == identity {
+                return Ok(done);
+            }
+            database.abandon();
         }
-        let pass = pass(&self.paths, self.clock, &mut database, &|| stop.is_asked())?;
-        Ok(Reconciled { number: identity.number, versions: database.count()?, ..pass })
     }
 
     /// Builds an index aside and renames it to its place.
