@@ -133,6 +133,12 @@ impl Rule {
         }
     }
 
+    /// Returns the rule with another upstream, from which missing versions are fetched while the client waits.
+    #[must_use]
+    pub(crate) fn fetching_now_from(&self, upstream: Upstream) -> Self {
+        Self { mode: Mode::Sync, upstream, ..self.clone() }
+    }
+
     /// Returns whether a version is allowed, whether it is stored or not.
     pub fn admits(&self, version: &Version) -> bool {
         let within = |ranges: &[VersionRange]| ranges.iter().any(|range| range.contains(version));
@@ -161,6 +167,14 @@ impl<'a> Permit<'a> {
     /// Returns the rule of the module.
     pub fn rule(self) -> &'a Arc<Rule> {
         self.rule
+    }
+
+    /// Returns the permission with another rule of the module, which has other upstreams.
+    pub(crate) fn with_rule<'b>(self, rule: &'b Arc<Rule>) -> Permit<'b>
+    where
+        'a: 'b,
+    {
+        Permit { version: self.version, rule }
     }
 }
 
@@ -259,8 +273,13 @@ impl Policy {
         self.upstreams().all(Upstream::is_offline)
     }
 
+    /// Returns all rules, the default rule last.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise])
+    }
+
     fn all(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().map(|(_, rule)| rule).chain([&self.otherwise]).map(Arc::as_ref)
+        self.rules().map(Arc::as_ref)
     }
 }
 

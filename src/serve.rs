@@ -23,7 +23,9 @@ use crate::policy::Policy;
 use crate::proxy::{InProgress, Proxy, ProxyOptions};
 use crate::services::{ServiceOptions, Services};
 use crate::stall_timeout::StallTimeout;
+use crate::sync::{Replication, ReplicationOptions};
 use crate::upkeep::Upkeep;
+use crate::upstream::UpstreamConfigError;
 
 /// The options of a server.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub struct ServeOptions {
     /// The reason why no missing module can be fetched although the configuration does not say so, if there is one.
     /// `/readyz` reports it.
     pub degraded: Option<String>,
+    /// The peers of this deployment, if it has any.
+    pub replication: Option<ReplicationOptions>,
 }
 
 impl Default for ServeOptions {
@@ -64,6 +68,7 @@ impl Default for ServeOptions {
             index_interval: Duration::from_secs(600),
             last_use_interval: Duration::from_secs(300),
             degraded: None,
+            replication: None,
         }
     }
 }
@@ -76,6 +81,9 @@ pub enum ServeError {
         "cannot accept connections: {0}\nhelp: check that the address still belongs to this machine, then start again"
     )]
     Accept(io::Error),
+    /// A peer cannot be asked.
+    #[error("cannot prepare requests to peers: {0}")]
+    Peers(UpstreamConfigError),
 }
 
 /// Maximum size of a request's head, and about the size of a write to the connection.
@@ -99,15 +107,19 @@ pub async fn run(
     let upkeep = Upkeep::start(&store, has_bucket, options.index_interval, options.last_use_interval);
     let upkeep = Arc::new(upkeep);
     let services = Arc::new(Services::new(store, policy, options.services.clone()));
+    let replication =
+        options.replication.as_ref().map(|peers| Replication::new(Arc::clone(&services), peers));
+    let replication = replication.transpose().map_err(ServeError::Peers)?;
     services.sumdb.start_rechecks();
-    let watching = Watching::start(&services, !options.index_interval.is_zero());
+    let mut watching = Watching::start(&services, !options.index_interval.is_zero());
+    watching.0.extend(replication.iter().flat_map(Replication::start));
     let proxy_options = ProxyOptions {
         base_path: options.base_path.clone(),
         sumdbs: options.sumdbs.clone(),
         instance,
         degraded: options.degraded.clone(),
     };
-    let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), proxy_options);
+    let proxy = Proxy::new(Arc::clone(&services), Arc::clone(&upkeep), replication.clone(), proxy_options);
     let server = Server {
         proxy: Arc::new(proxy),
         builder: builder(&options),
@@ -149,10 +161,13 @@ pub async fn run(
         tier.leave(&services.store).await;
     }
     log_counts(&services, aborted_requests);
+    if let Some(replication) = &replication {
+        replication.log_counts();
+    }
     accepted
 }
 
-/// The tasks of the server on its bucket. Dropping it ends them.
+/// The tasks of the server on its bucket and with its peers. Dropping it ends them.
 struct Watching(Vec<tokio::task::AbortHandle>);
 
 impl Watching {

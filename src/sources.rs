@@ -3,6 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use stoa_gomod::ModulePath;
 use stoa_gomod::private::Patterns;
@@ -17,6 +18,7 @@ use crate::go_env::{self, GoEnv};
 use crate::policy::{ChecksumPolicy, Mode, Policy, Rule};
 use crate::services::ServiceOptions;
 use crate::sumdb::{Gosumdb, SumdbOptions};
+use crate::sync::{Peer, ReplicationOptions};
 use crate::upstream::{Upstream, UpstreamOptions, netrc_path};
 
 /// Finds upstreams and checksum databases, for one configuration.
@@ -196,7 +198,8 @@ impl<'a> Sources<'a> {
         // The configuration has no other list of private modules than those that no checksum database is asked about.
         let private = config.sumdb_refuse.iter().flatten().cloned().chain(self.goprivate(config));
         let private = Patterns::parse(&private.collect::<Vec<_>>().join(","));
-        let answers = AnswerOptions { list_ttl: config.fill_list_ttl, private };
+        let answers =
+            AnswerOptions { list_ttl: config.fill_list_ttl, private, has_peers: !config.peers.is_empty() };
         let flights = FlightOptions {
             max_concurrent: config.fill_max_concurrent,
             is_eager: config.fill_eager,
@@ -239,6 +242,17 @@ impl<'a> Sources<'a> {
         // Without a database the go command need not exist.
         let value = value.or_else(|| if is_asked { Some(self.go()?.gonosumdb.clone()) } else { None });
         Patterns::parse(&value.unwrap_or_default())
+    }
+
+    /// Returns the settings for the exchange with peers. `None` if there are none.
+    pub(crate) fn replication(
+        &self,
+        config: &ServeConfig,
+        peers: Vec<Arc<Peer>>,
+    ) -> Option<ReplicationOptions> {
+        let name = config.peers_name.clone().filter(|_| !peers.is_empty())?;
+        let max_concurrent = config.peers_max_concurrent;
+        Some(ReplicationOptions { name, peers, max_concurrent, upstream: self.options(config) })
     }
 
     /// Returns the options of upstreams. All lists share the go commands of `direct`.

@@ -22,9 +22,9 @@ impl Answers {
         let (module, rule) = (permit.module(), permit.rule());
         let asked = Asked::new(permit, Question::List(module.clone()));
         let (stored, listed) = if self.asks(rule) {
-            tokio::join!(self.known_versions(module), self.upstream_answer(&asked, via))
+            tokio::join!(self.listed_versions(module), self.upstream_answer(&asked, via))
         } else {
-            (self.known_versions(module).await, Err(Unavailable::Offline(asked.to_string())))
+            (self.listed_versions(module).await, Err(Unavailable::Offline(asked.to_string())))
         };
         match (listed, stored) {
             (Ok(body), Ok(known)) => self.merged(module, rule, body, known).await,
@@ -51,7 +51,7 @@ impl Answers {
     /// last answer. Returns `None` if there is neither.
     pub async fn list_local(&self, permit: ModulePermit<'_>) -> Result<Option<Bytes>, Unavailable> {
         let (module, rule) = (permit.module(), permit.rule());
-        let known = self.known_versions(module).await?;
+        let known = self.listed_versions(module).await?;
         let body = self.last_answer(&Asked::new(permit, Question::List(module.clone()))).await;
         if body.is_none() && known.versions.is_none() {
             return known.outage.map_or(Ok(None), Err);

@@ -28,11 +28,13 @@ pub struct AnswerOptions {
     /// Patterns of private modules, besides those of the rules. They are never reported as absent while an upstream
     /// cannot be reached.
     pub private: Patterns,
+    /// Whether lists name versions that a peer has named and that are not stored yet.
+    pub has_peers: bool,
 }
 
 impl Default for AnswerOptions {
     fn default() -> Self {
-        Self { list_ttl: Duration::from_secs(60), private: Patterns::default() }
+        Self { list_ttl: Duration::from_secs(60), private: Patterns::default(), has_peers: false }
     }
 }
 
@@ -60,6 +62,7 @@ pub struct Answers {
     pub(super) tier: Option<Arc<Tier>>,
     pub(super) ttl: Duration,
     pub(super) private: Patterns,
+    pub(super) has_peers: bool,
     pub(super) cache: Cache<Question, Answer, Weight>,
     /// The running requests to upstreams.
     pub(super) requests: Once<Question, Result<Bytes, Unavailable>>,
@@ -93,6 +96,7 @@ impl Answers {
             tier,
             ttl,
             private,
+            has_peers: options.has_peers,
             cache,
             requests,
             turns,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use stoa_bucket::ListedThere;
 use stoa_gomod::{ModulePath, ModuleVersion, Version, info, modfile, pseudo, query};
-use stoa_store::SmallFile;
+use stoa_store::{SmallFile, Store};
 
 use super::state::Answers;
 use crate::policy::Rule;
@@ -33,9 +33,25 @@ impl Answers {
             return Ok(KnownVersions { versions: stored, ..known });
         }
         let mut all = stored.unwrap_or_default();
-        let seen: HashSet<String> = all.iter().map(ToString::to_string).collect();
-        all.extend(known.shared.present.iter().filter(|version| !seen.contains(version.as_str())).cloned());
+        add_versions(&mut all, known.shared.present.iter().cloned());
         known.versions = Some(all);
+        Ok(known)
+    }
+
+    /// Returns the versions of a module in the store, in the bucket, and those that peers have named and that are fetched at
+    /// the first request.
+    pub(super) async fn listed_versions(&self, module: &ModulePath) -> Result<KnownVersions, Unavailable> {
+        let mut known = self.known_versions(module).await?;
+        if !self.has_peers {
+            return Ok(known);
+        }
+        let named = module.clone();
+        let listed = move |store: &Store| Ok(store.peers().listed(&named).map_err(|error| error.to_string()));
+        match blocking(&self.store, format!("the list of {module}"), listed).await? {
+            Ok(named) if named.is_empty() => {}
+            Ok(named) => add_versions(known.versions.get_or_insert_default(), named),
+            Err(reason) => log::debug!(module:% = module, reason; "answering without the versions of peers"),
+        }
         Ok(known)
     }
 
@@ -127,6 +143,12 @@ pub(super) struct KnownVersions {
     pub(super) shared: Arc<ListedThere>,
     /// The error for clients if the bucket could not be asked, for an answer that nobody else has.
     pub(super) outage: Option<Unavailable>,
+}
+
+/// Adds versions that are not there.
+fn add_versions(all: &mut Vec<Version>, more: impl IntoIterator<Item = Version>) {
+    let seen: HashSet<String> = all.iter().map(ToString::to_string).collect();
+    all.extend(more.into_iter().filter(|version| !seen.contains(version.as_str())));
 }
 
 /// Resolves a query among versions. `has_gomod` returns whether a version has a go.mod, and is asked about at most one.

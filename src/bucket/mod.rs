@@ -39,7 +39,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
-use stoa_bucket::{BucketState, ClaimThere, ClaimTimes, Nonce, ProbeError, VersionContent, Versions};
+use stoa_bucket::{
+    BucketState, ClaimThere, ClaimTimes, Nonce, ProbeError, PullTurn, VersionContent, Versions,
+};
 use stoa_gomod::ModuleVersion;
 
 use self::list::Lists;
@@ -149,6 +151,11 @@ impl Tier {
                 Err(unusable(version))
             }
         }
+    }
+
+    /// Returns the turn of this server to pull from a peer.
+    pub(crate) fn pull_turn(&self, peer: &str) -> PullTurn {
+        PullTurn::new(self.versions.clone(), peer, self.owner.clone())
     }
 
     /// Returns the URL of the bucket, for messages.

@@ -111,7 +111,7 @@ impl Flights {
 
     /// Joins the flight of a version that is not in the store, or starts one.
     ///
-    /// `via` is the `Via` of the request. The client waits a limited time for its turn. A flight for the bucket only fails
+    /// `via` is the `Via` of the request. `expected` has the hashes that a peer has named. The client waits a limited time for its turn. A flight for the bucket only fails
     /// with [`Unavailable::NotFetched`] if it cannot read the version there.
     pub fn join(
         &self,
@@ -119,8 +119,9 @@ impl Flights {
         via: &Via,
         want: Want,
         places: Places,
+        expected: &Expected,
     ) -> Result<Waiter, Unavailable> {
-        let waiter = self.join_in(permit, via, want, &Expected::default(), places)?;
+        let waiter = self.join_in(permit, via, want, expected, places)?;
         Ok(waiter.with_patience(self.max_wait))
     }
 

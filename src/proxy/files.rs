@@ -16,8 +16,9 @@ use super::entity::{entity, etag_of, small_answer, zip_etag};
 use super::problem::{Problem, Subject};
 use super::{Client, Proxy};
 use crate::byte_budget::SMALL_BODY;
-use crate::fill::{Arrival, Places, Want};
+use crate::fill::{Arrival, Expected, Places, Want};
 use crate::policy::{Mode, Permit};
+use crate::sync::Source;
 use crate::tasks::blocking;
 use crate::unavailable::Unavailable;
 
@@ -82,11 +83,14 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return forbidden(permit.version(), &error),
             }
+            let source = self.source(client, permit).await;
+            let (permit, expected) = with_source(permit, source.as_ref());
             let places = match self.places(client, permit, file.into()).await {
                 Ok(places) => places,
                 Err(response) => return *response,
             };
-            let waiter = match self.services.flights.join(permit, &client.via(), Want::Metadata, places) {
+            let flights = &self.services.flights;
+            let waiter = match flights.join(permit, &client.via(), Want::Metadata, places, &expected) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
@@ -156,7 +160,7 @@ impl Proxy {
 
     /// Returns whether the client may get a zip directly from the bucket.
     fn may_redirect(&self, client: Client<'_>) -> bool {
-        !client.is_head && self.services.tier.as_ref().is_some_and(|tier| tier.redirects())
+        !client.is_head && !client.is_peer && self.services.tier.as_ref().is_some_and(|tier| tier.redirects())
     }
 
     /// Returns the URL in the bucket to which the client is redirected for a zip, if it is.
@@ -167,6 +171,12 @@ impl Proxy {
         // The store may forbid a version that only the bucket has. The answer to the request is that error then.
         self.check_record(permit.version()).await.ok()?;
         self.services.tier.as_ref()?.redirect(permit.version()).await
+    }
+
+    /// Returns the peer that has named a version which is not stored, if the client may wait for it.
+    async fn source(&self, client: Client<'_>, permit: Permit<'_>) -> Option<Source> {
+        let replication = self.replication.as_ref().filter(|_| !client.is_local)?;
+        replication.source(permit.version(), permit.rule()).await
     }
 
     /// Returns the places from which the client gets a file that is not stored. The error is the answer if the version is
@@ -291,11 +301,14 @@ impl Proxy {
                 Ok(None) => {}
                 Err(error) => return store_failed(version, error),
             }
+            let source = self.source(client, permit).await;
+            let (permit, expected) = with_source(permit, source.as_ref());
             let places = match self.places(client, permit, VersionFile::Zip).await {
                 Ok(places) => places,
                 Err(response) => return *response,
             };
-            let waiter = match self.services.flights.join(permit, &client.via(), Want::Zip, places) {
+            let flights = &self.services.flights;
+            let waiter = match flights.join(permit, &client.via(), Want::Zip, places, &expected) {
                 Ok(waiter) => waiter,
                 Err(error) => return Problem::Failed(&error, Subject::File).answer(),
             };
@@ -377,6 +390,18 @@ impl MayTryAgain {
             _ => false,
         };
         may && self.attempt < ATTEMPTS
+    }
+}
+
+/// Returns the permit and the hashes for a fill from a peer, if one has named the version.
+fn with_source<'a>(permit: Permit<'a>, source: Option<&'a Source>) -> (Permit<'a>, Expected) {
+    match source {
+        Some(source) => {
+            let zip = source.h1.clone().into_iter().collect();
+            let modfile = source.gomod_h1.clone().into_iter().collect();
+            (permit.with_rule(&source.rule), Expected { zip, modfile })
+        }
+        None => (permit, Expected::default()),
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `from_bucket` | the same, of a read-only server that has a bucket |
 //! | `entity` | answers with a file, or with a part of it |
 //! | `questions` | lists, queries, checksum databases |
+//! | `peers` | requests of other deployments |
 //! | `catalog` | pages of stored versions |
 //! | `answer` | statuses and headers |
 //! | `problem` | errors: their statuses and texts |
@@ -33,6 +34,7 @@ mod entity;
 mod files;
 mod from_bucket;
 mod in_progress;
+mod peers;
 mod problem;
 mod questions;
 mod readiness;
@@ -40,6 +42,7 @@ mod readiness;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, VIA};
 use hyper::{Method, Request, StatusCode, Uri, Version};
 use stoa_gomod::Revision;
@@ -57,6 +60,7 @@ use self::readiness::{Probes, Readiness};
 use crate::policy::{ModulePermit, Permit};
 use crate::services::{Instance, Services, Via};
 use crate::sumdb::SumdbQuestion;
+use crate::sync::Replication;
 use crate::unavailable::Unavailable;
 use crate::upkeep::Upkeep;
 
@@ -75,6 +79,8 @@ pub(crate) struct Proxy {
     /// Empty, or `/some/path` without a slash at its end.
     base_path: String,
     options: ProxyOptions,
+    /// The peers of this deployment, if it has any.
+    replication: Option<Arc<Replication>>,
     buffers: Arc<Buffers>,
     probes: Probes,
 }
@@ -101,6 +107,8 @@ struct Client<'r> {
     is_old: bool,
     /// Whether the client wants stored versions only.
     is_local: bool,
+    /// Whether the client is a peer, which gets nothing by a redirect.
+    is_peer: bool,
 }
 
 impl Client<'_> {
@@ -140,7 +148,12 @@ enum Target<'r> {
 }
 
 impl Proxy {
-    pub(crate) fn new(services: Arc<Services>, upkeep: Arc<Upkeep>, options: ProxyOptions) -> Self {
+    pub(crate) fn new(
+        services: Arc<Services>,
+        upkeep: Arc<Upkeep>,
+        replication: Option<Arc<Replication>>,
+        options: ProxyOptions,
+    ) -> Self {
         let base_path = options.base_path.trim_end_matches('/').to_owned();
         let index_turns = Semaphore::new(catalog::MAX_CONCURRENT);
         Self {
@@ -149,13 +162,21 @@ impl Proxy {
             index_turns,
             base_path,
             options,
+            replication,
             buffers: Arc::default(),
             probes: Probes::new(),
         }
     }
 
     /// Answers a request.
-    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Response {
+    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Response
+    where
+        B: hyper::body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if self.is_of_peer(&request) {
+            return Box::pin(self.answer_peer(request)).await;
+        }
         let began = log::log_enabled!(log::Level::Debug).then(Instant::now);
         let headers = request.headers();
         let client = Client {
@@ -163,6 +184,7 @@ impl Proxy {
             is_head: request.method() == Method::HEAD,
             is_old: matches!(request.version(), Version::HTTP_09 | Version::HTTP_10),
             is_local: headers.get(DISABLE_MODULE_FETCH).is_some_and(is_true),
+            is_peer: false,
         };
         let path = request.uri().path();
         let address = Address::recognise(request.method(), path, &self.base_path, &self.options.sumdbs);

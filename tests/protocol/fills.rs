@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stoa::fill::{Places, Want};
+use stoa::fill::{Expected, Places, Want};
 use stoa::serve::ServeOptions;
 use stoa::services::{FlightOptions, ServiceOptions, Services};
 use stoa::upstream::Via;
@@ -499,7 +499,7 @@ fn what_waits_for_its_turn_holds_no_claim() {
         let services = Services::new(Arc::clone(&store), site::upstream(upstream.url()), options);
         let join = |module: &Module| {
             let permit = services.policy.permit(&module.version).unwrap();
-            services.flights.join(permit, &Via::none(), Want::Zip, Places::All).unwrap()
+            services.flights.join(permit, &Via::none(), Want::Zip, Places::All, &Expected::default()).unwrap()
         };
         let waiting: Vec<_> = crowd.iter().map(join).collect();
         while crowd.iter().any(|module| upstream.count(&module.path("info")) == 0) {

@@ -89,6 +89,11 @@ impl Keys {
         ModuleVersion::new(ModulePath::new(module).ok()?, Version::new(version).ok()?).ok()
     }
 
+    /// Returns the key of the turn to pull from a peer.
+    pub fn pull(&self, peer: &str) -> String {
+        format!("{OWN}/{}/peers/{peer}.json", self.id)
+    }
+
     /// Returns the folder of all contents.
     pub fn contents(&self) -> String {
         format!("{OWN}/{}/c", self.id)

@@ -58,6 +58,7 @@ mod manifest;
 mod nonce;
 mod probe;
 mod profile;
+mod pull;
 mod regenerate;
 mod runner;
 mod servers;
@@ -89,6 +90,7 @@ pub use manifest::{
 pub use nonce::Nonce;
 pub use probe::ProbeError;
 pub use profile::ProfileError;
+pub use pull::{PULL_BEAT, PULL_TAKEOVER, PullHolder, PullPointers, PullTurn};
 pub use regenerate::Regenerated;
 pub use runner::{
     BucketContext, BucketDetection, BucketLayouts, BucketLook, BucketMoved, BucketOptions, BucketOutcome,

@@ -186,7 +186,8 @@ async fn until_stopped(
     }
 }
 
-async fn stopped(cancel: &Cancel) -> Result<Cancelled, CommandError> {
+/// Waits for a signal that stops the process.
+pub(crate) async fn stopped(cancel: &Cancel) -> Result<Cancelled, CommandError> {
     let listen = |kind| {
         signal(kind)
             .map_err(|error| CommandError::new(Exit::IO, format!("cannot listen for signals: {error}")))

@@ -29,7 +29,7 @@ pub(super) fn list(store: &Store, reporter: &Reporter) -> Result<PeersDone, Comm
              MODULE@VERSION` and then `stoa fetch MODULE@VERSION`",
         );
     }
-    Ok(PeersDone { peers: None, failing: None, conflicts: conflicts.len() as u64 })
+    Ok(PeersDone::Listed { conflicts: conflicts.len() as u64 })
 }
 
 /// A version with different content here and at a peer.

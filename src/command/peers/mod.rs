@@ -1,9 +1,10 @@
-//! `stoa peers`: the state of the exchange with other deployments, and the conflicts with them.
+//! `stoa peers`: the state of the exchange with other deployments, the conflicts with them, and an exchange now.
 //!
-//! Both are read from the database of the store, beside a running server, and change nothing.
+//! The first two are read from the database of the store, beside a running server, and change nothing.
 
 mod conflicts;
 mod state;
+mod sync;
 
 use std::fmt::{self, Display};
 
@@ -32,8 +33,10 @@ Examples:
   stoa peers
   stoa peers --format json
   stoa peers conflicts
+  stoa peers sync oslo
 
-Exit codes: 0 success; 64 the configuration has no peer; 65 there is no store; 74 the database of the peers cannot be read.")]
+Exit codes: 0 success; 64 the configuration has no peer; 65 there is no store; 69 a peer or a version of it is unavailable; \
+74 the database of the peers cannot be read.")]
 pub(crate) struct ShowPeers {
     /// Format of results: lines for people, or one JSON object per line
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -47,6 +50,16 @@ pub(crate) struct ShowPeers {
 enum Action {
     /// List the versions that have different content here and at a peer
     Conflicts,
+    /// Fetch everything that a peer offers now, also versions that failed before
+    Sync {
+        /// Name of the peer
+        #[arg(value_name = "NAME")]
+        name: String,
+
+        /// Compare all modules with the peer, instead of only what is new since the last time
+        #[arg(long)]
+        compare: bool,
+    },
 }
 
 inventory::submit!(Entry::new::<ShowPeers>("peers", 75));
@@ -67,9 +80,12 @@ impl Command for ShowPeers {
             };
             return Err(CommandError::new(Exit::USAGE, "the configuration has no peer").help(help));
         }
+        if let Some(Action::Sync { name, compare }) = &self.action {
+            return sync::run(context, name, *compare);
+        }
         let store = context.upgrade_and_look()?;
         match self.action {
-            None => state::show(tables, &store, &context.reporter),
+            None | Some(Action::Sync { .. }) => state::show(tables, &store, &context.reporter),
             Some(Action::Conflicts) => conflicts::list(&store, &context.reporter),
         }
     }
@@ -77,28 +93,63 @@ impl Command for ShowPeers {
 
 /// The last event of the command.
 #[derive(Debug, Serialize)]
-#[serde(tag = "event", rename = "done")]
-pub(crate) struct PeersDone {
-    /// The number of peers in the configuration. `None` for a list of conflicts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peers: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failing: Option<u64>,
-    conflicts: u64,
+#[serde(tag = "event")]
+pub(crate) enum PeersDone {
+    /// The peers were shown.
+    #[serde(rename = "done")]
+    Shown {
+        /// The number of peers in the configuration.
+        peers: u64,
+        /// The number of those whose last request failed.
+        failing: u64,
+        conflicts: u64,
+    },
+    /// The conflicts were listed.
+    #[serde(rename = "done")]
+    Listed { conflicts: u64 },
+    /// This deployment was synchronised with a peer.
+    #[serde(rename = "done")]
+    Synced {
+        peer: String,
+        /// The number of events that arrived.
+        events: u64,
+        /// The number of events whose work is done.
+        done: u64,
+        /// The number of events that stay in the queue.
+        failed: u64,
+    },
 }
 
 impl Display for PeersDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(peers) = self.peers {
-            write!(f, "{}, {} failing, ", counted(peers, "peer"), self.failing.unwrap_or_default())?;
+        match self {
+            Self::Shown { peers, failing, conflicts } => {
+                let (peers, conflicts) = (counted(*peers, "peer"), counted(*conflicts, "conflict"));
+                write!(f, "{peers}, {failing} failing, {conflicts}")
+            }
+            Self::Listed { conflicts } => counted(*conflicts, "conflict").fmt(f),
+            Self::Synced { peer, events, done, failed } => {
+                let (events, done) = (counted(*events, "event"), counted(*done, "event"));
+                write!(f, "{peer}: {events} received, {done} done, {failed} failed")
+            }
         }
-        write!(f, "{}", counted(self.conflicts, "conflict"))
     }
 }
 
 impl Summary for PeersDone {
     fn report(&self, reporter: &Reporter) {
         reporter.note(self);
+    }
+
+    fn verdict(&self) -> Result<(), CommandError> {
+        match self {
+            Self::Synced { failed: 1.., peer, .. } => {
+                let text = format!("some versions of the peer {peer} could not be fetched");
+                let help = "the reasons are in the log with -v; a running server tries again";
+                Err(CommandError::new(Exit::UNAVAILABLE, text).help(help))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn show(
         conflicts += event.conflicts;
         reporter.answer(&event)?;
     }
-    Ok(PeersDone { peers: Some(tables.len() as u64), failing: Some(failing), conflicts })
+    Ok(PeersDone::Shown { peers: tables.len() as u64, failing, conflicts })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -74,6 +74,7 @@ pub(crate) fn run(
     }
     // Logs it if it is so.
     store.is_full();
+    let replication = sources.replication(&config, settings.peers(&config)?);
     let options = ServeOptions {
         sumdbs,
         base_path: config.base_path,
@@ -83,6 +84,7 @@ pub(crate) fn run(
         index_interval: config.index_interval,
         last_use_interval: config.last_use_interval,
         degraded,
+        replication,
         ..ServeOptions::default()
     };
     let served = runtime.block_on(serve_until_stopped(listener, store, policy, options, &after_migration));

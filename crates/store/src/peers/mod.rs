@@ -128,6 +128,17 @@ impl Peers<'_> {
         self.read(|database| state::pointers(database, peer))
     }
 
+    /// Returns the pointers up to which the work of a peer is done or parked.
+    pub fn finished(&self, peer: &str) -> Result<BTreeMap<String, u64>, PeersError> {
+        self.read(|database| state::finished(database, peer))
+    }
+
+    /// Replaces the pointers into the logs of a peer.
+    pub fn replace_pointers(&self, peer: &str, pointers: &BTreeMap<String, u64>) -> Result<(), PeersError> {
+        let now = now();
+        self.write(|database| state::replace_pointers(database, peer, pointers, now))
+    }
+
     /// Queues events of a peer and moves the pointer for one of its indexes, in one transaction. `done` are events whose
     /// version is here. Returns the number of events that are new in the queue.
     ///

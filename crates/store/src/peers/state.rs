@@ -62,6 +62,33 @@ pub(super) fn pointers(database: &Database, peer: &str) -> rusqlite::Result<BTre
         .collect()
 }
 
+pub(super) fn finished(database: &Database, peer: &str) -> rusqlite::Result<BTreeMap<String, u64>> {
+    database
+        .connection
+        .prepare_cached(
+            "SELECT index_id, min(seq, coalesce((SELECT min(queue.seq) - 1 FROM queue
+                    WHERE queue.peer = ?1 AND queue.is_parked = 0 AND queue.index_id = pointers.index_id), seq))
+                FROM pointers WHERE peer = ?1",
+        )?
+        .query_map([peer], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?
+        .collect()
+}
+
+pub(super) fn replace_pointers(
+    database: &Database,
+    peer: &str,
+    pointers: &BTreeMap<String, u64>,
+    now: i64,
+) -> rusqlite::Result<()> {
+    let transaction = database.begin()?;
+    know(database, peer)?;
+    database.connection.prepare_cached("DELETE FROM pointers WHERE peer = ?1")?.execute([peer])?;
+    for (index, seq) in pointers {
+        move_pointer(database, peer, index, *seq, now)?;
+    }
+    transaction.commit()
+}
+
 pub(super) fn move_pointer(
     database: &Database,
     peer: &str,

@@ -146,6 +146,26 @@ fn only_versions_that_may_be_listed_are_listed() {
 }
 
 #[test]
+fn a_pointer_is_finished_up_to_the_first_event_that_waits() {
+    let fixture = Fixture::new();
+    let peers = fixture.store.peers();
+    let finished = |seq: u64| BTreeMap::from([("index".to_owned(), seq)]);
+    peers.take_in("b", Some(("index", 9)), &[fetch(M, 4), fetch(N, 7)], &[]).unwrap();
+    peers.take_in("c", Some(("index", 3)), &[fetch(M, 2)], &[]).unwrap();
+    assert_eq!(peers.finished("b").unwrap(), finished(3));
+    peers.finish(&version(M)).unwrap();
+    assert_eq!(peers.finished("b").unwrap(), finished(6));
+    peers.postpone("b", &version(N), false, soon(), "x", false).unwrap();
+    assert_eq!(peers.finished("b").unwrap(), finished(6));
+    peers.postpone("b", &version(N), false, soon(), "x", true).unwrap();
+    assert_eq!(peers.finished("b").unwrap(), finished(9));
+    assert_eq!(peers.finished("c").unwrap(), finished(3));
+    let other = BTreeMap::from([("other".to_owned(), 5)]);
+    peers.replace_pointers("b", &other).unwrap();
+    assert_eq!((peers.pointers("b").unwrap(), peers.pointers("c").unwrap()), (other, finished(3)));
+}
+
+#[test]
 fn an_event_that_is_done_is_no_work_again_and_still_names_its_peer() {
     let fixture = Fixture::new();
     let peers = fixture.store.peers();

@@ -124,6 +124,13 @@ impl Database {
         self.list(&sql, [module], read)
     }
 
+    fn events_of_version(&self, version: &ModuleVersion) -> Result<Vec<Found>, IndexError> {
+        let sql = format!(
+            "{VERSIONS} AND module = ?1 AND version = ?2 UNION ALL {MARKS} AND module = ?1 AND version = ?2 ORDER BY 1"
+        );
+        self.list(&sql, [version.path().as_str(), version.version().as_str()], read)
+    }
+
     fn logged_modules(&self, after: &str, limit: usize) -> Result<Vec<String>, IndexError> {
         self.list(
             "SELECT module FROM versions WHERE module > ?1 AND seq IS NOT NULL
@@ -176,6 +183,12 @@ impl StoreIndex<'_> {
         Ok(self.with_hashes(found))
     }
 
+    /// Returns the events of a version: of its publication, and of its mark.
+    pub fn events_of_version(&self, version: &ModuleVersion) -> Result<Vec<LogEvent>, IndexError> {
+        let found = self.0.index.read(|database| database.events_of_version(version))?;
+        Ok(self.with_hashes(found))
+    }
+
     /// Returns up to `limit` modules after a module that have events, sorted bytewise.
     pub fn logged_modules(&self, after: &str, limit: usize) -> Result<Vec<String>, IndexError> {
         self.0.index.read(|database| database.logged_modules(after, limit))
@@ -210,6 +223,14 @@ impl StoreIndex<'_> {
             ::log::debug!(reason:% = error; "cannot keep hashes in the index, reading them again the next time");
         }
         events
+    }
+}
+
+impl Store {
+    /// Returns the hash of the zip of a stored version. `None` if it has no valid seal.
+    pub fn known_h1(&self, version: &ModuleVersion) -> Result<Option<H1>, StoreError> {
+        let Some(stamp) = Stamp::at(&self.paths.version(version))? else { return Ok(None) };
+        Ok(self.valid_seal(version, stamp)?.map(|(h1, _)| h1))
     }
 }
 

@@ -1,0 +1,133 @@
+//! Comparing the digests of all modules with those of a peer: after the peer has got another index, and once a day.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::digest;
+use super::event::{Digest, DigestsRequest, End, Event, EventsRequest, Header, Line, MAX_LINES, parse_line};
+use super::intake::Batch;
+use super::lines::Lines;
+use super::{Link, Replication, SyncError};
+
+/// Maximum time for an answer. The peer reads its index for it.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// Number of modules whose events are asked for at once.
+const MODULES_AT_ONCE: usize = 100;
+
+/// Number of events in one transaction.
+const AT_ONCE: usize = 1000;
+
+impl Replication {
+    /// Compares all modules, and takes in the events of those that differ.
+    pub(super) async fn compare(&self, link: &Arc<Link>) -> Result<(), SyncError> {
+        let mut after = String::new();
+        let mut differing = 0;
+        loop {
+            let request = DigestsRequest { after: after.clone() };
+            let (theirs, end) = self.digests(link, &request).await?;
+            let last = theirs.last().map(|digest| digest.module.clone());
+            let differ = self.differing(theirs).await?;
+            differing += differ.len();
+            for modules in differ.chunks(MODULES_AT_ONCE) {
+                self.take_modules(link, modules).await?;
+            }
+            match last {
+                Some(last) if end.more => after = last,
+                _ => break,
+            }
+        }
+        log::debug!(peer = link.peer.name, modules = differing; "compared all modules with a peer");
+        let name = link.peer.name.clone();
+        self.off_runtime(move |store| Ok(store.peers().note_compared(&name)?)).await
+    }
+
+    async fn digests(
+        &self,
+        link: &Arc<Link>,
+        request: &DigestsRequest,
+    ) -> Result<(Vec<Digest>, End), SyncError> {
+        let answer = link.post("/sync/v1/digests", request, PATIENCE).await?;
+        let mut lines = Lines::new(answer, PATIENCE);
+        let mut digests: Vec<Digest> = Vec::new();
+        loop {
+            let line = lines.next().await?.ok_or(SyncError::Incomplete)?;
+            match parse_line::<Digest>(&line).map_err(SyncError::line)? {
+                Line::Item(digest) => {
+                    let last = digests.last().map_or(request.after.as_str(), |last| &last.module);
+                    if digest.module.as_str() <= last {
+                        let reason = format!("its module {} comes after {last}", digest.module);
+                        return Err(SyncError::BadAnswer(reason));
+                    }
+                    digests.push(digest);
+                }
+                Line::End(end) => return Ok((digests, end)),
+            }
+            if digests.len() > MAX_LINES {
+                return Err(SyncError::BadAnswer(format!("it sent more than {MAX_LINES} digests at once")));
+            }
+        }
+    }
+
+    /// Returns the modules whose digest differs here.
+    async fn differing(&self, theirs: Vec<Digest>) -> Result<Vec<String>, SyncError> {
+        self.read_bucket().await;
+        self.off_runtime(move |store| {
+            let mut differ = Vec::new();
+            for Digest { module, digest: theirs } in theirs {
+                if digest(&store.index().events_of(&module)?) != theirs {
+                    differ.push(module);
+                }
+            }
+            Ok(differ)
+        })
+        .await
+    }
+
+    /// Takes in all events of some modules.
+    async fn take_modules(&self, link: &Arc<Link>, modules: &[String]) -> Result<(), SyncError> {
+        let mut left = modules.to_vec();
+        while !left.is_empty() {
+            let request = EventsRequest { modules: Some(left.clone()), ..EventsRequest::default() };
+            let answer = link.post("/sync/v1/events", &request, PATIENCE).await?;
+            let mut lines = Lines::new(answer, PATIENCE);
+            lines.header::<Header>().await?;
+            let (mut events, mut last, mut count) = (Vec::<Event>::new(), None, 0);
+            let end = loop {
+                let line = lines.next().await?.ok_or(SyncError::Incomplete)?;
+                match parse_line::<Event>(&line).map_err(SyncError::line)? {
+                    Line::Item(event) => {
+                        if !left.contains(&event.module) {
+                            let reason =
+                                format!("it sent an event of {}, which was not asked for", event.module);
+                            return Err(SyncError::BadAnswer(reason));
+                        }
+                        last = Some(event.module.clone());
+                        events.push(event);
+                    }
+                    Line::End(end) => break end,
+                }
+                count += 1;
+                if count > MAX_MODULE_EVENTS {
+                    let reason = format!("it sent more than {MAX_MODULE_EVENTS} events at once");
+                    return Err(SyncError::BadAnswer(reason));
+                }
+                if events.len() >= AT_ONCE {
+                    let events = std::mem::take(&mut events);
+                    self.take_in(link, Batch { events, pointer: None }).await?;
+                }
+            };
+            self.take_in(link, Batch { events, pointer: None }).await?;
+            let done = last.and_then(|last| left.iter().position(|module| *module == last));
+            match done {
+                // The modules are answered in the order of the request.
+                Some(done) if end.more => drop(left.drain(..=done)),
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Maximum number of events in an answer about modules, of which one is never divided.
+const MAX_MODULE_EVENTS: usize = 100_000;

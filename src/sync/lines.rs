@@ -1,0 +1,52 @@
+//! The lines of an answer of a peer, read one at a time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+
+use super::SyncError;
+use super::event::MAX_LINE;
+
+/// The lines of an answer.
+#[derive(Debug)]
+pub(super) struct Lines {
+    answer: reqwest::Response,
+    /// Bytes of lines that were not handed out.
+    rest: BytesMut,
+    within: Duration,
+}
+
+impl Lines {
+    /// Reads an answer. Each part of it must arrive within a time.
+    pub(super) fn new(answer: reqwest::Response, within: Duration) -> Self {
+        Self { answer, rest: BytesMut::new(), within }
+    }
+
+    /// Reads the first line.
+    pub(super) async fn header<T: for<'a> Deserialize<'a>>(&mut self) -> Result<T, SyncError> {
+        let line = self.next().await?.ok_or(SyncError::Incomplete)?;
+        serde_json::from_slice(&line).map_err(SyncError::line)
+    }
+
+    /// Returns the next line, without its end. `None` at the end of the answer.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, SyncError> {
+        let mut searched = 0;
+        loop {
+            if let Some(length) = self.rest.iter().skip(searched).position(|byte| *byte == b'\n') {
+                let line = self.rest.split_to(searched + length + 1);
+                return Ok(Some(line.freeze().slice(..searched + length)));
+            }
+            searched = self.rest.len();
+            if searched > MAX_LINE {
+                return Err(SyncError::BadAnswer(format!("it sent a line of more than {MAX_LINE} bytes")));
+            }
+            let chunk = tokio::time::timeout(self.within, self.answer.chunk()).await;
+            match chunk.map_err(|_| SyncError::Timeout)?.map_err(SyncError::transport)? {
+                Some(chunk) => self.rest.extend_from_slice(&chunk),
+                // A line without an end was interrupted.
+                None => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! One synchronisation with a peer, for `stoa peers sync`. It may run beside a server.
+
+use std::sync::Arc;
+
+use super::{Replication, SyncError};
+
+/// The result of a synchronisation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Synced {
+    /// The number of events that arrived.
+    pub(crate) events: u64,
+    /// The number of events whose work is done.
+    pub(crate) done: u64,
+    /// The number of events that could not be worked on now. They stay in the queue.
+    pub(crate) failed: u64,
+}
+
+impl Replication {
+    /// Pulls everything from a peer, and works off the queue, also what has failed before. `compares` also compares all
+    /// modules. Returns `None` if there is no such peer.
+    pub(crate) async fn synchronise(
+        self: &Arc<Self>,
+        name: &str,
+        compares: bool,
+    ) -> Result<Option<Synced>, SyncError> {
+        let Some(link) = self.link(name) else { return Ok(None) };
+        let mut synced = Synced::default();
+        loop {
+            let pulled = self.pull(link, 0).await?;
+            synced.events += pulled.events as u64;
+            if !pulled.has_more {
+                break;
+            }
+        }
+        if compares {
+            self.compare(link).await?;
+        }
+        self.revive(link).await?;
+        (synced.done, synced.failed) = self.work_off(link).await;
+        Ok(Some(synced))
+    }
+}

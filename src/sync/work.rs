@@ -1,0 +1,326 @@
+//! The work in the queue: fetching the versions that peers have named, and applying their marks.
+//!
+//! Versions are fetched by ordinary fills, from the peer first and then from the usual upstreams, with the hashes that the
+//! peer has named. So a peer can send nothing that is not verified. A version leaves the queue when it is here, when it is
+//! not wanted, or when it is in conflict.
+
+use std::collections::{HashSet, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stoa_gomod::{H1, ModuleVersion};
+use stoa_store::{Mark, Queued, QueuedKind};
+use tokio::task::JoinSet;
+
+use super::intake::{Standing, note_conflict, standing};
+use super::replication::now_ms;
+use super::{Link, Replication, SyncError};
+use crate::fill::{Expected, Want};
+use crate::unavailable::Unavailable;
+use crate::upstream::Via;
+
+/// Number of rows of a peer that are read at once.
+const READ: usize = 64;
+
+/// The first and the longest pause between two attempts.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60 * 60));
+
+/// The number of failures after which a version waits for the next comparison, if each said that it does not exist or is
+/// wrong.
+const MAX_FAILURES: u32 = 5;
+
+/// The longest time without a look at the queue, for work that another process adds.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// The result of an attempt.
+#[derive(Debug)]
+enum Outcome {
+    /// The version is here, or nobody wants it.
+    Done,
+    /// The row of this peer is of no use. Another peer may have named the version too.
+    DoneForPeer,
+    /// Another attempt may succeed.
+    Failed { reason: String, is_definite: bool, retry_after: Option<Duration> },
+    /// This process is shutting down.
+    Stopping,
+}
+
+/// An event that is being worked on.
+type Key = (usize, ModuleVersion, bool);
+
+/// Rows that were read and not begun, per peer, and those that were begun.
+struct Ready {
+    rows: Vec<VecDeque<(Queued, u32)>>,
+    begun: HashSet<Key>,
+    /// The peer whose turn it is.
+    turn: usize,
+}
+
+impl Replication {
+    /// Works for ever.
+    pub(super) async fn keep_working(self: Arc<Self>) -> Infallible {
+        let mut ready = Ready {
+            rows: self.links.iter().map(|_| VecDeque::new()).collect(),
+            begun: HashSet::new(),
+            turn: 0,
+        };
+        let mut running: JoinSet<Key> = JoinSet::new();
+        loop {
+            while running.len() < self.max_concurrent {
+                let Some((number, queued, attempts)) = self.next(&mut ready, None).await else { break };
+                let key = (number, queued.version.clone(), matches!(queued.what, QueuedKind::Mark(_)));
+                ready.begun.insert(key.clone());
+                let sync = Arc::clone(&self);
+                running.spawn(async move {
+                    if let Some(link) = sync.links.get(number) {
+                        sync.one(link, &queued, attempts).await;
+                    }
+                    key
+                });
+            }
+            let pause = self.pause().await;
+            tokio::select! {
+                Some(done) = running.join_next() => match done {
+                    Ok(key) => drop(ready.begun.remove(&key)),
+                    Err(error) => {
+                        // Without its key. The versions of the others are looked at again after their end.
+                        log::error!(reason:% = error; "a task failed");
+                        ready.begun.clear();
+                    }
+                },
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Works until the queue of a peer has nothing that can be done now. Returns the number of finished and failed events.
+    pub(super) async fn work_off(self: &Arc<Self>, link: &Arc<Link>) -> (u64, u64) {
+        let only = self.links.iter().position(|other| Arc::ptr_eq(other, link));
+        let mut ready = Ready {
+            rows: self.links.iter().map(|_| VecDeque::new()).collect(),
+            begun: HashSet::new(),
+            turn: 0,
+        };
+        let mut running: JoinSet<bool> = JoinSet::new();
+        let (mut finished, mut failed) = (0, 0);
+        loop {
+            while running.len() < self.max_concurrent {
+                let Some((number, queued, attempts)) = self.next(&mut ready, only).await else { break };
+                ready.begun.insert((
+                    number,
+                    queued.version.clone(),
+                    matches!(queued.what, QueuedKind::Mark(_)),
+                ));
+                let (sync, link) = (Arc::clone(self), Arc::clone(link));
+                running.spawn(async move { sync.one(&link, &queued, attempts).await });
+            }
+            match running.join_next().await {
+                Some(Ok(true)) => finished += 1,
+                Some(_) => failed += 1,
+                None => return (finished, failed),
+            }
+        }
+    }
+
+    /// Returns the next event to work on, one peer after the other.
+    async fn next(&self, ready: &mut Ready, only: Option<usize>) -> Option<(usize, Queued, u32)> {
+        let count = self.links.len();
+        for _ in 0..count {
+            let number = only.unwrap_or(ready.turn % count);
+            ready.turn = number + 1;
+            let rows = ready.rows.get_mut(number)?;
+            if rows.is_empty() {
+                *rows = self.due(number, &ready.begun).await;
+            }
+            if let Some((queued, attempts)) = rows.pop_front() {
+                return Some((number, queued, attempts));
+            }
+        }
+        None
+    }
+
+    async fn due(&self, number: usize, begun: &HashSet<Key>) -> VecDeque<(Queued, u32)> {
+        let Some(link) = self.links.get(number) else { return VecDeque::new() };
+        let name = link.peer.name.clone();
+        let limit = READ + begun.len();
+        let due = self.off_runtime(move |store| Ok(store.peers().due(&name, now_ms(), limit)?)).await;
+        match due {
+            Ok(due) => {
+                let is_new = |(queued, _): &(Queued, u32)| {
+                    let is_mark = matches!(queued.what, QueuedKind::Mark(_));
+                    !begun.contains(&(number, queued.version.clone(), is_mark))
+                };
+                due.into_iter().filter(is_new).collect()
+            }
+            Err(error) => {
+                log::warn!(peer = link.peer.name, reason:% = error; "cannot read the queue of a peer");
+                VecDeque::new()
+            }
+        }
+    }
+
+    /// Returns the time until an event is due.
+    async fn pause(&self) -> Duration {
+        match self.off_runtime(|store| Ok(store.peers().next_due()?)).await {
+            Ok(Some(due)) => {
+                let left = Duration::from_millis(u64::try_from(due - now_ms()).unwrap_or_default());
+                left.clamp(Duration::from_millis(50), LOOK_EVERY)
+            }
+            _ => LOOK_EVERY,
+        }
+    }
+
+    /// Works on an event, and notes the result in the queue. Returns whether the event is done.
+    async fn one(&self, link: &Arc<Link>, queued: &Queued, attempts: u32) -> bool {
+        let version = &queued.version;
+        let outcome = match &queued.what {
+            QueuedKind::Fetch { h1, gomod_h1, .. } => {
+                self.fetch(link, version, h1.as_ref(), gomod_h1.as_ref()).await
+            }
+            QueuedKind::Mark(mark) => self.apply(link, version, mark).await,
+        };
+        let outcome = outcome.unwrap_or_else(|error| Outcome::Failed {
+            reason: error.to_string(),
+            is_definite: false,
+            retry_after: None,
+        });
+        let is_mark = matches!(queued.what, QueuedKind::Mark(_));
+        let (peer, name, named) = (link.peer.name.clone(), link.peer.name.clone(), version.clone());
+        let is_done = matches!(outcome, Outcome::Done | Outcome::DoneForPeer);
+        let noted = self
+            .off_runtime(move |store| {
+                let peers = store.peers();
+                match outcome {
+                    Outcome::Done if !is_mark => peers.finish(&named)?,
+                    Outcome::Done | Outcome::DoneForPeer => peers.finish_row(&peer, &named, is_mark)?,
+                    Outcome::Failed { reason, is_definite, retry_after } => {
+                        let pause = PAUSES.0.saturating_mul(1 << attempts.min(16)).min(PAUSES.1);
+                        let pause = super::replication::varied(pause).max(retry_after.unwrap_or_default());
+                        let due = now_ms() + i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+                        let is_parked = is_definite && attempts + 1 >= MAX_FAILURES;
+                        log::debug!(peer, version:% = named, reason, attempts, is_parked; "cannot take over a version yet");
+                        peers.postpone(&peer, &named, is_mark, due, &reason, is_parked)?;
+                    }
+                    Outcome::Stopping => {}
+                }
+                Ok(())
+            })
+            .await;
+        if let Err(error) = noted {
+            log::warn!(peer = name, version:%, reason:% = error; "cannot note the result for a version, it is tried again");
+            // Without a pause, the same row would be read again at once.
+            tokio::time::sleep(PAUSES.0).await;
+        }
+        self.counts.add_done(is_done);
+        is_done
+    }
+
+    /// Fetches a version, if it is wanted and not here.
+    async fn fetch(
+        &self,
+        link: &Arc<Link>,
+        version: &ModuleVersion,
+        h1: Option<&H1>,
+        gomod_h1: Option<&H1>,
+    ) -> Result<Outcome, SyncError> {
+        if !link.peer.accept.matches(version.path().as_str()) {
+            // The configuration has changed.
+            return Ok(Outcome::DoneForPeer);
+        }
+        if let Some(outcome) = self.settled(link, version, h1).await? {
+            return Ok(outcome);
+        }
+        let Ok(permit) = self.services.policy.permit(version) else { return Ok(Outcome::Done) };
+        let rule = link.rule(permit.rule());
+        let expected = Expected {
+            zip: h1.cloned().into_iter().collect(),
+            modfile: gomod_h1.cloned().into_iter().collect(),
+        };
+        let permit = permit.with_rule(&rule);
+        let filled =
+            match self.services.flights.join_expecting(permit, &Via::none(), Want::Version, &expected) {
+                Ok(waiter) => waiter.stored().await,
+                Err(error) => Err(error),
+            };
+        if let Err(error) = filled {
+            return Ok(failed(&error));
+        }
+        // Another flight of the version may not have known the hashes.
+        Ok(self.settled(link, version, h1).await?.unwrap_or(Outcome::Failed {
+            reason: "the version was removed at once".to_owned(),
+            is_definite: false,
+            retry_after: None,
+        }))
+    }
+
+    /// Returns the outcome for a version that is not to be fetched.
+    async fn settled(
+        &self,
+        link: &Arc<Link>,
+        version: &ModuleVersion,
+        h1: Option<&H1>,
+    ) -> Result<Option<Outcome>, SyncError> {
+        let (named, theirs, peer) = (version.clone(), h1.cloned(), link.peer.name.clone());
+        let has_bucket = self.services.tier.is_some();
+        let outcome = self.off_runtime(move |store| {
+            Ok(match standing(store, &named, theirs.as_ref(), has_bucket)? {
+                Standing::Missing => None,
+                Standing::Here | Standing::Forbidden => Some(Outcome::Done),
+                Standing::Differs(ours) => {
+                    if let Some(theirs) = &theirs {
+                        note_conflict(store, &peer, &named, &ours, theirs)?;
+                    }
+                    Some(Outcome::DoneForPeer)
+                }
+            })
+        });
+        outcome.await
+    }
+
+    /// Applies a tombstone or its lifting, if it is higher than what is known here.
+    async fn apply(
+        &self,
+        link: &Arc<Link>,
+        version: &ModuleVersion,
+        mark: &Mark,
+    ) -> Result<Outcome, SyncError> {
+        if !link.peer.accept_tombstones || !link.peer.accept.matches(version.path().as_str()) {
+            return Ok(Outcome::DoneForPeer);
+        }
+        let (named, mark, peer) = (version.clone(), mark.clone(), link.peer.name.clone());
+        let changed = self.off_runtime(move |store| {
+            let claim = store.claim(&named)?;
+            let changed = { let _ = &claim; false };
+            if changed {
+                store.peers().forget(&named)?;
+                let word = if mark.is_lifted { "lifted the tombstone" } else { "set a tombstone" };
+                log::info!(peer, version:% = named, origin = mark.origin, counter = mark.counter; "{word} of a version, as a peer has done");
+            }
+            Ok(changed)
+        });
+        changed.await?;
+        Ok(Outcome::DoneForPeer)
+    }
+}
+
+/// Converts the failure of a fill.
+fn failed(error: &Unavailable) -> Outcome {
+    let is_definite = matches!(
+        error,
+        Unavailable::Absent(_)
+            | Unavailable::Unreached(_)
+            | Unavailable::Offline(_)
+            | Unavailable::Differs(_)
+            | Unavailable::Unexpected { .. }
+            | Unavailable::Unverified(_)
+            | Unavailable::Refused(_)
+            | Unavailable::Loop(_)
+    );
+    match error {
+        Unavailable::Stopping(_) => Outcome::Stopping,
+        Unavailable::Denied(_) | Unavailable::Gone(_) => Outcome::Done,
+        error => Outcome::Failed { reason: error.to_string(), is_definite, retry_after: error.retry_after() },
+    }
+}
